@@ -1,0 +1,34 @@
+"""What an evaluator returns: values per row, so that every mean has its n, its interval and its paired comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measured outputs of one system.
+
+    Attributes:
+        headline: The name of the measure that counts most.
+        values: measure -> row id -> value. A measure that is defined on some rows only holds just those.
+        clusters: row id -> the group whose rows are not independent (dialogue, query); intervals resample these.
+        slices: slice name -> row id -> its value in that slice, for example `turn -> "12" -> "3"`.
+        invalid: row id -> why its output did not parse. These rows are in `values`, as fallback or worst.
+        totals: Figures that exist only over all rows, for example corpus BLEU.
+        notes: What a reader must know to read the figures: definitions, what was left out.
+    """
+
+    headline: str
+    values: Mapping[str, Mapping[str, float]]
+    clusters: Mapping[str, str]
+    slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    invalid: Mapping[str, str] = field(default_factory=dict)
+    totals: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def mean(self, measure: str) -> float:
+        """The mean of a measure over its rows."""
+        rows = self.values[measure]
+        return sum(rows.values()) / len(rows)

@@ -1,0 +1,143 @@
+"""One exception tree. Every error says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class SearchloraError(Exception):
+    """The root of every error that searchlora raises on purpose.
+
+    Args:
+        what: What is wrong, one sentence without a closing stop.
+        where: The file, row, field, adapter or key concerned.
+        fix: What the user can do about it, one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.fix = fix
+        message = f"{where}: {what}." if where else f"{what}."
+        super().__init__(f"{message} {fix}" if fix else message)
+
+
+class UsageError(SearchloraError):
+    """A call that cannot be carried out as it was asked."""
+
+    exit_code = 2
+
+
+# What a user's files can get wrong
+
+
+class DataError(SearchloraError):
+    """A source file, a record or a dataset folder that cannot be used."""
+
+
+class UnknownFormat(DataError):
+    """No reader of that name."""
+
+
+class RowError(DataError):
+    """One row that does not fit its format or its schema; `where` names the file, the row and the field."""
+
+
+class RejectedRows(DataError):
+    """Some rows were refused and `--allow-rejects` was not given."""
+
+
+class LeakError(DataError):
+    """The same input stands in two splits."""
+
+
+class RecipeError(SearchloraError):
+    """A recipe with an unknown key or a value out of range."""
+
+
+class PipelineError(SearchloraError):
+    """A pipeline file that cannot be built, or a stage that cannot run on what it was given."""
+
+
+# Rendering and outputs
+
+
+class RenderError(SearchloraError):
+    """A record that cannot be turned into tokens that may be trained on; names the record."""
+
+
+# Base models
+
+
+class BaseModelError(SearchloraError):
+    """A base model that cannot be found or loaded."""
+
+
+# The adapter store
+
+
+class StoreError(SearchloraError):
+    """The store cannot do what was asked; what was in it before is untouched."""
+
+
+class InvalidName(StoreError):
+    """A name or reference outside the grammar."""
+
+
+class NotInStore(StoreError):
+    """No adapter, version or alias of that name."""
+
+
+class NameTaken(StoreError):
+    """The name is in use for something else."""
+
+
+class ManifestError(StoreError):
+    """A manifest that cannot be read, or was written by a newer version."""
+
+
+class LoadCheckFailed(StoreError):
+    """The adapter must not be loaded. Each reason has a class of its own below."""
+
+
+class TamperedAdapter(LoadCheckFailed):
+    """A file's sha256 is not the one in the manifest, or a file is missing or extra."""
+
+
+class BaseMismatch(LoadCheckFailed):
+    """The adapter was trained on another base model."""
+
+
+class TokenizerMismatch(LoadCheckFailed):
+    """The tokenizer or the chat template changed since training."""
+
+
+class MissingKey(LoadCheckFailed):
+    """A weight that the adapter's configuration asks for is not in its file."""
+
+
+class UnexpectedKey(LoadCheckFailed):
+    """A weight in the adapter's file has no place in the base model, or has the wrong shape."""
+
+
+class ZeroDelta(LoadCheckFailed):
+    """The adapter changes nothing: its delta is zero."""
+
+
+class GoldenRenderMismatch(LoadCheckFailed):
+    """The golden records no longer render to the token ids that training saw."""
+
+
+class GoldenLogitsMismatch(LoadCheckFailed):
+    """The logits on the golden prompts equal the base's, or are not those of the day the adapter was stored."""
+
+
+# Training and inference
+
+
+class TrainingError(SearchloraError):
+    """A training run that cannot start, go on or be resumed."""
+
+
+class EngineError(SearchloraError):
+    """A request that the inference engine cannot serve."""

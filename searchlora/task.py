@@ -1,0 +1,193 @@
+"""The two contracts of a task plugin, and how plugins are found.
+
+`Task` is what every task has: a record schema, formats to read, a recipe, an evaluator. `PromptedTask` adds what a
+task needs that is done by a prompted LLM. An encoder task implements `Task` alone.
+
+A plugin is a folder (`record.schema.json`, `recipe.yaml`, `prompt.jinja`, `examples.jsonl`, Python for the rest)
+whose package exports `task`. It is found through the entry-point group `searchlora.tasks`, or in a folder of one's
+own named by `--tasks DIR` or the variable SEARCHLORA_TASKS.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from searchlora.errors import UsageError
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import InvalidOutput, OutputSpec
+from searchlora.records import Format, Record, SearchContext
+
+GROUP = "searchlora.tasks"
+
+
+class Task(ABC):
+    """A job of the search pipeline for which an adapter can be trained.
+
+    Args:
+        folder: The plugin's folder, from which schema, recipe and examples are read.
+    """
+
+    name: str
+    version: int = 1
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def record_schema(self) -> Mapping[str, Any]:
+        """JSON Schema of a record. `id` and `group` are required strings in every task."""
+        schema: Mapping[str, Any] = json.loads(self._read("record.schema.json"))
+        return schema
+
+    @cached_property
+    def default_recipe(self) -> Mapping[str, Any]:
+        """The task's own recipe, over which a user's file and overrides are laid."""
+        recipe: Mapping[str, Any] = yaml.safe_load(self._read("recipe.yaml"))
+        return recipe
+
+    @cached_property
+    def examples(self) -> Sequence[Record]:
+        """A few made records. They go into manifests as golden renders, so they hold nobody's data."""
+        return [json.loads(line) for line in self._read("examples.jsonl").splitlines() if line.strip()]
+
+    @property
+    @abstractmethod
+    def formats(self) -> Mapping[str, Format]:
+        """The source formats that the dataset builder reads, by name."""
+
+    def input_text(self, record: Record) -> str:
+        """Everything of a record that a model without a prompt sees; two splits may not share it."""
+        return json.dumps({key: value for key, value in record.items() if key not in ("id", "group")}, sort_keys=True)
+
+    @abstractmethod
+    def evaluate(
+        self,
+        records: Sequence[Record],
+        outputs: Sequence[Any | InvalidOutput],
+        *,
+        run: Run | None = None,
+        qrels: Qrels | None = None,
+    ) -> Evaluation:
+        """Measure outputs (one per record, in order) over all rows, an invalid one counted as the fallback or worst.
+
+        Args:
+            run: What was retrieved with the outputs, for a task that is evaluated by retrieval.
+            qrels: The judgments for that run.
+        """
+
+    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
+        """Outputs without any model, by name, that are always reported beside the adapter."""
+        del records, dataset
+        return {}
+
+    def _read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+
+class PromptedTask(Task):
+    """A task done by a prompted LLM.
+
+    Attributes:
+        reads: Record field -> field of the search context that it is taken from.
+        writes: The field of the search context that the output becomes. A task that writes `query` is evaluated by
+            retrieving with its outputs.
+    """
+
+    reads: Mapping[str, str]
+    writes: str
+
+    @cached_property
+    def template(self) -> str:
+        """Jinja source with the blocks `system` and `user`; what requests share stands first (see `prompts`)."""
+        return self._read("prompt.jinja")
+
+    def fields(self, record: Record) -> Mapping[str, Any]:
+        """What the template sees; the place for cutting a long conversation or numbering passages."""
+        return record
+
+    @abstractmethod
+    def target(self, record: Record) -> str:
+        """The completion to train on."""
+
+    @abstractmethod
+    def output(self, record: Record) -> OutputSpec:
+        """The form of the answer to this record."""
+
+    def parse(self, text: str, record: Record) -> Any | InvalidOutput:
+        """Read a completion strictly: a value, or `InvalidOutput`."""
+        return self.output(record).parse(text)
+
+    def fallback(self, record: Record) -> Any | None:
+        """What a pipeline goes on with, and the headline figure counts, where the output is invalid; None: worst."""
+        del record
+        return None
+
+    def records_from(self, context: SearchContext) -> list[Record]:
+        """The records to ask the model about in this search: one, or one per hit for a task that judges hits."""
+        fields = {field: context[source] for field, source in self.reads.items() if source in context}
+        return [{"id": str(context["id"]), "group": str(context["id"]), **fields}]
+
+    def updates(self, context: SearchContext, outputs: Sequence[Any]) -> Mapping[str, Any]:
+        """What the stage writes back; `outputs` are valid values, the fallback already in place of invalid ones."""
+        del context
+        return {self.writes: outputs[0]}
+
+
+def load_tasks(folder: str | Path | None = None) -> dict[str, Task]:
+    """Every task plugin, by name: the installed ones, then those in `folder` (or SEARCHLORA_TASKS).
+
+    Raises:
+        UsageError: when two plugins share a name, or one does not export a `Task` called `task`.
+    """
+    found: dict[str, Task] = {}
+    for point in entry_points(group=GROUP):
+        _add(found, point.load(), f"entry point {point.name} = {point.value}")
+    own = folder or os.environ.get("SEARCHLORA_TASKS")
+    if own:
+        if not Path(own).is_dir():
+            raise UsageError("is not a folder of tasks", where=str(own))
+        for package in sorted(Path(own).iterdir()):
+            if (package / "__init__.py").is_file():
+                _add(found, _import_folder(package), str(package))
+    return found
+
+
+def load_task(name: str, folder: str | Path | None = None) -> Task:
+    """One task by name. Raises `UsageError` with the names there are."""
+    tasks = load_tasks(folder)
+    if name not in tasks:
+        raise UsageError(f"there is no task '{name}'", fix=f"Known tasks: {', '.join(sorted(tasks)) or 'none'}.")
+    return tasks[name]
+
+
+def _add(found: dict[str, Task], task: object, where: str) -> None:
+    if not isinstance(task, Task):
+        raise UsageError("does not export a searchlora Task called 'task'", where=where)
+    if task.name in found:
+        raise UsageError(f"there are two tasks called '{task.name}'", where=where, fix="Rename one of them.")
+    found[task.name] = task
+
+
+def _import_folder(package: Path) -> object:
+    name = f"searchlora_own_tasks.{package.name}"
+    spec = importlib.util.spec_from_file_location(
+        name, package / "__init__.py", submodule_search_locations=[str(package)]
+    )
+    if spec is None or spec.loader is None:  # pragma: no cover - a file that exists always has a loader
+        raise UsageError("cannot be imported", where=str(package))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return getattr(module, "task", None)
