@@ -1,0 +1,1 @@
+"""Resolving, fingerprinting and loading base models."""

