@@ -30,16 +30,11 @@ class Example:
 
     Attributes:
         input_ids: Prompt, completion and stop token.
-        prompt_length: How many of them are the prompt; the rest are the labels.
+        prompt_length: How many of them are the prompt; the rest are trained on.
     """
 
     input_ids: tuple[int, ...]
     prompt_length: int
-
-    @property
-    def labels(self) -> list[int]:
-        """Shape: as `input_ids`; `IGNORED` over the prompt."""
-        return [IGNORED] * self.prompt_length + list(self.input_ids[self.prompt_length :])
 
 
 def messages(task: PromptedTask, record: Record) -> tuple[Message, ...]:

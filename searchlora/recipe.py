@@ -41,6 +41,7 @@ class Optim(_Section):
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(16, ge=1, description="rows per step and device")
     gradient_accumulation: int = Field(1, ge=1)
+    gradient_checkpointing: bool = Field(False, description="saves memory on large models, costs a forward pass")
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1, description="ends training earlier than `epochs` would")
 

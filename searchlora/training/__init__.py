@@ -1,0 +1,1 @@
+"""Training adapters. Validation comes in as a callback, so this room knows no evaluator."""

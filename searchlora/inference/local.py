@@ -1,0 +1,191 @@
+"""The engine in this process: one base model, adapters from the store put on it by name."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.attach import attach
+from searchlora.adapters.load_check import check_files
+from searchlora.adapters.store import Store
+from searchlora.errors import EngineError
+from searchlora.inference.engine import Completion, Request
+from searchlora.models.batch import collate, completion_log_probabilities
+from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel
+from searchlora.progress import Progress, silent
+from searchlora.prompts import Example, Renderer
+
+
+class LocalEngine:
+    """Greedy generation and scoring, batched, one adapter at a time; callers from several threads wait for each other.
+
+    Args:
+        base: The base model; the engine loads its own copy, which nobody trains.
+        store: Where adapter references are looked up.
+        batch_rows: Rows of one forward pass at most.
+        batch_tokens: Rows times longest prompt at most.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        store: Store | None = None,
+        *,
+        quantization: Quantization = "none",
+        precision: Precision = "bf16",
+        batch_rows: int = 32,
+        batch_tokens: int = 8192,
+    ) -> None:
+        self.base = base
+        self.store = store
+        self.batch_rows = batch_rows
+        self.batch_tokens = batch_tokens
+        self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
+        self.renderer = Renderer(load_tokenizer(base))
+        self._model = load_model(base, quantization=quantization, precision=precision)
+        self._attached: dict[str, str] = {}  # reference -> PEFT's name for it, in which no dot is allowed
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def pin(self, adapter: str) -> str:
+        """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
+        if adapter in self._attached and "@" not in adapter:  # put on by hand, see `load_folder`
+            return adapter
+        return self._store.pin(adapter)
+
+    def load_folder(self, name: str, folder: Path) -> None:
+        """Put an adapter on that is not in the store, under a name without a version; replaces one of that name."""
+        with self._lock:
+            if name in self._attached:
+                self._model.delete_adapter(self._attached.pop(name))
+            self._put_on(name, folder)
+
+    def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
+        """Greedy completions, one per request, in order; the requests may name different adapters.
+
+        Raises:
+            NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
+        """
+        prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
+        found: dict[int, Completion] = {}
+        for adapter, rows in self._by_adapter(requests):
+            with self._lock, self._active(adapter):
+                for batch in self._batches(rows, prompts):
+                    most = max(requests[row].max_new_tokens for row in batch)
+                    answers = self._continue([prompts[row] for row in batch], most)
+                    for row, ids in zip(batch, answers, strict=True):
+                        found[row] = self._completion(prompts[row], ids, requests[row].max_new_tokens)
+                    progress(len(found), len(requests))
+        return [found[row] for row in range(len(requests))]
+
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], progress: Progress = silent
+    ) -> list[list[float]]:
+        """Log-probability (natural, summed over all tokens and the stop token) of each choice of each request."""
+        prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
+        scores: list[list[float]] = [[0.0] * len(options) for options in choices]
+        done = 0
+        for adapter, rows in self._by_adapter(requests):
+            places = [(row, index) for row in rows for index in range(len(choices[row]))]
+            examples = [self._with_completion(prompts[row], choices[row][index]) for row, index in places]
+            lengths = [list(example.input_ids) for example in examples]
+            with self._lock, self._active(adapter):
+                for batch in self._batches(range(len(places)), lengths):
+                    for place, value in zip(batch, self._sums([examples[place] for place in batch]), strict=True):
+                        row, index = places[place]
+                        scores[row][index] = value
+                    done += len(batch)
+                    progress(done, sum(map(len, choices)))
+        return scores
+
+    @property
+    def _store(self) -> Store:
+        if self.store is None:
+            raise EngineError("the engine was made without a store, so it knows no adapter by name")
+        return self.store
+
+    def _by_adapter(self, requests: Sequence[Request]) -> Iterator[tuple[str | None, list[int]]]:
+        """Pinned adapter -> the requests that want it; each reference is pinned once, so a batch sees one version."""
+        pinned = {name: self.pin(name) for name in {request.adapter for request in requests} if name is not None}
+        groups: dict[str | None, list[int]] = {}
+        for row, request in enumerate(requests):
+            groups.setdefault(pinned[request.adapter] if request.adapter else None, []).append(row)
+        yield from groups.items()
+
+    @contextmanager
+    def _active(self, adapter: str | None) -> Iterator[None]:
+        """The model with just this adapter on; PEFT's choice of adapter is global, so the lock is held around it."""
+        import torch
+
+        with torch.inference_mode():
+            if adapter is None:
+                if not self._attached:
+                    yield
+                    return
+                with self._model.disable_adapter():
+                    yield
+                return
+            if adapter not in self._attached:
+                stored = self._store.get(adapter)
+                check_files(stored, self.base)
+                self._put_on(adapter, stored.path)
+            self._model.set_adapter(self._attached[adapter])
+            yield
+
+    def _put_on(self, name: str, folder: Path) -> None:
+        peft_name = f"adapter_{next(self._numbers)}"
+        self._model = attach(self._model, folder, peft_name).eval()
+        self._attached[name] = peft_name
+
+    def _batches(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Rows of similar length together, the longest first, so that memory runs out at once or not at all."""
+        batch: list[int] = []
+        for row in sorted(rows, key=lambda row: -len(ids[row])):
+            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * len(ids[batch[0]]) > self.batch_tokens):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _continue(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        batch = collate([Example(tuple(ids), len(ids)) for ids in prompts], self._pad_id)
+        output = self._model.generate(
+            input_ids=batch["input_ids"].to(self._model.device),
+            attention_mask=batch["attention_mask"].to(self._model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.renderer.stop_id,
+            pad_token_id=self._pad_id,
+        )
+        answers: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
+        return answers
+
+    def _completion(self, prompt: Sequence[int], ids: list[int], max_new_tokens: int) -> Completion:
+        stop = self.renderer.stop_id
+        stopped = stop in ids[:max_new_tokens]
+        answer = ids[: ids.index(stop)] if stopped else ids[:max_new_tokens]
+        return Completion(
+            text=self.renderer.decode(answer),
+            finish="stop" if stopped else "length",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(answer) + stopped,
+        )
+
+    def _with_completion(self, prompt: Sequence[int], text: str) -> Example:
+        return Example((*prompt, *self.renderer.completion_ids(text)), len(prompt))
+
+    def _sums(self, examples: Sequence[Example]) -> list[float]:
+        batch = {name: value.to(self._model.device) for name, value in collate(examples, self._pad_id).items()}
+        sums: list[float] = completion_log_probabilities(self._model, batch).sum(-1).tolist()
+        return sums
+
+    @property
+    def _pad_id(self) -> int:
+        pad: Any = self.renderer.tokenizer.pad_token_id
+        return int(pad)

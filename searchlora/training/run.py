@@ -1,0 +1,185 @@
+"""One training run, from records to a plain PEFT folder, with checkpoints to go on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.models.batch import collate
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel
+from searchlora.progress import Progress, silent
+from searchlora.prompts import Example, Renderer
+from searchlora.recipe import Recipe
+from searchlora.records import Record
+from searchlora.task import PromptedTask
+from searchlora.training.rows import Rows, render_rows
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        adapter: A plain PEFT folder: the best validated step, or the last step where nothing was validated.
+        folder: The run's folder, with `metrics.jsonl` and `loss.svg`.
+        summary: Steps, seconds, tokens, loss, rows left out, parameters trained; goes into the manifest.
+    """
+
+    adapter: Path
+    folder: Path
+    summary: dict[str, Any]
+
+
+def train_adapter(
+    task: PromptedTask,
+    recipe: Recipe,
+    base: BaseModel,
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    validate: Any = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Trained:
+    """Train an adapter with TRL's SFTTrainer.
+
+    Args:
+        folder: Of this run; holds its checkpoints. Nothing outside it is written.
+        validate: See `watch.Validate`; None trains without validation.
+        resume: Go on from the last whole checkpoint in `folder`, or from the start where there is none.
+
+    Raises:
+        TrainingError: when a row is too long, nothing is left to train on, or the folder holds another run.
+        RenderError: naming the record that cannot be rendered.
+    """
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    from searchlora.adapters.attach import new_adapter, save_adapter
+    from searchlora.training.plot import plot_losses
+    from searchlora.training.trainer import CompletionTrainer
+    from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside
+
+    logging.set_verbosity_error()
+    checkpoint = _last_whole_checkpoint(folder) if resume else None
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(base)
+    rows = render_rows(task, Renderer(tokenizer), records, recipe, progress)
+    set_seed(recipe.seed)
+    model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
+    started = time.monotonic()
+    trainer = CompletionTrainer(
+        model=model,
+        args=_arguments(recipe, folder),
+        train_dataset=_dataset(rows),
+        processing_class=tokenizer,
+        data_collator=lambda batch: collate(map(_example, batch), tokenizer.pad_token_id),
+        plus_ratio=recipe.lora.plus_ratio,
+    )
+    log = MetricsLog(folder / "metrics.jsonl", _step_of(checkpoint))
+    trainer.add_callback(LiveFigures(log, progress, lambda: trainer.tokens_seen))
+
+    def save(target: Path) -> None:
+        save_adapter(model, target, recipe)
+
+    beside = None
+    if validate is not None:
+        beside = ValidateBeside(recipe, folder, validate, save, log)
+        trainer.add_callback(beside)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    best = beside.best if beside else None
+    adapter = folder / "best" if best else folder / "adapter"
+    if not best:
+        shutil.rmtree(adapter, ignore_errors=True)
+        save(adapter)
+    plot_losses(log.path, folder / "loss.svg")
+    return Trained(
+        adapter,
+        folder,
+        {
+            "steps": trainer.state.global_step,
+            "seconds": round(time.monotonic() - started, 1),
+            "resumed_from_step": _step_of(checkpoint),
+            "final_loss": result.training_loss,
+            "rows": len(rows.examples),
+            "rows_dropped": rows.dropped,
+            "tokens": trainer.tokens_seen,
+            "parameters_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "best": best,
+        },
+    )
+
+
+def _arguments(recipe: Recipe, folder: Path) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    on_cpu = not torch.cuda.is_available()
+    optim = recipe.optim
+    return SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=optim.batch_size,
+        gradient_accumulation_steps=optim.gradient_accumulation,
+        gradient_checkpointing=optim.gradient_checkpointing,
+        learning_rate=optim.learning_rate,
+        lr_scheduler_type=optim.schedule,
+        warmup_steps=optim.warmup_ratio,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        num_train_epochs=optim.epochs,
+        max_steps=optim.max_steps or -1,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        bf16=not on_cpu and recipe.precision == "bf16",
+        use_cpu=on_cpu,
+        eval_strategy="no",  # validation happens beside, never on the copy being trained
+        save_strategy="steps",
+        save_steps=recipe.checkpoints.every_steps,
+        save_total_limit=recipe.checkpoints.keep,
+        logging_steps=1,
+        logging_first_step=True,
+        disable_tqdm=True,
+        report_to=list(recipe.report_to) or "none",
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+    )
+
+
+def _dataset(rows: Rows) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [list(example.input_ids) for example in rows.examples],
+            "prompt_length": [example.prompt_length for example in rows.examples],
+        }
+    )
+
+
+def _example(row: dict[str, Any]) -> Example:
+    return Example(tuple(row["input_ids"]), row["prompt_length"])
+
+
+def _last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the trainer writes its state last."""
+    found = []
+    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)  # killed while writing it
+            continue
+        found.append(checkpoint)
+    return max(found, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0

@@ -1,0 +1,153 @@
+"""What happens beside training: live figures, `metrics.jsonl`, validation on another copy, early stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from transformers import TrainerCallback
+
+from searchlora.errors import TrainingError
+from searchlora.progress import Progress
+from searchlora.recipe import Recipe
+
+#: Called with a plain PEFT folder of the adapter as it is now; returns measures by name, `loss` among them. It must
+#: not touch the model being trained (on a 4-bit CPU base one eval-mode forward there makes all later gradients wrong).
+Validate = Callable[[Path], Mapping[str, float]]
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one line per logged step, appended as training goes.
+
+    Args:
+        path: The file. Lines later than `resumed_step` (written after the checkpoint, before the kill) are cut off.
+    """
+
+    def __init__(self, path: Path, resumed_step: int = 0) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def add(self, step: int, values: Mapping[str, float | str]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class LiveFigures(TrainerCallback):  # type: ignore[misc]
+    """Loss, tokens per second and memory, to the progress bar and to `metrics.jsonl`."""
+
+    def __init__(self, log: MetricsLog, progress: Progress, tokens_seen: Callable[[], int]) -> None:
+        self.log = log
+        self.progress = progress
+        self.tokens_seen = tokens_seen
+        self.last = (time.monotonic(), 0)
+        self.speed = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        del args, control, kwargs
+        self.last = (time.monotonic(), 0)
+        self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
+        del args, control, kwargs
+        if "loss" not in logs:
+            return
+        now, tokens = time.monotonic(), self.tokens_seen()
+        self.speed = (tokens - self.last[1]) / max(now - self.last[0], 1e-9)
+        self.last = (now, tokens)
+        memory = psutil.Process().memory_info().rss / 1e9
+        values = {"loss": float(logs["loss"]), "learning_rate": float(logs["learning_rate"])}
+        self.log.add(
+            state.global_step, {**values, "tokens_per_second": round(self.speed, 1), "memory_gb": round(memory, 2)}
+        )
+        self.progress(
+            state.global_step,
+            state.max_steps,
+            f"loss {values['loss']:.3f}  {self.speed:,.0f} tokens/s  {memory:.1f} GB",
+        )
+
+
+class ValidateBeside(TrainerCallback):  # type: ignore[misc]
+    """Saves the adapter, lets `validate` measure it on another copy, keeps the best, stops when nothing improves.
+
+    Args:
+        folder: Of the run; `best/` holds the best adapter so far and `best.json` its step and figures.
+        save: Writes the adapter as it is now into a folder.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, validate: Validate, save: Callable[[Path], None], log: MetricsLog
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.validate = validate
+        self.save = save
+        self.log = log
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Step and measures of the best validation so far."""
+        file = self.folder / "best.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        every = self.recipe.validation.every_steps or max(1, state.max_steps // 4)
+        if state.global_step % every and state.global_step != state.max_steps:
+            return
+        now = self.folder / "now"
+        shutil.rmtree(now, ignore_errors=True)
+        self.save(now)
+        started = time.monotonic()
+        measures = dict(self.validate(now))
+        seconds = round(time.monotonic() - started, 1)
+        self.log.add(
+            state.global_step,
+            {**{f"validation_{name}": value for name, value in measures.items()}, "validation_seconds": seconds},
+        )
+        if self._is_better(measures):
+            self._keep(now, {"step": state.global_step, **measures, "without_better": 0})
+        elif (best := self.best) is not None:
+            best["without_better"] += 1
+            self._write(best)
+            patience = self.recipe.validation.patience
+            if patience is not None and best["without_better"] >= patience:
+                control.should_training_stop = True
+
+    def _is_better(self, measures: Mapping[str, float]) -> bool:
+        metric = self.recipe.validation.metric
+        if metric not in measures:
+            raise TrainingError(
+                f"validation.metric = '{metric}' was not measured", fix=f"Measured: {', '.join(sorted(measures))}."
+            )
+        best = self.best
+        if best is None:
+            return True
+        return measures[metric] < best[metric] if metric == "loss" else measures[metric] > best[metric]
+
+    def _keep(self, now: Path, about: Mapping[str, Any]) -> None:
+        best = self.folder / "best"
+        shutil.rmtree(best, ignore_errors=True)
+        now.replace(best)
+        self._write(about)
+
+    def _write(self, about: Mapping[str, Any]) -> None:
+        temporary = self.folder / "best.json.tmp"
+        temporary.write_text(json.dumps(about), encoding="utf-8")
+        temporary.replace(self.folder / "best.json")

@@ -1,0 +1,24 @@
+"""How much of a conversation the model is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+#: The opening turn names the subject, the latest turns hold what "it" and "they" mean.
+OPENING_TURNS = 1
+LATEST_TURNS = 5
+WORDS_OF_AN_ANSWER = 30
+
+
+def shortened(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The first turn and the latest ones, answers cut to their first words; user turns stay whole."""
+    if len(history) > OPENING_TURNS + LATEST_TURNS:
+        history = [*history[:OPENING_TURNS], *history[-LATEST_TURNS:]]
+    return [{"role": turn["role"], "text": _cut(turn)} for turn in history]
+
+
+def _cut(turn: Mapping[str, str]) -> str:
+    words = turn["text"].split()
+    if turn["role"] == "user" or len(words) <= WORDS_OF_AN_ANSWER:
+        return " ".join(words)
+    return " ".join(words[:WORDS_OF_AN_ANSWER]) + " …"

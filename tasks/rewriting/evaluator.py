@@ -1,0 +1,101 @@
+"""Rewrites are scored by what they retrieve; likeness to the reference stands beside that, never for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.measures import retrieval_values
+from searchlora.eval.text import corpus_bleu, rouge_l
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import InvalidOutput
+from searchlora.records import Record
+
+MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
+_WORD = re.compile(r"\w+")
+
+
+def evaluate(
+    records: Sequence[Record],
+    outputs: Sequence[str | InvalidOutput],
+    *,
+    run: Run | None = None,
+    qrels: Qrels | None = None,
+) -> Evaluation:
+    """Measure rewrites, one per record, over all records; in place of an invalid one the query as typed counts.
+
+    Measures:
+        nDCG@10, MRR@10, Recall@10, Recall@100: of the run retrieved with the rewrites, by ir-measures, where there are
+            a run and judgments. nDCG@10 is the headline.
+        ROUGE-L: F-measure against the reference, per row (Lin 2004), the headline without a run.
+        left alone: of the records that need no rewrite, 1 where the query came out as it went in, but for case,
+            punctuation and white space.
+        protected words kept: of the records with protected words, the share of these that the rewrite holds.
+        invalid: 1 where the output did not parse.
+        BLEU (total): of all rewrites against the references, by sacrebleu.
+    """
+    texts = [
+        str(record["query"]) if isinstance(output, InvalidOutput) else output
+        for record, output in zip(records, outputs, strict=True)
+    ]
+    references = [str(record["rewrite"]) for record in records]
+    ids = [str(record["id"]) for record in records]
+    values: dict[str, dict[str, float]] = {}
+    if run is not None and qrels is not None:
+        own = {topic: qrels[topic] for topic in ids if topic in qrels}
+        values.update(retrieval_values(run, own, MEASURES))
+    values["ROUGE-L"] = dict(zip(ids, rouge_l(texts, references), strict=True))
+    values["left alone"] = {
+        id_: float(_words(text) == _words(record["query"]))
+        for id_, record, text in zip(ids, records, texts, strict=True)
+        if record.get("needs_rewrite") is False
+    }
+    values["protected words kept"] = {
+        id_: _kept(record["protected"], text)
+        for id_, record, text in zip(ids, records, texts, strict=True)
+        if record.get("protected")
+    }
+    values["invalid"] = {
+        id_: float(isinstance(output, InvalidOutput)) for id_, output in zip(ids, outputs, strict=True)
+    }
+    return Evaluation(
+        headline=MEASURES[0] if MEASURES[0] in values else "ROUGE-L",
+        values={measure: rows for measure, rows in values.items() if rows},
+        clusters={id_: str(record["group"]) for id_, record in zip(ids, records, strict=True)},
+        slices=_slices(records),
+        invalid={
+            id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
+        },
+        totals={"BLEU": corpus_bleu(texts, references)},
+    )
+
+
+def _slices(records: Sequence[Record]) -> Mapping[str, Mapping[str, str]]:
+    slices: dict[str, dict[str, str]] = {}
+    for record in records:
+        for name, value in _places(record).items():
+            slices.setdefault(name, {})[str(record["id"])] = value
+    return slices
+
+
+def _places(record: Record) -> dict[str, str]:
+    places = {}
+    if "needs_rewrite" in record:
+        places["needs a rewrite"] = "yes" if record["needs_rewrite"] else "no"
+    if "turn" in record:
+        places["turn"] = str(record["turn"]) if record["turn"] < 6 else "6 and later"
+    if "kind" in record:
+        places["kind"] = str(record["kind"])
+    return places
+
+
+def _kept(protected: Sequence[str], text: str) -> float:
+    """The share of protected words (or runs of words) that stand in a text, whatever their case."""
+    words = f" {' '.join(_words(text))} "
+    return sum(f" {' '.join(_words(each))} " in words for each in protected) / len(protected)
+
+
+def _words(text: Any) -> list[str]:
+    return _WORD.findall(str(text).lower())

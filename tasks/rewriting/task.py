@@ -1,0 +1,59 @@
+"""The rewriting task: ties schema, prompt, dataset builder and evaluator together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import FreeText, InvalidOutput, OutputSpec
+from searchlora.records import Format, Record
+from searchlora.task import PromptedTask
+from searchlora.tasks.rewriting import baselines, evaluator
+from searchlora.tasks.rewriting.conversation import shortened
+from searchlora.tasks.rewriting.dataset import FORMATS
+
+
+class RewritingTask(PromptedTask):
+    """Query (and conversation) -> one query that stands alone, in the words of the collection."""
+
+    name = "rewriting"
+    version = 1
+    reads: Mapping[str, str] = {"query": "query", "history": "history"}
+    writes = "query"
+
+    def __init__(self) -> None:
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self) -> Mapping[str, Format]:
+        return FORMATS
+
+    def fields(self, record: Record) -> Mapping[str, Any]:
+        return {"query": record["query"], "history": shortened(record.get("history", []))}
+
+    def target(self, record: Record) -> str:
+        return str(record["rewrite"])
+
+    def output(self, record: Record) -> OutputSpec:
+        del record
+        return FreeText(max_chars=400)
+
+    def fallback(self, record: Record) -> str:
+        """The query as it was typed."""
+        return str(record["query"])
+
+    def evaluate(
+        self,
+        records: Sequence[Record],
+        outputs: Sequence[Any | InvalidOutput],
+        *,
+        run: Run | None = None,
+        qrels: Qrels | None = None,
+    ) -> Evaluation:
+        return evaluator.evaluate(records, outputs, run=run, qrels=qrels)
+
+    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
+        return baselines.all_of(records, dataset)
