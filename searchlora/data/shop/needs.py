@@ -1,0 +1,116 @@
+"""What a shopper wants, and which split it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from searchlora.data.shop.catalogue import Catalogue, Product
+from searchlora.data.shop.tables import Tables
+
+#: Split -> share of the product families, and of the records, in per cent.
+SPLITS = {"train": 70, "validation": 10, "test": 20}
+
+_NAMES_OF_ONE_PRODUCT = ("brand", "line", "sku")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A product type and the facts asked for; a product that has them all is an exact match."""
+
+    type: str
+    facts: Mapping[str, str]
+
+    @property
+    def combination(self) -> str:
+        """The product type with its attribute values, brand and line left aside."""
+        facts = sorted(fact for fact in self.facts.items() if fact[0] not in _NAMES_OF_ONE_PRODUCT)
+        return f"{self.type}: {facts}"
+
+
+class Sampler:
+    """Draws products and needs of one split only.
+
+    A product belongs to the split of its family, a need to the split of its combination; both are decided by a hash,
+    so no split has to be kept in memory.
+    """
+
+    def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
+        self._catalogue = catalogue
+        self._types = list(tables.types)
+        self._seed = seed
+
+    def product(self, split: str, rng: Random) -> Product:
+        """A product whose family is in the split."""
+        while True:
+            product = self._catalogue.product(rng.randrange(len(self._catalogue)))
+            if self._split(product.family) == split:
+                return product
+
+    def product_of_type(self, kind: str, split: str, rng: Random, *, tries: int = 12) -> Product | None:
+        """A product of that type whose family is in the split, or None where none was found in so many tries."""
+        numbers = range(self._types.index(kind), len(self._catalogue), len(self._types))
+        for _ in range(tries):
+            product = self._catalogue.product(rng.choice(numbers))
+            if self._split(product.family) == split:
+                return product
+        return None
+
+    def need(self, product: Product, names: Iterable[str], split: str) -> Need | None:
+        """The need for a product with these facts of this one; None where that combination is in another split."""
+        need = Need(product.type, {name: product.facts[name] for name in names})
+        by_attributes = any(name not in _NAMES_OF_ONE_PRODUCT for name in need.facts)
+        return need if not by_attributes or self._split(need.combination) == split else None
+
+    def _split(self, key: str) -> str:
+        digest = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
+        place = int.from_bytes(digest[:4], "big") % 100
+        for split, share in SPLITS.items():
+            if place < share:
+                return split
+            place -= share
+        raise AssertionError("the shares of the splits do not add up to 100")  # pragma: no cover
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A rewriting record without its id, and the need by which it is judged."""
+
+    need: Need
+    fields: Mapping[str, object]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """All that a rewriter sees: the query after the turns before it."""
+        history: list[dict[str, str]] = self.fields["history"]  # type: ignore[assignment]
+        return (*(turn["text"] for turn in history), str(self.fields["query"]))
+
+
+def draft(need: Need, *, group: str, split: str, kind: str, query: str, rewrite: str, **more: object) -> Draft:
+    """A draft with the fields that follow from the others: `needs_rewrite`, and `protected`.
+
+    Protected are the words of the query that the rewrite keeps and that no synonym can replace: brand, line, article
+    number and every word with a digit in it.
+    """
+    names = {need.facts[name] for name in _NAMES_OF_ONE_PRODUCT if name in need.facts}
+    kept = set(rewrite.split())
+    protected = [
+        word for word in query.split() if word in kept and (word in names or any(letter.isdigit() for letter in word))
+    ]
+    history = more.pop("history", [])
+    return Draft(
+        need,
+        {
+            "group": group,
+            "query": query,
+            "history": history,
+            "rewrite": rewrite,
+            "needs_rewrite": query != rewrite,
+            "protected": protected,
+            "split": split,
+            "kind": kind,
+            **more,
+        },
+    )

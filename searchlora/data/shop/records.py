@@ -1,0 +1,67 @@
+"""How many records of which kind a shop has, and their making."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+from searchlora.data.shop.catalogue import Catalogue
+from searchlora.data.shop.conversations import ConversationWriter
+from searchlora.data.shop.needs import SPLITS, Draft, Sampler
+from searchlora.data.shop.queries import QueryWriter
+from searchlora.data.shop.tables import Tables
+from searchlora.errors import DataError
+
+#: Kind -> share of the records, in per cent. In test, half of the share of "slang" goes to "unseen-word".
+SHARES = {"plain": 18, "slang": 22, "misspelling": 18, "unit": 10, "ambiguous": 9, "code": 3, "conversation": 20}
+TEST_SHARES = {**SHARES, "slang": 11, "unseen-word": 11}
+
+#: Draws without a new record after which a catalogue is taken to have no more to give.
+_PATIENCE = 20_000
+
+
+def make_drafts(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[Draft]:
+    """`total` drafts, train first, then validation, then test, mixed within each.
+
+    Raises:
+        DataError: where the catalogue is too small for so many different queries.
+    """
+    sampler = Sampler(catalogue, tables, seed=seed)
+    queries, conversations = QueryWriter(sampler, tables), ConversationWriter(sampler, tables)
+    seen: set[tuple[str, ...]] = set()
+    drafts: list[Draft] = []
+    for split, count in _portions(total, SPLITS).items():
+        rng = Random(f"{seed} {split}")
+        mixed: list[Draft] = []
+        for kind, quota in _portions(count, TEST_SHARES if split == "test" else SHARES).items():
+            writer = conversations if kind == "conversation" else queries
+            mixed += _distinct(writer, kind, split, quota, rng, seen)
+        rng.shuffle(mixed)
+        drafts += mixed
+    return drafts
+
+
+def _distinct(
+    writer: QueryWriter | ConversationWriter, kind: str, split: str, quota: int, rng: Random, seen: set[tuple[str, ...]]
+) -> list[Draft]:
+    """`quota` drafts, none of which shows a rewriter what one in `seen` shows it."""
+    found: list[Draft] = []
+    idle = 0
+    while len(found) < quota:
+        new = [draft for draft in writer.write(kind, split, rng) if draft.shown not in seen][: quota - len(found)]
+        idle = 0 if new else idle + 1
+        if idle > _PATIENCE:
+            raise DataError(
+                f"so small a shop has only {len(found)} different queries of kind '{kind}' in {split}",
+                fix="Ask for fewer queries or more products.",
+            )
+        seen.update(draft.shown for draft in new)
+        found += new
+    return found
+
+
+def _portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
+    """`total` divided by shares of 100 and rounded down; what is left over goes to the first."""
+    portions = {name: total * share // 100 for name, share in shares.items()}
+    portions[next(iter(shares))] += total - sum(portions.values())
+    return portions

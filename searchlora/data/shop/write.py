@@ -1,0 +1,169 @@
+"""Writes a made shop as a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.shop.catalogue import Catalogue, document
+from searchlora.data.shop.judgments import CAPS, Judge
+from searchlora.data.shop.needs import Draft
+from searchlora.data.shop.records import make_drafts
+from searchlora.data.shop.tables import Tables, load_tables
+from searchlora.data.shop.vocabulary import dictionary
+from searchlora.errors import DataError, UsageError
+
+#: Called with the products done and the products there will be.
+Progress = Callable[[int, int], None]
+
+FEWEST_PRODUCTS = 600
+FEWEST_QUERIES = 100
+MADE = (
+    "Made data: products, queries and judgments were generated from a seed, no person wrote or judged them. "
+    "Report the dictionary baseline beside every result, and rest no claim about quality on this shop alone."
+)
+_STEP = 1000
+
+
+@dataclass(frozen=True)
+class ShopCard:
+    """What is in a shop's folder; written to it as `shop.json`.
+
+    Args:
+        counts: Products, product types, categories, dictionary entries, judgments; records in all, by split, by kind.
+        capped_queries: Records with more exact matches than `qrels.txt` lists (see `judgments`).
+        files: File name -> sha256.
+    """
+
+    statement: str
+    seed: int
+    counts: dict[str, Any]
+    caps: dict[str, int]
+    capped_queries: int
+    files: dict[str, str]
+
+
+def make_shop(
+    out: Path, *, products: int = 2000, queries: int = 2400, seed: int = 13, progress: Progress | None = None
+) -> ShopCard:
+    """Make a shop in the new folder `out`; the same arguments give the same bytes.
+
+    Memory does not grow with `products`: each is made, written, judged and forgotten.
+
+    Args:
+        out: A folder that does not exist, or is empty.
+        products: At least 600.
+        queries: Records in `rewriting.jsonl`, at least 100.
+        progress: Called now and then with products done and products in all.
+
+    Raises:
+        UsageError: for a number that is too small, or a folder with something in it.
+        DataError: where the shop is too small for so many different queries, or the folder cannot be written.
+            Nothing is left behind.
+    """
+    _check(out, products, queries)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(out)) from error
+    try:
+        card = _fill(unfinished, products=products, queries=queries, seed=seed, progress=progress)
+        unfinished.chmod(0o755)
+        unfinished.replace(out)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(out)) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return card
+
+
+def read_card(folder: Path) -> ShopCard:
+    """The card of a shop that was made before. Raises `DataError` where there is none."""
+    try:
+        return ShopCard(**json.loads((folder / "shop.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError("is not a made shop: it has no readable shop.json", where=str(folder)) from error
+
+
+def _check(out: Path, products: int, queries: int) -> None:
+    if products < FEWEST_PRODUCTS:
+        raise UsageError(f"a shop has at least {FEWEST_PRODUCTS} products, not {products}")
+    if queries < FEWEST_QUERIES:
+        raise UsageError(f"a shop has at least {FEWEST_QUERIES} queries, not {queries}")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError("exists already", where=str(out), fix="Remove it or give another folder.")
+
+
+def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress | None) -> ShopCard:
+    tables = load_tables()
+    catalogue = Catalogue(tables, size=products, seed=seed)
+    drafts = make_drafts(catalogue, tables, total=queries, seed=seed)
+    records = [{"id": f"q{number:06d}", **draft.fields} for number, draft in enumerate(drafts, start=1)]
+    judge = Judge([(str(record["id"]), draft.need) for record, draft in zip(records, drafts, strict=True)], tables)
+    vocabulary = dictionary(tables)
+    files = {
+        "rewriting.jsonl": _write(folder / "rewriting.jsonl", (_line(record) for record in records)),
+        "vocabulary.json": _write(folder / "vocabulary.json", [json.dumps(vocabulary, indent=1) + "\n"]),
+        "corpus.jsonl": _write(folder / "corpus.jsonl", _corpus(catalogue, tables, judge, progress)),
+    }
+    judged = Counter[int]()
+    files["qrels.txt"] = _write(folder / "qrels.txt", _qrels(judge, judged))
+    counts = {
+        "products": products,
+        "product_types": len(tables.types),
+        "categories": len({kind.category for kind in tables.types.values()}),
+        "dictionary": len(vocabulary),
+        "judgments": {str(grade): judged[grade] for grade in CAPS},
+        "records": _counts(drafts),
+    }
+    caps = {str(grade): cap for grade, cap in CAPS.items()}
+    card = ShopCard(MADE, seed, counts, caps, judge.capped, files)
+    _write(folder / "shop.json", [json.dumps(asdict(card), indent=2) + "\n"])
+    return card
+
+
+def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progress | None) -> Iterator[str]:
+    for number, product in enumerate(catalogue, start=1):
+        judge.see(product)
+        yield _line(document(product, tables))
+        if progress is not None and (number % _STEP == 0 or number == len(catalogue)):
+            progress(number, len(catalogue))
+
+
+def _qrels(judge: Judge, judged: Counter[int]) -> Iterator[str]:
+    for judgment in judge.judgments():
+        judged[judgment.grade] += 1
+        yield f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n"
+
+
+def _counts(drafts: Iterable[Draft]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for draft in drafts:
+        counts.setdefault(str(draft.fields["split"]), Counter())[str(draft.fields["kind"])] += 1
+    return {split: dict(sorted(kinds.items())) for split, kinds in counts.items()}
+
+
+def _line(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _write(file: Path, lines: Iterable[str]) -> str:
+    """Write and sync; the sha256 of what was written."""
+    digest = hashlib.sha256()
+    with file.open("wb") as stream:
+        for line in lines:
+            data = line.encode()
+            digest.update(data)
+            stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return digest.hexdigest()
