@@ -1,0 +1,81 @@
+"""Text files, plain or gzip, read and written so that a kill leaves the old file or the new one, never a half."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from searchlora.errors import DataError
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file (gzip where the name ends in `.gz`) that are not blank, with their numbers from 1.
+
+    Raises:
+        DataError: when the file is missing, is not UTF-8, or is not the gzip that its name says.
+    """
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig") as lines
+        ):
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 text ({error.reason})", where=str(path)) from None
+    except (gzip.BadGzipFile, EOFError, OSError) as error:
+        raise DataError(f"cannot be read ({error})", where=str(path)) from None
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """A file to write to, that takes the place of `path` only once all of it is written.
+
+    Raises:
+        DataError: when the folder cannot be written to or the disk is full; `path` is as it was before.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as raw, _text(raw, path) as text:
+            yield text
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _text(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
+    if path.suffix != ".gz":
+        with io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as text:
+            yield text
+        return
+    # No name and no time in the header: the same run gives the same bytes.
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
+    ):
+        yield text
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,161 @@
+"""Lexical retrieval by BM25.
+
+Source of the variants: Kamphuis, de Vries, Boytsov, Lin, "Which BM25 Do You Mean?" (ECIR 2020).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.errors import DataError, UsageError
+from searchlora.progress import Progress, silent
+from searchlora.records import Document, Hit
+from searchlora.retrieval.analysis import Analyzer
+
+METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
+BACKENDS = ("bm25s", "rank-bm25")
+
+#: Documents between two calls of the progress.
+_STEP = 1_000
+
+
+class _Scorer(Protocol):
+    def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
+        """The score of every document, (documents,), for the ids of a query's words."""
+
+
+class BM25Index:
+    """A BM25 index in memory.
+
+    Args:
+        documents: Read once; ids must differ. Title and text are indexed as one.
+        k1: How soon repeats of a word stop counting, at least 0.
+        b: How much long documents are held back, 0 to 1.
+        analyzer: Applied to documents and queries alike.
+        method: One of `METHODS`. The classes agree in ranking for almost all queries; `lucene` never has a weight of
+            0 for a word that stands in more than half of the documents, `robertson` does.
+        backend: `bm25s`, or `rank-bm25`, the slow reference implementation, which knows `robertson` only. Its scores
+            are divided by k1 + 1, a factor that changes no ranking and that bm25s leaves out.
+        progress: Told of each thousand documents read.
+
+    Raises:
+        DataError: when there are no documents, or two share an id.
+        UsageError: for an unknown method or backend, or a k1 or b out of range.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        analyzer: Analyzer | None = None,
+        method: str = "lucene",
+        backend: str = "bm25s",
+        progress: Progress = silent,
+    ) -> None:
+        _check(k1, b, method, backend)
+        self.analyzer = analyzer or Analyzer()
+        self._vocabulary: dict[str, int] = {}
+        self._ids, corpus = self._read(documents, progress)
+        self._order = _tie_order(self._ids)
+        build = _Bm25s if backend == "bm25s" else _RankBm25
+        self._scorer: _Scorer = build(corpus, len(self._vocabulary), k1, b, method)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
+        """At most `k` hits per query, best first; a document with none of a query's words is never a hit.
+
+        Raises:
+            UsageError: when k is less than 1.
+        """
+        if k < 1:
+            raise UsageError(f"{k} hits cannot be asked for", fix="Ask for 1 or more.")
+        hits = []
+        for done, query in enumerate(queries, start=1):
+            hits.append(self._search(query, k))
+            progress(done, len(queries))
+        return hits
+
+    def _search(self, query: str, k: int) -> list[Hit]:
+        known = [self._vocabulary[word] for word in self.analyzer(query) if word in self._vocabulary]
+        if not known:
+            return []
+        scores = self._scorer.scores(known)
+        found = np.flatnonzero(scores > 0)
+        if len(found) > k:
+            # Everything level with the k-th best stays in, so that ties are cut by id and not by chance.
+            threshold = np.partition(scores[found], len(found) - k)[len(found) - k]
+            found = found[scores[found] >= threshold]
+        best = found[np.lexsort((self._order[found], -scores[found]))][:k]
+        return [Hit(self._ids[row], float(scores[row])) for row in best]
+
+    def _read(self, documents: Iterable[Document], progress: Progress) -> tuple[list[str], list[array[int]]]:
+        ids: dict[str, None] = {}
+        corpus = []
+        for document in documents:
+            if document.id in ids:
+                raise DataError(f"two documents have the id '{document.id}'")
+            ids[document.id] = None
+            words = self.analyzer(document.searchable)
+            corpus.append(array("i", [self._vocabulary.setdefault(word, len(self._vocabulary)) for word in words]))
+            if len(ids) % _STEP == 0:
+                progress(len(ids), None, "documents indexed")
+        if not self._vocabulary:
+            raise DataError("there is no document with a word in it to search")
+        progress(len(ids), len(ids), "documents indexed")
+        return list(ids), corpus
+
+
+class _Bm25s:
+    def __init__(self, corpus: list[array[int]], words: int, k1: float, b: float, method: str) -> None:
+        import bm25s
+
+        # delta is bm25s' own; it concerns bm25l and bm25+ only.
+        self._index = bm25s.BM25(k1=k1, b=b, method=method)
+        self._index.scores = self._index.build_index_from_ids(range(words), corpus, show_progress=False)
+        # bm25l and bm25+ give a document points for words that it does not have; taken off, what is left is 0 for a
+        # document with no word of the query and the ranking is unchanged.
+        self._index.nonoccurrence_array = None
+
+    def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
+        scores: NDArray[np.floating[Any]] = self._index.get_scores_from_ids(list(words))
+        return scores
+
+
+class _RankBm25:
+    def __init__(self, corpus: list[array[int]], words: int, k1: float, b: float, method: str) -> None:
+        del words
+        if method != "robertson":
+            raise UsageError(f"rank-bm25 has no method '{method}'", fix="Use method='robertson', or bm25s.")
+        from rank_bm25 import BM25Okapi
+
+        self._factor = k1 + 1
+        self._index = BM25Okapi(corpus, k1=k1, b=b, epsilon=0)
+
+    def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
+        scores: NDArray[np.floating[Any]] = self._index.get_scores(words) / self._factor
+        return scores
+
+
+def _tie_order(ids: Sequence[str]) -> NDArray[np.intp]:
+    """The place of each document among ties: by id from last to first, as `searchlora.eval.trec.ranked`."""
+    order = np.empty(len(ids), dtype=np.intp)
+    order[sorted(range(len(ids)), key=ids.__getitem__, reverse=True)] = np.arange(len(ids))
+    return order
+
+
+def _check(k1: float, b: float, method: str, backend: str) -> None:
+    if method not in METHODS:
+        raise UsageError(f"there is no BM25 method '{method}'", fix=f"Known: {', '.join(METHODS)}.")
+    if backend not in BACKENDS:
+        raise UsageError(f"there is no BM25 backend '{backend}'", fix=f"Known: {', '.join(BACKENDS)}.")
+    if k1 < 0 or not 0 <= b <= 1:
+        raise UsageError(f"k1={k1}, b={b} is out of range", fix="k1 is at least 0, b is between 0 and 1.")
