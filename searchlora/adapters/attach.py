@@ -1,0 +1,230 @@
+"""Adapters on a base: a new one to train, a stored one to use, and saving what was trained.
+
+This is the only way that adapter weights get onto a base. PEFT's own `load_adapter` overwrites an adapter of the same
+name silently, hides keys that match nothing (`strict=False`), does not activate what it loaded, and asks the hub for
+what it does not find on disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from searchlora.adapters.peft_folder import public_name, read_config, read_weights, write_folder
+from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey
+from searchlora.recipe import Recipe
+
+if TYPE_CHECKING:
+    from searchlora.adapters.stored import StoredAdapter
+
+#: Where the A and B that PiSSA began with are kept on the model, for the conversion to plain LoRA.
+_PISSA_START = "searchlora_pissa_start"
+
+
+def new_adapter(model: Any, recipe: Recipe) -> Any:
+    """Put a fresh, trainable adapter named `default` on a base.
+
+    Args:
+        model: A base from `load_model` that has run no forward pass. PiSSA changes its weights.
+
+    Returns:
+        A `peft.PeftModel` whose A and B are fp32 and require gradients, all else frozen.
+
+    Raises:
+        RecipeError: for target modules that the base does not have, or PiSSA on a 4-bit base.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = recipe.lora
+    if lora.variant == "pissa" and getattr(model, "is_loaded_in_4bit", False):
+        raise RecipeError(
+            "lora.variant = pissa takes the principal part out of the base's weights, which 4-bit weights do not allow",
+            where="recipe",
+            fix="Set quantization=none, or another variant.",
+        )
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.variant == "rslora",
+        use_dora=lora.variant == "dora",
+        init_lora_weights="pissa" if lora.variant == "pissa" else True,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise RecipeError(
+            f"lora.target_modules = {lora.target_modules!r} does not fit the base ({error})",
+            where="recipe",
+            fix="Give 'all-linear', or names such as q_proj.",
+        ) from error
+    if lora.variant == "pissa":
+        setattr(adapted, _PISSA_START, {key: value.clone() for key, value in _tensors(adapted, "default").items()})
+    return adapted
+
+
+def save_adapter(model: Any, folder: Path, recipe: Recipe, adapter_name: str = "default") -> None:
+    """Write the adapter as it is now as a plain PEFT folder, without a look-up on the hub.
+
+    PiSSA is converted to a plain LoRA of twice the rank: with W' = W - s·B0·A0 the trained W' + s·B·A equals
+    W + s·[B, -B0]·[A; A0] (arXiv:2404.02948, appendix on converting), up to the rounding of W' to the base's precision.
+
+    Args:
+        model: What `new_adapter` returned.
+        recipe: Its `base` becomes `base_model_name_or_path`, without the path where it is one.
+    """
+    config = _plain_config(model.peft_config[adapter_name], recipe)
+    tensors = _tensors(model, adapter_name)
+    start = getattr(model, _PISSA_START, None)
+    if start is not None:
+        tensors = _without_start(tensors, start)
+        config["r"] *= 2
+        config["lora_alpha"] *= 2
+    write_folder(folder, config, tensors)
+
+
+def attach(
+    model: Any,
+    adapter: StoredAdapter | Path,
+    adapter_name: str = "default",
+    *,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    trainable: bool = False,
+) -> Any:
+    """Put a saved adapter on a base (or beside the adapters already there) and make it the active one.
+
+    Nothing is checked but configuration, keys and shapes; `load_check` holds the rest.
+
+    Args:
+        model: A base from `load_model`, or what an earlier `attach` returned.
+        adapter: A stored adapter or a plain PEFT folder.
+        dtype: Of A and B on the model; what they multiply is cast to it and back.
+
+    Returns:
+        The `peft.PeftModel`, in eval mode unless `trainable`.
+
+    Raises:
+        NameTaken: when the model has an adapter of that name; PEFT would overwrite it.
+        MissingKey, UnexpectedKey: naming the keys; a wrong shape is an unexpected key. The model is as it was.
+    """
+    import torch
+    from peft import set_peft_model_state_dict
+
+    folder = adapter if isinstance(adapter, Path) else adapter.path
+    if adapter_name in getattr(model, "peft_config", {}):
+        raise NameTaken(
+            f"the model already has an adapter called '{adapter_name}'", fix="Detach it, or give another name."
+        )
+    config = read_config(folder)
+    tensors = read_weights(folder)
+    first = not hasattr(model, "peft_config")
+    adapted = _with_empty_adapter(model, config, adapter_name, folder)
+    try:
+        _check_keys(tensors, _parameters(adapted, adapter_name), folder)
+    except SearchloraError:
+        _take_off(adapted, adapter_name, last=first)
+        raise
+    set_peft_model_state_dict(adapted, tensors, adapter_name, low_cpu_mem_usage=True)
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    for key, parameter in _parameters(adapted, adapter_name).items():
+        parameter.data = tensors[key].to(parameter.device, wanted)  # PEFT has rounded them to the base's precision
+    adapted.set_adapter(adapter_name, inference_mode=not trainable)
+    adapted.train(trainable)
+    return adapted
+
+
+def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, folder: Path) -> Any:
+    """The model with the adapter's modules in place and their tensors on the meta device."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    settings = LoraConfig.from_peft_type(**{**config, "init_lora_weights": True, "inference_mode": True})
+    try:
+        if isinstance(model, PeftModel):
+            model.add_adapter(adapter_name, settings, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+            return model
+        return get_peft_model(model, settings, adapter_name, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+    except ValueError as error:
+        raise UnexpectedKey(
+            f"the base has none of the modules {config.get('target_modules')} ({error})",
+            where=str(folder),
+            fix="Load the adapter on the base it was trained on.",
+        ) from error
+
+
+def _take_off(adapted: Any, adapter_name: str, *, last: bool) -> None:
+    if last:
+        adapted.unload()
+    else:
+        adapted.delete_adapter(adapter_name)
+
+
+def _check_keys(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    from searchlora.adapters.peft_folder import WEIGHTS
+
+    where = str(folder / WEIGHTS)
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise MissingKey(
+            f"{len(missing)} of {len(wanted)} weights are missing: {_some(missing)}",
+            where=where,
+            fix="Store the adapter again; it must not be used in part.",
+        )
+    if unexpected := sorted(found.keys() - wanted.keys()):
+        raise UnexpectedKey(
+            f"{len(unexpected)} weights have no place in the base: {_some(unexpected)}",
+            where=where,
+            fix="Load the adapter on the base, and with the configuration, it was trained with.",
+        )
+    for key, tensor in found.items():
+        if tensor.shape != wanted[key].shape:
+            raise UnexpectedKey(
+                f"{key} has shape {tuple(tensor.shape)}, the base wants {tuple(wanted[key].shape)}",
+                where=where,
+                fix="Load the adapter on the base it was trained on.",
+            )
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _parameters(model: Any, adapter_name: str) -> dict[str, Any]:
+    """A and B (and DoRA's magnitudes) of the model itself, by the names they have in a file."""
+    from peft import get_peft_model_state_dict
+
+    own = {name: value for name, value in model.named_parameters() if "lora_" in name}
+    state: dict[str, Any] = get_peft_model_state_dict(model, own, adapter_name, save_embedding_layers=False)
+    return state
+
+
+def _tensors(model: Any, adapter_name: str) -> dict[str, Any]:
+    """As `_parameters`, as contiguous fp32 copies on the CPU."""
+    return {
+        key: value.detach().float().cpu().contiguous().clone()
+        for key, value in _parameters(model, adapter_name).items()
+    }
+
+
+def _without_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    is_a = {key: ".lora_A." in key or key.endswith("lora_embedding_A") for key in now}
+    return {
+        key: torch.cat([value, start[key]], dim=0) if is_a[key] else torch.cat([value, -start[key]], dim=1)
+        for key, value in now.items()
+    }
+
+
+def _plain_config(settings: Any, recipe: Recipe) -> dict[str, Any]:
+    """The configuration as `adapter_config.json` holds it, sets in a fixed order."""
+    values = {
+        key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in settings.to_dict().items()
+    }
+    return {
+        **values,
+        "base_model_name_or_path": public_name(recipe.base),
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "auto_mapping": None,
+    }

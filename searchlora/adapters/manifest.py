@@ -1,0 +1,169 @@
+"""The manifest: what an adapter was made from and measured at, as `searchlora.json` beside its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from searchlora.errors import ManifestError
+from searchlora.models.fingerprint import Fingerprint
+
+#: Raised by one whenever a field is added, renamed or changes its meaning.
+SCHEMA_VERSION = 1
+
+MANIFEST = "searchlora.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(_Part):
+    """The base model that the adapter was trained on; `name` as the user gave it, `revision` the hub's commit."""
+
+    name: str
+    revision: str | None = None
+    fingerprint: Fingerprint
+
+
+class Precision(_Part):
+    """How the base's weights were held and in what they were computed."""
+
+    quantization: Literal["nf4", "none"]
+    precision: Literal["bf16", "fp32"]
+
+
+class Dataset(_Part):
+    """What was trained on: the dataset's own fingerprint and a summary of its card."""
+
+    fingerprint: str
+    card: dict[str, Any] = {}
+
+
+class GoldenRender(_Part):
+    """A made record and its token ids: prompt (the first `prompt_length`), completion and stop token."""
+
+    record: dict[str, Any]
+    token_ids: list[int]
+    prompt_length: int
+
+
+class GoldenLogits(_Part):
+    """The adapter's largest logits for the token after a golden prompt, and how far all logits are from the base's.
+
+    Attributes:
+        ids: Token ids, the largest logit first.
+        logits: Their logits.
+        base_difference: max |logit with adapter - logit of the base| over the vocabulary.
+    """
+
+    ids: list[int]
+    logits: list[float]
+    base_difference: float
+
+
+class Golden(_Part):
+    """What `adapters verify` reproduces; empty for a task without a prompt.
+
+    Attributes:
+        tolerance: Largest |difference| of a logit at which it still counts as reproduced; see `golden.TOLERANCE`.
+    """
+
+    renders: list[GoldenRender] = []
+    logits: list[GoldenLogits] = []
+    precision: Literal["bf16", "fp32"] = "bf16"
+    tolerance: float = 0.0
+
+
+class ManifestDraft(_Part):
+    """Everything that training and evaluation know; the store adds the rest.
+
+    Attributes:
+        recipe: As `Recipe.model_dump()` gave it; a mapping, so that manifests outlive changes of the recipe's schema.
+        trained: How the base was held while training.
+        evaluated: How it was held while `metrics` were measured; None where nothing was measured.
+        prompt_hash: sha256 of the task's `prompt.jinja`; None for a task without a prompt.
+        metrics: Measures by name; free.
+        training: `seconds`, `parameters_trained`, steps, tokens, ...; free.
+        parents: References `name@3` that this adapter was combined from or copied from.
+    """
+
+    task: str
+    task_version: int
+    base: Base
+    recipe: dict[str, Any]
+    trained: Precision
+    evaluated: Precision | None = None
+    dataset: Dataset | None = None
+    prompt_hash: str | None = None
+    golden: Golden = Golden()
+    metrics: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    parents: list[str] = []
+
+
+class Manifest(ManifestDraft):
+    """A draft with what the store knows: name, version, sha256 of each file, time (ISO 8601, UTC), versions."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    version: int = Field(ge=1)
+    created: str
+    versions: dict[str, str]
+    files: dict[str, str] = {}
+
+    @property
+    def reference(self) -> str:
+        """`name@3`."""
+        return f"{self.name}@{self.version}"
+
+    def draft(self) -> ManifestDraft:
+        """The part that does not depend on the store, for putting the adapter under another name."""
+        return ManifestDraft.model_validate(self.model_dump(include=set(ManifestDraft.model_fields)))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an adapter folder.
+
+    Raises:
+        ManifestError: when there is none, it is not valid JSON, lacks a field, or a newer searchlora wrote it.
+    """
+    file = folder / MANIFEST
+    try:
+        return parse_manifest(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(
+            f"cannot be read ({error})", where=str(file), fix="Is this an adapter that searchlora stored?"
+        ) from None
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """A manifest from its JSON text. Raises `ManifestError` as `read_manifest` does."""
+    restore = "Restore the file from a copy, or remove this version and store the adapter again."
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"is not JSON ({error})", where=where, fix=restore) from None
+    schema = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise ManifestError(
+            f"was written by a newer searchlora (manifest schema {schema}; this one reads up to {SCHEMA_VERSION})",
+            where=where,
+            fix="Upgrade searchlora.",
+        )
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ManifestError(
+            f"is not a manifest: field '{field}': {first['msg'].lower()}", where=where, fix=restore
+        ) from None
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `searchlora.json` into a folder."""
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

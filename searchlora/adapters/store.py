@@ -1,0 +1,248 @@
+"""The store: a folder per adapter, in it a folder per version that never changes.
+
+root/NAME/3/           adapter_config.json, adapter_model.safetensors, searchlora.json, README.md, ...
+root/NAME/aliases.json where each alias points, and where it pointed before
+root/NAME/removed.json versions taken away, whose numbers are not given again
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchlora.adapters import files
+from searchlora.adapters.aliases import Aliases, AliasMove
+from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest
+from searchlora.adapters.names import Reference, check_alias, check_name, parse_reference
+from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
+from searchlora.adapters.removed import Removed
+from searchlora.adapters.stored import StoredAdapter, finish
+from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version as `list` shows it; `manifest` is None where it cannot be read, and `problem` then says why."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    manifest: Manifest | None
+    problem: str | None = None
+
+
+class Store:
+    """Adapters in a folder.
+
+    Args:
+        root: The folder, made when the first adapter is stored; SEARCHLORA_STORE, else `store` in the working folder.
+    """
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
+
+    def add(
+        self,
+        name: str,
+        folder: Path,
+        draft: ManifestDraft,
+        *,
+        version: int | None = None,
+        check: Callable[[StoredAdapter], None] | None = None,
+    ) -> StoredAdapter:
+        """Store a PEFT folder as the next version of `name`; all of it or nothing.
+
+        Args:
+            folder: Flat; holds `adapter_config.json`, `adapter_model.safetensors` and what else should go along.
+            version: For a copy from another store that keeps its number; must be new here.
+            check: Called on the finished version before anybody can see it; what it raises keeps it out.
+
+        Raises:
+            InvalidName: for a name outside the grammar.
+            NameTaken: when the name belongs to another task, or the version exists or existed.
+            StoreError: for links and folders in `folder`, a missing file, or a full disk.
+        """
+        check_name(name)
+        files.sweep(self.root)
+        with files.whole_folder(self.root) as new:
+            files.copy_plain(folder, new)
+            for needed in (CONFIG, WEIGHTS):
+                if not (new / needed).is_file():
+                    raise StoreError(f"the folder holds no {needed}", where=str(folder))
+            with self._locked(name):
+                self._check_task(name, draft.task)
+                number = self._free_version(name, version)
+                stored = finish(new, name, number, draft)
+                if check is not None:
+                    check(stored)
+                target = self.root / name / str(number)
+                files.publish(new, target)
+                return StoredAdapter(target, stored.manifest)
+
+    def get(self, reference: str) -> StoredAdapter:
+        """The version that a reference means now; its files are not checked (see `load_check`).
+
+        Raises:
+            InvalidName, NotInStore, ManifestError.
+        """
+        parsed = parse_reference(reference)
+        number = self._resolve(parsed)
+        folder = self.root / parsed.name / str(number)
+        manifest = read_manifest(folder)
+        if manifest.reference != f"{parsed.name}@{number}":
+            raise ManifestError(
+                f"says it is {manifest.reference}, but lies where {parsed.name}@{number} belongs",
+                where=str(folder / MANIFEST),
+                fix="Do not rename folders in a store; restore it, or store the adapter again.",
+            )
+        return StoredAdapter(folder, manifest)
+
+    def pin(self, reference: str) -> str:
+        """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
+        parsed = parse_reference(reference)
+        return f"{parsed.name}@{self._resolve(parsed)}"
+
+    def list(self) -> Sequence[Entry]:
+        """Every version in the store, by name and number; a broken one is listed with its problem."""
+        return [self._entry(name, number) for name in self.names() for number in self.versions(name)]
+
+    def names(self) -> tuple[str, ...]:
+        """The names that have a version."""
+        if not self.root.is_dir():
+            return ()
+        found = [folder.name for folder in self.root.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+        return tuple(sorted(name for name in found if self.versions(name)))
+
+    def versions(self, name: str) -> tuple[int, ...]:
+        """The numbers of a name's versions, ascending; none for a name that is not there."""
+        folder = self.root / check_name(name)
+        if not folder.is_dir():
+            return ()
+        numbers = (int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and entry.is_dir())
+        return tuple(sorted(numbers))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias -> version."""
+        return self._aliases(name).current()
+
+    def alias(self, name: str, alias: str, version: int, reason: str | None = None) -> AliasMove:
+        """Let an alias point to a version. Raises `InvalidName`, `NotInStore`."""
+        check_alias(alias)
+        with self._locked(name):
+            self._resolve(Reference(name, version=version))
+            return self._aliases(name).move(alias, version, reason)
+
+    def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
+        """Let an alias point to where it pointed before its last move (that was not itself a rollback).
+
+        Raises:
+            NotInStore: when the alias never pointed anywhere else, or that version was removed.
+        """
+        check_alias(alias)
+        with self._locked(name):
+            aliases = self._aliases(name)
+            version = aliases.previous(alias)
+            self._resolve(Reference(name, version=version))
+            return aliases.move(alias, version, reason, rollback=True)
+
+    def history(self, name: str, alias: str | None = None) -> Sequence[AliasMove]:
+        """The moves of a name's aliases, oldest first."""
+        return [move for move in self._aliases(name).history() if alias in (None, move.alias)]
+
+    def remove(self, reference: str, *, force: bool = False) -> str:
+        """Take a version away and return what it was, `name@3`. Its number is never given again.
+
+        Raises:
+            StoreError: when an alias points to it and not `force`; with `force` the alias goes too.
+        """
+        parsed = parse_reference(reference)
+        with self._locked(parsed.name):
+            number = self._resolve(parsed)
+            aliases = self._aliases(parsed.name)
+            pointing = [alias for alias, target in aliases.current().items() if target == number]
+            if pointing and not force:
+                raise StoreError(
+                    f"the alias {', '.join(pointing)} points to it",
+                    where=f"{parsed.name}@{number}",
+                    fix="Move the alias first, or use --force to remove both.",
+                )
+            for alias in pointing:
+                aliases.move(alias, None, "its version was removed")
+            Removed(self.root / parsed.name).add(number)
+            with files.whole_folder(self.root) as gone:
+                (self.root / parsed.name / str(number)).rename(gone / "removed")
+        return f"{parsed.name}@{number}"
+
+    def _resolve(self, reference: Reference) -> int:
+        versions = self.versions(reference.name)
+        if not versions:
+            raise NotInStore(
+                f"there is no adapter '{reference.name}'",
+                where=str(self.root),
+                fix=f"Adapters there: {', '.join(self.names()) or 'none'}.",
+            )
+        number = reference.version or versions[-1]
+        if reference.alias is not None:
+            aliases = self.aliases(reference.name)
+            if reference.alias not in aliases:
+                raise NotInStore(
+                    f"'{reference.name}' has no alias '{reference.alias}'",
+                    where=str(self.root),
+                    fix=f"Its aliases: {', '.join(sorted(aliases)) or 'none'}.",
+                )
+            number = aliases[reference.alias]
+        if number not in versions:
+            raise NotInStore(
+                f"there is no {reference.name}@{number}",
+                where=str(self.root),
+                fix=f"Its versions: {', '.join(map(str, versions))}.",
+            )
+        return number
+
+    def _entry(self, name: str, number: int) -> Entry:
+        aliases = tuple(sorted(alias for alias, target in self.aliases(name).items() if target == number))
+        try:
+            return Entry(name, number, aliases, read_manifest(self.root / name / str(number)))
+        except ManifestError as error:
+            return Entry(name, number, aliases, None, str(error))
+
+    def _check_task(self, name: str, task: str) -> None:
+        for number in reversed(self.versions(name)):
+            owner = read_manifest(self.root / name / str(number)).task
+            if owner != task:
+                raise NameTaken(
+                    f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
+                    where=str(self.root),
+                    fix="Choose another name.",
+                )
+            return
+
+    def _free_version(self, name: str, wanted: int | None) -> int:
+        used = {*self.versions(name), *Removed(self.root / name).numbers()}
+        if wanted in used:
+            raise NameTaken(
+                f"there is, or was, another {name}@{wanted}", where=str(self.root), fix="Choose another name."
+            )
+        return wanted or max(used, default=0) + 1
+
+    def _aliases(self, name: str) -> Aliases:
+        return Aliases(self.root / check_name(name))
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        from filelock import FileLock
+
+        folder = self.root / check_name(name)
+        lock = FileLock(folder / ".lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(folder)) from error
+        try:
+            yield
+        finally:
+            lock.release()
