@@ -58,9 +58,7 @@ class Catalogue:
         brand, line = shared.choice(kind.brands), shared.choice(self._lines)
         model = shared.randrange(110, 990, 10)
         facts = {"brand": brand.lower(), "line": line.lower(), "sku": f"{brand[:2].upper()}{number:07d}"}
-        for name in kind.attributes:
-            rng = shared if self._tables.attributes[name].shared else own
-            facts[name] = rng.choice(self._values[name])
+        facts.update(self._facts(kind, shared, own))
         return Product(
             id=f"p{number:07d}",
             type=kind.name,
@@ -69,6 +67,20 @@ class Catalogue:
             model=model,
             feature=shared.choice(kind.features),
         )
+
+    def _facts(self, kind: ProductType, shared: Random, own: Random) -> dict[str, str]:
+        """A value for each attribute, the shared ones first: they decide which others make no sense."""
+        attributes = [self._tables.attributes[name] for name in kind.attributes]
+        facts: dict[str, str] = {}
+        senseless: list[str] = []
+        for attribute in sorted(attributes, key=lambda attribute: not attribute.shared):
+            values = self._values[attribute.name]
+            if senseless:
+                values = [value for value in values if value not in senseless]
+            value = (shared if attribute.shared else own).choice(values)
+            senseless += attribute.never_with.get(value, ())
+            facts[attribute.name] = value
+        return facts
 
 
 def document(product: Product, tables: Tables) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -80,15 +80,26 @@ class Draft:
 
     need: Need
     fields: Mapping[str, object]
+    history: Sequence[Mapping[str, str]] = ()
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """All that a rewriter sees: the query after the turns before it."""
-        history: list[dict[str, str]] = self.fields["history"]  # type: ignore[assignment]
-        return (*(turn["text"] for turn in history), str(self.fields["query"]))
+        """The words of all that a rewriter sees, query and history, without their order."""
+        texts = [*(turn["text"] for turn in self.history), str(self.fields["query"])]
+        return tuple(sorted(" ".join(texts).split()))
 
 
-def draft(need: Need, *, group: str, split: str, kind: str, query: str, rewrite: str, **more: object) -> Draft:
+def draft(
+    need: Need,
+    *,
+    group: str,
+    split: str,
+    kind: str,
+    query: str,
+    rewrite: str,
+    history: Sequence[Mapping[str, str]] = (),
+    **more: object,
+) -> Draft:
     """A draft with the fields that follow from the others: `needs_rewrite`, and `protected`.
 
     Protected are the words of the query that the rewrite keeps and that no synonym can replace: brand, line, article
@@ -99,13 +110,12 @@ def draft(need: Need, *, group: str, split: str, kind: str, query: str, rewrite:
     protected = [
         word for word in query.split() if word in kept and (word in names or any(letter.isdigit() for letter in word))
     ]
-    history = more.pop("history", [])
     return Draft(
         need,
         {
             "group": group,
             "query": query,
-            "history": history,
+            "history": list(history),
             "rewrite": rewrite,
             "needs_rewrite": query != rewrite,
             "protected": protected,
@@ -113,4 +123,5 @@ def draft(need: Need, *, group: str, split: str, kind: str, query: str, rewrite:
             "kind": kind,
             **more,
         },
+        history,
     )

@@ -19,10 +19,10 @@ SLANG = {
     "plain": (0.0, 0.0),
     "code": (0.9, 0.0),
     "slang": (0.85, 0.7),
-    "misspelling": (0.4, 0.4),
-    "unit": (0.5, 0.4),
-    "ambiguous": (0.0, 0.4),
-    "unseen-word": (0.4, 0.4),
+    "misspelling": (0.6, 0.5),
+    "unit": (0.8, 0.6),
+    "ambiguous": (0.0, 0.6),
+    "unseen-word": (0.5, 0.6),
 }
 
 _TRAILS = ("for ", "with ", "without ", "in ", "to ", "beside ", "under ", "family of ", "runs ", "wont ", "blocks ")
@@ -126,7 +126,7 @@ class QueryWriter:
         ]
         if not places:
             return False
-        for piece, place in rng.sample(places, min(len(places), rng.choice((1, 1, 1, 2)))):
+        for piece, place in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
             words = piece.words.split()
             wrong = misspell(words[place], rng)
             if wrong in self._known or (split != "train" and wrong in self._trained_errors):

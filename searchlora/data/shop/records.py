@@ -13,7 +13,7 @@ from searchlora.data.shop.tables import Tables
 from searchlora.errors import DataError
 
 #: Kind -> share of the records, in per cent. In test, half of the share of "slang" goes to "unseen-word".
-SHARES = {"plain": 18, "slang": 22, "misspelling": 18, "unit": 10, "ambiguous": 9, "code": 3, "conversation": 20}
+SHARES = {"plain": 15, "slang": 22, "misspelling": 20, "unit": 8, "ambiguous": 11, "code": 2, "conversation": 22}
 TEST_SHARES = {**SHARES, "slang": 11, "unseen-word": 11}
 
 #: Draws without a new record after which a catalogue is taken to have no more to give.
@@ -44,11 +44,12 @@ def make_drafts(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) 
 def _distinct(
     writer: QueryWriter | ConversationWriter, kind: str, split: str, quota: int, rng: Random, seen: set[tuple[str, ...]]
 ) -> list[Draft]:
-    """`quota` drafts, none of which shows a rewriter what one in `seen` shows it."""
+    """`quota` drafts, none of which shows a rewriter the same words as another, or as one in `seen`."""
     found: list[Draft] = []
     idle = 0
     while len(found) < quota:
-        new = [draft for draft in writer.write(kind, split, rng) if draft.shown not in seen][: quota - len(found)]
+        fresh = {draft.shown: draft for draft in writer.write(kind, split, rng) if draft.shown not in seen}
+        new = list(fresh.values())[: quota - len(found)]
         idle = 0 if new else idle + 1
         if idle > _PATIENCE:
             raise DataError(

@@ -29,6 +29,7 @@ class Attribute:
         unit: The shopper's words are other notations of a measure or a size.
         shared: All variants of a product family have the same value.
         follow: Templates by which a later turn of a conversation names a value.
+        never_with: Value -> values of other attributes that no product has beside it.
         values: Value in catalogue language -> shoppers' words.
     """
 
@@ -36,6 +37,7 @@ class Attribute:
     unit: bool
     shared: bool
     follow: Sequence[str]
+    never_with: Mapping[str, Sequence[str]]
     values: Mapping[str, Words]
 
 
@@ -92,6 +94,7 @@ def _attribute(name: str, raw: Mapping[str, Any]) -> Attribute:
         unit=raw.get("unit", False),
         shared=raw.get("shared", False),
         follow=raw["follow"],
+        never_with=raw.get("never_with", {}),
         values={value: Words(words["words"], words["unseen"]) for value, words in raw["values"].items()},
     )
 

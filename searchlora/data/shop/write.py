@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,7 @@ from searchlora.data.shop.records import make_drafts
 from searchlora.data.shop.tables import Tables, load_tables
 from searchlora.data.shop.vocabulary import dictionary
 from searchlora.errors import DataError, UsageError
-
-#: Called with the products done and the products there will be.
-Progress = Callable[[int, int], None]
+from searchlora.progress import Progress, silent
 
 FEWEST_PRODUCTS = 600
 FEWEST_QUERIES = 100
@@ -62,7 +60,7 @@ def make_shop(
         out: A folder that does not exist, or is empty.
         products: At least 600.
         queries: Records in `rewriting.jsonl`, at least 100.
-        progress: Called now and then with products done and products in all.
+        progress: Told now and then the products done and the products in all.
 
     Raises:
         UsageError: for a number that is too small, or a folder with something in it.
@@ -76,7 +74,7 @@ def make_shop(
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", where=str(out)) from error
     try:
-        card = _fill(unfinished, products=products, queries=queries, seed=seed, progress=progress)
+        card = _fill(unfinished, products=products, queries=queries, seed=seed, progress=progress or silent)
         unfinished.chmod(0o755)
         unfinished.replace(out)
     except OSError as error:
@@ -103,7 +101,7 @@ def _check(out: Path, products: int, queries: int) -> None:
         raise UsageError("exists already", where=str(out), fix="Remove it or give another folder.")
 
 
-def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress | None) -> ShopCard:
+def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress) -> ShopCard:
     tables = load_tables()
     catalogue = Catalogue(tables, size=products, seed=seed)
     drafts = make_drafts(catalogue, tables, total=queries, seed=seed)
@@ -131,12 +129,12 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     return card
 
 
-def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progress | None) -> Iterator[str]:
+def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progress) -> Iterator[str]:
     for number, product in enumerate(catalogue, start=1):
         judge.see(product)
         yield _line(document(product, tables))
-        if progress is not None and (number % _STEP == 0 or number == len(catalogue)):
-            progress(number, len(catalogue))
+        if number % _STEP == 0 or number == len(catalogue):
+            progress(number, len(catalogue), "products")
 
 
 def _qrels(judge: Judge, judged: Counter[int]) -> Iterator[str]:
