@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +13,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
+from searchlora.progress import Progress, silent
 from searchlora.records import Document
 
 _READY = Path(__file__).parent
@@ -88,7 +89,14 @@ def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[
     return file.name, stages
 
 
-def build_pipeline(name: str, stages: Sequence[_Strict], *, store: Store, documents: Sequence[Document]) -> Pipeline:
+def build_pipeline(
+    name: str,
+    stages: Sequence[_Strict],
+    *,
+    store: Store,
+    documents: Sequence[Document],
+    steps: Callable[[str], Progress] = lambda _: silent,
+) -> Pipeline:
     """Load what the stages need: adapters (through their load check, one engine per base) and an index."""
     engines: dict[str, Any] = {}
     built: list[Stage] = []
@@ -96,11 +104,16 @@ def build_pipeline(name: str, stages: Sequence[_Strict], *, store: Store, docume
         if isinstance(settings, AdapterSettings):
             built.append(_adapter_stage(settings, store, engines))
         elif isinstance(settings, Bm25Settings):
-            built.append(bm25_stage(settings, documents))
+            built.append(bm25_stage(settings, documents, steps("Indexing")))
     return Pipeline(name, built)
 
 
-def bm25_stage(settings: Bm25Settings, documents: Sequence[Document]) -> RetrieveStage:
+def bm25_settings(**settings: Any) -> Bm25Settings:
+    """Settings of a BM25 stage. Raises `PipelineError` naming the key that is refused."""
+    return _validated(Bm25Settings, settings, "bm25")
+
+
+def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
     """Index the documents."""
     from searchlora.retrieval.analysis import Analyzer
     from searchlora.retrieval.bm25 import BM25Index
@@ -108,7 +121,16 @@ def bm25_stage(settings: Bm25Settings, documents: Sequence[Document]) -> Retriev
     if not documents:
         raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
     analyzer = Analyzer(stopwords=settings.stopwords, stemmer=settings.stemmer)
-    index = BM25Index(documents, k1=settings.k1, b=settings.b, analyzer=analyzer, backend=settings.backend)
+    method = "robertson" if settings.backend == "rank-bm25" else "lucene"
+    index = BM25Index(
+        documents,
+        k1=settings.k1,
+        b=settings.b,
+        analyzer=analyzer,
+        method=method,
+        backend=settings.backend,
+        progress=progress,
+    )
     return RetrieveStage(index, settings.k)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 #: The opening turn names the subject, the latest turns hold what "it" and "they" mean.
-OPENING_TURNS = 1
-LATEST_TURNS = 5
+LATEST_TURNS = 4
 WORDS_OF_AN_ANSWER = 30
 
 
 def shortened(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The first turn and the latest ones, answers cut to their first words; user turns stay whole."""
-    if len(history) > OPENING_TURNS + LATEST_TURNS:
-        history = [*history[:OPENING_TURNS], *history[-LATEST_TURNS:]]
+    """The opening turn, "…" for what is left out, and the latest turns; answers cut to their first words."""
+    if len(history) > LATEST_TURNS + 2:
+        history = [history[0], {"role": "assistant", "text": "…"}, *history[-LATEST_TURNS:]]
     return [{"role": turn["role"], "text": _cut(turn)} for turn in history]
 
 

@@ -1,0 +1,30 @@
+"""The command tree."""
+
+from __future__ import annotations
+
+import typer
+
+from searchlora.cli import adapters, data, demo, evaluate, run, train
+
+app = typer.Typer(
+    name="searchlora",
+    help="Train, keep, evaluate and use small LoRA adapters for the stages of a search pipeline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.add_typer(adapters.app, name="adapters")
+app.command("evaluate")(evaluate.evaluate)
+app.command("run")(run.run)
+app.command("demo")(demo.demo)
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options that stand before the verb."""
+    del debug  # read by `main`, which catches the errors

@@ -1,0 +1,84 @@
+"""`searchlora data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Build datasets from source files, and look at them.", no_args_is_help=True)
+
+
+@app.command()
+def build(
+    task: str = typer.Argument(help="The task, for example rewriting."),
+    source: Path = typer.Argument(help="The source file or folder."),
+    format: str = typer.Option(..., "--format", help="See `searchlora data formats TASK`."),
+    out: Path = typer.Option(..., "--out", help="The dataset folder to write; it must not exist."),
+    option: list[str] = typer.Option([], "--option", help="key=value for the format's reader, several times."),
+    shares: str = typer.Option("0.8,0.1,0.1", "--shares", help="Of groups in train, validation and test."),
+    seed: int = typer.Option(13, "--seed", help="Of the split."),
+    limit: int | None = typer.Option(None, "--limit", help="Read so many rows at most."),
+    on_leak: str = typer.Option("refuse", "--on-leak", help="refuse, or drop colliding rows from train."),
+    allow_rejects: bool = typer.Option(False, "--allow-rejects", help="Build although rows were rejected."),
+    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+) -> None:
+    """Read, validate, split by group, check for leaks, and write train, validation and test with a card."""
+    from searchlora.cli.bars import bars
+    from searchlora.data.build import build as verb
+    from searchlora.errors import UsageError
+    from searchlora.task import load_task
+
+    options = dict(pair.split("=", 1) for pair in option if "=" in pair)
+    if len(options) != len(option):
+        raise UsageError("is not of the form key=value", where="--option")
+    try:
+        parts = tuple(float(share) for share in shares.split(","))
+    except ValueError:
+        raise UsageError(f"'{shares}' are no numbers", where="--shares") from None
+    with bars() as steps:
+        card = verb(
+            load_task(task, tasks),
+            source,
+            format=format,
+            out=out,
+            options=options,
+            shares=parts,
+            seed=seed,
+            limit=limit,
+            on_leak=on_leak,
+            allow_rejects=allow_rejects,
+            progress=steps("Reading"),
+        )
+    typer.echo(f"Wrote {out}")
+    typer.echo(card.summary())
+
+
+@app.command()
+def formats(
+    task: str = typer.Argument(help="The task."),
+    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+) -> None:
+    """List the source formats that a task reads, and their options."""
+    from searchlora.task import load_task
+
+    for name, entry in sorted(load_task(task, tasks).formats.items()):
+        typer.echo(f"{name:<12} {entry.description}")
+        for key, meaning in (entry.options or {}).items():
+            typer.echo(f"{'':<12}   --option {key}=…  {meaning}")
+
+
+@app.command()
+def shop(
+    out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist."),
+    products: int = typer.Option(2000, "--products", help="At least 600."),
+    queries: int = typer.Option(2400, "--queries", help="Records of query rewriting, at least 100."),
+    seed: int = typer.Option(13, "--seed"),
+) -> None:
+    """Make the made shop: products, queries, rewrites and judgments from one seed."""
+    from searchlora.cli.bars import bars
+    from searchlora.data.shop import make_shop
+
+    with bars() as steps:
+        card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Making products"))
+    typer.echo(f"Wrote {out}: {card.counts}")

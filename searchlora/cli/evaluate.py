@@ -1,0 +1,44 @@
+"""`searchlora evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def evaluate(
+    adapter: str = typer.Argument(help="name, name@3 or name@alias."),
+    data: Path = typer.Option(..., "--data", help="A dataset folder."),
+    out: Path = typer.Option(..., "--out", help="Folder for outputs, evaluation.json and report.html."),
+    split: str = typer.Option("test", "--split"),
+    limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
+    stemmer: str | None = typer.Option(None, "--stemmer", help="english: Snowball stemming in BM25."),
+    backend: str = typer.Option("bm25s", "--backend", help="bm25s or rank-bm25."),
+    store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
+    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+) -> None:
+    """Compare an adapter with its base and the task's baselines, with intervals, and write a report."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.bars import bars
+    from searchlora.cli.tables import show
+    from searchlora.experiments.evaluate import evaluate as verb
+    from searchlora.experiments.report import write
+    from searchlora.pipelines.config import bm25_settings
+
+    with bars() as steps:
+        found = verb(
+            adapter,
+            data,
+            split=split,
+            limit=limit,
+            retrieval=bm25_settings(backend=backend, stemmer=stemmer),
+            store=Store(store),
+            keep=out / "outputs",
+            steps=steps,
+            tasks=tasks,
+        )
+    show(found.comparison)
+    if found.reused:
+        typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(found.reused)}.")
+    typer.echo(f"Report: {write(found, out, split=split)}")

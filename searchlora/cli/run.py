@@ -1,0 +1,25 @@
+"""`searchlora run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def run(
+    pipeline: str = typer.Argument(help="A YAML file, or the name of a ready pipeline."),
+    queries: Path = typer.Option(..., "--queries", help="JSON lines with id, query and what stages read, or TSV."),
+    corpus: Path = typer.Option(..., "--corpus", help="JSON lines with id, text and title."),
+    out: Path = typer.Option(..., "--out", help="The TREC run to write."),
+    settings: list[str] = typer.Option([], "--set", help="parameter=value of the pipeline, several times."),
+    store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
+) -> None:
+    """Take queries through a pipeline and write a TREC run; its tag names the pinned adapter versions."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.bars import bars
+    from searchlora.experiments.run import run as verb
+
+    with bars() as steps:
+        tag, count = verb(pipeline, queries, corpus, out, overrides=settings, store=Store(store), steps=steps)
+    typer.echo(f"Wrote {count} topics as {tag} to {out}")

@@ -1,0 +1,94 @@
+"""One dataset split, and any number of systems tried on it under the same conditions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels
+from searchlora.inference.engine import Engine
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
+from searchlora.progress import Progress, silent
+from searchlora.records import Record, SearchContext
+from searchlora.task import PromptedTask
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """What one system did.
+
+    Attributes:
+        name: As tables show it.
+        outputs: One per record, in order; `InvalidOutput` among them.
+        searches: What the pipeline knew at the end, `hits` included where it retrieved.
+        evaluation: The measures.
+        seconds: Wall time of the pipeline.
+    """
+
+    name: str
+    outputs: list[Any]
+    searches: list[SearchContext]
+    evaluation: Evaluation
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The conditions: records, and for a task that writes the query, what to retrieve from and the judgments.
+
+    Args:
+        retrieve: The stage that follows the one under trial; None for a task not evaluated by retrieval.
+    """
+
+    task: PromptedTask
+    records: Sequence[Record]
+    retrieve: RetrieveStage | None = None
+    qrels: Qrels | None = None
+    max_new_tokens: int = 64
+
+    def generated(self, name: str, engine: Engine, adapter: str | None, progress: Progress = silent) -> SystemResult:
+        """Let an adapter, or the bare base, answer each record through the pipeline."""
+        return self._result(name, AdapterStage(self.task, engine, adapter, self.max_new_tokens), progress)
+
+    def given(self, name: str, outputs: Sequence[Any]) -> SystemResult:
+        """Take outputs that exist already (a baseline, a reference, saved ones) through the same pipeline."""
+        return self._result(name, _Given(self.task, self.records, outputs), silent)
+
+    def _result(self, name: str, stage: Stage, progress: Progress) -> SystemResult:
+        stages = [stage] if self.retrieve is None else [stage, self.retrieve]
+        started = time.monotonic()
+        searches = Pipeline("trial", stages).run(
+            [_search(self.task, record) for record in self.records], batch=128, progress=progress
+        )
+        seconds = time.monotonic() - started
+        outputs = [search["outputs"][self.task.name][0] for search in searches]
+        run = run_of(searches) if self.retrieve is not None else None
+        evaluation = self.task.evaluate(self.records, outputs, run=run, qrels=self.qrels)
+        return SystemResult(name, outputs, searches, evaluation, seconds)
+
+
+class _Given:
+    """Outputs in place of a model's."""
+
+    label = "given"
+
+    def __init__(self, task: PromptedTask, records: Sequence[Record], outputs: Sequence[Any]) -> None:
+        self.task = task
+        self.known = {str(record["id"]): (record, output) for record, output in zip(records, outputs, strict=True)}
+
+    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        found = []
+        for search in searches:
+            record, output = self.known[str(search["id"])]
+            found.append(with_outputs(self.task, search, [record], [output]))
+        return found
+
+
+def _search(task: PromptedTask, record: Record) -> SearchContext:
+    """The search in which a record would arise: its fields where the task's stage would read them."""
+    fields = {source: record[field] for field, source in task.reads.items() if field in record}
+    return {"id": record["id"], "query": record.get("query", ""), **fields}
