@@ -74,13 +74,17 @@ class Format:
         read: Yields rows in file order, lazily; raises `RowError` only for what makes the rest unreadable.
         collection: Documents and judgments found in the same source, where there are any.
         options: Name -> meaning of each `--option` that the reader understands.
+        sidecars: Names of further files in the source folder that go into the dataset folder as they are.
+        passes: How often `read` goes through its source, for the estimate of the time left.
     """
 
     name: str
     description: str
-    read: Callable[[Path, Options], Iterator[SourceRow | RejectedRow]]
+    read: Callable[[Path, Options], Iterator[SourceRow | RejectedRow | SourceReport]]
     collection: Callable[[Path, Options], Collection] | None = None
     options: Mapping[str, str] | None = None
+    sidecars: tuple[str, ...] = ()
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,3 +94,11 @@ class RejectedRow:
     where: str
     reason: str
     data: Any = None
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What a reader has to say of a whole source: the rules by which it chose rows, and how many fell to each."""
+
+    rules: tuple[str, ...]
+    counts: Mapping[str, int]

@@ -1,0 +1,285 @@
+"""`searchlora data build`: a source becomes a dataset folder, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+
+from searchlora import __version__, prompts
+from searchlora.data.card import DatasetCard, text_statistics
+from searchlora.data.collection import write_collection
+from searchlora.data.folders import beside, folder_in_the_making, sha256, size
+from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
+from searchlora.data.meter import Meter, metered
+from searchlora.data.schema import RecordCheck
+from searchlora.data.splits import Splitter, check_shares
+from searchlora.data.spool import Spool
+from searchlora.data.text import fingerprint
+from searchlora.errors import DataError, RejectedRows, RenderError, UnknownFormat, UsageError
+from searchlora.progress import Progress, silent
+from searchlora.records import Format, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.task import PromptedTask, Task
+
+OnLeak = Literal["refuse", "drop"]
+
+REJECTED_FILE = "rejected.jsonl"
+LEAKS_FILE = "leaks.jsonl"
+SHOWN = 3  # rejected rows in an error's text
+LEAKS_IN_CARD = 100
+REASONS = 50  # different reasons counted apart
+
+
+def build(
+    task: Task,
+    source: Path,
+    *,
+    format: str,
+    out: Path,
+    options: Mapping[str, str] | None = None,
+    seed: int = 13,
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    limit: int | None = None,
+    allow_rejects: bool = False,
+    on_leak: OnLeak = "refuse",
+    progress: Progress = silent,
+) -> DatasetCard:
+    """Read, validate, split by group, check for leaks, and write a dataset folder, all of it or nothing.
+
+    Rows go through one at a time; per row 48 bytes and the fingerprint of its id stay in memory.
+
+    Args:
+        task: Whose records to build.
+        source: A file or folder.
+        format: One of the task's formats.
+        out: The folder to make. It must not exist, or be empty.
+        options: For the format's reader.
+        seed: Of the split.
+        shares: Of the groups that go to train, validation and test. Official splits of a source come before it.
+        limit: Stop after so many valid rows.
+        allow_rejects: Build from the rest when rows were refused.
+        on_leak: What to do with rows whose input stands in two splits: refuse to build, or take them out of training
+            and validation. Under official splits they are always taken out. Either way they are listed.
+        progress: Told bytes read, bytes in all, and the rows so far.
+
+    Returns:
+        The card, as it stands in `dataset.json`.
+
+    Raises:
+        UnknownFormat, UsageError: when the call makes no sense.
+        DataError: when the source cannot be read or no row is usable, `out` is in use, or the disk is full.
+        RejectedRows: when rows were refused; they are listed in `OUT.rejected.jsonl`.
+        LeakError: when rows stand in two splits; they are listed in `OUT.leaks.jsonl`.
+    """
+    reader = _format(task, format)
+    _check_options(reader, options or {})
+    check_shares(shares)
+    if on_leak not in ("refuse", "drop"):
+        raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")
+    if not source.exists():
+        raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
+    with folder_in_the_making(out) as folder:
+        work = _Build(task, reader, source, folder, out, dict(options or {}), seed, shares, Meter(progress=progress))
+        card = work.run(limit, allow_rejects, on_leak)
+    for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
+        leftover.unlink(missing_ok=True)
+    return card
+
+
+@dataclass
+class _Build:
+    task: Task
+    format: Format
+    source: Path
+    folder: Path
+    out: Path
+    options: Mapping[str, str]
+    seed: int
+    shares: tuple[float, float, float]
+    meter: Meter
+    rejected: Counter[str] = field(default_factory=Counter)
+    first_rejected: list[RejectedRow] = field(default_factory=list)
+    reports: list[SourceReport] = field(default_factory=list)
+
+    def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
+        passes = self.format.passes + (self.format.collection is not None)
+        self.meter.total = passes * size(self.source)
+        splitter = Splitter(self.folder, self.seed, self.shares)
+        with metered(self.meter):
+            try:
+                self._deal_out(splitter, limit)
+            finally:
+                spools = splitter.close()
+            self._check_rows(spools, allow_rejects)
+            leaks = self._check_leaks(spools, bool(splitter.official), on_leak)
+            counts = self._write_collection(spools)
+        self._copy_sidecars()
+        for spool in spools.values():
+            spool.discard_places()
+        self.meter.done = self.meter.total
+        self.meter.tell()
+        card = self._card(spools, bool(splitter.official), leaks, counts)
+        card.write(self.folder)
+        return card
+
+    def _deal_out(self, splitter: Splitter, limit: int | None) -> None:
+        check = RecordCheck(self.task.record_schema)
+        ids: set[int] = set()
+        with (self.folder / REJECTED_FILE).open("w", encoding="utf-8") as rejects:
+            for row in self.format.read(self.source, self.options):
+                if isinstance(row, SourceReport):
+                    self.reports.append(row)
+                elif isinstance(row, RejectedRow):
+                    self._reject(row, rejects)
+                else:
+                    self._take(row, check, ids, splitter, rejects)
+                    if limit is not None and len(ids) >= limit:
+                        return
+
+    def _take(self, row: SourceRow, check: RecordCheck, ids: set[int], splitter: Splitter, rejects: IO[str]) -> None:
+        record = row.data
+        problem = check.problem(record) or splitter.problem(record)
+        key = 0
+        if problem is None:
+            key = fingerprint(record["id"])
+            problem = f"field 'id': '{record['id']}' was used by an earlier row" if key in ids else None
+        if problem is None:
+            try:
+                seen, target = prompts.input_text(self.task, record), _target(self.task, record)
+            except RenderError as error:
+                problem = error.what
+        if problem is not None:
+            self._reject(RejectedRow(row.where, problem, record), rejects)
+            return
+        ids.add(key)
+        self.meter.rows += 1
+        splitter.spool_for(record).add(record, row.where, seen, target)
+
+    def _reject(self, row: RejectedRow, rejects: IO[str]) -> None:
+        line = {"where": row.where, "reason": row.reason, "row": row.data}
+        rejects.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        # Reasons quote values, so there may be as many of them as rows.
+        self.rejected[row.reason if row.reason in self.rejected or len(self.rejected) < REASONS else "other"] += 1
+        if len(self.first_rejected) < SHOWN:
+            self.first_rejected.append(row)
+
+    def _check_rows(self, spools: Mapping[str, Spool], allow_rejects: bool) -> None:
+        refused = self.rejected.total()
+        if refused and not (allow_rejects and any(map(len, spools.values()))):
+            listing = beside(self.out, REJECTED_FILE)
+            shutil.copyfile(self.folder / REJECTED_FILE, listing)
+            told = "; ".join(f"{row.where}: {row.reason}" for row in self.first_rejected)
+            more = f"; and {refused - SHOWN} more" if refused > SHOWN else ""
+            raise RejectedRows(
+                f"{refused} rows were refused ({self.meter.rows} are fine): {told}{more}",
+                where=str(self.source),
+                fix=f"All are listed in {listing}. Mend them, or build from the rest with --allow-rejects; "
+                "no dataset was written.",
+            )
+        if not self.meter.rows:
+            counts = [f"{name}: {count}" for report in self.reports for name, count in report.counts.items()]
+            told = f" ({', '.join(counts)})" if counts else ""
+            raise DataError(f"holds no usable row{told}", where=str(self.source))
+        if not len(spools["train"]):
+            raise DataError(
+                "no row is left to train on",
+                where=str(self.source),
+                fix="Take other shares, another seed, or more data.",
+            )
+
+    def _check_leaks(self, spools: Mapping[str, Spool], official: bool, on_leak: OnLeak) -> list[Leak]:
+        leaks, kept = find_leaks(spools)
+        if leaks and on_leak == "refuse" and not official:
+            raise refuse(leaks, beside(self.out, LEAKS_FILE))
+        for name, spool in spools.items():
+            spool.keep_only(kept[name])
+        if leaks:
+            write_leaks(leaks, self.folder / LEAKS_FILE)
+        if not len(spools["train"]):
+            raise DataError("every training row has its like in another split", where=str(self.source))
+        return leaks
+
+    def _write_collection(self, spools: Mapping[str, Spool]) -> dict[str, int] | None:
+        if self.format.collection is None:
+            return None
+        topics = {int(key) for spool in spools.values() for key in spool.ids}
+        return write_collection(self.format.collection(self.source, self.options), self.folder, topics)
+
+    def _copy_sidecars(self) -> None:
+        for name in self.format.sidecars:
+            if not (self.source / name).is_file():
+                raise DataError(f"there is no {name}", where=str(self.source), fix="Make the source again.")
+            shutil.copyfile(self.source / name, self.folder / name)
+            self.meter.files[self.source / name] = None
+
+    def _card(
+        self, spools: Mapping[str, Spool], official: bool, leaks: list[Leak], collection: dict[str, int] | None
+    ) -> DatasetCard:
+        rows = {name: len(spool) for name, spool in spools.items()}
+        return DatasetCard(
+            task=self.task.name,
+            task_version=self.task.version,
+            format=self.format.name,
+            options=self.options,
+            source={"name": self.source.name, "files": self._source_files()},
+            seed=self.seed,
+            shares=self.shares,
+            official_splits=official,
+            rows=rows,
+            groups={name: len(np.unique(spool.groups)) for name, spool in spools.items()},
+            files={path.name: sha256(path) for path in sorted(self.folder.iterdir())},
+            text=text_statistics([spool.lengths for spool in spools.values()]),
+            leaks={
+                "found": len(leaks),
+                "taken out": dict(Counter(leak.split for leak in leaks)),
+                "rows": [vars(leak) for leak in leaks[:LEAKS_IN_CARD]],
+            },
+            rejected=dict(self.rejected.most_common()),
+            report={
+                "rules": [rule for report in self.reports for rule in report.rules],
+                "counts": {name: count for report in self.reports for name, count in report.counts.items()},
+            },
+            collection=collection,
+            warnings=tuple(_warnings(rows, collection)),
+            searchlora=__version__,
+        )
+
+    def _source_files(self) -> dict[str, str]:
+        base = self.source if self.source.is_dir() else self.source.parent
+        return {os.path.relpath(path, base): sha256(path) for path in self.meter.files}
+
+
+def _format(task: Task, name: str) -> Format:
+    if name not in task.formats:
+        raise UnknownFormat(
+            f"task '{task.name}' reads no format '{name}'", fix=f"Known formats: {', '.join(sorted(task.formats))}."
+        )
+    return task.formats[name]
+
+
+def _check_options(format: Format, options: Mapping[str, str]) -> None:
+    known = format.options or {}
+    for name in options:
+        if name not in known:
+            raise UsageError(
+                f"format '{format.name}' has no option '{name}'", fix=f"Known options: {', '.join(known) or 'none'}."
+            )
+
+
+def _target(task: Task, record: Record) -> str:
+    return task.target(record) if isinstance(task, PromptedTask) else ""
+
+
+def _warnings(rows: Mapping[str, int], collection: Mapping[str, int] | None) -> Iterator[str]:
+    for name, count in rows.items():
+        if not count:
+            yield f"the {name} split is empty"
+    if collection and collection["judged documents missing"]:
+        yield f"{collection['judged documents missing']} judged documents are not in the corpus"

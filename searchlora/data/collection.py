@@ -1,0 +1,90 @@
+"""The documents and judgments of a dataset: `corpus.jsonl` and `qrels.txt`, read and written one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from searchlora.data.files import read_rows
+from searchlora.data.text import fingerprint
+from searchlora.errors import DataError
+from searchlora.eval.files import numbered_lines
+from searchlora.records import Collection, Document, Judgment, RejectedRow
+
+CORPUS_FILE = "corpus.jsonl"
+QRELS_FILE = "qrels.txt"
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Documents of a file with `id`, `text` and optionally `title`, in any form that `read_rows` reads.
+
+    Raises:
+        DataError: for a row that is not a document; a collection with holes would make every figure wrong.
+    """
+    for row in read_rows(path, required=("id", "text")):
+        if isinstance(row, RejectedRow):
+            raise DataError(f"the document {row.reason}", where=row.where)
+        values = (row.data["id"], row.data["text"], row.data.get("title", ""))
+        if not all(isinstance(value, str) for value in values):
+            raise DataError("id, text and title of a document must be text", where=row.where)
+        yield Document(*values)
+
+
+def read_judgments(path: Path) -> Iterator[Judgment]:
+    """Judgments of a TREC qrels file (`topic iteration document grade`), one at a time.
+
+    Raises:
+        DataError: naming the line that is not one.
+    """
+    for number, line in numbered_lines(path):
+        try:
+            topic, _, document, grade = line.split()
+            yield Judgment(topic, document, int(grade))
+        except ValueError:
+            raise DataError(
+                "is not a judgment", where=f"{path}, line {number}", fix="A line is 'topic iteration document grade'."
+            ) from None
+
+
+def write_collection(collection: Collection, folder: Path, topics: set[int]) -> dict[str, int]:
+    """Write `corpus.jsonl` and `qrels.txt`.
+
+    Args:
+        topics: Fingerprints of the ids of the dataset's records; judgments of other topics are left out.
+
+    Returns:
+        Numbers of `documents`, `judgments`, and `judged documents missing` in the corpus.
+
+    Raises:
+        DataError: for a document id that stands twice or cannot stand in a TREC file.
+    """
+    ids: set[int] = set()
+    with (folder / CORPUS_FILE).open("w", encoding="utf-8") as out:
+        for document in collection.documents:
+            _check_id(document.id)
+            key = fingerprint(document.id)
+            if key in ids:
+                raise DataError("the document id stands twice", where=f"document {document.id}")
+            ids.add(key)
+            row = {"id": document.id, "title": document.title, "text": document.text}
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    judgments = missing = 0
+    with (folder / QRELS_FILE).open("w", encoding="utf-8") as out:
+        for judgment in collection.judgments:
+            if fingerprint(judgment.topic) not in topics:
+                continue
+            _check_id(judgment.document)
+            judgments += 1
+            missing += fingerprint(judgment.document) not in ids
+            out.write(f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n")
+    return {"documents": len(ids), "judgments": judgments, "judged documents missing": missing}
+
+
+def _check_id(document_id: str) -> None:
+    if len(document_id.split()) != 1 or document_id != document_id.strip():
+        raise DataError(
+            "the document id cannot stand in a TREC file",
+            where=f"document '{document_id}'",
+            fix="It must be one word without blanks.",
+        )

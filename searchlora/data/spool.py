@@ -1,0 +1,126 @@
+"""Where validated rows wait, on disk, until it is known which of them stay.
+
+Kept in memory per row: two 8-byte fingerprints and four 4-byte lengths, 32 MB for a million rows.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from searchlora.data.text import fingerprint, normalised
+from searchlora.records import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Spool:
+    """The rows of one split, in the order in which they were read.
+
+    Args:
+        folder: Where the spool's files go.
+        name: The split.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self.path = folder / f"{name}.jsonl"
+        self._places = folder / f"{name}.places"
+        self._rows = self.path.open("w", encoding="utf-8")
+        self._where = self._places.open("w", encoding="utf-8")
+        self._ids = array("Q")
+        self._inputs = array("Q")
+        self._groups = array("Q")
+        self._lengths = array("I")
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def add(self, record: Record, where: str, input_text: str, target: str) -> None:
+        """Keep a row; `input_text` is what the model sees of it, `target` what it should answer."""
+        self._rows.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._where.write(f"{record['id']}\t{where}\n")
+        self._ids.append(fingerprint(record["id"]))
+        self._inputs.append(fingerprint(normalised(input_text)))
+        self._groups.append(fingerprint(record["group"]))
+        self._lengths.extend((len(input_text), len(input_text.split()), len(target), len(target.split())))
+
+    @property
+    def ids(self) -> NDArray[np.uint64]:
+        """Fingerprints of the ids. Shape: (rows,)."""
+        return np.array(self._ids, dtype=np.uint64)
+
+    @property
+    def inputs(self) -> NDArray[np.uint64]:
+        """Fingerprints of the normalised inputs. Shape: (rows,)."""
+        return np.array(self._inputs, dtype=np.uint64)
+
+    @property
+    def groups(self) -> NDArray[np.uint64]:
+        """Fingerprints of the groups. Shape: (rows,)."""
+        return np.array(self._groups, dtype=np.uint64)
+
+    @property
+    def lengths(self) -> NDArray[np.uint32]:
+        """Characters and words of the input, characters and words of the target. Shape: (rows, 4)."""
+        return np.array(self._lengths, dtype=np.uint32).reshape(-1, 4)
+
+    def close(self) -> None:
+        """Finish writing. Nothing can be added any more."""
+        self._rows.close()
+        self._where.close()
+
+    def places(self, rows: set[int]) -> dict[int, tuple[str, str]]:
+        """Row number -> id and place in the source, of some rows."""
+        found: dict[int, tuple[str, str]] = {}
+        with self._places.open(encoding="utf-8") as lines:
+            for number, line in enumerate(islice(lines, max(rows, default=-1) + 1)):
+                if number in rows:
+                    record_id, _, where = line.rstrip("\n").partition("\t")
+                    found[number] = (record_id, where)
+        return found
+
+    def keep_only(self, kept: NDArray[np.bool_]) -> None:
+        """Take out the rows where `kept` (shape: (rows,)) is false."""
+        if kept.all():
+            return
+        shorter = self.path.with_suffix(".kept")
+        with shorter.open("w", encoding="utf-8") as out:
+            out.writelines(line for line, stays in zip(self._lines(), kept, strict=True) if stays)
+        shorter.replace(self.path)
+        lengths = self.lengths[kept].ravel()
+        self._ids = array("Q", self.ids[kept].tobytes())
+        self._inputs = array("Q", self.inputs[kept].tobytes())
+        self._groups = array("Q", self.groups[kept].tobytes())
+        self._lengths = array("I", lengths.tobytes())
+
+    def take(self, other: Spool) -> None:
+        """Append all rows of another spool, which is used up by it."""
+        with self.path.open("a", encoding="utf-8") as out:
+            out.writelines(other._lines())
+        with self._places.open("a", encoding="utf-8") as out, other._places.open(encoding="utf-8") as lines:
+            out.writelines(lines)
+        for mine, its in (
+            (self._ids, other._ids),
+            (self._inputs, other._inputs),
+            (self._groups, other._groups),
+            (self._lengths, other._lengths),
+        ):
+            mine.extend(its)
+        other.path.unlink()
+        other.discard_places()
+
+    def discard_places(self) -> None:
+        """Remove what only the leak report needed."""
+        self._places.unlink()
+
+    def _lines(self) -> Iterator[str]:
+        with self.path.open(encoding="utf-8") as lines:
+            yield from lines
