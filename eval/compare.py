@@ -50,7 +50,7 @@ class Slice:
     """A `Row` over the rows with one value of a slice, for example `turn` = `3`."""
 
     slice: str
-    value_of_slice: str
+    value: str
     row: Row
 
 
@@ -169,10 +169,8 @@ def _table(systems: Mapping[str, Evaluation], measure: str, notes: list[str]) ->
     if not ids:
         notes.append(f"{measure} is left out: no row has it in all systems.")
         return None
-    if len(ids) < len(everything):
-        notes.append(
-            f"{measure} is over {len(ids)} rows; {len(everything) - len(ids)} that not all systems have are out."
-        )
+    if missing := len(everything) - len(ids):
+        notes.append(f"{measure} is over {len(ids)} rows; {missing} that not all systems have are left out.")
     return ids, np.array([[column[row] for column in columns] for row in ids], dtype=float)
 
 

@@ -38,6 +38,8 @@ class Analyzer:
     _stems: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.shortest < 1:
+            raise UsageError("the shortest word must have at least 1 character")
         if self.stopwords is not None and self.stopwords not in _STOPWORDS:
             raise UsageError(f"there is no stop list '{self.stopwords}'", fix=f"Known: {', '.join(_STOPWORDS)}.")
         if self.stemmer is not None:

@@ -1,0 +1,117 @@
+"""Measures are trec_eval's own, with the rows that must count counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.eval.measures import retrieval_notes, retrieval_values
+from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
+from tests.eval import cranfield
+
+QRELS = {"1": {"a": 1, "b": 0}, "2": {"c": 2}, "3": {"d": 1}}
+
+
+def test_values_by_hand():
+    run = {"1": {"b": 2.0, "a": 1.0}, "2": {"c": 1.0}, "4": {"a": 1.0}}
+    values = retrieval_values(run, QRELS)
+    assert values["MRR@10"] == {"1": 0.5, "2": 1.0, "3": 0.0}
+    assert values["Recall@100"] == {"1": 1.0, "2": 1.0, "3": 0.0}
+    assert values["nDCG@10"] == pytest.approx({"1": 0.6309297535714575, "2": 1.0, "3": 0.0})
+
+
+def test_mrr_stops_at_its_cutoff():
+    run = {"1": {**{f"x{i:02}": 99.0 - i for i in range(9)}, "a": 1.0}}
+    assert retrieval_values(run, {"1": {"a": 1}}, ["MRR@10"])["MRR@10"] == {"1": 0.1}
+    run["1"]["y"] = 2.0
+    assert retrieval_values(run, {"1": {"a": 1}}, ["MRR@10", "MRR"]) == {
+        "MRR@10": {"1": 0.0},
+        "MRR": pytest.approx({"1": 1 / 11}),
+    }
+
+
+def test_any_measure_of_ir_measures():
+    run = {"2": {"c": 1.0}}
+    values = retrieval_values(run, QRELS, ["P@1", "AP(rel=2)", "Judged@1", "MRR(rel=3)@10"])
+    assert [rows["2"] for rows in values.values()] == [1.0, 1.0, 1.0, 0.0]
+    assert all(set(rows) == set(QRELS) for rows in values.values())
+
+
+def test_empty_run_counts_nought():
+    assert retrieval_values({"1": {}}, QRELS, ["nDCG@10"]) == {"nDCG@10": {"1": 0.0, "2": 0.0, "3": 0.0}}
+
+
+def test_notes_say_what_is_left_out_and_what_counts_nought():
+    assert retrieval_notes({"1": {"a": 1.0}, "2": {}, "9": {"a": 1.0}}, QRELS) == (
+        "1 topic (9) of the run have no judgments and are left out.",
+        "2 topics (2, 3) found nothing and count 0.",
+    )
+
+
+def test_unknown_measures_and_no_judgments():
+    for name in ("Foo@3", "nDCG@", "nDCG(dcg=2"):
+        with pytest.raises(UsageError, match="is not a measure"):
+            retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
+    with pytest.raises(UsageError, match="no judgments"):
+        retrieval_values({}, {})
+
+
+def test_trec_dl_2019_comes_out_as_published(real_data, tmp_path):
+    run, qrels = _dl19(real_data, tmp_path)
+    values = retrieval_values(run, qrels, ["nDCG@10"])["nDCG@10"]
+    assert len(values) == 43
+    assert sum(values.values()) / 43 == pytest.approx(0.5058, abs=5e-5)
+
+
+@pytest.mark.parametrize("collection", ["cranfield", "dl19"])
+def test_same_as_pytrec_eval_on_raw_values(collection, real_data, tmp_path):
+    import pytrec_eval
+
+    run, qrels = (_cranfield if collection == "cranfield" else _dl19)(real_data, tmp_path)
+    raw = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recip_rank", "recall.10,100", "map"}).evaluate(run)
+    ours = retrieval_values(run, qrels, ["nDCG@10", "MRR", "Recall@10", "Recall@100", "AP"])
+    for measure, key in zip(ours, ["ndcg_cut_10", "recip_rank", "recall_10", "recall_100", "map"], strict=True):
+        assert ours[measure] == pytest.approx({topic: row[key] for topic, row in raw.items()}, abs=1e-9)
+
+
+@pytest.mark.parametrize("collection", ["cranfield", "dl19"])
+def test_same_as_ir_measures_reading_the_files_itself(collection, real_data, tmp_path):
+    import ir_measures
+    from ir_measures import R, nDCG
+
+    run, qrels = (_cranfield if collection == "cranfield" else _dl19)(real_data, tmp_path)
+    theirs = ir_measures.pytrec_eval.calc_aggregate(
+        [nDCG @ 10, R @ 100],
+        list(ir_measures.read_trec_qrels(str(tmp_path / "qrels"))),
+        list(ir_measures.read_trec_run(str(tmp_path / "run"))),
+    )
+    ours = retrieval_values(run, qrels, ["nDCG@10", "R@100"])
+    means = [sum(rows.values()) / len(rows) for rows in ours.values()]
+    assert means == pytest.approx([theirs[nDCG @ 10], theirs[R @ 100]], abs=1e-9)
+
+
+def _dl19(real_data, tmp_path):
+    folder = real_data / "trecdl19"
+    run = {
+        str(hit["qid"]): {str(h["docid"]): float(h["score"]) for h in topic["hits"]}
+        for topic in json.loads((folder / "bm25_top100_dl19.json").read_text())
+        for hit in topic["hits"]
+    }
+    return _through_files(run, read_qrels(folder / "qrels.dl19-passage.txt"), tmp_path)
+
+
+def _cranfield(real_data, tmp_path):
+    from searchlora.retrieval import BM25Index
+
+    queries = cranfield.queries(real_data / "cranfield")
+    hits = BM25Index(cranfield.documents(real_data / "cranfield")).search(list(queries.values()), 100)
+    run = {topic: {hit.document: hit.score for hit in found} for topic, found in zip(queries, hits, strict=True)}
+    return _through_files(run, cranfield.qrels(real_data / "cranfield"), tmp_path)
+
+
+def _through_files(run, qrels, tmp_path):
+    write_run(tmp_path / "run", run, "bm25")
+    write_qrels(tmp_path / "qrels", qrels)
+    return read_run(tmp_path / "run"), read_qrels(tmp_path / "qrels")

@@ -1,0 +1,133 @@
+"""TREC files: what is written is what is read back, and a malformed line is named."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.errors import DataError
+from searchlora.eval.trec import ranked, read_qrels, read_run, write_qrels, write_run
+
+WORD = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=6)
+SCORE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(run=st.dictionaries(WORD, st.dictionaries(WORD, SCORE, min_size=1, max_size=8), max_size=4))
+def test_run_comes_back_with_its_scores_and_ranking(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "a.trec.gz"
+    write_run(path, run, "tag")
+    back = read_run(path)
+    assert back == run
+    assert {topic: list(scores) for topic, scores in back.items()} == {t: ranked(s) for t, s in run.items()}
+
+
+def test_ties_are_written_in_the_order_in_which_trec_eval_takes_them(tmp_path):
+    write_run(tmp_path / "r", {"1": {"a": 2.0, "c": 2.0, "b": 2.0, "d": 3.0}}, "adapter@3")
+    lines = (tmp_path / "r").read_text().splitlines()
+    assert [line.split()[2] for line in lines] == ["d", "c", "b", "a"]
+    assert lines[0] == "1 Q0 d 1 3.0 adapter@3"
+
+
+def test_ranked_ties_are_those_of_trec_eval():
+    import pytrec_eval
+
+    scores = {"a": 1.0, "B": 1.0, "é": 1.0, "10": 1.0, "9": 1.0}
+    for place, document in enumerate(ranked(scores), start=1):
+        measured = pytrec_eval.RelevanceEvaluator({"1": {document: 1}}, {"recip_rank"}).evaluate({"1": scores})
+        assert measured["1"]["recip_rank"] == pytest.approx(1 / place)
+
+
+def test_qrels_come_back(tmp_path):
+    qrels = {"q1": {"d1": 3, "d2": 0}, "q2": {"d1": -1}}
+    write_qrels(tmp_path / "deep" / "q.gz", qrels)
+    assert read_qrels(tmp_path / "deep" / "q.gz") == qrels
+
+
+def test_same_run_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_run(tmp_path / name / "r.gz", {"1": {"a": 1.0}}, "t")
+    assert (tmp_path / "a" / "r.gz").read_bytes() == (tmp_path / "b" / "r.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("1 0 d3", "3 fields where 4 are needed"),
+        ("1 0 d3 two", "the grade 'two' is not a whole number"),
+        ("1 0 d3 1.5", "the grade '1.5' is not a whole number"),
+        ("1 0 d1 2", "document d1 is judged twice for topic 1"),
+    ],
+)
+def test_malformed_qrels_line_is_named(tmp_path, line, says):
+    path = tmp_path / "q.txt"
+    path.write_text(f"1 0 d1 2\n\n{line}\n")
+    with pytest.raises(DataError, match=says) as caught:
+        read_qrels(path)
+    assert caught.value.where == f"{path}, line 3"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("1 Q0 d3 1 0.5", "5 fields where 6 are needed"),
+        ("1 Q0 d3 1 high t", "the score 'high' is not a number"),
+        ("1 Q0 d3 1 nan t", "the score 'nan' is not finite"),
+        ("1 Q0 d1 1 0.5 t", "document d1 is ranked twice for topic 1"),
+    ],
+)
+def test_malformed_run_line_is_named(tmp_path, line, says):
+    path = tmp_path / "r.txt"
+    path.write_text(f"1 Q0 d1 1 0.5 t\n{line}\n")
+    with pytest.raises(DataError, match=says) as caught:
+        read_run(path)
+    assert caught.value.where == f"{path}, line 2"
+
+
+def test_files_that_are_not_there_or_not_text(tmp_path):
+    (tmp_path / "bad.gz").write_bytes(b"no gzip")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"1 0 d 1\n" * 99)[:-9])
+    (tmp_path / "latin").write_bytes(b"1 0 \xe9 1\n")
+    (tmp_path / "empty").write_text("\n")
+    for name in ("none", "bad.gz", "cut.gz", "latin", "empty"):
+        with pytest.raises(DataError, match=name):
+            read_qrels(tmp_path / name)
+
+
+def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "r"
+    write_run(path, {"1": {"a": 1.0}}, "t")
+    for bad in ({"1": {"b": 1.0}, "2": {"two words": 1.0}}, {"1": {"b": float("nan")}}, {"": {"b": 1.0}}):
+        with pytest.raises(DataError):
+            write_run(path, bad, "t")
+    with pytest.raises(DataError, match="tag"):
+        write_run(path, {}, "two words")
+    assert path.read_text() == "1 Q0 a 1 1.0 t\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_to_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_run(Path(tmp_path / "file" / "r"), {}, "t")
+
+
+def test_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
+    from searchlora.eval import files
+
+    path = tmp_path / "r"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Path, "replace", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_run(path, {"1": {"a": 1.0}}, "t")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
