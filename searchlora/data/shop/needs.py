@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -13,6 +14,7 @@ from searchlora.data.shop.tables import Tables
 #: Split -> share of the product families, and of the records, in per cent.
 SPLITS = {"train": 70, "validation": 10, "test": 20}
 
+_WORD = re.compile(r"\w+")
 _NAMES_OF_ONE_PRODUCT = ("brand", "line", "sku")
 
 
@@ -84,9 +86,9 @@ class Draft:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The words of all that a rewriter sees, query and history, without their order."""
+        """The words of all that a rewriter sees, query and history, without order, case and punctuation."""
         texts = [*(turn["text"] for turn in self.history), str(self.fields["query"])]
-        return tuple(sorted(" ".join(texts).split()))
+        return tuple(sorted(_WORD.findall(" ".join(texts).lower())))
 
 
 def draft(
