@@ -20,6 +20,7 @@ TEMPORARY = ".tmp-"
 ABANDONED_AFTER = 24 * 3600
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 @contextmanager
@@ -81,26 +82,33 @@ def sweep(parent: Path) -> None:
 
 
 def copy_plain(source: Path, target: Path) -> None:
-    """Copy the files of a flat folder.
-
-    Raises:
-        StoreError: for a symbolic link, a folder inside, or a name that could leave the folder.
-    """
+    """Copy the files of a flat folder. Raises `StoreError` as `copy_file` does."""
     if not source.is_dir():
         raise StoreError("is not a folder", where=str(source))
     for file in sorted(source.iterdir()):
-        check_file_name(file.name, str(source))
-        if file.is_symlink() or not file.is_file():
-            raise StoreError(
-                "is not a plain file (links and folders are not stored)",
-                where=str(file),
-                fix="Put copies of the files themselves into one folder.",
-            )
-        shutil.copyfile(file, target / file.name)
+        copy_file(file, target)
+
+
+def copy_file(file: Path, target: Path) -> None:
+    """Copy a file into a folder.
+
+    Raises:
+        StoreError: for a symbolic link, a folder, a pickle, or a name that could leave the folder.
+    """
+    check_file_name(file.name, str(file.parent))
+    if file.is_symlink() or not file.is_file():
+        raise StoreError(
+            "is not a plain file (links and folders are not stored)",
+            where=str(file),
+            fix="Put copies of the files themselves into one folder.",
+        )
+    shutil.copyfile(file, target / file.name)
 
 
 def check_file_name(name: str, where: str) -> str:
-    """The name itself. Raises `StoreError` for one that is hidden, too long, or could leave its folder."""
+    """The name itself. Raises `StoreError` for one that is hidden, too long, a pickle's, or could leave its folder."""
+    if Path(name).suffix in _PICKLES:
+        raise StoreError(f"{name} is a pickle, which is never stored", where=where, fix="Save it as safetensors.")
     if not _FILE_NAME.fullmatch(name):
         raise StoreError(
             f"the file name {name!r} is not stored", where=where, fix="Use letters, digits, '.', '_', '-'."

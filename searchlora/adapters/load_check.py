@@ -7,12 +7,21 @@ token ids, and the logits on the golden prompts differ from the base's and are t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from searchlora.adapters.attach import attach
+from searchlora.adapters.golden import last_logits, prompt_hash
 from searchlora.adapters.manifest import Base
 from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
-from searchlora.errors import BaseMismatch, TokenizerMismatch
+from searchlora.adapters.weights import check_delta
+from searchlora.errors import BaseMismatch, GoldenLogitsMismatch, GoldenRenderMismatch, TokenizerMismatch
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.resolve import BaseModel
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel, resolve
+from searchlora.prompts import Renderer
+from searchlora.task import PromptedTask, Task, load_task
 
 
 def check_files(stored: StoredAdapter, base: BaseModel) -> None:
@@ -47,3 +56,98 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
             where=reference,
             fix="Restore the tokenizer files of the base, or train the adapter again.",
         )
+
+
+def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | None = None) -> None:
+    """The full check, with forward passes on a copy of the base loaded for it.
+
+    A task without a prompt has no golden renders; for it hashes, fingerprint and delta are checked.
+
+    Args:
+        task: The adapter's task; None looks it up by the name in the manifest.
+        base: The base; None resolves the name in the manifest.
+
+    Raises:
+        What `check_files` and `attach` raise, and:
+        ZeroDelta: the adapter changes nothing.
+        GoldenRenderMismatch: the golden records render to other token ids than at training.
+        GoldenLogitsMismatch: the logits on them equal the base's, or are not those of the day it was stored.
+    """
+    manifest = stored.manifest
+    base = base or resolve(manifest.base.name)
+    task = task or load_task(manifest.task)
+    check_files(stored, base)
+    check_delta(stored.path)
+    if isinstance(task, PromptedTask):
+        check_renders(stored, task, Renderer(load_tokenizer(base)))
+        model = load_model(base, quantization="none", precision=manifest.golden.precision)
+        check_logits(stored, attach(model, stored))
+
+
+def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer) -> None:
+    """Render the golden records again. Needs a tokenizer, no model, so it may be called at every load.
+
+    Raises:
+        GoldenRenderMismatch: naming the record and where its token ids part.
+    """
+    for golden in stored.manifest.golden.renders:
+        example = renderer.example(task, golden.record)
+        if list(example.input_ids) == golden.token_ids and example.prompt_length == golden.prompt_length:
+            continue
+        same = _common(example.input_ids, golden.token_ids)
+        raise GoldenRenderMismatch(
+            f"golden record '{golden.record.get('id')}' renders otherwise than at training, from token {same} on "
+            f"(now '{_shown(renderer, example.input_ids, same)}', then '{_shown(renderer, golden.token_ids, same)}'); "
+            f"{_cause(stored, task)}",
+            where=stored.reference,
+            fix="Restore the task as it was when the adapter was trained, or train it again.",
+        )
+
+
+def check_logits(stored: StoredAdapter, model: Any) -> None:
+    """Compare the logits on the golden prompts with the manifest.
+
+    Args:
+        model: The adapter alone and active on a base that is not quantised, in the manifest's golden precision.
+
+    Raises:
+        GoldenLogitsMismatch: naming the record and the largest difference.
+    """
+    golden = stored.manifest.golden
+    if not golden.logits:
+        return
+    prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
+    rows = last_logits(model, prompts)
+    with model.disable_adapter():
+        distance = (rows - last_logits(model, prompts)).abs().max()
+    if not distance > 0:  # so that NaN fails too
+        raise GoldenLogitsMismatch(
+            "the logits on every golden prompt equal the base's", where=stored.reference, fix="Was it trained?"
+        )
+    for row, then, render in zip(rows, golden.logits, golden.renders, strict=True):
+        allowed = golden.tolerance * max(abs(value) for value in then.logits)
+        largest = max(abs(float(row[token]) - value) for token, value in zip(then.ids, then.logits, strict=True))
+        if not largest <= allowed:
+            raise GoldenLogitsMismatch(
+                f"a logit on golden record '{render.record.get('id')}' is {largest:.3g} off, over {allowed:.3g}",
+                where=stored.reference,
+                fix="Check the versions of torch, transformers and peft against those in the manifest.",
+            )
+
+
+def _common(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many tokens the two begin with in common."""
+    return next(
+        (at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
+    )
+
+
+def _shown(renderer: Renderer, ids: Sequence[int], start: int) -> str:
+    text: str = renderer.tokenizer.decode(list(ids[start : start + 8]))
+    return text
+
+
+def _cause(stored: StoredAdapter, task: PromptedTask) -> str:
+    if prompt_hash(task) != stored.manifest.prompt_hash:
+        return f"the prompt template of '{task.name}' changed since"
+    return f"its template is the same, so the code of '{task.name}' (version {task.version}) changed since"

@@ -22,6 +22,8 @@ from searchlora.adapters.removed import Removed
 from searchlora.adapters.stored import StoredAdapter, finish
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
 
+__all__ = ["Entry", "Store", "StoredAdapter"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,6 +52,7 @@ class Store:
         folder: Path,
         draft: ManifestDraft,
         *,
+        beside: Sequence[Path] = (),
         version: int | None = None,
         check: Callable[[StoredAdapter], None] | None = None,
     ) -> StoredAdapter:
@@ -57,6 +60,7 @@ class Store:
 
         Args:
             folder: Flat; holds `adapter_config.json`, `adapter_model.safetensors` and what else should go along.
+            beside: Further files that go along, for example `metrics.jsonl` and `loss.svg` of the training run.
             version: For a copy from another store that keeps its number; must be new here.
             check: Called on the finished version before anybody can see it; what it raises keeps it out.
 
@@ -69,11 +73,13 @@ class Store:
         files.sweep(self.root)
         with files.whole_folder(self.root) as new:
             files.copy_plain(folder, new)
+            for file in beside:
+                files.copy_file(file, new)
             for needed in (CONFIG, WEIGHTS):
                 if not (new / needed).is_file():
                     raise StoreError(f"the folder holds no {needed}", where=str(folder))
             with self._locked(name):
-                self._check_task(name, draft.task)
+                self.check_task(name, draft.task)
                 number = self._free_version(name, version)
                 stored = finish(new, name, number, draft)
                 if check is not None:
@@ -81,6 +87,22 @@ class Store:
                 target = self.root / name / str(number)
                 files.publish(new, target)
                 return StoredAdapter(target, stored.manifest)
+
+    def check_task(self, name: str, task: str) -> None:
+        """Whether a name is good for an adapter of a task; ask before a long training.
+
+        Raises:
+            InvalidName, NameTaken.
+        """
+        for number in reversed(self.versions(name)):
+            owner = read_manifest(self.root / name / str(number)).task
+            if owner != task:
+                raise NameTaken(
+                    f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
+                    where=str(self.root),
+                    fix="Choose another name.",
+                )
+            return
 
     def get(self, reference: str) -> StoredAdapter:
         """The version that a reference means now; its files are not checked (see `load_check`).
@@ -208,17 +230,6 @@ class Store:
             return Entry(name, number, aliases, read_manifest(self.root / name / str(number)))
         except ManifestError as error:
             return Entry(name, number, aliases, None, str(error))
-
-    def _check_task(self, name: str, task: str) -> None:
-        for number in reversed(self.versions(name)):
-            owner = read_manifest(self.root / name / str(number)).task
-            if owner != task:
-                raise NameTaken(
-                    f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
-                    where=str(self.root),
-                    fix="Choose another name.",
-                )
-            return
 
     def _free_version(self, name: str, wanted: int | None) -> int:
         used = {*self.versions(name), *Removed(self.root / name).numbers()}
