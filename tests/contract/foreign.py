@@ -1,0 +1,89 @@
+"""A task plugin of somebody else's: a small distribution, built into a folder as an installer would leave it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_TASK = '''
+from pathlib import Path
+
+from searchlora.data.files import read_rows
+from searchlora.eval.evaluation import Evaluation
+from searchlora.outputs import InvalidOutput, OneLabel
+from searchlora.records import Format
+from searchlora.task import PromptedTask
+
+
+class Colour(PromptedTask):
+    name = "colour"
+    version = 3
+    reads = {"query": "query"}
+    writes = "colour"
+
+    def __init__(self):
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self):
+        return {"native": Format("native", "records as JSON lines", lambda path, options: read_rows(path))}
+
+    def target(self, record):
+        return record["colour"]
+
+    def output(self, record):
+        return OneLabel(("red", "green"))
+
+    def evaluate(self, records, outputs, *, run=None, qrels=None):
+        right = {r["id"]: float(o == r["colour"]) for r, o in zip(records, outputs, strict=True)}
+        invalid = {r["id"]: o.reason for r, o in zip(records, outputs, strict=True) if isinstance(o, InvalidOutput)}
+        return Evaluation("accuracy", {"accuracy": right}, {r["id"]: r["group"] for r in records}, invalid=invalid)
+
+    def baselines(self, records, dataset):
+        return {"always red": ["red"] * len(records)}
+
+
+task = Colour()
+'''
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "group": {"type": "string"},
+        "query": {"type": "string", "minLength": 1},
+        "colour": {"enum": ["red", "green"]},
+    },
+    "required": ["id", "group", "query", "colour"],
+    "additionalProperties": False,
+}
+
+
+def build_distribution(folder: Path) -> Path:
+    """Write package and metadata of the distribution `colour-task`; `folder` then goes on the Python path."""
+    package = folder / "colour_task"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(_TASK, encoding="utf-8")
+    (package / "record.schema.json").write_text(json.dumps(_SCHEMA), encoding="utf-8")
+    (package / "prompt.jinja").write_text("{% block user %}\nColour? {{ query }}\n{% endblock %}\n", encoding="utf-8")
+    (package / "recipe.yaml").write_text("max_length: 256\nmax_new_tokens: 8\n", encoding="utf-8")
+    example = {"id": "e1", "group": "e1", "query": "a grass tent", "colour": "green"}
+    (package / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    metadata = folder / "colour_task-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: colour-task\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text("[searchlora.tasks]\ncolour = colour_task:task\n", encoding="utf-8")
+    return folder
+
+
+def write_records(path: Path, groups: int = 40) -> Path:
+    """Records that a tiny model can learn: one letter decides."""
+    words = {"red": ("r", "fire", "rose"), "green": ("g", "grass", "leaf")}
+    lines = []
+    for number in range(groups):
+        colour = ("red", "green")[number % 2]
+        word = words[colour][number // 2 % 3]
+        record = {"id": f"r{number}", "group": f"g{number}", "query": f"{word} tent {number}", "colour": colour}
+        lines.append(json.dumps(record))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,55 @@
+"""Recipes: layered, strict, with errors that name the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.errors import RecipeError
+from searchlora.recipe import Recipe, load_recipe
+
+
+def test_a_file_lies_over_the_default_and_overrides_over_both(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("lora: {r: 8}\noptim: {learning_rate: 5e-4, epochs: 2}\n", encoding="utf-8")
+    recipe = load_recipe({"lora": {"r": 4, "alpha": 8}, "seed": 1}, file, ["optim.epochs=3", "optim.learning_rate=2e-4"])
+    assert (recipe.lora.r, recipe.lora.alpha, recipe.seed) == (8, 8, 1)
+    assert (recipe.optim.learning_rate, recipe.optim.epochs) == (2e-4, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("lora.rank=8", "unknown key 'lora.rank'"),
+        ("colour=red", "unknown key 'colour'"),
+        ("lora.r=0", "'lora.r' = 0"),
+        ("lora.variant=qora", "'lora.variant' = 'qora'"),
+        ("optim.epochs=-1", "'optim.epochs' = -1"),
+        ("lora.r", "not of the form key=value"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(override, says):
+    with pytest.raises(RecipeError, match=says.replace(".", r"\.")):
+        load_recipe({}, overrides=[override])
+
+
+def test_an_unknown_key_lists_the_known_ones():
+    with pytest.raises(RecipeError, match="alpha, dropout, plus_ratio, r, target_modules, variant"):
+        load_recipe({}, overrides=["lora.rank=8"])
+
+
+@pytest.mark.parametrize(("content", "says"), [("a: [", "not YAML"), ("just words", "not a mapping")])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, content, says):
+    file = tmp_path / "bad.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"bad\.yaml.*{says}"):
+        load_recipe({}, file)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"none\.yaml"):
+        load_recipe({}, tmp_path / "none.yaml")
+
+
+def test_a_recipe_survives_its_own_dump():
+    recipe = Recipe()
+    assert Recipe.model_validate(recipe.model_dump()) == recipe

@@ -1,0 +1,55 @@
+"""Plugins are found the same way whoever wrote them."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.task import PromptedTask, load_task, load_tasks
+from tests.contract.foreign import build_distribution
+
+
+def test_the_built_in_task_comes_through_its_entry_point():
+    assert isinstance(load_tasks()["rewriting"], PromptedTask)
+
+
+def test_an_installed_distribution_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(build_distribution(tmp_path))
+    assert load_task("colour").version == 3
+    sys.modules.pop("colour_task")
+
+
+def test_a_folder_of_tasks_is_found_without_packaging(tmp_path, monkeypatch):
+    build_distribution(tmp_path)
+    assert load_task("colour", tmp_path).folder == tmp_path / "colour_task"
+    monkeypatch.setenv("SEARCHLORA_TASKS", str(tmp_path))
+    assert load_task("colour").name == "colour"
+
+
+def test_an_unknown_task_lists_the_known_ones():
+    with pytest.raises(UsageError, match="no task 'colours'. Known tasks: .*rewriting"):
+        load_task("colours")
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path):
+    build_distribution(tmp_path)
+    (tmp_path / "again").mkdir()
+    for file in (tmp_path / "colour_task").iterdir():
+        if file.is_file():
+            (tmp_path / "again" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match="two tasks called 'colour'"):
+        load_tasks(tmp_path)
+
+
+def test_a_package_without_a_task_is_refused(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "__init__.py").write_text("task = 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="nothing: does not export a searchlora Task"):
+        load_tasks(tmp_path)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="not a folder of tasks"):
+        load_tasks(tmp_path / "none")
