@@ -12,7 +12,7 @@ A shop's folder has these files:
 
 Kinds of record: `plain` (catalogue language already: leave it alone), `slang`, `misspelling`, `unit` (another
 notation of a measure or size), `ambiguous` (a word whose meaning depends on the rest of the query), `code` (an article
-number), `conversation` (turns 2 and 3; about one in fourteen opens a new topic and is to be left alone) and, in test
+number), `conversation` (turns 2 and 3; about one in fifteen opens a new topic and is to be left alone) and, in test
 only, `unseen-word`. Kinds mix: a `misspelling` may also have a shopper's word in it; the label names the hardest part.
 
 What test (and validation) has that train has not:

@@ -101,10 +101,10 @@ class ConversationWriter:
 
 
 def plural(words: str) -> str:
-    """The regular English plural of the last word; a word that ends in s is taken to be one already."""
-    if words.endswith("s"):
+    """The regular English plural of the last word; a word that ends in one s is taken to be one already."""
+    if words.endswith("s") and not words.endswith("ss"):
         return words
-    if words.endswith(("ch", "sh", "x")):
+    if words.endswith(("ch", "sh", "x", "ss")):
         return f"{words}es"
     if words.endswith("y") and words[-2] not in "aeiou":
         return f"{words[:-1]}ies"

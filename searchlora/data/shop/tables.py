@@ -73,7 +73,11 @@ class Tables:
 @lru_cache(maxsize=1)
 def load_tables() -> Tables:
     """The tables as packaged; read once."""
-    attributes = {name: _attribute(name, raw) for name, raw in _read(_FOLDER / "attributes.yaml").items()}
+    attributes = {
+        name: _attribute(name, raw)
+        for file in sorted((_FOLDER / "attributes").glob("*.yaml"))
+        for name, raw in _read(file).items()
+    }
     types = {
         name: _product_type(name, category, shelf, raw)
         for file in sorted((_FOLDER / "taxonomy").glob("*.yaml"))
