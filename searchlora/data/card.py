@@ -73,6 +73,21 @@ class DatasetCard:
         text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
+    def summary(self) -> str:
+        """What a person wants to know at once, a few lines."""
+        lines = [f"{name}: {count:,} rows in {self.groups[name]:,} groups" for name, count in self.rows.items()]
+        if self.collection is not None:
+            lines.append(
+                f"collection: {self.collection['documents']:,} documents, {self.collection['judgments']:,} judgments"
+            )
+        if self.rejected:
+            lines.append(f"refused: {sum(self.rejected.values()):,} rows, listed in rejected.jsonl")
+        if self.leaks["found"]:
+            taken = ", ".join(f"{count:,} of {name}" for name, count in self.leaks["taken out"].items())
+            lines.append(f"taken out because their like stands in another split: {taken}, listed in leaks.jsonl")
+        lines += [f"{name}: {count:,}" for name, count in self.report["counts"].items()]
+        return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
+
 
 def read_card(folder: Path) -> DatasetCard:
     """Read the card of a dataset folder.

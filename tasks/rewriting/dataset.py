@@ -9,13 +9,20 @@ from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.files import Rows, read_rows
-from searchlora.data.formats import canard
+from searchlora.data.formats import canard, cast, pairs, qrecc, querylog
 from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceReport, SourceRow
 
 SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
+
+#: Year -> description of the formats that hold their rewrites themselves.
+CAST = {
+    2020: "TREC CAsT 2020 topics (2020_manual_evaluation_topics_v1.0.json)",
+    2021: "TREC CAsT 2021 topics (2021_manual_evaluation_topics_v1.0.json)",
+    2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
+}
 
 #: Fields that a table cell holds as JSON.
 NOT_TEXT = ("history", "protected", "turn", "needs_rewrite")
@@ -48,6 +55,40 @@ def _canard(data: Mapping[str, Any]) -> Record:
         rewrite=data["rewrite"],
         turn=data["number"],
         split=data["split"],
+    )
+
+
+def _cast(data: Mapping[str, Any]) -> Record:
+    return _record(
+        id=data["id"],
+        group=f"topic {data['topic']}",
+        query=data["utterance"],
+        history=[{"role": role, "text": text} for role, text in data["history"]],
+        rewrite=data["rewrite"],
+        turn=data["position"],
+    )
+
+
+def _qrecc(data: Mapping[str, Any]) -> Record:
+    return _record(
+        id=f"{data['conversation']}_{data['turn']}",
+        group=f"conversation {data['conversation']}",
+        query=data["question"],
+        history=_turns(data["context"]),
+        rewrite=data["rewrite"],
+        turn=data["turn"],
+        split=data["split"],
+    )
+
+
+def _pair(data: Mapping[str, Any]) -> Record:
+    return _record(
+        id=f"pair-{data['number']}",
+        group=data["group"],
+        query=data["query"],
+        history=[],
+        rewrite=data["rewrite"],
+        split=data.get("split"),
     )
 
 
@@ -99,6 +140,35 @@ FORMATS: Mapping[str, Format] = {
             read=_mapped(lambda source, _: canard.read(source), _canard),
             collection=lambda source, _: canard.collection(source),
             passes=2,
+        ),
+        Format(
+            name="cast2019",
+            description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), the human rewrites in a TSV beside them",
+            read=_mapped(
+                lambda source, options: cast.read(source, cast.read_rewrites(source, options.get("rewrites"))), _cast
+            ),
+            options={"rewrites": "the TSV with the human rewrites, where it is not beside the topics"},
+        ),
+        *(
+            Format(name=f"cast{year}", description=described, read=_mapped(lambda source, _: cast.read(source), _cast))
+            for year, described in CAST.items()
+        ),
+        Format(
+            name="qrecc",
+            description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
+            read=_mapped(lambda source, _: qrecc.read(source), _qrecc),
+        ),
+        Format(
+            name="pairs",
+            description="query pairs with the columns query and rewrite (JSONL, JSON, CSV, TSV, Parquet)",
+            read=_mapped(pairs.read, _pair),
+            options=pairs.COLUMNS,
+        ),
+        Format(
+            name="querylog",
+            description="a query log (session, time, query, clicks, perhaps user), mined for reformulations",
+            read=_mapped(querylog.read, _pair),
+            options=querylog.OPTIONS,
         ),
     )
 }
