@@ -23,6 +23,13 @@ class AliasMove(BaseModel):
     reason: str | None = None
     rollback: bool = False
 
+    def __str__(self) -> str:
+        where = "nowhere" if self.target is None else f"version {self.target}"
+        before = "" if self.source is None else f" (before: {self.source})"
+        kind = ", a rollback" if self.rollback else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.time} {self.alias} -> {where}{before}{kind}{reason}"
+
 
 _MOVES = TypeAdapter(list[AliasMove])
 

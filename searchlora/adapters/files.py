@@ -105,6 +105,12 @@ def copy_file(file: Path, target: Path) -> None:
     shutil.copyfile(file, target / file.name)
 
 
+def make_read_only(folder: Path) -> None:
+    """Take away the right to write the files, as a courtesy to those who would edit in place."""
+    for file in folder.iterdir():
+        file.chmod(0o444)
+
+
 def check_file_name(name: str, where: str) -> str:
     """The name itself. Raises `StoreError` for one that is hidden, too long, a pickle's, or could leave its folder."""
     if Path(name).suffix in _PICKLES:

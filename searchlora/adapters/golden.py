@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+from searchlora.adapters.attach import attach
 from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender
+from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.task import PromptedTask
@@ -47,6 +50,19 @@ def golden(task: PromptedTask, renderer: Renderer, model: Any, precision: Litera
     return Golden(
         renders=renders, logits=golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
     )
+
+
+def golden_of(
+    task: PromptedTask, base: BaseModel, folder: Path, precision: Literal["bf16", "fp32"] | None = None
+) -> Golden:
+    """As `golden`, for a PEFT folder, on a copy of the base loaded for it.
+
+    Args:
+        precision: None takes fp32 where memory allows it (`precision_for`), which makes the check far stricter.
+    """
+    precision = precision or precision_for(base)
+    model = attach(load_model(base, quantization="none", precision=precision), folder)
+    return golden(task, Renderer(load_tokenizer(base)), model, precision)
 
 
 def golden_renders(task: PromptedTask, renderer: Renderer) -> list[GoldenRender]:

@@ -19,7 +19,7 @@ from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read
 from searchlora.adapters.names import Reference, check_alias, check_name, parse_reference
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.removed import Removed
-from searchlora.adapters.stored import StoredAdapter, finish
+from searchlora.adapters.stored import StoredAdapter, finish, new_manifest
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -53,7 +53,6 @@ class Store:
         draft: ManifestDraft,
         *,
         beside: Sequence[Path] = (),
-        version: int | None = None,
         check: Callable[[StoredAdapter], None] | None = None,
     ) -> StoredAdapter:
         """Store a PEFT folder as the next version of `name`; all of it or nothing.
@@ -61,32 +60,52 @@ class Store:
         Args:
             folder: Flat; holds `adapter_config.json`, `adapter_model.safetensors` and what else should go along.
             beside: Further files that go along, for example `metrics.jsonl` and `loss.svg` of the training run.
-            version: For a copy from another store that keeps its number; must be new here.
             check: Called on the finished version before anybody can see it; what it raises keeps it out.
 
         Raises:
             InvalidName: for a name outside the grammar.
-            NameTaken: when the name belongs to another task, or the version exists or existed.
+            NameTaken: when the name belongs to another task.
             StoreError: for links and folders in `folder`, a missing file, or a full disk.
         """
-        check_name(name)
-        files.sweep(self.root)
-        with files.whole_folder(self.root) as new:
+
+        def fill(new: Path, number: int) -> Manifest:
             files.copy_plain(folder, new)
             for file in beside:
                 files.copy_file(file, new)
-            for needed in (CONFIG, WEIGHTS):
-                if not (new / needed).is_file():
-                    raise StoreError(f"the folder holds no {needed}", where=str(folder))
-            with self._locked(name):
-                self.check_task(name, draft.task)
-                number = self._free_version(name, version)
-                stored = finish(new, name, number, draft)
-                if check is not None:
-                    check(stored)
-                target = self.root / name / str(number)
-                files.publish(new, target)
-                return StoredAdapter(target, stored.manifest)
+            return finish(new, new_manifest(draft, name, number))
+
+        return self._put(name, draft.task, None, fill, check)
+
+    def adopt(self, folder: Path, manifest: Manifest, name: str | None = None) -> StoredAdapter:
+        """Take in a version from another store whose hashes were checked.
+
+        Under its own name it keeps its number and every byte, and what is already here is returned as it is. Under
+        another `name` it becomes that name's next version, with the original among its parents.
+
+        Raises:
+            InvalidName, NameTaken, StoreError: as `add`.
+        """
+
+        def keep(new: Path, number: int) -> Manifest:
+            del number
+            files.copy_plain(folder, new)
+            files.make_read_only(new)
+            return manifest
+
+        def rename(new: Path, number: int) -> Manifest:
+            files.copy_plain(folder, new)
+            parents = [*manifest.parents, manifest.reference]
+            return finish(
+                new, manifest.model_copy(update={"name": name, "version": number, "parents": parents, "files": {}})
+            )
+
+        if name not in (None, manifest.name):
+            return self._put(str(name), manifest.task, None, rename)
+        if manifest.version in self.versions(manifest.name):
+            existing = self.get(manifest.reference)
+            if existing.manifest == manifest:
+                return existing
+        return self._put(manifest.name, manifest.task, manifest.version, keep)
 
     def check_task(self, name: str, task: str) -> None:
         """Whether a name is good for an adapter of a task; ask before a long training.
@@ -197,6 +216,30 @@ class Store:
             with files.whole_folder(self.root) as gone:
                 (self.root / parsed.name / str(number)).rename(gone / "removed")
         return f"{parsed.name}@{number}"
+
+    def _put(
+        self,
+        name: str,
+        task: str,
+        version: int | None,
+        fill: Callable[[Path, int], Manifest],
+        check: Callable[[StoredAdapter], None] | None = None,
+    ) -> StoredAdapter:
+        """Let `fill` write a version into a folder that nobody sees, check it, and bring it to its place."""
+        check_name(name)
+        files.sweep(self.root)
+        with self._locked(name), files.whole_folder(self.root) as new:
+            self.check_task(name, task)
+            number = self._free_version(name, version)
+            manifest = fill(new, number)
+            for needed in (CONFIG, WEIGHTS):
+                if needed not in manifest.files:
+                    raise StoreError(f"there is no {needed}", where=name, fix="Give a plain PEFT folder.")
+            if check is not None:
+                check(StoredAdapter(new, manifest))
+            target = self.root / name / str(number)
+            files.publish(new, target)
+            return StoredAdapter(target, manifest)
 
     def _resolve(self, reference: Reference) -> int:
         versions = self.versions(reference.name)

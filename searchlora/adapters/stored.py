@@ -49,21 +49,24 @@ def check_hashes(stored: StoredAdapter) -> None:
             )
 
 
-def finish(folder: Path, name: str, version: int, draft: ManifestDraft) -> StoredAdapter:
-    """Write card and manifest, and take away the right to write, as a courtesy to those who would edit in place."""
-    manifest = Manifest(
+def new_manifest(draft: ManifestDraft, name: str, version: int) -> Manifest:
+    """The manifest of a version made here and now; `files` are still to come."""
+    return Manifest(
         **dict(draft),
         name=name,
         version=version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(),
     )
+
+
+def finish(folder: Path, manifest: Manifest) -> Manifest:
+    """Write card and manifest into a version's folder, and return the manifest with the hashes of its files."""
     (folder / CARD).write_text(card(manifest), encoding="utf-8")
     manifest = manifest.model_copy(update={"files": files.hashes(folder, skip=MANIFEST)})
     write_manifest(manifest, folder)
-    for file in folder.iterdir():
-        file.chmod(0o444)
-    return StoredAdapter(folder, manifest)
+    files.make_read_only(folder)
+    return manifest
 
 
 def _versions() -> dict[str, str]:

@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.attach import attach
-from searchlora.adapters.golden import golden, precision_for, prompt_hash
+from searchlora.adapters.golden import golden_of, prompt_hash
 from searchlora.adapters.load_check import verify
 from searchlora.adapters.manifest import Base, Dataset, Golden, ManifestDraft, Precision
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.weights import check_delta
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
-from searchlora.prompts import Renderer
 from searchlora.recipe import Recipe
 from searchlora.task import PromptedTask, Task
 
@@ -60,15 +57,9 @@ def store_adapter(
         evaluated=evaluated,
         dataset=dataset,
         prompt_hash=prompt_hash(task) if isinstance(task, PromptedTask) else None,
-        golden=_golden(task, base, folder) if isinstance(task, PromptedTask) else Golden(),
+        golden=golden_of(task, base, folder) if isinstance(task, PromptedTask) else Golden(),
         metrics=dict(metrics or {}),
         training=dict(training or {}),
         parents=list(parents),
     )
     return store.add(name, folder, draft, beside=beside, check=lambda stored: verify(stored, task, base))
-
-
-def _golden(task: PromptedTask, base: BaseModel, folder: Path) -> Golden:
-    precision = precision_for(base)
-    model = attach(load_model(base, quantization="none", precision=precision), folder)
-    return golden(task, Renderer(load_tokenizer(base)), model, precision)

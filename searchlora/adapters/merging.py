@@ -1,0 +1,105 @@
+"""An adapter merged into its base: one model that costs nothing more at inference and can no longer be swapped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from searchlora.adapters import files
+from searchlora.adapters.attach import attach
+from searchlora.adapters.golden import last_logits, precision_for
+from searchlora.adapters.load_check import check_files
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import NameTaken
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel, resolve
+
+REPORT = "merged.json"
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What merging changed, on the logits behind the golden prompts.
+
+    Attributes:
+        path: The folder of the merged model.
+        relative_error: ‖merged - adapter‖ / ‖adapter‖; None for a task without a prompt.
+        effect_error: ‖merged - adapter‖ / ‖adapter - base‖: what share of the adapter's effect was disturbed.
+        prompts: How many golden prompts that is from.
+        precision: Of the arithmetic of the comparison; the merged weights are bf16.
+    """
+
+    path: Path
+    adapter: str
+    relative_error: float | None
+    effect_error: float | None
+    prompts: int
+    precision: Literal["bf16", "fp32"]
+
+    def __str__(self) -> str:
+        if self.relative_error is None:
+            return f"Merged {self.adapter} into {self.path}; there are no golden prompts to compare on."
+        return (
+            f"Merged {self.adapter} into {self.path}. On {self.prompts} golden prompts merging changed the logits by "
+            f"{self.relative_error:.2e} of their size, {self.effect_error:.2e} of the adapter's effect."
+        )
+
+
+def merge(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
+    """Write bf16 safetensors and the tokenizer to `out`, all of it or nothing, with the report as `merged.json`.
+
+    The weights are merged into a copy of the base loaded for it in bf16 that has run no forward pass: merging into a
+    4-bit base, or into one whose first forward pass repacked its weights, gives garbage. The comparison runs on
+    other copies, the merged one as it was written.
+
+    Args:
+        base: None resolves the name in the manifest.
+
+    Raises:
+        NameTaken: when `out` exists and is not an empty folder.
+        StoreError: when it cannot be written.
+        LoadCheckFailed: what `check_files` and `attach` raise.
+    """
+    base = base or resolve(stored.manifest.base.name)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise NameTaken("there is something already", where=str(out), fix="Give a folder that does not exist.")
+    check_files(stored, base)
+    with files.whole_folder(out.absolute().parent) as new:
+        model = attach(load_model(base, quantization="none", precision="bf16"), stored)
+        model.merge_and_unload(safe_merge=True).save_pretrained(new)
+        load_tokenizer(base).save_pretrained(new)
+        report = _compare(stored, base, BaseModel("merged", new), out)
+        (new / REPORT).write_text(_json(report), encoding="utf-8")
+        files.publish(new, out)
+    return report
+
+
+def _compare(stored: StoredAdapter, base: BaseModel, merged: BaseModel, out: Path) -> MergeReport:
+    golden = stored.manifest.golden
+    prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
+    precision = precision_for(base)
+    if not prompts:
+        return MergeReport(out, stored.reference, None, None, 0, precision)
+    adapted = attach(load_model(base, quantization="none", precision=precision), stored)
+    wanted = last_logits(adapted, prompts)
+    with adapted.disable_adapter():
+        plain = last_logits(adapted, prompts)
+    del adapted
+    found = last_logits(load_model(merged, quantization="none", precision=precision), prompts)
+    error = (found - wanted).norm()
+    return MergeReport(
+        path=out,
+        adapter=stored.reference,
+        relative_error=float(error / wanted.norm()),
+        effect_error=float(error / (wanted - plain).norm()),
+        prompts=len(prompts),
+        precision=precision,
+    )
+
+
+def _json(report: MergeReport) -> str:
+    values: dict[str, Any] = asdict(report)
+    del values["path"]
+    return json.dumps(values, indent=2) + "\n"
