@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import typer
+
+
+class OnLeak(StrEnum):
+    """What to do with rows whose input stands in two splits."""
+
+    refuse = "refuse"
+    drop = "drop"
+
 
 app = typer.Typer(help="Build datasets from source files, and look at them.", no_args_is_help=True)
 
@@ -19,7 +28,7 @@ def build(
     shares: str = typer.Option("0.8,0.1,0.1", "--shares", help="Of groups in train, validation and test."),
     seed: int = typer.Option(13, "--seed", help="Of the split."),
     limit: int | None = typer.Option(None, "--limit", help="Read so many rows at most."),
-    on_leak: str = typer.Option("refuse", "--on-leak", help="refuse, or drop colliding rows from train."),
+    on_leak: OnLeak = typer.Option(OnLeak.refuse, "--on-leak", help="refuse, or drop colliding rows from train."),
     allow_rejects: bool = typer.Option(False, "--allow-rejects", help="Build although rows were rejected."),
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
@@ -33,9 +42,9 @@ def build(
     if len(options) != len(option):
         raise UsageError("is not of the form key=value", where="--option")
     try:
-        parts = tuple(float(share) for share in shares.split(","))
+        train, validation, test = (float(share) for share in shares.split(","))
     except ValueError:
-        raise UsageError(f"'{shares}' are no numbers", where="--shares") from None
+        raise UsageError(f"'{shares}' are not three numbers", where="--shares") from None
     with bars() as steps:
         card = verb(
             load_task(task, tasks),
@@ -43,15 +52,21 @@ def build(
             format=format,
             out=out,
             options=options,
-            shares=parts,
+            shares=(train, validation, test),
             seed=seed,
             limit=limit,
-            on_leak=on_leak,
+            on_leak=on_leak.value,
             allow_rejects=allow_rejects,
             progress=steps("Reading"),
         )
     typer.echo(f"Wrote {out}")
-    typer.echo(card.summary())
+    for split, rows in card.rows.items():
+        typer.echo(f"{split:<12}{rows:>10,} rows in {card.groups[split]:,} groups")
+    for reason, rows in card.rejected.items():
+        typer.echo(f"rejected    {rows:>10,} rows: {reason}")
+    typer.echo(f"leaks       {card.leaks['found']:>10,} rows, taken out: {card.leaks['taken out']}")
+    for warning in card.warnings:
+        typer.echo(f"warning: {warning}")
 
 
 @app.command()

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.compare import Comparison, compare
@@ -39,6 +40,7 @@ class Evaluated:
         reused: Names of systems whose outputs were taken from an earlier evaluation.
     """
 
+    task: PromptedTask
     comparison: Comparison
     systems: Mapping[str, SystemResult]
     records: Sequence[Record]
@@ -77,7 +79,7 @@ def evaluate(
     store = store or Store()
     stored = store.get(adapter)
     task = prompted(stored.manifest.task, tasks)
-    dataset = load_dataset(data)
+    dataset = load_dataset(Path(data))
     dataset.verify()
     records = list(dataset.records(split))[:limit]
     if not records:
@@ -102,7 +104,7 @@ def evaluate(
         {name: system.evaluation for name, system in systems.items()},
         against=stored.reference,
     )
-    return Evaluated(comparison, systems, records, dataset, stored, tuple(kept.reused))
+    return Evaluated(task, comparison, systems, records, dataset, stored, tuple(kept.reused))
 
 
 def prompted(name: str, tasks: str | Path | None = None) -> PromptedTask:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.manifest import Base, ManifestDraft, Precision
 from searchlora.adapters.manifest import Dataset as TrainedOn
+from searchlora.adapters.manifest import Precision
 from searchlora.adapters.names import check_name
-from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, TrainingError
 from searchlora.experiments.evaluate import Steps, prompted, retrieving
@@ -76,7 +78,19 @@ def train(
         resume=resume,
         progress=steps("Training"),
     )
-    stored = _stored(store, name, plugin, wanted, dataset, model, trained)
+    stored = store_adapter(
+        store,
+        name,
+        trained.adapter,
+        task=plugin,
+        recipe=wanted,
+        base=model,
+        dataset=TrainedOn(fingerprint=dataset.fingerprint, card=_summary(dataset)),
+        metrics=_measures(trained),
+        evaluated=Precision(quantization="none", precision=wanted.precision),
+        training=trained.summary,
+        beside=[trained.folder / "metrics.jsonl", trained.folder / "loss.svg"],
+    )
     shutil.rmtree(folder)
     return stored
 
@@ -142,34 +156,10 @@ def _validator(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseM
     return Validator(task, LocalEngine(base, precision=recipe.precision), records[: recipe.validation.rows], trial)
 
 
-def _stored(
-    store: Store,
-    name: str,
-    task: PromptedTask,
-    recipe: Recipe,
-    dataset: Dataset,
-    base: BaseModel,
-    trained: Trained,
-) -> StoredAdapter:
-    from searchlora.adapters.golden import golden_of, prompt_hash
-    from searchlora.adapters.verify import verify
-
-    for file in ("metrics.jsonl", "loss.svg"):
-        shutil.copy(trained.folder / file, trained.adapter / file)
-    draft = ManifestDraft(
-        task=task.name,
-        task_version=task.version,
-        base=Base(name=base.name, revision=base.revision, fingerprint=fingerprint(base.path)),
-        recipe=recipe.model_dump(),
-        trained=Precision(quantization=recipe.quantization, precision=recipe.precision),
-        evaluated=Precision(quantization="none", precision=recipe.precision),
-        dataset=TrainedOn(fingerprint=dataset.fingerprint, card=dataset.card.brief()),
-        prompt_hash=prompt_hash(task),
-        golden=golden_of(task, base, trained.adapter, recipe.precision),
-        metrics=_measures(trained),
-        training=trained.summary,
-    )
-    return store.add(name, trained.adapter, draft, check=lambda stored: verify(stored, task, base))
+def _summary(dataset: Dataset) -> dict[str, Any]:
+    """What a manifest says of the data; the whole card stays with the dataset."""
+    card = dataset.card
+    return {"format": card.format, "source": card.source["name"], "seed": card.seed, "rows": dict(card.rows)}
 
 
 def _measures(trained: Trained) -> dict[str, float]:

@@ -126,7 +126,7 @@ def _arguments(recipe: Recipe, folder: Path) -> Any:
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=optim.batch_size,
         gradient_accumulation_steps=optim.gradient_accumulation,
-        gradient_checkpointing=optim.gradient_checkpointing,
+        activation_checkpointing=optim.gradient_checkpointing,
         learning_rate=optim.learning_rate,
         lr_scheduler_type=optim.schedule,
         warmup_steps=optim.warmup_ratio,

@@ -49,11 +49,10 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         """AdamW, or LoRA+ (arXiv:2402.12354) where the recipe gives a ratio."""
         if self.plus_ratio is None:
             return super().create_optimizer(*args, **kwargs)
-        if self.optimizer is None:
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = create_loraplus_optimizer(
-                self.model, optimizer_class, loraplus_lr_ratio=self.plus_ratio, **settings
-            )
+        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer: Any = create_loraplus_optimizer(
+            self.model, optimizer_class, loraplus_lr_ratio=self.plus_ratio, **settings
+        )
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:

@@ -139,7 +139,8 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
         best = self.best
         if best is None:
             return True
-        return measures[metric] < best[metric] if metric == "loss" else measures[metric] > best[metric]
+        before = float(best[metric])
+        return measures[metric] < before if metric == "loss" else measures[metric] > before
 
     def _keep(self, now: Path, about: Mapping[str, Any]) -> None:
         best = self.folder / "best"

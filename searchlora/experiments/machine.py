@@ -1,0 +1,40 @@
+"""What figures were made on: the machine in words, and the versions of what computed them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("searchlora", "torch", "transformers", "peft", "trl", "bitsandbytes", "bm25s", "ir-measures")
+
+
+def machine() -> str:
+    """Processor, cores and memory, and the GPU if one is used."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory().total / 2**30
+    words = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{words}, no GPU"
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that figures depend on, Python's first."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

@@ -1,0 +1,99 @@
+"""An evaluation as files: `evaluation.json`, `evaluation.md`, the runs, and `report.html`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.files import atomic_text
+from searchlora.eval.report.details import Answer, Detail, Found, extremes
+from searchlora.eval.report.write import write_report
+from searchlora.eval.tables import Header, to_json, to_markdown
+from searchlora.eval.trec import write_run
+from searchlora.experiments.evaluate import Evaluated
+from searchlora.experiments.machine import machine, versions
+from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.pipeline import run_of
+from searchlora.prompts import input_text
+
+_FOUND = 3
+
+
+def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
+    """Write all files of an evaluation into a folder and return the path of the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = Header(
+        benchmark=evaluated.adapter.reference,
+        command=" ".join(["searchlora", *sys.argv[1:]]),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        versions=versions(),
+    )
+    with atomic_text(folder / "evaluation.json") as out:
+        json.dump(to_json(evaluated.comparison, header), out, indent=1, ensure_ascii=False)
+    with atomic_text(folder / "evaluation.md") as out:
+        out.write(to_markdown(evaluated.comparison))
+    for name, system in evaluated.systems.items():
+        if system.searches and "hits" in system.searches[0]:
+            file = name.replace(" ", "-").replace("/", "-")
+            write_run(folder / "runs" / f"{file}.trec", run_of(system.searches), file)
+    return write_report(
+        folder / "report.html",
+        f"{evaluated.adapter.reference}, evaluated",
+        evaluated.comparison,
+        _details(evaluated),
+        _provenance(evaluated, split, header),
+        introduction=(
+            f"The adapter against its base without adapter and against systems without a model, on the "
+            f"{len(evaluated.records)} records of the split '{split}'."
+        ),
+    )
+
+
+def _provenance(evaluated: Evaluated, split: str, header: Header) -> dict[str, str]:
+    manifest = evaluated.adapter.manifest
+    card = evaluated.dataset.card
+    return {
+        "Adapter": f"{manifest.reference}, stored {manifest.created}",
+        "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors[:16]}",
+        "Dataset": f"{card.source['name']} ({card.format}), sha256 {evaluated.dataset.fingerprint[:16]}, split {split}",
+        "Command": header.command,
+        "Date": header.date,
+        "Machine": header.machine,
+        "Versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
+    }
+
+
+def _details(evaluated: Evaluated) -> dict[str, Detail]:
+    """The texts of the rows that the report shows: the biggest wins and losses against each other system."""
+    comparison = evaluated.comparison
+    shown: set[str] = set()
+    for other in comparison.systems:
+        if other != comparison.against:
+            wins, losses = extremes(comparison, other)
+            shown |= {*wins, *losses}
+    documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
+    qrels = evaluated.dataset.qrels() or {}
+    details = {}
+    for place, record in enumerate(evaluated.records):
+        row = str(record["id"])
+        if row not in shown:
+            continue
+        answers = {
+            name: Answer(_said(system.outputs[place]), _found(system.searches[place], documents, qrels.get(row, {})))
+            for name, system in evaluated.systems.items()
+        }
+        details[row] = Detail(input_text(evaluated.task, record), answers, evaluated.task.target(record))
+    return details
+
+
+def _said(output: Any) -> str:
+    return output.raw if isinstance(output, InvalidOutput) else str(output)
+
+
+def _found(search: Any, documents: dict[str, str], grades: Any) -> tuple[Found, ...]:
+    hits = search.get("hits", [])[:_FOUND]
+    return tuple(Found(hit.document, documents.get(hit.document, ""), grades.get(hit.document)) for hit in hits)
