@@ -63,6 +63,7 @@ class Comparison:
         measures: The measures compared, the headline first in the order asked for.
         against: The system under test.
         correction: How `p_corrected` was made.
+        groups: How many clusters the rows come in.
         rows, comparisons, slices: The figures.
         values: measure -> system -> row id -> value, over the common rows; what plots and tables of queries show.
         invalid: system -> row id -> why its output did not parse.
@@ -74,6 +75,7 @@ class Comparison:
     measures: tuple[str, ...]
     against: str
     correction: str
+    groups: int
     rows: tuple[Row, ...]
     comparisons: tuple[Pair, ...]
     slices: tuple[Slice, ...]
@@ -144,6 +146,7 @@ def compare(
         measures=tuple(tables),
         against=against,
         correction=correction,
+        groups=len({clusters[row] for ids, _ in tables.values() for row in ids}),
         rows=tuple(rows),
         comparisons=_corrected(pairs, correction),
         slices=tuple(slices),
