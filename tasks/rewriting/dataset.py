@@ -24,6 +24,8 @@ CAST = {
     2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
 }
 
+NEEDED = ("id", "group", "query", "rewrite")
+
 #: Fields that a table cell holds as JSON.
 NOT_TEXT = ("history", "protected", "turn", "needs_rewrite")
 
@@ -31,12 +33,13 @@ NOT_TEXT = ("history", "protected", "turn", "needs_rewrite")
 def _native(source: Path, options: Options) -> Rows:
     del options
     for path, split in split_files(source):
-        for row in read_rows(path, ("id", "group", "query", "rewrite")):
+        for row in read_rows(path, NEEDED):
             yield row if isinstance(row, RejectedRow) else _from_cells(row, split)
 
 
 def _from_cells(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
-    record = {name: value for name, value in row.data.items() if value is not None and value != ""}
+    # An empty cell is how a table leaves out an optional field.
+    record = {name: value for name, value in row.data.items() if name in NEEDED or value not in (None, "")}
     for name in NOT_TEXT:
         if isinstance(record.get(name), str):
             try:

@@ -1,0 +1,293 @@
+"""The dataset builder: splits, leaks, refusals, and that an error leaves nothing behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchlora.data.build import build
+from searchlora.data.card import read_card
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
+from searchlora.tasks.rewriting import task
+
+Row = dict[str, Any]
+
+
+def _row(number: int, **changes: Any) -> Row:
+    row = {"id": f"r{number}", "group": f"g{number // 3}", "query": f"query {number}", "rewrite": f"better {number}"}
+    return {**row, **changes}
+
+
+def _source(folder: Path, rows: list[Row], name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _built(source: Path, out: Path, **options: Any) -> dict[str, list[Row]]:
+    build(task, source, format="native", out=out, **options)
+    dataset = load_dataset(out)
+    return {split: [dict(record) for record in dataset.records(split)] for split in ("train", "validation", "test")}
+
+
+def _nothing_but(folder: Path, *names: str) -> bool:
+    return {path.name for path in folder.iterdir()} == set(names)
+
+
+def test_splits_are_by_group_in_the_shares_asked_for(tmp_path: Path) -> None:
+    splits = _built(_source(tmp_path, [_row(number) for number in range(3000)]), tmp_path / "out")
+    groups = {name: {row["group"] for row in rows} for name, rows in splits.items()}
+    assert not groups["train"] & groups["test"] and not groups["train"] & groups["validation"]
+    assert not groups["validation"] & groups["test"]
+    assert sum(map(len, splits.values())) == 3000
+    assert len(groups["train"]) == pytest.approx(800, abs=40)
+    assert len(groups["test"]) == pytest.approx(100, abs=30)
+
+
+def test_a_groups_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    rows = [_row(number) for number in range(300)]
+    first = _built(_source(tmp_path, rows), tmp_path / "first")
+    more = _built(_source(tmp_path, [_row(900 + number) for number in range(90)] + rows), tmp_path / "more")
+    other = _built(_source(tmp_path, rows), tmp_path / "other", seed=14)
+    assert {row["id"] for row in first["test"]} <= {row["id"] for row in more["test"]}
+    assert first["test"] != other["test"]
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = _source(tmp_path, [_row(number) for number in range(100)])
+    one = build(task, source, format="native", out=tmp_path / "one")
+    two = build(task, source, format="native", out=tmp_path / "two")
+    assert one == two
+    assert load_dataset(tmp_path / "one").fingerprint == load_dataset(tmp_path / "two").fingerprint
+
+
+def test_the_card_tells_what_is_in_the_folder(tmp_path: Path) -> None:
+    rows = [_row(number, query="ab " * (1 + number % 5) + str(number)) for number in range(100)]
+    source = _source(tmp_path, rows)
+    card = build(task, source, format="native", out=tmp_path / "out", seed=5)
+    assert card == read_card(tmp_path / "out")
+    assert sum(card.rows.values()) == 100 and sum(card.groups.values()) == 34
+    assert card.source == {
+        "name": "rows.jsonl",
+        "files": {"rows.jsonl": hashlib.sha256(source.read_bytes()).hexdigest()},
+    }
+    for name, digest in card.files.items():
+        assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    words = card.text["target"]["words"]
+    assert words == {"min": 2, "median": 2, "mean": 2, "p95": 2, "max": 2}
+    assert card.text["target"]["characters"]["min"] == len("better 0")
+    assert card.text["target"]["characters"]["max"] == len("better 99")
+    assert card.text["input"]["words"]["max"] - card.text["input"]["words"]["min"] == 4
+    assert str(tmp_path) not in (tmp_path / "out" / "dataset.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"query": ""}, "field 'query'"),
+        ({"query": 7}, "field 'query': 7 is not of type 'string'"),
+        ({"history": [{"role": "robot", "text": "hi"}]}, "field 'history/0/role': 'robot' is not one of"),
+        ({"colour": "red"}, "'colour' was unexpected"),
+        ({"id": "two words"}, "field 'id'"),
+        ({"turn": 0}, "field 'turn'"),
+        ({"id": "r0"}, "field 'id': 'r0' was used by an earlier row"),
+    ],
+)
+def test_a_row_that_does_not_fit_names_row_and_field(tmp_path: Path, changes: Row, told: str) -> None:
+    source = _source(tmp_path, [_row(0), _row(1), _row(2, **changes), _row(3)])
+    with pytest.raises(RejectedRows) as raised:
+        build(task, source, format="native", out=tmp_path / "out")
+    assert "rows.jsonl, line 3" in str(raised.value)
+    assert told in str(raised.value)
+    assert "--allow-rejects" in str(raised.value)
+    assert _nothing_but(tmp_path, "rows.jsonl", "out.rejected.jsonl")
+    listed = [json.loads(line) for line in (tmp_path / "out.rejected.jsonl").read_text().splitlines()]
+    assert [line["where"] for line in listed] == ["rows.jsonl, line 3"]
+    assert listed[0]["row"] == _row(2, **changes)
+
+
+def test_rejected_rows_are_listed_in_the_dataset_when_allowed(tmp_path: Path) -> None:
+    source = _source(tmp_path, [*(_row(number) for number in range(30)), _row(30, query=" ")])
+    with source.open("a") as more:
+        more.write("{half a li\n")
+    with pytest.raises(RejectedRows, match="2 rows were refused"):
+        build(task, source, format="native", out=tmp_path / "out")
+    card = build(task, source, format="native", out=tmp_path / "out", allow_rejects=True)
+    assert sum(card.rejected.values()) == 2
+    listed = [json.loads(line)["where"] for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert listed == ["rows.jsonl, line 31", "rows.jsonl, line 32"]
+    assert _nothing_but(tmp_path, "rows.jsonl", "out")
+
+
+def test_no_usable_row_is_an_error_even_when_rejects_are_allowed(tmp_path: Path) -> None:
+    with pytest.raises(RejectedRows, match="0 are fine"):
+        build(task, _source(tmp_path, [{"id": 1}]), format="native", out=tmp_path / "out", allow_rejects=True)
+    array = tmp_path / "none.json"
+    array.write_text("[]")
+    with pytest.raises(DataError, match="holds no usable row"):
+        build(task, array, format="native", out=tmp_path / "out")
+
+
+def _leaking() -> list[Row]:
+    """Thirty groups that all hold the same question, near enough."""
+    spellings = ("Where was he born?", "where was he born", " WHERE was  he born? ")
+    own = [_row(number) for number in range(90)]
+    return own + [_row(100 + n, group=f"g{n}", query=spellings[n % 3], rewrite=f"better {n}") for n in range(30)]
+
+
+def test_a_leak_is_refused_and_listed(tmp_path: Path) -> None:
+    source = _source(tmp_path, _leaking())
+    with pytest.raises(LeakError) as raised:
+        build(task, source, format="native", out=tmp_path / "out", shares=(0.6, 0.2, 0.2))
+    assert "have the same input" in str(raised.value)
+    assert "rows.jsonl, line" in str(raised.value)
+    assert _nothing_but(tmp_path, "rows.jsonl", "out.leaks.jsonl")
+    leaks = [json.loads(line) for line in (tmp_path / "out.leaks.jsonl").read_text().splitlines()]
+    assert {leak["split"] for leak in leaks} == {"train", "validation"}
+    lines = source.read_text().splitlines()
+    for leak in leaks:
+        assert json.loads(lines[int(leak["where"].rpartition(" ")[2]) - 1])["id"] == leak["id"]
+        assert leak["like_split"] in ("validation", "test")
+
+
+def test_dropping_a_leak_keeps_test_whole_and_lists_what_went(tmp_path: Path) -> None:
+    source = _source(tmp_path, _leaking())
+    splits = _built(source, tmp_path / "out", shares=(0.6, 0.2, 0.2), on_leak="drop")
+    stock = {name: [row for row in rows if "born" in row["query"].lower()] for name, rows in splits.items()}
+    assert stock["test"] and not stock["train"] and not stock["validation"]
+    card = load_dataset(tmp_path / "out").card
+    assert card.leaks["found"] == 30 - len(stock["test"]) == sum(card.leaks["taken out"].values())
+    assert sum(card.rows.values()) == 120 - card.leaks["found"]
+    gone = {json.loads(line)["id"] for line in (tmp_path / "out" / "leaks.jsonl").read_text().splitlines()}
+    assert gone == {f"r{100 + n}" for n in range(30)} - {row["id"] for row in stock["test"]}
+    assert card.text["input"]["words"]["max"] >= 5
+
+
+def test_an_official_test_split_stays_whole_and_training_rows_like_it_are_taken_out(tmp_path: Path) -> None:
+    train = [_row(number, split="train", group=f"a{number}") for number in range(200)]
+    test = [_row(500 + number, split="test", group=f"b{number}", query=f"QUERY {number}!") for number in range(25)]
+    test.append(_row(600, split="test", group="a150", query="its group is in train"))
+    splits = _built(_source(tmp_path, [*train, *test]), tmp_path / "out")
+    assert [row["id"] for row in splits["test"]] == [row["id"] for row in test]
+    left = {row["id"] for row in [*splits["train"], *splits["validation"]]}
+    assert left == {f"r{number}" for number in range(25, 200)} - {"r150"}
+    assert splits["validation"], "a validation split is made out of training groups"
+    card = load_dataset(tmp_path / "out").card
+    assert card.official_splits
+    assert card.leaks["found"] == 26
+    assert {leak["same"] for leak in card.leaks["rows"]} == {"input", "group"}
+
+
+def test_an_official_validation_split_is_used_and_training_keeps_its_rows(tmp_path: Path) -> None:
+    sizes = {"train": 100, "validation": 20, "test": 20}
+    rows = [
+        _row(start + number, split=split, group=f"{split}{number}")
+        for start, (split, size) in enumerate(sizes.items())
+        for number in range(start * 1000, start * 1000 + size)
+    ]
+    assert {name: len(rows) for name, rows in _built(_source(tmp_path, rows), tmp_path / "out").items()} == sizes
+
+
+def test_a_row_without_the_split_that_the_others_have_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(RejectedRows, match="field 'split' is missing, while the first row has it"):
+        build(task, _source(tmp_path, [_row(0, split="train"), _row(1)]), format="native", out=tmp_path / "out")
+
+
+def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
+    source = _source(tmp_path, [*(_row(number) for number in range(40)), {"broken": True}])
+    assert sum(build(task, source, format="native", out=tmp_path / "out", limit=40).rows.values()) == 40
+
+
+def test_progress_tells_bytes_and_rows_up_to_the_end(tmp_path: Path) -> None:
+    source = _source(tmp_path, [_row(number) for number in range(20_000)])
+    told: list[tuple[int, int | None, str]] = []
+    build(
+        task,
+        source,
+        format="native",
+        out=tmp_path / "out",
+        progress=lambda done, total, note="": told.append((done, total, note)),
+    )
+    assert told[-1] == (source.stat().st_size, source.stat().st_size, "20,000 rows")
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert 0 < told[1][0] < source.stat().st_size
+
+
+def test_calls_that_make_no_sense_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    source = _source(tmp_path, [_row(0)])
+    out = tmp_path / "out"
+    with pytest.raises(UnknownFormat, match="Known formats: canard"):
+        build(task, source, format="nativ", out=out)
+    with pytest.raises(UsageError, match="has no option 'colour'"):
+        build(task, source, format="pairs", out=out, options={"colour": "red"})
+    with pytest.raises(UsageError, match="do not make a whole"):
+        build(task, source, format="native", out=out, shares=(0.5, 0.1, 0.1))
+    with pytest.raises(UsageError, match="on_leak"):
+        build(task, source, format="native", out=out, on_leak="ignore")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no such file"):
+        build(task, tmp_path / "none", format="native", out=out)
+    assert _nothing_but(tmp_path, "rows.jsonl")
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    with pytest.raises(DataError, match="is there already"):
+        build(task, _source(tmp_path, [_row(0)]), format="native", out=out)
+    assert _nothing_but(out, "precious.txt")
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing_half_written(tmp_path: Path) -> None:
+    source = _source(tmp_path, [_row(number) for number in range(5000)])
+    script = f"""
+import resource, sys
+from pathlib import Path
+from searchlora.data.build import build
+from searchlora.errors import DataError
+from searchlora.tasks.rewriting import task
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / "out")!r}))
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "cannot be written" in done.stdout
+    assert _nothing_but(tmp_path, "rows.jsonl")
+
+
+def _many(rows: int) -> Iterator[str]:
+    for number in range(rows):
+        row = _row(number, query=f"query number {number} of very many", history=[])
+        yield json.dumps(row) + "\n"
+
+
+@pytest.mark.slow
+def test_a_million_rows_stay_below_a_gigabyte(tmp_path: Path) -> None:
+    """Peak memory at 20,000 and 120,000 rows, and the line through both at a million."""
+    peaks = {}
+    for rows in (20_000, 120_000):
+        source = tmp_path / f"{rows}.jsonl"
+        with source.open("w") as out:
+            out.writelines(_many(rows))
+        script = f"""
+import resource
+from pathlib import Path
+from searchlora.data.build import build
+from searchlora.tasks.rewriting import task
+build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / f"out{rows}")!r}))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        peaks[rows] = int(done.stdout) / 1024  # MiB
+    per_row = (peaks[120_000] - peaks[20_000]) / 100_000
+    assert peaks[20_000] + per_row * 1_000_000 < 1024

@@ -1,0 +1,104 @@
+"""Opening a dataset folder, and noticing that it was changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from searchlora.data.build import build
+from searchlora.data.collection import read_documents, read_judgments, write_collection
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.text import fingerprint
+from searchlora.errors import DataError, UsageError
+from searchlora.records import Collection, Document, Judgment
+from searchlora.tasks.rewriting import task
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    source = tmp_path / "rows.csv"
+    lines = [f"r{number},g{number},query {number},better {number}" for number in range(60)]
+    source.write_text("\n".join(["id,group,query,rewrite", *lines]))
+    build(task, source, format="native", out=tmp_path / "data")
+    return load_dataset(tmp_path / "data")
+
+
+def test_records_come_back(dataset: Dataset) -> None:
+    found = [record["id"] for split in ("train", "validation", "test") for record in dataset.records(split)]
+    assert sorted(found) == sorted(f"r{number}" for number in range(60))
+    assert list(dataset.iter_records("test")) == dataset.records("test")
+    assert dataset.documents() is None
+    assert dataset.qrels() is None
+    with pytest.raises(UsageError, match="no split 'dev'"):
+        dataset.records("dev")
+
+
+def test_a_changed_or_missing_file_is_named(dataset: Dataset) -> None:
+    dataset.verify()
+    path = dataset.folder / "test.jsonl"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(DataError, match=r"test\.jsonl: was changed"):
+        dataset.verify()
+    path.unlink()
+    with pytest.raises(DataError, match=r"test\.jsonl: the file is missing"):
+        dataset.verify()
+
+
+def test_a_folder_that_is_no_dataset_is_told(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.raises(DataError, match="is not a dataset"):
+        load_dataset(tmp_path)
+    card = dataset.folder / "dataset.json"
+    values = json.loads(card.read_text())
+    card.write_text(json.dumps({**values, "schema_version": 99}))
+    with pytest.raises(DataError, match="schema version 99"):
+        load_dataset(dataset.folder)
+    card.write_text(card.read_text()[:50])
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset(dataset.folder)
+    card.write_text("{}")
+    with pytest.raises(DataError, match="not a dataset card"):
+        load_dataset(dataset.folder)
+
+
+def _collection(*documents: Document) -> Collection:
+    judged = [Judgment("t1", "d1", 2), Judgment("t1", "elsewhere", 0), Judgment("t2", "d1", 1)]
+    return Collection(documents, judged)
+
+
+def test_a_collection_is_written_for_the_topics_there_are(tmp_path: Path) -> None:
+    documents = (Document("d1", "a\ttext\nof two lines", "title"), Document("d2", "ü"))
+    counts = write_collection(_collection(*documents), tmp_path, {fingerprint("t1")})
+    assert counts == {"documents": 2, "judgments": 2, "judged documents missing": 1}
+    assert tuple(read_documents(tmp_path / "corpus.jsonl")) == documents
+    assert list(read_judgments(tmp_path / "qrels.txt")) == [Judgment("t1", "d1", 2), Judgment("t1", "elsewhere", 0)]
+
+
+@pytest.mark.parametrize(
+    ("documents", "told"),
+    [
+        ((Document("d1", "a"), Document("d1", "b")), "stands twice"),
+        ((Document("d 1", "a"),), "cannot stand in a TREC file"),
+    ],
+)
+def test_a_document_id_must_be_usable(tmp_path: Path, documents: tuple[Document, ...], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        write_collection(_collection(*documents), tmp_path, set())
+
+
+def test_an_unreadable_collection_names_the_line(tmp_path: Path) -> None:
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("t1 0 d1 1\nt1 0 d1\n")
+    with pytest.raises(DataError, match="line 2"):
+        _exhaust(read_judgments(qrels))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "d1", "text": "a"}\n{"id": "d2"}\n')
+    with pytest.raises(DataError, match="line 2: the document field 'text' is missing"):
+        _exhaust(read_documents(corpus))
+
+
+def _exhaust(rows: Iterator[object]) -> None:
+    for _ in rows:
+        pass

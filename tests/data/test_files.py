@@ -1,0 +1,184 @@
+"""Readers of source files: every kind, plain and gzipped, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from searchlora.data.files import read_rows
+from searchlora.data.meter import Meter, metered
+from searchlora.errors import DataError, RowError
+from searchlora.records import RejectedRow, SourceRow
+
+ROWS = [{"query": "red shoes", "rewrite": 'shoes, "red"'}, {"query": "zelt für zwei", "rewrite": "tent\u2028for two"}]
+
+
+def _jsonl(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _json(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _csv(path: Path, rows: list[dict[str, str]]) -> None:
+    lines = ["query,rewrite", *(f'{row["query"]},"{row["rewrite"].replace(chr(34), chr(34) * 2)}"' for row in rows)]
+    path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
+
+
+def _tsv(path: Path, rows: list[dict[str, str]]) -> None:
+    lines = ["query\trewrite", *(f"{row['query']}\t{row['rewrite']}" for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _parquet(path: Path, rows: list[dict[str, str]]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+WRITERS: dict[str, Callable[[Path, list[dict[str, str]]], None]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("ending", WRITERS)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str, zipped: bool) -> None:
+    path = tmp_path / f"rows{ending}"
+    WRITERS[ending](path, ROWS)
+    if zipped:
+        packed = path.with_name(path.name + ".gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        path = packed
+    rows = list(read_rows(path, ("query", "rewrite")))
+    assert [row.data for row in rows] == ROWS
+
+
+def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
+    jsonl = tmp_path / "a.jsonl"
+    jsonl.write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert [row.where for row in read_rows(jsonl)] == ["a.jsonl, line 1", "a.jsonl, line 3"]
+    table = tmp_path / "a.csv"
+    table.write_text('a,b\n1,"two\nlines"\n3,4\n')
+    assert [row.where for row in read_rows(table)] == ["a.csv, line 2", "a.csv, line 4"]
+    array = tmp_path / "a.json"
+    array.write_text('[\n\n{"a": 1},\n\n{"a": 2}]')
+    assert [row.where for row in read_rows(array)] == ["a.json, row 1", "a.json, row 2"]
+
+
+def test_malformed_lines_are_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"query": "ok"}\n{"query": \n[1]\n{"other": 1}\n{"query": "\xff"}\n{"query": "last"}\n')
+    rows = list(read_rows(path, ("query",)))
+    assert [isinstance(row, SourceRow) for row in rows] == [True, False, False, False, False, True]
+    reasons = [row.reason for row in rows if isinstance(row, RejectedRow)]
+    assert "is not JSON" in reasons[0]
+    assert reasons[1:3] == ["is not a JSON object", "field 'query' is missing"]
+    assert "UTF-8" in reasons[3]
+
+
+def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'a,b\n1,2\n1\n1,2,3\n"x"y,2\n\xff,2\n5,6\n')
+    rows = list(read_rows(path, ("a",)))
+    assert [row.data for row in rows if isinstance(row, SourceRow)] == [{"a": "1", "b": "2"}, {"a": "5", "b": "6"}]
+    rejected = [(row.where, row.reason) for row in rows if isinstance(row, RejectedRow)]
+    assert [where for where, _ in rejected] == [f"a.csv, line {line}" for line in (3, 4, 5, 6)]
+    assert rejected[0][1] == "has 1 fields where the header has 2"
+    assert rejected[3][1] == "is not UTF-8 text"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", b"", "the file is empty"),
+        ("a.xlsx", b"x", "Known endings: .jsonl"),
+        ("a.csv", b"query,other\n1,2\n", "there is no column 'rewrite'; the columns are query, other"),
+        ("a.csv", b"query,query\n1,2\n", "column 'query' stands twice"),
+        ("a.csv", b"qu\xffery,rewrite\n1,2\n", "the header is not UTF-8 text"),
+        ("a.parquet", b"PAR1 is not enough", "is not a sound Parquet file"),
+        ("a.jsonl.gz", b'{"query": 1}', "is not a sound gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"query": 1, "rewrite": 2}\n' * 1000)[:-20], "the gzip file is cut off"),
+        ("a.json", '[{"query": "ü"}]'.encode("latin-1"), "is not UTF-8 text"),
+    ],
+)
+def test_an_unusable_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as raised:
+        list(read_rows(path, ("query", "rewrite")))
+    assert told in str(raised.value)
+    assert name in str(raised.value)
+
+
+def test_a_missing_file_and_a_folder_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such file"):
+        read_rows(tmp_path / "none.csv")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="is a folder"):
+        read_rows(tmp_path / "folder.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ('[{"a": 1}, {"a": 2', 2),
+        ('[{"a": 1} {"a": 2}]', 1),
+        ('[{"a": 1},', 2),
+        ('[{"a": 1}] trailing', 2),
+        ('[{"a": 1}, oops]', 2),
+    ],
+)
+def test_a_broken_json_array_names_the_row(tmp_path: Path, text: str, row: int) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(RowError, match=f"a.json, row {row}"):
+        list(read_rows(path))
+
+
+def test_a_json_array_larger_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"number": number, "text": "ü" * (number % 977)} for number in range(3000)]
+    rows.append({"long": "x" * 300_000})
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert [row.data for row in read_rows(path)] == rows
+    assert path.stat().st_size > 10 * (1 << 16)
+
+
+def test_numbers_in_a_json_array_are_rejected_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[12, 34]")
+    assert [row.data for row in read_rows(path)] == [12, 34]
+    path.write_text("12")
+    assert [row.data for row in read_rows(path)] == [12]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_the_meter_sees_every_byte(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows{ending}"
+    WRITERS[ending](path, ROWS * 30_000)
+    told: list[tuple[int, int | None]] = []
+
+    def progress(done: int, total: int | None, note: str = "") -> None:
+        del note
+        told.append((done, total))
+
+    meter = Meter(total=path.stat().st_size, progress=progress)
+    with metered(meter):
+        rows = list(read_rows(path))
+    assert len(rows) == 60_000
+    assert meter.done >= path.stat().st_size
+    assert list(meter.files) == [path]
+    assert told == sorted(told)
+    assert len(told) >= 2 or ending == ".parquet"  # Parquet packs these rows into less than a telling

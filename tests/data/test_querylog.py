@@ -1,0 +1,156 @@
+"""Mining a query log: which queries become pairs, which are left out, and that every one is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from searchlora.data.formats.querylog import read
+from searchlora.data.formats.sessions import Event, Rules, mine, related
+from searchlora.errors import DataError, UsageError
+from searchlora.records import RejectedRow, SourceReport, SourceRow
+
+
+def _log(path: Path, rows: list[tuple[object, ...]], header: str = "session,time,query,clicks,user") -> Path:
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n", encoding="utf-8")
+    return path
+
+
+def _mined(path: Path, **options: str) -> tuple[dict[str, str], dict[str, int]]:
+    rows = list(read(path, options))
+    report = rows[-1]
+    assert isinstance(report, SourceReport)
+    pairs = {row.data["query"]: row.data["rewrite"] for row in rows if isinstance(row, SourceRow)}
+    return pairs, dict(report.counts)
+
+
+def _users(session: str, *events: tuple[object, ...]) -> list[tuple[object, ...]]:
+    """The same session by three users."""
+    return [
+        (f"{session}{user}", f"{time}", query, clicks, f"user{user}")
+        for user in range(3)
+        for time, query, clicks in events
+    ]
+
+
+def test_a_failed_query_is_paired_with_the_success_after_it(tmp_path: Path) -> None:
+    rows = _users("a", (0, "red trainers", 0), (20, "red running shoes", 1), (30, "tent", 1))
+    pairs, counts = _mined(_log(tmp_path / "log.csv", rows))
+    assert pairs == {"red trainers": "red running shoes", "tent": "tent"}
+    assert counts["log rows"] == 9
+    assert counts["sessions"] == 3
+    assert counts["reformulations kept"] == 1
+    assert counts["pass-through rows kept"] == 1
+
+
+def test_sessions_are_put_in_order_of_time_and_iso_times_are_read(tmp_path: Path) -> None:
+    rows = _users(
+        "a", ("2024-05-01T10:00:20Z", "red running shoes", "d1 d2"), ("2024-05-01T10:00:00Z", "red shoez", "")
+    )
+    pairs, _ = _mined(_log(tmp_path / "log.csv", rows))
+    assert pairs == {"red shoez": "red running shoes"}
+
+
+@pytest.mark.parametrize(
+    ("events", "mined"),
+    [
+        ([(0, "red shoez", 0), (601, "red shoes", 1)], [("red shoes", "red shoes")]),
+        ([(0, "red shoez", 0), (600, "red shoes", 1)], [("red shoez", "red shoes")]),
+        ([(0, "garden hose", 0), (5, "red shoes", 1)], [("red shoes", "red shoes")]),
+        ([(0, "red shoez", 0), (5, "red shoes", 0)], []),
+        (
+            [(0, "red shoez", 0), (5, "red shos", 0), (9, "red shoes", 1)],
+            [("red shoez", "red shoes"), ("red shos", "red shoes")],
+        ),
+        ([(0, "red shoes", 0), (5, "red shoes", 1)], [("red shoes", "red shoes")]),
+        (
+            [(0, "red shoez", 0), (5, "red shoes", 1), (9, "red boots", 1)],
+            [("red shoez", "red shoes"), ("red boots", "red boots")],
+        ),
+    ],
+)
+def test_the_rules_within_a_session(events: list[tuple[float, str, int]], mined: list[tuple[str, str]]) -> None:
+    assert list(mine([Event(*event) for event in events], Rules())) == mined
+
+
+def test_related_queries_share_a_word_or_their_letters() -> None:
+    assert related("red trainers", "red running shoes", 0.3)
+    assert related("sneekers", "sneakers", 0.3)
+    assert not related("tent", "garden hose", 0.3)
+    assert not related("shoes for the rain", "tents for the beach", 0.5)
+
+
+def test_queries_of_few_users_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [*_users("a", (0, "tent", 1)), ("b", 0, "secret thing", 1, "user1"), ("c", 0, "secret thing", 1, "user1")]
+    log = _log(tmp_path / "log.csv", rows)
+    pairs, counts = _mined(log)
+    assert pairs == {"tent": "tent"}
+    assert counts["of these left out for too few users"] == 1
+    assert "secret thing" in _mined(log, min_users="1")[0]
+
+
+def test_without_users_sessions_are_counted(tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [(session, 0, "tent", 1) for session in "abc"]
+    log = _log(tmp_path / "log.csv", rows, "session,time,query,clicks")
+    assert _mined(log)[0] == {"tent": "tent"}
+    assert _mined(log, min_users="4")[0] == {}
+
+
+def test_personal_data_never_leaves_the_log(tmp_path: Path) -> None:
+    rows = _users("a", (0, "order 12345678 jane@mail.example", 1))
+    pairs, counts = _mined(_log(tmp_path / "log.csv", rows))
+    assert pairs == {"[order] [mail]": "[order] [mail]"}
+    assert counts["rows with something masked"] == 3
+
+
+def test_the_rewrite_of_most_sessions_is_kept(tmp_path: Path) -> None:
+    one, other = _users("a", (0, "shoez", 0), (5, "shoes", 1)), _users("b", (0, "shoez", 0), (5, "shoezz box", 1))
+    rows = [*one, *other, ("c", 0, "shoez", 0, "user0"), ("c", 5, "shoezz box", 1, "user0")]
+    pairs, counts = _mined(_log(tmp_path / "log.csv", rows))
+    assert pairs == {"shoez": "shoezz box"}
+    assert counts["distinct pairs mined"] == 2
+
+
+def test_spellings_that_differ_in_case_only_are_one_query_in_its_commonest_spelling(tmp_path: Path) -> None:
+    rows = [("a", 0, "iPhone case", 1, "u1"), ("b", 0, "iphone case", 1, "u2"), ("c", 0, "iPhone case", 1, "u3")]
+    assert _mined(_log(tmp_path / "log.csv", rows))[0] == {"iPhone case": "iPhone case"}
+
+
+def test_a_robots_session_is_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [*_users("a", (0, "tent", 1)), *(("robot", second, f"tent {second}", 1, "r") for second in range(12))]
+    _, counts = _mined(_log(tmp_path / "log.csv", rows), max_session="10", min_users="1")
+    assert counts["sessions left out as too long"] == 1
+    assert counts["distinct pairs mined"] == 1
+
+
+def test_unreadable_rows_are_rejected_with_their_line(tmp_path: Path) -> None:
+    rows = [
+        ("a", "yesterday", "tent", 1, "u"),
+        ("a", 0, "tent", -1, "u"),
+        ("", 0, "tent", 1, "u"),
+        ("a", "nan", "x", 1, "u"),
+    ]
+    found = [row for row in read(_log(tmp_path / "log.csv", rows), {}) if isinstance(row, RejectedRow)]
+    assert [row.where for row in found] == [f"log.csv, line {line}" for line in (2, 3, 4, 5)]
+    assert "field 'time': 'yesterday'" in found[0].reason
+
+
+def test_wrong_columns_and_options_are_told(tmp_path: Path) -> None:
+    log = _log(tmp_path / "log.csv", [(1, 2, 3)], "sid,time,query")
+    with pytest.raises(DataError, match="there is no column 'session'"):
+        list(read(log, {}))
+    with pytest.raises(DataError, match="there is no column 'clicks'"):
+        list(read(log, {"session": "sid"}))
+    with pytest.raises(UsageError, match="'few' is not a number"):
+        list(read(log, {"min_users": "few"}))
+    with pytest.raises(UsageError, match="not a regular expression"):
+        list(read(log, {"order_pattern": "("}))
+
+
+def test_the_rules_are_told_with_their_thresholds(tmp_path: Path) -> None:
+    *_, report = read(_log(tmp_path / "log.csv", _users("a", (0, "tent", 1))), {"min_users": "2", "window": "90"})
+    assert isinstance(report, SourceReport)
+    told = " ".join(report.rules)
+    assert "fewer than 2 users" in told
+    assert "at most 90 seconds" in told
