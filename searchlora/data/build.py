@@ -132,7 +132,8 @@ class _Build:
     def _deal_out(self, splitter: Splitter, limit: int | None) -> None:
         check = RecordCheck(self.task.record_schema)
         ids: set[int] = set()
-        with (self.folder / REJECTED_FILE).open("w", encoding="utf-8") as rejects:
+        # A lone surrogate is why a row is rejected; written as \udXXX it does not spoil the list.
+        with (self.folder / REJECTED_FILE).open("w", encoding="utf-8", errors="backslashreplace") as rejects:
             for row in self.format.read(self.source, self.options):
                 if isinstance(row, SourceReport):
                     self.reports.append(row)
@@ -155,12 +156,13 @@ class _Build:
                 seen, target = prompts.input_text(self.task, record), _target(self.task, record)
             except RenderError as error:
                 problem = error.what
+            else:
+                problem = splitter.add(record, row.where, seen, target)
         if problem is not None:
             self._reject(RejectedRow(row.where, problem, record), rejects)
             return
         ids.add(key)
         self.meter.rows += 1
-        splitter.spool_for(record).add(record, row.where, seen, target)
 
     def _reject(self, row: RejectedRow, rejects: IO[str]) -> None:
         line = {"where": row.where, "reason": row.reason, "row": row.data}
@@ -178,7 +180,7 @@ class _Build:
             told = "; ".join(f"{row.where}: {row.reason}" for row in self.first_rejected)
             more = f"; and {refused - SHOWN} more" if refused > SHOWN else ""
             raise RejectedRows(
-                f"{refused} rows were refused ({self.meter.rows} are fine): {told}{more}",
+                f"{refused} of {refused + self.meter.rows} rows were refused: {told}{more}",
                 where=str(self.source),
                 fix=f"All are listed in {listing}. Mend them, or build from the rest with --allow-rejects; "
                 "no dataset was written.",

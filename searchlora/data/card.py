@@ -71,22 +71,7 @@ class DatasetCard:
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into a folder."""
         text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
-        (folder / CARD_FILE).write_text(text, encoding="utf-8")
-
-    def summary(self) -> str:
-        """What a person wants to know at once, a few lines."""
-        lines = [f"{name}: {count:,} rows in {self.groups[name]:,} groups" for name, count in self.rows.items()]
-        if self.collection is not None:
-            lines.append(
-                f"collection: {self.collection['documents']:,} documents, {self.collection['judgments']:,} judgments"
-            )
-        if self.rejected:
-            lines.append(f"refused: {sum(self.rejected.values()):,} rows, listed in rejected.jsonl")
-        if self.leaks["found"]:
-            taken = ", ".join(f"{count:,} of {name}" for name, count in self.leaks["taken out"].items())
-            lines.append(f"taken out because their like stands in another split: {taken}, listed in leaks.jsonl")
-        lines += [f"{name}: {count:,}" for name, count in self.report["counts"].items()]
-        return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
+        (folder / CARD_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_card(folder: Path) -> DatasetCard:
@@ -103,14 +88,16 @@ def read_card(folder: Path) -> DatasetCard:
         raise DataError(f"is not a dataset, there is no {CARD_FILE}", where=str(folder), fix=build_it) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({error})", where=str(path), fix=build_it) from None
-    if not isinstance(values, dict) or set(values) != {item.name for item in fields(DatasetCard)}:
-        raise DataError("is not a dataset card of this version of searchlora", where=str(path), fix=build_it)
+    if not isinstance(values, dict) or "schema_version" not in values:
+        raise DataError("is not a dataset card", where=str(path), fix=build_it)
     if values["schema_version"] != SCHEMA_VERSION:
         raise DataError(
             f"has schema version {values['schema_version']}, this searchlora reads {SCHEMA_VERSION}",
             where=str(path),
             fix="Upgrade searchlora, or build the dataset again.",
         )
+    if set(values) != {item.name for item in fields(DatasetCard)}:
+        raise DataError("lacks a field or has one too many", where=str(path), fix="Build the dataset again.")
     values["shares"] = tuple(values["shares"])
     values["warnings"] = tuple(values["warnings"])
     return DatasetCard(**values)

@@ -66,8 +66,15 @@ class Splitter:
             return f"field 'split': '{split}' is none of {', '.join(SPLITS)}"
         return None
 
-    def spool_for(self, record: Record) -> Spool:
-        """Where a row belongs."""
+    def add(self, record: Record, where: str, input_text: str, target: str) -> str | None:
+        """Put a row where it belongs (arguments as of `Spool.add`); returns why that is impossible, if it is."""
+        try:
+            self._spool_for(record).add(record, where, input_text, target)
+        except UnicodeEncodeError:
+            return "holds half of a character (a lone surrogate)"
+        return None
+
+    def _spool_for(self, record: Record) -> Spool:
         at = fingerprint(f"{self.seed}:{record['group']}") / 2**64
         train, validation, _ = self.shares
         if not self.official:

@@ -98,6 +98,7 @@ def test_the_card_tells_what_is_in_the_folder(tmp_path: Path) -> None:
         ({"colour": "red"}, "'colour' was unexpected"),
         ({"id": "two words"}, "field 'id'"),
         ({"turn": 0}, "field 'turn'"),
+        ({"query": "half \ud83d"}, "half of a character"),
         ({"id": "r0"}, "field 'id': 'r0' was used by an earlier row"),
     ],
 )
@@ -118,7 +119,7 @@ def test_rejected_rows_are_listed_in_the_dataset_when_allowed(tmp_path: Path) ->
     source = _source(tmp_path, [*(_row(number) for number in range(30)), _row(30, query=" ")])
     with source.open("a") as more:
         more.write("{half a li\n")
-    with pytest.raises(RejectedRows, match="2 rows were refused"):
+    with pytest.raises(RejectedRows, match="2 of 32 rows were refused"):
         build(task, source, format="native", out=tmp_path / "out")
     card = build(task, source, format="native", out=tmp_path / "out", allow_rejects=True)
     assert sum(card.rejected.values()) == 2
@@ -128,7 +129,7 @@ def test_rejected_rows_are_listed_in_the_dataset_when_allowed(tmp_path: Path) ->
 
 
 def test_no_usable_row_is_an_error_even_when_rejects_are_allowed(tmp_path: Path) -> None:
-    with pytest.raises(RejectedRows, match="0 are fine"):
+    with pytest.raises(RejectedRows, match="1 of 1 rows were refused"):
         build(task, _source(tmp_path, [{"id": 1}]), format="native", out=tmp_path / "out", allow_rejects=True)
     array = tmp_path / "none.json"
     array.write_text("[]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,20 @@ def test_the_rules_are_told_with_their_thresholds(tmp_path: Path) -> None:
     told = " ".join(report.rules)
     assert "fewer than 2 users" in told
     assert "at most 90 seconds" in told
+
+
+def test_a_disk_too_small_to_sort_on_is_told(tmp_path: Path) -> None:
+    log = _log(tmp_path / "log.csv", [(f"s{number}", 0, f"tent {number}", 1, "u") for number in range(5000)])
+    script = f"""
+import resource
+from pathlib import Path
+from searchlora.data.formats.querylog import read
+from searchlora.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    list(read(Path({str(log)!r}), {{}}))
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "cannot be sorted on disk" in done.stdout

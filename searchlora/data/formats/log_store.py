@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from searchlora.data.formats.sessions import Event
+from searchlora.errors import DataError
 
 CACHE_KIB = 65536
 
@@ -95,9 +96,18 @@ COUNTS = {
 
 @contextmanager
 def log_store() -> Iterator[LogStore]:
-    """An empty store in a temporary folder that goes away with it."""
-    with (
-        TemporaryDirectory(prefix="searchlora-log-") as folder,
-        closing(sqlite3.connect(Path(folder) / "log.sqlite", isolation_level=None)) as database,
-    ):
-        yield LogStore(database)
+    """An empty store in a temporary folder that goes away with it.
+
+    Raises:
+        DataError: when the disk is full.
+    """
+    with TemporaryDirectory(prefix="searchlora-log-") as folder:
+        try:
+            with closing(sqlite3.connect(Path(folder) / "log.sqlite", isolation_level=None)) as database:
+                yield LogStore(database)
+        except sqlite3.OperationalError as error:
+            raise DataError(
+                f"the log cannot be sorted on disk ({error})",
+                where=folder,
+                fix="Free some space there, or name another folder for temporary files by the variable TMPDIR.",
+            ) from None
