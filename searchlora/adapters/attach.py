@@ -139,7 +139,9 @@ def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, f
     """The model with the adapter's modules in place and their tensors on the meta device."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    settings = LoraConfig.from_peft_type(**{**config, "init_lora_weights": True, "inference_mode": True})
+    # Without the base's name, or PEFT warns that it differs from the path that the base was loaded from.
+    own = {"init_lora_weights": True, "inference_mode": True, "base_model_name_or_path": None}
+    settings = LoraConfig.from_peft_type(**{**config, **own})
     try:
         if isinstance(model, PeftModel):
             model.add_adapter(adapter_name, settings, low_cpu_mem_usage=True, autocast_adapter_dtype=False)

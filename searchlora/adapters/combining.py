@@ -23,8 +23,8 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
     """Whether adapters can be combined.
 
     Raises:
-        UsageError: for an unknown combination, fewer than two adapters, a weight too many or too few, different tasks, DoRA, or (but for `cat`)
-            different ranks.
+        UsageError: for an unknown combination, fewer than two adapters, a weight too many or too few, different tasks,
+            DoRA, or (but for `cat`) different ranks.
         BaseMismatch: when they were trained on different bases.
     """
     if combination not in COMBINATIONS:

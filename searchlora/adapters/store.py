@@ -86,8 +86,7 @@ class Store:
             InvalidName, NameTaken, StoreError: as `add`.
         """
 
-        def keep(new: Path, number: int) -> Manifest:
-            del number
+        def keep(new: Path, _: int) -> Manifest:
             files.copy_plain(folder, new)
             files.make_read_only(new)
             return manifest
@@ -232,9 +231,8 @@ class Store:
             self.check_task(name, task)
             number = self._free_version(name, version)
             manifest = fill(new, number)
-            for needed in (CONFIG, WEIGHTS):
-                if needed not in manifest.files:
-                    raise StoreError(f"there is no {needed}", where=name, fix="Give a plain PEFT folder.")
+            if missing := {CONFIG, WEIGHTS} - manifest.files.keys():
+                raise StoreError(f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder.")
             if check is not None:
                 check(StoredAdapter(new, manifest))
             target = self.root / name / str(number)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from searchlora.adapters.attach import attach, new_adapter, save_adapter
+from searchlora.adapters.peft_folder import CONFIG
+from searchlora.errors import LoadCheckFailed, MissingKey, NameTaken, RecipeError, UnexpectedKey
+from searchlora.models.load import load_model
+from searchlora.models.resolve import BaseModel
+from tests.adapters.made import edit_weights, made_adapter, recipe_for, train_a_little
+
+IDS = torch.arange(3, 43)[None]
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits.float()
+    return found
+
+
+def fresh(base: BaseModel) -> Any:
+    return load_model(base, precision="fp32")
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora", "pissa"])
+def test_a_saved_adapter_on_the_original_base_is_the_trained_model(
+    base: BaseModel, tmp_path: Path, variant: str
+) -> None:
+    recipe = recipe_for(base, variant=variant)
+    model = train_a_little(new_adapter(fresh(base), recipe))
+    save_adapter(model, tmp_path / "a", recipe)
+    again = attach(fresh(base), tmp_path / "a")
+    assert (logits(again) - logits(model)).abs().max() < 1e-5
+    assert (logits(again) - logits(fresh(base))).abs().max() > 1e-3
+
+
+def test_pissa_is_stored_as_plain_lora_of_twice_the_rank(base: BaseModel, tmp_path: Path) -> None:
+    folder = made_adapter(base, tmp_path / "a", variant="pissa")
+    config = json.loads((folder / CONFIG).read_text())
+    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 16, True)
+
+
+def test_pissa_on_a_4_bit_base_is_refused_by_name(base: BaseModel) -> None:
+    model = load_model(base, quantization="nf4")
+    with pytest.raises(RecipeError, match=r"pissa.*quantization=none"):
+        new_adapter(model, recipe_for(base, variant="pissa"))
+
+
+def test_target_modules_that_the_base_lacks_are_named(base: BaseModel) -> None:
+    with pytest.raises(RecipeError, match="no_such_proj"):
+        new_adapter(fresh(base), recipe_for(base, target_modules=["no_such_proj"]))
+
+
+def test_a_plain_peft_folder_without_a_path_of_this_machine(base: BaseModel, trained: Path) -> None:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(fresh(base), trained)
+    assert torch.equal(logits(model), logits(attach(fresh(base), trained)))
+    config = (trained / CONFIG).read_text()
+    assert json.loads(config)["base_model_name_or_path"] == "tiny"
+    assert str(base.path.parent) not in config
+
+
+def test_adapters_stay_fp32_on_a_bf16_base_unless_asked(base: BaseModel, trained: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = attach(load_model(base), trained)
+    own = dict(model.named_parameters())
+    for key, tensor in load_file(trained / "adapter_model.safetensors").items():
+        assert torch.equal(own[key.replace(".weight", ".default.weight")], tensor)
+    narrow = attach(load_model(base), trained, dtype="bf16")
+    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
+
+
+def test_attaching_makes_active_freezes_and_leaves_the_random_state_alone(base: BaseModel, trained: Path) -> None:
+    model = attach(fresh(base), trained, "one")
+    second = attach(model, trained, "two")
+    assert second is model and second.active_adapter == "two"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    again = attach(fresh(base), trained, trainable=True)
+    assert any(parameter.requires_grad for parameter in again.parameters())
+    torch.manual_seed(5)
+    attach(fresh(base), trained)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_name_on_the_model_is_not_overwritten(base: BaseModel, trained: Path) -> None:
+    model = attach(fresh(base), trained, "one")
+    with pytest.raises(NameTaken, match="'one'"):
+        attach(model, trained, "one")
+
+
+def test_missing_unexpected_and_misshapen_keys(base: BaseModel, writable: Path) -> None:
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    edit_weights(writable, lambda tensors: {name: value for name, value in tensors.items() if name != key})
+    with pytest.raises(MissingKey, match=r"q_proj\.lora_A"):
+        attach(fresh(base), writable)
+    edit_weights(writable, lambda tensors: {**tensors, key: torch.ones(4, 7)})
+    with pytest.raises(UnexpectedKey, match=r"\(4, 7\).*\(4, 32\)"):
+        attach(fresh(base), writable)
+    edit_weights(writable, lambda tensors: {**tensors, key: torch.ones(4, 32), "base_model.x.lora_A.weight": IDS})
+    with pytest.raises(UnexpectedKey, match=r"base_model\.x"):
+        attach(fresh(base), writable)
+
+
+def test_a_refused_adapter_leaves_the_model_as_it_was(base: BaseModel, trained: Path, writable: Path) -> None:
+    edit_weights(writable, lambda tensors: dict(list(tensors.items())[1:]))
+    model = fresh(base)
+    before = logits(model)
+    with pytest.raises(MissingKey):
+        attach(model, writable)
+    assert torch.equal(logits(model), before)
+    model = attach(model, trained, "good")
+    with pytest.raises(MissingKey):
+        attach(model, writable, "bad")
+    assert list(model.peft_config) == ["good"]
+    assert torch.equal(logits(model), logits(attach(fresh(base), trained)))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"init_lora_weights": "pissa"}, {"modules_to_save": ["lm_head"]}, {"megatron_config": {"a": 1}}, {"bias": "all"}],
+)
+def test_a_configuration_that_does_more_than_a_and_b_is_refused(
+    base: BaseModel, writable: Path, setting: dict[str, Any]
+) -> None:
+    file = writable / CONFIG
+    file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
+    with pytest.raises(LoadCheckFailed, match=next(iter(setting))):
+        attach(fresh(base), writable)
+
+
+def test_a_pickle_is_never_read(base: BaseModel, writable: Path) -> None:
+    (writable / "adapter_model.safetensors").rename(writable / "adapter_model.bin")
+    with pytest.raises(MissingKey, match="safetensors"):
+        attach(fresh(base), writable)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from searchlora.adapters.load_check import check_files, verify
+from searchlora.adapters.manifest import MANIFEST, ManifestDraft
+from searchlora.adapters.peft_folder import WEIGHTS
+from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.storing import store_adapter
+from searchlora.errors import (
+    BaseMismatch,
+    GoldenLogitsMismatch,
+    GoldenRenderMismatch,
+    LoadCheckFailed,
+    MissingKey,
+    TamperedAdapter,
+    TokenizerMismatch,
+    UnexpectedKey,
+    ZeroDelta,
+)
+from searchlora.models.resolve import BaseModel
+from tests.adapters.made import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
+
+
+def test_a_stored_adapter_passes(store: Store, trained: Path, task: EchoTask, base: BaseModel) -> None:
+    stored = store_adapter(store, "echo", trained, task=task, recipe=recipe_for(base), base=base)
+    check_files(store.get("echo"), base)
+    verify(store.get("echo"), task)
+    golden = stored.manifest.golden
+    assert [render.record["id"] for render in golden.renders] == ["e0", "e1"]
+    assert all(len(row.ids) == len(row.logits) == 16 and row.base_difference > 0 for row in golden.logits)
+
+
+def test_a_changed_a_missing_and_an_extra_file(stored: StoredAdapter, base: BaseModel) -> None:
+    (stored.path / "extra.txt").write_text("x")
+    with pytest.raises(TamperedAdapter, match=r"extra\.txt.*does not belong"):
+        check_files(stored, base)
+    (stored.path / "extra.txt").unlink()
+    edit_weights(stored.path, lambda tensors: {name: value + 1 for name, value in tensors.items()})
+    with pytest.raises(TamperedAdapter, match=f"{WEIGHTS}.*was changed"):
+        check_files(stored, base)
+    (stored.path / WEIGHTS).unlink()
+    with pytest.raises(TamperedAdapter, match=f"{WEIGHTS}.*is missing"):
+        check_files(stored, base)
+    (stored.path / WEIGHTS).symlink_to("/etc/hostname")
+    with pytest.raises(TamperedAdapter, match="link"):
+        check_files(stored, base)
+
+
+def test_another_base(stored: StoredAdapter, other_base: BaseModel) -> None:
+    with pytest.raises(BaseMismatch, match="echo@1"):
+        check_files(stored, other_base)
+
+
+def test_the_same_base_elsewhere_is_the_same(stored: StoredAdapter, base: BaseModel, tmp_path: Path) -> None:
+    check_files(stored, copy_of(base, tmp_path / "moved"))
+
+
+def test_a_changed_tokenizer_and_a_changed_chat_template(
+    stored: StoredAdapter, base: BaseModel, tmp_path: Path
+) -> None:
+    moved = copy_of(base, tmp_path / "moved")
+    file = moved.path / "chat_template.jinja"
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(TokenizerMismatch, match="chat template"):
+        check_files(stored, moved)
+    file.write_text(file.read_text()[:-1])
+    tokenizer = moved.path / "tokenizer.json"
+    content = json.loads(tokenizer.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    tokenizer.write_text(json.dumps(content))
+    with pytest.raises(TokenizerMismatch, match="tokenizer"):
+        check_files(stored, moved)
+
+
+def test_a_template_that_changed_since_training(stored: StoredAdapter, tmp_path: Path) -> None:
+    changed = echo_task(tmp_path / "changed", PROMPT.replace("Echo the query.", "Repeat the query."))
+    with pytest.raises(GoldenRenderMismatch, match=r"'e0'.*prompt template of 'echo' changed"):
+        verify(stored, changed)
+
+
+def test_code_of_a_task_that_changed_since_training(
+    stored: StoredAdapter, task: EchoTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EchoTask, "target", lambda _, record: record["query"].upper())
+    with pytest.raises(GoldenRenderMismatch, match="the code of 'echo'"):
+        verify(stored, task)
+
+
+def test_a_remark_in_the_template_that_renders_alike_is_no_change(stored: StoredAdapter, tmp_path: Path) -> None:
+    verify(stored, echo_task(tmp_path / "changed", "{# a remark #}" + PROMPT))
+
+
+def test_an_adapter_that_was_not_trained(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path) -> None:
+    folder = made_adapter(base, tmp_path / "zero", steps=0)
+    with pytest.raises(ZeroDelta, match=r"A or B is zero"):
+        store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base), base=base)
+    assert store.list() == []
+
+
+def test_nan_weights(store: Store, base: BaseModel, task: EchoTask, writable: Path) -> None:
+    edit_weights(writable, lambda tensors: {name: value * float("nan") for name, value in tensors.items()})
+    with pytest.raises(LoadCheckFailed, match="NaN"):
+        store_adapter(store, "echo", writable, task=task, recipe=recipe_for(base), base=base)
+
+
+def test_keys_are_checked_when_storing(store: Store, base: BaseModel, task: EchoTask, writable: Path) -> None:
+    edit_weights(writable, lambda tensors: dict(list(tensors.items())[1:]))
+    with pytest.raises(MissingKey):
+        store_adapter(store, "echo", writable, task=task, recipe=recipe_for(base), base=base)
+    edit_weights(writable, lambda tensors: {f"other.{name}": value for name, value in tensors.items()})
+    with pytest.raises((MissingKey, UnexpectedKey)):
+        store_adapter(store, "echo", writable, task=task, recipe=recipe_for(base), base=base)
+    assert store.list() == []
+
+
+def _with_golden(store: Store, stored: StoredAdapter, **changes: object) -> StoredAdapter:
+    golden = stored.manifest.golden.model_copy(update=changes)
+    draft = stored.manifest.draft().model_copy(update={"golden": golden})
+    return store.add("echo", stored.path, ManifestDraft.model_validate(draft.model_dump()))
+
+
+def test_logits_of_another_day(store: Store, stored: StoredAdapter, task: EchoTask) -> None:
+    first, *rest = stored.manifest.golden.logits
+    off = first.model_copy(update={"logits": [value + 0.01 for value in first.logits]})
+    other = _with_golden(store, stored, logits=[off, *rest])
+    with pytest.raises(GoldenLogitsMismatch, match=r"'e0' is 0\.01"):
+        verify(other, task)
+
+
+def test_an_adapter_whose_logits_are_the_bases(
+    store: Store, base: BaseModel, task: EchoTask, stored: StoredAdapter, writable: Path
+) -> None:
+    def faint(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value * 1e-30 for name, value in tensors.items()}
+
+    edit_weights(writable, faint)
+    draft = stored.manifest.draft()
+    other = store.add("faint", writable, draft)
+    with pytest.raises(GoldenLogitsMismatch, match="equal the base's"):
+        verify(other, task, base)
+
+
+def test_a_failed_check_stores_nothing(
+    store: Store, stored: StoredAdapter, task: EchoTask, other_base: BaseModel
+) -> None:
+    with pytest.raises(BaseMismatch):
+        store.add("echo", stored.path, stored.manifest.draft(), check=lambda new: verify(new, task, other_base))
+    assert store.versions("echo") == (1,)
+    assert not list(store.root.glob(".tmp-*"))
+    assert json.loads((stored.path / MANIFEST).read_text())["version"] == 1

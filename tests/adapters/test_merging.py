@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from searchlora.adapters import merging
+from searchlora.adapters.combining import combine_folders
+from searchlora.adapters.merging import merge
+from searchlora.adapters.peft_folder import CONFIG
+from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.storing import store_adapter
+from searchlora.adapters.weights import relative_distance
+from searchlora.errors import NameTaken, TamperedAdapter
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel, resolve
+from tests.adapters.made import EchoTask, edit_weights, made_adapter, recipe_for
+
+
+def test_merging_writes_a_bf16_model_and_says_what_it_changed(stored: StoredAdapter, tmp_path: Path) -> None:
+    report = merge(stored, tmp_path / "out" / "merged")
+    assert report.prompts == 2 and report.precision == "fp32"
+    assert report.relative_error is not None and 0 < report.relative_error < 0.02
+    assert report.effect_error is not None and report.effect_error < 0.1
+    merged = resolve(str(tmp_path / "out" / "merged"))
+    assert load_model(merged).dtype == torch.bfloat16
+    assert load_tokenizer(merged).chat_template
+    assert json.loads((merged.path / "merged.json").read_text())["adapter"] == "echo@1"
+    assert all(str(tmp_path) not in file.read_text() for file in merged.path.glob("*.json"))
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+def test_variants_merge_too(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path, variant: str) -> None:
+    folder = made_adapter(base, tmp_path / "a", variant=variant)
+    stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, variant=variant), base=base)
+    report = merge(stored, tmp_path / "merged")
+    assert report.relative_error is not None and report.relative_error < 0.02
+
+
+def test_the_base_that_is_merged_into_ran_no_forward_pass(
+    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft.tuners.lora import LoraModel
+
+    passes: dict[int, int] = {}
+    at_merge: list[int] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        assert kwargs["quantization"] == "none"
+        model = load_model(*args, **kwargs)
+        passes[id(model)] = 0
+        model.register_forward_pre_hook(lambda module, _: passes.__setitem__(id(module), passes[id(module)] + 1))
+        return model
+
+    original = LoraModel.merge_and_unload
+
+    def merge_and_unload(self: Any, *args: Any, **kwargs: Any) -> Any:
+        at_merge.append(passes[id(self.model)])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(merging, "load_model", watched)
+    monkeypatch.setattr(LoraModel, "merge_and_unload", merge_and_unload)
+    merge(stored, tmp_path / "merged")
+    assert at_merge == [0]
+    assert sum(passes.values()) > 0
+
+
+def test_nothing_is_merged_over_something_or_from_a_spoilt_adapter(stored: StoredAdapter, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    with pytest.raises(NameTaken):
+        merge(stored, tmp_path / "full")
+    edit_weights(stored.path, lambda tensors: {name: value + 1 for name, value in tensors.items()})
+    with pytest.raises(TamperedAdapter):
+        merge(stored, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.fixture(scope="module")
+def pair(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    return [made_adapter(base, folder / f"{seed}", seed=seed, variant="rslora") for seed in (1, 2)]
+
+
+def test_cat_is_the_exact_weighted_sum(pair: list[Path], tmp_path: Path) -> None:
+    combine_folders(pair, [2.0, -2.0], tmp_path / "difference", combination="cat")
+    combine_folders([pair[0], pair[0]], [0.25, 0.75], tmp_path / "same", combination="cat")
+    assert relative_distance(pair[0], tmp_path / "same") == pytest.approx(0, abs=1e-6)
+    combine_folders([tmp_path / "difference", pair[1]], [0.5, 1.0], tmp_path / "back", combination="cat")
+    assert relative_distance(pair[0], tmp_path / "back") == pytest.approx(0, abs=1e-5)
+    assert relative_distance(pair[0], pair[1]) > 0.1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("combination", ["linear", "ties", "cat"])
+def test_the_factors_are_those_of_peft(base: BaseModel, pair: list[Path], tmp_path: Path, combination: str) -> None:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    model = PeftModel.from_pretrained(load_model(base, precision="fp32"), pair[0], "one")
+    model.load_adapter(pair[1], "two")
+    settings = {} if combination == "cat" else {"density": 0.5}
+    model.add_weighted_adapter(["one", "two"], [0.3, -0.6], "both", combination_type=combination, **settings)
+    wanted = get_peft_model_state_dict(model, adapter_name="both", save_embedding_layers=False)
+    combine_folders(pair, [0.3, -0.6], tmp_path / "both", combination=combination)
+    found = load_file(tmp_path / "both" / "adapter_model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(found[key], wanted[key], atol=1e-6) for key in found)
+    # PEFT leaves use_rslora on, which scales the sum by √r; ours has the scaling in the factors.
+    assert json.loads((tmp_path / "both" / CONFIG).read_text())["use_rslora"] is False

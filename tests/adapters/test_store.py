@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters import files
+from searchlora.adapters.manifest import MANIFEST, SCHEMA_VERSION, ManifestDraft
+from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.errors import InvalidName, ManifestError, NameTaken, NotInStore, StoreError
+
+
+def test_versions_count_up_and_references_find_them(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    first, second = store.add("echo", trained, draft), store.add("echo", trained, draft)
+    assert (first.reference, second.reference) == ("echo@1", "echo@2")
+    assert store.pin("echo") == "echo@2"
+    assert store.get("echo@1").manifest == first.manifest
+    assert [(entry.name, entry.version) for entry in store.list()] == [("echo", 1), ("echo", 2)]
+
+
+def test_a_version_holds_peft_files_manifest_card_and_what_lay_beside(
+    store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    stored = store.add("echo", trained, draft, beside=[tmp_path / "metrics.jsonl"])
+    names = {"adapter_config.json", "adapter_model.safetensors", "README.md", "metrics.jsonl"}
+    assert set(stored.manifest.files) == names
+    assert {file.name for file in stored.path.iterdir()} == {*names, MANIFEST}
+    assert all(file.stat().st_mode & 0o222 == 0 for file in stored.path.iterdir())
+    card = (stored.path / "README.md").read_text()
+    assert "# echo@1" in card and "| loss | 1.25 |" in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "Echo"])
+def test_a_bad_name_or_path(store: Store, trained: Path, draft: ManifestDraft, name: str) -> None:
+    with pytest.raises(InvalidName):
+        store.add(name, trained, draft)
+    for call in (store.get, store.pin, store.remove, store.history):
+        with pytest.raises(InvalidName):
+            call(name)
+    assert not store.root.exists()
+
+
+def test_what_is_not_there_is_told_with_what_is(store: Store, stored: StoredAdapter) -> None:
+    assert store.pin("echo") == stored.reference
+    for reference, known in (("other", "echo"), ("echo@7", "1"), ("echo@production", "none")):
+        with pytest.raises(NotInStore, match=known):
+            store.get(reference)
+
+
+def test_a_name_of_another_task_is_taken(store: Store, stored: StoredAdapter, draft: ManifestDraft) -> None:
+    with pytest.raises(NameTaken, match=r"'echo'.*'intent'"):
+        store.add("echo", stored.path, draft.model_copy(update={"task": "intent"}))
+
+
+def test_aliases_move_roll_back_and_remember(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    for _ in range(3):
+        store.add("echo", trained, draft)
+    for version in (1, 2, 3):
+        store.alias("echo", "production", version, f"release {version}")
+    assert store.pin("echo@production") == "echo@3"
+    assert store.rollback("echo", "production").target == 2
+    assert store.rollback("echo", "production").target == 1
+    with pytest.raises(NotInStore, match="nothing to roll"):
+        store.rollback("echo", "production")
+    store.alias("echo", "production", 3)
+    assert store.rollback("echo", "production").target == 1
+    moves = [(move.source, move.target) for move in store.history("echo", "production")]
+    assert moves == [(None, 1), (1, 2), (2, 3), (3, 2), (2, 1), (1, 3), (3, 1)]
+    assert store.list()[0].aliases == ("production",)
+    with pytest.raises(NotInStore):
+        store.alias("echo", "production", 9)
+    with pytest.raises(InvalidName):
+        store.alias("echo", "7", 1)
+
+
+def test_removal_spares_aliases_and_never_gives_a_number_again(
+    store: Store, trained: Path, draft: ManifestDraft
+) -> None:
+    store.add("echo", trained, draft)
+    store.add("echo", trained, draft)
+    store.alias("echo", "production", 2)
+    with pytest.raises(StoreError, match="production"):
+        store.remove("echo@2")
+    assert store.remove("echo@2", force=True) == "echo@2"
+    assert store.aliases("echo") == {}
+    assert store.add("echo", trained, draft).reference == "echo@3"
+    assert store.versions("echo") == (1, 3)
+    assert not list(store.root.glob(".tmp-*"))
+
+
+def test_links_folders_pickles_and_missing_files_are_not_stored(
+    store: Store, writable: Path, draft: ManifestDraft
+) -> None:
+    def spoil(make: Callable[[Path], object]) -> None:
+        extra = writable / "extra"
+        make(extra)
+        with pytest.raises(StoreError):
+            store.add("echo", writable, draft)
+        extra.rmdir() if extra.is_dir() else extra.unlink()
+
+    spoil(lambda path: path.symlink_to("/etc/hostname"))
+    spoil(lambda path: path.mkdir())
+    (writable / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(StoreError, match="pickle"):
+        store.add("echo", writable, draft)
+    (writable / "optimizer.pt").unlink()
+    (writable / "adapter_config.json").unlink()
+    with pytest.raises(StoreError, match=r"adapter_config\.json"):
+        store.add("echo", writable, draft)
+    assert store.list() == [] and not list(store.root.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text[:50], "is not JSON"),
+        (lambda text: f"[{text}]", "is not a manifest"),
+        (lambda text: json.dumps({**json.loads(text), "colour": "red"}), "colour"),
+        (lambda text: json.dumps({**json.loads(text), "schema_version": SCHEMA_VERSION + 1, "new": 1}), "newer"),
+        (lambda text: json.dumps({**json.loads(text), "version": 5}), "echo@5"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used(
+    store: Store, stored: StoredAdapter, spoil: Callable[[str], str], message: str
+) -> None:
+    file = stored.path / MANIFEST
+    file.chmod(0o644)
+    file.write_text(spoil(file.read_text()))
+    with pytest.raises(ManifestError, match=message):
+        store.get("echo")
+
+
+def test_a_broken_version_is_listed_with_its_problem(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    store.add("echo", trained, draft)
+    broken = store.add("echo", trained, draft)
+    (broken.path / MANIFEST).unlink()
+    good, bad = store.list()
+    assert good.problem is None and bad.manifest is None and "cannot be read" in str(bad.problem)
+
+
+def test_a_damaged_alias_file_is_named(store: Store, stored: StoredAdapter) -> None:
+    (stored.path.parent / "aliases.json").write_text("{")
+    with pytest.raises(StoreError, match=r"aliases\.json"):
+        store.get("echo@production")
+    assert store.get("echo").reference == "echo@1"
+
+
+def test_what_a_killed_writer_left_is_swept_after_a_day(store: Store, stored: StoredAdapter, trained: Path) -> None:
+    old, new = store.root / ".tmp-old", store.root / ".tmp-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "half").write_text("x")
+    os.utime(old, (0, 0))
+    store.add("echo", trained, stored.manifest.draft())
+    assert not old.exists() and new.exists()
+    assert files.ABANDONED_AFTER == 86400
+
+
+def test_the_place_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEARCHLORA_STORE", str(tmp_path / "elsewhere"))
+    assert Store().root == tmp_path / "elsewhere"
+    monkeypatch.delenv("SEARCHLORA_STORE")
+    assert Store().root == Path("store")

@@ -1,0 +1,86 @@
+"""Kill, full disk and concurrent writers, each with real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
+from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.stored import check_hashes
+
+# A writer in a process of its own: store, folder to store, file with a manifest to take the draft from, what to do.
+WRITER = """
+import os, resource, signal, sys
+from pathlib import Path
+from searchlora.adapters import files
+from searchlora.adapters.manifest import parse_manifest
+from searchlora.adapters.store import Store
+from searchlora.errors import StoreError
+
+root, folder, manifest, how = sys.argv[1:]
+draft = parse_manifest(Path(manifest).read_text(), manifest).draft()
+if how == "killed-in-copy":
+    whole = files.copy_file
+    def copy_file(file, target):
+        (target / file.name).write_bytes(file.read_bytes()[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+    files.copy_file = copy_file
+elif how == "killed-before-rename":
+    files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+elif how == "full":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    print(Store(root).add("echo", Path(folder), draft).reference)
+except StoreError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def write(store: Store, folder: Path, manifest: Path, how: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WRITER, str(store.root), str(folder), str(manifest), how]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_killed_writer_leaves_the_store_as_it_was(store: Store, stored: StoredAdapter, trained: Path) -> None:
+    for how in ("killed-in-copy", "killed-before-rename"):
+        assert write(store, trained, stored.path / MANIFEST, how).returncode == -signal.SIGKILL
+        assert store.versions("echo") == (1,)
+        assert [entry.problem for entry in store.list()] == [None]
+        check_hashes(store.get("echo"))
+    assert write(store, trained, stored.path / MANIFEST, "").stdout == "echo@2\n"
+
+
+def test_a_full_disk_stores_nothing_and_says_so(store: Store, stored: StoredAdapter, trained: Path) -> None:
+    done = write(store, trained, stored.path / MANIFEST, "full")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stdout and "nothing was stored" in done.stdout
+    assert store.versions("echo") == (1,)
+    assert not list(store.root.glob(".tmp-*"))
+
+
+def _add(root: Path, folder: Path, manifest: str, start: multiprocessing.synchronize.Barrier) -> None:
+    draft: ManifestDraft = parse_manifest(manifest, "test").draft()
+    start.wait(30)
+    for _ in range(3):
+        Store(root).add("echo", folder, draft)
+
+
+def test_concurrent_writers_get_versions_of_their_own(store: Store, stored: StoredAdapter, trained: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(2)
+    manifest = stored.manifest.model_dump_json()
+    writers = [context.Process(target=_add, args=(store.root, trained, manifest, start)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert store.versions("echo") == tuple(range(1, 8))
+    for version in store.versions("echo"):
+        check_hashes(store.get(f"echo@{version}"))

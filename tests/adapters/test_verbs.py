@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from searchlora import adapters
+from searchlora.adapters import verbs
+from searchlora.adapters.manifest import ManifestDraft
+from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.errors import BaseMismatch, NotInStore, UsageError
+from searchlora.models.resolve import BaseModel
+from tests.adapters.made import EchoTask, copy_of, made_adapter
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    check = "import sys, searchlora.adapters; print({'torch', 'transformers', 'peft', 'fsspec'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_verbs_take_a_store_or_its_folder(stored: StoredAdapter, store: Store, tmp_path: Path) -> None:
+    assert [entry.name for entry in adapters.list(store.root)] == ["echo"]
+    assert adapters.show("echo", store.root) == stored.manifest
+    assert "production -> version 1" in str(adapters.alias("echo", "production", reason="good", store=store))
+    with pytest.raises(NotInStore):
+        adapters.rollback("echo", "production", store=store)
+    assert str(adapters.push("echo@production", str(tmp_path / "there"), store=store)).startswith("echo@1 is now at")
+    assert adapters.pull(str(tmp_path / "there"), name="copy", store=store).reference == "copy@1"
+    assert adapters.remove("copy@1", store=str(store.root)) == "copy@1"
+
+
+def test_diff_names_fields_and_the_distance_of_the_weights(
+    stored: StoredAdapter, store: Store, base: BaseModel, draft: ManifestDraft, tmp_path: Path
+) -> None:
+    same = store.add("echo", stored.path, draft)
+    assert adapters.diff("echo@1", "echo@2", store=store).fields == {}
+    assert adapters.diff("echo@1", same.reference, store=store).weights == 0
+    recipe = {**draft.recipe, "seed": 14}
+    other = draft.model_copy(update={"recipe": recipe, "metrics": {"loss": 1.0}})
+    store.add("echo", made_adapter(base, tmp_path / "other", seed=3), other)
+    found = adapters.diff("echo@1", "echo@3", store=store)
+    assert found.fields == {"recipe.seed": (13, 14), "metrics.loss": (1.25, 1.0)}
+    assert found.weights is not None and found.weights > 0.1
+
+
+def test_merge_makes_a_new_version_with_parents(
+    store: Store,
+    base: BaseModel,
+    draft: ManifestDraft,
+    task: EchoTask,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: task)  # noqa: ARG005
+    store.add("echo", trained, draft)
+    store.add("echo", made_adapter(base, tmp_path / "other", seed=3), draft)
+    merged = adapters.merge(["echo@1", "echo@2"], "both", weights=[0.5, 0.5], store=store)
+    assert merged.manifest.parents == ["echo@1", "echo@2"]
+    assert merged.manifest.recipe["lora"]["r"] == 8
+    verbs.verify("both", store=store)
+    verbs.verify("both", base=str(copy_of(base, tmp_path / "moved").path), store=store)
+
+
+def test_merge_refuses_what_does_not_fit(
+    stored: StoredAdapter, store: Store, draft: ManifestDraft, other_base: BaseModel, base: BaseModel, tmp_path: Path
+) -> None:
+    from searchlora.models.fingerprint import fingerprint
+
+    for references, weights, method, message in (
+        (["echo"], None, "cat", "1 adapters"),
+        (["echo", "echo"], [1.0], "cat", "1 weights"),
+        (["echo", "echo"], None, "soup", "'soup'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            adapters.merge(references, "both", weights=weights, method=method, store=store)
+    elsewhere = draft.base.model_copy(update={"fingerprint": fingerprint(other_base.path)})
+    store.add("far", stored.path, draft.model_copy(update={"base": elsewhere}))
+    with pytest.raises(BaseMismatch, match="far@1"):
+        adapters.merge(["echo", "far"], "both", store=store)
+    store.add("wide", made_adapter(base, tmp_path / "wide", steps=1, r=2), draft)
+    with pytest.raises(UsageError, match=r"\[2, 4\]"):
+        adapters.merge(["echo", "wide"], "both", method="linear", store=store)
