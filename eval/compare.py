@@ -115,7 +115,8 @@ def compare(
         systems: name -> its evaluation, in the order in which tables show them.
         against: The system under test: it is set against every other one (a = this one, b = the other).
         baseline: Where given, every other system is set against it too (b = the baseline).
-        measures: What to compare; None: all that every system has, the headline of `against` first.
+        measures: What to compare and test; None: all that every system has, the headline of `against` first, of
+            which those that its evaluation names are tested.
         correction: `holm` or `bh`, over all comparisons made.
 
     Raises:
@@ -131,6 +132,7 @@ def compare(
     tables = {name: found for name in wanted if (found := _table(systems, name, notes)) is not None}
     if not tables:
         raise UsageError("no measure has a row that all systems share", fix=f"Asked for: {', '.join(wanted)}.")
+    tested = systems[against].tested if measures is None and systems[against].tested else tuple(tables)
     names = list(systems)
     against_each = list(_pairs(names, against, baseline))
     rows: list[Row] = []
@@ -139,7 +141,8 @@ def compare(
     for measure, (ids, table) in tables.items():
         groups = [clusters[row] for row in ids]
         rows += _rows(names, measure, table, groups, resamples, seed)
-        pairs += _compare_pairs(names, against_each, measure, table, groups, resamples, seed)
+        if measure in tested:
+            pairs += _compare_pairs(names, against_each, measure, table, groups, resamples, seed)
         slices += _slices(systems, measure, ids, table, groups, resamples, seed)
     return Comparison(
         systems=tuple(names),

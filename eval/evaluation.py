@@ -17,6 +17,8 @@ class Evaluation:
         slices: slice name -> row id -> its value in that slice, for example `turn -> "12" -> "3"`.
         invalid: row id -> why its output did not parse. These rows are in `values`, as fallback or worst.
         totals: Figures that exist only over all rows, for example corpus BLEU.
+        tested: The measures whose differences between systems are tested; the others are shown only. Every test more
+            costs the others power, since p values are corrected for their number. Empty: all.
         notes: What a reader must know to read the figures: definitions, what was left out.
     """
 
@@ -26,6 +28,7 @@ class Evaluation:
     slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     invalid: Mapping[str, str] = field(default_factory=dict)
     totals: Mapping[str, float] = field(default_factory=dict)
+    tested: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def mean(self, measure: str) -> float:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from searchlora.models.resolve import BaseModel, resolve
+from tests.tiny import build_tiny_base
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -16,3 +19,9 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SEARCHLORA_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A random base with real architecture and tokenizer."""
+    return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")))

@@ -11,7 +11,9 @@ from searchlora.recipe import Recipe, load_recipe
 def test_a_file_lies_over_the_default_and_overrides_over_both(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("lora: {r: 8}\noptim: {learning_rate: 5e-4, epochs: 2}\n", encoding="utf-8")
-    recipe = load_recipe({"lora": {"r": 4, "alpha": 8}, "seed": 1}, file, ["optim.epochs=3", "optim.learning_rate=2e-4"])
+    recipe = load_recipe(
+        {"lora": {"r": 4, "alpha": 8}, "seed": 1}, file, ["optim.epochs=3", "optim.learning_rate=2e-4"]
+    )
     assert (recipe.lora.r, recipe.lora.alpha, recipe.seed) == (8, 8, 1)
     assert (recipe.optim.learning_rate, recipe.optim.epochs) == (2e-4, 3)
 

@@ -164,4 +164,4 @@ def _summary(dataset: Dataset) -> dict[str, Any]:
 
 def _measures(trained: Trained) -> dict[str, float]:
     best = trained.summary["best"] or {}
-    return {f"validation {key}": value for key, value in best.items() if key not in ("step", "without_better")}
+    return {f"validation {key}": value for key, value in best.items() if key != "step"}

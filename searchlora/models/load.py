@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from searchlora.errors import BaseModelError
@@ -46,15 +49,29 @@ def load_model(
     if quantization == "nf4":
         settings["quantization_config"] = _nf4(dtype)
     settings["device_map"] = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
-        )
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                base.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
+            )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
     model.requires_grad_(False)
     return model.eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the libraries' own bars, notices and deprecation warnings off the screen; errors come through."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`")
+        yield
 
 
 def _nf4(dtype: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from searchlora.errors import TrainingError
-from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
@@ -22,9 +21,7 @@ class Rows:
     dropped: list[str]
 
 
-def render_rows(
-    task: PromptedTask, renderer: Renderer, records: Sequence[Record], recipe: Recipe, progress: Progress = silent
-) -> Rows:
+def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record], recipe: Recipe) -> Rows:
     """Render records for training.
 
     Raises:
@@ -32,7 +29,7 @@ def render_rows(
         RenderError: naming the record that cannot be rendered or has nothing to train on.
     """
     examples, dropped = [], []
-    for number, record in enumerate(records, 1):
+    for record in records:
         example = renderer.example(task, record)
         if len(example.input_ids) <= recipe.max_length:
             examples.append(example)
@@ -44,8 +41,6 @@ def render_rows(
                 where=f"record {record['id']}",
                 fix="Raise max_length, or set too_long=drop to train without such rows.",
             )
-        if number % 200 == 0 or number == len(records):
-            progress(number, len(records))
     if not examples:
         raise TrainingError("there is no row to train on", fix="Check the dataset's train.jsonl and max_length.")
     return Rows(examples, dropped)

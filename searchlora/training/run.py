@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.models.batch import collate
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import load_model, load_tokenizer, quiet
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
@@ -58,30 +58,30 @@ def train_adapter(
         TrainingError: when a row is too long, nothing is left to train on, or the folder holds another run.
         RenderError: naming the record that cannot be rendered.
     """
-    from transformers import set_seed
-    from transformers.utils import logging
+    from transformers import PrinterCallback, set_seed
 
     from searchlora.adapters.attach import new_adapter, save_adapter
     from searchlora.training.plot import plot_losses
     from searchlora.training.trainer import CompletionTrainer
-    from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside
+    from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, read_metrics
 
-    logging.set_verbosity_error()
     checkpoint = _last_whole_checkpoint(folder) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(base)
-    rows = render_rows(task, Renderer(tokenizer), records, recipe, progress)
+    rows = render_rows(task, Renderer(tokenizer), records, recipe)
     set_seed(recipe.seed)
     model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
     started = time.monotonic()
-    trainer = CompletionTrainer(
-        model=model,
-        args=_arguments(recipe, folder),
-        train_dataset=_dataset(rows),
-        processing_class=tokenizer,
-        data_collator=lambda batch: collate(map(_example, batch), tokenizer.pad_token_id),
-        plus_ratio=recipe.lora.plus_ratio,
-    )
+    with quiet():
+        trainer = CompletionTrainer(
+            model=model,
+            args=_arguments(recipe, folder),
+            train_dataset=_dataset(rows),
+            processing_class=tokenizer,
+            data_collator=lambda batch: collate(map(_example, batch), tokenizer.pad_token_id),
+            plus_ratio=recipe.lora.plus_ratio,
+        )
+    trainer.remove_callback(PrinterCallback)
     log = MetricsLog(folder / "metrics.jsonl", _step_of(checkpoint))
     trainer.add_callback(LiveFigures(log, progress, lambda: trainer.tokens_seen))
 
@@ -92,7 +92,8 @@ def train_adapter(
     if validate is not None:
         beside = ValidateBeside(recipe, folder, validate, save, log)
         trainer.add_callback(beside)
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with quiet():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     best = beside.best if beside else None
     adapter = folder / "best" if best else folder / "adapter"
     if not best:
@@ -106,7 +107,7 @@ def train_adapter(
             "steps": trainer.state.global_step,
             "seconds": round(time.monotonic() - started, 1),
             "resumed_from_step": _step_of(checkpoint),
-            "final_loss": result.training_loss,
+            "final_loss": [line["loss"] for line in read_metrics(log.path) if "loss" in line][-1],
             "rows": len(rows.examples),
             "rows_dropped": rows.dropped,
             "tokens": trainer.tokens_seen,

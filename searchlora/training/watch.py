@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -121,34 +122,27 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
             state.global_step,
             {**{f"validation_{name}": value for name, value in measures.items()}, "validation_seconds": seconds},
         )
-        if self._is_better(measures):
-            self._keep(now, {"step": state.global_step, **measures, "without_better": 0})
-        elif (best := self.best) is not None:
-            best["without_better"] += 1
-            self._write(best)
-            patience = self.recipe.validation.patience
-            if patience is not None and best["without_better"] >= patience:
-                control.should_training_stop = True
-
-    def _is_better(self, measures: Mapping[str, float]) -> bool:
-        metric = self.recipe.validation.metric
-        if metric not in measures:
-            raise TrainingError(
-                f"validation.metric = '{metric}' was not measured", fix=f"Measured: {', '.join(sorted(measures))}."
-            )
         best = self.best
-        if best is None:
-            return True
-        before = float(best[metric])
-        return measures[metric] < before if metric == "loss" else measures[metric] > before
+        if best is None or self._is_better(measures, best):
+            self._keep(now, {"step": state.global_step, **measures})
+        elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
+            control.should_training_stop = True
+
+    def _validations_since(self, step: int) -> int:
+        return sum("validation_loss" in line and line["step"] > step for line in read_metrics(self.log.path))
+
+    def _is_better(self, measures: Mapping[str, float], best: Mapping[str, float]) -> bool:
+        metric = self.recipe.validation.metric
+        return measures[metric] < best[metric] if metric == "loss" else measures[metric] > best[metric]
 
     def _keep(self, now: Path, about: Mapping[str, Any]) -> None:
+        metric = self.recipe.validation.metric
+        if metric not in about:
+            measured = ", ".join(sorted(about.keys() - {"step"}))
+            raise TrainingError(f"validation.metric = '{metric}' was not measured", fix=f"Measured: {measured}.")
         best = self.folder / "best"
         shutil.rmtree(best, ignore_errors=True)
         now.replace(best)
-        self._write(about)
-
-    def _write(self, about: Mapping[str, Any]) -> None:
         temporary = self.folder / "best.json.tmp"
         temporary.write_text(json.dumps(about), encoding="utf-8")
         temporary.replace(self.folder / "best.json")

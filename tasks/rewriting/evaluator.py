@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.measures import retrieval_values
+from searchlora.eval.measures import retrieval_notes, retrieval_values
 from searchlora.eval.text import corpus_bleu, rouge_l
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput
@@ -29,7 +29,7 @@ def evaluate(
     Measures:
         nDCG@10, MRR@10, Recall@10, Recall@100: of the run retrieved with the rewrites, by ir-measures, where there are
             a run and judgments. nDCG@10 is the headline.
-        ROUGE-L: F-measure against the reference, per row (Lin 2004), the headline without a run.
+        ROUGE-L: F-measure against the reference, of the rows that have one (Lin 2004), the headline without a run.
         left alone: of the records that need no rewrite, 1 where the query came out as it went in, but for case,
             punctuation and white space.
         protected words kept: of the records with protected words, the share of these that the rewrite holds.
@@ -40,13 +40,16 @@ def evaluate(
         str(record["query"]) if isinstance(output, InvalidOutput) else output
         for record, output in zip(records, outputs, strict=True)
     ]
-    references = [str(record["rewrite"]) for record in records]
     ids = [str(record["id"]) for record in records]
     values: dict[str, dict[str, float]] = {}
-    if run is not None and qrels is not None:
-        own = {topic: qrels[topic] for topic in ids if topic in qrels}
+    notes: tuple[str, ...] = ()
+    own = {topic: qrels[topic] for topic in ids if topic in qrels} if qrels else {}
+    if run is not None and own:
         values.update(retrieval_values(run, own, MEASURES))
-    values["ROUGE-L"] = dict(zip(ids, rouge_l(texts, references), strict=True))
+        notes = retrieval_notes(run, own)
+    referenced = [place for place, record in enumerate(records) if "rewrite" in record]
+    ours, references = [texts[place] for place in referenced], [str(records[place]["rewrite"]) for place in referenced]
+    values["ROUGE-L"] = dict(zip([ids[place] for place in referenced], rouge_l(ours, references), strict=True))
     values["left alone"] = {
         id_: float(_words(text) == _words(record["query"]))
         for id_, record, text in zip(ids, records, texts, strict=True)
@@ -68,7 +71,9 @@ def evaluate(
         invalid={
             id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
         },
-        totals={"BLEU": corpus_bleu(texts, references)},
+        totals={"BLEU": corpus_bleu(ours, references)} if references else {},
+        tested=MEASURES if MEASURES[0] in values else ("ROUGE-L",),
+        notes=notes,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-_TASK = '''
+_TASK = """
 from pathlib import Path
 
 from searchlora.data.files import read_rows
@@ -44,7 +44,7 @@ class Colour(PromptedTask):
 
 
 task = Colour()
-'''
+"""
 
 _SCHEMA = {
     "type": "object",

@@ -1,0 +1,1 @@
+"""Benchmarks: each `python -m benchmarks.NAME` writes `benchmarks/results/NAME.json`."""

@@ -1,0 +1,45 @@
+"""What the benchmarks share: where data and work lie, and how results are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.compare import Comparison
+from searchlora.eval.files import atomic_text
+from searchlora.eval.tables import Header, to_json
+from searchlora.experiments.machine import machine, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+WORK = ROOT / "benchmarks" / "work"
+
+
+def real_data() -> Path:
+    """The folder of public datasets: SEARCHLORA_DATA, else ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("SEARCHLORA_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        sys.exit(f"There is no real data at {folder}; set SEARCHLORA_DATA to the folder that holds it.")
+    return folder
+
+
+def header(name: str) -> Header:
+    """Name, repeating command, date, machine and versions."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    module = name.partition(".")[0]
+    return Header(name, f"python -m benchmarks.{module}", date, machine(), versions())
+
+
+def save(name: str, comparison: Comparison, more: Mapping[str, Any]) -> Path:
+    """Write `results/NAME.json`: the keys that all results share, and `more` about this benchmark."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    with atomic_text(path) as out:
+        json.dump({**to_json(comparison, header(name)), **more}, out, indent=1, ensure_ascii=False)
+        out.write("\n")
+    return path

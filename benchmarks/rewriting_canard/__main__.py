@@ -1,0 +1,123 @@
+"""Query rewriting on CANARD, measured by retrieval, and the same adapter untouched on MT-RAG.
+
+    python -m benchmarks.rewriting_canard
+
+CANARD's development set is split by article; passages are article title + answer; test questions are those from the
+second turn on that have an answer. Trains for about half an hour on 2 cores, and uses again what it finds in
+`benchmarks/work`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.common import WORK, real_data, save
+from benchmarks.rewriting_canard.systems import compared, run_all
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.cli.bars import bars
+from searchlora.cli.tables import show
+from searchlora.data.build import build
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.formats.mtrag import read_mtrag
+from searchlora.experiments.evaluate import Steps, prompted, retrieving
+from searchlora.experiments.train import train
+from searchlora.experiments.trial import SystemResult, Trial
+from searchlora.inference.local import LocalEngine
+from searchlora.models.resolve import resolve
+from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.config import Bm25Settings, bm25_stage
+from searchlora.records import Document, SourceRow
+
+NAME = "canard-rewriter"
+SHARES = (0.70, 0.05, 0.25)
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    with bars() as steps:
+        dataset = _dataset()
+        store = Store(WORK / "store")
+        stored = store.get(NAME) if store.versions(NAME) else _trained(dataset, store, steps)
+        engine = LocalEngine(resolve(stored.manifest.base.name), store)
+        _canard(dataset, engine, stored, steps)
+        _mtrag(engine, stored, steps)
+
+
+def _dataset() -> Dataset:
+    folder = WORK / "canard"
+    if not folder.is_dir():
+        source = real_data() / "canard" / "dev.json"
+        build(prompted("rewriting"), source, format="canard", out=folder, shares=SHARES, on_leak="drop")
+    return load_dataset(folder)
+
+
+def _trained(dataset: Dataset, store: Store, steps: Steps) -> StoredAdapter:
+    unfinished = (store.root / ".runs" / NAME / "run.json").is_file()
+    recipe = HERE / "recipe.yaml"
+    return train("rewriting", dataset.folder, NAME, recipe=recipe, resume=unfinished, store=store, steps=steps)
+
+
+def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
+    task = prompted("rewriting")
+    qrels = dataset.qrels() or {}
+    records = [record for record in dataset.records("test") if record["turn"] > 1 and record["id"] in qrels]
+    trial = Trial(task, records, retrieving(task, dataset), qrels, stored.manifest.recipe["max_new_tokens"])
+    systems = run_all(trial, engine, stored.reference, lambda record: str(record["id"]).rpartition("_q")[0], steps)
+    comparison = compared(systems)
+    save(
+        "rewriting_canard",
+        comparison,
+        {
+            "test_questions": len(records),
+            "dialogues": len({str(record["id"]).rpartition("_q")[0] for record in records}),
+            "articles": len({record["group"] for record in records}),
+            "passages": len(dataset.documents() or ()),
+            **_about(stored, systems),
+        },
+    )
+    show(comparison)
+
+
+def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
+    """Questions from the second turn on that have passages; the corpus is the passages of all rows."""
+    rows = [row.data for row in read_mtrag(real_data() / "mtrag" / "reference.jsonl") if isinstance(row, SourceRow)]
+    passages = {
+        each["id"]: Document(each["id"], each["text"], each["title"]) for row in rows for each in row["passages"]
+    }
+    asked = [row for row in rows if row["history"] and row["passages"]]
+    qrels = {row["id"]: {each["id"]: 1 for each in row["passages"]} for row in asked}
+    records = [
+        {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
+        for row in asked
+    ]
+    trial = Trial(
+        prompted("rewriting"),
+        records,
+        bm25_stage(Bm25Settings(), list(passages.values())),
+        qrels,
+        stored.manifest.recipe["max_new_tokens"],
+    )
+    systems = run_all(trial, engine, stored.reference, lambda record: str(record["group"]), steps)
+    comparison = compared(systems)
+    about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}
+    save("rewriting_mtrag", comparison, {**about, "command": "python -m benchmarks.rewriting_canard"})
+    show(comparison)
+
+
+def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str, object]:
+    manifest = stored.manifest
+    return {
+        "adapter": manifest.reference,
+        "trained_on": manifest.dataset.card if manifest.dataset else None,
+        "training": {key: manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")},
+        "invalid_rate": {
+            name: sum(isinstance(output, InvalidOutput) for output in system.outputs) / len(system.outputs)
+            for name, system in systems.items()
+        },
+        "seconds": {name: round(system.seconds, 1) for name, system in systems.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Training runs on a tiny base: they learn, they go on after a kill, and validation does not touch them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from searchlora.errors import TrainingError
+from searchlora.experiments.trial import Trial
+from searchlora.experiments.validation import Validator
+from searchlora.inference.local import LocalEngine
+from searchlora.recipe import load_recipe
+from searchlora.training.run import train_adapter
+from searchlora.training.watch import read_metrics
+from tests.words import first_word, word_records
+
+SHORT = ["optim.batch_size=8", "optim.max_steps=12", "optim.learning_rate=5e-3", "lora.r=4", "lora.alpha=8"]
+
+
+def weights(folder: Path):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    left, right = weights(a), weights(b)
+    return left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left)
+
+
+def test_the_loss_falls_and_the_figures_are_kept(tiny_base, tmp_path):
+    recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=30", "optim.learning_rate=3e-2"])
+    told = []
+    trained = train_adapter(
+        first_word(tmp_path / "task"),
+        recipe,
+        tiny_base,
+        word_records(64),
+        tmp_path / "run",
+        progress=lambda done, total, note="": told.append((done, total, note)),
+    )
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert len(losses) == 30
+    assert losses[-1] < losses[0] - 0.2
+    assert trained.summary["final_loss"] == losses[-1]
+    assert trained.summary["tokens"] > 0
+    assert "<svg" in (tmp_path / "run" / "loss.svg").read_text(encoding="utf-8")
+    assert told[-1][:2] == (30, 30)
+    assert "tokens/s" in told[-1][2]
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_validation_leaves_training_bit_for_bit_as_it_is_without(tiny_base, tmp_path, quantization):
+    """On a 4-bit CPU base, an eval-mode forward on the training copy would change every later gradient."""
+    task = first_word(tmp_path / "task")
+    recipe = load_recipe(
+        {}, overrides=[*SHORT, f"quantization={quantization}", "validation.every_steps=3", "checkpoints.every_steps=4"]
+    )
+    records = word_records(64)
+    without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
+    trial = Trial(task, records[:4], max_new_tokens=4)
+    validator = Validator(task, LocalEngine(tiny_base), records[:8], trial)
+    train_adapter(task, recipe, tiny_base, records, tmp_path / "with", validate=validator)
+    last = "checkpoints/checkpoint-12"
+    assert same(tmp_path / "without" / last, tmp_path / "with" / last)
+    assert same(without.adapter, tmp_path / "without" / last)
+    lines = [line for line in read_metrics(tmp_path / "with" / "metrics.jsonl") if "validation_loss" in line]
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert "validation_accuracy" in lines[0]
+
+
+def test_the_best_step_is_what_comes_out(tiny_base, tmp_path):
+    losses = iter([3.0, 1.0, 2.0, 4.0])
+    recipe = load_recipe({}, overrides=[*SHORT, "validation.every_steps=3", "checkpoints.every_steps=3"])
+    trained = train_adapter(
+        first_word(tmp_path / "task"),
+        recipe,
+        tiny_base,
+        word_records(64),
+        tmp_path / "run",
+        validate=lambda _: {"loss": next(losses)},
+    )
+    assert trained.summary["best"] == {"step": 6, "loss": 1.0}
+    assert same(trained.adapter, tmp_path / "run" / "best")
+    assert not same(trained.adapter, tmp_path / "run" / "checkpoints" / "checkpoint-12")
+
+
+def test_training_stops_when_nothing_gets_better(tiny_base, tmp_path):
+    recipe = load_recipe(
+        {}, overrides=[*SHORT, "validation.every_steps=2", "validation.patience=2", "validation.metric=accuracy"]
+    )
+    trained = train_adapter(
+        first_word(tmp_path / "task"),
+        recipe,
+        tiny_base,
+        word_records(64),
+        tmp_path / "run",
+        validate=lambda _: {"loss": 1.0, "accuracy": 0.5},
+    )
+    assert trained.summary["steps"] == 6
+    assert trained.summary["best"]["step"] == 2
+
+
+def test_a_metric_that_nobody_measures_is_an_error_with_the_ones_there_are(tiny_base, tmp_path):
+    recipe = load_recipe({}, overrides=[*SHORT, "validation.metric=nDCG"])
+    with pytest.raises(TrainingError, match=r"'nDCG' was not measured\. Measured: loss\."):
+        train_adapter(
+            first_word(tmp_path / "task"),
+            recipe,
+            tiny_base,
+            word_records(8),
+            tmp_path / "run",
+            validate=lambda _: {"loss": 1.0},
+        )
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lora.variant=rslora"],
+        ["lora.variant=dora"],
+        ["lora.variant=pissa", "quantization=none"],
+        ["lora.plus_ratio=8"],
+        ["lora.dropout=0.1", "lora.target_modules=[q_proj, v_proj]"],
+        ["optim.gradient_accumulation=2", "optim.gradient_checkpointing=true"],
+        ["precision=fp32", "quantization=none"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_each_variant_learns(tiny_base, tmp_path, overrides):
+    recipe = load_recipe({}, overrides=[*SHORT, *overrides])
+    train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(64), tmp_path / "run")
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_gradients_accumulate_to_those_of_the_large_batch(tiny_base, tmp_path):
+    """The loss is a mean over all completion tokens of a step, however the step is cut."""
+    task, records = first_word(tmp_path / "task"), word_records(16)
+    common = [*SHORT, "optim.max_steps=1", "quantization=none", "precision=fp32"]
+    whole = train_adapter(
+        task, load_recipe({}, overrides=[*common, "optim.batch_size=16"]), tiny_base, records, tmp_path / "whole"
+    )
+    parts = train_adapter(
+        task,
+        load_recipe({}, overrides=[*common, "optim.batch_size=4", "optim.gradient_accumulation=4"]),
+        tiny_base,
+        records,
+        tmp_path / "parts",
+    )
+    for run in (whole, parts):
+        assert run.summary["steps"] == 1
+    first, second = (read_metrics(run.folder / "metrics.jsonl")[0]["loss"] for run in (whole, parts))
+    assert first == pytest.approx(second, rel=1e-5)
+
+
+def test_adapters_of_a_4_bit_base_train_as_fp32_masters(tiny_base, tmp_path):
+    recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=2", "checkpoints.every_steps=1"])
+    train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(16), tmp_path / "run")
+    kept = weights(tmp_path / "run" / "checkpoints" / "checkpoint-2")
+    assert {str(value.dtype) for value in kept.values()} == {"torch.float32"}
+    assert any((value != value.bfloat16().float()).any() for value in kept.values())
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from searchlora.models.resolve import resolve
+from searchlora.recipe import load_recipe
+from searchlora.training.run import train_adapter
+from tests.words import first_word, word_records
+
+base, task, run, resume = sys.argv[1:]
+recipe = load_recipe({}, overrides=OVERRIDES)
+train_adapter(first_word(Path(task)), recipe, resolve(base), word_records(64), Path(run), resume=resume == "resume",
+              progress=lambda done, total, note="": print(done, flush=True))
+"""
+
+
+def test_resuming_after_kill_9_ends_at_the_same_loss(tiny_base, tmp_path):
+    overrides = [*SHORT, "checkpoints.every_steps=5", "lora.dropout=0.1"]
+    script = _CHILD.replace("OVERRIDES", repr(overrides))
+    repository = Path(__file__).resolve().parents[2]
+
+    def start(run: str, resume: str) -> subprocess.Popen:
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            str(tiny_base.path),
+            str(tmp_path / "task"),
+            str(tmp_path / run),
+            resume,
+        ]
+        return subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    killed = start("killed", "fresh")
+    for line in killed.stdout:
+        if line.strip() == "7":
+            os.kill(killed.pid, signal.SIGKILL)
+            break
+    assert killed.wait() == -signal.SIGKILL
+    assert (tmp_path / "killed" / "checkpoints" / "checkpoint-5").is_dir()
+    whole, resumed = start("whole", "fresh"), start("killed", "resume")
+    for process in (whole, resumed):
+        _, complaints = process.communicate(timeout=120)
+        assert process.returncode == 0, complaints
+    after = read_metrics(tmp_path / "killed" / "metrics.jsonl")
+    assert [line["step"] for line in after] == list(range(1, 13))
+    assert after[-1]["loss"] == read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]["loss"]
+    assert same(tmp_path / "killed" / "adapter", tmp_path / "whole" / "adapter")
+
+
+def test_a_checkpoint_cut_short_is_not_resumed_from(tiny_base, tmp_path):
+    task = first_word(tmp_path / "task")
+    recipe = load_recipe({}, overrides=[*SHORT, "checkpoints.every_steps=4", "checkpoints.keep=5"])
+    train_adapter(task, recipe, tiny_base, word_records(64), tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "checkpoint-12" / "trainer_state.json").unlink()
+    trained = train_adapter(task, recipe, tiny_base, word_records(64), tmp_path / "run", resume=True)
+    assert trained.summary["resumed_from_step"] == 8
+    state = json.loads((tmp_path / "run" / "checkpoints" / "checkpoint-12" / "trainer_state.json").read_text("utf-8"))
+    assert state["global_step"] == 12
