@@ -158,11 +158,8 @@ class Store:
 
     def versions(self, name: str) -> tuple[int, ...]:
         """The numbers of a name's versions, ascending; none for a name that is not there."""
-        folder = self.root / check_name(name)
-        if not folder.is_dir():
-            return ()
-        numbers = (int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and entry.is_dir())
-        return tuple(sorted(numbers))
+        folders = (self.root / check_name(name)).glob("[1-9]*/")
+        return tuple(sorted(int(folder.name) for folder in folders if folder.name.isdigit()))
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias -> version."""
