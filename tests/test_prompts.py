@@ -58,13 +58,13 @@ def test_any_text_keeps_the_prompt_a_prefix(renderer, task, query, rewrite):
 
 
 def test_an_empty_target_is_an_error_that_names_the_record(renderer, task):
-    with pytest.raises(RenderError, match="record 1: .*every label would be masked"):
+    with pytest.raises(RenderError, match=r"record 1: .*every label would be masked"):
         renderer.example(task, {**RECORD, "rewrite": " "})
 
 
 def test_a_missing_field_is_an_error_that_names_the_record(task, monkeypatch):
     monkeypatch.setattr(type(task), "fields", lambda _, record: {"query": record["query"]})
-    with pytest.raises(RenderError, match="record 1: .*'history' is undefined"):
+    with pytest.raises(RenderError, match=r"record 1: .*'history' is undefined"):
         messages(task, RECORD)
 
 

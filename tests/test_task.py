@@ -29,7 +29,7 @@ def test_a_folder_of_tasks_is_found_without_packaging(tmp_path, monkeypatch):
 
 
 def test_an_unknown_task_lists_the_known_ones():
-    with pytest.raises(UsageError, match="no task 'colours'. Known tasks: .*rewriting"):
+    with pytest.raises(UsageError, match=r"no task 'colours'\. Known tasks: .*rewriting"):
         load_task("colours")
 
 

@@ -12,6 +12,7 @@ from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats import canard, cast, pairs, qrecc, querylog
 from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
+from searchlora.errors import UsageError
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceReport, SourceRow
 
 SHOP_RECORDS = "rewriting.jsonl"
@@ -47,6 +48,21 @@ def _from_cells(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
             except ValueError:
                 return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
     return SourceRow({**record, **({"split": split} if split else {})}, row.where)
+
+
+def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    """CANARD's questions, from a turn on where the option says so; how many that leaves out goes into the card."""
+    given = options.get("from_turn", "1")
+    if not given.isdigit():
+        raise UsageError(f"from_turn is a number, not '{given}'", where="--option")
+    left_out = 0
+    for row in canard.read(source):
+        if isinstance(row, SourceRow) and row.data["number"] < int(given):
+            left_out += 1
+        else:
+            yield row
+    if left_out:
+        yield SourceReport((f"Questions before turn {given} are left out.",), {"questions left out": left_out})
 
 
 def _canard(data: Mapping[str, Any]) -> Record:
@@ -140,8 +156,11 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="canard",
             description="CANARD (train.json, dev.json, test.json); its answers become the collection",
-            read=_mapped(lambda source, _: canard.read(source), _canard),
+            read=_mapped(_canard_turns, _canard),
             collection=lambda source, _: canard.collection(source),
+            options={
+                "from_turn": "leave out earlier questions (2: the first ones, whose rewrites name what only the title says)"
+            },
             passes=2,
         ),
         Format(
