@@ -1,3 +1,47 @@
-"""searchlora: one base LLM, many small LoRA adapters, one per job of a search pipeline."""
+"""searchlora: one base LLM, many small LoRA adapters, one per job of a search pipeline.
+
+The verbs of the command line are functions of the same names, imported when first used:
+
+    import searchlora
+    searchlora.data.build(searchlora.task.load_task("rewriting"), source, format="canard", out=folder)
+    searchlora.train("rewriting", folder, "shop-rewriter")
+    searchlora.evaluate("shop-rewriter", folder)
+    searchlora.run("rewrite_bm25", queries, corpus, out)
+    searchlora.adapters.list()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from searchlora import adapters as adapters
+    from searchlora import data as data
+    from searchlora import task as task
+    from searchlora.experiments.demo import demo as demo
+    from searchlora.experiments.evaluate import evaluate as evaluate
+    from searchlora.experiments.run import run as run
+    from searchlora.experiments.train import train as train
 
 __version__ = "0.1.0"
+
+_VERBS = {
+    "train": "searchlora.experiments.train",
+    "evaluate": "searchlora.experiments.evaluate",
+    "run": "searchlora.experiments.run",
+    "demo": "searchlora.experiments.demo",
+}
+_ROOMS = ("adapters", "data", "task")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return getattr(import_module(_VERBS[name]), name)
+    if name in _ROOMS:
+        return import_module(f"searchlora.{name}")
+    raise AttributeError(f"module 'searchlora' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_VERBS, *_ROOMS])

@@ -17,7 +17,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.bars import bars
 from searchlora.cli.tables import show
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.mtrag import read_mtrag
 from searchlora.experiments.evaluate import Steps, prompted, retrieving

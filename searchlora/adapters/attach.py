@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from searchlora.adapters.peft_folder import public_name, read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey
+from searchlora.models.load import quiet
 from searchlora.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def new_adapter(model: Any, recipe: Recipe) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(model, config)
+        with quiet():
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise RecipeError(
             f"lora.target_modules = {lora.target_modules!r} does not fit the base ({error})",
@@ -146,7 +148,8 @@ def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, f
         if isinstance(model, PeftModel):
             model.add_adapter(adapter_name, settings, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
             return model
-        return get_peft_model(model, settings, adapter_name, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+        with quiet():
+            return get_peft_model(model, settings, adapter_name, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
     except ValueError as error:
         raise UnexpectedKey(
             f"the base has none of the modules {config.get('target_modules')} ({error})",

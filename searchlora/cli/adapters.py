@@ -124,7 +124,7 @@ def merge(
     references: list[str] = typer.Argument(help="Two or more adapters of one base and task."),
     name: str = typer.Option(..., "--name", help="Of the new adapter."),
     weights: str = typer.Option("", "--weights", help="As many numbers, for example 0.5,0.5; equal if not given."),
-    method: str = typer.Option("linear", "--method", help="linear, cat, ties or dare_ties."),
+    method: str = typer.Option("cat", "--method", help="cat (exact, larger rank), linear, ties or dare_ties."),
     store: Path | None = _STORE,
 ) -> None:
     """Combine adapters into a new one."""

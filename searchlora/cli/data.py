@@ -34,7 +34,7 @@ def build(
 ) -> None:
     """Read, validate, split by group, check for leaks, and write train, validation and test with a card."""
     from searchlora.cli.bars import bars
-    from searchlora.data.build import build as verb
+    from searchlora.data.building import build as verb
     from searchlora.errors import UsageError
     from searchlora.task import load_task
 
@@ -65,6 +65,8 @@ def build(
     for reason, rows in card.rejected.items():
         typer.echo(f"rejected    {rows:>10,} rows: {reason}")
     typer.echo(f"leaks       {card.leaks['found']:>10,} rows, taken out: {card.leaks['taken out']}")
+    for what, count in card.report.get("counts", {}).items():
+        typer.echo(f"{what}: {count:,}")
     for warning in card.warnings:
         typer.echo(f"warning: {warning}")
 

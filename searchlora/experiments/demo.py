@@ -8,7 +8,7 @@ from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.shop import make_shop
 from searchlora.experiments.evaluate import Evaluated, Steps, evaluate

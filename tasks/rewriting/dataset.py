@@ -159,7 +159,7 @@ FORMATS: Mapping[str, Format] = {
             read=_mapped(_canard_turns, _canard),
             collection=lambda source, _: canard.collection(source),
             options={
-                "from_turn": "leave out earlier questions (2: the first ones, whose rewrites name what only the title says)"
+                "from_turn": "leave out earlier questions; 2 for the first ones, which name what only the title says"
             },
             passes=2,
         ),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.data.card import read_card
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
@@ -252,7 +252,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_half_written(tmp_path: Path) -
     script = f"""
 import resource, sys
 from pathlib import Path
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.errors import DataError
 from searchlora.tasks.rewriting import task
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -283,7 +283,7 @@ def test_a_million_rows_stay_below_a_gigabyte(tmp_path: Path) -> None:
         script = f"""
 import resource
 from pathlib import Path
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.tasks.rewriting import task
 build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / f"out{rows}")!r}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

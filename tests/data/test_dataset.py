@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.data.collection import read_documents, read_judgments, write_collection
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.text import fingerprint

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from searchlora.data.build import build
+from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, RejectedRows
 from searchlora.records import Record

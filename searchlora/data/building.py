@@ -8,12 +8,13 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
 
-from searchlora import __version__, prompts
+from searchlora import prompts
 from searchlora.data.card import DatasetCard, text_statistics
 from searchlora.data.collection import write_collection
 from searchlora.data.folders import beside, folder_in_the_making, sha256, size
@@ -250,7 +251,7 @@ class _Build:
             },
             collection=collection,
             warnings=tuple(_warnings(rows, collection)),
-            searchlora=__version__,
+            searchlora=version("searchlora"),
         )
 
     def _source_files(self) -> dict[str, str]:
