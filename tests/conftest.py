@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is imported: waiting threads that spin take the cores from the tests' own child processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pathlib import Path
 
 import pytest
@@ -24,4 +28,4 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     """A random base with real architecture and tokenizer."""
-    return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny")))
+    return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny", hidden=64)))

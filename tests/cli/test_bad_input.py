@@ -1,0 +1,185 @@
+"""What bad input gets: one clear paragraph, a non-zero exit, and nothing lost or half written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from searchlora.adapters.store import Store
+from tests.made import made_adapter
+from tests.words import first_word
+
+ROW = {"id": "1", "group": "1", "query": "a tent", "rewrite": "tent"}
+
+
+def lines(path, *rows):
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def dataset(cli, tmp_path):
+    rows = [{**ROW, "id": str(n), "group": str(n), "query": f"tent {n}"} for n in range(30)]
+    source = lines(tmp_path / "good.jsonl", *rows)
+    assert cli("data", "build", "rewriting", source, "--format", "native", "--out", tmp_path / "data").code == 0
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([ROW, "{broken\n"], ["rows.jsonl, line 2"]),
+        ([ROW, {**ROW, "id": "2", "rewrite": 5}], ["rows.jsonl, line 2", "rewrite"]),
+        ([{**ROW, "colour": "red"}], ["rows.jsonl, line 1", "colour"]),
+        ([{"id": "1", "query": "a tent"}], ["rows.jsonl, line 1", "group"]),
+    ],
+)
+def test_a_row_that_does_not_fit_names_file_row_and_field(refused, tmp_path, rows, says):
+    source = lines(tmp_path / "rows.jsonl", *rows)
+    complaint = refused("data", "build", "rewriting", source, "--format", "native", "--out", tmp_path / "out")
+    assert all(word in complaint for word in says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_column_is_named(refused, tmp_path):
+    source = tmp_path / "pairs.csv"
+    source.write_text("query,better\na tent,tent\n", encoding="utf-8")
+    complaint = refused("data", "build", "rewriting", source, "--format", "pairs", "--out", tmp_path / "out")
+    assert "pairs.csv" in complaint
+    assert "rewrite" in complaint
+
+
+def test_an_empty_file_an_unknown_format_a_missing_file_an_unknown_task(refused, tmp_path):
+    empty = lines(tmp_path / "empty.jsonl")
+    build = ("data", "build", "rewriting")
+    out = ("--out", tmp_path / "out")
+    assert "empty" in refused(*build, empty, "--format", "native", *out)
+    assert "canard" in refused(*build, empty, "--format", "kanard", *out)
+    assert "no such file" in refused(*build, tmp_path / "none.jsonl", "--format", "native", *out)
+    assert "rewriting" in refused("data", "build", "rewritting", empty, "--format", "native", *out)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_does_not_exist(refused, dataset, tmp_path):
+    store = tmp_path / "store"
+    complaint = refused("train", "rewriting", "--data", dataset, "--name", "r", "--base", "none", "--store", store)
+    assert "no base model 'none'" in complaint
+    assert "smollm2-135m-instruct-q4_1" in complaint
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"), [("lora.r=0", "'lora.r' = 0"), ("lora.rank=4", "unknown key 'lora.rank'")]
+)
+def test_a_recipe_that_is_refused(refused, dataset, tmp_path, override, says):
+    given = ("train", "rewriting", "--data", dataset, "--name", "r", "--set", override, "--store", tmp_path / "store")
+    assert says in refused(*given)
+
+
+def test_names_outside_the_grammar_and_names_that_are_taken(refused, dataset, tiny_base, tmp_path):
+    store = Store(tmp_path / "store")
+    made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    train = ("train", "rewriting", "--data", dataset, "--base", tiny_base.path, "--store", store.root)
+    assert "../first" in refused(*train, "--name", "../first")
+    assert "first-word" in refused(*train, "--name", "first")
+    assert list(store.versions("first")) == [1]
+
+
+def test_an_unfinished_run_is_not_overwritten(refused, cli, dataset, tiny_base, tmp_path):
+    train = ("train", "rewriting", "--data", dataset, "--base", tiny_base.path, "--store", tmp_path / "store")
+    short = ("--set", "optim.max_steps=2", "--set", "lora.r=2", "--set", "validation.metric=none")
+    assert "was not measured" in refused(*train, "--name", "r", *short)
+    assert "--resume" in refused(*train, "--name", "r", *short)
+    assert "another recipe" in refused(*train, "--name", "r", "--resume", "--set", "lora.r=3")
+    assert "no unfinished run" in refused(*train, "--name", "other", "--resume")
+    called = cli(*train, "--name", "r", "--restart", *short[:4])
+    assert called.code == 0, called.err
+
+
+def test_a_dataset_that_was_changed(refused, dataset, tiny_base, tmp_path):
+    with (dataset / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(ROW) + "\n")
+    complaint = refused(
+        *("train", "rewriting", "--data", dataset, "--name", "r"), "--base", tiny_base.path, "--store", tmp_path / "s"
+    )
+    assert "train.jsonl: was changed" in complaint
+
+
+def test_adapters_that_must_not_be_loaded(refused, dataset, tiny_base, tmp_path):
+    store = Store(tmp_path / "store")
+    stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    config = stored.path / "adapter_config.json"
+    config.chmod(0o644)
+    config.write_text(config.read_text(encoding="utf-8").replace('"r": 4', '"r": 8'), encoding="utf-8")
+    complaint = refused("adapters", "export", "first", "--out", tmp_path / "merged", "--store", store.root)
+    assert "adapter_config.json: was changed" in complaint
+    assert not (tmp_path / "merged").exists()
+    assert "no adapter 'second'" in refused(
+        "evaluate", "second", "--data", dataset, "--store", store.root, "--out", "o"
+    )
+
+
+def test_a_base_that_changed_since_training(refused, tiny_base, tmp_path):
+    from searchlora.models.resolve import resolve
+
+    copy = tmp_path / "base"
+    shutil.copytree(tiny_base.path, copy)
+    store = Store(tmp_path / "store")
+    made_adapter(store, "first", first_word(tmp_path / "task"), resolve(str(copy)), tmp_path / "made", seed=1)
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    complaint = refused("adapters", "export", "first", "--out", tmp_path / "merged", "--store", store.root)
+    assert "chat template" in complaint
+    assert "changed since training" in complaint
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("name: p\nstages:\n  - bm26: {}\n", "bm25"),
+        ("name: p\nstages:\n  - bm25: {kk: 3}\n", "'kk'"),
+        ("name: p\nstages: []\n", "stages"),
+        ("name: p\nstages:\n  - adapter: {name: $who}\n", "'$who'"),
+        ("name: [", "not YAML"),
+        ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no adapter 'nobody'"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_built(refused, tmp_path, content, says):
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text(content, encoding="utf-8")
+    queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent"})
+    corpus = lines(tmp_path / "c.jsonl", {"id": "1", "text": "tent"})
+    out = tmp_path / "run.trec"
+    given = ("run", pipeline, "--queries", queries, "--corpus", corpus, "--out", out, "--store", tmp_path / "store")
+    assert says in refused(*given)
+    assert not out.exists()
+
+
+def test_queries_and_corpora_that_are_none(refused, tmp_path):
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
+    good = lines(tmp_path / "good.jsonl", {"id": "1", "query": "tent", "text": "tent"})
+    twice = lines(tmp_path / "twice.jsonl", {"id": "1", "query": "tent"}, {"id": "1", "query": "boot"})
+    without = lines(tmp_path / "without.jsonl", {"id": "1"})
+    out = ("--out", tmp_path / "run.trec")
+    assert "'1' stands twice" in refused("run", pipeline, "--queries", twice, "--corpus", good, *out)
+    assert "without.jsonl, line 1" in refused("run", pipeline, "--queries", without, "--corpus", good, *out)
+    assert "without.jsonl, line 1" in refused("run", pipeline, "--queries", good, "--corpus", without, *out)
+    assert "no pipeline 'p2'" in refused("run", "p2", "--queries", good, "--corpus", good, *out)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-c", "from searchlora.cli import main; main()", "--debug", "adapters", "show", "none"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "Traceback" in ended.stderr
+
+
+def test_a_wrong_option_is_a_usage_error(cli):
+    called = cli("train", "rewriting")
+    assert called.code == 2
+    assert "--data" in called.err

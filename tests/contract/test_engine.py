@@ -1,0 +1,114 @@
+"""What every engine must keep. Part of the contract: a new engine is one more line in `engine`."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import NotInStore
+from searchlora.inference.engine import Engine, Request
+from searchlora.inference.local import LocalEngine
+from tests.made import made_adapter
+from tests.words import first_word
+
+PROMPTS = ["tent", "a boot for the rain", "stove", "rope rope rope rope rope rope", "lamp, and more lamp"]
+
+
+@pytest.fixture(scope="module")
+def store(tiny_base, tmp_path_factory) -> Store:
+    folder = tmp_path_factory.mktemp("engine")
+    store = Store(folder / "store")
+    task = first_word(folder / "task")
+    for seed, name in enumerate(("one", "two.dots", "one")):
+        made_adapter(store, name, task, tiny_base, folder / f"made{seed}", seed)
+    store.alias("one", "production", 1)
+    return store
+
+
+@pytest.fixture(scope="module", params=["local"])
+def engine(request, tiny_base, store) -> Engine:
+    return {"local": lambda: LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)}[request.param]()
+
+
+def asked(text: str, adapter: str | None, tokens: int = 6) -> Request:
+    return Request(({"role": "user", "content": text},), adapter, tokens)
+
+
+def test_one_completion_per_request_in_order(engine):
+    alone = [engine.generate([asked(text, "one@1")])[0] for text in PROMPTS]
+    together = engine.generate([asked(text, "one@1") for text in PROMPTS])
+    assert together == alone
+    turned = engine.generate([asked(text, "one@1") for text in reversed(PROMPTS)])
+    assert turned[::-1] == alone
+
+
+def test_adapters_and_the_base_in_one_call_answer_as_alone(engine):
+    adapters = [None, "one@1", "two.dots", "one@2", None]
+    mixed = engine.generate([asked(text, adapter) for text, adapter in zip(PROMPTS, adapters, strict=True)])
+    alone = [engine.generate([asked(text, adapter)])[0] for text, adapter in zip(PROMPTS, adapters, strict=True)]
+    assert mixed == alone
+    answers = {adapter: engine.generate([asked("tent", adapter)])[0].text for adapter in (None, "one@1", "one@2")}
+    assert len(set(answers.values())) == 3
+
+
+def test_no_request_gets_more_tokens_than_it_asked_for(engine):
+    few, many = engine.generate([asked("tent", "one@1", 2), asked("tent", "one@1", 9)])
+    assert few.completion_tokens <= 2
+    assert many.text.startswith(few.text)
+    assert few.finish == "length" or few.completion_tokens < 2
+
+
+def test_nothing_asked_nothing_answered(engine):
+    assert engine.generate([]) == []
+    assert engine.score([], []) == []
+
+
+def test_a_reference_is_pinned_to_the_version_it_means(engine):
+    assert engine.pin("one") == "one@2"
+    assert engine.pin("one@production") == "one@1"
+    production = engine.generate([asked("tent", "one@production")])
+    assert production == engine.generate([asked("tent", "one@1")])
+
+
+@pytest.mark.parametrize("reference", ["three", "one@7", "one@staging"])
+def test_an_adapter_that_is_not_there_is_refused_by_name(engine, reference):
+    with pytest.raises(NotInStore, match=reference.partition("@")[0]):
+        engine.generate([asked("tent", reference)])
+
+
+def test_scores_are_log_probabilities_of_whole_choices(engine):
+    requests = [asked(text, "one@1") for text in PROMPTS[:3]]
+    choices = [["red", "green"], ["a longer choice", "b"], ["x"]]
+    scores = engine.score(requests, choices)
+    assert [len(row) for row in scores] == [2, 2, 1]
+    assert all(score < 0 and math.isfinite(score) for row in scores for score in row)
+    alone = [engine.score([request], [row])[0] for request, row in zip(requests, choices, strict=True)]
+    for together, single in zip(scores, alone, strict=True):
+        assert together == pytest.approx(single, abs=1e-4)
+
+
+def test_the_adapter_counts_in_scores(engine):
+    choices = [["red", "green"]]
+    assert engine.score([asked("tent", "one@1")], choices) != engine.score([asked("tent", None)], choices)
+
+
+def test_threads_do_not_see_each_others_adapters(engine):
+    references = [None, "one@1", "one@2", "two.dots"]
+    expected = {reference: engine.generate([asked("tent", reference)])[0].text for reference in references}
+    wrong = []
+
+    def hammer(reference):
+        for _ in range(5):
+            text = engine.generate([asked("tent", reference)])[0].text
+            if text != expected[reference]:
+                wrong.append((reference, text))
+
+    threads = [threading.Thread(target=hammer, args=(reference,)) for reference in references * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

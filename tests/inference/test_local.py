@@ -1,0 +1,83 @@
+"""The local engine against plain transformers and PEFT."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import BaseMismatch, EngineError, TamperedAdapter
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import resolve
+from tests.made import made_adapter, made_folder
+from tests.tiny import build_tiny_base
+from tests.words import first_word
+
+
+def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
+    return Request(({"role": "user", "content": text},), adapter, tokens)
+
+
+def test_greedy_answers_are_those_of_plain_peft(tiny_base, tmp_path):
+    from peft import PeftModel
+
+    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
+    engine = LocalEngine(tiny_base, precision="fp32")
+    engine.load_folder("candidate", folder)
+    plain = PeftModel.from_pretrained(load_model(tiny_base, precision="fp32"), folder).eval()
+    tokenizer = load_tokenizer(tiny_base)
+    for text in ("tent", "boot and rope"):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        ids = plain.generate(**prompt, max_new_tokens=8, do_sample=False, eos_token_id=2, pad_token_id=0)
+        wanted = tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert engine.generate([asked(text, "candidate")])[0].text == wanted
+
+
+def test_a_folder_loaded_again_under_a_name_replaces_the_first(tiny_base, tmp_path):
+    engine = LocalEngine(tiny_base, precision="fp32")
+    first, _ = made_folder(tiny_base, tmp_path / "first", seed=1)
+    second, _ = made_folder(tiny_base, tmp_path / "second", seed=2)
+    answers = []
+    for folder in (first, second, first):
+        engine.load_folder("candidate", folder)
+        answers.append(engine.generate([asked("tent", "candidate")])[0].text)
+    assert answers[0] == answers[2] != answers[1]
+
+
+def test_a_tampered_adapter_is_refused_when_it_is_loaded(tiny_base, tmp_path):
+    store = Store(tmp_path / "store")
+    stored = made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    file = stored.path / "adapter_model.safetensors"
+    file.chmod(0o644)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(TamperedAdapter, match=r"adapter_model\.safetensors: was changed"):
+        LocalEngine(tiny_base, store).generate([asked("tent", "one")])
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
+    store = Store(tmp_path / "store")
+    made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    other = resolve(str(build_tiny_base(tmp_path / "other", seed=5, hidden=64)))
+    with pytest.raises(BaseMismatch, match="one@1: was trained on"):
+        LocalEngine(other, store).generate([asked("tent", "one")])
+
+
+def test_an_adapter_that_was_loaded_stays_usable_when_its_files_go(tiny_base, tmp_path):
+    store = Store(tmp_path / "store")
+    made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    engine = LocalEngine(tiny_base, store)
+    before = engine.generate([asked("tent", "one@1")])
+    shutil.move(store.root / "one" / "1" / "adapter_model.safetensors", tmp_path / "gone")
+    assert engine.generate([asked("tent", "one@1")]) == before
+
+
+def test_an_engine_without_a_store_knows_no_names(tiny_base):
+    with pytest.raises(EngineError, match="without a store"):
+        LocalEngine(tiny_base).generate([asked("tent", "one")])
