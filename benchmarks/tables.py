@@ -1,0 +1,72 @@
+"""Writes the tables of results into the READMEs, from the JSON files under `benchmarks/results`.
+
+    python -m benchmarks.tables          write
+    python -m benchmarks.tables --check  exit 1 where a README is not what the results say
+
+A README holds `<!-- results NAME -->` and `<!-- end -->`; what stands between them is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT
+
+_PLACE = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    changed = []
+    for readme in [ROOT / "README.md", *sorted(ROOT.glob("tasks/*/README.md"))]:
+        text = readme.read_text(encoding="utf-8")
+        written = _PLACE.sub(lambda found: found[1] + table(found["name"]) + found[3], text)
+        if written != text:
+            changed.append(str(readme.relative_to(ROOT)))
+            if "--check" not in sys.argv:
+                readme.write_text(written, encoding="utf-8")
+    if "--check" in sys.argv and changed:
+        sys.exit(f"Not what benchmarks/results says: {', '.join(changed)}. Run: python -m benchmarks.tables")
+    print(f"Written: {', '.join(changed) or 'nothing to change'}")
+
+
+def table(name: str) -> str:
+    """The Markdown of one results file: a row per system, then the paired comparisons of the first measure."""
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in results["rows"]:
+        rows.setdefault(row["system"], {})[row["measure"]] = row
+    measures = list(next(iter(rows.values())))
+    n = next(iter(rows.values()))[measures[0]]["n"]
+    lines = [_line(["", *measures]), _line(["---", *(["---:"] * len(measures))])]
+    lines += [_line([system, *(_figure(cells[measure]) for measure in measures)]) for system, cells in rows.items()]
+    lines += [
+        "",
+        f"n = {n}; mean and 95% interval. {results['machine']}; {results['date'][:10]}; `{results['command']}`.",
+    ]
+    pairs = [pair for pair in results["comparisons"] if pair["measure"] == measures[0]]
+    lines += ["", _line([f"{measures[0]}, paired", "difference", "p, corrected"]), _line(["---", "---:", "---:"])]
+    lines += [_line([f"{pair['a']} − {pair['b']}", _difference(pair), _chance(pair["p_corrected"])]) for pair in pairs]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(row: dict[str, Any]) -> str:
+    return f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
+
+
+def _difference(pair: dict[str, Any]) -> str:
+    return f"{pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
