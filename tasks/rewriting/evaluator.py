@@ -47,9 +47,12 @@ def evaluate(
     if run is not None and own:
         values.update(retrieval_values(run, own, MEASURES))
         notes = retrieval_notes(run, own)
-    referenced = [place for place, record in enumerate(records) if "rewrite" in record]
-    ours, references = [texts[place] for place in referenced], [str(records[place]["rewrite"]) for place in referenced]
-    values["ROUGE-L"] = dict(zip([ids[place] for place in referenced], rouge_l(ours, references), strict=True))
+    totals = {}
+    if referenced := [place for place, record in enumerate(records) if "rewrite" in record]:
+        ours = [texts[place] for place in referenced]
+        references = [str(records[place]["rewrite"]) for place in referenced]
+        values["ROUGE-L"] = dict(zip([ids[place] for place in referenced], rouge_l(ours, references), strict=True))
+        totals["BLEU"] = corpus_bleu(ours, references)
     values["left alone"] = {
         id_: float(_words(text) == _words(record["query"]))
         for id_, record, text in zip(ids, records, texts, strict=True)
@@ -71,7 +74,7 @@ def evaluate(
         invalid={
             id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
         },
-        totals={"BLEU": corpus_bleu(ours, references)} if references else {},
+        totals=totals,
         tested=MEASURES if MEASURES[0] in values else ("ROUGE-L",),
         notes=notes,
     )

@@ -1,0 +1,128 @@
+"""Resolving, fingerprinting and loading base models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from searchlora.errors import BaseModelError
+from searchlora.models.catalogue import CATALOGUE, PackagedWeights
+from searchlora.models.fingerprint import fingerprint
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import resolve
+from searchlora.prompts import Renderer
+from tests.tiny import build_tiny_base
+
+SMALL = "smollm2-135m-instruct-q4_1"
+
+
+@pytest.fixture
+def copy(tiny_base, tmp_path):
+    return shutil.copytree(tiny_base.path, tmp_path / "copy")
+
+
+def test_a_copy_has_the_same_fingerprint_and_other_weights_another(tiny_base, copy, tmp_path):
+    assert fingerprint(copy) == fingerprint(tiny_base.path)
+    other = build_tiny_base(tmp_path / "other", seed=9, hidden=64)
+    assert fingerprint(other).tensors != fingerprint(copy).tensors
+    assert fingerprint(other).tokenizer == fingerprint(copy).tokenizer
+
+
+def test_shards_have_the_fingerprint_of_the_whole(tiny_base, copy):
+    tensors = load_file(copy / "model.safetensors")
+    names = sorted(tensors)
+    (copy / "model.safetensors").unlink()
+    save_file({name: tensors[name] for name in names[::2]}, copy / "model-00001-of-00002.safetensors")
+    save_file({name: tensors[name] for name in names[1::2]}, copy / "model-00002-of-00002.safetensors")
+    assert fingerprint(copy) == fingerprint(tiny_base.path)
+
+
+def test_one_bit_of_one_tensor_changes_it(tiny_base, copy):
+    file = copy / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    assert fingerprint(copy).tensors != fingerprint(tiny_base.path).tensors
+
+
+def test_template_and_tokenizer_are_told_apart(tiny_base, copy):
+    (copy / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    whole, changed = fingerprint(tiny_base.path), fingerprint(copy)
+    assert (changed.tokenizer, changed.tensors) == (whole.tokenizer, whole.tensors)
+    assert changed.template != whole.template
+    tokenizer = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["added_tokens"] = tokenizer["added_tokens"][:-1]
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert fingerprint(copy).tokenizer != whole.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [("config.json", "config.json"), ("model.safetensors", "safetensors"), ("tokenizer.json", "tok")],
+)
+def test_a_folder_without_what_is_needed_says_what(copy, missing, says):
+    (copy / missing).unlink()
+    with pytest.raises(BaseModelError, match=f"holds no .*{says}"):
+        resolve(str(copy))
+
+
+def test_pickled_weights_are_not_loaded(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(BaseModelError, match="safetensors"):
+        resolve(str(copy))
+
+
+@pytest.mark.parametrize(("name", "says"), [("nowhere", "no base model 'nowhere'"), ("x/y.gguf", "no such GGUF file")])
+def test_a_base_that_is_not_there(name, says):
+    with pytest.raises(BaseModelError, match=says):
+        resolve(name)
+
+
+def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(BaseModelError, match="'nobody/nothing' could not be had from the hub"):
+        resolve("nobody/nothing")
+
+
+def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(BaseModelError, match="cannot be read as GGUF"):
+        resolve(str(file))
+    assert not list((tmp_path / "cache").rglob("config.json"))
+
+
+def test_a_loaded_base_is_frozen(tiny_base):
+    for quantization in ("none", "nf4"):
+        model = load_model(tiny_base, quantization=quantization)
+        assert not any(value.requires_grad for value in model.parameters())
+        assert not model.training
+
+
+@pytest.mark.slow
+def test_the_small_base_answers_and_is_converted_once():
+    entry = CATALOGUE[SMALL]
+    assert isinstance(entry, PackagedWeights)
+    base = resolve(SMALL)
+    before = (base.path / "model.safetensors").stat().st_mtime_ns
+    assert resolve(SMALL).path == base.path
+    assert (base.path / "model.safetensors").stat().st_mtime_ns == before
+    assert "quantization_config" not in json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    renderer = Renderer(load_tokenizer(base))
+    import torch
+
+    ids = torch.tensor([renderer.prompt_ids([{"role": "user", "content": "What is the capital of France?"}])])
+    answer = load_model(base).generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in renderer.decode(answer.tolist())
+
+
+@pytest.mark.slow
+def test_the_small_base_has_the_fingerprint_that_adapters_were_trained_on():
+    """The conversion must come out the same on every machine, or nobody could load an adapter made elsewhere."""
+    found = fingerprint(resolve(SMALL).path)
+    assert found.architecture == "LlamaForCausalLM"
+    assert found.tensors == "5fdcab4789f1a995287ddba5c1bde4d37ad53acdd25c6b6f970c39292ddd6375"

@@ -1,0 +1,106 @@
+"""The pipeline: stages in order, failures kept as failures."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.errors import PipelineError
+from searchlora.inference.engine import Completion
+from searchlora.outputs import InvalidOutput
+from searchlora.pipelines.config import bm25_settings, bm25_stage, read_pipeline, ready_pipelines
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.records import Document
+from searchlora.task import load_task
+
+DOCUMENTS = [Document("d1", "waterproof boots"), Document("d2", "a green tent"), Document("d3", "tent pegs")]
+
+
+class Scripted:
+    """An engine that says what it is told to; the real one is in `tests/inference`."""
+
+    def __init__(self, answers: dict[str, tuple[str, str]]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def pin(self, adapter):
+        return adapter
+
+    def generate(self, requests):
+        found = []
+        for request in requests:
+            prompt = request.messages[-1]["content"]
+            self.asked.append(prompt)
+            text, finish = self.answers[prompt.rpartition("Query: ")[2]]
+            found.append(Completion(text, finish, 10, 3))
+        return found
+
+    def score(self, requests, choices):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def pipeline():
+    engine = Scripted({"kicks": ("boots", "stop"), "shelter": ("", "stop"), "tent": ("tent tent tent", "length")})
+    stage = AdapterStage(load_task("rewriting"), engine, "shop-rewriter@3")
+    return Pipeline("two", [stage, bm25_stage(bm25_settings(k=10), DOCUMENTS)])
+
+
+def test_the_rewrite_is_what_is_searched_with(pipeline):
+    (found,) = pipeline.run([{"id": "1", "query": "kicks"}])
+    assert found["query"] == "boots"
+    assert found["outputs"] == {"rewriting": ["boots"]}
+    assert [hit.document for hit in found["hits"]] == ["d1"]
+
+
+def test_an_invalid_output_is_kept_and_the_query_as_typed_is_searched_with(pipeline):
+    empty, cut = pipeline.run([{"id": "1", "query": "shelter"}, {"id": "2", "query": "tent"}])
+    assert empty["outputs"]["rewriting"] == [InvalidOutput("", "empty")]
+    assert empty["query"] == "shelter"
+    assert empty["hits"] == []
+    assert isinstance(cut["outputs"]["rewriting"][0], InvalidOutput)
+    assert cut["query"] == "tent"
+    assert {hit.document for hit in cut["hits"]} == {"d2", "d3"}
+
+
+def test_the_run_holds_every_topic_and_the_tag_the_pinned_version(pipeline):
+    done = pipeline.run([{"id": "1", "query": "kicks"}, {"id": "2", "query": "shelter"}])
+    assert run_of(done).keys() == {"1", "2"}
+    assert pipeline.tag == "two_shop-rewriter@3_bm25"
+
+
+def test_batches_change_nothing(pipeline):
+    searches = [{"id": str(n), "query": ("kicks", "tent", "shelter")[n % 3]} for n in range(7)]
+    assert pipeline.run(searches, batch=2) == pipeline.run(searches)
+
+
+def test_the_conversation_reaches_the_prompt(pipeline):
+    history = [{"role": "user", "text": "show me boots"}]
+    pipeline.run([{"id": "1", "query": "kicks", "history": history}])
+    assert "User: show me boots" in pipeline.stages[0].engine.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("searches", "says"),
+    [
+        ([{"query": "x"}], "query 1: has no 'id'"),
+        ([{"id": "1"}], "query 1: has no 'query'"),
+        ([{"id": "1", "query": "x"}, {"id": 1, "query": "y"}], "query 2: the id '1' stands twice"),
+    ],
+)
+def test_searches_that_cannot_be_run(pipeline, searches, says):
+    with pytest.raises(PipelineError, match=says):
+        pipeline.run(searches)
+
+
+def test_the_ready_pipeline_reads_and_takes_its_parameter():
+    assert "rewrite_bm25" in ready_pipelines()
+    name, (adapter, bm25) = read_pipeline("rewrite_bm25", ["adapter=mine@production"])
+    assert name == "rewrite_bm25"
+    assert adapter.name == "mine@production"
+    assert bm25.k == 100
+
+
+def test_an_override_of_what_is_no_parameter_is_refused():
+    with pytest.raises(PipelineError, match=r"'colour=red' sets no parameter.*Parameters: adapter"):
+        read_pipeline("rewrite_bm25", ["colour=red"])

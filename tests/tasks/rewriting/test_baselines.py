@@ -1,0 +1,57 @@
+"""The rewrites without a model, and how much of a conversation the model is shown."""
+
+from __future__ import annotations
+
+import json
+
+from searchlora.tasks.rewriting.baselines import all_of, first_and
+from searchlora.tasks.rewriting.conversation import LATEST_TURNS, WORDS_OF_AN_ANSWER, shortened
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[n % 2], "text": text} for n, text in enumerate(texts)]
+
+
+RECORD = {"query": "why?", "rewrite": "why did it rain", "history": turns("rain?", "yes", "where?", "here")}
+
+
+def test_conversation_baselines():
+    found = all_of([RECORD])
+    assert found["raw query"] == ["why?"]
+    assert found["previous turn + query"] == ["where? here why?"]
+    assert found["whole conversation"] == ["rain? yes where? here why?"]
+    assert found["first turn + query"] == ["rain? why?"]
+    assert found["human rewrite"] == ["why did it rain"]
+    assert "dictionary" not in found
+    assert first_and(RECORD, "x") == "rain? x"
+
+
+def test_a_record_without_history_is_its_query():
+    found = all_of([RECORD, {"query": "tent", "rewrite": "tent"}])
+    assert [outputs[1] for outputs in found.values()] == ["tent"] * 5
+
+
+def test_the_dictionary_where_the_dataset_has_one(tmp_path):
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"kicks": "running shoes"}), encoding="utf-8")
+    found = all_of([{"query": "red kicks", "rewrite": "red running shoes"}], tmp_path)
+    assert found["dictionary"] == ["red running shoes"]
+    assert "first turn + query" not in found
+
+
+def test_a_short_conversation_is_shown_whole():
+    history = turns(*"abcdef")
+    assert shortened(history) == history
+
+
+def test_a_long_conversation_keeps_its_opening_and_its_end_and_says_what_is_left_out():
+    shown = [turn["text"] for turn in shortened(turns(*"abcdefghij"))]
+    assert shown == ["a", "…", *"ghij"]
+    assert len(shown) == LATEST_TURNS + 2
+
+
+def test_answers_are_cut_and_questions_are_not():
+    long = " ".join(["word"] * (WORDS_OF_AN_ANSWER + 9))
+    asked, answered = shortened(turns(long, long))
+    assert asked["text"] == long
+    assert answered["text"].split()[-1] == "…"
+    assert len(answered["text"].split()) == WORDS_OF_AN_ANSWER + 1
