@@ -29,6 +29,8 @@ def build(
     seed: int = typer.Option(13, "--seed", help="Of the split."),
     limit: int | None = typer.Option(None, "--limit", help="Read so many rows at most."),
     on_leak: OnLeak = typer.Option(OnLeak.refuse, "--on-leak", help="refuse, or drop colliding rows from train."),
+    corpus: Path | None = typer.Option(None, "--corpus", help="Documents (id, text, title) to evaluate by retrieval."),
+    qrels: Path | None = typer.Option(None, "--qrels", help="TREC judgments of the records' ids for that corpus."),
     allow_rejects: bool = typer.Option(False, "--allow-rejects", help="Build although rows were rejected."),
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
@@ -57,6 +59,8 @@ def build(
             limit=limit,
             on_leak=on_leak.value,
             allow_rejects=allow_rejects,
+            corpus=corpus,
+            qrels=qrels,
             progress=steps("Reading"),
         )
     typer.echo(f"Wrote {out}")

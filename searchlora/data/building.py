@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Literal
@@ -16,7 +16,7 @@ import numpy as np
 
 from searchlora import prompts
 from searchlora.data.card import DatasetCard, text_statistics
-from searchlora.data.collection import write_collection
+from searchlora.data.collection import read_documents, read_judgments, write_collection
 from searchlora.data.folders import beside, folder_in_the_making, sha256, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
 from searchlora.data.meter import Meter, metered
@@ -26,7 +26,7 @@ from searchlora.data.spool import Spool
 from searchlora.data.text import fingerprint
 from searchlora.errors import DataError, RejectedRows, RenderError, UnknownFormat, UsageError
 from searchlora.progress import Progress, silent
-from searchlora.records import Format, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Collection, Format, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.task import PromptedTask, Task
 
 OnLeak = Literal["refuse", "drop"]
@@ -50,6 +50,8 @@ def build(
     limit: int | None = None,
     allow_rejects: bool = False,
     on_leak: OnLeak = "refuse",
+    corpus: Path | None = None,
+    qrels: Path | None = None,
     progress: Progress = silent,
 ) -> DatasetCard:
     """Read, validate, split by group, check for leaks, and write a dataset folder, all of it or nothing.
@@ -68,6 +70,8 @@ def build(
         allow_rejects: Build from the rest when rows were refused.
         on_leak: What to do with rows whose input stands in two splits: refuse to build, or take them out of training
             and validation. Under official splits they are always taken out. Either way they are listed.
+        corpus, qrels: Documents (`id`, `text`, `title`) and TREC judgments of the records' ids, for a source that has
+            none of its own (or instead of its own); both or neither.
         progress: Told bytes read, bytes in all, and the rows so far.
 
     Returns:
@@ -86,6 +90,11 @@ def build(
         raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")
     if not source.exists():
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
+    if corpus is not None and qrels is not None:
+        own = Collection(read_documents(corpus), read_judgments(qrels))
+        reader = replace(reader, collection=lambda *_: own)
+    elif corpus is not None or qrels is not None:
+        raise UsageError("a corpus wants judgments and judgments want a corpus", fix="Give both, or neither.")
     with folder_in_the_making(out) as folder:
         work = _Build(task, reader, source, folder, out, dict(options or {}), seed, shares, Meter(progress=progress))
         card = work.run(limit, allow_rejects, on_leak)

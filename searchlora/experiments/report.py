@@ -1,4 +1,4 @@
-"""An evaluation as files: `evaluation.json`, `evaluation.md`, the runs, and `report.html`."""
+"""An evaluation as files: `evaluation.json` and `.md`, `per_query.jsonl`, the runs, and `report.html`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
         json.dump(to_json(evaluated.comparison, header), out, indent=1, ensure_ascii=False)
     with atomic_text(folder / "evaluation.md") as out:
         out.write(to_markdown(evaluated.comparison))
+    with atomic_text(folder / "per_query.jsonl") as out:
+        for measure, systems in evaluated.comparison.values.items():
+            for system, rows in systems.items():
+                for row, value in rows.items():
+                    out.write(json.dumps({"id": row, "system": system, "measure": measure, "value": value}) + "\n")
     for name, system in evaluated.systems.items():
         if system.searches and "hits" in system.searches[0]:
             file = name.replace(" ", "-").replace("/", "-")

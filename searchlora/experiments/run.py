@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from searchlora.adapters.store import Store
+from searchlora.data.collection import read_documents
 from searchlora.data.files import read_rows
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.trec import write_run
@@ -13,7 +14,7 @@ from searchlora.experiments.evaluate import Steps
 from searchlora.pipelines.config import build_pipeline, read_pipeline
 from searchlora.pipelines.pipeline import run_of
 from searchlora.progress import silent
-from searchlora.records import Document, Record, RejectedRow
+from searchlora.records import Record, RejectedRow
 
 
 def run(
@@ -39,14 +40,11 @@ def run(
 
     Raises:
         PipelineError: for a pipeline that cannot be built, or a query without id or text.
-        RowError: naming file and row.
+        RowError, DataError: naming file and row.
     """
     name, stages = read_pipeline(pipeline, overrides)
-    searches = _rows(Path(queries), "id", "query")
-    documents = [
-        Document(str(row["id"]), str(row["text"]), str(row.get("title") or ""))
-        for row in _rows(Path(corpus), "id", "text")
-    ]
+    searches = _queries(Path(queries))
+    documents = list(read_documents(Path(corpus)))
     built = build_pipeline(name, stages, store=store or Store(), documents=documents, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
     if any("hits" not in search for search in done):
@@ -55,11 +53,11 @@ def run(
     return built.tag, len(done)
 
 
-def _rows(path: Path, *required: str) -> list[Record]:
-    """All rows of a file; unlike a dataset's builder, a run goes on without none of them."""
+def _queries(path: Path) -> list[Record]:
+    """All rows; unlike a dataset's builder, a run goes on without none of them."""
     found = []
-    for row in read_rows(path, required):
+    for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
-            raise RowError(row.reason, where=row.where, fix=f"Each row needs {' and '.join(required)}.")
+            raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
         found.append(row.data)
     return found
