@@ -95,6 +95,7 @@ def build_pipeline(
     *,
     store: Store,
     documents: Sequence[Document],
+    tasks: str | Path | None = None,
     steps: Callable[[str], Progress] = lambda _: silent,
 ) -> Pipeline:
     """Load what the stages need: adapters (through their load check, one engine per base) and an index."""
@@ -102,7 +103,7 @@ def build_pipeline(
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
-            built.append(_adapter_stage(settings, store, engines))
+            built.append(_adapter_stage(settings, store, engines, tasks))
         elif isinstance(settings, Bm25Settings):
             built.append(bm25_stage(settings, documents, steps("Indexing")))
     return Pipeline(name, built)
@@ -134,19 +135,21 @@ def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: 
     return RetrieveStage(index, settings.k)
 
 
-def _adapter_stage(settings: AdapterSettings, store: Store, engines: dict[str, Any]) -> AdapterStage:
+def _adapter_stage(
+    settings: AdapterSettings, store: Store, engines: dict[str, Any], tasks: str | Path | None
+) -> AdapterStage:
     from searchlora.inference.local import LocalEngine
     from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
     stored = store.get(settings.name)
     manifest = stored.manifest
-    task = load_task(manifest.task)
+    task = load_task(manifest.task, tasks)
     if not isinstance(task, PromptedTask):
         raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
     base = manifest.base.name
     if base not in engines:
-        engines[base] = LocalEngine(resolve(base), store)
+        engines[base] = LocalEngine(resolve(base), store, precision=manifest.recipe["precision"])
     pinned = engines[base].pin(settings.name)
     return AdapterStage(task, engines[base], pinned, settings.max_new_tokens or manifest.recipe["max_new_tokens"])
 

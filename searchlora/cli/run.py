@@ -14,6 +14,7 @@ def run(
     out: Path = typer.Option(..., "--out", help="The TREC run to write."),
     settings: list[str] = typer.Option([], "--set", help="parameter=value of the pipeline, several times."),
     store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
+    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
     """Take queries through a pipeline and write a TREC run; its tag names the pinned adapter versions."""
     from searchlora.adapters.store import Store
@@ -21,5 +22,7 @@ def run(
     from searchlora.experiments.run import run as verb
 
     with bars() as steps:
-        tag, count = verb(pipeline, queries, corpus, out, overrides=settings, store=Store(store), steps=steps)
+        tag, count = verb(
+            pipeline, queries, corpus, out, overrides=settings, store=Store(store), tasks=tasks, steps=steps
+        )
     typer.echo(f"Wrote {count} topics as {tag} to {out}")

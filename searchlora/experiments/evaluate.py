@@ -139,7 +139,9 @@ class _Kept:
 
     def engine(self, store: Store) -> LocalEngine:
         if self._engine is None:
-            self._engine = LocalEngine(resolve(self.adapter.manifest.base.name), store)
+            manifest = self.adapter.manifest
+            base = resolve(manifest.base.name)
+            self._engine = LocalEngine(base, store, precision=manifest.recipe["precision"])
         return self._engine
 
     def outputs(self, name: str) -> list[Any] | None:

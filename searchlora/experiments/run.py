@@ -25,6 +25,7 @@ def run(
     *,
     overrides: Sequence[str] = (),
     store: Store | None = None,
+    tasks: str | Path | None = None,
     steps: Steps = lambda _: silent,
 ) -> tuple[str, int]:
     """Take queries through a pipeline and write a TREC run, whole or not at all.
@@ -45,7 +46,7 @@ def run(
     name, stages = read_pipeline(pipeline, overrides)
     searches = _queries(Path(queries))
     documents = list(read_documents(Path(corpus)))
-    built = build_pipeline(name, stages, store=store or Store(), documents=documents, steps=steps)
+    built = build_pipeline(name, stages, store=store or Store(), documents=documents, tasks=tasks, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
     if any("hits" not in search for search in done):
         raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))

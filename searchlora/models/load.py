@@ -46,11 +46,11 @@ def load_model(
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     settings: dict[str, Any] = {"dtype": dtype}
-    if quantization == "nf4":
-        settings["quantization_config"] = _nf4(dtype)
     settings["device_map"] = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
     try:
         with quiet():
+            if quantization == "nf4":
+                settings["quantization_config"] = _nf4(dtype)
             model = AutoModelForCausalLM.from_pretrained(
                 base.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
             )
@@ -67,7 +67,7 @@ def quiet() -> Iterator[None]:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`")
@@ -75,8 +75,15 @@ def quiet() -> Iterator[None]:
 
 
 def _nf4(dtype: Any) -> Any:
+    from huggingface_hub import constants
     from transformers import BitsAndBytesConfig
 
+    # On some CPUs bitsandbytes looks for a kernel on the hub when it is imported; nobody asked for that.
+    was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
