@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from searchlora.eval.compare import Comparison
 from searchlora.eval.files import atomic_text
 from searchlora.eval.report.details import Answer, Detail, Found, extremes
 from searchlora.eval.report.write import write_report
@@ -36,11 +37,7 @@ def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
         json.dump(to_json(evaluated.comparison, header), out, indent=1, ensure_ascii=False)
     with atomic_text(folder / "evaluation.md") as out:
         out.write(to_markdown(evaluated.comparison))
-    with atomic_text(folder / "per_query.jsonl") as out:
-        for measure, systems in evaluated.comparison.values.items():
-            for system, rows in systems.items():
-                for row, value in rows.items():
-                    out.write(json.dumps({"id": row, "system": system, "measure": measure, "value": value}) + "\n")
+    _write_per_query(folder / "per_query.jsonl", evaluated.comparison)
     for name, system in evaluated.systems.items():
         if system.searches and "hits" in system.searches[0]:
             file = name.replace(" ", "-").replace("/", "-")
@@ -56,6 +53,15 @@ def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
             f"{len(evaluated.records)} records of the split '{split}'."
         ),
     )
+
+
+def _write_per_query(path: Path, comparison: Comparison) -> None:
+    with atomic_text(path) as out:
+        for measure, systems in comparison.values.items():
+            for system, rows in systems.items():
+                for row, value in rows.items():
+                    line = {"id": row, "system": system, "measure": measure, "value": value}
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _provenance(evaluated: Evaluated, split: str, header: Header) -> dict[str, str]:
