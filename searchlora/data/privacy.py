@@ -7,9 +7,12 @@ usual form, no more: names and street addresses are not found, and a log that ho
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date, time
+from typing import Any
 
-MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# U+FFFD stands for a character that could not be decoded, most likely a letter.
+MAIL = re.compile(r"[\w.+\ufffd-]+@[\w\ufffd-]+(?:\.[\w\ufffd-]+)+")
 DIGITS = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,18}(?![\w])")
 ORDER = re.compile(
     r"""\b(?:order|invoice|tracking|parcel|shipment|return|rma)      # a word for it,
@@ -38,6 +41,20 @@ def mask(text: str, own_orders: re.Pattern[str] | None = None) -> str:
         text = own_orders.sub("[order]", text)
     text = ORDER.sub("[order]", text)
     return PHONE.sub(_mask_phone, text)
+
+
+def mask_all(value: Any, own_orders: re.Pattern[str] | None = None) -> Any:
+    """The same value with every text in it masked, however deep, and every number that is to be masked as a text."""
+    if value is None or isinstance(value, (bool, date, time)):
+        return value
+    if isinstance(value, str):
+        return mask(value, own_orders)
+    if isinstance(value, Mapping):
+        return {key: mask_all(item, own_orders) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask_all(item, own_orders) for item in value]
+    masked = mask(str(value), own_orders)
+    return value if masked == str(value) else masked
 
 
 def is_card(digits: str) -> bool:

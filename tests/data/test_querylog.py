@@ -138,6 +138,58 @@ def test_unreadable_rows_are_rejected_with_their_line(tmp_path: Path) -> None:
     assert "field 'time': 'yesterday'" in found[0].reason
 
 
+def _rejected(path: Path, **options: str) -> list[RejectedRow]:
+    return [row for row in read(path, options) if isinstance(row, RejectedRow)]
+
+
+def test_a_refused_row_is_listed_without_personal_data(tmp_path: Path) -> None:
+    typed = "mail jane@mail.example or 555-867-5309 XY771Z"
+    rows = [("a", "yesterday", typed, 1, "jane@mail.example"), ("a", typed, 0, 1, "u"), ("a", 0, typed, -1, "u")]
+    found = _rejected(_log(tmp_path / "log.csv", rows), order_pattern=r"XY\d{3}Z")
+    masked = "mail [mail] or [phone] [order]"
+    assert found[0].data["query"] == masked
+    assert found[0].data["user"] == "[mail]"
+    assert found[1].data["time"] == masked and masked in found[1].reason
+    assert found[2].data["query"] == masked
+    assert "jane" not in str(found) and "867" not in str(found) and "XY" not in str(found)
+
+
+def test_the_time_that_cannot_be_read_is_shown(tmp_path: Path) -> None:
+    rows = [("a", "01.05.2024 10:00:00", "tent", 1, "u"), ("", 1714557600, "tent", 1, "u")]
+    one, two = _rejected(_log(tmp_path / "log.csv", rows))
+    assert "'01.05.2024 10:00:00' is neither seconds" in one.reason
+    assert two.data["time"] == "1714557600"
+
+
+def test_rows_that_the_reader_refuses_are_masked_too(tmp_path: Path) -> None:
+    table = tmp_path / "log.csv"
+    table.write_bytes(
+        b"session,time,query,clicks,user\na,0,jane@mail.example,1\na,0,jan\xe9@mail.example call\xa0555-867-5309,1,u\n"
+    )
+    assert [row.data for row in _rejected(table)] == [
+        ["a", "0", "[mail]", "1"],
+        ["a", "0", "[mail] call\ufffd[phone]", "1", "u"],
+    ]
+    lines = tmp_path / "log.jsonl"
+    long = f'{{"query": "{"tent " * 36}555-867-5309 jane@mail.example"'
+    lines.write_bytes(
+        b'{"query": "order 12345678\\t555-867-5309\n["jane@mail.example"]\n'
+        b'{"query": "jane@mail.example", "n": 15558675309}\n' + long.encode() + b'\n{"query": "jan\xe9@mail.example"}\n'
+    )
+    told = [row.data for row in _rejected(lines)]
+    assert told[0] == '{"query": "[order] [phone]'
+    assert told[1:3] == [["[mail]"], {"query": "[mail]", "n": "[phone]"}]
+    assert told[3].startswith('{"query": "tent tent') and "555" not in told[3] and "jane" not in told[3]
+    assert told[4] == '{"query": "[mail]"}\n'
+
+
+def test_clicks_that_are_an_object_are_refused_and_do_not_end_the_reading(tmp_path: Path) -> None:
+    lines = tmp_path / "log.jsonl"
+    lines.write_text('{"session": "a", "time": 0, "query": "tent", "clicks": {"d1": "jane@mail.example"}}\n')
+    (found,) = _rejected(lines)
+    assert "field 'clicks'" in found.reason and "jane" not in str(found)
+
+
 def test_wrong_columns_and_options_are_told(tmp_path: Path) -> None:
     log = _log(tmp_path / "log.csv", [(1, 2, 3)], "sid,time,query")
     with pytest.raises(DataError, match="there is no column 'session'"):

@@ -1,4 +1,5 @@
 """A query log: who searched for what, when, and what was clicked. Reformulations that led to a click become pairs.
+Personal data is masked in everything that leaves this module, rows that cannot be read among it.
 
 The rules are those of `sessions.Rules.told()`; they and their counts go into the dataset card.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.files import read_rows
+from searchlora.data.formats.log_rejects import Rejects
 from searchlora.data.formats.log_store import COUNTS, LogRow, LogStore, log_store
 from searchlora.data.formats.sessions import Rules, mine
 from searchlora.data.privacy import mask
@@ -82,9 +84,13 @@ def _fill(
 ) -> Iterator[RejectedRow]:
     names = {name: options.get(name, name) for name in COLUMNS}
     needed = [names[name] for name in COLUMNS if name != "user" or "user" in options]
+    rejects = Rejects(names["time"], own_orders)
     batch: list[LogRow] = []
     for row in read_rows(source, needed):
-        taken = _taken(row, names, own_orders, counts) if isinstance(row, SourceRow) else row
+        if isinstance(row, RejectedRow):
+            yield rejects.row(row.where, row.reason, row.data)
+            continue
+        taken = _taken(row, names, rejects, counts)
         if isinstance(taken, RejectedRow):
             yield taken
         elif taken is not None:
@@ -96,17 +102,23 @@ def _fill(
 
 
 def _taken(
-    row: SourceRow, names: Mapping[str, str], own_orders: re.Pattern[str] | None, counts: Counter[str]
+    row: SourceRow, names: Mapping[str, str], rejects: Rejects, counts: Counter[str]
 ) -> LogRow | RejectedRow | None:
     data = {name: row.data.get(column) for name, column in names.items()}
     try:
-        time, clicks = _seconds(data["time"]), _clicks(data["clicks"])
-    except ValueError as error:
-        return RejectedRow(row.where, str(error), row.data)
+        time = _seconds(data["time"])
+    except ValueError:
+        shown = rejects.moment(data["time"])
+        return rejects.row(row.where, f"field 'time': '{shown}' is neither seconds nor ISO 8601", row.data)
+    try:
+        clicks = _clicks(data["clicks"])
+    except ValueError:
+        shown = mask(str(data["clicks"]), rejects.own_orders)
+        return rejects.row(row.where, f"field 'clicks': {shown} is not a number of clicks", row.data)
     if not isinstance(data["query"], str) or data["session"] in (None, ""):
-        return RejectedRow(row.where, "field 'query' is not text, or field 'session' is empty", row.data)
+        return rejects.row(row.where, "field 'query' is not text, or field 'session' is empty", row.data)
     counts["log rows"] += 1
-    typed = " ".join(mask(data["query"], own_orders).split())
+    typed = " ".join(mask(data["query"], rejects.own_orders).split())
     if not typed:
         counts["rows with an empty query"] += 1
         return None
@@ -135,10 +147,7 @@ def _seconds(value: Any) -> float:
     if isinstance(value, datetime):
         moment = value
     else:
-        try:
-            moment = datetime.fromisoformat(str(value).strip())
-        except ValueError:
-            raise ValueError(f"field 'time': '{value}' is neither seconds nor ISO 8601") from None
+        moment = datetime.fromisoformat(str(value).strip())
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -149,10 +158,12 @@ def _clicks(value: Any) -> int:
         return len(value)
     try:
         number = float(value)
+    except TypeError:
+        raise ValueError("is an object") from None
     except ValueError:
         return len(re.split(r"[\s,;|]+", str(value).strip())) if str(value).strip() else 0
     if not (math.isfinite(number) and number >= 0 and number == int(number)):
-        raise ValueError(f"field 'clicks': {value} is not a number of clicks")
+        raise ValueError("is no count")
     return int(number)
 
 
