@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.weights import factors, scaling
@@ -37,7 +38,7 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
     first = adapters[0].manifest
     for adapter in adapters:
         manifest = adapter.manifest
-        if manifest.base.fingerprint != first.base.fingerprint:
+        if _weights_of_base(manifest) != _weights_of_base(first):
             raise BaseMismatch(
                 f"was trained on '{manifest.base.name}', {first.reference} on '{first.base.name}'",
                 where=adapter.reference,
@@ -96,6 +97,11 @@ def combine_folders(
     config = {**configs[0], **plain}
     write_folder(out, config, tensors)
     return config
+
+
+def _weights_of_base(manifest: Manifest) -> dict[str, Any]:
+    """Without the configuration, which a manifest of schema 1 lacks; `check_files` compares it with the base's own."""
+    return manifest.base.fingerprint.model_dump(exclude={"config"})
 
 
 def _combined(

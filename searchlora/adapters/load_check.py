@@ -29,7 +29,7 @@ def check_files(stored: StoredAdapter, base: BaseModel) -> None:
 
     Raises:
         TamperedAdapter: a file is missing, extra or changed.
-        BaseMismatch: the base has another architecture or other weights than the one trained on.
+        BaseMismatch: the base has another architecture, configuration or weights than the one trained on.
         TokenizerMismatch: the base's tokenizer or chat template is not the one trained with.
         LoadCheckFailed: the configuration asks for more than A and B on an unchanged base.
     """
@@ -47,6 +47,14 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
             f"'{base.name}' ({now.architecture}, tensors {now.tensors[:12]})",
             where=reference,
             fix="Load it on the base it was trained on, or train it again on this one.",
+        )
+    # A manifest of schema 1 holds no hash of the configuration; `verify` compares logits for it, too.
+    if then.config and then.config != now.config:
+        raise BaseMismatch(
+            f"was trained on '{trained_on.name}' with another configuration (config.json) than '{base.name}' has now, "
+            "though the weights are the same",
+            where=reference,
+            fix="Restore the config.json of the base, or train the adapter again.",
         )
     changed = [part for part in ("tokenizer", "template") if getattr(then, part) != getattr(now, part)]
     if changed:

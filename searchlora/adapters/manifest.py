@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from searchlora.errors import ManifestError
 from searchlora.models.fingerprint import Fingerprint
 
-#: Raised by one whenever a field is added, renamed or changes its meaning.
-SCHEMA_VERSION = 1
+#: Raised by one whenever a field is added, renamed or changes its meaning. 2: the base's fingerprint has `config`.
+SCHEMA_VERSION = 2
 
 MANIFEST = "searchlora.json"
 
@@ -114,6 +114,12 @@ class Manifest(ManifestDraft):
     created: str
     versions: dict[str, str]
     files: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        if self.schema_version > 1 and not self.base.fingerprint.config:
+            raise ValueError("base.fingerprint.config is missing")
+        return self
 
     @property
     def reference(self) -> str:

@@ -1,9 +1,12 @@
-"""The identity of a base model: architecture, tensor bytes, tokenizer and chat template, wherever they came from."""
+"""The identity of a base model: configuration, tensor bytes, tokenizer and chat template, wherever they came from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,37 @@ from pydantic import ConfigDict
 from searchlora.errors import BaseModelError
 from searchlora.models.resolve import cache_dir
 
+#: Keys of config.json that do not change the logits, and so may differ between copies of one base.
+_NOT_COMPUTED = frozenset(
+    {
+        # Where the copy came from and what wrote it.
+        "_name_or_path",
+        "transformers_version",
+        "transformers.js_config",
+        # A field of the fingerprint of its own.
+        "architectures",
+        # How the file's tensors are held is hashed with them; what is computed in, whoever loads the base decides.
+        "torch_dtype",
+        "dtype",
+        # Speed only.
+        "use_cache",
+        # For generating and padding; the tokenizer, which turns text into ids, is hashed on its own.
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "unk_token_id",
+    }
+)
+
 
 class Fingerprint(PydanticModel):
     """sha256 each, but for `architecture`, which is the class name.
 
     Two folders with the same fingerprint hold the same base, whether sharded or in one file, from hub or disk.
+
+    Attributes:
+        config: Of the settings in config.json that change what is computed; empty only in manifests of schema 1, which
+            did not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +55,7 @@ class Fingerprint(PydanticModel):
     tensors: str
     tokenizer: str
     template: str
+    config: str = ""
 
 
 def fingerprint(folder: Path) -> Fingerprint:
@@ -40,7 +70,33 @@ def fingerprint(folder: Path) -> Fingerprint:
         tensors=_tensors(folder, tied=bool(config.get("tie_word_embeddings"))),
         tokenizer=_tokenizer(folder),
         template=_template(folder),
+        config=hash_config(config),
     )
+
+
+def hash_config(config: dict[str, Any]) -> str:
+    """sha256 over the canonical JSON of what a config.json says about the arithmetic.
+
+    Settings that are null count as absent, 1.0 as 1, and RoPE in the spelling of transformers 4 (`rope_theta`,
+    `rope_scaling`) as in that of 5 (`rope_parameters`). `quantization_config` counts: it says how packed weights are
+    unpacked. A known limit: a default that a newer transformers writes out where an older one did not (`head_dim`, say)
+    makes another hash, so a base saved again by another version may be refused although it computes the same.
+    """
+    settings = {key: value for key, value in config.items() if key not in _NOT_COMPUTED}
+    rope = {key: settings.pop(key, None) for key in ("rope_theta", "rope_scaling", "rope_parameters")}
+    if any(rope.values()):
+        merged = {"rope_theta": rope["rope_theta"], **(rope["rope_scaling"] or {}), **(rope["rope_parameters"] or {})}
+        kind = merged.pop("type", None)  # as rope_type was once called
+        settings["rope_parameters"] = {"rope_type": kind or "default", **merged}
+    return hashlib.sha256(json.dumps(_canonical(settings), sort_keys=True).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_canonical(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _tensors(folder: Path, tied: bool) -> str:
@@ -50,12 +106,24 @@ def _tensors(folder: Path, tied: bool) -> str:
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([stats, tied]).encode()).hexdigest()
     memo = cache_dir() / "fingerprints" / key
-    if memo.is_file():
-        return memo.read_text(encoding="utf-8")
+    if memo.is_file() and len(known := memo.read_text(encoding="utf-8")) == len(key):
+        return known
     digest = hash_tensors(files, skip=frozenset({"lm_head.weight"} if tied else ()))
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    memo.write_text(digest, encoding="utf-8")
+    with suppress(OSError):  # a full or read-only cache costs the next caller the hashing, no more
+        _remember(memo, digest)
     return digest
+
+
+def _remember(memo: Path, digest: str) -> None:
+    """Write it whole or not at all: half a digest would be another base for ever."""
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=memo.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(digest)
+        Path(temporary).replace(memo)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:

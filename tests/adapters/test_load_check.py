@@ -16,6 +16,7 @@ from searchlora.errors import (
     GoldenLogitsMismatch,
     GoldenRenderMismatch,
     LoadCheckFailed,
+    ManifestError,
     MissingKey,
     TamperedAdapter,
     TokenizerMismatch,
@@ -54,6 +55,31 @@ def test_a_changed_a_missing_and_an_extra_file(stored: StoredAdapter, base: Base
 def test_another_base(stored: StoredAdapter, other_base: BaseModel) -> None:
     with pytest.raises(BaseMismatch, match="echo@1"):
         check_files(stored, other_base)
+
+
+def test_a_base_with_other_settings_and_the_same_weights(
+    stored: StoredAdapter, base: BaseModel, tmp_path: Path
+) -> None:
+    moved = copy_of(base, tmp_path / "moved")
+    file = moved.path / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    with pytest.raises(BaseMismatch, match=r"echo@1.*configuration"):
+        check_files(stored, moved)
+    file.write_text(json.dumps({**config, "use_cache": False}))
+    check_files(stored, moved)
+
+
+def test_a_manifest_of_schema_1_knows_no_configuration(stored: StoredAdapter, store: Store, base: BaseModel) -> None:
+    file = stored.path / MANIFEST
+    values = json.loads(file.read_text())
+    del values["base"]["fingerprint"]["config"]
+    file.chmod(0o644)
+    file.write_text(json.dumps(values))
+    with pytest.raises(ManifestError, match="config is missing"):
+        store.get("echo")
+    file.write_text(json.dumps({**values, "schema_version": 1}))
+    check_files(store.get("echo"), base)
 
 
 def test_the_same_base_elsewhere_is_the_same(stored: StoredAdapter, base: BaseModel, tmp_path: Path) -> None:

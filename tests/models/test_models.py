@@ -59,6 +59,66 @@ def test_template_and_tokenizer_are_told_apart(tiny_base, copy):
     assert fingerprint(copy).tokenizer != whole.tokenizer
 
 
+def reconfigure(folder, **settings):
+    file = folder / "config.json"
+    values = {**json.loads(file.read_text(encoding="utf-8")), **settings}
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+        {"num_attention_heads": 2, "num_key_value_heads": 1},
+        {"rms_norm_eps": 0.1},
+        {"hidden_act": "gelu"},
+        {"quantization_config": {"quant_method": "fp8"}},
+    ],
+)
+def test_a_setting_that_changes_the_arithmetic_changes_it(tiny_base, copy, setting):
+    reconfigure(copy, **setting)
+    whole, changed = fingerprint(tiny_base.path), fingerprint(copy)
+    assert changed.config != whole.config
+    assert changed.model_copy(update={"config": whole.config}) == whole
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"_name_or_path": "elsewhere", "transformers_version": "4.40.0", "use_cache": False},
+        {"dtype": ..., "torch_dtype": "bfloat16"},
+        {"pad_token_id": 1, "attention_bias": False, "head_type": None},
+        {"rope_parameters": ..., "rope_theta": 10000, "rope_scaling": None},
+    ],
+)
+def test_where_and_with_what_a_base_was_saved_does_not_change_it(tiny_base, copy, setting):
+    reconfigure(copy, **setting)
+    assert fingerprint(copy) == fingerprint(tiny_base.path)
+
+
+def test_the_two_spellings_of_scaled_rope_are_one():
+    from searchlora.models.fingerprint import hash_config
+
+    old = {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    new = {"rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000.0}}
+    assert hash_config(old) == hash_config(new) != hash_config({"rope_theta": 1e4})
+
+
+def test_a_fingerprint_half_written_is_not_believed(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    found = fingerprint(copy)
+    (memo,) = (tmp_path / "cache" / "fingerprints").iterdir()
+    memo.write_text(found.tensors[:10], encoding="utf-8")
+    assert fingerprint(copy) == found
+    assert [file.read_text(encoding="utf-8") for file in memo.parent.iterdir()] == [found.tensors]
+
+
+def test_a_fingerprint_is_had_without_a_cache(copy, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "file"))
+    assert fingerprint(copy).tensors
+
+
 @pytest.mark.parametrize(
     ("missing", "says"),
     [("config.json", "config.json"), ("model.safetensors", "safetensors"), ("tokenizer.json", "tok")],
