@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,23 +59,33 @@ class Aliases:
         last = {move.alias: move.target for move in self.history()}
         return {alias: target for alias, target in last.items() if target is not None}
 
-    def previous(self, alias: str) -> int:
-        """The version before the last move; after a rollback, the one before that. Raises `NotInStore`."""
+    def previous(self, alias: str, versions: Collection[int]) -> int:
+        """The last version that the alias pointed to before, other than the one now, that is still there.
+
+        After a rollback it goes on from where that one went. Raises `NotInStore` where there is none.
+
+        Args:
+            versions: Those that are there.
+        """
         past: list[int] = []
+        now = None
         for move in self.history():
             if move.alias != alias:
                 continue
+            now = move.target
             if move.rollback:
-                past.pop()
-            elif move.target is not None:
-                past.append(move.target)
-        if alias not in self.current() or len(past) < 2:
-            raise NotInStore(
-                f"there is nothing to roll the alias '{alias}' back to",
-                where=str(self.file.parent),
-                fix="See its history with `searchlora adapters show`.",
-            )
-        return past[-2]
+                while past and past[-1] != now:
+                    past.pop()
+            elif now is not None:
+                past.append(now)
+        for version in reversed(past):
+            if version != now and version in versions:
+                return version
+        raise NotInStore(
+            f"there is nothing to roll the alias '{alias}' back to",
+            where=str(self.file.parent),
+            fix="See its history with `searchlora adapters show`.",
+        )
 
     def move(self, alias: str, version: int | None, reason: str | None, *, rollback: bool = False) -> AliasMove:
         """Add a move to the file."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +107,7 @@ class Store:
         return self._put(manifest.name, manifest.task, manifest.version, keep)
 
     def check_task(self, name: str, task: str) -> None:
-        """Whether a name is good for an adapter of a task; ask before a long training.
-
-        Raises:
-            InvalidName, NameTaken.
-        """
+        """Whether a name is good for an adapter of a task; ask before a long training. `InvalidName`, `NameTaken`."""
         for number in reversed(self.versions(name)):
             owner = read_manifest(self.root / name / str(number)).task
             if owner != task:
@@ -168,21 +164,20 @@ class Store:
     def alias(self, name: str, alias: str, version: int, reason: str | None = None) -> AliasMove:
         """Let an alias point to a version. Raises `InvalidName`, `NotInStore`."""
         check_alias(alias)
-        with self._locked(name):
+        with self._locked_existing(name):
             self._resolve(Reference(name, version=version))
             return self._aliases(name).move(alias, version, reason)
 
     def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
-        """Let an alias point to where it pointed before its last move (that was not itself a rollback).
+        """Let an alias point to where it pointed before: the last other version that is still there.
 
         Raises:
-            NotInStore: when the alias never pointed anywhere else, or that version was removed.
+            NotInStore: when the alias never pointed to another version that is there.
         """
         check_alias(alias)
-        with self._locked(name):
+        with self._locked_existing(name):
             aliases = self._aliases(name)
-            version = aliases.previous(alias)
-            self._resolve(Reference(name, version=version))
+            version = aliases.previous(alias, self.versions(name))
             return aliases.move(alias, version, reason, rollback=True)
 
     def history(self, name: str, alias: str | None = None) -> Sequence[AliasMove]:
@@ -196,7 +191,7 @@ class Store:
             StoreError: when an alias points to it and not `force`; with `force` the alias goes too.
         """
         parsed = parse_reference(reference)
-        with self._locked(parsed.name):
+        with self._locked_existing(parsed.name):
             number = self._resolve(parsed)
             aliases = self._aliases(parsed.name)
             pointing = [alias for alias, target in aliases.current().items() if target == number]
@@ -279,6 +274,11 @@ class Store:
 
     def _aliases(self, name: str) -> Aliases:
         return Aliases(self.root / check_name(name))
+
+    def _locked_existing(self, name: str) -> AbstractContextManager[None]:
+        """For a name that must be there: taking the lock of another would leave an empty folder."""
+        self._resolve(Reference(check_name(name)))
+        return self._locked(name)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

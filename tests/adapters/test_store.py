@@ -77,6 +77,47 @@ def test_aliases_move_roll_back_and_remember(store: Store, trained: Path, draft:
         store.alias("echo", "7", 1)
 
 
+def test_a_rollback_goes_to_another_version_that_is_there(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    for _ in range(4):
+        store.add("echo", trained, draft)
+    for version in (1, 2, 2):
+        store.alias("echo", "production", version)
+    assert store.rollback("echo", "production").target == 1
+    with pytest.raises(NotInStore, match="nothing to roll"):
+        store.rollback("echo", "production")
+    for version in (2, 3, 4):
+        store.alias("echo", "production", version)
+    store.remove("echo@3")
+    assert store.rollback("echo", "production").target == 2
+    assert store.rollback("echo", "production").target == 1
+
+
+def test_a_rollback_after_the_version_in_between_was_removed(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    for version in (1, 2):
+        store.add("echo", trained, draft)
+        store.alias("echo", "production", version)
+    store.remove("echo@2", force=True)
+    store.alias("echo", "production", store.add("echo", trained, draft).manifest.version)
+    assert store.pin("echo@production") == "echo@3"
+    assert store.rollback("echo", "production").target == 1
+    store.alias("echo", "production", 3)
+    store.remove("echo@3", force=True)
+    assert store.aliases("echo") == {}
+    assert store.rollback("echo", "production").target == 1
+
+
+def test_an_alias_of_what_is_not_there_leaves_no_folder(store: Store, stored: StoredAdapter) -> None:
+    with pytest.raises(NotInStore, match="'nosuch'"):
+        store.rollback("nosuch", "production")
+    with pytest.raises(NotInStore, match="'nosuch'"):
+        store.alias("nosuch", "production", 1)
+    with pytest.raises(NotInStore, match="'nosuch'"):
+        store.remove("nosuch@1")
+    with pytest.raises(InvalidName):
+        store.rollback("../x", "production")
+    assert [folder.name for folder in store.root.iterdir()] == [stored.manifest.name]
+
+
 def test_removal_spares_aliases_and_never_gives_a_number_again(
     store: Store, trained: Path, draft: ManifestDraft
 ) -> None:
