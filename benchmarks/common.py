@@ -28,18 +28,21 @@ def real_data() -> Path:
     return folder
 
 
-def header(name: str) -> Header:
+def header(name: str, module: str) -> Header:
     """Name, repeating command, date, machine and versions."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    module = name.partition(".")[0]
     return Header(name, f"python -m benchmarks.{module}", date, machine(), versions())
 
 
-def save(name: str, comparison: Comparison, more: Mapping[str, Any]) -> Path:
-    """Write `results/NAME.json`: the keys that all results share, and `more` about this benchmark."""
+def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: str | None = None) -> Path:
+    """Write `results/NAME.json`: the keys that all results share, and `more` about this benchmark.
+
+    Args:
+        module: Of the benchmark that makes it, where it is not called NAME.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     with atomic_text(path) as out:
-        json.dump({**to_json(comparison, header(name)), **more}, out, indent=1, ensure_ascii=False)
+        json.dump({**to_json(comparison, header(name, module or name)), **more}, out, indent=1, ensure_ascii=False)
         out.write("\n")
     return path

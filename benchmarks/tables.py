@@ -34,7 +34,10 @@ def main() -> None:
 
 def table(name: str) -> str:
     """The Markdown of one results file: a row per system, then the paired comparisons of the first measure."""
-    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    file = RESULTS / f"{name}.json"
+    if not file.is_file():
+        sys.exit(f"There is no {file.relative_to(ROOT)}; run the benchmark first.")
+    results = json.loads(file.read_text(encoding="utf-8"))
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for row in results["rows"]:
         rows.setdefault(row["system"], {})[row["measure"]] = row

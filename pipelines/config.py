@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
-from searchlora.progress import Progress, silent
+from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document
 
 _READY = Path(__file__).parent
@@ -96,7 +97,7 @@ def build_pipeline(
     store: Store,
     documents: Sequence[Document],
     tasks: str | Path | None = None,
-    steps: Callable[[str], Progress] = lambda _: silent,
+    steps: Steps = unwatched,
 ) -> Pipeline:
     """Load what the stages need: adapters (through their load check, one engine per base) and an index."""
     engines: dict[str, Any] = {}
@@ -150,6 +151,7 @@ def _adapter_stage(
     base = manifest.base.name
     if base not in engines:
         engines[base] = LocalEngine(resolve(base), store, precision=manifest.recipe["precision"])
+    check_renders(stored, task, engines[base].renderer)
     pinned = engines[base].pin(settings.name)
     return AdapterStage(task, engines[base], pinned, settings.max_new_tokens or manifest.recipe["max_new_tokens"])
 
@@ -172,7 +174,10 @@ def _overridden(defaults: Mapping[str, Any], overrides: Sequence[str], where: st
             raise PipelineError(
                 f"'{override}' sets no parameter", where=where, fix=f"Parameters: {', '.join(parameters) or 'none'}."
             )
-        parameters[key] = yaml.safe_load(value)
+        try:
+            parameters[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise PipelineError(f"'{value}' is not a YAML value", where=f"--set {key}") from None
     return parameters
 
 

@@ -154,6 +154,11 @@ class CitedText:
             return InvalidOutput(text, "empty")
         if value == self.abstention:
             return CitedAnswer(value, (), abstained=True)
+        loose = next(
+            (mark for mark in re.findall(r"\[[^\]]*\d[^\]]*\]", value) if not re.fullmatch(r"\[\d+\]", mark)), None
+        )
+        if loose is not None:
+            return InvalidOutput(text, f"'{loose}' is no citation; one is written [1], two [1][3]")
         cited = [int(number) for number in re.findall(r"\[(\d+)\]", value)]
         unknown = sorted({number for number in cited if not 1 <= number <= self.passages})
         if unknown:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 
 class Progress(Protocol):
@@ -15,3 +16,13 @@ class Progress(Protocol):
 def silent(done: int, total: int | None, note: str = "") -> None:
     """The progress of a step that nobody watches."""
     del done, total, note
+
+
+#: Gives each step of a longer way its progress: called with what the step does.
+Steps: TypeAlias = Callable[[str], Progress]
+
+
+def unwatched(step: str) -> Progress:
+    """The steps of a way that nobody watches."""
+    del step
+    return silent

@@ -102,7 +102,10 @@ def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, over
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"'{override}' is not of the form key=value", where="--set")
-        nested: Any = yaml.safe_load(value)
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"'{value}' is not a YAML value", where=f"--set {key}") from None
         for part in reversed(key.split(".")):
             nested = {part: nested}
         values = _merged(values, nested)

@@ -15,8 +15,8 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,10 @@ class PromptedTask(Task):
     reads: Mapping[str, str]
     writes: str
 
+    def input_text(self, record: Record) -> str:
+        """Not for prompted tasks: what their model sees is rendered, see `prompts.input_text`."""
+        raise NotImplementedError
+
     @cached_property
     def template(self) -> str:
         """Jinja source with the blocks `system` and `user`; what requests share stands first (see `prompts`)."""
@@ -149,35 +153,60 @@ def load_tasks(folder: str | Path | None = None) -> dict[str, Task]:
     """Every task plugin, by name: the installed ones, then those in `folder` (or SEARCHLORA_TASKS).
 
     Raises:
-        UsageError: when two plugins share a name, or one does not export a `Task` called `task`.
+        UsageError: when two plugins share a name, one cannot be imported or does not export a `Task` called `task`.
     """
-    found: dict[str, Task] = {}
+    return {name: load() for name, load in _plugins(folder).items()}
+
+
+def load_task(name: str, folder: str | Path | None = None) -> Task:
+    """One task by name; the others are not imported. Raises `UsageError` with the names there are."""
+    plugins = _plugins(folder)
+    if name not in plugins:
+        raise UsageError(f"there is no task '{name}'", fix=f"Known tasks: {', '.join(sorted(plugins)) or 'none'}.")
+    return plugins[name]()
+
+
+def load_prompted_task(name: str, folder: str | Path | None = None) -> PromptedTask:
+    """One prompted task by name. Raises `UsageError`, also for a task that has no prompt."""
+    task = load_task(name, folder)
+    if not isinstance(task, PromptedTask):
+        raise UsageError(f"the task '{name}' has no prompt, so this verb does not know what to ask a model")
+    return task
+
+
+def _plugins(folder: str | Path | None) -> dict[str, Callable[[], Task]]:
+    """Name -> what imports the plugin: the name of the entry point, or of the package in a folder of one's own."""
+    found: dict[str, Callable[[], Task]] = {}
     for point in entry_points(group=GROUP):
-        _add(found, point.load(), f"entry point {point.name} = {point.value}")
+        if point.name in found:
+            raise UsageError(f"there are two tasks called '{point.name}'", fix="Uninstall one of them.")
+        found[point.name] = partial(_loaded, point.name, point.load, f"entry point {point.name} = {point.value}")
     own = folder or os.environ.get("SEARCHLORA_TASKS")
     if own:
         if not Path(own).is_dir():
             raise UsageError("is not a folder of tasks", where=str(own))
         for package in sorted(Path(own).iterdir()):
             if (package / "__init__.py").is_file():
-                _add(found, _import_folder(package), str(package))
+                if package.name in found:
+                    raise UsageError(f"there are two tasks called '{package.name}'", where=str(package))
+                found[package.name] = partial(_loaded, package.name, partial(_import_folder, package), str(package))
     return found
 
 
-def load_task(name: str, folder: str | Path | None = None) -> Task:
-    """One task by name. Raises `UsageError` with the names there are."""
-    tasks = load_tasks(folder)
-    if name not in tasks:
-        raise UsageError(f"there is no task '{name}'", fix=f"Known tasks: {', '.join(sorted(tasks)) or 'none'}.")
-    return tasks[name]
-
-
-def _add(found: dict[str, Task], task: object, where: str) -> None:
+def _loaded(name: str, load: Callable[[], object], where: str) -> Task:
+    try:
+        task = load()
+    except Exception as error:  # a plugin may fail in any way; whose it is, is what the user needs to know
+        raise UsageError(f"the task cannot be imported ({type(error).__name__}: {error})", where=where) from error
     if not isinstance(task, Task):
         raise UsageError("does not export a searchlora Task called 'task'", where=where)
-    if task.name in found:
-        raise UsageError(f"there are two tasks called '{task.name}'", where=where, fix="Rename one of them.")
-    found[task.name] = task
+    if task.name != name:
+        raise UsageError(
+            f"the task calls itself '{task.name}', but its entry point or folder is called '{name}'",
+            where=where,
+            fix="Give both the same name.",
+        )
+    return task
 
 
 def _import_folder(package: Path) -> object:

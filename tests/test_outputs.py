@@ -54,6 +54,7 @@ def test_good_output_parses(spec, text, value):
         (JsonObject(SCHEMA), '{"category": "boots", "price": NaN}', "NaN"),
         (CitedText(3, "I cannot answer."), "It is dry [4].", "passage 4"),
         (CitedText(3, "I cannot answer."), "It is dry [0].", "passage 0"),
+        (CitedText(3, "I cannot answer."), "It is dry [1, 2].", "no citation"),
     ],
 )
 def test_bad_output_is_kept_whole_with_its_reason(spec, text, reason):

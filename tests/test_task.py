@@ -18,12 +18,12 @@ def test_the_built_in_task_comes_through_its_entry_point():
 def test_an_installed_distribution_is_found(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(build_distribution(tmp_path))
     assert load_task("colour").version == 3
-    sys.modules.pop("colour_task")
+    sys.modules.pop("colour")
 
 
 def test_a_folder_of_tasks_is_found_without_packaging(tmp_path, monkeypatch):
     build_distribution(tmp_path)
-    assert load_task("colour", tmp_path).folder == tmp_path / "colour_task"
+    assert load_task("colour", tmp_path).folder == tmp_path / "colour"
     monkeypatch.setenv("SEARCHLORA_TASKS", str(tmp_path))
     assert load_task("colour").name == "colour"
 
@@ -34,13 +34,25 @@ def test_an_unknown_task_lists_the_known_ones():
 
 
 def test_two_tasks_of_one_name_are_refused(tmp_path):
+    (tmp_path / "rewriting").mkdir()
+    (tmp_path / "rewriting" / "__init__.py").write_text("task = 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="two tasks called 'rewriting'"):
+        load_task("rewriting", tmp_path)
+
+
+def test_a_task_under_another_name_is_refused(tmp_path):
     build_distribution(tmp_path)
-    (tmp_path / "again").mkdir()
-    for file in (tmp_path / "colour_task").iterdir():
-        if file.is_file():
-            (tmp_path / "again" / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UsageError, match="two tasks called 'colour'"):
-        load_tasks(tmp_path)
+    (tmp_path / "colour").rename(tmp_path / "color")
+    with pytest.raises(UsageError, match="calls itself 'colour'"):
+        load_task("color", tmp_path)
+
+
+def test_a_broken_plugin_is_named_and_stands_in_nobodys_way(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("import no_such_module\n", encoding="utf-8")
+    assert load_task("rewriting", tmp_path).name == "rewriting"
+    with pytest.raises(UsageError, match=r"broken: the task cannot be imported \(ModuleNotFoundError"):
+        load_task("broken", tmp_path)
 
 
 def test_a_package_without_a_task_is_refused(tmp_path):

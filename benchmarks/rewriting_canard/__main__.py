@@ -20,14 +20,15 @@ from searchlora.cli.tables import show
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.mtrag import read_mtrag
-from searchlora.experiments.evaluate import Steps, prompted, retrieving
-from searchlora.experiments.train import train
-from searchlora.experiments.trial import SystemResult, Trial
+from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.trial import SystemResult, Trial, retrieving
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
-from searchlora.records import Document, SourceRow
+from searchlora.progress import Steps
+from searchlora.records import Document, RejectedRow
+from searchlora.task import load_prompted_task
 
 NAME = "canard-rewriter"
 SHARES = (0.74, 0.04, 0.22)
@@ -38,7 +39,8 @@ def main() -> None:
     with bars() as steps:
         dataset = _dataset()
         store = Store(WORK / "store")
-        stored = store.get(NAME) if store.versions(NAME) else _trained(dataset, store, steps)
+        recipe = HERE / "recipe.yaml"
+        stored = train_or_reuse("rewriting", dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
         engine = LocalEngine(resolve(stored.manifest.base.name), store)
         _canard(dataset, engine, stored, steps)
         _mtrag(engine, stored, steps)
@@ -49,18 +51,12 @@ def _dataset() -> Dataset:
     if not folder.is_dir():
         source = real_data() / "canard" / "dev.json"
         options = {"from_turn": "2"}  # the title is not shown, so nobody could rewrite a first question
-        build(prompted("rewriting"), source, format="canard", out=folder, options=options, shares=SHARES)
+        build(load_prompted_task("rewriting"), source, format="canard", out=folder, options=options, shares=SHARES)
     return load_dataset(folder)
 
 
-def _trained(dataset: Dataset, store: Store, steps: Steps) -> StoredAdapter:
-    unfinished = (store.root / ".runs" / NAME / "run.json").is_file()
-    recipe = HERE / "recipe.yaml"
-    return train("rewriting", dataset.folder, NAME, recipe=recipe, resume=unfinished, store=store, steps=steps)
-
-
 def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
-    task = prompted("rewriting")
+    task = load_prompted_task("rewriting")
     qrels = dataset.qrels() or {}
     records = [record for record in dataset.records("test") if record["turn"] > 1 and record["id"] in qrels]
     trial = Trial(task, records, retrieving(task, dataset), qrels, stored.manifest.recipe["max_new_tokens"])
@@ -82,7 +78,11 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
 
 def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     """Questions from the second turn on that have passages; the corpus is the passages of all rows."""
-    rows = [row.data for row in read_mtrag(real_data() / "mtrag" / "reference.jsonl") if isinstance(row, SourceRow)]
+    rows = []
+    for row in read_mtrag(real_data() / "mtrag" / "reference.jsonl"):
+        if isinstance(row, RejectedRow):
+            raise SystemExit(f"{row.where}: {row.reason}")
+        rows.append(row.data)
     passages = {
         each["id"]: Document(each["id"], each["text"], each["title"]) for row in rows for each in row["passages"]
     }
@@ -93,7 +93,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         for row in asked
     ]
     trial = Trial(
-        prompted("rewriting"),
+        load_prompted_task("rewriting"),
         records,
         bm25_stage(Bm25Settings(), list(passages.values())),
         qrels,
@@ -102,7 +102,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     systems = run_all(trial, engine, stored.reference, lambda record: str(record["group"]), steps)
     comparison = compared(systems)
     about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}
-    save("rewriting_mtrag", comparison, {**about, "command": "python -m benchmarks.rewriting_canard"})
+    save("rewriting_mtrag", comparison, about, module="rewriting_canard")
     show(comparison)
 
 

@@ -10,15 +10,14 @@ def main() -> None:
     from searchlora.cli.app import app
     from searchlora.errors import SearchloraError
 
-    debug = "--debug" in sys.argv
+    debug = "--debug" in sys.argv  # wherever it stands, since people put it at the end
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app(standalone_mode=True)
     except SearchloraError as error:
         if debug:
             raise
         _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _complain("stopped by the user", 130)
     except Exception as error:
         if debug:
             raise

@@ -27,4 +27,4 @@ def options(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     """Options that stand before the verb."""
-    del debug  # read by `main`, which catches the errors
+    del debug  # for the help text: `main`, which catches the errors, has read it and taken it out

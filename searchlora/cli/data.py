@@ -40,9 +40,10 @@ def build(
     from searchlora.errors import UsageError
     from searchlora.task import load_task
 
-    options = dict(pair.split("=", 1) for pair in option if "=" in pair)
-    if len(options) != len(option):
-        raise UsageError("is not of the form key=value", where="--option")
+    for pair in option:
+        if "=" not in pair:
+            raise UsageError(f"'{pair}' is not of the form key=value", where="--option")
+    options = dict(pair.split("=", 1) for pair in option)
     try:
         train, validation, test = (float(share) for share in shares.split(","))
     except ValueError:

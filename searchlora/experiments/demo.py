@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.shop import make_shop
-from searchlora.experiments.evaluate import Evaluated, Steps, evaluate
+from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.report import write
-from searchlora.experiments.train import train
-from searchlora.progress import silent
-from searchlora.recipe import load_recipe
+from searchlora.experiments.train import train_or_reuse
+from searchlora.progress import Steps, unwatched
 from searchlora.task import load_task
 
 ADAPTER = "shop-rewriter"
@@ -36,7 +34,7 @@ def demo(
     folder: str | Path = "demo",
     *,
     say: Callable[[str], None] = print,
-    steps: Steps = lambda _: silent,
+    steps: Steps = unwatched,
     products: int = 2000,
     queries: int = 2400,
     overrides: tuple[str, ...] = (),
@@ -58,7 +56,7 @@ def demo(
         make_shop(shop, products=products, queries=queries, progress=steps("Making the shop"))
         say(f"Made the shop: {shop}")
     dataset = _dataset(root / "dataset", shop, say, steps)
-    stored = _trained(store, dataset, overrides, say, steps)
+    stored = train_or_reuse(TASK, dataset.folder, ADAPTER, overrides=overrides, store=store, say=say, steps=steps)
     evaluated = evaluate(
         stored.reference, dataset.folder, store=store, keep=root / "evaluation" / "outputs", steps=steps
     )
@@ -74,22 +72,3 @@ def _dataset(folder: Path, shop: Path, say: Callable[[str], None], steps: Steps)
         build(load_task(TASK), shop, format=FORMAT, out=folder, progress=steps("Building the dataset"))
         say(f"Built the dataset: {folder}")
     return load_dataset(folder)
-
-
-def _trained(
-    store: Store, dataset: Dataset, overrides: tuple[str, ...], say: Callable[[str], None], steps: Steps
-) -> StoredAdapter:
-    recipe = load_recipe(load_task(TASK).default_recipe, overrides=overrides).model_dump()
-    if store.versions(ADAPTER):
-        stored = store.get(ADAPTER)
-        data = stored.manifest.dataset
-        if data and data.fingerprint == dataset.fingerprint and stored.manifest.recipe == recipe:
-            say(f"The adapter is there, trained on this dataset with this recipe: {stored.reference}")
-            return stored
-    unfinished = (store.root / ".runs" / ADAPTER / "run.json").is_file()
-    if unfinished:
-        say("Going on with an unfinished training run")
-    stored = train(TASK, dataset.folder, ADAPTER, overrides=overrides, resume=unfinished, store=store, steps=steps)
-    seconds = stored.manifest.training["seconds"]
-    say(f"Trained {stored.reference} in {seconds:.0f} s: {stored.path}")
-    return stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,9 @@ from searchlora.data.collection import read_documents
 from searchlora.data.files import read_rows
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.trec import write_run
-from searchlora.experiments.evaluate import Steps
-from searchlora.pipelines.config import build_pipeline, read_pipeline
+from searchlora.pipelines.config import Bm25Settings, build_pipeline, read_pipeline
 from searchlora.pipelines.pipeline import run_of
-from searchlora.progress import silent
+from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow
 
 
@@ -24,9 +24,9 @@ def run(
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
-    store: Store | None = None,
+    store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = lambda _: silent,
+    steps: Steps = unwatched,
 ) -> tuple[str, int]:
     """Take queries through a pipeline and write a TREC run, whole or not at all.
 
@@ -44,12 +44,13 @@ def run(
         RowError, DataError: naming file and row.
     """
     name, stages = read_pipeline(pipeline, overrides)
+    if not any(isinstance(stage, Bm25Settings) for stage in stages):
+        raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))
     searches = _queries(Path(queries))
     documents = list(read_documents(Path(corpus)))
-    built = build_pipeline(name, stages, store=store or Store(), documents=documents, tasks=tasks, steps=steps)
+    place = store if isinstance(store, Store) else Store(store)
+    built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
-    if any("hits" not in search for search in done):
-        raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))
     write_run(Path(out), run_of(done), built.tag)
     return built.tag, len(done)
 
@@ -60,5 +61,22 @@ def _queries(path: Path) -> list[Record]:
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
-        found.append(row.data)
+        found.append(_with_history(row.data, row.where))
     return found
+
+
+def _with_history(search: Record, where: str) -> Record:
+    """A conversation may stand in a table's cell, as JSON; anything but turns of role and text is refused."""
+    history = search.get("history")
+    if history in (None, ""):
+        return {key: value for key, value in search.items() if key != "history"}
+    try:
+        turns = json.loads(history) if isinstance(history, str) else history
+        whole = all({"role", "text"} <= turn.keys() for turn in turns)
+    except (ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise RowError(
+            "'history' is not a list of turns", where=where, fix='A turn is {"role": "user", "text": "..."}.'
+        )
+    return {**search, "history": turns}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.manifest import Dataset as TrainedOn
 from searchlora.adapters.manifest import Precision
 from searchlora.adapters.names import check_name
@@ -16,15 +19,14 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, TrainingError
-from searchlora.experiments.evaluate import Steps, prompted, retrieving
-from searchlora.experiments.trial import Trial
+from searchlora.experiments.trial import Trial, retrieving
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel, resolve
-from searchlora.progress import silent
+from searchlora.progress import Steps, unwatched
 from searchlora.recipe import Recipe, load_recipe
-from searchlora.task import PromptedTask
+from searchlora.task import PromptedTask, load_prompted_task
 from searchlora.training.run import Trained, train_adapter
 
 
@@ -38,9 +40,9 @@ def train(
     overrides: Sequence[str] = (),
     resume: bool = False,
     restart: bool = False,
-    store: Store | None = None,
+    store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
-    steps: Steps = lambda _: silent,
+    steps: Steps = unwatched,
 ) -> StoredAdapter:
     """Train an adapter on a dataset, check it, and store it as the next version of `name`.
 
@@ -59,40 +61,100 @@ def train(
         TrainingError: when there is an unfinished run and neither `resume` nor `restart` was given, or it is another.
         LoadCheckFailed: when the trained adapter does not pass; its run is kept.
     """
-    store = store or Store()
+    place = store if isinstance(store, Store) else Store(store)
     check_name(name)
-    plugin = prompted(task, tasks)
-    wanted = load_recipe(plugin.default_recipe, recipe, [*overrides, *([f"base={base}"] if base else [])])
+    plugin = load_prompted_task(task, tasks)
+    wanted = load_recipe(plugin.default_recipe, recipe, overrides)
+    if base is not None:
+        wanted = wanted.model_copy(update={"base": base})
     dataset = _dataset(plugin, data)
-    store.check_task(name, plugin.name)
+    place.check_task(name, plugin.name)
     model = resolve(wanted.base)
-    folder = _run_folder(store, name, resume, restart, _identity(plugin, wanted, dataset, model))
-    validator = _validator(plugin, wanted, dataset, model, steps)
-    trained = train_adapter(
-        plugin,
-        wanted,
-        model,
-        dataset.records("train"),
-        folder,
-        validate=validator,
-        resume=resume,
-        progress=steps("Training"),
-    )
-    stored = store_adapter(
-        store,
-        name,
-        trained.adapter,
-        task=plugin,
-        recipe=wanted,
-        base=model,
-        dataset=TrainedOn(fingerprint=dataset.fingerprint, card=_summary(dataset)),
-        metrics=_measures(trained),
-        evaluated=Precision(quantization="none", precision=wanted.precision),
-        training=trained.summary,
-        beside=[trained.folder / "metrics.jsonl", trained.folder / "loss.svg"],
-    )
-    shutil.rmtree(folder)
+    with _only_run(place, name):
+        folder = _run_folder(place, name, resume, restart, _identity(plugin, wanted, dataset, model))
+        # Where the user says nothing else, TensorBoard's files outlive the run's folder.
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(place.root / ".logs" / name))
+        trained = train_adapter(
+            plugin,
+            wanted,
+            model,
+            dataset.records("train"),
+            folder,
+            validate=_validator(plugin, wanted, dataset, model, steps),
+            resume=resume,
+            progress=steps("Training"),
+        )
+        measures = _measures(trained)
+        stored = store_adapter(
+            place,
+            name,
+            trained.adapter,
+            task=plugin,
+            recipe=wanted,
+            base=model,
+            dataset=TrainedOn(fingerprint=dataset.fingerprint, card=_summary(dataset)),
+            metrics=measures,
+            evaluated=Precision(quantization="none", precision=wanted.precision) if measures else None,
+            training=trained.summary,
+            beside=[trained.folder / "metrics.jsonl", trained.folder / "loss.svg"],
+        )
+        shutil.rmtree(folder)
     return stored
+
+
+def train_or_reuse(
+    task: str,
+    data: str | Path,
+    name: str,
+    *,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    store: Store,
+    say: Callable[[str], None] = print,
+    steps: Steps = unwatched,
+) -> StoredAdapter:
+    """The newest version of `name` if it came from this dataset, recipe, prompt and base; else train one.
+
+    An unfinished run of the name is gone on with.
+
+    Args:
+        say: Told in a sentence what happened.
+    """
+    if store.versions(name):
+        stored = store.get(name)
+        plugin = load_prompted_task(task)
+        wanted = load_recipe(plugin.default_recipe, recipe, overrides)
+        data_of = stored.manifest.dataset
+        same = (
+            data_of is not None
+            and data_of.fingerprint == load_dataset(Path(data)).fingerprint
+            and stored.manifest.recipe == wanted.model_dump()
+            and stored.manifest.prompt_hash == prompt_hash(plugin)
+            and stored.manifest.base.fingerprint == fingerprint(resolve(wanted.base).path)
+        )
+        if same:
+            say(f"The adapter is there, trained on this dataset with this recipe: {stored.reference}")
+            return stored
+    unfinished = (store.root / ".runs" / name / "run.json").is_file()
+    if unfinished:
+        say("Going on with an unfinished training run")
+    stored = train(task, data, name, recipe=recipe, overrides=overrides, resume=unfinished, store=store, steps=steps)
+    say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
+    return stored
+
+
+@contextmanager
+def _only_run(store: Store, name: str) -> Iterator[None]:
+    """Two runs of one name would share a folder; the second is told."""
+    from filelock import FileLock, Timeout
+
+    runs = store.root / ".runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(runs / f"{name}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise TrainingError(f"'{name}' is being trained right now", where=str(runs / name)) from None
 
 
 def _dataset(task: PromptedTask, data: str | Path) -> Dataset:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels
 from searchlora.inference.engine import Engine
+from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
 from searchlora.progress import Progress, silent
@@ -69,6 +71,16 @@ class Trial:
         run = run_of(searches) if self.retrieve is not None else None
         evaluation = self.task.evaluate(self.records, outputs, run=run, qrels=self.qrels)
         return SystemResult(name, outputs, searches, evaluation, seconds)
+
+
+def retrieving(
+    task: PromptedTask, dataset: Dataset, settings: Bm25Settings | None = None, progress: Progress = silent
+) -> RetrieveStage | None:
+    """The stage that searches a dataset's documents, for a task that writes the query; else None."""
+    documents = dataset.documents() if task.writes == "query" else None
+    if not documents:
+        return None
+    return bm25_stage(settings or Bm25Settings(), documents, progress)
 
 
 class _Given:

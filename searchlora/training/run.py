@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ class Trained:
     Attributes:
         adapter: A plain PEFT folder: the best validated step, or the last step where nothing was validated.
         folder: The run's folder, with `metrics.jsonl` and `loss.svg`.
-        summary: Steps, seconds, tokens, loss, rows left out, parameters trained; goes into the manifest.
+        summary: Steps, seconds of training (all parts of a resumed run, validation aside), tokens, last loss, rows left
+            out, parameters trained; goes into the manifest.
     """
 
     adapter: Path
@@ -71,7 +71,6 @@ def train_adapter(
     rows = render_rows(task, Renderer(tokenizer), records, recipe)
     set_seed(recipe.seed)
     model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
-    started = time.monotonic()
     with quiet():
         trainer = CompletionTrainer(
             model=model,
@@ -99,18 +98,19 @@ def train_adapter(
     if not best:
         shutil.rmtree(adapter, ignore_errors=True)
         save(adapter)
+    last = [line for line in read_metrics(log.path) if "loss" in line][-1]
     plot_losses(log.path, folder / "loss.svg")
     return Trained(
         adapter,
         folder,
         {
             "steps": trainer.state.global_step,
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": last["seconds"],
             "resumed_from_step": _step_of(checkpoint),
-            "final_loss": [line["loss"] for line in read_metrics(log.path) if "loss" in line][-1],
+            "final_loss": last["loss"],
             "rows": len(rows.examples),
             "rows_dropped": rows.dropped,
-            "tokens": trainer.tokens_seen,
+            "tokens": last["tokens"],
             "parameters_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "best": best,
         },

@@ -43,7 +43,9 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         del return_outputs
         found = completion_log_probabilities(model, inputs)
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        return -found.sum() / num_items_in_batch
+        loss = -found.sum() / num_items_in_batch
+        # The count is over all processes, and their gradients are averaged: as transformers' own loss does.
+        return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """AdamW, or LoRA+ (arXiv:2402.12354) where the recipe gives a ratio."""

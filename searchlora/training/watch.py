@@ -31,7 +31,11 @@ class MetricsLog:
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:
         self.path = path
+        self.paused = 0.0  # seconds in which something else than training happened
         kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
+        trained = [line for line in kept if "loss" in line]
+        self.tokens_before = trained[-1]["tokens"] if trained else 0
+        self.seconds_before = trained[-1]["seconds"] if trained else 0.0
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def add(self, step: int, values: Mapping[str, float | str]) -> None:
@@ -57,31 +61,42 @@ class LiveFigures(TrainerCallback):  # type: ignore[misc]
         self.log = log
         self.progress = progress
         self.tokens_seen = tokens_seen
-        self.last = (time.monotonic(), 0)
-        self.speed = 0.0
+        self.started = self.last = (time.monotonic(), 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         del args, control, kwargs
-        self.last = (time.monotonic(), 0)
+        self.started = self.last = (time.monotonic(), 0)
         self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
         del args, control, kwargs
         if "loss" not in logs:
             return
-        now, tokens = time.monotonic(), self.tokens_seen()
-        self.speed = (tokens - self.last[1]) / max(now - self.last[0], 1e-9)
-        self.last = (now, tokens)
-        memory = psutil.Process().memory_info().rss / 1e9
-        values = {"loss": float(logs["loss"]), "learning_rate": float(logs["learning_rate"])}
+        now = (time.monotonic() - self.log.paused, self.tokens_seen())
+        speed = (now[1] - self.last[1]) / max(now[0] - self.last[0], 1e-9)
+        self.last = now
+        loss, memory = float(logs["loss"]), _memory()
         self.log.add(
-            state.global_step, {**values, "tokens_per_second": round(self.speed, 1), "memory_gb": round(memory, 2)}
-        )
-        self.progress(
             state.global_step,
-            state.max_steps,
-            f"loss {values['loss']:.3f}  {self.speed:,.0f} tokens/s  {memory:.1f} GB",
+            {
+                "loss": loss,
+                "learning_rate": float(logs["learning_rate"]),
+                "tokens_per_second": round(speed, 1),
+                "memory_gb": round(memory, 2),
+                "tokens": self.log.tokens_before + now[1],
+                "seconds": round(self.log.seconds_before + now[0] - self.started[0], 1),
+            },
         )
+        self.progress(state.global_step, state.max_steps, f"loss {loss:.3f}  {speed:,.0f} tokens/s  {memory:.1f} GB")
+
+
+def _memory() -> float:
+    """GB: what the GPU has allocated at most, or this process's resident memory where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 1e9
+    return float(psutil.Process().memory_info().rss) / 1e9
 
 
 class ValidateBeside(TrainerCallback):  # type: ignore[misc]
@@ -118,6 +133,7 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
         started = time.monotonic()
         measures = dict(self.validate(now))
         seconds = round(time.monotonic() - started, 1)
+        self.log.paused += seconds
         self.log.add(
             state.global_step,
             {**{f"validation_{name}": value for name, value in measures.items()}, "validation_seconds": seconds},

@@ -16,7 +16,8 @@ def all_of(records: Sequence[Record], dataset: Path | None = None) -> Mapping[st
     * `dictionary`: each word looked up in the dataset's `vocabulary.json`.
     * `previous turn + query` (the turn is what the user asked and what came back), `whole conversation`,
       `first turn + query` (what the user asked first): where there are conversations.
-    * `human rewrite`: the reference, where every record has one.
+    * `reference rewrite`: what the record says is right (a person's rewrite, a made one or a mined one), where every
+      record has one.
     """
     found: dict[str, Sequence[str]] = {"raw query": [record["query"] for record in records]}
     vocabulary = dataset / "vocabulary.json" if dataset is not None else None
@@ -32,7 +33,7 @@ def all_of(records: Sequence[Record], dataset: Path | None = None) -> Mapping[st
         ]
         found["first turn + query"] = [first_and(record, record["query"]) for record in records]
     if all("rewrite" in record for record in records):
-        found["human rewrite"] = [record["rewrite"] for record in records]
+        found["reference rewrite"] = [record["rewrite"] for record in records]
     return found
 
 

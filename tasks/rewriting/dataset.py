@@ -102,7 +102,7 @@ def _qrecc(data: Mapping[str, Any]) -> Record:
 
 def _pair(data: Mapping[str, Any]) -> Record:
     return _record(
-        id=f"pair-{data['number']}",
+        id=data["id"],
         group=data["group"],
         query=data["query"],
         history=[],
@@ -182,13 +182,14 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="pairs",
-            description="query pairs with the columns query and rewrite (JSONL, JSON, CSV, TSV, Parquet)",
+            description="query pairs with the columns query and rewrite, perhaps id (JSONL, JSON, CSV, TSV, Parquet)",
             read=_mapped(pairs.read, _pair),
             options=pairs.COLUMNS,
         ),
         Format(
             name="querylog",
-            description="a query log (session, time, query, clicks, perhaps user), mined for reformulations",
+            description="a query log (session, time, query, clicks, perhaps user), mined for reformulations; "
+            "an id is the hash of query and rewrite (searchlora.data.formats.pair_ids)",
             read=_mapped(querylog.read, _pair),
             options=querylog.OPTIONS,
         ),

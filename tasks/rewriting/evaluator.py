@@ -47,6 +47,8 @@ def evaluate(
     if run is not None and own:
         values.update(retrieval_values(run, own, MEASURES))
         notes = retrieval_notes(run, own)
+    else:
+        notes = ("There was no run or no judgment, so this is likeness to the reference, not whether a rewrite finds.",)
     totals = {}
     if referenced := [place for place, record in enumerate(records) if "rewrite" in record]:
         ours = [texts[place] for place in referenced]

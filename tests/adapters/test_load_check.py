@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchlora.adapters.load_check import check_files, verify
+from searchlora.adapters.load_check import check_files, check_renders, verify
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store, StoredAdapter
@@ -23,7 +23,9 @@ from searchlora.errors import (
     UnexpectedKey,
     ZeroDelta,
 )
+from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
+from searchlora.prompts import Renderer
 from tests.adapters.made import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
 
 
@@ -116,6 +118,22 @@ def test_code_of_a_task_that_changed_since_training(
     monkeypatch.setattr(EchoTask, "target", lambda _, record: record["query"].upper())
     with pytest.raises(GoldenRenderMismatch, match="the code of 'echo'"):
         verify(stored, task)
+
+
+def test_a_conversation_that_is_cut_otherwise_and_a_template_that_wants_more(
+    stored: StoredAdapter, task: EchoTask, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer(load_tokenizer(base))
+    check_renders(stored, task, renderer)
+    wants_more = echo_task(tmp_path / "more", PROMPT.replace("{{ query }}", "{{ query }} {{ place }}"))
+    with pytest.raises(GoldenRenderMismatch, match=r"echo@1.*'e0' no longer renders.*place.*\(prompt\.jinja\) changed"):
+        check_renders(stored, wants_more, renderer)
+    monkeypatch.setattr(EchoTask, "fields", lambda _, record: {"query": record["query"][:3]})
+    with pytest.raises(GoldenRenderMismatch, match=r"'e0'.*prompt\.jinja is the same.*code.*cuts a conversation"):
+        check_renders(stored, task, renderer)
+    monkeypatch.setattr(EchoTask, "fields", lambda _, record: {"query": record["place"]})
+    with pytest.raises(GoldenRenderMismatch, match=r"no longer renders.*place.*code"):
+        check_renders(stored, task, renderer)
 
 
 def test_a_remark_in_the_template_that_renders_alike_is_no_change(stored: StoredAdapter, tmp_path: Path) -> None:

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
 import filecmp
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from searchlora.adapters.manifest import MANIFEST, ManifestDraft
+from searchlora.adapters.files import hashes
+from searchlora.adapters.manifest import MANIFEST, ManifestDraft, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes
 from searchlora.adapters.transfer import pull, push
-from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError, TamperedAdapter, UsageError
+from searchlora.errors import (
+    GoldenLogitsMismatch,
+    ManifestError,
+    MissingKey,
+    NameTaken,
+    NotInStore,
+    StoreError,
+    TamperedAdapter,
+    UsageError,
+    ZeroDelta,
+)
+from searchlora.models.resolve import BaseModel
+from tests.adapters.made import EchoTask, edit_weights
 
 
 def same_bytes(one: Path, two: Path) -> bool:
@@ -83,6 +98,71 @@ def test_pull_refuses_what_is_not_what_its_manifest_says(stored: StoredAdapter, 
     with pytest.raises(ManifestError):
         pull(str(there), other)
     assert other.list() == []
+
+
+def spoilt_push(stored: StoredAdapter, there: Path, change: Any, **manifest: Any) -> str:
+    """Push, change the weights, and write the manifest that fits them, as a forger would."""
+    push(stored, str(there))
+    for file in there.iterdir():
+        file.chmod(0o644)
+    edit_weights(there, change)
+    own = stored.manifest.model_copy(update={"files": hashes(there, skip=MANIFEST), **manifest})
+    write_manifest(own, there)
+    return str(there)
+
+
+@pytest.fixture
+def known(task: EchoTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: task)  # noqa: ARG005
+
+
+def test_pull_refuses_a_zero_adapter_whatever_its_manifest_says(stored: StoredAdapter, tmp_path: Path) -> None:
+    url = spoilt_push(stored, tmp_path / "there", lambda found: {key: value * 0 for key, value in found.items()})
+    other = Store(tmp_path / "other")
+    with pytest.raises(ZeroDelta):
+        pull(url, other)
+    assert other.list() == []
+
+
+@pytest.mark.usefixtures("known")
+def test_pull_verifies_in_full_where_task_and_base_are_here(stored: StoredAdapter, tmp_path: Path) -> None:
+    url = spoilt_push(stored, tmp_path / "there", lambda found: dict(list(found.items())[2:]))
+    other = Store(tmp_path / "other")
+    with pytest.raises(MissingKey):
+        pull(url, other)
+    url = spoilt_push(stored, tmp_path / "off", lambda found: {key: value * 1.5 for key, value in found.items()})
+    with pytest.raises(GoldenLogitsMismatch):
+        pull(url, other)
+    assert other.list() == []
+    push(stored, str(tmp_path / "good"))
+    pulled = pull(str(tmp_path / "good"), other)
+    assert pulled.unverified is None and "verified in full" in str(pulled) and "NOT" not in str(pulled)
+
+
+def test_pull_says_what_it_could_not_verify(stored: StoredAdapter, tmp_path: Path) -> None:
+    push(stored, str(tmp_path / "there"))
+    pulled = pull(str(tmp_path / "there"), Store(tmp_path / "other"))
+    assert re.search(r"echo@1.*NOT verified.*no task 'echo'.*searchlora adapters verify echo@1", str(pulled))
+
+
+@pytest.mark.usefixtures("known")
+def test_pull_does_not_ask_the_hub_for_the_base(
+    stored: StoredAdapter, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot(repo: str, **settings: Any) -> str:
+        asked.append((repo, settings["revision"], settings["local_files_only"]))
+        raise FileNotFoundError(repo)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    there = tmp_path / "there"
+    trained_on = stored.manifest.base.model_copy(update={"name": "some/base", "revision": "abc"})
+    spoilt_push(stored, there, lambda found: found, base=trained_on)
+    pulled = pull(str(there), Store(tmp_path / "other"))
+    assert "'some/base' is not in the cache" in str(pulled.unverified)
+    assert asked == [("some/base", "abc", True)]
+    assert pull(str(there), Store(tmp_path / "third"), base=base).unverified is None
 
 
 def test_pull_does_not_replace_a_version(stored: StoredAdapter, draft: ManifestDraft, tmp_path: Path) -> None:

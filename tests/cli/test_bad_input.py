@@ -73,7 +73,12 @@ def test_a_base_that_does_not_exist(refused, dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "says"), [("lora.r=0", "'lora.r' = 0"), ("lora.rank=4", "unknown key 'lora.rank'")]
+    ("override", "says"),
+    [
+        ("lora.r=0", "'lora.r' = 0"),
+        ("lora.rank=4", "unknown key 'lora.rank'"),
+        ("lora.target_modules=[q_proj", "is not a YAML value"),
+    ],
 )
 def test_a_recipe_that_is_refused(refused, dataset, tmp_path, override, says):
     given = ("train", "rewriting", "--data", dataset, "--name", "r", "--set", override, "--store", tmp_path / "store")
@@ -145,7 +150,8 @@ def test_a_base_that_changed_since_training(refused, tiny_base, tmp_path):
         ("name: p\nstages: []\n", "stages"),
         ("name: p\nstages:\n  - adapter: {name: $who}\n", "'$who'"),
         ("name: [", "not YAML"),
-        ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no adapter 'nobody'"),
+        ("name: p\nstages:\n  - adapter: {name: nobody}\n  - bm25: {}\n", "no adapter 'nobody'"),
+        ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no stage retrieves"),
     ],
 )
 def test_a_pipeline_that_cannot_be_built(refused, tmp_path, content, says):
@@ -172,8 +178,21 @@ def test_queries_and_corpora_that_are_none(refused, tmp_path):
     assert "no pipeline 'p2'" in refused("run", "p2", "--queries", good, "--corpus", good, *out)
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    command = [sys.executable, "-c", "from searchlora.cli import main; main()", "--debug", "adapters", "show", "none"]
+@pytest.mark.parametrize("history", ["not turns", ["text only"], [{"role": "user"}]])
+def test_a_conversation_that_is_none(refused, tmp_path, history):
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
+    queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent", "history": history})
+    corpus = lines(tmp_path / "c.jsonl", {"id": "1", "text": "tent"})
+    given = ("run", pipeline, "--queries", queries, "--corpus", corpus, "--out", tmp_path / "run.trec")
+    assert "q.jsonl, line 1: 'history' is not a list of turns" in refused(*given)
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_debug_shows_the_traceback(tmp_path, place):
+    verb = ["adapters", "show", "none"]
+    arguments = ["--debug", *verb] if place == "before" else [*verb, "--debug"]
+    command = [sys.executable, "-c", "from searchlora.cli import main; main()", *arguments]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "Traceback" in ended.stderr

@@ -17,7 +17,7 @@ SHORT = ["optim.max_steps=6", "optim.batch_size=8", "lora.r=4", "optim.learning_
 def foreign(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(build_distribution(tmp_path / "site"))
     yield
-    sys.modules.pop("colour_task", None)
+    sys.modules.pop("colour", None)
 
 
 def settings(*pairs: str) -> list[str]:
@@ -95,3 +95,28 @@ def test_a_pipeline_runs_any_task_by_the_adapters_name(cli, tmp_path, tiny_base)
     lines = [line.split() for line in out.read_text(encoding="utf-8").splitlines()]
     assert [(line[0], line[2]) for line in lines] == [("q1", "d1"), ("q2", "d2")]
     assert {line[5] for line in lines} == {"colour-first_shop-colour@1_bm25"}
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_prompt_that_changed_since_training_is_refused_wherever_it_would_be_used(refused, cli, tmp_path, tiny_base):
+    source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"
+    cli("data", "build", "colour", source, "--format", "native", "--out", data)
+    trained = cli(
+        *("train", "colour", "--data", data, "--name", "shop-colour", "--base", tiny_base.path, "--store", store),
+        *settings(*SHORT),
+    )
+    assert trained.code == 0, trained.err
+    prompt = tmp_path / "site" / "colour" / "prompt.jinja"
+    prompt.write_text(prompt.read_text(encoding="utf-8").replace("Colour?", "Which colour?"), encoding="utf-8")
+    sys.modules.pop("colour")
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(json.dumps({"id": "1", "query": "tent", "text": "tent"}), encoding="utf-8")
+    pipeline = tmp_path / "p.yaml"
+    pipeline.write_text("name: p\nstages:\n  - adapter: {name: shop-colour}\n  - bm25: {}\n", encoding="utf-8")
+    out = ("--store", store, "--out", tmp_path / "out")
+    for command in (
+        ("run", pipeline, "--queries", queries, "--corpus", queries, *out),
+        ("evaluate", "shop-colour", "--data", data, *out),
+        ("adapters", "verify", "shop-colour", "--store", store),
+    ):
+        assert "renders otherwise than at training" in refused(*command)

@@ -61,7 +61,7 @@ _SCHEMA = {
 
 def build_distribution(folder: Path) -> Path:
     """Write package and metadata of the distribution `colour-task`; `folder` then goes on the Python path."""
-    package = folder / "colour_task"
+    package = folder / "colour"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(_TASK, encoding="utf-8")
     (package / "record.schema.json").write_text(json.dumps(_SCHEMA), encoding="utf-8")
@@ -72,7 +72,7 @@ def build_distribution(folder: Path) -> Path:
     metadata = folder / "colour_task-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: colour-task\nVersion: 1.0\n", encoding="utf-8")
-    (metadata / "entry_points.txt").write_text("[searchlora.tasks]\ncolour = colour_task:task\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text("[searchlora.tasks]\ncolour = colour:task\n", encoding="utf-8")
     return folder
 
 

@@ -177,7 +177,7 @@ def test_rows_that_the_reader_refuses_are_masked_too(tmp_path: Path) -> None:
         b'{"query": "jane@mail.example", "n": 15558675309}\n' + long.encode() + b'\n{"query": "jan\xe9@mail.example"}\n'
     )
     told = [row.data for row in _rejected(lines)]
-    assert told[0] == '{"query": "[order] [phone]'
+    assert told[0] == '{"query": "[order] [phone]\n'
     assert told[1:3] == [["[mail]"], {"query": "[mail]", "n": "[phone]"}]
     assert told[3].startswith('{"query": "tent tent') and "555" not in told[3] and "jane" not in told[3]
     assert told[4] == '{"query": "[mail]"}\n'

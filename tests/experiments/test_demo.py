@@ -32,7 +32,7 @@ def test_truth_beats_the_dictionary_beats_the_raw_query(walked):
     _, found, _, _ = walked
     comparison = found.evaluated.comparison
     raw, dictionary, truth = (
-        comparison.row(system, "nDCG@10").value for system in ("raw query", "dictionary", "human rewrite")
+        comparison.row(system, "nDCG@10").value for system in ("raw query", "dictionary", "reference rewrite")
     )
     assert raw < dictionary < truth
 

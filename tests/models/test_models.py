@@ -147,6 +147,58 @@ def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch):
         resolve("nobody/nothing")
 
 
+@pytest.fixture
+def hub(tiny_base, tmp_path, monkeypatch):
+    """A hub whose `x/base` has a commit in the cache; what was asked is noted, and `...` means over the network."""
+    cached = shutil.copytree(tiny_base.path, tmp_path / "cached1")
+    asked = []
+
+    def snapshot(repo, *, revision, local_files_only, **_):
+        asked.append((revision, "cache" if local_files_only else "network"))
+        if local_files_only and revision in (None, "cached1"):
+            return str(cached)
+        if local_files_only:
+            raise FileNotFoundError(repo)
+        newest = tmp_path / (revision or "newest")
+        shutil.copytree(tiny_base.path, newest, dirs_exist_ok=True)
+        return str(newest)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return cached, asked
+
+
+def test_a_base_in_the_cache_does_not_move_with_the_hub(hub):
+    _, asked = hub
+    assert resolve("x/base").revision == "cached1"
+    assert resolve("x/base", ask_hub=False).revision == "cached1"
+    assert asked == [(None, "cache")] * 2
+
+
+def test_the_hub_is_asked_for_a_revision_that_is_not_in_the_cache(hub):
+    _, asked = hub
+    assert resolve("x/base", "other2").revision == "other2"
+    assert asked == [("other2", "cache"), ("other2", "network")]
+    with pytest.raises(BaseModelError, match="not in the cache"):
+        resolve("x/base", "third3", ask_hub=False)
+    assert ("third3", "network") not in asked
+
+
+def test_a_download_that_broke_off_is_gone_on_with(hub):
+    cached, _ = hub
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (cached / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert resolve("x/base").revision == "newest"
+    (cached / "model.safetensors.index.json").unlink()
+    (cached / "tokenizer.json").unlink()
+    assert resolve("x/base").revision == "newest"
+
+
+def test_weights_that_are_not_safetensors_are_one_clear_error(copy):
+    (copy / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(BaseModelError, match="cannot be loaded"):
+        load_model(resolve(str(copy)))
+
+
 def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "model.gguf"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.experiments.evaluate import prompted
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
+from searchlora.task import load_prompted_task
 from searchlora.training.run import train_adapter
 from searchlora.training.watch import read_metrics
 
@@ -25,7 +25,7 @@ OVERRIDES = ["optim.max_steps=8", "optim.batch_size=8", "validation.every_steps=
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    task, base = prompted("rewriting"), resolve("smollm2-135m-instruct-q4_1")
+    task, base = load_prompted_task("rewriting"), resolve("smollm2-135m-instruct-q4_1")
     recipe = load_recipe(task.default_recipe, overrides=OVERRIDES)
     validator = Validator(task, LocalEngine(base), RECORDS[:8])
     plain = train_adapter(task, recipe, base, RECORDS, folder / "plain")
@@ -47,3 +47,30 @@ def test_the_adapter_learns(runs):
     assert losses(plain)[-1] < losses(plain)[0] / 2
     validation = losses(validated, "validation_loss")
     assert validation[-1] < validation[0]
+
+
+def test_the_fault_is_real_where_this_cpu_has_it():
+    """The control: one eval-mode forward on the copy being trained, and its gradients are others."""
+    import torch
+
+    from searchlora.adapters.attach import new_adapter
+    from searchlora.models.load import load_model
+
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or torch.cuda.is_available():
+        pytest.skip("bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16 only")
+
+    def gradients(spoilt: bool) -> float:
+        torch.manual_seed(1)
+        recipe = load_recipe({})
+        model = new_adapter(load_model(resolve("smollm2-135m-instruct-q4_1"), quantization="nf4"), recipe)
+        ids = torch.arange(100, 164).reshape(2, 32)
+        if spoilt:
+            with torch.no_grad():
+                model.eval()(input_ids=ids)
+        model.train()(input_ids=ids, labels=ids).loss.backward()
+        return sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
+
+    sound, spoilt = gradients(spoilt=False), gradients(spoilt=True)
+    if sound == spoilt:
+        pytest.skip("this CPU, or this bitsandbytes, does not repack")
+    assert spoilt < sound / 2

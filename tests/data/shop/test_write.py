@@ -94,7 +94,7 @@ def test_too_small_a_shop_is_refused(tmp_path: Path, products: int, queries: int
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(DataError, match="is there already"):
         make_shop(tmp_path, products=600, queries=100)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -21,7 +21,7 @@ def test_conversation_baselines():
     assert found["previous turn + query"] == ["where? here why?"]
     assert found["whole conversation"] == ["rain? yes where? here why?"]
     assert found["first turn + query"] == ["rain? why?"]
-    assert found["human rewrite"] == ["why did it rain"]
+    assert found["reference rewrite"] == ["why did it rain"]
     assert "dictionary" not in found
     assert first_and(RECORD, "x") == "rain? x"
 

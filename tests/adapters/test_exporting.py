@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from searchlora.adapters import merging
+from searchlora.adapters import exporting
 from searchlora.adapters.combining import combine_folders
-from searchlora.adapters.merging import merge
+from searchlora.adapters.exporting import export_merged
 from searchlora.adapters.peft_folder import CONFIG
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.storing import store_adapter
@@ -21,7 +24,7 @@ from tests.adapters.made import EchoTask, edit_weights, made_adapter, recipe_for
 
 
 def test_merging_writes_a_bf16_model_and_says_what_it_changed(stored: StoredAdapter, tmp_path: Path) -> None:
-    report = merge(stored, tmp_path / "out" / "merged")
+    report = export_merged(stored, tmp_path / "out" / "merged")
     assert report.prompts == 2 and report.precision == "fp32"
     assert report.relative_error is not None and 0 < report.relative_error < 0.02
     assert report.effect_error is not None and report.effect_error < 0.1
@@ -36,7 +39,7 @@ def test_merging_writes_a_bf16_model_and_says_what_it_changed(stored: StoredAdap
 def test_variants_merge_too(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path, variant: str) -> None:
     folder = made_adapter(base, tmp_path / "a", variant=variant)
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, variant=variant), base=base)
-    report = merge(stored, tmp_path / "merged")
+    report = export_merged(stored, tmp_path / "merged")
     assert report.relative_error is not None and report.relative_error < 0.02
 
 
@@ -61,9 +64,9 @@ def test_the_base_that_is_merged_into_ran_no_forward_pass(
         at_merge.append(passes[id(self.model)])
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(merging, "load_model", watched)
+    monkeypatch.setattr(exporting, "load_model", watched)
     monkeypatch.setattr(LoraModel, "merge_and_unload", merge_and_unload)
-    merge(stored, tmp_path / "merged")
+    export_merged(stored, tmp_path / "merged")
     assert at_merge == [0]
     assert sum(passes.values()) > 0
 
@@ -72,11 +75,67 @@ def test_nothing_is_merged_over_something_or_from_a_spoilt_adapter(stored: Store
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(NameTaken):
-        merge(stored, tmp_path / "full")
+        export_merged(stored, tmp_path / "full")
     edit_weights(stored.path, lambda tensors: {name: value + 1 for name, value in tensors.items()})
     with pytest.raises(TamperedAdapter):
-        merge(stored, tmp_path / "merged")
+        export_merged(stored, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+# An export in a process of its own: store, base's folder, target, what does not fit on the disk.
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from searchlora.adapters import attach, exporting
+from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
+from searchlora.adapters.store import Store
+from searchlora.errors import StoreError
+
+root, out, what = sys.argv[1:]
+stored = Store(root).get("echo@1")
+def fill():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+load_tokenizer = exporting.load_tokenizer
+def late(base):
+    fill()
+    return load_tokenizer(base)
+try:
+    if what == "model":
+        fill()
+    exporting.load_tokenizer = late
+    if what == "adapter":
+        config, tensors = read_config(stored.path), read_weights(stored.path)
+        fill()
+        write_folder(Path(out), config, tensors)
+    else:
+        exporting.export_merged(stored, Path(out))
+except StoreError as error:
+    print(type(error).__name__, error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("what", ["model", "tokenizer", "adapter"])
+def test_a_full_disk_is_a_store_error(stored: StoredAdapter, store: Store, tmp_path: Path, what: str) -> None:
+    out = tmp_path / "out" / "merged"
+    command = [sys.executable, "-c", FULL, str(store.root), str(out), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("StoreError") and "cannot be written" in done.stdout and "too large" in done.stdout
+    if what != "adapter":
+        assert list(out.parent.iterdir()) == []
+
+
+def test_exporting_shows_nothing(stored: StoredAdapter, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    logging.set_verbosity_warning()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        export_merged(stored, tmp_path / "merged")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture(scope="module")

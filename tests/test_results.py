@@ -1,0 +1,18 @@
+"""The tables in the READMEs are what the result files say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_tables_are_those_of_the_results():
+    checked = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tables", "--check"],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
