@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.folders import folder_in_the_making
 from searchlora.data.shop.catalogue import Catalogue, document
 from searchlora.data.shop.judgments import CAPS, Judge
 from searchlora.data.shop.needs import Draft
@@ -50,7 +49,7 @@ class ShopCard:
 
 
 def make_shop(
-    out: Path, *, products: int = 2000, queries: int = 2400, seed: int = 13, progress: Progress | None = None
+    out: str | Path, *, products: int = 2000, queries: int = 2400, seed: int = 13, progress: Progress | None = None
 ) -> ShopCard:
     """Make a shop in the new folder `out`; the same arguments give the same bytes.
 
@@ -63,25 +62,13 @@ def make_shop(
         progress: Told now and then the products done and the products in all.
 
     Raises:
-        UsageError: for a number that is too small, or a folder with something in it.
-        DataError: where the shop is too small for so many different queries, or the folder cannot be written.
-            Nothing is left behind.
+        UsageError: for a number that is too small.
+        DataError: where there is something in the folder, the shop is too small for so many different queries, or the
+            folder cannot be written. Nothing is left behind.
     """
-    _check(out, products, queries)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror})", where=str(out)) from error
-    try:
-        card = _fill(unfinished, products=products, queries=queries, seed=seed, progress=progress or silent)
-        unfinished.chmod(0o755)
-        unfinished.replace(out)
-    except OSError as error:
-        raise DataError(f"cannot be written ({error.strerror})", where=str(out)) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return card
+    _check(products, queries)
+    with folder_in_the_making(Path(out)) as folder:
+        return _fill(folder, products=products, queries=queries, seed=seed, progress=progress or silent)
 
 
 def read_card(folder: Path) -> ShopCard:
@@ -92,13 +79,11 @@ def read_card(folder: Path) -> ShopCard:
         raise DataError("is not a made shop: it has no readable shop.json", where=str(folder)) from error
 
 
-def _check(out: Path, products: int, queries: int) -> None:
+def _check(products: int, queries: int) -> None:
     if products < FEWEST_PRODUCTS:
         raise UsageError(f"a shop has at least {FEWEST_PRODUCTS} products, not {products}")
     if queries < FEWEST_QUERIES:
         raise UsageError(f"a shop has at least {FEWEST_QUERIES} queries, not {queries}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError("exists already", where=str(out), fix="Remove it or give another folder.")
 
 
 def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress) -> ShopCard:

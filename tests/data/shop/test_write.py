@@ -40,6 +40,11 @@ def test_same_seed_same_bytes_in_another_process(shop: Path, tmp_path: Path):
         assert (tmp_path / "again" / name).read_bytes() == (shop / name).read_bytes(), name
 
 
+def test_the_folder_may_be_text(tmp_path: Path):
+    card = make_shop(str(tmp_path / "shop"), products=600, queries=100)
+    assert read_card(tmp_path / "shop") == card
+
+
 def test_another_seed_another_shop(tmp_path: Path):
     cards = [make_shop(tmp_path / str(seed), products=600, queries=100, seed=seed) for seed in (1, 2)]
     for name in ("corpus.jsonl", "rewriting.jsonl", "qrels.txt"):
