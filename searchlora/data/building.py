@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 
 from searchlora import prompts
-from searchlora.data.card import DatasetCard, text_statistics
+from searchlora.data.card import DatasetCard, card_warnings, text_statistics
 from searchlora.data.collection import read_documents, read_judgments, write_collection
 from searchlora.data.folders import beside, folder_in_the_making, sha256, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
 from searchlora.data.meter import Meter, metered
+from searchlora.data.refusals import REJECTED_FILE, Refusals
 from searchlora.data.schema import RecordCheck
 from searchlora.data.splits import Splitter, check_shares
 from searchlora.data.spool import Spool
 from searchlora.data.text import fingerprint
-from searchlora.errors import DataError, RejectedRows, RenderError, UnknownFormat, UsageError
+from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Record, RejectedRow, SourceReport, SourceRow
-from searchlora.task import PromptedTask, Task
+from searchlora.task import PromptedTask, Task, load_task
 
 OnLeak = Literal["refuse", "drop"]
 
-REJECTED_FILE = "rejected.jsonl"
 LEAKS_FILE = "leaks.jsonl"
-SHOWN = 3  # rejected rows in an error's text
 LEAKS_IN_CARD = 100
-REASONS = 50  # different reasons counted apart
 
 
 def build(
-    task: Task,
-    source: Path,
+    task: Task | str,
+    source: str | Path,
     *,
     format: str,
-    out: Path,
+    out: str | Path,
     options: Mapping[str, str] | None = None,
     seed: int = 13,
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
     limit: int | None = None,
     allow_rejects: bool = False,
     on_leak: OnLeak = "refuse",
-    corpus: Path | None = None,
-    qrels: Path | None = None,
+    corpus: str | Path | None = None,
+    qrels: str | Path | None = None,
     progress: Progress = silent,
 ) -> DatasetCard:
     """Read, validate, split by group, check for leaks, and write a dataset folder, all of it or nothing.
@@ -59,7 +56,7 @@ def build(
     Rows go through one at a time; per row 48 bytes and the fingerprint of its id stay in memory.
 
     Args:
-        task: Whose records to build.
+        task: Whose records to build; a task, or the name of one that is installed.
         source: A file or folder.
         format: One of the task's formats.
         out: The folder to make. It must not exist, or be empty.
@@ -80,9 +77,12 @@ def build(
     Raises:
         UnknownFormat, UsageError: when the call makes no sense.
         DataError: when the source cannot be read or no row is usable, `out` is in use, or the disk is full.
-        RejectedRows: when rows were refused; they are listed in `OUT.rejected.jsonl`.
+        RejectedRows: when rows were refused, and this was not allowed or no other was left; they are listed in
+            `OUT.rejected.jsonl`.
         LeakError: when rows stand in two splits; they are listed in `OUT.leaks.jsonl`.
     """
+    task = load_task(task) if isinstance(task, str) else task
+    source, out = Path(source), Path(out)
     reader = _format(task, format)
     _check_options(reader, options or {})
     check_shares(shares)
@@ -91,7 +91,7 @@ def build(
     if not source.exists():
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
     if corpus is not None and qrels is not None:
-        own = Collection(read_documents(corpus), read_judgments(qrels))
+        own = Collection(read_documents(Path(corpus)), read_judgments(Path(qrels)))
         reader = replace(reader, collection=lambda *_: own)
     elif corpus is not None or qrels is not None:
         raise UsageError("a corpus wants judgments and judgments want a corpus", fix="Give both, or neither.")
@@ -114,9 +114,11 @@ class _Build:
     seed: int
     shares: tuple[float, float, float]
     meter: Meter
-    rejected: Counter[str] = field(default_factory=Counter)
-    first_rejected: list[RejectedRow] = field(default_factory=list)
+    judged_in_test: int = 0
     reports: list[SourceReport] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.refusals = Refusals(self.folder)
 
     def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
         passes = self.format.passes + (self.format.collection is not None)
@@ -127,6 +129,7 @@ class _Build:
                 self._deal_out(splitter, limit)
             finally:
                 spools = splitter.close()
+                self.refusals.close()
             self._check_rows(spools, allow_rejects)
             leaks = self._check_leaks(spools, bool(splitter.official), on_leak)
             counts = self._write_collection(spools)
@@ -142,19 +145,17 @@ class _Build:
     def _deal_out(self, splitter: Splitter, limit: int | None) -> None:
         check = RecordCheck(self.task.record_schema)
         ids: set[int] = set()
-        # A lone surrogate is why a row is rejected; written as \udXXX it does not spoil the list.
-        with (self.folder / REJECTED_FILE).open("w", encoding="utf-8", errors="backslashreplace") as rejects:
-            for row in self.format.read(self.source, self.options):
-                if isinstance(row, SourceReport):
-                    self.reports.append(row)
-                elif isinstance(row, RejectedRow):
-                    self._reject(row, rejects)
-                else:
-                    self._take(row, check, ids, splitter, rejects)
-                    if limit is not None and len(ids) >= limit:
-                        return
+        for row in self.format.read(self.source, self.options):
+            if isinstance(row, SourceReport):
+                self.reports.append(row)
+            elif isinstance(row, RejectedRow):
+                self.refusals.add(row)
+            else:
+                self._take(row, check, ids, splitter)
+                if limit is not None and len(ids) >= limit:
+                    return
 
-    def _take(self, row: SourceRow, check: RecordCheck, ids: set[int], splitter: Splitter, rejects: IO[str]) -> None:
+    def _take(self, row: SourceRow, check: RecordCheck, ids: set[int], splitter: Splitter) -> None:
         record = row.data
         problem = check.problem(record) or splitter.problem(record)
         key = 0
@@ -169,36 +170,13 @@ class _Build:
             else:
                 problem = splitter.add(record, row.where, seen, target)
         if problem is not None:
-            self._reject(RejectedRow(row.where, problem, record), rejects)
+            self.refusals.add(RejectedRow(row.where, problem, record))
             return
         ids.add(key)
         self.meter.rows += 1
 
-    def _reject(self, row: RejectedRow, rejects: IO[str]) -> None:
-        line = {"where": row.where, "reason": row.reason, "row": row.data}
-        rejects.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
-        # Reasons quote values, so there may be as many of them as rows.
-        self.rejected[row.reason if row.reason in self.rejected or len(self.rejected) < REASONS else "other"] += 1
-        if len(self.first_rejected) < SHOWN:
-            self.first_rejected.append(row)
-
     def _check_rows(self, spools: Mapping[str, Spool], allow_rejects: bool) -> None:
-        refused = self.rejected.total()
-        if refused and not (allow_rejects and any(map(len, spools.values()))):
-            listing = beside(self.out, REJECTED_FILE)
-            shutil.copyfile(self.folder / REJECTED_FILE, listing)
-            told = "; ".join(f"{row.where}: {row.reason}" for row in self.first_rejected)
-            more = f"; and {refused - SHOWN} more" if refused > SHOWN else ""
-            raise RejectedRows(
-                f"{refused} of {refused + self.meter.rows} rows were refused: {told}{more}",
-                where=str(self.source),
-                fix=f"All are listed in {listing}. Mend them, or build from the rest with --allow-rejects; "
-                "no dataset was written.",
-            )
-        if not self.meter.rows:
-            counts = [f"{name}: {count}" for report in self.reports for name, count in report.counts.items()]
-            told = f" ({', '.join(counts)})" if counts else ""
-            raise DataError(f"holds no usable row{told}", where=str(self.source))
+        self.refusals.check(self.source, self.out, self.meter.rows, self.reports, allow_rejects)
         if not len(spools["train"]):
             raise DataError(
                 "no row is left to train on",
@@ -222,7 +200,9 @@ class _Build:
         if self.format.collection is None:
             return None
         topics = {int(key) for spool in spools.values() for key in spool.ids}
-        return write_collection(self.format.collection(self.source, self.options), self.folder, topics)
+        counts, judged = write_collection(self.format.collection(self.source, self.options), self.folder, topics)
+        self.judged_in_test = sum(int(key) in judged for key in spools["test"].ids)
+        return counts
 
     def _copy_sidecars(self) -> None:
         for name in self.format.sidecars:
@@ -253,13 +233,13 @@ class _Build:
                 "taken out": dict(Counter(leak.split for leak in leaks)),
                 "rows": [vars(leak) for leak in leaks[:LEAKS_IN_CARD]],
             },
-            rejected=dict(self.rejected.most_common()),
+            rejected=dict(self.refusals.counts.most_common()),
             report={
                 "rules": [rule for report in self.reports for rule in report.rules],
                 "counts": {name: count for report in self.reports for name, count in report.counts.items()},
             },
             collection=collection,
-            warnings=tuple(_warnings(rows, collection)),
+            warnings=tuple(card_warnings(rows, collection, self.judged_in_test)),
             searchlora=version("searchlora"),
         )
 
@@ -287,11 +267,3 @@ def _check_options(format: Format, options: Mapping[str, str]) -> None:
 
 def _target(task: Task, record: Record) -> str:
     return task.target(record) if isinstance(task, PromptedTask) else ""
-
-
-def _warnings(rows: Mapping[str, int], collection: Mapping[str, int] | None) -> Iterator[str]:
-    for name, count in rows.items():
-        if not count:
-            yield f"the {name} split is empty"
-    if collection and collection["judged documents missing"]:
-        yield f"{collection['judged documents missing']} judged documents are not in the corpus"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ class DatasetCard:
         leaks: `found` rows, `taken out` per split, and `rows`, the first of them (all are in `leaks.jsonl`).
         rejected: Reason -> number of rows refused; the rows are in `rejected.jsonl`.
         report: The reader's `rules` and `counts`, where it chose among its rows.
-        collection: Numbers of `documents`, `judgments`, and `judged documents missing`; None where there is none.
+        collection: Numbers of `documents`, `judgments`, `judged documents missing`, and `judgments of other topics`
+            than the dataset's records, which are left out; None where there is none.
         warnings: What a user should know before training on it.
         searchlora: The version that built it.
         schema_version: Of this card.
@@ -116,3 +117,18 @@ def text_statistics(lengths: Sequence[NDArray[np.uint32]]) -> dict[str, dict[str
         figures = (values.min(), np.median(values), values.mean(), np.percentile(values, 95), values.max())
         result[text][unit] = {name: round(float(figure), 2) for name, figure in zip(STATISTICS, figures, strict=True)}
     return result
+
+
+def card_warnings(rows: Mapping[str, int], collection: Mapping[str, int] | None, judged_in_test: int) -> Iterator[str]:
+    """What a user should know of a dataset with so many `rows` in each split and this `collection`."""
+    for name, count in rows.items():
+        if not count:
+            yield f"the {name} split is empty"
+    if collection is None:
+        return
+    if collection["judged documents missing"]:
+        yield f"{collection['judged documents missing']} judged documents are not in the corpus"
+    if not collection["judgments"]:
+        yield "no judgment is for a record of this dataset; it cannot be evaluated by retrieval"
+    elif judged_in_test < rows["test"]:
+        yield f"{judged_in_test} of {rows['test']} test records are judged"

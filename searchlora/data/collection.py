@@ -47,14 +47,15 @@ def read_judgments(path: Path) -> Iterator[Judgment]:
             ) from None
 
 
-def write_collection(collection: Collection, folder: Path, topics: set[int]) -> dict[str, int]:
+def write_collection(collection: Collection, folder: Path, topics: set[int]) -> tuple[dict[str, int], set[int]]:
     """Write `corpus.jsonl` and `qrels.txt`.
 
     Args:
-        topics: Fingerprints of the ids of the dataset's records; judgments of other topics are left out.
+        topics: Fingerprints of the ids of the dataset's records; judgments of other topics are left out and counted.
 
     Returns:
-        Numbers of `documents`, `judgments`, and `judged documents missing` in the corpus.
+        Numbers of `documents`, `judgments`, `judged documents missing` in the corpus, and `judgments of other topics`;
+        and those of `topics` that have a judgment.
 
     Raises:
         DataError: for a document id that stands twice or cannot stand in a TREC file.
@@ -69,16 +70,26 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
             ids.add(key)
             row = {"id": document.id, "title": document.title, "text": document.text}
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    judgments = missing = 0
+    judgments = missing = others = 0
+    judged: set[int] = set()
     with (folder / QRELS_FILE).open("w", encoding="utf-8") as out:
         for judgment in collection.judgments:
-            if fingerprint(judgment.topic) not in topics:
+            topic = fingerprint(judgment.topic)
+            if topic not in topics:
+                others += 1
                 continue
+            judged.add(topic)
             _check_id(judgment.document)
             judgments += 1
             missing += fingerprint(judgment.document) not in ids
             out.write(f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n")
-    return {"documents": len(ids), "judgments": judgments, "judged documents missing": missing}
+    counts = {
+        "documents": len(ids),
+        "judgments": judgments,
+        "judged documents missing": missing,
+        "judgments of other topics": others,
+    }
+    return counts, judged
 
 
 def _check_id(document_id: str) -> None:

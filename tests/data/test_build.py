@@ -129,12 +129,31 @@ def test_rejected_rows_are_listed_in_the_dataset_when_allowed(tmp_path: Path) ->
 
 
 def test_no_usable_row_is_an_error_even_when_rejects_are_allowed(tmp_path: Path) -> None:
-    with pytest.raises(RejectedRows, match="1 of 1 rows were refused"):
-        build(task, _source(tmp_path, [{"id": 1}]), format="native", out=tmp_path / "out", allow_rejects=True)
+    source = _source(tmp_path, [{"id": 1}])
+    for allowed in (False, True):
+        with pytest.raises(
+            RejectedRows, match=r"no row is usable, 1 were refused: rows\.jsonl, line 1: field"
+        ) as raised:
+            build(task, source, format="native", out=tmp_path / "out", allow_rejects=allowed)
+        assert "--allow-rejects" not in str(raised.value)
+        assert (tmp_path / "out.rejected.jsonl").exists()
     array = tmp_path / "none.json"
     array.write_text("[]")
     with pytest.raises(DataError, match="holds no usable row"):
         build(task, array, format="native", out=tmp_path / "out")
+
+
+def test_paths_and_the_task_may_be_text(tmp_path: Path) -> None:
+    source = _source(tmp_path, [_row(number) for number in range(60)])
+    corpus, qrels = tmp_path / "corpus.csv", tmp_path / "qrels.txt"
+    corpus.write_text("id,text\np1,shoe\n")
+    qrels.write_text("r1 0 p1 1\n")
+    out = tmp_path / "text"
+    card = build("rewriting", str(source), format="native", out=str(out), corpus=str(corpus), qrels=str(qrels))
+    same = build(task, source, format="native", out=tmp_path / "path", corpus=corpus, qrels=qrels)
+    assert load_dataset(str(out)).card == card == same
+    with pytest.raises(UsageError, match="no task 'rewritin'"):
+        build("rewritin", str(source), format="native", out=str(tmp_path / "none"))
 
 
 def _leaking() -> list[Row]:

@@ -70,8 +70,10 @@ def _collection(*documents: Document) -> Collection:
 
 def test_a_collection_is_written_for_the_topics_there_are(tmp_path: Path) -> None:
     documents = (Document("d1", "a\ttext\nof two lines", "title"), Document("d2", "ü"))
-    counts = write_collection(_collection(*documents), tmp_path, {fingerprint("t1")})
-    assert counts == {"documents": 2, "judgments": 2, "judged documents missing": 1}
+    counts, judged = write_collection(_collection(*documents), tmp_path, {fingerprint("t1")})
+    others = {"judgments of other topics": 1}
+    assert counts == {"documents": 2, "judgments": 2, "judged documents missing": 1, **others}
+    assert judged == {fingerprint("t1")}
     assert tuple(read_documents(tmp_path / "corpus.jsonl")) == documents
     assert list(read_judgments(tmp_path / "qrels.txt")) == [Judgment("t1", "d1", 2), Judgment("t1", "elsewhere", 0)]
 
