@@ -7,6 +7,7 @@ import json
 import pytest
 
 from searchlora.data import build, load_dataset
+from searchlora.data.formats.pair_ids import pair_id
 from searchlora.errors import DataError, UsageError
 from searchlora.task import load_task
 
@@ -33,6 +34,47 @@ def test_the_dataset_can_be_evaluated_by_retrieval(source, tmp_path):
     assert [document.id for document in dataset.documents()] == ["p1", "p2"]
     assert dataset.qrels() == {"r1": {"p1": 3}, "r2": {"p2": 1}}
     assert card.collection["judgments"] == 2
+    assert card.collection["judgments of other topics"] == 1
+
+
+def built(source, tmp_path, topics):
+    corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
+    qrels = written(tmp_path / "q.txt", "".join(f"{topic} 0 p1 1\n" for topic in topics))
+    shares = (0.4, 0.3, 0.3)
+    return build("rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels, shares=shares)
+
+
+def test_a_collection_without_a_judgment_for_the_records_is_told(source, tmp_path):
+    card = built(source, tmp_path, ["pair-1", "pair-2"])
+    assert card.collection["judgments of other topics"] == 2
+    assert "no judgment is for a record of this dataset; it cannot be evaluated by retrieval" in card.warnings
+
+
+def test_test_records_without_a_judgment_are_told(source, tmp_path):
+    build("rewriting", source, format="native", out=tmp_path / "plain", shares=(0.4, 0.3, 0.3))
+    test = [record["id"] for record in load_dataset(tmp_path / "plain").records("test")]
+    assert len(test) > 1
+    card = built(source, tmp_path, test[1:])
+    assert f"{len(test) - 1} of {len(test)} test records are judged" in card.warnings
+
+
+def test_nothing_is_told_when_all_test_records_are_judged(source, tmp_path):
+    assert not any("judg" in warning for warning in built(source, tmp_path, [f"r{n}" for n in range(20)]).warnings)
+
+
+@pytest.mark.parametrize("form", ["pairs", "querylog"])
+def test_judgments_can_be_written_before_the_dataset_is_built(form, tmp_path):
+    if form == "pairs":
+        text, topic = "query,rewrite\nRed kicks,red shoes\n", pair_id("red kicks")
+    else:
+        rows = "".join(f"s{n},0,Red kicks,0\ns{n},9,red shoes,1\n" for n in range(3))
+        text, topic = f"session,time,query,clicks\n{rows}", pair_id("red kicks", "red shoes")
+    source = written(tmp_path / "source.csv", text)
+    corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
+    qrels = written(tmp_path / "q.txt", f"{topic} 0 p1 3\n")
+    out = tmp_path / "data"
+    build("rewriting", source, format=form, out=out, corpus=corpus, qrels=qrels, shares=(1.0, 0.0, 0.0))
+    assert load_dataset(out).qrels() == {topic: {"p1": 3}}
 
 
 def test_one_without_the_other_is_refused(source, tmp_path):

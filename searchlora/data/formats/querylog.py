@@ -17,6 +17,7 @@ from typing import Any
 from searchlora.data.files import read_rows
 from searchlora.data.formats.log_rejects import Rejects
 from searchlora.data.formats.log_store import COUNTS, LogRow, LogStore, log_store
+from searchlora.data.formats.pair_ids import pair_id
 from searchlora.data.formats.sessions import Rules, mine
 from searchlora.data.privacy import mask
 from searchlora.data.text import normalised
@@ -54,9 +55,9 @@ def read(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | Rejec
         options: Values of `OPTIONS`; columns go by their own names unless told otherwise.
 
     Yields:
-        `number` (from 1), `query`, `rewrite` (the same for a pass-through row), `group` (the normalised rewrite, so
-        that all ways to one rewrite go to one split), `sessions` in which it was seen; rejected rows of the log
-        before them; the rules and counts at the end.
+        `id` (`pair_id` of query and rewrite), `query`, `rewrite` (the same for a pass-through row), `group`
+        (the normalised rewrite, so that all ways to one rewrite go to one split), `sessions` in which it was seen;
+        rejected rows of the log before them; the rules and counts at the end.
 
     Raises:
         UsageError: for a threshold that is not a number, or a pattern that is not one.
@@ -67,9 +68,10 @@ def read(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | Rejec
         yield from _fill(store, source, options, own_orders, counts)
         _mine_all(store, rules, counts)
         store.choose(rules.min_users)
-        for number, (query, rewrite, group, sessions, place) in enumerate(store.best(), start=1):
+        for query, rewrite, group, sessions, place in store.best():
             counts["reformulations kept" if group != normalised(query) else "pass-through rows kept"] += 1
-            terms = {"number": number, "query": query, "rewrite": rewrite, "group": group, "sessions": sessions}
+            pair = pair_id(query, rewrite)
+            terms = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "sessions": sessions}
             yield SourceRow(terms, place)
         counts.update({name: store.count(name) for name in COUNTS})
     yield SourceReport(rules.told(), dict(counts))

@@ -10,6 +10,7 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.formats.pair_ids import pair_id
 from searchlora.errors import DataError, RejectedRows
 from searchlora.records import Record
 from searchlora.tasks.rewriting import task
@@ -247,7 +248,7 @@ def test_pairs_from_a_table_with_columns_of_its_own(tmp_path: Path) -> None:
         _records(source, "pairs", tmp_path / "out")
     options = {"query": "typed", "rewrite": "better", "group": "family"}
     records = _records(source, "pairs", tmp_path / "out", options=options)
-    assert records["pair-1"]["query"] == '"trainers"'
+    assert records[pair_id("trainers")]["query"] == '"trainers"'
     assert [record["group"] for record in records.values()] == ["shoes", "tents"]
     assert [record["needs_rewrite"] for record in records.values()] == [True, False]
 
@@ -294,6 +295,7 @@ def test_a_query_log_states_its_rules_and_counts_on_the_card(tmp_path: Path) -> 
     source.write_text("\n".join(lines))
     dataset = _dataset(source, "querylog", tmp_path / "out")
     found = {record["query"]: record for record in dataset.records("train")}
+    assert found["red shoez"]["id"] == pair_id("red shoez", "red shoes")
     assert found["red shoez"]["rewrite"] == "red shoes"
     assert found["red shoez"]["needs_rewrite"] and not found["tent"]["needs_rewrite"]
     assert dataset.card.report["counts"]["log rows"] == 9
