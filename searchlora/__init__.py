@@ -3,7 +3,7 @@
 The verbs of the command line are functions of the same names, imported when first used:
 
     import searchlora
-    searchlora.data.build(searchlora.task.load_task("rewriting"), source, format="canard", out=folder)
+    searchlora.data.build("rewriting", source, format="canard", out=folder)
     searchlora.train("rewriting", folder, "shop-rewriter")
     searchlora.evaluate("shop-rewriter", folder)
     searchlora.run("rewrite_bm25", queries, corpus, out)
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from searchlora import adapters as adapters
     from searchlora import data as data
-    from searchlora import task as task
     from searchlora.experiments.demo import demo as demo
     from searchlora.experiments.evaluate import evaluate as evaluate
     from searchlora.experiments.run import run as run
@@ -32,7 +31,7 @@ _VERBS = {
     "run": "searchlora.experiments.run",
     "demo": "searchlora.experiments.demo",
 }
-_ROOMS = ("adapters", "data", "task")
+_ROOMS = ("adapters", "data")
 
 
 def __getattr__(name: str) -> Any:
