@@ -13,7 +13,7 @@ from searchlora.adapters.golden import last_logits, precision_for
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import NameTaken
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import load_model, load_tokenizer, quiet
 from searchlora.models.resolve import BaseModel, resolve
 
 REPORT = "merged.json"
@@ -47,7 +47,7 @@ class MergeReport:
         )
 
 
-def merge(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
+def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
     """Write bf16 safetensors and the tokenizer to `out`, all of it or nothing, with the report as `merged.json`.
 
     The weights are merged into a copy of the base loaded for it in bf16 that has run no forward pass: merging into a
@@ -62,18 +62,28 @@ def merge(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) ->
         StoreError: when it cannot be written.
         LoadCheckFailed: what `check_files` and `attach` raise.
     """
-    base = base or resolve(stored.manifest.base.name)
+    base = base or resolve(stored.manifest.base.name, stored.manifest.base.revision)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise NameTaken("there is something already", where=str(out), fix="Give a folder that does not exist.")
     check_files(stored, base)
     with files.whole_folder(out.absolute().parent) as new:
         model = attach(load_model(base, quantization="none", precision="bf16"), stored)
-        model.merge_and_unload(safe_merge=True).save_pretrained(new)
-        load_tokenizer(base).save_pretrained(new)
+        with quiet():
+            model.merge_and_unload(safe_merge=True).save_pretrained(new)
+            _save_tokenizer(load_tokenizer(base), new)
         report = _compare(stored, base, BaseModel("merged", new), out)
         (new / REPORT).write_text(_json(report), encoding="utf-8")
         files.publish(new, out)
     return report
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is Exception:  # what tokenizers raises where it cannot write, so that `whole_folder` knows it
+            raise OSError(str(error)) from error
+        raise
 
 
 def _compare(stored: StoredAdapter, base: BaseModel, merged: BaseModel, out: Path) -> MergeReport:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from searchlora.errors import StoreError, TamperedAdapter
 
 TEMPORARY = ".tmp-"
@@ -34,14 +36,19 @@ def whole_folder(parent: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StoreError(
-            f"cannot be written ({error.strerror or error}); nothing was stored",
+            f"cannot be written ({reason(error)}); nothing was stored",
             where=str(parent),
             fix="Make room or give another folder, then try again.",
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in the system's words where it has any; safetensors has an error of its own for a full disk."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def publish(folder: Path, target: Path) -> None:
@@ -66,7 +73,7 @@ def replace_text(file: Path, text: str) -> None:
         temporary.replace(file)
         _sync(file.parent)
     except OSError as error:
-        raise StoreError(f"cannot be written ({error.strerror or error})", where=str(file), fix="Make room.") from error
+        raise StoreError(f"cannot be written ({reason(error)})", where=str(file), fix="Make room.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from searchlora.adapters.manifest import Base
 from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
 from searchlora.adapters.weights import check_delta
-from searchlora.errors import BaseMismatch, GoldenLogitsMismatch, GoldenRenderMismatch, TokenizerMismatch
+from searchlora.errors import BaseMismatch, GoldenLogitsMismatch, GoldenRenderMismatch, RenderError, TokenizerMismatch
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
@@ -82,7 +82,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
         GoldenLogitsMismatch: the logits on them equal the base's, or are not those of the day it was stored.
     """
     manifest = stored.manifest
-    base = base or resolve(manifest.base.name)
+    base = base or resolve(manifest.base.name, manifest.base.revision)
     task = task or load_task(manifest.task)
     check_files(stored, base)
     check_delta(stored.path)
@@ -96,19 +96,28 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
     """Render the golden records again. Needs a tokenizer, no model, so it may be called at every load.
 
     Raises:
-        GoldenRenderMismatch: naming the record and where its token ids part.
+        GoldenRenderMismatch: naming the record, where its token ids part, and what changed: the task's `prompt.jinja`,
+            or its code, such as how it cuts a conversation.
     """
+    fix = "Restore the task as it was when the adapter was trained, or train it again."
     for golden in stored.manifest.golden.renders:
-        example = renderer.example(task, golden.record)
+        try:
+            example = renderer.example(task, golden.record)
+        except (RenderError, KeyError) as error:  # the template or the code wants a field that was not there then
+            raise GoldenRenderMismatch(
+                f"golden record '{golden.record.get('id')}' no longer renders ({error}); {_cause(stored, task)}",
+                where=stored.reference,
+                fix=fix,
+            ) from error
         if list(example.input_ids) == golden.token_ids and example.prompt_length == golden.prompt_length:
             continue
         same = _common(example.input_ids, golden.token_ids)
         raise GoldenRenderMismatch(
             f"golden record '{golden.record.get('id')}' renders otherwise than at training, from token {same} on "
-            f"(now '{_shown(renderer, example.input_ids, same)}', then '{_shown(renderer, golden.token_ids, same)}'); "
+            f"(now {_shown(renderer, example.input_ids, same)}, then {_shown(renderer, golden.token_ids, same)}); "
             f"{_cause(stored, task)}",
             where=stored.reference,
-            fix="Restore the task as it was when the adapter was trained, or train it again.",
+            fix=fix,
         )
 
 
@@ -152,10 +161,13 @@ def _common(one: Sequence[int], two: Sequence[int]) -> int:
 
 def _shown(renderer: Renderer, ids: Sequence[int], start: int) -> str:
     text: str = renderer.tokenizer.decode(list(ids[start : start + 8]))
-    return text
+    return repr(text)  # a line feed must not break the message
 
 
 def _cause(stored: StoredAdapter, task: PromptedTask) -> str:
     if prompt_hash(task) != stored.manifest.prompt_hash:
-        return f"the prompt template of '{task.name}' changed since"
-    return f"its template is the same, so the code of '{task.name}' (version {task.version}) changed since"
+        return f"the prompt template of '{task.name}' (prompt.jinja) changed since"
+    return (
+        f"its prompt.jinja is the same, so the code of '{task.name}' (version {task.version}) changed since, "
+        "such as how it cuts a conversation or what it takes from a record"
+    )

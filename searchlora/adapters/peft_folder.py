@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter
+from searchlora.adapters.files import reason
+from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter
 from searchlora.models.catalogue import CATALOGUE, HubWeights
 
 CONFIG = "adapter_config.json"
@@ -73,12 +74,22 @@ def read_weights(folder: Path) -> dict[str, Any]:
 
 
 def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Write both files; the same input gives the same bytes."""
+    """Write both files; the same input gives the same bytes.
+
+    Raises:
+        StoreError: when they cannot be written, for example because the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"cannot be written ({reason(error)})", where=str(folder), fix="Make room or give another folder."
+        ) from error
 
 
 def public_name(base: str) -> str:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.files import check_file_name
 from searchlora.adapters.manifest import MANIFEST, Manifest, parse_manifest
 from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter, check_hashes
-from searchlora.errors import NameTaken, NotInStore, StoreError, TamperedAdapter, UsageError
+from searchlora.adapters.weights import check_delta
+from searchlora.errors import BaseModelError, NameTaken, NotInStore, StoreError, TamperedAdapter, UsageError
+
+if TYPE_CHECKING:
+    from searchlora.models.resolve import BaseModel
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,21 @@ class Pushed:
 
     def __str__(self) -> str:
         return f"{self.reference} {'was already' if self.already else 'is now'} at {self.url}"
+
+
+@dataclass(frozen=True)
+class Pulled(StoredAdapter):
+    """The version in the store; `unverified` says why it could not be verified in full, None where it was."""
+
+    unverified: str | None = None
+
+    def __str__(self) -> str:
+        if self.unverified is None:
+            return f"{self.reference} is in the store and was verified in full"
+        return (
+            f"{self.reference} is in the store; its files are whole and its delta is not zero, but it was NOT verified "
+            f"in full: {self.unverified} Run: searchlora adapters verify {self.reference}"
+        )
 
 
 def push(stored: StoredAdapter, url: str) -> Pushed:
@@ -58,14 +77,28 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
     return Pushed(stored.reference, url, already=False)
 
 
-def pull(url: str, store: Store, name: str | None = None) -> StoredAdapter:
-    """Fetch a version into the store; hashes and manifest are checked before anything lands there.
+def pull(
+    url: str,
+    store: Store,
+    name: str | None = None,
+    *,
+    base: BaseModel | None = None,
+    tasks: str | Path | None = None,
+) -> Pulled:
+    """Fetch a version into the store, checked before anything lands there.
 
-    It keeps its name and number, or becomes the next version of `name`.
+    Hashes say only that the files are those of their manifest, so the delta is checked too, and where task and base
+    are on this machine all that `load_check.verify` checks. The hub is not asked for the base. It keeps its name and
+    number, or becomes the next version of `name`.
+
+    Args:
+        base: The base; None looks for the one in the manifest on this machine.
+        tasks: A folder of task plugins of one's own.
 
     Raises:
         NotInStore: when there is no adapter at the URL.
         ManifestError, TamperedAdapter: when it is not whole, or not what its manifest says.
+        ZeroDelta, LoadCheckFailed: what `check_delta` and, where it is called, `verify` raise.
         InvalidName, NameTaken: see `Store.adopt`.
         UsageError, StoreError: see `push`.
     """
@@ -82,7 +115,26 @@ def pull(url: str, store: Store, name: str | None = None) -> StoredAdapter:
             _fetch(system, f"{root}/{check_file_name(file, url)}", folder / file)
         check_hashes(StoredAdapter(folder, manifest))
         read_config(folder)
-        return store.adopt(folder, manifest, name)
+        check_delta(folder)
+        unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
+        landed = store.adopt(folder, manifest, name)
+        return Pulled(landed.path, landed.manifest, unverified)
+
+
+def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:
+    """Verify in full, or say why that cannot be done here."""
+    from searchlora.adapters.load_check import verify
+    from searchlora.models.resolve import resolve
+    from searchlora.task import load_task
+
+    manifest = stored.manifest
+    try:
+        task = load_task(manifest.task, tasks)
+        base = base or resolve(manifest.base.name, manifest.base.revision, ask_hub=False)
+    except (UsageError, BaseModelError) as error:
+        return str(error)
+    verify(stored, task, base)
+    return None
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -15,8 +15,8 @@ from searchlora.adapters.store import Entry, Store
 from searchlora.adapters.stored import StoredAdapter
 
 if TYPE_CHECKING:
-    from searchlora.adapters.merging import MergeReport
-    from searchlora.adapters.transfer import Pushed
+    from searchlora.adapters.exporting import MergeReport
+    from searchlora.adapters.transfer import Pulled, Pushed
 
 AnyStore = Store | str | Path | None
 
@@ -106,7 +106,7 @@ def merge(
     check_combinable(parents, shares, method)
     first = parents[0].manifest
     place.check_task(name, first.task)
-    model = resolve(base or first.base.name)
+    model = resolve(base) if base else resolve(first.base.name, first.base.revision)
     for parent in parents:
         check_files(parent, model)
     with tempfile.TemporaryDirectory() as temporary:
@@ -126,11 +126,11 @@ def merge(
 
 
 def export(reference: str, out: str | Path, *, base: str | None = None, store: AnyStore = None) -> MergeReport:
-    """Merge an adapter into its base and write the model; see `merging.merge`."""
-    from searchlora.adapters.merging import merge as merge_into_base
+    """Merge an adapter into its base and write the model; see `exporting.export_merged`."""
+    from searchlora.adapters.exporting import export_merged
     from searchlora.models.resolve import resolve
 
-    return merge_into_base(_store(store).get(reference), Path(out), base=resolve(base) if base else None)
+    return export_merged(_store(store).get(reference), Path(out), base=resolve(base) if base else None)
 
 
 def push(reference: str, url: str, *, store: AnyStore = None) -> Pushed:
@@ -140,11 +140,24 @@ def push(reference: str, url: str, *, store: AnyStore = None) -> Pushed:
     return send(_store(store).get(reference), url)
 
 
-def pull(url: str, *, name: str | None = None, store: AnyStore = None) -> StoredAdapter:
-    """Fetch a version from a folder, an object store or the hub; see `transfer.pull`."""
-    from searchlora.adapters.transfer import pull as fetch
+def pull(
+    url: str,
+    *,
+    name: str | None = None,
+    base: str | None = None,
+    tasks: str | Path | None = None,
+    store: AnyStore = None,
+) -> Pulled:
+    """Fetch a version from a folder, an object store or the hub; see `transfer.pull`.
 
-    return fetch(url, _store(store), name)
+    Args:
+        base: Where the base is, if not under the name in the manifest.
+        tasks: A folder of task plugins of one's own.
+    """
+    from searchlora.adapters.transfer import pull as fetch
+    from searchlora.models.resolve import resolve
+
+    return fetch(url, _store(store), name, base=resolve(base) if base else None, tasks=tasks)
 
 
 def _store(store: AnyStore) -> Store:

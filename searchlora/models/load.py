@@ -42,6 +42,7 @@ def load_model(
         BaseModelError: when the folder does not hold a causal language model that transformers can load.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -54,7 +55,7 @@ def load_model(
             model = AutoModelForCausalLM.from_pretrained(
                 base.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
     model.requires_grad_(False)
     return model.eval()

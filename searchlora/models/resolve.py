@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -38,10 +39,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "searchlora"
 
 
-def resolve(name: str) -> BaseModel:
+def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> BaseModel:
     """Find a base model by catalogue name, folder, GGUF file or hub id.
 
-    Nothing is asked of the hub unless `name` is a hub id (or a catalogue name of one) and is not in its cache.
+    Nothing is asked of the hub unless `name` is a hub id (or a catalogue name of one) and is not in its cache, so that
+    a base does not move under its adapters when its repository does.
+
+    Args:
+        revision: The hub's commit that an adapter was trained on; elsewhere than on the hub it means nothing.
+        ask_hub: False takes only what is on this machine.
 
     Raises:
         BaseModelError: when there is no such base; says what was looked for.
@@ -50,7 +56,7 @@ def resolve(name: str) -> BaseModel:
     if isinstance(entry, PackagedWeights):
         return _from_package(name, entry)
     if isinstance(entry, HubWeights):
-        return _from_hub(name, entry.repo)
+        return _from_hub(name, entry.repo, revision, ask_hub)
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(name, path)
@@ -59,7 +65,7 @@ def resolve(name: str) -> BaseModel:
             raise BaseModelError("there is no such GGUF file", where=name)
         return BaseModel(name, _converted(path, _sha256(path)))
     if _HUB_ID.fullmatch(name):
-        return _from_hub(name, name)
+        return _from_hub(name, name, revision, ask_hub)
     raise BaseModelError(
         f"there is no base model '{name}'",
         fix=f"Give a folder, a .gguf file, a hub id, or one of: {', '.join(sorted(CATALOGUE))}.",
@@ -67,16 +73,19 @@ def resolve(name: str) -> BaseModel:
 
 
 def _from_folder(name: str, path: Path) -> BaseModel:
-    missing = [file for file in ("config.json", "tokenizer.json") if not (path / file).is_file()]
-    if not list(path.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if missing:
+    if missing := _missing(path):
         raise BaseModelError(
             f"the folder holds no {' and no '.join(missing)}",
             where=name,
             fix="Save the model and its tokenizer with save_pretrained, in safetensors.",
         )
     return BaseModel(name, path)
+
+
+def _missing(path: Path) -> list[str]:
+    """What a folder lacks to be a base."""
+    missing = [file for file in ("config.json", "tokenizer.json") if not (path / file).is_file()]
+    return missing if list(path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
 
 def _from_package(name: str, entry: PackagedWeights) -> BaseModel:
@@ -87,17 +96,40 @@ def _from_package(name: str, entry: PackagedWeights) -> BaseModel:
     return BaseModel(name, _converted(folder / entry.file, entry.sha256))
 
 
-def _from_hub(name: str, repo: str) -> BaseModel:
+def _from_hub(name: str, repo: str, revision: str | None, ask_hub: bool) -> BaseModel:
+    path = _snapshot(repo, revision, local=True)
+    # A shard may be missing where a download broke off; asked again, the hub client fetches what is not there.
+    if path is not None and not _missing(path) and not _missing_shards(path):
+        return BaseModel(name, path, revision=path.name)
+    if not ask_hub:
+        raise BaseModelError(f"'{repo}' is not in the cache of the hub", fix="Fetch it, or give a local folder.")
+    path = _snapshot(repo, revision, local=False)
+    assert path is not None  # it was fetched, or an error raised
+    return BaseModel(name, path, revision=path.name)
+
+
+def _snapshot(repo: str, revision: str | None, *, local: bool) -> Path | None:
     from huggingface_hub import snapshot_download
 
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
-        path = Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=local))
     except Exception as error:  # the hub client raises a dozen kinds, all of which mean the same to the user
+        if local:
+            return None
+        at = f" at revision {revision}" if revision else ""
         raise BaseModelError(
-            f"'{repo}' could not be had from the hub ({type(error).__name__}) and is not a local folder",
+            f"'{repo}'{at} could not be had from the hub ({type(error).__name__}) and is not a local folder",
             fix="Check the id and the network, or give a local folder.",
         ) from error
-    return BaseModel(name, path, revision=path.name)
+
+
+def _missing_shards(path: Path) -> set[str]:
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return {shard for shard in shards if not (path / shard).is_file()}
 
 
 def _converted(gguf: Path, sha256: str) -> Path:

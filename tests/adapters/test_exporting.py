@@ -82,11 +82,11 @@ def test_nothing_is_merged_over_something_or_from_a_spoilt_adapter(stored: Store
     assert not (tmp_path / "merged").exists()
 
 
-# An export in a process of its own: store, base's folder, target, what does not fit on the disk.
+# An export in a process of its own: store, target, what does not fit on the disk.
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from searchlora.adapters import attach, exporting
+from searchlora.adapters import exporting
 from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
 from searchlora.adapters.store import Store
 from searchlora.errors import StoreError
@@ -116,8 +116,9 @@ except StoreError as error:
 """
 
 
+@pytest.mark.usefixtures("stored")
 @pytest.mark.parametrize("what", ["model", "tokenizer", "adapter"])
-def test_a_full_disk_is_a_store_error(stored: StoredAdapter, store: Store, tmp_path: Path, what: str) -> None:
+def test_a_full_disk_is_a_store_error(store: Store, tmp_path: Path, what: str) -> None:
     out = tmp_path / "out" / "merged"
     command = [sys.executable, "-c", FULL, str(store.root), str(out), what]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
