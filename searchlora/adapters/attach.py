@@ -8,7 +8,7 @@ what it does not find on disk.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.peft_folder import public_name, read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey
@@ -63,11 +63,11 @@ def new_adapter(model: Any, recipe: Recipe) -> Any:
             fix="Give 'all-linear', or names such as q_proj.",
         ) from error
     if lora.variant == "pissa":
-        setattr(adapted, _PISSA_START, {key: value.clone() for key, value in _tensors(adapted, "default").items()})
+        setattr(adapted, _PISSA_START, {key: value.clone() for key, value in _tensors(adapted).items()})
     return adapted
 
 
-def save_adapter(model: Any, folder: Path, recipe: Recipe, adapter_name: str = "default") -> None:
+def save_adapter(model: Any, folder: Path, recipe: Recipe) -> None:
     """Write the adapter as it is now as a plain PEFT folder, without a look-up on the hub.
 
     PiSSA is converted to a plain LoRA of twice the rank: with W' = W - s·B0·A0 the trained W' + s·B·A equals
@@ -77,8 +77,8 @@ def save_adapter(model: Any, folder: Path, recipe: Recipe, adapter_name: str = "
         model: What `new_adapter` returned.
         recipe: Its `base` becomes `base_model_name_or_path`, without the path where it is one.
     """
-    config = _plain_config(model.peft_config[adapter_name], recipe)
-    tensors = _tensors(model, adapter_name)
+    config = _plain_config(model.peft_config["default"], recipe)
+    tensors = _tensors(model)
     start = getattr(model, _PISSA_START, None)
     if start is not None:
         tensors = _without_start(tensors, start)
@@ -87,14 +87,7 @@ def save_adapter(model: Any, folder: Path, recipe: Recipe, adapter_name: str = "
     write_folder(folder, config, tensors)
 
 
-def attach(
-    model: Any,
-    adapter: StoredAdapter | Path,
-    adapter_name: str = "default",
-    *,
-    dtype: Literal["fp32", "bf16"] = "fp32",
-    trainable: bool = False,
-) -> Any:
+def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "default") -> Any:
     """Put a saved adapter on a base (or beside the adapters already there) and make it the active one.
 
     Nothing is checked but configuration, keys and shapes; `load_check` holds the rest.
@@ -102,10 +95,9 @@ def attach(
     Args:
         model: A base from `load_model`, or what an earlier `attach` returned.
         adapter: A stored adapter or a plain PEFT folder.
-        dtype: Of A and B on the model; what they multiply is cast to it and back.
 
     Returns:
-        The `peft.PeftModel`, in eval mode unless `trainable`.
+        The `peft.PeftModel`, in eval mode, A and B in fp32; what they multiply is cast to it and back.
 
     Raises:
         NameTaken: when the model has an adapter of that name; PEFT would overwrite it.
@@ -129,12 +121,12 @@ def attach(
         _take_off(adapted, adapter_name, last=first)
         raise
     set_peft_model_state_dict(adapted, tensors, adapter_name, low_cpu_mem_usage=True)
-    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     for key, parameter in _parameters(adapted, adapter_name).items():
-        parameter.data = tensors[key].to(parameter.device, wanted)  # PEFT has rounded them to the base's precision
-    adapted.set_adapter(adapter_name, inference_mode=not trainable)
-    adapted.train(trainable)
-    return adapted
+        parameter.data = tensors[key].to(
+            parameter.device, torch.float32
+        )  # PEFT has rounded them to the base's precision
+    adapted.set_adapter(adapter_name, inference_mode=True)
+    return adapted.eval()
 
 
 def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, folder: Path) -> Any:
@@ -203,11 +195,10 @@ def _parameters(model: Any, adapter_name: str) -> dict[str, Any]:
     return state
 
 
-def _tensors(model: Any, adapter_name: str) -> dict[str, Any]:
-    """As `_parameters`, as contiguous fp32 copies on the CPU."""
+def _tensors(model: Any) -> dict[str, Any]:
+    """As `_parameters` of the adapter that `new_adapter` made, as contiguous fp32 copies on the CPU."""
     return {
-        key: value.detach().float().cpu().contiguous().clone()
-        for key, value in _parameters(model, adapter_name).items()
+        key: value.detach().float().cpu().contiguous().clone() for key, value in _parameters(model, "default").items()
     }
 
 

@@ -19,6 +19,9 @@ from searchlora.errors import BaseMismatch, UnexpectedKey, UsageError
 
 COMBINATIONS = ("cat", "linear", "ties", "dare_ties")
 
+#: Of the random choice that `dare_ties` makes: the same adapters and weights give the same combination.
+_SEED = 13
+
 
 def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float], combination: str) -> None:
     """Whether adapters can be combined.
@@ -60,7 +63,6 @@ def combine_folders(
     *,
     combination: str = "cat",
     density: float = 0.5,
-    seed: int = 13,
 ) -> dict[str, Any]:
     """Write a PEFT folder with Σ wᵢ·ΔWᵢ, or an approximation of it, and return its configuration.
 
@@ -68,7 +70,6 @@ def combine_folders(
         combination: `cat` is exact, its rank the sum of the ranks; `linear` adds the √-weighted factors, a rough
             approximation of the same rank; `ties` (arXiv:2306.01708) and `dare_ties` (arXiv:2311.03099) also prune.
         density: Share of the values that `ties` and `dare_ties` keep.
-        seed: Of the random choice that `dare_ties` makes.
 
     Raises:
         UnexpectedKey: when the adapters do not cover the same modules in the same shapes.
@@ -82,7 +83,7 @@ def combine_folders(
             raise UnexpectedKey(f"covers other modules than the first, such as {odd[0]}", where=str(folder))
     tensors = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(_SEED)
         for module in sorted(halves[0]):
             parts = [half[module] for half in halves]
             scales = [

@@ -39,30 +39,18 @@ def prompt_hash(task: PromptedTask) -> str:
     return hashlib.sha256(task.template.encode()).hexdigest()
 
 
-def golden(task: PromptedTask, renderer: Renderer, model: Any, precision: Literal["bf16", "fp32"]) -> Golden:
-    """What the manifest holds, from the task's examples.
+def golden_of(task: PromptedTask, base: BaseModel, folder: Path) -> Golden:
+    """What the manifest of a PEFT folder holds, from the task's examples, on a copy of the base loaded for it.
 
-    Args:
-        model: A `peft.PeftModel` from `attach`, the adapter active, its base in `precision` and not quantised.
+    The copy is not quantised, and in fp32 where memory allows it, which makes the check far stricter.
     """
-    renders = golden_renders(task, renderer)
+    precision = precision_for(base)
+    model = attach(load_model(base, quantization="none", precision=precision), folder)
+    renders = golden_renders(task, Renderer(load_tokenizer(base)))
     prompts = [render.token_ids[: render.prompt_length] for render in renders]
     return Golden(
         renders=renders, logits=golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
     )
-
-
-def golden_of(
-    task: PromptedTask, base: BaseModel, folder: Path, precision: Literal["bf16", "fp32"] | None = None
-) -> Golden:
-    """As `golden`, for a PEFT folder, on a copy of the base loaded for it.
-
-    Args:
-        precision: None takes fp32 where memory allows it (`precision_for`), which makes the check far stricter.
-    """
-    precision = precision or precision_for(base)
-    model = attach(load_model(base, quantization="none", precision=precision), folder)
-    return golden(task, Renderer(load_tokenizer(base)), model, precision)
 
 
 def golden_renders(task: PromptedTask, renderer: Renderer) -> list[GoldenRender]:

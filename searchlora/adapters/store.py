@@ -180,9 +180,9 @@ class Store:
             version = aliases.previous(alias, self.versions(name))
             return aliases.move(alias, version, reason, rollback=True)
 
-    def history(self, name: str, alias: str | None = None) -> Sequence[AliasMove]:
+    def history(self, name: str) -> Sequence[AliasMove]:
         """The moves of a name's aliases, oldest first."""
-        return [move for move in self._aliases(name).history() if alias in (None, move.alias)]
+        return self._aliases(name).history()
 
     def remove(self, reference: str, *, force: bool = False) -> str:
         """Take a version away and return what it was, `name@3`. Its number is never given again.

@@ -108,7 +108,7 @@ def _tensors(folder: Path, tied: bool) -> str:
     memo = cache_dir() / "fingerprints" / key
     if memo.is_file() and len(known := memo.read_text(encoding="utf-8")) == len(key):
         return known
-    digest = hash_tensors(files, skip=frozenset({"lm_head.weight"} if tied else ()))
+    digest = _hash_tensors(files, skip=frozenset({"lm_head.weight"} if tied else ()))
     with suppress(OSError):  # a full or read-only cache costs the next caller the hashing, no more
         _remember(memo, digest)
     return digest
@@ -126,7 +126,7 @@ def _remember(memo: Path, digest: str) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:
+def _hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:
     """sha256 over names, dtypes, shapes and bytes of all tensors in the order of their names, however sharded."""
     places: dict[str, tuple[Path, dict[str, Any], int]] = {}
     for file in files:

@@ -66,15 +66,13 @@ def test_a_plain_peft_folder_without_a_path_of_this_machine(base: BaseModel, tra
     assert str(base.path.parent) not in config
 
 
-def test_adapters_stay_fp32_on_a_bf16_base_unless_asked(base: BaseModel, trained: Path) -> None:
+def test_adapters_stay_fp32_on_a_bf16_base(base: BaseModel, trained: Path) -> None:
     from safetensors.torch import load_file
 
     model = attach(load_model(base), trained)
     own = dict(model.named_parameters())
     for key, tensor in load_file(trained / "adapter_model.safetensors").items():
         assert torch.equal(own[key.replace(".weight", ".default.weight")], tensor)
-    narrow = attach(load_model(base), trained, dtype="bf16")
-    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
 
 
 def test_attaching_makes_active_freezes_and_leaves_the_random_state_alone(base: BaseModel, trained: Path) -> None:
@@ -82,8 +80,6 @@ def test_attaching_makes_active_freezes_and_leaves_the_random_state_alone(base: 
     second = attach(model, trained, "two")
     assert second is model and second.active_adapter == "two"
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    again = attach(fresh(base), trained, trainable=True)
-    assert any(parameter.requires_grad for parameter in again.parameters())
     torch.manual_seed(5)
     attach(fresh(base), trained)
     after = torch.rand(1)

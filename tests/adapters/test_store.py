@@ -68,7 +68,7 @@ def test_aliases_move_roll_back_and_remember(store: Store, trained: Path, draft:
         store.rollback("echo", "production")
     store.alias("echo", "production", 3)
     assert store.rollback("echo", "production").target == 1
-    moves = [(move.source, move.target) for move in store.history("echo", "production")]
+    moves = [(move.source, move.target) for move in store.history("echo")]
     assert moves == [(None, 1), (1, 2), (2, 3), (3, 2), (2, 1), (1, 3), (3, 1)]
     assert store.list()[0].aliases == ("production",)
     with pytest.raises(NotInStore):
