@@ -116,7 +116,6 @@ def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str,
             name: sum(isinstance(output, InvalidOutput) for output in system.outputs) / len(system.outputs)
             for name, system in systems.items()
         },
-        "seconds": {name: round(system.seconds, 1) for name, system in systems.items()},
     }
 
 

@@ -18,11 +18,12 @@ def show(comparison: Comparison) -> None:
     from searchlora.eval.tables import chance, interval
 
     measures = [name for name in _ON_SCREEN if name in comparison.measures] or list(comparison.measures[:3])
+    tested = next(pair.measure for pair in comparison.comparisons if pair.a == comparison.against)
     table = Table(title=f"{comparison.against} and what it is compared with", title_justify="left")
     table.add_column("system")
     for measure in measures:
         table.add_column(f"{measure}\n95% interval", justify="right")
-    table.add_column(f"p against\n({measures[0]})", justify="right")
+    table.add_column(f"p against\n({tested})", justify="right")
     for system in comparison.systems:
         cells = []
         for measure in measures:
@@ -31,7 +32,7 @@ def show(comparison: Comparison) -> None:
         p = (
             ""
             if system == comparison.against
-            else chance(comparison.pair(comparison.against, system, measures[0]).p_corrected)
+            else chance(comparison.pair(comparison.against, system, tested).p_corrected)
         )
         table.add_row(system, *cells, p)
     console = Console(width=None if Console().is_terminal else 120)
