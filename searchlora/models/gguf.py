@@ -23,8 +23,10 @@ def convert(gguf: Path, target: Path) -> None:
     from filelock import FileLock
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from searchlora.models.load import quiet
+
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with FileLock(f"{target}.lock"), quiet():
         if (target / "config.json").is_file():  # another process was faster
             return
         try:

@@ -208,6 +208,26 @@ def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("config.json"))
 
 
+def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, capfd):
+    """The file itself is stood in for by the tiny base; reading a real one is a slow test."""
+    import transformers
+    from transformers.utils import logging
+
+    from searchlora.models.gguf import convert
+
+    for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
+        read = kind.from_pretrained
+        monkeypatch.setattr(
+            kind,
+            "from_pretrained",
+            lambda _, gguf_file, read=read, **settings: read(tiny_base.path, **settings),  # noqa: ARG005
+        )
+    logging.enable_progress_bar()
+    convert(tmp_path / "model.gguf", tmp_path / "converted")
+    assert capfd.readouterr() == ("", "")
+    assert fingerprint(tmp_path / "converted") == fingerprint(tiny_base.path)
+
+
 def test_a_loaded_base_is_frozen(tiny_base):
     for quantization in ("none", "nf4"):
         model = load_model(tiny_base, quantization=quantization)
