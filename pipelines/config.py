@@ -150,7 +150,8 @@ def _adapter_stage(
         raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
     base = manifest.base.name
     if base not in engines:
-        engines[base] = LocalEngine(resolve(base), store, precision=manifest.recipe["precision"])
+        at_hand = resolve(base, manifest.base.revision)
+        engines[base] = LocalEngine(at_hand, store, precision=manifest.recipe["precision"])
     check_renders(stored, task, engines[base].renderer)
     pinned = engines[base].pin(settings.name)
     return AdapterStage(task, engines[base], pinned, settings.max_new_tokens or manifest.recipe["max_new_tokens"])

@@ -63,13 +63,14 @@ def show(reference: str = _REFERENCE, store: Path | None = _STORE) -> None:
 @app.command()
 def verify(
     reference: str = _REFERENCE,
+    base: str | None = typer.Option(None, "--base", help="Where its base is, if not under the manifest's name."),
     store: Path | None = _STORE,
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
     """The full load check: hashes, base, keys, delta, golden renders and logits."""
     from searchlora.adapters import verify as verb
 
-    found = verb(reference, store=_store(store), tasks=tasks)
+    found = verb(reference, base=base, store=_store(store), tasks=tasks)
     typer.echo(f"{found.reference} passes the load check.")
 
 
@@ -166,9 +167,11 @@ def push(
 def pull(
     url: str = typer.Argument(help="Where `push` put it."),
     name: str | None = typer.Option(None, "--name", help="Under another name than it has."),
+    base: str | None = typer.Option(None, "--base", help="Where its base is, if not under the manifest's name."),
+    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
     store: Path | None = _STORE,
 ) -> None:
-    """Copy a version into the store, if its files are what its manifest says."""
+    """Copy a version into the store, if its files are what its manifest says and it passes the load check."""
     from searchlora.adapters import pull as verb
 
-    typer.echo(f"Stored {verb(url, name=name, store=_store(store)).reference}")
+    typer.echo(str(verb(url, name=name, base=base, tasks=tasks, store=_store(store))))

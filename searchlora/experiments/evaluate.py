@@ -81,7 +81,7 @@ def evaluate(
     records = list(dataset.records(split))[:limit]
     if not records:
         raise DataError(f"the split '{split}' is empty", where=str(data))
-    base = resolve(manifest.base.name)
+    base = resolve(manifest.base.name, manifest.base.revision)
     check_files(stored, base)
     check_renders(stored, task, Renderer(load_tokenizer(base)))
     retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
