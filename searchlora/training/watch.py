@@ -124,8 +124,7 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         del args, kwargs
-        every = self.recipe.validation.every_steps or max(1, state.max_steps // 4)
-        if state.global_step % every and state.global_step != state.max_steps:
+        if not self._is_due(state.global_step, state.max_steps):
             return
         now = self.folder / "now"
         shutil.rmtree(now, ignore_errors=True)
@@ -143,6 +142,11 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
             self._keep(now, {"step": state.global_step, **measures})
         elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
             control.should_training_stop = True
+
+    def _is_due(self, step: int, last: int) -> bool:
+        """At the last step, and every so many steps before, but not again just before the last."""
+        every = self.recipe.validation.every_steps or max(1, last // 4)
+        return step == last or (step % every == 0 and last - step >= every / 2)
 
     def _validations_since(self, step: int) -> int:
         return sum("validation_loss" in line and line["step"] > step for line in read_metrics(self.log.path))
