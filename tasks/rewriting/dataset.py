@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats import canard, cast, pairs, qrecc, querylog
 from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceReport, SourceRow
 
 SHOP_RECORDS = "rewriting.jsonl"
@@ -24,6 +25,9 @@ CAST = {
     2021: "TREC CAsT 2021 topics (2021_manual_evaluation_topics_v1.0.json)",
     2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
 }
+
+#: The option of every format that names a list of words to keep.
+PROTECTED = "protected"
 
 NEEDED = ("id", "group", "query", "rewrite")
 
@@ -138,8 +142,39 @@ def _shop_collection(source: Path, options: Options) -> Collection:
     return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE))
 
 
+def _protecting(format: Format) -> Format:
+    """The format with an option that names a list of words (brands, say) which a rewrite must keep."""
+
+    def read(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+        own = {key: value for key, value in options.items() if key != PROTECTED}
+        words = read_words(Path(options[PROTECTED])) if PROTECTED in options else []
+        for row in format.read(source, own):
+            yield _with_protected(row, words) if isinstance(row, SourceRow) and words else row
+
+    meaning = "a text file, one brand or other word a line; where the query has it, the rewrite must keep it"
+    return replace(format, read=read, options={**(format.options or {}), PROTECTED: meaning})
+
+
+def read_words(path: Path) -> list[str]:
+    """The lines of a word list. Raises `DataError` for a file that cannot be read or is empty."""
+    try:
+        words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as a list of words ({error})", where=str(path)) from None
+    if not words:
+        raise DataError("holds no word", where=str(path), fix="Write one brand or other word a line.")
+    return words
+
+
+def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
+    query = f" {normalised(str(row.data.get('query', '')))} "
+    found = [word for word in words if f" {normalised(word)} " in query]
+    protected = [*row.data.get("protected", []), *found]
+    return SourceRow({**row.data, "protected": protected}, row.where) if found else row
+
+
 FORMATS: Mapping[str, Format] = {
-    format.name: format
+    format.name: _protecting(format)
     for format in (
         Format(
             name="native",

@@ -32,7 +32,9 @@ def evaluate(
         ROUGE-L: F-measure against the reference, of the rows that have one (Lin 2004), the headline without a run.
         left alone: of the records that need no rewrite, 1 where the query came out as it went in, but for case,
             punctuation and white space.
-        protected words kept: of the records with protected words, the share of these that the rewrite holds.
+        protected words kept: of the records with protected words, the share of these that the rewrite holds. Protected
+            are the record's own (brands of a list, see the builder's option) and, where there is a reference, numbers
+            and article codes of the query that the reference keeps too.
         invalid: 1 where the output did not parse.
         BLEU (total): of all rewrites against the references, by sacrebleu.
     """
@@ -61,9 +63,9 @@ def evaluate(
         if record.get("needs_rewrite") is False
     }
     values["protected words kept"] = {
-        id_: _kept(record["protected"], text)
+        id_: _kept(protected, text)
         for id_, record, text in zip(ids, records, texts, strict=True)
-        if record.get("protected")
+        if (protected := _protected(record))
     }
     values["invalid"] = {
         id_: float(isinstance(output, InvalidOutput)) for id_, output in zip(ids, outputs, strict=True)
@@ -99,6 +101,13 @@ def _places(record: Record) -> dict[str, str]:
     if "kind" in record:
         places["kind"] = str(record["kind"])
     return places
+
+
+def _protected(record: Record) -> list[str]:
+    """The record's own protected words, and words with a digit that stand in query and reference alike."""
+    reference = set(_words(record.get("rewrite", "")))
+    codes = [word for word in _words(record["query"]) if word in reference and any(map(str.isdigit, word))]
+    return list(dict.fromkeys([*map(str.lower, record.get("protected", [])), *codes]))
 
 
 def _kept(protected: Sequence[str], text: str) -> float:

@@ -303,3 +303,19 @@ def test_a_query_log_states_its_rules_and_counts_on_the_card(tmp_path: Path) -> 
     assert dataset.card.report["counts"]["reformulations kept"] == 1
     with pytest.raises(DataError, match=r"holds no usable row \(.*queries of enough users: 0"):
         _dataset(source, "querylog", tmp_path / "none", options={"min_users": "4"})
+
+
+def test_words_of_a_list_are_protected_where_the_query_has_them(tmp_path):
+    source = tmp_path / "pairs.csv"
+    source.write_text("query,rewrite\nACME lamp,acme head torch\nlamps,head torch\nacmes lamp,lamp\n", encoding="utf-8")
+    brands = tmp_path / "brands.txt"
+    brands.write_text("Acme\nFjell Vik\n", encoding="utf-8")
+    rows = list(task.formats["pairs"].read(source, {"protected": str(brands)}))
+    assert [row.data.get("protected") for row in rows] == [["Acme"], None, None]
+
+
+def test_a_word_list_that_is_none_is_refused(tmp_path):
+    source = tmp_path / "pairs.csv"
+    source.write_text("query,rewrite\na,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"none\.txt: cannot be read as a list of words"):
+        list(task.formats["pairs"].read(source, {"protected": str(tmp_path / "none.txt")}))

@@ -64,3 +64,9 @@ def test_slices_by_need_and_turn():
     slices = evaluate(RECORDS, ["a", "b", "c"]).slices
     assert slices["needs a rewrite"] == {"1": "yes", "2": "no"}
     assert slices["turn"] == {"1": "1", "2": "6 and later"}
+
+
+def test_numbers_and_codes_are_protected_where_the_reference_keeps_them():
+    record = {"id": "1", "group": "1", "query": "wo0012 6ft 4 lamps", "rewrite": "WO0012 180 cm 4 lamps"}
+    for text, share in (("wo0012 180 cm 4 lamps", 1.0), ("180 cm 4 lamps", 0.5), ("lamps", 0.0)):
+        assert evaluate([record], [text]).values["protected words kept"] == {"1": share}
