@@ -6,7 +6,6 @@ in `system`, then what fewer share (conversation, query), last the passage: an e
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -117,11 +116,6 @@ class Renderer:
                 fix="Use a base model whose template does, or training could not teach the model to stop.",
             )
         return int(after[0])
-
-    @cached_property
-    def template_hash(self) -> str:
-        """sha256 of the chat template."""
-        return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
 
 
 @cache

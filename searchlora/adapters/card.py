@@ -17,7 +17,7 @@ def card(manifest: Manifest) -> str:
         _front_matter(manifest, base),
         f"# {manifest.reference}",
         f"A LoRA adapter for the task **{manifest.task}** (version {manifest.task_version}) on the base model "
-        f"`{base}`, made with [searchlora](https://pypi.org/project/searchlora/) on {manifest.created}.",
+        f"`{base}`, made with searchlora on {manifest.created}.",
         _use(manifest),
         "## Measured\n\n" + (_table(manifest.metrics) or "Nothing was measured."),
         "## Training\n\n" + _table(_training(manifest)),

@@ -14,7 +14,11 @@ def evaluate(
     split: str = typer.Option("test", "--split"),
     limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
     stemmer: str | None = typer.Option(None, "--stemmer", help="english: Snowball stemming in BM25."),
-    backend: str = typer.Option("bm25s", "--backend", help="bm25s or rank-bm25."),
+    backend: str = typer.Option(
+        "bm25s",
+        "--backend",
+        help="bm25s (variant lucene), or rank-bm25 (the reference implementation, variant robertson).",
+    ),
     store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:

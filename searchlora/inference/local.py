@@ -160,6 +160,8 @@ class LocalEngine:
             attention_mask=batch["attention_mask"].to(self._model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            repetition_penalty=1.0,  # some bases set another in their generation_config; greedy means greedy
+            no_repeat_ngram_size=0,
             eos_token_id=self.renderer.stop_id,
             pad_token_id=self._pad_id,
         )
