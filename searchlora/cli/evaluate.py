@@ -17,7 +17,7 @@ def evaluate(
     backend: str = typer.Option(
         "bm25s",
         "--backend",
-        help="bm25s (variant lucene), or rank-bm25 (the reference implementation, variant robertson).",
+        help="bm25s (lucene), or rank-bm25 (robertson).",
     ),
     store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
