@@ -1,15 +1,50 @@
-"""`aliases.json`: every move of every alias of a name; where an alias points now is its last move."""
+"""`aliases.json`: every move of every alias of a name, and every decision about one, refusals included.
+
+Where an alias points now is its last entry; a refusal is an entry that moves nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from searchlora.adapters.files import replace_text
 from searchlora.errors import NotInStore, StoreError
+
+
+class Rule(BaseModel):
+    """A rule of a promotion policy as it was found (`searchlora.eval.policy.decide.RuleResult`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: str
+    passed: bool
+    said: str
+    short_by: float | None = 0.0
+
+
+class Decision(BaseModel):
+    """Why an alias was moved to a version by a policy, or why not.
+
+    Attributes:
+        version: The candidate.
+        outcome: `forced`: the policy refused it and somebody put it through, with the reason of the move.
+        rules: Each rule of the policy, held or broken.
+        policy: The policy as it was.
+        evidence: What the figures came from (fingerprint of the data, judgments, command) and the figures themselves.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int
+    outcome: Literal["promoted", "refused", "forced"]
+    rules: tuple[Rule, ...]
+    policy: dict[str, Any]
+    evidence: dict[str, Any]
 
 
 class AliasMove(BaseModel):
@@ -23,11 +58,28 @@ class AliasMove(BaseModel):
     target: int | None = Field(alias="to")
     reason: str | None = None
     rollback: bool = False
+    decision: Decision | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether this is a refusal, after which the alias points where it did before."""
+        return self.decision is not None and self.decision.outcome == "refused"
+
+    @property
+    def forced(self) -> bool:
+        """Whether the alias was moved against its policy."""
+        return self.decision is not None and self.decision.outcome == "forced"
 
     def __str__(self) -> str:
+        if self.decision is not None and self.refused:
+            broken = "; ".join(f"{rule.rule} ({rule.said})" for rule in self.decision.rules if not rule.passed)
+            return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}"
         where = "nowhere" if self.target is None else f"version {self.target}"
         before = "" if self.source is None else f" (before: {self.source})"
         kind = ", a rollback" if self.rollback else ""
+        if self.decision is not None:
+            broken = ", ".join(rule.rule for rule in self.decision.rules if not rule.passed)
+            kind = f", BY FORCE against: {broken}" if self.forced else ", by its policy"
         reason = f": {self.reason}" if self.reason else ""
         return f"{self.time} {self.alias} -> {where}{before}{kind}{reason}"
 
@@ -59,6 +111,11 @@ class Aliases:
         last = {move.alias: move.target for move in self.history()}
         return {alias: target for alias, target in last.items() if target is not None}
 
+    def forced(self) -> frozenset[str]:
+        """The aliases that point where they do because somebody forced it."""
+        last = {move.alias: move for move in self.history() if not move.refused}
+        return frozenset(alias for alias, move in last.items() if move.forced)
+
     def previous(self, alias: str, versions: Collection[int]) -> int:
         """The last version that the alias pointed to before, other than the one now, that is still there.
 
@@ -70,7 +127,7 @@ class Aliases:
         past: list[int] = []
         now = None
         for move in self.history():
-            if move.alias != alias:
+            if move.alias != alias or move.refused:
                 continue
             now = move.target
             if move.rollback:
@@ -87,8 +144,16 @@ class Aliases:
             fix="See its history with `searchlora adapters show`.",
         )
 
-    def move(self, alias: str, version: int | None, reason: str | None, *, rollback: bool = False) -> AliasMove:
-        """Add a move to the file."""
+    def move(
+        self,
+        alias: str,
+        version: int | None,
+        reason: str | None,
+        *,
+        rollback: bool = False,
+        decision: Decision | None = None,
+    ) -> AliasMove:
+        """Add a move to the file; with a decision that refuses, `version` is where the alias stays."""
         move = AliasMove(
             alias=alias,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -96,6 +161,7 @@ class Aliases:
             target=version,
             reason=reason,
             rollback=rollback,
+            decision=decision,
         )
         moves = [*self.history(), move]
         replace_text(self.file, _MOVES.dump_json(moves, indent=2, by_alias=True).decode() + "\n")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.adapters import files
-from searchlora.adapters.aliases import Aliases, AliasMove
+from searchlora.adapters.aliases import Aliases, AliasMove, Decision
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.names import Reference, check_alias, check_name, parse_reference
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
@@ -27,13 +27,17 @@ __all__ = ["Entry", "Store", "StoredAdapter"]
 
 @dataclass(frozen=True)
 class Entry:
-    """A version as `list` shows it; `manifest` is None where it cannot be read, and `problem` then says why."""
+    """A version as `list` shows it; `manifest` is None where it cannot be read, and `problem` then says why.
+
+    `forced` are those of its aliases that were moved to it against their policy.
+    """
 
     name: str
     version: int
     aliases: tuple[str, ...]
     manifest: Manifest | None
     problem: str | None = None
+    forced: frozenset[str] = frozenset()
 
 
 class Store:
@@ -180,6 +184,20 @@ class Store:
             version = aliases.previous(alias, self.versions(name))
             return aliases.move(alias, version, reason, rollback=True)
 
+    def decide(self, name: str, alias: str, decision: Decision, reason: str | None = None) -> AliasMove:
+        """Put a decision about an alias into its history and, unless it refuses, move the alias.
+
+        Raises:
+            InvalidName, NotInStore: as `alias`.
+        """
+        check_alias(alias)
+        with self._locked_existing(name):
+            self._resolve(Reference(name, version=decision.version))
+            aliases = self._aliases(name)
+            refused = decision.outcome == "refused"
+            target = aliases.current().get(alias) if refused else decision.version
+            return aliases.move(alias, target, reason, decision=decision)
+
     def history(self, name: str) -> Sequence[AliasMove]:
         """The moves of a name's aliases, oldest first."""
         return self._aliases(name).history()
@@ -259,10 +277,11 @@ class Store:
 
     def _entry(self, name: str, number: int) -> Entry:
         aliases = tuple(sorted(alias for alias, target in self.aliases(name).items() if target == number))
+        forced = self._aliases(name).forced().intersection(aliases)
         try:
-            return Entry(name, number, aliases, read_manifest(self.root / name / str(number)))
+            return Entry(name, number, aliases, read_manifest(self.root / name / str(number)), forced=forced)
         except ManifestError as error:
-            return Entry(name, number, aliases, None, str(error))
+            return Entry(name, number, aliases, None, str(error), forced)
 
     def _free_version(self, name: str, wanted: int | None) -> int:
         used = {*self.versions(name), *Removed(self.root / name).numbers()}

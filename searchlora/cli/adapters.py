@@ -35,13 +35,14 @@ def list_(store: Path | None = _STORE) -> None:
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:
         reference = f"{entry.name}@{entry.version}"
+        aliases = ", ".join(f"{alias} (BY FORCE)" if alias in entry.forced else alias for alias in entry.aliases)
         if entry.manifest is None:
-            table.add_row(reference, ", ".join(entry.aliases), f"broken: {entry.problem}")
+            table.add_row(reference, aliases, f"broken: {entry.problem}")
             continue
         figures = [f"{key} {value:.3f}" for key, value in list(entry.manifest.metrics.items())[:2]]
         table.add_row(
             reference,
-            ", ".join(entry.aliases),
+            aliases,
             entry.manifest.task,
             entry.manifest.base.name,
             entry.manifest.created[:16].replace("T", " "),

@@ -1,0 +1,8 @@
+"""Promotion policies: what a system must show before it goes further, and whether it does."""
+
+from __future__ import annotations
+
+from searchlora.eval.policy.decide import Facts, RuleResult, decide
+from searchlora.eval.policy.policy import Policy, read_policy
+
+__all__ = ["Facts", "Policy", "RuleResult", "decide", "read_policy"]

@@ -1,0 +1,71 @@
+"""A decision for machines and reviewers: JUnit XML, and Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from searchlora.eval.compare import Comparison
+from searchlora.eval.files import atomic_text
+from searchlora.eval.policy.decide import RuleResult
+from searchlora.eval.tables import to_markdown
+
+
+def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> None:
+    """Write a JUnit file with a test case per rule, a broken one as a failure; at once or not at all.
+
+    Raises:
+        DataError: when it cannot be written.
+    """
+    failed = sum(not result.passed for result in results)
+    suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")
+    for result in results:
+        case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=result.rule)
+        if result.passed:
+            ElementTree.SubElement(case, "system-out").text = result.said
+        else:
+            ElementTree.SubElement(case, "failure", message=result.said).text = _missed(result)
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    with atomic_text(Path(path)) as out:
+        out.write(ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n")
+
+
+def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleResult], reason: str = "") -> str:
+    """A heading that says how it ended, the rules, and the tables folded away.
+
+    Args:
+        reason: Given where a refused system was put through by force.
+    """
+    broken = [result for result in results if not result.passed]
+    verdict = "passes" if not broken else f"refused, {len(broken)} of {len(results)} rules broken"
+    parts = [f"### {title}: {verdict}"]
+    if reason:
+        parts.append(f"**Put through by force:** {reason}")
+    if results:
+        parts.append(rules_table(results))
+    parts.append(f"<details><summary>Figures</summary>\n\n{to_markdown(comparison)}\n</details>")
+    return "\n\n".join(parts) + "\n"
+
+
+def rules_table(results: Sequence[RuleResult]) -> str:
+    """The rules as a Markdown table, broken ones first."""
+    lines = ["| | rule | found |", "| --- | --- | --- |"]
+    for result in sorted(results, key=lambda result: result.passed):
+        said = result.said if result.passed else f"{result.said}{_by(result)}"
+        lines.append(f"| {'held' if result.passed else '**broken**'} | {_cell(result.rule)} | {_cell(said)} |")
+    return "\n".join(lines)
+
+
+def _missed(result: RuleResult) -> str:
+    return f"{result.said}{_by(result)}."
+
+
+def _by(result: RuleResult) -> str:
+    return f"; missed by {result.short_by:.3g}" if result.short_by else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

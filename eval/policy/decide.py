@@ -1,0 +1,188 @@
+"""Holding a comparison against a policy, rule by rule. Nothing is moved and nothing is run here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from searchlora.errors import UsageError
+from searchlora.eval.compare import Comparison, Pair
+from searchlora.eval.policy.policy import Policy, SliceRule
+from searchlora.eval.tables import interval
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """One rule, held or broken.
+
+    Attributes:
+        rule: Its name, for example `beat incumbent` or `slice turn = 3`.
+        said: What was found and what was asked, in a sentence.
+        short_by: By how much it was missed, in the unit of the rule; 0 where it was held, None where it has no size.
+    """
+
+    rule: str
+    passed: bool
+    said: str
+    short_by: float | None = 0.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a policy needs to know beside the figures.
+
+    Attributes:
+        roles: `base`, `incumbent` -> the system's name in the comparison; a missing incumbent is one that is not there.
+        data: The fingerprint of the data evaluated on.
+        changed: What was changed since the last decision on this alias, in words; empty: nothing.
+        source: Where the judgments come from (`human`, `llm`, `clicks`, `mixed`).
+        leaked: Ids of evaluated rows whose query the candidate was trained on; None: it cannot be told.
+    """
+
+    roles: Mapping[str, str]
+    data: str = ""
+    changed: tuple[str, ...] = ()
+    source: str = "human"
+    leaked: tuple[str, ...] | None = field(default=())
+
+
+def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
+    """Every rule of a policy, held against a comparison in which the candidate meets the systems to be beaten.
+
+    Raises:
+        UsageError: when the policy names a measure, a system or a slice that the comparison does not have.
+    """
+    measure = policy.measure or comparison.measures[0]
+    if measure not in comparison.measures:
+        raise UsageError(
+            f"the policy asks for {measure}, which was not measured", fix=f"Measured: {', '.join(comparison.measures)}."
+        )
+    return (
+        *_data(policy, comparison, candidate, measure, facts),
+        *_beat(policy, comparison, candidate, measure, facts),
+        *_slices(policy, comparison, candidate, measure, facts),
+        *_bounds(policy, comparison, candidate, measure, facts),
+    )
+
+
+def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
+    """Whether the figures may be believed at all: enough rows, the same data, held out, judged by somebody else."""
+    rows = comparison.row(candidate, measure).n
+    lacking = max(policy.least.rows - rows, policy.least.groups - comparison.groups, 0)
+    yield RuleResult(
+        "enough data",
+        not lacking,
+        f"{rows} rows in {comparison.groups} groups; asked for are {policy.least.rows} in {policy.least.groups}",
+        float(lacking),
+    )
+    if policy.data is not None:
+        same = facts.data.startswith(policy.data)
+        said = f"the data is {facts.data[:16]}; the policy was written for {policy.data[:16]}"
+        yield RuleResult("the policy's data", same, said, 0.0 if same else None)
+    said = "; ".join(facts.changed) or "nothing was changed since the last decision"
+    yield RuleResult("unchanged data", not facts.changed, said, 0.0 if not facts.changed else None)
+    if facts.leaked is None:
+        yield RuleResult("held out", True, "not checked: the candidate does not tell what it was trained on")
+    else:
+        shown = f" ({', '.join(facts.leaked[:5])}{', …' if len(facts.leaked) > 5 else ''})" if facts.leaked else ""
+        said = f"{len(facts.leaked)} of {rows} queries{shown} were seen in the candidate's training"
+        yield RuleResult("held out", not facts.leaked, said, float(len(facts.leaked)))
+    known = facts.source in policy.judgments
+    said = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are asked for"
+    yield RuleResult("source of judgments", known, said, 0.0 if known else None)
+    reason = comparison.circular.get(candidate, "")
+    yield RuleResult("no circular judge", not reason, reason or "no judge had a part in the systems it judged",
+                     None if reason else 0.0)  # fmt: skip
+
+
+def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
+    for role, asked in policy.beat.items():
+        system = facts.roles.get(role, role)
+        if role == "incumbent" and role not in facts.roles:
+            yield RuleResult("beat incumbent", True, "there is no incumbent yet")
+            continue
+        pair = _pair(comparison, candidate, system, measure)
+        short = asked.margin - pair.low
+        passed = pair.low > asked.margin
+        said = (
+            f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}; "
+            f"the lower end must be above {asked.margin:+.3f}"
+        )
+        yield RuleResult(f"beat {role}", passed, said, 0.0 if passed else _size(short))
+
+
+def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
+    if not policy.slices:
+        return
+    other = facts.roles.get("incumbent") or facts.roles.get("base") or next(iter(policy.beat))
+    for name, rule in policy.slices.items():
+        pairs = {
+            each.value: each.pair
+            for each in comparison.slice_pairs
+            if (each.slice, each.pair.a, each.pair.b, each.pair.measure) == (name, candidate, other, measure)
+        }
+        missing = [value for value in rule.values or () if value not in pairs]
+        if not pairs or missing:
+            known = ", ".join(dict.fromkeys(each.slice for each in comparison.slice_pairs)) or "none"
+            what = f"the value {missing[0]} of the slice '{name}'" if pairs else f"a slice '{name}'"
+            raise UsageError(f"the policy names {what}, which the data does not have", fix=f"Slices: {known}.")
+        for value, pair in pairs.items():
+            if rule.values is None or value in rule.values:
+                yield _slice(name, value, pair, rule, other)
+
+
+def _slice(name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> RuleResult:
+    reached = pair.difference if rule.by == "difference" else pair.low
+    passed = reached >= -rule.largest_fall
+    said = (
+        f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}; "
+        f"{'the mean' if rule.by == 'difference' else 'the lower end'} must not be below {-rule.largest_fall:+.3f}"
+    )
+    return RuleResult(f"slice {name} = {value}", passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
+
+
+def _bounds(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
+    if policy.invalid_rate is not None:
+        rows = comparison.row(candidate, measure).n
+        rate = len(comparison.invalid.get(candidate, {})) / rows
+        yield _at_most("invalid rate", rate, policy.invalid_rate.at_most, "{:.3f}")
+    if policy.latency is None:
+        return
+    spent = _milliseconds(comparison, candidate)
+    if policy.latency.at_most_ms is not None:
+        yield _at_most("latency", spent, policy.latency.at_most_ms, "{:.0f} ms a query")
+    if policy.latency.at_most_times_base is not None:
+        base = _milliseconds(comparison, facts.roles.get("base", "base"))
+        yield _at_most("latency against base", spent / base, policy.latency.at_most_times_base, "{:.2f} times the base")
+
+
+def _at_most(rule: str, found: float, limit: float, unit: str) -> RuleResult:
+    passed = found <= limit
+    said = f"{unit.format(found)}; at most {unit.format(limit)}"
+    return RuleResult(rule, passed, said, 0.0 if passed else found - limit)
+
+
+def _size(short: float) -> float | None:
+    """None for a single group of rows, over which there is no interval."""
+    return None if math.isnan(short) else short
+
+
+def _milliseconds(comparison: Comparison, system: str) -> float:
+    try:
+        return comparison.costs[system]["ms per query"]
+    except KeyError:
+        raise UsageError(
+            f"the policy bounds the latency, but {system} was not timed",
+            fix="Evaluate it anew, without kept outputs, or take the rule out.",
+        ) from None
+
+
+def _pair(comparison: Comparison, candidate: str, system: str, measure: str) -> Pair:
+    try:
+        return comparison.pair(candidate, system, measure)
+    except KeyError:
+        raise UsageError(
+            f"the policy sets {candidate} against '{system}' in {measure}, which was not compared",
+            fix=f"Systems: {', '.join(comparison.systems)}.",
+        ) from None
