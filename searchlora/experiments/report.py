@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.compare import Comparison
-from searchlora.eval.files import atomic_text
 from searchlora.eval.report.details import Answer, Detail, Found, extremes
 from searchlora.eval.report.write import write_report
-from searchlora.eval.tables import Header, to_json, to_markdown
+from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import Evaluated
-from searchlora.experiments.machine import machine, versions
+from searchlora.experiments.figures import file_name, header, provenance, write_figures
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
@@ -26,28 +21,18 @@ _FOUND = 3
 def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
     """Write all files of an evaluation into a folder and return the path of the report."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = Header(
-        benchmark=evaluated.adapter.reference,
-        command=" ".join(["searchlora", *sys.argv[1:]]),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine(),
-        versions=versions(),
-    )
-    with atomic_text(folder / "evaluation.json") as out:
-        json.dump(to_json(evaluated.comparison, header), out, indent=1, ensure_ascii=False)
-    with atomic_text(folder / "evaluation.md") as out:
-        out.write(to_markdown(evaluated.comparison))
-    _write_per_query(folder / "per_query.jsonl", evaluated.comparison)
+    made = header(evaluated.adapter.reference)
+    write_figures(folder, "evaluation", evaluated.comparison, made, {})
     for name, system in evaluated.systems.items():
         if system.searches and "hits" in system.searches[0]:
-            file = name.replace(" ", "-").replace("/", "-")
+            file = file_name(name)
             write_run(folder / "runs" / f"{file}.trec", run_of(system.searches), file)
     return write_report(
         folder / "report.html",
         f"{evaluated.adapter.reference}, evaluated",
         evaluated.comparison,
         _details(evaluated),
-        _provenance(evaluated, split, header),
+        _provenance(evaluated, split, made),
         introduction=(
             f"The adapter against its base without adapter and against systems without a model, on the "
             f"{len(evaluated.records)} records of the split '{split}'."
@@ -55,26 +40,14 @@ def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
     )
 
 
-def _write_per_query(path: Path, comparison: Comparison) -> None:
-    with atomic_text(path) as out:
-        for measure, systems in comparison.values.items():
-            for system, rows in systems.items():
-                for row, value in rows.items():
-                    line = {"id": row, "system": system, "measure": measure, "value": value}
-                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _provenance(evaluated: Evaluated, split: str, header: Header) -> dict[str, str]:
+def _provenance(evaluated: Evaluated, split: str, made: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
     return {
         "Adapter": f"{manifest.reference}, stored {manifest.created}",
         "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors[:16]}",
         "Dataset": f"{card.source['name']} ({card.format}), sha256 {evaluated.dataset.fingerprint[:16]}, split {split}",
-        "Command": header.command,
-        "Date": header.date,
-        "Machine": header.machine,
-        "Versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),
+        **provenance(made),
     }
 
 

@@ -1,0 +1,91 @@
+"""What an experiment was made from, by hash, and the refusal to go on where that was changed unsaid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from searchlora.errors import DataError
+from searchlora.experiments.spec import Experiment
+
+
+def hashes(spec: Experiment) -> dict[str, str]:
+    """Label -> sha256 of each file that is read. Raises `DataError` for one that is not there."""
+    files = {"topics": spec.topics.path, "qrels": spec.qrels.path}
+    if spec.corpus is not None:
+        files["corpus"] = spec.corpus
+    for name, system in spec.systems.items():
+        if system.run is not None:
+            files[f"run of {name}"] = system.run.path
+    return {label: _sha256(path) for label, path in files.items()}
+
+
+def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[str, ...]:
+    """What the figures rest on and was changed since an earlier result, in words.
+
+    That is topics, qrels, corpus, the baseline's run, and the way of measuring. That other systems changed is what an
+    experiment is for.
+
+    Args:
+        earlier: Its `experiment.json`.
+
+    Raises:
+        DataError: when that file is not a result of an experiment.
+    """
+    then = _read(earlier)
+    watched = ["topics", "qrels", "corpus", *([f"run of {spec.baseline}"] if spec.baseline else [])]
+    found = [
+        f"{label} was {then['inputs'][label][:12]}, is {now[label][:12] if label in now else 'no longer there'}"
+        for label in watched
+        if label in then["inputs"] and then["inputs"][label] != now.get(label)
+    ]
+    how = measured_by(spec)
+    found += [
+        f"'{key}' was {then['measured'].get(key)}, is {value}"
+        for key, value in how.items()
+        if then["measured"].get(key) != value
+    ]
+    return tuple(found)
+
+
+def measured_by(spec: Experiment) -> dict[str, Any]:
+    """The settings on which every figure depends, as JSON gives them back."""
+    settings: dict[str, Any] = json.loads(
+        spec.model_dump_json(include={"measures", "relevant", "weight", "cluster", "baseline"})
+    )
+    return settings
+
+
+def refuse_changes(found: tuple[str, ...], earlier: Path) -> None:
+    """Raises `DataError` listing what was changed, where anything was."""
+    if found:
+        raise DataError(
+            f"the inputs are not those of the earlier result: {'; '.join(found)}",
+            where=str(earlier),
+            fix="Put the inputs back, or accept the new ones with --accept-changes.",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        inputs, measured = values["inputs"], values["measured"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"is not the result of an experiment ({error})", where=str(path)) from None
+    return {"inputs": inputs, "measured": measured}
+
+
+def _sha256(path: Path) -> str:
+    """Of a file, or of the names and contents of a folder's files (BEIR)."""
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            listed = "\n".join(f"{_sha256(file)} {file.relative_to(path)}" for file in files)
+            return hashlib.sha256(listed.encode()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None

@@ -1,0 +1,160 @@
+"""An experiment as it is written: which systems, on what, measured how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from searchlora.errors import UsageError
+from searchlora.eval.measures import RETRIEVAL_MEASURES
+from searchlora.eval.policy import Policy, read_policy
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """A file; as a plain text it is the path, with the format told by name and content."""
+
+    path: Path
+    format: str | None = None
+    thresholds: tuple[float, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+    def below(self, folder: Path) -> Source:
+        """The same file, a relative path taken from `folder`."""
+        return self.model_copy(update={"path": folder / self.path})
+
+
+class System(_Strict):
+    """One system: a run that is there, or a pipeline or an adapter by which it is made.
+
+    Attributes:
+        run: A run file.
+        pipeline: A YAML file or a ready pipeline, with `set`: its parameters.
+        adapter: A reference to an adapter that writes the query; `Experiment.retrieval` follows it.
+    """
+
+    run: Source | None = None
+    pipeline: str | None = None
+    set: dict[str, str | int | float] = {}
+    adapter: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> System:
+        given = [name for name in ("run", "pipeline", "adapter") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a system is one of run, pipeline, adapter; given: {', '.join(given) or 'none'}")
+        if self.set and self.pipeline is None:
+            raise ValueError("set belongs to a pipeline")
+        return self
+
+
+class Experiment(_Strict):
+    """Systems × topics × qrels × measures.
+
+    Args:
+        name: A word, for files and headings.
+        topics: What is asked; fields beside `query` can be sliced by.
+        qrels: The judgments. A card beside the file says who made them.
+        corpus: Documents; needed where a pipeline or an adapter runs, and for the texts in the report.
+        systems: name -> system, in the order in which tables show them.
+        baseline: The system that every other is set against.
+        candidate: The system under test; it is set against every other, and a policy decides on it.
+        measures: Names as `nDCG@10`, or any of ir-measures; the first is the headline.
+        tested: Those whose differences are tested; p values are corrected over all of them. Empty: all.
+        relevant: From which grade on a document counts in binary measures.
+        slices, weight, cluster: Topic fields: to slice by, with the traffic, and with what makes topics dependent.
+        retrieval: Stages after an adapter that writes the query.
+        policy: Rules, or a file of them.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    topics: Source
+    qrels: Source
+    corpus: Path | None = None
+    systems: dict[str, System] = Field(min_length=1)
+    baseline: str | None = None
+    candidate: str | None = None
+    measures: tuple[str, ...] = Field(RETRIEVAL_MEASURES, min_length=1)
+    tested: tuple[str, ...] = ()
+    relevant: int = Field(1, ge=1)
+    slices: tuple[str, ...] = ()
+    weight: str | None = None
+    cluster: str | None = None
+    correction: Literal["holm", "bh"] = "holm"
+    retrieval: tuple[dict[str, dict[str, Any]], ...] = ({"bm25": {}},)
+    policy: Policy | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_of_a_file(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("policy"), str | Path):
+            return {**value, "policy": read_policy(value["policy"])}
+        return value
+
+    @model_validator(mode="after")
+    def _known_systems(self) -> Experiment:
+        for role in ("baseline", "candidate"):
+            name = getattr(self, role)
+            if name is not None and name not in self.systems:
+                raise ValueError(f"the {role} '{name}' is none of the systems: {', '.join(self.systems)}")
+        if self.baseline is None and self.candidate is None and len(self.systems) > 1:
+            raise ValueError("several systems need a baseline or a candidate to be compared with")
+        if unknown := [name for name in self.tested if name not in self.measures]:
+            raise ValueError(f"'{unknown[0]}' is tested but not measured")
+        if self.policy is not None and self.candidate is None:
+            raise ValueError("a policy needs a candidate to decide on")
+        return self
+
+
+def read_experiment(path: str | Path) -> Experiment:
+    """Read an experiment file; relative paths are taken from its folder.
+
+    Raises:
+        UsageError: when it is not there, is not YAML, or naming the key that is refused.
+    """
+    file = Path(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the experiment cannot be read ({error.strerror})", where=str(path)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the experiment is not YAML ({error})", where=str(path)) from None
+    if isinstance(content, dict) and isinstance(content.get("policy"), str):
+        content["policy"] = file.parent / content["policy"]
+    try:
+        spec = Experiment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        unknown = first["type"] == "extra_forbidden"
+        fix = f"Keys of an experiment: {', '.join(Experiment.model_fields)}." if unknown else None
+        raise UsageError(f"'{key}': {first['msg'].lower()}", where=str(path), fix=fix) from None
+    return _placed(spec, file.parent)
+
+
+def _placed(spec: Experiment, folder: Path) -> Experiment:
+    systems = {}
+    for name, system in spec.systems.items():
+        run = system.run.below(folder) if system.run is not None else None
+        pipeline = system.pipeline
+        if pipeline is not None and Path(pipeline).suffix:
+            pipeline = str(folder / pipeline)
+        systems[name] = system.model_copy(update={"run": run, "pipeline": pipeline})
+    return spec.model_copy(
+        update={
+            "topics": spec.topics.below(folder),
+            "qrels": spec.qrels.below(folder),
+            "corpus": folder / spec.corpus if spec.corpus is not None else None,
+            "systems": systems,
+        }
+    )
