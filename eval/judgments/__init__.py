@@ -1,0 +1,1 @@
+"""Where judgments come from: their cards, the lineage of judges, pools, mixtures."""

@@ -1,0 +1,232 @@
+"""Cards: what is known of a qrels file or a run file, as `<file>.card.json` beside it.
+
+A card holds the sha256 of the file that it belongs to, so that a card never speaks of judgments that were changed. A
+qrels file without a card is of unknown source and is treated as human.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+from searchlora.errors import DataError
+from searchlora.eval.files import atomic_text, numbered_lines
+from searchlora.eval.trec import Qrels, write_qrels
+
+Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
+
+SCHEMA_VERSION = 1
+
+_Card = TypeVar("_Card", "JudgmentsCard", "RunCard")
+
+
+@dataclass(frozen=True)
+class JudgmentsCard:
+    """Who judged, and by what rule.
+
+    Attributes:
+        source: Who the grades are from.
+        judge: The LLM judge, pinned: `name@3`, or `base NAME` for a base asked zero-shot; None without one.
+        judge_lineage: References of the judge and of all its ancestors.
+        base: Name of the base model that the judge stands on.
+        prompt_hash: sha256 of the template that asked for the grades.
+        judge_queries: `lineage.query_hash` of each query that the judge was trained on; None where that is not known.
+            Kept in a file of its own beside the card.
+        counts: Source -> number of judgments.
+        rule: How several sources were made one.
+        probabilities: Name of a file beside the qrels with the probability of each grade.
+        made_from: Name of each input file -> its sha256.
+        created: When, ISO 8601; given by the caller.
+        qrels_sha256: Of the qrels file's bytes; filled in when the card is written.
+    """
+
+    source: Source
+    created: str
+    judge: str | None = None
+    judge_lineage: tuple[str, ...] = ()
+    base: str | None = None
+    prompt_hash: str | None = None
+    judge_queries: tuple[str, ...] | None = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    rule: str | None = None
+    probabilities: str | None = None
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    qrels_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What made a run.
+
+    Attributes:
+        system: Label, as tables show it.
+        adapters: Pinned references of the adapters at work in it.
+        lineage: References of those adapters and of all their ancestors.
+        bases: Names of the base models that they stand on.
+        pipeline: Name and pinned stages.
+        created: When, ISO 8601; given by the caller.
+        run_sha256: Of the run file's bytes; filled in when the card is written.
+    """
+
+    system: str
+    created: str
+    adapters: tuple[str, ...] = ()
+    lineage: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    pipeline: str | None = None
+    run_sha256: str = ""
+
+
+def card_path(path: str | Path) -> Path:
+    """Where the card of a qrels or run file lies: `qrels.txt` -> `qrels.txt.card.json`."""
+    return Path(f"{path}.card.json")
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes. Raises `DataError` where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
+
+
+def write_judgments(
+    path: str | Path, qrels: Qrels, card: JudgmentsCard, *, write: Callable[[Path, Qrels], None] = write_qrels
+) -> JudgmentsCard:
+    """Write a qrels file and its card; returns the card with the file's hash.
+
+    The card is in place before the qrels are, so that a kill in between leaves a refusal (`read_card`: changed), never
+    an LLM's grades that look like a human's.
+
+    Args:
+        write: What writes the qrels, for another format than TREC's.
+
+    Raises:
+        DataError: when something cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".new-{target.name}")
+    try:
+        write(temporary, qrels)
+        card = _written(target, card, file_sha256(temporary))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return card
+
+
+def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:
+    """Write the card of a qrels file that is there; returns it with the file's hash. Raises `DataError`."""
+    return _written(Path(path), card, file_sha256(path))
+
+
+def read_card(path: str | Path) -> JudgmentsCard | None:
+    """The card of a qrels file; None where it has none (of unknown source, treated as human).
+
+    Raises:
+        DataError: when the qrels were changed since the card was written, or the card is damaged.
+    """
+    values = _read(JudgmentsCard, path)
+    if values is None:
+        return None
+    if values["source"] not in get_args(Source):
+        raise _damaged(path, f"the source '{values['source']}' is none of {', '.join(get_args(Source))}")
+    _check_hash(path, values["qrels_sha256"])
+    queries = values.pop("judge_queries")
+    values["judge_lineage"] = tuple(values["judge_lineage"])
+    return JudgmentsCard(**values, judge_queries=None if queries is None else _read_queries(path, queries["sha256"]))
+
+
+def write_run_card(path: str | Path, card: RunCard) -> RunCard:
+    """Write the card of a run file that is there; returns it with the file's hash. Raises `DataError`."""
+    card = replace(card, run_sha256=file_sha256(path))
+    _write(path, asdict(card))
+    return card
+
+
+def read_run_card(path: str | Path) -> RunCard | None:
+    """The card of a run file; None where it has none.
+
+    Raises:
+        DataError: when the run was changed since the card was written, or the card is damaged.
+    """
+    values = _read(RunCard, path)
+    if values is None:
+        return None
+    _check_hash(path, values["run_sha256"])
+    for name in ("adapters", "lineage", "bases"):
+        values[name] = tuple(values[name])
+    return RunCard(**values)
+
+
+def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
+    card = replace(card, qrels_sha256=sha256)
+    values = asdict(card)
+    queries = _queries_path(path)
+    if card.judge_queries:
+        with atomic_text(queries) as out:
+            out.writelines(f"{query}\n" for query in card.judge_queries)
+    else:
+        queries.unlink(missing_ok=True)
+    if card.judge_queries is not None:
+        values["judge_queries"] = {
+            "count": len(card.judge_queries),
+            "sha256": file_sha256(queries) if card.judge_queries else None,
+        }
+    _write(path, values)
+    return card
+
+
+def _write(path: str | Path, values: Mapping[str, Any]) -> None:
+    with atomic_text(card_path(path)) as out:
+        json.dump({"schema_version": SCHEMA_VERSION, **values}, out, indent=2, ensure_ascii=False)
+        out.write("\n")
+
+
+def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
+    """The values of a card as JSON has them, each field of the class among them and no other."""
+    try:
+        text = card_path(path).read_text(encoding="utf-8")
+        values = json.loads(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
+        raise _damaged(path, f"it is not of schema version {SCHEMA_VERSION}")
+    names = {each.name for each in fields(card)}
+    if odd := sorted(names ^ values.keys()):
+        raise _damaged(path, f"the field '{odd[0]}' is {'missing' if odd[0] in names else 'unknown'}")
+    return values
+
+
+def _check_hash(path: str | Path, wanted: str) -> None:
+    found = file_sha256(path)
+    if found != wanted:
+        raise DataError(
+            f"was changed since its card was written (sha256 {found[:12]}…, the card says {wanted[:12]}…)",
+            where=str(path),
+            fix="Restore the file, or make file and card anew.",
+        )
+
+
+def _queries_path(path: str | Path) -> Path:
+    return Path(f"{path}.judge-queries.txt")
+
+
+def _read_queries(path: str | Path, sha256: str | None) -> tuple[str, ...]:
+    if sha256 is None:
+        return ()
+    file = _queries_path(path)
+    if file_sha256(file) != sha256:
+        raise _damaged(path, f"{file.name} is not the file that belongs to it")
+    return tuple(line.strip() for _, line in numbered_lines(file))
+
+
+def _damaged(path: str | Path, why: str) -> DataError:
+    return DataError(f"is not a card ({why})", where=str(card_path(path)), fix="Make the file and its card anew.")

@@ -1,0 +1,92 @@
+"""No judge grades itself (law 6)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.errors import UsageError
+from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, query_hash, refuse_circular
+
+QUERIES = {"t1": "red shoes", "t2": "tent pegs"}
+
+
+def card(*lineage, queries=()):
+    return JudgmentsCard("llm", "2026-07-01", judge=lineage[0], judge_lineage=lineage, judge_queries=queries)
+
+
+def systems(**lineages):
+    return {name: RunLineage(tuple(references)) for name, references in lineages.items()}
+
+
+@pytest.mark.parametrize(
+    ("judge", "system", "named"),
+    [
+        (["judge@3"], ["judge@3"], "judge@3"),
+        (["judge@3"], ["rewriter@1", "judge@2"], "judge@3"),  # another version is the same name's
+        (["judge@3", "first@1"], ["ranker@1", "first@2"], "first@1"),  # an ancestor in common
+        (["judge@3", "first@1"], ["first@1"], "first@1"),  # the judge comes from the ranker
+        (["base tiny"], ["base tiny"], "base tiny"),
+    ],
+)
+def test_a_judge_that_also_works_in_the_system_is_circular(judge, system, named):
+    found = circular(card(*judge), systems(suspect=system, other=["else@1"]), QUERIES)
+    assert found == {"suspect": f"the judge {judge[0]} and the system share {named}"}
+
+
+@pytest.mark.parametrize(
+    ("judge", "system"),
+    [
+        (["judge@3"], ["judge-2@3", "rewriter@3"]),
+        (["judge@3"], ["base tiny"]),  # an adapter and its bare base answer differently
+        (["base tiny"], ["base tiny-2", "tiny@1"]),
+        (["judge@3"], []),
+    ],
+)
+def test_strangers_are_not(judge, system):
+    assert circular(card(*judge), systems(one=system), QUERIES) == {}
+
+
+def test_a_judge_trained_on_a_topic_makes_every_system_circular():
+    found = circular(card("judge@3", queries=(query_hash("RED  shoes"),)), systems(one=[], two=["judge@1"]), QUERIES)
+    assert found["one"] == "the judge judge@3 was trained on 1 of the 2 topics (t1)"
+    assert found["two"].startswith("the judge judge@3 and the system share judge@3; the judge judge@3 was trained on")
+
+
+def test_human_and_unknown_judgments_are_never_circular():
+    for judgments in (None, JudgmentsCard("human", "2026-07-01")):
+        assert circular(judgments, systems(one=["judge@3"]), QUERIES) == {}
+        assert doubts(judgments, {"one": None}) == ()
+
+
+def test_a_circular_judge_is_refused_unless_the_user_says_so():
+    judgments, known = card("judge@3"), systems(one=["judge@1"], two=[])
+    with pytest.raises(
+        UsageError, match=r"system one: the judgments are circular for 1 of 2 systems: .* share judge@3"
+    ):
+        refuse_circular(judgments, known, QUERIES)
+    assert refuse_circular(judgments, known, QUERIES, allow=True).keys() == {"one"}
+    assert refuse_circular(judgments, systems(two=[]), QUERIES) == {}
+
+
+def test_what_is_not_known_is_said():
+    said = doubts(card("judge@3", queries=None), {"one": None, "two": RunLineage(())})
+    assert said == (
+        "It is not known on which queries the judge judge@3 was trained.",
+        "It is not known which adapters work in one (a run without a card).",
+    )
+    assert circular(card("judge@3", queries=None), {"one": None}, QUERIES) == {}
+
+
+def test_the_hash_is_the_one_that_is_documented():
+    assert query_hash("  Red\tSHOES ") == hashlib.sha256(b"red shoes").hexdigest()[:16]
+
+
+@given(st.text(), st.text())
+def test_only_case_and_blanks_are_left_out(one, two):
+    same = one.casefold().split() == two.casefold().split()
+    assert (query_hash(one) == query_hash(two)) == same

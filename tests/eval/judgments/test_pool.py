@@ -1,0 +1,50 @@
+"""A pool holds what the runs put on top, and hides who did."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.errors import UsageError
+from searchlora.eval.judgments.pool import pool
+from searchlora.eval.trec import ranked
+
+DOCUMENTS = st.dictionaries(st.sampled_from([f"d{n}" for n in range(12)]), st.integers(0, 3).map(float))
+RUNS = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]), st.dictionaries(st.sampled_from(["t1", "t2"]), DOCUMENTS), min_size=1
+)
+
+
+@given(RUNS, st.integers(1, 15))
+def test_it_is_the_union_of_the_tops_with_counts(runs, depth):
+    pooled = pool(runs, depth)
+    for topic in ("t1", "t2"):
+        tops = [ranked(run.get(topic, {}))[:depth] for run in runs.values()]
+        counts = {document: sum(document in top for top in tops) for document in set().union(*tops)}
+        assert pooled.get(topic, {}) == counts
+
+
+@given(RUNS, st.integers(1, 15))
+def test_the_order_depends_on_no_run(runs, depth):
+    order = {topic: list(found) for topic, found in pool(runs, depth).items()}
+    backwards = {topic: list(found) for topic, found in pool(dict(reversed(runs.items())), depth).items()}
+    assert order == backwards
+    # Another ranking of the same documents gives the same order.
+    turned = {name: {t: {d: -s for d, s in scores.items()} for t, scores in run.items()} for name, run in runs.items()}
+    whole = {topic: list(found) for topic, found in pool(runs, 99).items()}
+    assert whole == {topic: list(found) for topic, found in pool(turned, 99).items()}
+
+
+def test_the_order_does_not_follow_the_ranks():
+    run = {f"t{topic}": {f"d{n:02}": 50.0 - n for n in range(50)} for topic in range(40)}
+    places = [list(found).index("d00") for found in pool({"a": run}, 50).values()]
+    assert 15 < sum(places) / len(places) < 35  # the first of every ranking stands anywhere; 24.5 expected
+    assert list(pool({"a": run}, 50, seed=1)["t0"]) != list(pool({"a": run}, 50)["t0"])
+
+
+def test_no_depth_and_no_run_are_refused():
+    with pytest.raises(UsageError, match="depth 0"):
+        pool({"a": {}}, 0)
+    with pytest.raises(UsageError, match="no run"):
+        pool({}, 10)
