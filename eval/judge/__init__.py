@@ -1,0 +1,1 @@
+"""How far a judge (an LLM, an adapter, a person) agrees with people: figures, intervals by query, order of systems."""
