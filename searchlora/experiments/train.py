@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.manifest import Dataset as TrainedOn
 from searchlora.adapters.manifest import Precision
@@ -96,7 +97,11 @@ def train(
             metrics=measures,
             evaluated=Precision(quantization="none", precision=wanted.precision) if measures else None,
             training=trained.summary,
-            beside=[trained.folder / "metrics.jsonl", trained.folder / "loss.svg"],
+            beside=[
+                trained.folder / "metrics.jsonl",
+                trained.folder / "loss.svg",
+                *_queries_beside(plugin, dataset, trained.folder),
+            ],
         )
         shutil.rmtree(folder)
     return stored
@@ -216,6 +221,20 @@ def _validator(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseM
         retrieve = retrieving(task, dataset, progress=steps("Indexing"))
         trial = Trial(task, generated, retrieve, dataset.qrels(), recipe.max_new_tokens)
     return Validator(task, LocalEngine(base, precision=recipe.precision), records[: recipe.validation.rows], trial)
+
+
+def _queries_beside(task: PromptedTask, dataset: Dataset, folder: Path) -> list[Path]:
+    """The hashes of the queries that the adapter was trained on, and by which its checkpoint was chosen.
+
+    A judge must not grade the topics that it has learnt (law 6). The dataset may be gone by the day it grades, and a
+    manifest names only its fingerprint; so what is needed to tell goes with the weights. None for a task that reads
+    no query.
+    """
+    field = next((field for field, source in task.reads.items() if source == "query"), None)
+    if field is None:
+        return []
+    records = (record for split in ("train", "validation") for record in dataset.iter_records(split))
+    return [write_training_queries(folder, (str(record[field]) for record in records if field in record))]
 
 
 def _summary(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""Ancestors and training queries, over copies and combinations, as far as they are in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
+from searchlora.adapters.manifest import ManifestDraft
+from searchlora.adapters.store import Store
+from searchlora.errors import NotInStore
+from searchlora.eval.judgments.lineage import query_hash
+
+
+@pytest.fixture
+def family(store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path) -> Store:
+    """a@1 and b@1 with queries, both@1 of the two, grown@1 of both@1, odd@1 of a@1 and one that is not there."""
+
+    def add(name: str, *parents: str, queries: tuple[str, ...] = ()) -> None:
+        beside = [write_training_queries(tmp_path, queries)] if queries else []
+        store.add(name, trained, draft.model_copy(update={"parents": list(parents)}), beside=beside)
+
+    add("a", queries=("red shoes", "Tent  pegs", "tent pegs"))
+    add("b", queries=("boots",))
+    add("both", "a@1", "b@1")
+    add("grown", "both@1")
+    add("odd", "a@1", "gone@4")
+    add("old")
+    return store
+
+
+def test_ancestors_are_named_once_as_far_as_they_are_known(family: Store) -> None:
+    assert ancestors(family, "a") == ()
+    assert ancestors(family, "grown") == ("both@1", "a@1", "b@1")
+    assert ancestors(family, "odd@1") == ("a@1", "gone@4")
+    with pytest.raises(NotInStore):
+        ancestors(family, "gone@4")
+
+
+def test_queries_come_from_the_weights_own_file_or_from_all_parents(family: Store) -> None:
+    shoes, pegs, boots = map(query_hash, ("red shoes", "tent pegs", "boots"))
+    assert training_queries(family, "a") == tuple(sorted((shoes, pegs)))
+    assert training_queries(family, "grown") == tuple(sorted((shoes, pegs, boots)))
+
+
+def test_what_is_not_known_is_not_taken_for_nothing(family: Store) -> None:
+    assert training_queries(family, "old") is None
+    assert training_queries(family, "odd") is None
+
+
+def test_a_copy_under_another_name_keeps_file_and_parent(family: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "elsewhere")
+    stored = family.get("a@1")
+    other.adopt(stored.path, stored.manifest, "renamed")
+    assert ancestors(other, "renamed") == ("a@1",)
+    assert training_queries(other, "renamed") == training_queries(family, "a")
