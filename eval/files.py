@@ -27,7 +27,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             else path.open(encoding="utf-8-sig") as lines
         ):
             for number, line in enumerate(lines, start=1):
-                if line.strip():
+                if not line.isspace():
                     yield number, line
     except FileNotFoundError:
         raise DataError("there is no such file", where=str(path)) from None

@@ -6,8 +6,8 @@ The formats are those of trec_eval (https://github.com/usnistgov/trec_eval): qre
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,6 +20,9 @@ Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 #: topic id -> document id -> score; a topic that found nothing has an empty mapping
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
 
+QRELS_LINE = "topic iteration document grade"
+RUN_LINE = "topic Q0 document rank score tag"
+
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
     """Document ids, best first. Ties go by document id from last to first, as trec_eval orders them.
@@ -27,6 +30,24 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
     So the ranking that is shown is the ranking that is measured.
     """
     return sorted(scores, key=lambda document: (scores[document], document), reverse=True)
+
+
+def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+    """The judgments of a qrels file, plain or gzip, one at a time: line number, topic, document, grade.
+
+    A negative grade is allowed, as in TREC: judged, and not relevant. Nothing is kept, so a document that is judged
+    twice is not noticed here.
+
+    Raises:
+        DataError: naming file and line, when a line has not four fields or its grade is no whole number.
+    """
+    for number, line in numbered_lines(Path(path)):
+        try:
+            topic, _, document, text = line.split()
+            grade = whole_number(text)
+        except ValueError:
+            raise _qrels_fault(line, f"{path}, line {number}") from None
+        yield number, topic, document, grade
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
@@ -37,13 +58,13 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
             is judged twice for a topic; or when the file holds no line.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in numbered_lines(Path(path)):
-        where = f"{path}, line {number}"
-        fields = _fields(line, "topic iteration document grade", where)
-        topic, document, grade = fields[0], fields[2], _grade(fields[3], where)
-        _put(qrels.setdefault(topic, {}), document, grade, f"is judged twice for topic {topic}", where)
+    for number, topic, document, grade in iter_qrels(path):
+        grades = qrels.setdefault(topic, {})
+        if document in grades:
+            raise DataError(f"document {document} is judged twice for topic {topic}", where=f"{path}, line {number}")
+        grades[document] = grade
     if not qrels:
-        raise DataError("holds no judgment", where=str(path), fix="A qrels line is 'topic iteration document grade'.")
+        raise DataError("holds no judgment", where=str(path), fix=f"A qrels line is '{QRELS_LINE}'.")
     return qrels
 
 
@@ -55,11 +76,21 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
             is ranked twice for a topic. An empty file is a run that found nothing.
     """
     run: dict[str, dict[str, float]] = {}
-    for number, line in numbered_lines(Path(path)):
-        where = f"{path}, line {number}"
-        fields = _fields(line, "topic Q0 document rank score tag", where)
-        topic, document, score = fields[0], fields[2], _score(fields[4], where)
-        _put(run.setdefault(topic, {}), document, score, f"is ranked twice for topic {topic}", where)
+    scores: dict[str, float] = {}
+    last = None
+    for number, line in numbered_lines(Path(path)):  # millions of lines: faults are put into words only when there
+        try:
+            topic, _, document, _, text, _ = line.split()
+            score = float(text)
+        except ValueError:
+            raise _run_fault(line, f"{path}, line {number}") from None
+        if not isfinite(score):
+            raise DataError(f"the score '{text}' is not finite", where=f"{path}, line {number}")
+        if topic != last:
+            scores, last = run.setdefault(topic, {}), topic
+        if document in scores:
+            raise DataError(f"document {document} is ranked twice for topic {topic}", where=f"{path}, line {number}")
+        scores[document] = score
     return run
 
 
@@ -90,41 +121,39 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
         for topic, scores in run.items():
             for rank, document in enumerate(ranked(scores), start=1):
                 score = float(scores[document])
-                if not math.isfinite(score):
+                if not isfinite(score):
                     raise DataError(f"the score {score} of document {document} is not finite", where=f"topic {topic}")
                 out.write(f"{_word(topic, 'topic')} Q0 {_word(document, 'document')} {rank} {score!r} {tag}\n")
 
 
-def _fields(line: str, names: str, where: str) -> list[str]:
+def whole_number(text: str) -> int:
+    """The whole number that a text says in digits, with a sign or none; `int` would take `1_0` for ten.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return int(text)
+
+
+def _qrels_fault(line: str, where: str) -> DataError:
     fields = line.split()
-    if len(fields) != len(names.split()):
-        raise DataError(
-            f"has {len(fields)} fields where {len(names.split())} are needed", where=where, fix=f"A line is '{names}'."
-        )
-    return fields
+    if len(fields) != 4:
+        return _wrong_length(fields, QRELS_LINE, where)
+    return DataError(f"the grade '{fields[3]}' is not a whole number", where=where)
 
 
-def _grade(text: str, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"the grade '{text}' is not a whole number", where=where) from None
+def _run_fault(line: str, where: str) -> DataError:
+    fields = line.split()
+    if len(fields) != 6:
+        return _wrong_length(fields, RUN_LINE, where)
+    return DataError(f"the score '{fields[4]}' is not a number", where=where)
 
 
-def _score(text: str, where: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        raise DataError(f"the score '{text}' is not a number", where=where) from None
-    if not math.isfinite(score):
-        raise DataError(f"the score '{text}' is not finite", where=where)
-    return score
-
-
-def _put(row: dict[str, int] | dict[str, float], document: str, value: float, twice: str, where: str) -> None:
-    if document in row:
-        raise DataError(f"document {document} {twice}", where=where)
-    row[document] = value  # type: ignore[assignment]
+def _wrong_length(fields: list[str], line: str, where: str) -> DataError:
+    needed = len(line.split())
+    return DataError(f"has {len(fields)} fields where {needed} are needed", where=where, fix=f"A line is '{line}'.")
 
 
 def _word(text: str, what: str) -> str:

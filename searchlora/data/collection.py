@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.data.files import read_rows
 from searchlora.data.text import fingerprint
 from searchlora.errors import DataError
-from searchlora.eval.files import numbered_lines
+from searchlora.eval.trec import iter_qrels
 from searchlora.records import Collection, Document, Judgment, RejectedRow
 
 CORPUS_FILE = "corpus.jsonl"
@@ -37,14 +37,8 @@ def read_judgments(path: Path) -> Iterator[Judgment]:
     Raises:
         DataError: naming the line that is not one.
     """
-    for number, line in numbered_lines(path):
-        try:
-            topic, _, document, grade = line.split()
-            yield Judgment(topic, document, int(grade))
-        except ValueError:
-            raise DataError(
-                "is not a judgment", where=f"{path}, line {number}", fix="A line is 'topic iteration document grade'."
-            ) from None
+    for _, topic, document, grade in iter_qrels(path):
+        yield Judgment(topic, document, grade)
 
 
 def write_collection(collection: Collection, folder: Path, topics: set[int]) -> tuple[dict[str, int], set[int]]:
