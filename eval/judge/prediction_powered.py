@@ -1,0 +1,195 @@
+"""Few human labels and many of an LLM judge, made one mean whose interval holds however bad the judge is.
+
+Prediction-powered inference: Angelopoulos, Bates, Fannjiang, Jordan and Zrnic (Science 382, 2023); with the tuning
+parameter lambda of PPI++, Angelopoulos, Duchi and Zrnic (arXiv:2311.01453). The mean over the rows that people
+labelled is moved by what the judge says of the others,
+
+    value = mean(human) + lambda (mean(judged, other rows) - mean(judged, labelled rows)),
+
+so that a judge's bias cancels. Lambda is the one of least variance, between 0 (people only) and 1.
+
+**Interval**: studentised bootstrap, resampling whole clusters, labelled and other ones apart, lambda fitted anew in
+each resample. The normal interval of PPI++ is too short for the few topics that people judge; `python -m
+benchmarks.prediction_powered` shows by simulation where each holds, and what none of them repairs: ten topics of which
+nine have the value 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judge.rectified import SUMS, Floats, Strata, interval
+from searchlora.eval.measures import retrieval_values
+from searchlora.eval.significance import bootstrap_interval
+from searchlora.eval.trec import Qrels, Run
+
+#: Fewer topics than these that people judged make no interval that could be believed.
+MINIMUM_CLUSTERS = 10
+
+
+@dataclass(frozen=True)
+class PredictionPowered:
+    """A mean from human labels and an LLM judge's, beside what the human labels alone say.
+
+    Attributes:
+        value, low, high: With the judge, and the 95% interval.
+        human_only_value, human_only_low, human_only_high: Without it, by the project's usual interval.
+        lam: Weight of the judge, 0 to 1.
+        n_human: Rows that people labelled.
+        n_judged: Rows that the judge labelled, those of people among them.
+        clusters_human, clusters_judged: The same in clusters (topics).
+        effective_n: How many rows people alone would have to label for the same standard error. About `n_human` where
+            the judge is useless; it can come out a little below, which is the price of fitting lambda.
+    """
+
+    value: float
+    low: float
+    high: float
+    human_only_value: float
+    human_only_low: float
+    human_only_high: float
+    lam: float
+    n_human: int
+    n_judged: int
+    clusters_human: int
+    clusters_judged: int
+    effective_n: float
+
+
+def prediction_powered_mean(
+    human: Mapping[str, float],
+    judged: Mapping[str, float],
+    clusters: Mapping[str, str] | None = None,
+    *,
+    lam: float | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PredictionPowered:
+    """The mean over all rows like `judged`, of which people labelled the random few in `human`.
+
+    The rows that people labelled must be a random sample of the judged ones, drawn by row or by whole cluster. Where
+    they were chosen (the hard ones, the top ranks), no interval from them holds.
+
+    The judge must not have seen the human labels used here: one calibrated on them looks better than it is.
+
+    Args:
+        human: Row (topic, or pair of query and document) -> what people found: a measure, a grade, relevant or not.
+        judged: Row -> the same by the judge, the rows of `human` among them. Any unit: where it is not that of
+            `human`, lambda adapts as far as 1 allows.
+        clusters: Row -> topic. Whole topics are resampled, and the mean is about topics like these. None: every row
+            on its own; of pairs, the mean is then about pairs of these very topics.
+        lam: Lambda, instead of fitting it. 0: people only; 1: the first paper's estimator.
+        resamples: Bootstrap resamples.
+
+    Raises:
+        DataError: when a labelled row was not judged, or a value is not finite.
+        UsageError: when fewer than `MINIMUM_CLUSTERS` clusters have a human label, or lambda is not in 0 to 1.
+    """
+    if lam is not None and not 0 <= lam <= 1:
+        raise UsageError(f"lambda is {lam}", fix="It goes from 0 (people only) to 1.")
+    _check(human, judged, clusters)
+    # Values less their means, so that squares lose no digits.
+    shift = float(np.mean(list(human.values()))) if human else 0.0
+    strata = Strata(_sums(human, judged, clusters or {}, shift), fitted=lam is None)
+    if strata.labelled < MINIMUM_CLUSTERS:
+        raise UsageError(
+            f"people labelled {strata.labelled} topic{'s' if strata.labelled != 1 else ''}",
+            fix=f"Label {MINIMUM_CLUSTERS} or more; from fewer no interval could be believed.",
+        )
+    found = strata.estimate(lam)
+    low, high = interval(strata, found, lam, level, resamples, np.random.default_rng(seed))
+    names = None if clusters is None else [clusters[row] for row in human]
+    human_low, human_high = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
+    error, alone = float(found.error[0]), strata.human_error()
+    return PredictionPowered(
+        value=float(found.value[0]) + shift,
+        low=max(low + shift, min(*human.values(), *judged.values())),
+        high=min(high + shift, max(*human.values(), *judged.values())),
+        human_only_value=shift,
+        human_only_low=human_low,
+        human_only_high=human_high,
+        lam=float(found.lam[0]),
+        n_human=len(human),
+        n_judged=len(judged),
+        clusters_human=strata.labelled,
+        clusters_judged=strata.clusters,
+        effective_n=len(human) * (alone / error) ** 2 if error > 0 else math.inf if alone > 0 else len(human),
+    )
+
+
+def prediction_powered_measure(
+    run: Run,
+    human: Qrels,
+    judged: Qrels,
+    measure: str = "nDCG@10",
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PredictionPowered:
+    """A measure of a run over topics like these: people judged the topics of `human`, the judge those of `judged`.
+
+    The rows are topics, the values the measure under each set of judgments. Documents that one of the two did not
+    judge count as the measure counts them (nDCG: not relevant), for each by its own judgments.
+
+    Raises:
+        DataError, UsageError: as `prediction_powered_mean` and `retrieval_values`.
+    """
+    people, judge = (retrieval_values(run, qrels, [measure])[measure] for qrels in (human, judged))
+    return prediction_powered_mean(people, judge, level=level, resamples=resamples, seed=seed)
+
+
+def prediction_powered_difference(
+    a: Run,
+    b: Run,
+    human: Qrels,
+    judged: Qrels,
+    measure: str = "nDCG@10",
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PredictionPowered:
+    """The paired difference of two runs, a minus b, topic by topic; see `prediction_powered_measure`."""
+    people, judge = (_differences(a, b, qrels, measure) for qrels in (human, judged))
+    return prediction_powered_mean(people, judge, level=level, resamples=resamples, seed=seed)
+
+
+def _differences(a: Run, b: Run, qrels: Qrels, measure: str) -> dict[str, float]:
+    of_a, of_b = (retrieval_values(run, qrels, [measure])[measure] for run in (a, b))
+    return {topic: of_a[topic] - of_b[topic] for topic in of_a}
+
+
+def _check(human: Mapping[str, float], judged: Mapping[str, float], clusters: Mapping[str, str] | None) -> None:
+    missing = next((row for row in human if row not in judged), None)
+    if missing is not None:
+        raise DataError(
+            "people labelled this row, and the judge did not", where=f"row {missing}", fix="Judge it, or leave it out."
+        )
+    for who, values in (("human", human), ("judged", judged)):
+        odd = next((row for row, value in values.items() if not math.isfinite(value)), None)
+        if odd is not None:
+            raise DataError(f"the {who} value {values[odd]} is not finite", where=f"row {odd}")
+    lost = next((row for row in judged if clusters is not None and row not in clusters), None)
+    if lost is not None:
+        raise DataError("has no cluster", where=f"row {lost}")
+
+
+def _sums(human: Mapping[str, float], judged: Mapping[str, float], clusters: Mapping[str, str], shift: float) -> Floats:
+    """What each cluster adds up to: (clusters, 5), as `rectified.SUMS` names them."""
+    place = {name: at for at, name in enumerate(dict.fromkeys(clusters.get(row, row) for row in judged))}
+    sums = np.zeros((len(place), len(SUMS)))
+    middle = float(np.mean(list(judged.values()))) if judged else 0.0
+    for row, value in judged.items():
+        cell = sums[place[clusters.get(row, row)]]
+        if row in human:
+            cell[:3] += (1, human[row] - shift, value - middle)
+        else:
+            cell[3:] += (1, value - middle)
+    return sums
