@@ -48,13 +48,14 @@ class AdapterStage:
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         records = [self.task.records_from(search) for search in searches]
         flat = [record for of_search in records for record in of_search]
-        outputs = iter(self._ask(flat))
+        outputs = iter(self.ask(flat))
         return [
             with_outputs(self.task, search, of_search, [next(outputs) for _ in of_search])
             for search, of_search in zip(searches, records, strict=True)
         ]
 
-    def _ask(self, records: Sequence[Record]) -> list[Any]:
+    def ask(self, records: Sequence[Record]) -> list[Any]:
+        """The output of each record as parsed, `InvalidOutput` where it does not parse or has no end."""
         requests = [Request(messages(self.task, record), self.adapter, self.max_new_tokens) for record in records]
         completions = self.engine.generate(requests)
         return [
