@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from searchlora.cli import adapters, data, demo, evaluate, run, train
+from searchlora.cli import adapters, data, demo, evaluate, grade, run, train
 
 app = typer.Typer(
     name="searchlora",
@@ -18,6 +18,7 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.add_typer(adapters.app, name="adapters")
 app.command("evaluate")(evaluate.evaluate)
+app.add_typer(grade.app, name="grade")
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
 

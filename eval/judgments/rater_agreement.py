@@ -1,0 +1,187 @@
+"""How far people agree who graded the same pairs: the ceiling for every judge that is held against them.
+
+Pairs of one topic are not independent, so the 95% intervals resample whole topics (percentile bootstrap; with fewer
+than two topics there is none). Sources of the figures: `searchlora.eval.judge.agreement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from searchlora.eval.judge.agreement import Floats, alpha, as_scale, coincidences, confusion, disagreement, kappa
+from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
+from searchlora.eval.significance import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95% interval, over n items in so many topics; nan where there is none."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    topics: int
+
+
+@dataclass(frozen=True)
+class Rater:
+    """What one rater did: pairs rated, and the share of them on which this rater could not tell."""
+
+    name: str
+    rated: int
+    cannot_tell: Figure
+
+
+@dataclass(frozen=True)
+class Two:
+    """Two raters over the pairs that both graded.
+
+    Attributes:
+        kappa: Cohen's, over all grades.
+        weighted: Cohen's with quadratic weights.
+        confusion: (G, G) counts, rows the grade of a, columns that of b, grades as in `Agreement.scale`.
+    """
+
+    a: str
+    b: str
+    kappa: Figure
+    weighted: Figure
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """A pair on whose grade its raters differ."""
+
+    topic: str
+    document: str
+    grades: Mapping[str, int]
+
+    @property
+    def spread(self) -> int:
+        """The highest grade minus the lowest."""
+        return max(self.grades.values()) - min(self.grades.values())
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the raters agree.
+
+    Attributes:
+        pairs: Pairs with at least one grade.
+        shared: Pairs with two or more.
+        scale: The grades that were given, rising.
+        alpha: Krippendorff's, ordinal, over the shared pairs; None where there are none.
+        raters: By name.
+        twos: Every two raters who graded a pair in common.
+        disputed: The pairs with the widest spread of grades, widest first, of `disputes` in all.
+        undecided: Pairs on which nobody could tell.
+    """
+
+    pairs: int
+    shared: int
+    scale: tuple[int, ...]
+    alpha: Figure | None
+    raters: tuple[Rater, ...]
+    twos: tuple[Two, ...]
+    disputed: tuple[Disputed, ...]
+    disputes: int
+    undecided: tuple[tuple[str, str], ...]
+
+
+def agreement(ratings: Iterable[Rating], *, widest: int = 20, resamples: int = 10_000, seed: int = 0) -> Agreement:
+    """Hold raters against each other. "Cannot tell" is no grade: counted, and in no other figure.
+
+    Args:
+        ratings: As `read_ratings` gives them; of corrections the last counts.
+        widest: How many disputed pairs to name.
+
+    Raises:
+        UsageError: when nobody gave a grade.
+    """
+    rows = standing(ratings)
+    graded = by_pair(rows)
+    scale = as_scale({grade for grades in graded.values() for grade in grades.values()})
+    shared = {pair: grades for pair, grades in graded.items() if len(grades) > 1}
+    disputed = [Disputed(*pair, grades) for pair, grades in shared.items() if len(set(grades.values())) > 1]
+    disputed.sort(key=lambda pair: (-pair.spread, pair.topic, pair.document))
+    names = sorted({rating.rater for rating in rows})
+    twos = (_two(a, b, graded, scale, resamples, seed) for a, b in combinations(names, 2))
+    return Agreement(
+        pairs=len(graded),
+        shared=len(shared),
+        scale=scale,
+        alpha=_alpha(shared, scale, resamples, seed) if shared else None,
+        raters=tuple(_rater(name, rows, resamples, seed) for name in names),
+        twos=tuple(two for two in twos if two is not None),
+        disputed=tuple(disputed[:widest]),
+        disputes=len(disputed),
+        undecided=tuple(undecided(rows)),
+    )
+
+
+def _rater(name: str, rows: Sequence[Rating], resamples: int, seed: int) -> Rater:
+    own = [rating for rating in rows if rating.rater == name]
+    unsure = [float(rating.grade is None) for rating in own]
+    topics = [rating.topic for rating in own]
+    low, high = bootstrap_interval(unsure, topics, resamples=resamples, seed=seed)
+    return Rater(name, len(own), Figure(sum(unsure) / len(own), low, high, len(own), len(set(topics))))
+
+
+def _alpha(
+    shared: Mapping[tuple[str, str], Mapping[str, int]], scale: tuple[int, ...], resamples: int, seed: int
+) -> Figure:
+    topics: dict[str, list[Mapping[str, int]]] = {}
+    for (topic, _), grades in shared.items():
+        topics.setdefault(topic, []).append(grades)
+    tables = np.stack([coincidences(units, scale) for units in topics.values()])
+    return _figure(lambda table: alpha(table, scale), tables, len(shared), resamples, seed)
+
+
+def _two(
+    a: str,
+    b: str,
+    graded: Mapping[tuple[str, str], Mapping[str, int]],
+    scale: tuple[int, ...],
+    resamples: int,
+    seed: int,
+) -> Two | None:
+    topics: dict[str, list[tuple[int, int]]] = {}
+    for (topic, _), grades in graded.items():
+        if a in grades and b in grades:
+            topics.setdefault(topic, []).append((grades[a], grades[b]))
+    if not topics:
+        return None
+    tables = np.stack([confusion(*zip(*labels, strict=True), scale) for labels in topics.values()])
+    n = sum(len(labels) for labels in topics.values())
+
+    def figure(weights: Floats) -> Figure:
+        return _figure(lambda table: kappa(table, weights), tables, n, resamples, seed)
+
+    counts = tables.sum(axis=0)[:, :-1].astype(int).tolist()
+    return Two(
+        a,
+        b,
+        kappa=figure(disagreement(scale)),
+        weighted=figure(disagreement(scale, "quadratic")),
+        confusion=tuple(tuple(row) for row in counts),
+    )
+
+
+def _figure(measure: Callable[[Floats], Floats], tables: Floats, n: int, resamples: int, seed: int) -> Figure:
+    """The measure of the sum of tables, `(topics, G, H)`, and of sums of resampled topics."""
+    count = len(tables)
+    value = float(measure(tables.sum(axis=0)))
+    if count < 2:
+        return Figure(value, np.nan, np.nan, n, count)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    found = measure(np.tensordot(drawn.astype(float), tables, axes=1))
+    # A resample in which all labels are the same has no value.
+    found = found[np.isfinite(found)]
+    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (np.nan, np.nan)
+    return Figure(value, float(low), float(high), n, count)

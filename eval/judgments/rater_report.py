@@ -1,0 +1,116 @@
+"""The ratings of people as files: merged qrels, qrels of each rater, and their agreement in JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.files import atomic_text
+from searchlora.eval.judgments.rater_agreement import Agreement, Figure, Two, agreement
+from searchlora.eval.judgments.ratings import Rating, by_rater, merged
+from searchlora.eval.tables import interval
+from searchlora.eval.trec import write_qrels
+
+
+def write_ratings(
+    ratings: Sequence[Rating], folder: str | Path, *, rule: str = "majority", resamples: int = 10_000, seed: int = 0
+) -> Agreement:
+    """Write `qrels.txt`, a `qrels.RATER.txt` for each rater, `agreement.json` and `agreement.md`.
+
+    Args:
+        rule: How several grades of a pair become one, see `merged`.
+
+    Raises:
+        UsageError: for another rule, or when nobody gave a grade.
+        DataError: when the folder cannot be written to.
+    """
+    folder = Path(folder)
+    found = agreement(ratings, resamples=resamples, seed=seed)
+    write_qrels(folder / "qrels.txt", merged(ratings, rule))
+    for rater, qrels in by_rater(ratings).items():
+        write_qrels(folder / f"qrels.{rater}.txt", qrels)
+    with atomic_text(folder / "agreement.json") as out:
+        json.dump({"rule": rule, **to_json(found)}, out, indent=2, ensure_ascii=False, allow_nan=False)
+        out.write("\n")
+    with atomic_text(folder / "agreement.md") as out:
+        out.write(to_markdown(found, rule))
+    return found
+
+
+def to_json(found: Agreement) -> dict[str, Any]:
+    """The agreement as plain values; what is unknown is None, never NaN."""
+    return {
+        **_plain(asdict(found)),
+        "disputed": [{**_plain(asdict(pair)), "spread": pair.spread} for pair in found.disputed],
+    }
+
+
+def to_markdown(found: Agreement, rule: str) -> str:
+    """The agreement for people."""
+    parts = [
+        "# Agreement of the raters",
+        f"{_count(found.pairs, 'pair')} graded, {found.shared} of them by two or more raters. "
+        f"`qrels.txt` holds one grade per pair by the rule *{rule}*; {_count(len(found.undecided), 'pair')} on which "
+        "nobody could tell are not in it.",
+        _alpha(found.alpha),
+        _table(
+            ["rater", "pairs rated", "cannot tell, share (95%)"],
+            [[rater.name, str(rater.rated), _figure(rater.cannot_tell)] for rater in found.raters],
+        ),
+    ]
+    if found.twos:
+        head = ["raters", "kappa (95%)", "weighted kappa (95%)", "pairs", "topics"]
+        parts += ["## Two by two", _table(head, [_two(two) for two in found.twos])]
+        parts += [_confusion(two, found.scale) for two in found.twos]
+    if found.disputed:
+        rows = [
+            [pair.topic, pair.document, ", ".join(f"{rater} {grade}" for rater, grade in sorted(pair.grades.items()))]
+            for pair in found.disputed
+        ]
+        shown = f"The {len(rows)} widest of {found.disputes}." if found.disputes > len(rows) else "All of them."
+        parts += ["## Where they differ", shown, _table(["topic", "document", "grades"], rows)]
+    parts.append('Intervals resample topics. Weighted: quadratic weights. "Cannot tell" is no grade and in no kappa.')
+    return "\n\n".join(parts) + "\n"
+
+
+def _alpha(alpha: Figure | None) -> str:
+    if alpha is None:
+        return "No pair has two grades, so nothing can be said of agreement."
+    over = f"{_count(alpha.n, 'pair')} of {_count(alpha.topics, 'topic')}"
+    return f"Krippendorff's alpha (ordinal): **{_figure(alpha)}**, over {over}."
+
+
+def _two(two: Two) -> list[str]:
+    return [f"{two.a}, {two.b}", _figure(two.kappa), _figure(two.weighted), str(two.kappa.n), str(two.kappa.topics)]
+
+
+def _confusion(two: Two, scale: Sequence[int]) -> str:
+    head = [f"{two.a} \\ {two.b}", *map(str, scale)]
+    rows = [[str(grade), *map(str, counts)] for grade, counts in zip(scale, two.confusion, strict=True)]
+    return _table(head, rows)
+
+
+def _figure(figure: Figure) -> str:
+    value = "undefined" if math.isnan(figure.value) else f"{figure.value:.3f}"
+    return f"{value} {interval(figure.low, figure.high)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,115 @@
+"""`searchlora grade`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help="Let people grade query-passage pairs in their browsers, and export it.", no_args_is_help=True)
+
+
+@app.command()
+def serve(
+    topics: Path = typer.Option(..., "--topics", help="The queries."),
+    corpus: Path = typer.Option(..., "--corpus", help="The passages: rows with id, text and perhaps title."),
+    guideline: Path = typer.Option(..., "--guideline", help="Markdown; lines such as '* 3: Perfect' name the grades."),
+    out: Path = typer.Option(..., "--out", help="Folder for ratings.jsonl; what is there is gone on with."),
+    pairs: Path | None = typer.Option(None, "--pairs", help="Lines 'topic document', qrels lines, or JSONL."),
+    runs: list[Path] = typer.Option([], "--runs", help="Runs to make the pairs from, several times."),
+    depth: int = typer.Option(10, "--depth", help="How many documents of each run and topic."),
+    scale: str = typer.Option("0,1,2,3", "--scale", help="The grades, from 0 to 9."),
+    overlap: int = typer.Option(2, "--overlap", help="How many raters per pair."),
+    host: str = typer.Option("127.0.0.1", "--host", help="Another address lets other machines in."),
+    port: int = typer.Option(8765, "--port", help="0: any free one."),
+    seed: int = typer.Option(0, "--seed", help="Of the order in which each rater gets the pairs."),
+) -> None:
+    """Serve the grading page until Ctrl+C."""
+    from searchlora.server.grading.guideline import read_guideline
+    from searchlora.server.grading.ledger import Ledger
+    from searchlora.server.grading.pairs import with_texts
+    from searchlora.server.grading.serve import address, bind, is_loopback
+    from searchlora.server.grading.serve import serve as run_server
+    from searchlora.server.grading.session import Session
+
+    rules = read_guideline(guideline, _grades(scale))
+    pool = _pool(pairs, runs, depth)
+    about = with_texts(pool, _queries(topics), corpus)
+    with _warnings_told():
+        ledger = Ledger(out)
+    if ledger.repaired:
+        typer.echo(f"warning: {ledger.repaired}", err=True)
+    try:
+        session = Session(about, rules, ledger, overlap=overlap, seed=seed)
+        with bind(host, port) as listening:
+            typer.echo(f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {ledger.path}.")
+            if not is_loopback(host):
+                typer.echo(
+                    "warning: whoever reaches this address can read the passages and grade under any name.", err=True
+                )
+            typer.echo(f"Open {address(listening)} to grade. Ctrl+C stops; starting again goes on.")
+            run_server(session, listening, host)
+    finally:
+        ledger.close()
+
+
+@app.command()
+def export(
+    ratings: Path = typer.Option(..., "--ratings", help="The ratings.jsonl of `grade serve`."),
+    out: Path = typer.Option(..., "--out", help="Folder for the qrels and the agreement."),
+    rule: str = typer.Option("majority", "--rule", help="majority, median, highest or lowest; ties go to the lower."),
+    seed: int = typer.Option(0, "--seed", help="Of the resampling of topics."),
+) -> None:
+    """Write merged qrels, qrels of each rater, and how far the raters agree."""
+    from searchlora.eval.judgments.rater_report import write_ratings
+    from searchlora.eval.judgments.ratings import read_ratings
+    from searchlora.eval.tables import interval
+
+    with _warnings_told():
+        found = write_ratings(read_ratings(ratings), out, rule=rule, seed=seed)
+    typer.echo(f"Wrote {out}: {found.pairs} pairs of {len(found.raters)} raters, {found.shared} by two or more.")
+    if found.alpha is not None:
+        ends = interval(found.alpha.low, found.alpha.high)
+        typer.echo(f"Krippendorff's alpha {found.alpha.value:.3f} {ends}, n = {found.alpha.n} pairs.")
+
+
+def _queries(path: Path) -> dict[str, str]:
+    from searchlora.eval.formats import read_topics
+
+    return {topic: str(fields["query"]) for topic, fields in read_topics(path).items()}
+
+
+def _grades(scale: str) -> list[int]:
+    from searchlora.errors import UsageError
+
+    try:
+        return [int(grade) for grade in scale.split(",")]
+    except ValueError:
+        raise UsageError(f"'{scale}' is not a list of whole numbers", where="--scale") from None
+
+
+def _pool(pairs: Path | None, runs: list[Path], depth: int) -> dict[str, list[str]]:
+    from searchlora.errors import UsageError
+    from searchlora.eval.formats import read_run
+    from searchlora.eval.judgments.pool import pool
+    from searchlora.server.grading.pairs import read_pool
+
+    if (pairs is None) == (not runs):
+        raise UsageError("the pairs come from --pairs or from --runs", fix="Give one of the two.")
+    if pairs is not None:
+        return read_pool(pairs)
+    pooled = pool({str(path): read_run(path) for path in runs}, depth)
+    return {topic: list(documents) for topic, documents in pooled.items()}
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Warnings of the readers as lines on stderr, without the line of code that gave them."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for warning in said:
+        typer.echo(f"warning: {warning.message}", err=True)

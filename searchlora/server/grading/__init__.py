@@ -1,0 +1,1 @@
+"""The grading page: several people grade query–passage pairs in their browsers, blind to system and judge."""

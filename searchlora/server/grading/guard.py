@@ -1,0 +1,72 @@
+"""Answers go to this server's own page and to nobody else's, and pages may load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """ASGI middleware: refuses requests that came by a foreign name or from a foreign page, and adds `HEADERS`.
+
+    A page of another site can make its own name mean this machine (DNS rebinding); its requests then carry that name
+    in `Host`. So a name must be one of `names` or an address in digits, which cannot be rebound.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
+        self._app = app
+        self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it with 403."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        refusal = self._refusal(Headers(scope=scope), scope["path"])
+        answer = PlainTextResponse(refusal, status_code=403) if refusal else self._app
+        await answer(scope, receive, send_with_headers)
+
+    def _refusal(self, headers: Headers, path: str) -> str:
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return f"This server does not go by the name {host!r}. Start it with --host and that name."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return "This request comes from another page."
+        # A link from elsewhere may lead to the page; what the page asks for must come from the page.
+        if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return "This request comes from another page."
+        return ""
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
