@@ -121,6 +121,11 @@ class PromptedTask(Task):
         """What the template sees; the place for cutting a long conversation or numbering passages."""
         return record
 
+    def query(self, record: Record) -> str | None:
+        """What a record asks: its field that a pipeline fills with the query; None where there is none."""
+        field = next((field for field, source in self.reads.items() if source == "query"), None)
+        return str(record[field]) if field is not None and field in record else None
+
     @abstractmethod
     def target(self, record: Record) -> str:
         """The completion to train on."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from searchlora import prompts
 from searchlora.data.card import DatasetCard, card_warnings, text_statistics
-from searchlora.data.collection import read_documents, read_judgments, write_collection
+from searchlora.data.collection import QRELS_FILE, read_documents, read_judgments, write_collection
 from searchlora.data.folders import beside, folder_in_the_making, sha256, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
 from searchlora.data.meter import Meter, metered
@@ -25,6 +25,9 @@ from searchlora.data.splits import Splitter, check_shares
 from searchlora.data.spool import Spool
 from searchlora.data.text import fingerprint
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.card import read_card as read_judgments_card
+from searchlora.eval.judgments.card import write_card as write_judgments_card
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.task import PromptedTask, Task, load_task
@@ -68,7 +71,8 @@ def build(
         on_leak: What to do with rows whose input stands in two splits: refuse to build, or take them out of training
             and validation. Under official splits they are always taken out. Either way they are listed.
         corpus, qrels: Documents (`id`, `text`, `title`) and TREC judgments of the records' ids, for a source that has
-            none of its own (or instead of its own); both or neither.
+            none of its own (or instead of its own); both or neither. A card beside the judgments, which says who
+            judged, goes along.
         progress: Told bytes read, bytes in all, and the rows so far.
 
     Returns:
@@ -90,13 +94,16 @@ def build(
         raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")
     if not source.exists():
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
+    judged_by = None
     if corpus is not None and qrels is not None:
         own = Collection(read_documents(Path(corpus)), read_judgments(Path(qrels)))
         reader = replace(reader, collection=lambda *_: own)
+        judged_by = read_judgments_card(qrels)
     elif corpus is not None or qrels is not None:
         raise UsageError("a corpus wants judgments and judgments want a corpus", fix="Give both, or neither.")
     with folder_in_the_making(out) as folder:
         work = _Build(task, reader, source, folder, out, dict(options or {}), seed, shares, Meter(progress=progress))
+        work.judged_by = judged_by
         card = work.run(limit, allow_rejects, on_leak)
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
         leftover.unlink(missing_ok=True)
@@ -114,6 +121,7 @@ class _Build:
     seed: int
     shares: tuple[float, float, float]
     meter: Meter
+    judged_by: JudgmentsCard | None = None
     judged_in_test: int = 0
     reports: list[SourceReport] = field(default_factory=list)
 
@@ -201,6 +209,8 @@ class _Build:
             return None
         topics = {int(key) for spool in spools.values() for key in spool.ids}
         counts, judged = write_collection(self.format.collection(self.source, self.options), self.folder, topics)
+        if self.judged_by is not None:
+            write_judgments_card(self.folder / QRELS_FILE, self.judged_by)
         self.judged_in_test = sum(int(key) in judged for key in spools["test"].ids)
         return counts
 

@@ -230,11 +230,10 @@ def _queries_beside(task: PromptedTask, dataset: Dataset, folder: Path) -> list[
     manifest names only its fingerprint; so what is needed to tell goes with the weights. None for a task that reads
     no query.
     """
-    field = next((field for field, source in task.reads.items() if source == "query"), None)
-    if field is None:
+    if "query" not in task.reads.values():
         return []
     records = (record for split in ("train", "validation") for record in dataset.iter_records(split))
-    return [write_training_queries(folder, (str(record[field]) for record in records if field in record))]
+    return [write_training_queries(folder, (query for each in records if (query := task.query(each)) is not None))]
 
 
 def _summary(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Who took part in what: the adapters in a system with their ancestors, and rows that an adapter was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from searchlora.adapters.ancestry import ancestors, training_queries
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.eval.judgments.lineage import RunLineage, query_hash
+from searchlora.records import Record
+from searchlora.task import PromptedTask
+
+
+def run_lineage(store: Store, adapters: Sequence[str]) -> RunLineage:
+    """The adapters in a system, pinned, and all that they were made from."""
+    references: dict[str, None] = {}
+    for adapter in adapters:
+        references |= dict.fromkeys((adapter, *ancestors(store, adapter)))
+    return RunLineage(tuple(references))
+
+
+def seen_in_training(
+    store: Store, adapter: StoredAdapter, task: PromptedTask, dataset: Dataset, records: Sequence[Record]
+) -> tuple[str, ...] | None:
+    """Ids of the records whose query the adapter was trained on; None where that cannot be told.
+
+    The splits of the dataset that it was trained on share no input (the builder sees to it). In other data a record is
+    compared by its query alone, so those that the model sees with more than a query (a conversation) are left out: the
+    same short question in another conversation is another input.
+    """
+    trained_on = adapter.manifest.dataset
+    if trained_on is not None and trained_on.fingerprint == dataset.fingerprint:
+        return ()
+    known = training_queries(store, adapter.reference)
+    if known is None:
+        return None
+    seen = set(known)
+    more = [field for field, source in task.reads.items() if source != "query"]
+    return tuple(
+        str(record["id"])
+        for record in records
+        if (query := task.query(record)) is not None
+        and not any(record.get(field) for field in more)
+        and query_hash(query) in seen
+    )

@@ -1,0 +1,79 @@
+"""Decisions about an alias: kept whether they move it or not; a forced one shows for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.aliases import Decision, Rule
+from searchlora.adapters.manifest import ManifestDraft
+from searchlora.adapters.store import Store
+from searchlora.errors import NotInStore
+
+BROKEN = Rule(rule="beat incumbent", passed=False, said="nDCG@10 -0.02 (-0.04 to +0.01)", short_by=0.04)
+HELD = Rule(rule="enough data", passed=True, said="200 rows")
+
+
+def decision(version: int, outcome: str) -> Decision:
+    rules = (HELD,) if outcome == "promoted" else (HELD, BROKEN)
+    return Decision(version=version, outcome=outcome, rules=rules, policy={}, evidence={"data": "ab"})
+
+
+@pytest.fixture
+def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
+    for _ in range(3):
+        store.add("echo", trained, draft)
+    return store
+
+
+def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> None:
+    three.decide("echo", "production", decision(1, "promoted"))
+    refusal = three.decide("echo", "production", decision(2, "refused"))
+    assert three.aliases("echo") == {"production": 1}
+    assert refusal.refused
+    assert (refusal.source, refusal.target) == (1, 1)
+    said = [str(move) for move in three.history("echo")]
+    assert "production -> version 1, by its policy" in said[0]
+    assert "refused to version 2: beat incumbent (nDCG@10 -0.02 (-0.04 to +0.01))" in said[1]
+
+
+def test_a_refusal_of_the_first_version_makes_no_alias(three: Store) -> None:
+    three.decide("echo", "production", decision(1, "refused"))
+    assert three.aliases("echo") == {}
+    with pytest.raises(NotInStore):
+        three.get("echo@production")
+
+
+def test_a_forced_move_shows_for_ever(three: Store) -> None:
+    three.decide("echo", "production", decision(1, "promoted"))
+    three.decide("echo", "production", decision(2, "forced"), "agreed with the search team")
+    assert {entry.version: entry.forced for entry in three.list()} == {
+        1: frozenset(),
+        2: frozenset({"production"}),
+        3: frozenset(),
+    }
+    three.decide("echo", "production", decision(3, "promoted"))
+    assert not any(entry.forced for entry in three.list())
+    forced = [str(move) for move in Store(three.root).history("echo") if move.forced]
+    assert len(forced) == 1
+    assert "BY FORCE against: beat incumbent: agreed with the search team" in forced[0]
+
+
+def test_a_refusal_is_no_place_to_roll_back_to(three: Store) -> None:
+    three.decide("echo", "production", decision(1, "promoted"))
+    three.decide("echo", "production", decision(3, "promoted"))
+    three.decide("echo", "production", decision(2, "refused"))
+    assert three.rollback("echo", "production").target == 1
+
+
+def test_a_refusal_after_a_forced_move_leaves_its_mark(three: Store) -> None:
+    three.decide("echo", "production", decision(2, "forced"), "we know")
+    three.decide("echo", "production", decision(3, "refused"))
+    assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
+
+
+def test_a_version_that_is_not_there_is_not_decided_on(three: Store) -> None:
+    with pytest.raises(NotInStore):
+        three.decide("echo", "production", decision(9, "promoted"))
+    assert three.history("echo") == []

@@ -1,0 +1,122 @@
+"""An experiment's file, and the refusal to go on with other inputs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.errors import DataError, UsageError
+from searchlora.experiments.inputs import changes, hashes, measured_by, refuse_changes
+from searchlora.experiments.spec import Experiment, read_experiment
+
+TEXT = """
+name: shop
+topics: topics.tsv
+qrels: {path: qrels.jsonl, format: jsonl}
+systems:
+  bm25: {run: runs/bm25.trec}
+  rewriter: {pipeline: rewrite_bm25, set: {adapter: shop-rewriter@2}}
+  own: {pipeline: own.yaml}
+baseline: bm25
+candidate: rewriter
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_paths_are_taken_from_the_files_folder(file, tmp_path):
+    spec = read_experiment(file)
+    assert spec.topics.path == tmp_path / "topics.tsv"
+    assert (spec.qrels.path, spec.qrels.format) == (tmp_path / "qrels.jsonl", "jsonl")
+    assert spec.systems["bm25"].run.path == tmp_path / "runs" / "bm25.trec"
+    assert spec.systems["rewriter"].pipeline == "rewrite_bm25"
+    assert spec.systems["own"].pipeline == str(tmp_path / "own.yaml")
+
+
+def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
+    (tmp_path / "policy.yaml").write_text("beat: {bm25: {margin: 0.01}}\n")
+    file.write_text(TEXT + "policy: policy.yaml\n")
+    assert read_experiment(file).policy.beat["bm25"].margin == 0.01
+    file.write_text(TEXT + "policy: {invalid_rate: {at_most: 0.1}}\n")
+    assert read_experiment(file).policy.invalid_rate.at_most == 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("baseline: bm25", "baseline: bm52"), "the baseline 'bm52' is none of the systems: bm25, rewriter, own"),
+        (("baseline: bm25\ncandidate: rewriter", ""), "need a baseline or a candidate"),
+        (("{run: runs/bm25.trec}", "{run: a.trec, adapter: b}"), "given: run, adapter"),
+        (("{run: runs/bm25.trec}", "{}"), "given: none"),
+        (("{run: runs/bm25.trec}", "{run: a.trec, set: {k: 1}}"), "set belongs to a pipeline"),
+        (("name: shop", "name: a b"), "'name'"),
+        (("name: shop", "nmae: shop"), "'name'|'nmae'"),
+        (("candidate: rewriter", "tested: [AP]"), "'ap' is tested but not measured"),
+        (("candidate: rewriter", "policy: {}"), "needs a candidate"),
+    ],
+)
+def test_a_bad_file_names_its_key(file, change, said):
+    file.write_text(TEXT.replace(*change))
+    with pytest.raises(UsageError, match=said):
+        read_experiment(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_experiment(file.with_name("none.yaml"))
+
+
+@pytest.fixture
+def made(tmp_path):
+    for name in ("topics.tsv", "qrels.txt", "a.trec", "b.trec"):
+        (tmp_path / name).write_text(name)
+    spec = Experiment(
+        name="x",
+        topics=tmp_path / "topics.tsv",
+        qrels=tmp_path / "qrels.txt",
+        systems={"a": {"run": tmp_path / "a.trec"}, "b": {"run": tmp_path / "b.trec"}},
+        baseline="a",
+    )
+    result = tmp_path / "experiment.json"
+    result.write_text(json.dumps({"inputs": hashes(spec), "measured": measured_by(spec)}))
+    return spec, result
+
+
+def test_the_same_inputs_are_no_change(made):
+    spec, result = made
+    refuse_changes(changes(spec, hashes(spec), result), result)
+
+
+@pytest.mark.parametrize(
+    ("file", "refused"), [("topics.tsv", True), ("qrels.txt", True), ("a.trec", True), ("b.trec", False)]
+)
+def test_what_the_figures_rest_on_must_not_change_unsaid(made, tmp_path, file, refused):
+    spec, result = made
+    (tmp_path / file).write_text("changed")
+    found = changes(spec, hashes(spec), result)
+    assert bool(found) is refused
+    if refused:
+        with pytest.raises(DataError, match=r"was [0-9a-f]{12}, is [0-9a-f]{12}.*--accept-changes"):
+            refuse_changes(found, result)
+
+
+def test_another_way_of_measuring_is_a_change(made):
+    spec, result = made
+    other = spec.model_copy(update={"relevant": 2})
+    assert changes(other, hashes(other), result) == ("'relevant' was 1, is 2",)
+
+
+def test_a_file_that_is_no_result_is_refused(made, tmp_path):
+    spec, _ = made
+    with pytest.raises(DataError, match="not the result of an experiment"):
+        changes(spec, hashes(spec), tmp_path / "topics.tsv")
+
+
+def test_a_missing_input_is_named(made, tmp_path):
+    spec, _ = made
+    (tmp_path / "b.trec").unlink()
+    with pytest.raises(DataError, match=r"b\.trec"):
+        hashes(spec)
