@@ -1,0 +1,227 @@
+"""Calibration takes bias away, is what scikit-learn fits, and says where it does not help."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judge.calibration import (
+    MINIMUM_LABELS,
+    WEIGHT,
+    Calibration,
+    expected_grades,
+    fit_isotonic,
+    fit_shift,
+)
+from searchlora.eval.judge.calibration_curve import calibration_curve, expected_calibration_error
+from searchlora.eval.trec import read_qrels
+
+SCALE = (0, 1, 2, 3)
+
+
+def made(queries: int = 20, each: int = 15, lenient: float = 1.0, seed: int = 0):
+    """Human grades and those of a judge that gives one more, mostly."""
+    rng = np.random.default_rng(seed)
+    human, judged = {}, {}
+    for query in range(queries):
+        grades = rng.choice(4, each, p=[0.45, 0.25, 0.2, 0.1])
+        said = np.clip(grades + (rng.random(each) < lenient) * rng.choice([0, 1], each, p=[0.2, 0.8]), 0, 3)
+        human[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(grades)}
+        judged[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(said)}
+    return human, judged
+
+
+def pairs(human, judged):
+    return np.array([(judged[q][d], grade) for q, row in human.items() for d, grade in row.items()], dtype=float)
+
+
+def test_shift_is_the_shrunken_mean_of_each_grade():
+    human, judged = made()
+    found = fit_shift(human, judged, scale=SCALE)
+    both = pairs(human, judged)
+    for grade in SCALE:
+        labels = both[both[:, 0] == grade, 1]
+        shrunken = (labels.sum() + WEIGHT * grade) / (len(labels) + WEIGHT)
+        assert found.expected(grade) == pytest.approx(shrunken)
+    assert (found.n, found.queries, found.invalid) == (300, 20, 0)
+
+
+def test_a_grade_without_labels_keeps_its_own_meaning():
+    human, judged = made()
+    for row in judged.values():
+        row.update({document: min(grade, 2) for document, grade in row.items()})
+    found = fit_shift(human, judged, scale=SCALE)
+    assert (found.expected(3), found.grade(3)) == (3.0, 3)
+
+
+def test_isotonic_is_that_of_scikit_learn():
+    from sklearn.isotonic import IsotonicRegression
+
+    human, judged = made(seed=3)
+    rng = np.random.default_rng(1)
+    fine = {q: {d: float(np.clip(g + rng.normal(0, 0.3), 0, 3)) for d, g in row.items()} for q, row in judged.items()}
+    found = fit_isotonic(human, fine, scale=SCALE)
+    both = pairs(human, fine)
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(both[:, 0], both[:, 1])
+    grid = np.linspace(0, 3, 50)
+    assert [found.expected(value) for value in grid] == pytest.approx(theirs.predict(grid))
+
+
+@pytest.mark.parametrize("fit", [fit_shift, fit_isotonic])
+def test_errors_before_and_after_are_of_queries_not_seen(fit):
+    human, judged = made()
+    found = fit(human, judged, scale=SCALE)
+    judge, expected, grade = found.errors
+    both = pairs(human, judged)
+    off = both[:, 0] - both[:, 1]
+    assert [each.of for each in found.errors] == ["judge", "expected", "grade"]
+    assert (judge.mae.value, judge.bias.value) == pytest.approx((np.abs(off).mean(), off.mean()))
+    assert judge.bias.low > 0.4
+    assert expected.bias.low < 0 < expected.bias.high
+    assert expected.mse_change.high < 0
+    assert expected.mse.value - judge.mse.value == pytest.approx(expected.mse_change.value)
+    assert grade.mae.low < grade.mae.value < grade.mae.high
+
+
+def test_a_query_is_never_calibrated_by_itself():
+    """Each query has a bias of its own, which the others cannot know: cross-validation must not see it."""
+    rng = np.random.default_rng(0)
+    human, judged = {}, {}
+    for query in range(40):
+        always = int(rng.integers(0, 4))
+        human[f"q{query}"] = {f"d{at}": always for at in range(10)}
+        judged[f"q{query}"] = {f"d{at}": int(rng.integers(0, 4)) for at in range(10)}
+    expected = fit_shift(human, judged, scale=SCALE).errors[1]
+    assert expected.mse.value > np.var([next(iter(row.values())) for row in human.values()]) * 0.95
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=MINIMUM_LABELS, max_size=120))
+def test_expected_grades_stay_on_the_scale_and_isotonic_ones_rise(labels):
+    human = {f"q{at % 7}": {} for at in range(7)}
+    judged = {query: {} for query in human}
+    for at, (said, truth) in enumerate(labels):
+        human[f"q{at % 7}"][f"d{at}"] = truth
+        judged[f"q{at % 7}"][f"d{at}"] = said
+    for fit in (fit_shift, fit_isotonic):
+        found = fit(human, judged, scale=SCALE)
+        values = [found.expected(grade) for grade in SCALE]
+        assert all(0 <= value <= 3 for value in values)
+        assert all(found.grade(grade) in SCALE for grade in SCALE)
+        assert fit is fit_shift or values == sorted(values)
+        assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_rounding_goes_to_the_nearest_grade_there_is():
+    human, judged = made()
+    found = Calibration("isotonic", (0, 1, 3), ((0.0, 0.5), (3.0, 2.0)), 50, 5, 0, ())
+    assert [found.grade(value) for value in (0, 1, 3)] == [1, 1, 3]
+    with pytest.raises(DataError, match="is not on the scale"):
+        found.expected(3.5)
+    with pytest.raises(DataError, match="is not on the scale"):
+        fit_shift(human, judged, scale=SCALE).expected(1.5)
+
+
+def test_invalid_grades_are_left_out_and_counted():
+    human, judged = made()
+    clean = fit_shift(human, judged, scale=SCALE)
+    human["q0"]["odd"], judged["q0"]["odd"] = 0, 10
+    human["q1"]["nan"], judged["q1"]["nan"] = 0, float("nan")
+    human["q2"]["not asked"] = 1
+    found = fit_shift(human, judged, scale=SCALE)
+    assert (found.invalid, found.n, found.points) == (2, clean.n, clean.points)
+
+
+def test_what_it_refuses():
+    human, judged = made(queries=4)
+    with pytest.raises(UsageError, match="60 human labels of 4 queries"):
+        fit_shift(human, judged, scale=SCALE)
+    human, judged = made(queries=10, each=4)
+    with pytest.raises(UsageError, match="40 human labels of 10 queries"):
+        fit_isotonic(human, judged, scale=SCALE)
+    human, judged = made()
+    human["q3"]["d1"] = 7
+    with pytest.raises(DataError, match="query q3, document d1: the human grade 7"):
+        fit_shift(human, judged, scale=SCALE)
+    with pytest.raises(DataError, match="is not a calibration"):
+        Calibration.from_json({"method": "shift"})
+
+
+def test_expected_grade_of_probabilities():
+    assert expected_grades({"q": {"d": {0: 0.5, 1: 0.25, 3: 0.25}}}) == {"q": {"d": pytest.approx(1.0)}}
+    for chances in ({0: 0.5, 1: 0.2}, {0: 1.5, 1: -0.5}, {}):
+        with pytest.raises(DataError, match="query q, document d"):
+            expected_grades({"q": {"d": chances}})
+
+
+def test_points_of_the_curve():
+    human, judged = made()
+    points = calibration_curve(human, judged)
+    both = pairs(human, judged)
+    assert [point.judged for point in points] == [0, 1, 2, 3]
+    assert sum(point.n for point in points) == 300
+    for point in points:
+        assert point.human == pytest.approx(both[both[:, 0] == point.judged, 1].mean())
+        assert point.low <= point.human <= point.high
+        assert 0 < point.queries <= 20
+
+
+def probabilities(off: float, queries: int = 60, each: int = 30):
+    rng = np.random.default_rng(2)
+    human, said = {}, {}
+    for query in range(queries):
+        chance = rng.beta(0.8, 1.2, each)
+        human[f"q{query}"] = {f"d{at}": int(rng.random() < p) * 2 for at, p in enumerate(chance)}
+        said[f"q{query}"] = {f"d{at}": float(np.clip(p + off, 0, 1)) for at, p in enumerate(chance)}
+    return human, said
+
+
+def test_binned_curve_is_that_of_scikit_learn():
+    from sklearn.calibration import calibration_curve as theirs
+
+    human, said = probabilities(0.1)
+    points = calibration_curve(human, said, bins=10, relevant=2)
+    both = pairs(human, said)
+    share, mean = theirs(both[:, 1] >= 2, both[:, 0], n_bins=10)
+    assert [point.human for point in points] == pytest.approx(list(share))
+    assert [point.judged for point in points] == pytest.approx(list(mean))
+
+
+def test_expected_calibration_error_of_sound_and_of_shifted_probabilities():
+    sound = expected_calibration_error(*probabilities(0), relevant=2)
+    shifted = expected_calibration_error(*probabilities(0.15), relevant=2)
+    assert sound.value < 0.04
+    assert shifted.value == pytest.approx(0.13, abs=0.03)
+    assert sound.high < shifted.low
+    assert (sound.n, sound.queries) == (1800, 60)
+    human, said = probabilities(0.15)
+    points = calibration_curve(human, said, bins=10, relevant=2)
+    written_out = sum(point.n * abs(point.human - point.judged) for point in points) / 1800
+    assert shifted.value == pytest.approx(written_out)
+
+
+def test_curves_refuse_what_is_no_probability_and_no_pair():
+    with pytest.raises(DataError, match=r"query q: 1.2 is not a probability"):
+        expected_calibration_error({"q": {"d": 1}}, {"q": {"d": 1.2}})
+    with pytest.raises(UsageError, match="no pair in common"):
+        calibration_curve({"q": {"d": 1}}, {"q": {"e": 1}})
+
+
+def test_judges_of_llmjudge(real_data):
+    """The lenient judge is helped in every way; for the best one absolute error does not fall, and that is said."""
+    human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")
+    lenient, best = (
+        fit_shift(human, read_qrels(real_data / "llmjudge" / "judges" / f"{name}.txt"), scale=SCALE)
+        for name in ("TREMA-4prompts", "willia-umbrela1")
+    )
+    assert (lenient.n, lenient.queries) == (4423, 25)
+    assert lenient.errors[0].mae.value == pytest.approx(0.868, abs=0.0005)
+    assert lenient.errors[0].bias.low > 0.3
+    assert lenient.errors[1].mae_change.high < 0
+    assert best.errors[0].mae.value == pytest.approx(0.599, abs=0.0005)
+    assert abs(best.errors[1].bias.value) < 0.05
+    assert best.errors[1].mae_change.value > 0
