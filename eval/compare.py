@@ -1,108 +1,29 @@
-"""Systems over the same rows: means with intervals, paired differences, slices."""
+"""Systems over the same rows: means with intervals, paired differences, slices, traffic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from searchlora.errors import UsageError
+from searchlora.eval.blocks import Block, Resampling, differences, means
+from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.significance import bootstrap_intervals, correct, paired_differences
+from searchlora.eval.significance import correct
+from searchlora.eval.slicing import TRAFFIC, TRAFFIC_NOTE, by_traffic, shown_order
 
+__all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "compare"]
 
-@dataclass(frozen=True)
-class Row:
-    """The mean of a measure for a system over n rows, with its 95% interval (nan where there is one cluster only)."""
-
-    system: str
-    measure: str
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Pair:
-    """System a against system b: a minus b, over the same n rows, as `significance.PairedDifference`.
-
-    `p_corrected` is corrected over all pairs and measures of the comparison.
-    """
-
-    a: str
-    b: str
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_corrected: float
-    wins: int
-    losses: int
-    ties: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A `Row` over the rows with one value of a slice, for example `turn` = `3`."""
-
-    slice: str
-    value: str
-    row: Row
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
-
-    Attributes:
-        systems: Names, in the order given.
-        measures: The measures compared, the headline first in the order asked for.
-        against: The system under test.
-        correction: How `p_corrected` was made.
-        groups: How many clusters the rows come in.
-        rows, comparisons, slices: The figures.
-        values: measure -> system -> row id -> value, over the common rows; what plots and tables of queries show.
-        invalid: system -> row id -> why its output did not parse.
-        totals: system -> figures that exist only over all rows, without interval.
-        notes: What a reader must know, beginning with what was left out.
-    """
-
-    systems: tuple[str, ...]
-    measures: tuple[str, ...]
-    against: str
-    correction: str
-    groups: int
-    rows: tuple[Row, ...]
-    comparisons: tuple[Pair, ...]
-    slices: tuple[Slice, ...]
-    values: Mapping[str, Mapping[str, Mapping[str, float]]]
-    invalid: Mapping[str, Mapping[str, str]]
-    totals: Mapping[str, Mapping[str, float]]
-    notes: tuple[str, ...] = field(default=())
-
-    def row(self, system: str, measure: str) -> Row:
-        """The figure of one system. Raises KeyError where there is none."""
-        for row in self.rows:
-            if (row.system, row.measure) == (system, measure):
-                return row
-        raise KeyError((system, measure))
-
-    def pair(self, a: str, b: str, measure: str) -> Pair:
-        """The comparison of a with b. Raises KeyError where it was not made."""
-        for pair in self.comparisons:
-            if (pair.a, pair.b, pair.measure) == (a, b, measure):
-                return pair
-        raise KeyError((a, b, measure))
+_Told = TypeVar("_Told", str, float)
 
 
 def compare(
     systems: Mapping[str, Evaluation],
     *,
-    against: str,
+    candidate: str | None = None,
     baseline: str | None = None,
     measures: Sequence[str] | None = None,
     correction: str = "holm",
@@ -113,158 +34,201 @@ def compare(
 
     Args:
         systems: name -> its evaluation, in the order in which tables show them.
-        against: The system under test: it is set against every other one (a = this one, b = the other).
-        baseline: Where given, every other system is set against it too (b = the baseline).
-        measures: What to compare and test; None: all that every system has, the headline of `against` first, of
-            which those that its evaluation names are tested.
-        correction: `holm` or `bh`, over all comparisons made.
+        candidate: The system under test: it is set against every other one (a = this one, b = the other).
+        baseline: Every other system is set against it (b = the baseline). At least one of both must be given.
+        measures: What to compare and test; None: all that every system has, the headline of the candidate (else of
+            the baseline) first, of which those that its evaluation names are tested.
+        correction: `holm` or `bh`, over all comparisons made; those within slices are corrected among themselves.
 
     Raises:
-        UsageError: when a system is not there, no measure or no row is common to all, or two systems put a row into
-            different clusters.
+        UsageError: when a system is not there, candidate and baseline are the same or both missing, no measure or no
+            row is common to all, or two systems put a row into different clusters or give it different traffic.
     """
-    for name in filter(None, (against, baseline)):
-        if name not in systems:
-            raise UsageError(f"there is no system '{name}'", fix=f"Systems: {', '.join(systems)}.")
-    clusters = _clusters(systems)
-    wanted = tuple(measures) if measures is not None else _all_measures(systems, against)
-    notes: list[str] = []
-    tables = {name: found for name in wanted if (found := _table(systems, name, notes)) is not None}
-    if not tables:
+    leading = systems[_leading(systems, candidate, baseline)]
+    clusters = _agreed("cluster", {name: _clusters(each) for name, each in systems.items()})
+    weights = _agreed("traffic", {name: each.weights for name, each in systems.items()})
+    wanted = tuple(measures) if measures is not None else _all_measures(systems, leading.headline)
+    values = {name: each.values for name, each in systems.items()}
+    blocks, notes = _blocks(values, wanted, clusters)
+    if not blocks:
         raise UsageError("no measure has a row that all systems share", fix=f"Asked for: {', '.join(wanted)}.")
-    tested = systems[against].tested if measures is None and systems[against].tested else tuple(tables)
-    names = list(systems)
-    against_each = list(_pairs(names, against, baseline))
-    rows: list[Row] = []
-    pairs: list[Pair] = []
-    slices: list[Slice] = []
-    for measure, (ids, table) in tables.items():
-        groups = [clusters[row] for row in ids]
-        rows += _rows(names, measure, table, groups, resamples, seed)
-        if measure in tested:
-            pairs += _compare_pairs(names, against_each, measure, table, groups, resamples, seed)
-        slices += _slices(systems, measure, ids, table, groups, resamples, seed)
+    known = [measure for measure in wanted if any(measure in block.measures for block in blocks)]
+    tested = leading.tested if measures is None and leading.tested else tuple(known)
+    pairs = tuple(_pairs(list(systems), candidate, baseline))
+    how = Resampling(resamples, seed)
+    order = _by_measure(known)
+    slices, slice_pairs = _slices(_sliced(systems, weights), blocks, pairs, tested, how)
+    compared = [pair for block in blocks for pair in differences(block, pairs, tested, how)]
+    if weights:
+        notes.append(TRAFFIC_NOTE)
     return Comparison(
-        systems=tuple(names),
-        measures=tuple(tables),
-        against=against,
+        systems=tuple(systems),
+        measures=tuple(known),
+        candidate=candidate,
+        baseline=baseline,
         correction=correction,
-        groups=len({clusters[row] for ids, _ in tables.values() for row in ids}),
-        rows=tuple(rows),
-        comparisons=_corrected(pairs, correction),
-        slices=tuple(slices),
-        values={measure: _by_system(names, ids, table) for measure, (ids, table) in tables.items()},
-        invalid={name: dict(evaluation.invalid) for name, evaluation in systems.items()},
-        totals={name: dict(evaluation.totals) for name, evaluation in systems.items()},
+        groups=len({group for block in blocks for group in block.groups}),
+        rows=tuple(sorted((row for block in blocks for row in means(block, how)), key=order)),
+        comparisons=_corrected(sorted(compared, key=order), correction),
+        slices=tuple(sorted(slices, key=lambda each: order(each.row))),
+        slice_pairs=_corrected_slices(sorted(slice_pairs, key=lambda each: order(each.pair)), correction),
+        values={m: next(b.by_system(m) for b in blocks if m in b.measures) for m in known},
+        invalid={name: dict(each.invalid) for name, each in systems.items()},
+        totals={name: dict(each.totals) for name, each in systems.items()},
+        weighted=tuple(sorted(_weighted(blocks, weights, how, notes), key=order)),
+        unjudged=_unjudged(systems, clusters, how),
+        costs={name: dict(each.costs) for name, each in systems.items() if each.costs},
+        circular={name: each.circular for name, each in systems.items() if each.circular},
         notes=tuple(notes + _system_notes(systems)),
     )
 
 
-Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+def _leading(systems: Mapping[str, Evaluation], candidate: str | None, baseline: str | None) -> str:
+    """The system whose headline counts."""
+    for name in (candidate, baseline):
+        if name is not None and name not in systems:
+            raise UsageError(f"there is no system '{name}'", fix=f"Systems: {', '.join(systems)}.")
+    leading = candidate if candidate is not None else baseline
+    if leading is None:
+        raise UsageError("neither a candidate nor a baseline is named", fix=f"Systems: {', '.join(systems)}.")
+    if candidate == baseline:
+        raise UsageError(f"'{candidate}' cannot be both candidate and baseline", fix="Name one of them only.")
+    return leading
 
 
-def _table(systems: Mapping[str, Evaluation], measure: str, notes: list[str]) -> tuple[list[str], Table] | None:
-    """Row ids, in the order of the first system, and values (rows, systems)."""
-    lacking = [name for name, evaluation in systems.items() if not evaluation.values.get(measure)]
-    if lacking:
-        notes.append(f"{measure} is left out: {', '.join(lacking)} has no value of it.")
-        return None
-    columns = [evaluation.values[measure] for evaluation in systems.values()]
-    ids = [row for row in columns[0] if all(row in column for column in columns)]
-    everything = set().union(*columns)
-    if not ids:
-        notes.append(f"{measure} is left out: no row has it in all systems.")
-        return None
-    if missing := len(everything) - len(ids):
-        notes.append(f"{measure} is over {len(ids)} rows; {missing} that not all systems have are left out.")
-    return ids, np.array([[column[row] for column in columns] for row in ids], dtype=float)
+def _blocks(
+    systems: Mapping[str, Mapping[str, Mapping[str, float]]], measures: Iterable[str], clusters: Mapping[str, str]
+) -> tuple[list[Block], list[str]]:
+    """Measures that have the same common rows in one block each; and what was left out.
+
+    Args:
+        systems: name -> measure -> row id -> value.
+    """
+    together: dict[tuple[str, ...], list[str]] = {}
+    notes = []
+    for measure in measures:
+        if lacking := [name for name, values in systems.items() if not values.get(measure)]:
+            notes.append(f"{measure} is left out: {', '.join(lacking)} has no value of it.")
+            continue
+        columns = [values[measure] for values in systems.values()]
+        rows = tuple(row for row in columns[0] if all(row in column for column in columns))
+        if not rows:
+            notes.append(f"{measure} is left out: no row has it in all systems.")
+            continue
+        if missing := len(set().union(*columns)) - len(rows):
+            notes.append(f"{measure} is over {len(rows)} rows; {missing} that not all systems have are left out.")
+        together.setdefault(rows, []).append(measure)
+    return [_block(systems, rows, names, clusters) for rows, names in together.items()], notes
 
 
-def _by_system(names: Sequence[str], ids: Sequence[str], table: Table) -> dict[str, dict[str, float]]:
-    return {name: dict(zip(ids, column, strict=True)) for name, column in zip(names, table.T.tolist(), strict=True)}
+def _block(
+    systems: Mapping[str, Mapping[str, Mapping[str, float]]],
+    rows: tuple[str, ...],
+    measures: Sequence[str],
+    clusters: Mapping[str, str],
+) -> Block:
+    values = [[[column[row] for row in rows] for column in _columns(systems, measure)] for measure in measures]
+    return Block(
+        rows=rows,
+        groups=tuple(clusters[row] for row in rows),
+        systems=tuple(systems),
+        measures=tuple(measures),
+        values=np.ascontiguousarray(np.array(values, dtype=float).transpose(2, 0, 1)),
+    )
 
 
-def _rows(
-    names: Sequence[str], measure: str, table: Table, groups: Sequence[str], resamples: int, seed: int
-) -> list[Row]:
-    intervals = bootstrap_intervals(table, groups, resamples=resamples, seed=seed)
-    return [
-        Row(name, measure, float(mean), float(low), float(high), len(table))
-        for name, mean, (low, high) in zip(names, table.mean(axis=0), intervals, strict=True)
-    ]
+def _columns(systems: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> list[Mapping[str, float]]:
+    return [values[measure] for values in systems.values()]
 
 
-def _compare_pairs(
-    names: Sequence[str],
-    pairs: Sequence[tuple[str, str]],
-    measure: str,
-    table: Table,
-    groups: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> list[Pair]:
-    if not pairs:
-        return []
-    place = {name: index for index, name in enumerate(names)}
-    differences = np.stack([table[:, place[a]] - table[:, place[b]] for a, b in pairs], axis=1)
-    found = paired_differences(differences, groups, resamples=resamples, seed=seed)
-    return [
-        Pair(a, b, measure, d.difference, d.low, d.high, d.p, d.p, d.wins, d.losses, d.ties, len(table))
-        for (a, b), d in zip(pairs, found, strict=True)
-    ]
+def _sliced(systems: Mapping[str, Evaluation], weights: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """slice -> row -> value; where two systems differ the later one counts."""
+    found: dict[str, dict[str, str]] = {}
+    for evaluation in systems.values():
+        for name, of_row in evaluation.slices.items():
+            found.setdefault(name, {}).update(of_row)
+    return {**found, TRAFFIC: by_traffic(weights)} if weights else found
 
 
 def _slices(
-    systems: Mapping[str, Evaluation],
-    measure: str,
-    ids: Sequence[str],
-    table: Table,
-    groups: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> Iterator[Slice]:
-    for name in dict.fromkeys(name for evaluation in systems.values() for name in evaluation.slices):
-        of_row: dict[str, str] = {}
-        for evaluation in systems.values():
-            of_row |= evaluation.slices.get(name, {})
-        for value in sorted({of_row[row] for row in ids if row in of_row}, key=_natural):
-            at = [index for index, row in enumerate(ids) if of_row.get(row) == value]
-            members = [groups[index] for index in at]
-            for row in _rows(list(systems), measure, table[at], members, resamples, seed):
-                yield Slice(name, value, row)
+    sliced: Mapping[str, Mapping[str, str]],
+    blocks: Sequence[Block],
+    pairs: Sequence[tuple[str, str]],
+    tested: Sequence[str],
+    how: Resampling,
+) -> tuple[list[Slice], list[SlicePair]]:
+    rows: list[Slice] = []
+    compared: list[SlicePair] = []
+    for name, of_row in sliced.items():
+        for block in blocks:
+            places: dict[str, list[int]] = {}
+            for place, row in enumerate(block.rows):
+                if row in of_row:
+                    places.setdefault(of_row[row], []).append(place)
+            for value in sorted(places, key=shown_order):
+                part = block.at(places[value])
+                rows += [Slice(name, value, row) for row in means(part, how)]
+                compared += [SlicePair(name, value, pair) for pair in differences(part, pairs, tested, how)]
+    return rows, compared
 
 
-def _natural(value: str) -> tuple[int, float, str]:
-    """Numbers in the order of numbers, then words."""
-    try:
-        return 0, float(value), value
-    except ValueError:
-        return 1, 0.0, value
+def _weighted(
+    blocks: Sequence[Block], weights: Mapping[str, float], how: Resampling, notes: list[str]
+) -> Iterator[Row]:
+    for block in blocks if weights else ():
+        places = [place for place, row in enumerate(block.rows) if row in weights]
+        if missing := len(block.rows) - len(places):
+            names = ", ".join(block.measures)
+            notes.append(f"{missing} rows whose traffic is not known are not in the weighted mean of {names}.")
+        if sum(weights[block.rows[place]] for place in places) > 0:
+            yield from means(block.at(places), how, weights)
 
 
-def _pairs(names: Sequence[str], against: str, baseline: str | None) -> Iterator[tuple[str, str]]:
-    yield from ((against, name) for name in names if name != against)
+def _unjudged(systems: Mapping[str, Evaluation], clusters: Mapping[str, str], how: Resampling) -> tuple[Row, ...]:
+    """Only of the systems that have such figures, each measure over the rows common to them."""
+    having = {name: each.unjudged for name, each in systems.items() if each.unjudged}
+    names = list(dict.fromkeys(measure for values in having.values() for measure in values))
+    blocks, _ = _blocks(having, names, clusters)
+    return tuple(sorted((row for block in blocks for row in means(block, how)), key=_by_measure(names)))
+
+
+def _by_measure(measures: Sequence[str]) -> Callable[[Row | Pair], int]:
+    place = {measure: index for index, measure in enumerate(measures)}
+    return lambda figure: place[figure.measure]
+
+
+def _pairs(names: Sequence[str], candidate: str | None, baseline: str | None) -> Iterator[tuple[str, str]]:
+    if candidate is not None:
+        yield from ((candidate, name) for name in names if name != candidate)
     if baseline is not None:
-        yield from ((name, baseline) for name in names if name not in (baseline, against))
+        yield from ((name, baseline) for name in names if name not in (baseline, candidate))
 
 
 def _corrected(pairs: Sequence[Pair], method: str) -> tuple[Pair, ...]:
     corrected = correct([pair.p for pair in pairs], method)
-    return tuple(Pair(**{**vars(pair), "p_corrected": p}) for pair, p in zip(pairs, corrected, strict=True))
+    return tuple(replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True))
 
 
-def _clusters(systems: Mapping[str, Evaluation]) -> dict[str, str]:
-    clusters: dict[str, str] = {}
-    for name, evaluation in systems.items():
-        for row in set().union(*evaluation.values.values()):
-            cluster = evaluation.clusters.get(row, row)
-            if clusters.setdefault(row, cluster) != cluster:
-                raise UsageError(f"row {row} is in cluster {clusters[row]} and in {cluster}", where=f"system {name}")
-    return clusters
+def _corrected_slices(pairs: Sequence[SlicePair], method: str) -> tuple[SlicePair, ...]:
+    corrected = _corrected([each.pair for each in pairs], method)
+    return tuple(replace(each, pair=pair) for each, pair in zip(pairs, corrected, strict=True))
 
 
-def _all_measures(systems: Mapping[str, Evaluation], against: str) -> tuple[str, ...]:
-    headline = systems[against].headline
+def _clusters(evaluation: Evaluation) -> dict[str, str]:
+    rows = set().union(*evaluation.values.values(), *evaluation.unjudged.values())
+    return {row: evaluation.clusters.get(row, row) for row in rows}
+
+
+def _agreed(what: str, systems: Mapping[str, Mapping[str, _Told]]) -> dict[str, _Told]:
+    found: dict[str, _Told] = {}
+    for name, of_row in systems.items():
+        for row, value in of_row.items():
+            if found.setdefault(row, value) != value:
+                raise UsageError(f"row {row} is in {what} {found[row]} and in {value}", where=f"system {name}")
+    return found
+
+
+def _all_measures(systems: Mapping[str, Evaluation], headline: str) -> tuple[str, ...]:
     names = [name for evaluation in systems.values() for name in evaluation.values]
     return tuple(dict.fromkeys([headline, *names]))
 

@@ -20,6 +20,10 @@ class Evaluation:
         tested: The measures whose differences between systems are tested; the others are shown only. Every test more
             costs the others power, since p values are corrected for their number. Empty: all.
         notes: What a reader must know to read the figures: definitions, what was left out.
+        weights: row id -> its traffic (how often the query is asked), for means weighted by it. Empty: not known.
+        unjudged: measure -> row id -> value, of the figures that tell what unjudged documents do (`eval.unjudged`).
+        costs: What a row cost on average, for example `ms per query`.
+        circular: Why these figures are circular (the judge had a part in the system, law 6); empty: they are not.
     """
 
     headline: str
@@ -30,6 +34,10 @@ class Evaluation:
     totals: Mapping[str, float] = field(default_factory=dict)
     tested: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    unjudged: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    circular: str = ""
 
     def mean(self, measure: str) -> float:
         """The mean of a measure over its rows."""

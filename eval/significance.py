@@ -6,8 +6,9 @@ zero-heavy values that MRR and Recall give at n = 43; percentile and BCa fell to
 Tibshirani, An Introduction to the Bootstrap (1993), chapter 12; for the ratio of sums of clusters, Davison and
 Hinkley (1997), chapter 5.
 
-**Test**: paired randomisation by flipping the sign of differences, as advised for retrieval by Smucker, Allan and
-Carterette (CIKM 2007); with the +1 of Phipson and Smyth (2010), so that p is never 0.
+**Tests**: paired randomisation by flipping the sign of differences, as advised for retrieval by Smucker, Allan and
+Carterette (CIKM 2007); with the +1 of Phipson and Smyth (2010), so that p is never 0. Beside it the paired t test, with
+the standard error over clusters and as many degrees of freedom as clusters less one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
+from searchlora.eval.power import detectable_effect
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +39,11 @@ class PairedDifference:
         low, high: Its 95% interval; nan where there is one cluster only.
         p: Two-sided, by paired randomisation.
         wins, losses, ties: Rows on which a is above, below, level with b.
+        p_t: Two-sided, by the paired t test over clusters; nan where there is one cluster only, 1 where no row differs.
+        effect: Cohen's d_z: the difference divided by the standard deviation of the rows' differences; infinite where
+            all rows differ by the same, 0 where none differs.
+        mde: Minimum detectable effect: the smallest true difference, in the unit of the measure, that the t test finds
+            with power 0.8 at the two-sided level 0.05, for this many clusters of this spread.
     """
 
     difference: float
@@ -46,6 +53,9 @@ class PairedDifference:
     wins: int
     losses: int
     ties: int
+    p_t: float
+    effect: float
+    mde: float
 
 
 def bootstrap_interval(
@@ -67,6 +77,7 @@ def bootstrap_intervals(
     values: Floats,
     clusters: Sequence[str] | None = None,
     *,
+    weights: Floats | None = None,
     resamples: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
@@ -76,6 +87,7 @@ def bootstrap_intervals(
     Args:
         values: (rows, columns).
         clusters: The group of each row; whole groups are resampled. None: every row on its own.
+        weights: (rows,): the weight of each row in the mean, not negative and not all 0; None: all the same.
 
     Returns:
         (columns, 2): low and high, never outside the least and greatest value of the column. A column of one value
@@ -84,13 +96,11 @@ def bootstrap_intervals(
     Raises:
         UsageError: when there are no rows, a value is not finite, or the lengths differ.
     """
-    sums, sizes = _by_cluster(values, clusters)
+    sums, sizes = _by_cluster(values, clusters, weights)
     count, columns = sums.shape
     if count < 2:
         return np.full((columns, 2), np.nan)
-    means = sums.sum(axis=0) / sizes.sum()
-    residuals = sums - means * sizes[:, None]
-    error = np.sqrt((residuals**2).sum(axis=0) * count / (count - 1)) / sizes.sum()
+    means, residuals, error = _errors(sums, sizes)
     ratios = np.concatenate(
         [_studentised(draw, residuals, sizes) for draw in _resamples(count, resamples, np.random.default_rng(seed))]
     )
@@ -129,9 +139,10 @@ def paired_differences(
         differences: (rows, columns), a minus b.
         clusters: The group of each row.
     """
-    sums, _ = _by_cluster(differences, clusters)
+    sums, sizes = _by_cluster(differences, clusters)
     intervals = bootstrap_intervals(differences, clusters, resamples=resamples, seed=seed)
     chances = _sign_flip_p(sums, resamples, np.random.default_rng(seed))
+    by_t, effects, detectable = _t_tests(differences, sums, sizes)
     return [
         PairedDifference(
             difference=float(column.mean()),
@@ -141,8 +152,13 @@ def paired_differences(
             wins=int((column > 0).sum()),
             losses=int((column < 0).sum()),
             ties=int((column == 0).sum()),
+            p_t=float(p_t),
+            effect=float(effect),
+            mde=float(mde),
         )
-        for column, (low, high), p in zip(differences.T, intervals, chances, strict=True)
+        for column, (low, high), p, p_t, effect, mde in zip(
+            differences.T, intervals, chances, by_t, effects, detectable, strict=True
+        )
     ]
 
 
@@ -162,20 +178,52 @@ def correct(pvalues: Sequence[float], method: str = "holm") -> list[float]:
     return [float(p) for p in multipletests(list(pvalues), method=methods[method])[1]]
 
 
-def _by_cluster(values: Floats, clusters: Sequence[str] | None) -> tuple[Floats, Floats]:
-    """Sums (clusters, columns) and sizes (clusters,)."""
+def _t_tests(differences: Floats, sums: Floats, sizes: Floats) -> tuple[Floats, Floats, Floats]:
+    """p of the paired t test, effect and minimum detectable effect, for each column."""
+    from scipy import stats
+
+    count = len(sums)
+    if count < 2:
+        unknown = np.full(sums.shape[1], np.nan)
+        return unknown, unknown, unknown
+    means, _, error = _errors(sums, sizes)
+    spread = differences.std(axis=0, ddof=1)
+    # Rounding leaves a spread near 0 where it is 0.
+    scale = 1e-12 * np.abs(differences).max(axis=0)
+    error, spread = np.where(error <= scale, 0, error), np.where(spread <= scale, 0, spread)
+    means = np.where(np.abs(means) <= scale, 0, means)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # 0 / 0, no difference and no spread, is no evidence and no effect.
+        ratio, effects = np.nan_to_num([means / error, means / spread], nan=0.0, posinf=np.inf, neginf=-np.inf)
+    by_t = 2 * stats.t.sf(np.abs(ratio), count - 1)
+    return by_t, effects, detectable_effect(count) * error * math.sqrt(count)
+
+
+def _errors(sums: Floats, sizes: Floats) -> tuple[Floats, Floats, Floats]:
+    """Means (columns,), what clusters add to them (clusters, columns), and their standard errors (columns,)."""
+    count = len(sums)
+    means = sums.sum(axis=0) / sizes.sum()
+    residuals = sums - means * sizes[:, None]
+    return means, residuals, np.sqrt((residuals**2).sum(axis=0) * count / (count - 1)) / sizes.sum()
+
+
+def _by_cluster(values: Floats, clusters: Sequence[str] | None, weights: Floats | None = None) -> tuple[Floats, Floats]:
+    """Weighted sums (clusters, columns) and sizes (clusters,)."""
     if not len(values):
         raise UsageError("there are no rows to take a mean of")
     if not np.isfinite(values).all():
         raise UsageError("a value that is not finite has no place in a mean")
+    sizes = np.ones(len(values)) if weights is None else weights
+    if not (np.isfinite(sizes).all() and (sizes >= 0).all() and sizes.sum() > 0):
+        raise UsageError("weights must be finite, not negative, and not all 0")
     if clusters is None:
-        return values, np.ones(len(values))
+        return values * sizes[:, None], sizes
     if len(clusters) != len(values):
         raise UsageError(f"{len(values)} rows have {len(clusters)} clusters")
     _, index = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     sums = np.zeros((index.max() + 1, values.shape[1]))
-    np.add.at(sums, index, values)
-    return sums, np.bincount(index).astype(float)
+    np.add.at(sums, index, values * sizes[:, None])
+    return sums, np.bincount(index, weights=sizes)
 
 
 def _resamples(count: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:

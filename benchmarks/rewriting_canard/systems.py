@@ -62,7 +62,7 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
         )
         for name, system in systems.items()
     }
-    return compare(evaluations, against=ADAPTER, baseline=HUMAN if HUMAN in systems else None)
+    return compare(evaluations, candidate=ADAPTER, baseline=HUMAN if HUMAN in systems else None)
 
 
 def _with_first(trial: Trial, outputs: list[Any]) -> list[str]:

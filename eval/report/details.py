@@ -45,15 +45,15 @@ class Detail:
     reference: str | None = None
 
 
-def extremes(comparison: Comparison, other: str, count: int = 5) -> tuple[list[str], list[str]]:
-    """Row ids of the biggest wins and of the biggest losses of the system under test, in the headline measure.
+def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[list[str], list[str]]:
+    """Row ids of the biggest wins and of the biggest losses of system a against system b, in the headline measure.
 
     Args:
-        other: The system that it is set against.
+        a, b: Two systems, for example one of `Comparison.met`.
         count: At most so many of each; rows without a difference are neither.
     """
     values = comparison.values[comparison.measures[0]]
-    ours, theirs = values[comparison.against], values[other]
+    ours, theirs = values[a], values[b]
     differences = {row: ours[row] - theirs[row] for row in ours}
     order = sorted(differences, key=lambda row: differences[row], reverse=True)
     wins = [row for row in order[:count] if differences[row] > 0]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from typing import Any
 
-from searchlora.eval.compare import Comparison, Row
+from searchlora.eval.compare import Comparison
 
 #: What matplotlib is told to paint with -> what the page paints with.
 _INK, _MUTED, _LINE, _ACCENT, _GOOD, _BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -23,14 +22,16 @@ _COLOURS = {
 _WIDTH = 3.9
 
 
-def interval_plot(rows: Sequence[Row], against: str) -> str:
-    """The mean of each system with its interval, one below the other; the system under test stands out."""
+def interval_plot(comparison: Comparison) -> str:
+    """The headline of each system with its interval, one below the other; the system under test stands out."""
+    rows = [comparison.row(system, comparison.measures[0]) for system in comparison.systems]
     figure, axes = _figure(0.46 * len(rows) + 0.45)
     for place, row in enumerate(rows):
-        colour = _ACCENT if row.system == against else _MUTED
+        colour = _ACCENT if row.system == comparison.candidate else _MUTED
         axes.plot([row.low, row.high], [-place, -place], color=colour, linewidth=2.5, solid_capstyle="round")
         axes.plot([row.value], [-place], "o", color=colour, markersize=6)
-        name = row.system if len(row.system) <= 40 else row.system[:39] + "…"
+        name = comparison.shown(row.system)
+        name = name if len(name) <= 40 else name[:39] + "…"
         axes.text(0, -place + 0.28, name, color=_INK, fontsize=9, transform=axes.get_yaxis_transform())
         axes.text(1, -place + 0.28, f"{row.value:.3f}", color=_INK, fontsize=9, ha="right",
                   transform=axes.get_yaxis_transform())  # fmt: skip
@@ -40,13 +41,13 @@ def interval_plot(rows: Sequence[Row], against: str) -> str:
     return _svg(figure, f"{rows[0].measure} of {len(rows)} systems with 95% intervals")
 
 
-def difference_plot(comparison: Comparison, other: str) -> str:
-    """The difference of every row in the headline measure, greatest first: wins above the line, losses below."""
+def difference_plot(comparison: Comparison, a: str, b: str) -> str:
+    """The difference a minus b of every row in the headline measure, greatest first: wins above, losses below 0."""
     import numpy as np
 
     measure = comparison.measures[0]
     values = comparison.values[measure]
-    ours, theirs = values[comparison.against], values[other]
+    ours, theirs = values[a], values[b]
     differences = np.sort([ours[row] - theirs[row] for row in ours])[::-1]
     edges = np.linspace(0, 100, len(differences) + 1)
     figure, axes = _figure(1.7)
@@ -56,7 +57,7 @@ def difference_plot(comparison: Comparison, other: str) -> str:
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of rows, ordered by difference", color=_MUTED, fontsize=8)
     axes.grid(axis="y", color=_LINE, linewidth=0.6)
-    return _svg(figure, f"Difference in {measure} for each row, {comparison.against} minus {other}")
+    return _svg(figure, f"Difference in {measure} for each row, {comparison.shown(a)} minus {comparison.shown(b)}")
 
 
 def _figure(height: float) -> tuple[Any, Any]:

@@ -10,29 +10,29 @@ LEVEL = 0.05
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """One sentence on what was measured, and one per system that the one under test is set against."""
+    """One sentence on what was measured, and one per pair of systems that is looked at first."""
     headline = comparison.measures[0]
-    own = comparison.row(comparison.against, headline)
+    leading = comparison.candidate or comparison.baseline or comparison.systems[0]
+    own = comparison.row(leading, headline)
     first = (
-        f"{comparison.against} reaches {headline} {own.value:.3f} {interval(own.low, own.high)} over {own.n} rows"
-        + (f" in {comparison.groups} independent groups." if comparison.groups != own.n else ".")
+        f"{comparison.shown(leading)} reaches {headline} {own.value:.3f} {interval(own.low, own.high)} "
+        f"over {own.n} rows" + (f" in {comparison.groups} independent groups." if comparison.groups != own.n else ".")
     )
-    met = [pair for pair in comparison.comparisons if pair.a == comparison.against and pair.measure == headline]
-    return [first, *map(_sentence, met)]
+    met = [pair for pair in comparison.comparisons if (pair.a, pair.b) in comparison.met and pair.measure == headline]
+    return [first, *(_sentence(pair, comparison.shown(pair.a), comparison.shown(pair.b)) for pair in met)]
 
 
-def _sentence(pair: Pair) -> str:
+def _sentence(pair: Pair, a: str, b: str) -> str:
     said = f"{interval(pair.low, pair.high, '+')}, {chance(pair.p_corrected)}"
     if pair.p_corrected > LEVEL:
         return (
-            f"{pair.a} is not shown to differ from {pair.b}: the difference in {pair.measure} is "
-            f"{pair.difference:+.3f} {said}."
+            f"{a} is not shown to differ from {b}: the difference in {pair.measure} is {pair.difference:+.3f} {said}."
         )
     verb = "beats" if pair.difference > 0 else "falls behind"
     low, high = sorted((pair.low, pair.high), key=abs)
     # An interval across 0 keeps its signs; any other is told as the size of the difference.
     size = interval(abs(low), abs(high)) if low * high > 0 else interval(pair.low, pair.high, "+")
-    return f"{pair.a} {verb} {pair.b} by {abs(pair.difference):.3f} {pair.measure} {size}, {chance(pair.p_corrected)}."
+    return f"{a} {verb} {b} by {abs(pair.difference):.3f} {pair.measure} {size}, {chance(pair.p_corrected)}."
 
 
 def chance(p: float) -> str:

@@ -54,8 +54,8 @@ def write_report(
         table=_table(comparison),
         n=_common_n(comparison),
         pairs=_pairs(comparison),
-        plot=interval_plot([comparison.row(s, comparison.measures[0]) for s in comparison.systems], comparison.against),
-        differences=[(other, difference_plot(comparison, other)) for other in _others(comparison)],
+        plot=interval_plot(comparison),
+        differences=[(a, b, difference_plot(comparison, a, b)) for a, b in comparison.met],
         slices=_slices(comparison),
         examples=_examples(comparison, details, examples),
         invalid=_invalid(comparison),
@@ -67,10 +67,6 @@ def write_report(
     with atomic_text(Path(path)) as out:
         out.write(page)
     return Path(path)
-
-
-def _others(comparison: Comparison) -> list[str]:
-    return [system for system in comparison.systems if system != comparison.against]
 
 
 def _table(comparison: Comparison) -> list[tuple[str, list[Row]]]:
@@ -104,14 +100,14 @@ def _slices(comparison: Comparison) -> list[tuple[str, float, list[tuple[str, li
 
 def _examples(comparison: Comparison, details: Mapping[str, Detail], count: int) -> list[dict[str, Any]]:
     shown = []
-    for other in _others(comparison):
-        wins, losses = extremes(comparison, other, count)
+    for a, b in comparison.met:
+        wins, losses = extremes(comparison, a, b, count)
         groups = [
             (heading, _cards(comparison, details, rows))
             for heading, rows in (("Biggest wins", wins), ("Biggest losses", losses))
         ]
         if any(cards for _, cards in groups):
-            shown.append({"other": other, "groups": groups})
+            shown.append({"a": a, "b": b, "groups": groups})
     return shown
 
 

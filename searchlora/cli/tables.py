@@ -11,33 +11,37 @@ _ON_SCREEN = ("nDCG@10", "Recall@100", "MRR@10")
 
 
 def show(comparison: Comparison) -> None:
-    """Print the main measures of each system with 95% intervals, and the paired p-values of the system under test."""
+    """Print the main measures of each system with 95% intervals, and p against the candidate, else the baseline."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from searchlora.eval.tables import chance, interval
 
     measures = [name for name in _ON_SCREEN if name in comparison.measures] or list(comparison.measures[:3])
-    tested = next(pair.measure for pair in comparison.comparisons if pair.a == comparison.against)
-    table = Table(title=f"{comparison.against} and what it is compared with", title_justify="left")
+    leading = comparison.candidate or comparison.baseline or comparison.systems[0]
+    met = {b if a == leading else a: (a, b) for a, b in comparison.met}
+    tested = next((pair.measure for pair in comparison.comparisons), None)
+    title = escape(f"{comparison.shown(leading)} and what it is compared with")
+    table = Table(title=title, title_justify="left")
     table.add_column("system")
     for measure in measures:
         table.add_column(f"{measure}\n95% interval", justify="right")
-    table.add_column(f"p against\n({tested})", justify="right")
+    if tested is not None:
+        table.add_column(escape(f"p against\n{leading}\n({tested})"), justify="right")
     for system in comparison.systems:
-        cells = []
+        cells = [escape(comparison.shown(system))]
         for measure in measures:
             row = comparison.row(system, measure)
             cells.append(f"{row.value:.3f}\n{interval(row.low, row.high)}")
-        p = (
-            ""
-            if system == comparison.against
-            else chance(comparison.pair(comparison.against, system, tested).p_corrected)
-        )
-        table.add_row(system, *cells, p)
+        if tested is not None and system in met:
+            cells.append(chance(comparison.pair(*met[system], tested).p_corrected))
+        table.add_row(*cells, style="bold" if system == comparison.candidate else None)
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
-    n = comparison.row(comparison.against, measures[0]).n
+    n = comparison.row(leading, measures[0]).n
     console.print(
         f"n = {n}. p: paired randomisation, two-sided, corrected ({comparison.correction}) over all comparisons made."
     )
+    for system, reason in comparison.circular.items():
+        console.print(escape(f"{comparison.shown(system)}: {reason}"))

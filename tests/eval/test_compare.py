@@ -36,7 +36,7 @@ def systems() -> dict[str, Evaluation]:
 
 
 def test_figures_are_those_of_the_statistics(systems):
-    found = compare(systems, against="adapter", baseline="raw", resamples=500)
+    found = compare(systems, candidate="adapter", baseline="raw", resamples=500)
     assert found.measures == ("MRR@10", "nDCG@10")
     values = {name: [each.values["MRR@10"][row] for row in IDS] for name, each in systems.items()}
     clusters = [CLUSTERS[row] for row in IDS]
@@ -52,18 +52,18 @@ def test_figures_are_those_of_the_statistics(systems):
 
 
 def test_the_system_under_test_meets_every_other_and_each_other_the_baseline(systems):
-    found = compare(systems, against="adapter", baseline="raw", resamples=200)
+    found = compare(systems, candidate="adapter", baseline="raw", resamples=200)
     met = [(pair.a, pair.b) for pair in found.comparisons if pair.measure == "MRR@10"]
     assert met == [("adapter", "raw"), ("adapter", "base"), ("base", "raw")]
     assert [p.p_corrected for p in found.comparisons] == correct([p.p for p in found.comparisons])
-    alone = compare(systems, against="raw", resamples=200)
+    alone = compare(systems, candidate="raw", resamples=200)
     assert {(pair.a, pair.b) for pair in alone.comparisons} == {("raw", "base"), ("raw", "adapter")}
 
 
 def test_what_is_not_common_is_left_out_and_said(systems):
     fewer = dict(list(systems["base"].values["MRR@10"].items())[3:])
     systems["base"] = replace(systems["base"], values={"MRR@10": fewer}, notes=("All rows count.", "Greedy."))
-    found = compare(systems, against="adapter", resamples=200)
+    found = compare(systems, candidate="adapter", resamples=200)
     assert found.measures == ("MRR@10",)
     assert {row.n for row in found.rows} == {pair.n for pair in found.comparisons} == {42}
     assert found.notes == (
@@ -75,7 +75,7 @@ def test_what_is_not_common_is_left_out_and_said(systems):
 
 
 def test_slices_have_their_own_n_and_interval(systems):
-    found = compare(systems, against="adapter", measures=["nDCG@10"], resamples=200)
+    found = compare(systems, candidate="adapter", measures=["nDCG@10"], resamples=200)
     turns = [each for each in found.slices if each.row.system == "raw"]
     assert [(each.slice, each.value, each.row.n) for each in turns] == [("turn", v, 15) for v in "234"]
     assert turns[0].row.value == pytest.approx(
@@ -88,24 +88,24 @@ def test_slice_values_stand_in_the_order_of_numbers(systems):
     turns = {row: ["10", "9", "later"][index % 3] for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], slices={"turn": turns})
     systems = {"raw": systems["raw"]}
-    found = compare(systems, against="raw", measures=["MRR@10"], resamples=200)
+    found = compare(systems, candidate="raw", measures=["MRR@10"], resamples=200)
     assert [each.value for each in found.slices] == ["9", "10", "later"]
     assert found.comparisons == ()
 
 
 def test_bad_calls(systems):
     with pytest.raises(UsageError, match="no system 'other'"):
-        compare(systems, against="other")
+        compare(systems, candidate="other")
     with pytest.raises(UsageError, match="no measure"):
-        compare(systems, against="raw", measures=["P@1"])
+        compare(systems, candidate="raw", measures=["P@1"])
     systems["base"] = replace(systems["base"], clusters={**CLUSTERS, IDS[0]: "elsewhere"})
     with pytest.raises(UsageError, match=f"row {IDS[0]} is in cluster"):
-        compare(systems, against="raw")
+        compare(systems, candidate="raw")
 
 
 def test_json_has_the_keys_of_the_results_and_no_nan(systems):
     one = {name: replace(each, clusters=dict.fromkeys(IDS, "one")) for name, each in systems.items()}
-    content = to_json(compare(one, against="adapter", resamples=200), HEADER)
+    content = to_json(compare(one, candidate="adapter", resamples=200), HEADER)
     assert list(content) == ["benchmark", "command", "date", "machine", "versions", "rows", "comparisons"]
     assert set(content["rows"][0]) == {"system", "measure", "value", "low", "high", "n"}
     assert {"a", "b", "measure", "difference", "low", "high", "p", "p_corrected"} < set(content["comparisons"][0])
@@ -115,7 +115,7 @@ def test_json_has_the_keys_of_the_results_and_no_nan(systems):
 
 def test_markdown_shows_every_figure_with_its_interval_and_n(systems):
     systems["base|x"] = replace(systems.pop("base"), invalid={IDS[0]: "no JSON"})
-    found = compare(systems, against="adapter", resamples=200)
+    found = compare(systems, candidate="adapter", resamples=200)
     text = to_markdown(found)
     row = found.row("adapter", "MRR@10")
     assert f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})" in text

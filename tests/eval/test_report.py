@@ -39,7 +39,7 @@ def comparison():
         f"raw {EVIL}": evaluation(0.2, 1),
         f"adapter {EVIL}": evaluation(0.7, 2, invalid={"q3": f"reason {EVIL}"}),
     }
-    return compare(systems, against=f"adapter {EVIL}", resamples=300)
+    return compare(systems, candidate=f"adapter {EVIL}", resamples=300)
 
 
 @pytest.fixture
@@ -134,13 +134,13 @@ def test_figures_stand_in_the_page(page, comparison):
 
 
 def test_extremes_are_wins_and_losses_only(comparison):
-    wins, losses = extremes(comparison, comparison.systems[0], 40)
+    wins, losses = extremes(comparison, *reversed(comparison.systems), 40)
     ours, theirs = (comparison.values["nDCG@10"][system] for system in reversed(comparison.systems))
     assert all(ours[row] > theirs[row] for row in wins)
     assert all(ours[row] < theirs[row] for row in losses)
     assert len(wins) + len(losses) == 30
-    assert extremes(comparison, comparison.systems[0], 1) == ([wins[0]], [losses[0]])
-    assert extremes(comparison, comparison.against, 3) == ([], [])
+    assert extremes(comparison, *reversed(comparison.systems), 1) == ([wins[0]], [losses[0]])
+    assert extremes(comparison, comparison.systems[0], comparison.systems[0], 3) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -157,16 +157,16 @@ def test_extremes_are_wins_and_losses_only(comparison):
     ],
 )  # fmt: skip
 def test_words(comparison, difference, low, high, p, says):
-    pair = Pair("a", "b", "nDCG@10", difference, low, high, p, p, 5, 4, 3, 12)
+    pair = Pair("a", "b", "nDCG@10", difference, low, high, p, p, 5, 4, 3, 12, p, 0.5, 0.1)
     row = replace(comparison.rows[0], system="a")
-    said = summary(replace(comparison, against="a", comparisons=(pair,), rows=(row,)))
+    said = summary(replace(comparison, systems=("a", "b"), candidate="a", comparisons=(pair,), rows=(row,)))
     assert said[1].replace("\N{NO-BREAK SPACE}", " ") == says
     assert said[0] == f"a reaches nDCG@10 {row.value:.3f} ({row.low:.3f} to {row.high:.3f}) over 30 rows."
 
 
 def test_one_system_alone_and_one_cluster(tmp_path):
     one = replace(evaluation(0.3, 4), clusters=dict.fromkeys(IDS, "one"), slices={}, totals={})
-    page = write_report(tmp_path / "r", "t", compare({"raw": one}, against="raw", resamples=50), {}, {}).read_text()
+    page = write_report(tmp_path / "r", "t", compare({"raw": one}, candidate="raw", resamples=50), {}, {}).read_text()
     assert "(no interval)" in page and not re.search(r"\bnan\b", page)
     assert "Paired comparisons" not in page and "Slices" not in page
 

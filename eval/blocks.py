@@ -1,0 +1,88 @@
+"""Measures over the same rows as one array, and the figures made from it: one set of resamples serves them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from searchlora.eval.comparison import Pair, Row
+from searchlora.eval.significance import Floats, bootstrap_intervals, paired_differences
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some measures of all systems over the same rows.
+
+    Args:
+        rows: Ids.
+        groups: The cluster of each row.
+        systems, measures: Names.
+        values: (rows, measures, systems).
+    """
+
+    rows: tuple[str, ...]
+    groups: tuple[str, ...]
+    systems: tuple[str, ...]
+    measures: tuple[str, ...]
+    values: Floats
+
+    def at(self, places: Sequence[int]) -> Block:
+        """The rows at some places."""
+        index = np.asarray(places)
+        return replace(
+            self,
+            rows=tuple(self.rows[place] for place in places),
+            groups=tuple(self.groups[place] for place in places),
+            values=self.values[index],
+        )
+
+    def by_system(self, measure: str) -> dict[str, dict[str, float]]:
+        """system -> row -> value."""
+        columns = self.values[:, self.measures.index(measure)].T.tolist()
+        return {
+            system: dict(zip(self.rows, column, strict=True))
+            for system, column in zip(self.systems, columns, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How often, and from which seed."""
+
+    resamples: int
+    seed: int
+
+
+def means(block: Block, how: Resampling, weights: Mapping[str, float] | None = None) -> list[Row]:
+    """The mean of each measure of each system, with its interval; weighted where there are weights (row -> weight)."""
+    columns = block.values.reshape(len(block.rows), -1)
+    of_row = np.array([weights[row] for row in block.rows], dtype=float) if weights is not None else None
+    intervals = bootstrap_intervals(columns, block.groups, weights=of_row, resamples=how.resamples, seed=how.seed)
+    names = [(system, measure) for measure in block.measures for system in block.systems]
+    return [
+        Row(system, measure, float(mean), float(low), float(high), len(block.rows))
+        for (system, measure), mean, (low, high) in zip(
+            names, np.average(columns, axis=0, weights=of_row), intervals, strict=True
+        )
+    ]
+
+
+def differences(block: Block, pairs: Sequence[tuple[str, str]], measures: Sequence[str], how: Resampling) -> list[Pair]:
+    """Each pair (a, b) of systems in those of the measures that the block has; p is not corrected yet."""
+    tested = [measure for measure in block.measures if measure in measures]
+    if not pairs or not tested:
+        return []
+    place = {name: index for index, name in enumerate(block.systems)}
+    names = [(a, b, measure) for measure in tested for a, b in pairs]
+    columns = [
+        block.values[:, block.measures.index(measure), place[a]]
+        - block.values[:, block.measures.index(measure), place[b]]
+        for a, b, measure in names
+    ]
+    found = paired_differences(np.stack(columns, axis=1), block.groups, resamples=how.resamples, seed=how.seed)
+    return [
+        Pair(a, b, measure, **vars(each), p_corrected=each.p, n=len(block.rows))
+        for (a, b, measure), each in zip(names, found, strict=True)
+    ]
