@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.data.files import read_rows
 from searchlora.errors import PipelineError, RowError
+from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import write_run
+from searchlora.experiments.lineage import run_lineage
 from searchlora.pipelines.config import Bm25Settings, build_pipeline, read_pipeline
-from searchlora.pipelines.pipeline import run_of
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow
 
@@ -28,7 +32,7 @@ def run(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> tuple[str, int]:
-    """Take queries through a pipeline and write a TREC run, whole or not at all.
+    """Take queries through a pipeline and write a TREC run, whole or not at all, and its card beside it.
 
     Args:
         pipeline: A YAML file, or the name of a ready pipeline.
@@ -52,7 +56,21 @@ def run(
     built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
     write_run(Path(out), run_of(done), built.tag)
+    write_run_card(out, _card(name, built, place))
     return built.tag, len(done)
+
+
+def _card(name: str, built: Pipeline, store: Store) -> RunCard:
+    """Which adapters had a part in the run, so that none of them is let judge it (law 6)."""
+    adapters = tuple(stage.adapter for stage in built.stages if isinstance(stage, AdapterStage) and stage.adapter)
+    return RunCard(
+        system=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        adapters=adapters,
+        lineage=run_lineage(store, adapters).references,
+        bases=tuple(dict.fromkeys(store.get(adapter).manifest.base.name for adapter in adapters)),
+        pipeline=built.tag,
+    )
 
 
 def _queries(path: Path) -> list[Record]:
