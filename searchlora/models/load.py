@@ -75,16 +75,23 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _nf4(dtype: Any) -> Any:
+@contextmanager
+def off_the_hub() -> Iterator[None]:
+    """No look-up on the hub while libraries are imported: on some CPUs bitsandbytes seeks a kernel there."""
     from huggingface_hub import constants
-    from transformers import BitsAndBytesConfig
 
-    # On some CPUs bitsandbytes looks for a kernel on the hub when it is imported; nobody asked for that.
     was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
-        import bitsandbytes  # noqa: F401
+        yield
     finally:
         constants.HF_HUB_OFFLINE = was_offline
+
+
+def _nf4(dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    with off_the_hub():
+        import bitsandbytes  # noqa: F401
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import BaseModelError
-from searchlora.models.catalogue import CATALOGUE, HubWeights, PackagedWeights
+from searchlora.models.catalogue import CATALOGUE, HubWeights, PackagedFolder, PackagedWeights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -54,7 +54,9 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
     """
     entry = CATALOGUE.get(name)
     if isinstance(entry, PackagedWeights):
-        return _from_package(name, entry)
+        return BaseModel(name, _converted(_packaged(name, entry, entry.file), entry.sha256))
+    if isinstance(entry, PackagedFolder):
+        return _from_packaged_folder(name, entry)
     if isinstance(entry, HubWeights):
         return _from_hub(name, entry.repo, revision, ask_hub)
     path = Path(name).expanduser()
@@ -88,12 +90,19 @@ def _missing(path: Path) -> list[str]:
     return missing if list(path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
 
-def _from_package(name: str, entry: PackagedWeights) -> BaseModel:
+def _from_packaged_folder(name: str, entry: PackagedFolder) -> BaseModel:
+    weights = _packaged(name, entry, f"{entry.folder}/model.safetensors")
+    _check_sha256(weights, entry.sha256)
+    return _from_folder(name, weights.parent)
+
+
+def _packaged(name: str, entry: PackagedWeights | PackagedFolder, file: str) -> Path:
+    """A file that an installed package carries."""
     spec = importlib.util.find_spec(entry.package)
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    if folder is None or not (folder / entry.file).is_file():
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    if path is None or not path.is_file():
         raise BaseModelError(f"the weights of '{name}' are not installed", fix=f"Run: {entry.install}")
-    return BaseModel(name, _converted(folder / entry.file, entry.sha256))
+    return path
 
 
 def _from_hub(name: str, repo: str, revision: str | None, ask_hub: bool) -> BaseModel:
@@ -136,17 +145,21 @@ def _converted(gguf: Path, sha256: str) -> Path:
     """The safetensors copy of a GGUF file, made on first use (reloading it takes a second, the GGUF fifteen)."""
     target = cache_dir() / "bases" / sha256[:16]
     if not (target / "config.json").is_file():
-        found = _sha256(gguf)
-        if found != sha256:
-            raise BaseModelError(
-                f"sha256 is {found[:12]}…, not {sha256[:12]}… as published",
-                where=str(gguf),
-                fix="The file is damaged or another release; install the weights package again.",
-            )
+        _check_sha256(gguf, sha256)
         from searchlora.models.gguf import convert
 
         convert(gguf, target)
     return target
+
+
+def _check_sha256(path: Path, sha256: str) -> None:
+    found = _sha256(path)
+    if found != sha256:
+        raise BaseModelError(
+            f"sha256 is {found[:12]}…, not {sha256[:12]}… as published",
+            where=str(path),
+            fix="The file is damaged or another release; install the weights package again.",
+        )
 
 
 def _sha256(path: Path) -> str:

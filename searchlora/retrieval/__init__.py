@@ -1,9 +1,12 @@
-"""Finding documents: BM25 now, dense retrieval and fusion later."""
+"""Finding documents: by words (BM25), by vectors (dense), and by several ways at once (fusion)."""
 
 from __future__ import annotations
 
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
+from searchlora.retrieval.dense import DenseIndex
+from searchlora.retrieval.encoder import Encoder
+from searchlora.retrieval.fusion import Fused, Source, fuse
 from searchlora.retrieval.retriever import Retriever
 
-__all__ = ["Analyzer", "BM25Index", "Retriever"]
+__all__ = ["Analyzer", "BM25Index", "DenseIndex", "Encoder", "Fused", "Retriever", "Source", "fuse"]

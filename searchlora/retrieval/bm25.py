@@ -16,6 +16,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
+from searchlora.retrieval.ranking import check_k, tie_order
 
 METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 BACKENDS = ("bm25s", "rank-bm25")
@@ -63,7 +64,7 @@ class BM25Index:
         self.analyzer = analyzer or Analyzer()
         self._vocabulary: dict[str, int] = {}
         self._ids, corpus = self._read(documents, progress)
-        self._order = _tie_order(self._ids)
+        self._order = tie_order(self._ids)
         build = _Bm25s if backend == "bm25s" else _RankBm25
         self._scorer: _Scorer = build(corpus, len(self._vocabulary), k1, b, method)
 
@@ -76,8 +77,7 @@ class BM25Index:
         Raises:
             UsageError: when k is less than 1.
         """
-        if k < 1:
-            raise UsageError(f"{k} hits cannot be asked for", fix="Ask for 1 or more.")
+        check_k(k)
         hits = []
         for done, query in enumerate(queries, start=1):
             hits.append(self._search(query, k))
@@ -143,13 +143,6 @@ class _RankBm25:
     def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
         scores: NDArray[np.floating[Any]] = self._index.get_scores(words) / self._factor
         return scores
-
-
-def _tie_order(ids: Sequence[str]) -> NDArray[np.intp]:
-    """The place of each document among ties: by id from last to first, as `searchlora.eval.trec.ranked`."""
-    order = np.empty(len(ids), dtype=np.intp)
-    order[sorted(range(len(ids)), key=ids.__getitem__, reverse=True)] = np.arange(len(ids))
-    return order
 
 
 def _check(k1: float, b: float, method: str, backend: str) -> None:

@@ -1,0 +1,138 @@
+"""Dense retrieval: documents and queries as vectors, compared by exact inner product.
+
+Source: Karpukhin et al., "Dense Passage Retrieval for Open-Domain Question Answering" (EMNLP 2020); the search itself
+is faiss' `IndexFlatIP` (Douze et al., "The Faiss library", arXiv:2401.08281).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.errors import DataError
+from searchlora.progress import Progress, silent
+from searchlora.records import Document, Hit
+from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.retrieval.ranking import check_k, tie_order
+
+#: Documents looked at beyond the k asked for, so that ties at the k-th place are seen without a second look.
+_MARGIN = 32
+
+
+class DenseIndex:
+    """The vectors of documents, in memory.
+
+    A document is what the first `encoder.max_tokens` tokens of its title and text say. Documents with the same text
+    have the same score. One without any text is never a hit, and a query without any text has none.
+
+    Args:
+        documents: Read once; ids must differ. Title and text are encoded as one.
+        encoder: Of documents and queries alike.
+        batch_size: Documents per forward pass. Queries are encoded one by one, so that what a query finds does not
+            depend on the queries beside it.
+        normalise: Vectors are brought to length 1, so that the score is the cosine, -1 to 1.
+        query_prefix, document_prefix: Put before each text, where the encoder was trained so ("query: ").
+        progress: Told of each batch encoded.
+
+    Raises:
+        DataError: when there are no documents, two share an id, or the encoder gives a vector that is not finite.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        encoder: Encoder,
+        *,
+        batch_size: int = 32,
+        normalise: bool = True,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        progress: Progress = silent,
+    ) -> None:
+        self.encoder = encoder
+        self._normalise = normalise
+        self._prefix = query_prefix
+        texts = _texts(documents)
+        self._ids = list(texts)
+        self._order = tie_order(self._ids)
+        vectors = self._encoded(texts, document_prefix, batch_size, progress)
+        self._longest = float(np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1).max()))
+        self._index = _flat(vectors)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
+        """At most `k` hits per query, best first; a query of blanks finds nothing.
+
+        Raises:
+            UsageError: when k is less than 1.
+            DataError: when the encoder gives a vector that is not finite.
+        """
+        check_k(k)
+        hits = []
+        for done, query in enumerate(queries, start=1):
+            hits.append(self._search(query, k) if query.strip() else [])
+            progress(done, len(queries))
+        return hits
+
+    def _search(self, query: str, k: int) -> list[Hit]:
+        vector = self._ready(self.encoder.encode([self._prefix + query]), [f"the query '{query}'"])
+        rows = self._candidates(vector, k)
+        # faiss sums in an order that depends on where a vector lies; summed again, equal vectors have equal scores.
+        vectors = self._index.reconstruct_batch(rows).astype(np.float64)
+        scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
+        best = np.lexsort((self._order[rows], -scores))[:k]
+        return [Hit(self._ids[rows[place]], float(scores[place])) for place in best]
+
+    def _candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
+        """Rows of all documents that may be among the k best: those that are level with the k-th within rounding."""
+        wanted = min(k + _MARGIN, len(self))
+        error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
+        while True:
+            scores, rows = self._index.search(vector, wanted)
+            if wanted == len(self) or scores[0, -1] < scores[0, k - 1] - error:
+                found: NDArray[np.int64] = rows[0]
+                return found
+            wanted = min(2 * wanted, len(self))
+
+    def _encoded(self, texts: dict[str, str], prefix: str, batch_size: int, progress: Progress) -> Vectors:
+        # A text encoded in another batch differs in its last bits, so each is encoded once.
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
+        encoded = self.encoder.encode([prefix + text for text in distinct], batch_size=batch_size, progress=progress)
+        return self._ready(encoded[[distinct[text] for text in texts.values()]], texts)
+
+    def _ready(self, vectors: Vectors, names: Iterable[str]) -> Vectors:
+        """Vectors as they are compared: finite, and of length 1 where that is asked for."""
+        for name, vector in zip(names, vectors, strict=True):
+            if not np.isfinite(vector).all():
+                raise DataError("the encoder gives a vector that is not finite", where=name)
+        if not self._normalise:
+            return vectors
+        lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
+        unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit
+
+
+def _texts(documents: Iterable[Document]) -> dict[str, str]:
+    """Id -> text of all documents that have one."""
+    texts: dict[str, str] = {}
+    for document in documents:
+        if document.id in texts:
+            raise DataError(f"two documents have the id '{document.id}'")
+        texts[document.id] = document.searchable
+    found = {name: text for name, text in texts.items() if text.strip()}
+    if not found:
+        raise DataError("there is no document with a word in it to search")
+    return found
+
+
+def _flat(vectors: Vectors) -> Any:
+    import faiss
+
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    return index

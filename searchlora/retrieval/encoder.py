@@ -1,0 +1,77 @@
+"""From texts to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.progress import Progress, silent
+
+Vectors = NDArray[np.float32]
+
+
+class Encoder:
+    """A sentence-transformers model that turns texts into vectors.
+
+    Args:
+        model: A loaded `SentenceTransformer`, with or without an adapter on it.
+        name: As reports show it.
+
+    Prompts that the model's folder may carry are not applied; whoever needs them gives them as prefixes.
+    """
+
+    def __init__(self, model: Any, name: str) -> None:
+        self.model = model
+        self.name = name
+
+    @classmethod
+    def load(cls, name: str, *, device: str | None = None) -> Encoder:
+        """The encoder that `searchlora.models.resolve` knows by a catalogue name, folder or hub id.
+
+        Raises:
+            BaseModelError: when there is no such model, or it cannot be loaded.
+        """
+        from searchlora.models.encoder import load_encoder
+        from searchlora.models.resolve import resolve
+
+        base = resolve(name)
+        pinned = f"{name}@{base.revision[:12]}" if base.revision else name
+        return cls(load_encoder(base, device=device), pinned)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Where a text is cut, in tokens, special ones included; None where the model has no limit."""
+        limit = self.model.max_seq_length
+        return None if limit is None else int(limit)
+
+    def tokens(self, text: str) -> int:
+        """How many tokens a text has before it is cut, special ones included."""
+        return len(self.model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
+        """The vectors of texts, (texts, dimensions).
+
+        A text encoded beside others differs from the same text alone by about 1e-7, the rounding of float32.
+
+        Args:
+            batch_size: Texts per forward pass; texts of like length go together.
+        """
+        by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
+        vectors: Vectors = np.zeros((0, 0), dtype=np.float32)
+        for start in range(0, len(texts), batch_size):
+            places = by_length[start : start + batch_size]
+            part = self.model.encode(
+                [texts[place] for place in places],
+                prompt="",
+                batch_size=batch_size,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+            if not len(vectors):
+                vectors = np.zeros((len(texts), part.shape[1]), dtype=np.float32)
+            vectors[places] = part
+            progress(start + len(places), len(texts), "texts encoded")
+        return vectors

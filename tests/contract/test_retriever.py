@@ -1,0 +1,160 @@
+"""What every retriever must keep. Part of the contract: a new retriever is one more line in `retriever`."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.trec import ranked
+from searchlora.records import Document
+from searchlora.retrieval import BM25Index, DenseIndex, Encoder, Fused, Retriever, Source
+from tests.tiny_encoder import build_tiny_encoder
+
+DOCUMENTS = [
+    Document("d1", "trail running shoes for women", "Swift"),
+    Document("d2", "hiking boots, waterproof"),
+    Document("d10", "a green tent for two"),
+    Document("d9", "a green tent for two"),
+    Document("d3", "wool socks for running"),
+    Document("тент", "палатка зелёная"),
+    Document("鞋", "跑鞋 女"),
+    Document("straße", "Wanderschuhe für den Winter 🥾"),
+    Document("blank", "  "),
+]
+QUERIES = ["green tent", "running", "boots", "跑鞋", "палатка", "für", "zebra", "", "  ", "green tent"]
+WORD = st.sampled_from(["tent", "green", "running", "socks", "палатка", "跑鞋", "zebra", "🥾", " "])
+
+#: Retrievers that find a document by its words; the others find something for any words.
+LEXICAL = {"bm25s", "rank-bm25", "fused bm25"}
+KINDS = ["bm25s", "rank-bm25", "dense", "dense, not normalised", "fused bm25", "rrf", "combsum", "combmnz"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Encoder:
+    return Encoder.load(str(build_tiny_encoder(tmp_path_factory.mktemp("encoder"))))
+
+
+@pytest.fixture(scope="module")
+def make(encoder):
+    def words(documents, backend="bm25s"):
+        return BM25Index(documents, method="robertson", backend=backend)
+
+    def fused(documents, method):
+        documents = list(documents)
+        return Fused([Source(words(documents)), Source(DenseIndex(documents, encoder), weight=2.0)], method=method)
+
+    def make(kind: str, documents) -> Retriever:
+        return {
+            "bm25s": words,
+            "rank-bm25": lambda given: words(given, "rank-bm25"),
+            "dense": lambda given: DenseIndex(given, encoder),
+            "dense, not normalised": lambda given: DenseIndex(given, encoder, normalise=False),
+            "fused bm25": lambda given: Fused([Source(words(given), depth=5)]),
+            "rrf": lambda given: fused(given, "rrf"),
+            "combsum": lambda given: fused(given, "combsum"),
+            "combmnz": lambda given: fused(given, "combmnz"),
+        }[kind](documents)
+
+    return make
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def retriever(kind, make) -> Retriever:
+    return make(kind, DOCUMENTS)
+
+
+def ids(hits):
+    return [hit.document for hit in hits]
+
+
+def test_one_ranking_per_query_best_first(retriever):
+    found = retriever.search(QUERIES, 5)
+    assert len(found) == len(QUERIES)
+    for hits in found:
+        assert len(hits) <= 5
+        assert ids(hits) == ranked({hit.document: hit.score for hit in hits})
+        assert len(set(ids(hits))) == len(hits)
+        assert all(isinstance(hit.score, float) for hit in hits)
+    assert any(hits for hits in found)
+
+
+def test_nothing_asked_nothing_found(retriever):
+    assert retriever.search([], 3) == []
+
+
+def test_a_query_without_text_finds_nothing(retriever):
+    assert retriever.search(["", "   ", "\n"], 3) == [[], [], []]
+
+
+def test_words_that_stand_nowhere(kind, retriever):
+    (hits,) = retriever.search(["zebra"], 4)
+    assert ids(hits) == [] if kind in LEXICAL else len(hits) == 4
+
+
+def test_a_document_without_text_is_never_a_hit(retriever):
+    assert all("blank" not in ids(hits) for hits in retriever.search(QUERIES, 99))
+
+
+def test_the_document_that_says_what_is_asked_is_found(kind, retriever):
+    first = 9 if kind == "dense, not normalised" else 1  # an inner product favours long vectors
+    for query, document in [("跑鞋 女", "鞋"), ("палатка зелёная", "тент"), ("hiking boots, waterproof", "d2")]:
+        assert document in ids(retriever.search([query], first)[0])
+
+
+def test_batches_change_nothing(retriever):
+    together = retriever.search(QUERIES, 6)
+    assert [retriever.search([query], 6)[0] for query in QUERIES] == together
+    assert retriever.search(QUERIES[::-1], 6)[::-1] == together
+    assert together[0] == together[-1]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.lists(WORD, max_size=4), k=st.integers(1, 12))
+def test_fewer_hits_are_the_top_of_more(retriever, words, k):
+    query = " ".join(words)
+    assert retriever.search([query], k)[0] == retriever.search([query], 99)[0][:k]
+
+
+def test_documents_with_the_same_text_are_level_and_the_last_id_is_first(kind, make):
+    names = [f"n{number}" for number in range(70)]
+    others = [Document(f"x{number}", f"socks of kind {number}") for number in range(80)]
+    for order in (names, names[::-1]):
+        retriever = make(kind, [*others, *(Document(name, "a green tent") for name in order)])
+        for k in (1, 3, 40, 150):
+            level = [hit for hit in retriever.search(["a green tent"], k)[0] if hit.document in names]
+            assert level or kind == "dense, not normalised"
+            assert ids(level) == sorted(names, reverse=True)[: len(level)]
+            if kind in ("bm25s", "rank-bm25", "dense", "dense, not normalised"):
+                assert len({hit.score for hit in level}) <= 1
+
+
+def test_the_order_of_documents_does_not_matter(kind, make):
+    assert [ids(hits) for hits in make(kind, DOCUMENTS[::-1]).search(QUERIES, 9)] == [
+        ids(hits) for hits in make(kind, iter(DOCUMENTS)).search(QUERIES, 9)
+    ]
+
+
+def test_two_documents_of_one_id_are_refused(kind, make):
+    with pytest.raises(DataError, match="two documents have the id 'd1'"):
+        make(kind, [*DOCUMENTS, Document("d1", "another text")])
+
+
+@pytest.mark.parametrize("documents", [[], [Document("a", " ")]])
+def test_nothing_to_search_in_is_refused(kind, make, documents):
+    with pytest.raises(DataError, match="no document with a word in it"):
+        make(kind, documents)
+
+
+def test_no_hits_cannot_be_asked_for(retriever):
+    for k in (0, -1):
+        with pytest.raises(UsageError, match="cannot be asked for"):
+            retriever.search(["tent"], k)
+        with pytest.raises(UsageError, match="cannot be asked for"):
+            retriever.search([], k)

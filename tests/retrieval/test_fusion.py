@@ -1,0 +1,130 @@
+"""Fusion is the formula of its paper, and no accident of order gets into a ranking."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.errors import UsageError
+from searchlora.eval.trec import ranked
+from searchlora.records import Document, Hit
+from searchlora.retrieval import BM25Index, Fused, Source, fuse
+from searchlora.retrieval.fusion import METHODS
+
+IDS = ["a", "b", "c", "d", "e", "f"]
+SCORES = st.dictionaries(st.sampled_from(IDS), st.integers(-4, 4).map(lambda number: number / 4), max_size=6)
+
+
+def hits(scores: dict[str, float]) -> list[Hit]:
+    return [Hit(document, scores[document]) for document in ranked(scores)]
+
+
+def by_the_book(lists: list[dict[str, float]], method: str, weights: list[float], constant: float) -> dict[str, float]:
+    """The formulae, a loop over documents and lists."""
+    fused = {}
+    for document in {document for scores in lists for document in scores}:
+        total, found = 0.0, 0
+        for scores, weight in zip(lists, weights, strict=True):
+            if document not in scores:
+                continue
+            found += 1
+            if method == "rrf":
+                total += weight / (constant + 1 + ranked(scores).index(document))
+                continue
+            low, high = min(scores.values()), max(scores.values())
+            total += weight * (1.0 if high == low else (scores[document] - low) / (high - low))
+        fused[document] = total * found if method == "combmnz" else total
+    return fused
+
+
+@settings(max_examples=200, deadline=None)
+@given(lists=st.lists(SCORES, max_size=4), method=st.sampled_from(METHODS), data=st.data())
+def test_equal_to_the_formulae(lists, method, data):
+    weights = data.draw(st.lists(st.floats(0.1, 5), min_size=len(lists), max_size=len(lists)))
+    constant = data.draw(st.sampled_from([0, 1, 60]))
+    found = fuse([hits(scores) for scores in lists], method=method, weights=weights, constant=constant)
+    scores = {hit.document: hit.score for hit in found}
+    assert scores == pytest.approx(by_the_book(lists, method, weights, constant), rel=1e-12)
+    assert [hit.document for hit in found] == ranked(scores)
+
+
+def test_rrf_of_a_worked_example():
+    found = fuse([hits({"x": 9.0, "y": 8.0, "z": 7.0}), hits({"y": 0.3, "w": 0.2})])
+    assert [(hit.document, hit.score) for hit in found] == [
+        ("y", 1 / 62 + 1 / 61),
+        ("x", 1 / 61),
+        ("w", 1 / 62),
+        ("z", 1 / 63),
+    ]
+
+
+def test_combsum_and_combmnz_of_a_worked_example():
+    lists = [hits({"x": 9.0, "y": 8.0, "z": 5.0}), hits({"z": 2.0, "y": 1.0})]
+    assert [(hit.document, hit.score) for hit in fuse(lists, method="combsum")] == [("z", 1.0), ("x", 1.0), ("y", 0.75)]
+    assert [(hit.document, hit.score) for hit in fuse(lists, method="combmnz")] == [("z", 2.0), ("y", 1.5), ("x", 1.0)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(lists=st.lists(SCORES, min_size=1, max_size=4), method=st.sampled_from(METHODS), data=st.data())
+def test_the_order_of_the_lists_does_not_matter(lists, method, data):
+    turned = data.draw(st.permutations(lists))
+    assert fuse([hits(scores) for scores in lists], method=method) == fuse(
+        [hits(scores) for scores in turned], method=method
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(scores=SCORES, scale=st.sampled_from([0.5, 2, 1024]), method=st.sampled_from(METHODS))
+def test_the_scale_of_a_list_does_not_matter(scores, scale, method):
+    other = hits({"a": 1.0, "f": 0.5})
+    stretched = hits({document: scale * score + 8 for document, score in scores.items()})
+    assert fuse([stretched, other], method=method) == fuse([hits(scores), other], method=method)
+
+
+def test_a_weight_of_two_is_the_list_twice():
+    first, second = hits({"a": 3.0, "b": 2.0}), hits({"b": 5.0, "c": 4.0})
+    for method in ("rrf", "combsum"):
+        assert fuse([first, second], method=method, weights=[2, 1]) == fuse([first, first, second], method=method)
+
+
+def test_nothing_fused_is_nothing():
+    for method in METHODS:
+        assert fuse([], method=method) == []
+        assert fuse([[], []], method=method) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"method": "borda"}, "no fusion 'borda'.*rrf, combsum, combmnz"),
+        ({"weights": [1]}, "1 weights for 2 rankings"),
+        ({"weights": [1, 0]}, "not all above 0"),
+        ({"weights": [1, float("nan")]}, "not all above 0"),
+        ({"constant": -1}, "the constant -1 is out of range"),
+    ],
+)
+def test_bad_options(options, says):
+    with pytest.raises(UsageError, match=says):
+        fuse([[], []], **options)
+
+
+def test_a_fused_retriever_refuses_what_it_cannot_do():
+    index = BM25Index([Document("a", "tent")])
+    with pytest.raises(UsageError, match="nothing to fuse"):
+        Fused([])
+    with pytest.raises(UsageError, match="0 hits"):
+        Fused([Source(index, depth=0)])
+    with pytest.raises(UsageError, match="not all above 0"):
+        Fused([Source(index, weight=-1)])
+    with pytest.raises(UsageError, match="no fusion"):
+        Fused([Source(index)], method="x")
+
+
+def test_a_fused_retriever_fuses_what_its_sources_find_to_their_depth():
+    documents = [Document(name, text) for name, text in [("a", "tent tent"), ("b", "tent pegs"), ("c", "green tent")]]
+    first, second = BM25Index(documents), BM25Index(documents, k1=2.0, b=1.0)
+    queries = ["tent", "green pegs", "zebra"]
+    found = Fused([Source(first, depth=2, weight=3), Source(second, depth=1)], method="combsum").search(queries, 2)
+    pairs = zip(first.search(queries, 2), second.search(queries, 1), strict=True)
+    assert found == [fuse(pair, method="combsum", weights=[3, 1])[:2] for pair in pairs]
