@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,31 +15,50 @@ from typing import IO
 from searchlora.errors import DataError
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file (gzip where the name ends in `.gz`) that are not blank, with their numbers from 1.
+@contextmanager
+def opened_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """A UTF-8 file to read from, with or without a byte-order mark, gzip where the name ends in `.gz`.
 
     Raises:
         DataError: when the file is missing, is not UTF-8, or is not the gzip that its name says.
     """
     try:
         with (
-            gzip.open(path, "rt", encoding="utf-8-sig")
+            gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
             if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig") as lines
+            else path.open(encoding="utf-8-sig", newline=newline) as text
         ):
-            for number, line in enumerate(lines, start=1):
-                if not line.isspace():
-                    yield number, line
+            yield text
     except FileNotFoundError:
         raise DataError("there is no such file", where=str(path)) from None
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 text ({error.reason})", where=str(path)) from None
-    except (gzip.BadGzipFile, EOFError, OSError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"cannot be read ({error})", where=str(path)) from None
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1; see `opened_text`."""
+    with opened_text(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.isspace():
+                yield number, line
 
 
 @contextmanager
 def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """A text file to write to, in UTF-8, gzip where the name ends in `.gz`; see `atomic_bytes`."""
+    with atomic_bytes(path) as raw, _text(raw, path) as text:
+        try:
+            yield text
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{error.object[error.start : error.end]!r} cannot be written as UTF-8", where=str(path)
+            ) from None
+
+
+@contextmanager
+def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
     """A file to write to, that takes the place of `path` only once all of it is written.
 
     Raises:
@@ -51,8 +71,8 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
         raise DataError(f"cannot be written ({error.strerror})", where=str(path)) from None
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as raw, _text(raw, path) as text:
-            yield text
+        with os.fdopen(handle, "wb") as raw:
+            yield raw
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:

@@ -6,6 +6,7 @@ The formats are those of trec_eval (https://github.com/usnistgov/trec_eval): qre
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
@@ -27,9 +28,11 @@ RUN_LINE = "topic Q0 document rank score tag"
 def ranked(scores: Mapping[str, float]) -> list[str]:
     """Document ids, best first. Ties go by document id from last to first, as trec_eval orders them.
 
-    So the ranking that is shown is the ranking that is measured.
+    trec_eval compares scores in single precision: what is equal there is a tie. So the ranking that is shown is the
+    ranking that is measured.
     """
-    return sorted(scores, key=lambda document: (scores[document], document), reverse=True)
+    single = dict(zip(scores, array("f", scores.values()), strict=True))
+    return sorted(scores, key=lambda document: (single[document], document), reverse=True)
 
 
 def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
@@ -127,33 +130,41 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
 
 def whole_number(text: str) -> int:
-    """The whole number that a text says in digits, with a sign or none; `int` would take `1_0` for ten.
+    """The whole number that a text says: `3`, `-1`, and `3.0`, as some tools write it.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else; `int` alone would take `1_0` for ten.
     """
     if "_" in text:
         raise ValueError(text)
-    return int(text)
+    try:
+        return int(text)
+    except ValueError:
+        if not (number := float(text)).is_integer():
+            raise
+        return int(number)
+
+
+def split_line(line: str, names: str, where: str) -> list[str]:
+    """The fields of a line, as many as `names` has words.
+
+    Raises:
+        DataError: when it has more or fewer.
+    """
+    fields, needed = line.split(), len(names.split())
+    if len(fields) != needed:
+        raise DataError(f"has {len(fields)} fields where {needed} are needed", where=where, fix=f"A line is '{names}'.")
+    return fields
 
 
 def _qrels_fault(line: str, where: str) -> DataError:
-    fields = line.split()
-    if len(fields) != 4:
-        return _wrong_length(fields, QRELS_LINE, where)
-    return DataError(f"the grade '{fields[3]}' is not a whole number", where=where)
+    grade = split_line(line, QRELS_LINE, where)[3]
+    return DataError(f"the grade '{grade}' is not a whole number", where=where)
 
 
 def _run_fault(line: str, where: str) -> DataError:
-    fields = line.split()
-    if len(fields) != 6:
-        return _wrong_length(fields, RUN_LINE, where)
-    return DataError(f"the score '{fields[4]}' is not a number", where=where)
-
-
-def _wrong_length(fields: list[str], line: str, where: str) -> DataError:
-    needed = len(line.split())
-    return DataError(f"has {len(fields)} fields where {needed} are needed", where=where, fix=f"A line is '{line}'.")
+    score = split_line(line, RUN_LINE, where)[4]
+    return DataError(f"the score '{score}' is not a number", where=where)
 
 
 def _word(text: str, what: str) -> str:

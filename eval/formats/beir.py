@@ -1,0 +1,89 @@
+"""BEIR's files (Thakur et al., NeurIPS 2021; https://github.com/beir-cellar/beir): qrels as TSV, queries as JSON Lines.
+
+A path may be a BEIR folder: then qrels are those of `qrels/test.tsv` (or the only file in `qrels/`), topics those of
+`queries.jsonl`. BEIR has no file of its own for runs; its tools write TREC.
+
+The entries of a query's `metadata` become fields of the topic; lists and objects among them are no fields and are not
+read, and an entry `query` (TREC-COVID has one) becomes `metadata.query`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from searchlora.errors import DataError
+from searchlora.eval.files import atomic_text
+from searchlora.eval.formats.contract import Format, QrelsForm, Row, TopicRow, Topics, TopicsForm
+from searchlora.eval.formats.delimited import delimited_rows, write_delimited
+from searchlora.eval.formats.json_text import has_keys, json_line, json_rows
+from searchlora.eval.trec import Qrels
+
+_COLUMNS = ("query-id", "corpus-id", "score")
+_CLASH = "metadata.query"
+
+
+def _qrels_rows(path: Path) -> Iterator[Row]:
+    for where, row in delimited_rows(_qrels_file(path), "\t", _COLUMNS):
+        yield Row(where, *(row[column] for column in _COLUMNS))
+
+
+def _qrels_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(file for file in (path / "qrels").glob("*.tsv*") if file.name.endswith((".tsv", ".tsv.gz")))
+    tests = [file for file in found if file.name.startswith("test.")]
+    if len(tests or found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise DataError(
+            f"there is no qrels/test.tsv, and not one other qrels file ({names})",
+            where=str(path),
+            fix="Name the file.",
+        )
+    return (tests or found)[0]
+
+
+def _topic_rows(path: Path) -> Iterator[TopicRow]:
+    if path.is_dir():
+        packed = path / "queries.jsonl.gz"
+        path = packed if packed.exists() else path / "queries.jsonl"
+    for where, row in json_rows(path):
+        metadata = row.get("metadata") or {}
+        if not isinstance(metadata, dict):
+            raise DataError("the metadata is not a JSON object", where=where)
+        fields = {
+            _CLASH if name == "query" else name: value
+            for name, value in metadata.items()
+            if not isinstance(value, list | dict)
+        }
+        yield TopicRow(where, row.get("_id"), {"query": row.get("text"), **fields})
+
+
+def _write_qrels(path: Path, qrels: Qrels) -> None:
+    rows = [(topic, document, grade) for topic, grades in qrels.items() for document, grade in grades.items()]
+    write_delimited(path, [_COLUMNS, *rows], "\t")
+
+
+def _write_topics(path: Path, topics: Topics) -> None:
+    with atomic_text(path) as out:
+        for topic, fields in topics.items():
+            metadata = {"query" if name == _CLASH else name: fields[name] for name in fields if name != "query"}
+            out.write(json_line({"_id": topic, "text": fields["query"], "metadata": metadata}))
+
+
+FORMAT = Format(
+    name="beir",
+    qrels=QrelsForm(
+        shape="<tab>".join(_COLUMNS) + " as header",
+        recognises=lambda head: tuple(head.line.split("\t")) == _COLUMNS,
+        endings=(".tsv",),
+        rows=_qrels_rows,
+        write=_write_qrels,
+    ),
+    topics=TopicsForm(
+        shape='{"_id", "text", "metadata"} a line',
+        recognises=lambda head: has_keys(head, "_id", "text"),
+        rows=_topic_rows,
+        write=_write_topics,
+    ),
+)

@@ -1,0 +1,144 @@
+"""Rows of any format made into qrels, runs and topics: what is not one is refused, and where it stands is said."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats.contract import Row, TopicRow
+from searchlora.eval.trec import whole_number
+
+
+def collect_qrels(
+    rows: Iterable[Row], thresholds: Sequence[float] | None, topic_ids: Mapping[str, str] | None = None
+) -> dict[str, dict[str, int]]:
+    """Judgments as topic -> document -> grade.
+
+    Args:
+        thresholds: Rising; a value becomes the number of them that it reaches. None: values must be whole numbers.
+        topic_ids: Query text -> topic id, for rows that name a topic by its query.
+
+    Raises:
+        DataError: for an id that is missing, a value that is no grade, a document judged twice for a topic, a query
+            that no topic has.
+        UsageError: when the thresholds do not rise.
+    """
+    if thresholds is not None and (
+        list(thresholds) != sorted(set(thresholds)) or not all(map(math.isfinite, thresholds))
+    ):
+        raise UsageError(f"the thresholds {', '.join(map(str, thresholds))} do not rise")
+    qrels: dict[str, dict[str, int]] = {}
+    for row in rows:
+        topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
+        if topic_ids is not None:
+            topic = _topic_of(topic, topic_ids, row.where)
+        grades = qrels.setdefault(topic, {})
+        if document in grades:
+            raise DataError(f"document {document} is judged twice for topic {topic}", where=row.where)
+        grades[document] = _grade(row.value, thresholds, row.where)
+    return qrels
+
+
+def collect_run(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Ranked documents as topic -> document -> score.
+
+    Raises:
+        DataError: for an id that is missing, a score that is no finite number, or a document ranked twice for a topic.
+    """
+    run: dict[str, dict[str, float]] = {}
+    for row in rows:
+        topic, document = _id(row.topic, "topic", row.where), _id(row.document, "document", row.where)
+        scores = run.setdefault(topic, {})
+        if document in scores:
+            raise DataError(f"document {document} is ranked twice for topic {topic}", where=row.where)
+        score = _number(row.value)
+        if score is None:
+            raise DataError(f"the score {row.value!r} is not a finite number", where=row.where)
+        scores[document] = float(score)
+    return run
+
+
+def collect_topics(rows: Iterable[TopicRow]) -> dict[str, dict[str, str | float]]:
+    """Topics as id -> fields. A field that is null is one that the topic has not; truth values become text.
+
+    Raises:
+        DataError: for an id that is missing or stands twice, a query that is missing or blank, or a field that is
+            neither text nor a number.
+    """
+    topics: dict[str, dict[str, str | float]] = {}
+    for row in rows:
+        topic = _id(row.topic, "topic", row.where)
+        if topic in topics:
+            raise DataError(f"topic {topic} stands twice", where=row.where)
+        topics[topic] = topic_fields(row.fields, row.where)
+    return topics
+
+
+def topic_fields(fields: Mapping[str, object], where: str) -> dict[str, str | float]:
+    """The fields of one topic, checked; see `collect_topics`."""
+    query = fields.get("query")
+    if not isinstance(query, str) or not query.strip():
+        raise DataError("the query is missing or blank", where=where)
+    return {name: _field(value, name, where) for name, value in fields.items() if value is not None}
+
+
+def _field(value: object, name: str, where: str) -> str | float:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    raise DataError(f"field '{name}' is neither text nor a finite number", where=where)
+
+
+def _id(value: object, what: str, where: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise DataError(f"the {what} is missing or is not text ({value!r})", where=where)
+    return value
+
+
+def _topic_of(query: str, topic_ids: Mapping[str, str], where: str) -> str:
+    try:
+        return topic_ids[query]
+    except KeyError:
+        raise DataError(
+            f"no topic has the query '{query}'", where=where, fix="Give the topics that the judgments belong to."
+        ) from None
+
+
+def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int:
+    number = _number(value)
+    if number is None:
+        raise DataError(f"the grade {value!r} is not a finite number", where=where)
+    if thresholds is not None:
+        return bisect_right(thresholds, number)
+    if not float(number).is_integer():
+        raise DataError(
+            f"the grade {value} is not a whole number",
+            where=where,
+            fix="Grades are whole; with thresholds, for example 0.25,0.5,0.75, a rating becomes the number it reaches.",
+        )
+    return int(number)
+
+
+def _number(value: object) -> int | float | None:
+    if isinstance(value, str):
+        try:
+            value = whole_number(value)
+        except ValueError:
+            value = _float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _float(text: object) -> float | None:
+    if not isinstance(text, str) or "_" in text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,119 @@
+"""TREC files: qrels and runs as trec_eval reads them, topics as tab-separated lines or as `<top>` blocks.
+
+Tab-separated topics, `id<tab>query`, are those of the Deep Learning track; the blocks are those of the ad hoc tracks
+(https://trec.nist.gov/data/topics_eng/). Of a block, `num` is the id, `title` the query, `desc` and `narr` become the
+fields `description` and `narrative`, any other tag a field of its own name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from searchlora.errors import DataError
+from searchlora.eval.files import atomic_text, numbered_lines, opened_text
+from searchlora.eval.formats.contract import Format, QrelsForm, Row, RunForm, TopicRow, Topics, TopicsForm
+from searchlora.eval.formats.head import Head
+from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line, write_qrels, write_run
+
+TOPIC_LINE = "id<tab>query"
+
+_NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
+_BLOCK = re.compile(r"<top>(.*?)(</top>|(?=<top>)|\Z)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(\w+)>(.*?)(?=</?\w+>|\Z)", re.DOTALL)
+_LABEL = re.compile(r"(Number|Topic|Description|Narrative|Domain|Summary)\s*:")
+_FIELDS = {"num": "id", "title": "query", "desc": "description", "narr": "narrative"}
+
+
+def _qrels_rows(path: Path) -> Iterator[Row]:
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        topic, _, document, grade = split_line(line, QRELS_LINE, where)
+        yield Row(where, topic, document, grade)
+
+
+def _topic_rows(path: Path) -> Iterator[TopicRow]:
+    first = next(numbered_lines(path), None)
+    if first is not None and first[1].lstrip().lower().startswith("<top"):
+        yield from _blocks(path)
+        return
+    for number, line in numbered_lines(path):
+        where = f"{path}, line {number}"
+        fields = line.rstrip("\n").split("\t")
+        if len(fields) != 2:
+            raise DataError(
+                f"has {len(fields)} fields where 2 are needed", where=where, fix=f"A line is '{TOPIC_LINE}'."
+            )
+        yield TopicRow(where, fields[0], {"query": fields[1]})
+
+
+def _blocks(path: Path) -> Iterator[TopicRow]:
+    with opened_text(path) as file:
+        text = file.read()
+    for block in _BLOCK.finditer(text):
+        where = f"{path}, line {text.count(chr(10), 0, block.start()) + 1}"
+        if not block[2]:
+            raise DataError("the topic has no </top>", where=where)
+        fields: dict[str, object] = {}
+        for tag, content in _TAG.findall(block[1]):
+            name = _FIELDS.get(tag.lower(), tag.lower())
+            if name in fields:
+                raise DataError(f"<{tag}> stands twice in the topic", where=where)
+            fields[name] = " ".join(_LABEL.sub("", content, count=1).split() if _labelled(content) else content.split())
+        yield TopicRow(where, fields.pop("id", None), {name: value for name, value in fields.items() if value})
+
+
+def _labelled(content: str) -> bool:
+    return _LABEL.match(content.lstrip()) is not None
+
+
+def _write_topics(path: Path, topics: Topics) -> None:
+    with atomic_text(path) as out:
+        for topic, fields in topics.items():
+            others = [name for name in fields if name != "query"]
+            if others:
+                raise DataError(
+                    f"field '{others[0]}' has no place in '{TOPIC_LINE}'",
+                    where=f"topic {topic}",
+                    fix="Write jsonl, parquet, csv or beir, or leave the field out.",
+                )
+            line = f"{topic}\t{fields['query']}"
+            if line.count("\t") != 1 or len(line.splitlines()) != 1:
+                raise DataError("a tab or a line break cannot stand in a TREC topic", where=f"topic {topic}")
+            out.write(line + "\n")
+
+
+def _looks_like(line: str, names: str, number: int) -> bool:
+    fields = line.split()
+    return len(fields) == len(names.split()) and _NUMBER.fullmatch(fields[number]) is not None
+
+
+def _looks_like_topics(head: Head) -> bool:
+    return head.text[:5].lower() == "<top>" or (head.line.count("\t") == 1 and head.line[0] != "{")
+
+
+FORMAT = Format(
+    name="trec",
+    qrels=QrelsForm(
+        shape=QRELS_LINE,
+        recognises=lambda head: _looks_like(head.line, QRELS_LINE, 3),
+        endings=("", ".txt", ".trec", ".qrels"),
+        rows=_qrels_rows,
+        write=write_qrels,
+    ),
+    run=RunForm(
+        shape=RUN_LINE,
+        recognises=lambda head: _looks_like(head.line, RUN_LINE, 4),
+        endings=("", ".txt", ".trec", ".run"),
+        read=read_run,
+        write=write_run,
+    ),
+    topics=TopicsForm(
+        shape=f"{TOPIC_LINE}, or <top> blocks",
+        recognises=_looks_like_topics,
+        endings=("", ".txt", ".trec", ".tsv"),
+        rows=_topic_rows,
+        write=_write_topics,
+    ),
+)
