@@ -151,13 +151,15 @@ def _two(
     resamples: int,
     seed: int,
 ) -> Two | None:
-    topics: dict[str, list[tuple[int, int]]] = {}
+    topics: dict[str, list[Mapping[str, int]]] = {}
     for (topic, _), grades in graded.items():
         if a in grades and b in grades:
-            topics.setdefault(topic, []).append((grades[a], grades[b]))
+            topics.setdefault(topic, []).append(grades)
     if not topics:
         return None
-    tables = np.stack([confusion(*zip(*labels, strict=True), scale) for labels in topics.values()])
+    tables = np.stack(
+        [confusion([of[a] for of in labels], [of[b] for of in labels], scale) for labels in topics.values()]
+    )
     n = sum(len(labels) for labels in topics.values())
 
     def figure(weights: Floats) -> Figure:

@@ -63,7 +63,7 @@ def _pair(line: str, where: str) -> tuple[str, str]:
         raise DataError(
             f"has {len(words)} fields",
             where=where,
-            fix="A line is 'topic document' or a qrels line; runs go to --runs.",
+            fix="A line is 'topic document' or a qrels line; a run is no pool.",
         )
     return words[0], words[1] if len(words) == 2 else words[2]
 

@@ -139,7 +139,9 @@ document.addEventListener("visibilitychange", () => {
   watch.since = document.hidden ? null : performance.now();
 });
 
-// --- the guideline: headings, lists, paragraphs, bold, code; everything else is shown as it is written
+// --- the guideline: headings, lists, paragraphs, bold, italic, code; everything else is shown as it is written
+
+const marks = { "**": "strong", "*": "em", "`": "code" };
 
 function drawGuideline(text) {
   let list = null;
@@ -148,20 +150,20 @@ function drawGuideline(text) {
   for (const line of text.split(/\r?\n/)) {
     const heading = line.match(/^#+\s+(.*)$/);
     const item = line.match(/^\s*[*+-]\s+(.*)$/);
+    const goesOn = list && /^\s+\S/.test(line);
     if (heading || item || !line.trim()) paragraph = null;
-    if (heading || !item && !(list && /^\s+\S/.test(line))) list = null;
+    if (heading || !item && !goesOn) list = null;
     if (heading) drawWords(put("h3"), heading[1]);
     else if (item) drawWords(put("li", list ??= put("ul")), item[1]);
-    else if (list && line.trim()) drawWords(list.lastChild, ` ${line.trim()}`);
+    else if (list) drawWords(list.lastChild, ` ${line.trim()}`);
     else if (line.trim()) drawWords(paragraph ??= put("p"), `${line.trim()} `);
   }
 }
 
 function drawWords(parent, text) {
-  for (const part of text.split(/(\*\*[^*]+\*\*|`[^`]+`)/)) {
-    const bold = part.startsWith("**") && part.endsWith("**") && part.length > 4;
-    const code = part.startsWith("`") && part.endsWith("`") && part.length > 2;
-    if (bold || code) parent.appendChild(document.createElement(bold ? "strong" : "code")).textContent = part.slice(bold ? 2 : 1, bold ? -2 : -1);
+  for (const part of text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*|`[^`]+`)/)) {
+    const [, mark, inside] = part.match(/^(\*\*|\*|`)(.+)\1$/) ?? [];
+    if (mark) parent.appendChild(document.createElement(marks[mark])).textContent = inside;
     else parent.append(part);
   }
 }
@@ -174,7 +176,7 @@ function drawGrades() {
     button.setAttribute("aria-keyshortcuts", String(grade));
     button.setAttribute("aria-label", `Grade ${grade}${name ? `: ${name}` : ""}`);
     button.appendChild(document.createElement("b")).textContent = String(grade);
-    if (name) button.append(name);
+    if (name) button.appendChild(document.createElement("span")).textContent = name;
     button.addEventListener("click", () => rate(grade));
   }
 }
@@ -185,7 +187,7 @@ function begin(name) {
   rater = name;
   onward().then(() => {
     if (at("grading").hidden && at("end").hidden) arrive(); // refused; why is on the page
-    else sessionStorage.setItem("rater", rater);
+    else history.replaceState(null, "", `#${rater}`); // for a reload, and as a link of this rater's own
   });
 }
 
@@ -195,7 +197,7 @@ function arrive() {
 }
 
 function leave() {
-  sessionStorage.removeItem("rater");
+  history.replaceState(null, "", "/");
   drafts.clear();
   shown = null;
   at("note").value = "";
@@ -231,6 +233,7 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
+window.addEventListener("hashchange", () => location.reload());
 at("who").addEventListener("submit", (event) => {
   event.preventDefault();
   begin(at("name").value.trim().toLowerCase());
@@ -252,7 +255,7 @@ exchange(async () => {
   drawGuideline(task.guideline);
   drawGrades();
 }).then(() => {
-  const known = sessionStorage.getItem("rater");
-  if (known) begin(known);
+  const name = location.hash.slice(1);
+  if (name) begin(name);
   else arrive();
 });

@@ -1,0 +1,264 @@
+"""Ratings of people: nothing of a file is lost or guessed, one grade out of several, agreement as in scikit-learn."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judge.agreement import krippendorff_alpha
+from searchlora.eval.judgments.rater_agreement import agreement
+from searchlora.eval.judgments.rater_report import write_ratings
+from searchlora.eval.judgments.ratings import (
+    RULES,
+    Rating,
+    by_pair,
+    by_rater,
+    check_rater,
+    merged,
+    rating_line,
+    read_ratings,
+    undecided,
+)
+from searchlora.eval.trec import read_qrels
+
+TIME = "2026-03-01T12:00:00.000+00:00"
+WORD = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=6)
+RATING = st.builds(
+    Rating,
+    topic=WORD,
+    document=WORD,
+    grade=st.none() | st.integers(0, 3),
+    rater=st.sampled_from(["anna", "ben", "carl-2"]),
+    time=st.just(TIME),
+    seconds=st.floats(0, 1e6),
+    note=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+)
+
+
+def rated(topic, document, grade, rater, note=""):
+    return Rating(topic, document, grade, rater, TIME, 1.5, note)
+
+
+def write(path, *ratings, end=b""):
+    path.write_bytes(b"".join(map(rating_line, ratings)) + end)
+    return path
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(RATING, max_size=6))
+def test_what_is_written_is_read(tmp_path_factory, ratings):
+    assert read_ratings(write(tmp_path_factory.mktemp("r") / "ratings.jsonl", *ratings)) == ratings
+
+
+ROW = json.loads(rating_line(rated("1", "d", 2, "anna")))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "is not a JSON object"),
+        ({key: value for key, value in ROW.items() if key != "grade"}, "lacks grade"),
+        ({**ROW, "system": "bm25"}, "unknown key 'system'"),
+        ({**ROW, "grade": "2"}, "grade '2' is not a whole number"),
+        ({**ROW, "grade": 2.0}, "grade 2.0 is not a whole number"),
+        ({**ROW, "grade": True}, "grade True is not a whole number"),
+        ({**ROW, "grade": -1}, "grade -1 is not a whole number"),
+        ({**ROW, "rater": "../anna"}, "'../anna' is not a rater's name"),
+        ({**ROW, "topic": "two words"}, "topic 'two words' is not one word"),
+        ({**ROW, "document": ""}, "document '' is not one word"),
+        ({**ROW, "time": "2026-03-01T12:00:00"}, "is not a time with its offset"),
+        ({**ROW, "time": 5}, "is not a time with its offset"),
+        ({**ROW, "seconds": float("nan")}, "seconds nan is not a number from 0"),
+        ({**ROW, "note": None}, "note None is not text"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, says):
+    text = line if isinstance(line, str) else json.dumps(line)
+    path = write(tmp_path / "r.jsonl", rated("1", "d", 2, "anna"), end=f"\n{text}\n".encode())
+    with pytest.raises(DataError, match=says) as caught:
+        read_ratings(path)
+    assert caught.value.where == f"{path}, line 3"
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        read_ratings(tmp_path / "none")
+    (tmp_path / "latin").write_bytes(b"\xe9\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_ratings(tmp_path / "latin")
+
+
+def test_a_last_line_cut_anywhere_is_skipped_and_said_and_the_others_are_there(tmp_path):
+    whole = [rated("1", "d1", 2, "anna", "é"), rated("1", "d2", None, "anna", "naïve 文")]
+    data = b"".join(map(rating_line, whole))
+    first = data.index(b"\n") + 1
+    for cut in range(first + 1, len(data) + 1):
+        path = tmp_path / "r.jsonl"
+        path.write_bytes(data[:cut])
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = read_ratings(path)
+        complete = cut >= len(data) - 1  # but for its newline
+        assert found == (whole if complete else whole[:1]), cut
+        assert [f"{path}, line 2" in str(one.message) for one in said] == ([] if complete else [True])
+
+
+def test_a_broken_line_in_the_middle_is_never_skipped(tmp_path):
+    path = write(tmp_path / "r.jsonl", end=b'{"topic": "1"\n' + rating_line(rated("1", "d", 1, "ben")))
+    with pytest.raises(DataError, match="line 1"):
+        read_ratings(path)
+
+
+def test_of_corrections_the_last_counts_and_cannot_tell_is_no_grade():
+    rows = [
+        rated("1", "a", 3, "anna"),
+        rated("1", "b", 1, "anna"),
+        rated("1", "a", None, "anna"),
+        rated("1", "b", 0, "ben"),
+        rated("1", "c", None, "ben"),
+        rated("1", "b", 2, "ben"),
+    ]
+    assert by_rater(rows) == {"anna": {"1": {"b": 1}}, "ben": {"1": {"b": 2}}}
+    assert undecided(rows) == [("1", "a"), ("1", "c")]
+    assert merged(rows, "highest") == {"1": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("grades", "majority", "median", "highest", "lowest"),
+    [
+        ([3], 3, 3, 3, 3),
+        ([0, 3], 0, 0, 3, 0),
+        ([3, 3, 0], 3, 3, 3, 0),
+        ([0, 1, 3, 3], 3, 1, 3, 0),
+        ([0, 0, 3, 3, 2], 0, 2, 3, 0),
+    ],
+)
+def test_one_grade_out_of_several(grades, majority, median, highest, lowest):
+    rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
+    found = {rule: merged(rows, rule)["1"]["d"] for rule in RULES}
+    assert found == {"majority": majority, "median": median, "highest": highest, "lowest": lowest}
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES]))
+def test_a_merged_grade_was_given_by_somebody_and_does_not_depend_on_who_came_first(grades, chance, rule):
+    rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
+    found = merged(rows, rule)["1"]["d"]
+    assert found in grades
+    chance.shuffle(rows)
+    assert merged(rows, rule)["1"]["d"] == found
+
+
+def test_an_unknown_rule_and_names_outside_the_grammar():
+    with pytest.raises(UsageError, match="mean.*majority"):
+        merged([rated("1", "d", 1, "anna")], "mean")
+    assert check_rater("anna-2_b") == "anna-2_b"
+    for name in ("", "Anna", "2anna", "anna b", "a/b", "..", "a" * 33, "änna", "anna\n"):
+        with pytest.raises(UsageError, match="rater's name"):
+            check_rater(name)
+
+
+@pytest.fixture
+def three():
+    """40 pairs of 8 topics graded by three people, of whom one cannot always tell."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for number in range(40):
+        truth = int(rng.integers(0, 4))
+        for rater, noise in (("anna", 0.2), ("ben", 0.5), ("carl", 0.4)):
+            grade = truth if rng.random() > noise else int(rng.integers(0, 4))
+            unsure = rater == "carl" and rng.random() < 0.2
+            rows.append(rated(f"t{number % 8}", f"d{number}", None if unsure else grade, rater))
+    return rows
+
+
+def test_agreement_is_that_of_scikit_learn_and_of_our_alpha(three):
+    found = agreement(three, resamples=200)
+    assert [(two.a, two.b) for two in found.twos] == [("anna", "ben"), ("anna", "carl"), ("ben", "carl")]
+    for two in found.twos:
+        both = [(of[two.a], of[two.b]) for of in by_pair(three).values() if two.a in of and two.b in of]
+        a, b = zip(*both, strict=True)
+        assert two.kappa.value == pytest.approx(cohen_kappa_score(a, b), abs=1e-12)
+        assert two.weighted.value == pytest.approx(cohen_kappa_score(a, b, weights="quadratic"), abs=1e-12)
+        assert two.confusion == tuple(map(tuple, confusion_matrix(a, b, labels=found.scale).tolist()))
+        assert (two.kappa.n, two.kappa.topics) == (len(both), 8)
+    assert found.alpha.value == pytest.approx(krippendorff_alpha(list(by_pair(three).values())), abs=1e-12)
+    carl = found.raters[2]
+    unsure = sum(row.grade is None for row in three)
+    assert (carl.rated, carl.cannot_tell.value) == (40, pytest.approx(unsure / 40))
+    assert carl.cannot_tell.low < carl.cannot_tell.value < carl.cannot_tell.high
+
+
+def test_intervals_resample_topics_so_more_pairs_of_the_same_kind_add_no_certainty(three):
+    copies = [replace(row, document=f"{row.document}-{copy}") for row in three for copy in range(5)]
+    once, often = (agreement(rows, resamples=500).twos[0].kappa for rows in (three, copies))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert (once.n, often.n) == (40, 200)
+    assert once.low < once.value < once.high
+    one_topic = agreement([replace(row, topic="1") for row in three], resamples=50)
+    assert np.isnan(one_topic.alpha.low)
+    assert np.isnan(one_topic.twos[0].kappa.high)
+
+
+def test_intervals_cover_what_a_larger_sample_would_say():
+    """95% intervals at 40 topics of 5 pairs, 150 draws: their coverage is within the binomial band."""
+    rng = np.random.default_rng(7)
+
+    def draw(topics):
+        shift = rng.random(topics) < 0.3  # in some topics one of the two is stricter: pairs of a topic are dependent
+        truth = rng.integers(0, 3, size=(topics, 5))
+        other = np.where(rng.random((topics, 5)) < 0.2, rng.integers(0, 3, size=(topics, 5)), truth)
+        other = np.maximum(other - shift[:, None], 0)
+        return [
+            rated(str(t), str(d), int(grade), rater)
+            for t in range(topics)
+            for d in range(5)
+            for rater, grade in (("a", truth[t, d]), ("b", other[t, d]))
+        ]
+
+    truth = agreement(draw(20_000), resamples=1).twos[0].kappa.value
+    inside = [k.low <= truth <= k.high for k in (agreement(draw(40), resamples=400).twos[0].kappa for _ in range(150))]
+    assert 0.89 <= np.mean(inside) <= 0.99
+
+
+def test_disputed_pairs_come_widest_first():
+    rows = [rated("1", "same", 2, rater) for rater in ("anna", "ben")]
+    rows += [rated("1", "near", 2, "anna"), rated("1", "near", 1, "ben")]
+    rows += [rated("2", "far", 0, "anna"), rated("2", "far", 3, "ben"), rated("2", "alone", 3, "anna")]
+    found = agreement(rows, widest=1, resamples=10)
+    assert [(pair.topic, pair.document, pair.spread) for pair in found.disputed] == [("2", "far", 3)]
+    assert (found.disputes, found.shared, found.pairs) == (2, 3, 4)
+
+
+def test_export_writes_what_can_be_read_back_and_nothing_that_is_no_number(three, tmp_path):
+    write_ratings(three, tmp_path / "out", rule="median", resamples=100)
+    assert read_qrels(tmp_path / "out" / "qrels.txt") == merged(three, "median")
+    assert read_qrels(tmp_path / "out" / "qrels.carl.txt") == by_rater(three)["carl"]
+    said = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert said["rule"] == "median"
+    assert said["alpha"]["n"] == said["shared"] == 40
+    assert said["twos"][0]["kappa"]["low"] < said["twos"][0]["kappa"]["high"]
+    assert "| anna, ben |" in (tmp_path / "out" / "agreement.md").read_text()
+
+
+def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
+    rows = [rated("1", "a", 3, "anna"), rated("1", "b", None, "anna")]
+    write_ratings(rows, tmp_path, resamples=10)
+    said = json.loads((tmp_path / "agreement.json").read_text())
+    assert (said["alpha"], said["twos"], said["undecided"]) == (None, [], [["1", "b"]])
+    assert said["raters"][0]["cannot_tell"] == {"value": 0.5, "low": None, "high": None, "n": 2, "topics": 1}
+    assert "nothing can be said of agreement" in (tmp_path / "agreement.md").read_text()
+
+
+def test_nobody_gave_a_grade(tmp_path):
+    with pytest.raises(UsageError, match="no grades"):
+        write_ratings([rated("1", "a", None, "anna")], tmp_path)
+    assert not list(tmp_path.iterdir())

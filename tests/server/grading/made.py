@@ -1,0 +1,29 @@
+"""A small grading: six topics of four passages, one of which is an attack on the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from searchlora.server.grading.guideline import Grade, Guideline
+from searchlora.server.grading.ledger import Ledger
+from searchlora.server.grading.pairs import Pair
+from searchlora.server.grading.session import Session
+
+ATTACK = '<script>document.title = "taken"</script><img src=x onerror=\'document.title = "taken"\'> & "quoted"'
+GUIDELINE = Guideline(
+    "# How to grade\n\n* 1: Relevant. It **answers**.\n* 0: Not relevant. <b>It does not.</b>\n",
+    (Grade(0, "Not relevant"), Grade(1, "Relevant")),
+)
+
+
+def made_pairs(topics: int = 6, documents: int = 4) -> tuple[Pair, ...]:
+    return tuple(
+        Pair(f"p{topic}x{document}", f"topic-{topic}", f"document-{topic}-{document}", f"query {topic} {ATTACK}", *text)
+        for topic in range(topics)
+        for document in range(documents)
+        for text in [(f"title {topic} {document} {ATTACK}", f"text {topic} {document} {ATTACK}")]
+    )
+
+
+def made_session(folder: Path, *, overlap: int = 2, seed: int = 0, pairs: tuple[Pair, ...] | None = None, **more):
+    return Session(pairs or made_pairs(), GUIDELINE, Ledger(folder), overlap=overlap, seed=seed, **more)
