@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from searchlora.errors import UsageError
-from searchlora.eval.trec import Qrels, Run
+from searchlora.eval.trec import Qrels, Run, ranked
 
 #: The measures of a table of retrieval results, by the names shown there.
 RETRIEVAL_MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
@@ -19,24 +20,78 @@ RETRIEVAL_MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
 _SPELLINGS = (("MRR", "RR"), ("Recall", "R"))
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A measure of a name.
+
+    Attributes:
+        name: As asked for and shown.
+        measure: What ir_measures calculates.
+        cutoff: The rank at which it ends, None where it takes the whole ranking.
+    """
+
+    name: str
+    measure: Any
+    cutoff: int | None
+
+
+def parse_measure(name: str) -> Measure:
+    """The measure of a name as shown (`MRR@10`, `Recall@100`) or of ir_measures (`AP(rel=2)`, `P@5`).
+
+    Raises:
+        UsageError: when there is no such measure.
+    """
+    import ir_measures
+
+    spelled = name
+    for shown, known in _SPELLINGS:
+        spelled = re.sub(rf"^{shown}(?=[@(]|$)", known, spelled)
+    try:
+        measure = ir_measures.parse_measure(spelled)
+        measure.validate_params()
+    except (NameError, ValueError, KeyError, TypeError, AssertionError, SyntaxError) as error:
+        why = re.sub(r"invalid param (\w+)=<object.*", r"\1 must be given", str(error))
+        fix = "Examples: nDCG@10, MRR@10, Recall@100, AP, P@5."
+        raise UsageError(f"'{name}' is not a measure ({why})", fix=fix) from None
+    return Measure(name, measure, measure.params.get("cutoff"))
+
+
+def with_relevant(name: str, relevant: int) -> str:
+    """The name with `rel=N` written in, where the measure takes it and has none: `MRR@10` -> `MRR(rel=2)@10`.
+
+    Args:
+        relevant: The grade from which on a document counts in binary measures. 1 is what measures take anyway and
+            leaves the name as it is.
+    """
+    measure = parse_measure(name).measure
+    if relevant == 1 or "rel" not in measure.SUPPORTED_PARAMS or "rel" in measure.params:
+        return name
+    bare, at, cutoff = name.partition("@")
+    options = f"{bare[:-1]},rel={relevant})" if bare.endswith(")") else f"{bare}(rel={relevant})"
+    return f"{options}{at}{cutoff}"
+
+
 def retrieval_values(
     run: Run, qrels: Qrels, measures: Sequence[str] = RETRIEVAL_MEASURES
 ) -> dict[str, dict[str, float]]:
-    """Measure a run: measure -> topic -> value, for every topic of the qrels.
+    """Measure a run: measure -> topic -> value, for every topic of the qrels, all measures in one pass of trec_eval.
 
     A topic without results counts 0. A topic of the run that has no qrels is left out (`retrieval_notes` says so).
-    MRR@k is trec_eval's reciprocal rank, 0 where the first relevant document stands below rank k.
+    MRR@k is trec_eval's reciprocal rank, 0 where the first relevant document stands below rank k. What trec_eval does
+    not know (`RBP`, `ERR`) is left to the other providers of ir_measures, which get the ranking that trec_eval sees.
 
     Args:
-        measures: Names as shown (`MRR@10`, `Recall@100`) or any name of ir_measures (`AP(rel=2)`, `P@5`).
+        measures: Names as `parse_measure` takes them.
 
     Raises:
-        UsageError: when a measure is unknown or the qrels are empty.
+        UsageError: when a measure is unknown or cannot be calculated here, or the qrels are empty.
     """
     if not qrels:
         raise UsageError("there are no judgments to measure against")
+    wanted = [_calculated(parse_measure(name)) for name in measures]
     found = {topic: dict(scores) for topic, scores in run.items() if scores and topic in qrels}
-    return {name: _values(found, qrels, name) for name in measures}
+    values = _calculate(found, qrels, dict.fromkeys(each.measure for each in wanted))
+    return {each.name: _cut(values[each.measure], each) for each in wanted}
 
 
 def retrieval_notes(run: Run, qrels: Qrels) -> tuple[str, ...]:
@@ -51,36 +106,47 @@ def retrieval_notes(run: Run, qrels: Qrels) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _values(run: Run, qrels: Qrels, name: str) -> dict[str, float]:
+def _calculated(measure: Measure) -> Measure:
+    """RR without its cutoff, which pytrec_eval does not know; another provider would order ties otherwise."""
     import ir_measures
 
-    measure = _parse(name)
-    cutoff = None
-    if measure.NAME == "RR" and "cutoff" in measure.params:
-        # pytrec_eval knows no cutoff for RR, and ir_measures would go to a provider that orders ties otherwise.
-        cutoff = measure["cutoff"]
-        measure = ir_measures.RR(**{key: value for key, value in measure.params.items() if key != "cutoff"})
-    values = dict.fromkeys(qrels, 0.0)
-    if run:
-        provider = ir_measures.pytrec_eval if ir_measures.pytrec_eval.supports(measure) else ir_measures
-        for metric in provider.iter_calc([measure], qrels, run):
-            values[metric.query_id] = float(metric.value)
-    if cutoff is not None:
-        values = {topic: value if value >= 1 / cutoff else 0.0 for topic, value in values.items()}
+    if measure.measure.NAME != "RR" or measure.cutoff is None:
+        return measure
+    params = {key: value for key, value in measure.measure.params.items() if key != "cutoff"}
+    return Measure(measure.name, ir_measures.RR(**params), measure.cutoff)
+
+
+def _cut(values: dict[str, float], measure: Measure) -> dict[str, float]:
+    if measure.measure.NAME != "RR" or measure.cutoff is None:
+        return dict(values)
+    return {topic: value if value >= 1 / measure.cutoff else 0.0 for topic, value in values.items()}
+
+
+def _calculate(run: dict[str, dict[str, float]], qrels: Qrels, measures: Iterable[Any]) -> dict[Any, dict[str, float]]:
+    """measure of ir_measures -> topic -> value."""
+    import ir_measures
+
+    # pytrec_eval makes a pass for each level of relevance; measures without one join a pass that is there already.
+    ordered = sorted(measures, key=lambda measure: "rel" not in measure.SUPPORTED_PARAMS)
+    values = {measure: dict.fromkeys(qrels, 0.0) for measure in ordered}
+    ours = [measure for measure in ordered if ir_measures.pytrec_eval.supports(measure)]
+    others = [measure for measure in ordered if measure not in ours]
+    if run and ours:
+        for metric in ir_measures.pytrec_eval.iter_calc(ours, qrels, run):
+            values[metric.measure][metric.query_id] = float(metric.value)
+    if run and others:
+        places = {
+            topic: {document: float(-place) for place, document in enumerate(ranked(scores))}
+            for topic, scores in run.items()
+        }
+        try:
+            for metric in ir_measures.iter_calc(others, qrels, places):
+                values[metric.measure][metric.query_id] = float(metric.value)
+        except (ValueError, RuntimeError) as error:
+            names = ", ".join(map(str, others))
+            why = " ".join(str(error).split()).rstrip(".")
+            raise UsageError(f"{names} cannot be calculated here ({why})") from None
     return values
-
-
-def _parse(name: str) -> Any:
-    import ir_measures
-
-    spelled = name
-    for shown, known in _SPELLINGS:
-        spelled = re.sub(rf"^{shown}(?=[@(]|$)", known, spelled)
-    try:
-        return ir_measures.parse_measure(spelled)
-    except (NameError, ValueError, KeyError, TypeError) as error:
-        fix = "Examples: nDCG@10, MRR@10, Recall@100, AP, P@5."
-        raise UsageError(f"'{name}' is not a measure ({error})", fix=fix) from None
 
 
 def _some(topics: Iterable[str], shown: int = 5) -> str:

@@ -223,7 +223,7 @@ def _by_cluster(values: Floats, clusters: Sequence[str] | None, weights: Floats 
     _, index = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     sums = np.zeros((index.max() + 1, values.shape[1]))
     np.add.at(sums, index, values * sizes[:, None])
-    return sums, np.bincount(index, weights=sizes)
+    return sums, np.bincount(index, weights=sizes).astype(np.float64)
 
 
 def _resamples(count: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
