@@ -11,6 +11,7 @@ def evaluate(
     adapter: str = typer.Argument(help="name, name@3 or name@alias."),
     data: Path = typer.Option(..., "--data", help="A dataset folder."),
     out: Path = typer.Option(..., "--out", help="Folder for outputs, evaluation.json and report.html."),
+    beside: list[str] = typer.Option([], "--beside", help="A further adapter to compare with, several times."),
     split: str = typer.Option("test", "--split"),
     limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
     stemmer: str | None = typer.Option(None, "--stemmer", help="english: Snowball stemming in BM25."),
@@ -34,6 +35,7 @@ def evaluate(
         found = verb(
             adapter,
             data,
+            beside=beside,
             split=split,
             limit=limit,
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
@@ -45,4 +47,4 @@ def evaluate(
     show(found.comparison)
     if found.reused:
         typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(found.reused)}.")
-    typer.echo(f"Report: {write(found, out, split=split)}")
+    typer.echo(f"Report: {write(found, out)}")

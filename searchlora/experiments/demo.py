@@ -62,7 +62,7 @@ def demo(
     )
     if evaluated.reused:
         say(f"Outputs of an earlier evaluation are used again: {', '.join(evaluated.reused)}")
-    return Demonstrated(evaluated, write(evaluated, root / "evaluation", split="test"))
+    return Demonstrated(evaluated, write(evaluated, root / "evaluation"))
 
 
 def _dataset(folder: Path, shop: Path, say: Callable[[str], None], steps: Steps) -> Dataset:

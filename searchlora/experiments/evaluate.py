@@ -1,18 +1,21 @@
-"""The verb `evaluate`: an adapter against its base and the task's baselines, on a dataset's split."""
+"""The verb `evaluate`: adapters against their base and the task's baselines, on a dataset's split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.compare import Comparison, compare
-from searchlora.experiments.kept import Kept
+from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
+from searchlora.experiments.judgments import Judgments, judgments_of
+from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.trial import SystemResult, Trial, retrieving
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_tokenizer
@@ -31,8 +34,10 @@ class Evaluated:
     """What was compared, on what, and how.
 
     Attributes:
-        comparison: The figures.
+        comparison: The figures; the adapter asked for is its candidate.
         systems: name -> what each system did.
+        adapter: The adapter asked for.
+        judgments: What was held to be relevant, and who said so.
         reused: Names of systems whose outputs were taken from an earlier evaluation.
     """
 
@@ -41,7 +46,9 @@ class Evaluated:
     systems: Mapping[str, SystemResult]
     records: Sequence[Record]
     dataset: Dataset
+    split: str
     adapter: StoredAdapter
+    judgments: Judgments
     reused: tuple[str, ...]
 
 
@@ -49,8 +56,11 @@ def evaluate(
     adapter: str,
     data: str | Path,
     *,
+    beside: Sequence[str] = (),
     split: str = "test",
     limit: int | None = None,
+    qrels: str | Path | None = None,
+    allow_circular: bool = False,
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     keep: str | Path | None = None,
@@ -64,48 +74,107 @@ def evaluate(
     Args:
         adapter: A reference; it is pinned first.
         data: A dataset folder.
+        beside: Further adapters of the same task to compare with, for example the one in production.
         limit: Of records, the first ones; None takes all.
+        qrels: Judgments instead of the dataset's own; a card beside the file says who judged.
+        allow_circular: Go on though the judge had a part in a system, or was trained on these queries; the figures
+            are then marked wherever they stand.
         keep: A folder where each model's outputs are kept; they are taken from there when prompts, base, adapter and
             the way of running them are the same again.
 
     Raises:
         DataError: when the split is empty, or the dataset was changed since it was built.
-        NotInStore, LoadCheckFailed: when the adapter is not there or must not be loaded.
+        UsageError: when an adapter in `beside` is of another task, or the judge is circular.
+        NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
     """
     place = store if isinstance(store, Store) else Store(store)
-    stored = place.get(adapter)
-    manifest = stored.manifest
-    task = load_prompted_task(manifest.task, tasks)
+    adapters = list({pinned: place.get(pinned) for pinned in map(place.pin, (adapter, *beside))}.values())
+    candidate = adapters[0]
+    task = load_prompted_task(candidate.manifest.task, tasks)
     dataset = load_dataset(Path(data))
     dataset.verify()
     records = list(dataset.records(split))[:limit]
     if not records:
         raise DataError(f"the split '{split}' is empty", where=str(data))
-    base = resolve(manifest.base.name, manifest.base.revision)
-    check_files(stored, base)
-    check_renders(stored, task, Renderer(load_tokenizer(base)))
+    engines = _Engines(place)
+    for each in adapters:
+        engines.check(each, task)
+    judgments = judgments_of(dataset, qrels)
+    circular = _circular(judgments, task, records, adapters, place, allow_circular)
     retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
-    trial = Trial(task, records, retrieve, dataset.qrels(), int(manifest.recipe["max_new_tokens"]))
+    trial = Trial(task, records, retrieve, judgments.qrels, int(candidate.manifest.recipe["max_new_tokens"]))
     systems = {name: trial.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
-    kept = Kept(Path(keep) if keep is not None else None, trial, stored)
-    systems.update(_models(trial, stored, base, place, kept, steps))
-    comparison = compare({name: system.evaluation for name, system in systems.items()}, against=stored.reference)
-    return Evaluated(task, comparison, systems, records, dataset, stored, tuple(kept.reused))
+    kept = Kept(Path(keep) if keep is not None else None, trial)
+    for model in _models(adapters):
+        systems[model.name] = _answer(model, trial, kept, engines, steps)
+    evaluations = {
+        name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
+    }
+    comparison = compare(evaluations, candidate=candidate.reference)
+    return Evaluated(task, comparison, systems, records, dataset, split, candidate, judgments, tuple(kept.reused))
 
 
-def _models(
-    trial: Trial, stored: StoredAdapter, base: BaseModel, store: Store, kept: Kept, steps: Steps
-) -> dict[str, SystemResult]:
-    """The base and the adapter; the engine is loaded only if one of them was not asked before."""
-    engine: LocalEngine | None = None
-    found = {}
-    for name, reference in ((BASE, None), (stored.reference, stored.reference)):
-        outputs = kept.outputs(name, with_adapter=reference is not None)
-        if outputs is not None:
-            found[name] = trial.given(name, outputs)
-            continue
-        if engine is None:
-            engine = LocalEngine(base, store, precision=stored.manifest.recipe["precision"])
-        found[name] = trial.generated(name, engine, reference, steps(f"Answering: {name}"))
-        kept.save(name, found[name].outputs, with_adapter=reference is not None)
+def _circular(
+    judgments: Judgments,
+    task: PromptedTask,
+    records: Sequence[Record],
+    adapters: Sequence[StoredAdapter],
+    store: Store,
+    allow: bool,
+) -> dict[str, str]:
+    """System -> why its figures are circular. Raises `UsageError` where any is and `allow` was not given."""
+    lineages: dict[str, RunLineage | None] = {each.reference: run_lineage(store, [each.reference]) for each in adapters}
+    lineages[BASE] = RunLineage((f"base {adapters[0].manifest.base.name}",))
+    queries = {str(record["id"]): task.query(record) or "" for record in records}
+    return refuse_circular(judgments.card, lineages, queries, allow=allow)
+
+
+def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
+    """The base of the adapter under test, the adapters beside it, and at last itself."""
+    candidate, *beside = adapters
+    yield Model(BASE, candidate, bare=True)
+    for each in (*beside, candidate):
+        yield Model(each.reference, each)
+
+
+def _answer(model: Model, trial: Trial, kept: Kept, engines: _Engines, steps: Steps) -> SystemResult:
+    known = kept.outputs(model)
+    if known is not None:
+        return trial.given(model.name, *known)
+    engine = engines.engine(model.adapter)
+    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
+    kept.save(model, found.outputs, found.evaluation.costs)
     return found
+
+
+class _Engines:
+    """One engine per base and precision, loaded when a model on it is asked for the first time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._bases: dict[tuple[str, str | None], BaseModel] = {}
+        self._engines: dict[tuple[Path, str], LocalEngine] = {}
+
+    def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
+        """What every load checks, before any long work."""
+        if adapter.manifest.task != task.name:
+            raise UsageError(
+                f"is an adapter for the task '{adapter.manifest.task}', not for '{task.name}'", where=adapter.reference
+            )
+        base = self._base(adapter)
+        check_files(adapter, base)
+        check_renders(adapter, task, Renderer(load_tokenizer(base)))
+
+    def engine(self, adapter: StoredAdapter) -> LocalEngine:
+        """The engine with an adapter's base."""
+        base, precision = self._base(adapter), adapter.manifest.recipe["precision"]
+        key = (base.path, precision)
+        if key not in self._engines:
+            self._engines[key] = LocalEngine(base, self.store, precision=precision)
+        return self._engines[key]
+
+    def _base(self, adapter: StoredAdapter) -> BaseModel:
+        named = (adapter.manifest.base.name, adapter.manifest.base.revision)
+        if named not in self._bases:
+            self._bases[named] = resolve(*named)
+        return self._bases[named]

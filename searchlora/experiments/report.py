@@ -18,7 +18,7 @@ from searchlora.prompts import input_text
 _FOUND = 3
 
 
-def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
+def write(evaluated: Evaluated, folder: Path) -> Path:
     """Write all files of an evaluation into a folder and return the path of the report."""
     folder.mkdir(parents=True, exist_ok=True)
     made = header(evaluated.adapter.reference)
@@ -32,33 +32,33 @@ def write(evaluated: Evaluated, folder: Path, *, split: str) -> Path:
         f"{evaluated.adapter.reference}, evaluated",
         evaluated.comparison,
         _details(evaluated),
-        _provenance(evaluated, split, made),
+        _provenance(evaluated, made),
         introduction=(
             f"The adapter against its base without adapter and against systems without a model, on the "
-            f"{len(evaluated.records)} records of the split '{split}'."
+            f"{len(evaluated.records)} records of the split '{evaluated.split}'."
         ),
     )
 
 
-def _provenance(evaluated: Evaluated, split: str, made: Header) -> dict[str, str]:
+def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
     return {
         "Adapter": f"{manifest.reference}, stored {manifest.created}",
         "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors[:16]}",
-        "Dataset": f"{card.source['name']} ({card.format}), sha256 {evaluated.dataset.fingerprint[:16]}, split {split}",
+        "Dataset": f"{card.source['name']} ({card.format}), split {evaluated.split}, "
+        f"sha256 {evaluated.dataset.fingerprint[:16]}",
         **provenance(made),
     }
 
 
 def _details(evaluated: Evaluated) -> dict[str, Detail]:
-    """The texts of the rows that the report shows: the biggest wins and losses against each other system."""
+    """The texts of the rows that the report shows: the biggest wins and losses of each pair."""
     comparison = evaluated.comparison
     shown: set[str] = set()
-    for other in comparison.systems:
-        if other != comparison.against:
-            wins, losses = extremes(comparison, other)
-            shown |= {*wins, *losses}
+    for a, b in comparison.met:
+        wins, losses = extremes(comparison, a, b)
+        shown |= {*wins, *losses}
     documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
     qrels = evaluated.dataset.qrels() or {}
     details = {}

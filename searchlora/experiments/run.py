@@ -14,7 +14,7 @@ from searchlora.errors import PipelineError, RowError
 from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import write_run
 from searchlora.experiments.lineage import run_lineage
-from searchlora.pipelines.config import Bm25Settings, build_pipeline, read_pipeline
+from searchlora.pipelines.config import RetrieveSettings, build_pipeline, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, unwatched
@@ -48,7 +48,7 @@ def run(
         RowError, DataError: naming file and row.
     """
     name, stages = read_pipeline(pipeline, overrides)
-    if not any(isinstance(stage, Bm25Settings) for stage in stages):
+    if not any(isinstance(stage, RetrieveSettings) for stage in stages):
         raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))
     searches = _queries(Path(queries))
     documents = list(read_documents(Path(corpus)))
@@ -56,11 +56,11 @@ def run(
     built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
     write_run(Path(out), run_of(done), built.tag)
-    write_run_card(out, _card(name, built, place))
+    write_run_card(out, run_card(name, built, place))
     return built.tag, len(done)
 
 
-def _card(name: str, built: Pipeline, store: Store) -> RunCard:
+def run_card(name: str, built: Pipeline, store: Store) -> RunCard:
     """Which adapters had a part in the run, so that none of them is let judge it (law 6)."""
     adapters = tuple(stage.adapter for stage in built.stages if isinstance(stage, AdapterStage) and stage.adapter)
     return RunCard(
@@ -79,11 +79,11 @@ def _queries(path: Path) -> list[Record]:
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
-        found.append(_with_history(row.data, row.where))
+        found.append(with_history(row.data, row.where))
     return found
 
 
-def _with_history(search: Record, where: str) -> Record:
+def with_history(search: Record, where: str) -> Record:
     """A conversation may stand in a table's cell, as JSON; anything but turns of role and text is refused."""
     history = search.get("history")
     if history in (None, ""):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels
-from searchlora.inference.engine import Engine
+from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
@@ -27,8 +27,8 @@ class SystemResult:
         name: As tables show it.
         outputs: One per record, in order; `InvalidOutput` among them.
         searches: What the pipeline knew at the end, `hits` included where it retrieved.
-        evaluation: The measures.
-        seconds: Wall time of the pipeline.
+        evaluation: The measures, and what a query cost where a model answered it.
+        seconds: Wall time of the pipeline here; a model's own is among the evaluation's costs.
     """
 
     name: str
@@ -54,11 +54,24 @@ class Trial:
 
     def generated(self, name: str, engine: Engine, adapter: str | None, progress: Progress = silent) -> SystemResult:
         """Let an adapter, or the bare base, answer each record through the pipeline."""
-        return self._result(name, AdapterStage(self.task, engine, adapter, self.max_new_tokens), progress)
+        counted = _Counted(engine)
+        found = self._result(name, AdapterStage(self.task, counted, adapter, self.max_new_tokens), progress)
+        rows = len(self.records)
+        costs = {
+            "ms per query": 1000 * found.seconds / rows,
+            "prompt tokens per query": counted.prompt / rows,
+            "new tokens per query": counted.new / rows,
+        }
+        return replace(found, evaluation=replace(found.evaluation, costs=costs))
 
-    def given(self, name: str, outputs: Sequence[Any]) -> SystemResult:
-        """Take outputs that exist already (a baseline, a reference, saved ones) through the same pipeline."""
-        return self._result(name, _Given(self.task, self.records, outputs), silent)
+    def given(self, name: str, outputs: Sequence[Any], costs: Mapping[str, float] | None = None) -> SystemResult:
+        """Take outputs that exist already (a baseline, a reference, saved ones) through the same pipeline.
+
+        Args:
+            costs: Of the model that gave them, as they were measured then.
+        """
+        found = self._result(name, _Given(self.task, self.records, outputs), silent)
+        return replace(found, evaluation=replace(found.evaluation, costs=costs or {}))
 
     def _result(self, name: str, stage: Stage, progress: Progress) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
@@ -81,6 +94,26 @@ def retrieving(
     if not documents:
         return None
     return bm25_stage(settings or Bm25Settings(), documents, progress)
+
+
+class _Counted:
+    """An engine, and how many tokens went through it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.prompt = self.new = 0
+
+    def pin(self, adapter: str) -> str:
+        return self.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        completions = self.engine.generate(requests)
+        self.prompt += sum(completion.prompt_tokens for completion in completions)
+        self.new += sum(completion.completion_tokens for completion in completions)
+        return completions
+
+    def score(self, requests: Sequence[Request], choices: Sequence[Sequence[str]]) -> list[list[float]]:
+        return self.engine.score(requests, choices)
 
 
 class _Given:

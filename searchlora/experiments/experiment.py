@@ -1,0 +1,147 @@
+"""The verb `experiment`: systems × topics × qrels × measures, and a policy's decision on one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.store import Store
+from searchlora.errors import DataError
+from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.policy import Facts, RuleResult, decide
+from searchlora.eval.scoring import evaluate_run
+from searchlora.eval.trec import Qrels
+from searchlora.experiments.inputs import changes, hashes, refuse_changes
+from searchlora.experiments.spec import Experiment, read_experiment
+from searchlora.experiments.systems import MadeRun, Runs
+from searchlora.progress import Steps, unwatched
+
+RESULT = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Experimented:
+    """What an experiment found.
+
+    Attributes:
+        comparison: The figures.
+        results: The policy's rules, held or broken; none without a policy.
+        topics: topic -> fields, of the judged topics.
+        runs: system -> its run.
+        inputs: Label -> sha256 of what was read.
+        accepted: Changes against the earlier result that were accepted, in words.
+        judgments: Where they come from: human, llm, clicks, mixed.
+    """
+
+    spec: Experiment
+    comparison: Comparison
+    results: tuple[RuleResult, ...]
+    topics: Mapping[str, Mapping[str, Any]]
+    qrels: Qrels
+    runs: Mapping[str, MadeRun]
+    inputs: Mapping[str, str]
+    accepted: tuple[str, ...]
+    judgments: str
+
+    @property
+    def refused(self) -> bool:
+        """Whether the policy lets the candidate not through."""
+        return any(not result.passed for result in self.results)
+
+
+def experiment(
+    spec: Experiment | str | Path,
+    out: str | Path,
+    *,
+    since: str | Path | None = None,
+    accept_changes: bool = False,
+    allow_circular: bool = False,
+    store: Store | str | Path | None = None,
+    tasks: str | Path | None = None,
+    steps: Steps = unwatched,
+) -> Experimented:
+    """Run an experiment; `experiments.results.write` puts it into files.
+
+    Args:
+        spec: An experiment, or the YAML file of one.
+        out: Its folder. Runs that are made are kept there and used again; a result that lies there is the one that
+            inputs are compared with.
+        since: Another earlier result to compare the inputs with (`experiment.json`).
+        accept_changes: Go on though topics, qrels, corpus, the baseline's run or the way of measuring changed.
+        allow_circular: Go on though the judge had a part in a system; the figures are then marked wherever they stand.
+
+    Raises:
+        DataError: for a file that cannot be read, inputs that changed, or judged topics of which none is in the topics.
+        UsageError: for a file that is no experiment, or a circular judge.
+    """
+    wanted = spec if isinstance(spec, Experiment) else read_experiment(spec)
+    inputs = hashes(wanted)
+    earlier = Path(since) if since is not None else Path(out) / RESULT
+    changed = changes(wanted, inputs, earlier) if since is not None or earlier.is_file() else ()
+    if not accept_changes:
+        refuse_changes(changed, earlier)
+    topics = read_topics(wanted.topics.path, wanted.topics.format)
+    qrels = _judged(wanted, topics)
+    asked = {topic: topics[topic] for topic in qrels}
+    place = store if isinstance(store, Store) else Store(store)
+    maker = Runs(wanted, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
+    runs = {name: maker.get(name) for name in wanted.systems}
+    card = read_card(wanted.qrels.path) if wanted.qrels.path.is_file() else None
+    lineages = {name: run.lineage for name, run in runs.items()}
+    queries = {topic: str(fields["query"]) for topic, fields in asked.items()}
+    circular = refuse_circular(card, lineages, queries, allow=allow_circular)
+    comparison = _compared(wanted, asked, qrels, runs, circular)
+    comparison = dataclasses.replace(comparison, notes=(*comparison.notes, *doubts(card, lineages)))
+    source = card.source if card is not None else "human"
+    results: tuple[RuleResult, ...] = ()
+    if wanted.policy is not None and wanted.candidate is not None:
+        roles = {"base": wanted.baseline, "incumbent": wanted.baseline} if wanted.baseline else {}
+        facts = Facts(roles=roles, data=inputs["qrels"], changed=() if accept_changes else changed, source=source)
+        results = decide(wanted.policy, comparison, wanted.candidate, facts)
+    return Experimented(wanted, comparison, results, asked, qrels, runs, inputs, changed, source)
+
+
+def _judged(spec: Experiment, topics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """The judgments of the topics that are asked."""
+    qrels = read_qrels(spec.qrels.path, spec.qrels.format, thresholds=spec.qrels.thresholds, topics=topics)
+    found = {topic: dict(grades) for topic, grades in qrels.items() if topic in topics}
+    if not found:
+        raise DataError(
+            "none of the judged topics is among the topics",
+            where=str(spec.qrels.path),
+            fix=f"The topics are those of {spec.topics.path}; their ids must be the same.",
+        )
+    return found
+
+
+def _compared(
+    spec: Experiment,
+    topics: Mapping[str, Mapping[str, Any]],
+    qrels: Qrels,
+    runs: Mapping[str, MadeRun],
+    circular: Mapping[str, str],
+) -> Comparison:
+    """Each run is read, measured and let go before the next, so that any number of them fits in memory."""
+    evaluations: dict[str, Evaluation] = {}
+    for name, made in runs.items():
+        measured = evaluate_run(
+            read_run(made.source.path, made.source.format),
+            qrels,
+            measures=spec.measures,
+            topics=topics,
+            slices=spec.slices,
+            weight=spec.weight,
+            cluster=spec.cluster,
+            relevant=spec.relevant,
+            costs=made.costs,
+            circular=circular.get(name, ""),
+        )
+        evaluations[name] = dataclasses.replace(measured, tested=spec.tested or spec.measures)
+    return compare(evaluations, candidate=spec.candidate, baseline=spec.baseline, correction=spec.correction)

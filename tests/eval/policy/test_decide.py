@@ -1,0 +1,158 @@
+"""A policy lets a better system through, and refuses each way of not being one, by how much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.policy import Facts, Policy, decide
+
+ROLES = {"base": "base", "incumbent": "old@1"}
+ROWS = [str(row) for row in range(200)]
+
+
+def evaluation(values: np.ndarray, **more: object) -> Evaluation:
+    rows = dict(zip(ROWS, map(float, values), strict=True))
+    kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
+    return Evaluation("nDCG@10", {"nDCG@10": rows}, {}, slices={"kind": kinds}, **more)
+
+
+def compared(gain: float, odd: float = 0.0, invalid: int = 0, ms: float = 100, circular: str = "") -> Comparison:
+    """The candidate is better than the old one by `gain` on average, on odd rows by `odd` more."""
+    rng = np.random.default_rng(1)
+    old = rng.uniform(0.2, 0.6, len(ROWS))
+    new = old + rng.normal(0, 0.1, len(ROWS))
+    new += gain - (new - old).mean() + odd * np.array([int(row) % 2 for row in ROWS])
+    return compare(
+        {
+            "base": evaluation(old - 0.1, costs={"ms per query": 80}),
+            "old@1": evaluation(old, costs={"ms per query": 100}),
+            "new@2": evaluation(
+                new,
+                invalid=dict.fromkeys(ROWS[:invalid], "empty"),
+                costs={"ms per query": ms},
+                circular=circular,
+            ),
+        },
+        candidate="new@2",
+        resamples=2000,
+    )
+
+
+def broken(policy: Policy, comparison: Comparison, **facts: object) -> dict[str, float | None]:
+    results = decide(policy, comparison, "new@2", Facts(**{"roles": ROLES, "data": "ab" * 32, **facts}))
+    return {result.rule: result.short_by for result in results if not result.passed}
+
+
+def test_a_better_one_passes():
+    policy = Policy(
+        slices={"kind": {"largest_fall": 0.0}},
+        invalid_rate={"at_most": 0.01},
+        latency={"at_most_ms": 150, "at_most_times_base": 1.5},
+        least={"rows": 200},
+        data="abab" * 4,
+    )
+    assert broken(policy, compared(0.05, invalid=2)) == {}
+
+
+def test_a_worse_one_is_refused_by_how_much():
+    found = broken(Policy(), compared(-0.03))
+    assert found.keys() == {"beat incumbent"}
+    assert found["beat incumbent"] == pytest.approx(0.03 + 1.96 * 0.1 / 200**0.5, abs=0.003)
+
+
+def test_better_within_noise_is_refused():
+    comparison = compared(0.005)
+    pair = comparison.pair("new@2", "old@1", "nDCG@10")
+    assert pair.low < 0 < pair.difference
+    assert broken(Policy(), comparison).keys() == {"beat incumbent"}
+
+
+def test_a_margin_is_asked_of_the_lower_end():
+    pair = (comparison := compared(0.05)).pair("new@2", "old@1", "nDCG@10")
+    found = broken(Policy(beat={"incumbent": {"margin": 0.045}}), comparison)
+    assert found == {"beat incumbent": pytest.approx(0.045 - pair.low)}
+    assert pair.difference > 0.045
+
+
+def test_a_fall_in_a_slice_is_refused_though_the_mean_rose():
+    comparison = compared(0.1, odd=-0.12)
+    assert broken(Policy(), comparison) == {}
+    found = broken(Policy(slices={"kind": {"largest_fall": 0.01}}), comparison)
+    assert found.keys() == {"slice kind = odd"}
+    assert found["slice kind = odd"] == pytest.approx(0.01, abs=0.02)
+    assert broken(Policy(slices={"kind": {"largest_fall": 0.05}}), comparison) == {}
+    (pair,) = [each.pair for each in comparison.slice_pairs if (each.value, each.pair.b) == ("odd", "old@1")]
+    by_interval = {"largest_fall": 0.5 * (pair.difference + pair.low) * -1, "values": ["odd"]}
+    assert broken(Policy(slices={"kind": by_interval}), comparison) == {}
+    assert broken(Policy(slices={"kind": {**by_interval, "by": "interval"}}), comparison).keys() == {"slice kind = odd"}
+    assert broken(Policy(slices={"kind": {"values": ["even"]}}), comparison) == {}
+
+
+def test_a_circular_judge_is_refused():
+    assert broken(Policy(), compared(0.05, circular="the judge new@1 is the candidate's ancestor")) == {
+        "no circular judge": None
+    }
+
+
+def test_changed_data_and_other_judgments_are_refused():
+    changed = broken(Policy(data="cd" * 8), compared(0.05), changed=("the data is another",), source="llm")
+    assert changed.keys() == {"the policy's data", "unchanged data", "source of judgments"}
+    assert broken(Policy(judgments=("llm",)), compared(0.05), source="llm") == {}
+
+
+def test_queries_seen_in_training_are_refused_and_not_knowing_is_said():
+    assert broken(Policy(), compared(0.05), leaked=("3", "9")) == {"held out": 2.0}
+    unknown = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, leaked=None))
+    assert "not checked" in next(result.said for result in unknown if result.rule == "held out")
+
+
+def test_bounds():
+    policy = Policy(
+        invalid_rate={"at_most": 0.02},
+        latency={"at_most_ms": 120, "at_most_times_base": 2},
+        least={"rows": 300, "groups": 100},
+    )
+    found = broken(policy, compared(0.05, invalid=10, ms=180))
+    assert found == {
+        "enough data": 100.0,
+        "invalid rate": pytest.approx(0.03),
+        "latency": pytest.approx(60),
+        "latency against base": pytest.approx(0.25),
+    }
+
+
+def test_the_first_version_has_no_incumbent_to_beat():
+    results = decide(Policy(), compared(-0.03), "new@2", Facts({"base": "base"}))
+    assert all(result.passed for result in results)
+    assert "no incumbent" in next(result.said for result in results if result.rule == "beat incumbent")
+
+
+def test_every_rule_says_what_was_found():
+    for result in decide(Policy(slices={"kind": {}}), compared(0.05), "new@2", Facts(ROLES)):
+        assert result.said
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (Policy(measure="MAP"), "asks for MAP"),
+        (Policy(beat={"elsewhere": {}}), "'elsewhere'"),
+        (Policy(slices={"colour": {}}), "a slice 'colour'"),
+        (Policy(slices={"kind": {"values": ["big"]}}), "the value big of the slice 'kind'"),
+    ],
+)
+def test_what_the_data_does_not_have_is_an_error(policy, said):
+    with pytest.raises(UsageError, match=said):
+        decide(policy, compared(0.05), "new@2", Facts(ROLES))
+
+
+def test_an_untimed_system_cannot_be_held_to_a_latency():
+    comparison = compare(
+        {"base": evaluation(np.full(200, 0.1)), "new@2": evaluation(np.full(200, 0.2))}, candidate="new@2"
+    )
+    with pytest.raises(UsageError, match="new@2 was not timed"):
+        decide(Policy(beat={}, latency={"at_most_ms": 5}), comparison, "new@2", Facts({"base": "base"}))

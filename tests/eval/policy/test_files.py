@@ -1,0 +1,64 @@
+"""Policies as files, and decisions as files for a CI."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.eval.policy import RuleResult, read_policy
+from searchlora.eval.policy.ci import summary_markdown, write_junit
+from tests.eval.policy.test_decide import compared
+
+RESULTS = (
+    RuleResult("beat base", True, "nDCG@10 +0.050 (+0.036 to +0.064) against base"),
+    RuleResult("slice turn = 3 | 4", False, "nDCG@10 -0.040 <b>", 0.02),
+    RuleResult("no circular judge", False, "the judge is the candidate", None),
+)
+
+
+def test_a_policy_is_read(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text("beat:\n  base: {margin: 0.02}\nslices:\n  turn: {largest_fall: 0.1, values: ['3']}\n")
+    policy = read_policy(file)
+    assert policy.beat.keys() == {"base"}
+    assert policy.slices["turn"].values == ("3",)
+    file.write_text("")
+    assert read_policy(file).beat.keys() == {"base", "incumbent"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("beats: {}", "'beats'.*rules of a policy: measure, beat"),
+        ("beat: {base: {margin: -1}}", "'beat.base.margin'"),
+        ("slices: {turn: {by: mood}}", "'slices.turn.by'"),
+        ("data: shop", "'data'"),
+        ("beat: [", "not YAML"),
+    ],
+)
+def test_a_bad_policy_names_its_key(tmp_path, text, said):
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_policy(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_policy(tmp_path / "none.yaml")
+
+
+def test_junit_has_a_case_per_rule(tmp_path):
+    write_junit(tmp_path / "junit.xml", "new@2", RESULTS)
+    (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    failures = {case.get("name"): case.find("failure") for case in suite}
+    assert failures["beat base"] is None
+    assert "<b>; missed by 0.02" in failures["slice turn = 3 | 4"].text
+
+
+def test_the_summary_says_how_it_ended_first():
+    text = summary_markdown("new@2 to production", compared(0.05), RESULTS, reason="agreed")
+    assert text.startswith("### new@2 to production: refused, 2 of 3 rules broken\n\n**Put through by force:** agreed")
+    assert text.index("no circular judge") < text.index("beat base")
+    assert "slice turn = 3 \\| 4" in text
+    assert "<details>" in text
