@@ -1,0 +1,99 @@
+"""`searchlora clicks`, from log to qrels, and what it says of a log that it cannot read."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from searchlora.eval.judgments.card import read_card
+from searchlora.eval.trec import read_qrels
+
+
+def rows(names=("query", "document", "position", "clicked")):
+    """Two queries; the second document of each is clicked as often as the first, one position further down."""
+    for query in ("red shoes", "tent"):
+        for at in range(40):
+            for position in (1, 2):
+                values = (query, f"{query[0]}{position}", position, at % 4 == 0)
+                yield dict(zip(names, values, strict=True))
+            for other in (3, 4):
+                yield dict(zip(names, (query, f"{query[0]}{other}", 2, False), strict=True))
+
+
+@pytest.fixture(params=["log.jsonl", "log.csv", "log.tsv", "log.jsonl.gz", "log.parquet"])
+def log(request, tmp_path):
+    path, found = tmp_path / request.param, list(rows())
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(found), path)
+    elif path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, list(found[0]), delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows({**row, "clicked": int(row["clicked"])} for row in found)
+    else:
+        with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as out:
+            out.writelines(json.dumps(row) + "\n" for row in found)
+    return path
+
+
+def test_from_log_to_qrels(cli, log, tmp_path):
+    out = tmp_path / "made" / "qrels.txt"
+    called = cli("clicks", log, "--out", out)
+    assert called.code == 0, called.err
+    qrels = read_qrels(out)
+    assert set(qrels) == {"red+shoes", "tent"}
+    assert qrels["tent"] == {"t1": 2, "t2": 3, "t3": 0, "t4": 0}
+    card = read_card(out)
+    assert card is not None
+    assert (card.source, list(card.made_from)) == ("clicks", [log.name])
+    assert "320 rows, 8 pairs of query and document" in called.out
+    assert "       1            80         20   0.250  0.168–0.355" in called.out
+    assert "grade 0:          4 pairs" in called.out
+    assert "8 judgments of 2 topics" in called.out
+
+
+def test_columns_thresholds_minimum(cli, tmp_path):
+    path, out = tmp_path / "log.jsonl", tmp_path / "qrels.txt"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(("q", "sku", "rank", "hit"))))
+    columns = (
+        "--query-column",
+        "q",
+        "--document-column",
+        "sku",
+        "--position-column",
+        "rank",
+        "--clicked-column",
+        "hit",
+    )
+    called = cli("clicks", path, "--out", out, *columns, "--thresholds", "0.9", "--minimum", "40")
+    assert called.code == 0, called.err
+    assert {grade for row in read_qrels(out).values() for grade in row.values()} == {0, 1}
+
+
+def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
+    path, out = tmp_path / "log.jsonl", tmp_path / "qrels.txt"
+    good = {"query": "q", "document": "d", "position": 1, "clicked": 1}
+    for change, complaint in (
+        ({"position": 0}, "log.jsonl, line 2, field position: the position is 0"),
+        ({"position": "first"}, "log.jsonl, line 2, field position: the position 'first' is not a whole number"),
+        ({"position": 1.5}, "the position '1.5' is not a whole number"),
+        ({"clicked": "yes"}, "log.jsonl, line 2, field clicked: 'yes' is not 0, 1, true or false"),
+        ({"clicked": 3}, "'3' is not 0, 1, true or false"),
+        ({"clicked": None}, "'None' is not 0, 1, true or false"),
+        ({"query": "  "}, "log.jsonl, line 2, field query: is empty"),
+        ({"document": ["d"]}, "log.jsonl, line 2, field document: is empty, or no text"),
+    ):
+        path.write_text(f"{json.dumps(good)}\n{json.dumps(good | change)}\n")
+        assert complaint in refused("clicks", path, "--out", out)
+    path.write_text(f"{json.dumps(good)}\nnonsense\n")
+    assert "log.jsonl, line 2: is not JSON" in refused("clicks", path, "--out", out)
+    path.write_text(json.dumps({"query": "q", "doc": "d", "position": 1, "clicked": 1}) + "\n")
+    assert "document" in refused("clicks", path, "--out", out)
+    assert "there is no such file" in refused("clicks", tmp_path / "none.csv", "--out", out)
+    assert "'a' are not numbers" in refused("clicks", path, "--out", out, "--thresholds", "a")
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,216 @@
+"""COEC finds the relevance that position hides, and what it is worth is told beside each grade."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import unquote_plus
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.click_qrels import click_qrels, details_path, topic_id, write_click_qrels
+from searchlora.eval.judgments.clicks import (
+    POSITION_PRIOR,
+    PRIOR,
+    ClickCounts,
+    ClickJudgments,
+    Impression,
+    clean_query,
+)
+from searchlora.eval.trec import read_qrels
+
+#: Chance of a click on a document that was looked at, by its grade.
+ATTRACTS = np.array([0.1, 0.2, 0.3, 0.45])
+
+
+def counted(impressions) -> ClickCounts:
+    counts = ClickCounts()
+    for impression in impressions:
+        counts.add(impression)
+    return counts
+
+
+def position_based(seed: int, *, deep: bool = False, queries: int = 60, documents: int = 10, searches: int = 400):
+    """A log of the position-based model (Craswell and others, WSDM 2008): a click is looked at times attractive.
+
+    Each query has an order of its own that knows nothing of relevance, shuffled a little from search to search. With
+    `deep`, every other query shows its documents from position 6 on, as a block further down the page would.
+    """
+    rng = np.random.default_rng(seed)
+    grades, log = {}, []
+    for query in range(queries):
+        grade = rng.integers(0, 4, documents)
+        grades |= {(f"q{query}", f"d{at}"): int(each) for at, each in enumerate(grade)}
+        usual, first = rng.permutation(documents), 6 if deep and query % 2 else 1
+        for _ in range(searches):
+            order = np.argsort(usual + rng.normal(0, 1.0, documents))
+            looked = rng.random(documents) < (np.arange(documents) + first) ** -1.0
+            clicked = looked & (rng.random(documents) < ATTRACTS[grade[order]])
+            log += [
+                Impression(f"q{query}", f"d{at}", first + place, bool(click))
+                for place, (at, click) in enumerate(zip(order, clicked, strict=True))
+            ]
+    return log, grades
+
+
+def taus(found: ClickJudgments, grades) -> tuple[float, float]:
+    """Kendall's tau-b with the true grades over all pairs, of COEC and of the raw click rate."""
+    truth = [grades[each.query, each.document] for each in found.judgments]
+    coec = stats.kendalltau(truth, [each.coec for each in found.judgments]).statistic
+    raw = stats.kendalltau(truth, [each.clicks / each.impressions for each in found.judgments]).statistic
+    return float(coec), float(raw)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_coec_orders_by_relevance_where_the_click_rate_does_not(deep):
+    log, grades = position_based(1, deep=deep)
+    found = counted(log).judge()
+    coec, raw = taus(found, grades)
+    assert len(found.judgments) == len(grades)
+    # Ties in the true grades keep tau-b below 0.87, whatever the order.
+    assert coec > 0.75
+    assert raw < 0.5
+    given_, true = zip(*((each.grade, grades[each.query, each.document]) for each in found.judgments), strict=True)
+    assert stats.kendalltau(given_, true).statistic > 0.75
+
+
+def test_a_ranking_that_is_good_already_hides_relevance_from_coec():
+    """The known fault, so that nobody takes these for human grades: position and relevance cannot be told apart."""
+    rng = np.random.default_rng(2)
+    grade = np.repeat([3, 2, 1, 0], [1, 2, 3, 4])
+    log = [
+        Impression(f"q{query}", f"d{at}", at + 1, bool(rng.random() < ATTRACTS[each] / (at + 1)))
+        for query in range(50)
+        for _ in range(200)
+        for at, each in enumerate(grade)
+    ]
+    found = counted(log).judge()
+    assert {each.grade for each in found.judgments if each.document == "d0"} == {1, 2}
+    best, worst = (np.mean([each.coec for each in found.judgments if each.document == d]) for d in ("d0", "d9"))
+    assert best == pytest.approx(worst, abs=0.05)
+
+
+def test_figures_are_the_formulas_written_out():
+    log = [Impression("q", "a", 1, at < 6) for at in range(12)] + [Impression("q", "b", 1, False)] * 8
+    log += [Impression("q", "b", 2, at < 3) for at in range(15)] + [Impression("q", "rare", 3, True)]
+    found = counted(log).judge(minimum=12, thresholds=(0.6, 1.1))
+    rates = {1: 6 / 20, 2: 3 / 15, 3: 1.0}
+    assert {each.position: each.rate for each in found.positions} == rates
+    overall = 10 / 36
+    first, second = (
+        (clicks + POSITION_PRIOR * overall) / (shown + POSITION_PRIOR) for clicks, shown in ((6, 20), (3, 15))
+    )
+    a, b = found.judgments
+    assert (a.document, a.impressions, a.clicks, b.impressions, b.clicks) == ("a", 12, 6, 23, 3)
+    assert a.expected == pytest.approx(12 * first)
+    assert b.expected == pytest.approx(8 * first + 15 * second)
+    assert a.coec == pytest.approx((6 + PRIOR) / (12 * first + PRIOR))
+    # Gamma as half a chi-square, the other way to write the same interval.
+    ends = stats.chi2.ppf([0.025, 0.975], 2 * (6 + PRIOR)) / 2 / (12 * first + PRIOR)
+    assert (a.low, a.high) == pytest.approx(tuple(ends))
+    assert (a.grade, b.grade) == (2, 0)
+    assert (found.rows, found.pairs) == (36, 3)
+
+
+def test_intervals_hold_the_true_ratio():
+    """Of 600 pairs whose ratio is known; more than 95 in 100, since clicks vary less than Poisson."""
+    log, grades = position_based(3, searches=100)
+    found = counted(log).judge()
+    rate = np.arange(1, 11) ** -1.0
+    expected = {each.position: each.rate for each in found.positions}
+    held = 0
+    for each in found.judgments:
+        # A document's attractiveness over the mean of all at its positions, the same at every position here.
+        truth = ATTRACTS[grades[each.query, each.document]] / np.mean([expected[p] / rate[p - 1] for p in expected])
+        held += each.low <= truth <= each.high
+    assert held / len(found.judgments) >= 0.93
+
+
+def test_few_clicks_prove_little():
+    """One click where next to none was expected is not a top grade."""
+    log = [Impression("q", f"d{p}", p, at % 3 == 0) for p in range(1, 4) for at in range(300)]
+    log += [Impression("q", f"d{p}", p, False) for p in range(4, 20) for _ in range(200)]
+    log += [Impression("q", "lucky", 19, at == 0) for at in range(10)]
+    lucky = counted(log).judge().judgments[-1]
+    assert lucky.document == "lucky"
+    assert lucky.clicks / lucky.expected > 3
+    assert lucky.coec < 2
+    assert lucky.low < 1 < lucky.high
+
+
+def test_queries_are_counted_together_whatever_their_case_and_blanks():
+    counts = counted([Impression(q, "d", 1, True) for q in ("Red Shoes", " red  shoes ", "RED SHOES")] * 4)
+    found = counts.judge()
+    assert [(each.query, each.impressions) for each in found.judgments] == [("red shoes", 12)]
+
+
+@given(st.text(min_size=1).filter(lambda text: text.strip()))
+def test_ids_of_queries_are_one_word_and_can_be_read_back(query):
+    try:
+        query.encode()
+    except UnicodeEncodeError:
+        return
+    found = topic_id(query)
+    assert len(found.split()) == 1
+    assert unquote_plus(found) == clean_query(query)
+
+
+def small() -> ClickJudgments:
+    log = [Impression(q, "d1", 1, at % 2 == 0) for q in ("red shoes", "tent") for at in range(20)]
+    return counted(log + [Impression("tent", "d2", 2, False)] * 20).judge()
+
+
+def test_topics_by_their_queries():
+    found = small()
+    assert set(click_qrels(found)) == {"red+shoes", "tent"}
+    topics = {"7": "Red shoes", "8": "red  shoes", "9": "sleeping bag"}
+    assert click_qrels(found, topics) == {"7": {"d1": 2}, "8": {"d1": 2}}
+    with pytest.raises(DataError, match="none of the 1 topics"):
+        click_qrels(found, {"9": "sleeping bag"})
+    with pytest.raises(DataError, match="none of the 0 topics"):
+        click_qrels(found, {})
+    with pytest.raises(DataError, match="shown 10 times"):
+        click_qrels(counted([Impression("q", "d", 1, True)]).judge())
+
+
+def test_files_say_that_they_are_from_clicks(tmp_path):
+    path, found = tmp_path / "qrels.txt", small()
+    qrels = write_click_qrels(path, found, created="2026-01-01T00:00:00+00:00", made_from={"log.csv": "ab" * 32})
+    assert read_qrels(path) == qrels
+    card = read_card(path)
+    assert card is not None
+    assert (card.source, dict(card.counts), dict(card.made_from)) == ("clicks", {"clicks": 3}, {"log.csv": "ab" * 32})
+    assert card.rule == found.rule
+    assert "grade = how many of 0.5, 1, 2 it reaches; 10 impressions or more" in card.rule
+    rows = [json.loads(line) for line in details_path(path).read_text(encoding="utf-8").splitlines()]
+    assert [row["coec"] for row in rows] == [each.coec for each in found.judgments]
+
+
+def test_what_it_refuses():
+    counts = ClickCounts()
+    with pytest.raises(DataError, match="the position is 0"):
+        counts.add(Impression("q", "d", 0, True))
+    with pytest.raises(DataError, match="the query is empty"):
+        counts.add(Impression("  ", "d", 1, True))
+    with pytest.raises(UsageError, match="none of the 1 impressions"):
+        counted([Impression("q", "d", 1, False)]).judge()
+    for thresholds in ((), (1.0, 0.5), (0.0, 1.0), (0.5, 0.5)):
+        with pytest.raises(UsageError, match="must rise"):
+            counted([Impression("q", "d", 1, True)]).judge(thresholds=thresholds)
+    with pytest.raises(UsageError, match="minimum"):
+        counted([Impression("q", "d", 1, True)]).judge(minimum=0)
+
+
+def test_memory_grows_with_pairs_not_with_rows():
+    import tracemalloc
+
+    tracemalloc.start()
+    counted(Impression(f"q{at % 50}", f"d{at % 7}", 1 + at % 7, at % 3 == 0) for at in range(100_000)).judge()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
