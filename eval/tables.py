@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.eval.compare import Comparison, Pair, Row
+from searchlora.eval.compare import Comparison, Pair, Row, Slice, SlicePair
+from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,54 @@ class Header:
 
 
 def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
-    """The object that `benchmarks/results/NAME.json` holds (DESIGN, Results); what is unknown is None, never NaN."""
+    """The object that `benchmarks/results/NAME.json` holds (DESIGN, Results); what is unknown is None, never NaN.
+
+    The figures of a system that is circular carry `circular`, the reason. Beside the agreed keys stand, where there is
+    something to tell, `slices`, `slice_comparisons`, `weighted`, `unjudged`, `totals`, `costs`, `circular` and `notes`.
+    """
+    more = {
+        "slices": [
+            {"slice": each.slice, "value_of_slice": each.value, **_row(comparison, each.row)}
+            for each in comparison.slices
+        ],
+        "slice_comparisons": [
+            {"slice": each.slice, "value_of_slice": each.value, **_compared(comparison, each.pair)}
+            for each in comparison.slice_pairs
+        ],
+        "weighted": [_row(comparison, row) for row in comparison.weighted],
+        "unjudged": [_row(comparison, row) for row in comparison.unjudged],
+        "totals": {system: _finite(totals) for system, totals in comparison.totals.items() if totals},
+        "costs": {system: _finite(costs) for system, costs in comparison.costs.items()},
+        "circular": dict(comparison.circular),
+        "notes": list(comparison.notes),
+    }
     return {
         "benchmark": header.benchmark,
         "command": header.command,
         "date": header.date,
         "machine": header.machine,
         "versions": dict(header.versions),
-        "rows": [_finite(vars(row)) for row in comparison.rows],
-        "comparisons": [_finite(vars(pair)) for pair in comparison.comparisons],
+        "rows": [_row(comparison, row) for row in comparison.rows],
+        "comparisons": [_compared(comparison, pair) for pair in comparison.comparisons],
+        **{key: figures for key, figures in more.items() if figures},
     }
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Two tables, the systems and the paired comparisons, and the notes."""
-    parts = [_systems(comparison)]
-    if comparison.comparisons:
-        parts.append(_pairs(comparison))
-    if comparison.notes:
-        parts.append("\n".join(f"* {note}" for note in comparison.notes))
-    return "\n\n".join(parts) + "\n"
+    """A table for each subject that there are figures of (systems, pairs, unjudged documents, traffic, slices, costs),
+    and the notes.
+    """
+    parts = [
+        _systems(comparison),
+        *_pairs(comparison),
+        *_unjudged(comparison),
+        *_weighted(comparison),
+        *_slices(comparison),
+        *_costs(comparison),
+        "\n".join([f"* **{comparison.shown(name)}**: {why}" for name, why in comparison.circular.items()]
+                  + [f"* {note}" for note in comparison.notes]),
+    ]  # fmt: skip
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def figure(row: Row) -> str:
@@ -65,42 +94,180 @@ def interval(low: float, high: float, sign: str = "") -> str:
 
 
 def chance(p: float) -> str:
-    """A p value as it is printed: `0.032`, `<0.001`."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    """A p value as it is printed: `0.032`, `<0.001`; a dash where there is none."""
+    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _systems(comparison: Comparison) -> str:
-    figures = {(row.system, row.measure): row for row in comparison.rows}
-    lines = [_line(["system", *comparison.measures, "n", "invalid"]), _line(["---"] * (len(comparison.measures) + 3))]
+    head = ["system", *comparison.measures, "n", "invalid"]
+    figures = _by_system(comparison.rows)
+    lines = []
     for system in comparison.systems:
-        cells = [figures[system, measure] for measure in comparison.measures]
-        lines.append(_line([system, *map(figure, cells), _counts(cells), str(len(comparison.invalid.get(system, {})))]))
-    return "\n".join([*lines, "", "Mean and 95% interval (studentised bootstrap over clusters)."])
+        cells = [figures[system][measure] for measure in comparison.measures]
+        invalid = str(len(comparison.invalid.get(system, {})))
+        lines.append([_name(comparison, system), *map(figure, cells), _counts(cells), invalid])
+    return _table(head, lines, "Mean and 95% interval (studentised bootstrap over clusters).")
 
 
-def _counts(rows: list[Row]) -> str:
+def _pairs(comparison: Comparison) -> Iterator[str]:
+    if not comparison.comparisons:
+        return
+    tests = ["p", "p corrected", "wins/losses/ties", "p (t)", "effect", "detectable"]
+    lines = [_pair(comparison, pair) for pair in comparison.comparisons]
+    said = (
+        f"p by paired randomisation over clusters, corrected by {_correction(comparison)} over the {len(lines)} rows; "
+        "p (t) by the paired t test, not corrected. Effect: Cohen's d_z. Detectable: the smallest true difference that "
+        "the t test finds four times in five at the level 0.05, with this many rows of this spread."
+    )
+    yield _table(["comparison", "measure", "difference", *tests], lines, said)
+
+
+def _pair(comparison: Comparison, pair: Pair) -> list[str]:
+    difference = f"{pair.difference:+.3f} {interval(pair.low, pair.high, '+')}"
+    counts = f"{pair.wins}/{pair.losses}/{pair.ties}"
+    tests = [chance(pair.p), chance(pair.p_corrected), counts, chance(pair.p_t)]
+    return [_names(comparison, pair), pair.measure, difference, *tests, _number(pair.effect, "+.2f"), _number(pair.mde)]
+
+
+def _unjudged(comparison: Comparison) -> Iterator[str]:
+    """A line per system and measure, worst to best; and how much is judged."""
+    if not comparison.unjudged:
+        return
+    yield "### Unjudged documents"
+    figures = _by_system(comparison.unjudged)
+    plain = _by_system(comparison.rows)
+    depths = list(dict.fromkeys(row.measure for row in comparison.unjudged if row.measure.startswith("Judged@")))
+    lines = []
+    for measure in comparison.measures:
+        for system, own in figures.items():
+            if f"{measure} {CONDENSED}" in own:
+                cells = [plain[system][measure], own[f"{measure} {CONDENSED}"], own[f"{measure} {AS_BEST}"]]
+                lines.append([_name(comparison, system), measure, *map(figure, cells), _counts(cells)])
+    said = (
+        "As worst: unjudged documents count as not relevant, as in all other tables. Condensed: they are taken out of "
+        "the ranking. As best: the greatest value over giving the first of them, up to some number, the best grade."
+    )
+    if lines:
+        yield _table(["system", "measure", "as worst", "condensed", "as best", "n"], lines, said)
+    shares = [[_name(comparison, system), *(figure(own[d]) for d in depths)] for system, own in figures.items()]
+    yield _table(["system", *depths], shares, "Share of the first documents that are judged.")
+
+
+def _weighted(comparison: Comparison) -> Iterator[str]:
+    if not comparison.weighted:
+        return
+    figures = _by_system(comparison.weighted)
+    measures = [m for m in comparison.measures if all(m in own for own in figures.values())]
+    lines = [
+        [_name(comparison, system), *(figure(own[m]) for m in measures), _counts([own[m] for m in measures])]
+        for system, own in figures.items()
+    ]
+    yield "### Weighted by traffic"
+    yield _table(["system", *measures, "n"], lines, "Mean weighted by traffic, and its 95% interval.")
+
+
+def _slices(comparison: Comparison) -> Iterator[str]:
+    """Per slice, the headline of each system and the pairs that are looked at first."""
+    headline = comparison.measures[0]
+    for name in dict.fromkeys(each.slice for each in comparison.slices):
+        yield f"### {headline} by {name}"
+        own = [each for each in comparison.slices if (each.slice, each.row.measure) == (name, headline)]
+        yield _table([name, *(_name(comparison, s) for s in comparison.systems), "n"], _slice_lines(own))
+        pairs = [
+            each
+            for each in comparison.slice_pairs
+            if (each.slice, each.pair.measure) == (name, headline) and (each.pair.a, each.pair.b) in comparison.met
+        ]
+        if pairs:
+            said = (
+                f"p corrected by {_correction(comparison)} over the {len(comparison.slice_pairs)} pairs of all slices "
+                "and tested measures."
+            )
+            head = [name, "comparison", "difference", "p", "p corrected", "wins/losses/ties", "detectable", "n"]
+            yield _table(head, [_slice_pair(comparison, each) for each in pairs], said)
+
+
+def _slice_lines(slices: Sequence[Slice]) -> list[list[str]]:
+    of_value: dict[str, list[Row]] = {}
+    for each in slices:
+        of_value.setdefault(each.value, []).append(each.row)
+    return [[value, *map(figure, rows), _counts(rows)] for value, rows in of_value.items()]
+
+
+def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
+    pair = each.pair
+    return [
+        each.value,
+        _names(comparison, pair),
+        f"{pair.difference:+.3f} {interval(pair.low, pair.high, '+')}",
+        chance(pair.p),
+        chance(pair.p_corrected),
+        f"{pair.wins}/{pair.losses}/{pair.ties}",
+        _number(pair.mde),
+        str(pair.n),
+    ]
+
+
+def _costs(comparison: Comparison) -> Iterator[str]:
+    kinds = list(dict.fromkeys(kind for costs in comparison.costs.values() for kind in costs))
+    if kinds:
+        lines = [
+            [_name(comparison, system), *(_number(costs.get(kind, math.nan), ".4g") for kind in kinds)]
+            for system, costs in comparison.costs.items()
+        ]
+        yield _table(["system", *kinds], lines)
+
+
+def _correction(comparison: Comparison) -> str:
+    return {"holm": "Holm", "bh": "Benjamini–Hochberg"}[comparison.correction]
+
+
+def _by_system(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row.system, {})[row.measure] = row
+    return found
+
+
+def _name(comparison: Comparison, system: str) -> str:
+    shown = comparison.shown(system)
+    return f"**{shown}**" if system == comparison.candidate else shown
+
+
+def _names(comparison: Comparison, pair: Pair) -> str:
+    return f"{comparison.shown(pair.a)} − {comparison.shown(pair.b)}"
+
+
+def _counts(rows: Sequence[Row]) -> str:
     """One number where all measures have the same rows, else one each."""
     counts = [str(row.n) for row in rows]
     return counts[0] if len(set(counts)) == 1 else "/".join(counts)
 
 
-def _pairs(comparison: Comparison) -> str:
-    head = ["comparison", "measure", "difference", "p", "p corrected", "wins/losses/ties"]
-    lines = [_line(head), _line(["---"] * len(head)), *map(_pair, comparison.comparisons)]
-    name = {"holm": "Holm", "bh": "Benjamini–Hochberg"}[comparison.correction]
-    said = f"p by paired randomisation over clusters, corrected by {name} over the {len(comparison.comparisons)} rows."
-    return "\n".join([*lines, "", said])
+def _number(value: float, form: str = ".3f") -> str:
+    return f"{value:{form}}" if math.isfinite(value) else "–"
 
 
-def _pair(pair: Pair) -> str:
-    difference = f"{pair.difference:+.3f} {interval(pair.low, pair.high, '+')}"
-    counts = f"{pair.wins}/{pair.losses}/{pair.ties}"
-    names = f"{pair.a} − {pair.b}"
-    return _line([names, pair.measure, difference, chance(pair.p), chance(pair.p_corrected), counts])
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "") -> str:
+    rows = [_line(head), _line(["---"] * len(head)), *map(_line, lines)]
+    return "\n".join([*rows, "", said] if said else rows)
 
 
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
+    return {**_finite(vars(row)), **_marked(comparison, row.system)}
+
+
+def _compared(comparison: Comparison, pair: Pair) -> dict[str, Any]:
+    return {**_finite(vars(pair)), **_marked(comparison, pair.a, pair.b)}
+
+
+def _marked(comparison: Comparison, *systems: str) -> dict[str, str]:
+    reasons = [comparison.circular[system] for system in systems if system in comparison.circular]
+    return {"circular": "; ".join(dict.fromkeys(reasons))} if reasons else {}
 
 
 def _finite(fields: Mapping[str, Any]) -> dict[str, Any]:

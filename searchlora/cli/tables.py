@@ -28,7 +28,7 @@ def show(comparison: Comparison) -> None:
     for measure in measures:
         table.add_column(f"{measure}\n95% interval", justify="right")
     if tested is not None:
-        table.add_column(escape(f"p against\n{leading}\n({tested})"), justify="right")
+        table.add_column(escape(f"p against\n{comparison.shown(leading)}\n({tested})"), justify="right")
     for system in comparison.systems:
         cells = [escape(comparison.shown(system))]
         for measure in measures:

@@ -106,7 +106,8 @@ def test_bad_calls(systems):
 def test_json_has_the_keys_of_the_results_and_no_nan(systems):
     one = {name: replace(each, clusters=dict.fromkeys(IDS, "one")) for name, each in systems.items()}
     content = to_json(compare(one, candidate="adapter", resamples=200), HEADER)
-    assert list(content) == ["benchmark", "command", "date", "machine", "versions", "rows", "comparisons"]
+    agreed = ["benchmark", "command", "date", "machine", "versions", "rows", "comparisons"]
+    assert list(content) == [*agreed, "slices", "slice_comparisons", "notes"]
     assert set(content["rows"][0]) == {"system", "measure", "value", "low", "high", "n"}
     assert {"a", "b", "measure", "difference", "low", "high", "p", "p_corrected"} < set(content["comparisons"][0])
     assert content["rows"][0]["low"] is None
