@@ -1,56 +1,51 @@
-"""From a YAML file to a pipeline."""
+"""From a YAML file to the settings of a pipeline's stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from searchlora.adapters.load_check import check_renders
-from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.pipelines.pipeline import Pipeline
-from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
-from searchlora.progress import Progress, Steps, silent, unwatched
-from searchlora.records import Document
+from searchlora.pipelines.building import bm25_stage, build_pipeline
+from searchlora.pipelines.settings import (
+    KINDS,
+    AdapterSettings,
+    Bm25Settings,
+    DenseSettings,
+    FuseSettings,
+    RetrieveSettings,
+    Settings,
+)
+
+# Whoever reads a pipeline needs its settings and builds it: one place to import from.
+__all__ = [
+    "AdapterSettings",
+    "Bm25Settings",
+    "DenseSettings",
+    "FuseSettings",
+    "RetrieveSettings",
+    "Settings",
+    "bm25_settings",
+    "bm25_stage",
+    "build_pipeline",
+    "parse_stages",
+    "read_pipeline",
+    "ready_pipelines",
+]
 
 _READY = Path(__file__).parent
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AdapterSettings(_Strict):
-    """`- adapter: {name: shop-rewriter@production}`; task and base are those of its manifest."""
-
-    name: str
-    max_new_tokens: int | None = Field(None, ge=1, description="default: as in the adapter's recipe")
-
-
-class Bm25Settings(_Strict):
-    """`- bm25: {k: 100}`, over the corpus given to the run."""
-
-    k: int = Field(100, ge=1)
-    k1: float = Field(0.9, ge=0)
-    b: float = Field(0.4, ge=0, le=1)
-    stopwords: Literal["english"] | None = "english"
-    stemmer: Literal["english"] | None = None
-    backend: Literal["bm25s", "rank-bm25"] = "bm25s"
-
-
-_KINDS: dict[str, type[_Strict]] = {"adapter": AdapterSettings, "bm25": Bm25Settings}
-
-
-class PipelineFile(_Strict):
+class PipelineFile(Settings):
     """A pipeline as written: `$name` as a whole value stands for a parameter."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    parameters: dict[str, str | int | float] = {}
+    parameters: dict[str, str | int | float] = Field(default_factory=dict)
     stages: list[dict[str, dict[str, Any]]] = Field(min_length=1)
 
 
@@ -59,7 +54,7 @@ def ready_pipelines() -> list[str]:
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
 
-def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[str, list[_Strict]]:
+def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[str, list[Settings]]:
     """Name and stage settings of a pipeline file or a ready pipeline, with `parameter=value` overrides.
 
     Raises:
@@ -77,37 +72,24 @@ def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[
     except yaml.YAMLError as error:
         raise PipelineError(f"is not YAML ({error})", where=str(path)) from None
     file = _validated(PipelineFile, content, str(path))
-    parameters = _overridden(file.parameters, overrides, str(path))
-    stages = []
-    for number, stage in enumerate(file.stages, 1):
-        where = f"{path}, stage {number}"
-        if len(stage) != 1 or next(iter(stage)) not in _KINDS:
-            raise PipelineError(
-                f"has the kinds {sorted(stage)}", where=where, fix=f"A stage is one of: {', '.join(sorted(_KINDS))}."
-            )
-        (kind, settings), *_ = stage.items()
-        stages.append(_validated(_KINDS[kind], _filled(settings, parameters, where), where))
-    return file.name, stages
+    return file.name, parse_stages(file.stages, str(path), _overridden(file.parameters, overrides, str(path)))
 
 
-def build_pipeline(
-    name: str,
-    stages: Sequence[_Strict],
-    *,
-    store: Store,
-    documents: Sequence[Document],
-    tasks: str | Path | None = None,
-    steps: Steps = unwatched,
-) -> Pipeline:
-    """Load what the stages need: adapters (through their load check, one engine per base) and an index."""
-    engines: dict[str, Any] = {}
-    built: list[Stage] = []
-    for settings in stages:
-        if isinstance(settings, AdapterSettings):
-            built.append(_adapter_stage(settings, store, engines, tasks))
-        elif isinstance(settings, Bm25Settings):
-            built.append(bm25_stage(settings, documents, steps("Indexing")))
-    return Pipeline(name, built)
+def parse_stages(
+    stages: Sequence[Mapping[str, Mapping[str, Any]]], where: str, parameters: Mapping[str, Any] | None = None
+) -> list[Settings]:
+    """The settings of stages as they stand under `stages` in a pipeline file.
+
+    Args:
+        where: Of errors: the file, or what stands for it.
+        parameters: Name -> value for each `$name`.
+
+    Raises:
+        PipelineError: naming `where`, stage and key.
+    """
+    return [
+        _stage(stage, KINDS, parameters or {}, f"{where}, stage {number}") for number, stage in enumerate(stages, 1)
+    ]
 
 
 def bm25_settings(**settings: Any) -> Bm25Settings:
@@ -115,46 +97,23 @@ def bm25_settings(**settings: Any) -> Bm25Settings:
     return _validated(Bm25Settings, settings, "bm25")
 
 
-def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
-    """Index the documents."""
-    from searchlora.retrieval.analysis import Analyzer
-    from searchlora.retrieval.bm25 import BM25Index
-
-    if not documents:
-        raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
-    analyzer = Analyzer(stopwords=settings.stopwords, stemmer=settings.stemmer)
-    method = "robertson" if settings.backend == "rank-bm25" else "lucene"
-    index = BM25Index(
-        documents,
-        k1=settings.k1,
-        b=settings.b,
-        analyzer=analyzer,
-        method=method,
-        backend=settings.backend,
-        progress=progress,
-    )
-    return RetrieveStage(index, settings.k)
-
-
-def _adapter_stage(
-    settings: AdapterSettings, store: Store, engines: dict[str, Any], tasks: str | Path | None
-) -> AdapterStage:
-    from searchlora.inference.local import LocalEngine
-    from searchlora.models.resolve import resolve
-    from searchlora.task import PromptedTask, load_task
-
-    stored = store.get(settings.name)
-    manifest = stored.manifest
-    task = load_task(manifest.task, tasks)
-    if not isinstance(task, PromptedTask):
-        raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
-    base = manifest.base.name
-    if base not in engines:
-        at_hand = resolve(base, manifest.base.revision)
-        engines[base] = LocalEngine(at_hand, store, precision=manifest.recipe["precision"])
-    check_renders(stored, task, engines[base].renderer)
-    pinned = engines[base].pin(settings.name)
-    return AdapterStage(task, engines[base], pinned, settings.max_new_tokens or manifest.recipe["max_new_tokens"])
+def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[str, Any], where: str) -> Settings:
+    shown = dict(stage) if isinstance(stage, Mapping) else {str(stage): None}
+    kind, written = next(iter(shown.items()), ("", None))
+    if len(shown) != 1 or kind not in kinds or not isinstance(written, Mapping):
+        raise PipelineError(
+            f"{list(shown)} is not one kind of stage with its settings",
+            where=where,
+            fix=f"A stage is one of: {', '.join(sorted(kinds))}, as in '- bm25: {{k: 100}}'.",
+        )
+    settings = _filled(written, parameters, where)
+    if kinds[kind] is FuseSettings and isinstance(settings.get("of"), list):
+        retrieving = {name: each for name, each in KINDS.items() if issubclass(each, RetrieveSettings)}
+        settings["of"] = [
+            _stage(inner, retrieving, parameters, f"{where}, of {number}")
+            for number, inner in enumerate(settings["of"], 1)
+        ]
+    return _validated(kinds[kind], settings, where)
 
 
 def _validated(model: type[Model], content: Any, where: str) -> Model:

@@ -22,7 +22,7 @@ class Pipeline:
     @property
     def tag(self) -> str:
         """Name and pinned stages without white space, for the last column of a run file."""
-        return "_".join([self.name, *(stage.label for stage in self.stages)]).replace(" ", "-")
+        return "-".join("_".join([self.name, *(stage.label for stage in self.stages)]).split())
 
     def run(
         self, searches: Sequence[SearchContext], *, batch: int = 256, progress: Progress = silent

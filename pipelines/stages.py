@@ -81,15 +81,11 @@ def with_outputs(
 
 @dataclass(frozen=True)
 class RetrieveStage:
-    """`query` -> `hits`, at most k."""
+    """`query` -> `hits`, at most k. The label names what searches, and its settings."""
 
     retriever: Retriever
-    k: int = 100
-    name: str = "bm25"
-
-    @property
-    def label(self) -> str:
-        return self.name
+    k: int
+    label: str
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         found = self.retriever.search([str(search["query"]) for search in searches], self.k)

@@ -7,7 +7,7 @@ import pytest
 from searchlora.errors import PipelineError
 from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import bm25_settings, bm25_stage, read_pipeline, ready_pipelines
+from searchlora.pipelines.config import bm25_settings, bm25_stage
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document
@@ -66,7 +66,7 @@ def test_an_invalid_output_is_kept_and_the_query_as_typed_is_searched_with(pipel
 def test_the_run_holds_every_topic_and_the_tag_the_pinned_version(pipeline):
     done = pipeline.run([{"id": "1", "query": "kicks"}, {"id": "2", "query": "shelter"}])
     assert run_of(done).keys() == {"1", "2"}
-    assert pipeline.tag == "two_shop-rewriter@3_bm25"
+    assert pipeline.tag == "two_shop-rewriter@3_bm25(k=10)"
 
 
 def test_batches_change_nothing(pipeline):
@@ -91,16 +91,3 @@ def test_the_conversation_reaches_the_prompt(pipeline):
 def test_searches_that_cannot_be_run(pipeline, searches, says):
     with pytest.raises(PipelineError, match=says):
         pipeline.run(searches)
-
-
-def test_the_ready_pipeline_reads_and_takes_its_parameter():
-    assert "rewrite_bm25" in ready_pipelines()
-    name, (adapter, bm25) = read_pipeline("rewrite_bm25", ["adapter=mine@production"])
-    assert name == "rewrite_bm25"
-    assert adapter.name == "mine@production"
-    assert bm25.k == 100
-
-
-def test_an_override_of_what_is_no_parameter_is_refused():
-    with pytest.raises(PipelineError, match=r"'colour=red' sets no parameter.*Parameters: adapter"):
-        read_pipeline("rewrite_bm25", ["colour=red"])

@@ -1,0 +1,153 @@
+"""From settings to stages that run: adapters are loaded through their load check, documents are indexed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from searchlora.adapters.load_check import check_renders
+from searchlora.adapters.peft_folder import public_name
+from searchlora.adapters.store import Store
+from searchlora.errors import PipelineError
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.pipelines.settings import (
+    AdapterSettings,
+    Bm25Settings,
+    DenseSettings,
+    FuseSettings,
+    RetrieveSettings,
+    Settings,
+)
+from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage
+from searchlora.progress import Progress, Steps, silent, unwatched
+from searchlora.records import Document
+
+if TYPE_CHECKING:
+    from searchlora.retrieval.encoder import Encoder
+
+
+def build_pipeline(
+    name: str,
+    stages: Sequence[Settings],
+    *,
+    store: Store,
+    documents: Sequence[Document],
+    tasks: str | Path | None = None,
+    steps: Steps = unwatched,
+) -> Pipeline:
+    """Load what the stages need: adapters (one engine per base), indexes, encoders (each once).
+
+    Raises:
+        PipelineError: when a stage retrieves and there are no documents.
+        BaseModelError, NotInStore, LoadCheckFailed: when a model or an adapter is not there or must not be loaded.
+    """
+    engines: dict[str, Any] = {}
+    encoders: dict[str, Encoder] = {}
+    built: list[Stage] = []
+    for settings in stages:
+        if isinstance(settings, AdapterSettings):
+            built.append(_adapter_stage(settings, store, engines, tasks))
+        elif isinstance(settings, RetrieveSettings):
+            built.append(_retrieve_stage(settings, documents, encoders, steps))
+    return Pipeline(name, built)
+
+
+def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
+    """Index the documents by their words. Raises `PipelineError` when there are none."""
+    from searchlora.retrieval.analysis import Analyzer
+    from searchlora.retrieval.bm25 import BM25Index
+
+    _check(documents)
+    analyzer = Analyzer(stopwords=settings.stopwords, stemmer=settings.stemmer, shortest=settings.shortest)
+    method = "robertson" if settings.backend == "rank-bm25" else "lucene"
+    index = BM25Index(
+        documents,
+        k1=settings.k1,
+        b=settings.b,
+        analyzer=analyzer,
+        method=method,
+        backend=settings.backend,
+        progress=progress,
+    )
+    return RetrieveStage(index, settings.k, _label("bm25", settings))
+
+
+def _retrieve_stage(
+    settings: RetrieveSettings, documents: Sequence[Document], encoders: dict[str, Encoder], steps: Steps
+) -> RetrieveStage:
+    if isinstance(settings, FuseSettings):
+        return _fuse_stage(settings, [_retrieve_stage(each, documents, encoders, steps) for each in settings.of])
+    if isinstance(settings, DenseSettings):
+        return _dense_stage(settings, documents, encoders, steps("Encoding"))
+    assert isinstance(settings, Bm25Settings)
+    return bm25_stage(settings, documents, steps("Indexing"))
+
+
+def _dense_stage(
+    settings: DenseSettings, documents: Sequence[Document], encoders: dict[str, Encoder], progress: Progress
+) -> RetrieveStage:
+    from searchlora.retrieval.dense import DenseIndex
+    from searchlora.retrieval.encoder import Encoder
+
+    _check(documents)
+    if settings.model not in encoders:
+        encoders[settings.model] = Encoder.load(settings.model)
+    encoder = encoders[settings.model]
+    index = DenseIndex(
+        documents,
+        encoder,
+        batch_size=settings.batch_size,
+        normalise=settings.normalise,
+        query_prefix=settings.query_prefix,
+        document_prefix=settings.document_prefix,
+        progress=progress,
+    )
+    return RetrieveStage(index, settings.k, _label("dense", settings, public_name(encoder.name)))
+
+
+def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
+    from searchlora.retrieval.fusion import Fused, Source
+
+    weights = settings.weights or (1.0,) * len(parts)
+    sources = [Source(part.retriever, part.k, weight) for part, weight in zip(parts, weights, strict=True)]
+    fused = Fused(sources, method=settings.method, constant=settings.constant)
+    return RetrieveStage(fused, settings.k, _label(settings.method, settings, *(part.label for part in parts)))
+
+
+def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
+    """What is searched with, and each setting that changes what is found and is not as usual."""
+    told_otherwise = {"of", "method", "model", "batch_size"}
+    unusual = settings.model_dump(mode="json", exclude_defaults=True, exclude=told_otherwise)
+    shown = [*inner, *(f"{key}={_value(value)}" for key, value in unusual.items())]
+    return f"{name}({','.join(shown)})" if shown else name
+
+
+def _value(value: Any) -> str:
+    return ":".join(f"{each:g}" for each in value) if isinstance(value, list) else str(value)
+
+
+def _check(documents: Sequence[Document]) -> None:
+    if not documents:
+        raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
+
+
+def _adapter_stage(
+    settings: AdapterSettings, store: Store, engines: dict[str, Any], tasks: str | Path | None
+) -> AdapterStage:
+    from searchlora.inference.local import LocalEngine
+    from searchlora.models.resolve import resolve
+    from searchlora.task import PromptedTask, load_task
+
+    stored = store.get(settings.name)
+    manifest = stored.manifest
+    task = load_task(manifest.task, tasks)
+    if not isinstance(task, PromptedTask):
+        raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
+    base = manifest.base.name
+    if base not in engines:
+        at_hand = resolve(base, manifest.base.revision)
+        engines[base] = LocalEngine(at_hand, store, precision=manifest.recipe["precision"])
+    check_renders(stored, task, engines[base].renderer)
+    pinned = engines[base].pin(settings.name)
+    return AdapterStage(task, engines[base], pinned, settings.max_new_tokens or manifest.recipe["max_new_tokens"])

@@ -1,0 +1,120 @@
+"""Pipeline files: what is written is what is built, and a mistake is named with file, stage and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from searchlora.errors import PipelineError
+from searchlora.pipelines.config import (
+    AdapterSettings,
+    Bm25Settings,
+    DenseSettings,
+    FuseSettings,
+    parse_stages,
+    read_pipeline,
+    ready_pipelines,
+)
+
+
+def written(folder: Path, stages: str, parameters: str = "") -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(f"name: mine\n{parameters}\nstages:\n{stages}", encoding="utf-8")
+    return path
+
+
+def test_every_ready_pipeline_reads():
+    assert ready_pipelines() == ["hybrid", "rewrite_bm25", "rewrite_hybrid"]
+    for name in ready_pipelines():
+        assert read_pipeline(name)[0] == name
+
+
+def test_the_ready_pipeline_takes_its_parameters():
+    _, (adapter, bm25) = read_pipeline("rewrite_bm25", ["adapter=mine@production"])
+    assert adapter == AdapterSettings(name="mine@production")
+    assert bm25 == Bm25Settings()
+    _, (adapter, fused) = read_pipeline("rewrite_hybrid", ["adapter=mine", "encoder=org/encoder"])
+    assert adapter.name == "mine"
+    assert fused == FuseSettings(of=(Bm25Settings(), DenseSettings(model="org/encoder")))
+
+
+def test_fusions_may_hold_fusions(tmp_path):
+    stages = """
+  - fuse:
+      method: combmnz
+      k: 20
+      weights: [2, 0.5]
+      of:
+        - bm25: {k: 50, shortest: 1, stopwords: null}
+        - fuse: {constant: 10, of: [{bm25: {k1: $k1}}, {dense: {model: m, query_prefix: "query: "}}]}
+"""
+    _, (found,) = read_pipeline(written(tmp_path, stages, "parameters: {k1: 1.2}"), ["k1=2"])
+    inner = FuseSettings(constant=10, of=(Bm25Settings(k1=2), DenseSettings(model="m", query_prefix="query: ")))
+    first = Bm25Settings(k=50, shortest=1, stopwords=None)
+    assert found == FuseSettings(method="combmnz", k=20, weights=(2, 0.5), of=(first, inner))
+    assert found.model_dump()["of"][1]["of"][1]["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ("bm25: {k: 0}", r"mine\.yaml, stage 2: 'k': .*greater than or equal to 1"),
+        ("bm25: {colour: red}", r"stage 2: 'colour'.*Known keys: b, backend, k, k1, shortest, stemmer, stopwords"),
+        ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
+        ("dense: {k: 3}", r"stage 2: 'model': field required"),
+        ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: batch_size"),
+        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*adapter, bm25, dense, fuse"),
+        ("fuse: {method: rrf}", r"stage 2: 'of': field required"),
+        ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
+        ("fuse: {of: bm25}", r"stage 2: 'of': .*tuple"),
+        ("fuse: {method: borda, of: [{bm25: {}}]}", r"stage 2: 'method'"),
+        ("fuse: {constant: -1, of: [{bm25: {}}]}", r"stage 2: 'constant'"),
+        ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
+        ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights': .*above 0"),
+        ("fuse: {of: [{bm25: {}}, {dense: {model: m, k: x}}]}", r"stage 2, of 2: 'k': .*integer"),
+        ("fuse: {of: [{adapter: {name: a}}]}", r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, as"),
+        ("fuse: {of: [bm25]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
+        ("fuse: {of: [{bm25: 3}]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
+        ("fuse: {of: [{bm25: {k: $depth}}]}", r"stage 2, of 1: 'k' wants the parameter '\$depth'"),
+    ],
+)
+def test_a_mistake_is_named_with_file_stage_and_key(tmp_path, stage, says):
+    with pytest.raises(PipelineError, match=says):
+        read_pipeline(written(tmp_path, f"  - bm25: {{}}\n  - {stage}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: x\nstages: []", r"mine\.yaml: 'stages'"),
+        ("name: x y\nstages: [{bm25: {}}]", r"mine\.yaml: 'name'"),
+        ("name: x\nstages: [bm25]", r"mine\.yaml: 'stages\.0'"),
+        ("name: x\nstages: [{bm25: {}, dense: {model: m}}]", r"stage 1: \['bm25', 'dense'\] is not one kind"),
+        ("name: [", r"mine\.yaml: is not YAML"),
+        ("", r"mine\.yaml: 'the file'"),
+    ],
+)
+def test_a_file_that_is_no_pipeline(tmp_path, text, says):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PipelineError, match=says):
+        read_pipeline(path)
+
+
+def test_a_pipeline_that_is_not_there_is_told_with_those_that_are():
+    with pytest.raises(PipelineError, match=r"no pipeline 'nope'.*hybrid, rewrite_bm25, rewrite_hybrid"):
+        read_pipeline("nope")
+
+
+def test_an_override_of_what_is_no_parameter_is_refused():
+    with pytest.raises(PipelineError, match=r"'colour=red' sets no parameter.*Parameters: adapter"):
+        read_pipeline("rewrite_bm25", ["colour=red"])
+    with pytest.raises(PipelineError, match="is not a YAML value"):
+        read_pipeline("rewrite_bm25", ["adapter=["])
+
+
+def test_stages_may_stand_elsewhere_than_in_a_pipeline_file():
+    assert parse_stages([{"bm25": {"k": 5}}], "retrieval") == [Bm25Settings(k=5)]
+    with pytest.raises(PipelineError, match="retrieval, stage 1: 'k'"):
+        parse_stages([{"bm25": {"k": -1}}], "retrieval")

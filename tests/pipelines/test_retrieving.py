@@ -1,0 +1,108 @@
+"""The retrieving stages do what their settings say, and their label says it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import BaseModelError, PipelineError
+from searchlora.eval.trec import read_run
+from searchlora.experiments.run import run
+from searchlora.pipelines.config import build_pipeline, parse_stages
+from searchlora.records import Document
+from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
+from tests.tiny_encoder import build_tiny_encoder
+
+DOCUMENTS = [
+    Document("d1", "waterproof boots size 9"),
+    Document("d2", "a green tent"),
+    Document("d3", "tent pegs"),
+    Document("d4", "boots and tents"),
+]
+QUERIES = ["green tent", "9 boots", "stove"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return str(build_tiny_encoder(tmp_path_factory.mktemp("encoders")))
+
+
+@pytest.fixture
+def built(tmp_path):
+    def built(*stages, documents=DOCUMENTS, steps=None):
+        more = {"steps": steps} if steps else {}
+        return build_pipeline(
+            "p", parse_stages(stages, "test"), store=Store(tmp_path / "store"), documents=documents, **more
+        )
+
+    return built
+
+
+def searched(pipeline):
+    return [found["hits"] for found in pipeline.run([{"id": str(n), "query": q} for n, q in enumerate(QUERIES)])]
+
+
+def test_bm25_does_as_it_is_set(built):
+    pipeline = built({"bm25": {"k": 2, "k1": 1.5, "b": 0.9, "shortest": 1, "stemmer": "english", "stopwords": None}})
+    analyzer = Analyzer(stopwords=None, stemmer="english", shortest=1)
+    assert searched(pipeline) == BM25Index(DOCUMENTS, k1=1.5, b=0.9, analyzer=analyzer).search(QUERIES, 2)
+    assert searched(built({"bm25": {}})) != searched(built({"bm25": {"shortest": 1}}))
+    assert pipeline.tag == "p_bm25(k=2,k1=1.5,b=0.9,stopwords=None,stemmer=english,shortest=1)"
+    assert built({"bm25": {}}).tag == "p_bm25"
+
+
+def test_dense_does_as_it_is_set(built, tiny):
+    encoder = Encoder.load(tiny)
+    pipeline = built({"dense": {"model": tiny, "k": 3}})
+    assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder).search(QUERIES, 3)
+    assert pipeline.tag == "p_dense(encoder,k=3)"
+    options = {"normalise": False, "query_prefix": "query: ", "document_prefix": "text: "}
+    pipeline = built({"dense": {"model": tiny, "batch_size": 1, **options}})
+    assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder, batch_size=1, **options).search(QUERIES, 100)
+    assert pipeline.tag == "p_dense(encoder,normalise=False,query_prefix=query:-,document_prefix=text:-)"
+
+
+def test_fuse_does_as_it_is_set(built, tiny):
+    dense, bm25 = {"dense": {"model": tiny, "k": 3}}, {"bm25": {"k": 2}}
+    pipeline = built({"fuse": {"method": "combsum", "k": 3, "weights": [2, 0.5], "of": [bm25, dense]}})
+    sources = [Source(BM25Index(DOCUMENTS), 2, 2.0), Source(DenseIndex(DOCUMENTS, Encoder.load(tiny)), 3, 0.5)]
+    assert searched(pipeline) == Fused(sources, method="combsum").search(QUERIES, 3)
+    assert pipeline.tag == "p_combsum(bm25(k=2),dense(encoder,k=3),k=3,weights=2:0.5)"
+    nested = built({"fuse": {"constant": 1, "of": [bm25, {"fuse": {"of": [dense, bm25]}}]}})
+    assert nested.tag == "p_rrf(bm25(k=2),rrf(dense(encoder,k=3),bm25(k=2)),constant=1.0)"
+
+
+def test_an_encoder_is_loaded_once_and_steps_are_told(built, tiny, monkeypatch):
+    loaded, told = [], []
+    load = Encoder.load
+    monkeypatch.setattr(Encoder, "load", lambda name: loaded.append(name) or load(name))
+    dense = {"dense": {"model": tiny}}
+
+    def steps(name):
+        told.append(name)
+        return lambda *_: None
+
+    built({"fuse": {"of": [dense, dense, {"bm25": {}}]}}, dense, steps=steps)
+    assert loaded == [tiny]
+    assert told == ["Encoding", "Encoding", "Indexing", "Encoding"]
+
+
+def test_what_cannot_be_built_says_why(built, tiny):
+    for stage in ({"bm25": {}}, {"dense": {"model": tiny}}, {"fuse": {"of": [{"bm25": {}}]}}):
+        with pytest.raises(PipelineError, match="no documents to search in"):
+            built(stage, documents=[])
+    with pytest.raises(BaseModelError, match=r"no base model 'nope'.*all-minilm-l6-v2"):
+        built({"dense": {"model": "nope"}})
+
+
+def test_the_ready_hybrid_runs_from_files_to_a_run(tmp_path, tiny):
+    queries, corpus, out = tmp_path / "q.jsonl", tmp_path / "c.jsonl", tmp_path / "run.trec"
+    queries.write_text("".join(json.dumps({"id": f"q{n}", "query": q}) + "\n" for n, q in enumerate(QUERIES)))
+    corpus.write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in DOCUMENTS))
+    tag, topics = run("hybrid", queries, corpus, out, overrides=[f"encoder={tiny}"], store=tmp_path / "store")
+    assert (tag, topics) == ("hybrid_rrf(bm25,dense(encoder))", 3)
+    found = read_run(out)
+    assert next(iter(found["q0"])) == "d2"
+    assert all(len(scores) == 4 for scores in found.values())
