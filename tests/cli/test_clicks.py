@@ -97,3 +97,16 @@ def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     assert "there is no such file" in refused("clicks", tmp_path / "none.csv", "--out", out)
     assert "'a' are not numbers" in refused("clicks", path, "--out", out, "--thresholds", "a")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_topics_of_a_file(cli, tmp_path):
+    path, topics, out = tmp_path / "log.jsonl", tmp_path / "topics.tsv", tmp_path / "qrels.txt"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    topics.write_text("7\tRed shoes\n8\tsleeping bag\n")
+    called = cli("clicks", path, "--out", out, "--topics", topics)
+    assert called.code == 0, called.err
+    assert read_qrels(out) == {"7": {"r1": 2, "r2": 3, "r3": 0, "r4": 0}}
+    card = read_card(out)
+    assert card is not None
+    assert set(card.made_from) == {"log.jsonl", "topics.tsv"}
+    assert "4 judgments of 1 topics" in called.out
