@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +22,16 @@ from searchlora.server.grading.session import Session, Shown
 
 _ASSETS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LONGEST_NOTE = 4000
+
+_CLOSED: dict[str, Any] = {
+    # No interactive documentation: its page loads scripts from elsewhere.
+    "openapi_url": None,
+    "docs_url": None,
+    "redoc_url": None,
+    # Newer FastAPI reports requests, with the rater's name in their path, to whatever collector the process or its
+    # environment has set up; not these, whatever is set up. Older versions do not know the argument and ignore it.
+    "telemetry": {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
+}
 
 
 class Given(BaseModel):
@@ -40,10 +51,10 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
     Args:
         names: Host names, besides localhost, this machine's own, and addresses in digits, by which it may be reached.
     """
-    # No interactive documentation: its page loads scripts from elsewhere.
-    app = FastAPI(title="searchlora grading", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="searchlora grading", **_CLOSED)
     app.add_middleware(Guard, names=tuple(names))
     app.exception_handler(SearchloraError)(_complaint)
+    app.exception_handler(RequestValidationError)(_misfit)
     for name in _ASSETS:
         app.get("/" if name == "page.html" else f"/{name}")(_asset(name))
 
@@ -101,3 +112,10 @@ def _complaint(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(
         {"detail": said[0].upper() + said[1:]}, status_code=400 if isinstance(error, UsageError) else 500
     )
+
+
+def _misfit(_: Request, error: Exception) -> JSONResponse:
+    """What does not fit `Given`, without repeating it: it may hold what cannot be sent back."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}, status_code=422)

@@ -148,7 +148,9 @@ def test_one_grade_out_of_several(grades, majority, median, highest, lowest):
     assert found == {"majority": majority, "median": median, "highest": highest, "lowest": lowest}
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES]))
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES])
+)
 def test_a_merged_grade_was_given_by_somebody_and_does_not_depend_on_who_came_first(grades, chance, rule):
     rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
     found = merged(rows, rule)["1"]["d"]

@@ -1,0 +1,266 @@
+"""The page over HTTP: blind, nothing lost, nobody else's page gets an answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.resources import files
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from searchlora.eval.judgments.ratings import read_ratings
+from searchlora.server.grading.app import create_app
+from searchlora.server.grading.serve import address, bind, is_loopback
+from tests.server.grading.made import ATTACK, made_session
+
+BASE = "http://localhost:8765"
+
+
+@pytest.fixture
+def client(tmp_path):
+    session = made_session(tmp_path)
+    with TestClient(create_app(session), base_url=BASE) as client:
+        yield client
+    session._ledger.close()
+
+
+def rate(client, rater, pair, grade, **more):
+    body = {"pair": pair, "grade": grade, "seconds": 1.5, "note": "", **more}
+    return client.post(f"/api/raters/{rater}/ratings", json=body)
+
+
+def first(client, rater="anna"):
+    return client.post(f"/api/raters/{rater}/next").json()["pair"]
+
+
+def test_a_grade_is_on_the_disk_when_the_answer_comes_and_the_answer_holds_the_next_pair(client, tmp_path):
+    pair = first(client)
+    answer = rate(client, "anna", pair["id"], 1, seconds=2.345, note=" why ").json()
+    (row,) = read_ratings(tmp_path / "ratings.jsonl")
+    assert (row.grade, row.rater, row.seconds, row.note) == (1, "anna", 2.3, "why")
+    assert answer["pair"]["id"] != pair["id"]
+    assert answer["progress"] == {"done": 1, "total": 24}
+    rate(client, "anna", answer["pair"]["id"], None)
+    assert read_ratings(tmp_path / "ratings.jsonl")[1].grade is None
+
+
+def test_the_browser_learns_query_and_passage_and_nothing_else(client):
+    """No id of topic or document, no system, no rank or score, no grade or name of another rater."""
+    pair = first(client, "ben")
+    rate(client, "ben", pair["id"], 1, note="ben was here")
+    said = []
+    answer = client.post("/api/raters/anna/next").json()
+    while answer["pair"]:
+        said.append(answer)
+        assert answer.keys() == {"pair", "progress", "earlier"}
+        assert answer["pair"].keys() == {"id", "query", "title", "text"}
+        assert answer["earlier"] is None
+        answer = rate(client, "anna", answer["pair"]["id"], 0).json()
+    assert len(said) == 24
+    assert not re.search(r"topic-\d|document-\d|ben", json.dumps(said) + client.get("/api/task").text)
+    back = client.get(f"/api/raters/anna/before/{said[1]['pair']['id']}").json()
+    assert back["earlier"] == {"grade": 0, "note": ""}
+
+
+def test_a_pairs_id_tells_no_place_in_the_pool(tmp_path):
+    from searchlora.server.grading.pairs import with_texts
+
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": f"d{n}", "text": "t"}) + "\n" for n in range(5)))
+    ids = [f"d{n}" for n in range(5)]
+    forward = with_texts({"1": ids}, {"1": "q"}, corpus)
+    backward = with_texts({"1": ids[::-1]}, {"1": "q"}, corpus)
+    assert {pair.document: pair.id for pair in forward} == {pair.document: pair.id for pair in backward}
+    assert [pair.id for pair in forward] != sorted(pair.id for pair in forward)
+    assert not any(pair.document in pair.id for pair in forward)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"grade": 2},
+        {"grade": "1"},
+        {"grade": True},
+        {"grade": 1.5},
+        {"pair": "none"},
+        {"seconds": -1},
+        {"seconds": "1"},
+        {"note": "x" * 4001},
+        {"system": "bm25"},
+    ],
+)
+def test_what_is_no_grade_is_refused_and_not_written(client, tmp_path, change):
+    body = {"pair": first(client)["id"], "grade": 1, "seconds": 1.0, "note": ""} | change
+    assert client.post("/api/raters/anna/ratings", json=body).status_code in (400, 422)
+    assert (tmp_path / "ratings.jsonl").read_bytes() == b""
+
+
+def test_half_a_character_in_a_note_is_refused_and_not_half_written(client, tmp_path):
+    body = '{"pair": "%s", "grade": 1, "seconds": 1, "note": "\\ud800"}' % first(client)["id"]
+    headers = {"content-type": "application/json"}
+    assert client.post("/api/raters/anna/ratings", content=body, headers=headers).status_code == 422
+    assert (tmp_path / "ratings.jsonl").read_bytes() == b""
+
+
+def test_names_outside_the_grammar_and_nothing_before_the_first(client):
+    for name in ("Anna", "an na", "anna%00", "1a", "a" * 33):
+        answer = client.post(f"/api/raters/{name}/next")
+        assert (answer.status_code, "rater's name" in answer.json()["detail"]) == (400, True)
+    assert client.get("/api/raters/anna/before/none").status_code == 404
+
+
+def test_a_grade_that_could_not_be_saved_is_not_confirmed(client, tmp_path, monkeypatch):
+    from searchlora.server.grading import ledger
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    pair = first(client)
+    monkeypatch.setattr(ledger.os, "fsync", full)
+    answer = rate(client, "anna", pair["id"], 1)
+    assert (answer.status_code, "No space left" in answer.json()["detail"]) == (500, True)
+    assert str(tmp_path) not in answer.text
+    assert first(client) == pair
+
+
+def test_many_at_once_lose_nothing(client, tmp_path, monkeypatch):
+    from searchlora.server.grading import ledger
+
+    monkeypatch.setattr(ledger.os, "fsync", lambda _: None)
+
+    def work(rater):
+        given = []
+        while pair := first(client, rater):
+            assert rate(client, rater, pair["id"], 1).status_code == 200
+            given.append(pair["id"])
+        return given
+
+    # Five people, one of them in two tabs: what two tabs both send is two lines.
+    with ThreadPoolExecutor(6) as tabs:
+        given = list(tabs.map(work, ["anna", "anna", "ben", "carl", "dora", "emil"]))
+    rows = read_ratings(tmp_path / "ratings.jsonl")
+    assert len(rows) == sum(map(len, given))
+    assert set(Counter((pair) for pair, _ in {(row.pair, row.rater) for row in rows}).values()) == {2}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "http://localhost:9999"},
+        {"origin": "null"},
+        {"host": "evil.example:8765"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "localhost@evil.example"},
+        {"host": "[::1"},
+        {"host": ""},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+def test_requests_of_other_pages_and_by_other_names_are_refused(client, tmp_path, headers):
+    pair = first(client)
+    body = {"pair": pair["id"], "grade": 1, "seconds": 1.0, "note": ""}
+    assert client.post("/api/raters/anna/ratings", json=body, headers=headers).status_code == 403
+    assert client.get("/api/task", headers=headers).status_code == 403
+    assert (tmp_path / "ratings.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1:8765", "[::1]:8765", "192.168.1.5:8765", "LOCALHOST"])
+def test_its_own_page_is_answered_under_its_names_and_any_address_in_digits(client, host):
+    headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
+    assert client.get("/api/task", headers=headers).status_code == 200
+
+
+def test_a_link_from_elsewhere_leads_to_the_page_and_a_name_given_is_one_of_ours(tmp_path):
+    session = made_session(tmp_path)
+    with TestClient(create_app(session, names=["Grading.example"]), base_url="http://grading.example") as client:
+        assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
+
+
+def test_nothing_is_loaded_from_elsewhere_and_no_documentation_page_is_served(client):
+    for path in ("/", "/page.js", "/page.css", "/icon.svg", "/api/task", "/none"):
+        answer = client.get(path)
+        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.status_code == (404 if path == "/none" else 200)
+        outside = re.sub(r'xmlns="[^"]*"', "", answer.text)
+        assert not re.search(r"https?://|//cdn|@import|url\(", outside), path
+    for path in ("/docs", "/redoc", "/openapi.json", "/../app.py", "/%2e%2e/app.py"):
+        assert client.get(path).status_code == 404
+
+
+def test_requests_are_reported_to_no_collector_even_where_one_is_set_up(client, monkeypatch):
+    opentelemetry = pytest.importorskip("opentelemetry")
+    asked = []
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    for signal, getter in (
+        ("trace", "get_tracer_provider"),
+        ("metrics", "get_meter_provider"),
+        ("_logs", "get_logger_provider"),
+    ):
+        monkeypatch.setattr(getattr(opentelemetry, signal), getter, lambda signal=signal: asked.append(signal))
+    rate(client, "anna", first(client)["id"], 1)
+    assert client.post("/api/raters/anna/ratings", json={}).status_code == 422
+    assert asked == []
+
+
+def test_the_page_puts_text_in_as_text():
+    script = files("searchlora.server.grading").joinpath("assets", "page.js").read_text()
+    for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
+        assert risky not in script
+    page = files("searchlora.server.grading").joinpath("assets", "page.html").read_text()
+    assert not re.search(r"\son\w+=|<style|\sstyle=|<script(?! src)", page)
+    # Every part that the script asks for is on the page.
+    assert {*re.findall(r'at\("([\w-]+)"\)', script)} <= {*re.findall(r'id="([\w-]+)"', page)}
+
+
+@contextmanager
+def served(session):
+    with bind("127.0.0.1", 0) as listening:
+        server = uvicorn.Server(uvicorn.Config(create_app(session), log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield address(listening)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_in_a_browser_an_attack_in_a_passage_is_shown_as_text(tmp_path):
+    """The page as Chromium has it after its script has run, under the link of one rater."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on the path")
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet = ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    session = made_session(tmp_path / "grades")
+    with served(session) as url:
+        command = [chromium, *switches, *quiet, "--virtual-time-budget=5000", "--dump-dom", f"{url}#anna"]
+        page = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    shown = session.next("anna").pair
+    escaped = ATTACK.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert f'<p id="text" dir="auto">{shown.text.replace(ATTACK, escaped)}</p>' in page
+    assert shown.title.replace(ATTACK, escaped) in page
+    assert shown.query.replace(ATTACK, escaped) in page
+    assert "<title>Grading</title>" in page
+    assert "<li>0: Not relevant. &lt;b&gt;It does not.&lt;/b&gt;</li>" in page
+    assert "<strong>answers</strong>" in page
+    assert 'aria-label="Grade 1: Relevant"' in page
+
+
+def test_what_counts_as_this_machine_only():
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
+    assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.5", "box")] == [False] * 4

@@ -1,0 +1,134 @@
+"""`searchlora grade serve` and `export` as their users run them, on passages of TREC DL 2019 where they are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from searchlora.eval.judgments.ratings import read_ratings
+from searchlora.eval.trec import read_qrels, write_run
+
+SCRIPT = str(Path(sys.executable).with_name("searchlora"))
+
+
+class Served:
+    """`searchlora grade serve` as a process, with a client for its page."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [SCRIPT, "grade", "serve", "--port", "0", *map(str, arguments)]
+        env = os.environ | {"PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        self.said = [self.process.stdout.readline()]
+        self.said.append(self.process.stdout.readline())
+        found = re.search(r"http://\S+", self.said[-1])
+        assert found, self.process.communicate()
+        self.client = httpx.Client(base_url=found[0])
+
+    def next(self, rater):
+        return self.client.post(f"/api/raters/{rater}/next").json()
+
+    def rate(self, rater, pair, grade):
+        body = {"pair": pair, "grade": grade, "seconds": 1.0, "note": ""}
+        return self.client.post(f"/api/raters/{rater}/ratings", json=body).json()
+
+    def stop(self, how):
+        self.client.close()
+        self.process.send_signal(how)
+        return self.process.communicate(timeout=20)[1]
+
+
+def made_files(folder):
+    rows = [{"id": f"d{n}", "text": f"text {n}"} for n in range(4)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "topics.tsv").write_text("1\tfirst query\n2\tsecond query\n")
+    (folder / "guide.md").write_text("* 1: Relevant\n* 0: Not relevant\n")
+    write_run(folder / "a.trec", {"1": {"d0": 3.0, "d1": 2.0, "d2": 1.0}, "2": {"d3": 1.0}}, "a")
+    write_run(folder / "b.trec", {"1": {"d2": 3.0, "d0": 2.0}}, "b")
+    texts = [f"--{name}={folder / file}" for name, file in (("topics", "topics.tsv"), ("corpus", "corpus.jsonl"))]
+    return [*texts, f"--guideline={folder / 'guide.md'}", "--scale=0,1", f"--out={folder / 'grades'}"]
+
+
+def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
+    runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
+    files = made_files(tmp_path)
+    server = Served(*files, *runs)
+    assert "4 pairs of 2 topics, 2 raters each" in server.said[0]
+    anna = server.next("anna")
+    for grade in (1, 0):
+        anna = server.rate("anna", anna["pair"]["id"], grade)
+    server.stop(signal.SIGKILL)
+    with (tmp_path / "grades" / "ratings.jsonl").open("a") as file:
+        file.write('{"topic": "1", "docu')
+
+    server = Served(*files, *runs)
+    assert server.next("anna") == anna
+    while anna["pair"]:
+        anna = server.rate("anna", anna["pair"]["id"], 1)
+    ben = server.next("ben")
+    while ben["pair"]:
+        ben = server.rate("ben", ben["pair"]["id"], 0 if ben["progress"]["done"] == 3 else None)
+    assert server.next("carl")["progress"] == {"done": 0, "total": 0}
+    assert "its last line was cut off" in server.stop(signal.SIGINT)
+
+    ratings = tmp_path / "grades" / "ratings.jsonl"
+    assert len(read_ratings(ratings)) == 8
+    out = tmp_path / "out"
+    command = [SCRIPT, "grade", "export", "--ratings", ratings, "--out", out, "--rule", "highest"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "4 pairs of 2 raters, 1 by two or more" in said
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("agreement.json", "agreement.md", "qrels.anna.txt", "qrels.ben.txt", "qrels.txt"),
+    ]
+    assert {topic: set(grades) for topic, grades in read_qrels(out / "qrels.txt").items()} == {
+        "1": {"d0", "d1", "d2"},
+        "2": {"d3"},
+    }
+
+
+def test_passages_of_trec_dl_2019(real_data, tmp_path):
+    found = json.loads((real_data / "trecdl19" / "bm25_top100_dl19.json").read_text())[:3]
+    hits = [hit for topic in found for hit in topic["hits"][:4]]
+    rows = {hit["docid"]: {"id": hit["docid"], "text": hit["content"]} for hit in hits}
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    (tmp_path / "pairs.txt").write_text("".join(f"{hit['qid']} {hit['docid']}\n" for hit in hits))
+    (tmp_path / "guide.md").write_text("Grade the passage.\n\n* 3: Perfect\n* 0: Irrelevant\n")
+    topics = real_data / "trecdl19" / "topics.dl19-passage.txt"
+    files = [f"--topics={topics}", f"--corpus={tmp_path / 'corpus.jsonl'}", f"--pairs={tmp_path / 'pairs.txt'}"]
+    server = Served(*files, f"--guideline={tmp_path / 'guide.md'}", f"--out={tmp_path / 'grades'}")
+    seen = []
+    shown = server.next("anna")
+    while shown["pair"]:
+        seen.append((shown["pair"]["query"], shown["pair"]["text"]))
+        shown = server.rate("anna", shown["pair"]["id"], 3)
+    server.stop(signal.SIGINT)
+    assert sorted(seen) == sorted((topic["query"], hit["content"]) for topic in found for hit in topic["hits"][:4])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--scale=0,x"], "--scale: '0,x' is not a list of whole numbers"),
+        (["--scale=0"], "0 is no scale"),
+        (["--pairs=none.txt"], "from --pairs or from --runs"),
+        (["--overlap=0"], "too few"),
+        (["--host=203.0.113.7"], "port 8765 cannot be used"),
+        (["--topics=none"], "none"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line_and_nothing_is_collected(tmp_path, change, says):
+    files = made_files(tmp_path)
+    command = [SCRIPT, "grade", "serve", *files, "--runs", tmp_path / "a.trec", *change]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert ended.returncode in (1, 2)
+    assert "Traceback" not in ended.stderr
+    assert says in ended.stderr
+    ratings = tmp_path / "grades" / "ratings.jsonl"
+    assert not ratings.exists() or ratings.read_bytes() == b""
