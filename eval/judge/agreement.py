@@ -214,10 +214,9 @@ def _distance(labels: Floats, scale: Sequence[int], level: Level) -> Floats:
         place = np.cumsum(labels, axis=-1) - labels / 2
     else:
         raise UsageError(f"there is no level '{level}'", fix="Known: nominal, ordinal, interval.")
-    squared: Floats = (place[..., :, None] - place[..., None, :]) ** 2
-    return squared
+    return np.asarray((place[..., :, None] - place[..., None, :]) ** 2)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
     shape = np.broadcast(part, whole).shape
-    return np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0))
