@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import suppress
 
 from searchlora.errors import UsageError
 from searchlora.server.grading.app import create_app
@@ -48,4 +49,6 @@ def serve(session: Session, listening: socket.socket, host: str) -> None:
     config = uvicorn.Config(
         create_app(session, names=[host]), log_level="warning", access_log=False, server_header=False, lifespan="off"
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn answers what it has begun, then raises the interruption again.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

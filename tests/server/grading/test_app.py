@@ -105,7 +105,7 @@ def test_what_is_no_grade_is_refused_and_not_written(client, tmp_path, change):
 
 
 def test_half_a_character_in_a_note_is_refused_and_not_half_written(client, tmp_path):
-    body = '{"pair": "%s", "grade": 1, "seconds": 1, "note": "\\ud800"}' % first(client)["id"]
+    body = json.dumps({"pair": first(client)["id"], "grade": 1, "seconds": 1, "note": "\ud800"})
     headers = {"content-type": "application/json"}
     assert client.post("/api/raters/anna/ratings", content=body, headers=headers).status_code == 422
     assert (tmp_path / "ratings.jsonl").read_bytes() == b""

@@ -76,7 +76,8 @@ def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
     while ben["pair"]:
         ben = server.rate("ben", ben["pair"]["id"], 0 if ben["progress"]["done"] == 3 else None)
     assert server.next("carl")["progress"] == {"done": 0, "total": 0}
-    assert "its last line was cut off" in server.stop(signal.SIGINT)
+    assert re.fullmatch(r"warning: .*its last line was cut off.*\n", server.stop(signal.SIGINT))
+    assert server.process.returncode == 0
 
     ratings = tmp_path / "grades" / "ratings.jsonl"
     assert len(read_ratings(ratings)) == 8

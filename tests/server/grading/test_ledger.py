@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError
 from searchlora.eval.judgments.ratings import Rating, rating_line, read_ratings
 from searchlora.server.grading import ledger as room
 from searchlora.server.grading.ledger import Ledger

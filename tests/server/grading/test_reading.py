@@ -21,7 +21,8 @@ def write(path, text):
     [
         "1 d1\n1 d2\n\n2 d1\n1 d1\n",
         "1 0 d1 3\n1 0 d2 0\n2 0 d1 -1\n",
-        '{"topic": "1", "document": "d1", "grade": 3}\n{"topic": "1", "document": "d2"}\n{"topic": "2", "document": "d1"}\n',
+        '{"topic": "1", "document": "d1", "grade": 3}\n{"topic": "1", "document": "d2"}\n'
+        '{"topic": "2", "document": "d1"}\n',
     ],
 )
 def test_pairs_in_each_form(tmp_path, text):
