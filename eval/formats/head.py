@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_head(path: Path) -> Head:
     except (gzip.BadGzipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(f"cannot be read ({error})", where=str(path)) from None
     text = raw.decode("utf-8-sig", errors="replace").lstrip()
-    return Head(ending_of(path), raw, text, next(iter(text.splitlines()), ""))
+    return Head(ending_of(path), raw, text, re.split(r"[\r\n]", text, maxsplit=1)[0])
 
 
 def ending_of(path: Path) -> str:

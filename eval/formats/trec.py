@@ -79,7 +79,7 @@ def _write_topics(path: Path, topics: Topics) -> None:
                     fix="Write jsonl, parquet, csv or beir, or leave the field out.",
                 )
             line = f"{topic}\t{fields['query']}"
-            if line.count("\t") != 1 or len(line.splitlines()) != 1:
+            if line.count("\t") != 1 or "\n" in line or "\r" in line:
                 raise DataError("a tab or a line break cannot stand in a TREC topic", where=f"topic {topic}")
             out.write(line + "\n")
 

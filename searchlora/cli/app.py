@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from searchlora.cli import adapters, data, demo, evaluate, grade, run, train
+from searchlora.cli import (
+    adapters,
+    clicks,
+    convert,
+    data,
+    demo,
+    evaluate,
+    experiment,
+    grade,
+    judge,
+    promote,
+    qrels,
+    run,
+    train,
+)
 
 app = typer.Typer(
     name="searchlora",
@@ -18,7 +32,13 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.add_typer(adapters.app, name="adapters")
 app.command("evaluate")(evaluate.evaluate)
+app.command("experiment")(experiment.experiment)
+app.command("promote")(promote.promote)
 app.add_typer(grade.app, name="grade")
+app.command("judge")(judge.judge)
+app.command("clicks")(clicks.clicks)
+app.command("mix-qrels")(qrels.mix_qrels)
+app.add_typer(convert.app, name="convert")
 app.command("run")(run.run)
 app.command("demo")(demo.demo)
 

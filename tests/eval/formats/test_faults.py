@@ -1,0 +1,199 @@
+"""A malformed file names the line, row or place at fault, in every format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from searchlora.errors import DataError
+from searchlora.eval.formats import read_qrels, read_run, read_topics
+
+BEIR = "query-id\tcorpus-id\tscore\n1\ta\t1\n"
+QUEPID = "query,docid,rating\nred,a,1\n"
+JSONL = '{"topic": "1", "document": "a", "grade": 1}\n'
+RUN = '{"topic": "1", "document": "a", "score": 1}\n'
+
+
+def searched(*ratings):
+    return json.dumps({"judgmentRatings": [{"query": "red", "ratings": [{"docId": "a", "rating": 1}, *ratings]}]})
+
+
+RATING = "judgmentRatings entry 1, rating 2"
+
+QRELS = [
+    ("trec", "1 0 a 1\n1 0 b\n", "line 2", "3 fields where 4 are needed"),
+    ("trec", "1 0 a 1\n1 0 b 0.5\n", "line 2", "the grade 0.5 is not a whole number"),
+    ("trec", "1 0 a 1\n1 0 b nan\n", "line 2", "the grade 'nan' is not a finite number"),
+    ("trec", "1 0 a 1\n1 0 a 1\n", "line 2", "document a is judged twice for topic 1"),
+    ("beir", BEIR + "1\tb\n", "line 3", "2 fields where the header has 3"),
+    ("beir", BEIR + "1\tb\thigh\n", "line 3", "the grade 'high' is not a finite number"),
+    ("beir", BEIR + "1\tb\t1.5\n", "line 3", "the grade 1.5 is not a whole number"),
+    ("beir", BEIR + "1\ta\t0\n", "line 3", "judged twice"),
+    ("beir", BEIR + "\tb\t0\n", "line 3", "the topic is missing"),
+    ("beir", BEIR + '1\t"b"c\t0\n', "line 3", "cannot be read as a row"),
+    ("beir", "query-id\tdocument\tscore\n1\ta\t1\n", "line 1", "there is no column 'corpus-id'"),
+    ("jsonl", JSONL + '\n{"topic": "1", "document": "b", "grade": 1\n', "line 3", "is not JSON"),
+    ("jsonl", JSONL + '{"topic": "1", "document": "b", "score": 1}\n', "line 2", "the grade None"),
+    ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": true}\n', "line 2", "the grade True"),
+    ("jsonl", JSONL + '{"topic": "1", "grade": 1}\n', "line 2", "the document is missing"),
+    ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": 0.5}\n', "line 2", "not a whole number"),
+    ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": 1, "grade": 2}\n', "line 2", "'grade' stands twice"),
+    ("jsonl", JSONL + "[]\n", "line 2", "is not a JSON object"),
+    ("jsonl", JSONL + JSONL, "line 2", "judged twice"),
+    ("ranx", '{"1": {"a": 1,\n "b": }}', "line 2", "is not JSON"),
+    ("ranx", '{"1": {"a": 1}, "2": {"b": "x"}}', "topic 2, document b", "the grade 'x'"),
+    ("ranx", '{"1": {"a": 1}, "2": {"b": 0.5}}', "topic 2, document b", "not a whole number"),
+    ("ranx", '{"1": {"a": 1, "a": 2}}', "topic 1, document a", "judged twice"),
+    ("ranx", '{"1": {"a": 1}, "1": {"a": 2}}', "topic 1, document a", "judged twice"),
+    ("ranx", '{"1": {"a": 1}, "2": [1]}', "topic 2", "is not a JSON object"),
+    ("ranx", "[1]", "", "is not a JSON object"),
+    ("quepid", QUEPID + "red,b,high\n", "line 3", "the grade 'high'"),
+    ("quepid", QUEPID + "red,b,0.5\n", "line 3", "the grade 0.5 is not a whole number"),
+    ("quepid", QUEPID + '"two\nlines",b,x\n', "line 3", "the grade 'x'"),
+    ("quepid", QUEPID + "red,b,1,2\n", "line 3", "4 fields where the header has 3"),
+    ("quepid", QUEPID + "red, a ,2\n", "line 3", "judged twice"),
+    ("quepid", QUEPID + "red,,2\n", "line 3", "a rating but no document"),
+    ("quepid", QUEPID + ",b,2\n", "line 3", "the topic is missing"),
+    ("quepid", QUEPID + 'red,"b,2\n', "line 3", "cannot be read as a row"),
+    ("quepid", "query,docid,Ann,Ben\nred,a,1,2\n", "line 1", "a book has a column for each rater"),
+    ("quepid", "q,d,r\nred,a,1\n", "line 1", "not the header of a Quepid export"),
+    ("opensearch", searched({"docId": "b", "rating": "x"}), RATING, "the grade 'x'"),
+    (
+        "opensearch",
+        searched({"docId": "b", "rating": "0.625"}),
+        RATING,
+        "not a whole number",
+    ),
+    ("opensearch", searched({"docId": "a", "rating": "2"}), RATING, "judged twice"),
+    ("opensearch", searched({"rating": "2"}), RATING, "the document is missing"),
+    ("opensearch", searched(3), RATING, "is not a JSON object"),
+    ("opensearch", '{"judgmentRatings": [{"query": "a"}]}', "judgmentRatings entry 1", "has no list 'ratings'"),
+    ("opensearch", '{"judgmentRatings": 1}', "", "has no list 'judgmentRatings'"),
+    ("opensearch", '{"hits": {"hits": [{}, {}]}}', "", "holds 2 judgment lists"),
+    ("opensearch", '{"hits": {"total": 0}}', "", "holds no judgment lists"),
+    ("opensearch", '{"judgmentRatings": [],\n"judgmentRatings": []}', "", "'judgmentRatings' stands twice"),
+    ("opensearch", '{"judgmentRatings":\n[', "line 2", "is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "place", "says"), QRELS)
+def test_malformed_qrels_name_the_place(tmp_path, name, content, place, says):
+    path = tmp_path / "qrels"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=says) as caught:
+        read_qrels(path, name)
+    assert caught.value.where == (f"{path}, {place}" if place else str(path))
+
+
+RUNS = [
+    ("trec", "1 Q0 a 1 2 t\n1 Q0 b 1 high t\n", "line 2", "the score 'high' is not a number"),
+    ("trec", "1 Q0 a 1 2 t\n1 Q0 a 1 2 t\n", "line 2", "ranked twice"),
+    ("jsonl", RUN + '{"topic": "1", "document": "b", "score": "high"}\n', "line 2", "the score 'high'"),
+    ("jsonl", RUN + '{"topic": "1", "document": "b", "score": NaN}\n', "line 2", "is not a finite number"),
+    ("jsonl", RUN + RUN, "line 2", "document a is ranked twice for topic 1"),
+    ("ranx", '{"1": {"a": null}}', "topic 1, document a", "the score None"),
+    ("ranx", '{"1": {"a": 1, "a": 2}}', "topic 1, document a", "ranked twice"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "place", "says"), RUNS)
+def test_malformed_runs_name_the_place(tmp_path, name, content, place, says):
+    path = tmp_path / "run"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=says) as caught:
+        read_run(path, name)
+    assert caught.value.where == f"{path}, {place}"
+
+
+TOPICS = [
+    ("trec", "1\tred\n2 blue\n", "line 2", "1 fields where 2 are needed"),
+    ("trec", "1\tred\n1\tblue\n", "line 2", "topic 1 stands twice"),
+    ("trec", "1\tred\n2\t \n", "line 2", "the query is missing or blank"),
+    ("trec", "<top>\n<num> 1\n<title> red\n</top>\n\n<top>\n<title> blue\n</top>\n", "line 6", "topic is missing"),
+    ("trec", "<top>\n<num> 1\n<title> red\n</top>\n<top>\n<num> 2\n</top>\n", "line 5", "the query is missing"),
+    ("trec", "<top>\n<num> 1\n<title> red\n<top>\n<num> 2\n</top>\n", "line 1", "has no </top>"),
+    ("trec", "<top>\n<num> 1\n<num> 2\n<title> red\n</top>\n", "line 1", "<num> stands twice"),
+    ("beir", '{"_id": "1", "text": "a"}\n{"_id": "2"}\n', "line 2", "the query is missing"),
+    ("beir", '{"_id": "1", "text": "a", "metadata": [1]}\n', "line 1", "metadata is not a JSON object"),
+    ("jsonl", '{"id": "1", "query": "a"}\n{"query": "b"}\n', "line 2", "the topic is missing"),
+    ("jsonl", '{"id": "1", "query": "a"}\n{"id": "2", "query": 3}\n', "line 2", "the query is missing"),
+    ("jsonl", '{"id": "1", "query": "a"}\n{"id": "2", "query": "b", "x": [1]}\n', "line 2", "field 'x' is neither"),
+    ("csv", "id,query\n1,red\n2\n", "line 3", "1 fields where the header has 2"),
+    ("csv", "id,query\n1,red\n,blue\n", "line 3", "the topic is missing"),
+    ("csv", "id,query,x,x\n1,red,2,3\n", "line 1", "a column stands twice"),
+    ("csv", "id,query,query\n1,red,2\n", "line 1", "column 'query' stands twice"),
+    ("csv", "id,text\n1,red\n", "line 1", "there is no column 'query'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "place", "says"), TOPICS)
+def test_malformed_topics_name_the_place(tmp_path, name, content, place, says):
+    path = tmp_path / "topics"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=says) as caught:
+        read_topics(path, name)
+    assert caught.value.where == f"{path}, {place}"
+
+
+@pytest.mark.parametrize(
+    ("read", "columns", "place", "says"),
+    [
+        (read_qrels, {"topic": ["1", "1"], "document": ["a", None], "grade": [1, 1]}, ", row 2", "document is missing"),
+        (read_qrels, {"topic": ["1", "1"], "document": ["a", "a"], "grade": [1, 1]}, ", row 2", "judged twice"),
+        (read_qrels, {"topic": ["1", "1"], "document": ["a", "b"], "grade": [1, 0.5]}, ", row 2", "not a whole number"),
+        (read_qrels, {"topic": ["1"], "document": ["a"], "score": [1]}, "", "there is no column 'grade'"),
+        (read_run, {"topic": ["1", "1"], "document": ["a", "b"], "score": [1, None]}, ", row 2", "the score None"),
+        (read_run, {"topic": ["1", "1"], "document": ["a", "a"], "score": [1, 2]}, ", row 2", "ranked twice"),
+        (read_topics, {"id": ["1", "1"], "query": ["a", "b"]}, ", row 2", "topic 1 stands twice"),
+        (read_topics, {"id": ["1", "2"], "query": ["a", None]}, ", row 2", "the query is missing"),
+        (read_topics, {"id": ["1"], "query": ["a"], "x": [[1]]}, ", row 1", "field 'x' is neither"),
+    ],
+)
+def test_malformed_parquet_names_the_row(tmp_path, read, columns, place, says):
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(DataError, match=says) as caught:
+        read(path)
+    assert caught.value.where == f"{path}{place}"
+
+
+def test_rows_are_counted_across_the_batches_of_a_parquet_file(tmp_path):
+    count = 200_000  # above the 65,536 rows of a batch
+    documents = [str(number) for number in range(count - 1)] + ["0"]
+    columns = {"topic": ["1"] * count, "document": documents, "score": [1.0] * count}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "r.parquet")
+    with pytest.raises(DataError, match="ranked twice") as caught:
+        read_run(tmp_path / "r.parquet")
+    assert caught.value.where == f"{tmp_path / 'r.parquet'}, row {count}"
+
+
+@pytest.mark.parametrize("read", [read_qrels, read_run, read_topics])
+def test_files_that_are_not_there_cut_off_or_not_text(tmp_path, read):
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"1 0 d 1\n" * 99)[:-9])
+    (tmp_path / "bad.gz").write_bytes(b"no gzip")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}')
+    for name in ("none", "none.parquet", "cut.gz", "bad.gz", "cut.parquet", "latin.jsonl"):
+        with pytest.raises(DataError, match=name):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["trec", "beir", "jsonl", "quepid", "opensearch", "ranx"])
+def test_qrels_without_a_judgment_are_refused(tmp_path, name):
+    nothing = {"beir": BEIR.split("\n")[0], "quepid": "query,docid,rating\nred\nblue,a,\n", "ranx": "{}"}
+    (tmp_path / "q").write_text(nothing.get(name, '{"judgmentRatings": []}' if name == "opensearch" else ""))
+    with pytest.raises(DataError, match="holds no judgment"):
+        read_qrels(tmp_path / "q", name)
+
+
+def test_topics_without_a_topic_are_refused_and_a_run_without_rows_is_one(tmp_path):
+    (tmp_path / "none.txt").write_text("")
+    with pytest.raises(DataError, match="holds no topic"):
+        read_topics(tmp_path / "none.txt")
+    assert read_run(tmp_path / "none.txt") == {}
+    (tmp_path / "none.json").write_text("{ }")
+    assert read_run(tmp_path / "none.json") == {}

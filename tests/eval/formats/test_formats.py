@@ -1,0 +1,247 @@
+"""The public formats as their own tools write them, and how a format is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import (
+    format_for_name,
+    format_of_file,
+    read_qrels,
+    read_run,
+    read_topics,
+    write_qrels,
+    write_run,
+    write_topics,
+)
+
+TOPICS = {"7": {"query": "red dress"}, "8": {"query": "=SUM(1,2) jeans"}}
+
+# The body of the OpenSearch documentation, "Importing judgments", shortened to three ratings.
+IMPORTED = {
+    "name": "Imported Judgments",
+    "description": "Judgments generated outside SRW",
+    "type": "IMPORT_JUDGMENT",
+    "judgmentRatings": [
+        {
+            "query": "red dress",
+            "ratings": [{"docId": "B077ZJXCTS", "rating": "3.000"}, {"docId": "B07QRCGL3G", "rating": "0.000"}],
+        },
+        {"query": "blue jeans", "ratings": [{"docId": "B07L9V4Y98", "rating": 1}]},
+    ],
+}
+JUDGED = {"red dress": {"B077ZJXCTS": 3, "B07QRCGL3G": 0}, "blue jeans": {"B07L9V4Y98": 1}}
+
+
+def test_opensearch_as_imported_and_as_fetched(tmp_path):
+    (tmp_path / "in.json").write_text(json.dumps(IMPORTED))
+    source = {"id": "b54f", "status": "COMPLETED", "metadata": {}, **IMPORTED}
+    fetched = {"took": 36, "_shards": {"total": 1}, "hits": {"total": {"value": 1}, "hits": [{"_source": source}]}}
+    (tmp_path / "got.json").write_text(json.dumps(fetched, indent=2))
+    assert read_qrels(tmp_path / "in.json") == JUDGED
+    assert read_qrels(tmp_path / "got.json") == JUDGED
+
+
+def test_opensearch_is_written_as_its_import_wants_it(tmp_path):
+    write_qrels(tmp_path / "shop.json", JUDGED, "opensearch")
+    body = json.loads((tmp_path / "shop.json").read_text())
+    assert {key: body[key] for key in ("name", "type")} == {"name": "shop", "type": "IMPORT_JUDGMENT"}
+    assert body["judgmentRatings"][0] == IMPORTED["judgmentRatings"][0]
+
+
+def test_quepid_basic_export(tmp_path):
+    # As show.basic.csv.erb of Quepid writes it: a query nobody rated alone, a blank before what looks like a formula.
+    (tmp_path / "case.csv").write_text('query,docid,rating\nred dress,a,3.0\nunrated\n" =SUM(1,2) jeans",b,0.0\nx,c,\n')
+    assert read_qrels(tmp_path / "case.csv") == {"red dress": {"a": 3}, "=SUM(1,2) jeans": {"b": 0}}
+    assert read_qrels(tmp_path / "case.csv", topics=TOPICS) == {"7": {"a": 3}, "8": {"b": 0}}
+
+
+def test_quepid_detailed_export(tmp_path):
+    (tmp_path / "case.csv").write_text(
+        "Team Name,Case Name,Case ID,Query Text,Doc ID,Doc Position,Title,Rating,brand\n"
+        "Shop,Tents,5,red dress,a,1,,2,\n"
+        "Shop,Tents,5,nobody rated this,,,,,\n"
+    )
+    assert read_qrels(tmp_path / "case.csv") == {"red dress": {"a": 2}}
+
+
+def test_quepid_is_written_as_it_imports(tmp_path):
+    write_qrels(tmp_path / "q.csv", {"7": {"a": 3}, "8": {"b,c": 0}}, topics=TOPICS)
+    assert (tmp_path / "q.csv").read_bytes() == (
+        b'query,docid,rating\r\nred dress,a,3\r\n" =SUM(1,2) jeans","b,c",0\r\n'
+    )
+
+
+@pytest.mark.parametrize("name", ["quepid", "opensearch"])
+def test_query_texts_are_mapped_to_topics(tmp_path, name):
+    qrels = {"7": {"a": 3}, "8": {"b": 0}}
+    write_qrels(tmp_path / "q", qrels, name, topics=TOPICS)
+    assert read_qrels(tmp_path / "q", topics=TOPICS) == qrels
+    assert set(read_qrels(tmp_path / "q")) == {"red dress", "=SUM(1,2) jeans"}
+    with pytest.raises(DataError, match="no topic has the query '=SUM"):
+        read_qrels(tmp_path / "q", topics={"7": {"query": "red dress"}})
+    twins = {**TOPICS, "9": {"query": "red dress "}}
+    with pytest.raises(UsageError, match="topics 7 and 9 have the same query 'red dress'"):
+        read_qrels(tmp_path / "q", topics=twins)
+    with pytest.raises(UsageError, match="topics 7 and 9 have the same query"):
+        write_qrels(tmp_path / "q", qrels, name, topics=twins)
+    with pytest.raises(DataError, match="topic 6 is judged but is not among the topics"):
+        write_qrels(tmp_path / "q", {"6": {"a": 1}}, name, topics=TOPICS)
+
+
+def test_topics_do_nothing_for_formats_with_ids(tmp_path):
+    write_qrels(tmp_path / "q.tsv", {"7": {"a": 3}}, topics=TOPICS)
+    assert read_qrels(tmp_path / "q.tsv", topics={}) == {"7": {"a": 3}}
+
+
+def test_ranx_as_it_saves(tmp_path):
+    # Qrels.save: orjson with two blanks of indent; Run.save: json in one line.
+    (tmp_path / "qrels.json").write_text('{\n  "q_1": {\n    "d_12": 5,\n    "d_25": 3\n  }\n}')
+    (tmp_path / "run.json").write_text('{"q_1": {"d_12": 0.9, "d_23": 0.8}}')
+    assert read_qrels(tmp_path / "qrels.json") == {"q_1": {"d_12": 5, "d_25": 3}}
+    assert read_run(tmp_path / "run.json") == {"q_1": {"d_12": 0.9, "d_23": 0.8}}
+
+
+def test_beir_folder(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t2\n")
+    query = {"_id": "1", "text": "origin", "metadata": {"query": "covid origin", "narrative": "n", "2": [1]}}
+    (tmp_path / "queries.jsonl").write_text(json.dumps(query) + "\n" + '{"_id": 2, "text": "b", "metadata": {}}\n')
+    assert read_qrels(tmp_path) == {"1": {"a": 2}}
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n")
+    assert read_qrels(tmp_path) == {"1": {"a": 1}}
+    topics = read_topics(tmp_path)
+    assert topics == {
+        "1": {"query": "origin", "metadata.query": "covid origin", "narrative": "n"},
+        "2": {"query": "b"},
+    }
+    write_topics(tmp_path / "again", topics, "beir")
+    assert read_topics(tmp_path / "again") == topics
+
+
+def test_beir_folder_without_one_qrels_file_to_choose(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    for names in ((), ("dev", "train")):
+        for name in names:
+            (tmp_path / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t2\n")
+        with pytest.raises(DataError, match="dev.tsv, train.tsv" if names else "none"):
+            read_qrels(tmp_path)
+    with pytest.raises(DataError, match=r"queries\.jsonl: there is no such file"):
+        read_topics(tmp_path)
+
+
+def test_classic_trec_topics(tmp_path):
+    (tmp_path / "topics.301-302").write_text(
+        "<top>\n\n<num> Number: 301 \n<title> International Organized Crime \n\n<desc> Description: \n"
+        "Identify organizations that\nparticipate.\n\n<narr> Narrative: \nA relevant document: one.\n\n</top>\n\n"
+        "<top>\n<num> 302 </num>\n<title>Poliomyelitis: a history</title>\n<con>polio, virus</con>\n</top>\n"
+    )
+    assert read_topics(tmp_path / "topics.301-302") == {
+        "301": {
+            "query": "International Organized Crime",
+            "description": "Identify organizations that participate.",
+            "narrative": "A relevant document: one.",
+        },
+        "302": {"query": "Poliomyelitis: a history", "con": "polio, virus"},
+    }
+
+
+def test_jsonl_takes_numbers_for_ids_and_reads_no_further_keys(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"topic": 1, "document": 22, "grade": "2", "rater": "ann"}\n')
+    (tmp_path / "t.jsonl").write_text('{"id": 1, "query": "a", "voice": true, "none": null, "n": 3, "f": 0.5}\n')
+    assert read_qrels(tmp_path / "q.jsonl") == {"1": {"22": 2}}
+    assert read_topics(tmp_path / "t.jsonl") == {"1": {"query": "a", "voice": "true", "n": 3, "f": 0.5}}
+
+
+def test_ratings_become_the_number_of_thresholds_they_reach(tmp_path):
+    ratings = {"a": 0.0, "b": 0.249, "c": 0.25, "d": 0.6, "e": "0.750", "f": 2, "g": -1}
+    (tmp_path / "q.json").write_text(json.dumps({"1": ratings}))
+    grades = {"a": 0, "b": 0, "c": 1, "d": 2, "e": 3, "f": 3, "g": 0}
+    assert read_qrels(tmp_path / "q.json", thresholds=(0.25, 0.5, 0.75)) == {"1": grades}
+    (tmp_path / "q.txt").write_text("".join(f"1 0 {document} {rating}\n" for document, rating in ratings.items()))
+    assert read_qrels(tmp_path / "q.txt", thresholds=(0.25, 0.5, 0.75)) == {"1": grades}
+    (tmp_path / "coec.json").write_text(
+        json.dumps({"judgmentRatings": [{"query": "red", "ratings": [{"docId": "a", "rating": "1.667"}]}]})
+    )
+    assert read_qrels(tmp_path / "coec.json", thresholds=[0.5, 1, 2]) == {"red": {"a": 2}}
+    for thresholds in ((0.5, 0.25), (0.5, 0.5), (float("nan"),)):
+        with pytest.raises(UsageError, match="do not rise"):
+            read_qrels(tmp_path / "q.json", thresholds=thresholds)
+    (tmp_path / "bad.json").write_text('{"1": {"a": "nan"}}')
+    with pytest.raises(DataError, match="not a finite number"):
+        read_qrels(tmp_path / "bad.json", thresholds=(0.5,))
+
+
+def test_whole_ratings_written_with_a_point_and_negative_grades_are_grades(tmp_path):
+    (tmp_path / "quepid.txt").write_text("1 0 a 3.0\n1 0 b -2\n")
+    assert read_qrels(tmp_path / "quepid.txt") == {"1": {"a": 3, "b": -2}}
+
+
+@pytest.mark.parametrize("name", ["beir", "quepid", "opensearch", "csv"])
+def test_formats_without_runs_say_so(tmp_path, name):
+    (tmp_path / "r").write_text("")
+    for call in (
+        lambda: read_run(tmp_path / "r", name),
+        lambda: write_run(tmp_path / "out", {"1": {"a": 1.0}}, "t", name),
+    ):
+        with pytest.raises(UsageError, match=f"the format '{name}' has no form for runs") as caught:
+            call()
+        assert caught.value.fix == "Formats of runs: parquet, trec, jsonl, ranx."
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="there is no format 'excel'"):
+        read_qrels(tmp_path / "q", "excel")
+    with pytest.raises(UsageError, match="has no form for topics"):
+        read_topics(tmp_path / "q", "ranx")
+
+
+def test_a_file_of_no_format_says_what_was_tried(tmp_path):
+    (tmp_path / "a.docx").write_text("some words\n")
+    with pytest.raises(DataError, match="is none of the formats of qrels") as caught:
+        read_qrels(tmp_path / "a.docx")
+    for tried in ("trec (topic iteration document grade)", "beir", "jsonl", "parquet", "opensearch", "ranx", "quepid"):
+        assert tried in str(caught.value)
+
+
+def test_a_malformed_first_line_goes_to_the_reader_that_the_name_tells(tmp_path):
+    for name, content in {"a.jsonl": "{", "a.txt": "1 0 d", "a.csv": "a;b", "a.tsv": "a", "a.json": "{"}.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError) as caught:
+            read_qrels(tmp_path / name)
+        assert caught.value.where == f"{tmp_path / name}, line 1"
+
+
+def test_the_content_decides_before_the_name(tmp_path):
+    (tmp_path / "q.json").write_text("1 0 a 1\n")
+    (tmp_path / "q.txt").write_text('{"1": {"a": 1}}')
+    assert format_of_file(tmp_path / "q.json", "qrels").name == "trec"
+    assert format_of_file(tmp_path / "q.txt", "qrels").name == "ranx"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("qrels", "a.TSV.gz", "beir"),
+        ("qrels", "a.csv", "quepid"),
+        ("qrels", "qrels", "trec"),
+        ("run", "a.json", "ranx"),
+        ("run", "a.run.gz", "trec"),
+        ("topics", "a.tsv", "trec"),
+        ("topics", "a.csv", "csv"),
+        ("topics", "a.parquet", "parquet"),
+    ],
+)
+def test_the_name_tells_what_is_written(tmp_path, kind, name, expected):
+    assert format_for_name(tmp_path / name, kind).name == expected
+
+
+def test_a_name_that_tells_no_format_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"end the name in \.parquet \(parquet\)"):
+        write_run(tmp_path / "run.csv", {"1": {"a": 1.0}}, "t")
+    with pytest.raises(UsageError, match="in which format topics"):
+        write_topics(tmp_path / "t.xml", {"1": {"query": "a"}})
