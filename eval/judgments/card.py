@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import atomic_text, numbered_lines
-from searchlora.eval.trec import Qrels, write_qrels
+from searchlora.eval.formats import format_for_name, write_qrels
+from searchlora.eval.trec import Qrels
 
 Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
 
@@ -95,29 +96,36 @@ def file_sha256(path: str | Path) -> str:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
 
 
-def write_judgments(
-    path: str | Path, qrels: Qrels, card: JudgmentsCard, *, write: Callable[[Path, Qrels], None] = write_qrels
-) -> JudgmentsCard:
-    """Write a qrels file and its card; returns the card with the file's hash.
+def write_judgments(path: str | Path, qrels: Qrels, card: JudgmentsCard) -> JudgmentsCard:
+    """Write a qrels file, in the format of its name, and its card; returns the card with the file's hash.
 
     The card is in place before the qrels are, so that a kill in between leaves a refusal (`read_card`: changed), never
     an LLM's grades that look like a human's.
 
-    Args:
-        write: What writes the qrels, for another format than TREC's.
-
     Raises:
         DataError: when something cannot be written.
+        UsageError: when the name does not tell a format.
     """
     target = Path(path)
     temporary = target.with_name(f".new-{target.name}")
     try:
-        write(temporary, qrels)
+        write_qrels(temporary, qrels)
         card = _written(target, card, file_sha256(temporary))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return card
+
+
+def check_new(path: str | Path) -> None:
+    """Whether new judgments may be written to a file; ask before a long run.
+
+    Raises:
+        UsageError: when it is there already, or its name does not tell a format of qrels.
+    """
+    if Path(path).exists():
+        raise UsageError("is there already", where=str(path), fix="Judgments are not overwritten; give another file.")
+    format_for_name(Path(path), "qrels")
 
 
 def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:

@@ -58,8 +58,10 @@ def circular(
 
 def doubts(judgments: JudgmentsCard | None, systems: Mapping[str, RunLineage | None]) -> tuple[str, ...]:
     """What could not be looked into, in sentences to be shown beside the figures."""
-    if judgments is None or not judgments.judge_lineage:
+    if judgments is None or not (judgments.source == "llm" or judgments.counts.get("llm")):
         return ()
+    if not judgments.judge_lineage:
+        return ("It is not known who the judge is, nor on which queries it was trained.",)
     found = []
     if judgments.judge_queries is None:
         found.append(f"It is not known on which queries the judge {judgments.judge} was trained.")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.files import numbered_lines
 from searchlora.eval.trec import Run, ranked
 
 
@@ -32,6 +34,27 @@ def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dic
         for topic, scores in run.items():
             found.setdefault(topic, Counter()).update(ranked(scores)[:depth])
     return {topic: _shuffled(topic, counts, seed) for topic, counts in found.items() if counts}
+
+
+def read_pairs(path: Path) -> dict[str, list[str]]:
+    """Read the pairs to judge, topic -> documents: lines `topic document`, or qrels, whose grades are not used.
+
+    Raises:
+        DataError: naming the line that is neither, or when there is no pair. A pair that stands twice counts once.
+    """
+    pairs: dict[str, dict[str, None]] = {}
+    for number, line in numbered_lines(path):
+        words = line.split()
+        if len(words) not in (2, 4):
+            raise DataError(
+                f"has {len(words)} fields",
+                where=f"{path}, line {number}",
+                fix="A line is 'topic document', or of qrels.",
+            )
+        pairs.setdefault(words[0], {})[words[1 if len(words) == 2 else 2]] = None
+    if not pairs:
+        raise DataError("holds no pair", where=str(path), fix="A line is 'topic document', or of qrels.")
+    return {topic: list(documents) for topic, documents in pairs.items()}
 
 
 def _shuffled(topic: str, counts: Mapping[str, int], seed: int) -> dict[str, int]:

@@ -51,9 +51,9 @@ def test_a_card_comes_back_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("queries", [(), None])
 def test_no_queries_and_unknown_queries_are_two_things(tmp_path, queries):
-    write_judgments(tmp_path / "qrels.gz", QRELS, CARD)
-    write_judgments(tmp_path / "qrels.gz", QRELS, replace(CARD, judge_queries=queries))
-    assert read_card(tmp_path / "qrels.gz").judge_queries == queries
+    write_judgments(tmp_path / "qrels.txt.gz", QRELS, CARD)
+    write_judgments(tmp_path / "qrels.txt.gz", QRELS, replace(CARD, judge_queries=queries))
+    assert read_card(tmp_path / "qrels.txt.gz").judge_queries == queries
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -80,6 +80,9 @@ def test_what_is_not_known_is_said():
         "It is not known which adapters work in one (a run without a card).",
     )
     assert circular(card("judge@3", queries=None), {"one": None}, QUERIES) == {}
+    for strange in (JudgmentsCard("llm", ""), JudgmentsCard("mixed", "", counts={"human": 2, "llm": 3})):
+        assert doubts(strange, {}) == ("It is not known who the judge is, nor on which queries it was trained.",)
+    assert doubts(JudgmentsCard("mixed", "", counts={"human": 2, "clicks": 3}), {}) == ()
 
 
 def test_the_hash_is_the_one_that_is_documented():

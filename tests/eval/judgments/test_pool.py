@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.errors import UsageError
-from searchlora.eval.judgments.pool import pool
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.pool import pool, read_pairs
 from searchlora.eval.trec import ranked
 
 DOCUMENTS = st.dictionaries(st.sampled_from([f"d{n}" for n in range(12)]), st.integers(0, 3).map(float))
@@ -48,3 +48,16 @@ def test_no_depth_and_no_run_are_refused():
         pool({"a": {}}, 0)
     with pytest.raises(UsageError, match="no run"):
         pool({}, 10)
+
+
+def test_pairs_are_read_from_words_or_qrels(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text("t1 d2\nt1 0 d1 3\n\nt2 d1\nt1 d2\n", encoding="utf-8")
+    assert read_pairs(path) == {"t1": ["d2", "d1"], "t2": ["d1"]}
+
+
+@pytest.mark.parametrize(("text", "said"), [("t1 d1\nt1 Q0 d1 1 2.0 tag\n", "line 2: has 6 fields"), ("\n", "no pair")])
+def test_what_is_no_pair_is_named(tmp_path, text, said):
+    (tmp_path / "pairs.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        read_pairs(tmp_path / "pairs.txt")

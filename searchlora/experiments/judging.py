@@ -1,0 +1,216 @@
+"""The verb `judge`: qrels from an LLM judge, marked as such."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from searchlora.adapters.golden import prompt_hash
+from searchlora.adapters.store import Store
+from searchlora.data.collection import read_documents
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.files import atomic_text
+from searchlora.eval.formats import read_run, read_topics
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, file_sha256, read_run_card, write_judgments
+from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
+from searchlora.eval.judgments.pool import pool, read_pairs
+from searchlora.eval.judgments.probabilities import write_probabilities
+from searchlora.experiments.judge import Judge, load_judge
+from searchlora.experiments.judged import graded
+from searchlora.outputs import Grade, InvalidOutput
+from searchlora.progress import Steps, unwatched
+from searchlora.records import Document, SearchContext
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came out.
+
+    Attributes:
+        card: As it lies beside the qrels.
+        grades: Grade -> how many pairs got it.
+        invalid: How many answers were no grade; they are in `<out>.invalid.jsonl` and not in the qrels.
+        circular: System -> why figures from these qrels would be circular; only where that was allowed.
+        doubts: What could not be looked into.
+    """
+
+    card: JudgmentsCard
+    grades: Mapping[int, int]
+    invalid: int
+    circular: Mapping[str, str]
+    doubts: tuple[str, ...]
+
+
+def judge(
+    topics: str | Path,
+    corpus: str | Path,
+    out: str | Path,
+    *,
+    adapter: str | None = None,
+    base: str | None = None,
+    task: str | None = None,
+    runs: Sequence[str | Path] = (),
+    depth: int = 10,
+    pairs: str | Path | None = None,
+    generate: bool = False,
+    allow_circular: bool = False,
+    store: Store | str | Path | None = None,
+    tasks: str | Path | None = None,
+    steps: Steps = unwatched,
+) -> Judged:
+    """Grade the pool of some runs, or given pairs, and write qrels, their card, and the probabilities of the grades.
+
+    By default every label of the task's scale is scored and the likeliest is the grade, so no answer can be invalid.
+    A killed run goes on where it was when it is started again; `<out>.partial` holds the grades given so far.
+
+    Args:
+        topics: What is asked, in any format that is read. What a judging task reads stands in `experiments.judge`.
+        corpus: Rows with `id`, `text` and, if there is one, `title`.
+        out: The qrels, in the format of the name (`.txt`: TREC). Beside it: `<out>.card.json`, `<out>.probabilities.jsonl` (or, with `generate`,
+            `<out>.invalid.jsonl` where there are any).
+        adapter: The judge; or `base` and `task`, for a base zero-shot.
+        runs: Run files to pool to `depth`; or `pairs`, a file that `read_pairs` reads.
+        generate: Let the judge write its answer, and parse that.
+        allow_circular: Judge even where the judge also works in a run, or was trained on a topic (law 6).
+
+    Raises:
+        UsageError: when `out` is there already or its name tells no format, the judge or the pairs are not given in one of their two ways, the
+            task cannot judge, or the judge is circular.
+        DataError: naming the file, when a topic or a document is missing, or no answer was a grade.
+        NotInStore, LoadCheckFailed, BaseModelError: when the judge is not there or must not be loaded.
+    """
+    target = Path(out)
+    check_new(target)
+    if bool(runs) == (pairs is not None):
+        raise UsageError("what to judge is a pool of runs or a file of pairs", fix="Give one of the two.")
+    wanted = _pooled(runs, depth) if pairs is None else read_pairs(Path(pairs))
+    searches = _searches(wanted, Path(topics), Path(corpus))
+    place = store if isinstance(store, Store) else Store(store)
+    asked = load_judge(adapter=adapter, base=base, task=task, generate=generate, store=place, tasks=tasks)
+    given = {"topics": topics, "corpus": corpus, **{f"run {path}": path for path in runs}}
+    card = _card(asked, given if pairs is None else {**given, "pairs": pairs})
+    systems = _systems(runs)
+    queries = {topic: str(search["query"]) for (topic, _), search in searches.items()}
+    circular = refuse_circular(card, systems, queries, allow=allow_circular)
+    records = [asked.record(search) for search in searches.values()]
+    partial = Path(f"{target}.partial")
+    answers = dict(zip(searches, graded(asked, records, partial, steps("Judging")), strict=True))
+    valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
+    invalid = {pair: answer for pair, answer in answers.items() if isinstance(answer, InvalidOutput)}
+    _write_invalid(Path(f"{target}.invalid.jsonl"), invalid)
+    if not valid:
+        raise DataError(
+            f"none of the {len(answers)} answers is a grade",
+            where=f"{target}.invalid.jsonl",
+            fix="Let every label of the scale be scored, without --generate.",
+        )
+    if not generate:
+        file = Path(f"{target}.probabilities.jsonl")
+        scales = {pair: asked.output(record).scale for pair, record in zip(searches, records, strict=True)}
+        write_probabilities(file, _probabilities(valid, scales))
+        card = replace(card, probabilities=file.name)
+    card = write_judgments(target, _qrels(valid), replace(card, counts={"llm": len(valid)}))
+    shutil.rmtree(partial)
+    counts = Counter(grade.value for grade in valid.values())
+    return Judged(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))
+
+
+def _pooled(runs: Sequence[str | Path], depth: int) -> dict[str, dict[str, int]]:
+    return pool({str(path): read_run(Path(path)) for path in runs}, depth)
+
+
+def _searches(wanted: Mapping[str, Iterable[str]], topics: Path, corpus: Path) -> dict[Pair, SearchContext]:
+    """Each pair of topic and document, and the context in which the judge is asked about it."""
+    asked = read_topics(topics)
+    _complain([topic for topic in wanted if topic not in asked], "topic", topics)
+    texts = _documents(corpus, {document for documents in wanted.values() for document in documents})
+    return {
+        (topic, document): {
+            **asked[topic],
+            "id": f"{topic} {document}",
+            "passage": texts[document].text,
+            "title": texts[document].title,
+        }
+        for topic, documents in wanted.items()
+        for document in documents
+    }
+
+
+def _documents(corpus: Path, wanted: set[str]) -> dict[str, Document]:
+    """The documents that are to be judged; the rest of the corpus is read past."""
+    found: dict[str, Document] = {}
+    for document in read_documents(corpus):
+        if document.id in wanted:
+            if document.id in found:
+                raise DataError(f"the document {document.id} stands twice", where=str(corpus))
+            found[document.id] = document
+    _complain(sorted(wanted - found.keys()), "document", corpus)
+    return found
+
+
+def _complain(missing: Sequence[str], what: str, file: Path) -> None:
+    if missing:
+        raise DataError(
+            f"{len(missing)} {what}s that are to be judged are not there ({', '.join(missing[:3])}, …)",
+            where=str(file),
+            fix=f"Give the {what}s that the runs were made with.",
+        )
+
+
+def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
+    """Who works in each pooled run; pairs from a file were found by nobody in particular."""
+    if not runs:
+        return {"the given pairs": RunLineage(())}
+    cards = {str(path): read_run_card(path) for path in runs}
+    return {path: RunLineage(card.lineage) if card is not None else None for path, card in cards.items()}
+
+
+def _card(judge: Judge, inputs: Mapping[str, str | Path]) -> JudgmentsCard:
+    return JudgmentsCard(
+        source="llm",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        judge=judge.reference,
+        judge_lineage=judge.lineage,
+        base=judge.base,
+        prompt_hash=prompt_hash(judge.task),
+        judge_queries=judge.queries,
+        made_from={label: file_sha256(path) for label, path in inputs.items()},
+    )
+
+
+def _qrels(valid: Mapping[Pair, Grade]) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for (topic, document), grade in valid.items():
+        qrels.setdefault(topic, {})[document] = grade.value
+    return qrels
+
+
+def _write_invalid(file: Path, invalid: Mapping[Pair, InvalidOutput]) -> None:
+    """The answers that are no grade; no file where there is none."""
+    file.unlink(missing_ok=True)
+    if invalid:
+        with atomic_text(file) as out:
+            for (topic, document), answer in invalid.items():
+                row = {"topic": topic, "document": document, **asdict(answer)}
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _probabilities(
+    valid: Mapping[Pair, Grade], scales: Mapping[Pair, Mapping[str, int]]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """The probability of each grade; labels that mean the same grade are added up."""
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    for pair, grade in valid.items():
+        scale = scales[pair]
+        sums = dict.fromkeys(scale.values(), 0.0)
+        for value, probability in zip(scale.values(), grade.probabilities or (), strict=True):
+            sums[value] += probability
+        found.setdefault(pair[0], {})[pair[1]] = sums
+    return found

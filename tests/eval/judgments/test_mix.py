@@ -1,0 +1,125 @@
+"""Human judgments and others in one: people win, nothing invalid becomes a grade, the card says what it is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
+from searchlora.eval.judge.calibration import fit_shift
+from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.mix import mix, mixed_card
+from searchlora.eval.judgments.probabilities import read_probabilities, write_probabilities
+
+HUMAN = {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1}}
+OTHER = {"t1": {"d1": 0, "d2": 0, "d3": 1}, "t3": {"d1": 3}}
+LLM = JudgmentsCard("llm", "2026-07-01", judge="j@2", judge_lineage=("j@2", "i@1"), judge_queries=None, base="tiny")
+
+ROWS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3), min_size=1)
+QRELS = st.dictionaries(st.sampled_from(["t1", "t2", "t3"]), ROWS, min_size=1)
+
+
+def test_people_win():
+    mixed = mix(HUMAN, OTHER)
+    assert mixed.qrels == {"t1": {"d1": 3, "d2": 0, "d3": 1}, "t2": {"d1": 1}, "t3": {"d1": 3}}
+    assert (mixed.human, mixed.other, mixed.invalid, mixed.rule) == (3, 2, 0, "human wins")
+    assert (mixed.same.value, mixed.same.n, mixed.same.queries) == (0.5, 2, 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(QRELS, QRELS)
+def test_whatever_the_judgments(human, other):
+    mixed = mix(human, other, scale=(0, 1, 2, 3))
+    pairs = {(topic, document) for row in (human, other) for topic, found in row.items() for document in found}
+    assert {(topic, document) for topic, row in mixed.qrels.items() for document in row} == pairs
+    for topic, document in pairs:
+        theirs = human.get(topic, {}).get(document)
+        assert mixed.qrels[topic][document] == (theirs if theirs is not None else other[topic][document])
+    both = [(human[t][d], other[t][d]) for t, d in pairs if d in human.get(t, {}) and d in other.get(t, {})]
+    assert mixed.other == len(pairs) - mixed.human
+    if not both:
+        assert mixed.same is None and mixed.kappa is None
+        return
+    assert mixed.same.n == mixed.kappa.n == len(both)
+    assert mixed.same.value == pytest.approx(sum(a == b for a, b in both) / len(both))
+    if len({grade for pair in both for grade in pair}) > 1:
+        wanted = cohen_kappa_score(*zip(*both, strict=True), labels=[0, 1, 2, 3])
+        assert mixed.kappa.value == pytest.approx(wanted)
+
+
+def test_a_grade_that_is_none_is_refused_or_left_out():
+    other = {"t1": {"d3": 5, "d4": 1, "d1": 5}}
+    with pytest.raises(UsageError, match="the grade 5 is none that people gave"):
+        mix(HUMAN, other)
+    mixed = mix(HUMAN, other, scale=range(4))
+    assert mixed.qrels["t1"] == {"d1": 3, "d2": 0, "d4": 1}
+    assert (mixed.other, mixed.invalid) == (1, 1)
+    assert (mixed.same.value, mixed.same.n) == (0, 1)  # invalid where a person judged: never the same
+    with pytest.raises(DataError, match="topic t1: the human grade 3 of document d1 is none of 0, 1"):
+        mix(HUMAN, other, scale=(0, 1))
+
+
+def test_grades_of_another_scale_are_mapped_and_what_the_map_lacks_is_invalid():
+    mixed = mix(HUMAN, {"t1": {"d3": 1, "d4": 2, "d1": 1}}, grades={0: 0, 1: 3})
+    assert mixed.qrels["t1"] == {"d1": 3, "d2": 0, "d3": 3}
+    assert (mixed.invalid, mixed.same.value) == (1, 1)
+    assert mixed.rule == "human wins; grades of the other 0 as 0, 1 as 3"
+
+
+def test_a_calibration_changes_what_is_filled_in_and_not_the_agreement():
+    human = {f"t{n}": {f"d{m}": (n + m) % 2 for m in range(20)} for n in range(6)}
+    other = {f"t{n}": {f"d{m}": (n + m) % 2 + 1 for m in range(25)} for n in range(6)}  # one too high, always
+    calibration = fit_shift(
+        human, {t: {d: float(g) for d, g in row.items()} for t, row in other.items()}, scale=(0, 1, 2)
+    )
+    mixed = mix(human, other, scale=(0, 1, 2), calibration=calibration)
+    assert all(mixed.qrels[f"t{n}"][f"d{m}"] == (n + m) % 2 for n in range(6) for m in range(25))
+    assert mixed.same.value == 0
+    assert mixed.rule == "human wins; then calibrated (shift) on 120 human labels of 6 topics"
+    with pytest.raises(UsageError, match="the calibration is for the grades 0, 1, 2, not for 0, 1, 2, 3"):
+        mix(human, other, scale=(0, 1, 2, 3), calibration=calibration)
+
+
+def test_the_card_is_as_circular_as_its_judge():
+    mixed = mix(HUMAN, OTHER)
+    card = mixed_card(mixed, None, LLM, created="2026-07-02", made_from={"human": "a", "other": "b"})
+    assert card.source == "mixed" and card.counts == {"human": 3, "llm": 2} and card.rule == "human wins"
+    assert (card.judge, card.judge_lineage, card.judge_queries) == (LLM.judge, LLM.judge_lineage, None)
+
+
+@pytest.mark.parametrize(
+    ("human", "other", "said"),
+    [
+        (LLM, LLM, "not from people"),
+        (None, JudgmentsCard("human", ""), "source 'human'"),
+        (None, JudgmentsCard("mixed", ""), "source 'mixed'"),
+    ],
+)
+def test_only_people_win(human, other, said):
+    with pytest.raises(UsageError, match=said):
+        mixed_card(mix(HUMAN, OTHER), human, other, created="", made_from={})
+
+
+def test_the_judges_of_llmjudge(real_data):
+    """Kappa as its README has it, from all labels; half of the people's, filled in by a judge."""
+    human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")
+    judge = read_qrels(next((real_data / "llmjudge" / "judges").glob("*willia-umbrela1*")))
+    whole = mix(human, judge, scale=range(4))
+    assert (round(whole.kappa.value, 3), whole.kappa.n, whole.kappa.queries) == (0.286, 4423, 25)
+    assert whole.kappa.low < 0.286 < whole.kappa.high and whole.other == 0
+    half = {topic: dict(list(row.items())[::2]) for topic, row in human.items()}
+    mixed = mix(half, judge, scale=range(4))
+    assert mixed.human + mixed.other + mixed.invalid == 4423
+    assert all(mixed.qrels[topic][document] == grade for topic, row in half.items() for document, grade in row.items())
+
+
+def test_probabilities_come_back(tmp_path):
+    given = {"t1": {"d1": {0: 0.25, 2: 0.75}, "d2": {0: 1.0, 2: 0.0}}, "é": {"d1": {0: 0.5, 2: 0.5}}}
+    write_probabilities(tmp_path / "p.jsonl", given)
+    assert read_probabilities(tmp_path / "p.jsonl") == given
+    (tmp_path / "p.jsonl").write_text('{"topic": "t"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"p\.jsonl, line 1: is not a row of probabilities"):
+        read_probabilities(tmp_path / "p.jsonl")

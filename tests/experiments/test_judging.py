@@ -1,0 +1,299 @@
+"""Qrels of an LLM judge: marked, resumable, and refused where the judge would grade itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.ancestry import write_training_queries
+from searchlora.adapters.store import Store
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import RunCard, file_sha256, read_card, write_run_card
+from searchlora.eval.judgments.pool import pool
+from searchlora.eval.judgments.probabilities import read_probabilities
+from searchlora.eval.trec import read_qrels, read_run
+from searchlora.experiments import judged as kept
+from searchlora.experiments.judge import Judge
+from searchlora.experiments.judging import judge
+from searchlora.task import load_prompted_task
+from tests.adapters.made import draft_for, made_adapter
+from tests.experiments.grading_task import build_task, write_collection
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> Path:
+    return build_task(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_collection(tmp_path)
+
+
+@pytest.fixture
+def ask(tasks, tmp_path, files, tiny_base):
+    """Judge the pool of runs a and b by the tiny base, or by what is given."""
+
+    def call(out="qrels.txt", **options):
+        given = {"base": str(tiny_base.path), "task": "fit", "runs": [files["a.trec"], files["b.trec"]], "depth": 3}
+        return judge(
+            files["topics.jsonl"],
+            files["corpus.jsonl"],
+            tmp_path / out,
+            **{**given, "tasks": tasks, "store": tmp_path / "store", **options},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_base, tmp_path_factory) -> Path:
+    return made_adapter(tiny_base, tmp_path_factory.mktemp("judge") / "adapter")
+
+
+@pytest.fixture
+def by_adapter(ask, weights, tasks, tiny_base, tmp_path):
+    """Judge by the adapter `judge@1`, made of `old@1`, trained on the queries given."""
+
+    def call(*queries, parents=("old@1",), **options):
+        beside = [write_training_queries(tmp_path, queries)] if queries else []
+        draft = draft_for(tiny_base, load_prompted_task("fit", tasks), parents=list(parents))
+        Store(tmp_path / "store").add("judge", weights, draft, beside=beside)
+        return ask(adapter="judge", base=None, task=None, **options)
+
+    return call
+
+
+def test_the_pool_is_judged_and_marked(ask, files, tmp_path, tiny_base):
+    done = ask()
+    qrels = read_qrels(tmp_path / "qrels.txt")
+    pooled = pool({name: read_run(files[f"{name}.trec"]) for name in "ab"}, 3)
+    assert {topic: list(row) for topic, row in qrels.items()} == {topic: list(row) for topic, row in pooled.items()}
+    assert sum(done.grades.values()) == 18 and done.invalid == 0 and not done.circular
+    assert not (tmp_path / "qrels.txt.partial").exists()
+    card = read_card(tmp_path / "qrels.txt")
+    assert card == done.card
+    assert (card.source, card.judge, card.judge_lineage) == (
+        "llm",
+        f"base {tiny_base.name}",
+        (f"base {tiny_base.name}",),
+    )
+    assert (card.counts, card.probabilities) == ({"llm": 18}, "qrels.txt.probabilities.jsonl")
+    assert card.made_from["corpus"] == file_sha256(files["corpus.jsonl"])
+    assert done.doubts == (
+        f"It is not known which adapters work in {files['a.trec']}, {files['b.trec']} (a run without a card).",
+    )
+
+
+def test_the_grade_is_that_of_the_likeliest_label_and_labels_of_one_grade_add_up(ask, tmp_path):
+    ask()
+    qrels = read_qrels(tmp_path / "qrels.txt")
+    probabilities = read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
+    assert {topic: row.keys() for topic, row in probabilities.items()} == {t: row.keys() for t, row in qrels.items()}
+    for row in probabilities.values():
+        for grades in row.values():
+            assert grades.keys() == {0, 1, 2}
+            assert sum(grades.values()) == pytest.approx(1)
+
+
+def test_it_reads_what_the_task_reads(ask, files, tmp_path):
+    """Another passage, title or query gives other probabilities, so all three reach the prompt."""
+    ask()
+    before = read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
+    for number, (name, old, new) in enumerate(
+        [
+            ("corpus.jsonl", "It sleeps", "He sleeps"),
+            ("corpus.jsonl", "Tent", "Tarp"),
+            ("topics.jsonl", "a tent", "tent"),
+        ]
+    ):
+        text = files[name].read_text(encoding="utf-8")
+        files[name].write_text(text.replace(old, new), encoding="utf-8")
+        ask(f"{number}.txt")
+        files[name].write_text(text, encoding="utf-8")
+        after = read_probabilities(tmp_path / f"{number}.txt.probabilities.jsonl")
+        assert all(after[t][d] != row for t, found in before.items() for d, row in found.items())
+
+
+def test_pairs_of_a_file_are_judged_and_their_grades_not_used(ask, tmp_path):
+    (tmp_path / "pairs.txt").write_text("t0 0 d03 2\nt0 d04\nt0 d04\nt2 d03\n", encoding="utf-8")
+    ask(runs=(), pairs=tmp_path / "pairs.txt")
+    assert {topic: list(row) for topic, row in read_qrels(tmp_path / "qrels.txt").items()} == {
+        "t0": ["d03", "d04"],
+        "t2": ["d03"],
+    }
+
+
+def test_answers_that_are_no_grade_are_kept_apart(ask, tmp_path, monkeypatch):
+    """A base of random weights writes no label; what it wrote is kept and no qrels come of it."""
+    with pytest.raises(DataError, match="none of the 18 answers is a grade"):
+        ask(generate=True)
+    rows = [json.loads(line) for line in (tmp_path / "qrels.txt.invalid.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 18 and rows[0].keys() == {"topic", "document", "raw", "reason"}
+    assert not (tmp_path / "qrels.txt").exists()
+
+    # As if the model had learnt to answer where the passage says so.
+    generate = "searchlora.inference.local.LocalEngine.generate"
+    monkeypatch.setattr(generate, lambda _, requests: [_answer(request) for request in requests])
+    done = ask("some.txt", generate=True)
+    grades = read_qrels(tmp_path / "some.txt")
+    assert done.invalid == 6 and done.grades == {2: 12} and done.card.counts == {"llm": 12}
+    assert all(set(row.values()) == {2} for row in grades.values())
+    assert done.card.probabilities is None
+    rows = [json.loads(line) for line in (tmp_path / "some.txt.invalid.jsonl").read_text("utf-8").splitlines()]
+    assert {row["raw"] for row in rows} == {"2"}
+
+
+def _answer(request):
+    from searchlora.inference.engine import Completion
+
+    return Completion("good" if "sleeps 2" in request.messages[-1]["content"] else "2", "stop", 5, 1)
+
+
+def test_judgments_are_not_overwritten(ask, tmp_path):
+    (tmp_path / "qrels.txt").write_text("t0 0 d00 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="is there already"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": None}, "does not say what it is asked"),
+        ({"task": "rewriting"}, "does not read the passage, so it cannot judge"),
+        ({"adapter": "judge"}, "an adapter or a bare base"),
+        ({"runs": ()}, "a pool of runs or a file of pairs"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(ask, options, said):
+    with pytest.raises(UsageError, match=said):
+        ask(**options)
+
+
+def test_missing_topics_and_documents_are_named(ask, files):
+    for name, what in (("topics.jsonl", r"1 topics .* \(t0"), ("corpus.jsonl", r"1 documents .* \(d00")):
+        text = files[name].read_text(encoding="utf-8")
+        files[name].write_text(text.partition("\n")[2], encoding="utf-8")
+        with pytest.raises(DataError, match=what):
+            ask()
+        files[name].write_text(text, encoding="utf-8")
+
+
+# Law 6
+
+
+def test_a_judge_that_works_in_a_pooled_run_is_refused_and_marked_where_allowed(by_adapter, files, tmp_path):
+    card = RunCard("ours", "2026-07-01", adapters=("ranker@2",), lineage=("ranker@2", "old@3"))
+    write_run_card(files["a.trec"], card)
+    write_run_card(files["b.trec"], RunCard("bm25", "2026-07-01"))
+    with pytest.raises(UsageError, match=r"circular for 1 of 2 systems: the judge judge@1 and the system share old@1"):
+        by_adapter("elsewhere")
+    assert not list(tmp_path.glob("qrels.txt*"))
+    done = by_adapter("elsewhere", allow_circular=True)
+    assert done.circular == {str(files["a.trec"]): "the judge judge@2 and the system share old@1"}
+    assert done.card.judge_lineage == ("judge@2", "old@1")
+    assert done.doubts == ()
+
+
+def test_a_judge_trained_on_the_topics_is_refused(by_adapter, tmp_path):
+    (tmp_path / "pairs.txt").write_text("t0 d03\nt1 d03\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"was trained on 1 of the 2 topics \(t1\)"):
+        by_adapter("A tent of  kind 1", "a tent of kind 2", runs=(), pairs=tmp_path / "pairs.txt")
+
+
+def test_a_judge_of_unknown_training_is_doubted(by_adapter):
+    assert by_adapter(parents=()).doubts[0] == "It is not known on which queries the judge judge@1 was trained."
+
+
+# Killed and gone on with
+
+
+_KILLED = """
+import sys
+from searchlora.experiments.judging import judge
+folder, base, tasks = sys.argv[1:]
+judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/killed.txt", base=base, task="fit", tasks=tasks,
+      runs=[f"{folder}/a.trec", f"{folder}/b.trec"], depth=15, store=f"{folder}/store")
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
+    write_collection(tmp_path, topics=8)  # 240 pairs
+    grades = tmp_path / "killed.txt.partial" / "grades.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", _KILLED, tmp_path, tiny_base.path, tasks], env={**os.environ})
+    try:
+        deadline = time.monotonic() + 60
+        while not (grades.is_file() and grades.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = grades.read_bytes().count(b"\n")
+    assert 0 < before < 240, "killed too late to tell"
+    assert not (tmp_path / "killed.txt").exists() and not (tmp_path / "killed.txt.card.json").exists()
+    with grades.open("a", encoding="utf-8") as torn:  # as a kill in the middle of a write leaves it
+        torn.write('{"key": "abc", "gra')
+
+    judged: list[int] = []
+    grade = Judge.grade
+    monkeypatch.setattr(Judge, "grade", lambda self, records: judged.append(len(records)) or grade(self, records))
+    ask("killed.txt", depth=15)
+    assert 0 < sum(judged) < 240 and sum(judged) >= 240 - before
+    ask("whole.txt", depth=15)
+    assert sum(judged) > 240
+    for end in ("", ".probabilities.jsonl"):
+        assert (tmp_path / f"killed.txt{end}").read_bytes() == (tmp_path / f"whole.txt{end}").read_bytes()
+    assert read_card(tmp_path / "killed.txt").counts == {"llm": 240}
+    assert not grades.parent.exists()
+
+
+def test_what_another_judge_or_another_text_gave_is_not_taken(ask, files, monkeypatch):
+    """A run that stopped before its qrels were written leaves its grades; only those asked alike are used."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    calls: list[int] = []
+    grade = Judge.grade
+    with monkeypatch.context() as patch:
+        patch.setattr("searchlora.experiments.judging.write_judgments", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
+    corpus = files["corpus.jsonl"]
+    corpus.write_text(corpus.read_text(encoding="utf-8").replace("sleeps 29.", "sleeps 30."), encoding="utf-8")
+    ask()
+    assert calls == [18]  # one chunk, judged anew as a whole
+    calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("searchlora.experiments.judging.write_judgments", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ask("again.txt")
+    ask("again.txt")
+    assert calls == [18]
+
+
+def test_two_at_once_are_told(ask, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "qrels.txt.partial").mkdir()
+    with FileLock(tmp_path / "qrels.txt.partial" / "lock"), pytest.raises(UsageError, match="being judged right now"):
+        ask()
+
+
+def test_a_damaged_partial_is_named(ask, tmp_path):
+    (tmp_path / "qrels.txt.partial").mkdir()
+    (tmp_path / "qrels.txt.partial" / "grades.jsonl").write_text('{"key": 1}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"grades\.jsonl, line 1: is not a grade"):
+        ask()
+
+
+def test_the_chunk_is_what_the_tests_take_it_for():
+    assert 18 <= kept.CHUNK <= 60
