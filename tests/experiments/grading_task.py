@@ -9,6 +9,7 @@ _TASK = """
 from pathlib import Path
 
 from searchlora.data.files import read_rows
+from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import Graded
 from searchlora.records import Format
 from searchlora.task import PromptedTask
@@ -33,7 +34,9 @@ class Fit(PromptedTask):
         return Graded({"bad": 0, "poor": 0, "fair": 1, "good": 2})
 
     def evaluate(self, records, outputs, *, run=None, qrels=None):
-        raise NotImplementedError
+        scale = self.output(None).scale
+        right = {r["id"]: float(getattr(o, "value", None) == scale[r["answer"]]) for r, o in zip(records, outputs)}
+        return Evaluation("accuracy", {"accuracy": right}, {r["id"]: r["group"] for r in records})
 
 
 task = Fit()
@@ -54,8 +57,27 @@ def build_task(folder: Path) -> Path:
     (package / "record.schema.json").write_text('{"type": "object"}', encoding="utf-8")
     (package / "prompt.jinja").write_text(_PROMPT, encoding="utf-8")
     (package / "recipe.yaml").write_text("max_length: 256\nmax_new_tokens: 4\nprecision: fp32\n", encoding="utf-8")
-    (package / "examples.jsonl").write_text("", encoding="utf-8")
+    example = {"id": "e1", "group": "e1", "need": "a tent", "title": "Tent", "text": "It sleeps 1.", "answer": "good"}
+    (package / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
     return folder
+
+
+def write_records(path: Path, needs: int = 30) -> Path:
+    """Records to train on; need and text say which answer is right."""
+    answers = ("bad", "poor", "fair", "good")
+    rows = [
+        {
+            "id": f"r{n}",
+            "group": f"g{n}",
+            "need": f"a stove of kind {n}",
+            "title": f"Stove {n}",
+            "text": f"It burns {answers[n % 4]}.",
+            "answer": answers[n % 4],
+        }
+        for n in range(needs)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return path
 
 
 def write_collection(folder: Path, topics: int = 3, documents: int = 30) -> dict[str, Path]:
