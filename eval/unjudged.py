@@ -99,13 +99,14 @@ def _as_best(
         # What stands below the cutoff has no part in the measure.
         part = {t: {d: run[t][d] for d in top[:cutoff]} for t, top in tops.items()} if cutoff is not None else run
         tried = _tried(part, qrels, tops, cutoff, grade)
-        values = retrieval_values({key: part[topic] for key, (topic, _) in tried.items()},
-                                  {key: grades for key, (_, grades) in tried.items()}, names)  # fmt: skip
+        judgments = {key: grades for key, (_, grades) in tried.items()}
+        ranking = {key: part[topic] for key, (topic, _) in tried.items()}
+        values = retrieval_values(ranking, judgments, names) if tried else {}
         for name in names:
-            greatest = dict.fromkeys(qrels, 0.0)
-            for key, (topic, _) in tried.items():
-                greatest[topic] = max(greatest[topic], values[name][key])
-            found[name] = greatest
+            found[name] = dict.fromkeys(qrels, 0.0)
+            for key, value in values.get(name, {}).items():
+                topic = tried[key][0]
+                found[name][topic] = max(found[name][topic], value)
     return found
 
 

@@ -60,6 +60,18 @@ def test_the_system_under_test_meets_every_other_and_each_other_the_baseline(sys
     assert {(pair.a, pair.b) for pair in alone.comparisons} == {("raw", "base"), ("raw", "adapter")}
 
 
+def test_with_a_baseline_alone_every_other_is_set_against_it(systems):
+    found = compare(systems, baseline="base", resamples=200)
+    assert (found.candidate, found.baseline) == (None, "base")
+    assert {(pair.a, pair.b) for pair in found.comparisons} == {("raw", "base"), ("adapter", "base")}
+    assert found.met == (("raw", "base"), ("adapter", "base"))
+    with_both = compare(systems, candidate="adapter", baseline="base", resamples=200)
+    assert with_both.met == (("adapter", "raw"), ("adapter", "base"))
+    assert with_both.pair("adapter", "base", "MRR@10") == replace(
+        found.pair("adapter", "base", "MRR@10"), p_corrected=with_both.pair("adapter", "base", "MRR@10").p_corrected
+    )
+
+
 def test_what_is_not_common_is_left_out_and_said(systems):
     fewer = dict(list(systems["base"].values["MRR@10"].items())[3:])
     systems["base"] = replace(systems["base"], values={"MRR@10": fewer}, notes=("All rows count.", "Greedy."))
@@ -84,6 +96,83 @@ def test_slices_have_their_own_n_and_interval(systems):
     assert all(each.row.low < each.row.value < each.row.high for each in found.slices)
 
 
+def test_pairs_within_a_slice_are_those_of_its_rows_alone(systems):
+    found = compare(systems, candidate="adapter", baseline="raw", resamples=200)
+    assert len(found.slice_pairs) == 3 * 3 * 2
+    rows = [row for row in IDS if row.endswith("_3")]
+    for measure in ("MRR@10", "nDCG@10"):
+        a, b = ([systems[name].values[measure][row] for row in rows] for name in ("adapter", "base"))
+        expected = paired_difference(a, b, [CLUSTERS[row] for row in rows], resamples=200)
+        (each,) = [
+            each.pair
+            for each in found.slice_pairs
+            if (each.slice, each.value, each.pair.measure) == ("turn", "3", measure)
+            and (each.pair.a, each.pair.b) == ("adapter", "base")
+        ]
+        assert {key: getattr(each, key) for key in vars(expected)} == pytest.approx(vars(expected))
+        assert each.n == 15
+    chances = [each.pair.p for each in found.slice_pairs]
+    assert [each.pair.p_corrected for each in found.slice_pairs] == correct(chances)
+
+
+def test_only_tested_measures_are_compared_also_within_slices(systems):
+    systems["adapter"] = replace(systems["adapter"], tested=("nDCG@10",))
+    found = compare(systems, candidate="adapter", resamples=200)
+    assert {pair.measure for pair in found.comparisons} == {"nDCG@10"}
+    assert {each.pair.measure for each in found.slice_pairs} == {"nDCG@10"}
+    assert {each.row.measure for each in found.slices} == {"nDCG@10", "MRR@10"}
+
+
+def test_the_mean_weighted_by_traffic_is_that_of_a_plain_loop(systems):
+    rng = random.Random(7)
+    traffic = {row: float(rng.randint(0, 9)) for row in IDS[5:]}
+    for name in ("raw", "base"):
+        systems[name] = replace(systems[name], weights=traffic)
+    found = compare(systems, candidate="adapter", resamples=500)
+    assert len(found.weighted) == 6
+    for row in found.weighted:
+        values = systems[row.system].values[row.measure]
+        total = above = 0.0
+        for row_id, weight in traffic.items():
+            total += weight
+            above += weight * values[row_id]
+        assert row.value == pytest.approx(above / total)
+        assert row.low < row.value < row.high
+        assert row.n == 40
+    assert "5 rows whose traffic is not known are not in the weighted mean of MRR@10, nDCG@10." in found.notes
+    assert [each.value for each in found.slices if each.slice == "traffic" and each.row.system == "raw"] == [
+        *("head", "torso", "tail") * 2
+    ]
+
+
+def test_equal_weights_change_nothing(systems):
+    weighted = {name: replace(each, weights=dict.fromkeys(IDS, 3.0)) for name, each in systems.items()}
+    found = compare(weighted, candidate="adapter", resamples=500)
+    for row in found.weighted:
+        plain = found.row(row.system, row.measure)
+        assert (row.value, row.low, row.high) == pytest.approx((plain.value, plain.low, plain.high))
+
+
+def test_an_integer_weight_is_as_good_as_that_many_rows_in_the_cluster(systems):
+    times = {row: 1 + index % 3 for index, row in enumerate(IDS)}
+    one = compare({"raw": replace(systems["raw"], weights=times)}, candidate="raw", resamples=500)
+    repeated = [(row, copy) for row in IDS for copy in range(times[row])]
+    for row in one.weighted:
+        values = [systems["raw"].values[row.measure][each] for each, _ in repeated]
+        interval = bootstrap_interval(values, [CLUSTERS[each] for each, _ in repeated], resamples=500)
+        assert (row.low, row.high) == pytest.approx(interval)
+
+
+def test_figures_of_unjudged_documents_go_through_with_intervals(systems):
+    judged = {row: index / 45 for index, row in enumerate(IDS)}
+    systems["raw"] = replace(systems["raw"], unjudged={"Judged@10": judged, "MRR@10 condensed": judged})
+    systems["base"] = replace(systems["base"], unjudged={"Judged@10": judged})
+    found = compare(systems, candidate="adapter", resamples=200)
+    assert [(row.system, row.measure) for row in found.unjudged] == [("raw", "Judged@10"), ("base", "Judged@10")]
+    expected = bootstrap_interval(list(judged.values()), [CLUSTERS[row] for row in IDS], resamples=200)
+    assert (found.unjudged[0].low, found.unjudged[0].high) == pytest.approx(expected)
+
+
 def test_slice_values_stand_in_the_order_of_numbers(systems):
     turns = {row: ["10", "9", "later"][index % 3] for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], slices={"turn": turns})
@@ -96,6 +185,13 @@ def test_slice_values_stand_in_the_order_of_numbers(systems):
 def test_bad_calls(systems):
     with pytest.raises(UsageError, match="no system 'other'"):
         compare(systems, candidate="other")
+    with pytest.raises(UsageError, match="neither a candidate nor a baseline"):
+        compare(systems)
+    with pytest.raises(UsageError, match="cannot be both"):
+        compare(systems, candidate="raw", baseline="raw")
+    with pytest.raises(UsageError, match=f"row {IDS[0]} is in traffic 1 and in 2"):
+        pair = {name: replace(systems[name], weights={IDS[0]: w}) for name, w in (("raw", 1), ("base", 2))}
+        compare(pair, candidate="raw")
     with pytest.raises(UsageError, match="no measure"):
         compare(systems, candidate="raw", measures=["P@1"])
     systems["base"] = replace(systems["base"], clusters={**CLUSTERS, IDS[0]: "elsewhere"})
@@ -123,3 +219,30 @@ def test_markdown_shows_every_figure_with_its_interval_and_n(systems):
     assert "| base\\|x |" in text and "| 45 | 1 |" in text
     assert "| adapter − raw | MRR@10 | +0." in text and "by Holm over the 4 rows" in text
     assert "* All rows count." in text
+    assert "Unjudged" not in text and "traffic" not in text
+
+
+@pytest.mark.parametrize("roles", [{"candidate": "adapter"}, {"baseline": "adapter"}])
+def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys):
+    from searchlora.cli.tables import show
+
+    systems["adapter"] = replace(
+        systems["adapter"],
+        circular="its own judge",
+        weights=dict.fromkeys(IDS, 1.0),
+        unjudged={f"{m} {kind}": systems["adapter"].values[m] for m in ("MRR@10", "nDCG@10")
+                  for kind in ("condensed", "unjudged as best")} | {"Judged@10": dict.fromkeys(IDS, 0.5)},
+        costs={"ms per query": 2.5},
+    )  # fmt: skip
+    found = compare(systems, resamples=100, **roles)
+    text = to_markdown(found)
+    assert text.count("adapter (circular)") == text.count("adapter") > 20
+    assert "its own judge" in text and "### Unjudged documents" in text and "### Weighted by traffic" in text
+    content = to_json(found, HEADER)
+    for key in ("rows", "slices", "weighted", "unjudged"):
+        assert all(("circular" in row) == (row["system"] == "adapter") for row in content[key])
+    for key in ("comparisons", "slice_comparisons"):
+        assert all(row.get("circular") == "its own judge" for row in content[key] if "adapter" in (row["a"], row["b"]))
+    show(found)
+    screen = capsys.readouterr().out
+    assert screen.count("adapter (circular)") >= 2 and "its own judge" in screen

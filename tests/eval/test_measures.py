@@ -39,6 +39,34 @@ def test_any_measure_of_ir_measures():
     assert all(set(rows) == set(QRELS) for rows in values.values())
 
 
+def test_many_measures_in_one_pass_are_those_of_each_alone(real_data, tmp_path):
+    import ir_measures
+
+    names = ["nDCG@10", "nDCG", "nDCG(gains={3:7,2:3})@10", "AP", "AP(rel=2)", "AP(rel=2)@50", "RR(rel=2)", "P@5",
+             "P(rel=3)@10", "R@50", "Rprec", "Bpref", "Success@1", "SetF", "IPrec@0.2", "nDCG(judged_only=True)@5",
+             "RR(judged_only=True)", "NumRet"]  # fmt: skip
+    run, qrels = _dl19(real_data, tmp_path)
+    ours = retrieval_values(run, qrels, names)
+    assert list(ours) == names
+    for name in names:
+        alone = ir_measures.pytrec_eval.iter_calc([ir_measures.parse_measure(name)], qrels, run)
+        assert ours[name] == pytest.approx({each.query_id: each.value for each in alone}, abs=1e-9), name
+
+
+def test_other_providers_see_the_ranking_of_trec_eval():
+    """On ties the last document id stands first, whoever calculates."""
+    run = {"2": {"b": 1.0, "c": 1.0, "a": 1.0}}
+    values = retrieval_values(run, QRELS, ["Judged@1", "MRR", "Compat(p=0.8)"])
+    assert values["Judged@1"]["2"] == values["MRR"]["2"] == 1.0
+    assert values["Compat(p=0.8)"]["2"] > values["Compat(p=0.8)"]["1"] == 0.0
+
+
+def test_two_names_of_one_measure_and_both_kinds_of_mrr():
+    values = retrieval_values({"2": {"x": 2.0, "c": 1.0}}, QRELS, ["R@5", "Recall@5", "MRR@1", "RR"])
+    assert values["R@5"] == values["Recall@5"]
+    assert (values["MRR@1"]["2"], values["RR"]["2"]) == (0.0, 0.5)
+
+
 def test_empty_run_counts_nought():
     assert retrieval_values({"1": {}}, QRELS, ["nDCG@10"]) == {"nDCG@10": {"1": 0.0, "2": 0.0, "3": 0.0}}
 
@@ -51,9 +79,11 @@ def test_notes_say_what_is_left_out_and_what_counts_nought():
 
 
 def test_unknown_measures_and_no_judgments():
-    for name in ("Foo@3", "nDCG@", "nDCG(dcg=2"):
+    for name in ("Foo@3", "nDCG@", "nDCG(dcg=2", "nDCG(dcg=2)", "P", "MRR(colour=1)@10", "SDCG@10"):
         with pytest.raises(UsageError, match="is not a measure"):
             retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
+    with pytest.raises(UsageError, match="alpha_nDCG@10 cannot be calculated here"):
+        retrieval_values({"1": {"a": 1.0}}, QRELS, ["nDCG@10", "alpha_nDCG@10"])
     with pytest.raises(UsageError, match="no judgments"):
         retrieval_values({}, {})
 

@@ -101,6 +101,13 @@ def test_interval_is_that_of_a_plain_loop():
     assert bootstrap_interval(values, clusters, resamples=4_000) == pytest.approx(expected, abs=0.02)
 
 
+def test_weights_must_be_weights():
+    values = np.array([[0.1], [0.2]])
+    for weights in ([0.0, 0.0], [1.0, -1.0], [1.0, math.nan]):
+        with pytest.raises(UsageError, match="weights"):
+            bootstrap_intervals(values, weights=np.array(weights))
+
+
 def _ratio(groups):
     rows = sum(map(len, groups))
     mean = sum(group.sum() for group in groups) / rows

@@ -1,0 +1,101 @@
+"""A run becomes an evaluation: every judged topic is a row, and what could not be told is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.compare import compare
+from searchlora.eval.measures import retrieval_values
+from searchlora.eval.scoring import evaluate_run
+
+QRELS = {str(number): {"a": 2, "b": 1, "c": 0} for number in range(1, 13)}
+RUN = {str(number): {"a": 1.0, "b": 2.0, "x": 3.0} for number in range(2, 14)}
+TOPICS = {str(n): {"query": f"q {n}", "need": f"n{n // 2}", "length": n, "kind": "long" if n > 6 else "short",
+                   "asked": 100.0 / n} for n in range(1, 14)}  # fmt: skip
+
+
+def test_every_judged_topic_is_a_row_whatever_was_found():
+    found = evaluate_run(RUN, QRELS, measures=["nDCG@10", "MRR@10"])
+    assert set(found.values) == {"nDCG@10", "MRR@10", "zero results"}
+    assert all(set(rows) == set(QRELS) for rows in (*found.values.values(), *found.unjudged.values()))
+    assert found.values["MRR@10"] == {topic: 0.5 if topic != "1" else 0.0 for topic in QRELS}
+    assert found.mean("zero results") == pytest.approx(1 / 12)
+    assert (found.headline, found.tested) == ("nDCG@10", ("nDCG@10", "MRR@10"))
+    assert found.clusters == {topic: topic for topic in QRELS}
+    assert found.notes == (
+        "1 topic (13) of the run have no judgments and are left out.",
+        "1 topic (1) found nothing and count 0.",
+    )
+
+
+def test_from_which_grade_a_document_counts_stands_in_the_names():
+    asked = ["MRR@10", "nDCG@10", "AP(rel=1)", "Recall@100", "AP(judged_only=True)"]
+    found = evaluate_run(RUN, QRELS, measures=asked, tested=["MRR@10"], relevant=2, unjudged=False)
+    names = ["MRR(rel=2)@10", "nDCG@10", "AP(rel=1)", "Recall(rel=2)@100", "AP(judged_only=True,rel=2)"]
+    assert list(found.values) == [*names, "zero results"]
+    assert (found.headline, found.tested) == ("MRR(rel=2)@10", ("MRR(rel=2)@10",))
+    assert found.values["MRR(rel=2)@10"]["2"] == pytest.approx(1 / 3)
+    assert found.values["AP(judged_only=True,rel=2)"]["2"] == pytest.approx(1 / 2)
+    assert found.unjudged == {}
+    assert list(evaluate_run(RUN, QRELS, measures=["MRR@10"]).values) == ["MRR@10", "zero results"]
+
+
+def test_topic_fields_make_slices_weights_and_clusters():
+    found = evaluate_run(
+        RUN, QRELS, topics=TOPICS, slices=["length", "kind"], weight="asked", cluster="need", costs={"ms per query": 3}
+    )
+    assert found.slices["kind"] == {topic: "long" if int(topic) > 6 else "short" for topic in QRELS}
+    assert found.slices["length"] == {
+        str(n): "1 to 4" if n < 5 else "5 to 8" if n < 9 else "9 to 12" for n in range(1, 13)
+    }
+    assert "length has 12 values and is cut into thirds." in found.notes
+    assert found.weights["4"] == 25
+    assert (found.clusters["2"], found.clusters["3"], found.clusters["4"]) == ("n1", "n1", "n2")
+    compared = compare({"run": found}, candidate="run", resamples=100)
+    assert compared.groups == 7
+    assert compared.costs == {"run": {"ms per query": 3}}
+    assert {each.slice for each in compared.slices} == {"length", "kind", "traffic"}
+
+
+def test_topics_without_a_field_are_told():
+    topics = {topic: dict(fields) for topic, fields in TOPICS.items()}
+    del topics["3"]["kind"], topics["4"]["need"], topics["5"]
+    found = evaluate_run(RUN, QRELS, topics=topics, slices=["kind"], cluster="need", weight="asked")
+    assert "2 topics have no 'kind' and are in none of its slices." in found.notes
+    assert {"3", "5"} & set(found.slices["kind"]) == set()
+    assert (found.clusters["4"], found.clusters["5"]) == ("4", "5")
+    compared = compare({"run": found}, candidate="run", resamples=100)
+    assert any("1 rows whose traffic is not known" in note for note in compared.notes)
+
+
+def test_bad_fields():
+    with pytest.raises(UsageError, match="no judged topic has a field 'colour'.*length"):
+        evaluate_run(RUN, QRELS, topics=TOPICS, slices=["colour"])
+    with pytest.raises(UsageError, match="no judged topic has a field 'asked'.*none"):
+        evaluate_run(RUN, QRELS, weight="asked")
+    with pytest.raises(DataError, match="topic 4, field asked.*'often'"):
+        evaluate_run(RUN, QRELS, topics={**TOPICS, "4": {"asked": "often"}}, weight="asked")
+    with pytest.raises(DataError, match="topic 4.*'-1'"):
+        evaluate_run(RUN, QRELS, topics={**TOPICS, "4": {"asked": -1}}, weight="asked")
+    many = {str(n): {"a": 1} for n in range(60)}
+    with pytest.raises(UsageError, match="60 values"):
+        evaluate_run({}, many, topics={t: {"query": f"q{t}"} for t in many}, slices=["query"])
+    with pytest.raises(UsageError, match="no judgments"):
+        evaluate_run(RUN, {})
+
+
+def test_circular_figures_are_marked_all_the_way():
+    systems = {
+        "ours": evaluate_run(RUN, QRELS, circular="the judge is its reranker"),
+        "other": evaluate_run({}, QRELS),
+    }
+    compared = compare(systems, baseline="other", resamples=100)
+    assert compared.circular == {"ours": "the judge is its reranker"}
+    assert (compared.shown("ours"), compared.shown("other")) == ("ours (circular)", "other")
+
+
+def test_values_are_those_of_the_measures():
+    found = evaluate_run(RUN, QRELS, measures=["nDCG@10", "AP", "P@5"])
+    for measure, rows in retrieval_values(RUN, QRELS, ["nDCG@10", "AP", "P@5"]).items():
+        assert found.values[measure] == rows
