@@ -1,31 +1,21 @@
 """How far people agree who graded the same pairs: the ceiling for every judge that is held against them.
 
-Pairs of one topic are not independent, so the 95% intervals resample whole topics (percentile bootstrap; with fewer
-than two topics there is none). Sources of the figures: `searchlora.eval.judge.agreement`.
+Pairs of one topic are not independent, so the 95% intervals resample whole topics, as those of judges do. Figures:
+`searchlora.eval.judge.agreement`; intervals: `searchlora.eval.judge.resampling`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from searchlora.eval.judge.agreement import Floats, alpha, as_scale, coincidences, confusion, disagreement, kappa
+from searchlora.eval.judge.resampling import Figure, Statistic, intervals
 from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
 from searchlora.eval.significance import bootstrap_interval
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure with its 95% interval, over n items in so many topics; nan where there is none."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    topics: int
 
 
 @dataclass(frozen=True)
@@ -175,15 +165,7 @@ def _two(
     )
 
 
-def _figure(measure: Callable[[Floats], Floats], tables: Floats, n: int, resamples: int, seed: int) -> Figure:
-    """The measure of the sum of tables, `(topics, G, H)`, and of sums of resampled topics."""
-    count = len(tables)
-    value = float(measure(tables.sum(axis=0)))
-    if count < 2:
-        return Figure(value, np.nan, np.nan, n, count)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    found = measure(np.tensordot(drawn.astype(float), tables, axes=1))
-    # A resample in which all labels are the same has no value.
-    found = found[np.isfinite(found)]
-    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (np.nan, np.nan)
-    return Figure(value, float(low), float(high), n, count)
+def _figure(measure: Statistic, tables: Floats, n: int, resamples: int, seed: int) -> Figure:
+    """A measure of agreement of tables `(topics, G, H)`."""
+    ((value, low, high),) = intervals(measure, tables[:, None], bounds=(-1, 1), resamples=resamples, seed=seed)
+    return Figure(float(value), float(low), float(high), n, len(tables))

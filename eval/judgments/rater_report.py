@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.files import atomic_text
-from searchlora.eval.judgments.rater_agreement import Agreement, Figure, Two, agreement
+from searchlora.eval.judge.resampling import Figure
+from searchlora.eval.judgments.rater_agreement import Agreement, Two, agreement
 from searchlora.eval.judgments.ratings import Rating, by_rater, merged
 from searchlora.eval.tables import interval
 from searchlora.eval.trec import write_qrels
@@ -80,12 +81,12 @@ def to_markdown(found: Agreement, rule: str) -> str:
 def _alpha(alpha: Figure | None) -> str:
     if alpha is None:
         return "No pair has two grades, so nothing can be said of agreement."
-    over = f"{_count(alpha.n, 'pair')} of {_count(alpha.topics, 'topic')}"
+    over = f"{_count(alpha.n, 'pair')} of {_count(alpha.queries, 'topic')}"
     return f"Krippendorff's alpha (ordinal): **{_figure(alpha)}**, over {over}."
 
 
 def _two(two: Two) -> list[str]:
-    return [f"{two.a}, {two.b}", _figure(two.kappa), _figure(two.weighted), str(two.kappa.n), str(two.kappa.topics)]
+    return [f"{two.a}, {two.b}", _figure(two.kappa), _figure(two.weighted), str(two.kappa.n), str(two.kappa.queries)]
 
 
 def _confusion(two: Two, scale: Sequence[int]) -> str:

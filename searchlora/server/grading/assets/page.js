@@ -208,7 +208,9 @@ function leave() {
 function toggleNote() {
   const open = at("note-field").hidden;
   openNote(open);
-  if (open) at("note").focus();
+  if (!open) return;
+  at("note").focus({ preventScroll: true });
+  at("note-field").scrollIntoView({ block: "nearest" });
 }
 
 const keys = {
