@@ -20,6 +20,7 @@ from typing import Any
 
 from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.load_check import check_files, check_renders
+from searchlora.adapters.peft_folder import public_name
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.engine import Engine, Request
@@ -40,7 +41,7 @@ class Judge:
 
     Attributes:
         adapter: A pinned reference, or None for the base zero-shot.
-        base: Name of the base model.
+        base: Name of the base model; of one in a local folder, the folder's own.
         lineage: References of the judge and its ancestors, the judge first.
         queries: Hashes of the queries that it was trained on; None where they are not known.
         generate: Let it write its answer and parse that, instead of scoring every label of the scale.
@@ -131,14 +132,14 @@ def load_judge(
     plugin = _judging(task, tasks)
     recipe = load_recipe(plugin.default_recipe)
     model = resolve(str(base))
-    reference = f"base {model.name}"
+    name = public_name(model.name)
     asked = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
     return Judge(
         task=plugin,
         engine=LocalEngine(model, store, precision=recipe.precision),
         adapter=None,
-        base=model.name,
-        lineage=(reference,),
+        base=name,
+        lineage=(f"base {name}",),
         queries=(),
         generate=generate,
         max_new_tokens=recipe.max_new_tokens,
@@ -166,7 +167,7 @@ def _of_adapter(adapter: str, task: str | None, generate: bool, store: Store, ta
         task=plugin,
         engine=engine,
         adapter=stored.reference,
-        base=model.name,
+        base=public_name(model.name),
         lineage=(stored.reference, *ancestors(store, stored.reference)),
         queries=training_queries(store, stored.reference),
         generate=generate,

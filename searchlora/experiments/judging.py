@@ -73,16 +73,16 @@ def judge(
     Args:
         topics: What is asked, in any format that is read. What a judging task reads stands in `experiments.judge`.
         corpus: Rows with `id`, `text` and, if there is one, `title`.
-        out: The qrels, in the format of the name (`.txt`: TREC). Beside it: `<out>.card.json`, `<out>.probabilities.jsonl` (or, with `generate`,
-            `<out>.invalid.jsonl` where there are any).
+        out: The qrels, in the format of the name (`.txt`: TREC). Beside it: `<out>.card.json`,
+            `<out>.probabilities.jsonl` (or, with `generate`, `<out>.invalid.jsonl` where there are any).
         adapter: The judge; or `base` and `task`, for a base zero-shot.
         runs: Run files to pool to `depth`; or `pairs`, a file that `read_pairs` reads.
         generate: Let the judge write its answer, and parse that.
         allow_circular: Judge even where the judge also works in a run, or was trained on a topic (law 6).
 
     Raises:
-        UsageError: when `out` is there already or its name tells no format, the judge or the pairs are not given in one of their two ways, the
-            task cannot judge, or the judge is circular.
+        UsageError: when `out` is there already or its name tells no format, the judge or the pairs are not given in
+            one of their two ways, the task cannot judge, or the judge is circular.
         DataError: naming the file, when a topic or a document is missing, or no answer was a grade.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge is not there or must not be loaded.
     """
@@ -94,7 +94,11 @@ def judge(
     searches = _searches(wanted, Path(topics), Path(corpus))
     place = store if isinstance(store, Store) else Store(store)
     asked = load_judge(adapter=adapter, base=base, task=task, generate=generate, store=place, tasks=tasks)
-    given = {"topics": topics, "corpus": corpus, **{f"run {path}": path for path in runs}}
+    given = {
+        "topics": topics,
+        "corpus": corpus,
+        **{f"run {n} {Path(path).name}": path for n, path in enumerate(runs, 1)},
+    }
     card = _card(asked, given if pairs is None else {**given, "pairs": pairs})
     systems = _systems(runs)
     queries = {topic: str(search["query"]) for (topic, _), search in searches.items()}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from searchlora.adapters.peft_folder import public_name
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.data.files import read_rows
@@ -68,7 +69,7 @@ def run_card(name: str, built: Pipeline, store: Store) -> RunCard:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         adapters=adapters,
         lineage=run_lineage(store, adapters).references,
-        bases=tuple(dict.fromkeys(store.get(adapter).manifest.base.name for adapter in adapters)),
+        bases=tuple(dict.fromkeys(public_name(store.get(adapter).manifest.base.name) for adapter in adapters)),
         pipeline=built.tag,
     )
 

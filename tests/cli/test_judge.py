@@ -42,7 +42,7 @@ def test_from_training_to_mixed_qrels(cli, refused, tmp_path, tiny_base):
     assert ran.code == 0, ran.err
     card = read_run_card(ours)
     assert (card.system, card.adapters, card.lineage) == ("p", ("fit-judge@1",), ("fit-judge@1",))
-    assert card.bases == (str(tiny_base.path),) and card.pipeline.startswith("p_fit-judge@1_bm25")
+    assert card.bases == (tiny_base.path.name,) and card.pipeline.startswith("p_fit-judge@1_bm25")
 
     # Over that run the judge is refused, unless it is said; then it says so.
     out = tmp_path / "qrels.txt"

@@ -82,10 +82,11 @@ def test_the_pool_is_judged_and_marked(ask, files, tmp_path, tiny_base):
     assert card == done.card
     assert (card.source, card.judge, card.judge_lineage) == (
         "llm",
-        f"base {tiny_base.name}",
-        (f"base {tiny_base.name}",),
+        f"base {tiny_base.path.name}",
+        (f"base {tiny_base.path.name}",),
     )
     assert (card.counts, card.probabilities) == ({"llm": 18}, "qrels.txt.probabilities.jsonl")
+    assert list(card.made_from) == ["topics", "corpus", "run 1 a.trec", "run 2 b.trec"]
     assert card.made_from["corpus"] == file_sha256(files["corpus.jsonl"])
     assert done.doubts == (
         f"It is not known which adapters work in {files['a.trec']}, {files['b.trec']} (a run without a card).",
@@ -230,7 +231,9 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(ask, tasks, tmp_path, t
     process = subprocess.Popen([sys.executable, "-c", _KILLED, tmp_path, tiny_base.path, tasks], env={**os.environ})
     try:
         deadline = time.monotonic() + 60
-        while not (grades.is_file() and grades.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (grades.is_file() and grades.stat().st_size) and process.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.001)
     finally:
         process.send_signal(signal.SIGKILL)
