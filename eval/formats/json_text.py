@@ -44,7 +44,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line, object_pairs_hook=_mapping)
+            row = _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"is not JSON ({error})", where=where) from None
         if not isinstance(row, dict):
@@ -63,7 +63,7 @@ def has_keys(head: Head, *keys: str) -> bool:
 
 def json_line(row: dict[str, object]) -> str:
     """A line of a JSON Lines file."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return _ENCODER.encode(row) + "\n"
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -72,3 +72,8 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands twice")
     return found
+
+
+# Made once: `json.loads` and `json.dumps` with options make one for every line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_mapping)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
