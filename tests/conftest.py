@@ -7,10 +7,14 @@ import os
 # Before torch is imported: waiting threads that spin take the cores from the tests' own child processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from searchlora.cli import main
 from searchlora.models.resolve import BaseModel, resolve
 from tests.tiny import build_tiny_base
 
@@ -29,3 +33,45 @@ def real_data() -> Path:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     """A random base with real architecture and tokenizer."""
     return resolve(str(build_tiny_base(tmp_path_factory.mktemp("bases") / "tiny", hidden=64)))
+
+
+@dataclass(frozen=True)
+class Called:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Called]:
+    """`cli("adapters", "list")` runs the command line in this process, as the installed script would."""
+
+    def call(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["searchlora", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        return Called(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Called]) -> Callable[..., str]:
+    """The one paragraph with which a command refuses; fails if it succeeds, or shows a traceback."""
+
+    def call(*arguments: object) -> str:
+        called = cli(*arguments)
+        assert called.code not in (0, 70), called
+        assert "Traceback" not in called.err
+        complaint = [line for line in called.err.splitlines() if line.startswith("searchlora: ")]
+        assert len(complaint) == 1, called.err
+        return complaint[0]
+
+    return call

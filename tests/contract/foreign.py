@@ -37,7 +37,9 @@ class Colour(PromptedTask):
     def evaluate(self, records, outputs, *, run=None, qrels=None):
         right = {r["id"]: float(o == r["colour"]) for r, o in zip(records, outputs, strict=True)}
         invalid = {r["id"]: o.reason for r, o in zip(records, outputs, strict=True) if isinstance(o, InvalidOutput)}
-        return Evaluation("accuracy", {"accuracy": right}, {r["id"]: r["group"] for r in records}, invalid=invalid)
+        groups = {r["id"]: r["group"] for r in records}
+        slices = {"colour": {r["id"]: r["colour"] for r in records}}
+        return Evaluation("accuracy", {"accuracy": right}, groups, slices=slices, invalid=invalid)
 
     def baselines(self, records, dataset):
         return {"always red": ["red"] * len(records)}

@@ -1,0 +1,195 @@
+"""Promotion from end to end, on a tiny base: what the policy refuses stays refused, and every decision is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
+from searchlora.eval.policy import Policy
+from searchlora.experiments.promote import Promoted, promote
+from searchlora.experiments.train import train
+from tests.contract.foreign import build_distribution, write_records
+
+pytestmark = pytest.mark.slow
+
+NAME = "shop-colour"
+TINY = ["optim.batch_size=32", "lora.r=16", "optim.learning_rate=3e-3", "validation.every_steps=1000"]
+ALWAYS_RED, ALL_RIGHT, ALWAYS_GREEN = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """A store with an adapter that answers red, one that is right, one that answers green; more rows are red."""
+
+    root: Path
+    data: Path
+    store: Store
+
+    def promote(self, version: int, policy: Policy | None = None, **more: object) -> Promoted:
+        return promote(
+            f"{NAME}@{version}",
+            "production",
+            policy or Policy(),
+            more.pop("data", self.data),
+            store=self.store,
+            keep=self.root / "outputs",
+            **more,
+        )
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_base):
+    root = tmp_path_factory.mktemp("promotion")
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(build_distribution(root / "site"))
+    patch.setenv("SEARCHLORA_CACHE", str(root / "cache"))
+    source = write_records(root / "rows.jsonl", groups=300)
+    build("colour", source, format="native", out=root / "data", shares=(0.5, 0.1, 0.4))
+    store = Store(root / "store")
+    for colour, steps in (("red", 60), ("", 300), ("green", 60)):
+        data = root / "data"
+        if colour:
+            rows = [record for record in lines(root / "data" / "train.jsonl") if record["colour"] == colour]
+            (root / f"{colour}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+            data = root / f"data-{colour}"
+            build("colour", root / f"{colour}.jsonl", format="native", out=data)
+        overrides = [*TINY, f"optim.max_steps={steps}"]
+        train("colour", data, NAME, base=str(tiny_base.path), overrides=overrides, store=store)
+    yield Shop(root, root / "data", store)
+    patch.undo()
+    sys.modules.pop("colour", None)
+
+
+@pytest.fixture
+def shop(trained):
+    """Each test decides anew: the aliases are taken away before it."""
+    (trained.store.root / NAME / "aliases.json").unlink(missing_ok=True)
+    return trained
+
+
+def broken(found: Promoted) -> set[str]:
+    return {result.rule for result in found.results if not result.passed}
+
+
+def test_a_better_one_is_let_through_with_its_evidence(shop):
+    shop.store.alias(NAME, "production", ALWAYS_RED)
+    found = shop.promote(ALL_RIGHT, Policy(beat={"base": {}, "incumbent": {"margin": 0.2}}, slices={"colour": {}}))
+    assert broken(found) == set()
+    assert shop.store.pin(f"{NAME}@production") == f"{NAME}@{ALL_RIGHT}"
+    decision = Store(shop.store.root).history(NAME)[-1].decision
+    assert decision.outcome == "promoted"
+    assert {rule.rule for rule in decision.rules} >= {"beat base", "beat incumbent", "unchanged data", "held out"}
+    evidence = decision.evidence
+    assert (evidence["split"], evidence["n"], evidence["judgments"]) == (
+        "test",
+        len(lines(shop.data / "test.jsonl")),
+        "human",
+    )
+    assert {row["system"] for row in evidence["rows"]} == {"base zero-shot", f"{NAME}@1", f"{NAME}@2"}
+    assert evidence["costs"][f"{NAME}@2"]["ms per query"] > 0
+    assert evidence["costs"][f"{NAME}@2"]["prompt tokens per query"] > 1
+
+
+def test_a_worse_one_is_refused_and_the_refusal_is_kept(shop):
+    shop.store.alias(NAME, "production", ALL_RIGHT)
+    found = shop.promote(ALWAYS_RED)
+    assert broken(found) == {"beat incumbent"}
+    assert next(result.short_by for result in found.results if result.rule == "beat incumbent") > 0.3
+    assert shop.store.aliases(NAME) == {"production": ALL_RIGHT}
+    assert f"refused to version {ALWAYS_RED}: beat incumbent" in str(shop.store.history(NAME)[-1])
+
+
+def test_one_that_is_better_within_noise_is_refused(shop):
+    shop.store.alias(NAME, "production", ALWAYS_GREEN)
+    found = shop.promote(ALWAYS_RED)
+    assert broken(found) == {"beat incumbent"}
+    pair = found.evaluated.comparison.pair(f"{NAME}@{ALWAYS_RED}", f"{NAME}@{ALWAYS_GREEN}", "accuracy")
+    assert pair.low < 0 < pair.difference
+
+
+def test_one_that_falls_in_a_slice_is_refused(shop):
+    shop.store.alias(NAME, "production", ALWAYS_GREEN)
+    found = shop.promote(ALWAYS_RED, Policy(beat={"base": {}}, slices={"colour": {"largest_fall": 0.1}}))
+    assert broken(found) == {"slice colour = green"}
+    assert next(result.short_by for result in found.results if not result.passed) == pytest.approx(0.9)
+
+
+def test_force_needs_a_reason_and_shows_for_ever(shop, cli):
+    shop.store.alias(NAME, "production", ALL_RIGHT)
+    with pytest.raises(UsageError, match="--force needs a reason"):
+        shop.promote(1, force="  ")
+    found = shop.promote(ALWAYS_RED, force="agreed with the search team")
+    assert not found.refused
+    assert shop.store.aliases(NAME) == {"production": ALWAYS_RED}
+    assert not shop.promote(ALL_RIGHT).refused
+    said = cli("adapters", "show", NAME, "--store", shop.store.root).out
+    assert "BY FORCE against: " in said
+    assert "agreed with the search team" in said
+
+
+def test_other_data_than_at_the_last_decision_is_refused_unless_told(shop, tmp_path):
+    assert not shop.promote(ALWAYS_RED).refused
+    source = write_records(tmp_path / "rows.jsonl", groups=290)
+    build("colour", source, format="native", out=tmp_path / "other", shares=(0.5, 0.1, 0.4))
+    assert "unchanged data" in broken(shop.promote(2, data=tmp_path / "other"))
+    assert "unchanged data" not in broken(shop.promote(2, data=tmp_path / "other", accept_changes=True))
+
+
+def test_queries_of_the_training_are_refused_in_other_data(shop, tmp_path):
+    """Another split of the same rows: the candidate has seen most of what it would be tested on."""
+    build("colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "other", seed=99, shares=(0.5, 0.1, 0.4))
+    assert "held out" in broken(shop.promote(2, data=tmp_path / "other"))
+
+
+def test_a_changed_dataset_is_no_evidence(shop, tmp_path):
+    data = tmp_path / "data"
+    build("colour", shop.root / "rows.jsonl", format="native", out=data)
+    with (data / "test.jsonl").open("a") as file:
+        file.write('{"id": "x", "group": "x", "query": "red", "colour": "red"}\n')
+    with pytest.raises(DataError, match="changed"):
+        shop.promote(2, data=data)
+    assert shop.store.history(NAME) == []
+
+
+def test_a_circular_judge_is_refused(shop, tmp_path):
+    qrels = {record["id"]: {"d1": 1} for record in lines(shop.data / "test.jsonl")}
+    card = JudgmentsCard("llm", "2026-01-01", judge=f"{NAME}@1", judge_lineage=(f"{NAME}@1",))
+    write_judgments(tmp_path / "qrels.txt", qrels, card)
+    found = shop.promote(2, Policy(judgments=("llm",)), qrels=tmp_path / "qrels.txt")
+    assert broken(found) == {"no circular judge"}
+    assert f"{NAME}@2" in found.evaluated.comparison.circular
+    found = shop.promote(2, qrels=tmp_path / "qrels.txt")
+    assert "source of judgments" in broken(found)
+
+
+def test_what_it_means_already_is_not_decided_again(shop):
+    shop.store.alias(NAME, "production", 2)
+    with pytest.raises(UsageError, match=r"means shop-colour@2 already"):
+        shop.promote(2)
+
+
+def test_the_command_exits_1_on_refusal_and_writes_what_a_ci_reads(shop, tmp_path, cli):
+    shop.store.alias(NAME, "production", 2)
+    (tmp_path / "policy.yaml").write_text("beat: {base: {}, incumbent: {margin: 0.01}}\n")
+    files = {"--junit": tmp_path / "junit.xml", "--summary": tmp_path / "summary.md", "--out": tmp_path / "out"}
+    arguments = ["--to", "production", "--policy", tmp_path / "policy.yaml", "--data", shop.data]
+    options = [part for pair in files.items() for part in pair]
+    called = cli("promote", f"{NAME}@1", *arguments, *options, "--store", shop.store.root)
+    assert called.code == 1
+    assert "rules are broken; 'production' stays where it was" in called.err
+    assert "BROKEN" in called.out
+    assert 'failures="' in files["--junit"].read_text()
+    assert files["--summary"].read_text().startswith(f"### {NAME}@1 to production: refused")
+    assert (files["--out"] / "report.html").is_file()
