@@ -75,14 +75,8 @@ def intervals(
     sums = np.eye(judges) if contrasts is None else contrasts
     value = sums @ statistic(tables.sum(axis=0))
     error = _jackknife(statistic, tables, sums)
-    ratios = np.concatenate(
-        [
-            _ratios(statistic, drawn, tables, sums, value)
-            for drawn in drawn_queries(
-                queries, resamples, queries * max(judges, len(sums)), np.random.default_rng(seed)
-            )
-        ]
-    )
+    draws = drawn_queries(queries, resamples, queries * max(judges, len(sums)), np.random.default_rng(seed))
+    ratios = np.concatenate([_ratios(statistic, drawn, tables, sums, value) for drawn in draws])
     ends = [
         _ends(value[at], error[at], column, bounds, level) if queries > 1 else (math.nan, math.nan)
         for at, column in enumerate(ratios.T)
@@ -104,7 +98,7 @@ def swap_p(
         tables: Counts of each query and judge, `(queries, judges, *table)`.
         pairs: Places of the two judges of each test.
     """
-    queries, judges = tables.shape[:2]
+    queries = len(tables)
     totals = tables.sum(axis=0)
     flat = tables.reshape(queries, -1)
     observed = statistic(totals)

@@ -14,6 +14,7 @@ from searchlora.cli import (
     experiment,
     grade,
     judge,
+    judge_card,
     promote,
     qrels,
     run,
@@ -36,6 +37,7 @@ app.command("experiment")(experiment.experiment)
 app.command("promote")(promote.promote)
 app.add_typer(grade.app, name="grade")
 app.command("judge")(judge.judge)
+app.command("judge-card")(judge_card.judge_card)
 app.command("clicks")(clicks.clicks)
 app.command("mix-qrels")(qrels.mix_qrels)
 app.add_typer(convert.app, name="convert")

@@ -1,0 +1,208 @@
+"""The judge card: how far a judge agrees with people, every figure with its n and its interval by query.
+
+**Invalid answers** never become a grade. In the headline figures, which are over all pairs, they count as the worst:
+they agree with no grade, and for weighted kappa and the absolute error they are as far off as the scale allows. The
+figures over valid answers only stand beside them and are named so (`kappa_valid`, `kappa_binary_valid`, `mae_valid`);
+alpha and signed bias, which have no place for an answer without a grade, are over the valid ones too.
+
+**Intervals** are studentised, by query: the variant that held its coverage with 25 queries (`resampling`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from searchlora.eval.judge.agreement import confusion, disagreement, kappa
+from searchlora.eval.judge.labels import LabelNeed, label_need
+from searchlora.eval.judge.measures import (
+    BINARY,
+    KAPPA,
+    MAE,
+    JudgeMeasure,
+    grade_measures,
+    invalid_figure,
+    judge_measures,
+)
+from searchlora.eval.judge.order import SystemOrder
+from searchlora.eval.judge.pairing import Labels, Paired, pair
+from searchlora.eval.judge.people import People, people
+from searchlora.eval.judge.resampling import Figure
+from searchlora.eval.judge.stability import Stability
+from searchlora.eval.trec import Qrels
+
+
+@dataclass(frozen=True)
+class GradeFigures:
+    """One grade of the scale: how often people and the judge gave it, and how far they mean the same pairs."""
+
+    grade: int
+    human: int
+    judge: int
+    precision: Figure
+    recall: Figure
+
+
+@dataclass(frozen=True)
+class JudgeCard:
+    """What `judge_card` found.
+
+    Attributes:
+        judge: The judge's name.
+        scale: The grades there are, rising.
+        relevant: From this grade on a pair is relevant, in the binary figures.
+        n, queries: Pairs that both people and the judge labelled, and the queries they are of.
+        figures: name -> figure, the names those of `measures.judge_measures`, kappa first, and `invalid`.
+        grades: Each grade of the scale.
+        confusion: Rows are the human grades, columns the judge's, invalid last.
+        invalid: What was no grade -> how often.
+        missing: Pairs that people graded and the judge has no label for; they are in no figure.
+        extra: Pairs that only the judge has.
+        people: How far people agree with each other, the ceiling; None where there is one label of each pair only.
+        order: How far systems are ordered alike; None where no runs were given.
+        stability: None where the judge was asked in one way only.
+        needs: For kappa, binary kappa and absolute error, how many labels a narrower interval takes.
+        circular: Why the figures are circular, law 6; shown wherever they are.
+        notes: What a reader must know.
+    """
+
+    judge: str
+    scale: tuple[int, ...]
+    relevant: int
+    n: int
+    queries: int
+    figures: Mapping[str, Figure]
+    grades: tuple[GradeFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    invalid: Mapping[str, int]
+    missing: int
+    extra: int
+    people: People | None = None
+    order: SystemOrder | None = None
+    stability: Stability | None = None
+    needs: tuple[LabelNeed, ...] = ()
+    circular: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def judge_card(
+    human: Qrels,
+    judged: Labels,
+    *,
+    name: str = "judge",
+    scale: Sequence[int] = (0, 1, 2, 3),
+    relevant: int = 2,
+    raters: Mapping[str, Qrels] | None = None,
+    order: SystemOrder | None = None,
+    stability: Stability | None = None,
+    circular: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> JudgeCard:
+    """Hold a judge's labels against those of people.
+
+    Args:
+        human: topic -> document -> grade.
+        judged: topic -> document -> grade; None where the judge's answer was no grade. A grade outside the scale is
+            invalid as well.
+        name: Of the judge.
+        scale: The grades there are.
+        relevant: The lowest grade that counts as relevant.
+        raters: name -> qrels of each person, where pairs were labelled by several.
+        order: Of systems under both sets of grades, by `order_agreement`.
+        stability: Of the judge, by `stability`.
+        circular: Why the figures are circular, by `judgments.lineage`.
+        notes: More for the reader.
+
+    Raises:
+        UsageError: when the scale has fewer than two grades, or `relevant` leaves one side without a grade.
+        DataError: when a human grade is outside the scale, or no pair is common.
+    """
+    paired = pair(human, judged, scale)
+    tables, total = paired.tables, paired.tables.sum(axis=0)
+    measures = judge_measures(paired.scale, relevant)
+    needs = [label_need(measures[measure], tables) for measure in (KAPPA, BINARY, MAE)]
+    return JudgeCard(
+        judge=name,
+        scale=paired.scale,
+        relevant=relevant,
+        n=paired.n,
+        queries=len(tables),
+        figures=_figures(paired, measures, resamples, seed),
+        grades=tuple(_grade(paired, index, resamples, seed) for index in range(len(paired.scale))),
+        confusion=tuple(tuple(map(int, row)) for row in total),
+        invalid=paired.invalid,
+        missing=paired.missing,
+        extra=paired.extra,
+        people=people(raters, paired.scale, relevant, resamples=resamples, seed=seed) if raters else None,
+        order=order,
+        stability=stability,
+        needs=tuple(need for need in needs if need is not None),
+        circular=tuple(circular),
+        notes=(*_notes(human, paired), *notes),
+    )
+
+
+def to_json(card: JudgeCard) -> dict[str, Any]:
+    """The card as JSON holds it; what is not known is None, never NaN."""
+    plain = _plain(asdict(card))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _figures(paired: Paired, measures: Mapping[str, JudgeMeasure], resamples: int, seed: int) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    for name, measure in measures.items():
+        headline = name.removesuffix("_valid")
+        if headline != name and not paired.invalid:
+            found[name] = found[headline]  # the same pairs
+        else:
+            found[name] = measure.figure(paired.tables, resamples=resamples, seed=seed)
+    return {**found, "invalid": invalid_figure(paired.tables)}
+
+
+def _grade(paired: Paired, index: int, resamples: int, seed: int) -> GradeFigures:
+    precision, recall = (
+        measure.figure(paired.tables, resamples=resamples, seed=seed)
+        for measure in grade_measures(paired.scale, index)
+    )  # fmt: skip
+    return GradeFigures(paired.scale[index], recall.n, precision.n, precision, recall)
+
+
+def _notes(human: Qrels, paired: Paired) -> list[str]:
+    notes = []
+    if paired.invalid:
+        said = ", ".join(f"{label} ({count})" for label, count in paired.invalid.items())
+        notes.append(
+            f"{sum(paired.invalid.values())} of {paired.n} answers are no grade of the scale and count as the worst:"
+            f" {said}."
+        )
+    if paired.missing:
+        grades = [grade for row in human.values() for grade in row.values()]
+        lacking = paired.tables.sum(axis=0)
+        # Were the lacking labels failures that the judge's file does not tell, this would be its kappa.
+        lacking[:, -1] += confusion(grades, grades, paired.scale)[:, :-1].sum(axis=1) - lacking.sum(axis=1)
+        worst = float(kappa(lacking, disagreement(paired.scale)))
+        notes.append(
+            f"{paired.missing} of {paired.missing + paired.n} pairs that people graded have no label of the judge and"
+            f" are in no figure. If those were answers that failed, kappa would be {worst:.3f}."
+        )
+    if paired.extra:
+        notes.append(f"{paired.extra} labels of the judge are of pairs that people did not grade and are left out.")
+    if len(paired.tables) < 10:
+        notes.append(f"The pairs are of {len(paired.tables)} queries only: intervals by query say little.")
+    return notes
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

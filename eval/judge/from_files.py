@@ -1,0 +1,169 @@
+"""Judge cards from files: qrels of people and of judges, with what the cards beside them say of their lineage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.files import atomic_text
+from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
+from searchlora.eval.judge.comparing import JudgeComparison, compare_judges
+from searchlora.eval.judge.ranking import order_of_runs
+from searchlora.eval.judge.reading import read_labels
+from searchlora.eval.judge.stability import stability
+from searchlora.eval.judge.text import cards_markdown
+from searchlora.eval.judgments.card import file_sha256, read_card, read_run_card
+from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
+
+Files = Mapping[str, str | Path]
+
+#: The name under which the lineage check knows the figures of agreement, where runs have theirs.
+_AGREEMENT = "the agreement with people"
+
+
+@dataclass(frozen=True)
+class JudgeCards:
+    """Cards of judges that were held against the same people.
+
+    Attributes:
+        cards: In the order of the judges given.
+        comparison: Of every two judges; None for one judge.
+        inputs: Each file read -> its sha256.
+    """
+
+    cards: tuple[JudgeCard, ...]
+    comparison: JudgeComparison | None
+    inputs: Mapping[str, str]
+
+
+def judge_cards(
+    human: str | Path,
+    judges: Files,
+    *,
+    scale: Sequence[int] = (0, 1, 2, 3),
+    relevant: int = 2,
+    raters: Files | None = None,
+    variants: Mapping[str, Sequence[str | Path]] | None = None,
+    runs: Files | None = None,
+    measure: str = "nDCG@10",
+    top: int = 5,
+    topics: str | Path | None = None,
+    allow_circular: bool = False,
+    correction: str = "holm",
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> JudgeCards:
+    """A card of each judge and, where there are several, which of them differ.
+
+    Args:
+        human: Qrels of people.
+        judges: name -> qrels; answers that were no grade are read from `<file>.invalid.jsonl` (`read_labels`).
+        raters: name -> qrels of each person.
+        variants: Judge -> more files with its labels of the same pairs, asked in another way.
+        runs: name -> run; their order under both sets of grades is compared by `measure`, and among the best `top`.
+        topics: The topics with their queries, to see whether a judge was trained on them.
+        allow_circular: Make the card of a judge that was trained on the topics or works in a run, marked as circular.
+
+    Raises:
+        UsageError: for a circular judge that is not allowed, variants of a judge that there is not, and what
+            `judge_card`, `compare_judges` and `order_of_runs` refuse.
+        DataError: for a file that cannot be read, or human qrels whose card says that they are not of people.
+    """
+    made = read_card(human)
+    if made is not None and made.source != "human":
+        raise DataError(f"holds judgments of source '{made.source}', not of people", where=str(human))
+    asked = variants or {}
+    if unknown := sorted(asked.keys() - judges.keys()):
+        raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
+    people = read_qrels(human)
+    labels = {name: read_labels(path) for name, path in judges.items()}
+    queries = {topic: str(each["query"]) for topic, each in read_topics(topics).items()} if topics else None
+    lineage = {name: _lineage(path) for name, path in (runs or {}).items()}
+    found = {name: read_run(path) for name, path in (runs or {}).items()}
+    of_people = {name: read_qrels(path) for name, path in (raters or {}).items()}
+    cards = []
+    for name, path in judges.items():
+        reasons, notes = _checked(name, path, lineage, queries, people, allow_circular)
+        ways = {name: labels[name], **{Path(other).name: read_labels(other) for other in asked.get(name, ())}}
+        order = order_of_runs(
+            people, labels[name], found, measure=measure, scale=scale, top=top, resamples=resamples, seed=seed
+        ) if found else None  # fmt: skip
+        cards.append(
+            judge_card(
+                people,
+                labels[name],
+                name=name,
+                scale=scale,
+                relevant=relevant,
+                raters=of_people or None,
+                order=order,
+                stability=stability(ways, scale=scale, resamples=resamples, seed=seed) if len(ways) > 1 else None,
+                circular=reasons,
+                notes=notes,
+                resamples=resamples,
+                seed=seed,
+            )
+        )
+    comparison = compare_judges(
+        people, labels, scale=scale, relevant=relevant, correction=correction, resamples=resamples, seed=seed
+    ) if len(labels) > 1 else None  # fmt: skip
+    named = [file for group in (judges, raters or {}, runs or {}) for file in group.values()]
+    files = [human, *named, *(file for others in asked.values() for file in others)]
+    return JudgeCards(tuple(cards), comparison, {str(path): file_sha256(path) for path in files})
+
+
+def write(found: JudgeCards, folder: str | Path) -> tuple[Path, Path]:
+    """Write `judge_card.json` and `judge_card.md` into the folder; returns their paths. Raises `DataError`."""
+    as_json, as_text = Path(folder) / "judge_card.json", Path(folder) / "judge_card.md"
+    with atomic_text(as_json) as out:
+        json.dump(cards_json(found), out, indent=1, ensure_ascii=False)
+        out.write("\n")
+    with atomic_text(as_text) as out:
+        out.write(cards_markdown(found.cards, found.comparison))
+    return as_json, as_text
+
+
+def cards_json(found: JudgeCards) -> dict[str, Any]:
+    """What `judge_card.json` holds: `cards` (`card.to_json`), `comparison`, `inputs`."""
+    return {
+        "cards": [to_json(card) for card in found.cards],
+        "comparison": asdict(found.comparison) if found.comparison else None,
+        "inputs": dict(found.inputs),
+    }
+
+
+def _lineage(run: str | Path) -> RunLineage | None:
+    card = read_run_card(run)
+    return RunLineage(card.lineage) if card is not None else None
+
+
+def _checked(
+    name: str,
+    path: str | Path,
+    runs: Mapping[str, RunLineage | None],
+    queries: Mapping[str, str] | None,
+    human: Mapping[str, object],
+    allow: bool,
+) -> tuple[list[str], list[str]]:
+    """Why the card of a judge is circular, and what could not be looked into."""
+    card = read_card(path)
+    asked = {topic: query for topic, query in (queries or {}).items() if topic in human}
+    systems = {_AGREEMENT: RunLineage(()), **runs}
+    found = circular(card, systems, asked)
+    # Training topics concern the agreement and every run alike: once is enough.
+    reasons = list(dict.fromkeys(found.values()))
+    if reasons and not allow:
+        raise UsageError(
+            f"the card would be circular: {reasons[0]}",
+            where=f"judge {name}",
+            fix="Hold the judge against other topics and runs, or say that a circular card is wanted.",
+        )
+    notes = list(doubts(card, systems))
+    if card is not None and card.judge_queries and queries is None:
+        notes.append("Whether the judge was trained on these topics was not looked into, for want of their queries.")
+    return reasons, notes

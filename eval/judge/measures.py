@@ -1,0 +1,118 @@
+"""The figures of a judge card, by name: how each is computed from a table of counts, and what it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from searchlora.errors import UsageError
+from searchlora.eval.judge import agreement
+from searchlora.eval.judge.agreement import Floats
+from searchlora.eval.judge.rates import rate
+from searchlora.eval.judge.resampling import Figure, Statistic, intervals
+
+#: What a judge is told by first. The names of `judge_measures`.
+KAPPA, BINARY, QUADRATIC, MAE = "kappa", "kappa_binary", "kappa_quadratic", "mae"
+
+
+@dataclass(frozen=True)
+class JudgeMeasure:
+    """A figure of agreement.
+
+    Attributes:
+        statistic: Tables `(..., G, G + 1)` -> figures `(...)`.
+        bounds: The least and greatest value there can be.
+        of: The cells that it is over, `(G, G + 1)`, True where a pair counts.
+    """
+
+    name: str
+    statistic: Statistic
+    bounds: tuple[float, float]
+    of: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+
+    def figure(self, tables: Floats, *, resamples: int, seed: int) -> Figure:
+        """The figure of one judge from its tables `(queries, G, G + 1)`."""
+        value, low, high = intervals(
+            self.statistic, tables[:, None], bounds=self.bounds, resamples=resamples, seed=seed
+        )[0]
+        counted = (tables * self.of).sum(axis=(-2, -1))
+        return Figure(float(value), float(low), float(high), int(counted.sum()), int((counted > 0).sum()))
+
+
+def judge_measures(scale: Sequence[int], relevant: int) -> dict[str, JudgeMeasure]:
+    """The measures for a scale, by name, the headline first.
+
+    `kappa` is over all grades, `kappa_binary` over relevant (from grade `relevant` on) or not, `kappa_linear` and
+    `kappa_quadratic` are weighted, `agreement` is the share of equal grades, `mae` the mean absolute error; these are
+    over all pairs, an invalid label counted as the worst (see `agreement`). `alpha` (Krippendorff's, ordinal), `bias`
+    (judge minus human) and those that end in `_valid` are over the pairs with a valid label.
+
+    Raises:
+        UsageError: when `relevant` leaves one side without a grade.
+    """
+    width = float(max(scale) - min(scale))
+    two = agreement.disagreement((0, 1))
+    every = np.ones((len(scale), len(scale) + 1), dtype=bool)
+    graded = every.copy()
+    graded[:, -1] = False
+    agreement.binary(every.astype(float), scale, relevant)  # says so where the threshold divides nothing
+
+    def weighted(kind: agreement.Weights) -> Statistic:
+        return partial(agreement.kappa, weights=agreement.disagreement(scale, kind))
+
+    def binary(tables: Floats) -> Floats:
+        return agreement.kappa(agreement.binary(tables, scale, relevant), two)
+
+    def alpha(tables: Floats) -> Floats:
+        return agreement.alpha(agreement.paired_coincidences(tables), scale)
+
+    def mae(tables: Floats) -> Floats:
+        return agreement.mean_absolute_error(tables, scale)
+
+    def valid(statistic: Statistic) -> Statistic:
+        return lambda tables: statistic(agreement.valid(tables))
+
+    one = (-1.0, 1.0)
+    listed = [
+        JudgeMeasure(KAPPA, weighted("none"), one, every),
+        JudgeMeasure(BINARY, binary, one, every),
+        JudgeMeasure("kappa_linear", weighted("linear"), one, every),
+        JudgeMeasure(QUADRATIC, weighted("quadratic"), one, every),
+        JudgeMeasure("alpha", alpha, one, graded),
+        JudgeMeasure("agreement", agreement.agreement_rate, (0.0, 1.0), every),
+        JudgeMeasure(MAE, mae, (0.0, width), every),
+        JudgeMeasure("bias", partial(agreement.signed_bias, scale=scale), (-width, width), graded),
+        JudgeMeasure("kappa_valid", valid(weighted("none")), one, graded),
+        JudgeMeasure("kappa_binary_valid", valid(binary), one, graded),
+        JudgeMeasure("mae_valid", valid(mae), (0.0, width), graded),
+    ]
+    return {measure.name: measure for measure in listed}
+
+
+def grade_measures(scale: Sequence[int], index: int) -> tuple[JudgeMeasure, JudgeMeasure]:
+    """Precision and recall of the grade at `index`; a label that is invalid is among those not recalled."""
+    said = np.zeros((len(scale), len(scale) + 1), dtype=bool)
+    truly = said.copy()
+    said[:, index], truly[index] = True, True
+    grade = scale[index]
+    return (
+        JudgeMeasure(f"precision_{grade}", partial(agreement.precision, index=index), (0.0, 1.0), said),
+        JudgeMeasure(f"recall_{grade}", partial(agreement.recall, index=index), (0.0, 1.0), truly),
+    )
+
+
+def invalid_figure(tables: Floats) -> Figure:
+    """The share of invalid labels of one judge, from its tables `(queries, G, G + 1)`, with the interval of `rates`."""
+    sizes = tables.sum(axis=(-2, -1))
+    found = rate(tables[..., -1].sum(axis=-1), sizes)
+    return Figure(*found, int(sizes.sum()), len(tables))
+
+
+def named(measures: dict[str, JudgeMeasure], name: str) -> JudgeMeasure:
+    """The measure of that name. Raises `UsageError` where there is none."""
+    if name not in measures:
+        raise UsageError(f"there is no measure '{name}' of a judge", fix=f"Known: {', '.join(measures)}.")
+    return measures[name]

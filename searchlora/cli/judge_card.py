@@ -1,0 +1,96 @@
+"""`searchlora judge-card`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+_NAMED = "NAME=FILE"
+
+
+def judge_card(
+    human: Path = typer.Option(..., "--human", help="Qrels of people."),
+    judge: list[str] = typer.Option(..., "--judge", metavar=_NAMED, help="Qrels of a judge, several times."),
+    out: Path = typer.Option(..., "--out", help="Folder for judge_card.json and judge_card.md."),
+    scale: str = typer.Option("0,1,2,3", "--scale", help="The grades there are."),
+    relevant: int = typer.Option(2, "--relevant", help="The lowest grade that counts as relevant."),
+    rater: list[str] = typer.Option([], "--rater", metavar=_NAMED, help="Qrels of one person each, several times."),
+    variant: list[str] = typer.Option(
+        [], "--variant", metavar="JUDGE=FILE", help="Labels of the same judge, asked in another way; several times."
+    ),
+    run: list[str] = typer.Option([], "--run", metavar=_NAMED, help="A run whose place is compared, several times."),
+    measure: str = typer.Option("nDCG@10", "--measure", help="What the runs are ordered by."),
+    top: int = typer.Option(5, "--top", min=2, help="How many runs count as the best."),
+    topics: Path | None = typer.Option(None, "--topics", help="To see whether a judge was trained on them."),
+    allow_circular: bool = typer.Option(False, "--allow-circular", help="Hold a judge against its training topics."),
+    correction: str = typer.Option("holm", "--correction", help="Of the differences between judges: holm or bh."),
+    resamples: int = typer.Option(10_000, "--resamples", min=100),
+    seed: int = typer.Option(0, "--seed"),
+) -> None:
+    """How far LLM judges agree with people: kappa, error, bias, order of systems, all with intervals by query."""
+    from searchlora.eval.judge.from_files import judge_cards, write
+
+    variants: dict[str, list[str]] = {}
+    for name, file in map(_split, variant):
+        variants.setdefault(name, []).append(file)
+    found = judge_cards(
+        human,
+        _named(judge, "judges"),
+        scale=_grades(scale),
+        relevant=relevant,
+        raters=_named(rater, "raters"),
+        variants=variants,
+        runs=_named(run, "runs"),
+        measure=measure,
+        top=top,
+        topics=topics,
+        allow_circular=allow_circular,
+        correction=correction,
+        resamples=resamples,
+        seed=seed,
+    )
+    for card in found.cards:
+        kappa = card.figures["kappa"]
+        for reason in card.circular:
+            typer.echo(f"CIRCULAR: {card.judge}: {reason}")
+        typer.echo(
+            f"{card.judge}: kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f}), {kappa.n} pairs of"
+            f" {kappa.queries} queries"
+        )
+        for note in card.notes:
+            typer.echo(f"  {note}")
+    if found.comparison is not None:
+        differ = sum(each.p_corrected <= 0.05 for each in found.comparison.differences)
+        typer.echo(f"{differ} of {len(found.comparison.differences)} pairs of judges differ ({correction}, 0.05).")
+    typer.echo(f"Wrote {' and '.join(map(str, write(found, out)))}")
+
+
+def _split(text: str) -> tuple[str, str]:
+    from searchlora.errors import UsageError
+
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise UsageError(f"'{text}' is not {_NAMED}", fix="For example --judge umbrela=umbrela.qrels.")
+    return name, file
+
+
+def _named(texts: list[str], what: str) -> dict[str, str]:
+    from searchlora.errors import UsageError
+
+    pairs = [_split(text) for text in texts]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise UsageError(f"two {what} have one name", where=", ".join(name for name, _ in pairs))
+    return named
+
+
+def _grades(text: str) -> tuple[int, ...]:
+    from searchlora.errors import UsageError
+
+    try:
+        return tuple(int(grade) for grade in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"the scale '{text}' is no list of whole numbers", fix="For example --scale 0,1,2,3."
+        ) from None
