@@ -7,7 +7,10 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("searchlora", "torch", "transformers", "peft", "trl", "bitsandbytes", "bm25s", "ir-measures")
+_PACKAGES = (
+    *("searchlora", "torch", "transformers", "peft", "trl", "bitsandbytes"),
+    *("sentence-transformers", "faiss-cpu", "bm25s", "ir-measures"),
+)
 
 
 def machine() -> str:
