@@ -24,7 +24,7 @@ def main() -> None:
     with bars() as steps:
         paths = cranfield_systems(WORK / "cranfield_runs", steps=steps)
     data = Cranfield(real_data() / "cranfield")
-    # All documents were looked at for every query, so one without a judgment is not relevant.
+    # Cranfield counts as judged completely: a document without a judgment is not relevant.
     systems = {
         name: evaluate_run(read_run(path), data.qrels, measures=MEASURES, unjudged=False)
         for name, path in paths.items()
