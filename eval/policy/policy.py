@@ -107,7 +107,7 @@ def read_policy(path: str | Path) -> Policy:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(
-            f"'{key}': {first['msg'].lower()}",
+            f"'{key}': {first['msg'][0].lower()}{first['msg'][1:]}",
             where=str(path),
             fix=f"The rules of a policy: {', '.join(Policy.model_fields)}.",
         ) from None

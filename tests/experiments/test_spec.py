@@ -57,7 +57,7 @@ def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
         (("{run: runs/bm25.trec}", "{run: a.trec, set: {k: 1}}"), "set belongs to a pipeline"),
         (("name: shop", "name: a b"), "'name'"),
         (("name: shop", "nmae: shop"), "'name'|'nmae'"),
-        (("candidate: rewriter", "tested: [AP]"), "'ap' is tested but not measured"),
+        (("candidate: rewriter", "tested: [AP]"), "'AP' is tested but not measured"),
         (("candidate: rewriter", "policy: {}"), "needs a candidate"),
     ],
 )

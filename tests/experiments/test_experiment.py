@@ -1,0 +1,198 @@
+"""An experiment from file to files: runs, pipelines and an adapter over the same topics."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import ir_measures
+import pytest
+import yaml
+
+from searchlora.adapters.store import Store
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
+from searchlora.eval.trec import read_run, write_qrels, write_run
+from searchlora.experiments.experiment import experiment
+from searchlora.experiments.results import write
+from searchlora.experiments.spec import read_experiment
+
+WORDS = ["tent", "shoes", "lamp", "stove", "rope", "bottle", "jacket", "gloves", "map", "knife"]
+COLOURS = ["red", "green", "blue", "black"]
+TOPICS = 40
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Products of a colour and a kind; a topic asks for both. BM25 finds them, the other run is BM25 with a fault."""
+    rng = random.Random(5)
+    documents, topics, qrels, faulty = [], [], {}, {}
+    for number in range(200):
+        words = [rng.choice(COLOURS), rng.choice(WORDS), *rng.choices(WORDS, k=rng.randint(0, 3))]
+        documents.append({"id": f"d{number}", "title": " ".join(words[:2]), "text": " ".join(words[2:])})
+    for number in range(TOPICS):
+        colour, word = COLOURS[number % 4], WORDS[number % 10]
+        topic = f"q{number}"
+        topics.append({"id": topic, "query": f"{colour} {word}", "colour": colour, "traffic": 1000 // (number + 1)})
+        qrels[topic] = {
+            each["id"]: 2 if each["title"] == f"{colour} {word}" else 1
+            for each in documents
+            if word in each["title"].split()
+        }
+        faulty[topic] = {document: rng.random() for document in list(qrels[topic])[: 3 if number else 0]}
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (tmp_path / "topics.jsonl").write_text("\n".join(map(json.dumps, topics)))
+    write_qrels(tmp_path / "qrels.txt", qrels)
+    write_run(tmp_path / "faulty.trec", faulty, "faulty")
+    (tmp_path / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 20}\n")
+    return tmp_path
+
+
+def write_spec(folder: Path, **changes: object) -> Path:
+    spec = {
+        "name": "shop",
+        "topics": "topics.jsonl",
+        "qrels": "qrels.txt",
+        "corpus": "corpus.jsonl",
+        "systems": {"faulty": {"run": "faulty.trec"}, "bm25": {"pipeline": "plain.yaml"}},
+        "baseline": "faulty",
+        "candidate": "bm25",
+        "measures": ["nDCG@10", "MRR@10", "P@5"],
+        "slices": ["colour"],
+        "weight": "traffic",
+        **changes,
+    }
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in spec.items() if value is not None}))
+    return path
+
+
+def test_figures_are_those_of_ir_measures(folder):
+    found = experiment(write_spec(folder), folder / "out")
+    qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.txt")))
+    for name, run in (("faulty", folder / "faulty.trec"), ("bm25", folder / "out" / "runs" / "bm25.trec")):
+        expected = ir_measures.calc_aggregate(
+            [ir_measures.nDCG @ 10, ir_measures.P @ 5], qrels, list(ir_measures.read_trec_run(str(run)))
+        )
+        assert found.comparison.row(name, "nDCG@10").value == pytest.approx(expected[ir_measures.nDCG @ 10], abs=1e-9)
+        assert found.comparison.row(name, "P@5").value == pytest.approx(expected[ir_measures.P @ 5], abs=1e-9)
+    assert found.comparison.row("faulty", "nDCG@10").n == TOPICS
+    assert {each.value for each in found.comparison.slices} >= set(COLOURS)
+    assert found.comparison.weighted
+
+
+def test_all_files_are_written_and_say_what_they_were_made_from(folder):
+    out = folder / "out"
+    report = write(experiment(write_spec(folder), out), out)
+    result = json.loads((out / "experiment.json").read_text())
+    assert result["inputs"].keys() == {"topics", "qrels", "corpus", "run of faulty"}
+    assert result["measured"]["measures"] == ["nDCG@10", "MRR@10", "P@5"]
+    assert result["costs"]["bm25"]["ms per query"] > 0
+    page = report.read_text()
+    assert all(digest in page for digest in result["inputs"].values())
+    assert "| faulty |" in (out / "experiment.md").read_text()
+    per_query = [json.loads(line) for line in (out / "per_query.jsonl").read_text().splitlines()]
+    assert {(row["system"], row["measure"]) for row in per_query} >= {("bm25", "nDCG@10"), ("faulty", "P@5")}
+
+
+def test_a_second_time_uses_the_runs_again_and_a_changed_corpus_does_not(folder):
+    spec, out = write_spec(folder), folder / "out"
+    first = experiment(spec, out)
+    write(first, out)
+    again = experiment(spec, out)
+    assert (again.runs["bm25"].reused, first.runs["bm25"].reused) == (True, False)
+    assert again.comparison.rows == first.comparison.rows
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.write('\n{"id": "new", "title": "red tent", "text": "red tent"}\n')
+    with pytest.raises(DataError, match=r"corpus was \w{12}, is \w{12}.*--accept-changes"):
+        experiment(spec, out)
+    accepted = experiment(spec, out, accept_changes=True)
+    assert not accepted.runs["bm25"].reused
+    assert accepted.accepted[0].startswith("corpus was")
+    assert "new" in read_run(out / "runs" / "bm25.trec")["q0"]
+
+
+def test_another_earlier_result_can_be_named(folder):
+    write(experiment(write_spec(folder), folder / "then"), folder / "then")
+    write_qrels(folder / "qrels.txt", {"q1": {"d1": 1}})
+    with pytest.raises(DataError, match="qrels was"):
+        experiment(write_spec(folder), folder / "now", since=folder / "then" / "experiment.json")
+    with pytest.raises(DataError, match="not the result"):
+        experiment(write_spec(folder), folder / "now", since=folder / "none.json")
+
+
+def test_a_policy_decides_and_the_exit_code_says_so(folder, cli):
+    spec = write_spec(folder, policy={"beat": {"faulty": {"margin": 0.01}}, "slices": {"colour": {}}})
+    files = {"--junit": folder / "junit.xml", "--summary": folder / "summary.md"}
+    options = ["--out", folder / "out", *(part for pair in files.items() for part in pair)]
+    called = cli("experiment", spec, *options)
+    assert called.code == 0, called.err
+    assert 'tests="' in files["--junit"].read_text()
+    assert files["--summary"].read_text().startswith("### shop: passes")
+    spec = write_spec(folder, policy={"beat": {"faulty": {"margin": 0.9}}})
+    called = cli("experiment", spec, *options)
+    assert called.code == 1
+    assert "Refused: 1 of" in called.err
+    assert 'failures="1"' in files["--junit"].read_text()
+
+
+def test_a_circular_judge_is_refused_and_marked_where_it_is_wanted(folder):
+    write_card(
+        folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1", judge_lineage=("judge@1", "old@2"))
+    )
+    write_run_card(folder / "faulty.trec", RunCard("faulty", "2026-01-01", ("old@3",), ("old@3",)))
+    spec, out = write_spec(folder), folder / "out"
+    with pytest.raises(UsageError, match=r"system faulty.*the judge judge@1 and the system share old@2"):
+        experiment(spec, out)
+    found = experiment(spec, out, allow_circular=True)
+    assert found.comparison.circular.keys() == {"faulty"}
+    assert found.judgments == "llm"
+    report = write(found, out)
+    for file in (report, out / "experiment.md"):
+        assert "faulty (circular)" in file.read_text()
+    assert json.loads((out / "experiment.json").read_text())["judgments"] == "llm"
+
+
+def test_judgments_changed_after_their_card_are_refused(folder):
+    write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
+    with (folder / "qrels.txt").open("a") as file:
+        file.write("q1 0 d9 1\n")
+    with pytest.raises(DataError, match="was changed since its card"):
+        experiment(write_spec(folder), folder / "out")
+
+
+def test_a_baseline_alone_is_enough_and_no_corpus_is_needed_for_runs(folder):
+    write_run(folder / "empty.trec", {}, "empty")
+    systems = {name: {"run": f"{name}.trec"} for name in ("faulty", "empty")}
+    spec = write_spec(folder, systems=systems, candidate=None, corpus=None)
+    found = experiment(spec, folder / "out")
+    (pair,) = [each for each in found.comparison.comparisons if each.measure == "nDCG@10"]
+    assert (pair.a, pair.b, pair.wins) == ("empty", "faulty", 0)
+    assert write(found, folder / "out").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"corpus": None}, UsageError, "Name a file as 'corpus'"),
+        ({"slices": ["size"]}, UsageError, "size"),
+        ({"measures": ["nDCG@ten"]}, UsageError, "nDCG@ten"),
+        ({"qrels": "elsewhere.txt"}, DataError, "elsewhere"),
+        ({"qrels": {"path": "qrels.txt", "format": "xml"}}, UsageError, "xml"),
+    ],
+)
+def test_what_cannot_be_done_is_said(folder, changes, error, said):
+    with pytest.raises(error, match=said):
+        experiment(write_spec(folder, **changes), folder / "out")
+
+
+def test_topics_of_other_ids_are_told(folder):
+    (folder / "topics.jsonl").write_text('{"id": "x1", "query": "red tent"}\n')
+    with pytest.raises(DataError, match="none of the judged topics is among the topics"):
+        experiment(write_spec(folder, slices=[], weight=None), folder / "out")
+
+
+def test_the_same_in_python(folder):
+    spec = read_experiment(write_spec(folder))
+    assert experiment(spec, folder / "out", store=Store(folder / "store")).comparison.candidate == "bm25"
