@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,21 @@ def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: 
     Args:
         module: Of the benchmark that makes it, where it is not called NAME.
     """
+    return _write(name, {**to_json(comparison, header(name, module or name)), **more})
+
+
+def save_figures(
+    name: str, rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+) -> Path:
+    """Write `results/NAME.json` of figures that no comparison of systems made, in the same keys."""
+    made = {**vars(header(name, name)), "rows": list(rows), "comparisons": list(comparisons)}
+    return _write(name, {**made, **more})
+
+
+def _write(name: str, content: Mapping[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     with atomic_text(path) as out:
-        json.dump({**to_json(comparison, header(name, module or name)), **more}, out, indent=1, ensure_ascii=False)
+        json.dump(content, out, indent=1, ensure_ascii=False)
         out.write("\n")
     return path

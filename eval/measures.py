@@ -89,7 +89,12 @@ def retrieval_values(
     if not qrels:
         raise UsageError("there are no judgments to measure against")
     wanted = [_calculated(parse_measure(name)) for name in measures]
-    found = {topic: dict(scores) for topic, scores in run.items() if scores and topic in qrels}
+    # pytrec_eval takes plain dictionaries only; a large run is not copied without need.
+    found = {
+        topic: scores if isinstance(scores, dict) else dict(scores)
+        for topic, scores in run.items()
+        if scores and topic in qrels
+    }
     values = _calculate(found, qrels, dict.fromkeys(each.measure for each in wanted))
     return {each.name: _cut(values[each.measure], each) for each in wanted}
 

@@ -59,15 +59,16 @@ def evaluate_run(
     judged = {topic: (topics or {}).get(topic, {}) for topic in qrels}
     notes = list(retrieval_notes(run, qrels))
     found_nothing = {topic: float(not run.get(topic)) for topic in qrels}
+    values = retrieval_values(run, qrels, names)
     clusters = _field(judged, cluster) if cluster is not None else {}
     return Evaluation(
         headline=names[0],
-        values={**retrieval_values(run, qrels, names), ZERO_RESULTS: found_nothing},
+        values={**values, ZERO_RESULTS: found_nothing},
         clusters={topic: str(clusters.get(topic, topic)) for topic in qrels},
         slices={field: _slice(judged, field, notes) for field in slices},
         tested=tuple(with_relevant(name, relevant) for name in tested or measures),
         weights=_weights(judged, weight) if weight is not None else {},
-        unjudged=unjudged_values(run, qrels, names) if unjudged else {},
+        unjudged=unjudged_values(run, qrels, values) if unjudged else {},
         costs=dict(costs or {}),
         circular=circular,
         notes=tuple(notes),

@@ -32,28 +32,26 @@ _ALL_TRIED = 20
 _NOT_CONCERNED = frozenset({"Bpref", "infAP", "Judged", "NumQ", "NumRel", "NumRet"})
 
 
-def unjudged_values(run: Run, qrels: Qrels, measures: Sequence[str]) -> dict[str, dict[str, float]]:
+def unjudged_values(run: Run, qrels: Qrels, plain: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Measure -> topic -> value, for every topic of the qrels, of the figures that this module names.
 
     Args:
-        measures: Names as `measures.parse_measure` takes them. Those that judge unjudged documents otherwise than as
-            not relevant (`Bpref`, `infAP`, anything with `judged_only`) are passed over. `Judged@k` is given for each
-            cutoff among them, at least for 10.
+        plain: What `retrieval_values` gave for this run: measure -> topic -> value. Measures that judge unjudged
+            documents otherwise than as not relevant (`Bpref`, `infAP`, anything with `judged_only`) are passed over.
+            `Judged@k` is given for each cutoff among the measures, for 10 where they have none.
 
     Raises:
         UsageError: as `retrieval_values`.
     """
-    concerned = [each for each in map(parse_measure, measures) if _concerned(each)]
+    concerned = [each for each in map(parse_measure, plain) if _concerned(each)]
     cutoffs = sorted({each.cutoff for each in concerned if each.cutoff is not None}) or [10]
-    deepest = max(cutoffs)
-    tops = {topic: _top(run.get(topic, {}), deepest) for topic in qrels}
-    names = [each.name for each in concerned]
-    condensed = retrieval_values(_condensed(run, qrels), qrels, names) if names else {}
-    best = _as_best(run, qrels, concerned, tops)
+    tops = {topic: _top(run.get(topic, {}), max(cutoffs)) for topic in qrels}
+    condensed = retrieval_values(_condensed(run, qrels), qrels, [each.name for each in concerned])
+    best = _as_best(run, qrels, concerned, tops, plain)
     found: dict[str, dict[str, float]] = {}
-    for name in names:
-        found[f"{name} {CONDENSED}"] = condensed[name]
-        found[f"{name} {AS_BEST}"] = best[name]
+    for each in concerned:
+        found[f"{each.name} {CONDENSED}"] = condensed[each.name]
+        found[f"{each.name} {AS_BEST}"] = best[each.name]
     for cutoff in cutoffs:
         found[f"Judged@{cutoff}"] = {topic: _judged(top[:cutoff], qrels[topic]) for topic, top in tops.items()}
     return found
@@ -87,7 +85,11 @@ def _condensed(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
 
 
 def _as_best(
-    run: Run, qrels: Qrels, measures: Iterable[Measure], tops: Mapping[str, Sequence[str]]
+    run: Run,
+    qrels: Qrels,
+    measures: Iterable[Measure],
+    tops: Mapping[str, Sequence[str]],
+    plain: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
     """Name -> topic -> greatest value over the numbers of unjudged documents that are given the best grade."""
     by_cutoff: dict[int | None, list[str]] = {}
@@ -103,7 +105,7 @@ def _as_best(
         ranking = {key: part[topic] for key, (topic, _) in tried.items()}
         values = retrieval_values(ranking, judgments, names) if tried else {}
         for name in names:
-            found[name] = dict.fromkeys(qrels, 0.0)
+            found[name] = dict(plain[name])
             for key, value in values.get(name, {}).items():
                 topic = tried[key][0]
                 found[name][topic] = max(found[name][topic], value)
@@ -113,15 +115,12 @@ def _as_best(
 def _tried(
     run: Run, qrels: Qrels, tops: Mapping[str, Sequence[str]], cutoff: int | None, grade: int
 ) -> dict[str, tuple[str, Mapping[str, int]]]:
-    """A key for each trial -> its topic and its judgments."""
+    """A key for each trial -> its topic and its judgments; j = 0 is the plain value and needs no trial."""
     trials: dict[str, tuple[str, Mapping[str, int]]] = {}
     for topic, grades in qrels.items():
-        found = run.get(topic)
-        if not found:
-            continue
-        ranking = tops[topic][:cutoff] if cutoff is not None else found
+        ranking = tops[topic][:cutoff] if cutoff is not None else run.get(topic, ())
         unjudged = [document for document in ranking if document not in grades]
         every = cutoff is not None and cutoff <= _ALL_TRIED
-        for count in range(len(unjudged) + 1) if every else sorted({0, len(unjudged)}):
+        for count in range(1 if every else max(1, len(unjudged)), len(unjudged) + 1):
             trials[f"{count} {topic}"] = (topic, {**grades, **dict.fromkeys(unjudged[:count], grade)})
     return trials

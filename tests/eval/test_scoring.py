@@ -70,13 +70,13 @@ def test_topics_without_a_field_are_told():
 
 
 def test_bad_fields():
-    with pytest.raises(UsageError, match="no judged topic has a field 'colour'.*length"):
+    with pytest.raises(UsageError, match=r"no judged topic has a field 'colour'.*length"):
         evaluate_run(RUN, QRELS, topics=TOPICS, slices=["colour"])
-    with pytest.raises(UsageError, match="no judged topic has a field 'asked'.*none"):
+    with pytest.raises(UsageError, match=r"no judged topic has a field 'asked'.*none"):
         evaluate_run(RUN, QRELS, weight="asked")
-    with pytest.raises(DataError, match="topic 4, field asked.*'often'"):
+    with pytest.raises(DataError, match=r"topic 4, field asked.*'often'"):
         evaluate_run(RUN, QRELS, topics={**TOPICS, "4": {"asked": "often"}}, weight="asked")
-    with pytest.raises(DataError, match="topic 4.*'-1'"):
+    with pytest.raises(DataError, match=r"topic 4.*'-1'"):
         evaluate_run(RUN, QRELS, topics={**TOPICS, "4": {"asked": -1}}, weight="asked")
     many = {str(n): {"a": 1} for n in range(60)}
     with pytest.raises(UsageError, match="60 values"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +35,7 @@ def test_thirds_are_ranges_that_do_not_overlap(numbers):
     ends = sorted({(min(m), max(m)) for label in set(thirds.values())
                    for m in [[numbers[row] for row in numbers if thirds[row] == label]]})  # fmt: skip
     assert 1 <= len(ends) <= 3
-    assert all(one[1] < two[0] for one, two in zip(ends, ends[1:], strict=False))
+    assert all(one[1] < two[0] for one, two in pairwise(ends))
     if len(set(numbers.values())) == len(numbers):
         sizes = [list(thirds.values()).count(label) for label in set(thirds.values())]
         assert max(sizes) - min(sizes) <= 1

@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import ranked
-from searchlora.eval.unjudged import _top, unjudged_values
+from searchlora.eval.unjudged import _top
+from searchlora.eval.unjudged import unjudged_values as of_plain
 
 #: Best first: u1 and u2 were never judged.
 RUN = {"1": {"u1": 5.0, "no": 4.0, "u2": 3.0, "good": 2.0, "fair": 1.0}}
 QRELS = {"1": {"no": 0, "good": 2, "fair": 1, "missed": 1}}
+
+
+def unjudged_values(run, qrels, measures):
+    return of_plain(run, qrels, retrieval_values(run, qrels, measures))
 
 
 def dcg(*grades: int) -> float:

@@ -1,0 +1,112 @@
+"""How long a large comparison takes and how much memory: 20 runs of 1,000 topics × 1,000 documents, six measures.
+
+    python -m benchmarks.comparison_speed [--repeats 5]
+
+The runs are made from a seed in a temporary folder (about 800 MB). Each repeat is a process of its own, from its start
+to its end: it reads the run files one after the other, measures each with unjudged documents taken out and bounded,
+and compares all with 10,000 resamples. So seconds are those of a user and the peak of memory is that of one comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SYSTEMS, TOPICS, DEPTH, RESAMPLES = 20, 1_000, 1_000, 10_000
+MEASURES = ("nDCG@10", "MRR@10", "Recall@100", "AP", "P@10", "nDCG@100")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Time and memory of a large comparison.")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--once", type=Path, help="compare the runs of this folder and print what it took")
+    given = arguments.parse_args()
+    if given.once is not None:
+        print(json.dumps(_once(given.once)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        from benchmarks.comparison_speed.made import make
+
+        print("Making the runs …", file=sys.stderr)
+        make(Path(folder), systems=SYSTEMS, topics=TOPICS, depth=DEPTH)
+        _save([_measured(folder) for _ in range(given.repeats)])
+
+
+def _measured(folder: str) -> dict[str, float]:
+    begun = time.perf_counter()
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks.comparison_speed", "--once", folder],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    took = {"seconds": time.perf_counter() - begun, **json.loads(child.stdout)}
+    print(took, file=sys.stderr)
+    return took
+
+
+def _once(folder: Path) -> dict[str, float]:
+    from searchlora.eval.compare import compare
+    from searchlora.eval.formats import read_run
+    from searchlora.eval.scoring import evaluate_run
+    from searchlora.eval.trec import read_qrels
+
+    spent = {"reading": 0.0, "measuring": 0.0, "comparing": 0.0}
+
+    def timed(part: str, work: Any, *given: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        found = work(*given, **options)
+        spent[part] += time.perf_counter() - begun
+        return found
+
+    qrels = read_qrels(folder / "qrels")
+    evaluations = {}
+    for file in sorted(folder.glob("run*")):
+        run = timed("reading", read_run, file, "trec")
+        evaluations[file.name] = timed("measuring", evaluate_run, run, qrels, measures=MEASURES)
+        del run  # before the next one is read: two never are in memory at once
+    found = timed("comparing", compare, evaluations, candidate="run00", baseline="run01", resamples=RESAMPLES)
+    if len(found.comparisons) != (2 * SYSTEMS - 3) * len(MEASURES):
+        raise SystemExit(f"{len(found.comparisons)} pairs were compared")
+    return {**spent, "peak MB": _peak()}
+
+
+def _peak() -> float:
+    """The largest memory of this process so far, in MB (the system tells it in KiB, macOS in bytes)."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _save(repeats: list[dict[str, float]]) -> None:
+    from benchmarks.common import save_figures
+
+    name = f"{SYSTEMS} runs, {TOPICS} topics, {DEPTH} documents, {len(MEASURES)} measures, {RESAMPLES} resamples"
+    rows = [
+        {
+            "system": name,
+            "measure": part,
+            "value": round(median(values := [repeat[part] for repeat in repeats]), 3),
+            "low": round(min(values), 3),
+            "high": round(max(values), 3),
+            "n": len(repeats),
+        }
+        for part in repeats[0]
+    ]
+    path = save_figures(
+        "comparison_speed", rows, [], {"measures": MEASURES, "units": "seconds; peak MB: 1,000,000 bytes"}
+    )
+    for row in rows:
+        print(f"{row['measure']}: {row['value']} ({row['low']} to {row['high']})")
+    print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()
