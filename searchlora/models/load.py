@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from searchlora.models.resolve import BaseModel
 
 Quantization = Literal["nf4", "none"]
 Precision = Literal["bf16", "fp32"]
+
+#: What stands in the class names of models that write text.
+_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def load_tokenizer(base: BaseModel) -> Any:
@@ -39,12 +43,14 @@ def load_model(
         device: "cpu", "cuda", ...; the GPU where there is one.
 
     Raises:
-        BaseModelError: when the folder does not hold a causal language model that transformers can load.
+        BaseModelError: when the folder does not hold a causal language model that transformers can load. (An encoder
+            it would load, and put a random head on it.)
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    _check_generates(base)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     settings: dict[str, Any] = {"dtype": dtype}
     settings["device_map"] = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
@@ -59,6 +65,18 @@ def load_model(
         raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
     model.requires_grad_(False)
     return model.eval()
+
+
+def _check_generates(base: BaseModel) -> None:
+    try:
+        config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"the configuration cannot be read ({error})", where=str(base.path)) from None
+    kinds = config.get("architectures") or []
+    if kinds and not any(mark in kind for kind in kinds for mark in _GENERATING):
+        raise BaseModelError(
+            f"'{base.name}' is a {kinds[0]}, which writes no text", fix="Name a causal language model as the base."
+        )
 
 
 @contextmanager

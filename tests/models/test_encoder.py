@@ -12,6 +12,7 @@ from searchlora.errors import BaseModelError
 from searchlora.models import resolve as resolving
 from searchlora.models.catalogue import CATALOGUE, PackagedFolder
 from searchlora.models.encoder import load_encoder
+from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -105,6 +106,11 @@ def test_damaged_weights_are_named(copy):
     (copy / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(BaseModelError, match="cannot be loaded as an encoder"):
         load_encoder(resolve(str(copy)))
+
+
+def test_an_encoder_is_no_base_that_writes(tiny):
+    with pytest.raises(BaseModelError, match="is a BertModel, which writes no text"):
+        load_model(resolve(str(tiny)))
 
 
 @pytest.mark.slow
