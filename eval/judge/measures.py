@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from searchlora.eval.judge import agreement
 from searchlora.eval.judge.agreement import Floats
 from searchlora.eval.judge.rates import rate
 from searchlora.eval.judge.resampling import Figure, Statistic, intervals
+
+Mask: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 
 #: What a judge is told by first. The names of `judge_measures`.
 KAPPA, BINARY, QUADRATIC, MAE = "kappa", "kappa_binary", "kappa_quadratic", "mae"
@@ -26,12 +29,15 @@ class JudgeMeasure:
         statistic: Tables `(..., G, G + 1)` -> figures `(...)`.
         bounds: The least and greatest value there can be.
         of: The cells that it is over, `(G, G + 1)`, True where a pair counts.
+        hits: Of a share, the cells that are counted in it; None for other figures. A share without spread between
+            queries, as 0 mostly is, takes its interval from `rates`.
     """
 
     name: str
     statistic: Statistic
     bounds: tuple[float, float]
-    of: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+    of: Mask
+    hits: Mask | None = None
 
     def figure(self, tables: Floats, *, resamples: int, seed: int) -> Figure:
         """The figure of one judge from its tables `(queries, G, G + 1)`."""
@@ -39,6 +45,8 @@ class JudgeMeasure:
             self.statistic, tables[:, None], bounds=self.bounds, resamples=resamples, seed=seed
         )[0]
         counted = (tables * self.of).sum(axis=(-2, -1))
+        if self.hits is not None and low == high:
+            value, low, high = rate((tables * self.hits).sum(axis=(-2, -1)), counted)
         return Figure(float(value), float(low), float(high), int(counted.sum()), int((counted > 0).sum()))
 
 
@@ -82,7 +90,7 @@ def judge_measures(scale: Sequence[int], relevant: int) -> dict[str, JudgeMeasur
         JudgeMeasure("kappa_linear", weighted("linear"), one, every),
         JudgeMeasure(QUADRATIC, weighted("quadratic"), one, every),
         JudgeMeasure("alpha", alpha, one, graded),
-        JudgeMeasure("agreement", agreement.agreement_rate, (0.0, 1.0), every),
+        JudgeMeasure("agreement", agreement.agreement_rate, (0.0, 1.0), every, np.eye(*every.shape, dtype=bool)),
         JudgeMeasure(MAE, mae, (0.0, width), every),
         JudgeMeasure("bias", partial(agreement.signed_bias, scale=scale), (-width, width), graded),
         JudgeMeasure("kappa_valid", valid(weighted("none")), one, graded),
@@ -97,10 +105,10 @@ def grade_measures(scale: Sequence[int], index: int) -> tuple[JudgeMeasure, Judg
     said = np.zeros((len(scale), len(scale) + 1), dtype=bool)
     truly = said.copy()
     said[:, index], truly[index] = True, True
-    grade = scale[index]
+    grade, hit = scale[index], said & truly
     return (
-        JudgeMeasure(f"precision_{grade}", partial(agreement.precision, index=index), (0.0, 1.0), said),
-        JudgeMeasure(f"recall_{grade}", partial(agreement.recall, index=index), (0.0, 1.0), truly),
+        JudgeMeasure(f"precision_{grade}", partial(agreement.precision, index=index), (0.0, 1.0), said, hit),
+        JudgeMeasure(f"recall_{grade}", partial(agreement.recall, index=index), (0.0, 1.0), truly, hit),
     )
 
 

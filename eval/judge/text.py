@@ -42,7 +42,7 @@ def cards_markdown(cards: Sequence[JudgeCard], comparison: JudgeComparison | Non
 
 def _overview(cards: Sequence[JudgeCard]) -> Iterator[str]:
     rows = [
-        [_name(card), *(_figure(card.figures[name]) for name in SHOWN), str(card.n), str(card.queries)]
+        [_name(card), *(_named(name, card.figures[name]) for name in SHOWN), str(card.n), str(card.queries)]
         for card in cards
     ]
     yield _table(["judge", *(WORDS[name] for name in SHOWN), "n", "queries"], rows)
@@ -68,7 +68,12 @@ def _card(card: JudgeCard) -> Iterator[str]:
         yield f"**Circular**: {reason}."
     yield f"{card.n} pairs of {card.queries} queries; 95% intervals by query; relevant from grade {card.relevant} on."
     yield _table(
-        ["", "value", "n"], [[WORDS[name], _figure(figure), str(figure.n)] for name, figure in card.figures.items()]
+        ["", "value", "n"],
+        [
+            [WORDS[name], _named(name, figure), str(figure.n)]
+            for name, figure in card.figures.items()
+            if card.invalid or not name.endswith("_valid")
+        ],
     )
     header = ["human \\ judge", *map(str, card.scale), "invalid", "precision", "recall"]
     yield _table(
@@ -149,6 +154,13 @@ def _figure(figure: Figure) -> str:
     if math.isnan(figure.low):
         return f"{figure.value:.3f} (no interval)"
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def _named(name: str, figure: Figure) -> str:
+    """Invalid answers are few: in hundredths."""
+    if name != "invalid":
+        return _figure(figure)
+    return f"{figure.value:.2%} ({figure.low:.2%} to {figure.high:.2%})"
 
 
 def _signed(value: float, low: float, high: float) -> str:

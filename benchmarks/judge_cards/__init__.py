@@ -1,0 +1,1 @@
+"""The LLM judges of LLMJudge against the grades of NIST's assessors."""

@@ -1,0 +1,122 @@
+"""`judge-card` over files: what it writes, what it refuses, and that a judge's failed answers are not lost."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
+from searchlora.eval.judgments.lineage import query_hash
+from searchlora.eval.trec import write_qrels, write_run
+
+RNG = np.random.default_rng(1)
+HUMAN = {f"q{q}": {f"d{d}": int(RNG.integers(0, 4)) for d in range(10)} for q in range(12)}
+DATE = "2026-01-01T00:00:00+00:00"
+
+
+def noisy(share: float):
+    return {
+        q: {d: g if RNG.random() > share else int(RNG.integers(0, 4)) for d, g in row.items()}
+        for q, row in HUMAN.items()
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Human qrels, two judges (one with failed answers beside it), two ways of asking, two runs and topics."""
+    write_qrels(tmp_path / "human", HUMAN)
+    good = noisy(0.2)
+    failed = [{"topic": "q0", "document": d, "raw": "well …"} for d in ("d0", "d1")]
+    for row in failed:
+        del good[row["topic"]][row["document"]]
+    write_qrels(tmp_path / "good", good)
+    (tmp_path / "good.invalid.jsonl").write_text("\n".join(map(json.dumps, failed)), encoding="utf-8")
+    write_qrels(tmp_path / "poor", noisy(0.8))
+    write_qrels(tmp_path / "poor-again", noisy(0.8))
+    for name, noise in (("near", 0.5), ("far", 4.0)):
+        run = {q: {d: g + noise * RNG.normal() for d, g in row.items()} for q, row in HUMAN.items()}
+        write_run(tmp_path / name, run, name)
+    rows = [json.dumps({"id": q, "query": f"words of {q}"}) for q in HUMAN]
+    (tmp_path / "topics.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path
+
+
+def asked(files, *more):
+    judges = ("--judge", f"good={files / 'good'}", "--judge", f"poor={files / 'poor'}")
+    return ("judge-card", "--human", files / "human", *judges, "--resamples", 200, "--out", files / "out", *more)
+
+
+def test_everything_at_once(cli, files):
+    runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
+    more = (
+        "--variant",
+        f"poor={files / 'poor-again'}",
+        "--rater",
+        f"a={files / 'human'}",
+        "--rater",
+        f"b={files / 'good'}",
+    )
+    done = cli(*asked(files, *runs, *more))
+    assert done.code == 0, done.err
+    found = json.loads((files / "out" / "judge_card.json").read_text(encoding="utf-8"))
+    good, poor = found["cards"]
+    assert good["invalid"] == {"none": 2} and good["figures"]["kappa"]["n"] == 120
+    assert poor["stability"]["worst"] == "poor-again" and good["stability"] is None
+    assert good["order"]["systems"] == ["near", "far"] and good["order"]["tau"]["value"] == 1
+    assert good["people"]["pairs"][0]["kappa"]["n"] == 118
+    assert found["comparison"]["differences"][0]["a"] == "good"
+    assert len(found["inputs"]) == 6 and all(len(sha256) == 64 for sha256 in found["inputs"].values())
+    text = (files / "out" / "judge_card.md").read_text(encoding="utf-8")
+    assert text.index("| good |") < text.index("| poor |") and "1 of 1 pairs of judges differ" in text
+    assert f"good: kappa {good['figures']['kappa']['value']:.3f}" in done.out
+
+
+def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
+    judge = {"judge": "j@1", "judge_lineage": ("j@1",)}
+    write_card(files / "poor", JudgmentsCard("llm", DATE, judge_queries=(query_hash("words of q1"),), **judge))
+    topics = ("--topics", files / "topics.jsonl")
+    assert "judge poor: the card would be circular: the judge j@1 was trained on 1 of the 12 topics" in refused(
+        *asked(files, *topics)
+    )
+    assert not (files / "out").exists()
+    done = cli(*asked(files, *topics, "--allow-circular"))
+    assert done.code == 0 and "CIRCULAR: poor: the judge j@1 was trained on" in done.out
+    assert "poor (circular)" in (files / "out" / "judge_card.md").read_text(encoding="utf-8")
+    assert "was not looked into, for want of their queries" in cli(*asked(files)).out
+
+    write_run_card(files / "near", RunCard("near", DATE, adapters=("j@2",), lineage=("j@2",)))
+    runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
+    assert "the judge j@1 and the system share j@1" in refused(*asked(files, *runs))
+
+
+def test_grades_of_people_must_be_of_people(refused, files):
+    write_card(files / "human", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
+    assert "judgments of source 'llm', not of people" in refused(*asked(files))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--scale", "0,one"), "the scale '0,one' is no list of whole numbers"),
+        (("--scale", "0,1"), "is outside the scale 0, 1"),
+        (("--relevant", 4), "from grade 4 on as relevant divides no scale"),
+        (("--judge", "nameless"), "'nameless' is not NAME=FILE"),
+        (("--judge", "good=x"), "two judges have one name"),
+        (("--variant", "other=x"), "there is no judge 'other'"),
+        (("--correction", "none"), "there is no correction 'none'"),
+        (("--run", "one=human"), "human"),
+    ],
+)
+def test_what_cannot_be_done_is_said(refused, files, monkeypatch, more, says):
+    monkeypatch.chdir(files)
+    assert says in refused(*asked(files, *more))
+    assert not (files / "out").exists()
+
+
+def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
+    (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d0"}\n{"topic": "q0"}\n', encoding="utf-8")
+    assert "good.invalid.jsonl, line 2: is no row with topic and document" in refused(*asked(files))
+    (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d5"}\n', encoding="utf-8")
+    assert "document d5 of topic q0 has a grade or stands twice" in refused(*asked(files))

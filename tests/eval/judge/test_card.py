@@ -1,0 +1,146 @@
+"""The judge card: published figures come out, invalid answers count as the worst, nothing is left out silently."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judge.card import judge_card, to_json
+from searchlora.eval.judge.text import cards_markdown
+from tests.eval.judge import llmjudge
+
+#: grades of people, and of a judge that is right in two of three
+RNG = np.random.default_rng(0)
+HUMAN = {f"q{q}": {f"d{d}": int(RNG.integers(0, 4)) for d in range(12)} for q in range(12)}
+JUDGED = {
+    q: {d: grade if RNG.random() < 2 / 3 else int(RNG.integers(0, 4)) for d, grade in row.items()}
+    for q, row in HUMAN.items()
+}
+
+
+def card(judged=JUDGED, human=HUMAN, **more):
+    return judge_card(human, judged, resamples=300, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "kappa", "binary", "mae"),
+    [
+        ("willia-umbrela1", 0.286, 0.399, 0.599),
+        ("h2oloo-fewself", 0.277, 0.428, 0.667),
+        ("TREMA-4prompts", 0.183, 0.270, 0.868),
+    ],
+)
+def test_published_figures_of_llmjudge_come_out(real_data, name, kappa, binary, mae):
+    found = card(llmjudge.judge(real_data, name), llmjudge.human(real_data))
+    assert (found.n, found.queries, found.missing, found.extra) == (4423, 25, 0, 0)
+    figures = found.figures
+    assert [round(figures[key].value, 3) for key in ("kappa", "kappa_binary", "mae")] == [kappa, binary, mae]
+    assert all(figures[key].low < figures[key].value < figures[key].high for key in ("kappa", "kappa_binary", "mae"))
+
+
+def test_out_of_range_grades_of_llmjudge_are_invalid_and_not_clipped(real_data):
+    human = llmjudge.human(real_data)
+    assert card(llmjudge.judge(real_data, "RMITIR-llama70B"), human).invalid == {"5": 2}
+    found = card(llmjudge.judge(real_data, "h2oloo-zeroshot2"), human)
+    assert found.invalid == {"10": 1}
+    assert sum(row[-1] for row in found.confusion) == 1
+    assert found.figures["invalid"].value == pytest.approx(1 / 4423)
+    assert found.figures["mae"].value > found.figures["mae_valid"].value
+    assert found.figures["kappa_valid"].n == found.figures["bias"].n == found.n - 1
+    assert "1 of 4423 answers are no grade of the scale and count as the worst: 10 (1)." in found.notes
+
+
+def test_figures_are_those_of_all_pairs():
+    found = card()
+    human = [grade for row in HUMAN.values() for grade in row.values()]
+    judge = [grade for row in JUDGED.values() for grade in row.values()]
+    assert found.figures["kappa"].value == pytest.approx(cohen_kappa_score(human, judge))
+    assert found.figures["bias"].value == pytest.approx(np.mean(judge) - np.mean(human))
+    assert [(g.grade, g.human, g.judge) for g in found.grades] == [
+        (grade, human.count(grade), judge.count(grade)) for grade in range(4)
+    ]
+    assert sum(map(sum, found.confusion)) == found.n == 144
+    assert not found.invalid and not found.notes and found.figures["kappa"] == found.figures["kappa_valid"]
+
+
+def test_a_failed_answer_costs_and_a_pair_without_label_is_told():
+    failed = {**JUDGED, "q3": dict.fromkeys(JUDGED["q3"])}
+    with_failures = card(failed)
+    assert with_failures.invalid == {"none": 12}
+    assert with_failures.figures["kappa"].value < with_failures.figures["kappa_valid"].value
+    # The same pairs dropped from the judge's file: not in the figures, but in the notes with what they would cost.
+    dropped = card({q: row for q, row in JUDGED.items() if q != "q3"})
+    assert dropped.figures["kappa"].value == pytest.approx(with_failures.figures["kappa_valid"].value)
+    assert (dropped.n, dropped.queries, dropped.missing) == (132, 11, 12)
+    worst = with_failures.figures["kappa"].value
+    assert dropped.notes == (
+        "12 of 144 pairs that people graded have no label of the judge and are in no figure. If those were answers"
+        f" that failed, kappa would be {worst:.3f}.",
+    )
+    extra = card({**JUDGED, "q99": {"d1": 2}})
+    assert extra.extra == 1
+    assert extra.notes == ("1 labels of the judge are of pairs that people did not grade and are left out.",)
+
+
+def test_a_share_of_none_is_not_a_certainty():
+    """A judge that never errs on the format, and never finds a grade: neither is known to be 0."""
+    found = card({q: {d: min(grade, 2) for d, grade in row.items()} for q, row in JUDGED.items()})
+    assert found.figures["invalid"].value == found.grades[3].recall.value == 0
+    assert found.figures["invalid"].high == pytest.approx(1 - 0.025 ** (1 / 144), rel=1e-3)  # Clopper and Pearson
+    assert found.grades[3].recall.high > 0.05
+    assert math.isnan(found.grades[3].precision.value)
+
+
+def test_people_are_the_ceiling():
+    rng = np.random.default_rng(5)
+    second = {
+        q: {d: grade if rng.random() < 0.9 else int(rng.integers(0, 4)) for d, grade in list(row.items())[:6]}
+        for q, row in HUMAN.items()
+    }
+    found = card(raters={"anna": HUMAN, "bert": second, "carl": {"q1": {"d0": 2}}})
+    assert [(two.a, two.b) for two in found.people.pairs] == [("anna", "bert"), ("anna", "carl"), ("bert", "carl")]
+    two = found.people.pairs[0]
+    flat = [(HUMAN[q][d], grade) for q, row in second.items() for d, grade in row.items()]
+    assert two.kappa.value == pytest.approx(cohen_kappa_score(*zip(*flat, strict=True)))
+    assert (two.kappa.n, found.people.alpha.n, found.people.alpha.queries) == (72, 72, 12)
+    assert two.kappa.value > found.figures["kappa"].value
+    with pytest.raises(UsageError, match="two raters"):
+        card(raters={"anna": HUMAN})
+    with pytest.raises(UsageError, match="no pair has labels of two"):
+        card(raters={"anna": HUMAN, "bert": {"other": {"d": 1}}})
+
+
+def test_json_holds_the_whole_card_and_no_nan():
+    found = card({q: {d: min(grade, 2) for d, grade in row.items()} for q, row in JUDGED.items()}, circular=["why"])
+    text = json.dumps(to_json(found), allow_nan=False)
+    back = json.loads(text)
+    assert back["figures"]["kappa"]["value"] == found.figures["kappa"].value
+    assert back["grades"][3]["precision"]["value"] is None
+    assert back["circular"] == ["why"]
+    assert [width for width, _ in back["needs"][0]["wanted"]] == [0.1, 0.05, 0.02]
+
+
+def test_markdown_says_circular_everywhere():
+    text = cards_markdown([card(name="good"), card(name="own", circular=["trained on 2 of the 12 topics"])], None)
+    assert "| own (circular) |" in text
+    assert "**Circular**: trained on 2 of the 12 topics." in text
+
+
+def test_what_no_card_can_be_made_of_is_said():
+    with pytest.raises(DataError, match=r"topic q1, document d0: the human grade 7 is outside the scale 0, 1, 2, 3"):
+        card(human={**HUMAN, "q1": {"d0": 7}})
+    with pytest.raises(DataError, match="no label for any pair"):
+        card({"q1": {"other": 1}})
+    with pytest.raises(UsageError, match="from grade 0 on"):
+        card(relevant=0)
+    with pytest.raises(UsageError, match="two grades"):
+        card(scale=(1,))
+    few = card({q: JUDGED[q] for q in ("q1", "q2")}, {q: HUMAN[q] for q in ("q1", "q2")})
+    assert few.notes == ("The pairs are of 2 queries only: intervals by query say little.",)
+    one = card({"q1": JUDGED["q1"]}, {"q1": HUMAN["q1"]})
+    assert math.isnan(one.figures["kappa"].low) and one.needs == ()

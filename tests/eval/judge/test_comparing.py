@@ -1,0 +1,79 @@
+"""Judges are compared over the same pairs, and corrected for how many comparisons there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.eval.judge.comparing import compare_judges
+from searchlora.eval.significance import correct
+from tests.eval.judge import llmjudge
+
+HUMAN = {
+    f"q{q}": {f"d{d}": int(np.random.default_rng(q * 99 + d).integers(0, 4)) for d in range(15)} for q in range(20)
+}
+
+
+def noisy(share: float, seed: int, human=HUMAN):
+    rng = np.random.default_rng(seed)
+    return {
+        q: {d: grade if rng.random() > share else int(rng.integers(0, 4)) for d, grade in row.items()}
+        for q, row in human.items()
+    }
+
+
+def test_a_clearly_better_judge_is_told_from_the_others_and_equals_are_not():
+    judges = {"bad": noisy(0.8, 1), "good": noisy(0.2, 2), "fair": noisy(0.5, 3), "fair too": noisy(0.5, 4)}
+    found = compare_judges(HUMAN, judges, resamples=2_000)
+    assert len(found.differences) == 6 and found.left_out == 0
+    by_pair = {(each.a, each.b): each for each in found.differences}
+    assert all(each.difference >= 0 for each in found.differences)
+    best = by_pair["good", "bad"]
+    assert best.p_corrected < 0.01 and 0 < best.low < best.difference < best.high
+    equal = next(each for pair, each in by_pair.items() if set(pair) == {"fair", "fair too"})
+    assert equal.p_corrected > 0.05 and equal.low < 0 < equal.high
+    assert (best.n, best.queries, best.measure) == (300, 20, "kappa")
+    assert [each.p_corrected for each in found.differences] == correct([each.p for each in found.differences])
+
+
+def test_the_lower_error_is_the_better():
+    found = compare_judges(
+        HUMAN, {"bad": noisy(0.8, 1), "good": noisy(0.2, 2)}, measure="mae", correction="bh", resamples=500
+    )
+    assert [(each.a, each.b) for each in found.differences] == [("good", "bad")]
+    assert found.differences[0].difference < 0
+
+
+def test_pairs_that_a_judge_lacks_are_in_no_difference():
+    short = noisy(0.5, 3)
+    del short["q4"], short["q5"]["d0"]
+    found = compare_judges(HUMAN, {"short": short, "good": noisy(0.2, 2)}, resamples=200)
+    assert (found.left_out, found.differences[0].n, found.differences[0].queries) == (16, 284, 19)
+
+
+def test_tests_have_enough_swaps_for_their_correction():
+    judges = {str(seed): noisy(0.6, seed) for seed in range(9)}
+    judges["good"] = noisy(0.1, 99)
+    found = compare_judges(HUMAN, judges, resamples=100)
+    assert found.swaps == 45 * 200
+    assert sum(each.p_corrected <= 0.05 for each in found.differences) == 9
+
+
+def test_judges_of_llmjudge_that_differ_by_wording_alone_are_not_told_apart(real_data):
+    names = ("NISTRetrieval-instruct0", "NISTRetrieval-instruct1", "TREMA-nuggets", "RMITIR-llama70B")
+    judges = {name: llmjudge.judge(real_data, name) for name in names}
+    found = compare_judges(llmjudge.human(real_data), judges, resamples=2_000)
+    by_pair = {frozenset((each.a, each.b)): each for each in found.differences}
+    assert by_pair[frozenset(names[:2])].p_corrected > 0.05
+    assert by_pair[frozenset(names[2:])].p_corrected < 0.01
+
+
+def test_what_cannot_be_compared_is_said():
+    with pytest.raises(UsageError, match="two judges"):
+        compare_judges(HUMAN, {"one": noisy(0.5, 1)})
+    with pytest.raises(UsageError, match="no measure 'f1'"):
+        compare_judges(HUMAN, {"a": noisy(0.5, 1), "b": noisy(0.5, 2)}, measure="f1")
+    same = {q: dict.fromkeys(row, 1) for q, row in HUMAN.items()}
+    with pytest.raises(UsageError, match="no kappa of b"):
+        compare_judges(same, {"a": noisy(0.5, 1), "b": same})
