@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.rectified import SUMS, Floats, Strata, interval
+from searchlora.eval.judge.rectified import Floats, Strata, interval
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.significance import bootstrap_interval
 from searchlora.eval.trec import Qrels, Run
@@ -95,13 +95,8 @@ def prediction_powered_mean(
         raise UsageError(f"lambda is {lam}", fix="It goes from 0 (people only) to 1.")
     _check(human, judged, clusters)
     # Values less their means, so that squares lose no digits.
-    shift = float(np.mean(list(human.values()))) if human else 0.0
+    shift = float(np.mean(list(human.values())))
     strata = Strata(_sums(human, judged, clusters or {}, shift), fitted=lam is None)
-    if strata.labelled < MINIMUM_CLUSTERS:
-        raise UsageError(
-            f"people labelled {strata.labelled} topic{'s' if strata.labelled != 1 else ''}",
-            fix=f"Label {MINIMUM_CLUSTERS} or more; from fewer no interval could be believed.",
-        )
     found = strata.estimate(lam)
     low, high = interval(strata, found, lam, level, resamples, np.random.default_rng(seed))
     names = None if clusters is None else [clusters[row] for row in human]
@@ -179,17 +174,21 @@ def _check(human: Mapping[str, float], judged: Mapping[str, float], clusters: Ma
     lost = next((row for row in judged if clusters is not None and row not in clusters), None)
     if lost is not None:
         raise DataError("has no cluster", where=f"row {lost}")
+    topics = len({row if clusters is None else clusters[row] for row in human})
+    if topics < MINIMUM_CLUSTERS:
+        raise UsageError(
+            f"people labelled {topics} topic{'s' if topics != 1 else ''}",
+            fix=f"Label {MINIMUM_CLUSTERS} or more; from fewer no interval could be believed.",
+        )
 
 
 def _sums(human: Mapping[str, float], judged: Mapping[str, float], clusters: Mapping[str, str], shift: float) -> Floats:
     """What each cluster adds up to: (clusters, 5), as `rectified.SUMS` names them."""
     place = {name: at for at, name in enumerate(dict.fromkeys(clusters.get(row, row) for row in judged))}
-    sums = np.zeros((len(place), len(SUMS)))
-    middle = float(np.mean(list(judged.values()))) if judged else 0.0
-    for row, value in judged.items():
-        cell = sums[place[clusters.get(row, row)]]
-        if row in human:
-            cell[:3] += (1, human[row] - shift, value - middle)
-        else:
-            cell[3:] += (1, value - middle)
-    return sums
+    of = np.array([place[clusters.get(row, row)] for row in judged], dtype=int)
+    labelled = np.array([row in human for row in judged], dtype=float)
+    people = np.array([human.get(row, shift) for row in judged]) - shift
+    judge = np.array(list(judged.values()), dtype=float)
+    judge -= judge.mean()
+    columns = (labelled, people, labelled * judge, 1 - labelled, (1 - labelled) * judge)
+    return np.stack([np.bincount(of, weights, minlength=len(place)) for weights in columns], axis=1)
