@@ -6,6 +6,8 @@ The verbs of the command line are functions of the same names, imported when fir
     searchlora.data.build("rewriting", source, format="canard", out=folder)
     searchlora.train("rewriting", folder, "shop-rewriter")
     searchlora.evaluate("shop-rewriter", folder)
+    searchlora.experiment("experiment.yaml", out)
+    searchlora.promote("shop-rewriter@2", "production", "policy.yaml", folder)
     searchlora.run("rewrite_bm25", queries, corpus, out)
     searchlora.adapters.list()
 """
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from searchlora import data as data
     from searchlora.experiments.demo import demo as demo
     from searchlora.experiments.evaluate import evaluate as evaluate
+    from searchlora.experiments.experiment import experiment as experiment
+    from searchlora.experiments.promote import promote as promote
     from searchlora.experiments.run import run as run
+    from searchlora.experiments.spec import Experiment as Experiment
     from searchlora.experiments.train import train as train
 
 __version__ = "0.1.0"
@@ -28,6 +33,9 @@ __version__ = "0.1.0"
 _VERBS = {
     "train": "searchlora.experiments.train",
     "evaluate": "searchlora.experiments.evaluate",
+    "experiment": "searchlora.experiments.experiment",
+    "Experiment": "searchlora.experiments.spec",
+    "promote": "searchlora.experiments.promote",
     "run": "searchlora.experiments.run",
     "demo": "searchlora.experiments.demo",
 }

@@ -58,10 +58,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class Collection:
-    """Documents and judgments that come with a source and let its records be evaluated by retrieval."""
+    """Documents and judgments that come with a source and let its records be evaluated by retrieval.
+
+    `relevant` is the grade from which on a document counts as relevant in binary measures (MRR, Recall).
+    """
 
     documents: Iterable[Document]
     judgments: Iterable[Judgment]
+    relevant: int = 1
 
 
 @dataclass(frozen=True)

@@ -79,12 +79,14 @@ class Task(ABC):
         *,
         run: Run | None = None,
         qrels: Qrels | None = None,
+        relevant: int = 1,
     ) -> Evaluation:
         """Measure outputs (one per record, in order) over all rows, an invalid one counted as the fallback or worst.
 
         Args:
             run: What was retrieved with the outputs, for a task that is evaluated by retrieval.
             qrels: The judgments for that run.
+            relevant: The grade from which on a document counts in binary measures.
         """
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:

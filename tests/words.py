@@ -24,8 +24,8 @@ class FirstWord(PromptedTask):
         del record
         return FreeText()
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None):
-        del run, qrels
+    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
+        del run, qrels, relevant
         right = {r["id"]: float(o == self.target(r)) for r, o in zip(records, outputs, strict=True)}
         return Evaluation("accuracy", {"accuracy": right}, {r["id"]: r["group"] for r in records})
 

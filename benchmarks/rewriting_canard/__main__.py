@@ -59,7 +59,9 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
     task = load_prompted_task("rewriting")
     qrels = dataset.qrels() or {}
     records = [record for record in dataset.records("test") if record["turn"] > 1 and record["id"] in qrels]
-    trial = Trial(task, records, retrieving(task, dataset), qrels, stored.manifest.recipe["max_new_tokens"])
+    trial = Trial(
+        task, records, retrieving(task, dataset), qrels, max_new_tokens=stored.manifest.recipe["max_new_tokens"]
+    )
     systems = run_all(trial, engine, stored.reference, lambda record: str(record["id"]).rpartition("_q")[0], steps)
     comparison = compared(systems)
     save(
@@ -97,7 +99,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         records,
         bm25_stage(Bm25Settings(), list(passages.values())),
         qrels,
-        stored.manifest.recipe["max_new_tokens"],
+        max_new_tokens=stored.manifest.recipe["max_new_tokens"],
     )
     systems = run_all(trial, engine, stored.reference, lambda record: str(record["group"]), steps)
     comparison = compared(systems)

@@ -31,6 +31,7 @@ def build(
     on_leak: OnLeak = typer.Option(OnLeak.refuse, "--on-leak", help="refuse, or drop colliding rows from train."),
     corpus: Path | None = typer.Option(None, "--corpus", help="Documents (id, text, title) to evaluate by retrieval."),
     qrels: Path | None = typer.Option(None, "--qrels", help="TREC judgments of the records' ids for that corpus."),
+    relevant: int | None = typer.Option(None, "--relevant", min=1, help="The grade that counts in MRR and Recall; 1."),
     allow_rejects: bool = typer.Option(False, "--allow-rejects", help="Build although rows were rejected."),
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
@@ -62,6 +63,7 @@ def build(
             allow_rejects=allow_rejects,
             corpus=corpus,
             qrels=qrels,
+            relevant=relevant,
             progress=steps("Reading"),
         )
     typer.echo(f"Wrote {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ def show(comparison: Comparison) -> None:
 
     from searchlora.eval.tables import chance, interval
 
-    measures = [name for name in _ON_SCREEN if name in comparison.measures] or list(comparison.measures[:3])
+    bare = {re.sub(r"\(.*?\)", "", name): name for name in comparison.measures}  # MRR(rel=2)@10 is shown as MRR@10 is
+    measures = [bare[name] for name in _ON_SCREEN if name in bare] or list(comparison.measures[:3])
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
     met = {b if a == leading else a: (a, b) for a, b in comparison.met}
     tested = next((pair.measure for pair in comparison.comparisons), None)

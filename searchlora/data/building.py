@@ -52,6 +52,7 @@ def build(
     on_leak: OnLeak = "refuse",
     corpus: str | Path | None = None,
     qrels: str | Path | None = None,
+    relevant: int | None = None,
     progress: Progress = silent,
 ) -> DatasetCard:
     """Read, validate, split by group, check for leaks, and write a dataset folder, all of it or nothing.
@@ -73,6 +74,7 @@ def build(
         corpus, qrels: Documents (`id`, `text`, `title`) and TREC judgments of the records' ids, for a source that has
             none of its own (or instead of its own); both or neither. A card beside the judgments, which says who
             judged, goes along.
+        relevant: Of those judgments, the grade from which on a document counts in binary measures; None: 1.
         progress: Told bytes read, bytes in all, and the rows so far.
 
     Returns:
@@ -96,11 +98,15 @@ def build(
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
     judged_by = None
     if corpus is not None and qrels is not None:
-        own = Collection(read_documents(Path(corpus)), read_judgments(Path(qrels)))
+        own = Collection(read_documents(Path(corpus)), read_judgments(Path(qrels)), relevant or 1)
         reader = replace(reader, collection=lambda *_: own)
         judged_by = read_judgments_card(qrels)
     elif corpus is not None or qrels is not None:
         raise UsageError("a corpus wants judgments and judgments want a corpus", fix="Give both, or neither.")
+    elif relevant is not None:
+        raise UsageError(
+            "a grade to be relevant from wants judgments of your own", fix="Give --corpus and --qrels too."
+        )
     with folder_in_the_making(out) as folder:
         work = _Build(task, reader, source, folder, out, dict(options or {}), seed, shares, Meter(progress=progress))
         work.judged_by = judged_by

@@ -43,7 +43,8 @@ class DatasetCard:
         rejected: Reason -> number of rows refused; the rows are in `rejected.jsonl`.
         report: The reader's `rules` and `counts`, where it chose among its rows.
         collection: Numbers of `documents`, `judgments`, `judged documents missing`, and `judgments of other topics`
-            than the dataset's records, which are left out; None where there is none.
+            than the dataset's records, which are left out, and `relevant from grade`, from which on a document counts
+            in binary measures; None where there is none.
         warnings: What a user should know before training on it.
         searchlora: The version that built it.
         schema_version: Of this card.

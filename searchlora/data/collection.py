@@ -48,8 +48,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
         topics: Fingerprints of the ids of the dataset's records; judgments of other topics are left out and counted.
 
     Returns:
-        Numbers of `documents`, `judgments`, `judged documents missing` in the corpus, and `judgments of other topics`;
-        and those of `topics` that have a judgment.
+        What the card's `collection` holds; and those of `topics` that have a judgment.
 
     Raises:
         DataError: for a document id that stands twice or cannot stand in a TREC file.
@@ -82,6 +81,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
         "judgments": judgments,
         "judged documents missing": missing,
         "judgments of other topics": others,
+        "relevant from grade": collection.relevant,
     }
     return counts, judged
 

@@ -50,6 +50,11 @@ class Dataset:
         """The collection to retrieve from; None where the source has none."""
         return list(read_documents(self._file(CORPUS_FILE))) if self.card.collection is not None else None
 
+    @property
+    def relevant(self) -> int:
+        """The grade from which on a document counts as relevant in binary measures."""
+        return (self.card.collection or {}).get("relevant from grade", 1)
+
     def qrels(self) -> Qrels | None:
         """The judgments, of all splits; None where the source has none."""
         if self.card.collection is None or not self.card.collection["judgments"]:

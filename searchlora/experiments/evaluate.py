@@ -102,7 +102,14 @@ def evaluate(
     judgments = judgments_of(dataset, qrels)
     circular = _circular(judgments, task, records, adapters, place, allow_circular)
     retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
-    trial = Trial(task, records, retrieve, judgments.qrels, int(candidate.manifest.recipe["max_new_tokens"]))
+    trial = Trial(
+        task,
+        records,
+        retrieve,
+        judgments.qrels,
+        dataset.relevant,
+        max_new_tokens=int(candidate.manifest.recipe["max_new_tokens"]),
+    )
     systems = {name: trial.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
     kept = Kept(Path(keep) if keep is not None else None, trial)
     for model in _models(adapters):

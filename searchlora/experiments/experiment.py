@@ -131,10 +131,11 @@ def _compared(
     """Each run is read, measured and let go before the next, so that any number of them fits in memory."""
     evaluations: dict[str, Evaluation] = {}
     for name, made in runs.items():
-        measured = evaluate_run(
+        evaluations[name] = evaluate_run(
             read_run(made.source.path, made.source.format),
             qrels,
             measures=spec.measures,
+            tested=spec.tested,
             topics=topics,
             slices=spec.slices,
             weight=spec.weight,
@@ -143,5 +144,4 @@ def _compared(
             costs=made.costs,
             circular=circular.get(name, ""),
         )
-        evaluations[name] = dataclasses.replace(measured, tested=spec.tested or spec.measures)
     return compare(evaluations, candidate=spec.candidate, baseline=spec.baseline, correction=spec.correction)

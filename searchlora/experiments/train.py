@@ -219,7 +219,9 @@ def _validator(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseM
     generated = records[: recipe.validation.generate_rows]
     if generated:
         retrieve = retrieving(task, dataset, progress=steps("Indexing"))
-        trial = Trial(task, generated, retrieve, dataset.qrels(), recipe.max_new_tokens)
+        trial = Trial(
+            task, generated, retrieve, dataset.qrels(), dataset.relevant, max_new_tokens=recipe.max_new_tokens
+        )
     return Validator(task, LocalEngine(base, precision=recipe.precision), records[: recipe.validation.rows], trial)
 
 

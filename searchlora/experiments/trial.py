@@ -43,6 +43,7 @@ class Trial:
     """The conditions: records, and for a task that writes the query, what to retrieve from and the judgments.
 
     Args:
+        relevant: The grade from which on a document counts in binary measures.
         retrieve: The stage that follows the one under trial; None for a task not evaluated by retrieval.
     """
 
@@ -50,6 +51,7 @@ class Trial:
     records: Sequence[Record]
     retrieve: RetrieveStage | None = None
     qrels: Qrels | None = None
+    relevant: int = 1
     max_new_tokens: int = 64
 
     def generated(self, name: str, engine: Engine, adapter: str | None, progress: Progress = silent) -> SystemResult:
@@ -82,7 +84,7 @@ class Trial:
         seconds = time.monotonic() - started
         outputs = [search["outputs"][self.task.name][0] for search in searches]
         run = run_of(searches) if self.retrieve is not None else None
-        evaluation = self.task.evaluate(self.records, outputs, run=run, qrels=self.qrels)
+        evaluation = self.task.evaluate(self.records, outputs, run=run, qrels=self.qrels, relevant=self.relevant)
         return SystemResult(name, outputs, searches, evaluation, seconds)
 
 

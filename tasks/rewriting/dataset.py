@@ -139,7 +139,8 @@ def _mapped(
 
 def _shop_collection(source: Path, options: Options) -> Collection:
     del options
-    return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE))
+    # Grades are those of ESCI: 1 is a complement, which nobody who asked for the product would call a find.
+    return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE), relevant=2)
 
 
 def _protecting(format: Format) -> Format:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.measures import retrieval_notes, retrieval_values
+from searchlora.eval.measures import retrieval_notes, retrieval_values, with_relevant
 from searchlora.eval.text import corpus_bleu, rouge_l
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput
@@ -23,12 +23,13 @@ def evaluate(
     *,
     run: Run | None = None,
     qrels: Qrels | None = None,
+    relevant: int = 1,
 ) -> Evaluation:
     """Measure rewrites, one per record, over all records; in place of an invalid one the query as typed counts.
 
     Measures:
         nDCG@10, MRR@10, Recall@10, Recall@100: of the run retrieved with the rewrites, by ir-measures, where there are
-            a run and judgments. nDCG@10 is the headline.
+            a run and judgments. nDCG@10 is the headline. Where `relevant` is 2, MRR(rel=2)@10 and so on.
         ROUGE-L: F-measure against the reference, of the rows that have one (Lin 2004), the headline without a run.
         left alone: of the records that need no rewrite, 1 where the query came out as it went in, but for case,
             punctuation and white space.
@@ -47,7 +48,7 @@ def evaluate(
     notes: tuple[str, ...] = ()
     own = {topic: qrels[topic] for topic in ids if topic in qrels} if qrels else {}
     if run is not None and own:
-        values.update(retrieval_values(run, own, MEASURES))
+        values.update(retrieval_values(run, own, [with_relevant(name, relevant) for name in MEASURES]))
         notes = retrieval_notes(run, own)
     else:
         notes = ("There was no run or no judgment, so this is likeness to the reference, not whether a rewrite finds.",)
@@ -79,7 +80,7 @@ def evaluate(
             id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
         },
         totals=totals,
-        tested=MEASURES if MEASURES[0] in values else ("ROUGE-L",),
+        tested=tuple(with_relevant(name, relevant) for name in MEASURES) if MEASURES[0] in values else ("ROUGE-L",),
         notes=notes,
     )
 

@@ -52,8 +52,9 @@ class RewritingTask(PromptedTask):
         *,
         run: Run | None = None,
         qrels: Qrels | None = None,
+        relevant: int = 1,
     ) -> Evaluation:
-        return evaluator.evaluate(records, outputs, run=run, qrels=qrels)
+        return evaluator.evaluate(records, outputs, run=run, qrels=qrels, relevant=relevant)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
         return baselines.all_of(records, dataset)

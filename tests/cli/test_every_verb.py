@@ -94,7 +94,7 @@ def test_a_pipeline_runs_any_task_by_the_adapters_name(cli, tmp_path, tiny_base)
     assert ran.code == 0, ran.err
     lines = [line.split() for line in out.read_text(encoding="utf-8").splitlines()]
     assert [(line[0], line[2]) for line in lines] == [("q1", "d1"), ("q2", "d2")]
-    assert {line[5] for line in lines} == {"colour-first_shop-colour@1_bm25"}
+    assert {line[5] for line in lines} == {"colour-first_shop-colour@1_bm25(k=10)"}
 
 
 @pytest.mark.usefixtures("foreign")

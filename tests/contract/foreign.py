@@ -34,7 +34,7 @@ class Colour(PromptedTask):
     def output(self, record):
         return OneLabel(("red", "green"))
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None):
+    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
         right = {r["id"]: float(o == r["colour"]) for r, o in zip(records, outputs, strict=True)}
         invalid = {r["id"]: o.reason for r, o in zip(records, outputs, strict=True) if isinstance(o, InvalidOutput)}
         groups = {r["id"]: r["group"] for r in records}

@@ -71,7 +71,7 @@ def _collection(*documents: Document) -> Collection:
 def test_a_collection_is_written_for_the_topics_there_are(tmp_path: Path) -> None:
     documents = (Document("d1", "a\ttext\nof two lines", "title"), Document("d2", "ü"))
     counts, judged = write_collection(_collection(*documents), tmp_path, {fingerprint("t1")})
-    others = {"judgments of other topics": 1}
+    others = {"judgments of other topics": 1, "relevant from grade": 1}
     assert counts == {"documents": 2, "judgments": 2, "judged documents missing": 1, **others}
     assert judged == {fingerprint("t1")}
     assert tuple(read_documents(tmp_path / "corpus.jsonl")) == documents

@@ -187,6 +187,15 @@ def test_what_cannot_be_done_is_said(folder, changes, error, said):
         experiment(write_spec(folder, **changes), folder / "out")
 
 
+def test_relevant_counts_from_the_grade_that_is_said(folder):
+    spec = write_spec(folder, relevant=2, tested=["MRR@10"])
+    comparison = experiment(spec, folder / "out").comparison
+    assert comparison.measures[:3] == ("nDCG@10", "MRR(rel=2)@10", "P(rel=2)@5")
+    assert {pair.measure for pair in comparison.comparisons} == {"MRR(rel=2)@10"}
+    plain = experiment(write_spec(folder), folder / "plain").comparison
+    assert comparison.row("faulty", "P(rel=2)@5").value < plain.row("faulty", "P@5").value
+
+
 def test_topics_of_other_ids_are_told(folder):
     (folder / "topics.jsonl").write_text('{"id": "x1", "query": "red tent"}\n')
     with pytest.raises(DataError, match="none of the judged topics is among the topics"):
