@@ -20,7 +20,11 @@ _PLACE = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.D
 
 def main() -> None:
     changed = []
-    for readme in [ROOT / "README.md", *sorted(ROOT.glob("tasks/*/README.md"))]:
+    for readme in [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("tasks/*/README.md")),
+        *sorted(ROOT.glob("benchmarks/*/README.md")),
+    ]:
         text = readme.read_text(encoding="utf-8")
         written = _PLACE.sub(lambda found: found[1] + table(found["name"]) + found[3], text)
         if written != text:
@@ -33,7 +37,10 @@ def main() -> None:
 
 
 def table(name: str) -> str:
-    """The Markdown of one results file: a row per system, then the paired comparisons of the first measure."""
+    """The Markdown of one results file: a row per system, then the paired comparisons of the first measure.
+
+    What the figures are is its `caption`, where they are no plain means.
+    """
     file = RESULTS / f"{name}.json"
     if not file.is_file():
         sys.exit(f"There is no {file.relative_to(ROOT)}; run the benchmark first.")
@@ -45,10 +52,8 @@ def table(name: str) -> str:
     n = next(iter(rows.values()))[measures[0]]["n"]
     lines = [_line(["", *measures]), _line(["---", *(["---:"] * len(measures))])]
     lines += [_line([system, *(_figure(cells[measure]) for measure in measures)]) for system, cells in rows.items()]
-    lines += [
-        "",
-        f"n = {n}; mean and 95% interval. {results['machine']}; {results['date'][:10]}; `{results['command']}`.",
-    ]
+    caption = results.get("caption", "mean and 95% interval")
+    lines += ["", f"n = {n}; {caption}. {results['machine']}; {results['date'][:10]}; `{results['command']}`."]
     pairs = [pair for pair in results["comparisons"] if pair["measure"] == measures[0]]
     lines += ["", _line([f"{measures[0]}, paired", "difference", "p, corrected"]), _line(["---", "---:", "---:"])]
     lines += [_line([f"{pair['a']} − {pair['b']}", _difference(pair), _chance(pair["p_corrected"])]) for pair in pairs]

@@ -9,12 +9,15 @@ Some minutes on 2 cores.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from benchmarks.common import RESULTS, header, real_data
 from searchlora.eval.files import atomic_text
 from searchlora.eval.judge.card import JudgeCard
 from searchlora.eval.judge.from_files import JudgeCards, judge_cards
+from searchlora.eval.significance import correct
 
 SHOWN = ("kappa", "kappa_binary", "kappa_quadratic", "alpha", "mae", "bias", "invalid")
 
@@ -33,17 +36,17 @@ def _results(found: JudgeCards) -> dict[str, object]:
     comparison = found.comparison
     assert comparison is not None
     cards = sorted(found.cards, key=lambda card: -card.figures["kappa"].value)
+    by_rate = correct([each.p for each in comparison.differences], "bh")
     differences = [
-        {key: value for key, value in asdict(each).items() if key not in ("n", "queries")}
-        for each in comparison.differences
+        {**{key: value for key, value in asdict(each).items() if key not in ("n", "queries")}, "p_false_discovery": p}
+        for each, p in zip(comparison.differences, by_rate, strict=True)
     ]
     best = [each for each in differences if each["a"] == cards[0].judge]
     about = header("judge_cards", "judge_cards")
     return {
         **{key: getattr(about, key) for key in ("benchmark", "command", "date", "machine")},
         "versions": dict(about.versions),
-        "caption": f"{cards[0].queries} queries; value and 95% interval by query; p by swapping labels query by query,"
-        f" corrected over {len(differences)} pairs of judges",
+        "caption": _caption(cards, comparison.correction, differences),
         "rows": [row for card in cards for row in _rows(card)],
         "comparisons": sorted(best, key=lambda each: each["difference"]),
         "queries": cards[0].queries,
@@ -53,10 +56,26 @@ def _results(found: JudgeCards) -> dict[str, object]:
             "correction": comparison.correction,
             "swaps": comparison.swaps,
             "pairs": len(differences),
-            "differ_at_0.05": sum(each["p_corrected"] <= 0.05 for each in differences),
+            "differ_at_0.05": _apart(differences, "p_corrected"),
+            "differ_at_0.05_by_false_discovery_rate": _apart(differences, "p_false_discovery"),
             "differences": differences,
         },
     }
+
+
+def _caption(cards: Sequence[JudgeCard], correction: str, differences: Sequence[Mapping[str, Any]]) -> str:
+    invalid = ", ".join(f"{card.judge} {sum(card.invalid.values())}" for card in cards if card.invalid)
+    return (
+        f"pairs of {cards[0].queries} queries, relevant from grade {cards[0].relevant} on; value and 95% interval by"
+        f" query; answers that are no grade ({invalid}) count as the worst, and are left out of alpha and bias. p by"
+        f" swapping labels query by query, corrected ({correction}) over all {len(differences)} pairs of judges, of"
+        f" which {_apart(differences, 'p_corrected')} differ at 0.05; {_apart(differences, 'p_false_discovery')} do at"
+        " a false discovery rate of 0.05 (Benjamini and Hochberg)"
+    )
+
+
+def _apart(differences: Sequence[Mapping[str, Any]], chance: str) -> int:
+    return sum(each[chance] <= 0.05 for each in differences)
 
 
 def _rows(card: JudgeCard) -> list[dict[str, object]]:
