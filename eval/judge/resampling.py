@@ -1,13 +1,13 @@
 """Intervals and tests of figures of agreement, resampled by query: the pairs of one query are not independent.
 
 **Interval**: studentised bootstrap (bootstrap-t). Whole queries are drawn; the error within each resample is the
-infinitesimal jackknife's, that of the data the jackknife's. By simulation with the queries of four of the LLMJudge
-judges, drawn as they are and from a population modelled on them, 400 times each with 25 queries: the interval of kappa
-over four grades covered the truth in 93.0–96.2% (of weighted and binary kappa and of alpha in 92.8–96.8%, of the
-absolute error in 93.8–97.2%); the percentile interval in 88.5–94.2% and BCa in 86.0–94.8%. It is a little too narrow
-where a figure is near 0 and few queries carry it (binary kappa of the worst judge: 90%, percentile 86%), and with 10
-queries (kappa: 90.5–95.2%, percentile 87.5–90.2%). Sources: Efron and Tibshirani, An Introduction to the Bootstrap
-(1993), chapters 11, 12 and 22.
+infinitesimal jackknife's, that of the data the jackknife's. By simulation with the queries of four LLMJudge judges,
+drawn as they are and from a population modelled on them (400 times each, 25 queries, 500 resamples), the interval of
+kappa over four grades covered the truth in 93.0–96.2%; the percentile interval in 88.5–94.0%, BCa in 86.0–94.8%. With
+three of the judges it covered weighted kappa and alpha in 92.8–96.8% and the absolute error in 93.8–97.2%. It is a
+little too narrow where a figure is near 0 and few queries carry it (binary kappa of the worst judge: 90%, percentile
+86%), and with 10 queries (kappa: 90.5–95.2%, percentile 87.5–90.2%). Sources: Efron and Tibshirani, An Introduction to
+the Bootstrap (1993), chapters 11, 12 and 22.
 
 **Test** of two judges: their labels of whole queries are swapped at random (paired randomisation), as
 `significance.paired_differences` does for means; with the +1 of Phipson and Smyth (2010). Where two judges are
