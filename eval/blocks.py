@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from searchlora.eval.comparison import Pair, Row
-from searchlora.eval.significance import Floats, bootstrap_intervals, paired_differences
+from searchlora.eval.intervals import Floats, bootstrap_intervals
+from searchlora.eval.significance import paired_differences
 
 
 @dataclass(frozen=True)

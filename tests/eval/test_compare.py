@@ -11,7 +11,8 @@ import pytest
 from searchlora.errors import UsageError
 from searchlora.eval.compare import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.significance import bootstrap_interval, correct, paired_difference
+from searchlora.eval.intervals import bootstrap_interval
+from searchlora.eval.significance import correct, paired_difference
 from searchlora.eval.tables import Header, to_json, to_markdown
 
 IDS = [f"d{dialogue}_{turn}" for dialogue in range(15) for turn in range(2, 5)]

@@ -1,0 +1,55 @@
+"""Values as retrieval measures give them, drawn from distributions whose means are known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RANKS = np.array([0, *(1 / rank for rank in range(1, 11))])
+#: MRR@10 of a good and of a poor system: many zeros, some ones, little between.
+GOOD = np.array([0.50, 0.22, 0.08, 0.05, 0.04, 0.03, 0.02, 0.02, 0.02, 0.01, 0.01])
+POOR = np.array([0.85, 0.04, 0.02, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005])
+#: What a change of few queries, most of them for the better, does to MRR.
+GAINS, GAIN_CHANCES = np.array([-0.1, 0.1, 0.5, 1.0]), np.array([0.3, 0.4, 0.2, 0.1])
+
+#: kind -> what it stands for.
+KINDS = {
+    "spread": "a measure from 0 to 1, most values near the ends",
+    "good": "MRR@10 of a good system",
+    "poor": "MRR@10 of a poor system, 85% zeros",
+    "success": "a measure that is 0 or 1, mean 0.9",
+    "difference": "a difference of nDCG, half of it ties",
+    "gain": "a difference of MRR, 70% ties, few large gains",
+}
+
+#: kind -> what it stands for, of differences whose true mean is 0.
+NULLS = {
+    "spread": "two equal systems, values from 0 to 1",
+    "good": "MRR@10 of two equal good systems",
+    "poor": "MRR@10 of two equal poor systems, most of it ties",
+    "ties": "80% ties, the rest even about 0",
+    "lopsided": "mean 0, but few large gains and many small losses",
+}
+
+
+def draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Values of a kind, and their true mean."""
+    if kind == "spread":
+        return rng.beta(0.7, 0.7, shape), 0.5
+    if kind == "success":
+        return (rng.random(shape) < 0.9).astype(float), 0.9
+    if kind == "difference":
+        return np.where(rng.random(shape) < 0.5, 0, rng.beta(2, 3, shape) - 0.3), 0.5 * (0.4 - 0.3)
+    if kind == "gain":
+        changed = rng.choice(GAINS, p=GAIN_CHANCES, size=shape)
+        return np.where(rng.random(shape) < 0.7, 0, changed), 0.3 * float(GAINS @ GAIN_CHANCES)
+    chances = {"good": GOOD, "poor": POOR}[kind]
+    return rng.choice(RANKS, p=chances, size=shape), float(RANKS @ chances)
+
+
+def null_draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Differences of a kind, whose true mean is 0; the order of the two systems is arbitrary but for `lopsided`."""
+    if kind == "ties":
+        return np.where(rng.random(shape) < 0.8, 0, rng.choice([-0.5, -0.2, 0.2, 0.5], size=shape))
+    if kind == "lopsided":
+        return rng.choice([-0.1, 0.0, 0.5], p=[0.25, 0.7, 0.05], size=shape)
+    return draws(kind, shape, rng)[0] - draws(kind, shape, rng)[0]
