@@ -103,7 +103,7 @@ def by_cluster(values: Floats, clusters: Sequence[str] | None, weights: Floats |
     _, index = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
     sums = np.zeros((index.max() + 1, values.shape[1]))
     np.add.at(sums, index, weighted)
-    sizes = np.bincount(index, weights=of_row)
+    sizes = np.bincount(index, weights=of_row).astype(np.float64)
     return sums[sizes > 0], sizes[sizes > 0]
 
 
