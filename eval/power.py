@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import numpy as np
+
 
 @lru_cache(maxsize=1024)
 def detectable_effect(count: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -23,4 +25,6 @@ def detectable_effect(count: int, *, power: float = 0.8, alpha: float = 0.05) ->
 
     if count < 2:
         return math.nan
-    return float(TTestPower().solve_power(nobs=count, alpha=alpha, power=power, alternative="two-sided"))
+    found = TTestPower().solve_power(nobs=count, alpha=alpha, power=power, alternative="two-sided")
+    # Its fallback solver gives an array, and at times the same root on the other side of 0 (n = 73).
+    return abs(float(np.ravel(found)[0]))

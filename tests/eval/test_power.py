@@ -81,3 +81,9 @@ def test_t_rejects_under_the_null_as_often_as_it_says():
     differences = np.random.default_rng(10).normal(0, 1, (43, 2_000))
     low, high = stats.binom.interval(0.999, 2_000, 0.05)
     assert low <= sum(each.p_t <= 0.05 for each in paired_differences(differences, resamples=2)) <= high
+
+
+def test_detectable_effect_falls_with_every_count():
+    """Whichever of statsmodels' solvers finds it."""
+    found = [detectable_effect(count) for count in range(2, 240)]
+    assert all(before > after > 0 for before, after in zip(found, found[1:], strict=False))
