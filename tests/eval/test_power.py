@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,4 +87,4 @@ def test_t_rejects_under_the_null_as_often_as_it_says():
 def test_detectable_effect_falls_with_every_count():
     """Whichever of statsmodels' solvers finds it."""
     found = [detectable_effect(count) for count in range(2, 240)]
-    assert all(before > after > 0 for before, after in zip(found, found[1:], strict=False))
+    assert all(before > after > 0 for before, after in pairwise(found))
