@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from searchlora.eval.compare import Comparison
+from searchlora.eval.comparison import Comparison
+
+#: Documents of each system that the report shows of a row.
+SHOWN_DOCUMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Answer:
 
     Args:
         output: Its output, or the raw text of one that did not parse.
-        found: The first documents that it found, best first; three are shown.
+        found: The first documents that it found, best first; `SHOWN_DOCUMENTS` of them are shown.
     """
 
     output: str

@@ -1,94 +1,50 @@
-"""Plots as SVG that stands in the page: its text is text and its colours are the page's, light or dark."""
+"""The plots of the report: means with intervals, and differences row by row."""
 
 from __future__ import annotations
 
-import io
-import re
-from typing import Any
+import numpy as np
+from markupsafe import Markup
 
-from searchlora.eval.compare import Comparison
+from searchlora.eval.comparison import Comparison
+from searchlora.eval.report.drawing import ACCENT, BAD, GOOD, INK, LINE, MUTED, drawing, shortened, svg
 
-#: What matplotlib is told to paint with -> what the page paints with.
-_INK, _MUTED, _LINE, _ACCENT, _GOOD, _BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-_COLOURS = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _LINE: "var(--line)",
-    _ACCENT: "var(--accent)",
-    _GOOD: "var(--good)",
-    _BAD: "var(--bad)",
-}
-#: Narrow enough that its text is still readable on a phone; inches of 72 units.
-_WIDTH = 3.9
+#: A longer list of differences is drawn by so many of its quantiles: more steps than the plot is wide are not seen.
+_STEPS = 240
 
 
-def interval_plot(comparison: Comparison) -> str:
-    """The headline of each system with its interval, one below the other; the system under test stands out."""
-    rows = [comparison.row(system, comparison.measures[0]) for system in comparison.systems]
-    figure, axes = _figure(0.46 * len(rows) + 0.45)
+def interval_plot(comparison: Comparison, measure: str) -> Markup:
+    """A measure of each system with its interval, one below the other; the system under test stands out."""
+    rows = [comparison.row(system, measure) for system in comparison.systems]
+    figure, axes = drawing(0.46 * len(rows) + 0.45)
     for place, row in enumerate(rows):
-        colour = _ACCENT if row.system == comparison.candidate else _MUTED
+        colour = ACCENT if row.system == (comparison.candidate or comparison.baseline) else MUTED
         axes.plot([row.low, row.high], [-place, -place], color=colour, linewidth=2.5, solid_capstyle="round")
         axes.plot([row.value], [-place], "o", color=colour, markersize=6)
-        name = comparison.shown(row.system)
-        name = name if len(name) <= 40 else name[:39] + "…"
-        axes.text(0, -place + 0.28, name, color=_INK, fontsize=9, transform=axes.get_yaxis_transform())
-        axes.text(1, -place + 0.28, f"{row.value:.3f}", color=_INK, fontsize=9, ha="right",
-                  transform=axes.get_yaxis_transform())  # fmt: skip
+        for side, text in ((0, shortened(comparison.shown(row.system))), (1, f"{row.value:.3f}")):
+            axes.text(side, -place + 0.28, text, color=INK, fontsize=9, ha="right" if side else "left",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
     axes.set_ylim(-len(rows) + 0.55, 0.75)
     axes.set_yticks([])
-    axes.grid(axis="x", color=_LINE, linewidth=0.6)
-    return _svg(figure, f"{rows[0].measure} of {len(rows)} systems with 95% intervals")
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    return svg(figure, f"{measure} of {len(rows)} systems with 95% intervals; the table of systems has the figures")
 
 
-def difference_plot(comparison: Comparison, a: str, b: str) -> str:
+def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
     """The difference a minus b of every row in the headline measure, greatest first: wins above, losses below 0."""
-    import numpy as np
-
     measure = comparison.measures[0]
-    values = comparison.values[measure]
-    ours, theirs = values[a], values[b]
+    ours, theirs = comparison.values[measure][a], comparison.values[measure][b]
     differences = np.sort([ours[row] - theirs[row] for row in ours])[::-1]
-    edges = np.linspace(0, 100, len(differences) + 1)
-    figure, axes = _figure(1.7)
-    for keep, colour in ((differences > 0, _GOOD), (differences < 0, _BAD)):
-        axes.stairs(np.where(keep, differences, 0), edges, fill=True, color=colour)
-    axes.axhline(0, color=_MUTED, linewidth=0.8)
+    steps = min(len(differences), _STEPS)
+    # The middle of each step; every row where there are no more rows than steps.
+    drawn = differences[((np.arange(steps) + 0.5) * len(differences) / steps).astype(int)]
+    edges = np.linspace(0, 100, steps + 1)
+    figure, axes = drawing(1.7)
+    for keep, colour in ((drawn > 0, GOOD), (drawn < 0, BAD)):
+        places = np.flatnonzero(keep)
+        if len(places):  # those of one sign stand together
+            axes.stairs(drawn[places], edges[places[0] : places[-1] + 2], baseline=0, fill=True, color=colour)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlim(0, 100)
-    axes.set_xlabel("% of rows, ordered by difference", color=_MUTED, fontsize=8)
-    axes.grid(axis="y", color=_LINE, linewidth=0.6)
-    return _svg(figure, f"Difference in {measure} for each row, {comparison.shown(a)} minus {comparison.shown(b)}")
-
-
-def _figure(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    axes.set_axisbelow(True)
-    axes.locator_params(nbins=5)
-    axes.tick_params(colors=_MUTED, labelsize=8, length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any, label: str) -> str:
-    import matplotlib
-    from markupsafe import escape
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    out = io.StringIO()
-    # A name with two dollar signs is not mathematics; the salt keeps the ids of two plots in one page apart.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}):
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # named figure_1 and so on in every plot
-    svg = re.sub(r"font: (\d+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    for colour, variable in _COLOURS.items():
-        svg = svg.replace(colour, variable)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    axes.set_xlabel("% of rows, ordered by difference", color=MUTED, fontsize=8)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
+    return svg(figure, f"Difference in {measure} for each row, {comparison.shown(a)} minus {comparison.shown(b)}")

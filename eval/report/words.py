@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from searchlora.eval.compare import Comparison, Pair
+from collections.abc import Iterator, Sequence
+
+from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.tables import interval
 
 #: A difference is called one from this corrected p down.
 LEVEL = 0.05
 
+#: More pairs than this are told together, and of these only the names of so many systems.
+_PAIRS = 4
+
 
 def summary(comparison: Comparison) -> list[str]:
-    """One sentence on what was measured, and one per pair of systems that is looked at first."""
+    """What was measured, what the pairs that are looked at first say, and how much of it is judged."""
     headline = comparison.measures[0]
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
     own = comparison.row(leading, headline)
@@ -19,7 +24,16 @@ def summary(comparison: Comparison) -> list[str]:
         f"over {own.n} rows" + (f" in {comparison.groups} independent groups." if comparison.groups != own.n else ".")
     )
     met = [pair for pair in comparison.comparisons if (pair.a, pair.b) in comparison.met and pair.measure == headline]
-    return [first, *(_sentence(pair, comparison.shown(pair.a), comparison.shown(pair.b)) for pair in met)]
+    if len(met) <= _PAIRS:
+        told = met
+    else:
+        told = [pair for pair in met if comparison.candidate is not None and pair.b == comparison.baseline]
+    return [
+        first,
+        *(_sentence(pair, comparison.shown(pair.a), comparison.shown(pair.b)) for pair in told),
+        *(_together(comparison, met) if len(met) > _PAIRS else ()),
+        *_judged(comparison),
+    ]
 
 
 def _sentence(pair: Pair, a: str, b: str) -> str:
@@ -33,6 +47,44 @@ def _sentence(pair: Pair, a: str, b: str) -> str:
     # An interval across 0 keeps its signs; any other is told as the size of the difference.
     size = interval(abs(low), abs(high)) if low * high > 0 else interval(pair.low, pair.high, "+")
     return f"{a} {verb} {b} by {abs(pair.difference):.3f} {pair.measure} {size}, {chance(pair.p_corrected)}."
+
+
+def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
+    """One sentence for those that win, one for those that lose, one for the rest."""
+    measure = met[0].measure
+    shown = [pair for pair in met if pair.p_corrected <= LEVEL]
+    won, lost = ([pair for pair in shown if pair.difference * sign > 0] for sign in (1, -1))
+    rest = len(met) - len(shown)
+    if comparison.candidate is not None:
+        name = comparison.shown(comparison.candidate)
+        yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(met))}."
+        yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(met))}."
+        yield f"From {rest} of {len(met)} it is not shown to differ."
+        return
+    name = comparison.shown(met[0].b)
+    yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(met))}."
+    yield f"Behind it fall {_counted(comparison, [pair.a for pair in lost], len(met))}."
+    yield f"{rest} of {len(met)} are not shown to differ from it."
+
+
+def _counted(comparison: Comparison, systems: Sequence[str], of: int) -> str:
+    if not systems:
+        return f"none of {of} systems"
+    names = [comparison.shown(system) for system in systems[:_PAIRS]]
+    more = [f"{len(systems) - _PAIRS} more"] if len(systems) > _PAIRS else []
+    return f"{len(systems)} of {of} systems ({', '.join([*names, *more])})"
+
+
+def _judged(comparison: Comparison) -> Iterator[str]:
+    """How far the share of judged documents differs between systems, which favours some of them."""
+    rows = [row for row in comparison.unjudged if row.measure.startswith("Judged@")]
+    rows = [row for row in rows if row.measure == rows[0].measure]
+    if not rows or min(row.value for row in rows) == 1:
+        return
+    least, most = (find(rows, key=lambda row: row.value) for find in (min, max))
+    cutoff = least.measure.removeprefix("Judged@")
+    told = f"Of the first {cutoff} documents, {least.value:.0%} are judged for {comparison.shown(least.system)}"
+    yield told + (f" and {most.value:.0%} for {comparison.shown(most.system)}." if most.system != least.system else ".")
 
 
 def chance(p: float) -> str:

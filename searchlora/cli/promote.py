@@ -52,7 +52,7 @@ def promote(
     title = f"{candidate} to {to}"
     write_decision(title, found.evaluated.comparison, found.results, force or "", junit=junit, summary=summary)
     if out is not None:
-        typer.echo(f"Report: {write(found.evaluated, out)}")
+        typer.echo(f"Report: {write(found.evaluated, out, rules=found.results, forced=force or '')}")
     if found.refused:
         broken = sum(not result.passed for result in found.results)
         typer.echo(f"Refused: {broken} of {len(found.results)} rules are broken; '{to}' stays where it was.", err=True)

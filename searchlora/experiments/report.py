@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.report.details import Answer, Detail, Found, extremes
-from searchlora.eval.report.write import write_report
+from searchlora.eval.policy import RuleResult
+from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
-from searchlora.experiments.evaluate import Evaluated
+from searchlora.experiments.evaluate import BASE, Evaluated
 from searchlora.experiments.figures import file_name, header, provenance, write_figures
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
 
-_FOUND = 3
 
+def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (), forced: str = "") -> Path:
+    """Write all files of an evaluation into a folder and return the path of the report.
 
-def write(evaluated: Evaluated, folder: Path) -> Path:
-    """Write all files of an evaluation into a folder and return the path of the report."""
+    Args:
+        rules: What a policy said of the adapter.
+        forced: The reason of somebody who put it through against the policy.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     made = header(evaluated.adapter.reference)
     write_figures(folder, "evaluation", evaluated.comparison, made, {})
@@ -37,17 +41,28 @@ def write(evaluated: Evaluated, folder: Path) -> Path:
             f"The adapter against its base without adapter and against systems without a model, on the "
             f"{len(evaluated.records)} records of the split '{evaluated.split}'."
         ),
+        rules=rules,
+        forced=forced,
+        base=BASE,
     )
 
 
 def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
+    weights = "\n".join(f"{name} sha256 {digest}" for name, digest in sorted(manifest.files.items()))
+    judgments = evaluated.judgments
     return {
-        "Adapter": f"{manifest.reference}, stored {manifest.created}",
-        "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors[:16]}",
+        "Adapter": f"{manifest.reference}, stored {manifest.created}\n{weights}",
+        "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors}",
         "Dataset": f"{card.source['name']} ({card.format}), split {evaluated.split}, "
-        f"sha256 {evaluated.dataset.fingerprint[:16]}",
+        f"sha256 {evaluated.dataset.fingerprint}",
+        **(
+            {"Data with these judgments": f"sha256 {judgments.data}"}
+            if judgments.data != evaluated.dataset.fingerprint
+            else {}
+        ),
+        "Judgments": judgments.source,
         **provenance(made),
     }
 
@@ -79,5 +94,5 @@ def _said(output: Any) -> str:
 
 
 def _found(search: Any, documents: dict[str, str], grades: Any) -> tuple[Found, ...]:
-    hits = search.get("hits", [])[:_FOUND]
+    hits = search.get("hits", [])[:SHOWN_DOCUMENTS]
     return tuple(Found(hit.document, documents.get(hit.document, ""), grades.get(hit.document)) for hit in hits)

@@ -12,14 +12,11 @@ from searchlora.eval.files import atomic_text
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.policy.ci import summary_markdown, write_junit
-from searchlora.eval.report.details import Answer, Detail, Found, extremes
-from searchlora.eval.report.write import write_report
+from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.trec import ranked
 from searchlora.experiments.experiment import RESULT, Experimented
 from searchlora.experiments.figures import header, provenance, write_figures
 from searchlora.experiments.inputs import measured_by
-
-_FOUND = 3
 
 
 def write(found: Experimented, folder: Path) -> Path:
@@ -40,6 +37,7 @@ def write(found: Experimented, folder: Path) -> Path:
         _details(found),
         {**{f"{label}, sha256": digest for label, digest in found.inputs.items()}, **provenance(made)},
         introduction=_introduction(found),
+        rules=found.results,
     )
     write_figures(folder, Path(RESULT).stem, found.comparison, made, more)
     return report
@@ -77,15 +75,14 @@ def _details(found: Experimented) -> Mapping[str, Detail]:
     """The texts of the topics that the report shows: the biggest wins and losses of each headline pair."""
     comparison = found.comparison
     shown = set()
-    for pair in comparison.comparisons:
-        if pair.measure == comparison.measures[0]:
-            for topics in extremes(comparison, pair.a, pair.b):
-                shown.update(topics)
+    for a, b in comparison.met:
+        for topics in extremes(comparison, a, b):
+            shown.update(topics)
     firsts: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown}
     for name, run in found.runs.items():
         scores = read_run(run.source.path, run.source.format)
         for topic in shown:
-            firsts[topic][name] = ranked(scores.get(topic, {}))[:_FOUND]
+            firsts[topic][name] = ranked(scores.get(topic, {}))[:SHOWN_DOCUMENTS]
     wanted = {document for systems in firsts.values() for documents in systems.values() for document in documents}
     titles = _titles(found, wanted)
     return {

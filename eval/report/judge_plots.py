@@ -1,0 +1,39 @@
+"""Plots of judges: what a grade means in human grades, and systems under both sets of grades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from searchlora.eval.judge.calibration_curve import CurvePoint
+from searchlora.eval.judge.order import SystemOrder
+from searchlora.eval.report.drawing import ACCENT, LINE, MUTED, drawing, svg
+
+_SIDE = 3.0
+
+
+def curve_plot(points: Sequence[CurvePoint], title: str) -> Markup:
+    """Mean human grade over what the judge said, with intervals; on the dashed line both say the same."""
+    figure, axes = drawing(_SIDE * 0.85, _SIDE)
+    ends = [min(min(each.judged, each.human) for each in points), max(max(each.judged, each.human) for each in points)]
+    axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    for each in points:
+        axes.plot([each.judged, each.judged], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
+    axes.plot([each.judged for each in points], [each.human for each in points], "o-", color=ACCENT, markersize=4.5,
+              linewidth=1.2)  # fmt: skip
+    axes.set_xlabel("the judge said", color=MUTED, fontsize=8)
+    axes.set_ylabel("people said, mean", color=MUTED, fontsize=8)
+    axes.grid(color=LINE, linewidth=0.6)
+    return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
+
+
+def order_plot(order: SystemOrder, judge: str) -> Markup:
+    """Each system's mean under human grades and under the judge's; the best systems stand out."""
+    figure, axes = drawing(_SIDE * 0.85, _SIDE)
+    for part, colour in ((slice(order.top, None), MUTED), (slice(0, order.top), ACCENT)):
+        axes.plot(order.human[part], order.judge[part], "o", color=colour, markersize=4.5)
+    axes.set_xlabel(f"{order.measure}, people", color=MUTED, fontsize=8)
+    axes.set_ylabel(f"{order.measure}, judge", color=MUTED, fontsize=8)
+    axes.grid(color=LINE, linewidth=0.6)
+    return svg(figure, f"{order.measure} of {len(order.systems)} systems under the grades of people and of {judge}")

@@ -1,0 +1,87 @@
+"""One page made of sections, as a file without any outside part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.files import atomic_text
+from searchlora.eval.tables import chance, interval
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with its heading.
+
+    Attributes:
+        id: For links within the page.
+        template: The name of its template without the ending.
+        content: What the template shows, by the names that it uses.
+        lead: A sentence below the heading.
+    """
+
+    id: str
+    title: str
+    template: str
+    content: Mapping[str, Any] = field(default_factory=dict)
+    lead: str = ""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What a reader must see before any figure: `kind` is `bad` or `good`."""
+
+    heading: str
+    lines: tuple[str, ...] = ()
+    kind: str = "bad"
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    sections: Iterable[Section | None],
+    provenance: Mapping[str, str],
+    *,
+    introduction: str = "",
+    alerts: Sequence[Alert] = (),
+    summary: Sequence[str] = (),
+) -> Path:
+    """Write a page, at once or not at all; a section that is None is left out.
+
+    Args:
+        provenance: What the figures were made from and with, label -> value, in the order shown.
+
+    Raises:
+        DataError: when the file cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    # Everything is escaped but what is Markup: our plots.
+    environment = Environment(
+        loader=PackageLoader("searchlora.eval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"chance": chance, "interval": interval, "number": number, "share": share}
+    last = Section("provenance", "Provenance", "provenance", {"entries": provenance}) if provenance else None
+    page = environment.get_template("page.html.jinja").render(
+        title=title,
+        introduction=introduction,
+        alerts=alerts,
+        summary=summary,
+        sections=[section for section in (*sections, last) if section is not None],
+    )
+    with atomic_text(Path(path)) as out:
+        out.write(page)
+    return Path(path)
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A figure as it is printed; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}"
+
+
+def share(value: float, total: float) -> str:
+    """`12.5%`; a dash where there is nothing to be a share of."""
+    return f"{value / total:.1%}" if total else "–"

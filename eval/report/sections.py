@@ -1,0 +1,236 @@
+"""The sections of the report that show the figures of a comparison; each is None where there is nothing to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from searchlora.eval.comparison import Comparison, Pair, Row
+from searchlora.eval.policy import RuleResult
+from searchlora.eval.report.page import Section
+from searchlora.eval.report.plots import difference_plot, interval_plot
+from searchlora.eval.report.words import LEVEL
+from searchlora.eval.unjudged import AS_BEST, CONDENSED
+
+CORRECTIONS = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
+
+#: More plots than this are folded away.
+_OPEN = 4
+
+
+def rules_section(results: Sequence[RuleResult], forced: str) -> Section | None:
+    """The rules of the policy, held or broken, and by how much."""
+    return Section("policy", "Policy", "rules", {"results": results, "forced": forced}) if results else None
+
+
+def systems_section(comparison: Comparison) -> Section:
+    """Means with intervals, as a table and as plots."""
+    systems = [
+        {
+            "name": comparison.shown(system),
+            "role": _role(comparison, system),
+            "ours": system == comparison.candidate,
+            "rows": [comparison.row(system, measure) for measure in comparison.measures],
+            "invalid": len(comparison.invalid.get(system, {})),
+        }
+        for system in comparison.systems
+    ]
+    content = {
+        "measures": comparison.measures,
+        "systems": systems,
+        "n": _common_n(comparison.rows),
+        "groups": comparison.groups,
+        "plots": [(measure, interval_plot(comparison, measure)) for measure in comparison.measures],
+    }
+    return Section("systems", "Systems", "systems", content)
+
+
+def pairs_section(comparison: Comparison) -> Section | None:
+    """Paired comparisons, those of the headline first."""
+    if not comparison.comparisons:
+        return None
+    tables = [(measure, _lines(comparison, measure)) for measure in comparison.measures]
+    content = {
+        "tables": [(measure, lines) for measure, lines in tables if lines],
+        "correction": CORRECTIONS[comparison.correction],
+        "count": len(comparison.comparisons),
+    }
+    return Section("pairs", "Paired comparisons", "pairs", content)
+
+
+def rows_section(comparison: Comparison) -> Section | None:
+    """The difference of every row, for each pair that is looked at first."""
+    if not comparison.met:
+        return None
+    headline = comparison.measures[0]
+    plots = []
+    for a, b in comparison.met:
+        ours, theirs = (comparison.values[headline][system] for system in (a, b))
+        differences = [ours[row] - theirs[row] for row in ours]
+        plots.append(
+            {
+                "title": f"{comparison.shown(a)} against {comparison.shown(b)}",
+                "plot": difference_plot(comparison, a, b),
+                "n": len(differences),
+                "wins": sum(each > 0 for each in differences),
+                "losses": sum(each < 0 for each in differences),
+                "most": max(differences),
+                "least": min(differences),
+            }
+        )
+    return Section(
+        "rows", "Row by row", "rows", {"shown": plots[:_OPEN], "folded": plots[_OPEN:]},
+        f"The difference in {headline} of every row, the first system minus the second: "
+        "wins above the line, losses below.",
+    )  # fmt: skip
+
+
+def unjudged_section(comparison: Comparison) -> Section | None:
+    """How much is judged, and what the figures would be were unjudged documents left out, or the best."""
+    if not comparison.unjudged:
+        return None
+    figures = by_system(comparison.unjudged)
+    depths = list(dict.fromkeys(row.measure for row in comparison.unjudged if row.measure.startswith("Judged@")))
+    tables = [
+        (
+            measure,
+            [
+                (
+                    comparison.shown(system),
+                    [
+                        comparison.row(system, measure),
+                        own[f"{measure} {CONDENSED}"],
+                        own[f"{measure} {AS_BEST}"],
+                    ],
+                )
+                for system, own in figures.items()
+                if f"{measure} {CONDENSED}" in own
+            ],
+        )
+        for measure in comparison.measures
+    ]
+    content = {
+        "depths": depths,
+        "shares": [(comparison.shown(name), [own[depth] for depth in depths]) for name, own in figures.items()],
+        "tables": [(measure, lines) for measure, lines in tables if lines],
+    }
+    return Section("unjudged", "Unjudged documents", "unjudged", content)
+
+
+def traffic_section(comparison: Comparison) -> Section | None:
+    """Means weighted by traffic."""
+    figures = by_system(comparison.weighted)
+    measures = [m for m in comparison.measures if figures and all(m in own for own in figures.values())]
+    if not measures:
+        return None
+    content = {
+        "measures": measures,
+        "systems": [
+            (
+                comparison.shown(name),
+                name == comparison.candidate,
+                [(own[m], comparison.row(name, m)) for m in measures],
+            )
+            for name, own in figures.items()
+        ],
+    }
+    return Section(
+        "traffic", "Weighted by traffic", "traffic", content,
+        "Means over topics weighted by how often each is asked, with their 95% intervals.",
+    )  # fmt: skip
+
+
+def costs_section(comparison: Comparison, base: str | None) -> Section | None:
+    """What a row cost, and how many times that of the base or baseline.
+
+    Args:
+        base: The system to set costs against; None takes the baseline.
+    """
+    kinds = list(dict.fromkeys(kind for costs in comparison.costs.values() for kind in costs))
+    if not kinds:
+        return None
+    reference = next((each for each in (base, comparison.baseline) if each in comparison.costs), None)
+    against = comparison.costs[reference] if reference is not None else {}
+    content = {
+        "kinds": kinds,
+        "systems": [
+            (
+                comparison.shown(system),
+                system == comparison.candidate,
+                [(costs.get(kind), _ratio(costs.get(kind), against.get(kind), system == reference)) for kind in kinds],
+            )
+            for system, costs in comparison.costs.items()
+        ],
+        "reference": comparison.shown(reference) if reference is not None else None,
+    }
+    return Section("costs", "Cost and speed", "costs", content)
+
+
+def invalid_section(comparison: Comparison) -> Section | None:
+    """How many outputs of each system did not parse, and why; None where all did."""
+    if not any(comparison.invalid.values()):
+        return None
+    rows = max(row.n for row in comparison.rows)
+    systems = []
+    for system in comparison.systems:
+        reasons: dict[str, int] = {}
+        for reason in comparison.invalid[system].values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        frequent = sorted(reasons.items(), key=lambda item: -item[1])[:5]
+        systems.append((comparison.shown(system), sum(reasons.values()), frequent))
+    return Section("invalid", "Invalid outputs", "invalid", {"systems": systems, "rows": rows})
+
+
+def totals_section(comparison: Comparison) -> Section | None:
+    """Figures without a value per row."""
+    names = dict.fromkeys(name for totals in comparison.totals.values() for name in totals)
+    if not names:
+        return None
+    content = {
+        "systems": [comparison.shown(system) for system in comparison.systems],
+        "figures": [(name, [comparison.totals[system].get(name) for system in comparison.systems]) for name in names],
+    }
+    return Section("totals", "Over all rows at once", "totals", content, "These have no value per row, so no interval.")
+
+
+def notes_section(notes: Sequence[str]) -> Section | None:
+    """What a reader must know."""
+    return Section("notes", "Notes", "notes", {"notes": notes}) if notes else None
+
+
+def by_system(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """system -> measure -> figure."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row.system, {})[row.measure] = row
+    return found
+
+
+def _lines(comparison: Comparison, measure: str) -> list[dict[str, Any]]:
+    return [
+        {"pair": pair, "a": comparison.shown(pair.a), "b": comparison.shown(pair.b), "verdict": _verdict(pair)}
+        for pair in comparison.comparisons
+        if pair.measure == measure
+    ]
+
+
+def _verdict(pair: Pair) -> str:
+    """`good` or `bad` where a difference is shown, else nothing."""
+    if not pair.p_corrected <= LEVEL:
+        return ""
+    return "good" if pair.difference > 0 else "bad"
+
+
+def _role(comparison: Comparison, system: str) -> str:
+    return {comparison.candidate: "candidate", comparison.baseline: "baseline"}.get(system, "")
+
+
+def _common_n(rows: Iterable[Row]) -> int | None:
+    """The number of rows where all measures have the same; it then stands in one column."""
+    counts = {row.n for row in rows}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _ratio(value: float | None, of: float | None, itself: bool) -> float | None:
+    return value / of if value is not None and of and math.isfinite(of) and not itself else None

@@ -1,0 +1,89 @@
+"""Slices as heat maps: the mean of each system, and beside it the difference of each pair that is looked at first."""
+
+from __future__ import annotations
+
+import math
+
+from searchlora.eval.comparison import Comparison, Pair, Row
+from searchlora.eval.report.grids import Cell, Grid, Head, readable
+from searchlora.eval.report.page import Section
+from searchlora.eval.report.words import LEVEL
+from searchlora.eval.tables import chance, interval
+
+#: A difference whose own interval excludes 0, and one that is also shown after correction over all slices.
+APART, SHOWN = "○", "●"
+
+
+def slices_section(comparison: Comparison) -> Section | None:
+    """A heat map of means and one of differences for each slice, in the headline measure."""
+    headline = comparison.measures[0]
+    means: dict[str, dict[str, list[Row]]] = {}
+    for each in comparison.slices:
+        if each.row.measure == headline:
+            means.setdefault(each.slice, {}).setdefault(each.value, []).append(each.row)
+    if not means:
+        return None
+    pairs: dict[str, dict[str, list[Pair]]] = {}
+    for found in comparison.slice_pairs:
+        if found.pair.measure == headline and (found.pair.a, found.pair.b) in comparison.met:
+            pairs.setdefault(found.slice, {}).setdefault(found.value, []).append(found.pair)
+    slices = [
+        (name, _means(comparison, name, values), _differences(comparison, name, pairs.get(name, {})))
+        for name, values in means.items()
+    ]
+    content = {
+        "slices": slices,
+        "measure": headline,
+        "against": _against(comparison),
+        "tests": len(comparison.slice_pairs),
+        "apart": APART,
+        "shown": SHOWN,
+    }
+    return Section(
+        "slices", "Slices", "slices", content,
+        f"Mean {headline} with its 95% interval; the stronger the tint, the better. Below it, the paired differences.",
+    )  # fmt: skip
+
+
+def _against(comparison: Comparison) -> str:
+    """What the differences are of, for the line above them."""
+    if comparison.candidate is not None:
+        return f"{comparison.shown(comparison.candidate)} minus each other system"
+    return f"each other system minus {comparison.shown(comparison.baseline)}" if comparison.baseline else ""
+
+
+def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> Grid:
+    best = max((row.value for rows in values.values() for row in rows), default=0.0)
+    systems = tuple(Head(comparison.shown(system)) for system in comparison.systems)
+    rows = tuple(
+        (Head(value, f"n = {rows[0].n}"), tuple(_mean(row, best) for row in rows)) for value, rows in values.items()
+    )
+    return readable(Grid(name, systems, rows), "system")
+
+
+def _mean(row: Row, best: float) -> Cell:
+    return Cell(f"{row.value:.3f}", interval(row.low, row.high), row.value / best if row.value > 0 else 0.0)
+
+
+def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]]) -> Grid | None:
+    if not values:
+        return None
+    others = tuple(Head(comparison.shown(b if a == comparison.candidate else a)) for a, b in comparison.met)
+    most = max(abs(pair.difference) for pairs in values.values() for pair in pairs) or 1.0
+    rows = tuple(
+        (Head(value, f"n = {pairs[0].n}"), tuple(_difference(pair, most) for pair in pairs))
+        for value, pairs in values.items()
+    )
+    return readable(Grid(name, others, rows), "system")
+
+
+def _difference(pair: Pair, most: float) -> Cell:
+    apart = not math.isnan(pair.low) and (pair.low > 0 or pair.high < 0)
+    mark = SHOWN if pair.p_corrected <= LEVEL else APART if apart else ""
+    return Cell(
+        f"{pair.difference:+.3f}",
+        f"{interval(pair.low, pair.high, '+')} p {chance(pair.p_corrected)}",
+        abs(pair.difference) / most,
+        "good" if pair.difference > 0 else "bad",
+        mark,
+    )
