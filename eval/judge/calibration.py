@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.significance import bootstrap_intervals
+from searchlora.eval.intervals import bootstrap_intervals
 from searchlora.eval.trec import Qrels, Run
 
 Method = Literal["shift", "isotonic"]

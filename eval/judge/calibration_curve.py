@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.significance import bootstrap_interval
+from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.trec import Qrels, Run
 
 

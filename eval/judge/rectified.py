@@ -12,20 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from searchlora.eval.intervals import Floats, blocks
 
 #: What a cluster adds up to: labelled rows, their human values, what the judge said of them; and of its other rows.
 SUMS = ("labelled", "human", "judged", "others", "judged others")
 
-#: Resamples by clusters held at once; bounds the memory at some tens of megabytes.
-_CELLS = 2_000_000
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """Values, standard errors and lambdas, one for each resample."""
+    """For each resample: the value, its standard error, and lambda."""
 
     value: Floats
     error: Floats
@@ -37,38 +33,25 @@ class Strata:
 
     Args:
         sums: (clusters, 5), see `SUMS`.
-        fitted: Lambda is fitted, which spends a degree of freedom.
     """
 
-    def __init__(self, sums: Floats, *, fitted: bool) -> None:
+    def __init__(self, sums: Floats) -> None:
         with_label = sums[:, 0] > 0
         self.clusters = len(sums)
         self.labelled = int(with_label.sum())
         self.parts = [sums[with_label], sums[~with_label]]
         # Without two clusters of other rows the error of the judge's mean over them is not known; it is not used then.
-        self._useful = int((sums[:, 3] > 0).sum()) >= 2
-        spent = (2 if fitted and self._useful else 1, 1)
-        self._squares = [_squares(part, degrees) for part, degrees in zip(self.parts, spent, strict=True)]
+        self.useful = int((sums[:, 3] > 0).sum()) >= 2
+        self._squares = [
+            (part[:, :, None] * part[:, None, :]).reshape(len(part), len(SUMS) ** 2) for part in self.parts
+        ]
 
     def estimate(self, lam: float | None, draws: tuple[Floats, Floats] | None = None) -> Estimate:
         """For each resample (row) of `draws`, which hold how often each cluster of the two strata was drawn."""
         labelled, others = draws or (np.ones((1, len(part))) for part in self.parts)
         total = labelled @ self.parts[0] + others @ self.parts[1]
         square = labelled @ self._squares[0] + others @ self._squares[1]
-        return _combined(total, square.reshape(-1, len(SUMS), len(SUMS)), lam if self._useful else 0.0)
-
-    def human_error(self) -> float:
-        """The standard error of the mean of the human labels alone."""
-        part = self.parts[0]
-        residuals = part[:, 1] - part[:, 0] * part[:, 1].sum() / part[:, 0].sum()
-        count = len(part)
-        return math.sqrt(float((residuals**2).sum()) * count / max(count - 1, 1)) / float(part[:, 0].sum())
-
-
-def _squares(part: Floats, degrees: int) -> Floats:
-    """Products of the sums of each cluster (clusters, 25), scaled for the degrees of freedom spent."""
-    scale = len(part) / max(len(part) - degrees, 1)
-    return (part[:, :, None] * part[:, None, :]).reshape(len(part), len(SUMS) ** 2) * scale
+        return _combined(total, square.reshape(-1, len(SUMS), len(SUMS)), lam if self.useful else 0.0)
 
 
 def _combined(total: Floats, square: Floats, lam: float | None) -> Estimate:
@@ -83,24 +66,25 @@ def _combined(total: Floats, square: Floats, lam: float | None) -> Estimate:
     of_human = np.stack([-mean * one, one, zero, zero, zero], axis=1)
     of_judge = np.stack([-known * one, zero, one, rest * other, -other], axis=1)
     if lam is None:
-        spread = _form(of_judge, square, of_judge)
-        shared = _form(of_human, square, of_judge)
+        spread = np.einsum("ri,rij,rj->r", of_judge, square, of_judge)
+        shared = np.einsum("ri,rij,rj->r", of_human, square, of_judge)
         fitted = np.clip(np.divide(shared, spread, out=np.zeros_like(shared), where=spread > 1e-18), 0, 1)
     else:
         fitted = np.full_like(mean, lam)
     weights = of_human - fitted[:, None] * of_judge
-    error = np.sqrt(np.maximum(_form(weights, square, weights), 0))
-    return Estimate(mean + fitted * (rest - known), error, fitted)
-
-
-def _form(left: Floats, square: Floats, right: Floats) -> Floats:
-    found: Floats = np.einsum("ri,rij,rj->r", left, square, right)
-    return found
+    variance = np.maximum(np.einsum("ri,rij,rj->r", weights, square, weights), 0)
+    return Estimate(mean + fitted * (rest - known), np.sqrt(variance), fitted)
 
 
 def interval(
     strata: Strata, found: Estimate, lam: float | None, level: float, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float]:
+    """Studentised bootstrap, resampling the clusters of each stratum.
+
+    Not on Hall's transform, which `intervals` uses: what a good judge leaves over is a few large errors among many
+    rows without any, and there, from 20 labelled topics, the transform covered 91 to 92% of nDCG and was half as long
+    again.
+    """
     value, error = float(found.value[0]), float(found.error[0])
     if error == 0:
         return value, value
@@ -119,9 +103,7 @@ def interval(
 
 def _draws(sizes: list[int], resamples: int, rng: np.random.Generator) -> Iterator[tuple[Floats, Floats]]:
     """How often each cluster of the two strata was drawn, in blocks of (resamples of the block, clusters)."""
-    block = max(1, _CELLS // sum(sizes))
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
+    for rows in blocks(resamples, sum(sizes)):
         labelled, others = (_counts(rows, size, rng) for size in sizes)
         yield labelled, others
 
