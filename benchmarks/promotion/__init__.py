@@ -1,0 +1,1 @@
+"""A promotion policy at work on the made shop."""

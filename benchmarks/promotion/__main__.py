@@ -1,0 +1,94 @@
+"""A promotion policy at work: what it refuses, by how much, and what it lets through.
+
+    python -m benchmarks.promotion
+
+On the made shop and the real small base. Trains three rewriters and a judge, about a quarter of an hour on 2 cores, and
+uses again what it finds in `benchmarks/work`. The commands and what they print go into
+`benchmarks/results/promotion.json`, and from there (`python -m benchmarks.tables`) into the guide to evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, WORK, header
+from benchmarks.promotion.made import JUDGE, NAME, TASKS, make
+from searchlora.cli.bars import bars
+from searchlora.eval.files import atomic_text
+
+POLICY = Path(__file__).parent / "policy.yaml"
+
+
+def main() -> None:
+    work = WORK / "promotion"
+    work.mkdir(parents=True, exist_ok=True)
+    with bars() as steps:
+        make(work, steps)
+    for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
+        kept.unlink(missing_ok=True)
+    told: list[dict[str, Any]] = [_call(work, said, arguments) for said, arguments in _acts(work)]
+    about = vars(header("promotion", "promotion"))
+    with atomic_text(RESULTS / "promotion.json") as out:
+        results = {**about, "rows": [], "comparisons": [], "transcript": told, "table": _markdown(told)}
+        json.dump(results, out, indent=1, ensure_ascii=False)
+        out.write("\n")
+
+
+def _acts(work: Path) -> list[tuple[str, list[str]]]:
+    """What is to be shown, and the command that shows it; run in `work`."""
+
+    def promote(version: int, *more: str, data: str = "data-shop") -> list[str]:
+        where = ["--to", "production", "--policy", "policy.yaml", "--data", data]
+        return ["promote", f"{NAME}@{version}", *where, *more, "--out", "promotion"]
+
+    (work / "policy.yaml").write_text(POLICY.read_text(encoding="utf-8"), encoding="utf-8")
+    judge = ["judge", JUDGE, "--topics", "topics.jsonl", "--corpus", "data-shop/corpus.jsonl"]
+    pool = ["--pool", f"promotion/runs/{NAME}@1.trec", "--depth", "2", "--out", "judged.txt", "--allow-circular"]
+    return [
+        ("The first version has no incumbent to beat, only the base.", promote(1)),
+        ("A worse one.", promote(4)),
+        ("Better on the whole, but it rewrites what was fine as it was typed.", promote(5)),
+        ("Other data than at the last decision.", promote(2, data="data-shop-later")),
+        ("A judge that was trained on the test's queries ...", [*judge, *pool, "--tasks", str(TASKS)]),
+        ("... is no judge of them.", promote(2, "--qrels", "judged.txt")),
+        ("A better one, on the data and the judgments of the last decision.", promote(2)),
+        ("One that differs from it by less than the noise.", promote(3)),
+        ("Somebody wants it all the same.", promote(3, "--force", "smaller files; agreed with the search team")),
+        ("It shows.", ["adapters", "list"]),
+    ]
+
+
+def _call(work: Path, said: str, arguments: list[str]) -> dict[str, Any]:
+    """Run a command as a user would; keep what a user sees, without progress, times and the table of all figures."""
+    environment = {**os.environ, "SEARCHLORA_STORE": "store", "PYTHONPATH": str(Path.cwd()), "COLUMNS": "110"}
+    script = [str(Path(sys.executable).with_name("searchlora")), *arguments]
+    done = subprocess.run(script, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    print(f"$ searchlora {' '.join(arguments)}\n{done.stdout}{done.stderr[-2000:]}[exit {done.returncode}]", flush=True)
+    shown = [argument if argument != str(TASKS) else "tasks" for argument in arguments]
+    refusal = [line for line in done.stderr.splitlines() if line.startswith("Refused")]
+    output = "\n".join([*_from_rules(done.stdout.splitlines()), *refusal])
+    return {"said": said, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
+
+
+def _markdown(told: list[dict[str, Any]]) -> str:
+    """The transcript as the guide shows it."""
+    acts = [
+        f"{act['said']}\n\n```\n$ {' '.join(act['command'])}\n{act['output']}\n[exit {act['exit']}]\n```"
+        for act in told
+    ]
+    return "\n\n".join(acts)
+
+
+def _from_rules(lines: list[str]) -> list[str]:
+    """From the policy's table on, where there is one."""
+    starts = [number for number, line in enumerate(lines) if line.startswith("The policy")]
+    return [line.rstrip() for line in lines[starts[0] if starts else 0 :] if not line.startswith("Report:")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""What the policy is tried on: a shop, its dataset, five versions of a rewriter, and a judge that it must not trust."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import searchlora
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.data.shop import make_shop
+from searchlora.experiments.train import train_or_reuse
+from searchlora.progress import Steps
+
+NAME, JUDGE = "shop-rewriter", "shop-judge"
+TASKS = Path(__file__).parent / "tasks"
+
+
+def make(work: Path, steps: Steps) -> None:
+    """Make what is not there yet, by the real verbs."""
+    store = Store(work / "store")
+    for name, seed in (("shop", 13), ("shop-later", 14)):
+        if not (work / name).is_dir():
+            make_shop(work / name, seed=seed, progress=steps(f"Making {name}"))
+            build("rewriting", work / name, format="shop", out=work / f"data-{name}", progress=steps("Building"))
+    _versions(work, store, steps)
+    _judge(work, store, steps)
+
+
+def _versions(work: Path, store: Store, steps: Steps) -> None:
+    """1 stopped early; 2 trained in full; 3 nearly 2; 4 hardly any adapter; 5 never saw a query to be left alone."""
+    data = work / "data-shop"
+    rewriting = work / "data-rewriting-only"
+    if not rewriting.is_dir():
+        rows = [record for record in load_dataset(data).records("train") if record["kind"] not in ("plain", "code")]
+        _write_lines(work / "rewriting-only.jsonl", rows)
+        build("rewriting", work / "rewriting-only.jsonl", format="native", out=rewriting, shares=(0.9, 0.1, 0.0))
+    if len(store.versions(NAME)) == 5:
+        return
+    shutil.rmtree(store.root / NAME, ignore_errors=True)
+    train_or_reuse("rewriting", data, NAME, overrides=["optim.max_steps=40"], store=store, steps=steps)
+    train_or_reuse("rewriting", data, NAME, store=store, steps=steps)
+    searchlora.adapters.merge([f"{NAME}@2", f"{NAME}@1"], NAME, weights=[0.95, 0.05], store=store)
+    searchlora.adapters.merge([f"{NAME}@1", f"{NAME}@2"], NAME, weights=[0.2, 0.0], store=store)
+    train_or_reuse("rewriting", rewriting, NAME, store=store, steps=steps)
+
+
+def _judge(work: Path, store: Store, steps: Steps) -> None:
+    """A judge trained on the very queries of the test split."""
+    dataset = load_dataset(work / "data-shop")
+    titles = {document.id: document.title for document in dataset.documents() or ()}
+    qrels, asked = dataset.qrels() or {}, dataset.records("test")
+    _write_lines(work / "topics.jsonl", [{"id": record["id"], "query": record["query"]} for record in asked])
+    rows = [
+        {"id": f"{record['id']}-{answer}", "group": record["id"], "query": record["query"], "title": titles[document],
+         "answer": answer}
+        for record in asked
+        for answer, document in _yes_and_no(qrels.get(record["id"], {})).items()
+    ]  # fmt: skip
+    _write_lines(work / "judge.jsonl", rows)
+    if not store.versions(JUDGE):
+        from searchlora.task import load_task
+
+        build(load_task("fit", TASKS), work / "judge.jsonl", format="native", out=work / "data-judge")
+        searchlora.train("fit", work / "data-judge", JUDGE, store=store, tasks=TASKS, steps=steps)
+
+
+def _yes_and_no(grades: Mapping[str, int]) -> dict[str, str]:
+    """A document that fits and one that does not, where there are both."""
+    by_grade = sorted(grades, key=lambda document: grades[document])
+    if not by_grade or grades[by_grade[0]] > 0 or grades[by_grade[-1]] < 2:
+        return {}
+    return {"no": by_grade[0], "yes": by_grade[-1]}
+
+
+def _write_lines(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""The smallest judging task: does a product fit a query, yes or no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.files import read_rows
+from searchlora.eval.evaluation import Evaluation
+from searchlora.outputs import Grade, Graded, InvalidOutput, OutputSpec
+from searchlora.records import Format, Record
+from searchlora.task import PromptedTask
+
+
+class Fit(PromptedTask):
+    """Query and product -> no (0) or yes (1)."""
+
+    name = "fit"
+    reads: Mapping[str, str] = {"query": "query", "title": "title"}
+    writes = "fit"
+
+    def __init__(self) -> None:
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self) -> Mapping[str, Format]:
+        return {"native": Format("native", "records as JSON lines", lambda path, _: read_rows(path))}
+
+    def target(self, record: Record) -> str:
+        return str(record["answer"])
+
+    def output(self, record: Record) -> OutputSpec:
+        del record
+        return Graded({"no": 0, "yes": 1})
+
+    def evaluate(
+        self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput], **retrieval: Any
+    ) -> Evaluation:
+        del retrieval
+        wanted = {"no": 0, "yes": 1}
+        right = {
+            str(record["id"]): float(isinstance(output, Grade) and output.value == wanted[record["answer"]])
+            for record, output in zip(records, outputs, strict=True)
+        }
+        return Evaluation("accuracy", {"accuracy": right}, {str(record["id"]): record["group"] for record in records})
+
+
+task = Fit()
