@@ -64,7 +64,8 @@ def svg(figure: Any, label: str) -> Markup:
         re.sub(r' (xmlns(:\w+)?|version|height|width)="[^"]*"', "", drawn[: (end := drawn.index(">"))]) + drawn[end:]
     )
     drawn = drawn.replace("xlink:href", "href")
-    drawn = re.sub(r"(?<=\d\.\d\d)\d+", "", drawn)  # a hundredth of a unit is not seen
+    # A hundredth of a unit is not seen; what stands between the tags is text and stays.
+    drawn = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(?<=\d\.\d\d)\d+", "", tag[0]), drawn)
     drawn = re.sub(r"\s*\n\s*", "\n", drawn)
     for colour, variable in _COLOURS.items():
         drawn = drawn.replace(colour, variable)

@@ -22,14 +22,14 @@ class Cell:
     """What stands in a cell.
 
     Attributes:
-        small: A line below.
+        small: Lines below.
         tint: How strong it is coloured, 0 to 1.
         colour: `accent`, `good` or `bad`.
         mark: A sign beside the text, explained below the table.
     """
 
     text: str
-    small: str = ""
+    small: tuple[str, ...] = ()
     tint: float = 0.0
     colour: str = "accent"
     mark: str = ""
@@ -65,4 +65,4 @@ def confusion(rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequ
 
 
 def _count(count: int, total: int) -> Cell:
-    return Cell(str(count), f"{count / total:.0%}", count / total) if count else Cell("0")
+    return Cell(str(count), (f"{count / total:.0%}",), count / total) if count else Cell("0")

@@ -74,8 +74,10 @@ def _summary(ranked: Sequence[JudgeCard], comparison: JudgeComparison | None) ->
         )
     if comparison is not None:
         differ = sum(each.p_corrected <= LEVEL for each in comparison.differences)
+        rest = len(comparison.differences) - differ
         said.append(
             f"{differ} of {len(comparison.differences)} pairs of judges are shown to differ in "
-            f"{comparison.measure} after correction; of the others, neither is known to be the better one."
+            f"{comparison.measure} after correction"
+            + ("; of the others, neither is known to be the better one." if rest else ".")
         )
     return said

@@ -126,6 +126,7 @@ def traffic_section(comparison: Comparison) -> Section | None:
         return None
     content = {
         "measures": measures,
+        "n": _common_n(row for row in comparison.weighted if row.measure in measures),
         "systems": [
             (
                 comparison.shown(name),
@@ -137,7 +138,7 @@ def traffic_section(comparison: Comparison) -> Section | None:
     }
     return Section(
         "traffic", "Weighted by traffic", "traffic", content,
-        "Means over topics weighted by how often each is asked, with their 95% intervals.",
+        "Means over topics weighted by how often each is asked, with their 95% intervals; below, the plain mean.",
     )  # fmt: skip
 
 

@@ -53,28 +53,38 @@ def _against(comparison: Comparison) -> str:
 
 
 def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> Grid:
-    best = max((row.value for rows in values.values() for row in rows), default=0.0)
-    systems = tuple(Head(comparison.shown(system)) for system in comparison.systems)
+    found = [row.value for rows in values.values() for row in rows]
+    ends = (min(found), max(found))
+    columns = tuple(Head(value, f"n = {rows[0].n}") for value, rows in values.items())
+    by_system = zip(*values.values(), strict=True)
     rows = tuple(
-        (Head(value, f"n = {rows[0].n}"), tuple(_mean(row, best) for row in rows)) for value, rows in values.items()
+        (Head(comparison.shown(system)), tuple(_mean(row, ends) for row in of_system))
+        for system, of_system in zip(comparison.systems, by_system, strict=True)
     )
-    return readable(Grid(name, systems, rows), "system")
+    return readable(Grid("system", columns, rows), name)
 
 
-def _mean(row: Row, best: float) -> Cell:
-    return Cell(f"{row.value:.3f}", interval(row.low, row.high), row.value / best if row.value > 0 else 0.0)
+def _mean(row: Row, ends: tuple[float, float]) -> Cell:
+    """Tinted from the least mean of the slice to its greatest."""
+    least, most = ends
+    tint = (row.value - least) / (most - least) if most > least else 0.5
+    return Cell(f"{row.value:.3f}", (interval(row.low, row.high),), tint)
 
 
 def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]]) -> Grid | None:
     if not values:
         return None
-    others = tuple(Head(comparison.shown(b if a == comparison.candidate else a)) for a, b in comparison.met)
     most = max(abs(pair.difference) for pairs in values.values() for pair in pairs) or 1.0
+    columns = tuple(Head(value, f"n = {pairs[0].n}") for value, pairs in values.items())
+    by_pair = zip(*values.values(), strict=True)
     rows = tuple(
-        (Head(value, f"n = {pairs[0].n}"), tuple(_difference(pair, most) for pair in pairs))
-        for value, pairs in values.items()
+        (
+            Head(comparison.shown(b if a == comparison.candidate else a)),
+            tuple(_difference(each, most) for each in pairs),
+        )
+        for (a, b), pairs in zip(comparison.met, by_pair, strict=True)
     )
-    return readable(Grid(name, others, rows), "system")
+    return readable(Grid("system", columns, rows), name)
 
 
 def _difference(pair: Pair, most: float) -> Cell:
@@ -82,7 +92,7 @@ def _difference(pair: Pair, most: float) -> Cell:
     mark = SHOWN if pair.p_corrected <= LEVEL else APART if apart else ""
     return Cell(
         f"{pair.difference:+.3f}",
-        f"{interval(pair.low, pair.high, '+')} p {chance(pair.p_corrected)}",
+        (interval(pair.low, pair.high, "+"), f"p {chance(pair.p_corrected)}"),
         abs(pair.difference) / most,
         "good" if pair.difference > 0 else "bad",
         mark,

@@ -58,13 +58,17 @@ def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
     if comparison.candidate is not None:
         name = comparison.shown(comparison.candidate)
         yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(met))}."
-        yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(met))}."
-        yield f"From {rest} of {len(met)} it is not shown to differ."
+        if lost:
+            yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(met))}."
+        if rest:
+            yield f"From {rest} of {len(met)} it is not shown to differ."
         return
     name = comparison.shown(met[0].b)
     yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(met))}."
-    yield f"Behind it fall {_counted(comparison, [pair.a for pair in lost], len(met))}."
-    yield f"{rest} of {len(met)} are not shown to differ from it."
+    if lost:
+        yield f"Behind it fall {_counted(comparison, [pair.a for pair in lost], len(met))}."
+    if rest:
+        yield f"{rest} of {len(met)} are not shown to differ from it."
 
 
 def _counted(comparison: Comparison, systems: Sequence[str], of: int) -> str:
