@@ -39,12 +39,16 @@ def main() -> None:
 def table(name: str) -> str:
     """The Markdown of one results file: a row per system, then the paired comparisons of the first measure.
 
-    What the figures are is its `caption`, where they are no plain means.
+    What the figures are is its `caption`, where they are no plain means; where rows per system do not fit, the
+    benchmark gives its own `table`.
     """
     file = RESULTS / f"{name}.json"
     if not file.is_file():
         sys.exit(f"There is no {file.relative_to(ROOT)}; run the benchmark first.")
     results = json.loads(file.read_text(encoding="utf-8"))
+    made = f"{results['machine']}; {results['date'][:10]}; `{results['command']}`."
+    if "table" in results:
+        return f"{results['table']}\n\n{made}\n"
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for row in results["rows"]:
         rows.setdefault(row["system"], {})[row["measure"]] = row
@@ -53,7 +57,7 @@ def table(name: str) -> str:
     lines = [_line(["", *measures]), _line(["---", *(["---:"] * len(measures))])]
     lines += [_line([system, *(_figure(cells[measure]) for measure in measures)]) for system, cells in rows.items()]
     caption = results.get("caption", "mean and 95% interval")
-    lines += ["", f"n = {n}; {caption}. {results['machine']}; {results['date'][:10]}; `{results['command']}`."]
+    lines += ["", f"n = {n}; {caption}. {made}"]
     pairs = [pair for pair in results["comparisons"] if pair["measure"] == measures[0]]
     lines += ["", _line([f"{measures[0]}, paired", "difference", "p, corrected"]), _line(["---", "---:", "---:"])]
     lines += [_line([f"{pair['a']} − {pair['b']}", _difference(pair), _chance(pair["p_corrected"])]) for pair in pairs]

@@ -1,10 +1,11 @@
 """Intervals of means, for rows that may come in dependent groups (clusters), by the bootstrap.
 
 **Variant**: bootstrap-t on Hall's transformed statistic, which takes its skewness away, resampling whole clusters. The
-values of retrieval measures are skewed and full of zeros and ones, and n is small. By simulation (benchmarks/intervals)
-it covers the truth in 94 to 96% at n = 43 and n = 200 for such values, with what is missed on both sides alike, where
-percentile, BCa and Student intervals fall to 87 to 91% for a poor system at n = 43 and the plain bootstrap-t goes up to
-98%.
+values of retrieval measures are skewed and full of zeros and ones, and n is small. By simulation of six shapes of
+values (benchmarks/intervals) it holds the truth in 93 to 97% of draws at n = 43 and n = 200. For a poor system at
+n = 43 percentile, BCa and Student intervals fall to 87 to 91%, nearly all of what they miss on one side, and the plain
+bootstrap-t rises to 97.5%. The exception is a measure that is 0 or 1 with mean 0.9 at n = 43, of which few means are
+possible: 97.2%.
 
 Sources: Hall, On the removal of skewness by transformation, JRSS B 54 (1992); Efron and Tibshirani, An Introduction to
 the Bootstrap (1993), chapter 12; for the ratio of sums of clusters, Davison and Hinkley, Bootstrap Methods and their

@@ -100,12 +100,19 @@ def _save(repeats: list[dict[str, float]]) -> None:
         }
         for part in repeats[0]
     ]
-    path = save_figures(
-        "comparison_speed", rows, [], {"measures": MEASURES, "units": "seconds; peak MB: 1,000,000 bytes"}
+    lines = [f"| {row['measure']} | {row['value']} | {row['low']} | {row['high']} |" for row in rows]
+    table = "\n".join(
+        [
+            f"{name}; {len(repeats)} repeats, each in a process of its own:",
+            "",
+            "| seconds, and peak memory | median | least | most |",
+            "| --- | ---: | ---: | ---: |",
+            *lines,
+        ]
     )
-    for row in rows:
-        print(f"{row['measure']}: {row['value']} ({row['low']} to {row['high']})")
-    print(f"Written: {path}")
+    more = {"measures": MEASURES, "units": "seconds; peak MB: 1,000,000 bytes", "table": table}
+    path = save_figures("comparison_speed", rows, [], more)
+    print(f"{table}\n\nWritten: {path}")
 
 
 if __name__ == "__main__":

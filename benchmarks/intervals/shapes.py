@@ -27,7 +27,8 @@ NULLS = {
     "good": "MRR@10 of two equal good systems",
     "poor": "MRR@10 of two equal poor systems, most of it ties",
     "ties": "80% ties, the rest even about 0",
-    "lopsided": "mean 0, but few large gains and many small losses",
+    "coarse": "80% ties, the rest one of four values: few p values are possible, none of them just below 0.05",
+    "lopsided": "mean 0, but few large gains and many small losses: the systems are not exchangeable",
 }
 
 
@@ -49,6 +50,8 @@ def draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[
 def null_draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Differences of a kind, whose true mean is 0; the order of the two systems is arbitrary but for `lopsided`."""
     if kind == "ties":
+        return np.where(rng.random(shape) < 0.8, 0, rng.uniform(-0.5, 0.5, shape))
+    if kind == "coarse":
         return np.where(rng.random(shape) < 0.8, 0, rng.choice([-0.5, -0.2, 0.2, 0.5], size=shape))
     if kind == "lopsided":
         return rng.choice([-0.1, 0.0, 0.5], p=[0.25, 0.7, 0.05], size=shape)

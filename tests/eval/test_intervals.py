@@ -33,6 +33,22 @@ def test_95_percent_intervals_cover_93_to_97_percent(kind, n):
     assert 0.93 <= coverage(kind, n, 6_000, 2_000) <= 0.97
 
 
+def test_the_rivals_of_the_benchmark_are_those_of_scipy():
+    from benchmarks.intervals.rivals import resampled, student
+
+    values = np.random.default_rng(6).beta(0.5, 2, (43, 3))
+    draw = np.random.default_rng(7).multinomial(43, np.full(43, 1 / 43), size=20_000).astype(float)
+    found = resampled(values, draw)
+    for column, own in enumerate(values.T):
+        for name, method in (("percentile", "percentile"), ("BCa", "BCa")):
+            theirs = stats.bootstrap((own,), np.mean, n_resamples=20_000, method=method, rng=1).confidence_interval
+            assert found[name][column] == pytest.approx(tuple(theirs), abs=0.004)
+        expected = stats.t.interval(0.95, 42, own.mean(), stats.sem(own))
+        assert student(values)[column] == pytest.approx(expected)
+    # Our plain bootstrap-t and ours differ by the transform alone.
+    assert found["bootstrap-t"] == pytest.approx(bootstrap_intervals(values), abs=0.03)
+
+
 def test_percentile_interval_would_not_do():
     """Why the statistic is studentised: the usual interval misses the truth of a poor system far too often."""
     values, truth = draws("poor", (43, 500), np.random.default_rng(1))
