@@ -1,8 +1,9 @@
-"""Text files, plain or gzip, read and written so that a kill leaves the old file or the new one, never a half."""
+"""Files: text read, plain or gzip; written so that a kill leaves the old file or the new one, never a half; hashed."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import tempfile
@@ -43,6 +44,24 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(lines, start=1):
             if not line.isspace():
                 yield number, line
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, 64 hexadecimal digits. Raises `DataError` where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
+
+
+def tree_sha256(path: Path) -> str:
+    """sha256 of a file, or of a folder: over the names and hashes of all files in it. Raises `DataError`."""
+    if not path.is_dir():
+        return file_sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    listed = "\n".join(f"{file_sha256(file)} {file.relative_to(path)}" for file in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import atomic_text
+from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
 from searchlora.eval.judge.comparing import JudgeComparison, compare_judges
@@ -17,7 +17,7 @@ from searchlora.eval.judge.ranking import order_of_runs
 from searchlora.eval.judge.reading import read_labels
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.text import cards_markdown
-from searchlora.eval.judgments.card import file_sha256, read_card, read_run_card
+from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
 
 Files = Mapping[str, str | Path]

@@ -6,7 +6,6 @@ qrels file without a card is of unknown source and is treated as human.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import atomic_text, numbered_lines
+from searchlora.eval.files import atomic_text, file_sha256, numbered_lines
 from searchlora.eval.formats import format_for_name, write_qrels
 from searchlora.eval.trec import Qrels
 
@@ -66,8 +65,8 @@ class RunCard:
     Attributes:
         system: Label, as tables show it.
         adapters: Pinned references of the adapters at work in it.
-        lineage: References of those adapters and of all their ancestors.
-        bases: Names of the base models that they stand on.
+        lineage: References of those adapters and of all their ancestors, and `base NAME` of each encoder that searched.
+        bases: Names of the base models that the adapters stand on, and of the encoders.
         pipeline: Name and pinned stages.
         created: When, ISO 8601; given by the caller.
         run_sha256: Of the run file's bytes; filled in when the card is written.
@@ -85,15 +84,6 @@ class RunCard:
 def card_path(path: str | Path) -> Path:
     """Where the card of a qrels or run file lies: `qrels.txt` -> `qrels.txt.card.json`."""
     return Path(f"{path}.card.json")
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes. Raises `DataError` where it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
 
 
 def write_judgments(path: str | Path, qrels: Qrels, card: JudgmentsCard) -> JudgmentsCard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from searchlora.errors import StoreError, TamperedAdapter
+from searchlora.eval.files import file_sha256
 
 TEMPORARY = ".tmp-"
 
@@ -140,8 +140,7 @@ def hashes(folder: Path, skip: str) -> dict[str, str]:
         if file.is_symlink() or not file.is_file():
             raise TamperedAdapter("is a link or a folder, which no adapter holds", where=str(file))
         if file.name != skip:
-            with file.open("rb") as stream:
-                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[file.name] = file_sha256(file)
     return found
 
 

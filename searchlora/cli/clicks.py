@@ -37,7 +37,7 @@ def clicks(
     from searchlora.data.formats.clicks import read_clicks
     from searchlora.data.meter import Meter, metered
     from searchlora.errors import UsageError
-    from searchlora.eval.judgments.card import file_sha256
+    from searchlora.eval.files import file_sha256
     from searchlora.eval.judgments.click_qrels import details_path, write_click_qrels
     from searchlora.eval.judgments.clicks import ClickCounts
 

@@ -16,7 +16,7 @@ import numpy as np
 from searchlora import prompts
 from searchlora.data.card import DatasetCard, card_warnings, text_statistics
 from searchlora.data.collection import QRELS_FILE, read_documents, read_judgments, write_collection
-from searchlora.data.folders import beside, folder_in_the_making, sha256, size
+from searchlora.data.folders import beside, folder_in_the_making, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
 from searchlora.data.meter import Meter, metered
 from searchlora.data.refusals import REJECTED_FILE, Refusals
@@ -25,6 +25,7 @@ from searchlora.data.splits import Splitter, check_shares
 from searchlora.data.spool import Spool
 from searchlora.data.text import fingerprint
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
+from searchlora.eval.files import file_sha256
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.card import read_card as read_judgments_card
 from searchlora.eval.judgments.card import write_card as write_judgments_card
@@ -242,7 +243,7 @@ class _Build:
             official_splits=official,
             rows=rows,
             groups={name: len(np.unique(spool.groups)) for name, spool in spools.items()},
-            files={path.name: sha256(path) for path in sorted(self.folder.iterdir())},
+            files={path.name: file_sha256(path) for path in sorted(self.folder.iterdir())},
             text=text_statistics([spool.lengths for spool in spools.values()]),
             leaks={
                 "found": len(leaks),
@@ -261,7 +262,7 @@ class _Build:
 
     def _source_files(self) -> dict[str, str]:
         base = self.source if self.source.is_dir() else self.source.parent
-        return {os.path.relpath(path, base): sha256(path) for path in self.meter.files}
+        return {os.path.relpath(path, base): file_sha256(path) for path in self.meter.files}
 
 
 def _format(task: Task, name: str) -> Format:

@@ -12,6 +12,7 @@ from searchlora.data.card import DatasetCard, read_card
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.files import file_sha256
 from searchlora.eval.trec import Qrels, read_qrels
 from searchlora.records import Document, Record
 
@@ -64,8 +65,7 @@ class Dataset:
     def verify(self) -> None:
         """Raise `DataError` naming the first file that is missing or is not the one that the builder wrote."""
         for name, wanted in self.card.files.items():
-            with self._file(name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(self._file(name))
             if found != wanted:
                 raise DataError(
                     f"was changed after it was built (sha256 {found}, the card says {wanted})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -43,9 +42,3 @@ def size(source: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     files = source.rglob("*") if source.is_dir() else [source]
     return sum(path.stat().st_size for path in files if path.is_file())
-
-
-def sha256(path: Path) -> str:
-    """Of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

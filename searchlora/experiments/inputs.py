@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
+from searchlora.eval.files import tree_sha256
 from searchlora.experiments.spec import Experiment
 
 
@@ -20,7 +20,7 @@ def hashes(spec: Experiment) -> dict[str, str]:
     for name, system in spec.systems.items():
         if system.run is not None:
             files[f"run of {name}"] = system.run.path
-    return {label: _sha256(path) for label, path in files.items()}
+    return {label: tree_sha256(path) for label, path in files.items()}
 
 
 def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[str, ...]:
@@ -76,16 +76,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"is not the result of an experiment ({error})", where=str(path)) from None
     return {"inputs": inputs, "measured": measured}
-
-
-def _sha256(path: Path) -> str:
-    """Of a file, or of the names and contents of a folder's files (BEIR)."""
-    try:
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            listed = "\n".join(f"{_sha256(file)} {file.relative_to(path)}" for file in files)
-            return hashlib.sha256(listed.encode()).hexdigest()
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None

@@ -14,9 +14,9 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import atomic_text
+from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_run, read_topics
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, file_sha256, read_run_card, write_judgments
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_run_card, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
 from searchlora.eval.judgments.pool import pool, read_pairs
 from searchlora.eval.judgments.probabilities import write_probabilities

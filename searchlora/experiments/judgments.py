@@ -8,8 +8,9 @@ from pathlib import Path
 
 from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
+from searchlora.eval.files import file_sha256
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.judgments.card import JudgmentsCard, file_sha256, read_card
+from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.trec import Qrels
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict
 
-from searchlora.errors import BaseModelError
+from searchlora.errors import BaseModelError, DataError
+from searchlora.eval.files import atomic_text
 from searchlora.models.resolve import cache_dir
 
 #: Keys of config.json that do not change the logits, and so may differ between copies of one base.
@@ -109,21 +108,10 @@ def _tensors(folder: Path, tied: bool) -> str:
     if memo.is_file() and len(known := memo.read_text(encoding="utf-8")) == len(key):
         return known
     digest = _hash_tensors(files, skip=frozenset({"lm_head.weight"} if tied else ()))
-    with suppress(OSError):  # a full or read-only cache costs the next caller the hashing, no more
-        _remember(memo, digest)
+    # Whole or not at all: half a digest would be another base for ever.
+    with suppress(DataError), atomic_text(memo) as out:  # a full cache costs the next caller the hashing, no more
+        out.write(digest)
     return digest
-
-
-def _remember(memo: Path, digest: str) -> None:
-    """Write it whole or not at all: half a digest would be another base for ever."""
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=memo.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(digest)
-        Path(temporary).replace(memo)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import BaseModelError
+from searchlora.eval.files import file_sha256
 from searchlora.models.catalogue import CATALOGUE, HubWeights, PackagedFolder, PackagedWeights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -65,7 +65,7 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
     if path.suffix == ".gguf":
         if not path.is_file():
             raise BaseModelError("there is no such GGUF file", where=name)
-        return BaseModel(name, _converted(path, _sha256(path)))
+        return BaseModel(name, _converted(path, file_sha256(path)))
     if _HUB_ID.fullmatch(name):
         return _from_hub(name, name, revision, ask_hub)
     raise BaseModelError(
@@ -153,15 +153,10 @@ def _converted(gguf: Path, sha256: str) -> Path:
 
 
 def _check_sha256(path: Path, sha256: str) -> None:
-    found = _sha256(path)
+    found = file_sha256(path)
     if found != sha256:
         raise BaseModelError(
             f"sha256 is {found[:12]}…, not {sha256[:12]}… as published",
             where=str(path),
             fix="The file is damaged or another release; install the weights package again.",
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,8 @@ import pytest
 from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judgments.card import RunCard, file_sha256, read_card, write_run_card
+from searchlora.eval.files import file_sha256
+from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pool import pool
 from searchlora.eval.judgments.probabilities import read_probabilities
 from searchlora.eval.trec import read_qrels, read_run

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from searchlora.errors import BaseModelError
-from searchlora.models import resolve as resolving
+from searchlora.eval.files import file_sha256
 from searchlora.models.catalogue import CATALOGUE, PackagedFolder
 from searchlora.models.encoder import load_encoder
 from searchlora.models.load import load_model
@@ -40,7 +40,7 @@ def carried(monkeypatch, folder, sha256):
 
 
 def test_a_packaged_folder_is_found_without_importing_the_package(monkeypatch, tiny, tmp_path):
-    folder = carried(monkeypatch, tmp_path, resolving._sha256(tiny / "model.safetensors"))
+    folder = carried(monkeypatch, tmp_path, file_sha256(tiny / "model.safetensors"))
     with pytest.raises(BaseModelError, match=r"'carried' are not installed.*pip install it"):
         resolve("carried")
     shutil.copytree(tiny, folder)
