@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.load_check import check_renders
-from searchlora.adapters.peft_folder import public_name
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
+from searchlora.models.catalogue import public_name
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.settings import (
     AdapterSettings,

@@ -19,6 +19,7 @@ from searchlora.pipelines.settings import (
     FuseSettings,
     RetrieveSettings,
     Settings,
+    encoders,
 )
 
 # Whoever reads a pipeline needs its settings and builds it: one place to import from.
@@ -32,6 +33,7 @@ __all__ = [
     "bm25_settings",
     "bm25_stage",
     "build_pipeline",
+    "encoders",
     "parse_stages",
     "read_pipeline",
     "ready_pipelines",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
@@ -68,6 +69,17 @@ class FuseSettings(RetrieveSettings):
         if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
             raise ValueError("a weight is above 0")
         return weights
+
+
+def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The models of all dense stages, those under a `fuse` too, each once, as they were named."""
+    found: dict[str, None] = {}
+    for stage in stages:
+        if isinstance(stage, DenseSettings):
+            found[stage.model] = None
+        elif isinstance(stage, FuseSettings):
+            found |= dict.fromkeys(encoders(stage.of))
+    return tuple(found)
 
 
 #: Key of a stage in a pipeline file -> its settings.

@@ -1,8 +1,9 @@
 """Law 6, no judge grades itself: whether the judge also works in the systems, or was trained on the topics.
 
-A reference is `name@3` for an adapter and `base NAME` for a base model asked zero-shot. Two references belong together
-when their names are the same, whatever the version: versions of one name are made for one task, mostly from the same
-data, and a grader that changed a little would still be grading itself.
+A reference is `name@3` for an adapter and `base NAME` for a base model at work without one: asked zero-shot, or an
+encoder that searches. Two references belong together when their names are the same, whatever the version: versions of
+one name are made for one task, mostly from the same data, and a grader that changed a little would still be grading
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class RunLineage:
-    """Who works in a system: references of its adapters and of all their ancestors (`RunCard.lineage`)."""
+    """Who works in a system: its adapters, all their ancestors, and its bare encoders (`RunCard.lineage`)."""
 
     references: tuple[str, ...]
 

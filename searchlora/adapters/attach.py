@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.peft_folder import public_name, read_config, read_weights, write_folder
+from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey
+from searchlora.models.catalogue import public_name
 from searchlora.models.load import quiet
 from searchlora.recipe import Recipe
 

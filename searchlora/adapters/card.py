@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from searchlora.adapters.manifest import Manifest
-from searchlora.adapters.peft_folder import public_name
+from searchlora.models.catalogue import public_name
 
 
 def card(manifest: Manifest) -> str:

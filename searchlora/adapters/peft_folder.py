@@ -8,7 +8,6 @@ from typing import Any
 
 from searchlora.adapters.files import reason
 from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter
-from searchlora.models.catalogue import CATALOGUE, HubWeights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -90,12 +89,3 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any]) 
         raise StoreError(
             f"cannot be written ({reason(error)})", where=str(folder), fix="Make room or give another folder."
         ) from error
-
-
-def public_name(base: str) -> str:
-    """How a base is called in files that leave the machine: its hub id, catalogue name, or a path's last part."""
-    entry = CATALOGUE.get(base)
-    if entry is not None:
-        return entry.repo if isinstance(entry, HubWeights) else base
-    path = Path(base).expanduser()
-    return path.resolve().name if path.exists() or path.is_absolute() else base

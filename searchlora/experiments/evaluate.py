@@ -131,7 +131,7 @@ def _circular(
 ) -> dict[str, str]:
     """System -> why its figures are circular. Raises `UsageError` where any is and `allow` was not given."""
     lineages: dict[str, RunLineage | None] = {each.reference: run_lineage(store, [each.reference]) for each in adapters}
-    lineages[BASE] = RunLineage((f"base {adapters[0].manifest.base.name}",))
+    lineages[BASE] = run_lineage(store, (), [adapters[0].manifest.base.name])
     queries = {str(record["id"]): task.query(record) or "" for record in records}
     return refuse_circular(judgments.card, lineages, queries, allow=allow)
 

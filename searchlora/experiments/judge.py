@@ -20,11 +20,12 @@ from typing import Any
 
 from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.load_check import check_files, check_renders
-from searchlora.adapters.peft_folder import public_name
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
+from searchlora.experiments.lineage import base_reference
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
+from searchlora.models.catalogue import public_name
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput
@@ -132,14 +133,13 @@ def load_judge(
     plugin = _judging(task, tasks)
     recipe = load_recipe(plugin.default_recipe)
     model = resolve(str(base))
-    name = public_name(model.name)
     asked = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
     return Judge(
         task=plugin,
         engine=LocalEngine(model, store, precision=recipe.precision),
         adapter=None,
-        base=name,
-        lineage=(f"base {name}",),
+        base=public_name(model.name),
+        lineage=(base_reference(model.name),),
         queries=(),
         generate=generate,
         max_new_tokens=recipe.max_new_tokens,

@@ -9,16 +9,22 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
+from searchlora.models.catalogue import public_name
 from searchlora.records import Record
 from searchlora.task import PromptedTask
 
 
-def run_lineage(store: Store, adapters: Sequence[str]) -> RunLineage:
-    """The adapters in a system, pinned, and all that they were made from."""
+def base_reference(base: str) -> str:
+    """How lineages refer to a base model that works without an adapter; the same on every machine."""
+    return f"base {public_name(base)}"
+
+
+def run_lineage(store: Store, adapters: Sequence[str], bare: Sequence[str] = ()) -> RunLineage:
+    """The adapters in a system, pinned, and all that they were made from; and the bases at work without an adapter."""
     references: dict[str, None] = {}
     for adapter in adapters:
         references |= dict.fromkeys((adapter, *ancestors(store, adapter)))
-    return RunLineage(tuple(references))
+    return RunLineage((*references, *dict.fromkeys(map(base_reference, bare))))
 
 
 def seen_in_training(

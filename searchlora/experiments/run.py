@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from searchlora.adapters.peft_folder import public_name
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.data.files import read_rows
@@ -15,7 +14,8 @@ from searchlora.errors import PipelineError, RowError
 from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import write_run
 from searchlora.experiments.lineage import run_lineage
-from searchlora.pipelines.config import RetrieveSettings, build_pipeline, read_pipeline
+from searchlora.models.catalogue import public_name
+from searchlora.pipelines.config import RetrieveSettings, Settings, build_pipeline, encoders, read_pipeline
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, unwatched
@@ -57,19 +57,21 @@ def run(
     built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
     write_run(Path(out), run_of(done), built.tag)
-    write_run_card(out, run_card(name, built, place))
+    write_run_card(out, run_card(name, built, stages, place))
     return built.tag, len(done)
 
 
-def run_card(name: str, built: Pipeline, store: Store) -> RunCard:
-    """Which adapters had a part in the run, so that none of them is let judge it (law 6)."""
+def run_card(system: str, built: Pipeline, stages: Sequence[Settings], store: Store) -> RunCard:
+    """Which adapters and encoders had a part in the run, so that none of them is let judge it (law 6)."""
     adapters = tuple(stage.adapter for stage in built.stages if isinstance(stage, AdapterStage) and stage.adapter)
+    under = [store.get(adapter).manifest.base.name for adapter in adapters]
+    searching = encoders(stages)
     return RunCard(
-        system=name,
+        system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         adapters=adapters,
-        lineage=run_lineage(store, adapters).references,
-        bases=tuple(dict.fromkeys(public_name(store.get(adapter).manifest.base.name) for adapter in adapters)),
+        lineage=run_lineage(store, adapters, searching).references,
+        bases=tuple(dict.fromkeys(map(public_name, [*under, *searching]))),
         pipeline=built.tag,
     )
 

