@@ -144,4 +144,6 @@ def _compared(
             costs=made.costs,
             circular=circular.get(name, ""),
         )
-    return compare(evaluations, candidate=spec.candidate, baseline=spec.baseline, correction=spec.correction)
+    # A system alone is set against nothing, whichever part it has.
+    baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
+    return compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)

@@ -82,6 +82,14 @@ def test_figures_are_those_of_ir_measures(folder):
     assert found.comparison.weighted
 
 
+def test_a_system_alone_is_measured(folder):
+    spec = write_spec(folder, systems={"bm25": {"pipeline": "plain.yaml"}}, baseline=None, candidate=None)
+    found = experiment(spec, folder / "out")
+    write(found, folder / "out")
+    assert found.comparison.row("bm25", "nDCG@10").n == TOPICS
+    assert not found.comparison.comparisons
+
+
 def test_all_files_are_written_and_say_what_they_were_made_from(folder):
     out = folder / "out"
     report = write(experiment(write_spec(folder), out), out)
