@@ -66,7 +66,7 @@ def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
     name = comparison.shown(met[0].b)
     yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(met))}."
     if lost:
-        yield f"Behind it fall {_counted(comparison, [pair.a for pair in lost], len(met))}."
+        yield f"Behind it: {_counted(comparison, [pair.a for pair in lost], len(met))}."
     if rest:
         yield f"{rest} of {len(met)} are not shown to differ from it."
 

@@ -94,7 +94,7 @@ def _decision(rules: Sequence[RuleResult], forced: str) -> list[Alert]:
         return [Alert("Put through by force", (said, f"The reason given: {forced}"))]
     if broken:
         return [Alert("Refused by the policy", (said,))]
-    return [Alert("The policy is met", (f"All {len(rules)} rules are held.",), "good")]
+    return [Alert("The policy is met", (f"{len(rules)} of {len(rules)} rules are held.",), "good")]
 
 
 def _circular(comparison: Comparison) -> list[Alert]:

@@ -1,0 +1,364 @@
+"""The report says what the comparison says: its tables are parsed and held against the figures."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from searchlora.errors import DataError
+from searchlora.eval.compare import compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.judge.calibration_curve import calibration_curve
+from searchlora.eval.policy import RuleResult
+from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
+from searchlora.eval.tables import chance, interval
+from tests.eval.report.made import comparison, evaluation, topics
+from tests.eval.report.page import Page
+
+KINDS = {"candidate": ("strong", None), "baseline": (None, "base"), "both": ("strong", "base")}
+HEADLINE = "nDCG@10"
+
+
+def figure(row, sign=""):
+    return (f"{row.value:{sign}.3f}", interval(row.low, row.high, sign))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def compared(request):
+    return comparison(*KINDS[request.param])
+
+
+@pytest.fixture(scope="module")
+def page(compared, tmp_path_factory):
+    return Page(
+        write_report(tmp_path_factory.mktemp("page") / "report.html", "title", compared, {}, {"qrels": "sha256 ab"})
+    )
+
+
+def test_page_is_whole(page):
+    page.check_whole()
+    assert page.sections() == [
+        "Systems",
+        "Paired comparisons",
+        "Row by row",
+        "Slices",
+        "Weighted by traffic",
+        "Unjudged documents",
+        "Cost and speed",
+        "Notes",
+        "Provenance",
+    ]
+
+
+def test_systems(page, compared):
+    head, *lines = page.tables["Measures of each system"]
+    assert [cell[0] for cell in head] == ["system", *compared.measures, "n", "invalid"]
+    roles = {compared.candidate: "candidate", compared.baseline: "baseline"}
+    for system, line in zip(compared.systems, lines, strict=True):
+        assert line[0] == ((system, roles[system]) if system in roles else (system,))
+        assert line[1:] == [*(figure(compared.row(system, m)) for m in compared.measures), ("40",), ("0",)]
+
+
+def test_pairs(page, compared):
+    """Each pair of each measure once, the columns that matter first."""
+    found = []
+    for measure in compared.measures:
+        head, *lines = page.tables.get(f"Paired comparisons in {measure}", [[]])
+        for line in lines:
+            a, b = line[0][0].split(" − ")
+            pair = compared.pair(a, b, measure)
+            found.append(pair)
+            counts = f"{pair.wins} / {pair.losses} / {pair.ties}"
+            assert [cell[0] for cell in head][:4] == [
+                "comparison", f"difference in {measure}", "p corrected", "wins / losses / ties",
+            ]  # fmt: skip
+            assert line[1:] == [
+                (f"{pair.difference:+.3f}", interval(pair.low, pair.high, "+")),
+                (chance(pair.p_corrected),),
+                (counts, "n = 40"),
+                (f"{pair.effect:+.2f}",),
+                (f"{pair.mde:.3f}",),
+                (chance(pair.p),),
+                (chance(pair.p_t),),
+            ]
+    assert found == list(compared.comparisons)
+
+
+def test_a_plot_of_every_pair_and_of_every_measure(page, compared):
+    labels = [f"Difference in {HEADLINE} for each row, {a} minus {b}" for a, b in compared.met]
+    assert [label for label in page.plots if label.startswith("Difference")] == labels
+    for measure in compared.measures:
+        texts = next(texts for label, texts in page.plots.items() if label.startswith(f"{measure} of 3 systems"))
+        for system in compared.systems:
+            assert f"{compared.row(system, measure).value:.3f}" in texts and system in texts
+
+
+def test_slices_and_a_mark_where_the_interval_excludes_0(page, compared):
+    head, *lines = page.tables[f"{HEADLINE} by kind"]
+    means = {(each.value, each.row.system): each.row for each in compared.slices
+             if (each.slice, each.row.measure) == ("kind", HEADLINE)}  # fmt: skip
+    values = [cell[0] for cell in head[1:]]
+    assert head[1:] == [(value, f"n = {means[value, 'base'].n}") for value in values] and len(values) == 3
+    for line in lines:
+        assert line[1:] == [figure(means[value, line[0][0]]) for value in values]
+
+    head, *lines = page.tables[f"Differences in {HEADLINE} by kind"]
+    pairs = {(each.value, each.pair.a, each.pair.b): each.pair for each in compared.slice_pairs
+             if (each.slice, each.pair.measure) == ("kind", HEADLINE)}  # fmt: skip
+    for (a, b), line in zip(compared.met, lines, strict=True):
+        assert line[0] == (b if compared.candidate else a,)
+        for value, cell in zip(values, line[1:], strict=True):
+            pair = pairs[value, a, b]
+            excludes = pair.low > 0 or pair.high < 0
+            mark = "●" if pair.p_corrected <= 0.05 else "○" if excludes else None
+            told = [interval(pair.low, pair.high, "+"), f"p {chance(pair.p_corrected)}"]
+            assert list(cell) == [f"{pair.difference:+.3f}", *([mark] if mark else []), *told]
+
+
+def test_tints_go_from_the_least_to_the_greatest(page, compared):
+    rows = {each.row for each in compared.slices if (each.slice, each.row.measure) == ("kind", HEADLINE)}
+    best = max(rows, key=lambda row: row.value)
+    cells, texts = page.cells[f"{HEADLINE} by kind"], page.tables[f"{HEADLINE} by kind"]
+    tints = {
+        text[0]: attributes["style"]
+        for row, said in zip(cells, texts, strict=True)
+        for attributes, text in zip(row, said, strict=True)
+        if "style" in attributes
+    }
+    assert tints[f"{best.value:.3f}"] == "--v: 1.000" and len(tints) > 3
+
+
+def test_unjudged(page, compared):
+    rows = {(row.system, row.measure): row for row in compared.unjudged}
+    for line in page.tables["Share of judged documents"][1:]:
+        assert line[1:] == [figure(rows[line[0][0], "Judged@10"]), ("40",)]
+    for measure in (HEADLINE, "MRR@10"):
+        for line in page.tables[f"{measure} with unjudged documents as worst, left out and as best"][1:]:
+            system = line[0][0]
+            assert line[1:] == [
+                figure(compared.row(system, measure)),
+                figure(rows[system, f"{measure} condensed"]),
+                figure(rows[system, f"{measure} unjudged as best"]),
+                ("40",),
+            ]
+
+
+def test_traffic(page, compared):
+    rows = {(row.system, row.measure): row for row in compared.weighted}
+    head, *lines = page.tables["Means weighted by traffic"]
+    assert len(lines) == 3
+    for line in lines:
+        for name, cell in zip(head[1:-1], line[1:-1], strict=True):
+            plain = compared.row(line[0][0], name[0])
+            assert cell == (*figure(rows[line[0][0], name[0]]), f"plain {plain.value:.3f}")
+
+
+def test_costs_and_their_ratio(page, compared, tmp_path):
+    lines = {line[0][0]: line[1:] for line in page.tables["Cost and speed"][1:]}
+    if compared.baseline is not None:
+        assert lines["strong"] == [("30", "× 1.50"), ("3", "× 1.00")]
+        assert lines["base"] == [("20",), ("3",)]
+    else:
+        assert lines["strong"] == [("30",), ("3",)]
+    other = Page(write_report(tmp_path / "r", "t", compared, {}, {}, base="weak"))
+    assert other.tables["Cost and speed"][3] == [("strong",), ("30", "× 3.00"), ("3", "× 1.00")]
+
+
+def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_path):
+    found = {
+        "strong": Answer("says this", (Found("d1", "A title", 2), Found("d2"))),
+        "base": Answer("says that", (Found("d3", grade=0),)),
+    }
+    details = {row: Detail(f"What is asked in {row}?", found, reference="what was wanted") for row in topics()}
+    page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
+    page.check_whole()
+    a, b = next(pair for pair in compared.met if set(pair) == {"strong", "base"})
+    wins, losses = extremes(compared, a, b)
+    values = compared.values[HEADLINE]
+    told = [f"{values[a][row] - values[b][row]:+.3f}What is asked in {row}?" for row in (*wins, *losses)]
+    assert [said for said in page.summaries if said in told] == told
+    place = page.texts.index("wanted")
+    assert page.texts[place : place + 2] == ["wanted", "what was wanted"]
+    grades = {"A title": "grade 2", "d2": "unjudged", "d3": "grade 0"}
+    for name, grade in grades.items():
+        assert page.texts[page.texts.index(name) + 1] == grade
+
+
+def test_rows_without_texts_are_passed_over(compared, tmp_path):
+    assert "Wins and losses" not in Page(write_report(tmp_path / "r", "t", compared, {}, {})).sections()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_circular_wherever_the_name_stands(kind, tmp_path):
+    """Law 6, in plots too, and in one whose name is too long for a plot."""
+    name = "a system whose name is too long to be drawn in any plot of this page"
+    systems = {
+        name: evaluation(0.4, 2, circular="the judge works in it", invalid={"q1": "not JSON"}, totals={"BLEU": 1.0}),
+        "strong": evaluation(1.5, 3),
+        "weak": evaluation(0.0, 1),
+    }
+    roles = {"candidate": (name, None), "baseline": (None, name), "both": ("strong", name)}[kind]
+    compared = compare(systems, candidate=roles[0], baseline=roles[1], resamples=100)
+    details = {row: Detail(row, {name: Answer("x")}) for row in topics()}
+    page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
+    said = [text for text in [*page.texts, *page.labels] if name in text]
+    assert len(said) > 15
+    for text in said:
+        assert text.count(name) == text.count(f"{name} (circular)"), text
+    assert f"{name} (circular): the judge works in it" in page.texts
+    shortened = [text for texts in page.plots.values() for text in texts if "…" in text]
+    assert len(shortened) == 3 and all(text.endswith("(circular)") and len(text) <= 40 for text in shortened)
+
+
+def test_no_banner_where_nothing_is_circular(page):
+    assert "circular" not in page.source.lower()
+
+
+RULES = (
+    RuleResult("enough data", True, "40 rows in 40 groups"),
+    RuleResult("beat base", False, "nDCG@10 -0.1", 0.0123456),
+    RuleResult("unchanged data", False, "it was changed", None),
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "forced", "heading", "line"),
+    [
+        (RULES, "", "Refused by the policy", "2 of 3 rules of the policy are broken."),
+        (RULES, "the team agreed", "Put through by force", "The reason given: the team agreed"),
+        (RULES[:1], "", "The policy is met", "1 of 1 rules are held."),
+    ],
+)
+def test_policy(compared, tmp_path, rules, forced, heading, line):
+    page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}, rules=rules, forced=forced))
+    page.check_whole()
+    assert page.sections()[0] == "Policy" and heading in page.labels and line in page.texts
+    expected = [
+        [("enough data",), ("held",), ("40 rows in 40 groups",), ()],
+        [("beat base",), ("broken",), ("nDCG@10 -0.1",), ("0.0123",)],
+        [("unchanged data",), ("broken",), ("it was changed",), ("–",)],
+    ]
+    assert page.tables["Rules of the policy"][1:] == expected[: len(rules)]
+
+
+def test_confusions_and_curves(compared, tmp_path):
+    human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
+    said = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
+    points = tuple(calibration_curve(human, said))
+    page = Page(
+        write_report(
+            tmp_path / "r.html", "t", compared, {}, {},
+            confusions=[Confusion("intents", ("buy", "ask"), ("buy", "ask", "invalid"), ((8, 1, 1), (0, 5, 0)))],
+            curves=[Curve("grades", points)],
+        )
+    )  # fmt: skip
+    page.check_whole()
+    assert page.tables["Confusion matrix, intents"][1:] == [
+        [("buy", "n = 10"), ("8", "80%"), ("1", "10%"), ("1", "10%")],
+        [("ask", "n = 5"), ("0",), ("5", "100%"), ("0",)],
+    ]
+    assert page.tables["Calibration, grades"][1:] == [
+        [(f"{p.judged:.3g}",), (f"{p.human:.2f}", interval(p.low, p.high)), (str(p.n),), (str(p.queries),)]
+        for p in points
+    ]
+    assert any(label.startswith("Calibration curve, grades") for label in page.plots)
+
+
+def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
+    reasons = {**dict.fromkeys(("q1", "q2"), "not JSON"), "q3": "no such label"}
+    compared = comparison("strong", None, strong={"invalid": reasons})
+    page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}))
+    assert page.tables["Invalid outputs"][3] == [("strong",), ("3", "7.5%"), ("not JSON (2)", "no such label (1)")]
+    assert page.tables["Measures of each system"][3][-1] == ("3",)
+
+
+def test_one_system_alone_in_one_cluster(tmp_path):
+    rows = [f"q{number}" for number in range(6)]
+    one = Evaluation("MRR@10", {"MRR@10": dict.fromkeys(rows, 0.5)}, dict.fromkeys(rows, "one"))
+    page = Page(write_report(tmp_path / "r.html", "t", compare({"raw": one}, candidate="raw", resamples=50), {}, {}))
+    page.check_whole()
+    assert page.sections() == ["Systems"]
+    assert page.tables["Measures of each system"][1][1] == ("0.500", "(no interval)")
+    assert not any("nan" in text.split() for text in page.texts)
+
+
+EVIL = "<script>alert('$x$ & $y$')</script>\""
+
+
+def test_everything_is_escaped(tmp_path):
+    plain = {
+        name: evaluation(
+            skill, seed, invalid={"q1": f"reason {EVIL}"}, totals={f"total {EVIL}": 1.0}, notes=(f"note {EVIL}",),
+            slices={f"slice {EVIL}": {row: f"value {EVIL}{n % 2}" for n, row in enumerate(topics())}},
+            costs={f"cost {EVIL}": 1.0}, circular=f"why {EVIL}",
+        )
+        for name, skill, seed in ((f"one {EVIL}", 0.1, 1), (f"two {EVIL}", 1.0, 2))
+    }  # fmt: skip
+    compared = compare(plain, candidate=f"two {EVIL}", resamples=100)
+    answers = dict.fromkeys(plain, Answer(f"output {EVIL}", (Found(f"id {EVIL}"), Found("d", f"text {EVIL}", 1))))
+    human = {f"q{n}": {"a": n % 2} for n in range(4)}
+    page = Page(
+        write_report(
+            tmp_path / "r.html", f"title {EVIL}", compared,
+            {row: Detail(f"query {EVIL}\n{row}", answers, f"wanted {EVIL}") for row in topics()},
+            {f"label {EVIL}": f"hash {EVIL}"},
+            introduction=f"intro {EVIL}",
+            rules=[RuleResult(f"rule {EVIL}", False, f"found {EVIL}", 1.0)],
+            forced=f"forced {EVIL}",
+            confusions=[Confusion(f"matrix {EVIL}", (f"row {EVIL}",), (f"column {EVIL}",), ((3,),))],
+            curves=[Curve(f"curve {EVIL}", tuple(calibration_curve(human, human)))],
+        )
+    )  # fmt: skip
+    page.check_whole()
+    assert "<script" not in page.source
+    everything = [*page.texts, *page.labels]
+    words = (
+        "title intro reason total note slice value cost why output id text query wanted label hash rule found forced"
+    )
+    for word in [*words.split(), "matrix", "row", "column", "curve", "one", "two"]:
+        assert any(f"{word} {EVIL}" in text for text in everything), word
+
+
+def test_the_same_figures_give_the_same_bytes(compared, tmp_path):
+    one, two = (write_report(tmp_path / name, "t", compared, {}, {}).read_bytes() for name in "ab")
+    assert one == two
+
+
+def test_an_unwritable_place(compared, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(tmp_path / "file" / "r.html", "t", compared, {}, {})
+
+
+def test_extremes_are_wins_and_losses_only(compared):
+    ours, theirs = (compared.values[HEADLINE][system] for system in ("strong", "weak"))
+    wins, losses = extremes(compared, "strong", "weak", 40)
+    assert all(ours[row] > theirs[row] for row in wins) and all(ours[row] < theirs[row] for row in losses)
+    assert len(wins) + len(losses) == sum(ours[row] != theirs[row] for row in ours)
+    assert extremes(compared, "strong", "weak", 1) == ([wins[0]], [losses[0]])
+    assert extremes(compared, "base", "base", 3) == ([], [])
+
+
+def test_twenty_systems_and_a_thousand_topics_stay_below_two_megabytes(tmp_path):
+    """With slices, texts of every row, and 80 characters of every document."""
+    rng = random.Random(0)
+    rows = [f"query-{number}" for number in range(1000)]
+    measures = ["nDCG@10", "nDCG@100", "MRR@10", "Recall@100", "AP", "P@10"]
+    systems = {
+        f"a system with a long name {number}": Evaluation(
+            "nDCG@10",
+            {measure: {row: rng.random() for row in rows} for measure in measures},
+            {row: row for row in rows},
+            slices={name: {row: f"{name} {n % 8}" for n, row in enumerate(rows)} for name in ("kind", "length")},
+        )
+        for number in range(20)
+    }
+    compared = compare(systems, baseline="a system with a long name 0", resamples=20)
+    found = tuple(Found(f"document-{n}", "x" * 80, n) for n in range(10))
+    details = {row: Detail("q" * 80, dict.fromkeys(systems, Answer("", found))) for row in rows}
+    path = write_report(tmp_path / "r.html", "t", compared, details, {})
+    page = Page(path)
+    assert len(page.plots) == 19 + 6
+    print(path.stat().st_size)
+    assert path.stat().st_size < 2_000_000
