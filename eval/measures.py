@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.errors import UsageError
+from searchlora.errors import UsageError, some
 from searchlora.eval.trec import Qrels, Run, ranked
 
 #: The measures of a table of retrieval results, by the names shown there.
@@ -105,9 +105,9 @@ def retrieval_notes(run: Run, qrels: Qrels) -> tuple[str, ...]:
     empty = [topic for topic in qrels if not run.get(topic)]
     notes = []
     if unjudged:
-        notes.append(f"{_some(unjudged)} of the run have no judgments and are left out.")
+        notes.append(f"{_counted(unjudged)} of the run have no judgments and are left out.")
     if empty:
-        notes.append(f"{_some(empty)} found nothing and count 0.")
+        notes.append(f"{_counted(empty)} found nothing and count 0.")
     return tuple(notes)
 
 
@@ -154,7 +154,5 @@ def _calculate(run: dict[str, dict[str, float]], qrels: Qrels, measures: Iterabl
     return values
 
 
-def _some(topics: Iterable[str], shown: int = 5) -> str:
-    names = list(topics)
-    listed = ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
-    return f"{len(names)} topic{'s' if len(names) != 1 else ''} ({listed})"
+def _counted(topics: Sequence[str]) -> str:
+    return f"{len(topics)} topic{'s' if len(topics) != 1 else ''} ({some(topics)})"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SearchloraError(Exception):
     """The root of every error that searchlora raises on purpose.
@@ -20,6 +22,12 @@ class SearchloraError(Exception):
         self.fix = fix
         message = f"{where}: {what}." if where else f"{what}."
         super().__init__(f"{message} {fix}" if fix else message)
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first of some names for a message: `a, b, c and 7 more`."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 class UsageError(SearchloraError):

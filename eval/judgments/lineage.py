@@ -12,10 +12,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from searchlora.errors import UsageError
+from searchlora.errors import UsageError, some
 from searchlora.eval.judgments.card import JudgmentsCard
-
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,11 @@ def circular(
     for system, lineage in systems.items():
         shared = _shared(judgments.judge_lineage, lineage.references if lineage is not None else ())
         if shared:
-            reasons[system].append(f"the judge {judgments.judge} and the system share {_some(shared)}")
+            reasons[system].append(f"the judge {judgments.judge} and the system share {some(shared)}")
         if topics:
             reasons[system].append(
                 f"the judge {judgments.judge} was trained on {len(topics)} of the {len(queries)} topics"
-                f" ({_some(topics)})"
+                f" ({some(topics)})"
             )
     return {system: "; ".join(why) for system, why in reasons.items() if why}
 
@@ -68,7 +66,7 @@ def doubts(judgments: JudgmentsCard | None, systems: Mapping[str, RunLineage | N
         found.append(f"It is not known on which queries the judge {judgments.judge} was trained.")
     unknown = sorted(system for system, lineage in systems.items() if lineage is None)
     if unknown:
-        found.append(f"It is not known which adapters work in {_some(unknown)} (a run without a card).")
+        found.append(f"It is not known which adapters work in {some(unknown)} (a run without a card).")
     return tuple(found)
 
 
@@ -102,8 +100,3 @@ def _shared(judge: Iterable[str], system: Iterable[str]) -> list[str]:
 
 def _name(reference: str) -> str:
     return reference if reference.startswith("base ") else reference.partition("@")[0]
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from searchlora.errors import UsageError
+from searchlora.errors import UsageError, some
 from searchlora.eval.compare import Comparison, Pair
 from searchlora.eval.policy.policy import Policy, SliceRule
 from searchlora.eval.tables import interval
@@ -85,7 +85,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     if facts.leaked is None:
         yield RuleResult("held out", True, "not checked: the candidate does not tell what it was trained on")
     else:
-        shown = f" ({', '.join(facts.leaked[:5])}{', …' if len(facts.leaked) > 5 else ''})" if facts.leaked else ""
+        shown = f" ({some(facts.leaked)})" if facts.leaked else ""
         said = f"{len(facts.leaked)} of {rows} queries{shown} were seen in the candidate's training"
         yield RuleResult("held out", not facts.leaked, said, float(len(facts.leaked)))
     known = facts.source in policy.judgments

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
-from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey
+from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
 from searchlora.models.catalogue import public_name
 from searchlora.models.load import quiet
 from searchlora.recipe import Recipe
@@ -164,13 +164,13 @@ def _check_keys(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> 
     where = str(folder / WEIGHTS)
     if missing := sorted(wanted.keys() - found.keys()):
         raise MissingKey(
-            f"{len(missing)} of {len(wanted)} weights are missing: {_some(missing)}",
+            f"{len(missing)} of {len(wanted)} weights are missing: {some(missing)}",
             where=where,
             fix="Store the adapter again; it must not be used in part.",
         )
     if unexpected := sorted(found.keys() - wanted.keys()):
         raise UnexpectedKey(
-            f"{len(unexpected)} weights have no place in the base: {_some(unexpected)}",
+            f"{len(unexpected)} weights have no place in the base: {some(unexpected)}",
             where=where,
             fix="Load the adapter on the base, and with the configuration, it was trained with.",
         )
@@ -181,10 +181,6 @@ def _check_keys(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> 
                 where=where,
                 fix="Load the adapter on the base it was trained on.",
             )
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 def _parameters(model: Any, adapter_name: str) -> dict[str, Any]:
