@@ -43,13 +43,18 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
-        try:
-            row = _DECODER.decode(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"is not JSON ({error})", where=where) from None
-        if not isinstance(row, dict):
-            raise DataError("is not a JSON object", where=where)
-        yield where, row
+        yield where, json_object(line, where)
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The object in a line of JSON. Raises `DataError` naming `where`."""
+    try:
+        row = _DECODER.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is not JSON ({error})", where=where) from None
+    if not isinstance(row, dict):
+        raise DataError("is not a JSON object", where=where)
+    return row
 
 
 def has_keys(head: Head, *keys: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import numbered_lines
+from searchlora.eval.formats.json_text import json_object
 from searchlora.eval.trec import Run, ranked
 
 
@@ -37,24 +38,38 @@ def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dic
 
 
 def read_pairs(path: Path) -> dict[str, list[str]]:
-    """Read the pairs to judge, topic -> documents: lines `topic document`, or qrels, whose grades are not used.
+    """Read the pairs to judge: topic -> documents. A pair that stands twice counts once.
+
+    A line is words, `topic document` or of qrels, whose grade is not used; or a JSON object with `topic` and
+    `document`.
 
     Raises:
-        DataError: naming the line that is neither, or when there is no pair. A pair that stands twice counts once.
+        DataError: naming the line that is none of these, or when there is no pair.
     """
     pairs: dict[str, dict[str, None]] = {}
     for number, line in numbered_lines(path):
-        words = line.split()
-        if len(words) not in (2, 4):
-            raise DataError(
-                f"has {len(words)} fields",
-                where=f"{path}, line {number}",
-                fix="A line is 'topic document', or of qrels.",
-            )
-        pairs.setdefault(words[0], {})[words[1 if len(words) == 2 else 2]] = None
+        topic, document = _pair(line, f"{path}, line {number}")
+        pairs.setdefault(topic, {})[document] = None
     if not pairs:
-        raise DataError("holds no pair", where=str(path), fix="A line is 'topic document', or of qrels.")
+        raise DataError("holds no pair", where=str(path), fix="A line is 'topic document'.")
     return {topic: list(documents) for topic, documents in pairs.items()}
+
+
+def _pair(line: str, where: str) -> tuple[str, str]:
+    if line.lstrip().startswith("{"):
+        row = json_object(line, where)
+        for name in ("topic", "document"):
+            if not isinstance(row.get(name), str) or row[name].split() != [row[name]]:
+                raise DataError(f"{name} is missing or is not one word of text", where=where)
+        return row["topic"], row["document"]
+    words = line.split()
+    if len(words) not in (2, 4):
+        raise DataError(
+            f"has {len(words)} fields",
+            where=where,
+            fix="A line is 'topic document' or of qrels; a run is pooled, not read as pairs.",
+        )
+    return words[0], words[1 if len(words) == 2 else 2]
 
 
 def _shuffled(topic: str, counts: Mapping[str, int], seed: int) -> dict[str, int]:

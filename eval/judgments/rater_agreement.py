@@ -12,10 +12,10 @@ from itertools import combinations
 
 import numpy as np
 
+from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judge.agreement import Floats, alpha, as_scale, coincidences, confusion, disagreement, kappa
 from searchlora.eval.judge.resampling import Figure, Statistic, intervals
 from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
-from searchlora.eval.intervals import bootstrap_interval
 
 
 @dataclass(frozen=True)

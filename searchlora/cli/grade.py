@@ -28,16 +28,17 @@ def serve(
     seed: int = typer.Option(0, "--seed", help="Of the order in which each rater gets the pairs."),
 ) -> None:
     """Serve the grading page until Ctrl+C."""
+    from searchlora.experiments.pairs import wanted_pairs, with_texts
     from searchlora.server.grading.guideline import read_guideline
     from searchlora.server.grading.ledger import Ledger
-    from searchlora.server.grading.pairs import with_texts
+    from searchlora.server.grading.pairs import blind
     from searchlora.server.grading.serve import address, bind, is_loopback
     from searchlora.server.grading.serve import serve as run_server
     from searchlora.server.grading.session import Session
 
     rules = read_guideline(guideline, _grades(scale))
-    pool = _pool(pairs, runs, depth)
-    about = with_texts(pool, _queries(topics), corpus)
+    pool = wanted_pairs(runs, depth, pairs)
+    about = blind(with_texts(pool, topics, corpus))
     with _warnings_told():
         ledger = Ledger(out)
     if ledger.repaired:
@@ -45,7 +46,9 @@ def serve(
     try:
         session = Session(about, rules, ledger, overlap=overlap, seed=seed)
         with bind(host, port) as listening:
-            typer.echo(f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {ledger.path}.")
+            typer.echo(
+                f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {ledger.path}."
+            )
             if not is_loopback(host):
                 typer.echo(
                     "warning: whoever reaches this address can read the passages and grade under any name.", err=True
@@ -76,12 +79,6 @@ def export(
         typer.echo(f"Krippendorff's alpha {found.alpha.value:.3f} {ends}, n = {found.alpha.n} pairs.")
 
 
-def _queries(path: Path) -> dict[str, str]:
-    from searchlora.eval.formats import read_topics
-
-    return {topic: str(fields["query"]) for topic, fields in read_topics(path).items()}
-
-
 def _grades(scale: str) -> list[int]:
     from searchlora.errors import UsageError
 
@@ -89,20 +86,6 @@ def _grades(scale: str) -> list[int]:
         return [int(grade) for grade in scale.split(",")]
     except ValueError:
         raise UsageError(f"'{scale}' is not a list of whole numbers", where="--scale") from None
-
-
-def _pool(pairs: Path | None, runs: list[Path], depth: int) -> dict[str, list[str]]:
-    from searchlora.errors import UsageError
-    from searchlora.eval.formats import read_run
-    from searchlora.eval.judgments.pool import pool
-    from searchlora.server.grading.pairs import read_pool
-
-    if (pairs is None) == (not runs):
-        raise UsageError("the pairs come from --pairs or from --runs", fix="Give one of the two.")
-    if pairs is not None:
-        return read_pool(pairs)
-    pooled = pool({str(path): read_run(path) for path in runs}, depth)
-    return {topic: list(documents) for topic, documents in pooled.items()}
 
 
 @contextmanager

@@ -15,7 +15,9 @@ def judge(
     corpus: Path = typer.Option(..., "--corpus", help="JSON lines with id, text and title."),
     pool: list[Path] = typer.Option([], "--pool", help="A run whose first documents are judged, several times."),
     depth: int = typer.Option(10, "--depth", min=1, help="How many documents of each run are pooled."),
-    pairs: Path | None = typer.Option(None, "--pairs", help="Instead of --pool: lines 'topic document', or qrels."),
+    pairs: Path | None = typer.Option(
+        None, "--pairs", help="Not --pool but these: lines 'topic document', qrels, or JSONL."
+    ),
     out: Path = typer.Option(..., "--out", help="The qrels to write, with a card beside them."),
     generate: bool = typer.Option(False, "--generate", help="Let the judge write; invalid answers give no grade."),
     allow_circular: bool = typer.Option(

@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.data.collection import read_documents
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError
 from searchlora.eval.files import atomic_text, file_sha256
-from searchlora.eval.formats import read_run, read_topics
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_run_card, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
-from searchlora.eval.judgments.pool import pool, read_pairs
 from searchlora.eval.judgments.probabilities import write_probabilities
 from searchlora.experiments.judge import Judge, load_judge
 from searchlora.experiments.judged import graded
+from searchlora.experiments.pairs import QueryPassage, wanted_pairs, with_texts
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Steps, unwatched
-from searchlora.records import Document, SearchContext
+from searchlora.records import SearchContext
 
 Pair = tuple[str, str]
 
@@ -88,10 +86,8 @@ def judge(
     """
     target = Path(out)
     check_new(target)
-    if bool(runs) == (pairs is not None):
-        raise UsageError("what to judge is a pool of runs or a file of pairs", fix="Give one of the two.")
-    wanted = _pooled(runs, depth) if pairs is None else read_pairs(Path(pairs))
-    searches = _searches(wanted, Path(topics), Path(corpus))
+    asked_about = with_texts(wanted_pairs(runs, depth, pairs), topics, corpus)
+    searches = {(pair.topic, pair.document.id): _context(pair) for pair in asked_about}
     place = store if isinstance(store, Store) else Store(store)
     asked = load_judge(adapter=adapter, base=base, task=task, generate=generate, store=place, tasks=tasks)
     given = {
@@ -101,7 +97,7 @@ def judge(
     }
     card = _card(asked, given if pairs is None else {**given, "pairs": pairs})
     systems = _systems(runs)
-    queries = {topic: str(search["query"]) for (topic, _), search in searches.items()}
+    queries = {pair.topic: pair.query for pair in asked_about}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
     records = [asked.record(search) for search in searches.values()]
     partial = Path(f"{target}.partial")
@@ -126,46 +122,10 @@ def judge(
     return Judged(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))
 
 
-def _pooled(runs: Sequence[str | Path], depth: int) -> dict[str, dict[str, int]]:
-    return pool({str(path): read_run(Path(path)) for path in runs}, depth)
-
-
-def _searches(wanted: Mapping[str, Iterable[str]], topics: Path, corpus: Path) -> dict[Pair, SearchContext]:
-    """Each pair of topic and document, and the context in which the judge is asked about it."""
-    asked = read_topics(topics)
-    _complain([topic for topic in wanted if topic not in asked], "topic", topics)
-    texts = _documents(corpus, {document for documents in wanted.values() for document in documents})
-    return {
-        (topic, document): {
-            **asked[topic],
-            "id": f"{topic} {document}",
-            "passage": texts[document].text,
-            "title": texts[document].title,
-        }
-        for topic, documents in wanted.items()
-        for document in documents
-    }
-
-
-def _documents(corpus: Path, wanted: set[str]) -> dict[str, Document]:
-    """The documents that are to be judged; the rest of the corpus is read past."""
-    found: dict[str, Document] = {}
-    for document in read_documents(corpus):
-        if document.id in wanted:
-            if document.id in found:
-                raise DataError(f"the document {document.id} stands twice", where=str(corpus))
-            found[document.id] = document
-    _complain(sorted(wanted - found.keys()), "document", corpus)
-    return found
-
-
-def _complain(missing: Sequence[str], what: str, file: Path) -> None:
-    if missing:
-        raise DataError(
-            f"{len(missing)} {what}s that are to be judged are not there ({', '.join(missing[:3])}, …)",
-            where=str(file),
-            fix=f"Give the {what}s that the runs were made with.",
-        )
+def _context(pair: QueryPassage) -> SearchContext:
+    """What the judge is told of a pair."""
+    passage = {"passage": pair.document.text, "title": pair.document.title}
+    return {**pair.asked, "id": f"{pair.topic} {pair.document.id}", **passage}
 
 
 def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:

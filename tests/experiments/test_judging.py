@@ -180,7 +180,7 @@ def test_what_cannot_be_judged_is_refused(ask, options, said):
 
 
 def test_missing_topics_and_documents_are_named(ask, files):
-    for name, what in (("topics.jsonl", r"1 topics .* \(t0"), ("corpus.jsonl", r"1 documents .* \(d00")):
+    for name, what in (("topics.jsonl", r"1 topic .* \(t0\)"), ("corpus.jsonl", r"1 document .* \(d00\)")):
         text = files[name].read_text(encoding="utf-8")
         files[name].write_text(text.partition("\n")[2], encoding="utf-8")
         with pytest.raises(DataError, match=what):

@@ -50,14 +50,44 @@ def test_no_depth_and_no_run_are_refused():
         pool({}, 10)
 
 
-def test_pairs_are_read_from_words_or_qrels(tmp_path):
-    path = tmp_path / "pairs.txt"
-    path.write_text("t1 d2\nt1 0 d1 3\n\nt2 d1\nt1 d2\n", encoding="utf-8")
-    assert read_pairs(path) == {"t1": ["d2", "d1"], "t2": ["d1"]}
+def written(folder, text):
+    path = folder / "pairs.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
-@pytest.mark.parametrize(("text", "said"), [("t1 d1\nt1 Q0 d1 1 2.0 tag\n", "line 2: has 6 fields"), ("\n", "no pair")])
-def test_what_is_no_pair_is_named(tmp_path, text, said):
-    (tmp_path / "pairs.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=said):
-        read_pairs(tmp_path / "pairs.txt")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 d2\n1 d1\n\n2 d1\n1 d2\n",
+        "1 0 d2 3\n1 0 d1 0\n2 0 d1 -1\n",
+        '{"topic": "1", "document": "d2", "grade": 3}\n{"topic": "1", "document": "d1"}\n'
+        '{"topic": "2", "document": "d1"}\n',
+        '1 d2\n1 0 d1 3\n{"topic": "2", "document": "d1"}\n',
+    ],
+)
+def test_pairs_are_read_from_words_qrels_or_json(tmp_path, text):
+    assert read_pairs(written(tmp_path, text)) == {"1": ["d2", "d1"], "2": ["d1"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("1", "has 1 fields"),
+        ("1 Q0 d1 1 2.5 tag", "has 6 fields.*a run is pooled"),
+        ("{broken", "is not JSON"),
+        ('{"topic": "1"}', "document is missing"),
+        ('{"topic": 1, "document": "d"}', "topic is missing or is not one word of text"),
+        ('{"topic": "1", "topic": "2", "document": "d"}', "'topic' stands twice"),
+    ],
+)
+def test_a_line_that_is_no_pair_is_named(tmp_path, line, said):
+    path = written(tmp_path, f"1 d1\n{line}\n")
+    with pytest.raises(DataError, match=said) as caught:
+        read_pairs(path)
+    assert caught.value.where == f"{path}, line 2"
+
+
+def test_a_file_without_pairs_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no pair"):
+        read_pairs(written(tmp_path, "\n"))

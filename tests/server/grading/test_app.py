@@ -18,7 +18,10 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from searchlora.eval.judgments.ratings import read_ratings
+from searchlora.experiments.pairs import QueryPassage
+from searchlora.records import Document
 from searchlora.server.grading.app import create_app
+from searchlora.server.grading.pairs import blind
 from searchlora.server.grading.serve import address, bind, is_loopback
 from tests.server.grading.made import ATTACK, made_session
 
@@ -71,14 +74,9 @@ def test_the_browser_learns_query_and_passage_and_nothing_else(client):
     assert back["earlier"] == {"grade": 0, "note": ""}
 
 
-def test_a_pairs_id_tells_no_place_in_the_pool(tmp_path):
-    from searchlora.server.grading.pairs import with_texts
-
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"id": f"d{n}", "text": "t"}) + "\n" for n in range(5)))
-    ids = [f"d{n}" for n in range(5)]
-    forward = with_texts({"1": ids}, {"1": "q"}, corpus)
-    backward = with_texts({"1": ids[::-1]}, {"1": "q"}, corpus)
+def test_a_pairs_id_tells_no_place_in_the_pool():
+    pool = [QueryPassage("1", {"query": "q"}, Document(f"d{n}", "t")) for n in range(5)]
+    forward, backward = blind(pool), blind(reversed(pool))
     assert {pair.document: pair.id for pair in forward} == {pair.document: pair.id for pair in backward}
     assert [pair.id for pair in forward] != sorted(pair.id for pair in forward)
     assert not any(pair.document in pair.id for pair in forward)
