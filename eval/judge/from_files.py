@@ -11,14 +11,19 @@ from typing import Any
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.judge.calibration_curve import CurvePoint, calibration_curve
 from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
 from searchlora.eval.judge.comparing import JudgeComparison, compare_judges
+from searchlora.eval.judge.pairing import Labels
 from searchlora.eval.judge.ranking import order_of_runs
 from searchlora.eval.judge.reading import read_labels
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.text import cards_markdown
 from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
+from searchlora.eval.report.judge_card import write_judge_card
+from searchlora.eval.report.judge_sections import judge_name
+from searchlora.eval.trec import Qrels
 
 Files = Mapping[str, str | Path]
 
@@ -33,11 +38,13 @@ class JudgeCards:
     Attributes:
         cards: In the order of the judges given.
         comparison: Of every two judges; None for one judge.
+        curves: Judge -> what people said where it gave each grade.
         inputs: Each file read -> its sha256.
     """
 
     cards: tuple[JudgeCard, ...]
     comparison: JudgeComparison | None
+    curves: Mapping[str, Sequence[CurvePoint]]
     inputs: Mapping[str, str]
 
 
@@ -114,27 +121,50 @@ def judge_cards(
     ) if len(labels) > 1 else None  # fmt: skip
     named = [file for group in (judges, raters or {}, runs or {}) for file in group.values()]
     files = [human, *named, *(file for others in asked.values() for file in others)]
-    return JudgeCards(tuple(cards), comparison, {str(path): file_sha256(path) for path in files})
+    curves = {name: _curve(people, of_judge, scale, seed) for name, of_judge in labels.items()}
+    return JudgeCards(tuple(cards), comparison, curves, {str(path): file_sha256(path) for path in files})
 
 
-def write(found: JudgeCards, folder: str | Path) -> tuple[Path, Path]:
-    """Write `judge_card.json` and `judge_card.md` into the folder; returns their paths. Raises `DataError`."""
-    as_json, as_text = Path(folder) / "judge_card.json", Path(folder) / "judge_card.md"
+def write(found: JudgeCards, folder: str | Path) -> tuple[Path, Path, Path]:
+    """Write `judge_card.json`, `.md` and `.html` into the folder; returns their paths. Raises `DataError`."""
+    as_json, as_text, as_page = (Path(folder) / f"judge_card.{kind}" for kind in ("json", "md", "html"))
     with atomic_text(as_json) as out:
         json.dump(cards_json(found), out, indent=1, ensure_ascii=False)
         out.write("\n")
     with atomic_text(as_text) as out:
         out.write(cards_markdown(found.cards, found.comparison))
-    return as_json, as_text
+    write_judge_card(
+        as_page,
+        "Judge cards" if len(found.cards) > 1 else f"Judge card of {judge_name(found.cards[0])}",
+        found.cards,
+        {path: f"sha256 {digest}" for path, digest in found.inputs.items()},
+        comparison=found.comparison,
+        curves=found.curves,
+    )
+    return as_json, as_text, as_page
 
 
 def cards_json(found: JudgeCards) -> dict[str, Any]:
-    """What `judge_card.json` holds: `cards` (`card.to_json`), `comparison`, `inputs`."""
+    """What `judge_card.json` holds: `cards` (`card.to_json`), `comparison`, `calibration` (`curves`), `inputs`."""
     return {
         "cards": [to_json(card) for card in found.cards],
         "comparison": asdict(found.comparison) if found.comparison else None,
+        "calibration": {
+            name: [{key: None if value != value else value for key, value in asdict(point).items()} for point in points]
+            for name, points in found.curves.items()
+        },
         "inputs": dict(found.inputs),
     }
+
+
+def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:
+    """Of the answers that are grades; none where no pair has one."""
+    graded = {
+        topic: {document: float(grade) for document, grade in row.items() if grade is not None and grade in scale}
+        for topic, row in labels.items()
+    }
+    shared = any(document in graded.get(topic, {}) for topic, row in human.items() for document in row)
+    return calibration_curve(human, graded, seed=seed) if shared else ()
 
 
 def _lineage(run: str | Path) -> RunLineage | None:

@@ -121,9 +121,9 @@ def _card(card: JudgeCard, points: Sequence[CurvePoint]) -> dict[str, Any]:
             "people \\ judge",
         ),
         "points": points,
-        "curve": curve_plot(points, card.judge) if points else None,
+        "curve": curve_plot(points, judge_name(card)) if points else None,
         "order": _order(card.order) if card.order is not None else None,
-        "order_plot": order_plot(card.order, card.judge) if card.order is not None else None,
+        "order_plot": order_plot(card.order, judge_name(card)) if card.order is not None else None,
     }
 
 

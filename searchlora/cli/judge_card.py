@@ -12,7 +12,7 @@ _NAMED = "NAME=FILE"
 def judge_card(
     human: Path = typer.Option(..., "--human", help="Qrels of people."),
     judge: list[str] = typer.Option(..., "--judge", metavar=_NAMED, help="Qrels of a judge, several times."),
-    out: Path = typer.Option(..., "--out", help="Folder for judge_card.json and judge_card.md."),
+    out: Path = typer.Option(..., "--out", help="Folder for judge_card.json, judge_card.md and judge_card.html."),
     scale: str = typer.Option("0,1,2,3", "--scale", help="The grades there are."),
     relevant: int = typer.Option(2, "--relevant", help="The lowest grade that counts as relevant."),
     rater: list[str] = typer.Option([], "--rater", metavar=_NAMED, help="Qrels of one person each, several times."),
@@ -63,7 +63,7 @@ def judge_card(
     if found.comparison is not None:
         differ = sum(each.p_corrected <= 0.05 for each in found.comparison.differences)
         typer.echo(f"{differ} of {len(found.comparison.differences)} pairs of judges differ ({correction}, 0.05).")
-    typer.echo(f"Wrote {' and '.join(map(str, write(found, out)))}")
+    typer.echo(f"Wrote {', '.join(map(str, write(found, out)))}")
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -1,0 +1,263 @@
+"""The page of judge cards: parsed, and held against the cards."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import replace
+
+import pytest
+
+from searchlora.eval.judge.calibration_curve import calibration_curve
+from searchlora.eval.judge.card import judge_card
+from searchlora.eval.judge.comparing import compare_judges
+from searchlora.eval.judge.from_files import judge_cards, write
+from searchlora.eval.judge.ranking import order_of_runs
+from searchlora.eval.judge.stability import stability
+from searchlora.eval.judge.text import SHOWN, WORDS
+from searchlora.eval.report import write_judge_card
+from searchlora.eval.tables import chance, interval
+from tests.eval.report.page import Page
+
+SCALE = (0, 1, 2, 3)
+OPTIONS = {"resamples": 200, "seed": 1}
+HUMAN = {f"q{topic}": {f"d{doc}": (topic * doc + doc) % 4 for doc in range(12)} for topic in range(12)}
+
+
+def noisy(keep: float, seed: int, invalid: float = 0.0):
+    rng = random.Random(seed)
+    return {
+        topic: {
+            doc: None if rng.random() < invalid else grade if rng.random() < keep else rng.choice(SCALE)
+            for doc, grade in row.items()
+        }
+        for topic, row in HUMAN.items()
+    }
+
+
+def runs(count: int):
+    rng = random.Random(9)
+    return {
+        f"system {number}": {
+            topic: {doc: grade * number + rng.gauss(0, 3) for doc, grade in row.items()} for topic, row in HUMAN.items()
+        }
+        for number in range(count)
+    }  # fmt: skip
+
+
+JUDGES = {"poor": noisy(0.3, 1), "good": noisy(0.9, 2), "middling": noisy(0.6, 3, invalid=0.1)}
+
+
+@pytest.fixture(scope="module")
+def cards():
+    raters = {"ann": HUMAN, "ben": noisy(0.8, 4)}
+    return [
+        judge_card(
+            HUMAN, labels, name=name, raters=raters,
+            order=order_of_runs(HUMAN, labels, runs(7), top=3, **OPTIONS),
+            stability=stability({name: labels, "paraphrase": noisy(0.6, 5, invalid=0.05)}, **OPTIONS),
+            circular=("it was trained on these topics",) if name == "middling" else (),
+            notes=(f"a note on {name}",), **OPTIONS,
+        )
+        for name, labels in JUDGES.items()
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def curves():
+    valid = {
+        name: {topic: {doc: grade for doc, grade in row.items() if grade is not None} for topic, row in labels.items()}
+        for name, labels in JUDGES.items()
+    }
+    return {name: calibration_curve(HUMAN, labels) for name, labels in valid.items()}
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compare_judges(HUMAN, JUDGES, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def page(cards, curves, comparison, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cards") / "judge_card.html"
+    provenance = {"human.qrels": "sha256 " + "ab" * 32}
+    return Page(write_judge_card(path, "Judges", cards, provenance, comparison=comparison, curves=curves))
+
+
+def figure(found, sign="", form=".3f"):
+    if form == ".3f":
+        return (f"{found.value:{sign}.3f}", interval(found.low, found.high, sign))
+    return (f"{found.value:{form}}", f"({found.low:{form}} to {found.high:{form}})")
+
+
+def named(name, found):
+    return figure(found, "+" if name == "bias" else "", ".2%" if name == "invalid" else ".3f")
+
+
+def test_page_is_whole(page):
+    page.check_whole()
+    assert page.sections() == ["Judges", "Which judges differ", "Judge by judge", "Provenance"]
+    assert [text for text in page.texts if text.startswith("sha256")] == ["sha256 " + "ab" * 32]
+
+
+def test_all_judges_by_kappa_below_the_people(page, cards):
+    head, people, *lines = page.tables["All judges"]
+    assert [cell[0] for cell in head[2:-1]] == [WORDS[name] for name in SHOWN]
+    two = cards[0].people.pairs[0]
+    assert people[0] == ("people: ann, ben",) and people[2] == figure(two.kappa) and people[-2] == ("–",)
+    ranked = sorted(cards, key=lambda card: -card.figures["kappa"].value)
+    assert [line[0][0] for line in lines] == ["good", "middling (circular)", "poor"]
+    for card, line in zip(ranked, lines, strict=True):
+        assert line[2:-1] == [named(name, card.figures[name]) for name in SHOWN]
+        assert line[-1] == (str(card.n), f"{card.queries} queries")
+
+
+def test_bars_are_drawn_to_one_scale(page, cards):
+    """Places of value, ends and ceiling are one straight line of kappa."""
+    spans = re.findall(r'class="span" x1="([\d.]+)%" x2="([\d.]+)%".*?cx="([\d.]+)%"', page.source)
+    ceilings = {float(place) for place in re.findall(r'class="ceiling" x1="([\d.]+)%"', page.source)}
+    kappas = [cards[0].people.pairs[0].kappa]
+    kappas += sorted((card.figures["kappa"] for card in cards), key=lambda each: -each.value)
+    drawn = [float(place) for low, high, value in spans for place in (low, high, value)]
+    values = [value for each in kappas for value in (each.low, each.high, each.value)]
+    slope = (drawn[0] - drawn[-1]) / (values[0] - values[-1])
+    for place, value in zip(drawn, values, strict=True):
+        assert place == pytest.approx(drawn[0] + slope * (value - values[0]), abs=0.05)
+    assert ceilings == {drawn[2]} and min(drawn) >= 0 and max(drawn) <= 100
+
+
+def test_which_differ(page, comparison):
+    lines = {line[0][0]: line[1:] for line in page.tables["Which judges differ"][1:]}
+    assert list(lines) == ["good", "middling (circular)", "poor"]
+    for name in JUDGES:
+        shown = f"{name} (circular)" if name == "middling" else name
+        own = [each for each in comparison.differences if name in (each.a, each.b)]
+        apart = [each for each in own if each.p_corrected <= 0.05]
+        wins = sum(each.a == name for each in apart)
+        counts = [(str(count),) for count in (wins, len(apart) - wins, len(own) - len(apart))]
+        assert lines[shown][2:] == counts
+        if name != "good":
+            found = next(each for each in own if each.a == "good")
+            assert lines[shown][0] == (f"{found.difference:+.3f}", interval(found.low, found.high, "+"))
+            assert lines[shown][1] == (chance(found.p_corrected),)
+
+
+def test_each_judge(page, cards, curves):
+    for card in cards:
+        name = f"{card.judge} (circular)" if card.circular else card.judge
+        head, *lines = page.tables[f"Confusion matrix of {name}"]
+        assert [cell[0] for cell in head[1:]] == [*map(str, card.scale), "invalid"]
+        for line, counts, grade in zip(lines, card.confusion, card.scale, strict=True):
+            assert line[0] == (str(grade), f"n = {sum(counts)}")
+            assert line[1:] == [(str(c), f"{c / sum(counts):.0%}") if c else ("0",) for c in counts]
+        told = {line[0][0]: line[1:] for line in page.tables[f"Agreement of {name}"][1:]}
+        for key, found in card.figures.items():
+            if card.invalid or not key.endswith("_valid"):
+                assert told.pop(WORDS[key]) == [named(key, found), (str(found.n),)]
+        assert told == {}
+        for line, grade in zip(page.tables[f"Grades of {name}"][1:], card.grades, strict=True):
+            counts = [(str(each),) for each in (grade.grade, grade.human, grade.judge)]
+            assert line == [*counts, figure(grade.precision), figure(grade.recall)]
+        for line, point in zip(page.tables[f"Calibration, {name}"][1:], curves[card.judge], strict=True):
+            assert line[1] == (f"{point.human:.2f}", interval(point.low, point.high)) and line[2] == (str(point.n),)
+        assert f"a note on {card.judge}" in page.texts
+
+
+def test_order_of_systems(page, cards):
+    for card in cards:
+        name = f"{card.judge} (circular)" if card.circular else card.judge
+        order = card.order
+        everything, best = page.tables[f"Order of systems, people and {name}"][1:]
+        assert everything[1:3] == [figure(order.tau), figure(order.tau_ap)]
+        assert best[:3] == [("the best 3",), figure(order.tau_top), figure(order.tau_ap_top)]
+        lines = page.tables[f"Systems under the grades of people and of {name}"][1:]
+        assert [line[0][0] for line in lines] == list(order.systems)
+        for place, line in enumerate(lines):
+            assert line[1][0] == f"{order.human[place]:.3f}" and line[2][0] == f"{order.judge[place]:.3f}"
+            assert line[2][1] == f"place {sorted(order.judge, reverse=True).index(order.judge[place]) + 1}"
+        plot = next(label for label in page.plots if label.endswith(f"people and of {name}"))
+        assert plot.startswith("nDCG@10 of 7 systems")
+
+
+def test_people_stability_and_labels_needed(page, cards):
+    for card in cards:
+        name = f"{card.judge} (circular)" if card.circular else card.judge
+        two = card.people.pairs[0]
+        line = page.tables[f"Agreement between people, beside {name}"][1]
+        assert line == [("ann, ben",), *map(figure, (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae)),
+                        (str(two.kappa.n),)]  # fmt: skip
+        variant = card.stability.variants[0]
+        line = page.tables[f"Stability of {name}"][1]
+        assert line[:3] == [("paraphrase",), figure(variant.unchanged, form=".2%"), figure(variant.kappa)]
+        for need, line in zip(card.needs, page.tables[f"Queries needed, {name}"][1:], strict=True):
+            assert line[1:] == [(f"{count:,}" if count else "over a million",) for _, count in need.wanted]
+
+
+def test_circular_wherever_the_judge_stands(page):
+    assert "Circular: a judge is held against what it had a part in" in page.labels
+    said = [text for text in [*page.texts, *page.labels] if "middling" in text and text != "a note on middling"]
+    assert len(said) > 8
+    for text in said:
+        assert text.count("middling") == text.count("middling (circular)"), text
+
+
+def test_more_than_five_are_folded(cards, tmp_path):
+    many = [replace(cards[0], judge=f"judge {number}", order=None) for number in range(6)]
+    folded = Page(write_judge_card(tmp_path / "six.html", "t", many, {}))
+    folded.check_whole()
+    assert len(folded.summaries) == 6 and folded.sections() == ["Judges", "Judge by judge"]
+    assert Page(write_judge_card(tmp_path / "five.html", "t", many[:5], {})).summaries == []
+
+
+def test_one_judge_with_nothing_beside(tmp_path):
+    card = judge_card(HUMAN, JUDGES["good"], name="good", **OPTIONS)
+    page = Page(write_judge_card(tmp_path / "one.html", "t", [card], {}))
+    page.check_whole()
+    assert {text for tag, text in page.headings if tag == "h4"} == {
+        "Agreement with people", "Confusion", "How many labels are needed",
+    }  # fmt: skip
+    kappa = card.figures["kappa"]
+    told = f"good agrees with people at kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
+    assert f"{told} over 144 pairs of 12 queries." in page.texts
+
+
+def test_everything_is_escaped(cards, curves, tmp_path):
+    evil = "<script>alert('$x$ & $y$')</script>\""
+    order = replace(cards[2].order, systems=tuple(f"{evil} {n}" for n in range(7)), measure=f"measure {evil}")
+    card = replace(
+        cards[2],
+        judge=f"judge {evil}",
+        circular=(f"why {evil}",),
+        notes=(f"note {evil}",),
+        invalid={f"label {evil}": 1},
+        order=order,
+    )
+    points = {card.judge: curves["good"]}
+    page = Page(
+        write_judge_card(tmp_path / "r.html", f"title {evil}", [card], {f"file {evil}": f"hash {evil}"}, curves=points)
+    )
+    page.check_whole()
+    assert "<script" not in page.source
+    for word in ["judge", "why", "note", "label", "measure", "title", "file", "hash"]:
+        assert any(f"{word} {evil}" in text for text in [*page.texts, *page.labels]), word
+
+
+def test_from_files_with_three_judges_of_llmjudge(real_data, tmp_path):
+    """The kappas are those that the publisher gives; every input stands there by its hash."""
+    people = real_data / "llmjudge" / "human_test_qrels.txt"
+    if not people.is_file():
+        pytest.skip("no LLMJudge")
+    names = {"willia-umbrela1": "0.286", "h2oloo-fewself": "0.277", "TREMA-4prompts": "0.183"}
+    files = {name: people.parent / "judges" / f"{name}.txt" for name in names}
+    found = judge_cards(people, files, resamples=200)
+    invalid = {card.judge: card.invalid for card in found.cards}
+    page = Page(write(found, tmp_path)[2])
+    page.check_whole()
+    assert {line[0][0]: line[2][0] for line in page.tables["All judges"][1:]} == names
+    for file in (people, *files.values()):
+        assert page.texts[page.texts.index(str(file)) + 1] == f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    for name in names:
+        points = page.tables[f"Calibration, {name}"][1:]
+        assert [point[0] for point in points] == [("0",), ("1",), ("2",), ("3",)]
+        assert sum(int(point[2][0]) for point in points) == 4423 - sum(invalid[name].values())
