@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
 from searchlora.models.catalogue import public_name
-from searchlora.models.load import quiet
+from searchlora.models.libraries import quiet
 from searchlora.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from searchlora.adapters.golden import last_logits, precision_for
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import NameTaken
-from searchlora.models.load import load_model, load_tokenizer, quiet
+from searchlora.models.libraries import quiet
+from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 
 REPORT = "merged.json"

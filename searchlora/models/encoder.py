@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import BaseModelError
-from searchlora.models.load import off_the_hub, quiet
+from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel
 
 _OWN = "sentence_transformers."

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from searchlora.errors import BaseModelError
+from searchlora.models.libraries import quiet
 
 
 def convert(gguf: Path, target: Path) -> None:
@@ -22,8 +23,6 @@ def convert(gguf: Path, target: Path) -> None:
     import torch
     from filelock import FileLock
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from searchlora.models.load import quiet
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"), quiet():

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 from searchlora.errors import BaseModelError
+from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel
 
 Quantization = Literal["nf4", "none"]
@@ -77,32 +74,6 @@ def _check_generates(base: BaseModel) -> None:
         raise BaseModelError(
             f"'{base.name}' is a {kinds[0]}, which writes no text", fix="Name a causal language model as the base."
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the libraries' own bars, notices and deprecation warnings off the screen; errors come through."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`")
-        yield
-
-
-@contextmanager
-def off_the_hub() -> Iterator[None]:
-    """No look-up on the hub while libraries are imported: on some CPUs bitsandbytes seeks a kernel there."""
-    from huggingface_hub import constants
-
-    was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = was_offline
 
 
 def _nf4(dtype: Any) -> Any:

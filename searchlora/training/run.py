@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.models.batch import collate
-from searchlora.models.load import load_model, load_tokenizer, quiet
+from searchlora.models.libraries import quiet
+from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
