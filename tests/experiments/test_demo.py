@@ -23,7 +23,7 @@ def walked(tiny_base, tmp_path_factory):
 def test_the_table_has_the_baselines_the_base_and_the_adapter(walked):
     _, found, _, _ = walked
     assert {"raw query", "dictionary", "base zero-shot", "shop-rewriter@1"} <= set(found.evaluated.comparison.systems)
-    assert {"nDCG@10", "MRR@10", "Recall@100"} <= set(found.evaluated.comparison.measures)
+    assert {"nDCG@10", "MRR(rel=2)@10", "Recall(rel=2)@100"} <= set(found.evaluated.comparison.measures)
     pair = found.evaluated.comparison.pair("shop-rewriter@1", "raw query", "nDCG@10")
     assert 0 < pair.p <= pair.p_corrected <= 1
 
