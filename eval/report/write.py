@@ -51,15 +51,17 @@ def write_report(
         introduction: A plain sentence or two on what was compared, shown below the title.
         examples: How many wins and how many losses are shown for each system set against, at most.
         rules: What a policy said of the candidate.
-        forced: The reason of somebody who put it through against the policy.
+        forced: The reason of somebody who put it through against the policy; not shown where no rule is broken.
         confusions, curves: Where systems give labels or probabilities.
         base: The system whose costs are the measure of the others'; None: the baseline.
 
     Raises:
         DataError: when the file cannot be written.
     """
+    # Where every rule is held, nothing had to be forced.
+    reason = forced if any(not rule.passed for rule in rules) else ""
     sections = [
-        rules_section(rules, forced),
+        rules_section(rules, reason),
         systems_section(comparison),
         pairs_section(comparison),
         rows_section(comparison),
@@ -80,7 +82,7 @@ def write_report(
         sections,
         provenance,
         introduction=introduction,
-        alerts=[*_decision(rules, forced), *_circular(comparison)],
+        alerts=[*_decision(rules, reason), *_circular(comparison)],
         summary=summary(comparison),
     )
 
