@@ -52,19 +52,22 @@ def table(name: str) -> str:
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for row in results["rows"]:
         rows.setdefault(row["system"], {})[row["measure"]] = row
-    measures = list(next(iter(rows.values())))
+    measures = list(dict.fromkeys(measure for cells in rows.values() for measure in cells))
     n = next(iter(rows.values()))[measures[0]]["n"]
     lines = [_line(["", *measures]), _line(["---", *(["---:"] * len(measures))])]
-    lines += [_line([system, *(_figure(cells[measure]) for measure in measures)]) for system, cells in rows.items()]
+    lines += [_line([system, *(_figure(cells.get(measure)) for measure in measures)]) for system, cells in rows.items()]
     caption = results.get("caption", "mean and 95% interval")
     lines += ["", f"n = {n}; {caption}. {made}"]
     pairs = [pair for pair in results["comparisons"] if pair["measure"] == measures[0]]
-    lines += ["", _line([f"{measures[0]}, paired", "difference", "p, corrected"]), _line(["---", "---:", "---:"])]
+    if pairs:
+        lines += ["", _line([f"{measures[0]}, paired", "difference", "p, corrected"]), _line(["---", "---:", "---:"])]
     lines += [_line([f"{pair['a']} − {pair['b']}", _difference(pair), _chance(pair["p_corrected"])]) for pair in pairs]
     return "\n".join(lines) + "\n"
 
 
-def _figure(row: dict[str, Any]) -> str:
+def _figure(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
     return f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
 
 

@@ -9,9 +9,9 @@ labelled is moved by what the judge says of the others,
 so that a judge's bias cancels. Lambda is the one of least variance, between 0 (people only) and 1.
 
 **Interval**: studentised bootstrap, resampling whole clusters, labelled and other ones apart, lambda fitted anew in
-each resample. By simulation (`benchmarks/prediction_powered`) it holds from about 20 labelled topics on, for any judge
-and for values as skewed as those of MRR. The normal interval of PPI++ is too short there, and Student's fails for
-skewed values. At ten topics none holds where most values are 0.
+each resample. By simulation (`benchmarks/prediction_powered`, which has the figures) it holds from 20 labelled topics
+on, for any judge and for values as skewed as those of MRR. The normal interval of PPI++ is too short there, and
+Student's fails for a poor system's MRR. At ten topics none holds where most values are 0.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class PredictionPowered:
         n_judged: Rows that the judge labelled, those of people among them.
         clusters_human, clusters_judged: The same in clusters (topics).
         effective_n: How many rows people alone would have to label for the same standard error. About `n_human` where
-            the judge is useless; it can come out a little below, which is the price of fitting lambda. Of a judge that
-            errs rarely ten topics say too much: by simulation 6 times `n_human` where it was 3.5; from 20 on it holds.
+            the judge is useless; it can come out a little below, which is the price of fitting lambda. From ten topics
+            it says too much of a judge that errs rarely: by simulation 5 times `n_human` where 3 to 4 was true.
     """
 
     value: float

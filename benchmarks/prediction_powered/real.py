@@ -1,0 +1,173 @@
+"""The LLMJudge data: 25 queries, 4,423 pairs with human grades, 33 judges.
+
+All human grades are known, so the truth is: the 25 queries are taken for the whole population. Topics are drawn from it
+with replacement, so that a draw is what a sample of topics from a large population would be.
+
+No runs come with the data. The systems here are LLM judges of other teams than the judge's, used as rerankers of each
+query's pairs: documents in the order of their grades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.prediction_powered.draws import DRAWS, Sample, intervals, summary
+from searchlora.eval.measures import retrieval_values
+from searchlora.eval.trec import read_qrels
+
+#: The judge of the highest kappa over four grades (0.286), and one of the lowest (0.078).
+JUDGES = {"good": "willia-umbrela1", "bad": "TREMA-rubric0"}
+#: One of each team besides the judges' own.
+SYSTEMS = ("RMITIR-llama70B", "prophet-setting1", "NISTRetrieval-instruct0", "Olz-gpt4o", "h2oloo-zeroshot1")
+TOPICS = 100
+MEASURE = "nDCG@10"
+
+Grades = Mapping[str, Mapping[str, int]]
+Values = Mapping[str, float]
+Draw = Callable[[np.random.Generator], Sample]
+
+
+class Collection:
+    """Human grades, a judge's and the systems'."""
+
+    def __init__(self, folder: Path, quality: str) -> None:
+        self.human = read_qrels(folder / "human_test_qrels.txt")
+        self.name = JUDGES[quality]
+        self.judged = read_qrels(folder / "judges" / f"{self.name}.txt")
+        self.judge = f"{quality} judge {self.name}"
+        systems = {name: _as_run(read_qrels(folder / "judges" / f"{name}.txt")) for name in SYSTEMS}
+        self._measured = {
+            name: tuple(retrieval_values(run, qrels, [MEASURE])[MEASURE] for qrels in (self.human, self.judged))
+            for name, run in systems.items()
+        }
+
+    def measured(self, name: str) -> tuple[Values, Values]:
+        """A system's measure by topic, by people and by the judge."""
+        return self._measured[name]
+
+    def difference(self, a: str, b: str) -> tuple[Values, Values]:
+        """The paired difference of two systems by topic, by people and by the judge."""
+        return tuple(
+            {topic: one[topic] - other[topic] for topic in one}
+            for one, other in zip(self._measured[a], self._measured[b], strict=True)
+        )
+
+
+def rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Coverage and width for nDCG@10 by topics, and for grades by pairs, of both judges."""
+    for quality in JUDGES:
+        collection = Collection(folder, quality)
+        a, b = SYSTEMS[:2]
+        for quantity, (truth, said) in {
+            f"{MEASURE} of {a}": collection.measured(a),
+            f"{MEASURE}, {a} − {b}": collection.difference(a, b),
+        }.items():
+            for n in (10, 20, 50):
+                name = f"{quantity}; {collection.judge}; {n} of {TOPICS} topics"
+                yield from _drawn(name, _correlation(truth, said), _mean(truth), _topics(truth, said, n))
+        for binary in (False, True):
+            yield from _pairs(collection, binary)
+
+
+def correlations(folder: Path) -> dict[str, Any]:
+    """How far judge and people agree on topics: over each system, and over each pair of systems."""
+    found: dict[str, Any] = {}
+    for quality, name in JUDGES.items():
+        collection = Collection(folder, quality)
+        found[name] = {
+            MEASURE: _spread([_correlation(*collection.measured(system)) for system in SYSTEMS]),
+            f"difference of {MEASURE}": _spread(
+                [_correlation(*collection.difference(a, b)) for a, b in combinations(SYSTEMS, 2)]
+            ),
+        }
+    return found
+
+
+def _topics(truth: Values, said: Values, n: int) -> Draw:
+    """People judge n topics, the judge all that are drawn."""
+
+    def draw(rng: np.random.Generator) -> Sample:
+        topics = rng.choice(list(truth), TOPICS)
+        people = {str(at): truth[topic] for at, topic in enumerate(topics[:n])}
+        judge = {str(at): said[topic] for at, topic in enumerate(topics)}
+        return Sample(people, judge)
+
+    return draw
+
+
+def _pairs(collection: Collection, binary: bool) -> Iterator[dict[str, Any]]:
+    """People label all pairs of some topics, or some pairs; the interval is by topic, or for these very topics."""
+    truth, said = (
+        {
+            topic: {document: float(grade >= 2) if binary else float(grade) for document, grade in row.items()}
+            for topic, row in grades.items()
+        }
+        for grades in (collection.human, collection.judged)
+    )
+    flat = [{(t, d): value for t, row in values.items() for d, value in row.items()} for values in (truth, said)]
+    quantity = "share of grade 2 or more" if binary else "mean grade"
+
+    def rows_of(topics: Sequence[str]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+        ids = {f"{at} {document}": (topic, document) for at, topic in enumerate(topics) for document in truth[topic]}
+        people, judge = ({row: values[t][d] for row, (t, d) in ids.items()} for values in (truth, said))
+        return people, judge, {row: row.split()[0] for row in ids}
+
+    def whole_topics(rng: np.random.Generator) -> Sample:
+        people, judge, clusters = rows_of(rng.choice(list(truth), TOPICS))
+        labelled = {row: grade for row, grade in people.items() if int(clusters[row]) < 15}
+        return Sample(labelled, judge, clusters)
+
+    def some_pairs(rng: np.random.Generator) -> Sample:
+        people, judge, clusters = rows_of(rng.choice(list(truth), TOPICS))
+        labelled = {row: people[row] for row in rng.choice(list(people), 300, replace=False)}
+        return Sample(labelled, judge, clusters)
+
+    def these_topics(rng: np.random.Generator) -> Sample:
+        people, judge, _ = rows_of(list(truth))
+        labelled = {row: people[row] for row in rng.choice(list(people), 100, replace=False)}
+        return Sample(labelled, judge)
+
+    for labelled, draw in {
+        f"all pairs of 15 of {TOPICS} topics": whole_topics,
+        f"300 pairs of {TOPICS} topics": some_pairs,
+        "100 pairs of the 25 topics, for these topics": these_topics,
+    }.items():
+        yield from _drawn(f"{quantity}; {collection.judge}; {labelled}", _correlation(*flat), _mean(flat[0]), draw)
+
+
+def _drawn(name: str, correlation: float, truth: float, draw: Draw) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(13)
+    found, drawn = zip(*(intervals(draw(rng), seed) for seed in range(DRAWS)), strict=True)
+    about = {
+        "system": name,
+        "n_human": int(np.median([each.n_human for each in found])),
+        "n_judged": int(np.median([each.n_judged for each in found])),
+        "correlation": correlation,
+    }
+    yield from summary(about, truth, drawn, [each.effective_n / each.n_human for each in found])
+
+
+def _as_run(grades: Grades) -> dict[str, dict[str, float]]:
+    return {topic: {document: float(grade) for document, grade in row.items()} for topic, row in grades.items()}
+
+
+def _mean(values: Mapping[Any, float]) -> float:
+    return float(np.mean(list(values.values())))
+
+
+def _correlation(a: Mapping[Any, float], b: Mapping[Any, float]) -> float:
+    return float(np.corrcoef(list(a.values()), [b[key] for key in a])[0, 1])
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": float(np.median(values)),
+        "least": min(values),
+        "greatest": max(values),
+        "n": len(values),
+    }
