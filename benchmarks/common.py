@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.compare import Comparison
-from searchlora.eval.files import atomic_text
+from searchlora.eval.plain_json import write_json
 from searchlora.eval.tables import Header, to_json
 from searchlora.experiments.machine import machine, versions
 
@@ -54,7 +53,5 @@ def save_figures(
 def _write(name: str, content: Mapping[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    with atomic_text(path) as out:
-        json.dump(content, out, indent=1, ensure_ascii=False)
-        out.write("\n")
+    write_json(path, content)
     return path

@@ -9,11 +9,13 @@ A README holds `<!-- results NAME -->` and `<!-- end -->`; what stands between t
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
+from searchlora.eval.printed import chance, figure, markdown_table
 
 _PLACE = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -54,33 +56,25 @@ def table(name: str) -> str:
         rows.setdefault(row["system"], {})[row["measure"]] = row
     measures = list(dict.fromkeys(measure for cells in rows.values() for measure in cells))
     n = next(iter(rows.values()))[measures[0]]["n"]
-    lines = [_line(["", *measures]), _line(["---", *(["---:"] * len(measures))])]
-    lines += [_line([system, *(_figure(cells.get(measure)) for measure in measures)]) for system, cells in rows.items()]
+    figures = [
+        [system, *(_figure(cells.get(measure), "value") for measure in measures)] for system, cells in rows.items()
+    ]
     caption = results.get("caption", "mean and 95% interval")
-    lines += ["", f"n = {n}; {caption}. {made}"]
-    pairs = [pair for pair in results["comparisons"] if pair["measure"] == measures[0]]
-    if pairs:
-        lines += ["", _line([f"{measures[0]}, paired", "difference", "p, corrected"]), _line(["---", "---:", "---:"])]
-    lines += [_line([f"{pair['a']} − {pair['b']}", _difference(pair), _chance(pair["p_corrected"])]) for pair in pairs]
-    return "\n".join(lines) + "\n"
+    parts = [markdown_table(["", *measures], figures), f"n = {n}; {caption}. {made}"]
+    compared = [
+        [f"{pair['a']} − {pair['b']}", _figure(pair, "difference", "+"), chance(pair["p_corrected"])]
+        for pair in results["comparisons"]
+        if pair["measure"] == measures[0]
+    ]
+    if compared:
+        parts.append(markdown_table([f"{measures[0]}, paired", "difference", "p, corrected"], compared))
+    return "\n\n".join(parts) + "\n"
 
 
-def _figure(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    return f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
-
-
-def _difference(pair: dict[str, Any]) -> str:
-    return f"{pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
-
-
-def _chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _figure(row: dict[str, Any] | None, value: str, sign: str = "") -> str:
+    """With its interval; null, or no row, is what is not known."""
+    known = [math.nan if row is None or row[key] is None else row[key] for key in (value, "low", "high")]
+    return figure(*known, sign)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchlora.eval.compare import Comparison, Pair, Row, Slice, SlicePair
+from searchlora.eval.plain_json import plain
+from searchlora.eval.printed import chance, figure, markdown_table
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
@@ -47,8 +49,8 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         ],
         "weighted": [_row(comparison, row) for row in comparison.weighted],
         "unjudged": [_row(comparison, row) for row in comparison.unjudged],
-        "totals": {system: _finite(totals) for system, totals in comparison.totals.items() if totals},
-        "costs": {system: _finite(costs) for system, costs in comparison.costs.items()},
+        "totals": {system: plain(totals) for system, totals in comparison.totals.items() if totals},
+        "costs": {system: plain(costs) for system, costs in comparison.costs.items()},
         "circular": dict(comparison.circular),
         "notes": list(comparison.notes),
     }
@@ -81,23 +83,6 @@ def to_markdown(comparison: Comparison) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def figure(row: Row) -> str:
-    """`0.310 (0.290 to 0.330)`."""
-    return f"{row.value:.3f} {interval(row.low, row.high)}"
-
-
-def interval(low: float, high: float, sign: str = "") -> str:
-    """`(0.290 to 0.330)`; with sign "+", as differences are written."""
-    if math.isnan(low):
-        return "(no interval)"
-    return f"({low:{sign}.3f} to {high:{sign}.3f})"
-
-
-def chance(p: float) -> str:
-    """A p value as it is printed: `0.032`, `<0.001`; a dash where there is none."""
-    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _systems(comparison: Comparison) -> str:
     head = ["system", *comparison.measures, "n", "invalid"]
     figures = _by_system(comparison.rows)
@@ -105,7 +90,7 @@ def _systems(comparison: Comparison) -> str:
     for system in comparison.systems:
         cells = [figures[system][measure] for measure in comparison.measures]
         invalid = str(len(comparison.invalid.get(system, {})))
-        lines.append([_name(comparison, system), *map(figure, cells), _counts(cells), invalid])
+        lines.append([_name(comparison, system), *map(_figure, cells), _counts(cells), invalid])
     return _table(head, lines, "Mean and 95% interval (bootstrap-t over clusters, skewness taken away).")
 
 
@@ -119,14 +104,14 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
         "p (t) by the paired t test, not corrected. Effect: Cohen's d_z. Detectable: the smallest true difference that "
         "the t test finds four times in five at the level 0.05, with this many rows of this spread."
     )
-    yield _table(["comparison", "measure", "difference", *tests], lines, said)
+    yield _table(["comparison", "measure", "difference", *tests], lines, said, words=2)
 
 
 def _pair(comparison: Comparison, pair: Pair) -> list[str]:
-    difference = f"{pair.difference:+.3f} {interval(pair.low, pair.high, '+')}"
     counts = f"{pair.wins}/{pair.losses}/{pair.ties}"
     tests = [chance(pair.p), chance(pair.p_corrected), counts, chance(pair.p_t)]
-    return [_names(comparison, pair), pair.measure, difference, *tests, _number(pair.effect, "+.2f"), _number(pair.mde)]
+    sizes = [_number(pair.effect, "+.2f"), _number(pair.mde)]
+    return [_names(comparison, pair), pair.measure, _difference(pair), *tests, *sizes]
 
 
 def _unjudged(comparison: Comparison) -> Iterator[str]:
@@ -142,14 +127,14 @@ def _unjudged(comparison: Comparison) -> Iterator[str]:
         for system, own in figures.items():
             if f"{measure} {CONDENSED}" in own:
                 cells = [plain[system][measure], own[f"{measure} {CONDENSED}"], own[f"{measure} {AS_BEST}"]]
-                lines.append([_name(comparison, system), measure, *map(figure, cells), _counts(cells)])
+                lines.append([_name(comparison, system), measure, *map(_figure, cells), _counts(cells)])
     said = (
         "As worst: unjudged documents count as not relevant, as in all other tables. Condensed: they are taken out of "
         "the ranking. As best: the greatest value over giving the first of them, up to some number, the best grade."
     )
     if lines:
-        yield _table(["system", "measure", "as worst", "condensed", "as best", "n"], lines, said)
-    shares = [[_name(comparison, system), *(figure(own[d]) for d in depths)] for system, own in figures.items()]
+        yield _table(["system", "measure", "as worst", "condensed", "as best", "n"], lines, said, words=2)
+    shares = [[_name(comparison, system), *(_figure(own[d]) for d in depths)] for system, own in figures.items()]
     yield _table(["system", *depths], shares, "Share of the first documents that are judged.")
 
 
@@ -159,7 +144,7 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
     figures = _by_system(comparison.weighted)
     measures = [m for m in comparison.measures if all(m in own for own in figures.values())]
     lines = [
-        [_name(comparison, system), *(figure(own[m]) for m in measures), _counts([own[m] for m in measures])]
+        [_name(comparison, system), *(_figure(own[m]) for m in measures), _counts([own[m] for m in measures])]
         for system, own in figures.items()
     ]
     yield "### Weighted by traffic"
@@ -184,14 +169,14 @@ def _slices(comparison: Comparison) -> Iterator[str]:
                 "and tested measures."
             )
             head = [name, "comparison", "difference", "p", "p corrected", "wins/losses/ties", "detectable", "n"]
-            yield _table(head, [_slice_pair(comparison, each) for each in pairs], said)
+            yield _table(head, [_slice_pair(comparison, each) for each in pairs], said, words=2)
 
 
 def _slice_lines(slices: Sequence[Slice]) -> list[list[str]]:
     of_value: dict[str, list[Row]] = {}
     for each in slices:
         of_value.setdefault(each.value, []).append(each.row)
-    return [[value, *map(figure, rows), _counts(rows)] for value, rows in of_value.items()]
+    return [[value, *map(_figure, rows), _counts(rows)] for value, rows in of_value.items()]
 
 
 def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
@@ -199,7 +184,7 @@ def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
     return [
         each.value,
         _names(comparison, pair),
-        f"{pair.difference:+.3f} {interval(pair.low, pair.high, '+')}",
+        _difference(pair),
         chance(pair.p),
         chance(pair.p_corrected),
         f"{pair.wins}/{pair.losses}/{pair.ties}",
@@ -248,29 +233,27 @@ def _number(value: float, form: str = ".3f") -> str:
     return f"{value:{form}}" if math.isfinite(value) else "–"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "") -> str:
-    rows = [_line(head), _line(["---"] * len(head)), *map(_line, lines)]
-    return "\n".join([*rows, "", said] if said else rows)
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "", *, words: int = 1) -> str:
+    table = markdown_table(head, lines, words=words)
+    return f"{table}\n\n{said}" if said else table
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+def _figure(row: Row) -> str:
+    return figure(row.value, row.low, row.high)
+
+
+def _difference(pair: Pair) -> str:
+    return figure(pair.difference, pair.low, pair.high, "+")
 
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
-    return {**_finite(vars(row)), **_marked(comparison, row.system)}
+    return {**plain(vars(row)), **_marked(comparison, row.system)}
 
 
 def _compared(comparison: Comparison, pair: Pair) -> dict[str, Any]:
-    return {**_finite(vars(pair)), **_marked(comparison, pair.a, pair.b)}
+    return {**plain(vars(pair)), **_marked(comparison, pair.a, pair.b)}
 
 
 def _marked(comparison: Comparison, *systems: str) -> dict[str, str]:
     reasons = [comparison.circular[system] for system in systems if system in comparison.circular]
     return {"circular": "; ".join(dict.fromkeys(reasons))} if reasons else {}
-
-
-def _finite(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
-    }

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from searchlora.eval.judge.agreement import confusion, disagreement, kappa
 from searchlora.eval.judge.labels import LabelNeed, label_need
 from searchlora.eval.judge.measures import (
@@ -32,6 +30,7 @@ from searchlora.eval.judge.pairing import Labels, Paired, pair
 from searchlora.eval.judge.people import People, people
 from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.judge.stability import Stability
+from searchlora.eval.plain_json import plain
 from searchlora.eval.trec import Qrels
 
 
@@ -149,9 +148,8 @@ def judge_card(
 
 def to_json(card: JudgeCard) -> dict[str, Any]:
     """The card as JSON holds it; what is not known is None, never NaN."""
-    plain = _plain(asdict(card))
-    assert isinstance(plain, dict)
-    return plain
+    found: dict[str, Any] = plain(asdict(card))
+    return found
 
 
 def _figures(paired: Paired, measures: Mapping[str, JudgeMeasure], resamples: int, seed: int) -> dict[str, Figure]:
@@ -196,13 +194,3 @@ def _notes(human: Qrels, paired: Paired) -> list[str]:
     if len(paired.tables) < 10:
         notes.append(f"The pairs are of {len(paired.tables)} queries only: intervals by query say little.")
     return notes
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.text import cards_markdown
 from searchlora.eval.judgments.card import read_card, read_run_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
+from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.report.judge_card import write_judge_card
 from searchlora.eval.report.judge_sections import judge_name
 from searchlora.eval.trec import Qrels
@@ -128,9 +128,7 @@ def judge_cards(
 def write(found: JudgeCards, folder: str | Path) -> tuple[Path, Path, Path]:
     """Write `judge_card.json`, `.md` and `.html` into the folder; returns their paths. Raises `DataError`."""
     as_json, as_text, as_page = (Path(folder) / f"judge_card.{kind}" for kind in ("json", "md", "html"))
-    with atomic_text(as_json) as out:
-        json.dump(cards_json(found), out, indent=1, ensure_ascii=False)
-        out.write("\n")
+    write_json(as_json, cards_json(found))
     with atomic_text(as_text) as out:
         out.write(cards_markdown(found.cards, found.comparison))
     write_judge_card(
@@ -149,10 +147,7 @@ def cards_json(found: JudgeCards) -> dict[str, Any]:
     return {
         "cards": [to_json(card) for card in found.cards],
         "comparison": asdict(found.comparison) if found.comparison else None,
-        "calibration": {
-            name: [{key: None if value != value else value for key, value in asdict(point).items()} for point in points]
-            for name, points in found.curves.items()
-        },
+        "calibration": {name: [plain(asdict(point)) for point in points] for name, points in found.curves.items()},
         "inputs": dict(found.inputs),
     }
 

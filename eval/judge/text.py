@@ -11,6 +11,7 @@ from searchlora.eval.judge.order import SystemOrder
 from searchlora.eval.judge.people import People
 from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.judge.stability import Stability
+from searchlora.eval.printed import chance, figure, markdown_table
 
 #: Figures of the table of all judges.
 SHOWN = ("kappa", "kappa_binary", "kappa_quadratic", "mae", "bias", "invalid")
@@ -45,7 +46,7 @@ def _overview(cards: Sequence[JudgeCard]) -> Iterator[str]:
         [_name(card), *(_named(name, card.figures[name]) for name in SHOWN), str(card.n), str(card.queries)]
         for card in cards
     ]
-    yield _table(["judge", *(WORDS[name] for name in SHOWN), "n", "queries"], rows)
+    yield markdown_table(["judge", *(WORDS[name] for name in SHOWN), "n", "queries"], rows)
 
 
 def _differences(comparison: JudgeComparison) -> Iterator[str]:
@@ -53,12 +54,12 @@ def _differences(comparison: JudgeComparison) -> Iterator[str]:
     best = next(each.a for each in comparison.differences if each.a not in losers)
     of_best = [each for each in comparison.differences if each.a == best]
     rows = [
-        [f"{each.a} − {each.b}", _signed(each.difference, each.low, each.high), _chance(each.p_corrected)]
+        [f"{each.a} − {each.b}", figure(each.difference, each.low, each.high, "+"), chance(each.p_corrected)]
         for each in of_best
     ]
     over = f"{of_best[0].n} pairs of {of_best[0].queries} queries"
     yield f"Differences of {comparison.measure} to the best, paired over {over}:"
-    yield _table(["", "difference", f"p, corrected ({comparison.correction})"], rows)
+    yield markdown_table(["", "difference", f"p, corrected ({comparison.correction})"], rows)
     apart = sum(each.p_corrected <= 0.05 for each in comparison.differences)
     yield f"{apart} of {len(comparison.differences)} pairs of judges differ at 0.05 after correction."
 
@@ -67,16 +68,16 @@ def _card(card: JudgeCard) -> Iterator[str]:
     for reason in card.circular:
         yield f"**Circular**: {reason}."
     yield f"{card.n} pairs of {card.queries} queries; 95% intervals by query; relevant from grade {card.relevant} on."
-    yield _table(
+    yield markdown_table(
         ["", "value", "n"],
         [
-            [WORDS[name], _named(name, figure), str(figure.n)]
-            for name, figure in card.figures.items()
+            [WORDS[name], _named(name, found), str(found.n)]
+            for name, found in card.figures.items()
             if card.invalid or not name.endswith("_valid")
         ],
     )
     header = ["human \\ judge", *map(str, card.scale), "invalid", "precision", "recall"]
-    yield _table(
+    yield markdown_table(
         header,
         [
             [str(grade.grade), *map(str, row), _figure(grade.precision), _figure(grade.recall)]
@@ -91,7 +92,7 @@ def _card(card: JudgeCard) -> Iterator[str]:
         yield from _stability(card.stability)
     if card.needs:
         yield "How many queries, of as many pairs as here, for an interval of ± so much:"
-        yield _table(
+        yield markdown_table(
             ["", *(f"± {width:g}" for width, _ in card.needs[0].wanted)],
             [
                 [WORDS[need.measure], *(str(count or "over a million") for _, count in need.wanted)]
@@ -108,7 +109,8 @@ def _people(people: People) -> Iterator[str]:
     for two in people.pairs:
         figures = (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae)
         rows.append([f"{two.a}, {two.b}", *map(_figure, figures), str(two.kappa.n)])
-    yield _table(["", *(WORDS[name] for name in ("kappa", "kappa_binary", "kappa_quadratic", "mae")), "n"], rows)
+    head = ["", *(WORDS[name] for name in ("kappa", "kappa_binary", "kappa_quadratic", "mae")), "n"]
+    yield markdown_table(head, rows)
 
 
 def _order(order: SystemOrder) -> Iterator[str]:
@@ -117,9 +119,9 @@ def _order(order: SystemOrder) -> Iterator[str]:
         ["all", _figure(order.tau), _figure(order.tau_ap)],
         [f"the best {order.top}", _figure(order.tau_top), _figure(order.tau_ap_top)],
     ]
-    yield _table(["", "Kendall's tau", "tau-ap"], rows)
+    yield markdown_table(["", "Kendall's tau", "tau-ap"], rows)
     systems = zip(order.systems, order.human, order.judge, strict=True)
-    yield _table(["system", "people", "judge"], [[name, f"{a:.3f}", f"{b:.3f}"] for name, a, b in systems])
+    yield markdown_table(["system", "people", "judge"], [[name, f"{a:.3f}", f"{b:.3f}"] for name, a, b in systems])
     if order.notes:
         yield "\n".join(f"* {note}" for note in order.notes)
 
@@ -134,7 +136,7 @@ def _stability(stability: Stability) -> Iterator[str]:
         [each.name, *map(_figure, (each.unchanged, each.kappa, each.alpha, each.shift, each.invalid))]
         for each in stability.variants
     ]
-    yield _table(["variant", "unchanged", "kappa", "alpha", "shift of the mean", "invalid"], rows)
+    yield markdown_table(["variant", "unchanged", "kappa", "alpha", "shift of the mean", "invalid"], rows)
     if stability.left_out:
         yield f"* {stability.left_out} pairs that not all variants have are left out."
 
@@ -148,29 +150,12 @@ def _name(card: JudgeCard) -> str:
     return f"{card.judge} (circular)" if card.circular else card.judge
 
 
-def _figure(figure: Figure) -> str:
-    if math.isnan(figure.value):
-        return "–"
-    if math.isnan(figure.low):
-        return f"{figure.value:.3f} (no interval)"
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+def _figure(found: Figure) -> str:
+    return figure(found.value, found.low, found.high)
 
 
-def _named(name: str, figure: Figure) -> str:
+def _named(name: str, found: Figure) -> str:
     """Invalid answers are few: in hundredths."""
     if name != "invalid":
-        return _figure(figure)
-    return f"{figure.value:.2%} ({figure.low:.2%} to {figure.high:.2%})"
-
-
-def _signed(value: float, low: float, high: float) -> str:
-    return f"{value:+.3f}" if math.isnan(low) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def _chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return _figure(found)
+    return f"{found.value:.2%} ({found.low:.2%} to {found.high:.2%})"

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import atomic_text, file_sha256, numbered_lines
 from searchlora.eval.formats import format_for_name, write_qrels
+from searchlora.eval.plain_json import write_json
 from searchlora.eval.trec import Qrels
 
 Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
@@ -181,9 +182,7 @@ def _written(path: Path, card: JudgmentsCard, sha256: str) -> JudgmentsCard:
 
 
 def _write(path: str | Path, values: Mapping[str, Any]) -> None:
-    with atomic_text(card_path(path)) as out:
-        json.dump({"schema_version": SCHEMA_VERSION, **values}, out, indent=2, ensure_ascii=False)
-        out.write("\n")
+    write_json(card_path(path), {"schema_version": SCHEMA_VERSION, **values})
 
 
 def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,8 @@ from searchlora.eval.files import atomic_text
 from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.judgments.rater_agreement import Agreement, Two, agreement
 from searchlora.eval.judgments.ratings import Rating, by_rater, merged
-from searchlora.eval.tables import interval
+from searchlora.eval.plain_json import plain, write_json
+from searchlora.eval.printed import figure, markdown_table
 from searchlora.eval.trec import write_qrels
 
 
@@ -34,9 +33,7 @@ def write_ratings(
     write_qrels(folder / "qrels.txt", merged(ratings, rule))
     for rater, qrels in by_rater(ratings).items():
         write_qrels(folder / f"qrels.{rater}.txt", qrels)
-    with atomic_text(folder / "agreement.json") as out:
-        json.dump({"rule": rule, **to_json(found)}, out, indent=2, ensure_ascii=False, allow_nan=False)
-        out.write("\n")
+    write_json(folder / "agreement.json", {"rule": rule, **to_json(found)})
     with atomic_text(folder / "agreement.md") as out:
         out.write(to_markdown(found, rule))
     return found
@@ -45,8 +42,8 @@ def write_ratings(
 def to_json(found: Agreement) -> dict[str, Any]:
     """The agreement as plain values; what is unknown is None, never NaN."""
     return {
-        **_plain(asdict(found)),
-        "disputed": [{**_plain(asdict(pair)), "spread": pair.spread} for pair in found.disputed],
+        **plain(asdict(found)),
+        "disputed": [{**plain(asdict(pair)), "spread": pair.spread} for pair in found.disputed],
     }
 
 
@@ -58,14 +55,14 @@ def to_markdown(found: Agreement, rule: str) -> str:
         f"`qrels.txt` holds one grade per pair by the rule *{rule}*; {_count(len(found.undecided), 'pair')} on which "
         "nobody could tell are not in it.",
         _alpha(found.alpha),
-        _table(
+        markdown_table(
             ["rater", "pairs rated", "cannot tell, share (95%)"],
             [[rater.name, str(rater.rated), _figure(rater.cannot_tell)] for rater in found.raters],
         ),
     ]
     if found.twos:
         head = ["raters", "kappa (95%)", "weighted kappa (95%)", "pairs", "topics"]
-        parts += ["## Two by two", _table(head, [_two(two) for two in found.twos])]
+        parts += ["## Two by two", markdown_table(head, [_two(two) for two in found.twos])]
         parts += [_confusion(two, found.scale) for two in found.twos]
     if found.disputed:
         rows = [
@@ -73,7 +70,7 @@ def to_markdown(found: Agreement, rule: str) -> str:
             for pair in found.disputed
         ]
         shown = f"The {len(rows)} widest of {found.disputes}." if found.disputes > len(rows) else "All of them."
-        parts += ["## Where they differ", shown, _table(["topic", "document", "grades"], rows)]
+        parts += ["## Where they differ", shown, markdown_table(["topic", "document", "grades"], rows, words=3)]
     parts.append('Intervals resample topics. Weighted: quadratic weights. "Cannot tell" is no grade and in no kappa.')
     return "\n\n".join(parts) + "\n"
 
@@ -92,26 +89,12 @@ def _two(two: Two) -> list[str]:
 def _confusion(two: Two, scale: Sequence[int]) -> str:
     head = [f"{two.a} \\ {two.b}", *map(str, scale)]
     rows = [[str(grade), *map(str, counts)] for grade, counts in zip(scale, two.confusion, strict=True)]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
-def _figure(figure: Figure) -> str:
-    value = "undefined" if math.isnan(figure.value) else f"{figure.value:.3f}"
-    return f"{value} {interval(figure.low, figure.high)}"
+def _figure(found: Figure) -> str:
+    return figure(found.value, found.low, found.high)
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

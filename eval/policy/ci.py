@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from searchlora.eval.compare import Comparison
 from searchlora.eval.files import atomic_text
 from searchlora.eval.policy.decide import RuleResult
+from searchlora.eval.printed import markdown_table
 from searchlora.eval.tables import to_markdown
 
 
@@ -52,11 +53,11 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
 
 def rules_table(results: Sequence[RuleResult]) -> str:
     """The rules as a Markdown table, broken ones first."""
-    lines = ["| | rule | found |", "| --- | --- | --- |"]
-    for result in sorted(results, key=lambda result: result.passed):
-        said = result.said if result.passed else f"{result.said}{_by(result)}"
-        lines.append(f"| {'held' if result.passed else '**broken**'} | {_cell(result.rule)} | {_cell(said)} |")
-    return "\n".join(lines)
+    rows = [
+        ["held", result.rule, result.said] if result.passed else ["**broken**", result.rule, result.said + _by(result)]
+        for result in sorted(results, key=lambda result: result.passed)
+    ]
+    return markdown_table(["", "rule", "found"], rows, words=3)
 
 
 def _missed(result: RuleResult) -> str:
@@ -65,7 +66,3 @@ def _missed(result: RuleResult) -> str:
 
 def _by(result: RuleResult) -> str:
     return f"; missed by {result.short_by:.3g}" if result.short_by else ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from searchlora.errors import UsageError, some
 from searchlora.eval.compare import Comparison, Pair
 from searchlora.eval.policy.policy import Policy, SliceRule
-from searchlora.eval.tables import interval
+from searchlora.eval.printed import interval
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.files import atomic_text
-from searchlora.eval.tables import chance, interval
+from searchlora.eval.printed import chance, interval
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from searchlora.eval.comparison import Comparison, Pair, Row
+from searchlora.eval.printed import chance, interval
 from searchlora.eval.report.grids import Cell, Grid, Head, readable
 from searchlora.eval.report.page import Section
 from searchlora.eval.report.words import LEVEL
-from searchlora.eval.tables import chance, interval
 
 #: A difference whose own interval excludes 0, and one that is also shown after correction over all slices.
 APART, SHOWN = "○", "●"

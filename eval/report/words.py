@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from searchlora.eval.comparison import Comparison, Pair
-from searchlora.eval.tables import interval
+from searchlora.eval.printed import interval
 
 #: A difference is called one from this corrected p down.
 LEVEL = 0.05

@@ -46,9 +46,7 @@ def serve(
     try:
         session = Session(about, rules, ledger, overlap=overlap, seed=seed)
         with bind(host, port) as listening:
-            typer.echo(
-                f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {ledger.path}."
-            )
+            typer.echo(f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {ledger.path}.")
             if not is_loopback(host):
                 typer.echo(
                     "warning: whoever reaches this address can read the passages and grade under any name.", err=True
@@ -69,7 +67,7 @@ def export(
     """Write merged qrels, qrels of each rater, and how far the raters agree."""
     from searchlora.eval.judgments.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
-    from searchlora.eval.tables import interval
+    from searchlora.eval.printed import interval
 
     with _warnings_told():
         found = write_ratings(read_ratings(ratings), out, rule=rule, seed=seed)

@@ -17,7 +17,7 @@ def show(comparison: Comparison) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from searchlora.eval.tables import chance, interval
+    from searchlora.eval.printed import chance, interval
 
     bare = {re.sub(r"\(.*?\)", "", name): name for name in comparison.measures}  # MRR(rel=2)@10 is shown as MRR@10 is
     measures = [bare[name] for name in _ON_SCREEN if name in bare] or list(comparison.measures[:3])

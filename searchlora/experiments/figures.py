@@ -11,6 +11,7 @@ from typing import Any
 
 from searchlora.eval.compare import Comparison
 from searchlora.eval.files import atomic_text
+from searchlora.eval.plain_json import write_json
 from searchlora.eval.tables import Header, to_json, to_markdown
 from searchlora.experiments.machine import machine, versions
 
@@ -28,8 +29,7 @@ def header(name: str) -> Header:
 
 def write_figures(folder: Path, stem: str, comparison: Comparison, made: Header, more: Mapping[str, Any]) -> None:
     """Write a comparison into a folder, `more` beside its figures in the JSON."""
-    with atomic_text(folder / f"{stem}.json") as out:
-        json.dump({**to_json(comparison, made), **more}, out, indent=1, ensure_ascii=False)
+    write_json(folder / f"{stem}.json", {**to_json(comparison, made), **more})
     with atomic_text(folder / f"{stem}.md") as out:
         out.write(to_markdown(comparison))
     with atomic_text(folder / "per_query.jsonl") as out:

@@ -14,9 +14,10 @@ from typing import Any
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
-from searchlora.eval.files import atomic_text, tree_sha256
+from searchlora.eval.files import tree_sha256
 from searchlora.eval.judgments.card import read_run_card, write_run_card
 from searchlora.eval.judgments.lineage import RunLineage
+from searchlora.eval.plain_json import write_json
 from searchlora.eval.trec import write_run
 from searchlora.experiments.figures import file_name
 from searchlora.experiments.run import run_card, with_history
@@ -123,8 +124,7 @@ class Runs:
         costs = {"ms per query": 1000 * (time.monotonic() - started) / len(done)}
         write_run(path, run_of(done), built.tag)
         card = write_run_card(path, run_card(name, built, stages, self.store))
-        with atomic_text(about) as out:
-            json.dump({"key": key, "costs": costs}, out, indent=1)
+        write_json(about, {"key": key, "costs": costs})
         return MadeRun(Source(path=path, format="trec"), RunLineage(card.lineage), costs)
 
     def _stages(self, name: str, system: System) -> tuple[str, list[Settings]]:

@@ -16,8 +16,8 @@ from searchlora.eval.judge.from_files import judge_cards, write
 from searchlora.eval.judge.ranking import order_of_runs
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.text import SHOWN, WORDS
+from searchlora.eval.printed import chance, interval
 from searchlora.eval.report import write_judge_card
-from searchlora.eval.tables import chance, interval
 from tests.eval.report.page import Page
 
 SCALE = (0, 1, 2, 3)

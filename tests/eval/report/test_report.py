@@ -11,8 +11,8 @@ from searchlora.eval.compare import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.judge.calibration_curve import calibration_curve
 from searchlora.eval.policy import RuleResult
+from searchlora.eval.printed import chance, interval
 from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
-from searchlora.eval.tables import chance, interval
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
 

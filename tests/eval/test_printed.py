@@ -1,0 +1,44 @@
+"""Figures are printed in one way, and what is not known is said so."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from searchlora.eval.plain_json import plain, write_json
+from searchlora.eval.printed import chance, figure, interval, markdown_table
+
+
+def test_figures_have_three_digits_and_their_interval():
+    assert figure(0.31, 0.29, 0.3306) == "0.310 (0.290 to 0.331)"
+    assert figure(-0.1, -0.2, 0.05, "+") == "-0.100 (-0.200 to +0.050)"
+    assert figure(0.31, math.nan, math.nan) == "0.310 (no interval)"
+    assert figure(math.nan, math.nan, math.nan) == "–"
+    assert interval(0.05, 0.2, "+") == "(+0.050 to +0.200)"
+
+
+def test_a_small_p_is_told_as_a_bound():
+    assert [chance(p) for p in (0.0009999, 0.001, 0.0324, 1.0, math.nan)] == ["<0.001", "0.001", "0.032", "1.000", "–"]
+
+
+def test_no_cell_breaks_its_table():
+    table = markdown_table(["a", "b", "c"], [["x | y", "two\nlines", "1"]], words=2)
+    assert table.splitlines() == ["| a | b | c |", "| --- | --- | ---: |", "| x \\| y | two lines | 1 |"]
+
+
+@dataclass
+class Figures:
+    values: tuple[float, ...]
+    by_grade: dict[int, float]
+
+
+def test_json_has_null_for_what_is_not_known(tmp_path):
+    found = {"figures": asdict(Figures((0.5, math.nan, np.float64("inf")), {1: -math.inf})), "word": "é"}
+    assert plain(found)["figures"] == {"values": [0.5, None, None], "by_grade": {"1": None}}
+    write_json(tmp_path / "new" / "found.json", found)
+    text = (tmp_path / "new" / "found.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=lambda name: f"not JSON: {name}") == plain(found)
+    assert "é" in text and text.endswith("}\n")
