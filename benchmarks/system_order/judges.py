@@ -1,0 +1,171 @@
+"""The judges: an encoder, a bare LLM, the votes of the runs themselves, and grades dealt out anew by chance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cranfield_runs.systems import DENSE, ENCODER, FUSIONS, SYSTEMS, Cranfield
+from benchmarks.system_order.cutting import Part, cut
+from benchmarks.system_order.pairs import Pool, write_inputs
+from searchlora.adapters.golden import prompt_hash
+from searchlora.errors import UsageError
+from searchlora.eval.files import file_sha256
+from searchlora.eval.judgments.card import JudgmentsCard, read_card
+from searchlora.eval.judgments.lineage import RunLineage, circular, query_hash
+from searchlora.eval.judgments.probabilities import read_probabilities
+from searchlora.eval.trec import Qrels, Run, read_qrels, read_run, write_run
+from searchlora.experiments.judging import judge
+from searchlora.progress import Steps
+from searchlora.retrieval import Encoder
+from searchlora.retrieval.encoder import Vectors
+from searchlora.task import load_prompted_task
+
+#: Cranfield's grades, 0 for what people did not name.
+SCALE = (0, 1, 2, 3, 4)
+LLM = "smollm2-135m-instruct-q4_1"
+
+#: How many topics the LLM judges, which is slow; drawn by a hash.
+LLM_TOPICS = 40
+TASKS = Path(__file__).parent / "tasks"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge's grades.
+
+    Attributes:
+        name: As tables show it.
+        grades: topic -> document -> grade.
+        scale: The grades that it can give.
+        lineage: Who it is, as `eval.judgments.lineage` refers to it.
+        parts: How its scores were cut, where they were.
+    """
+
+    name: str
+    grades: Qrels
+    scale: tuple[int, ...]
+    lineage: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    def on(self, topics: Sequence[str]) -> Judge:
+        """The same judge on some of its topics."""
+        return replace(self, grades={topic: self.grades[topic] for topic in topics})
+
+    def circular(self, queries: Mapping[str, str]) -> dict[str, str]:
+        """System -> why its figures are circular (law 6), for the topics that this judge graded."""
+        parts = self.parts or (Part((), tuple(self.grades), ()),)
+        found: dict[str, str] = {}
+        for part in parts:
+            card = JudgmentsCard(
+                source="llm",
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                judge=self.name,
+                judge_lineage=self.lineage,
+                judge_queries=tuple(query_hash(queries[topic]) for topic in part.fitted),
+            )
+            judged = {topic: queries[topic] for topic in part.judged if topic in self.grades}
+            found.update(circular(card, system_lineage(), judged))
+        return found
+
+
+def encoding_systems() -> set[str]:
+    """The systems that the encoder works in: those that search by vectors, and fusions with one of these."""
+    return {*DENSE, *(name for name, (_, fused) in FUSIONS.items() if set(fused) & set(DENSE))}
+
+
+def system_lineage() -> dict[str, RunLineage]:
+    """Who works in each system: the run itself, and the encoder."""
+    encoding = encoding_systems()
+    return {name: RunLineage((f"run {name}", *((f"base {ENCODER}",) if name in encoding else ()))) for name in SYSTEMS}
+
+
+def embedding_judge(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: Steps) -> Judge:
+    """Cosine of query and abstract, cut into Cranfield's grades. The cosines are kept in `work`; making them takes
+    minutes."""
+    file = work / "cosines.trec"
+    cosines: Run = read_run(file) if file.is_file() else {}
+    if {topic: set(row) for topic, row in cosines.items()} != {topic: set(row) for topic, row in pooled.items()}:
+        cosines = _cosines(data, pooled, steps)
+        write_run(file, cosines, "cosine")
+    grades, parts = cut(cosines, human, SCALE)
+    return Judge("embedding", grades, SCALE, (f"base {ENCODER}",), tuple(parts))
+
+
+def llm_judges(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: Steps) -> tuple[Judge, Judge]:
+    """The bare LLM as it answers (No is 0, Yes is 1), and its probability of Yes cut into Cranfield's grades.
+
+    The grades are kept in `work`, and a killed run goes on.
+
+    Raises:
+        UsageError: when those that are kept are of other pairs, texts or another prompt.
+    """
+    qrels = work / "llm" / "qrels.txt"
+    files = write_inputs(qrels.parent, data, pooled)
+    card = read_card(qrels) if qrels.is_file() else None
+    if card is None:
+        done = judge(
+            files["topics"],
+            files["corpus"],
+            qrels,
+            base=LLM,
+            task="relevance",
+            pairs=files["pairs"],
+            tasks=TASKS,
+            store=work / "store",
+            steps=steps,
+        )
+        card = done.card
+    inputs = {name: file_sha256(file) for name, file in files.items()}
+    if (card.prompt_hash, card.made_from) != (prompt_hash(load_prompted_task("relevance", TASKS)), inputs):
+        raise UsageError("holds grades of another pool, text or prompt", where=str(qrels.parent), fix="Delete it.")
+    said = read_qrels(qrels)
+    chances = read_probabilities(Path(f"{qrels}.probabilities.jsonl"))
+    yes = {topic: {document: each[1] for document, each in row.items()} for topic, row in chances.items()}
+    grades, parts = cut(yes, human, SCALE)
+    lineage = (f"base {LLM}",)
+    return Judge("LLM, as it says", said, (0, 1), lineage), Judge("LLM, cut", grades, SCALE, lineage, tuple(parts))
+
+
+def votes(pooled: Pool, human: Qrels) -> Judge:
+    """A judge that reads nothing: how many of the runs have a document on top, cut into Cranfield's grades.
+
+    After Soboroff, Nicholas and Cahan, Ranking retrieval systems without relevance judgments (SIGIR 2001).
+    """
+    grades, parts = cut(pooled, human, SCALE)
+    return Judge("votes of the runs", grades, SCALE, tuple(f"run {name}" for name in SYSTEMS), tuple(parts))
+
+
+def dealt(human: Qrels, *, seed: int) -> Judge:
+    """A judge without skill: people's grades of each topic, dealt out anew among its pooled documents."""
+    rng = random.Random(seed)
+    return Judge("dealt by chance", {topic: _dealt(row, rng) for topic, row in human.items()}, SCALE)
+
+
+def _dealt(row: Mapping[str, int], rng: random.Random) -> dict[str, int]:
+    grades = list(row.values())
+    rng.shuffle(grades)
+    return dict(zip(row, grades, strict=True))
+
+
+def _cosines(data: Cranfield, pooled: Pool, steps: Steps) -> Run:
+    encoder = Encoder.load(ENCODER)
+    wanted = {document for row in pooled.values() for document in row}
+    texts = {each.id: each.searchable for each in data.documents if each.id in wanted}
+    documents = dict(zip(texts, _unit(encoder.encode(list(texts.values()), progress=steps("Encoding"))), strict=True))
+    queries = dict(zip(pooled, _unit(encoder.encode([data.queries[topic] for topic in pooled])), strict=True))
+    return {
+        topic: {document: float(queries[topic] @ documents[document]) for document in row}
+        for topic, row in pooled.items()
+    }
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Vectors = vectors / lengths
+    return unit

@@ -1,0 +1,154 @@
+"""How far a judge orders the systems as people do, how far people's own order holds, and which judge does better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from searchlora.eval.judge.agreement import Floats
+from searchlora.eval.judge.order import Values, kendall_tau, order_agreement, tau_ap
+from searchlora.eval.judge.resampling import drawn_queries
+from searchlora.eval.measures import retrieval_values
+from searchlora.eval.trec import Qrels, Run
+
+#: The measure that the systems are ordered by, and another that does not look at grades or ranks.
+MEASURE, OTHER = "nDCG@10", "P@10"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Runs measured with some grades: measure -> system -> topic -> value."""
+
+    by: Mapping[str, Values]
+
+    @classmethod
+    def of(cls, runs: Mapping[str, Run], qrels: Qrels) -> Measured:
+        """Every topic of the qrels; a document that they do not name is not relevant."""
+        found = {name: retrieval_values(run, qrels, [MEASURE, OTHER]) for name, run in runs.items()}
+        return cls({measure: {name: each[measure] for name, each in found.items()} for measure in (MEASURE, OTHER)})
+
+    def on(self, systems: Sequence[str]) -> Measured:
+        """Of some of the systems."""
+        return Measured({measure: {name: values[name] for name in systems} for measure, values in self.by.items()})
+
+
+def order_rows(label: str, human: Measured, judge: Measured, *, resamples: int = 10_000) -> list[Row]:
+    """tau, tau-ap, both among the better half of the systems, and tau by the other measure; intervals by topic."""
+    top = len(human.by[MEASURE]) // 2
+    found = order_agreement(human.by[MEASURE], judge.by[MEASURE], measure=MEASURE, top=top, resamples=resamples)
+    other = order_agreement(human.by[OTHER], judge.by[OTHER], measure=OTHER, resamples=resamples)
+    figures = {
+        "tau": found.tau,
+        "tau-ap": found.tau_ap,
+        "tau, top half": found.tau_top,
+        "tau-ap, top half": found.tau_ap_top,
+        f"tau by {OTHER}": other.tau,
+    }
+    return [{"system": label, "measure": name, **vars(figure)} for name, figure in figures.items()]
+
+
+def spread_rows(label: str, pairs: Iterator[tuple[Measured, Measured]]) -> list[Row]:
+    """The figures of `order_rows` as means over many pairs of sides, with the middle 95% of them as the interval."""
+    drawn: dict[str, list[float]] = {}
+    systems = topics = 0
+    for truth, other in pairs:
+        for name, value in _figures(truth, other).items():
+            drawn.setdefault(name, []).append(value)
+        systems = len(truth.by[MEASURE])
+        topics = len(next(iter(truth.by[MEASURE].values())))
+    return [
+        {
+            "system": label,
+            "measure": name,
+            "value": float(np.mean(values)),
+            "low": float(np.quantile(values, 0.025)),
+            "high": float(np.quantile(values, 0.975)),
+            "n": systems,
+            "queries": topics,
+            "draws": len(values),
+        }
+        for name, values in drawn.items()
+    ]
+
+
+def halves(human: Measured, *, times: int = 1000, seed: int = 0) -> Iterator[tuple[Measured, Measured]]:
+    """People's values of two halves of the topics, cut at random: how far one set of topics orders as another does."""
+    rng = np.random.default_rng(seed)
+    topics = list(next(iter(human.by[MEASURE].values())))
+    for _ in range(times):
+        order = [topics[at] for at in rng.permutation(len(topics))]
+        middle = len(order) // 2
+        yield _of_topics(human, order[:middle]), _of_topics(human, order[middle:])
+
+
+def tau_difference(
+    human: Measured, a: Measured, b: Measured, *, resamples: int = 5000, seed: int = 0
+) -> tuple[float, float, float, float]:
+    """tau of judge a less tau of judge b: difference, its 95% interval by topic, and a two-sided p.
+
+    Both judges are resampled by the same topics. p is twice the smaller share of resamples that are not on the side of
+    the difference (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 15), with the +1 of Phipson
+    and Smyth. Swapping the judges topic by topic, as for means, tells nothing here: of two mixtures of a good and a bad
+    judge the one with a few topics more of the good has all its order.
+    """
+    truth, first, second = (_table(each.by[MEASURE]) for each in (human, a, b))
+    observed = _tau(truth, first) - _tau(truth, second)
+    rng = np.random.default_rng(seed)
+    drawn = np.array(
+        [
+            _tau(truth, first, times) - _tau(truth, second, times)
+            for block in drawn_queries(len(truth), resamples, len(truth), rng)
+            for times in block
+        ]
+    )
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return observed, float(low), float(high), min(1.0, float(2 * (beyond + 1) / (resamples + 1)))
+
+
+def _figures(truth: Measured, other: Measured) -> dict[str, float]:
+    a, b = _means(truth.by[MEASURE]), _means(other.by[MEASURE])
+    best = sorted(a, key=lambda name: (-a[name], name))[: len(a) // 2]
+    top_a, top_b = ({name: side[name] for name in best} for side in (a, b))
+    return {
+        "tau": kendall_tau(a, b),
+        "tau-ap": tau_ap(a, b),
+        "tau, top half": kendall_tau(top_a, top_b),
+        "tau-ap, top half": tau_ap(top_a, top_b),
+        f"tau by {OTHER}": kendall_tau(_means(truth.by[OTHER]), _means(other.by[OTHER])),
+    }
+
+
+def _means(values: Values) -> dict[str, float]:
+    return _steady((name, sum(row.values()) / len(row)) for name, row in values.items())
+
+
+def _of_topics(measured: Measured, topics: Sequence[str]) -> Measured:
+    by = {
+        measure: {name: {topic: row[topic] for topic in topics} for name, row in values.items()}
+        for measure, values in measured.by.items()
+    }
+    return Measured(by)
+
+
+def _table(values: Values) -> Floats:
+    """`(topics, systems)`, both in a fixed order."""
+    topics = sorted(next(iter(values.values())))
+    return np.array([[values[name][topic] for name in sorted(values)] for topic in topics])
+
+
+def _tau(truth: Floats, judged: Floats, times: Floats | None = None) -> float:
+    """tau of the means of values `(topics, systems)`, each topic counted `times`."""
+    weights = np.ones(len(truth)) if times is None else times
+    a, b = (_steady((str(at), mean) for at, mean in enumerate(weights @ side / len(side))) for side in (truth, judged))
+    return kendall_tau(a, b)
+
+
+def _steady(means: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Sums in another order differ in their last digits; what is equal but for those is a tie."""
+    return {name: round(float(value), 12) for name, value in means}

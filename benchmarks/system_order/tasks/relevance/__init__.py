@@ -1,0 +1,64 @@
+"""Whether an abstract answers a question, yes or no: the judging task of this benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.files import Rows, read_rows
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import Graded, InvalidOutput
+from searchlora.records import Format, Record
+from searchlora.task import PromptedTask
+
+SCALE = {"No": 0, "Yes": 1}
+
+
+class Relevance(PromptedTask):
+    """Question and abstract -> No or Yes."""
+
+    name = "relevance"
+    version = 1
+    reads: Mapping[str, str] = {"query": "query", "passage": "passage"}
+    writes = "relevance"
+
+    def __init__(self) -> None:
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self) -> Mapping[str, Format]:
+        return {"native": Format("native", "records as JSON lines", _read)}
+
+    def target(self, record: Record) -> str:
+        return str(record["answer"])
+
+    def output(self, record: Record) -> Graded:
+        del record
+        return Graded(SCALE)
+
+    def evaluate(
+        self,
+        records: Sequence[Record],
+        outputs: Sequence[Any | InvalidOutput],
+        *,
+        run: Run | None = None,
+        qrels: Qrels | None = None,
+        relevant: int = 1,
+    ) -> Evaluation:
+        """The share of right answers; an invalid one is wrong."""
+        del run, qrels, relevant
+        right = {
+            str(record["id"]): float(not isinstance(output, InvalidOutput) and output.value == SCALE[record["answer"]])
+            for record, output in zip(records, outputs, strict=True)
+        }
+        return Evaluation("accuracy", {"accuracy": right}, {str(record["id"]): record["group"] for record in records})
+
+
+def _read(path: Path, options: Mapping[str, str]) -> Rows:
+    del options
+    return read_rows(path)
+
+
+task = Relevance()

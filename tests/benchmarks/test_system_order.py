@@ -1,0 +1,171 @@
+"""Scores are cut as people's grades fall, on other topics; orders of systems are compared as they should be."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from itertools import pairwise
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.cranfield_runs.systems import Cranfield
+from benchmarks.system_order.cutting import cut, thresholds
+from benchmarks.system_order.judges import SCALE, TASKS, Judge, dealt, encoding_systems, votes
+from benchmarks.system_order.orders import MEASURE, OTHER, Measured, halves, order_rows, spread_rows, tau_difference
+from benchmarks.system_order.pairs import WORDS, completed, judged_pool, write_inputs
+from searchlora.eval.formats import read_topics
+from searchlora.eval.judgments.pool import read_pairs
+from searchlora.outputs import Grade
+from searchlora.prompts import messages
+from searchlora.task import load_prompted_task
+
+TOPICS = [f"t{n}" for n in range(12)]
+
+
+@given(grades=st.lists(st.sampled_from(SCALE), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_where_all_scores_differ_each_grade_is_given_as_often_as_people_give_it(grades, seed):
+    scores = np.random.default_rng(seed).permutation(len(grades)).tolist()
+    found = thresholds(scores, grades, SCALE)
+    given_grades = Counter(sum(score >= each for each in found) for score in scores)
+    assert given_grades == Counter(grades)
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SCALE)), min_size=1, max_size=40))
+def test_between_equal_scores_nothing_is_cut_and_no_other_cut_is_nearer(pairs):
+    scores, grades = [score for score, _ in pairs], [grade for _, grade in pairs]
+    found = thresholds(scores, grades, SCALE)
+    assert all(low <= high for low, high in pairwise(found))
+    for grade, threshold in zip(SCALE[1:], found, strict=True):
+        wanted = sum(each >= grade for each in grades)
+        off = abs(sum(score >= threshold for score in scores) - wanted)
+        assert off == min(abs(sum(score >= other for score in scores) - wanted) for other in [*scores, math.inf])
+
+
+def test_a_topic_is_graded_by_the_other_half():
+    scores = {topic: {"a": n + 0.1, "b": n + 0.2, "c": n + 0.3} for n, topic in enumerate(TOPICS)}
+    human = {topic: {"a": 0, "b": 0, "c": 2} for topic in TOPICS}
+    grades, parts = cut(scores, human, (0, 1, 2))
+    assert sorted(topic for part in parts for topic in part.judged) == sorted(TOPICS)
+    for part in parts:
+        assert not set(part.fitted) & set(part.judged)
+        seen = [(scores[topic][d], human[topic][d]) for topic in part.fitted for d in "abc"]
+        assert part.thresholds == thresholds([score for score, _ in seen], [grade for _, grade in seen], (0, 1, 2))
+        for topic in part.judged:
+            assert grades[topic] == {d: (0, 2)[scores[topic][d] >= part.thresholds[0]] for d in "abc"}
+
+
+def values(better: float, *, noise: float, seed: int = 0) -> Measured:
+    """Five systems, each `better` than the one before."""
+    rng = np.random.default_rng(seed)
+    made = {
+        f"s{n}": {topic: float(0.3 + n * better + rng.normal(0, noise)) for topic in TOPICS} for n in range(5)
+    }  # fmt: skip
+    return Measured({MEASURE: made, OTHER: made})
+
+
+def test_the_figures_of_the_right_and_of_the_reverse_order():
+    human = values(0.1, noise=0)
+    right, reverse = (
+        {row["measure"]: row["value"] for row in order_rows("x", human, values(better, noise=0), resamples=50)}
+        for better in (0.1, -0.1)
+    )
+    assert set(right) == {"tau", "tau-ap", "tau, top half", "tau-ap, top half", "tau by P@10"}
+    assert set(right.values()) == {1.0}
+    assert set(reverse.values()) == {-1.0}
+
+
+def test_halves_share_no_topic_and_are_summed_up_with_their_spread():
+    human = values(0.1, noise=0.2)
+    for one, other in halves(human, times=5):
+        topics = [list(side.by[MEASURE]["s0"]) for side in (one, other)]
+        assert sorted(topics[0] + topics[1]) == sorted(TOPICS)
+    rows = {row["measure"]: row for row in spread_rows("x", halves(human, times=50))}
+    assert rows["tau"]["draws"] == 50
+    assert (rows["tau"]["n"], rows["tau"]["queries"]) == (5, 6)
+    assert rows["tau"]["low"] <= rows["tau"]["value"] <= rows["tau"]["high"]
+    assert {row["value"] for row in spread_rows("x", halves(values(0.1, noise=0), times=5))} == {1.0}
+
+
+def test_the_difference_of_two_judges_is_paired():
+    human, good, bad = values(0.1, noise=0), values(0.1, noise=0.05, seed=1), values(-0.1, noise=0.05, seed=2)
+    difference, low, high, p = tau_difference(human, good, bad, resamples=300)
+    assert difference > 1.5
+    assert low > 1
+    assert high <= 2
+    assert p < 0.01
+    other_way = tau_difference(human, bad, good, resamples=300)
+    assert other_way == pytest.approx((-difference, -high, -low, p))
+    assert tau_difference(human, good, good, resamples=50) == (0, 0, 0, 1)
+
+
+def test_grades_that_are_dealt_stay_in_their_topic_and_votes_rise_with_the_runs():
+    human = {topic: {f"d{n}": n % 5 for n in range(20)} for topic in TOPICS}
+    found = dealt(human, seed=1).grades
+    assert found != human
+    assert found == dealt(human, seed=1).grades
+    assert all(Counter(found[topic].values()) == Counter(human[topic].values()) for topic in TOPICS)
+    pooled = {topic: {f"d{n}": n + 1 for n in range(20)} for topic in TOPICS}
+    for row in votes(pooled, human).grades.values():
+        assert list(row.values()) == sorted(row.values())
+        assert set(row.values()) == set(SCALE)
+
+
+def test_a_judge_is_circular_where_its_encoder_or_its_votes_rank():
+    queries = {topic: f"what is {topic}" for topic in TOPICS}
+    grades = {topic: {"a": 1} for topic in TOPICS}
+    encoder = Judge("embedding", grades, SCALE, ("base all-minilm-l6-v2",))
+    assert set(encoder.circular(queries)) == encoding_systems()
+    assert {"dense", "rrf_stem_dense", "rrf_four"} < encoding_systems()
+    assert not {name for name in encoding_systems() if name.startswith("bm25")}
+    assert Judge("LLM", grades, (0, 1), ("base smollm2-135m-instruct-q4_1",)).circular(queries) == {}
+    pooled = {topic: {"a": 1, "b": 2} for topic in TOPICS}
+    assert len(votes(pooled, {topic: {"a": 0, "b": 1} for topic in TOPICS}).circular(queries)) == 18
+
+
+def test_a_judge_that_was_fitted_to_the_same_question_is_circular():
+    scores = {topic: {"a": 0.1, "b": 0.2} for topic in TOPICS}
+    grades, parts = cut(scores, {topic: {"a": 0, "b": 1} for topic in TOPICS}, SCALE)
+    judge = Judge("LLM, cut", grades, SCALE, ("base smollm2-135m-instruct-q4_1",), tuple(parts))
+    assert judge.circular({topic: f"what is {topic}" for topic in TOPICS}) == {}
+    twice = dict.fromkeys(TOPICS, "the same question")
+    assert "was trained on 6 of the 6 topics" in judge.circular(twice)["bm25"]
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """Two documents of more words than the LLM sees, one topic, one unexplained pair."""
+    long = " ".join(f"w{n}" for n in range(WORDS + 20))
+    (tmp_path / "cran.all.1400").write_text(f".I 1\n.T\nwing\n.W\n{long}\n.I 2\n.T\nshell\n.W\nbuckling\n.I 3\n.W\nx\n")
+    (tmp_path / "cran.qry").write_text(".I 001\n.W\nwhat is a wing\n")
+    (tmp_path / "cranqrel").write_text("1 1 2\n1 3 -1\n")
+    return Cranfield(tmp_path)
+
+
+def test_unexplained_pairs_are_not_pooled_and_what_people_did_not_name_is_not_relevant(collection, tmp_path):
+    pooled = judged_pool(tmp_path, {"a": {"1": {"1": 3.0, "3": 2.0}}, "b": {"1": {"1": 2.0, "2": 1.0}}})
+    assert pooled == {"1": {"1": 2, "2": 1}}
+    assert completed(collection.qrels, pooled) == {"1": {"1": 3, "2": 0}}
+    files = write_inputs(tmp_path / "in", collection, pooled)
+    assert read_topics(files["topics"])["1"]["query"] == "what is a wing"
+    assert {topic: set(row) for topic, row in read_pairs(files["pairs"]).items()} == {"1": {"1", "2"}}
+    texts = {row["id"]: row["text"] for row in map(json.loads, files["corpus"].read_text().splitlines())}
+    assert set(texts) == {"1", "2"}
+    assert texts["1"].split()[-1] == f"w{WORDS - 1}"
+
+
+def test_the_judging_task_holds_what_it_promises():
+    task = load_prompted_task("relevance", TASKS)
+    for record in task.examples:
+        jsonschema.validate(record, task.record_schema)
+        system, user = messages(task, record)
+        assert "Yes or No" in system["content"]
+        assert record["query"] in user["content"]
+        assert record["passage"] in user["content"]
+        assert task.parse(task.target(record), record) == Grade(int(record["answer"] == "Yes"))
+    right = task.evaluate(task.examples, [Grade(1), task.parse("perhaps", task.examples[1])])
+    assert right.mean("accuracy") == 0.5
