@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from subprocess import SubprocessError
 from typing import Any
 
 from searchlora.errors import UsageError, some
@@ -53,6 +54,11 @@ def parse_measure(name: str) -> Measure:
         why = re.sub(r"invalid param (\w+)=<object.*", r"\1 must be given", str(error))
         fix = "Examples: nDCG@10, MRR@10, Recall@100, AP, P@5."
         raise UsageError(f"'{name}' is not a measure ({why})", fix=fix) from None
+    for key in ("cutoff", "rel"):
+        if measure.params.get(key, 1) < 1:  # trec_eval ends the whole process over a cutoff of 0
+            raise UsageError(
+                f"'{name}' is not a measure ({key} must be at least 1)", fix="Examples: nDCG@10, P(rel=2)@5."
+            )
     return Measure(name, measure, measure.params.get("cutoff"))
 
 
@@ -140,18 +146,36 @@ def _calculate(run: dict[str, dict[str, float]], qrels: Qrels, measures: Iterabl
         for metric in ir_measures.pytrec_eval.iter_calc(ours, qrels, run):
             values[metric.measure][metric.query_id] = float(metric.value)
     if run and others:
-        places = {
-            topic: {document: float(-place) for place, document in enumerate(ranked(scores))}
-            for topic, scores in run.items()
-        }
-        try:
-            for metric in ir_measures.iter_calc(others, qrels, places):
-                values[metric.measure][metric.query_id] = float(metric.value)
-        except (ValueError, RuntimeError) as error:
-            names = ", ".join(map(str, others))
-            why = " ".join(str(error).split()).rstrip(".")
-            raise UsageError(f"{names} cannot be calculated here ({why})") from None
+        for measure, topic, value in _by_others(run, qrels, others):
+            values[measure][topic] = value
     return values
+
+
+def _by_others(run: dict[str, dict[str, float]], qrels: Qrels, measures: list[Any]) -> list[tuple[Any, str, float]]:
+    """Measure, topic and value, from the providers beside trec_eval.
+
+    They get the ranking that trec_eval sees, and plain ids: some write files whose columns are parted by blanks and
+    whose topics are numbers.
+    """
+    import ir_measures
+
+    numbers = {topic: str(number) for number, topic in enumerate(qrels, start=1)}
+    named = {number: topic for topic, number in numbers.items()}
+    places: dict[str, dict[str, float]] = {}
+    judged: dict[str, dict[str, int]] = {}
+    for topic, grades in qrels.items():
+        ranking = ranked(run.get(topic, {}))
+        ids = {document: f"d{number}" for number, document in enumerate(dict.fromkeys((*ranking, *grades)))}
+        judged[numbers[topic]] = {ids[document]: grade for document, grade in grades.items()}
+        if ranking:
+            places[numbers[topic]] = {ids[document]: float(-place) for place, document in enumerate(ranking)}
+    try:
+        found = list(ir_measures.iter_calc(measures, judged, places))
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, SubprocessError) as error:
+        names = ", ".join(map(str, measures))
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{names} cannot be calculated here ({why})") from None
+    return [(metric.measure, named[metric.query_id], float(metric.value)) for metric in found]
 
 
 def _counted(topics: Sequence[str]) -> str:

@@ -24,6 +24,9 @@ Run: TypeAlias = Mapping[str, Mapping[str, float]]
 QRELS_LINE = "topic iteration document grade"
 RUN_LINE = "topic Q0 document rank score tag"
 
+#: trec_eval keeps grades in 32 bits; of a greater one it would see the last 32 only.
+GREATEST_GRADE = 2**31 - 1
+
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
     """Document ids, best first. Ties go by document id from last to first, as trec_eval orders them.
@@ -50,6 +53,7 @@ def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
             grade = whole_number(text)
         except ValueError:
             raise _qrels_fault(line, f"{path}, line {number}") from None
+        check_grade(grade, f"{path}, line {number}")
         yield number, topic, document, grade
 
 
@@ -127,6 +131,12 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
                 if not isfinite(score):
                     raise DataError(f"the score {score} of document {document} is not finite", where=f"topic {topic}")
                 out.write(f"{_word(topic, 'topic')} Q0 {_word(document, 'document')} {rank} {score!r} {tag}\n")
+
+
+def check_grade(grade: int, where: str) -> None:
+    """Raise `DataError` for a grade that measures cannot hold."""
+    if abs(grade) > GREATEST_GRADE:
+        raise DataError(f"the grade {grade} is out of range", where=where, fix=f"The greatest is {GREATEST_GRADE}.")
 
 
 def whole_number(text: str) -> int:

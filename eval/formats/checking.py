@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats.contract import Row, TopicRow
-from searchlora.eval.trec import whole_number
+from searchlora.eval.trec import check_grade, whole_number
 
 
 def collect_qrels(
@@ -121,6 +121,7 @@ def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int
             where=where,
             fix="Grades are whole; with thresholds, for example 0.25,0.5,0.75, a rating becomes the number it reaches.",
         )
+    check_grade(int(number), where)
     return int(number)
 
 

@@ -61,6 +61,31 @@ def test_other_providers_see_the_ranking_of_trec_eval():
     assert values["Compat(p=0.8)"]["2"] > values["Compat(p=0.8)"]["1"] == 0.0
 
 
+def test_err_is_calculated_whatever_topics_and_documents_are_called():
+    """gdeval writes files with blanks between the columns and takes topics for numbers; it prints five digits."""
+    qrels = {"shoes a-1": {"b 1": 3, "a|1": 0, "c": 1}, "2": {"x": 2}, "3": {"y": 1}}
+    run = {"shoes a-1": {"a|1": 2.0, "b 1": 2.0, "new": 1.0, "c": 0.5}, "2": {"x": 1.0}}
+    values = retrieval_values(run, qrels, ["ERR@10", "nDCG@10", "nDCG(dcg='exp-log2')@10"])
+    stops = [2**3 - 1, 0, 0, 2**1 - 1]  # the b before the a, since it is a tie
+    expected, on = 0.0, 1.0
+    for rank, gain in enumerate(stops, start=1):
+        expected += on * gain / 16 / rank
+        on *= 1 - gain / 16
+    assert values["ERR@10"] == pytest.approx({"shoes a-1": expected, "2": 3 / 16, "3": 0.0}, abs=1e-5)
+    assert values["nDCG(dcg='exp-log2')@10"]["2"] == pytest.approx(1, abs=1e-5)
+
+
+def test_cutoffs_and_levels_below_one_are_refused():
+    for name in ("nDCG@0", "nDCG@-1", "P(rel=0)@5", "AP(rel=0)", "MRR@0"):
+        with pytest.raises(UsageError, match="is not a measure"):
+            retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
+
+
+def test_faults_of_other_providers_are_put_into_words():
+    with pytest.raises(UsageError, match="Accuracy cannot be calculated here"):
+        retrieval_values({"1": {"a": 1.0}}, {"1": {"a": 1}}, ["Accuracy"])
+
+
 def test_two_names_of_one_measure_and_both_kinds_of_mrr():
     values = retrieval_values({"2": {"x": 2.0, "c": 1.0}}, QRELS, ["R@5", "Recall@5", "MRR@1", "RR"])
     assert values["R@5"] == values["Recall@5"]

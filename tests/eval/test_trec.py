@@ -61,6 +61,7 @@ def test_same_run_gives_the_same_bytes(tmp_path):
         ("1 0 d3", "3 fields where 4 are needed"),
         ("1 0 d3 two", "the grade 'two' is not a whole number"),
         ("1 0 d3 1.5", "the grade '1.5' is not a whole number"),
+        ("1 0 d3 99999999999", "the grade 99999999999 is out of range"),
         ("1 0 d3 1_0", "the grade '1_0' is not a whole number"),
         ("1 0 d1 2", "document d1 is judged twice for topic 1"),
     ],

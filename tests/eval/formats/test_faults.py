@@ -29,6 +29,7 @@ QRELS = [
     ("trec", "1 0 a 1\n1 0 b 0.5\n", "line 2", "the grade 0.5 is not a whole number"),
     ("trec", "1 0 a 1\n1 0 b nan\n", "line 2", "the grade 'nan' is not a finite number"),
     ("trec", "1 0 a 1\n1 0 a 1\n", "line 2", "document a is judged twice for topic 1"),
+    ("trec", "1 0 a 1\n1 0 b 99999999999\n", "line 2", "the grade 99999999999 is out of range"),
     ("beir", BEIR + "1\tb\n", "line 3", "2 fields where the header has 3"),
     ("beir", BEIR + "1\tb\thigh\n", "line 3", "the grade 'high' is not a finite number"),
     ("beir", BEIR + "1\tb\t1.5\n", "line 3", "the grade 1.5 is not a whole number"),
