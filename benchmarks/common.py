@@ -43,10 +43,15 @@ def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: 
 
 
 def save_figures(
-    name: str, rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+    more: Mapping[str, Any],
+    *,
+    module: str | None = None,
 ) -> Path:
-    """Write `results/NAME.json` of figures that no comparison of systems made, in the same keys."""
-    made = {**vars(header(name, name)), "rows": list(rows), "comparisons": list(comparisons)}
+    """Write `results/NAME.json` of figures that no comparison of systems made, in the same keys; see `save`."""
+    made = {**vars(header(name, module or name)), "rows": list(rows), "comparisons": list(comparisons)}
     return _write(name, {**made, **more})
 
 

@@ -24,7 +24,7 @@ from searchlora.errors import UsageError
 
 Floats = NDArray[np.float64]
 
-#: Resamples by clusters held at once; bounds the memory at some tens of megabytes.
+#: Numbers held at once; bounds the memory at some tens of megabytes.
 _CELLS = 2_000_000
 
 
@@ -71,9 +71,10 @@ def bootstrap_intervals(
     if count < 2:
         return np.full((columns, 2), np.nan)
     means, residuals, _ = errors(sums, sizes)
-    drawn = [_statistics(draw, residuals, sizes) for draw in _resamples(count, resamples, np.random.default_rng(seed))]
+    rng = np.random.default_rng(seed)
+    ratios = [_statistics(drawn(rows, count, rng), residuals, sizes) for rows in blocks(resamples, count)]
     # An infinite statistic (a resample without spread) must not be interpolated with a finite one.
-    tails = np.quantile(np.concatenate(drawn), [(1 + level) / 2, (1 - level) / 2], axis=0, method="nearest")
+    tails = np.quantile(np.concatenate(ratios), [(1 + level) / 2, (1 - level) / 2], axis=0, method="nearest")
     squares = (residuals**2).sum(axis=0)
     deviation = np.sqrt(squares * count) / sizes.sum()
     skewness = _skewness((residuals**3).sum(axis=0), squares, count)
@@ -116,18 +117,17 @@ def errors(sums: Floats, sizes: Floats) -> tuple[Floats, Floats, Floats]:
     return means, residuals, np.sqrt((residuals**2).sum(axis=0) * count / (count - 1)) / sizes.sum()
 
 
-def blocks(resamples: int, count: int) -> Iterator[int]:
-    """How many resamples of `count` clusters to hold at once, until all are done."""
-    size = max(1, _CELLS // count)
+def blocks(resamples: int, cells: int) -> Iterator[int]:
+    """How many resamples of so many numbers each to hold at once, until all are done."""
+    size = max(1, _CELLS // cells)
     for start in range(0, resamples, size):
         yield min(size, resamples - start)
 
 
-def _resamples(count: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each cluster was drawn, in blocks of (resamples of the block, clusters)."""
-    for block in blocks(resamples, count):
-        drawn = rng.integers(0, count, size=(block, count)) + (np.arange(block) * count)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=block * count).reshape(block, count).astype(float)
+def drawn(resamples: int, count: int, rng: np.random.Generator) -> Floats:
+    """How often each of `count` clusters is drawn, `count` times with replacement: (resamples, clusters)."""
+    picked = rng.integers(0, max(count, 1), size=(resamples, count)) + (np.arange(resamples) * count)[:, None]
+    return np.bincount(picked.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
 
 def _statistics(draw: Floats, residuals: Floats, sizes: Floats) -> Floats:

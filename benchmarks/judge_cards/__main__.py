@@ -8,13 +8,11 @@ Some minutes on 2 cores.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.common import RESULTS, header, real_data
-from searchlora.eval.files import atomic_text
+from benchmarks.common import real_data, save_figures
 from searchlora.eval.judge.card import JudgeCard
 from searchlora.eval.judge.from_files import JudgeCards, judge_cards
 from searchlora.eval.significance import correct
@@ -25,14 +23,10 @@ SHOWN = ("kappa", "kappa_binary", "kappa_quadratic", "alpha", "mae", "bias", "in
 def main() -> None:
     folder = real_data() / "llmjudge"
     judges = {path.stem: path for path in sorted((folder / "judges").glob("*.txt"))}
-    found = judge_cards(folder / "human_test_qrels.txt", judges)
-    RESULTS.mkdir(exist_ok=True)
-    with atomic_text(RESULTS / "judge_cards.json") as out:
-        json.dump(_results(found), out, indent=1, ensure_ascii=False)
-        out.write("\n")
+    _save(judge_cards(folder / "human_test_qrels.txt", judges))
 
 
-def _results(found: JudgeCards) -> dict[str, object]:
+def _save(found: JudgeCards) -> None:
     comparison = found.comparison
     assert comparison is not None
     cards = sorted(found.cards, key=lambda card: -card.figures["kappa"].value)
@@ -42,13 +36,8 @@ def _results(found: JudgeCards) -> dict[str, object]:
         for each, p in zip(comparison.differences, by_rate, strict=True)
     ]
     best = [each for each in differences if each["a"] == cards[0].judge]
-    about = header("judge_cards", "judge_cards")
-    return {
-        **{key: getattr(about, key) for key in ("benchmark", "command", "date", "machine")},
-        "versions": dict(about.versions),
+    more = {
         "caption": _caption(cards, comparison.correction, differences),
-        "rows": [row for card in cards for row in _rows(card)],
-        "comparisons": sorted(best, key=lambda each: each["difference"]),
         "queries": cards[0].queries,
         "invalid": {card.judge: dict(card.invalid) for card in cards if card.invalid},
         "confusion": {card.judge: card.confusion for card in cards},
@@ -61,6 +50,8 @@ def _results(found: JudgeCards) -> dict[str, object]:
             "differences": differences,
         },
     }
+    rows = [row for card in cards for row in _rows(card)]
+    save_figures("judge_cards", rows, sorted(best, key=lambda each: each["difference"]), more)
 
 
 def _caption(cards: Sequence[JudgeCard], correction: str, differences: Sequence[Mapping[str, Any]]) -> str:

@@ -9,17 +9,15 @@ uses again what it finds in `benchmarks/work`. The commands and what they print 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, WORK, header
+from benchmarks.common import WORK, save_figures
 from benchmarks.promotion.made import JUDGE, NAME, TASKS, make
 from searchlora.cli.bars import bars
-from searchlora.eval.files import atomic_text
 
 POLICY = Path(__file__).parent / "policy.yaml"
 
@@ -32,11 +30,7 @@ def main() -> None:
     for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
         kept.unlink(missing_ok=True)
     told: list[dict[str, Any]] = [_call(work, said, arguments) for said, arguments in _acts(work)]
-    about = vars(header("promotion", "promotion"))
-    with atomic_text(RESULTS / "promotion.json") as out:
-        results = {**about, "rows": [], "comparisons": [], "transcript": told, "table": _markdown(told)}
-        json.dump(results, out, indent=1, ensure_ascii=False)
-        out.write("\n")
+    save_figures("promotion", [], [], {"transcript": told, "table": _markdown(told)})
 
 
 def _acts(work: Path) -> list[tuple[str, list[str]]]:

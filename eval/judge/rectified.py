@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from searchlora.eval.intervals import Floats, blocks
+from searchlora.eval.intervals import Floats, blocks, drawn
 
 #: What a cluster adds up to: labelled rows, their human values, what the judge said of them; and of its other rows.
 SUMS = ("labelled", "human", "judged", "others", "judged others")
@@ -90,11 +90,11 @@ def interval(
         return value, value
     ratios = []
     for draws in _draws([len(part) for part in strata.parts], resamples, rng):
-        drawn = strata.estimate(lam, draws)
-        shift = drawn.value - value
+        resampled = strata.estimate(lam, draws)
+        shift = resampled.value - value
         # Rounding leaves an error near 0 where it is 0: such a resample has drawn one value only.
-        flat = drawn.error <= 1e-9 * error
-        ratio = np.divide(shift, drawn.error, out=np.zeros_like(shift), where=~flat)
+        flat = resampled.error <= 1e-9 * error
+        ratio = np.divide(shift, resampled.error, out=np.zeros_like(shift), where=~flat)
         ratios.append(np.where(flat & (np.abs(shift) > 1e-12), np.copysign(math.inf, shift), ratio))
     # An infinite ratio must not be interpolated with a finite one.
     upper, lower = np.quantile(np.concatenate(ratios), [(1 + level) / 2, (1 - level) / 2], method="nearest")
@@ -104,10 +104,5 @@ def interval(
 def _draws(sizes: list[int], resamples: int, rng: np.random.Generator) -> Iterator[tuple[Floats, Floats]]:
     """How often each cluster of the two strata was drawn, in blocks of (resamples of the block, clusters)."""
     for rows in blocks(resamples, sum(sizes)):
-        labelled, others = (_counts(rows, size, rng) for size in sizes)
+        labelled, others = (drawn(rows, size, rng) for size in sizes)
         yield labelled, others
-
-
-def _counts(rows: int, size: int, rng: np.random.Generator) -> Floats:
-    drawn = rng.integers(0, max(size, 1), size=(rows, size)) + (np.arange(rows) * size)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(float)

@@ -25,13 +25,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from searchlora.eval.intervals import blocks, drawn
 from searchlora.eval.judge.agreement import Floats
 
 #: Tables of counts `(..., *table)` -> figures `(...)`; nan where the figure does not exist.
 Statistic = Callable[[Floats], Floats]
-
-#: Numbers held at once; bounds the memory at some tens of megabytes.
-_CELLS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def intervals(
     value = sums @ statistic(tables.sum(axis=0))
     error = _jackknife(statistic, tables, sums)
     draws = drawn_queries(queries, resamples, queries * max(judges, len(sums)), np.random.default_rng(seed))
-    ratios = np.concatenate([_ratios(statistic, drawn, tables, sums, value) for drawn in draws])
+    ratios = np.concatenate([_ratios(statistic, draw, tables, sums, value) for draw in draws])
     ends = [
         _ends(value[at], error[at], column, bounds, level) if queries > 1 else (math.nan, math.nan)
         for at, column in enumerate(ratios.T)
@@ -104,7 +102,7 @@ def swap_p(
     observed = statistic(totals)
     reached = np.zeros(len(pairs))
     rng = np.random.default_rng(seed)
-    for block in _blocks(resamples, max(queries, flat.shape[1])):
+    for block in blocks(resamples, max(queries, flat.shape[1])):
         kept = rng.integers(0, 2, size=(block, queries)).astype(float)
         own = (kept @ flat).reshape(block, *totals.shape)
         for at, (a, b) in enumerate(pairs):
@@ -135,14 +133,14 @@ def influences(statistic: Statistic, totals: Floats) -> Floats:
     return out
 
 
-def _ratios(statistic: Statistic, drawn: Floats, tables: Floats, sums: Floats, value: Floats) -> Floats:
+def _ratios(statistic: Statistic, draw: Floats, tables: Floats, sums: Floats, value: Floats) -> Floats:
     """(figure* − figure) / its error*, `(resamples, contrasts)`; nan where a resample has no such figure."""
     queries, judges = tables.shape[:2]
-    totals = (drawn @ tables.reshape(queries, -1)).reshape(len(drawn), *tables.shape[1:])
+    totals = (draw @ tables.reshape(queries, -1)).reshape(len(draw), *tables.shape[1:])
     shift = statistic(totals) @ sums.T - value
-    slope = influences(statistic, totals).reshape(len(drawn), judges, -1)
+    slope = influences(statistic, totals).reshape(len(draw), judges, -1)
     moved = np.einsum("rjk,qjk->rqj", slope, tables.reshape(queries, judges, -1), optimize=True) @ sums.T
-    spread = np.einsum("rq,rqc->rc", drawn, moved**2, optimize=True)
+    spread = np.einsum("rq,rqc->rc", draw, moved**2, optimize=True)
     error = np.sqrt(spread * queries / max(queries - 1, 1))
     # Where a resample has no spread (one query drawn again and again), finite differences leave some 1e-6 of it.
     flat = error <= 1e-5
@@ -172,13 +170,6 @@ def _jackknife(statistic: Statistic, tables: Floats, sums: Floats) -> Floats:
 
 
 def drawn_queries(queries: int, resamples: int, cells: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each query was drawn, in blocks of (resamples of the block, queries)."""
-    for block in _blocks(resamples, cells):
-        drawn = rng.integers(0, queries, size=(block, queries)) + (np.arange(block) * queries)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=block * queries).reshape(block, queries).astype(float)
-
-
-def _blocks(resamples: int, cells: int) -> Iterator[int]:
-    size = max(1, _CELLS // cells)
-    for start in range(0, resamples, size):
-        yield min(size, resamples - start)
+    """How often each query was drawn, in blocks of (resamples of the block, queries); a resample takes `cells`."""
+    for block in blocks(resamples, cells):
+        yield drawn(block, queries, rng)
