@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from searchlora.eval.judge.agreement import confusion, disagreement, kappa
-from searchlora.eval.judge.labels import LabelNeed, label_need
+from searchlora.eval.judge.label_need import LabelNeed, label_need
 from searchlora.eval.judge.measures import (
     BINARY,
     KAPPA,

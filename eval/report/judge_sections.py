@@ -8,9 +8,9 @@ from typing import Any
 from searchlora.eval.judge.calibration_curve import CurvePoint
 from searchlora.eval.judge.card import JudgeCard
 from searchlora.eval.judge.comparing import JudgeComparison, JudgeDifference
+from searchlora.eval.judge.markdown import SHOWN, WORDS
 from searchlora.eval.judge.order import SystemOrder
 from searchlora.eval.judge.resampling import Figure
-from searchlora.eval.judge.text import SHOWN, WORDS
 from searchlora.eval.report.grids import confusion
 from searchlora.eval.report.judge_plots import curve_plot, order_plot
 from searchlora.eval.report.page import Section

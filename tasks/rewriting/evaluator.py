@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.measures import retrieval_notes, retrieval_values, with_relevant
-from searchlora.eval.text import corpus_bleu, rouge_l
+from searchlora.eval.overlap import corpus_bleu, rouge_l
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.card import judge_card, to_json
-from searchlora.eval.judge.text import cards_markdown
+from searchlora.eval.judge.markdown import cards_markdown
 from tests.eval.judge import llmjudge
 
 #: grades of people, and of a judge that is right in two of three

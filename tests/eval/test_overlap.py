@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.text import corpus_bleu, rouge_l
+from searchlora.eval.overlap import corpus_bleu, rouge_l
 
 
 def test_same_text_is_perfect_and_foreign_text_is_not():

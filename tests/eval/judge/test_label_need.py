@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge.labels import LabelNeed, label_need
+from searchlora.eval.judge.label_need import LabelNeed, label_need
 from searchlora.eval.judge.measures import judge_measures
 from searchlora.eval.judge.pairing import pair
 from tests.eval.judge import llmjudge

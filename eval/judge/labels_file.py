@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.files import numbered_lines
 from searchlora.eval.formats import read_qrels
+from searchlora.eval.formats.json_text import json_rows
 
 
-def read_labels(path: str | Path, format: str | None = None) -> dict[str, dict[str, int | None]]:
+def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
     """Qrels of a judge as topic -> document -> grade, or None for an answer that was no grade.
 
     Those are in `<path>.invalid.jsonl`, which `searchlora judge` writes beside the qrels: rows with `topic` and
@@ -18,21 +17,17 @@ def read_labels(path: str | Path, format: str | None = None) -> dict[str, dict[s
 
     Raises:
         DataError: naming file and line, for what `read_qrels` refuses, a damaged row, or a pair that has a grade too.
-        UsageError: for a format that there is not.
     """
     labels: dict[str, dict[str, int | None]] = {
-        topic: dict(row) for topic, row in read_qrels(path, format).items()
+        topic: dict(row) for topic, row in read_qrels(path).items()
     }  # fmt: skip
     beside = Path(f"{path}.invalid.jsonl")
     if not beside.exists():
         return labels
-    for number, line in numbered_lines(beside):
-        where = f"{beside}, line {number}"
-        try:
-            row = json.loads(line)
-            topic, document = str(row["topic"]), str(row["document"])
-        except (ValueError, KeyError, TypeError):
-            raise DataError("is no row with topic and document", where=where) from None
+    for where, row in json_rows(beside):
+        if "topic" not in row or "document" not in row:
+            raise DataError("is no row with topic and document", where=where)
+        topic, document = str(row["topic"]), str(row["document"])
         if document in labels.setdefault(topic, {}):
             raise DataError(f"document {document} of topic {topic} has a grade or stands twice", where=where)
         labels[topic][document] = None

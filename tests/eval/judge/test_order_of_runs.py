@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from searchlora.eval.judge.order import kendall_tau
-from searchlora.eval.judge.ranking import order_of_runs
+from searchlora.eval.judge.order_of_runs import order_of_runs
 from searchlora.eval.measures import retrieval_values
 
 RNG = np.random.default_rng(2)
