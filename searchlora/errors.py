@@ -24,10 +24,10 @@ class SearchloraError(Exception):
         super().__init__(f"{message} {fix}" if fix else message)
 
 
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """The first of some names for a message: `a, b, c and 7 more`."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+def some(names: Sequence[str]) -> str:
+    """The first five names of a list, for a message: `a, b, c, d, e and 7 more`."""
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 
 
 class UsageError(SearchloraError):

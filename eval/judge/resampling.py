@@ -55,9 +55,8 @@ def intervals(
     contrasts: Floats | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Floats:
-    """Figures of several judges, or their differences, with intervals by query.
+    """Figures of several judges, or their differences, with 95% intervals by query.
 
     Args:
         statistic: A smooth figure that does not change when all counts are multiplied by the same number.
@@ -76,7 +75,7 @@ def intervals(
     draws = drawn_queries(queries, resamples, queries * max(judges, len(sums)), np.random.default_rng(seed))
     ratios = np.concatenate([_ratios(statistic, draw, tables, sums, value) for draw in draws])
     ends = [
-        _ends(value[at], error[at], column, bounds, level) if queries > 1 else (math.nan, math.nan)
+        _ends(value[at], error[at], column, bounds) if queries > 1 else (math.nan, math.nan)
         for at, column in enumerate(ratios.T)
     ]
     return np.column_stack([value, np.array(ends)])
@@ -148,16 +147,14 @@ def _ratios(statistic: Statistic, draw: Floats, tables: Floats, sums: Floats, va
     return np.where(flat & (np.abs(shift) > 1e-9), np.copysign(math.inf, shift), ratio)
 
 
-def _ends(
-    value: float, error: float, ratios: NDArray[np.float64], bounds: tuple[float, float], level: float
-) -> tuple[float, float]:
+def _ends(value: float, error: float, ratios: NDArray[np.float64], bounds: tuple[float, float]) -> tuple[float, float]:
     known = ratios[~np.isnan(ratios)]
     if math.isnan(error) or len(known) < len(ratios) / 2:
         return math.nan, math.nan
     if error <= 1e-12:
         return value, value
     # An infinite ratio must not be interpolated with a finite one.
-    upper, lower = np.quantile(known, [(1 + level) / 2, (1 - level) / 2], method="nearest")
+    upper, lower = np.quantile(known, [0.975, 0.025], method="nearest")
     low, high = np.clip([value - upper * error, value - lower * error], *bounds)
     return float(low), float(high)
 
