@@ -10,7 +10,7 @@ from urllib.parse import quote_plus
 
 from searchlora.errors import DataError
 from searchlora.eval.files import atomic_text
-from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, write_judgments
 from searchlora.eval.judgments.clicks import ClickJudgments, clean_query
 
 
@@ -70,12 +70,14 @@ def write_click_qrels(
 
     Raises:
         DataError: as `click_qrels`, and when something cannot be written.
+        UsageError: when the file is there already, or its name does not tell a format.
     """
+    check_new(path)
     qrels = click_qrels(found, topics)
+    count = sum(len(row) for row in qrels.values())
+    card = JudgmentsCard("clicks", created, counts={"clicks": count}, rule=found.rule, made_from=made_from or {})
     with atomic_text(details_path(path)) as out:
         for each in found.judgments:
             out.write(json.dumps(asdict(each), ensure_ascii=False) + "\n")
-    count = sum(len(row) for row in qrels.values())
-    card = JudgmentsCard("clicks", created, counts={"clicks": count}, rule=found.rule, made_from=made_from or {})
-    write_judgments(path, qrels, card)
+        write_judgments(path, qrels, card)  # in here, so that qrels that cannot be written leave no figures behind
     return qrels

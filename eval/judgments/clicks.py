@@ -161,12 +161,16 @@ class ClickCounts:
         """Judge every pair that was shown often enough.
 
         Raises:
-            UsageError: when the thresholds do not rise from above 0, the minimum is below 1, or nothing was clicked.
+            UsageError: when the thresholds do not rise from above 0, the minimum is below 1, or nothing was clicked
+                (of a log without rows, too).
         """
         cuts = _checked(minimum, thresholds)
         positions = self.positions()
         if not self._clicked:
-            raise UsageError(f"none of the {self.rows} impressions was clicked")
+            raise UsageError(
+                f"none of the {self.rows} impressions was clicked" if self.rows else "there are no impressions",
+                fix="Check the log, and the column that says what was clicked.",
+            )
         shown, expected = np.zeros(len(self._clicks), dtype=int), np.zeros(len(self._clicks))
         overall = self._clicked.total() / self.rows
         for each in positions:
@@ -207,9 +211,13 @@ class ClickCounts:
 
 def _checked(minimum: int, thresholds: Sequence[float]) -> tuple[float, ...]:
     cuts = tuple(float(each) for each in thresholds)
-    if not cuts or any(high <= low for low, high in zip((0.0, *cuts), cuts, strict=False)):
+    if (
+        not cuts
+        or not np.isfinite(cuts).all()
+        or any(high <= low for low, high in zip((0.0, *cuts), cuts, strict=False))
+    ):
         named = ", ".join(f"{each:g}" for each in cuts) or "none"
-        raise UsageError(f"the thresholds ({named}) must rise, from above 0")
+        raise UsageError(f"the thresholds ({named}) must be finite and rise, from above 0")
     if minimum < 1:
         raise UsageError(f"the minimum of impressions is {minimum}", fix="It is 1 or more.")
     return cuts

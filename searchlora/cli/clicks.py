@@ -38,6 +38,7 @@ def clicks(
     from searchlora.data.meter import Meter, metered
     from searchlora.errors import UsageError
     from searchlora.eval.files import file_sha256
+    from searchlora.eval.judgments.card import check_new
     from searchlora.eval.judgments.click_qrels import details_path, write_click_qrels
     from searchlora.eval.judgments.clicks import ClickCounts
 
@@ -46,6 +47,7 @@ def clicks(
     except ValueError:
         raise UsageError(f"'{thresholds}' are not numbers between commas", where="--thresholds") from None
     columns = {"query": query, "document": document, "position": position, "clicked": clicked}
+    check_new(out)
     check_file(log)
     wanted = None if topics is None else _queries(topics)
     counts = ClickCounts()

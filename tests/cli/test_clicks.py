@@ -110,3 +110,32 @@ def test_topics_of_a_file(cli, tmp_path):
     assert card is not None
     assert set(card.made_from) == {"log.jsonl", "topics.tsv"}
     assert "4 judgments of 1 topics" in called.out
+
+
+def test_nothing_that_is_there_is_overwritten_and_nothing_half_is_left(refused, tmp_path):
+    """Not the log itself, not the judgments of people; and figures lie nowhere without their qrels."""
+    log, people = tmp_path / "log.csv", tmp_path / "people.txt"
+    lines = [f"tent,d {at % 2},1,{at % 2}\n" for at in range(40)]
+    log.write_text("query,document,position,clicked\n" + "".join(lines))
+    people.write_text("q 0 d 1\n")
+    before = log.read_bytes()
+    assert "log.csv: is there already" in refused("clicks", log, "--out", log)
+    assert "people.txt: is there already" in refused("clicks", log, "--out", people)
+    assert "qrels.odd: the name does not say in which format" in refused("clicks", log, "--out", tmp_path / "qrels.odd")
+    assert "'d 0' cannot stand in a TREC file" in refused("clicks", log, "--out", tmp_path / "qrels.txt")
+    assert (log.read_bytes(), people.read_text()) == (before, "q 0 d 1\n")
+    assert set(tmp_path.iterdir()) == {log, people}
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf", "0.5,nan"])
+def test_thresholds_are_numbers_that_can_be_reached(refused, log, tmp_path, threshold):
+    """Nothing is below nan: every document would get the highest grade."""
+    out = tmp_path / "made" / "qrels.txt"
+    assert "finite and rise" in refused("clicks", log, "--out", out, "--thresholds", threshold)
+    assert not out.parent.exists()
+
+
+def test_a_log_of_its_header_only(refused, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("query,document,position,clicked\n")
+    assert "there are no impressions" in refused("clicks", log, "--out", tmp_path / "qrels.txt")

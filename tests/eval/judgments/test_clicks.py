@@ -200,7 +200,7 @@ def test_what_it_refuses():
     with pytest.raises(UsageError, match="none of the 1 impressions"):
         counted([Impression("q", "d", 1, False)]).judge()
     for thresholds in ((), (1.0, 0.5), (0.0, 1.0), (0.5, 0.5)):
-        with pytest.raises(UsageError, match="must rise"):
+        with pytest.raises(UsageError, match="must be finite and rise"):
             counted([Impression("q", "d", 1, True)]).judge(thresholds=thresholds)
     with pytest.raises(UsageError, match="minimum"):
         counted([Impression("q", "d", 1, True)]).judge(minimum=0)
