@@ -7,14 +7,15 @@ qrels file without a card is of unknown source and is treated as human.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import atomic_text, file_sha256, numbered_lines
-from searchlora.eval.formats import format_for_name, write_qrels
+from searchlora.eval.formats import Topics, format_for_name, write_qrels
 from searchlora.eval.plain_json import write_json
 from searchlora.eval.trec import Qrels
 
@@ -38,6 +39,7 @@ class JudgmentsCard:
         judge_queries: `lineage.query_hash` of each query that the judge was trained on; None where that is not known.
             Kept in a file of its own beside the card.
         counts: Source -> number of judgments.
+        invalid: How many answers of the judge were no grade: they are rows of `invalid_path`, and not in the qrels.
         rule: How several sources were made one.
         probabilities: Name of a file beside the qrels with the probability of each grade.
         made_from: Name of each input file -> its sha256.
@@ -53,6 +55,7 @@ class JudgmentsCard:
     prompt_hash: str | None = None
     judge_queries: tuple[str, ...] | None = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    invalid: int = 0
     rule: str | None = None
     probabilities: str | None = None
     made_from: Mapping[str, str] = field(default_factory=dict)
@@ -87,8 +90,20 @@ def card_path(path: str | Path) -> Path:
     return Path(f"{path}.card.json")
 
 
-def write_judgments(path: str | Path, qrels: Qrels, card: JudgmentsCard) -> JudgmentsCard:
-    """Write a qrels file, in the format of its name, and its card; returns the card with the file's hash.
+def invalid_path(path: str | Path) -> Path:
+    """Where the answers lie that were no grade: `qrels.txt` -> `qrels.txt.invalid.jsonl`."""
+    return Path(f"{path}.invalid.jsonl")
+
+
+def write_judgments(
+    path: str | Path,
+    qrels: Qrels,
+    card: JudgmentsCard,
+    format: str | None = None,
+    *,
+    topics: Topics | None = None,
+) -> JudgmentsCard:
+    """Write a qrels file, as `formats.write_qrels` does, and its card; returns the card with the file's hash.
 
     The card is in place before the qrels are, so that a kill in between leaves a refusal (`read_card`: changed), never
     an LLM's grades that look like a human's.
@@ -100,11 +115,16 @@ def write_judgments(path: str | Path, qrels: Qrels, card: JudgmentsCard) -> Judg
     target = Path(path)
     temporary = target.with_name(f".new-{target.name}")
     try:
-        write_qrels(temporary, qrels)
+        write_qrels(temporary, qrels, format or format_for_name(target, "qrels").name, topics=topics)
         card = _written(target, card, file_sha256(temporary))
         temporary.replace(target)
+    except DataError as error:
+        if error.where != str(temporary):
+            raise
+        raise DataError(error.what, where=str(target), fix=error.fix) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be none
+            temporary.unlink()
     return card
 
 
@@ -199,7 +219,42 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     names = {each.name for each in fields(card)}
     if odd := sorted(names ^ values.keys()):
         raise _damaged(path, f"the field '{odd[0]}' is {'missing' if odd[0] in names else 'unknown'}")
+    for name in sorted(names):
+        fits, must = _FIELDS.get(name, _TEXT_OR_NULL)
+        if not fits(values[name]):
+            raise _damaged(path, f"the field '{name}' is not {must}")
     return values
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_table(of: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(type(each) is of for each in value.values())
+
+
+def _is_queries(value: Any) -> bool:
+    if value is None:
+        return True
+    if not (isinstance(value, dict) and value.keys() == {"count", "sha256"} and type(value["count"]) is int):
+        return False
+    return isinstance(value["sha256"], str) if value["count"] else value["sha256"] is None
+
+
+_TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str), "text")
+_TEXT_OR_NULL: tuple[Callable[[Any], bool], str] = (lambda value: value is None or isinstance(value, str), "text")
+_TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
+
+#: Of a card's field, what it must be; a lineage of another shape would be one that nobody shares.
+_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
+    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases"), _TEXTS),
+    "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
+    "counts": (_is_table(int), "a table of whole numbers"),
+    "made_from": (_is_table(str), "a table of texts"),
+    "judge_queries": (_is_queries, "a count and a sha256, or null"),
+}
 
 
 def _check_hash(path: str | Path, wanted: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.agreement import Floats, agreement_rate, as_scale, confusion, disagreement, kappa
 from searchlora.eval.judge.calibration import Calibration
+from searchlora.eval.judge.pairing import Labels
 from searchlora.eval.judge.resampling import Figure, intervals
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.trec import Qrels
@@ -24,7 +25,7 @@ class Mixed:
     Attributes:
         human: How many of the grades are people's.
         other: How many are the other source's.
-        invalid: Grades of the other source that are none of the scale; they are left out.
+        invalid: What the other source said of pairs that people did not judge and is no grade of the scale; left out.
         same: Share of equal grades where both judged, by the other's grades as they were before calibration; an
             invalid one is never equal. None where no pair was judged by both.
         kappa: Cohen's kappa over all grades, on the same pairs.
@@ -42,7 +43,7 @@ class Mixed:
 
 def mix(
     human: Qrels,
-    other: Qrels,
+    other: Labels,
     *,
     scale: Sequence[int] | None = None,
     grades: Mapping[int, int] | None = None,
@@ -52,6 +53,7 @@ def mix(
     """Put another source's judgments beside human ones. Where both judged, the human grade stands.
 
     Args:
+        other: None for an answer that was no grade.
         scale: The grades there are; what the other source gave outside it is invalid. None: those that people gave,
             and then a grade outside them is refused.
         grades: The other source's grade -> grade of the scale, where it grades on another scale.
@@ -67,7 +69,7 @@ def mix(
         raise UsageError(f"the calibration is for the grades {_named(calibration.scale)}, not for {_named(known)}")
     _check_people(human, known)
     said = {
-        topic: {document: grades.get(grade) if grades else grade for document, grade in row.items()}
+        topic: {d: grades.get(grade) if grades and grade is not None else grade for d, grade in row.items()}
         for topic, row in other.items()
     }
     odd = sorted({grade for row in said.values() for grade in row.values() if grade is not None} - set(known))
@@ -82,7 +84,7 @@ def mix(
         for document, grade in row.items():
             if document in human.get(topic, {}):
                 continue
-            if grade not in known:
+            if grade is None or grade not in known:
                 invalid += 1
                 continue
             qrels.setdefault(topic, {})[document] = calibration.grade(grade) if calibration is not None else grade

@@ -68,7 +68,9 @@ def _grades(text: str | None) -> dict[int, int] | None:
     if text is None:
         return None
     try:
-        pairs = [part.split("=") for part in text.split(",")]
-        return {int(given): int(meant) for given, meant in pairs}
+        pairs = [(int(given), int(meant)) for given, meant in (part.split("=") for part in text.split(","))]
     except ValueError:
         raise typer.BadParameter("is not a list of pairs, as 0=0,1=2", param_hint="--grades") from None
+    if len(dict(pairs)) < len(pairs):
+        raise typer.BadParameter("gives one grade two meanings", param_hint="--grades")
+    return dict(pairs)

@@ -14,7 +14,7 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError
 from searchlora.eval.files import atomic_text, file_sha256
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_run_card, write_judgments
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_run_card, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
 from searchlora.eval.judgments.probabilities import write_probabilities
 from searchlora.experiments.judge import Judge, load_judge
@@ -104,11 +104,11 @@ def judge(
     answers = dict(zip(searches, graded(asked, records, partial, steps("Judging")), strict=True))
     valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
     invalid = {pair: answer for pair, answer in answers.items() if isinstance(answer, InvalidOutput)}
-    _write_invalid(Path(f"{target}.invalid.jsonl"), invalid)
+    _write_invalid(invalid_path(target), invalid)
     if not valid:
         raise DataError(
             f"none of the {len(answers)} answers is a grade",
-            where=f"{target}.invalid.jsonl",
+            where=str(invalid_path(target)),
             fix="Let every label of the scale be scored, without --generate.",
         )
     if not generate:
@@ -116,7 +116,7 @@ def judge(
         scales = {pair: asked.output(record).scale for pair, record in zip(searches, records, strict=True)}
         write_probabilities(file, _probabilities(valid, scales))
         card = replace(card, probabilities=file.name)
-    card = write_judgments(target, _qrels(valid), replace(card, counts={"llm": len(valid)}))
+    card = write_judgments(target, _qrels(valid), replace(card, counts={"llm": len(valid)}, invalid=len(invalid)))
     shutil.rmtree(partial)
     counts = Counter(grade.value for grade in valid.values())
     return Judged(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))

@@ -12,6 +12,8 @@ from searchlora.errors import UsageError
 from searchlora.eval.files import file_sha256
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.calibration import Calibration, fit_isotonic, fit_shift
+from searchlora.eval.judge.labels_file import read_labels
+from searchlora.eval.judge.pairing import Labels
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_card, write_judgments
 from searchlora.eval.judgments.mix import Mixed, mix, mixed_card
 from searchlora.eval.trec import Qrels
@@ -42,7 +44,7 @@ def mix_qrels(
 
     Args:
         human: Qrels of people, in any format that is read.
-        other: Qrels of an LLM or of clicks, with their card.
+        other: Qrels of an LLM or of clicks, with their card; answers that were no grade, as `read_labels` reads them.
         out: The qrels, in the format of the name (`.txt`: TREC).
         source: What `other` is, where it has no card.
         scale, grades: See `mix`.
@@ -54,7 +56,7 @@ def mix_qrels(
     """
     check_new(out)
     of_people, filled_in = read_card(human), read_card(other) or _unknown(other, source)
-    people, said = read_qrels(Path(human)), read_qrels(Path(other))
+    people, said = read_qrels(Path(human)), read_labels(other)
     calibration = _fitted(calibrate, people, said, scale, grades) if calibrate is not None else None
     mixed = mix(people, said, scale=scale, grades=grades, calibration=calibration)
     card = mixed_card(
@@ -79,16 +81,21 @@ def _unknown(path: str | Path, source: Literal["llm", "clicks"] | None) -> Judgm
 def _fitted(
     method: Literal["shift", "isotonic"],
     human: Qrels,
-    other: Qrels,
+    other: Labels,
     scale: Sequence[int] | None,
     grades: Mapping[int, int] | None,
 ) -> Calibration:
     known = tuple(scale) if scale is not None else tuple({grade for row in human.values() for grade in row.values()})
-    # A grade that the map leaves out is put where no scale is, so that the fit leaves it out and counts it.
+    # What is no grade, or not in the map, is put where no scale is, so that the fit leaves it out and counts it.
+    outside = min(known) - 1
     said = {
-        topic: {
-            document: float(grades.get(grade, min(known) - 1) if grades else grade) for document, grade in row.items()
-        }
+        topic: {document: float(_meant(grade, grades, outside)) for document, grade in row.items()}
         for topic, row in other.items()
     }
     return _FITS[method](human, said, scale=known)
+
+
+def _meant(grade: int | None, grades: Mapping[int, int] | None, otherwise: int) -> int:
+    if grade is None:
+        return otherwise
+    return grades.get(grade, otherwise) if grades else grade

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from searchlora.eval.judgments.card import read_card, read_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, read_card, read_run_card, write_judgments
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.trec import read_qrels
 from tests.experiments.grading_task import build_task, write_collection, write_records
@@ -97,5 +97,24 @@ def test_mixing_what_has_no_card(cli, refused, tmp_path):
     assert "too few to calibrate" in refused(
         *command[:-1], tmp_path / "n.txt", "--source", "llm", "--calibrate", "shift"
     )
-    for wrong in (("--source", "me"), ("--scale", "a"), ("--grades", "1"), ("--calibrate", "magic")):
+    for wrong in (
+        ("--source", "me"),
+        ("--scale", "a"),
+        ("--grades", "1"),
+        ("--grades", "4=1,4=0"),
+        ("--calibrate", "magic"),
+    ):
         assert cli(*command[:-1], tmp_path / "n.txt", *wrong).code == 2
+
+
+def test_answers_that_were_no_grade_count_in_the_agreement_of_a_mixture(cli, refused, tmp_path):
+    people, other = tmp_path / "people.txt", tmp_path / "other.txt"
+    people.write_text("".join(f"t{n} 0 d1 {n % 2}\n" for n in range(6)), encoding="utf-8")
+    said = {f"t{n}": {"d1": n % 2} for n in range(4)}
+    write_judgments(other, said, JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), invalid=2))
+    command = ("mix-qrels", people, other, "--out", tmp_path / "mixed.txt")
+    assert "has 0 answers that were no grade where the card of the qrels says 2" in refused(*command)
+    rows = [json.dumps({"topic": topic, "document": "d1", "raw": "well"}) for topic in ("t4", "t5")]
+    (tmp_path / "other.txt.invalid.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    called = cli(*command)
+    assert "Where both judged (6 pairs of 6 topics): the same grade in 0.667" in called.out, called.err

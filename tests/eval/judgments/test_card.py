@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import (
     JudgmentsCard,
     RunCard,
@@ -105,6 +105,19 @@ def test_changed_judge_queries_are_refused(tmp_path):
         (lambda values: values | {"source": "a friend"}, "the source 'a friend' is none of human, llm, clicks, mixed"),
         (lambda values: values | {"schema_version": 2}, "not of schema version 1"),
         (lambda values: [values], "not of schema version 1"),
+        (lambda values: values | {"judge_lineage": "shop-judge@3"}, "the field 'judge_lineage' is not a list of texts"),
+        (lambda values: values | {"judge_lineage": None}, "the field 'judge_lineage' is not a list of texts"),
+        (lambda values: values | {"judge_lineage": [3]}, "the field 'judge_lineage' is not a list of texts"),
+        (lambda values: values | {"judge_queries": 5}, "the field 'judge_queries' is not a count and a sha256"),
+        (lambda values: values | {"judge_queries": {}}, "the field 'judge_queries' is not a count and a sha256"),
+        (
+            lambda values: values | {"judge_queries": {"count": 2, "sha256": None}},
+            "the field 'judge_queries' is not a count and a sha256",
+        ),
+        (lambda values: values | {"counts": ["llm"]}, "the field 'counts' is not a table of whole numbers"),
+        (lambda values: values | {"invalid": True}, "the field 'invalid' is not a whole number"),
+        (lambda values: values | {"qrels_sha256": 5}, "the field 'qrels_sha256' is not text"),
+        (lambda values: values | {"judge": ["j"]}, "the field 'judge' is not text"),
     ],
 )
 def test_a_damaged_card_says_what_is_wrong(tmp_path, change, said):
@@ -127,3 +140,24 @@ def test_a_run_has_its_card_too(tmp_path):
     write_run(path, {"t1": {"d1": 1.0}}, "tag")
     with pytest.raises(DataError, match=r"run\.trec: was changed since its card"):
         read_run_card(path)
+
+
+@pytest.mark.parametrize("lineage", ["old@1", [1], None])
+def test_a_damaged_card_of_a_run_says_what_is_wrong(tmp_path, lineage):
+    """Letters of a text would be adapters that no judge shares."""
+    path = tmp_path / "run.trec"
+    write_run(path, {"t1": {"d1": 2.0}}, "tag")
+    write_run_card(path, RunCard("rewritten", "2026-07-01"))
+    values = json.loads(card_path(path).read_text(encoding="utf-8"))
+    card_path(path).write_text(json.dumps(values | {"lineage": lineage}), encoding="utf-8")
+    with pytest.raises(DataError, match="the field 'lineage' is not a list of texts"):
+        read_run_card(path)
+
+
+def test_what_cannot_be_written_names_the_file_that_was_asked_for(tmp_path):
+    (tmp_path / "folder").write_text("a file", encoding="utf-8")
+    for path in (tmp_path / "folder" / "qrels.txt", tmp_path / "qrels.odd"):
+        with pytest.raises((DataError, UsageError)) as refused:
+            write_judgments(path, QRELS, CARD)
+        assert refused.value.where == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]

@@ -62,6 +62,12 @@ def test_a_grade_that_is_none_is_refused_or_left_out():
         mix(HUMAN, other, scale=(0, 1))
 
 
+def test_an_answer_that_was_no_grade_is_none_and_never_agrees():
+    mixed = mix({"t1": {"d1": 0, "d2": 1}}, {"t1": {"d1": None, "d2": 1, "d3": None, "d4": 0}}, grades={0: 0, 1: 1})
+    assert mixed.qrels == {"t1": {"d1": 0, "d2": 1, "d4": 0}}
+    assert (mixed.other, mixed.invalid, mixed.same.value, mixed.same.n) == (1, 1, 0.5, 2)
+
+
 def test_grades_of_another_scale_are_mapped_and_what_the_map_lacks_is_invalid():
     mixed = mix(HUMAN, {"t1": {"d3": 1, "d4": 2, "d1": 1}}, grades={0: 0, 1: 3})
     assert mixed.qrels["t1"] == {"d1": 3, "d2": 0, "d3": 3}
