@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from searchlora.errors import UsageError, some
 from searchlora.eval.compare import Comparison, Pair
 from searchlora.eval.policy.policy import Policy, SliceRule
-from searchlora.eval.printed import interval
+from searchlora.eval.printed import chance, interval
+
+#: Of the paired randomisation test, two-sided.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Facts:
         roles: `base`, `incumbent` -> the system's name in the comparison; a missing incumbent is one that is not there.
         data: The fingerprint of the data evaluated on.
         changed: What was changed since the last decision on this alias, in words; empty: nothing.
+        accepted: Whether somebody said that these changes are meant.
         source: Where the judgments come from (`human`, `llm`, `clicks`, `mixed`).
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: it cannot be told.
     """
@@ -43,6 +47,7 @@ class Facts:
     roles: Mapping[str, str]
     data: str = ""
     changed: tuple[str, ...] = ()
+    accepted: bool = False
     source: str = "human"
     leaked: tuple[str, ...] | None = field(default=())
 
@@ -81,7 +86,9 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         said = f"the data is {facts.data[:16]}; the policy was written for {policy.data[:16]}"
         yield RuleResult("the policy's data", same, said, 0.0 if same else None)
     said = "; ".join(facts.changed) or "nothing was changed since the last decision"
-    yield RuleResult("unchanged data", not facts.changed, said, 0.0 if not facts.changed else None)
+    same = facts.accepted or not facts.changed
+    said = f"accepted: {said}" if facts.accepted and facts.changed else said
+    yield RuleResult("unchanged data", same, said, 0.0 if same else None)
     if facts.leaked is None:
         yield RuleResult("held out", True, "not checked: the candidate does not tell what it was trained on")
     else:
@@ -99,15 +106,17 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     for role, asked in policy.beat.items():
         system = facts.roles.get(role, role)
-        if role == "incumbent" and role not in facts.roles:
+        if role == "incumbent" and system not in comparison.systems:
             yield RuleResult("beat incumbent", True, "there is no incumbent yet")
             continue
         pair = _pair(comparison, candidate, system, measure)
-        short = asked.margin - pair.low
-        passed = pair.low > asked.margin
+        above = pair.low > asked.margin
+        # Where few rows differ, or there are few, the interval alone lets chance through (up to 14% of null pairs).
+        passed = above and pair.p <= LEVEL
+        short = pair.p - LEVEL if above else asked.margin - pair.low
         said = (
-            f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}; "
-            f"the lower end must be above {asked.margin:+.3f}"
+            f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
+            f"p {chance(pair.p)}; the lower end must be above {asked.margin:+.3f} and p at most {LEVEL}"
         )
         yield RuleResult(f"beat {role}", passed, said, 0.0 if passed else _size(short))
 
@@ -115,7 +124,7 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     if not policy.slices:
         return
-    other = facts.roles.get("incumbent") or facts.roles.get("base") or next(iter(policy.beat))
+    other = _rival(policy, facts)
     for name, rule in policy.slices.items():
         pairs = {
             each.value: each.pair
@@ -130,6 +139,16 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
                 yield _slice(name, value, pair, rule, other)
+
+
+def _rival(policy: Policy, facts: Facts) -> str:
+    """The system that slices are set against."""
+    for role in ("incumbent", "base"):
+        if role in facts.roles:
+            return facts.roles[role]
+    if not policy.beat:
+        raise UsageError("the policy names slices, but no system to set them against", fix="Name one under 'beat'.")
+    return next(iter(policy.beat))
 
 
 def _slice(name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> RuleResult:

@@ -30,13 +30,18 @@ class _Strict(BaseModel):
 
 
 class Margin(_Strict):
-    """The lower end of the 95% interval of the difference must be above `margin`, in units of the measure."""
+    """The lower end of the 95% interval of the difference must be above `margin`, in units of the measure.
+
+    And p of the paired randomisation test at most 0.05: where few rows differ, or there are few, the interval alone
+    would let chance through.
+    """
 
     margin: float = Field(0.0, ge=0)
 
 
 class SliceRule(_Strict):
-    """No value of the slice may fall against the incumbent (against the first of `beat` where there is none).
+    """No value of the slice may fall against the incumbent (where there is none, against the base, else the first of
+    `beat`).
 
     Attributes:
         largest_fall: In units of the measure.

@@ -71,6 +71,42 @@ def test_better_within_noise_is_refused():
     assert broken(Policy(), comparison).keys() == {"beat incumbent"}
 
 
+@pytest.mark.parametrize(("rows", "wins"), [(43, 2), (43, 4), (200, 3), (2, 2), (3, 3)])
+def test_a_few_rows_that_differ_are_no_evidence(rows, wins):
+    """The interval is above 0 in each of these cases; chance gives such differences in one case of eight and more."""
+    old = dict.fromkeys(ROWS[:rows], 0.5)
+    new = {**old, **dict.fromkeys(ROWS[:wins], 0.6)}
+    systems = {"base": old, "new@2": new}
+    comparison = compare(
+        {name: Evaluation("nDCG@10", {"nDCG@10": values}, {}) for name, values in systems.items()}, candidate="new@2"
+    )
+    pair = comparison.pair("new@2", "base", "nDCG@10")
+    assert pair.low > 0
+    found = broken(Policy(beat={"base": {}}), comparison, roles={"base": "base"})
+    assert found == {"beat base": pytest.approx(pair.p - 0.05)}
+    assert pair.p > 0.1
+
+
+def test_a_system_called_incumbent_is_the_incumbent():
+    rng = np.random.default_rng(1)
+    values = rng.uniform(0, 1, len(ROWS))
+    comparison = compare(
+        {"incumbent": evaluation(values), "new@2": evaluation(values - 0.1)}, candidate="new@2", resamples=500
+    )
+    assert broken(Policy(beat={"incumbent": {}}), comparison, roles={}).keys() == {"beat incumbent"}
+
+
+def test_slices_without_anything_to_set_them_against():
+    with pytest.raises(UsageError, match="no system to set them against"):
+        decide(Policy(beat={}, slices={"kind": {}}), compared(0.05), "new@2", Facts({}))
+
+
+def test_accepted_changes_are_told():
+    results = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, changed=("qrels were others",), accepted=True))
+    assert next(result for result in results if result.rule == "unchanged data").said == "accepted: qrels were others"
+    assert all(result.passed for result in results)
+
+
 def test_a_margin_is_asked_of_the_lower_end():
     pair = (comparison := compared(0.05)).pair("new@2", "old@1", "nDCG@10")
     found = broken(Policy(beat={"incumbent": {"margin": 0.045}}), comparison)
