@@ -140,40 +140,40 @@ def kappa(tables: Floats, weights: Floats) -> Floats:
     total = tables.sum(axis=(-2, -1))
     observed = (tables * weights).sum(axis=(-2, -1))
     chance = np.einsum("...i,ij,...j->...", tables.sum(axis=-1), weights, tables.sum(axis=-2))
-    return 1 - _ratio(observed * total, chance)
+    return 1 - ratio(observed * total, chance)
 
 
 def mean_absolute_error(tables: Floats, scale: Sequence[int]) -> Floats:
     """Mean distance of the judge's grade from the human one, in grades; an invalid label is as far off as can be."""
-    return _ratio((tables * disagreement(scale, "linear")).sum(axis=(-2, -1)), tables.sum(axis=(-2, -1)))
+    return ratio((tables * disagreement(scale, "linear")).sum(axis=(-2, -1)), tables.sum(axis=(-2, -1)))
 
 
 def signed_bias(tables: Floats, scale: Sequence[int]) -> Floats:
     """Mean of judge minus human over the valid labels: above 0 the judge is lenient."""
     grades = np.asarray(scale, dtype=float)
     inside = tables[..., :-1]
-    return _ratio((inside * (grades[None, :] - grades[:, None])).sum(axis=(-2, -1)), inside.sum(axis=(-2, -1)))
+    return ratio((inside * (grades[None, :] - grades[:, None])).sum(axis=(-2, -1)), inside.sum(axis=(-2, -1)))
 
 
 def invalid_rate(tables: Floats) -> Floats:
     """The share of labels that are no grade of the scale."""
-    return _ratio(tables[..., -1].sum(axis=-1), tables.sum(axis=(-2, -1)))
+    return ratio(tables[..., -1].sum(axis=-1), tables.sum(axis=(-2, -1)))
 
 
 def agreement_rate(tables: Floats) -> Floats:
     """The share of labels that are the human grade; an invalid one is not."""
     same = np.diagonal(tables[..., :-1], axis1=-2, axis2=-1).sum(axis=-1)
-    return _ratio(same, tables.sum(axis=(-2, -1)))
+    return ratio(same, tables.sum(axis=(-2, -1)))
 
 
 def precision(tables: Floats, index: int) -> Floats:
     """Of the labels with the grade at `index` of the scale, the share that people gave that grade too."""
-    return _ratio(tables[..., index, index], tables[..., index].sum(axis=-1))
+    return ratio(tables[..., index, index], tables[..., index].sum(axis=-1))
 
 
 def recall(tables: Floats, index: int) -> Floats:
     """Of what people gave the grade at `index` of the scale, the share that the judge gave it too."""
-    return _ratio(tables[..., index, index], tables[..., index, :].sum(axis=-1))
+    return ratio(tables[..., index, index], tables[..., index, :].sum(axis=-1))
 
 
 def coincidences(units: Sequence[Mapping[str, int]], scale: Sequence[int]) -> Floats:
@@ -201,7 +201,7 @@ def alpha(tables: Floats, scale: Sequence[int], level: Level = "ordinal") -> Flo
     total = labels.sum(axis=-1)
     observed = (tables * distance).sum(axis=(-2, -1))
     expected = (labels[..., :, None] * labels[..., None, :] * distance).sum(axis=(-2, -1))
-    return 1 - _ratio(observed * (total - 1), expected)
+    return 1 - ratio(observed * (total - 1), expected)
 
 
 def _distance(labels: Floats, scale: Sequence[int], level: Level) -> Floats:
@@ -217,6 +217,7 @@ def _distance(labels: Floats, scale: Sequence[int], level: Level) -> Floats:
     return np.asarray((place[..., :, None] - place[..., None, :]) ** 2)
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Part over whole; nan where the whole is not above 0."""
     shape = np.broadcast(part, whole).shape
     return np.asarray(np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0))

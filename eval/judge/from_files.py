@@ -18,7 +18,7 @@ from searchlora.eval.judge.markdown import cards_markdown
 from searchlora.eval.judge.order_of_runs import order_of_runs
 from searchlora.eval.judge.pairing import Labels
 from searchlora.eval.judge.stability import stability
-from searchlora.eval.judgments.card import read_card, read_run_card
+from searchlora.eval.judgments.card import invalid_path, read_card, read_run_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
 from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.report.judge_card import write_judge_card
@@ -79,11 +79,12 @@ def judge_cards(
     Raises:
         UsageError: for a circular judge that is not allowed, variants of a judge that there is not, and what
             `judge_card`, `compare_judges` and `order_of_runs` refuse.
-        DataError: for a file that cannot be read, or human qrels whose card says that they are not of people.
+        DataError: for a file that cannot be read, or qrels of people whose card says that they are not.
     """
-    made = read_card(human)
-    if made is not None and made.source != "human":
-        raise DataError(f"holds judgments of source '{made.source}', not of people", where=str(human))
+    for path in (human, *(raters or {}).values()):
+        made = read_card(path)
+        if made is not None and made.source != "human":
+            raise DataError(f"holds judgments of source '{made.source}', not of people", where=str(path))
     asked = variants or {}
     if unknown := sorted(asked.keys() - judges.keys()):
         raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
@@ -96,7 +97,7 @@ def judge_cards(
     cards = []
     for name, path in judges.items():
         reasons, notes = _checked(name, path, lineage, queries, people, allow_circular)
-        ways = {name: labels[name], **{Path(other).name: read_labels(other) for other in asked.get(name, ())}}
+        ways = {name: labels[name], **_variants(name, asked.get(name, ()))}
         order = order_of_runs(
             people, labels[name], found, measure=measure, scale=scale, top=top, resamples=resamples, seed=seed
         ) if found else None  # fmt: skip
@@ -119,8 +120,10 @@ def judge_cards(
     comparison = compare_judges(
         people, labels, scale=scale, relevant=relevant, correction=correction, resamples=resamples, seed=seed
     ) if len(labels) > 1 else None  # fmt: skip
-    named = [file for group in (judges, raters or {}, runs or {}) for file in group.values()]
-    files = [human, *named, *(file for others in asked.values() for file in others)]
+    judged = [*judges.values(), *(file for others in asked.values() for file in others)]
+    failed = [path for path in map(invalid_path, judged) if path.exists()]
+    of_others = [*(raters or {}).values(), *(runs or {}).values()]
+    files = [human, *judged, *failed, *of_others, *([topics] if topics else [])]
     curves = {name: _curve(people, of_judge, scale, seed) for name, of_judge in labels.items()}
     return JudgeCards(tuple(cards), comparison, curves, {str(path): file_sha256(path) for path in files})
 
@@ -150,6 +153,16 @@ def cards_json(found: JudgeCards) -> dict[str, Any]:
         "calibration": {name: [plain(asdict(point)) for point in points] for name, points in found.curves.items()},
         "inputs": dict(found.inputs),
     }
+
+
+def _variants(judge: str, files: Sequence[str | Path]) -> dict[str, Labels]:
+    """Name -> labels: the file's name, or its path where that is another variant's too."""
+    names = [Path(file).name for file in files]
+    if len({judge, *names}) <= len(names):
+        names = [str(file) for file in files]
+    if len({judge, *names}) <= len(names):
+        raise UsageError("a file is given twice as a variant", where=f"judge {judge}")
+    return {name: read_labels(file) for name, file in zip(names, files, strict=True)}
 
 
 def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from searchlora.errors import UsageError
 from searchlora.eval.judge.order import SystemOrder, order_agreement
 from searchlora.eval.judge.pairing import Labels, common, only, size
 from searchlora.eval.measures import retrieval_values
@@ -34,6 +35,10 @@ def order_of_runs(
     invalid = {
         (topic, document) for topic, document in shared if judged[topic][document] not in scale
     }  # fmt: skip
+    if shared == invalid:
+        raise UsageError(
+            "the judge gave no grade to any pair that people graded, so it orders no runs", fix="Leave the runs out."
+        )
     sides = [_graded(only(labels, shared - skipped)) for labels, skipped in ((human, set()), (judged, invalid))]
     values = [
         {name: retrieval_values(run, side, [measure])[measure] for name, run in runs.items()} for side in sides

@@ -76,14 +76,14 @@ def pair(human: Qrels, judged: Labels, scale: Sequence[int]) -> Paired:
     )
 
 
-def check_grades(human: Qrels, scale: Sequence[int]) -> None:
-    """Raise `DataError` naming the first human grade outside the scale."""
+def check_grades(human: Qrels, scale: Sequence[int], whose: str = "") -> None:
+    """Raise `DataError` naming the first human grade outside the scale; `whose` stands before the topic."""
     for topic, row in human.items():
         for document, grade in row.items():
             if grade not in scale:
                 raise DataError(
                     f"the human grade {grade} is outside the scale {', '.join(map(str, scale))}",
-                    where=f"topic {topic}, document {document}",
+                    where=f"{whose}topic {topic}, document {document}",
                     fix="Give the scale that people graded on.",
                 )
 

@@ -55,8 +55,8 @@ def people(
     """
     if len(raters) < 2:
         raise UsageError("the agreement of people needs two raters")
-    for qrels in raters.values():
-        check_grades(qrels, scale)
+    for name, qrels in raters.items():
+        check_grades(qrels, scale, f"rater {name}, ")
     units = _units(raters)
     if not units:
         raise UsageError("no pair has labels of two people")

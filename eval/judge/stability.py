@@ -161,9 +161,9 @@ def _figure(
 
 def _unchanged(tables: Floats) -> Floats:
     same = np.diagonal(tables[..., :-1, :-1], axis1=-2, axis2=-1).sum(axis=-1)
-    return np.asarray(same / tables.sum(axis=(-2, -1)))
+    return agreement.ratio(same, tables.sum(axis=(-2, -1)))
 
 
 def _share(counts: Floats) -> Floats:
     """Of counts `(..., 1, 2)`: the first over the second."""
-    return np.asarray(counts[..., 0, 0] / counts[..., 0, 1])
+    return agreement.ratio(counts[..., 0, 0], counts[..., 0, 1])

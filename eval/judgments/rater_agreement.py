@@ -12,6 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
+from searchlora.errors import UsageError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judge.agreement import Floats, alpha, as_scale, coincidences, confusion, disagreement, kappa
 from searchlora.eval.judge.resampling import Figure, Statistic, intervals
@@ -96,6 +97,8 @@ def agreement(ratings: Iterable[Rating], *, widest: int = 20, resamples: int = 1
     """
     rows = standing(ratings)
     graded = by_pair(rows)
+    if not graded:
+        raise UsageError("nobody gave a grade", fix="Grade some pairs with `searchlora grade serve` first.")
     scale = as_scale({grade for grades in graded.values() for grade in grades.values()})
     shared = {pair: grades for pair, grades in graded.items() if len(grades) > 1}
     disputed = [Disputed(*pair, grades) for pair, grades in shared.items() if len(set(grades.values())) > 1]

@@ -24,7 +24,7 @@ def serve(
     scale: str = typer.Option("0,1,2,3", "--scale", help="The grades, from 0 to 9."),
     overlap: int = typer.Option(2, "--overlap", help="How many raters per pair."),
     host: str = typer.Option("127.0.0.1", "--host", help="Another address lets other machines in."),
-    port: int = typer.Option(8765, "--port", help="0: any free one."),
+    port: int = typer.Option(8765, "--port", min=0, max=65535, help="0: any free one."),
     seed: int = typer.Option(0, "--seed", help="Of the order in which each rater gets the pairs."),
 ) -> None:
     """Serve the grading page until Ctrl+C."""
@@ -62,7 +62,7 @@ def export(
     ratings: Path = typer.Option(..., "--ratings", help="The ratings.jsonl of `grade serve`."),
     out: Path = typer.Option(..., "--out", help="Folder for the qrels and the agreement."),
     rule: str = typer.Option("majority", "--rule", help="majority, median, highest or lowest; ties go to the lower."),
-    seed: int = typer.Option(0, "--seed", help="Of the resampling of topics."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Of the resampling of topics."),
 ) -> None:
     """Write merged qrels, qrels of each rater, and how far the raters agree."""
     from searchlora.eval.judgments.rater_report import write_ratings

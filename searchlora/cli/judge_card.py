@@ -26,10 +26,11 @@ def judge_card(
     allow_circular: bool = typer.Option(False, "--allow-circular", help="Hold a judge against its training topics."),
     correction: str = typer.Option("holm", "--correction", help="Of the differences between judges: holm or bh."),
     resamples: int = typer.Option(10_000, "--resamples", min=100),
-    seed: int = typer.Option(0, "--seed"),
+    seed: int = typer.Option(0, "--seed", min=0),
 ) -> None:
     """How far LLM judges agree with people: kappa, error, bias, order of systems, all with intervals by query."""
     from searchlora.eval.judge.from_files import judge_cards, write
+    from searchlora.eval.printed import figure
 
     variants: dict[str, list[str]] = {}
     for name, file in map(_split, variant):
@@ -55,7 +56,7 @@ def judge_card(
         for reason in card.circular:
             typer.echo(f"CIRCULAR: {card.judge}: {reason}")
         typer.echo(
-            f"{card.judge}: kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f}), {kappa.n} pairs of"
+            f"{card.judge}: kappa {figure(kappa.value, kappa.low, kappa.high)}, {kappa.n} pairs of"
             f" {kappa.queries} queries"
         )
         for note in card.notes:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
-
-if TYPE_CHECKING:
-    from searchlora.eval.judge.resampling import Figure
 
 
 def mix_qrels(
@@ -21,6 +17,7 @@ def mix_qrels(
     calibrate: str | None = typer.Option(None, "--calibrate", help="shift or isotonic, fitted where both judged."),
 ) -> None:
     """Put judgments of an LLM or of clicks beside human ones. Where both judged, the human grade stands."""
+    from searchlora.eval.printed import figure
     from searchlora.experiments.mixing import mix_qrels as verb
 
     found = verb(
@@ -32,21 +29,17 @@ def mix_qrels(
         grades=_grades(grades),
         calibrate=_one_of(calibrate, "--calibrate", "shift", "isotonic"),  # type: ignore[arg-type]
     )
-    mixed = found.mixed
+    mixed, same, agreed = found.mixed, found.mixed.same, found.mixed.kappa
     typer.echo(f"Wrote {mixed.human} human and {mixed.other} other judgments to {out} ({mixed.rule})")
     if mixed.invalid:
         typer.echo(f"{mixed.invalid} of the other judgments are no grade of the scale and were left out")
-    if mixed.same is None or mixed.kappa is None:
+    if same is None or agreed is None:
         typer.echo("No pair was judged by both, so how far they agree is not known")
     else:
         typer.echo(
-            f"Where both judged ({mixed.same.n} pairs of {mixed.same.queries} topics): "
-            f"the same grade in {_shown(mixed.same)}, kappa {_shown(mixed.kappa)}"
+            f"Where both judged ({same.n} pairs of {same.queries} topics): the same grade in"
+            f" {figure(same.value, same.low, same.high)}, kappa {figure(agreed.value, agreed.low, agreed.high)}"
         )
-
-
-def _shown(figure: Figure) -> str:
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
 def _one_of(value: str | None, option: str, *known: str) -> str | None:

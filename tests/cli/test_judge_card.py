@@ -67,7 +67,8 @@ def test_everything_at_once(cli, files):
     assert good["order"]["systems"] == ["near", "far"] and good["order"]["tau"]["value"] == 1
     assert good["people"]["pairs"][0]["kappa"]["n"] == 118
     assert found["comparison"]["differences"][0]["a"] == "good"
-    assert len(found["inputs"]) == 6 and all(len(sha256) == 64 for sha256 in found["inputs"].values())
+    assert len(found["inputs"]) == 7 and any(name.endswith("good.invalid.jsonl") for name in found["inputs"])
+    assert all(len(sha256) == 64 for sha256 in found["inputs"].values())
     text = (files / "out" / "judge_card.md").read_text(encoding="utf-8")
     assert text.index("| good |") < text.index("| poor |") and "1 of 1 pairs of judges differ" in text
     assert f"good: kappa {good['figures']['kappa']['value']:.3f}" in done.out
@@ -120,3 +121,45 @@ def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     assert "good.invalid.jsonl, line 2: is no row with topic and document" in refused(*asked(files))
     (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d5"}\n', encoding="utf-8")
     assert "document d5 of topic q0 has a grade or stands twice" in refused(*asked(files))
+
+
+def test_no_llm_is_among_the_people(refused, files):
+    write_card(files / "poor", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
+    raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'poor'}")
+    assert "poor: holds judgments of source 'llm', not of people" in refused(*asked(files, *raters))
+    (files / "odd").write_text("q0 0 d0 7\n", encoding="utf-8")
+    raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'odd'}")
+    assert "rater b, topic q0, document d0: the human grade 7 is outside the scale" in refused(*asked(files, *raters))
+    assert not (files / "out").exists()
+
+
+def test_variants_of_one_file_name_are_kept_apart(cli, refused, files):
+    for folder in ("one", "two"):
+        (files / folder).mkdir()
+        write_qrels(files / folder / "poor", noisy(0.5))
+    variants = [part for folder in ("one", "two") for part in ("--variant", f"poor={files / folder / 'poor'}")]
+    done = cli(*asked(files, *variants))
+    assert done.code == 0, done.err
+    stability = json.loads((files / "out" / "judge_card.json").read_text(encoding="utf-8"))["cards"][1]["stability"]
+    assert [each["name"] for each in stability["variants"]] == [str(files / name / "poor") for name in ("one", "two")]
+    assert "given twice" in refused(*asked(files, *variants[:2], *variants[:2]))
+
+
+def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
+    write_qrels(files / "failed", {q: dict.fromkeys(row, 9) for q, row in HUMAN.items()})
+    runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
+    ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'failed'}", "--out", files / "out")
+    assert "gave no grade to any pair that people graded" in refused(*ask, *runs)
+    done = cli(*ask)
+    assert done.code == 0 and "120 of 120 answers are no grade" in done.out
+
+
+def test_what_there_is_no_figure_of_is_not_a_number(cli, files):
+    write_qrels(files / "one", {"q0": HUMAN["q0"]})
+    done = cli("judge-card", "--human", files / "one", "--judge", f"x={files / 'one'}", "--out", files / "out")
+    assert "x: kappa 1.000 (no interval), 10 pairs of 1 queries" in done.out and "nan" not in done.out
+
+
+def test_a_seed_that_is_none(cli, files):
+    done = cli(*asked(files, "--seed", "-1"))
+    assert done.code == 2 and "--seed" in done.err

@@ -20,8 +20,14 @@ HEADERS = {
 }
 
 
+#: Bytes of a request's body. A grade with the longest note has some 25,000.
+LONGEST = 100_000
+
+
 class Guard:
     """ASGI middleware: refuses requests that came by a foreign name or from a foreign page, and adds `HEADERS`.
+
+    A body that is too long is refused before it is read; so is one that does not say how long it is.
 
     A page of another site can make its own name mean this machine (DNS rebinding); its requests then carry that name
     in `Host`. So a name must be one of `names` or an address in digits, which cannot be rebound.
@@ -32,7 +38,7 @@ class Guard:
         self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it with 403."""
+        """Pass the request on, or refuse it with 403 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -42,8 +48,12 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope), scope["path"])
-        answer = PlainTextResponse(refusal, status_code=403) if refusal else self._app
+        headers = Headers(scope=scope)
+        answer: ASGIApp = self._app
+        if refusal := self._refusal(headers, scope["path"]):
+            answer = PlainTextResponse(refusal, status_code=403)
+        elif "transfer-encoding" in headers or int(headers.get("content-length", 0)) > LONGEST:
+            answer = PlainTextResponse("This request is too long.", status_code=413)
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers, path: str) -> str:

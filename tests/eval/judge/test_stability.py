@@ -51,6 +51,13 @@ def test_an_invalid_answer_is_a_change_even_where_both_are_invalid():
     assert found.variants[0].invalid.value == pytest.approx(20 / 80)
 
 
+def test_one_query_has_no_interval_and_gives_no_warning(recwarn):
+    one = {"q1": FIRST["q1"]}
+    found = stability({"a": one, "b": one}, resamples=100)
+    assert found.unchanged.value == 1 and np.isnan(found.unchanged.low)
+    assert not recwarn.list
+
+
 def test_pairs_that_not_all_have_are_told():
     short = {q: dict(row) for q, row in FIRST.items() if q != "q3"}
     found = stability({"a": FIRST, "b": short}, resamples=100)

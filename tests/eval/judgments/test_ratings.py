@@ -240,6 +240,6 @@ def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
 
 
 def test_nobody_gave_a_grade(tmp_path):
-    with pytest.raises(UsageError, match="no grades"):
+    with pytest.raises(UsageError, match="nobody gave a grade"):
         write_ratings([rated("1", "a", None, "anna")], tmp_path)
     assert not list(tmp_path.iterdir())

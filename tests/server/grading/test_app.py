@@ -102,6 +102,15 @@ def test_what_is_no_grade_is_refused_and_not_written(client, tmp_path, change):
     assert (tmp_path / "ratings.jsonl").read_bytes() == b""
 
 
+def test_a_body_that_is_too_long_or_of_unknown_length_is_not_read(client, tmp_path):
+    path = "/api/raters/anna/ratings"
+    pair = first(client)["id"]
+    assert rate(client, "anna", pair, 1, note="語" * 4000).status_code == 200
+    assert client.post(path, content=b"x" * 1_000_000).status_code == 413
+    assert client.post(path, content=iter([b'{"pair": "', b'x"}'])).status_code == 413
+    assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
+
+
 def test_half_a_character_in_a_note_is_refused_and_not_half_written(client, tmp_path):
     body = json.dumps({"pair": first(client)["id"], "grade": 1, "seconds": 1, "note": "\ud800"})
     headers = {"content-type": "application/json"}

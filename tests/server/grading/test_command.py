@@ -120,6 +120,8 @@ def test_passages_of_trec_dl_2019(real_data, tmp_path):
         (["--scale=0"], "0 is no scale"),
         (["--pairs=none.txt"], "a pool of runs or a file of pairs"),
         (["--overlap=0"], "too few"),
+        (["--port=99999"], "'--port'"),
+        (["--port=-1"], "'--port'"),
         (["--host=203.0.113.7"], "port 8765 cannot be used"),
         (["--topics=none"], "none"),
     ],
