@@ -24,11 +24,12 @@ _CLASH = "metadata.query"
 
 
 def _qrels_rows(path: Path) -> Iterator[Row]:
-    for where, row in delimited_rows(_qrels_file(path), "\t", _COLUMNS):
+    for where, row in delimited_rows(qrels_file(path), "\t", _COLUMNS):
         yield Row(where, *(row[column] for column in _COLUMNS))
 
 
-def _qrels_file(path: Path) -> Path:
+def qrels_file(path: Path) -> Path:
+    """The file of the judgments in a BEIR folder; a file itself. Raises `DataError` where no one file is meant."""
     if not path.is_dir():
         return path
     found = sorted(file for file in (path / "qrels").glob("*.tsv*") if file.name.endswith((".tsv", ".tsv.gz")))

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import atomic_text, file_sha256, numbered_lines
 from searchlora.eval.formats import Topics, format_for_name, write_qrels
+from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.plain_json import write_json
 from searchlora.eval.trec import Qrels
 
@@ -145,11 +146,12 @@ def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:
 
 
 def read_card(path: str | Path) -> JudgmentsCard | None:
-    """The card of a qrels file; None where it has none (of unknown source, treated as human).
+    """The card of a qrels file, or of that in a BEIR folder; None where it has none (unknown source, taken for human).
 
     Raises:
         DataError: when the qrels were changed since the card was written, or the card is damaged.
     """
+    path = qrels_file(Path(path))
     values = _read(JudgmentsCard, path)
     if values is None:
         return None

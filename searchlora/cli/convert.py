@@ -30,13 +30,13 @@ def qrels(
     ),
 ) -> None:
     """Judgments: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
-    from searchlora.eval.formats import format_for_name, format_of_file, read_qrels, read_topics, write_qrels
+    from searchlora.eval.formats import format_for_name, format_of_file, read_topics
+    from searchlora.eval.judgments.converting import convert_qrels
 
     read_from = from_ or format_of_file(source, "qrels").name
     write_to = to or format_for_name(target, "qrels").name
     known = read_topics(topics) if topics is not None else None
-    found = read_qrels(source, read_from, thresholds=_numbers(thresholds), topics=known)
-    write_qrels(target, found, write_to, topics=known)
+    found = convert_qrels(source, target, read_from, write_to, thresholds=_numbers(thresholds), topics=known)
     _tell(source, read_from, target, write_to, _counts(found, "judgments"))
 
 
@@ -49,12 +49,12 @@ def run(
     tag: str = typer.Option("searchlora", "--tag", help="The name of the run, which a TREC run has on every line."),
 ) -> None:
     """Runs: trec, jsonl, parquet, ranx."""
-    from searchlora.eval.formats import format_for_name, format_of_file, read_run, write_run
+    from searchlora.eval.formats import format_for_name, format_of_file
+    from searchlora.eval.judgments.converting import convert_run
 
     read_from = from_ or format_of_file(source, "run").name
     write_to = to or format_for_name(target, "run").name
-    found = read_run(source, read_from)
-    write_run(target, found, tag, write_to)
+    found = convert_run(source, target, read_from, write_to, tag=tag)
     _tell(source, read_from, target, write_to, _counts(found, "documents"))
 
 
