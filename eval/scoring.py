@@ -33,6 +33,7 @@ def evaluate_run(
     relevant: int = 1,
     unjudged: bool = True,
     costs: Mapping[str, float] | None = None,
+    invalid: Mapping[str, str] | None = None,
     circular: str = "",
 ) -> Evaluation:
     """Measure a run over every topic of the qrels; a topic without results counts 0 (`zero results` counts them).
@@ -48,12 +49,13 @@ def evaluate_run(
         relevant: The grade from which on a document counts in binary measures; written into their names as `rel=N`.
         unjudged: Whether to work out what unjudged documents do (`eval.unjudged`).
         costs: What a topic cost on average, for example `ms per query`.
+        invalid: topic -> why an output behind the run did not parse.
         circular: Why the figures are circular (law 6); empty: they are not.
 
     Raises:
         UsageError: when a measure is unknown, a field is in no topic or has too many values to slice by, or there are
             no judgments.
-        DataError: naming the topic whose traffic is not a number from 0 on.
+        DataError: naming the topic whose traffic is not a number from 0 on; when there is no traffic at all.
     """
     names = [with_relevant(name, relevant) for name in dict.fromkeys(measures)]
     judged = {topic: (topics or {}).get(topic, {}) for topic in qrels}
@@ -70,6 +72,7 @@ def evaluate_run(
         weights=_weights(judged, weight) if weight is not None else {},
         unjudged=unjudged_values(run, qrels, values) if unjudged else {},
         costs=dict(costs or {}),
+        invalid={topic: why for topic, why in (invalid or {}).items() if topic in qrels},
         circular=circular,
         notes=tuple(notes),
     )
@@ -91,6 +94,8 @@ def _weights(topics: Mapping[str, Mapping[str, Any]], field: str) -> dict[str, f
         if number is None or number < 0:
             raise DataError(f"the traffic '{value}' is not a number from 0 on", where=f"topic {topic}, field {field}")
         weights[topic] = number
+    if not 0 < sum(weights.values()) < math.inf:
+        raise DataError("the traffic of all topics together is 0 or beyond all bounds", where=f"field {field}")
     return weights
 
 

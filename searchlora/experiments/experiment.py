@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.lineage import doubts, refuse_circular
+from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.scoring import evaluate_run
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.inputs import changes, hashes, refuse_changes
+from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
-from searchlora.experiments.systems import MadeRun, Runs
+from searchlora.experiments.systems import MadeRun, Runs, plans
 from searchlora.progress import Steps, unwatched
 
 RESULT = "experiment.json"
@@ -74,7 +76,7 @@ def experiment(
         out: Its folder. Runs that are made are kept there and used again; a result that lies there is the one that
             inputs are compared with.
         since: Another earlier result to compare the inputs with (`experiment.json`).
-        accept_changes: Go on though topics, qrels, corpus, the baseline's run or the way of measuring changed.
+        accept_changes: Go on though topics, qrels, corpus, the baseline or the way of measuring changed.
         allow_circular: Go on though the judge had a part in a system; the figures are then marked wherever they stand.
 
     Raises:
@@ -82,34 +84,53 @@ def experiment(
         UsageError: for a file that is no experiment, or a circular judge.
     """
     wanted = spec if isinstance(spec, Experiment) else read_experiment(spec)
-    inputs = hashes(wanted)
+    for name in wanted.measures:
+        parse_measure(name)  # before anything is run
+    place = store if isinstance(store, Store) else Store(store)
+    planned = plans(wanted, place)
+    inputs = {**hashes(wanted), **{f"system {name}": plan.sha256 for name, plan in planned.items()}}
     earlier = Path(since) if since is not None else Path(out) / RESULT
     changed = changes(wanted, inputs, earlier) if since is not None or earlier.is_file() else ()
     if not accept_changes:
         refuse_changes(changed, earlier)
     topics = read_topics(wanted.topics.path, wanted.topics.format)
-    qrels = _judged(wanted, topics)
+    qrels, left_out = _judged(wanted, topics)
     asked = {topic: topics[topic] for topic in qrels}
-    place = store if isinstance(store, Store) else Store(store)
-    maker = Runs(wanted, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
+    maker = Runs(wanted, planned, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
     runs = {name: maker.get(name) for name in wanted.systems}
-    card = read_card(wanted.qrels.path) if wanted.qrels.path.is_file() else None
+    card = read_card(wanted.qrels.path)
     lineages = {name: run.lineage for name, run in runs.items()}
     queries = {topic: str(fields["query"]) for topic, fields in asked.items()}
     circular = refuse_circular(card, lineages, queries, allow=allow_circular)
     comparison = _compared(wanted, asked, qrels, runs, circular)
-    comparison = dataclasses.replace(comparison, notes=(*comparison.notes, *doubts(card, lineages)))
+    notes = (*left_out, *comparison.notes, *doubts(card, lineages))
+    comparison = dataclasses.replace(comparison, notes=notes)
     source = card.source if card is not None else "human"
     results: tuple[RuleResult, ...] = ()
     if wanted.policy is not None and wanted.candidate is not None:
-        roles = {"base": wanted.baseline, "incumbent": wanted.baseline} if wanted.baseline else {}
-        facts = Facts(roles=roles, data=inputs["qrels"], changed=() if accept_changes else changed, source=source)
+        candidate = runs[wanted.candidate]
+        if wanted.policy.invalid_rate is not None and candidate.invalid is None:
+            raise UsageError(
+                "the policy bounds the invalid rate, but a run that is there does not tell which outputs were invalid",
+                where=f"system {wanted.candidate}",
+                fix="Give the pipeline or the adapter in its place, or take the rule out.",
+            )
+        facts = Facts(
+            roles={"base": wanted.baseline, "incumbent": wanted.baseline} if wanted.baseline else {},
+            data=inputs["qrels"],
+            changed=changed,
+            accepted=accept_changes,
+            source=source,
+            leaked=seen_by_run(place, candidate.card, asked),
+        )
         results = decide(wanted.policy, comparison, wanted.candidate, facts)
     return Experimented(wanted, comparison, results, asked, qrels, runs, inputs, changed, source)
 
 
-def _judged(spec: Experiment, topics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """The judgments of the topics that are asked."""
+def _judged(
+    spec: Experiment, topics: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
+    """The judgments of the topics that are asked, and a note on those that are not."""
     qrels = read_qrels(spec.qrels.path, spec.qrels.format, thresholds=spec.qrels.thresholds, topics=topics)
     found = {topic: dict(grades) for topic, grades in qrels.items() if topic in topics}
     if not found:
@@ -118,7 +139,9 @@ def _judged(spec: Experiment, topics: Mapping[str, Mapping[str, Any]]) -> dict[s
             where=str(spec.qrels.path),
             fix=f"The topics are those of {spec.topics.path}; their ids must be the same.",
         )
-    return found
+    unasked = [topic for topic in qrels if topic not in topics]
+    notes = (f"{len(unasked)} judged topics ({some(unasked)}) are not among the topics and are left out.",)
+    return found, notes if unasked else ()
 
 
 def _compared(
@@ -142,6 +165,7 @@ def _compared(
             cluster=spec.cluster,
             relevant=spec.relevant,
             costs=made.costs,
+            invalid=made.invalid,
             circular=circular.get(name, ""),
         )
     # A system alone is set against nothing, whichever part it has.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
+from searchlora.errors import NotInStore
+from searchlora.eval.judgments.card import RunCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
 from searchlora.models.catalogue import public_name
 from searchlora.records import Record
@@ -50,4 +53,27 @@ def seen_in_training(
         if (query := task.query(record)) is not None
         and not any(record.get(field) for field in more)
         and query_hash(query) in seen
+    )
+
+
+def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:
+    """The topics whose query an adapter at work in a run was trained on; None where that cannot be told.
+
+    Topics that come with a conversation are left out, as in `seen_in_training`.
+    """
+    if card is None:
+        return None
+    seen: set[str] = set()
+    for adapter in card.adapters:
+        try:
+            known = training_queries(store, adapter)
+        except NotInStore:
+            return None
+        if known is None:
+            return None
+        seen.update(known)
+    return tuple(
+        topic
+        for topic, fields in topics.items()
+        if not fields.get("history") and query_hash(str(fields["query"])) in seen
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from searchlora.errors import UsageError
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
+from searchlora.experiments.figures import file_name
 
 
 class _Strict(BaseModel):
@@ -107,6 +108,13 @@ class Experiment(_Strict):
             name = getattr(self, role)
             if name is not None and name not in self.systems:
                 raise ValueError(f"the {role} '{name}' is none of the systems: {', '.join(self.systems)}")
+        if odd := [name for name in self.systems if not (name.strip() and name.isprintable() and len(name) <= 100)]:
+            raise ValueError(f"the system {odd[0]!r} needs a name of 1 to 100 characters that can be printed")
+        files: dict[str, str] = {}
+        for name in (name for name, system in self.systems.items() if system.run is None):
+            other = files.setdefault(file_name(name).casefold(), name)
+            if other != name:
+                raise ValueError(f"the runs of '{other}' and '{name}' would be one file; give one another name")
         if self.baseline is None and self.candidate is None and len(self.systems) > 1:
             raise ValueError("several systems need a baseline or a candidate to be compared with")
         if unknown := [name for name in self.tested if name not in self.measures]:

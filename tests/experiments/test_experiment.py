@@ -10,13 +10,17 @@ import ir_measures
 import pytest
 import yaml
 
+from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.store import Store
+from searchlora.adapters.storing import store_adapter
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
-from searchlora.eval.trec import read_run, write_qrels, write_run
+from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
 from searchlora.experiments.results import write
 from searchlora.experiments.spec import read_experiment
+from searchlora.task import load_prompted_task
+from tests.made import made_folder
 
 WORDS = ["tent", "shoes", "lamp", "stove", "rope", "bottle", "jacket", "gloves", "map", "knife"]
 COLOURS = ["red", "green", "blue", "black"]
@@ -94,7 +98,7 @@ def test_all_files_are_written_and_say_what_they_were_made_from(folder):
     out = folder / "out"
     report = write(experiment(write_spec(folder), out), out)
     result = json.loads((out / "experiment.json").read_text())
-    assert result["inputs"].keys() == {"topics", "qrels", "corpus", "run of faulty"}
+    assert result["inputs"].keys() == {"topics", "qrels", "corpus", "run of faulty", "system bm25"}
     assert result["measured"]["measures"] == ["nDCG@10", "MRR@10", "P@5"]
     assert result["costs"]["bm25"]["ms per query"] > 0
     page = report.read_text()
@@ -121,6 +125,123 @@ def test_a_second_time_uses_the_runs_again_and_a_changed_corpus_does_not(folder)
     assert "new" in read_run(out / "runs" / "bm25.trec")["q0"]
 
 
+def test_a_run_is_made_anew_for_topics_that_it_was_not_asked(folder):
+    """Else the new ones would count as having found nothing."""
+    write_qrels(folder / "all.txt", whole := read_qrels(folder / "qrels.txt"))
+    write_qrels(folder / "qrels.txt", {topic: whole[topic] for topic in list(whole)[:3]})
+    spec, out = write_spec(folder), folder / "out"
+    experiment(spec, out)
+    (folder / "all.txt").replace(folder / "qrels.txt")
+    found = experiment(spec, out, accept_changes=True)
+    assert not found.runs["bm25"].reused
+    assert found.comparison.row("bm25", "zero results").value == 0
+
+
+def test_a_killed_call_leaves_nothing_that_the_next_one_takes_or_stumbles_over(folder, monkeypatch):
+    spec, out = write_spec(folder), folder / "out"
+    first = experiment(spec, out)
+    (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 1}\n")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("searchlora.experiments.systems.write_run_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            experiment(spec, out)
+    (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 20}\n")
+    again = experiment(spec, out)
+    assert not again.runs["bm25"].reused
+    assert again.comparison.rows == first.comparison.rows
+    (out / "runs" / "bm25.json").write_text("{")
+    assert not experiment(spec, out).runs["bm25"].reused
+    with (out / "runs" / "bm25.trec").open("a") as file:
+        file.write("q1 Q0 d1 99 0.1 x\n")
+    with pytest.raises(DataError, match="was changed since its card"):
+        experiment(spec, out)
+
+
+def test_the_cost_of_a_run_made_elsewhere_is_not_taken_for_this_machines(folder, monkeypatch):
+    spec, out = write_spec(folder, policy={"beat": {}, "latency": {"at_most_ms": 1000}}), folder / "out"
+    assert not experiment(spec, out).refused
+    monkeypatch.setattr("searchlora.experiments.systems.machine", lambda: "another")
+    with pytest.raises(UsageError, match="bm25 was not timed"):
+        experiment(spec, out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"correction": "bh"}, "'correction' was holm, is bh"),
+        ({"tested": ["P@5"]}, "'tested' was"),
+        ({"qrels": {"path": "qrels.txt", "thresholds": [2]}}, "'qrels' was .*thresholds"),
+        ({"systems": {"faulty": {"pipeline": "plain.yaml"}, "bm25": {"pipeline": "plain.yaml"}}}, "run of faulty was"),
+    ],
+)
+def test_another_way_of_reading_or_testing_and_another_baseline_are_changes(folder, changes, said):
+    out = folder / "out"
+    write(experiment(write_spec(folder), out), out)
+    with pytest.raises(DataError, match=said):
+        experiment(write_spec(folder, **changes), out)
+
+
+def test_another_pipeline_of_the_baseline_is_a_change_and_so_is_a_card_that_is_gone(folder):
+    out = folder / "out"
+    write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
+    spec = write_spec(folder, baseline="bm25", candidate="faulty")
+    write(experiment(spec, out), out)
+    (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 1}\n")
+    with pytest.raises(DataError, match="system bm25 was"):
+        experiment(spec, out)
+    (folder / "qrels.txt.card.json").unlink()
+    with pytest.raises(DataError, match=r"card of the qrels was \w{12}, is not there"):
+        experiment(spec, out)
+
+
+def test_accepted_changes_stand_among_the_rules(folder):
+    spec, out = write_spec(folder, policy={"beat": {}}), folder / "out"
+    write(experiment(spec, out), out)
+    write_run(folder / "faulty.trec", {"q1": {"d1": 1.0}}, "faulty")
+    found = experiment(spec, out, accept_changes=True)
+    said = next(result.said for result in found.results if result.rule == "unchanged data")
+    assert said.startswith("accepted: run of faulty was")
+
+
+def test_judged_topics_that_are_not_asked_are_told(folder):
+    lines = (folder / "topics.jsonl").read_text().splitlines()
+    (folder / "topics.jsonl").write_text("\n".join(lines[:-2]))
+    notes = experiment(write_spec(folder), folder / "out").comparison.notes
+    assert "2 judged topics (q38, q39) are not among the topics and are left out." in notes
+
+
+def test_a_run_that_is_there_tells_neither_what_was_invalid_nor_what_it_was_trained_on(folder):
+    policy = {"beat": {}, "invalid_rate": {"at_most": 0.0}}
+    with pytest.raises(UsageError, match="system faulty: the policy bounds the invalid rate"):
+        experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy=policy), folder / "out")
+    found = experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy={"beat": {}}), folder / "out")
+    assert "not checked" in next(result.said for result in found.results if result.rule == "held out")
+
+
+def test_invalid_outputs_and_queries_of_the_training_break_the_policy(folder, tiny_base):
+    """An adapter of random weights that was trained on two of the queries: it never comes to an end."""
+    store = Store(folder / "store")
+    made, recipe = made_folder(tiny_base, folder / "made", 1)
+    learnt = [write_training_queries(folder, ["red tent", "GREEN  shoes"])]
+    task = load_prompted_task("rewriting")
+    store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, beside=learnt)
+    systems = {"faulty": {"run": "faulty.trec"}, "rewriter": {"adapter": "rewriter"}}
+    policy = {"beat": {}, "invalid_rate": {"at_most": 0.1}}
+    spec = write_spec(folder, systems=systems, candidate="rewriter", policy=policy)
+    for reused in (False, True):
+        found = experiment(spec, folder / "out", store=store)
+        assert found.runs["rewriter"].reused is reused
+        broken = {result.rule: result.short_by for result in found.results if not result.passed}
+        assert broken.keys() == {"invalid rate", "held out"}
+        assert broken["invalid rate"] > 0.5
+        assert broken["held out"] == 4  # each of the two is asked twice
+    assert len(found.comparison.invalid["rewriter"]) > TOPICS / 2
+
+
 def test_another_earlier_result_can_be_named(folder):
     write(experiment(write_spec(folder), folder / "then"), folder / "then")
     write_qrels(folder / "qrels.txt", {"q1": {"d1": 1}})
@@ -128,6 +249,10 @@ def test_another_earlier_result_can_be_named(folder):
         experiment(write_spec(folder), folder / "now", since=folder / "then" / "experiment.json")
     with pytest.raises(DataError, match="not the result"):
         experiment(write_spec(folder), folder / "now", since=folder / "none.json")
+    for text in ("[]", '{"inputs": [], "measured": 3}', '{"inputs": {}, "measured": 3}'):
+        (folder / "odd.json").write_text(text)
+        with pytest.raises(DataError, match="not the result"):
+            experiment(write_spec(folder), folder / "now", since=folder / "odd.json")
 
 
 def test_a_policy_decides_and_the_exit_code_says_so(folder, cli):

@@ -59,6 +59,11 @@ def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
         (("name: shop", "nmae: shop"), "'name'|'nmae'"),
         (("candidate: rewriter", "tested: [AP]"), "'AP' is tested but not measured"),
         (("candidate: rewriter", "policy: {}"), "needs a candidate"),
+        (("  bm25: {", '  "": {run: a}\n  bm25: {'), "a name of 1 to 100 characters"),
+        (("  bm25: {", '  "bell\\a": {run: a}\n  bm25: {'), "a name of 1 to 100 characters"),
+        (("  bm25: {", f"  {'x' * 101}: {{run: a}}\n  bm25: {{"), "a name of 1 to 100 characters"),
+        (("  bm25: {", "  a b: {pipeline: p}\n  a/b: {pipeline: q}\n  bm25: {"), "'a b' and 'a/b' would be one file"),
+        (("  bm25: {", "  Ab: {pipeline: p}\n  aB: {pipeline: q}\n  bm25: {"), "'Ab' and 'aB' would be one file"),
     ],
 )
 def test_a_bad_file_names_its_key(file, change, said):
