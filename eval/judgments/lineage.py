@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from searchlora.errors import UsageError, some
 from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.same_text import normalised
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class RunLineage:
 
 
 def query_hash(text: str) -> str:
-    """16 hex digits of the sha256 of a query, its case and the number of its blanks left out."""
-    return hashlib.sha256(" ".join(text.casefold().split()).encode()).hexdigest()[:16]
+    """16 hex digits of the sha256 of a query, its case, punctuation and number of blanks left out (`normalised`)."""
+    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def circular(

@@ -1,22 +1,12 @@
-"""When two texts count as the same."""
+"""When two texts count as the same, and what stands for a text."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from hashlib import blake2b
 
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
+from searchlora.eval.same_text import normalised
 
-
-def normalised(text: str) -> str:
-    """Words and numbers only: NFKC, case folded, punctuation and runs of blanks made one blank.
-
-    This is what "nearly the same" means in the leak check: two texts that differ in case, punctuation or spacing.
-    A text of punctuation alone stands for itself.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _BETWEEN_WORDS.sub(" ", folded).strip() or folded.strip()
+__all__ = ["fingerprint", "normalised"]
 
 
 def fingerprint(text: str) -> int:

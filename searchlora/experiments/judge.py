@@ -22,7 +22,7 @@ from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.experiments.lineage import base_reference
+from searchlora.experiments.lineage import base_lineage, base_queries
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.catalogue import public_name
@@ -139,8 +139,8 @@ def load_judge(
         engine=LocalEngine(model, store, precision=recipe.precision),
         adapter=None,
         base=public_name(model.name),
-        lineage=(base_reference(model.name),),
-        queries=(),
+        lineage=base_lineage(store, model.name),
+        queries=base_queries(store, model.name),
         generate=generate,
         max_new_tokens=recipe.max_new_tokens,
         conditions=_conditions(plugin, generate, recipe.max_new_tokens, asked),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from searchlora.adapters.ancestry import ancestors, training_queries
+from searchlora.adapters.ancestry import ancestors, merged_adapter, training_queries
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
@@ -22,12 +23,36 @@ def base_reference(base: str) -> str:
     return f"base {public_name(base)}"
 
 
+def base_lineage(store: Store, base: str) -> tuple[str, ...]:
+    """References of a base model at work without an adapter: its own, and those of an adapter merged into it."""
+    merged = merged_adapter(Path(base).expanduser())
+    if merged is None:
+        return (base_reference(base),)
+    try:
+        return (base_reference(base), merged, *ancestors(store, merged))
+    except NotInStore:
+        return (base_reference(base), merged)
+
+
+def base_queries(store: Store, base: str) -> tuple[str, ...] | None:
+    """`training_queries` of the adapter merged into a base, () where none is; None where they are not known."""
+    merged = merged_adapter(Path(base).expanduser())
+    if merged is None:
+        return ()
+    try:
+        return training_queries(store, merged)
+    except NotInStore:
+        return None
+
+
 def run_lineage(store: Store, adapters: Sequence[str], bare: Sequence[str] = ()) -> RunLineage:
     """The adapters in a system, pinned, and all that they were made from; and the bases at work without an adapter."""
     references: dict[str, None] = {}
     for adapter in adapters:
         references |= dict.fromkeys((adapter, *ancestors(store, adapter)))
-    return RunLineage((*references, *dict.fromkeys(map(base_reference, bare))))
+    for base in bare:
+        references |= dict.fromkeys(base_lineage(store, base))
+    return RunLineage(tuple(references))
 
 
 def seen_in_training(

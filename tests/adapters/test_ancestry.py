@@ -11,6 +11,7 @@ from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore
 from searchlora.eval.judgments.lineage import query_hash
+from searchlora.experiments.lineage import run_lineage
 
 
 @pytest.fixture
@@ -55,3 +56,19 @@ def test_a_copy_under_another_name_keeps_file_and_parent(family: Store, tmp_path
     other.adopt(stored.path, stored.manifest, "renamed")
     assert ancestors(other, "renamed") == ("a@1",)
     assert training_queries(other, "renamed") == training_queries(family, "a")
+
+
+def test_what_was_merged_into_the_base_is_an_ancestor_and_was_trained(
+    family: Store, trained: Path, draft: ManifestDraft, tmp_path: Path
+) -> None:
+    base = tmp_path / "innocent"
+    base.mkdir()
+    (base / "merged.json").write_text('{"adapter": "both@1"}', encoding="utf-8")
+    on_it = draft.model_copy(update={"base": draft.base.model_copy(update={"name": str(base)})})
+    family.add("above", trained, on_it, beside=[write_training_queries(tmp_path, ["a stove"])])
+    family.add("untold", trained, on_it)
+    assert ancestors(family, "above") == ("both@1", "a@1", "b@1")
+    queries = ("red shoes", "tent pegs", "boots", "a stove")
+    assert training_queries(family, "above") == tuple(sorted(map(query_hash, queries)))
+    assert training_queries(family, "untold") is None
+    assert run_lineage(family, (), [str(base)]).references == ("base innocent", "both@1", "a@1", "b@1")

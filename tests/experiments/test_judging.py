@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.ancestry import write_training_queries
+from searchlora.adapters.exporting import export_merged
 from searchlora.adapters.store import Store
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import BaseModelError, DataError, UsageError
 from searchlora.eval.files import file_sha256
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pool import pool
@@ -208,6 +209,21 @@ def test_a_judge_trained_on_the_topics_is_refused(by_adapter, tmp_path):
     (tmp_path / "pairs.txt").write_text("t0 d03\nt1 d03\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"was trained on 1 of the 2 topics \(t1\)"):
         by_adapter("A tent of  kind 1", "a tent of kind 2", runs=(), pairs=tmp_path / "pairs.txt")
+
+
+def test_an_adapter_merged_into_its_base_judges_as_that_adapter(by_adapter, ask, files, tmp_path, tiny_base):
+    by_adapter("a tent of kind 1", runs=(files["a.trec"],), allow_circular=True)
+    merged = tmp_path / "innocent"
+    export_merged(Store(tmp_path / "store").get("judge@1"), merged, base=tiny_base)
+    with pytest.raises(UsageError, match=r"the judge base innocent was trained on 1 of the 3 topics \(t1\)"):
+        ask("merged.txt", base=str(merged))
+    write_run_card(files["a.trec"], RunCard("ours", "2026-07-01", lineage=("judge@4",)))
+    done = ask("merged.txt", base=str(merged), store=tmp_path / "another store", allow_circular=True)
+    assert done.circular == {str(files["a.trec"]): "the judge base innocent and the system share judge@1"}
+    assert (done.card.judge_lineage, done.card.judge_queries) == (("base innocent", "judge@1"), None)
+    (merged / "merged.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BaseModelError, match="does not say which adapter was merged"):
+        ask("damaged.txt", base=str(merged))
 
 
 def test_a_judge_of_unknown_training_is_doubted(by_adapter):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, query_hash, refuse_circular
+from searchlora.eval.same_text import normalised
 
 QUERIES = {"t1": "red shoes", "t2": "tent pegs"}
 
@@ -86,10 +87,14 @@ def test_what_is_not_known_is_said():
 
 
 def test_the_hash_is_the_one_that_is_documented():
-    assert query_hash("  Red\tSHOES ") == hashlib.sha256(b"red shoes").hexdigest()[:16]
+    assert query_hash("  Red\tSHOES? ") == hashlib.sha256(b"red shoes").hexdigest()[:16]
 
 
 @given(st.text(), st.text())
-def test_only_case_and_blanks_are_left_out(one, two):
-    same = one.casefold().split() == two.casefold().split()
-    assert (query_hash(one) == query_hash(two)) == same
+def test_it_is_the_same_for_what_the_leak_check_takes_for_the_same(one, two):
+    assert (query_hash(one) == query_hash(two)) == (normalised(one) == normalised(two))
+
+
+@pytest.mark.parametrize("other", ["Red shoes", "red-shoes", "red shoes?", "ｒｅｄ　ｓｈｏｅｓ", '"red shoes".'])
+def test_a_topic_written_otherwise_is_still_one_that_the_judge_was_trained_on(other):
+    assert circular(card("j@1", queries=(query_hash("red shoes"),)), {"one": None}, {"q": other})
