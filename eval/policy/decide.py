@@ -14,6 +14,9 @@ from searchlora.eval.printed import chance, interval
 #: Of the paired randomisation test, two-sided.
 LEVEL = 0.05
 
+#: The rule on the data of the last decision.
+UNCHANGED = "unchanged data"
+
 
 @dataclass(frozen=True)
 class RuleResult:
@@ -88,7 +91,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     said = "; ".join(facts.changed) or "nothing was changed since the last decision"
     same = facts.accepted or not facts.changed
     said = f"accepted: {said}" if facts.accepted and facts.changed else said
-    yield RuleResult("unchanged data", same, said, 0.0 if same else None)
+    yield RuleResult(UNCHANGED, same, said, 0.0 if same else None)
     if facts.leaked is None:
         yield RuleResult("held out", True, "not checked: the candidate does not tell what it was trained on")
     else:

@@ -112,8 +112,15 @@ class Aliases:
         return {alias: target for alias, target in last.items() if target is not None}
 
     def forced(self) -> frozenset[str]:
-        """The aliases that point where they do because somebody forced it."""
-        last = {move.alias: move for move in self.history() if not move.refused}
+        """The aliases that point to a version that was forced, however they came back to it since.
+
+        A move by hand or a rollback decides nothing, so only a policy's later yes to that version ends it.
+        """
+        now = self.current()
+        last: dict[str, AliasMove] = {}
+        for move in self.history():
+            if move.decision is not None and not move.refused and move.decision.version == now.get(move.alias):
+                last[move.alias] = move
         return frozenset(alias for alias, move in last.items() if move.forced)
 
     def previous(self, alias: str, versions: Collection[int]) -> int:

@@ -184,16 +184,29 @@ class Store:
             version = aliases.previous(alias, self.versions(name))
             return aliases.move(alias, version, reason, rollback=True)
 
-    def decide(self, name: str, alias: str, decision: Decision, reason: str | None = None) -> AliasMove:
+    def decide(
+        self, name: str, alias: str, decision: Decision, reason: str | None = None, *, incumbent: int | None
+    ) -> AliasMove:
         """Put a decision about an alias into its history and, unless it refuses, move the alias.
+
+        Args:
+            incumbent: The version that the candidate was compared with: where the alias pointed then.
 
         Raises:
             InvalidName, NotInStore: as `alias`.
+            StoreError: when the alias was moved meanwhile; nothing is decided then.
         """
         check_alias(alias)
         with self._locked_existing(name):
             self._resolve(Reference(name, version=decision.version))
             aliases = self._aliases(name)
+            if (now := aliases.current().get(alias)) != incumbent:
+                was, is_ = (f"version {each}" if each else "nowhere" for each in (incumbent, now))
+                raise StoreError(
+                    f"'{alias}' was moved while the candidate was measured: it pointed to {was}, now to {is_}",
+                    where=name,
+                    fix="Decide again; outputs that were kept are used again.",
+                )
             refused = decision.outcome == "refused"
             target = aliases.current().get(alias) if refused else decision.version
             return aliases.move(alias, target, reason, decision=decision)

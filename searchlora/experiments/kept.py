@@ -12,6 +12,7 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.files import atomic_text
 from searchlora.experiments.figures import file_name
+from searchlora.experiments.machine import machine
 from searchlora.experiments.trial import Trial
 from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
@@ -44,16 +45,25 @@ class Kept:
         self.reused: list[str] = []
 
     def outputs(self, model: Model) -> tuple[list[Any], dict[str, float]] | None:
-        """What a model answered to these very prompts before, and at what cost; None: it was not asked."""
+        """What a model answered to these very prompts before, and at what cost; None: it was not asked.
+
+        Costs are of this machine only: those of another would be held against the others' here.
+        """
         file = self._file(model)
         if file is None or not file.is_file():
             return None
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["key"] != self._key(model):
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept["key"] != self._key(model):
+                return None
+            outputs = [
+                InvalidOutput(**each["invalid"]) if "invalid" in each else each["value"] for each in kept["outputs"]
+            ]
+            costs = kept["costs"] if kept["machine"] == machine() else {}
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         self.reused.append(model.name)
-        outputs = [InvalidOutput(**each["invalid"]) if "invalid" in each else each["value"] for each in kept["outputs"]]
-        return outputs, kept["costs"]
+        return outputs, costs
 
     def save(self, model: Model, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
         """Keep a model's outputs; those that are not plain JSON values are not kept."""
@@ -61,7 +71,13 @@ class Kept:
         if file is None or any(is_dataclass(each) and not isinstance(each, InvalidOutput) for each in outputs):
             return
         lines = [{"invalid": asdict(each)} if isinstance(each, InvalidOutput) else {"value": each} for each in outputs]
-        kept = {"system": model.name, "key": self._key(model), "costs": dict(costs), "outputs": lines}
+        kept = {
+            "system": model.name,
+            "key": self._key(model),
+            "machine": machine(),
+            "costs": dict(costs),
+            "outputs": lines,
+        }
         with atomic_text(file) as out:
             json.dump(kept, out, indent=1)
 

@@ -12,7 +12,7 @@ from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.names import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.eval.policy import Facts, Policy, RuleResult, decide, read_policy
+from searchlora.eval.policy import UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import BASE, Evaluated, evaluate
 from searchlora.experiments.figures import header
@@ -71,6 +71,7 @@ def promote(
     Raises:
         UsageError: when the alias means this version already, the reason is empty, or the policy names what the data
             does not have.
+        StoreError: when the alias was moved meanwhile.
         What `evaluate` raises.
     """
     if force is not None and not force.strip():
@@ -99,7 +100,8 @@ def promote(
     facts = Facts(
         roles={"base": BASE, **({"incumbent": present[0]} if present else {})},
         data=evaluated.judgments.data,
-        changed=() if accept_changes else _changed(place.history(candidate.name), alias, evaluated),
+        changed=_changed(place.history(candidate.name), alias, evaluated),
+        accepted=accept_changes,
         source=evaluated.judgments.source,
         leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, evaluated.records),
     )
@@ -112,12 +114,22 @@ def promote(
         policy=rules.model_dump(mode="json"),
         evidence=_evidence(evaluated, present),
     )
-    return Promoted(place.decide(candidate.name, alias, decision, force), results, evaluated)
+    move = place.decide(candidate.name, alias, decision, force, incumbent=incumbent)
+    return Promoted(move, results, evaluated)
 
 
 def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> tuple[str, ...]:
-    """Whether the data is that of the last decision which moved the alias, in words."""
-    decided = [move.decision for move in history if move.alias == alias and move.decision and not move.refused]
+    """Whether the data is that of the last decision on the alias, in words.
+
+    A decision that was refused for its data does not count, or it would let the same data through the next time.
+    """
+    decided = [
+        move.decision
+        for move in history
+        if move.alias == alias
+        and move.decision
+        and (not move.refused or any(rule.rule == UNCHANGED and rule.passed for rule in move.decision.rules))
+    ]
     if not decided:
         return ()
     then = decided[-1].evidence

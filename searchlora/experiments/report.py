@@ -75,7 +75,7 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
         wins, losses = extremes(comparison, a, b)
         shown |= {*wins, *losses}
     documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
-    qrels = evaluated.dataset.qrels() or {}
+    qrels = evaluated.judgments.qrels or {}
     details = {}
     for place, record in enumerate(evaluated.records):
         row = str(record["id"])

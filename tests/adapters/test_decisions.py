@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.adapters.aliases import Decision, Rule
+from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store
-from searchlora.errors import NotInStore
+from searchlora.errors import NotInStore, StoreError
 
 BROKEN = Rule(rule="beat incumbent", passed=False, said="nDCG@10 -0.02 (-0.04 to +0.01)", short_by=0.04)
 HELD = Rule(rule="enough data", passed=True, said="200 rows")
@@ -20,6 +20,10 @@ def decision(version: int, outcome: str) -> Decision:
     return Decision(version=version, outcome=outcome, rules=rules, policy={}, evidence={"data": "ab"})
 
 
+def decide(store: Store, found: Decision, reason: str | None = None) -> AliasMove:
+    return store.decide("echo", "production", found, reason, incumbent=store.aliases("echo").get("production"))
+
+
 @pytest.fixture
 def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
     for _ in range(3):
@@ -28,8 +32,8 @@ def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
 
 
 def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> None:
-    three.decide("echo", "production", decision(1, "promoted"))
-    refusal = three.decide("echo", "production", decision(2, "refused"))
+    decide(three, decision(1, "promoted"))
+    refusal = decide(three, decision(2, "refused"))
     assert three.aliases("echo") == {"production": 1}
     assert refusal.refused
     assert (refusal.source, refusal.target) == (1, 1)
@@ -39,21 +43,21 @@ def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> Non
 
 
 def test_a_refusal_of_the_first_version_makes_no_alias(three: Store) -> None:
-    three.decide("echo", "production", decision(1, "refused"))
+    decide(three, decision(1, "refused"))
     assert three.aliases("echo") == {}
     with pytest.raises(NotInStore):
         three.get("echo@production")
 
 
 def test_a_forced_move_shows_for_ever(three: Store) -> None:
-    three.decide("echo", "production", decision(1, "promoted"))
-    three.decide("echo", "production", decision(2, "forced"), "agreed with the search team")
+    decide(three, decision(1, "promoted"))
+    decide(three, decision(2, "forced"), "agreed with the search team")
     assert {entry.version: entry.forced for entry in three.list()} == {
         1: frozenset(),
         2: frozenset({"production"}),
         3: frozenset(),
     }
-    three.decide("echo", "production", decision(3, "promoted"))
+    decide(three, decision(3, "promoted"))
     assert not any(entry.forced for entry in three.list())
     forced = [str(move) for move in Store(three.root).history("echo") if move.forced]
     assert len(forced) == 1
@@ -61,19 +65,41 @@ def test_a_forced_move_shows_for_ever(three: Store) -> None:
 
 
 def test_a_refusal_is_no_place_to_roll_back_to(three: Store) -> None:
-    three.decide("echo", "production", decision(1, "promoted"))
-    three.decide("echo", "production", decision(3, "promoted"))
-    three.decide("echo", "production", decision(2, "refused"))
+    decide(three, decision(1, "promoted"))
+    decide(three, decision(3, "promoted"))
+    decide(three, decision(2, "refused"))
     assert three.rollback("echo", "production").target == 1
 
 
 def test_a_refusal_after_a_forced_move_leaves_its_mark(three: Store) -> None:
-    three.decide("echo", "production", decision(2, "forced"), "we know")
-    three.decide("echo", "production", decision(3, "refused"))
+    decide(three, decision(2, "forced"), "we know")
+    decide(three, decision(3, "refused"))
     assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
 
 
 def test_a_version_that_is_not_there_is_not_decided_on(three: Store) -> None:
     with pytest.raises(NotInStore):
-        three.decide("echo", "production", decision(9, "promoted"))
+        decide(three, decision(9, "promoted"))
     assert three.history("echo") == []
+
+
+def test_no_move_by_hand_takes_the_mark_of_force_away(three: Store) -> None:
+    decide(three, decision(2, "forced"), "we know")
+    for by_hand in (lambda: three.alias("echo", "production", 2), lambda: three.rollback("echo", "production")):
+        three.alias("echo", "production", 1)
+        by_hand()
+        assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
+    three.alias("echo", "production", 1)
+    assert not any(entry.forced for entry in three.list())
+    decide(three, decision(2, "promoted"))
+    assert not any(entry.forced for entry in three.list())
+
+
+@pytest.mark.parametrize("outcome", ["promoted", "refused", "forced"])
+def test_an_alias_that_was_moved_meanwhile_is_not_decided_on(three: Store, outcome: str) -> None:
+    three.alias("echo", "production", 3)
+    before = three.history("echo")
+    for incumbent in (1, None):
+        with pytest.raises(StoreError, match="was moved while the candidate was measured"):
+            three.decide("echo", "production", decision(2, outcome), incumbent=incumbent)
+    assert three.history("echo") == before

@@ -99,3 +99,10 @@ def test_values_are_those_of_the_measures():
     found = evaluate_run(RUN, QRELS, measures=["nDCG@10", "AP", "P@5"])
     for measure, rows in retrieval_values(RUN, QRELS, ["nDCG@10", "AP", "P@5"]).items():
         assert found.values[measure] == rows
+
+
+@pytest.mark.parametrize("traffic", [0, 1e308])
+def test_traffic_that_says_nothing_is_refused(traffic):
+    topics = {topic: {"query": topic, "traffic": traffic} for topic in QRELS}
+    with pytest.raises(DataError, match="field traffic: the traffic of all topics together"):
+        evaluate_run(RUN, QRELS, topics=topics, weight="traffic")

@@ -11,9 +11,10 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import DataError, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
+from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.promote import Promoted, promote
 from searchlora.experiments.train import train
 from tests.contract.foreign import build_distribution, write_records
@@ -145,6 +146,49 @@ def test_other_data_than_at_the_last_decision_is_refused_unless_told(shop, tmp_p
     build("colour", source, format="native", out=tmp_path / "other", shares=(0.5, 0.1, 0.4))
     assert "unchanged data" in broken(shop.promote(2, data=tmp_path / "other"))
     assert "unchanged data" not in broken(shop.promote(2, data=tmp_path / "other", accept_changes=True))
+
+
+def test_other_data_is_no_way_around_a_refusal(shop, tmp_path):
+    """Refused on one data set, tried on another: the alias has not moved yet, and still the change is told."""
+    build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
+          shares=(0.5, 0.1, 0.4))  # fmt: skip
+    strict = Policy(least={"rows": 10_000})
+    assert broken(shop.promote(2, strict)) == {"enough data"}
+    for _ in range(2):
+        assert "unchanged data" in broken(shop.promote(2, data=tmp_path / "other"))
+    accepted = shop.promote(2, strict, data=tmp_path / "other", accept_changes=True)
+    assert "unchanged data" not in broken(accepted)
+    rule = next(rule for rule in accepted.move.decision.rules if rule.rule == "unchanged data")
+    assert rule.said.startswith("accepted: version 2 was decided on split test")
+    assert "unchanged data" in broken(shop.promote(2))
+
+
+def test_an_alias_moved_while_the_candidate_is_measured_is_not_decided_on(shop, monkeypatch):
+    shop.store.alias(NAME, "production", ALWAYS_RED)
+
+    def meanwhile(*arguments: object, **options: object) -> Evaluated:
+        found = evaluate(*arguments, **options)
+        shop.store.alias(NAME, "production", ALL_RIGHT)
+        return found
+
+    monkeypatch.setattr("searchlora.experiments.promote.evaluate", meanwhile)
+    with pytest.raises(StoreError, match="it pointed to version 1, now to version 2"):
+        shop.promote(ALWAYS_GREEN)
+    assert shop.store.aliases(NAME) == {"production": ALL_RIGHT}
+
+
+def test_kept_outputs_of_another_machine_give_no_latency_and_damaged_ones_nothing(shop, monkeypatch):
+    policy = Policy(beat={}, latency={"at_most_ms": 10_000})
+    shop.promote(ALWAYS_RED, policy, force=None)
+    (shop.store.root / NAME / "aliases.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("searchlora.experiments.kept.machine", lambda: "another")
+        with pytest.raises(UsageError, match=f"{NAME}@1 was not timed"):
+            shop.promote(ALWAYS_RED, policy)
+    file = shop.root / "outputs" / f"{NAME}@1.json"
+    file.write_text("{")
+    assert f"{NAME}@1" not in shop.promote(ALWAYS_RED, policy).evaluated.reused
+    assert json.loads(file.read_text())["outputs"]
 
 
 def test_queries_of_the_training_are_refused_in_other_data(shop, tmp_path):
