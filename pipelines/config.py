@@ -71,7 +71,7 @@ def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[
         raise PipelineError(
             f"there is no pipeline '{pipeline}'", fix=f"Give a YAML file, or one of: {', '.join(ready_pipelines())}."
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"is not YAML ({error})", where=str(path)) from None
     file = _validated(PipelineFile, content, str(path))
     return file.name, parse_stages(file.stages, str(path), _overridden(file.parameters, overrides, str(path)))

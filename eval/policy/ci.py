@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -22,11 +23,12 @@ def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> N
     failed = sum(not result.passed for result in results)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")
     for result in results:
-        case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=result.rule)
+        rule, said = _legal(result.rule), _legal(result.said)
+        case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=rule)
         if result.passed:
-            ElementTree.SubElement(case, "system-out").text = result.said
+            ElementTree.SubElement(case, "system-out").text = said
         else:
-            ElementTree.SubElement(case, "failure", message=result.said).text = _missed(result)
+            ElementTree.SubElement(case, "failure", message=said).text = f"{said}{_by(result)}."
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -60,8 +62,9 @@ def rules_table(results: Sequence[RuleResult]) -> str:
     return markdown_table(["", "rule", "found"], rows, words=3)
 
 
-def _missed(result: RuleResult) -> str:
-    return f"{result.said}{_by(result)}."
+def _legal(text: str) -> str:
+    """Text as XML may hold it: a value of a slice can have control characters, for which it has no way of writing."""
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
 
 
 def _by(result: RuleResult) -> str:

@@ -118,3 +118,9 @@ def test_stages_may_stand_elsewhere_than_in_a_pipeline_file():
     assert parse_stages([{"bm25": {"k": 5}}], "retrieval") == [Bm25Settings(k=5)]
     with pytest.raises(PipelineError, match="retrieval, stage 1: 'k'"):
         parse_stages([{"bm25": {"k": -1}}], "retrieval")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(PipelineError, match=r"mine\.yaml: is not YAML"):
+        read_pipeline(tmp_path / "mine.yaml")
