@@ -18,8 +18,8 @@ from searchlora.eval.judge.markdown import cards_markdown
 from searchlora.eval.judge.order_of_runs import order_of_runs
 from searchlora.eval.judge.pairing import Labels
 from searchlora.eval.judge.stability import stability
-from searchlora.eval.judgments.card import invalid_path, read_card, read_run_card
-from searchlora.eval.judgments.lineage import RunLineage, circular, doubts
+from searchlora.eval.judgments.card import invalid_path, read_card
+from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
 from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.report.judge_card import write_judge_card
 from searchlora.eval.report.judge_sections import judge_name
@@ -91,7 +91,7 @@ def judge_cards(
     people = read_qrels(human)
     labels = {name: read_labels(path) for name, path in judges.items()}
     queries = {topic: str(each["query"]) for topic, each in read_topics(topics).items()} if topics else None
-    lineage = {name: _lineage(path) for name, path in (runs or {}).items()}
+    lineage = {name: read_lineage(path) for name, path in (runs or {}).items()}
     found = {name: read_run(path) for name, path in (runs or {}).items()}
     of_people = {name: read_qrels(path) for name, path in (raters or {}).items()}
     cards = []
@@ -173,11 +173,6 @@ def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Seq
     }
     shared = any(document in graded.get(topic, {}) for topic, row in human.items() for document in row)
     return calibration_curve(human, graded, seed=seed) if shared else ()
-
-
-def _lineage(run: str | Path) -> RunLineage | None:
-    card = read_run_card(run)
-    return RunLineage(card.lineage) if card is not None else None
 
 
 def _checked(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from searchlora.errors import UsageError, some
-from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.card import JudgmentsCard, read_run_card
 from searchlora.eval.same_text import normalised
 
 
@@ -22,6 +23,12 @@ class RunLineage:
     """Who works in a system: its adapters, all their ancestors, and its bare encoders (`RunCard.lineage`)."""
 
     references: tuple[str, ...]
+
+
+def read_lineage(run: str | Path) -> RunLineage | None:
+    """Who works in a run, by the card beside it; None where it has none. Raises `DataError` as `read_run_card`."""
+    card = read_run_card(run)
+    return RunLineage(card.lineage) if card is not None else None
 
 
 def query_hash(text: str) -> str:

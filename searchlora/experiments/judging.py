@@ -14,8 +14,8 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError
 from searchlora.eval.files import atomic_text, file_sha256
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_run_card, write_judgments
-from searchlora.eval.judgments.lineage import RunLineage, doubts, refuse_circular
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
+from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
 from searchlora.eval.judgments.probabilities import write_probabilities
 from searchlora.experiments.judge import Judge, load_judge
 from searchlora.experiments.judged import graded
@@ -132,8 +132,7 @@ def _systems(runs: Sequence[str | Path]) -> dict[str, RunLineage | None]:
     """Who works in each pooled run; pairs from a file were found by nobody in particular."""
     if not runs:
         return {"the given pairs": RunLineage(())}
-    cards = {str(path): read_run_card(path) for path in runs}
-    return {path: RunLineage(card.lineage) if card is not None else None for path, card in cards.items()}
+    return {str(path): read_lineage(path) for path in runs}
 
 
 def _card(judge: Judge, inputs: Mapping[str, str | Path]) -> JudgmentsCard:
