@@ -91,7 +91,7 @@ def _systems(comparison: Comparison) -> str:
         cells = [figures[system][measure] for measure in comparison.measures]
         invalid = str(len(comparison.invalid.get(system, {})))
         lines.append([_name(comparison, system), *map(_figure, cells), _counts(cells), invalid])
-    return _table(head, lines, "Mean and 95% interval (bootstrap-t over clusters, skewness taken away).")
+    return _table(head, lines, "Mean and 95% interval (bootstrap-t over clusters).")
 
 
 def _pairs(comparison: Comparison) -> Iterator[str]:

@@ -23,7 +23,7 @@ from searchlora.eval.significance import paired_differences
 
 TOPICS = (43, 200)
 RESAMPLES = 10_000
-OURS = "bootstrap-t, Hall's transform (ours)"
+OURS = "bootstrap-t, limited (ours)"
 #: Draws that are worked on at once, which bounds the memory.
 _AT_ONCE = 100
 

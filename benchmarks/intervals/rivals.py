@@ -1,7 +1,8 @@
 """The intervals that the chosen one is set beside. All take values (rows, columns) and give (columns, 2).
 
 Percentile, BCa and bootstrap-t: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 12 to 14; the
-BCa acceleration of a mean is a sixth of its skewness. BCa equals scipy.stats.bootstrap's (tested).
+BCa acceleration of a mean is a sixth of its skewness. BCa equals scipy.stats.bootstrap's (tested). Hall's transform of
+the bootstrap-t: On the removal of skewness by transformation, JRSS B 54 (1992).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def student(values: Floats) -> Floats:
 
 
 def resampled(values: Floats, draw: Floats) -> dict[str, Floats]:
-    """Percentile, BCa and bootstrap-t intervals from the same resamples.
+    """Percentile, BCa and two bootstrap-t intervals from the same resamples.
 
     Args:
         draw: (resamples, rows), how often each row was drawn.
@@ -36,6 +37,7 @@ def resampled(values: Floats, draw: Floats) -> dict[str, Floats]:
         "percentile": np.quantile(means, _TAILS, axis=0).T,
         "BCa": _bca(values, ordered),
         "bootstrap-t": _bootstrap_t(values, means, spread),
+        "bootstrap-t, Hall's transform": _hall(values, draw),
     }
 
 
@@ -62,5 +64,26 @@ def _bootstrap_t(values: Floats, means: Floats, spread: Floats) -> Floats:
     high, low = np.quantile(ratio, _TAILS[::-1], axis=0, method="nearest")
     with np.errstate(invalid="ignore"):
         ends = np.where(own > 0, [mean - high * own, mean - low * own], mean)
+    bounded: Floats = np.clip(ends, values.min(axis=0), values.max(axis=0)).T
+    return bounded
+
+
+def _hall(values: Floats, draw: Floats) -> Floats:
+    count, mean = len(values), values.mean(axis=0)
+    residuals = values - mean
+    first, squares, cubes = (draw @ residuals**power / count for power in (1, 2, 3))
+    spread, third = squares - first**2, cubes - 3 * first * squares + 2 * first**3
+    own = (residuals**2).mean(axis=0)
+    flat = spread <= 1e-12 * own
+    spread = np.where(flat, 1, spread)
+    t, skew = first / np.sqrt(spread), third / spread**1.5
+    bent = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * count)
+    moved = np.where(np.abs(first) > 1e-12, np.copysign(np.inf, first), 0)
+    tails = np.quantile(np.where(flat, moved, bent), _TAILS[::-1], axis=0, method="nearest")
+    skew = np.divide((residuals**3).mean(axis=0), own**1.5, out=np.zeros_like(own), where=own > 0)
+    bend = np.where(np.abs(skew) > 1e-6, skew, 1)
+    with np.errstate(invalid="ignore"):
+        straight = 3 / bend * (np.cbrt(1 + bend * (tails - skew / (6 * count))) - 1)
+        ends = np.where(own > 0, mean - np.where(np.abs(skew) > 1e-6, straight, tails) * np.sqrt(own), mean)
     bounded: Floats = np.clip(ends, values.min(axis=0), values.max(axis=0)).T
     return bounded

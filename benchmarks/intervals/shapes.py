@@ -11,6 +11,11 @@ POOR = np.array([0.85, 0.04, 0.02, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.
 #: What a change of few queries, most of them for the better, does to MRR.
 GAINS, GAIN_CHANCES = np.array([-0.1, 0.1, 0.5, 1.0]), np.array([0.3, 0.4, 0.2, 0.1])
 
+#: What a change did to nDCG of 28 queries of the made shop: mostly ties, few large differences both ways.
+MIXED = np.array(
+    [-0.71, -0.69, -0.42, -0.05, *[0.0] * 13, 0.02, 0.06, 0.11, 0.12, 0.16, 0.22, 0.25, 0.26, 0.35, 0.4, 0.64]
+)
+
 #: kind -> what it stands for.
 KINDS = {
     "spread": "a measure from 0 to 1, most values near the ends",
@@ -19,6 +24,7 @@ KINDS = {
     "success": "a measure that is 0 or 1, mean 0.9",
     "difference": "a difference of nDCG, half of it ties",
     "gain": "a difference of MRR, 70% ties, few large gains",
+    "mixed": "a difference of nDCG, half of it ties, few large differences both ways",
 }
 
 #: kind -> what it stands for, of differences whose true mean is 0.
@@ -43,6 +49,8 @@ def draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[
     if kind == "gain":
         changed = rng.choice(GAINS, p=GAIN_CHANCES, size=shape)
         return np.where(rng.random(shape) < 0.7, 0, changed), 0.3 * float(GAINS @ GAIN_CHANCES)
+    if kind == "mixed":
+        return rng.choice(MIXED, size=shape), float(MIXED.mean())
     chances = {"good": GOOD, "poor": POOR}[kind]
     return rng.choice(RANKS, p=chances, size=shape), float(RANKS @ chances)
 

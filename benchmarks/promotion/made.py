@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import searchlora
@@ -14,6 +14,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.data.shop import make_shop
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps
+from searchlora.task import load_task
 
 NAME, JUDGE = "shop-rewriter", "shop-judge"
 TASKS = Path(__file__).parent / "tasks"
@@ -54,26 +55,18 @@ def _judge(work: Path, store: Store, steps: Steps) -> None:
     titles = {document.id: document.title for document in dataset.documents() or ()}
     qrels, asked = dataset.qrels() or {}, dataset.records("test")
     _write_lines(work / "topics.jsonl", [{"id": record["id"], "query": record["query"]} for record in asked])
-    rows = [
-        {"id": f"{record['id']}-{answer}", "group": record["id"], "query": record["query"], "title": titles[document],
-         "answer": answer}
-        for record in asked
-        for answer, document in _yes_and_no(qrels.get(record["id"], {})).items()
-    ]  # fmt: skip
+    best = {topic: max(grades, key=grades.__getitem__) for topic, grades in qrels.items()}
+    judged = [record for record in asked if record["id"] in best]
+    rows: list[dict[str, object]] = []
+    for record, other in pairwise(judged):
+        for answer, document in (("yes", best[record["id"]]), ("no", best[other["id"]])):
+            if answer == "yes" or document not in qrels[record["id"]]:
+                row = {"id": f"{record['id']}-{answer}", "group": record["id"], "query": record["query"]}
+                rows.append({**row, "title": titles[document], "answer": answer})
     _write_lines(work / "judge.jsonl", rows)
     if not store.versions(JUDGE):
-        from searchlora.task import load_task
-
-        build(load_task("fit", TASKS), work / "judge.jsonl", format="native", out=work / "data-judge")
+        build(load_task("fit", TASKS), work / "judge.jsonl", format="native", out=work / "data-judge", on_leak="drop")
         searchlora.train("fit", work / "data-judge", JUDGE, store=store, tasks=TASKS, steps=steps)
-
-
-def _yes_and_no(grades: Mapping[str, int]) -> dict[str, str]:
-    """A document that fits and one that does not, where there are both."""
-    by_grade = sorted(grades, key=lambda document: grades[document])
-    if not by_grade or grades[by_grade[0]] > 0 or grades[by_grade[-1]] < 2:
-        return {}
-    return {"no": by_grade[0], "yes": by_grade[-1]}
 
 
 def _write_lines(path: Path, rows: list[dict[str, object]]) -> None:
