@@ -146,7 +146,8 @@ def read_experiment(path: str | Path) -> Experiment:
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         unknown = first["type"] == "extra_forbidden"
         fix = f"Keys of an experiment: {', '.join(Experiment.model_fields)}." if unknown else None
-        raise UsageError(f"'{key}': {first['msg'][0].lower()}{first['msg'][1:]}", where=str(path), fix=fix) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"'{key}': {said[0].lower()}{said[1:]}", where=str(path), fix=fix) from None
     return _placed(spec, file.parent)
 
 

@@ -50,7 +50,10 @@ def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("baseline: bm25", "baseline: bm52"), "the baseline 'bm52' is none of the systems: bm25, rewriter, own"),
+        (
+            ("baseline: bm25", "baseline: bm52"),
+            "'the file': the baseline 'bm52' is none of the systems: bm25, rewriter, own",
+        ),
         (("baseline: bm25\ncandidate: rewriter", ""), "need a baseline or a candidate"),
         (("{run: runs/bm25.trec}", "{run: a.trec, adapter: b}"), "given: run, adapter"),
         (("{run: runs/bm25.trec}", "{}"), "given: none"),
