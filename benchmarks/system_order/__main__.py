@@ -8,13 +8,11 @@ again from there: the encoder takes minutes, the LLM ten minutes on two free cor
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.common import RESULTS, WORK, header, real_data, save_figures
+from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.cranfield_runs.systems import ENCODER, Cranfield, cranfield_systems
 from benchmarks.system_order.cards import card_rows, differences, graded_cards, kappa_row
 from benchmarks.system_order.judges import (
@@ -38,7 +36,6 @@ from benchmarks.system_order.orders import (
 )
 from benchmarks.system_order.pairs import DEPTH, WORDS, Pool, completed, judged_pool, shuffled
 from searchlora.cli.bars import bars
-from searchlora.eval.files import atomic_text
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels, Run, ranked, read_run
 
@@ -99,7 +96,7 @@ def _save(large: Ground, small: Ground, pooled: Pool) -> None:
         "encoder": ENCODER,
         "circular": {judge.name: judge.circular(large.queries) for judge in large.judges},
         "thresholds": {
-            judge.name: [_finite(part.thresholds) for part in judge.parts]
+            judge.name: [part.thresholds for part in judge.parts]
             for judge in (*small.judges, *large.judges)
             if judge.parts
         },
@@ -127,11 +124,8 @@ def _save_cards(ground: Ground) -> None:
         f"pooled pairs of {ground.topics} topics, relevant (any grade of people, and of the judge) or not; value and"
         " 95% interval by topic; bias is the judge's share of relevant pairs less people's"
     )
-    about = vars(header("system_order_cards", "system_order"))
-    made = {**about, "caption": caption, "pairs": pairs, "rows": card_rows(ground.human, judges)}
-    with atomic_text(RESULTS / "system_order_cards.json") as out:
-        json.dump({**made, "comparisons": differences(ground.human, judges)}, out, indent=1, ensure_ascii=False)
-        out.write("\n")
+    rows, compared = card_rows(ground.human, judges), differences(ground.human, judges)
+    save_figures("system_order_cards", rows, compared, {"caption": caption, "pairs": pairs}, module="system_order")
 
 
 def _rows(ground: Ground, free: Sequence[str]) -> list[Row]:
@@ -201,11 +195,6 @@ def _within(reasons: Mapping[str, str], systems: Sequence[str]) -> list[str]:
 def _sizes(ground: Ground, pooled: Pool) -> dict[str, int]:
     graded = sum(document in ground.qrels[topic] for topic, row in pooled.items() for document in row)
     return {"pairs": sum(map(len, pooled.values())), "graded_by_people": graded}
-
-
-def _finite(thresholds: Sequence[float]) -> list[float | None]:
-    """As JSON has them: None where no score is high enough for a grade."""
-    return [each if math.isfinite(each) else None for each in thresholds]
 
 
 def _grades(ground: Ground) -> dict[str, Qrels]:
