@@ -36,7 +36,7 @@ class Evaluated:
     Attributes:
         comparison: The figures; the adapter asked for is its candidate.
         systems: name -> what each system did.
-        adapter: The adapter asked for.
+        adapters: The adapter asked for, and those beside it.
         judgments: What was held to be relevant, and who said so.
         reused: Names of systems whose outputs were taken from an earlier evaluation.
     """
@@ -47,9 +47,14 @@ class Evaluated:
     records: Sequence[Record]
     dataset: Dataset
     split: str
-    adapter: StoredAdapter
+    adapters: Sequence[StoredAdapter]
     judgments: Judgments
     reused: tuple[str, ...]
+
+    @property
+    def adapter(self) -> StoredAdapter:
+        """The adapter asked for."""
+        return self.adapters[0]
 
 
 def evaluate(
@@ -118,7 +123,7 @@ def evaluate(
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
     }
     comparison = compare(evaluations, candidate=candidate.reference)
-    return Evaluated(task, comparison, systems, records, dataset, split, candidate, judgments, tuple(kept.reused))
+    return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, tuple(kept.reused))
 
 
 def _circular(

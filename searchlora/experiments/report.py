@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.tables import Header
@@ -50,10 +51,9 @@ def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (
 def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
     manifest = evaluated.adapter.manifest
     card = evaluated.dataset.card
-    weights = "\n".join(f"{name} sha256 {digest}" for name, digest in sorted(manifest.files.items()))
     judgments = evaluated.judgments
     return {
-        "Adapter": f"{manifest.reference}, stored {manifest.created}\n{weights}",
+        "Adapters": "\n".join(map(_weights, evaluated.adapters)),
         "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors}",
         "Dataset": f"{card.source['name']} ({card.format}), split {evaluated.split}, "
         f"sha256 {evaluated.dataset.fingerprint}",
@@ -65,6 +65,11 @@ def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
         "Judgments": judgments.source,
         **provenance(made),
     }
+
+
+def _weights(adapter: StoredAdapter) -> str:
+    files = (f"{name} sha256 {digest}" for name, digest in sorted(adapter.manifest.files.items()))
+    return "\n".join([f"{adapter.reference}, stored {adapter.manifest.created}", *files])
 
 
 def _details(evaluated: Evaluated) -> dict[str, Detail]:
