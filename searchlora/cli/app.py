@@ -15,6 +15,7 @@ from searchlora.cli import (
     grade,
     judge,
     judge_card,
+    prediction_powered,
     promote,
     qrels,
     run,
@@ -38,6 +39,7 @@ app.command("promote")(promote.promote)
 app.add_typer(grade.app, name="grade")
 app.command("judge")(judge.judge)
 app.command("judge-card")(judge_card.judge_card)
+app.command("prediction-powered")(prediction_powered.prediction_powered)
 app.command("clicks")(clicks.clicks)
 app.command("mix-qrels")(qrels.mix_qrels)
 app.add_typer(convert.app, name="convert")

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import typer
 
-_NAMED = "NAME=FILE"
+from searchlora.cli.named import NAMED, named, split
 
 
 def judge_card(
     human: Path = typer.Option(..., "--human", help="Qrels of people."),
-    judge: list[str] = typer.Option(..., "--judge", metavar=_NAMED, help="Qrels of a judge, several times."),
+    judge: list[str] = typer.Option(..., "--judge", metavar=NAMED, help="Qrels of a judge, several times."),
     out: Path = typer.Option(..., "--out", help="Folder for judge_card.json, judge_card.md and judge_card.html."),
     scale: str = typer.Option("0,1,2,3", "--scale", help="The grades there are."),
     relevant: int = typer.Option(2, "--relevant", help="The lowest grade that counts as relevant."),
-    rater: list[str] = typer.Option([], "--rater", metavar=_NAMED, help="Qrels of one person each, several times."),
+    rater: list[str] = typer.Option([], "--rater", metavar=NAMED, help="Qrels of one person each, several times."),
     variant: list[str] = typer.Option(
         [], "--variant", metavar="JUDGE=FILE", help="Labels of the same judge, asked in another way; several times."
     ),
-    run: list[str] = typer.Option([], "--run", metavar=_NAMED, help="A run whose place is compared, several times."),
+    run: list[str] = typer.Option([], "--run", metavar=NAMED, help="A run whose place is compared, several times."),
     measure: str = typer.Option("nDCG@10", "--measure", help="What the runs are ordered by."),
     top: int = typer.Option(5, "--top", min=2, help="How many runs count as the best."),
     topics: Path | None = typer.Option(None, "--topics", help="To see whether a judge was trained on them."),
@@ -33,16 +33,16 @@ def judge_card(
     from searchlora.eval.printed import figure
 
     variants: dict[str, list[str]] = {}
-    for name, file in map(_split, variant):
+    for name, file in map(split, variant):
         variants.setdefault(name, []).append(file)
     found = judge_cards(
         human,
-        _named(judge, "judges"),
+        named(judge, "judges"),
         scale=_grades(scale),
         relevant=relevant,
-        raters=_named(rater, "raters"),
+        raters=named(rater, "raters"),
         variants=variants,
-        runs=_named(run, "runs"),
+        runs=named(run, "runs"),
         measure=measure,
         top=top,
         topics=topics,
@@ -65,25 +65,6 @@ def judge_card(
         differ = sum(each.p_corrected <= 0.05 for each in found.comparison.differences)
         typer.echo(f"{differ} of {len(found.comparison.differences)} pairs of judges differ ({correction}, 0.05).")
     typer.echo(f"Wrote {', '.join(map(str, write(found, out)))}")
-
-
-def _split(text: str) -> tuple[str, str]:
-    from searchlora.errors import UsageError
-
-    name, equals, file = text.partition("=")
-    if not (name and equals and file):
-        raise UsageError(f"'{text}' is not {_NAMED}", fix="For example --judge umbrela=umbrela.qrels.")
-    return name, file
-
-
-def _named(texts: list[str], what: str) -> dict[str, str]:
-    from searchlora.errors import UsageError
-
-    pairs = [_split(text) for text in texts]
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        raise UsageError(f"two {what} have one name", where=", ".join(name for name, _ in pairs))
-    return named
 
 
 def _grades(text: str) -> tuple[int, ...]:

@@ -1,0 +1,26 @@
+"""Options that are written NAME=FILE."""
+
+from __future__ import annotations
+
+NAMED = "NAME=FILE"
+
+
+def split(text: str) -> tuple[str, str]:
+    """Name and file of `NAME=FILE`. Raises `UsageError`."""
+    from searchlora.errors import UsageError
+
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise UsageError(f"'{text}' is not {NAMED}", fix="For example --judge umbrela=umbrela.qrels.")
+    return name, file
+
+
+def named(texts: list[str], what: str) -> dict[str, str]:
+    """Name -> file of several, whose names must differ. Raises `UsageError`."""
+    from searchlora.errors import UsageError
+
+    pairs = [split(text) for text in texts]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise UsageError(f"two {what} have one name", where=", ".join(name for name, _ in pairs))
+    return named

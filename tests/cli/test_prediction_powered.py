@@ -1,0 +1,61 @@
+"""Few human topics and many of a judge, through the command line."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from searchlora.eval.judge.prediction_powered import prediction_powered_difference, prediction_powered_measure
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_judgments, write_run_card
+from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """60 topics judged by a judge that errs now and then, 20 of them by people; run b is a little better than a."""
+    rng = random.Random(3)
+    human, judged, runs = {}, {}, {"a": {}, "b": {}}
+    for number in range(60):
+        truth = {f"d{each}": rng.choice([0, 0, 0, 1, 2]) for each in range(12)}
+        judged[f"q{number}"] = {
+            each: rng.choice([0, 1, 2]) if rng.random() < 0.1 else grade for each, grade in truth.items()
+        }
+        if number < 20:
+            human[f"q{number}"] = truth
+        for name, noise in (("a", 2.0), ("b", 1.0)):
+            runs[name][f"q{number}"] = {each: grade + noise * rng.random() for each, grade in truth.items()}
+    write_qrels(tmp_path / "human.txt", human)
+    write_judgments(
+        tmp_path / "llm.txt", judged, JudgmentsCard("llm", "2026-01-01", judge="j@1", judge_lineage=("j@1",))
+    )
+    for name, run in runs.items():
+        write_run(tmp_path / f"{name}.trec", run, name)
+    return tmp_path
+
+
+def arguments(folder, human="human.txt"):
+    files = [part for name in ("a", "b") for part in ("--run", f"{name}={folder / name}.trec")]
+    return ["prediction-powered", "--human", folder / human, "--judged", folder / "llm.txt", *files]
+
+
+def test_figures_are_those_of_the_functions(folder, cli):
+    called = cli(*arguments(folder), "--out", folder / "powered.json")
+    assert called.code == 0, called.err
+    assert "| b − a |" in called.out
+    assert "20 topics judged by people, 60 by the judge" in called.out
+    found = json.loads((folder / "powered.json").read_text())
+    people, judge = read_qrels(folder / "human.txt"), read_qrels(folder / "llm.txt")
+    a, b = (read_run(folder / f"{name}.trec") for name in ("a", "b"))
+    assert found["runs"]["a"]["low"] == prediction_powered_measure(a, people, judge).low
+    difference = prediction_powered_difference(b, a, people, judge)
+    assert found["differences"]["b"]["value"] == difference.value > 0
+
+
+def test_too_few_topics_and_a_circular_judge_are_refused(folder, cli, refused):
+    write_qrels(folder / "few.txt", {"q1": {"d1": 1}, "q2": {"d1": 1}})
+    assert "people labelled 2 topics" in refused(*arguments(folder, "few.txt"))
+    write_run_card(folder / "b.trec", RunCard("b", "2026-01-01", ("j@2",), ("j@2",)))
+    assert "the judge j@1 and the system share j@1" in refused(*arguments(folder))
+    assert "| b (circular) |" in cli(*arguments(folder), "--allow-circular").out
