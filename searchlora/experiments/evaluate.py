@@ -88,7 +88,7 @@ def evaluate(
             the way of running them are the same again.
 
     Raises:
-        DataError: when the split is empty, or the dataset was changed since it was built.
+        DataError: when the split is empty, none of its records is in `qrels`, or the dataset was changed since it was built.
         UsageError: when an adapter in `beside` is of another task, or the judge is circular.
         NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
     """
@@ -105,6 +105,12 @@ def evaluate(
     for each in adapters:
         engines.check(each, task)
     judgments = judgments_of(dataset, qrels)
+    if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
+        raise DataError(
+            f"none of the judgments is of a record of the split '{split}'",
+            where=str(qrels),
+            fix="The topics of the judgments must be the ids of the records.",
+        )
     circular = _circular(judgments, task, records, adapters, place, allow_circular)
     retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
     trial = Trial(

@@ -14,6 +14,7 @@ from searchlora.data.building import build
 from searchlora.errors import DataError, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
+from searchlora.eval.trec import write_qrels
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.promote import Promoted, promote
 from searchlora.experiments.train import train
@@ -216,6 +217,14 @@ def test_a_circular_judge_is_refused(shop, tmp_path):
     assert f"{NAME}@2" in found.evaluated.comparison.circular
     found = shop.promote(2, qrels=tmp_path / "qrels.txt")
     assert "source of judgments" in broken(found)
+
+
+def test_judgments_of_other_rows_decide_nothing(shop, tmp_path):
+    """Else a task that is measured by retrieval would be decided on by what needs no judgments."""
+    write_qrels(tmp_path / "qrels.txt", {"elsewhere": {"d1": 1}})
+    with pytest.raises(DataError, match="none of the judgments is of a record of the split 'test'"):
+        shop.promote(2, qrels=tmp_path / "qrels.txt")
+    assert shop.store.history(NAME) == []
 
 
 def test_what_it_means_already_is_not_decided_again(shop):
