@@ -88,7 +88,8 @@ def evaluate(
             the way of running them are the same again.
 
     Raises:
-        DataError: when the split is empty, none of its records is in `qrels`, or the dataset was changed since it was built.
+        DataError: when the split is empty, none of its records is in `qrels`, or the dataset was changed since it was
+            built.
         UsageError: when an adapter in `beside` is of another task, or the judge is circular.
         NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
     """
