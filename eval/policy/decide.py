@@ -93,7 +93,10 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     said = f"accepted: {said}" if facts.accepted and facts.changed else said
     yield RuleResult(UNCHANGED, same, said, 0.0 if same else None)
     if facts.leaked is None:
-        yield RuleResult("held out", True, "not checked: the candidate does not tell what it was trained on")
+        required = policy.held_out == "required"
+        said = "the candidate does not tell what it was trained on"
+        said = f"{said}, which the policy requires" if required else f"not checked: {said}"
+        yield RuleResult("held out", not required, said, None if required else 0.0)
     else:
         shown = f" ({some(facts.leaked)})" if facts.leaked else ""
         said = f"{len(facts.leaked)} of {rows} queries{shown} were seen in the candidate's training"

@@ -12,6 +12,7 @@ latency: {at_most_ms: 900, at_most_times_base: 1.5}
 least: {rows: 200, groups: 50}
 data: 3f9a0c…                          # the fingerprint of the dataset, or its beginning
 judgments: [human, mixed]              # sources of judgments that count
+held_out: required                     # or `told`
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class Policy(_Strict):
         measure: None takes the headline of the candidate's evaluation.
         beat: `base`, `incumbent`, or the name of another system of the comparison. All must be beaten, so none of the
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
+        held_out: Where it cannot be told what the candidate was trained on, `required` breaks the rule and `told` only
+            says so. Rows that it was trained on break it in both. None: `promote` requires, an experiment tells.
     """
 
     measure: str | None = None
@@ -92,6 +95,7 @@ class Policy(_Strict):
     least: Least = Least()
     data: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
     judgments: tuple[Literal["human", "llm", "clicks", "mixed"], ...] = ("human", "mixed")
+    held_out: Literal["required", "told"] | None = None
 
 
 def read_policy(path: str | Path) -> Policy:

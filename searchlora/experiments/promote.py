@@ -77,6 +77,7 @@ def promote(
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
+    rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
     place = store if isinstance(store, Store) else Store(store)
     candidate = parse_reference(place.pin(adapter))
     version = candidate.version or 0

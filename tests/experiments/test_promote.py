@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -196,6 +197,21 @@ def test_queries_of_the_training_are_refused_in_other_data(shop, tmp_path):
     """Another split of the same rows: the candidate has seen most of what it would be tested on."""
     build("colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "other", seed=99, shares=(0.5, 0.1, 0.4))
     assert "held out" in broken(shop.promote(2, data=tmp_path / "other"))
+
+
+def test_not_knowing_the_training_is_refused_unless_the_policy_says_otherwise(shop, tmp_path):
+    """A copy that came without the hashes of its queries, and without its parent, in data of its own."""
+    stored = shop.store.get(f"{NAME}@{ALL_RIGHT}")
+    plain = shutil.ignore_patterns("training_queries.txt")
+    shutil.copytree(stored.path, tmp_path / "copy", ignore=plain, copy_function=shutil.copyfile)
+    store = Store(tmp_path / "store")
+    store.adopt(tmp_path / "copy", stored.manifest, "copied")
+    build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
+          shares=(0.5, 0.1, 0.4))  # fmt: skip
+    for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "told", set())):
+        found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs")
+        assert broken(found) == refused
+        assert found.move.decision.policy["held_out"] == kept
 
 
 def test_a_changed_dataset_is_no_evidence(shop, tmp_path):
