@@ -44,6 +44,7 @@ class Facts:
         changed: What was changed since the last decision on this alias, in words; empty: nothing.
         accepted: Whether somebody said that these changes are meant.
         source: Where the judgments come from (`human`, `llm`, `clicks`, `mixed`).
+        removed: The version that was the incumbent and was taken away, in words; empty: none was.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: it cannot be told.
     """
 
@@ -52,6 +53,7 @@ class Facts:
     changed: tuple[str, ...] = ()
     accepted: bool = False
     source: str = "human"
+    removed: str = ""
     leaked: tuple[str, ...] | None = field(default=())
 
 
@@ -113,7 +115,12 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     for role, asked in policy.beat.items():
         system = facts.roles.get(role, role)
         if role == "incumbent" and system not in comparison.systems:
-            yield RuleResult("beat incumbent", True, "there is no incumbent yet")
+            said = (
+                f"{facts.removed}, was removed; nothing to compare with"
+                if facts.removed
+                else "there is no incumbent yet"
+            )
+            yield RuleResult("beat incumbent", not facts.removed, said, None if facts.removed else 0.0)
             continue
         pair = _pair(comparison, candidate, system, measure)
         above = pair.low > asked.margin

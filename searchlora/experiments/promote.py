@@ -98,12 +98,14 @@ def promote(
         tasks=tasks,
         steps=steps,
     )
+    history = place.history(candidate.name)
     facts = Facts(
         roles={"base": BASE, **({"incumbent": present[0]} if present else {})},
         data=evaluated.judgments.data,
-        changed=_changed(place.history(candidate.name), alias, evaluated),
+        changed=_changed(history, alias, evaluated),
         accepted=accept_changes,
         source=evaluated.judgments.source,
+        removed=_removed(history, alias),
         leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
@@ -140,6 +142,13 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
         f"version {decided[-1].version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
         f"split {evaluated.split} of {evaluated.judgments.data[:16]}",
     )
+
+
+def _removed(history: Sequence[AliasMove], alias: str) -> str:
+    """The version that the alias meant until it was removed, in words; empty where that is not so."""
+    moves = [move for move in history if move.alias == alias and not move.refused]
+    gone = bool(moves) and moves[-1].target is None
+    return f"version {moves[-1].source}, which '{alias}' meant" if gone else ""
 
 
 def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, Any]:

@@ -193,6 +193,19 @@ def test_kept_outputs_of_another_machine_give_no_latency_and_damaged_ones_nothin
     assert json.loads(file.read_text())["outputs"]
 
 
+def test_removing_the_incumbent_is_no_way_around_it(shop, tmp_path):
+    store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
+    store.alias(NAME, "production", ALL_RIGHT)
+    store.remove(f"{NAME}@{ALL_RIGHT}", force=True)
+    gone = dataclasses.replace(shop, store=store)
+    for _ in range(2):
+        found = gone.promote(ALWAYS_RED)
+        assert broken(found) == {"beat incumbent"}
+        said = next(result.said for result in found.results if not result.passed)
+        assert said == "version 2, which 'production' meant, was removed; nothing to compare with"
+    assert not gone.promote(ALWAYS_RED, force="version 2 broke a law").refused
+
+
 def test_queries_of_the_training_are_refused_in_other_data(shop, tmp_path):
     """Another split of the same rows: the candidate has seen most of what it would be tested on."""
     build("colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "other", seed=99, shares=(0.5, 0.1, 0.4))

@@ -170,6 +170,13 @@ def test_the_first_version_has_no_incumbent_to_beat():
     assert "no incumbent" in next(result.said for result in results if result.rule == "beat incumbent")
 
 
+def test_an_incumbent_that_was_removed_is_not_taken_for_none():
+    gone = Facts({"base": "base"}, removed="version 3, which 'production' meant")
+    (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
+    assert (result.rule, result.short_by) == ("beat incumbent", None)
+    assert result.said == "version 3, which 'production' meant, was removed; nothing to compare with"
+
+
 def test_every_rule_says_what_was_found():
     for result in decide(Policy(slices={"kind": {}}), compared(0.05), "new@2", Facts(ROLES)):
         assert result.said
