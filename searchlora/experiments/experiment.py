@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.formats import read_qrels, read_run, read_topics
-from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import doubts, refuse_circular
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
@@ -94,7 +95,7 @@ def experiment(
     if not accept_changes:
         refuse_changes(changed, earlier)
     topics = read_topics(wanted.topics.path, wanted.topics.format)
-    qrels, left_out = _judged(wanted, topics)
+    qrels, judged_notes = _judged(wanted, topics)
     asked = {topic: topics[topic] for topic in qrels}
     maker = Runs(wanted, planned, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
     runs = {name: maker.get(name) for name in wanted.systems}
@@ -103,7 +104,7 @@ def experiment(
     queries = {topic: str(fields["query"]) for topic, fields in asked.items()}
     circular = refuse_circular(card, lineages, queries, allow=allow_circular)
     comparison = _compared(wanted, asked, qrels, runs, circular)
-    notes = (*left_out, *comparison.notes, *doubts(card, lineages))
+    notes = (*_unknown_source(wanted, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
     comparison = dataclasses.replace(comparison, notes=notes)
     source = card.source if card is not None else "human"
     results: tuple[RuleResult, ...] = ()
@@ -130,7 +131,7 @@ def experiment(
 def _judged(
     spec: Experiment, topics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
-    """The judgments of the topics that are asked, and a note on those that are not."""
+    """The judgments of the topics that are asked, and notes on those that are not, and on the grades."""
     qrels = read_qrels(spec.qrels.path, spec.qrels.format, thresholds=spec.qrels.thresholds, topics=topics)
     found = {topic: dict(grades) for topic, grades in qrels.items() if topic in topics}
     if not found:
@@ -141,7 +142,43 @@ def _judged(
         )
     unasked = [topic for topic in qrels if topic not in topics]
     notes = (f"{len(unasked)} judged topics ({some(unasked)}) are not among the topics and are left out.",)
-    return found, notes if unasked else ()
+    found, of_grades = _on_scale(spec, found)
+    return found, (*(notes if unasked else ()), *of_grades)
+
+
+def _on_scale(
+    spec: Experiment, qrels: Mapping[str, dict[str, int]]
+) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
+    """The judgments that are grades of the scale; a label outside it is an invalid answer, never a gain (law 2)."""
+    counts = Counter(grade for row in qrels.values() for grade in row.values())
+    labels = [str(grade) for grade in sorted(counts)]
+    if spec.scale is None:
+        return dict(qrels), (f"No scale is given; every label counts as a grade: {some(labels)}.",)
+    scale = set(spec.scale)
+    kept = {
+        topic: {document: grade for document, grade in row.items() if grade in scale} for topic, row in qrels.items()
+    }
+    found = {topic: row for topic, row in kept.items() if row}
+    shown = ", ".join(map(str, sorted(scale)))
+    if not found:
+        raise DataError(
+            f"none of the {counts.total()} labels is on the scale {shown}",
+            where=str(spec.qrels.path),
+            fix=f"Its labels are {some(labels)}; correct 'scale', or convert the labels.",
+        )
+    outside = [grade for grade in sorted(counts) if grade not in scale]
+    if not outside:
+        return found, ()
+    lost = len(qrels) - len(found)
+    odd = f"{sum(counts[grade] for grade in outside)} of {counts.total()} labels ({some([*map(str, outside)])})"
+    note = f"{odd} are not on the scale {shown} and count as unjudged"
+    return found, (f"{note}; {lost} topics have no other and are left out." if lost else f"{note}.",)
+
+
+def _unknown_source(spec: Experiment, card: JudgmentsCard | None) -> tuple[str, ...]:
+    if card is not None:
+        return ()
+    return (f"{spec.qrels.path.name} has no card that says who judged; it is taken for people's.",)
 
 
 def _compared(

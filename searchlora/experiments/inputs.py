@@ -61,7 +61,7 @@ def measured_by(spec: Experiment) -> dict[str, Any]:
         spec.model_dump_json(
             include={
                 **dict.fromkeys(
-                    ("measures", "tested", "relevant", "weight", "cluster", "baseline", "correction"), True
+                    ("measures", "tested", "relevant", "scale", "weight", "cluster", "baseline", "correction"), True
                 ),
                 "qrels": {"format", "thresholds"},
             }

@@ -73,6 +73,7 @@ class Experiment(_Strict):
         measures: Names as `nDCG@10`, or any of ir-measures; the first is the headline.
         tested: Those whose differences are tested; p values are corrected over all of them. Empty: all.
         relevant: From which grade on a document counts in binary measures.
+        scale: The grades there are. A label outside it is no grade: its document is unjudged, and the notes count it.
         slices, weight, cluster: Topic fields: to slice by, with the traffic, and with what makes topics dependent.
         retrieval: Stages after an adapter that writes the query.
         policy: Rules, or a file of them.
@@ -88,6 +89,7 @@ class Experiment(_Strict):
     measures: tuple[str, ...] = Field(RETRIEVAL_MEASURES, min_length=1)
     tested: tuple[str, ...] = ()
     relevant: int = Field(1, ge=1)
+    scale: tuple[int, ...] | None = Field(None, min_length=1)
     slices: tuple[str, ...] = ()
     weight: str | None = None
     cluster: str | None = None

@@ -338,3 +338,45 @@ def test_topics_of_other_ids_are_told(folder):
 def test_the_same_in_python(folder):
     spec = read_experiment(write_spec(folder))
     assert experiment(spec, folder / "out", store=Store(folder / "store")).comparison.candidate == "bm25"
+
+
+def test_a_label_outside_the_scale_is_no_gain(folder):
+    """An LLM's "10" where the scale ends at 2: as if it were not there, and said so (law 2)."""
+    qrels = {topic: dict(row) for topic, row in read_qrels(folder / "qrels.txt").items()}
+    spec = write_spec(folder, scale=[0, 1, 2])
+    found = read_run(folder / "faulty.trec")["q1"]
+    first, alone = max(found, key=found.__getitem__), "q2"
+    write_qrels(
+        folder / "qrels.txt", {**qrels, "q1": {**qrels["q1"], first: 10}, alone: dict.fromkeys(qrels[alone], 7)}
+    )
+    bad = experiment(spec, folder / "bad")
+    odd = 1 + len(qrels[alone])
+    total = sum(map(len, qrels.values()))
+    assert (
+        f"{odd} of {total} labels (7, 10) are not on the scale 0, 1, 2 and count as unjudged;"
+        " 1 topics have no other and are left out."
+    ) in bad.comparison.notes
+    del qrels["q1"][first], qrels[alone]
+    write_qrels(folder / "qrels.txt", qrels)
+    clean = experiment(spec, folder / "clean")
+    assert [(row.system, row.measure, row.value) for row in bad.comparison.rows if "ms" not in row.measure] == [
+        (row.system, row.measure, row.value) for row in clean.comparison.rows if "ms" not in row.measure
+    ]
+    assert not [note for note in clean.comparison.notes if "scale" in note]
+    with pytest.raises(DataError, match=r"none of the \d+ labels is on the scale 8, 9.*Its labels are 1, 2;"):
+        experiment(write_spec(folder, scale=[8, 9]), folder / "none")
+
+
+def test_without_a_scale_the_grades_are_named_and_without_a_card_the_source_is(folder):
+    notes = experiment(write_spec(folder), folder / "out").comparison.notes
+    assert "No scale is given; every label counts as a grade: 1, 2." in notes
+    assert "qrels.txt has no card that says who judged; it is taken for people's." in notes
+    write_card(folder / "qrels.txt", JudgmentsCard("human", "2026-01-01"))
+    assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]
+
+
+def test_another_scale_is_another_way_of_measuring(folder):
+    out = folder / "out"
+    write(experiment(write_spec(folder), out), out)
+    with pytest.raises(DataError, match=r"'scale' was None, is \[0, 1, 2\]"):
+        experiment(write_spec(folder, scale=[0, 1, 2]), out)
