@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from searchlora.errors import UsageError, some
 from searchlora.eval.compare import Comparison, Pair
+from searchlora.eval.policy.change import changes
 from searchlora.eval.policy.policy import Policy, SliceRule
 from searchlora.eval.printed import chance, interval
 
@@ -45,6 +47,7 @@ class Facts:
         accepted: Whether somebody said that these changes are meant.
         source: Where the judgments come from (`human`, `llm`, `clicks`, `mixed`).
         removed: The version that was the incumbent and was taken away, in words; empty: none was.
+        policy: The policy of the last decision on this alias, as JSON; None: there is none.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: it cannot be told.
     """
 
@@ -54,6 +57,7 @@ class Facts:
     accepted: bool = False
     source: str = "human"
     removed: str = ""
+    policy: Mapping[str, Any] | None = None
     leaked: tuple[str, ...] | None = field(default=())
 
 
@@ -94,6 +98,9 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     same = facts.accepted or not facts.changed
     said = f"accepted: {said}" if facts.accepted and facts.changed else said
     yield RuleResult(UNCHANGED, same, said, 0.0 if same else None)
+    if facts.policy is not None:
+        other = "; ".join(changes(facts.policy, policy.model_dump(mode="json")))
+        yield RuleResult("the policy of the last decision", True, f"changed: {other}" if other else "the same")
     if facts.leaked is None:
         required = policy.held_out == "required"
         said = "the candidate does not tell what it was trained on"

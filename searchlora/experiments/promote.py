@@ -99,6 +99,7 @@ def promote(
         steps=steps,
     )
     history = place.history(candidate.name)
+    last = _last_decision(history, alias)
     facts = Facts(
         roles={"base": BASE, **({"incumbent": present[0]} if present else {})},
         data=evaluated.judgments.data,
@@ -106,6 +107,7 @@ def promote(
         accepted=accept_changes,
         source=evaluated.judgments.source,
         removed=_removed(history, alias),
+        policy=last.policy if last else None,
         leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
@@ -142,6 +144,11 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
         f"version {decided[-1].version} was decided on split {then['split']} of the data {then['data'][:16]}, this is "
         f"split {evaluated.split} of {evaluated.judgments.data[:16]}",
     )
+
+
+def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
+    """The last one on the alias, a refusal as well."""
+    return next((move.decision for move in reversed(history) if move.alias == alias and move.decision), None)
 
 
 def _removed(history: Sequence[AliasMove], alias: str) -> str:

@@ -193,6 +193,14 @@ def test_kept_outputs_of_another_machine_give_no_latency_and_damaged_ones_nothin
     assert json.loads(file.read_text())["outputs"]
 
 
+def test_a_policy_loosened_after_a_refusal_stands_in_the_history(shop):
+    assert shop.promote(ALL_RIGHT, Policy(least={"rows": 10_000})).refused
+    assert not shop.promote(ALL_RIGHT, Policy(least={"rows": 10})).refused
+    rules = Store(shop.store.root).history(NAME)[-1].decision.rules
+    said = next(rule.said for rule in rules if rule.rule == "the policy of the last decision")
+    assert said == "changed: least.rows was 10000, is 10"
+
+
 def test_removing_the_incumbent_is_no_way_around_it(shop, tmp_path):
     store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
     store.alias(NAME, "production", ALL_RIGHT)

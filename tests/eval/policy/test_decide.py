@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -175,6 +177,25 @@ def test_an_incumbent_that_was_removed_is_not_taken_for_none():
     (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
     assert (result.rule, result.short_by) == ("beat incumbent", None)
     assert result.said == "version 3, which 'production' meant, was removed; nothing to compare with"
+
+
+def test_another_policy_than_at_the_last_decision_is_told():
+    then = Policy(slices={"kind": {"largest_fall": 0.03}}, least={"rows": 9})
+    now = Policy(slices={"kind": {"largest_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
+    for policy, said in (
+        (then, "the same"),
+        (
+            now,
+            "changed: slices.kind.largest_fall was 0.03, is 0.1; least.rows was 9, is 1; "
+            "judgments was ['human', 'mixed'], is ['llm', 'human']; data was not set, is " + "ab" * 32,
+        ),
+    ):
+        kept = json.loads(json.dumps({key: part for key, part in then.model_dump(mode="json").items() if part}))
+        results = decide(policy, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32, policy=kept))
+        (result,) = [each for each in results if each.rule == "the policy of the last decision"]
+        assert (result.passed, result.said) == (True, said)
+    first = decide(now, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32))
+    assert "the policy of the last decision" not in {each.rule for each in first}
 
 
 def test_every_rule_says_what_was_found():
