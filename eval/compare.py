@@ -74,6 +74,7 @@ def compare(
         slice_pairs=_corrected_slices(sorted(slice_pairs, key=lambda each: order(each.pair)), correction),
         values={m: next(b.by_system(m) for b in blocks if m in b.measures) for m in known},
         invalid={name: dict(each.invalid) for name, each in systems.items()},
+        answered={name: len(set(each.invalid).union(*each.values.values())) for name, each in systems.items()},
         totals={name: dict(each.totals) for name, each in systems.items()},
         weighted=tuple(sorted(_weighted(blocks, weights, how, notes), key=order)),
         unjudged=_unjudged(systems, clusters, how),

@@ -80,6 +80,7 @@ class Comparison:
         rows, comparisons, slices, slice_pairs: The figures.
         values: measure -> system -> row id -> value, over the common rows; what plots and tables of queries show.
         invalid: system -> row id -> why its output did not parse.
+        answered: system -> how many rows it answered, also those that others did not; what a rate of `invalid` is of.
         totals: system -> figures that exist only over all rows, without interval.
         weighted: Means weighted by traffic, of the rows whose traffic is known.
         unjudged: What unjudged documents do to the figures; measures are named as `eval.unjudged` names them.
@@ -100,6 +101,7 @@ class Comparison:
     slice_pairs: tuple[SlicePair, ...]
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     invalid: Mapping[str, Mapping[str, str]]
+    answered: Mapping[str, int]
     totals: Mapping[str, Mapping[str, float]]
     weighted: tuple[Row, ...] = ()
     unjudged: tuple[Row, ...] = ()

@@ -76,7 +76,7 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
         *_data(policy, comparison, candidate, measure, facts),
         *_beat(policy, comparison, candidate, measure, facts),
         *_slices(policy, comparison, candidate, measure, facts),
-        *_bounds(policy, comparison, candidate, measure, facts),
+        *_bounds(policy, comparison, candidate, facts),
     )
 
 
@@ -181,10 +181,9 @@ def _slice(name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> Ru
     return RuleResult(f"slice {name} = {value}", passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
 
 
-def _bounds(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
+def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[RuleResult]:
     if policy.invalid_rate is not None:
-        rows = comparison.row(candidate, measure).n
-        rate = len(comparison.invalid.get(candidate, {})) / rows
+        rate = len(comparison.invalid[candidate]) / comparison.answered[candidate]
         yield _at_most("invalid rate", rate, policy.invalid_rate.at_most, "{:.3f}")
     if policy.latency is None:
         return

@@ -172,6 +172,22 @@ def test_the_first_version_has_no_incumbent_to_beat():
     assert "no incumbent" in next(result.said for result in results if result.rule == "beat incumbent")
 
 
+def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
+    """The base knows 20 rows only, so the comparison is over these; the candidate failed on 30 of its 200."""
+    values = np.linspace(0.2, 0.8, len(ROWS))
+    few = {"nDCG@10": dict.fromkeys(ROWS[:20], 0.1)}
+    comparison = compare(
+        {
+            "base": Evaluation("nDCG@10", few, {}),
+            "new@2": evaluation(values, invalid=dict.fromkeys(ROWS[:30], "empty")),
+        },
+        candidate="new@2",
+        resamples=200,
+    )
+    found = broken(Policy(beat={}, invalid_rate={"at_most": 0.1}), comparison)
+    assert found == {"invalid rate": pytest.approx(0.05)}
+
+
 def test_an_incumbent_that_was_removed_is_not_taken_for_none():
     gone = Facts({"base": "base"}, removed="version 3, which 'production' meant")
     (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
