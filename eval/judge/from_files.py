@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import DataError, UsageError
+from searchlora.errors import UsageError
 from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judge.calibration_curve import CurvePoint, calibration_curve
 from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
 from searchlora.eval.judge.comparing import JudgeComparison, compare_judges
-from searchlora.eval.judge.labels_file import read_labels
+from searchlora.eval.judge.labels_file import check_of_people, read_labels
 from searchlora.eval.judge.markdown import cards_markdown
 from searchlora.eval.judge.order_of_runs import order_of_runs
 from searchlora.eval.judge.pairing import Labels
@@ -82,9 +82,7 @@ def judge_cards(
         DataError: for a file that cannot be read, or qrels of people whose card says that they are not.
     """
     for path in (human, *(raters or {}).values()):
-        made = read_card(path)
-        if made is not None and made.source != "human":
-            raise DataError(f"holds judgments of source '{made.source}', not of people", where=str(path))
+        check_of_people(path)
     asked = variants or {}
     if unknown := sorted(asked.keys() - judges.keys()):
         raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")

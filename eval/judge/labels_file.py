@@ -1,4 +1,4 @@
-"""A judge's labels from its file, with the answers that were no grade."""
+"""The labels of people and of judges from their files, a judge's with the answers that were no grade."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.formats.json_text import json_rows
 from searchlora.eval.judgments.card import invalid_path, read_card
+
+
+def check_of_people(path: str | Path) -> None:
+    """Raises `DataError` where the card of a qrels file says that its judgments are not people's."""
+    made = read_card(path)
+    if made is not None and made.source != "human":
+        raise DataError(f"holds judgments of source '{made.source}', not of people", where=str(path))
 
 
 def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_run
+from searchlora.eval.judge.labels_file import check_of_people, read_labels
+from searchlora.eval.judge.pairing import Labels, check_grades
 from searchlora.eval.judge.prediction_powered import (
     PredictionPowered,
     prediction_powered_difference,
     prediction_powered_measure,
 )
-from searchlora.eval.judgments.card import read_card
-from searchlora.eval.judgments.lineage import read_lineage, refuse_circular
+from searchlora.eval.judgments.card import JudgmentsCard, read_card
+from searchlora.eval.judgments.lineage import doubts, read_lineage, refuse_circular
 from searchlora.eval.printed import figure, markdown_table
+from searchlora.eval.trec import Qrels
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class PoweredRuns:
         differences: name -> that run minus the first.
         first: The name of the first run.
         circular: name -> why its figures are circular.
+        notes: What could not be looked into, and how many answers of the judge are no grade.
     """
 
     measure: str
@@ -36,6 +40,7 @@ class PoweredRuns:
     differences: Mapping[str, PredictionPowered]
     first: str
     circular: Mapping[str, str]
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the figures of a run under its name."""
@@ -45,6 +50,7 @@ class PoweredRuns:
             "first": self.first,
             "differences": {name: dataclasses.asdict(found) for name, found in self.differences.items()},
             "circular": dict(self.circular),
+            "notes": list(self.notes),
         }
 
     def to_markdown(self) -> str:
@@ -75,24 +81,37 @@ def powered_runs(
     runs: Mapping[str, Path],
     *,
     measure: str = "nDCG@10",
+    scale: Sequence[int] = (0, 1, 2, 3),
     queries: Mapping[str, str] | None = None,
     allow_circular: bool = False,
     seed: int = 0,
 ) -> PoweredRuns:
     """Few topics judged by people, all of them by an LLM: measures and differences with honest intervals.
 
+    An answer of the judge that is no grade of the scale leaves its document unjudged; people's must all be on it.
+
     Args:
+        judged: Qrels of the judge, with `<file>.invalid.jsonl` where there is one (`read_labels`).
         queries: topic -> text, to see whether the judge was trained on them; None: that is not looked into.
 
     Raises:
         UsageError: without a run, for a circular judge, or for too few topics of people.
-        DataError: for a file that cannot be read, or a topic that the judge did not judge.
+        DataError: for a file that cannot be read, qrels of people whose card says that they are not or that have a
+            grade outside the scale, or a topic that the judge did not judge.
     """
     if not runs:
         raise UsageError("there is no run to measure", fix="Name one as --run NAME=FILE.")
-    people, judge = read_qrels(human), read_qrels(judged)
+    check_of_people(human)
+    people, labels = read_qrels(human), read_labels(judged)
+    check_grades(people, scale)
+    # A topic without a grade stays among the topics, or those that the judge fails on would be missing.
+    judge = {
+        topic: {document: grade for document, grade in row.items() if grade is not None and grade in scale}
+        for topic, row in labels.items()
+    }
     lineages = {name: read_lineage(path) for name, path in runs.items()}
-    circular = refuse_circular(read_card(judged), lineages, queries or {}, allow=allow_circular)
+    card = read_card(judged) or JudgmentsCard("llm", "")
+    circular = refuse_circular(card, lineages, queries or {}, allow=allow_circular)
     read = {name: read_run(path) for name, path in runs.items()}
     first = next(iter(read))
     return PoweredRuns(
@@ -105,4 +124,12 @@ def powered_runs(
         },
         first,
         circular,
+        (*_invalid(labels, judge), *doubts(card, lineages)),
     )
+
+
+def _invalid(labels: Labels, judge: Qrels) -> tuple[str, ...]:
+    answers, grades = (sum(map(len, rows.values())) for rows in (labels, judge))
+    if answers == grades:
+        return ()
+    return (f"{answers - grades} of {answers} answers of the judge are no grade of the scale and count as unjudged.",)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from searchlora.cli.named import grades
+
 app = typer.Typer(help="Let people grade query-passage pairs in their browsers, and export it.", no_args_is_help=True)
 
 
@@ -36,7 +38,7 @@ def serve(
     from searchlora.server.grading.serve import serve as run_server
     from searchlora.server.grading.session import Session
 
-    rules = read_guideline(guideline, _grades(scale))
+    rules = read_guideline(guideline, grades(scale))
     pool = wanted_pairs(runs, depth, pairs)
     about = blind(with_texts(pool, topics, corpus))
     with _warnings_told():
@@ -75,15 +77,6 @@ def export(
     if found.alpha is not None:
         ends = interval(found.alpha.low, found.alpha.high)
         typer.echo(f"Krippendorff's alpha {found.alpha.value:.3f} {ends}, n = {found.alpha.n} pairs.")
-
-
-def _grades(scale: str) -> list[int]:
-    from searchlora.errors import UsageError
-
-    try:
-        return [int(grade) for grade in scale.split(",")]
-    except ValueError:
-        raise UsageError(f"'{scale}' is not a list of whole numbers", where="--scale") from None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from searchlora.cli.named import NAMED, named, split
+from searchlora.cli.named import NAMED, grades, named, split
 
 
 def judge_card(
@@ -38,7 +38,7 @@ def judge_card(
     found = judge_cards(
         human,
         named(judge, "judges"),
-        scale=_grades(scale),
+        scale=grades(scale),
         relevant=relevant,
         raters=named(rater, "raters"),
         variants=variants,
@@ -65,14 +65,3 @@ def judge_card(
         differ = sum(each.p_corrected <= 0.05 for each in found.comparison.differences)
         typer.echo(f"{differ} of {len(found.comparison.differences)} pairs of judges differ ({correction}, 0.05).")
     typer.echo(f"Wrote {', '.join(map(str, write(found, out)))}")
-
-
-def _grades(text: str) -> tuple[int, ...]:
-    from searchlora.errors import UsageError
-
-    try:
-        return tuple(int(grade) for grade in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"the scale '{text}' is no list of whole numbers", fix="For example --scale 0,1,2,3."
-        ) from None

@@ -1,4 +1,4 @@
-"""Options that are written NAME=FILE."""
+"""Options that are written NAME=FILE, or as a scale of grades."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def named(texts: list[str], what: str) -> dict[str, str]:
     if len(named) < len(pairs):
         raise UsageError(f"two {what} have one name", where=", ".join(name for name, _ in pairs))
     return named
+
+
+def grades(text: str) -> tuple[int, ...]:
+    """The grades of `0,1,2,3`. Raises `UsageError`."""
+    from searchlora.errors import UsageError
+
+    try:
+        return tuple(int(grade) for grade in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"the scale '{text}' is no list of whole numbers", fix="For example --scale 0,1,2,3."
+        ) from None

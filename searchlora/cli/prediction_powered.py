@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from searchlora.cli.named import NAMED, named
+from searchlora.cli.named import NAMED, grades, named
 
 
 def prediction_powered(
@@ -14,6 +14,7 @@ def prediction_powered(
     judged: Path = typer.Option(..., "--judged", help="Qrels of a judge, of those topics and of many more."),
     run: list[str] = typer.Option(..., "--run", metavar=NAMED, help="A run, several times; the first is the baseline."),
     measure: str = typer.Option("nDCG@10", "--measure"),
+    scale: str = typer.Option("0,1,2,3", "--scale", help="The grades there are; another label of the judge is none."),
     topics: Path | None = typer.Option(None, "--topics", help="To see whether the judge was trained on them."),
     allow_circular: bool = typer.Option(False, "--allow-circular", help="A judge that had a part in a run."),
     out: Path | None = typer.Option(None, "--out", help="A JSON file to write."),
@@ -29,12 +30,15 @@ def prediction_powered(
         judged,
         {name: Path(file) for name, file in named(run, "runs").items()},
         measure=measure,
+        scale=grades(scale),
         queries={topic: str(fields["query"]) for topic, fields in read_topics(topics).items()} if topics else None,
         allow_circular=allow_circular,
         seed=seed,
     )
     for name, reason in found.circular.items():
         typer.echo(f"CIRCULAR: {name}: {reason}")
+    for note in found.notes:
+        typer.echo(f"Note: {note}")
     typer.echo(found.to_markdown(), nl=False)
     if out is not None:
         write_json(out, found.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 
@@ -59,3 +60,32 @@ def test_too_few_topics_and_a_circular_judge_are_refused(folder, cli, refused):
     write_run_card(folder / "b.trec", RunCard("b", "2026-01-01", ("j@2",), ("j@2",)))
     assert "the judge j@1 and the system share j@1" in refused(*arguments(folder))
     assert "| b (circular) |" in cli(*arguments(folder), "--allow-circular").out
+
+
+def test_an_answer_that_is_no_grade_is_unjudged_and_counted(folder, cli, refused):
+    """A label of 10 where the scale ends at 3, and an answer without one: neither is a gain (law 2)."""
+    card = JudgmentsCard("llm", "2026-01-01", judge="j@1", judge_lineage=("j@1",), judge_queries=None)
+    judged = {topic: dict(row) for topic, row in read_qrels(folder / "llm.txt").items()}
+    kept = {topic: {each: grade for each, grade in row.items() if each != "d0"} for topic, row in judged.items()}
+    kept["q59"] = {}  # on which the judge failed altogether
+    odd = {topic: {**row, "d0": 10} for topic, row in judged.items()} | {"q59": dict.fromkeys(judged["q59"], 4)}
+    invalid = {"topic": "q60", "document": "d1"}
+    (folder / "llm.txt.invalid.jsonl").write_text(json.dumps(invalid) + "\n", encoding="utf-8")
+    write_judgments(folder / "llm.txt", odd, dataclasses.replace(card, invalid=1))
+    called = cli(*arguments(folder), "--out", folder / "powered.json")
+    assert "Note: 72 of 721 answers of the judge are no grade of the scale and count as unjudged." in called.out
+    assert "Note: It is not known on which queries the judge j@1 was trained." in called.out
+    assert "Note: It is not known which adapters work in a, b (a run without a card)." in called.out
+    people, a = read_qrels(folder / "human.txt"), read_run(folder / "a.trec")
+    expected = prediction_powered_measure(a, people, {**kept, "q60": {}})
+    found = json.loads((folder / "powered.json").read_text())
+    assert found["runs"]["a"] == dataclasses.asdict(expected)
+    assert expected.n_judged == 61 and len(found["notes"]) == 3
+    assert "the human grade 2 is outside the scale 0, 1" in refused(*arguments(folder), "--scale", "0,1")
+    assert "no list of whole numbers" in refused(*arguments(folder), "--scale", "many")
+
+
+def test_judgments_of_an_llm_are_not_taken_for_people_s_nor_a_judge_without_a_card_for_known(folder, cli, refused):
+    assert "llm.txt: holds judgments of source 'llm', not of people" in refused(*arguments(folder, "llm.txt"))
+    (folder / "llm.txt.card.json").unlink()
+    assert "It is not known who the judge is" in cli(*arguments(folder)).out
