@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,12 @@ LEVEL = 0.05
 
 #: The rule on the data of the last decision.
 UNCHANGED = "unchanged data"
+
+#: How the names of the rules on slices begin.
+SLICE = "slice "
+
+#: How it begins what a rule says that would be broken, had nobody said that the change is meant.
+ACCEPTED = "accepted: "
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Facts:
         source: Where the judgments come from (`human`, `llm`, `clicks`, `mixed`).
         removed: The version that was the incumbent and was taken away, in words; empty: none was.
         policy: The policy of the last decision on this alias, as JSON; None: there is none.
+        sliced: Rules on slices of that decision, by name, of values that its data had.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: it cannot be told.
     """
 
@@ -58,6 +65,7 @@ class Facts:
     source: str = "human"
     removed: str = ""
     policy: Mapping[str, Any] | None = None
+    sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
 
 
@@ -96,7 +104,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         yield RuleResult("the policy's data", same, said, 0.0 if same else None)
     said = "; ".join(facts.changed) or "nothing was changed since the last decision"
     same = facts.accepted or not facts.changed
-    said = f"accepted: {said}" if facts.accepted and facts.changed else said
+    said = f"{ACCEPTED}{said}" if facts.accepted and facts.changed else said
     yield RuleResult(UNCHANGED, same, said, 0.0 if same else None)
     if facts.policy is not None:
         other = "; ".join(changes(facts.policy, policy.model_dump(mode="json")))
@@ -159,6 +167,20 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
                 yield _slice(name, value, pair, rule, other)
+        yield from _gone(name, rule, pairs, facts)
+
+
+def _gone(name: str, rule: SliceRule, present: Collection[str], facts: Facts) -> Iterator[RuleResult]:
+    """Values that were held to the rule in the last decision: to leave them out of the data is no way around it."""
+    for then in facts.sliced:
+        value = then.removeprefix(_slice_rule(name, ""))
+        if value != then and value not in present and (rule.values is None or value in rule.values):
+            said = f"{ACCEPTED if facts.accepted else ''}was in the last decision and is not in this data"
+            yield RuleResult(then, facts.accepted, said, 0.0 if facts.accepted else None)
+
+
+def _slice_rule(name: str, value: str) -> str:
+    return f"{SLICE}{name} = {value}"
 
 
 def _rival(policy: Policy, facts: Facts) -> str:
@@ -178,7 +200,7 @@ def _slice(name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> Ru
         f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}; "
         f"{'the mean' if rule.by == 'difference' else 'the lower end'} must not be below {-rule.largest_fall:+.3f}"
     )
-    return RuleResult(f"slice {name} = {value}", passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
+    return RuleResult(_slice_rule(name, value), passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
 
 
 def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[RuleResult]:

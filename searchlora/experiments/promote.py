@@ -12,7 +12,7 @@ from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.names import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.eval.policy import UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
+from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import BASE, Evaluated, evaluate
 from searchlora.experiments.figures import header
@@ -108,6 +108,7 @@ def promote(
         source=evaluated.judgments.source,
         removed=_removed(history, alias),
         policy=last.policy if last else None,
+        sliced=_sliced(last) if last else (),
         leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
@@ -149,6 +150,12 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
 def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
     """The last one on the alias, a refusal as well."""
     return next((move.decision for move in reversed(history) if move.alias == alias and move.decision), None)
+
+
+def _sliced(decision: Decision) -> tuple[str, ...]:
+    """The rules on slices whose values a decision had, or should have had: not those whose absence was accepted."""
+    rules = [rule for rule in decision.rules if rule.rule.startswith(SLICE)]
+    return tuple(rule.rule for rule in rules if not rule.said.startswith(ACCEPTED))
 
 
 def _removed(history: Sequence[AliasMove], alias: str) -> str:

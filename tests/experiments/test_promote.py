@@ -201,6 +201,21 @@ def test_a_policy_loosened_after_a_refusal_stands_in_the_history(shop):
     assert said == "changed: least.rows was 10000, is 10"
 
 
+def test_a_slice_whose_hard_value_was_left_out_is_refused_until_told(shop, tmp_path):
+    policy = Policy(beat={}, slices={"colour": {}})
+    shop.promote(ALWAYS_RED, policy)
+    rows = [record for record in lines(shop.root / "rows.jsonl") if record["colour"] != "green"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    build("colour", tmp_path / "rows.jsonl", format="native", out=tmp_path / "other", shares=(0.5, 0.1, 0.4))
+    for _ in range(2):
+        found = shop.promote(ALL_RIGHT, policy, data=tmp_path / "other")
+        assert "slice colour = green" in broken(found)
+    accepted = shop.promote(ALL_RIGHT, policy, data=tmp_path / "other", accept_changes=True)
+    assert "slice colour = green" not in broken(accepted)
+    again = shop.promote(ALWAYS_GREEN, policy, data=tmp_path / "other")
+    assert "slice colour = green" not in {result.rule for result in again.results}
+
+
 def test_removing_the_incumbent_is_no_way_around_it(shop, tmp_path):
     store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
     store.alias(NAME, "production", ALL_RIGHT)
