@@ -149,3 +149,23 @@ class TrainingError(SearchloraError):
 
 class EngineError(SearchloraError):
     """A request that the inference engine cannot serve."""
+
+
+class PromptTooLong(EngineError):
+    """A prompt that has no room in the model's context.
+
+    Args:
+        request: Its place among the requests, from 0.
+        prompt: Its length in tokens.
+        answer: How many more must fit.
+        context: How many the model takes.
+    """
+
+    def __init__(self, request: int, prompt: int, answer: int, context: int) -> None:
+        self.request = request
+        super().__init__(
+            f"the prompt of {prompt} tokens and {answer} more for the answer do not fit into the model's context of"
+            f" {context}",
+            where=f"request {request + 1}",
+            fix="Shorten the texts in the prompt, or take a base with a longer context.",
+        )

@@ -21,7 +21,7 @@ from typing import Any
 from searchlora.adapters.ancestry import ancestors, training_queries
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
-from searchlora.errors import UsageError
+from searchlora.errors import EngineError, PromptTooLong, UsageError
 from searchlora.experiments.lineage import base_lineage, base_queries
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
@@ -94,7 +94,22 @@ class Judge:
         return hashlib.sha256(json.dumps([self.conditions, prompt]).encode()).hexdigest()
 
     def grade(self, records: Sequence[Record]) -> list[Grade | InvalidOutput]:
-        """One grade per record, in order. Only with `generate` can an answer be invalid."""
+        """One grade per record, in order. Only with `generate` can an answer be invalid.
+
+        Raises:
+            EngineError: naming the pair whose prompt has no room in the model's context.
+        """
+        try:
+            return self._answers(records)
+        except PromptTooLong as error:
+            pair = records[error.request]["id"]
+            raise EngineError(
+                error.what,
+                where=f"pair {pair}",
+                fix="Take a base with a longer context, or shorten the text or leave the pair out.",
+            ) from None
+
+    def _answers(self, records: Sequence[Record]) -> list[Grade | InvalidOutput]:
         if self.generate:
             return AdapterStage(self.task, self.engine, self.adapter, self.max_new_tokens).ask(records)
         outputs = [self.task.output(record) for record in records]

@@ -12,7 +12,7 @@ from typing import Any
 from searchlora.adapters.attach import attach
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError
+from searchlora.errors import EngineError, PromptTooLong
 from searchlora.inference.engine import Completion, Request
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
@@ -70,8 +70,10 @@ class LocalEngine:
 
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
+            PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
         """
         prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
+        self._check_room(prompts, [request.max_new_tokens for request in requests])
         found: dict[int, Completion] = {}
         for adapter, rows in self._by_adapter(requests):
             with self._lock, self._active(adapter):
@@ -86,13 +88,18 @@ class LocalEngine:
     def score(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], progress: Progress = silent
     ) -> list[list[float]]:
-        """Log-probability (natural, summed over all tokens and the stop token) of each choice of each request."""
+        """Log-probability (natural, summed over all tokens and the stop token) of each choice of each request.
+
+        Raises as `generate`.
+        """
         prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
+        answers = [[self.renderer.completion_ids(text) for text in options] for options in choices]
+        self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
         scores: list[list[float]] = [[0.0] * len(options) for options in choices]
         done = 0
         for adapter, rows in self._by_adapter(requests):
             places = [(row, index) for row in rows for index in range(len(choices[row]))]
-            examples = [self._with_completion(prompts[row], choices[row][index]) for row, index in places]
+            examples = [Example((*prompts[row], *answers[row][index]), len(prompts[row])) for row, index in places]
             lengths = [list(example.input_ids) for example in examples]
             with self._lock, self._active(adapter):
                 for batch in self._batches(range(len(places)), lengths):
@@ -108,6 +115,15 @@ class LocalEngine:
         if self.store is None:
             raise EngineError("the engine was made without a store, so it knows no adapter by name")
         return self.store
+
+    def _check_room(self, prompts: Sequence[Sequence[int]], answers: Sequence[int]) -> None:
+        """Beyond its context a model answers nonsense without saying so, or breaks in the middle of a batch."""
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        if context is None:  # positions without an end
+            return
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            if len(prompt) + answer > context:
+                raise PromptTooLong(row, len(prompt), answer, context)
 
     def _by_adapter(self, requests: Sequence[Request]) -> Iterator[tuple[str | None, list[int]]]:
         """Pinned adapter -> the requests that want it; each reference is pinned once, so a batch sees one version."""
@@ -178,9 +194,6 @@ class LocalEngine:
             prompt_tokens=len(prompt),
             completion_tokens=len(answer) + stopped,
         )
-
-    def _with_completion(self, prompt: Sequence[int], text: str) -> Example:
-        return Example((*prompt, *self.renderer.completion_ids(text)), len(prompt))
 
     def _sums(self, examples: Sequence[Example]) -> list[float]:
         batch = {name: value.to(self._model.device) for name, value in collate(examples, self._pad_id).items()}

@@ -15,7 +15,7 @@ import pytest
 from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.exporting import export_merged
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseModelError, DataError, UsageError
+from searchlora.errors import BaseModelError, DataError, EngineError, UsageError
 from searchlora.eval.files import file_sha256
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pool import pool
@@ -123,6 +123,18 @@ def test_it_reads_what_the_task_reads(ask, files, tmp_path):
         files[name].write_text(text, encoding="utf-8")
         after = read_probabilities(tmp_path / f"{number}.txt.probabilities.jsonl")
         assert all(after[t][d] != row for t, found in before.items() for d, row in found.items())
+
+
+@pytest.mark.parametrize("generate", [False, True])
+def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generate):
+    """It is neither cut off unsaid nor graded beyond what the model can read."""
+    (tmp_path / "pairs.txt").write_text("t0 d03\nt1 d04\n", encoding="utf-8")
+    rows = [json.loads(line) for line in files["corpus.jsonl"].read_text(encoding="utf-8").splitlines()]
+    longer = [{**row, "text": "rope " * 1000} if row["id"] == "d04" else row for row in rows]
+    files["corpus.jsonl"].write_text("\n".join(map(json.dumps, longer)), encoding="utf-8")
+    with pytest.raises(EngineError, match=r"pair t1 d04: the prompt of 5\d+ tokens .* context of 4096"):
+        ask(runs=(), pairs=tmp_path / "pairs.txt", generate=generate)
+    assert not (tmp_path / "qrels.txt").exists()
 
 
 def test_pairs_of_a_file_are_judged_and_their_grades_not_used(ask, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseMismatch, EngineError, TamperedAdapter
+from searchlora.errors import BaseMismatch, EngineError, PromptTooLong, TamperedAdapter
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model, load_tokenizer
@@ -81,3 +81,22 @@ def test_an_adapter_that_was_loaded_stays_usable_when_its_files_go(tiny_base, tm
 def test_an_engine_without_a_store_knows_no_names(tiny_base):
     with pytest.raises(EngineError, match="without a store"):
         LocalEngine(tiny_base).generate([asked("tent", "one")])
+
+
+def test_a_prompt_without_room_in_the_context_is_refused_before_anything_is_computed(tiny_base, monkeypatch):
+    engine = LocalEngine(tiny_base, precision="fp32")
+    empty = len(engine.renderer.prompt_ids(asked("").messages))
+    longest = "x" * (4096 - empty - 8)  # a byte is a token here
+    assert engine.generate([asked(longest)])[0].prompt_tokens == 4088
+    stop = len(engine.renderer.completion_ids(""))
+    assert len(engine.score([asked(longest)], [["y" * (8 - stop), "y"]])[0]) == 2
+
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("the model was asked")
+
+    monkeypatch.setattr(engine._model, "forward", computed)
+    said = "request 2: the prompt of 4089 tokens and 8 more for the answer do not fit into the model's context of 4096"
+    with pytest.raises(PromptTooLong, match=said):
+        engine.generate([asked("tent"), asked(longest + "x")])
+    with pytest.raises(PromptTooLong, match="request 2: the prompt of 4088 tokens and 9 more"):
+        engine.score([asked("tent"), asked(longest)], [["y"], ["y", "y" * (9 - stop)]])
