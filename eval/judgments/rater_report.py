@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from searchlora.errors import UsageError
 from searchlora.eval.files import atomic_text
 from searchlora.eval.judge.resampling import Figure
+from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.rater_agreement import Agreement, Two, agreement
-from searchlora.eval.judgments.ratings import Rating, by_rater, merged
+from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
 from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.printed import figure, markdown_table
 from searchlora.eval.trec import write_qrels
 
 
 def write_ratings(
-    ratings: Sequence[Rating], folder: str | Path, *, rule: str = "majority", resamples: int = 10_000, seed: int = 0
+    ratings: Sequence[Rating],
+    folder: str | Path,
+    *,
+    created: str,
+    made_from: Mapping[str, str],
+    rule: str = "majority",
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Agreement:
-    """Write `qrels.txt`, a `qrels.RATER.txt` for each rater, `agreement.json` and `agreement.md`.
+    """Write `qrels.txt` with its card, a `qrels.RATER.txt` for each rater, `agreement.json` and `agreement.md`.
+
+    Qrels that an earlier call wrote here, of raters who have no grade any more, are taken away.
 
     Args:
+        created: When, ISO 8601, for the card.
+        made_from: Name of each file that the ratings are from -> its sha256, for the card.
         rule: How several grades of a pair become one, see `merged`.
 
     Raises:
@@ -30,13 +44,32 @@ def write_ratings(
     """
     folder = Path(folder)
     found = agreement(ratings, resamples=resamples, seed=seed)
-    write_qrels(folder / "qrels.txt", merged(ratings, rule))
-    for rater, qrels in by_rater(ratings).items():
-        write_qrels(folder / f"qrels.{rater}.txt", qrels)
+    qrels, own = merged(ratings, rule), by_rater(ratings)
+    counts = {"human": sum(map(len, qrels.values()))}
+    card = JudgmentsCard("human", created, counts=counts, rule=rule, made_from=made_from)
+    gone = [rater for rater in _raters_before(folder) if rater not in own]
+    write_judgments(folder / "qrels.txt", qrels, card)
+    for rater, grades in own.items():
+        write_qrels(_of_rater(folder, rater), grades)
+    for rater in gone:
+        _of_rater(folder, rater).unlink(missing_ok=True)
     write_json(folder / "agreement.json", {"rule": rule, **to_json(found)})
     with atomic_text(folder / "agreement.md") as out:
         out.write(to_markdown(found, rule))
     return found
+
+
+def _of_rater(folder: Path, rater: str) -> Path:
+    return folder / f"qrels.{rater}.txt"
+
+
+def _raters_before(folder: Path) -> list[str]:
+    """The raters of the agreement that lies there; none where it is not one."""
+    try:
+        rows = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))["raters"]
+        return [check_rater(row["name"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, UsageError):
+        return []
 
 
 def to_json(found: Agreement) -> dict[str, Any]:

@@ -67,12 +67,22 @@ def export(
     seed: int = typer.Option(0, "--seed", min=0, help="Of the resampling of topics."),
 ) -> None:
     """Write merged qrels, qrels of each rater, and how far the raters agree."""
+    from datetime import UTC, datetime
+
+    from searchlora.eval.files import file_sha256
     from searchlora.eval.judgments.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
     from searchlora.eval.printed import interval
 
     with _warnings_told():
-        found = write_ratings(read_ratings(ratings), out, rule=rule, seed=seed)
+        found = write_ratings(
+            read_ratings(ratings),
+            out,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            made_from={"ratings": file_sha256(ratings)},
+            rule=rule,
+            seed=seed,
+        )
     typer.echo(f"Wrote {out}: {found.pairs} pairs of {len(found.raters)} raters, {found.shared} by two or more.")
     if found.alpha is not None:
         ends = interval(found.alpha.low, found.alpha.high)

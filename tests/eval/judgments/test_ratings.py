@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.agreement import krippendorff_alpha
+from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.rater_agreement import agreement
 from searchlora.eval.judgments.rater_report import write_ratings
 from searchlora.eval.judgments.ratings import (
@@ -30,6 +31,7 @@ from searchlora.eval.judgments.ratings import (
 from searchlora.eval.trec import read_qrels
 
 TIME = "2026-03-01T12:00:00.000+00:00"
+CARD = {"created": TIME, "made_from": {"ratings": "ab12"}}
 WORD = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=6)
 RATING = st.builds(
     Rating,
@@ -220,7 +222,7 @@ def test_disputed_pairs_come_widest_first():
 
 
 def test_export_writes_what_can_be_read_back_and_nothing_that_is_no_number(three, tmp_path):
-    write_ratings(three, tmp_path / "out", rule="median", resamples=100)
+    write_ratings(three, tmp_path / "out", **CARD, rule="median", resamples=100)
     assert read_qrels(tmp_path / "out" / "qrels.txt") == merged(three, "median")
     assert read_qrels(tmp_path / "out" / "qrels.carl.txt") == by_rater(three)["carl"]
     said = json.loads((tmp_path / "out" / "agreement.json").read_text())
@@ -230,9 +232,26 @@ def test_export_writes_what_can_be_read_back_and_nothing_that_is_no_number(three
     assert "| anna, ben |" in (tmp_path / "out" / "agreement.md").read_text()
 
 
+def test_the_merged_qrels_say_that_people_judged_and_from_what(three, tmp_path):
+    write_ratings(three, tmp_path, **CARD, rule="lowest", resamples=10)
+    card = read_card(tmp_path / "qrels.txt")
+    assert isinstance(card, JudgmentsCard)
+    assert (card.source, card.rule, card.created, card.made_from) == ("human", "lowest", TIME, {"ratings": "ab12"})
+    assert card.counts == {"human": sum(map(len, merged(three, "lowest").values()))}
+
+
+def test_qrels_of_a_rater_who_is_gone_are_not_left_behind_and_other_files_are(three, tmp_path):
+    write_ratings(three, tmp_path, **CARD, resamples=10)
+    (tmp_path / "qrels.llm.txt").write_text("1 0 a 1\n")
+    write_ratings([row for row in three if row.rater != "carl"], tmp_path, **CARD, resamples=10)
+    assert sorted(path.name for path in tmp_path.glob("qrels.*.txt")) == [
+        *("qrels.anna.txt", "qrels.ben.txt", "qrels.llm.txt")
+    ]
+
+
 def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
     rows = [rated("1", "a", 3, "anna"), rated("1", "b", None, "anna")]
-    write_ratings(rows, tmp_path, resamples=10)
+    write_ratings(rows, tmp_path, **CARD, resamples=10)
     said = json.loads((tmp_path / "agreement.json").read_text())
     assert (said["alpha"], said["twos"], said["undecided"]) == (None, [], [["1", "b"]])
     assert said["raters"][0]["cannot_tell"] == {"value": 0.5, "low": None, "high": None, "n": 2, "queries": 1}
@@ -241,5 +260,5 @@ def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
 
 def test_nobody_gave_a_grade(tmp_path):
     with pytest.raises(UsageError, match="nobody gave a grade"):
-        write_ratings([rated("1", "a", None, "anna")], tmp_path)
+        write_ratings([rated("1", "a", None, "anna")], tmp_path, **CARD)
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from searchlora.eval.files import file_sha256
+from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.eval.trec import read_qrels, write_run
 
@@ -87,7 +89,9 @@ def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
     assert "4 pairs of 2 raters, 1 by two or more" in said
     assert sorted(path.name for path in out.iterdir()) == [
         *("agreement.json", "agreement.md", "qrels.anna.txt", "qrels.ben.txt", "qrels.txt"),
+        "qrels.txt.card.json",
     ]
+    assert read_card(out / "qrels.txt").made_from == {"ratings": file_sha256(ratings)}
     assert {topic: set(grades) for topic, grades in read_qrels(out / "qrels.txt").items()} == {
         "1": {"d0", "d1", "d2"},
         "2": {"d3"},
@@ -116,7 +120,7 @@ def test_passages_of_trec_dl_2019(real_data, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--scale=0,x"], "--scale: '0,x' is not a list of whole numbers"),
+        (["--scale=0,x"], "the scale '0,x' is no list of whole numbers"),
         (["--scale=0"], "0 is no scale"),
         (["--pairs=none.txt"], "a pool of runs or a file of pairs"),
         (["--overlap=0"], "too few"),
