@@ -123,6 +123,25 @@ class Aliases:
                 last[move.alias] = move
         return frozenset(alias for alias, move in last.items() if move.forced)
 
+    def by_hand(self) -> frozenset[str]:
+        """The aliases that were moved by hand after there had been a decision about them, a refusal as well.
+
+        A rollback to a version that was let through, or forced, is none: there it was decided on.
+        """
+        decided: set[str] = set()
+        through: set[tuple[str, int]] = set()
+        found: dict[str, bool] = {}
+        for move in self.history():
+            if move.decision is not None:
+                decided.add(move.alias)
+            if move.refused or move.target is None:
+                continue
+            if move.decision is not None:
+                through.add((move.alias, move.target))
+            back = move.rollback and (move.alias, move.target) in through
+            found[move.alias] = move.decision is None and move.alias in decided and not back
+        return frozenset(alias for alias, hand in found.items() if hand).intersection(self.current())
+
     def previous(self, alias: str, versions: Collection[int]) -> int:
         """The last version that the alias pointed to before, other than the one now, that is still there.
 

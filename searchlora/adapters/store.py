@@ -8,13 +8,14 @@ root/NAME/removed.json versions taken away, whose numbers are not given again
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from searchlora.adapters import files
 from searchlora.adapters.aliases import Aliases, AliasMove, Decision
+from searchlora.adapters.entries import Entry, read_entry
+from searchlora.adapters.locking import locked
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.names import Reference, check_alias, check_name, parse_reference
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
@@ -22,22 +23,7 @@ from searchlora.adapters.removed import Removed
 from searchlora.adapters.stored import StoredAdapter, finish, new_manifest
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
 
-__all__ = ["Entry", "Store", "StoredAdapter"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A version as `list` shows it; `manifest` is None where it cannot be read, and `problem` then says why.
-
-    `forced` are those of its aliases that were moved to it against their policy.
-    """
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    manifest: Manifest | None
-    problem: str | None = None
-    forced: frozenset[str] = frozenset()
+__all__ = ["Store", "StoredAdapter"]
 
 
 class Store:
@@ -147,7 +133,7 @@ class Store:
 
     def list(self) -> Sequence[Entry]:
         """Every version in the store, by name and number; a broken one is listed with its problem."""
-        return [self._entry(name, number) for name in self.names() for number in self.versions(name)]
+        return [read_entry(self.root / name, name, number) for name in self.names() for number in self.versions(name)]
 
     def names(self) -> tuple[str, ...]:
         """The names that have a version."""
@@ -288,14 +274,6 @@ class Store:
             )
         return number
 
-    def _entry(self, name: str, number: int) -> Entry:
-        aliases = tuple(sorted(alias for alias, target in self.aliases(name).items() if target == number))
-        forced = self._aliases(name).forced().intersection(aliases)
-        try:
-            return Entry(name, number, aliases, read_manifest(self.root / name / str(number)), forced=forced)
-        except ManifestError as error:
-            return Entry(name, number, aliases, None, str(error), forced)
-
     def _free_version(self, name: str, wanted: int | None) -> int:
         used = {*self.versions(name), *Removed(self.root / name).numbers()}
         if wanted in used:
@@ -312,18 +290,5 @@ class Store:
         self._resolve(Reference(check_name(name)))
         return self._locked(name)
 
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        from filelock import FileLock
-
-        folder = self.root / check_name(name)
-        lock = FileLock(folder / ".lock")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as error:
-            raise StoreError(f"cannot be written ({error.strerror})", where=str(folder)) from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def _locked(self, name: str) -> AbstractContextManager[None]:
+        return locked(self.root / check_name(name))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from searchlora.adapters.aliases import AliasMove
 from searchlora.adapters.comparing import Diff, compare
+from searchlora.adapters.entries import Entry
 from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.names import parse_reference
-from searchlora.adapters.store import Entry, Store
+from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from searchlora.adapters.entries import Entry
     from searchlora.adapters.store import Store
 
 app = typer.Typer(help="The adapter store: list, check, name, compare, move and merge adapters.", no_args_is_help=True)
@@ -35,7 +36,7 @@ def list_(store: Path | None = _STORE) -> None:
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:
         reference = f"{entry.name}@{entry.version}"
-        aliases = ", ".join(f"{alias} (BY FORCE)" if alias in entry.forced else alias for alias in entry.aliases)
+        aliases = ", ".join(f"{alias}{_how(entry, alias)}" for alias in entry.aliases)
         if entry.manifest is None:
             table.add_row(reference, aliases, f"broken: {entry.problem}")
             continue
@@ -49,6 +50,12 @@ def list_(store: Path | None = _STORE) -> None:
             ", ".join(figures),
         )
     Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def _how(entry: Entry, alias: str) -> str:
+    """What is to be known of how an alias came to a version."""
+    said = [mark for mark, found in (("BY FORCE", entry.forced), ("by hand", entry.by_hand)) if alias in found]
+    return f" ({', '.join(said)})" if said else ""
 
 
 @app.command()

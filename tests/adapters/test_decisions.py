@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from searchlora.adapters.aliases import AliasMove, Decision, Rule
 from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, StoreError
+from tests.conftest import Called
 
 BROKEN = Rule(rule="beat incumbent", passed=False, said="nDCG@10 -0.02 (-0.04 to +0.01)", short_by=0.04)
 HELD = Rule(rule="enough data", passed=True, said="200 rows")
@@ -93,6 +95,39 @@ def test_no_move_by_hand_takes_the_mark_of_force_away(three: Store) -> None:
     assert not any(entry.forced for entry in three.list())
     decide(three, decision(2, "promoted"))
     assert not any(entry.forced for entry in three.list())
+
+
+def by_hand(store: Store) -> set[int]:
+    return {entry.version for entry in store.list() if entry.by_hand == {"production"}}
+
+
+def test_a_move_by_hand_after_a_decision_is_marked_until_the_next_decision(
+    three: Store, cli: Callable[..., Called]
+) -> None:
+    three.alias("echo", "production", 1)
+    assert by_hand(three) == set()
+    decide(three, decision(2, "refused"))
+    assert by_hand(three) == set()
+    three.alias("echo", "production", 2)
+    assert by_hand(three) == {2}
+    decide(three, decision(3, "refused"))
+    assert by_hand(three) == {2}
+    assert "production (by hand)" in cli("adapters", "list", "--store", three.root).out
+    decide(three, decision(3, "promoted"))
+    assert by_hand(three) == set()
+    three.rollback("echo", "production")
+    assert by_hand(three) == {2}
+
+
+def test_a_rollback_to_what_was_decided_on_is_not_by_hand(three: Store) -> None:
+    decide(three, decision(1, "promoted"))
+    decide(three, decision(2, "promoted"))
+    three.rollback("echo", "production")
+    assert by_hand(three) == set()
+    three.alias("echo", "production", 2)
+    assert by_hand(three) == {2}
+    three.remove("echo@2", force=True)
+    assert by_hand(three) == set()
 
 
 @pytest.mark.parametrize("outcome", ["promoted", "refused", "forced"])
