@@ -64,6 +64,31 @@ def tree_sha256(path: Path) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Ask before long work whether files can be written at its end; None is a file that nobody wants.
+
+    Nothing is made. A disk that fills up meanwhile is told by the writing itself.
+
+    Raises:
+        DataError: for a path that is a folder, or whose folder is not there and cannot be made, or is not writable.
+    """
+    for path in paths:
+        if path is not None and (why := _why_not_writable(path)):
+            raise DataError(f"cannot be written ({why})", where=str(path))
+
+
+def _why_not_writable(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return "it is a folder"
+        folder = next(above for above in path.absolute().parents if above.exists())
+    except OSError as error:
+        return error.strerror or str(error)
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+
+
 @contextmanager
 def atomic_text(path: Path) -> Iterator[IO[str]]:
     """A text file to write to, in UTF-8, gzip where the name ends in `.gz`; see `atomic_bytes`."""

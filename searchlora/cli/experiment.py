@@ -23,9 +23,11 @@ def experiment(
     from searchlora.cli.bars import bars
     from searchlora.cli.rules import show_rules
     from searchlora.cli.tables import show
+    from searchlora.eval.files import check_writable
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.results import write, write_decision
 
+    check_writable(junit, summary, out / "report.html")
     with bars() as steps:
         found = verb(
             file,

@@ -29,9 +29,11 @@ def judge_card(
     seed: int = typer.Option(0, "--seed", min=0),
 ) -> None:
     """How far LLM judges agree with people: kappa, error, bias, order of systems, all with intervals by query."""
+    from searchlora.eval.files import check_writable
     from searchlora.eval.judge.from_files import judge_cards, write
     from searchlora.eval.printed import figure
 
+    check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
     variants: dict[str, list[str]] = {}
     for name, file in map(split, variant):
         variants.setdefault(name, []).append(file)

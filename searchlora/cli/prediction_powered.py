@@ -21,10 +21,12 @@ def prediction_powered(
     seed: int = typer.Option(0, "--seed", min=0),
 ) -> None:
     """Measures of runs from few topics judged by people and many judged by an LLM, with an interval that holds."""
+    from searchlora.eval.files import check_writable
     from searchlora.eval.formats import read_topics
     from searchlora.eval.judge.powered_runs import powered_runs
     from searchlora.eval.plain_json import write_json
 
+    check_writable(out)
     found = powered_runs(
         human,
         judged,

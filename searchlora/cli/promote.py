@@ -27,10 +27,12 @@ def promote(
     from searchlora.cli.bars import bars
     from searchlora.cli.rules import show_rules
     from searchlora.cli.tables import show
+    from searchlora.eval.files import check_writable
     from searchlora.experiments.promote import promote as verb
     from searchlora.experiments.report import write
     from searchlora.experiments.results import write_decision
 
+    check_writable(junit, summary, out / "report.html" if out is not None else None)
     with bars() as steps:
         found = verb(
             adapter,

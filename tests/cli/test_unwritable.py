@@ -1,0 +1,34 @@
+"""Files that cannot be written are refused first of all: before the inputs, which are not there either, are read."""
+
+from __future__ import annotations
+
+import pytest
+
+COMMANDS = {
+    "judge-card --out": ("judge-card", "--human", "none", "--judge", "a=none", "--out"),
+    "prediction-powered --out": (
+        "prediction-powered",
+        "--human",
+        "none",
+        "--judged",
+        "none",
+        "--run",
+        "a=none",
+        "--out",
+    ),
+    "experiment --out": ("experiment", "none.yaml", "--out"),
+    "experiment --junit": ("experiment", "none.yaml", "--out", "out", "--junit"),
+    "experiment --summary": ("experiment", "none.yaml", "--out", "out", "--summary"),
+    "promote --out": ("promote", "a@1", "--to", "b", "--policy", "none", "--data", "none", "--out"),
+    "promote --junit": ("promote", "a@1", "--to", "b", "--policy", "none", "--data", "none", "--junit"),
+    "promote --summary": ("promote", "a@1", "--to", "b", "--policy", "none", "--data", "none", "--summary"),
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_it_is_said_before_the_work(refused, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    said = refused(*arguments, "taken/below")
+    assert "taken/below" in said and "cannot be written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
