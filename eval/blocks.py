@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from searchlora.eval.comparison import Pair, Row
+from searchlora.eval.comparison import Pair, Row, WeightedPair
 from searchlora.eval.intervals import Floats, bootstrap_intervals
-from searchlora.eval.significance import paired_differences
+from searchlora.eval.significance import paired_differences, weighted_differences
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,45 @@ def means(block: Block, how: Resampling, weights: Mapping[str, float] | None = N
 
 def differences(block: Block, pairs: Sequence[tuple[str, str]], measures: Sequence[str], how: Resampling) -> list[Pair]:
     """Each pair (a, b) of systems in those of the measures that the block has; p is not corrected yet."""
-    tested = [measure for measure in block.measures if measure in measures]
-    if not pairs or not tested:
+    names = _compared(block, pairs, measures)
+    if not names:
         return []
+    found = paired_differences(_columns(block, names), block.groups, resamples=how.resamples, seed=how.seed)
+    return [
+        Pair(a, b, measure, **vars(each), p_corrected=each.p, n=len(block.rows))
+        for (a, b, measure), each in zip(names, found, strict=True)
+    ]
+
+
+def differences_weighted(
+    block: Block,
+    pairs: Sequence[tuple[str, str]],
+    measures: Sequence[str],
+    how: Resampling,
+    weights: Mapping[str, float],
+) -> list[WeightedPair]:
+    """As `differences`, of the means weighted by `weights` (row -> weight)."""
+    names = _compared(block, pairs, measures)
+    if not names:
+        return []
+    of_row = np.array([weights[row] for row in block.rows], dtype=float)
+    found = weighted_differences(_columns(block, names), of_row, block.groups, resamples=how.resamples, seed=how.seed)
+    return [
+        WeightedPair(a, b, measure, **vars(each), p_corrected=each.p, n=len(block.rows))
+        for (a, b, measure), each in zip(names, found, strict=True)
+    ]
+
+
+def _compared(block: Block, pairs: Sequence[tuple[str, str]], measures: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [(a, b, measure) for measure in block.measures if measure in measures for a, b in pairs]
+
+
+def _columns(block: Block, names: Sequence[tuple[str, str, str]]) -> Floats:
+    """a minus b in a measure: (rows, names)."""
     place = {name: index for index, name in enumerate(block.systems)}
-    names = [(a, b, measure) for measure in tested for a, b in pairs]
     columns = [
         block.values[:, block.measures.index(measure), place[a]]
         - block.values[:, block.measures.index(measure), place[b]]
         for a, b, measure in names
     ]
-    found = paired_differences(np.stack(columns, axis=1), block.groups, resamples=how.resamples, seed=how.seed)
-    return [
-        Pair(a, b, measure, **vars(each), p_corrected=each.p, n=len(block.rows))
-        for (a, b, measure), each in zip(names, found, strict=True)
-    ]
+    return np.stack(columns, axis=1)

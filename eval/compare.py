@@ -9,14 +9,15 @@ from typing import TypeVar
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.eval.blocks import Block, Resampling, differences, means
-from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair
+from searchlora.eval.blocks import Block, Resampling, differences, differences_weighted, means
+from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.significance import correct
 from searchlora.eval.slicing import TRAFFIC, TRAFFIC_NOTE, by_traffic, shown_order
 
-__all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "compare"]
+__all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
 
+_AnyPair = TypeVar("_AnyPair", Pair, WeightedPair)
 _Told = TypeVar("_Told", str, float)
 
 
@@ -38,7 +39,8 @@ def compare(
         baseline: Every other system is set against it (b = the baseline). At least one of both must be given.
         measures: What to compare and test; None: all that every system has, the headline of the candidate (else of
             the baseline) first, of which those that its evaluation names are tested.
-        correction: `holm` or `bh`, over all comparisons made; those within slices are corrected among themselves.
+        correction: `holm` or `bh`, over all comparisons made; those within slices, and those weighted by traffic, are
+            corrected among themselves.
 
     Raises:
         UsageError: when a system is not there, candidate and baseline are the same or both missing, no measure or no
@@ -59,8 +61,11 @@ def compare(
     order = _by_measure(known)
     slices, slice_pairs = _slices(_sliced(systems, weights), blocks, pairs, tested, how)
     compared = [pair for block in blocks for pair in differences(block, pairs, tested, how)]
-    if weights:
-        notes.append(TRAFFIC_NOTE)
+    known_traffic = list(_with_traffic(blocks, weights, notes))
+    weighted = [row for block in known_traffic for row in means(block, how, weights)]
+    weighted_pairs = [
+        pair for block in known_traffic for pair in differences_weighted(block, pairs, tested, how, weights)
+    ]
     return Comparison(
         systems=tuple(systems),
         measures=tuple(known),
@@ -76,7 +81,8 @@ def compare(
         invalid={name: dict(each.invalid) for name, each in systems.items()},
         answered={name: len(set(each.invalid).union(*each.values.values())) for name, each in systems.items()},
         totals={name: dict(each.totals) for name, each in systems.items()},
-        weighted=tuple(sorted(_weighted(blocks, weights, how, notes), key=order)),
+        weighted=tuple(sorted(weighted, key=order)),
+        weighted_pairs=_corrected(sorted(weighted_pairs, key=order), correction),
         unjudged=_unjudged(systems, clusters, how),
         costs={name: dict(each.costs) for name, each in systems.items() if each.costs},
         circular={name: each.circular for name, each in systems.items() if each.circular},
@@ -173,16 +179,18 @@ def _slices(
     return rows, compared
 
 
-def _weighted(
-    blocks: Sequence[Block], weights: Mapping[str, float], how: Resampling, notes: list[str]
-) -> Iterator[Row]:
-    for block in blocks if weights else ():
+def _with_traffic(blocks: Sequence[Block], weights: Mapping[str, float], notes: list[str]) -> Iterator[Block]:
+    """The rows of the blocks whose traffic is known; notes are added."""
+    if not weights:
+        return
+    notes.append(TRAFFIC_NOTE)
+    for block in blocks:
         places = [place for place, row in enumerate(block.rows) if row in weights]
         if missing := len(block.rows) - len(places):
             names = ", ".join(block.measures)
             notes.append(f"{missing} rows whose traffic is not known are not in the weighted mean of {names}.")
         if sum(weights[block.rows[place]] for place in places) > 0:
-            yield from means(block.at(places), how, weights)
+            yield block.at(places)
 
 
 def _unjudged(systems: Mapping[str, Evaluation], clusters: Mapping[str, str], how: Resampling) -> tuple[Row, ...]:
@@ -193,7 +201,7 @@ def _unjudged(systems: Mapping[str, Evaluation], clusters: Mapping[str, str], ho
     return tuple(sorted((row for block in blocks for row in means(block, how)), key=_by_measure(names)))
 
 
-def _by_measure(measures: Sequence[str]) -> Callable[[Row | Pair], int]:
+def _by_measure(measures: Sequence[str]) -> Callable[[Row | Pair | WeightedPair], int]:
     place = {measure: index for index, measure in enumerate(measures)}
     return lambda figure: place[figure.measure]
 
@@ -205,7 +213,7 @@ def _pairs(names: Sequence[str], candidate: str | None, baseline: str | None) ->
         yield from ((name, baseline) for name in names if name not in (baseline, candidate))
 
 
-def _corrected(pairs: Sequence[Pair], method: str) -> tuple[Pair, ...]:
+def _corrected(pairs: Sequence[_AnyPair], method: str) -> tuple[_AnyPair, ...]:
     corrected = correct([pair.p for pair in pairs], method)
     return tuple(replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True))
 

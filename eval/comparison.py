@@ -49,6 +49,26 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class WeightedPair:
+    """System a against system b over n rows weighted by traffic, as `significance.WeightedDifference`.
+
+    Attributes:
+        p: Two-sided, by paired randomisation of the weighted sums of clusters.
+        p_corrected: The same, corrected over all weighted pairs and measures of the comparison.
+    """
+
+    a: str
+    b: str
+    measure: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+    n: int
+
+
+@dataclass(frozen=True)
 class Slice:
     """A `Row` over the rows with one value of a slice, for example `turn` = `3`."""
 
@@ -83,6 +103,7 @@ class Comparison:
         answered: system -> how many rows it answered, also those that others did not; what a rate of `invalid` is of.
         totals: system -> figures that exist only over all rows, without interval.
         weighted: Means weighted by traffic, of the rows whose traffic is known.
+        weighted_pairs: Differences of those means, in the tested measures.
         unjudged: What unjudged documents do to the figures; measures are named as `eval.unjudged` names them.
         costs: system -> what a row cost on average.
         circular: system -> why its figures are circular; only those systems whose figures are.
@@ -104,6 +125,7 @@ class Comparison:
     answered: Mapping[str, int]
     totals: Mapping[str, Mapping[str, float]]
     weighted: tuple[Row, ...] = ()
+    weighted_pairs: tuple[WeightedPair, ...] = ()
     unjudged: tuple[Row, ...] = ()
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     circular: Mapping[str, str] = field(default_factory=dict)

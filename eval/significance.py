@@ -97,6 +97,41 @@ def paired_differences(
     ]
 
 
+@dataclass(frozen=True)
+class WeightedDifference:
+    """How the weighted mean of system a differs from that of b: as `PairedDifference`."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def weighted_differences(
+    differences: Floats,
+    weights: Floats,
+    clusters: Sequence[str] | None = None,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[WeightedDifference]:
+    """`paired_differences` of weighted means: Σ w·(a − b) / Σ w, where the signs of whole clusters flip.
+
+    Args:
+        differences: (rows, columns), a minus b.
+        weights: (rows,), not negative and not all 0.
+        clusters: The group of each row.
+    """
+    sums, sizes = by_cluster(differences, clusters, weights)
+    intervals = bootstrap_intervals(differences, clusters, weights=weights, resamples=resamples, seed=seed)
+    chances = _sign_flip_p(sums, resamples, np.random.default_rng(seed))
+    means = sums.sum(axis=0) / sizes.sum()
+    return [
+        WeightedDifference(float(mean), float(low), float(high), float(p))
+        for mean, (low, high), p in zip(means, intervals, chances, strict=True)
+    ]
+
+
 def correct(pvalues: Sequence[float], method: str = "holm") -> list[float]:
     """Correct p values for their number: `holm` (family-wise) or `bh` (false discovery rate), by statsmodels.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.eval.compare import Comparison, Pair, Row, Slice, SlicePair
+from searchlora.eval.compare import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.plain_json import plain
 from searchlora.eval.printed import chance, figure, markdown_table
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
@@ -36,7 +36,8 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
     """The object that `benchmarks/results/NAME.json` holds (DESIGN, Results); what is unknown is None, never NaN.
 
     The figures of a system that is circular carry `circular`, the reason. Beside the agreed keys stand, where there is
-    something to tell, `slices`, `slice_comparisons`, `weighted`, `unjudged`, `totals`, `costs`, `circular` and `notes`.
+    something to tell, `slices`, `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`,
+    `circular` and `notes`.
     """
     more = {
         "slices": [
@@ -48,6 +49,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
             for each in comparison.slice_pairs
         ],
         "weighted": [_row(comparison, row) for row in comparison.weighted],
+        "weighted_comparisons": [_compared(comparison, pair) for pair in comparison.weighted_pairs],
         "unjudged": [_row(comparison, row) for row in comparison.unjudged],
         "totals": {system: plain(totals) for system, totals in comparison.totals.items() if totals},
         "costs": {system: plain(costs) for system, costs in comparison.costs.items()},
@@ -149,6 +151,23 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
     ]
     yield "### Weighted by traffic"
     yield _table(["system", *measures, "n"], lines, "Mean weighted by traffic, and its 95% interval.")
+    if comparison.weighted_pairs:
+        pairs = [
+            [
+                _names(comparison, pair),
+                pair.measure,
+                _difference(pair),
+                chance(pair.p),
+                chance(pair.p_corrected),
+                str(pair.n),
+            ]
+            for pair in comparison.weighted_pairs
+        ]
+        said = (
+            "Difference of the weighted means; p by paired randomisation of the weighted sums of clusters, corrected "
+            f"by {_correction(comparison)} over the {len(pairs)} rows."
+        )
+        yield _table(["comparison", "measure", "difference", "p", "p corrected", "n"], pairs, said, words=2)
 
 
 def _slices(comparison: Comparison) -> Iterator[str]:
@@ -219,7 +238,7 @@ def _name(comparison: Comparison, system: str) -> str:
     return f"**{shown}**" if system == comparison.candidate else shown
 
 
-def _names(comparison: Comparison, pair: Pair) -> str:
+def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:
     return f"{comparison.shown(pair.a)} − {comparison.shown(pair.b)}"
 
 
@@ -242,7 +261,7 @@ def _figure(row: Row) -> str:
     return figure(row.value, row.low, row.high)
 
 
-def _difference(pair: Pair) -> str:
+def _difference(pair: Pair | WeightedPair) -> str:
     return figure(pair.difference, pair.low, pair.high, "+")
 
 
@@ -250,7 +269,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
     return {**plain(vars(row)), **_marked(comparison, row.system)}
 
 
-def _compared(comparison: Comparison, pair: Pair) -> dict[str, Any]:
+def _compared(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
     return {**plain(vars(pair)), **_marked(comparison, pair.a, pair.b)}
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from searchlora.eval.comparison import Comparison, Pair, Row
+from searchlora.eval.comparison import Comparison, Pair, Row, WeightedPair
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.page import Section
 from searchlora.eval.report.plots import difference_plot, interval_plot
@@ -135,6 +135,11 @@ def traffic_section(comparison: Comparison) -> Section | None:
             )
             for name, own in figures.items()
         ],
+        "pairs": [
+            {"pair": pair, "a": comparison.shown(pair.a), "b": comparison.shown(pair.b), "verdict": _verdict(pair)}
+            for pair in comparison.weighted_pairs
+        ],
+        "correction": CORRECTIONS[comparison.correction],
     }
     return Section(
         "traffic", "Weighted by traffic", "traffic", content,
@@ -216,7 +221,7 @@ def _lines(comparison: Comparison, measure: str) -> list[dict[str, Any]]:
     ]
 
 
-def _verdict(pair: Pair) -> str:
+def _verdict(pair: Pair | WeightedPair) -> str:
     """`good` or `bad` where a difference is shown, else nothing."""
     if not pair.p_corrected <= LEVEL:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -146,6 +147,44 @@ def test_the_mean_weighted_by_traffic_is_that_of_a_plain_loop(systems):
     ]
 
 
+def test_differences_weighted_by_traffic_are_those_of_a_plain_loop(systems):
+    """Nine clusters have traffic, so every way to flip their signs can be counted: 2⁹."""
+    rng = random.Random(7)
+    traffic = {row: float(rng.randint(0, 9)) for row in IDS[:27]}
+    systems["raw"] = replace(systems["raw"], weights=traffic)
+    systems["adapter"] = replace(evaluation(0.3, 3), tested=("nDCG@10",))
+    found = compare(systems, candidate="adapter", baseline="raw", resamples=20_000)
+    assert [(p.a, p.b) for p in found.weighted_pairs] == [("adapter", "raw"), ("adapter", "base"), ("base", "raw")]
+    assert [p.p_corrected for p in found.weighted_pairs] == correct([p.p for p in found.weighted_pairs])
+    for pair in found.weighted_pairs:
+        ours, theirs = (systems[name].values["nDCG@10"] for name in (pair.a, pair.b))
+        sums: dict[str, float] = {}
+        for row, weight in traffic.items():
+            sums[CLUSTERS[row]] = sums.get(CLUSTERS[row], 0.0) + weight * (ours[row] - theirs[row])
+        assert pair.difference == pytest.approx(sum(sums.values()) / sum(traffic.values()))
+        assert pair.low < pair.difference < pair.high
+        flipped = [
+            sum(sign * each for sign, each in zip(signs, sums.values(), strict=True))
+            for signs in itertools.product((1, -1), repeat=9)
+        ]
+        reached = sum(abs(each) >= abs(sum(sums.values())) - 1e-9 for each in flipped)
+        assert len(sums) == 9 and pair.p == pytest.approx(reached / 2**9, abs=0.01)
+        assert (pair.measure, pair.n) == ("nDCG@10", 27)
+    assert compare({**systems, "raw": evaluation(0.2, 1)}, candidate="adapter", resamples=100).weighted_pairs == ()
+
+
+def test_an_integer_weight_of_a_difference_is_as_good_as_that_many_rows_in_the_cluster(systems):
+    times = {row: 1 + index % 3 for index, row in enumerate(IDS)}
+    systems["raw"] = replace(systems["raw"], weights=times)
+    repeated = [row for row in IDS for _ in range(times[row])]
+    for pair in compare(systems, candidate="adapter", resamples=500).weighted_pairs:
+        a, b = ([systems[name].values[pair.measure][row] for row in repeated] for name in (pair.a, pair.b))
+        same = paired_difference(a, b, [CLUSTERS[row] for row in repeated], resamples=500)
+        assert (pair.difference, pair.low, pair.high, pair.p) == pytest.approx(
+            (same.difference, same.low, same.high, same.p)
+        )
+
+
 def test_equal_weights_change_nothing(systems):
     weighted = {name: replace(each, weights=dict.fromkeys(IDS, 3.0)) for name, each in systems.items()}
     found = compare(weighted, candidate="adapter", resamples=500)
@@ -242,7 +281,8 @@ def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys
     content = to_json(found, HEADER)
     for key in ("rows", "slices", "weighted", "unjudged"):
         assert all(("circular" in row) == (row["system"] == "adapter") for row in content[key])
-    for key in ("comparisons", "slice_comparisons"):
+    for key in ("comparisons", "slice_comparisons", "weighted_comparisons"):
+        assert content[key]
         assert all(row.get("circular") == "its own judge" for row in content[key] if "adapter" in (row["a"], row["b"]))
     show(found)
     screen = capsys.readouterr().out

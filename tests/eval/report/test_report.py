@@ -154,6 +154,16 @@ def test_traffic(page, compared):
             assert cell == (*figure(rows[line[0][0], name[0]]), f"plain {plain.value:.3f}")
 
 
+def test_differences_weighted_by_traffic(page, compared):
+    _, *lines = page.tables["Differences weighted by traffic"]
+    assert len(lines) == len(compared.weighted_pairs) > 0
+    for line, pair in zip(lines, compared.weighted_pairs, strict=True):
+        assert line[:2] == [(f"{pair.a} − {pair.b}",), (pair.measure,)]
+        assert line[2][0] == f"{pair.difference:+.3f}"
+        assert line[2][1] == interval(pair.low, pair.high, "+")
+        assert line[3:] == [(chance(pair.p_corrected),), (chance(pair.p),), (str(pair.n),)]
+
+
 def test_costs_and_their_ratio(page, compared, tmp_path):
     lines = {line[0][0]: line[1:] for line in page.tables["Cost and speed"][1:]}
     if compared.baseline is not None:
