@@ -60,11 +60,6 @@ def people(
     units = _units(raters)
     if not units:
         raise UsageError("no pair has labels of two people")
-    tables = np.array([coincidences(of_topic, scale) for of_topic in units.values()])
-    value, low, high = intervals(
-        partial(alpha, scale=scale), tables[:, None], bounds=(-1, 1), resamples=resamples, seed=seed
-    )[0]
-    pairs = sum(map(len, units.values()))
     return People(
         raters=tuple(raters),
         pairs=tuple(
@@ -72,8 +67,23 @@ def people(
             for a, b in combinations(raters, 2)
             if any(raters[a][topic].keys() & raters[b].get(topic, {}).keys() for topic in raters[a])
         ),
-        alpha=Figure(float(value), float(low), float(high), pairs, len(units)),
+        alpha=alpha_figure(units, scale, resamples=resamples, seed=seed),
     )
+
+
+def alpha_figure(
+    units: Mapping[str, Sequence[Mapping[str, int]]], scale: Sequence[int], *, resamples: int, seed: int
+) -> Figure:
+    """Krippendorff's alpha (ordinal) of raters, the interval by topic.
+
+    Args:
+        units: topic -> its pairs with two labels at least, each as rater -> grade.
+    """
+    tables = np.stack([coincidences(of_topic, scale) for of_topic in units.values()])
+    ((value, low, high),) = intervals(
+        partial(alpha, scale=scale), tables[:, None], bounds=(-1, 1), resamples=resamples, seed=seed
+    )
+    return Figure(float(value), float(low), float(high), sum(map(len, units.values())), len(units))
 
 
 def _units(raters: Mapping[str, Qrels]) -> dict[str, list[dict[str, int]]]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from searchlora.errors import UsageError
 from searchlora.eval.intervals import bootstrap_interval
-from searchlora.eval.judge.agreement import Floats, alpha, as_scale, coincidences, confusion, disagreement, kappa
+from searchlora.eval.judge.agreement import Floats, as_scale, confusion, disagreement, kappa
+from searchlora.eval.judge.people import alpha_figure
 from searchlora.eval.judge.resampling import Figure, Statistic, intervals
 from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
 
@@ -132,8 +133,7 @@ def _alpha(
     topics: dict[str, list[Mapping[str, int]]] = {}
     for (topic, _), grades in shared.items():
         topics.setdefault(topic, []).append(grades)
-    tables = np.stack([coincidences(units, scale) for units in topics.values()])
-    return _figure(lambda table: alpha(table, scale), tables, len(shared), resamples, seed)
+    return alpha_figure(topics, scale, resamples=resamples, seed=seed)
 
 
 def _two(

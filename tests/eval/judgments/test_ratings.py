@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.agreement import krippendorff_alpha
+from searchlora.eval.judge.people import people
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.rater_agreement import agreement
 from searchlora.eval.judgments.rater_report import write_ratings
@@ -262,3 +263,8 @@ def test_nobody_gave_a_grade(tmp_path):
     with pytest.raises(UsageError, match="nobody gave a grade"):
         write_ratings([rated("1", "a", None, "anna")], tmp_path, **CARD)
     assert not list(tmp_path.iterdir())
+
+
+def test_alpha_is_that_of_the_ceiling_on_a_judge_card(three):
+    ours = agreement(three, resamples=100, seed=4)
+    assert ours.alpha == people(by_rater(three), ours.scale, 2, resamples=100, seed=4).alpha
