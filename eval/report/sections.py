@@ -177,15 +177,14 @@ def invalid_section(comparison: Comparison) -> Section | None:
     """How many outputs of each system did not parse, and why; None where all did."""
     if not any(comparison.invalid.values()):
         return None
-    rows = max(row.n for row in comparison.rows)
     systems = []
     for system in comparison.systems:
         reasons: dict[str, int] = {}
         for reason in comparison.invalid[system].values():
             reasons[reason] = reasons.get(reason, 0) + 1
         frequent = sorted(reasons.items(), key=lambda item: -item[1])[:5]
-        systems.append((comparison.shown(system), sum(reasons.values()), frequent))
-    return Section("invalid", "Invalid outputs", "invalid", {"systems": systems, "rows": rows})
+        systems.append((comparison.shown(system), sum(reasons.values()), comparison.answered[system], frequent))
+    return Section("invalid", "Invalid outputs", "invalid", {"systems": systems})
 
 
 def totals_section(comparison: Comparison) -> Section | None:

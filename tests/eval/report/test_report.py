@@ -277,11 +277,16 @@ def test_confusions_and_curves(compared, tmp_path):
 
 
 def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
-    reasons = {**dict.fromkeys(("q1", "q2"), "not JSON"), "q3": "no such label"}
+    """Of the rows that the system answered, also one (`alone`) that the others did not."""
+    reasons = {**dict.fromkeys(("q1", "q2"), "not JSON"), "q3": "no such label", "alone": "not JSON"}
     compared = comparison("strong", None, strong={"invalid": reasons})
     page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}))
-    assert page.tables["Invalid outputs"][3] == [("strong",), ("3", "7.5%"), ("not JSON (2)", "no such label (1)")]
-    assert page.tables["Measures of each system"][3][-1] == ("3",)
+    assert page.tables["Invalid outputs"][3] == [
+        ("strong",),
+        ("4", "9.8% of 41"),
+        ("not JSON (3)", "no such label (1)"),
+    ]
+    assert page.tables["Measures of each system"][3][-1] == ("4",)
 
 
 def test_one_system_alone_in_one_cluster(tmp_path):
