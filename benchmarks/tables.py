@@ -24,6 +24,7 @@ def main() -> None:
     changed = []
     for readme in [
         ROOT / "README.md",
+        ROOT / "eval" / "README.md",
         *sorted(ROOT.glob("tasks/*/README.md")),
         *sorted(ROOT.glob("benchmarks/*/README.md")),
     ]:

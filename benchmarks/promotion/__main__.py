@@ -46,7 +46,7 @@ def _acts(work: Path) -> list[tuple[str, list[str]]]:
     return [
         ("The first version has no incumbent to beat, only the base.", promote(1)),
         ("A worse one.", promote(4)),
-        ("Better on the whole, but it rewrites what was fine as it was typed.", promote(5)),
+        ("Better on the whole, but trained without plain queries and article codes.", promote(5)),
         ("Other data than at the last decision.", promote(2, data="data-shop-later")),
         ("A judge that was trained on the test's queries ...", [*judge, *pool, "--tasks", str(TASKS)]),
         ("... is no judge of them.", promote(2, "--qrels", "judged.txt")),

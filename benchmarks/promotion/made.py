@@ -32,7 +32,7 @@ def make(work: Path, steps: Steps) -> None:
 
 
 def _versions(work: Path, store: Store, steps: Steps) -> None:
-    """1 stopped early; 2 trained in full; 3 nearly 2; 4 hardly any adapter; 5 never saw a query to be left alone."""
+    """1 stopped early; 2 trained in full; 3 nearly 2; 4 hardly any adapter; 5 saw no plain query and no article code."""
     data = work / "data-shop"
     rewriting = work / "data-rewriting-only"
     if not rewriting.is_dir():

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.errors import DataError, UsageError, some
+from searchlora.errors import UsageError
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.formats import read_qrels, read_run, read_topics
-from searchlora.eval.judgments.card import JudgmentsCard, read_card
+from searchlora.eval.formats import read_run, read_topics
+from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.lineage import doubts, refuse_circular
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.scoring import evaluate_run
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.inputs import changes, hashes, refuse_changes
+from searchlora.experiments.judgments import judged_topics, unknown_source
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import MadeRun, Runs, plans
@@ -95,7 +95,7 @@ def experiment(
     if not accept_changes:
         refuse_changes(changed, earlier)
     topics = read_topics(wanted.topics.path, wanted.topics.format)
-    qrels, judged_notes = _judged(wanted, topics)
+    qrels, judged_notes = judged_topics(wanted, topics)
     asked = {topic: topics[topic] for topic in qrels}
     maker = Runs(wanted, planned, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
     runs = {name: maker.get(name) for name in wanted.systems}
@@ -104,81 +104,40 @@ def experiment(
     queries = {topic: str(fields["query"]) for topic, fields in asked.items()}
     circular = refuse_circular(card, lineages, queries, allow=allow_circular)
     comparison = _compared(wanted, asked, qrels, runs, circular)
-    notes = (*_unknown_source(wanted, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
+    notes = (*unknown_source(wanted, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
     comparison = dataclasses.replace(comparison, notes=notes)
     source = card.source if card is not None else "human"
-    results: tuple[RuleResult, ...] = ()
-    if wanted.policy is not None and wanted.candidate is not None:
-        candidate = runs[wanted.candidate]
-        if wanted.policy.invalid_rate is not None and candidate.invalid is None:
-            raise UsageError(
-                "the policy bounds the invalid rate, but a run that is there does not tell which outputs were invalid",
-                where=f"system {wanted.candidate}",
-                fix="Give the pipeline or the adapter in its place, or take the rule out.",
-            )
-        facts = Facts(
-            roles={"base": wanted.baseline, "incumbent": wanted.baseline} if wanted.baseline else {},
-            data=inputs["qrels"],
-            changed=changed,
-            accepted=accept_changes,
-            source=source,
-            leaked=seen_by_run(place, candidate.card, asked),
-        )
-        results = decide(wanted.policy, comparison, wanted.candidate, facts)
+    facts = Facts(
+        roles={"base": wanted.baseline, "incumbent": wanted.baseline} if wanted.baseline else {},
+        data=inputs["qrels"],
+        changed=changed,
+        accepted=accept_changes,
+        source=source,
+    )
+    results = _decided(wanted, comparison, runs, facts, place, asked)
     return Experimented(wanted, comparison, results, asked, qrels, runs, inputs, changed, source)
 
 
-def _judged(
-    spec: Experiment, topics: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
-    """The judgments of the topics that are asked, and notes on those that are not, and on the grades."""
-    qrels = read_qrels(spec.qrels.path, spec.qrels.format, thresholds=spec.qrels.thresholds, topics=topics)
-    found = {topic: dict(grades) for topic, grades in qrels.items() if topic in topics}
-    if not found:
-        raise DataError(
-            "none of the judged topics is among the topics",
-            where=str(spec.qrels.path),
-            fix=f"The topics are those of {spec.topics.path}; their ids must be the same.",
-        )
-    unasked = [topic for topic in qrels if topic not in topics]
-    notes = (f"{len(unasked)} judged topics ({some(unasked)}) are not among the topics and are left out.",)
-    found, of_grades = _on_scale(spec, found)
-    return found, (*(notes if unasked else ()), *of_grades)
-
-
-def _on_scale(
-    spec: Experiment, qrels: Mapping[str, dict[str, int]]
-) -> tuple[dict[str, dict[str, int]], tuple[str, ...]]:
-    """The judgments that are grades of the scale; a label outside it is an invalid answer, never a gain (law 2)."""
-    counts = Counter(grade for row in qrels.values() for grade in row.values())
-    labels = [str(grade) for grade in sorted(counts)]
-    if spec.scale is None:
-        return dict(qrels), (f"No scale is given; every label counts as a grade: {some(labels)}.",)
-    scale = set(spec.scale)
-    kept = {
-        topic: {document: grade for document, grade in row.items() if grade in scale} for topic, row in qrels.items()
-    }
-    found = {topic: row for topic, row in kept.items() if row}
-    shown = ", ".join(map(str, sorted(scale)))
-    if not found:
-        raise DataError(
-            f"none of the {counts.total()} labels is on the scale {shown}",
-            where=str(spec.qrels.path),
-            fix=f"Its labels are {some(labels)}; correct 'scale', or convert the labels.",
-        )
-    outside = [grade for grade in sorted(counts) if grade not in scale]
-    if not outside:
-        return found, ()
-    lost = len(qrels) - len(found)
-    odd = f"{sum(counts[grade] for grade in outside)} of {counts.total()} labels ({some([*map(str, outside)])})"
-    note = f"{odd} are not on the scale {shown} and count as unjudged"
-    return found, (f"{note}; {lost} topics have no other and are left out." if lost else f"{note}.",)
-
-
-def _unknown_source(spec: Experiment, card: JudgmentsCard | None) -> tuple[str, ...]:
-    if card is not None:
+def _decided(
+    spec: Experiment,
+    comparison: Comparison,
+    runs: Mapping[str, MadeRun],
+    facts: Facts,
+    store: Store,
+    topics: Mapping[str, Mapping[str, Any]],
+) -> tuple[RuleResult, ...]:
+    """What the policy says of the candidate; nothing where there is none."""
+    if spec.policy is None or spec.candidate is None:
         return ()
-    return (f"{spec.qrels.path.name} has no card that says who judged; it is taken for people's.",)
+    candidate = runs[spec.candidate]
+    if spec.policy.invalid_rate is not None and candidate.invalid is None:
+        raise UsageError(
+            "the policy bounds the invalid rate, but a run that is there does not tell which outputs were invalid",
+            where=f"system {spec.candidate}",
+            fix="Give the pipeline or the adapter in its place, or take the rule out.",
+        )
+    facts = dataclasses.replace(facts, leaked=seen_by_run(store, candidate.card, topics))
+    return decide(spec.policy, comparison, spec.candidate, facts)
 
 
 def _compared(
