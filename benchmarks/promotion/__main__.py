@@ -38,17 +38,20 @@ def _acts(work: Path) -> list[tuple[str, list[str]]]:
 
     def promote(version: int, *more: str, data: str = "data-shop") -> list[str]:
         where = ["--to", "production", "--policy", "policy.yaml", "--data", data]
-        return ["promote", f"{NAME}@{version}", *where, *more, "--out", "promotion"]
+        return ["promote", f"{NAME}@{version}", *where, *more, "--out", f"promotion-{data}"]
 
     (work / "policy.yaml").write_text(POLICY.read_text(encoding="utf-8"), encoding="utf-8")
     judge = ["judge", JUDGE, "--topics", "topics.jsonl", "--corpus", "data-shop/corpus.jsonl"]
-    pool = ["--pool", f"promotion/runs/{NAME}@1.trec", "--depth", "2", "--out", "judged.txt", "--allow-circular"]
+    pool = ["--pool", f"promotion-data-shop/runs/{NAME}@1.trec", "--depth", "2", "--allow-circular"]
     return [
         ("The first version has no incumbent to beat, only the base.", promote(1)),
         ("A worse one.", promote(4)),
         ("Better on the whole, but trained without plain queries and article codes.", promote(5)),
         ("Other data than at the last decision.", promote(2, data="data-shop-later")),
-        ("A judge that was trained on the test's queries ...", [*judge, *pool, "--tasks", str(TASKS)]),
+        (
+            "A judge that was trained on the test's queries ...",
+            [*judge, *pool, "--tasks", str(TASKS), "--out", "judged.txt"],
+        ),
         ("... is no judge of them.", promote(2, "--qrels", "judged.txt")),
         ("A better one, on the data and the judgments of the last decision.", promote(2)),
         ("One that differs from it by less than the noise.", promote(3)),

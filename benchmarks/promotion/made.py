@@ -32,7 +32,7 @@ def make(work: Path, steps: Steps) -> None:
 
 
 def _versions(work: Path, store: Store, steps: Steps) -> None:
-    """1 stopped early; 2 trained in full; 3 nearly 2; 4 hardly any adapter; 5 saw no plain query and no article code."""
+    """1 stopped early; 2 trained in full; 3 nearly 2; 4 hardly any adapter; 5 saw no plain query and no code."""
     data = work / "data-shop"
     rewriting = work / "data-rewriting-only"
     if not rewriting.is_dir():
@@ -52,7 +52,7 @@ def _versions(work: Path, store: Store, steps: Steps) -> None:
 def _judge(work: Path, store: Store, steps: Steps) -> None:
     """A judge trained on the very queries of the test split."""
     dataset = load_dataset(work / "data-shop")
-    titles = {document.id: document.title for document in dataset.documents() or ()}
+    texts = {document.id: document.text for document in dataset.documents() or ()}
     qrels, asked = dataset.qrels() or {}, dataset.records("test")
     _write_lines(work / "topics.jsonl", [{"id": record["id"], "query": record["query"]} for record in asked])
     best = {topic: max(grades, key=grades.__getitem__) for topic, grades in qrels.items()}
@@ -62,11 +62,12 @@ def _judge(work: Path, store: Store, steps: Steps) -> None:
         for answer, document in (("yes", best[record["id"]]), ("no", best[other["id"]])):
             if answer == "yes" or document not in qrels[record["id"]]:
                 row = {"id": f"{record['id']}-{answer}", "group": record["id"], "query": record["query"]}
-                rows.append({**row, "title": titles[document], "answer": answer})
+                rows.append({**row, "product": texts[document], "answer": answer})
     _write_lines(work / "judge.jsonl", rows)
     if not store.versions(JUDGE):
+        shutil.rmtree(work / "data-judge", ignore_errors=True)
         build(load_task("fit", TASKS), work / "judge.jsonl", format="native", out=work / "data-judge", on_leak="drop")
-        searchlora.train("fit", work / "data-judge", JUDGE, store=store, tasks=TASKS, steps=steps)
+        searchlora.train("fit", work / "data-judge", JUDGE, restart=True, store=store, tasks=TASKS, steps=steps)
 
 
 def _write_lines(path: Path, rows: list[dict[str, object]]) -> None:

@@ -14,10 +14,10 @@ from searchlora.task import PromptedTask
 
 
 class Fit(PromptedTask):
-    """Query and product -> no (0) or yes (1)."""
+    """Query and product (the text of its page) -> no (0) or yes (1)."""
 
     name = "fit"
-    reads: Mapping[str, str] = {"query": "query", "title": "title"}
+    reads: Mapping[str, str] = {"query": "query", "product": "passage"}
     writes = "fit"
 
     def __init__(self) -> None:
