@@ -53,9 +53,9 @@ def _acts(work: Path) -> list[tuple[str, list[str]]]:
             [*judge, *pool, "--tasks", str(TASKS), "--out", "judged.txt"],
         ),
         ("... is no judge of them.", promote(2, "--qrels", "judged.txt")),
-        ("A better one, on the data and the judgments of the last decision.", promote(2)),
-        ("One that differs from it by less than the noise.", promote(3)),
-        ("Somebody wants it all the same.", promote(3, "--force", "smaller files; agreed with the search team")),
+        ("A better one, on the data and the judgments of the last decision.", promote(3)),
+        ("One that does not beat it.", promote(2)),
+        ("Somebody wants it all the same.", promote(2, "--force", "no merge in it; agreed with the search team")),
         ("It shows.", ["adapters", "list"]),
     ]
 

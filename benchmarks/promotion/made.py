@@ -32,7 +32,7 @@ def make(work: Path, steps: Steps) -> None:
 
 
 def _versions(work: Path, store: Store, steps: Steps) -> None:
-    """1 stopped early; 2 trained in full; 3 nearly 2; 4 hardly any adapter; 5 saw no plain query and no code."""
+    """1 stopped early; 2 trained in full; 3 is 2 with a little of 1; 4 hardly an adapter; 5 saw no plain query."""
     data = work / "data-shop"
     rewriting = work / "data-rewriting-only"
     if not rewriting.is_dir():
