@@ -23,12 +23,12 @@ def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> N
     failed = sum(not result.passed for result in results)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")
     for result in results:
-        rule, said = _legal(result.rule), _legal(result.said)
+        rule, told = _legal(result.rule), _legal(result.told)
         case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=rule)
         if result.passed:
-            ElementTree.SubElement(case, "system-out").text = said
+            ElementTree.SubElement(case, "system-out").text = told
         else:
-            ElementTree.SubElement(case, "failure", message=said).text = f"{said}{_by(result)}."
+            ElementTree.SubElement(case, "failure", message=_legal(result.said)).text = f"{told}."
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -56,7 +56,7 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
 def rules_table(results: Sequence[RuleResult]) -> str:
     """The rules as a Markdown table, broken ones first."""
     rows = [
-        ["held", result.rule, result.said] if result.passed else ["**broken**", result.rule, result.said + _by(result)]
+        ["held" if result.passed else "**broken**", result.rule, result.told]
         for result in sorted(results, key=lambda result: result.passed)
     ]
     return markdown_table(["", "rule", "found"], rows, words=3)
@@ -65,7 +65,3 @@ def rules_table(results: Sequence[RuleResult]) -> str:
 def _legal(text: str) -> str:
     """Text as XML may hold it: a value of a slice can have control characters, for which it has no way of writing."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
-
-
-def _by(result: RuleResult) -> str:
-    return f"; missed by {result.short_by:.3g}" if result.short_by else ""

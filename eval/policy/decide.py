@@ -41,6 +41,11 @@ class RuleResult:
     said: str
     short_by: float | None = 0.0
 
+    @property
+    def told(self) -> str:
+        """What was found, and by how much the rule was missed."""
+        return f"{self.said}; missed by {self.short_by:.3g}" if not self.passed and self.short_by else self.said
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -16,6 +16,5 @@ def show_rules(results: Sequence[RuleResult]) -> None:
 
     table = Table("", "rule", "found", title="The policy", title_justify="left")
     for result in results:
-        missed = f"; missed by {result.short_by:.3g}" if result.short_by else ""
-        table.add_row("held" if result.passed else "BROKEN", result.rule, result.said + missed)
+        table.add_row("held" if result.passed else "BROKEN", result.rule, result.told)
     Console(width=None if Console().is_terminal else 120).print(table)
