@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from searchlora.eval.formats.contract import Kind
 
 app = typer.Typer(help="Convert qrels, runs and topics from one format into another.", no_args_is_help=True)
 
@@ -30,11 +33,10 @@ def qrels(
     ),
 ) -> None:
     """Judgments: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
-    from searchlora.eval.formats import format_for_name, format_of_file, read_topics
+    from searchlora.eval.formats import read_topics
     from searchlora.eval.judgments.converting import convert_qrels
 
-    read_from = from_ or format_of_file(source, "qrels").name
-    write_to = to or format_for_name(target, "qrels").name
+    read_from, write_to = _formats("qrels", source, from_, target, to)
     known = read_topics(topics) if topics is not None else None
     found = convert_qrels(source, target, read_from, write_to, thresholds=_numbers(thresholds), topics=known)
     _tell(source, read_from, target, write_to, _counts(found, "judgments"))
@@ -49,11 +51,9 @@ def run(
     tag: str = typer.Option("searchlora", "--tag", help="The name of the run, which a TREC run has on every line."),
 ) -> None:
     """Runs: trec, jsonl, parquet, ranx."""
-    from searchlora.eval.formats import format_for_name, format_of_file
     from searchlora.eval.judgments.converting import convert_run
 
-    read_from = from_ or format_of_file(source, "run").name
-    write_to = to or format_for_name(target, "run").name
+    read_from, write_to = _formats("run", source, from_, target, to)
     found = convert_run(source, target, read_from, write_to, tag=tag)
     _tell(source, read_from, target, write_to, _counts(found, "documents"))
 
@@ -66,14 +66,20 @@ def topics(
     to: str | None = TO,
 ) -> None:
     """Topics: trec, beir, jsonl, parquet, csv."""
-    from searchlora.eval.formats import format_for_name, format_of_file, read_topics, write_topics
+    from searchlora.eval.formats import read_topics, write_topics
 
-    read_from = from_ or format_of_file(source, "topics").name
-    write_to = to or format_for_name(target, "topics").name
+    read_from, write_to = _formats("topics", source, from_, target, to)
     found = read_topics(source, read_from)
     write_topics(target, found, write_to)
     fields = dict.fromkeys(name for topic in found.values() for name in topic)
     _tell(source, read_from, target, write_to, f"{len(found)} topics with {', '.join(fields)}")
+
+
+def _formats(kind: Kind, source: Path, from_: str | None, target: Path, to: str | None) -> tuple[str, str]:
+    """The names of the format to read and of that to write, told from the files where they are not given."""
+    from searchlora.eval.formats import format_for_name, format_of_file
+
+    return from_ or format_of_file(source, kind).name, to or format_for_name(target, kind).name
 
 
 def _numbers(text: str | None) -> Sequence[float] | None:
