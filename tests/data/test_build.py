@@ -17,6 +17,7 @@ from searchlora.data.card import read_card
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
 from searchlora.tasks.rewriting import task
+from tests.memory import PEAK
 
 Row = dict[str, Any]
 
@@ -299,15 +300,14 @@ def test_a_million_rows_stay_below_a_gigabyte(tmp_path: Path) -> None:
         source = tmp_path / f"{rows}.jsonl"
         with source.open("w") as out:
             out.writelines(_many(rows))
-        script = f"""
+        script = f"""{PEAK}
 from pathlib import Path
 from searchlora.data.building import build
 from searchlora.tasks.rewriting import task
 build(task, Path({str(source)!r}), format="native", out=Path({str(tmp_path / f"out{rows}")!r}))
-lines = Path("/proc/self/status").read_text().splitlines()
-print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-"""  # not ru_maxrss, which a process inherits from the one that started it, here pytest with torch in it
+print(peak())
+"""
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        peaks[rows] = int(done.stdout) / 1024  # MiB
+        peaks[rows] = float(done.stdout)
     per_row = (peaks[120_000] - peaks[20_000]) / 100_000
     assert peaks[20_000] + per_row * 1_000_000 < 1024

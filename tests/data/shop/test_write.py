@@ -13,17 +13,18 @@ from searchlora.data.shop import write as write_module
 from searchlora.data.shop.catalogue import Catalogue
 from searchlora.data.shop.tables import load_tables
 from searchlora.errors import DataError, UsageError
+from tests.memory import PEAK
 
 FILES = {"corpus.jsonl", "rewriting.jsonl", "qrels.txt", "vocabulary.json", "shop.json"}
 
 #: Prints seconds and the peak of resident memory in MiB of making a shop.
-MEASURED = """
-import resource, sys, time
+MEASURED = f"""{PEAK}
+import sys, time
 from pathlib import Path
 from searchlora.data.shop import make_shop
 start = time.perf_counter()
 make_shop(Path(sys.argv[1]), products=int(sys.argv[2]))
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(time.perf_counter() - start, peak())
 """
 
 
