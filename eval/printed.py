@@ -6,6 +6,11 @@ import math
 from collections.abc import Sequence
 
 
+def number(value: float | None, form: str = ".3f") -> str:
+    """A single figure; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}"
+
+
 def figure(value: float, low: float, high: float, sign: str = "") -> str:
     """`0.310 (0.290 to 0.330)`; a dash where there is none. With sign "+", as differences are written."""
     return "–" if math.isnan(value) else f"{value:{sign}.3f} {interval(low, high, sign)}"

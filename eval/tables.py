@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.eval.compare import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.plain_json import plain
-from searchlora.eval.printed import chance, figure, markdown_table
+from searchlora.eval.printed import chance, figure, markdown_table, number
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
@@ -112,7 +112,7 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
 def _pair(comparison: Comparison, pair: Pair) -> list[str]:
     counts = f"{pair.wins}/{pair.losses}/{pair.ties}"
     tests = [chance(pair.p), chance(pair.p_corrected), counts, chance(pair.p_t)]
-    sizes = [_number(pair.effect, "+.2f"), _number(pair.mde)]
+    sizes = [number(pair.effect, "+.2f"), number(pair.mde)]
     return [_names(comparison, pair), pair.measure, _difference(pair), *tests, *sizes]
 
 
@@ -207,7 +207,7 @@ def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
         chance(pair.p),
         chance(pair.p_corrected),
         f"{pair.wins}/{pair.losses}/{pair.ties}",
-        _number(pair.mde),
+        number(pair.mde),
         str(pair.n),
     ]
 
@@ -216,7 +216,7 @@ def _costs(comparison: Comparison) -> Iterator[str]:
     kinds = list(dict.fromkeys(kind for costs in comparison.costs.values() for kind in costs))
     if kinds:
         lines = [
-            [_name(comparison, system), *(_number(costs.get(kind, math.nan), ".4g") for kind in kinds)]
+            [_name(comparison, system), *(number(costs.get(kind, math.nan), ".4g") for kind in kinds)]
             for system, costs in comparison.costs.items()
         ]
         yield _table(["system", *kinds], lines)
@@ -246,10 +246,6 @@ def _counts(rows: Sequence[Row]) -> str:
     """One number where all measures have the same rows, else one each."""
     counts = [str(row.n) for row in rows]
     return counts[0] if len(set(counts)) == 1 else "/".join(counts)
-
-
-def _number(value: float, form: str = ".3f") -> str:
-    return f"{value:{form}}" if math.isfinite(value) else "–"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "", *, words: int = 1) -> str:

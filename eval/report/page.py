@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from searchlora.eval.files import atomic_text
-from searchlora.eval.printed import chance, interval
+from searchlora.eval.printed import chance, interval, number
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,6 @@ def write_page(
     with atomic_text(Path(path)) as out:
         out.write(page)
     return Path(path)
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """A figure as it is printed; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}"
 
 
 def share(value: float, total: float) -> str:
