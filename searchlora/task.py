@@ -10,16 +10,17 @@ own named by `--tasks DIR` or the variable SEARCHLORA_TASKS.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -27,7 +28,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
-from searchlora.records import Format, Record, SearchContext
+from searchlora.records import Format, Options, Record, SearchContext
 
 GROUP = "searchlora.tasks"
 
@@ -37,13 +38,48 @@ class Task(ABC):
 
     Args:
         folder: The plugin's folder, from which schema, recipe and examples are read.
+
+    Attributes:
+        settings: What a team decided about its own task: labels, grades, a guideline, an abstention. The builder finds
+            them (`settings_of`), the dataset and each adapter's manifest keep them; a task just loaded has its default
+            ones. Plain JSON.
+        tuned: What was chosen on validation rows after training (`tune`): a temperature, thresholds. An adapter's
+            manifest keeps it; empty for a bare base. Plain JSON.
     """
 
     name: str
     version: int = 1
+    default_settings: Mapping[str, Any] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.settings: Mapping[str, Any] = self.default_settings
+        self.tuned: Mapping[str, Any] = {}
+
+    def bound(self, settings: Mapping[str, Any] | None = None, tuned: Mapping[str, Any] | None = None) -> Self:
+        """This task with other settings and tuned values; None: the default ones, and nothing tuned."""
+        task = copy.copy(self)
+        task.settings = self.default_settings if settings is None else settings
+        task.tuned = {} if tuned is None else tuned
+        return task
+
+    def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
+        """What the builder keeps as the settings of a dataset.
+
+        Args:
+            options: As given to the format's reader.
+            records: Of the training split, read lazily.
+
+        Raises:
+            DataError, UsageError: when an option names a file that cannot be used, or the rows contradict it.
+        """
+        del options, records
+        return self.default_settings
+
+    def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
+        """What to choose on validation rows, from the trained adapter's outputs (one per record) as they are."""
+        del records, outputs
+        return {}
 
     @cached_property
     def record_schema(self) -> Mapping[str, Any]:
@@ -139,6 +175,11 @@ class PromptedTask(Task):
     def parse(self, text: str, record: Record) -> Any | InvalidOutput:
         """Read a completion strictly: a value, or `InvalidOutput`."""
         return self.output(record).parse(text)
+
+    def settle(self, output: Any, record: Record) -> Any:
+        """A valid output with what was tuned on validation applied: another temperature, a threshold."""
+        del record
+        return output
 
     def fallback(self, record: Record) -> Any | None:
         """What a pipeline goes on with, and the headline figure counts, where the output is invalid; None: worst."""
