@@ -141,7 +141,7 @@ def _adapter_stage(
 
     stored = store.get(settings.name)
     manifest = stored.manifest
-    task = load_task(manifest.task, tasks)
+    task = load_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     if not isinstance(task, PromptedTask):
         raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
     base = manifest.base.name

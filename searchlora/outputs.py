@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 JsonValue: TypeAlias = Any
 
@@ -25,8 +25,20 @@ class InvalidOutput:
     reason: str
 
 
+@dataclass(frozen=True)
+class Grammar:
+    """What a completion may look like, for constrained generation.
+
+    Attributes:
+        kind: How `text` is written: a JSON Schema, a regular expression, or a grammar in llguidance's Lark dialect.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+
 class OutputSpec(Protocol):
-    """The form of a task's answer: how a completion is read, and (where the set of answers is closed) its choices."""
+    """The form of a task's answer: how a completion is read, and what holds a model to that form."""
 
     def parse(self, text: str) -> Any:
         """Read a completion strictly; returns the value or `InvalidOutput`."""
@@ -34,6 +46,18 @@ class OutputSpec(Protocol):
     @property
     def choices(self) -> tuple[str, ...] | None:
         """Every answer there can be, for scoring instead of generating; None where the set is open."""
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What generation is constrained to, so that every finished completion parses; None: nothing."""
+
+
+@runtime_checkable
+class ClosedSet(OutputSpec, Protocol):
+    """A form with choices: the value can be had from their scores, with probabilities."""
+
+    def from_scores(self, log_probabilities: Sequence[float]) -> Any:
+        """The likeliest value, with all probabilities, from each choice's log-probability (shape: one per choice)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,7 @@ class FreeText:
     max_chars: int = 2000
     multiline: bool = False
     choices: None = None
+    grammar: None = None
 
     def parse(self, text: str) -> str | InvalidOutput:
         value = text.strip()
@@ -56,10 +81,19 @@ class FreeText:
 
 
 @dataclass(frozen=True)
+class Label:
+    """A label of a closed set; `probabilities` (one per label, in the order of the set) only where they were scored."""
+
+    value: str
+    probabilities: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class OneLabel:
     """One label of a closed set, letter for letter."""
 
     labels: tuple[str, ...]
+    grammar: None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
@@ -69,9 +103,14 @@ class OneLabel:
     def choices(self) -> tuple[str, ...]:
         return self.labels
 
-    def parse(self, text: str) -> str | InvalidOutput:
+    def parse(self, text: str) -> Label | InvalidOutput:
         value = text.strip()
-        return value if value in self.labels else InvalidOutput(text, "not one of the labels")
+        return Label(value) if value in self.labels else InvalidOutput(text, "not one of the labels")
+
+    def from_scores(self, log_probabilities: Sequence[float]) -> Label:
+        """The likeliest label, with all probabilities, from each label's log-probability (shape: one per label)."""
+        best, probabilities = _softmax(log_probabilities)
+        return Label(self.labels[best], probabilities)
 
 
 @dataclass(frozen=True)
@@ -91,6 +130,7 @@ class Graded:
     """
 
     scale: Mapping[str, int]
+    grammar: None = None
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -102,10 +142,7 @@ class Graded:
 
     def from_scores(self, log_probabilities: Sequence[float]) -> Grade:
         """The likeliest grade, with all probabilities, from each label's log-probability (shape: one per grade)."""
-        top = max(log_probabilities)
-        weights = [math.exp(score - top) for score in log_probabilities]
-        probabilities = tuple(weight / sum(weights) for weight in weights)
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        best, probabilities = _softmax(log_probabilities)
         return Grade(tuple(self.scale.values())[best], probabilities)
 
 
@@ -115,6 +152,10 @@ class JsonObject:
 
     schema: Mapping[str, Any]
     choices: None = None
+
+    @property
+    def grammar(self) -> Grammar:
+        return Grammar("json_schema", json.dumps(self.schema))
 
     def parse(self, text: str) -> JsonValue | InvalidOutput:
         import jsonschema
@@ -148,6 +189,14 @@ class CitedText:
     abstention: str
     choices: None = None
 
+    @property
+    def grammar(self) -> Grammar:
+        """A regex: brackets hold a passage that was given, or no digit at all; a bracket that opens is closed."""
+        cited = rf"\[({'|'.join(str(number) for number in range(1, self.passages + 1))})\]"
+        piece = "|".join([r"\[[^\]\d]*\]", *([cited] if self.passages else [])])
+        answer = rf"([^\[\s\x00-\x1f]|{piece})([^\[]|{piece})*"
+        return Grammar("regex", f"{_escaped(self.abstention)}|{answer}")
+
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:
         value = text.strip()
         if not value:
@@ -164,6 +213,57 @@ class CitedText:
         if unknown:
             return InvalidOutput(text, f"cites passage {unknown[0]}, but only 1 to {self.passages} were given")
         return CitedAnswer(value, tuple(dict.fromkeys(cited)), abstained=False)
+
+
+#: The values of this module, by the key under which `to_json` keeps them.
+_KINDS: Mapping[str, type[Any]] = {
+    "invalid": InvalidOutput,
+    "label": Label,
+    "grade": Grade,
+    "cited": CitedAnswer,
+}
+
+
+def to_json(output: Any) -> dict[str, JsonValue]:
+    """An output as a JSON object with one key that says what it is; `from_json` gives an equal one back.
+
+    Raises:
+        TypeError: for a value that is neither of this module nor plain JSON.
+    """
+    for kind, made in _KINDS.items():
+        if isinstance(output, made):
+            return {kind: asdict(output)}
+    if is_dataclass(output):
+        raise TypeError(f"a {type(output).__name__} is not an output that can be kept")
+    return {"value": output}
+
+
+def from_json(kept: Mapping[str, JsonValue]) -> Any:
+    """The output of which `to_json` made this. Raises `ValueError` when it made no such thing."""
+    if len(kept) != 1:
+        raise ValueError(f"an output is kept under one key, not under {sorted(kept)}")
+    ((kind, value),) = kept.items()
+    if kind == "value":
+        return value
+    if kind not in _KINDS:
+        raise ValueError(f"'{kind}' is no kind of output")
+    try:
+        return _KINDS[kind](**{name: tuple(part) if isinstance(part, list) else part for name, part in value.items()})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"is no kept {kind} ({error})") from None
+
+
+def _softmax(log_probabilities: Sequence[float]) -> tuple[int, tuple[float, ...]]:
+    """The place of the highest score, and all scores as probabilities that sum to one."""
+    top = max(log_probabilities)
+    weights = [math.exp(score - top) for score in log_probabilities]
+    total = math.fsum(weights)
+    return log_probabilities.index(top), tuple(weight / total for weight in weights)
+
+
+def _escaped(text: str) -> str:
+    """Text as a regular expression that only it matches; Python's `re.escape` also escapes what llguidance refuses."""
+    return re.sub(r"[\\^$.|?*+(){}\[\]]", r"\\\g<0>", text)
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
     """Whether adapters can be combined.
 
     Raises:
-        UsageError: for an unknown combination, fewer than two adapters, a weight too many or too few, different tasks,
-            DoRA, or (but for `cat`) different ranks.
+        UsageError: for an unknown combination, fewer than two adapters, a weight too many or too few, different tasks
+            or settings, DoRA, or (but for `cat`) different ranks.
         BaseMismatch: when they were trained on different bases.
     """
     if combination not in COMBINATIONS:
@@ -49,6 +49,8 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
             )
         if manifest.task != first.task:
             raise UsageError(f"is for '{manifest.task}', {first.reference} for '{first.task}'", where=adapter.reference)
+        if (manifest.settings or {}) != (first.settings or {}):
+            raise UsageError(f"was trained with other settings than {first.reference}", where=adapter.reference)
         if read_config(adapter.path).get("use_dora"):
             raise UsageError("is a DoRA adapter, whose magnitudes cannot be combined", where=adapter.reference)
     ranks = {read_config(adapter.path)["r"] for adapter in adapters}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +36,9 @@ def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
 
 
 def prompt_hash(task: PromptedTask) -> str:
-    """sha256 of the task's template."""
-    return hashlib.sha256(task.template.encode()).hexdigest()
+    """sha256 of the task's template and, where it has any, its settings."""
+    settings = json.dumps(task.settings, sort_keys=True) if task.settings else ""
+    return hashlib.sha256((task.template + settings).encode()).hexdigest()
 
 
 def golden_of(task: PromptedTask, base: BaseModel, folder: Path) -> Golden:

@@ -72,7 +72,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     A task without a prompt has no golden renders; for it hashes, fingerprint and delta are checked.
 
     Args:
-        task: The adapter's task; None looks it up by the name in the manifest.
+        task: The adapter's task, which is bound to the manifest's settings; None looks it up by the name there.
         base: The base; None resolves the name in the manifest.
 
     Raises:
@@ -83,7 +83,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     """
     manifest = stored.manifest
     base = base or resolve(manifest.base.name, manifest.base.revision)
-    task = task or load_task(manifest.task)
+    task = (task or load_task(manifest.task)).bound(manifest.settings, manifest.tuned)
     check_files(stored, base)
     check_delta(stored.path)
     if isinstance(task, PromptedTask):
@@ -93,13 +93,14 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
 
 
 def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer) -> None:
-    """Render the golden records again. Needs a tokenizer, no model, so it may be called at every load.
+    """Render the golden records again, with the manifest's settings. Needs a tokenizer, no model.
 
     Raises:
         GoldenRenderMismatch: naming the record, where its token ids part, and what changed: the task's `prompt.jinja`,
             or its code, such as how it cuts a conversation.
     """
     fix = "Restore the task as it was when the adapter was trained, or train it again."
+    task = task.bound(stored.manifest.settings)
     for golden in stored.manifest.golden.renders:
         try:
             example = renderer.example(task, golden.record)

@@ -12,7 +12,8 @@ from searchlora.errors import ManifestError
 from searchlora.models.fingerprint import Fingerprint
 
 #: Raised by one whenever a field is added, renamed or changes its meaning. 2: the base's fingerprint has `config`.
-SCHEMA_VERSION = 2
+#: 3: `settings` and `tuned`.
+SCHEMA_VERSION = 3
 
 MANIFEST = "searchlora.json"
 
@@ -85,7 +86,9 @@ class ManifestDraft(_Part):
         recipe: As `Recipe.model_dump()` gave it; a mapping, so that manifests outlive changes of the recipe's schema.
         trained: How the base was held while training.
         evaluated: How it was held while `metrics` were measured; None where nothing was measured.
-        prompt_hash: sha256 of the task's `prompt.jinja`; None for a task without a prompt.
+        prompt_hash: sha256 of the task's `prompt.jinja` and settings; None for a task without a prompt.
+        settings: Of the task (`Task.settings`): labels, grades, a guideline; None in manifests of an older schema.
+        tuned: What was chosen on validation rows (`Task.tune`): a temperature, thresholds.
         metrics: Measures by name; free.
         training: `seconds`, `parameters_trained`, steps, tokens, ...; free.
         parents: References `name@3` that this adapter was combined from or copied from.
@@ -99,6 +102,8 @@ class ManifestDraft(_Part):
     evaluated: Precision | None = None
     dataset: Dataset | None = None
     prompt_hash: str | None = None
+    settings: dict[str, Any] | None = None
+    tuned: dict[str, Any] = {}
     golden: Golden = Golden()
     metrics: dict[str, Any] = {}
     training: dict[str, Any] = {}

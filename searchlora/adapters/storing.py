@@ -30,6 +30,7 @@ def store_adapter(
     metrics: Mapping[str, Any] | None = None,
     evaluated: Precision | None = None,
     training: Mapping[str, Any] | None = None,
+    tuned: Mapping[str, Any] | None = None,
     parents: Sequence[str] = (),
     beside: Sequence[Path] = (),
 ) -> StoredAdapter:
@@ -39,8 +40,10 @@ def store_adapter(
 
     Args:
         folder: A plain PEFT folder as `save_adapter` writes it.
+        task: Bound to the settings that it was trained with.
         evaluated: How the base was held while `metrics` were measured.
         training: `Trained.summary`: seconds, parameters trained, ...
+        tuned: What `Task.tune` chose.
         beside: Files that go along, for example `metrics.jsonl` and `loss.svg`.
 
     Raises:
@@ -57,6 +60,8 @@ def store_adapter(
         evaluated=evaluated,
         dataset=dataset,
         prompt_hash=prompt_hash(task) if isinstance(task, PromptedTask) else None,
+        settings=dict(task.settings),
+        tuned=dict(tuned or {}),
         golden=golden_of(task, base, folder) if isinstance(task, PromptedTask) else Golden(),
         metrics=dict(metrics or {}),
         training=dict(training or {}),

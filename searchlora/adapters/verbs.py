@@ -118,7 +118,7 @@ def merge(
             place,
             name,
             Path(temporary),
-            task=load_task(first.task, tasks),
+            task=load_task(first.task, tasks).bound(first.settings),
             recipe=parse_recipe({**first.recipe, "lora": lora}),
             base=model,
             training={"combination": method, "weights": shares},

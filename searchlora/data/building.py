@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from searchlora import prompts
-from searchlora.data.card import DatasetCard, card_warnings, text_statistics
+from searchlora.data.card import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
 from searchlora.data.collection import QRELS_FILE, read_documents, read_judgments, write_collection
 from searchlora.data.folders import beside, folder_in_the_making, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
@@ -149,6 +150,7 @@ class _Build:
             leaks = self._check_leaks(spools, bool(splitter.official), on_leak)
             counts = self._write_collection(spools)
         self._copy_sidecars()
+        self._write_settings(spools["train"])
         for spool in spools.values():
             spool.discard_places()
         self.meter.done = self.meter.total
@@ -227,6 +229,12 @@ class _Build:
                 raise DataError(f"there is no {name}", where=str(self.source), fix="Make the source again.")
             shutil.copyfile(self.source / name, self.folder / name)
             self.meter.files[self.source / name] = None
+
+    def _write_settings(self, training: Spool) -> None:
+        settings = self.task.settings_of(self.options, training.records())
+        if settings != self.task.default_settings:
+            text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
+            (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
     def _card(
         self, spools: Mapping[str, Spool], official: bool, leaks: list[Leak], collection: dict[str, int] | None

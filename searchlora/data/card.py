@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CARD_FILE = "dataset.json"
+SETTINGS_FILE = "settings.json"
 SCHEMA_VERSION = 1
 
 #: Of a text statistic, in this order.

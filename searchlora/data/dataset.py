@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from searchlora.data.card import DatasetCard, read_card
+from searchlora.data.card import SETTINGS_FILE, DatasetCard, read_card
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.errors import DataError, UsageError
@@ -46,6 +47,14 @@ class Dataset:
                     raise DataError(
                         "is not JSON", where=f"{path}, line {number}", fix="Build the dataset again."
                     ) from None
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """What the builder found out of the task's settings, for `Task.bound`; None where it has the default ones."""
+        if SETTINGS_FILE not in self.card.files:
+            return None
+        settings: dict[str, Any] = json.loads(self._file(SETTINGS_FILE).read_text(encoding="utf-8"))
+        return settings
 
     def documents(self) -> list[Document] | None:
         """The collection to retrieve from; None where the source has none."""

@@ -121,6 +121,10 @@ class Spool:
         """Remove what only the leak report needed."""
         self._places.unlink()
 
+    def records(self) -> Iterator[Record]:
+        """The rows, read again."""
+        return map(json.loads, self._lines())
+
     def _lines(self) -> Iterator[str]:
         with self.path.open(encoding="utf-8") as lines:
             yield from lines

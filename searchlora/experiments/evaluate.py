@@ -96,7 +96,7 @@ def evaluate(
     place = store if isinstance(store, Store) else Store(store)
     adapters = list({pinned: place.get(pinned) for pinned in map(place.pin, (adapter, *beside))}.values())
     candidate = adapters[0]
-    task = load_prompted_task(candidate.manifest.task, tasks)
+    task = load_prompted_task(candidate.manifest.task, tasks).bound(candidate.manifest.settings)
     dataset = load_dataset(Path(data))
     dataset.verify()
     records = list(dataset.records(split))[:limit]
@@ -161,7 +161,7 @@ def _answer(model: Model, trial: Trial, kept: Kept, engines: _Engines, steps: St
     if known is not None:
         return trial.given(model.name, *known)
     engine = engines.engine(model.adapter)
-    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
+    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"), model.task(trial))
     kept.save(model, found.outputs, found.evaluation.costs)
     return found
 

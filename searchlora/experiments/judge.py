@@ -167,7 +167,7 @@ def _of_adapter(adapter: str, task: str | None, generate: bool, store: Store, ta
     manifest = stored.manifest
     if task not in (None, manifest.task):
         raise UsageError(f"is an adapter of the task '{manifest.task}', not of '{task}'", where=stored.reference)
-    plugin = _judging(manifest.task, tasks)
+    plugin = _judging(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     model = resolve(manifest.base.name, manifest.base.revision)
     check_files(stored, model)
     engine = LocalEngine(model, store, precision=manifest.recipe["precision"])
@@ -202,4 +202,5 @@ def _judging(name: str, tasks: str | Path | None) -> PromptedTask:
 
 def _conditions(task: PromptedTask, generate: bool, max_new_tokens: int, asked: Mapping[str, Any]) -> str:
     how = {"max_new_tokens": max_new_tokens} if generate else "labels scored"
-    return json.dumps({"task": f"{task.name} version {task.version}", "how": how, **asked}, sort_keys=True)
+    asking = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
+    return json.dumps({**asking, "how": how, **asked}, sort_keys=True)

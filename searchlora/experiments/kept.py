@@ -16,6 +16,7 @@ from searchlora.experiments.machine import machine
 from searchlora.experiments.trial import Trial
 from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
+from searchlora.task import PromptedTask
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Model:
     def reference(self) -> str | None:
         """What an engine is asked for."""
         return None if self.bare else self.adapter.reference
+
+    def task(self, trial: Trial) -> PromptedTask:
+        """The trial's task as this model does it: with the adapter's settings, and what was tuned for it."""
+        manifest = self.adapter.manifest
+        return trial.task.bound(manifest.settings, None if self.bare else manifest.tuned)
 
 
 class Kept:
@@ -87,7 +93,8 @@ class Kept:
     def _key(self, model: Model) -> str:
         manifest = model.adapter.manifest
         weights = {} if model.bare else manifest.files
-        how = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"], weights]
+        task = [manifest.settings, {} if model.bare else manifest.tuned]
+        how = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"], weights, task]
         return hashlib.sha256((self.asked + json.dumps(how, sort_keys=True)).encode()).hexdigest()
 
 

@@ -21,6 +21,7 @@ from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, TrainingError
 from searchlora.experiments.trial import Trial, retrieving
+from searchlora.experiments.tuning import tuned_on
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.models.fingerprint import fingerprint
@@ -69,19 +70,21 @@ def train(
     if base is not None:
         wanted = wanted.model_copy(update={"base": base})
     dataset = _dataset(plugin, data)
+    plugin = plugin.bound(dataset.settings)
     place.check_task(name, plugin.name)
     model = resolve(wanted.base)
     with _only_run(place, name):
         folder = _run_folder(place, name, resume, restart, _identity(plugin, wanted, dataset, model))
         # Where the user says nothing else, TensorBoard's files outlive the run's folder.
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(place.root / ".logs" / name))
+        validator = _validator(plugin, wanted, dataset, model, steps)
         trained = train_adapter(
             plugin,
             wanted,
             model,
             dataset.records("train"),
             folder,
-            validate=_validator(plugin, wanted, dataset, model, steps),
+            validate=validator,
             resume=resume,
             progress=steps("Training"),
         )
@@ -97,6 +100,7 @@ def train(
             metrics=measures,
             evaluated=Precision(quantization="none", precision=wanted.precision) if measures else None,
             training=trained.summary,
+            tuned=tuned_on(validator, trained.adapter, dataset, wanted, steps("Tuning")),
             beside=[
                 trained.folder / "metrics.jsonl",
                 trained.folder / "loss.svg",
@@ -127,12 +131,13 @@ def train_or_reuse(
     """
     if store.versions(name):
         stored = store.get(name)
-        plugin = load_prompted_task(task)
+        dataset = load_dataset(Path(data))
+        plugin = load_prompted_task(task).bound(dataset.settings)
         wanted = load_recipe(plugin.default_recipe, recipe, overrides)
         data_of = stored.manifest.dataset
         same = (
             data_of is not None
-            and data_of.fingerprint == load_dataset(Path(data)).fingerprint
+            and data_of.fingerprint == dataset.fingerprint
             and stored.manifest.recipe == wanted.model_dump()
             and stored.manifest.prompt_hash == prompt_hash(plugin)
             and stored.manifest.base.fingerprint == fingerprint(resolve(wanted.base).path)
@@ -175,6 +180,7 @@ def _identity(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseMo
     return {
         "task": f"{task.name} version {task.version}",
         "prompt": task.template,
+        "settings": dict(task.settings),
         "recipe": recipe.model_dump(),
         "dataset": dataset.fingerprint,
         "base": fingerprint(base.path).model_dump(),

@@ -54,10 +54,21 @@ class Trial:
     relevant: int = 1
     max_new_tokens: int = 64
 
-    def generated(self, name: str, engine: Engine, adapter: str | None, progress: Progress = silent) -> SystemResult:
-        """Let an adapter, or the bare base, answer each record through the pipeline."""
+    def generated(
+        self,
+        name: str,
+        engine: Engine,
+        adapter: str | None,
+        progress: Progress = silent,
+        task: PromptedTask | None = None,
+    ) -> SystemResult:
+        """Let an adapter, or the bare base, answer each record through the pipeline.
+
+        Args:
+            task: As this model does it, with what was tuned for it; None: as the trial has it.
+        """
         counted = _Counted(engine)
-        found = self._result(name, AdapterStage(self.task, counted, adapter, self.max_new_tokens), progress)
+        found = self._result(name, AdapterStage(task or self.task, counted, adapter, self.max_new_tokens), progress)
         rows = len(self.records)
         costs = {
             "ms per query": 1000 * found.seconds / rows,

@@ -34,12 +34,17 @@ class Validator:
 
     def __call__(self, adapter: Path) -> dict[str, float]:
         """`loss` (nats per completion token, stop token included) and the mean of each measure of the task."""
-        self.engine.load_folder(_CANDIDATE, adapter)
+        self.put_on(adapter)
         measures = {"loss": self._loss()}
         if self.trial is not None:
             evaluation = self.trial.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
             measures.update({name: evaluation.mean(name) for name in evaluation.values})
         return measures
+
+    def put_on(self, adapter: Path) -> str:
+        """Let the engine know an adapter folder, by the name that is returned."""
+        self.engine.load_folder(_CANDIDATE, adapter)
+        return _CANDIDATE
 
     def _loss(self) -> float:
         targets = [self.task.target(record) for record in self.records]
