@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.outputs import CitedAnswer, CitedText, FreeText, Grade, Graded, InvalidOutput, JsonObject, OneLabel
+from searchlora.outputs import (
+    CitedAnswer,
+    CitedText,
+    ClosedSet,
+    FreeText,
+    Grade,
+    Graded,
+    InvalidOutput,
+    JsonObject,
+    Label,
+    OneLabel,
+    from_json,
+    to_json,
+)
 
 SCALE = Graded({"Irrelevant": 0, "Related": 1, "Relevant": 2})
 SCHEMA = {
@@ -24,7 +39,7 @@ SCHEMA = {
     [
         (FreeText(), " tents for two \n", "tents for two"),
         (FreeText(multiline=True), "a\nb", "a\nb"),
-        (OneLabel(("buy", "return")), " return\n", "return"),
+        (OneLabel(("buy", "return")), " return\n", Label("return")),
         (SCALE, "Related", Grade(1)),
         (JsonObject(SCHEMA), '{"category": "boots", "price": 80}', {"category": "boots", "price": 80}),
         (CitedText(3, "I cannot answer."), "It is dry [1]. Cold too [3][1].", None),
@@ -77,10 +92,74 @@ def test_grade_probabilities_sum_to_one(scores):
     assert scores[grade.value] >= max(scores) - 1e-9
 
 
+@given(st.lists(st.floats(-50, 0), min_size=3, max_size=3))
+def test_the_label_is_the_likeliest_one(scores):
+    label = OneLabel(("a", "b", "c")).from_scores(scores)
+    assert math.isclose(sum(label.probabilities), 1)
+    assert label.value == "abc"[scores.index(max(scores))]
+
+
 def test_closed_sets_give_their_choices():
     assert OneLabel(("a", "b")).choices == ("a", "b")
     assert SCALE.choices == ("Irrelevant", "Related", "Relevant")
     assert FreeText().choices is None
+    assert [isinstance(spec, ClosedSet) for spec in (SCALE, OneLabel(("a", "b")), FreeText(), JsonObject(SCHEMA))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@given(
+    st.integers(0, 12),
+    st.text(st.sampled_from("[]013 a.\n\x1c٣x"), max_size=12) | st.text(max_size=8) | st.just("No (none)."),
+)
+def test_what_the_grammar_of_cited_text_admits_parses_and_nothing_good_is_left_out(passages, text):
+    spec = CitedText(passages, "No (none).")
+    valid = not isinstance(spec.parse(text), InvalidOutput)
+    admitted = re.fullmatch(spec.grammar.text, text) is not None
+    assert valid or not admitted
+    open_bracket = text.rfind("[") > text.rfind("]")
+    other_number = re.search(r"\[(0\d*|[^\]\x00-\x7f]+)\]", text)  # [01], or digits that are not 0 to 9
+    if valid and text == text.strip() and text[0] > "\x1f" and not open_bracket and not other_number:
+        assert admitted
+
+
+VALUES = [
+    Label("buy", (0.75, 0.25)),
+    Label("buy"),
+    Grade(2, (0.1, 0.2, 0.7)),
+    Grade(0),
+    CitedAnswer("Dry [1][3].", (1, 3), abstained=False),
+    CitedAnswer("No.", (), abstained=True),
+    InvalidOutput("raw [", "why"),
+    {"label": "a key of the user's own", "value": [1, None]},
+    ["a", "b"],
+    "text",
+    None,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_outputs_come_back_from_a_file_as_they_were(value):
+    found = from_json(json.loads(json.dumps(to_json(value))))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_what_is_no_kept_output_is_refused():
+    with pytest.raises(TypeError, match="FreeText is not an output"):
+        to_json(FreeText())
+    for kept, reason in (
+        ({}, "one key"),
+        ({"value": 1, "label": 2}, "one key"),
+        ({"colour": "red"}, "no kind"),
+        ({"label": {"name": "x"}}, "no kept label"),
+        ({"grade": 3}, "no kept grade"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            from_json(kept)
 
 
 def test_a_label_twice_is_refused():

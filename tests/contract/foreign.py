@@ -10,7 +10,7 @@ from pathlib import Path
 
 from searchlora.data.files import read_rows
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import InvalidOutput, OneLabel
+from searchlora.outputs import InvalidOutput, Label, OneLabel
 from searchlora.records import Format
 from searchlora.task import PromptedTask
 
@@ -35,14 +35,15 @@ class Colour(PromptedTask):
         return OneLabel(("red", "green"))
 
     def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
-        right = {r["id"]: float(o == r["colour"]) for r, o in zip(records, outputs, strict=True)}
+        said = [getattr(o, "value", None) for o in outputs]
+        right = {r["id"]: float(o == r["colour"]) for r, o in zip(records, said, strict=True)}
         invalid = {r["id"]: o.reason for r, o in zip(records, outputs, strict=True) if isinstance(o, InvalidOutput)}
         groups = {r["id"]: r["group"] for r in records}
         slices = {"colour": {r["id"]: r["colour"] for r in records}}
         return Evaluation("accuracy", {"accuracy": right}, groups, slices=slices, invalid=invalid)
 
     def baselines(self, records, dataset):
-        return {"always red": ["red"] * len(records)}
+        return {"always red": [Label("red")] * len(records)}
 
 
 task = Colour()
