@@ -10,12 +10,14 @@ from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.models.catalogue import public_name
+from searchlora.pipelines.passages import PassagesStage
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
     FuseSettings,
+    PassagesSettings,
     RetrieveSettings,
     Settings,
 )
@@ -50,6 +52,8 @@ def build_pipeline(
             built.append(_adapter_stage(settings, store, engines, tasks))
         elif isinstance(settings, RetrieveSettings):
             built.append(_retrieve_stage(settings, documents, encoders, steps))
+        elif isinstance(settings, PassagesSettings):
+            built.append(PassagesStage({document.id: document for document in documents}, settings.k))
     return Pipeline(name, built)
 
 

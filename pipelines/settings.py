@@ -22,6 +22,12 @@ class AdapterSettings(Settings):
     max_new_tokens: int | None = Field(None, ge=1, description="default: as in the adapter's recipe")
 
 
+class PassagesSettings(Settings):
+    """`- passages: {k: 10}`; fetches the texts of the first k hits for the stages that read `passages`."""
+
+    k: int = Field(10, ge=1)
+
+
 class RetrieveSettings(Settings):
     """Of a stage that searches the corpus given to the run."""
 
@@ -88,4 +94,5 @@ KINDS: dict[str, type[Settings]] = {
     "bm25": Bm25Settings,
     "dense": DenseSettings,
     "fuse": FuseSettings,
+    "passages": PassagesSettings,
 }
