@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from searchlora.eval.comparison import Comparison
+from searchlora.eval.labels import Confusion, Curve
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.details import Detail
 from searchlora.eval.report.examples import examples_section
-from searchlora.eval.report.labels import Confusion, Curve, confusions_section, curves_section
+from searchlora.eval.report.labels import confusions_section, curves_section
 from searchlora.eval.report.page import Alert, write_page
 from searchlora.eval.report.sections import (
     costs_section,
@@ -38,8 +39,8 @@ def write_report(
     examples: int = 5,
     rules: Sequence[RuleResult] = (),
     forced: str = "",
-    confusions: Sequence[Confusion] = (),
-    curves: Sequence[Curve] = (),
+    confusions: Mapping[str, Confusion] | None = None,
+    curves: Mapping[str, Curve] | None = None,
     base: str | None = None,
 ) -> Path:
     """Write a comparison as one HTML file without any outside part, at once or not at all.
@@ -52,7 +53,7 @@ def write_report(
         examples: How many wins and how many losses are shown for each system set against, at most.
         rules: What a policy said of the candidate.
         forced: The reason of somebody who put it through against the policy; not shown where no rule is broken.
-        confusions, curves: Where systems give labels or probabilities.
+        confusions, curves: By title, where systems give labels or probabilities.
         base: The system whose costs are the measure of the others'; None: the baseline.
 
     Raises:
@@ -69,8 +70,8 @@ def write_report(
         traffic_section(comparison),
         unjudged_section(comparison),
         examples_section(comparison, details, examples),
-        confusions_section(confusions),
-        curves_section(curves),
+        confusions_section(confusions or {}),
+        curves_section(curves or {}),
         costs_section(comparison, base),
         invalid_section(comparison),
         totals_section(comparison),

@@ -38,7 +38,7 @@ class Validator:
         measures = {"loss": self._loss()}
         if self.trial is not None:
             evaluation = self.trial.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
-            measures.update({name: evaluation.mean(name) for name in evaluation.values})
+            measures.update(evaluation.figures())
         return measures
 
     def put_on(self, adapter: Path) -> str:

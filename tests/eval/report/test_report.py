@@ -260,8 +260,8 @@ def test_confusions_and_curves(compared, tmp_path):
     page = Page(
         write_report(
             tmp_path / "r.html", "t", compared, {}, {},
-            confusions=[Confusion("intents", ("buy", "ask"), ("buy", "ask", "invalid"), ((8, 1, 1), (0, 5, 0)))],
-            curves=[Curve("grades", points)],
+            confusions={"intents": Confusion(("buy", "ask"), ("buy", "ask", "invalid"), ((8, 1, 1), (0, 5, 0)))},
+            curves={"grades": Curve(points)},
         )
     )  # fmt: skip
     page.check_whole()
@@ -322,8 +322,8 @@ def test_everything_is_escaped(tmp_path):
             introduction=f"intro {EVIL}",
             rules=[RuleResult(f"rule {EVIL}", False, f"found {EVIL}", 1.0)],
             forced=f"forced {EVIL}",
-            confusions=[Confusion(f"matrix {EVIL}", (f"row {EVIL}",), (f"column {EVIL}",), ((3,),))],
-            curves=[Curve(f"curve {EVIL}", tuple(calibration_curve(human, human)))],
+            confusions={f"matrix {EVIL}": Confusion((f"row {EVIL}",), (f"column {EVIL}",), ((3,),))},
+            curves={f"curve {EVIL}": Curve(tuple(calibration_curve(human, human)))},
         )
     )  # fmt: skip
     page.check_whole()
