@@ -1,7 +1,7 @@
 """The two contracts of a task plugin, and how plugins are found.
 
 `Task` is what every task has: a record schema, formats to read, a recipe, an evaluator. `PromptedTask` adds what a
-task needs that is done by a prompted LLM. An encoder task implements `Task` alone.
+task needs that is done by a prompted LLM, `EncoderTask` what one needs that is done by an encoder of texts.
 
 A plugin is a folder (`record.schema.json`, `recipe.yaml`, `prompt.jinja`, `examples.jsonl`, Python for the rest)
 whose package exports `task`. It is found through the entry-point group `searchlora.tasks`, or in a folder of one's
@@ -197,6 +197,40 @@ class PromptedTask(Task):
         return {self.writes: outputs[0]}
 
 
+class EncoderTask(Task):
+    """A task done by an encoder that turns texts into vectors: what belongs together lies close together.
+
+    A record either has texts that its query shall find, and is evaluated by retrieval over the documents and judgments
+    of its dataset, or it has a label, and is evaluated by classification. A dataset holds records of one kind.
+    """
+
+    @abstractmethod
+    def query(self, record: Record) -> str:
+        """The text that is encoded for a record: a query, or what is to be classified."""
+
+    def positives(self, record: Record) -> Sequence[str]:
+        """Texts that the query shall find, each as an index holds it (`Document.searchable`)."""
+        del record
+        return ()
+
+    def negatives(self, record: Record) -> Sequence[str]:
+        """Texts that the query shall not find although one might think so."""
+        del record
+        return ()
+
+    def label(self, record: Record) -> str | None:
+        """The class of a record; None for a record that is evaluated by retrieval."""
+        del record
+        return None
+
+    def target(self, record: Record) -> str:
+        """What is right for a record, in a line that a reader of a report is shown."""
+        return self.label(record) or " | ".join(self.positives(record))
+
+    def input_text(self, record: Record) -> str:
+        return self.query(record)
+
+
 def load_tasks(folder: str | Path | None = None) -> dict[str, Task]:
     """Every task plugin, by name: the installed ones, then those in `folder` (or SEARCHLORA_TASKS).
 
@@ -212,6 +246,14 @@ def load_task(name: str, folder: str | Path | None = None) -> Task:
     if name not in plugins:
         raise UsageError(f"there is no task '{name}'", fix=f"Known tasks: {', '.join(sorted(plugins)) or 'none'}.")
     return plugins[name]()
+
+
+def load_encoder_task(name: str, folder: str | Path | None = None) -> EncoderTask:
+    """One encoder task by name. Raises `UsageError`, also for a task of another kind."""
+    task = load_task(name, folder)
+    if not isinstance(task, EncoderTask):
+        raise UsageError(f"the task '{name}' is not done by an encoder")
+    return task
 
 
 def load_prompted_task(name: str, folder: str | Path | None = None) -> PromptedTask:
