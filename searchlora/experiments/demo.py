@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,24 +10,84 @@ from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.shop import make_shop
+from searchlora.eval.report.overview import Chapter, write_overview
 from searchlora.experiments.evaluate import Evaluated, evaluate
+from searchlora.experiments.figures import header, provenance
+from searchlora.experiments.footprint import footprint
 from searchlora.experiments.report import write
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps, unwatched
-from searchlora.task import load_task
+from searchlora.task import Task, load_task, load_tasks
 
-ADAPTER = "shop-rewriter"
+#: The task whose adapter the demo trains when it is not asked for all, and the name of that adapter.
+TASK, ADAPTER = "rewriting", "shop-rewriter"
 
-#: The task whose adapter the demo trains, and the format in which the shop holds its records.
-TASK, FORMAT = "rewriting", "shop"
+#: A task takes part in the demo by reading this format: the folder of the made shop.
+FORMAT = "shop"
 
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """The evaluation, and where its report lies."""
+    """One task's evaluation, and where its report lies."""
 
     evaluated: Evaluated
     report: Path
+
+
+@dataclass(frozen=True)
+class DemonstratedAll:
+    """All tasks' evaluations, and the page with all of them."""
+
+    tasks: dict[str, Demonstrated]
+    report: Path
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What all tasks of a demo share."""
+
+    root: Path
+    say: Callable[[str], None]
+    steps: Steps
+    overrides: tuple[str, ...]
+
+    @property
+    def shop(self) -> Path:
+        return self.root / "shop"
+
+    def make_shop(self, products: int, queries: int) -> None:
+        if self.shop.is_dir():
+            self.say(f"The made shop is there: {self.shop}")
+        else:
+            make_shop(self.shop, products=products, queries=queries, progress=self.steps("Making the shop"))
+            self.say(f"Made the shop: {self.shop}")
+
+    def walk(self, task: Task, folder: Path, adapter: str) -> Demonstrated:
+        """Dataset, adapter, evaluation and report of one task, in `folder`."""
+        store = Store(self.root / "store")
+        dataset = self._dataset(task, folder / "dataset")
+        stored = train_or_reuse(
+            task.name,
+            dataset.folder,
+            adapter,
+            overrides=self.overrides,
+            store=store,
+            say=self.say,
+            steps=self.steps,
+        )
+        out = folder / "evaluation"
+        evaluated = evaluate(stored.reference, dataset.folder, store=store, keep=out / "outputs", steps=self.steps)
+        if evaluated.reused:
+            self.say(f"Outputs of an earlier evaluation are used again: {', '.join(evaluated.reused)}")
+        return Demonstrated(evaluated, write(evaluated, out))
+
+    def _dataset(self, task: Task, folder: Path) -> Dataset:
+        if folder.is_dir():
+            self.say(f"The dataset is there: {folder}")
+        else:
+            build(task, self.shop, format=FORMAT, out=folder, progress=self.steps("Building the dataset"))
+            self.say(f"Built the dataset: {folder}")
+        return load_dataset(folder)
 
 
 def demo(
@@ -47,28 +107,49 @@ def demo(
         products, queries, overrides: Size of the shop, and changes to the recipe; another size or recipe than that of
             what lies in `folder` wants another folder.
     """
+    walk = _Walk(Path(folder), say, steps, overrides)
+    walk.make_shop(products, queries)
+    return walk.walk(load_task(TASK), walk.root, ADAPTER)
+
+
+def demo_all(
+    folder: str | Path = "demo",
+    *,
+    say: Callable[[str], None] = print,
+    steps: Steps = unwatched,
+    products: int = 2000,
+    queries: int = 2400,
+    overrides: Callable[[Task], tuple[str, ...]] = lambda _: (),
+) -> DemonstratedAll:
+    """The same for every installed task that reads the shop, and one page with all of them.
+
+    Args:
+        overrides: The changes to each task's recipe; the other arguments are those of `demo`, whose work is used again.
+    """
     root = Path(folder)
-    store = Store(root / "store")
-    shop = root / "shop"
-    if shop.is_dir():
-        say(f"The made shop is there: {shop}")
-    else:
-        make_shop(shop, products=products, queries=queries, progress=steps("Making the shop"))
-        say(f"Made the shop: {shop}")
-    dataset = _dataset(root / "dataset", shop, say, steps)
-    stored = train_or_reuse(TASK, dataset.folder, ADAPTER, overrides=overrides, store=store, say=say, steps=steps)
-    evaluated = evaluate(
-        stored.reference, dataset.folder, store=store, keep=root / "evaluation" / "outputs", steps=steps
+    found: dict[str, Demonstrated] = {}
+    for name, task in load_tasks().items():
+        if FORMAT not in task.formats:
+            continue
+        say(f"{name}:")
+        walk = _Walk(root, say, steps, overrides(task))
+        walk.make_shop(products, queries)
+        place, adapter = (root, ADAPTER) if name == TASK else (root / name, f"shop-{name.replace('_', '-')}")
+        found[name] = walk.walk(task, place, adapter)
+    return DemonstratedAll(found, _overview(root, found))
+
+
+def _overview(root: Path, found: dict[str, Demonstrated]) -> Path:
+    adapters = [each.evaluated.adapter for each in found.values()]
+    chapters: Sequence[Chapter] = [
+        Chapter(name, each.evaluated.comparison, each.report.relative_to(root).as_posix())
+        for name, each in found.items()
+    ]
+    return write_overview(
+        root / "report.html",
+        "The made shop, all tasks",
+        chapters,
+        footprint(adapters),
+        provenance(header("demo")),
+        introduction="Made data: the figures show that the way works, not how good an adapter is on a real shop.",
     )
-    if evaluated.reused:
-        say(f"Outputs of an earlier evaluation are used again: {', '.join(evaluated.reused)}")
-    return Demonstrated(evaluated, write(evaluated, root / "evaluation"))
-
-
-def _dataset(folder: Path, shop: Path, say: Callable[[str], None], steps: Steps) -> Dataset:
-    if folder.is_dir():
-        say(f"The dataset is there: {folder}")
-    else:
-        build(load_task(TASK), shop, format=FORMAT, out=folder, progress=steps("Building the dataset"))
-        say(f"Built the dataset: {folder}")
-    return load_dataset(folder)
