@@ -1,0 +1,90 @@
+"""Each row against the user's own label list or schema, and its answer in the one order in which it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.schema import RecordCheck
+from searchlora.errors import UsageError
+from searchlora.records import Options, RejectedRow, SourceRow
+from searchlora.tasks.intent.answers import KINDS
+from searchlora.tasks.intent.settings import read_labels, read_schema, wanted_kind
+
+
+@dataclass
+class AnswerCheck:
+    """Checks rows one after another: all have the kind of answer that the first has, or that was asked for.
+
+    Args:
+        kind: Asked for; None: that of the first row.
+        labels: The label set; None: any label.
+        schema: Of objects.
+    """
+
+    kind: str | None
+    labels: frozenset[str] | None
+    schema: Mapping[str, Any] | None
+    asked: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = self.kind is not None
+        self._object = RecordCheck(self.schema) if self.schema is not None else None
+
+    @classmethod
+    def of(cls, options: Options) -> AnswerCheck:
+        """By the builder's options. Raises `UsageError`, `DataError` for options that cannot be used."""
+        labels = None
+        if "labels" in options:
+            # The out-of-scope label may be in test rows only, so the list need not have it.
+            labels = frozenset({*read_labels(Path(options["labels"])), options.get("out_of_scope") or ""}) - {""}
+        schema = read_schema(Path(options["schema"])) if "schema" in options else None
+        return cls(wanted_kind(options), labels, schema)
+
+    def checked(self, row: SourceRow) -> SourceRow | RejectedRow:
+        """The row with its one answer in order, or why it is refused."""
+        held = [kind for kind in KINDS if kind in row.data]
+        if self.kind is None and len(held) == 1:
+            self.kind = held[0]
+        problem = self._problem(row.data, held)
+        if problem is not None:
+            return RejectedRow(row.where, problem, row.data)
+        record = {name: value for name, value in row.data.items() if name not in KINDS or name == self.kind}
+        return SourceRow({**record, self.kind: self._ordered(record[self.kind])}, row.where)
+
+    def _problem(self, data: Mapping[str, Any], held: list[str]) -> str | None:
+        if not held:
+            return f"has none of the fields {', '.join(KINDS)}"
+        if not self.asked and len(held) > 1:
+            return f"has the fields {' and '.join(held)}; say which one is meant with --option kind={held[0]}"
+        if self.kind not in held:
+            return f"has the field '{held[0]}' where '{self.kind}' is wanted, as in the first row or by --option kind"
+        answer = data[self.kind]
+        if self.kind == "object":
+            return self._of_object(answer)
+        if self.labels is None or not isinstance(answer, str | list):
+            return None  # what is no label at all, the record's schema refuses
+        unknown = next((label for label in _listed(answer) if label not in self.labels), None)
+        return None if unknown is None else f"field '{self.kind}': '{unknown}' is not in the list of labels"
+
+    def _of_object(self, answer: Any) -> str | None:
+        if self._object is None:
+            raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
+        problem = self._object.problem(answer)
+        return None if problem is None else f"object: {problem}"
+
+    def _ordered(self, answer: Any) -> Any:
+        """Labels sorted; the fields of an object in the order of the schema, in which constrained generation writes."""
+        if self.kind == "labels" and isinstance(answer, list):
+            return sorted(answer, key=str)
+        if self.kind == "object" and self.schema is not None:
+            order = [*self.schema["properties"]]
+            known = {name: answer[name] for name in order if name in answer}
+            return {**known, **{name: value for name, value in answer.items() if name not in known}}
+        return answer
+
+
+def _listed(answer: str | list[Any]) -> list[Any]:
+    return [answer] if isinstance(answer, str) else answer

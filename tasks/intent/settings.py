@@ -1,0 +1,98 @@
+"""The settings of the task: which answers there are, from the builder's options and the training records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from searchlora.errors import DataError, UsageError
+from searchlora.records import Options, Record
+from searchlora.tasks.intent.answers import KINDS, kind_of
+
+#: The options that every format understands, beside its own.
+OPTIONS: Mapping[str, str] = {
+    "kind": "which answer of a record is used, where it has several: label, labels or object (default: the one it has)",
+    "labels": "a text file with the label set, one a line (default: the labels of the training rows)",
+    "schema": "a file with the JSON Schema of the object; needed where answers are objects",
+    "out_of_scope": "the label for what none of the others means; empty for none (default: oos, where rows have it)",
+}
+
+#: What data sets call the label for what none of the others means (CLINC150, and those after it).
+USUAL_OUT_OF_SCOPE = "oos"
+
+
+def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
+    """Kind, labels, out-of-scope label, schema; see `IntentTask`.
+
+    Raises:
+        DataError: when a file cannot be used, or there are fewer labels than two.
+        UsageError: when answers are objects and no schema was given.
+    """
+    kind = None
+    labels: set[str] = set()
+    for record in records:
+        kind = kind or kind_of(record)
+        labels |= {record["label"]} if "label" in record else set(record.get("labels", []))
+    if kind == "object":
+        if "schema" not in options:
+            raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
+        return {"kind": kind, "schema": read_schema(Path(options["schema"]))}
+    if "labels" in options:
+        labels = set(read_labels(Path(options["labels"])))
+    if len(labels) < 2:
+        raise DataError(
+            f"the training rows have {len(labels)} label, and a choice needs two",
+            fix="Give the label set with --option labels=FILE, or more data.",
+        )
+    if kind == "labels":
+        return {"kind": kind, "labels": sorted(labels)}
+    usual = USUAL_OUT_OF_SCOPE if USUAL_OUT_OF_SCOPE in labels else None
+    return {"kind": kind, "labels": sorted(labels), "out_of_scope": options.get("out_of_scope", usual) or None}
+
+
+def wanted_kind(options: Options) -> str | None:
+    """The kind that the options ask for. Raises `UsageError` for one that there is not."""
+    kind = options.get("kind")
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"there is no kind '{kind}'", where="--option kind", fix=f"Known kinds: {', '.join(KINDS)}.")
+    return kind
+
+
+def read_labels(path: Path) -> list[str]:
+    """The lines of a label file. Raises `DataError` for one that cannot be read, is empty, or has a label twice."""
+    labels = [line.strip() for line in _text(path, "a list of labels").splitlines() if line.strip()]
+    twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
+    if not labels or twice is not None:
+        what = "holds no label" if twice is None else f"holds the label '{twice}' twice"
+        raise DataError(what, where=str(path), fix="Write each label once, one a line.")
+    return labels
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A JSON Schema of objects. Raises `DataError` for a file that is none."""
+    import jsonschema
+
+    try:
+        schema = json.loads(_text(path, "a JSON Schema"))
+    except ValueError as error:
+        raise DataError(f"is not JSON ({error})", where=str(path)) from None
+    if not isinstance(schema, dict) or schema.get("type") != "object" or not schema.get("properties"):
+        raise DataError(
+            "is no schema of objects with named fields",
+            where=str(path),
+            fix='Write {"type": "object", "properties": {...}, "required": [...], "additionalProperties": false}.',
+        )
+    try:
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise DataError(f"is no JSON Schema ({error.message})", where=str(path)) from None
+    return schema
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read as {what} ({error})", where=str(path)) from None

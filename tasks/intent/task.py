@@ -1,0 +1,64 @@
+"""The intent task: ties schema, prompt, dataset builder, settings and evaluator together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import InvalidOutput, OutputSpec
+from searchlora.records import Format, Options, Record
+from searchlora.task import PromptedTask
+from searchlora.tasks.intent import answers, evaluator
+from searchlora.tasks.intent.dataset import FORMATS
+from searchlora.tasks.intent.settings import settings_from
+
+
+class IntentTask(PromptedTask):
+    """Query -> what it wants: a label of a closed set, several labels, or a JSON object by the user's schema.
+
+    Settings:
+        kind: "label", "labels" or "object".
+        labels: The set, sorted, where the kind is one of the first two.
+        out_of_scope: The label for what none of the others means, or None.
+        schema: JSON Schema of the object.
+    """
+
+    name = "intent"
+    version = 1
+    reads: Mapping[str, str] = {"query": "query"}
+    writes = "intent"
+
+    def __init__(self) -> None:
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self) -> Mapping[str, Format]:
+        return FORMATS
+
+    def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
+        return settings_from(options, records)
+
+    def fields(self, record: Record) -> Mapping[str, Any]:
+        return answers.prompt_fields(self.settings, record)
+
+    def target(self, record: Record) -> str:
+        return answers.written(record)
+
+    def output(self, record: Record) -> OutputSpec:
+        del record
+        return answers.form(self.settings)
+
+    def evaluate(
+        self,
+        records: Sequence[Record],
+        outputs: Sequence[Any | InvalidOutput],
+        *,
+        run: Run | None = None,
+        qrels: Qrels | None = None,
+        relevant: int = 1,
+    ) -> Evaluation:
+        del run, qrels, relevant
+        return evaluator.evaluate(self.settings, records, outputs)
