@@ -27,8 +27,8 @@ def read(source: Path) -> Rows:
     Yields:
         `id`; `article` (its title); `paragraph` (one word: title, underscore, number in the article from 1); `context`
         (the paragraph's text); `question`; `answers` (a list of `text`, `start`, where start counts characters of the
-        context from 0; the same answer once); `impossible` (the paragraph does not answer it, then no answers);
-        `split` (None for a single file).
+        context from 0; those that stand there, each once); `impossible` (the paragraph does not answer it, and there
+        are no answers); `split` (None for a single file).
 
     Raises:
         DataError: when the file is not one JSON object with a list `data`.
@@ -81,22 +81,19 @@ def _row(question: Any, shared: Mapping[str, Any], where: str) -> SourceRow | Re
     if not isinstance(question, dict) or not all(isinstance(question.get(name), str) for name in ("id", "question")):
         return RejectedRow(where, "is no question with text 'id' and 'question'", question)
     impossible = bool(question.get("is_impossible", False))
-    answers = [] if impossible else list(_answers(question.get("answers")))
-    for answer in answers:
-        if not shared["context"].startswith(answer["text"], answer["start"]):
-            return RejectedRow(where, "field 'answers': an answer does not stand where it is said to", question)
+    answers = [] if impossible else list(_answers(question.get("answers"), shared["context"]))
     if not answers and not impossible:
-        return RejectedRow(
-            where, "field 'answers': holds none, and the question is not said to be impossible", question
-        )
+        return RejectedRow(where, "field 'answers': none of them stands where it is said to", question)
     terms = {"id": question["id"], "question": question["question"].strip(), "answers": answers}
     return SourceRow({**shared, **terms, "impossible": impossible}, where)
 
 
-def _answers(given: Any) -> Iterator[dict[str, Any]]:
+def _answers(given: Any, context: str) -> Iterator[dict[str, Any]]:
     seen = set()
     for answer in given if isinstance(given, list) else []:
         text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
-        if isinstance(text, str) and text and isinstance(start, int) and start >= 0 and (text, start) not in seen:
+        if not isinstance(text, str) or not text or not isinstance(start, int) or start < 0:
+            continue
+        if context.startswith(text, start) and (text, start) not in seen:
             seen.add((text, start))
             yield {"text": text, "start": start}
