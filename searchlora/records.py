@@ -80,6 +80,7 @@ class Format:
         options: Name -> meaning of each `--option` that the reader understands.
         sidecars: Names of further files in the source folder that go into the dataset folder as they are.
         passes: How often `read` goes through its source, for the estimate of the time left.
+        implied: Options that a source brings along (a schema that lies in its folder), unless the user gives others.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Format:
     options: Mapping[str, str] | None = None
     sidecars: tuple[str, ...] = ()
     passes: int = 1
+    implied: Callable[[Path], Options] | None = None
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,9 @@ def build(
         raise UsageError(
             "a grade to be relevant from wants judgments of your own", fix="Give --corpus and --qrels too."
         )
+    given = {**(reader.implied(source) if reader.implied is not None else {}), **(options or {})}
     with folder_in_the_making(out) as folder:
-        work = _Build(task, reader, source, folder, out, dict(options or {}), seed, shares, Meter(progress=progress))
+        work = _Build(task, reader, source, folder, out, given, seed, shares, Meter(progress=progress))
         work.judged_by = judged_by
         card = work.run(limit, allow_rejects, on_leak)
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
