@@ -1,0 +1,88 @@
+"""TREC Deep Learning topics with the passages that BM25 found, as RankGPT and rank_llm hand them on
+(https://github.com/sunnweiwei/RankGPT, https://github.com/castorini/rank_llm).
+
+A folder with one JSON file, an array of `{"query", "hits": [{"qid", "docid", "content", "score"}]}`, and one qrels file
+(`qrels*`, TREC lines).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from searchlora.data.files import Rows, read_rows
+from searchlora.errors import DataError
+from searchlora.eval.formats import read_qrels
+from searchlora.records import RejectedRow, SourceRow
+
+
+def read(source: Path, *, unjudged: int = 0) -> Rows:
+    """The pairs that people graded, in the file's order.
+
+    Args:
+        unjudged: Take so many passages of each query that nobody graded, those ranked lowest, as grade 0.
+
+    Yields:
+        `topic`, `query`, `document`, `passage`, `grade`, `score` (of BM25).
+    """
+    for row in hits(source):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        pairs = row.data["pairs"]
+        lowest = [pair["document"] for pair in pairs if pair["grade"] is None][-unjudged:] if unjudged else []
+        for pair in pairs:
+            if pair["grade"] is not None:
+                yield SourceRow(pair, f"{row.where}, document {pair['document']}")
+            elif pair["document"] in lowest:
+                yield SourceRow({**pair, "grade": 0}, f"{row.where}, document {pair['document']}")
+
+
+def hits(source: Path) -> Rows:
+    """One row per query, with all its passages, best first; `grade` is None where nobody graded the pair.
+
+    Yields:
+        `topic`, `query`, `pairs` (`topic`, `query`, `document`, `passage`, `grade`, `score` each).
+
+    Raises:
+        DataError: when the folder has not one JSON file and one qrels file.
+    """
+    qrels = read_qrels(_one(source, "qrels*"))
+    for row in read_rows(_one(source, "*.json*"), ("query", "hits")):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        found = row.data["hits"]
+        if not isinstance(found, list) or not found or not all(_is_hit(each) for each in found):
+            yield RejectedRow(row.where, "field 'hits': is no list of objects with qid, docid, content and score")
+            continue
+        topic, query = str(found[0]["qid"]), row.data["query"]
+        grades = qrels.get(topic, {})
+        pairs = [
+            {
+                "topic": topic,
+                "query": query,
+                "document": str(each["docid"]),
+                "passage": each["content"],
+                "grade": grades.get(str(each["docid"])),
+                "score": float(each["score"]),
+            }
+            for each in found
+        ]
+        yield SourceRow({"topic": topic, "query": query, "pairs": pairs}, row.where)
+
+
+def _is_hit(each: object) -> bool:
+    return isinstance(each, dict) and {"qid", "docid", "content", "score"} <= set(each)
+
+
+def _one(source: Path, pattern: str) -> Path:
+    found: Iterator[Path] = (path for path in sorted(source.glob(pattern)) if path.is_file())
+    names = list(found)
+    if len(names) != 1:
+        raise DataError(
+            f"has {len(names)} files like '{pattern}' where one is needed",
+            where=str(source),
+            fix="Give the folder with the JSON file of passages and the qrels.",
+        )
+    return names[0]

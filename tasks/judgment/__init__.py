@@ -1,0 +1,5 @@
+"""Relevance judgment: query and passage become a grade, with the probability of each grade."""
+
+from searchlora.tasks.judgment.task import JudgmentTask
+
+task = JudgmentTask()

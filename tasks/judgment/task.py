@@ -1,0 +1,110 @@
+"""The judgment task: ties schema, prompt, guideline, dataset builder and evaluator together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.errors import PipelineError
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import Grade, Graded, InvalidOutput
+from searchlora.records import Format, Options, Record, SearchContext
+from searchlora.task import PromptedTask
+from searchlora.tasks.judgment import evaluator, reranking
+from searchlora.tasks.judgment.dataset import FORMATS
+from searchlora.tasks.judgment.guideline import guideline_of, settings_of
+
+
+class JudgmentTask(PromptedTask):
+    """Query and passage -> grade, with the probability of each grade.
+
+    In a pipeline it judges every one of `passages` and puts `hits` and `passages` into the order of their expected
+    grades: a reranker.
+
+    Settings: `scale` (grades with name and meaning, rising; each is written out as its digit), `guideline` (text below
+    them), `relevant` (the grade from which on a passage counts as relevant), `characters` (of title and passage
+    that are shown).
+    """
+
+    name = "judgment"
+    version = 1
+    reads: Mapping[str, str] = {"query": "query", "passage": "passage", "title": "title"}
+    writes = "grade"
+    default_settings: Mapping[str, Any] = guideline_of({}).settings()
+
+    def __init__(self) -> None:
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self) -> Mapping[str, Format]:
+        return FORMATS
+
+    @property
+    def grades(self) -> tuple[int, ...]:
+        """The scale, rising."""
+        return tuple(each["grade"] for each in self.settings["scale"])
+
+    def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
+        del records
+        return settings_of(options)
+
+    def fields(self, record: Record) -> Mapping[str, Any]:
+        """The passage with its title before it, cut at the end of a word; white space is made one blank."""
+        passage = ". ".join(part for part in (_line(record.get("title", "")), _line(record["passage"])) if part)
+        shown = {"scale": self.settings["scale"], "guideline": self.settings["guideline"]}
+        return {**shown, "query": _line(record["query"]), "passage": _cut(passage, self.settings["characters"])}
+
+    def target(self, record: Record) -> str:
+        return str(record["grade"])
+
+    def output(self, record: Record) -> Graded:
+        del record
+        return Graded({str(grade): grade for grade in self.grades})
+
+    def records_from(self, context: SearchContext) -> list[Record]:
+        """One record per passage of a search, or one of a context that is a pair of query and passage.
+
+        Raises:
+            PipelineError: when there is neither.
+        """
+        if "passages" in context:
+            return reranking.records(context)
+        if "passage" not in context:
+            raise PipelineError(
+                "there are no passages to judge",
+                where=f"query {context['id']}",
+                fix="Put a stage 'passages' before this one.",
+            )
+        return super().records_from(context)
+
+    def updates(self, context: SearchContext, outputs: Sequence[Grade]) -> Mapping[str, Any]:
+        if "passages" in context:
+            return reranking.reranked(context, outputs, self.grades)
+        return super().updates(context, outputs)
+
+    def evaluate(
+        self,
+        records: Sequence[Record],
+        outputs: Sequence[Grade | InvalidOutput],
+        *,
+        run: Run | None = None,
+        qrels: Qrels | None = None,
+        relevant: int = 1,
+    ) -> Evaluation:
+        """As `evaluator.evaluate`; what is relevant the settings say, and a run says nothing here."""
+        del run, qrels, relevant
+        return evaluator.evaluate(records, outputs, scale=self.grades, relevant=self.settings["relevant"])
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+def _cut(text: str, most: int) -> str:
+    """At most so many characters, and "…" where there were more; the last word is whole, unless it is the only one."""
+    if len(text) <= most:
+        return text
+    whole, blank, _ = text[: most + 1].rpartition(" ")
+    return f"{whole if blank else text[:most]} …"
