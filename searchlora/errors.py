@@ -140,6 +140,10 @@ class GoldenLogitsMismatch(LoadCheckFailed):
     """The logits on the golden prompts equal the base's, or are not those of the day the adapter was stored."""
 
 
+class GoldenVectorsMismatch(LoadCheckFailed):
+    """The vectors of the golden texts equal the base's, or are not those of the day the adapter was stored."""
+
+
 # Training and inference
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from searchlora.errors import RecipeError
 
@@ -82,6 +82,100 @@ class Recipe(_Section):
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
 
 
+class EncoderLora(Lora):
+    """As `Lora`, for the attention of a BERT, whose projections are called so."""
+
+    target_modules: str | list[str] = Field(["query", "key", "value"], description="'all-linear', or module names")
+
+
+class EncoderOptim(Optim):
+    """As `Optim`, with the batches that a contrastive loss wants: every other row of a batch is a negative."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="for LoRA")
+    full_learning_rate: float = Field(5e-5, gt=0, description="instead, where all weights are trained")
+    batch_size: int = Field(64, ge=2, description="rows per step and device")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+
+
+class HardNegatives(_Section):
+    """Documents that look right and are not, found before training; see `retrieval.mining`."""
+
+    source: Literal["none", "bm25", "model", "both"] = Field(
+        "none", description="where to look; 'model' is the base before training, 'both' takes from each in turn"
+    )
+    per_query: int = Field(1, ge=1, description="negatives of a row, a record's own ones first")
+    depth: int = Field(50, ge=1, description="ranks that are looked at")
+    skip: int = Field(0, ge=0, description="first ranks that are passed over, as the likeliest to be right unjudged")
+    margin: float = Field(
+        0.95, gt=0, le=1, description="one scored above this share of the positive's score may be right: left out"
+    )
+
+
+class EncoderValidation(_Section):
+    """Measuring during training, on another copy of the model than the one being trained."""
+
+    every_steps: int | None = Field(None, ge=1, description="None: four times a run")
+    rows: int = Field(256, ge=2, description="validation rows; they are ranked among the texts of one another")
+    metric: str = Field("loss", description="what picks the best step: 'loss', or a measure of the task")
+    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better value")
+
+
+class EncoderRecipe(_Section):
+    """Base, LoRA, loss, optimiser of an encoder of texts. It is held and trained in float32."""
+
+    base: str = "all-minilm-l6-v2"
+    full: bool = Field(False, description="train all weights: what comes out is a model and no adapter")
+    lora: EncoderLora = EncoderLora()
+    optim: EncoderOptim = EncoderOptim()
+    loss: Literal["mnrl", "cached_mnrl"] = Field(
+        "mnrl",
+        description="multiple negatives ranking (arXiv:1705.00652); cached (arXiv:2101.06983): batches beyond memory",
+    )
+    temperature: float = Field(0.05, gt=0, description="cosines are divided by it")
+    mini_batch_size: int = Field(32, ge=1, description="rows at once within a batch of cached_mnrl")
+    matryoshka: list[int] | None = Field(
+        None, description="dimensions after which a vector may be cut, the whole of it among them; arXiv:2205.13147"
+    )
+    negatives: HardNegatives = HardNegatives()
+    classifier: Literal["centroid", "knn", "linear"] = Field(
+        "centroid", description="what names the class of a vector, for records with labels"
+    )
+    validation: EncoderValidation = EncoderValidation()
+    checkpoints: Checkpoints = Checkpoints()
+    max_tokens: int = Field(
+        256, ge=8, description="of a text in training, which is cut there; in use the encoder's own limit holds"
+    )
+    seed: int = 13
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
+
+    @model_validator(mode="after")
+    def _known_combination(self) -> EncoderRecipe:
+        if self.lora.plus_ratio is not None:
+            raise ValueError("lora.plus_ratio is not known for encoders")
+        if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
+            raise ValueError("matryoshka is a list of dimensions from 1 on")
+        return self
+
+    @property
+    def quantization(self) -> Literal["none"]:
+        """How the base is held."""
+        return "none"
+
+    @property
+    def precision(self) -> Literal["fp32"]:
+        """In what is computed."""
+        return "fp32"
+
+    @property
+    def learning_rate(self) -> float:
+        """Of what is trained."""
+        return self.optim.full_learning_rate if self.full else self.optim.learning_rate
+
+
+AnyRecipe: TypeAlias = Recipe | EncoderRecipe
+_Kind = TypeVar("_Kind", Recipe, EncoderRecipe)
+
+
 def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """Lay a recipe file over a task's default, and `key.key=value` overrides over both.
 
@@ -93,6 +187,27 @@ def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, over
     Raises:
         RecipeError: for a file that is missing or not YAML, an unknown key, or a value out of range.
     """
+    return _loaded(Recipe, default, file, overrides)
+
+
+def load_encoder_recipe(
+    default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()
+) -> EncoderRecipe:
+    """As `load_recipe`, for an encoder."""
+    return _loaded(EncoderRecipe, default, file, overrides)
+
+
+def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a mapping as a recipe. Raises `RecipeError` naming the key."""
+    return _parsed(Recipe, values, where)
+
+
+def parse_encoder_recipe(values: Mapping[str, Any], where: str = "recipe") -> EncoderRecipe:
+    """As `parse_recipe`, for an encoder."""
+    return _parsed(EncoderRecipe, values, where)
+
+
+def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | None, overrides: Sequence[str]) -> _Kind:
     values = dict(default)
     where = "recipe"
     if file is not None:
@@ -109,25 +224,25 @@ def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, over
         for part in reversed(key.split(".")):
             nested = {part: nested}
         values = _merged(values, nested)
-    return parse_recipe(values, where)
+    return _parsed(kind, values, where)
 
 
-def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate a mapping as a recipe. Raises `RecipeError` naming the key."""
+def _parsed(kind: type[_Kind], values: Mapping[str, Any], where: str) -> _Kind:
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise RecipeError(
-                f"unknown key '{key}'", where=where, fix=f"Known keys there: {', '.join(_known(first['loc'][:-1]))}."
-            ) from None
+            known = ", ".join(_known(kind, first["loc"][:-1]))
+            raise RecipeError(f"unknown key '{key}'", where=where, fix=f"Known keys there: {known}.") from None
+        if not key:  # a rule over several keys
+            raise RecipeError(first["msg"].removeprefix("Value error, "), where=where) from None
         raise RecipeError(f"'{key}' = {first['input']!r} is refused: {first['msg'].lower()}", where=where) from None
 
 
-def _known(path: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
+def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    model: Any = kind
     for part in path:
         model = model.model_fields[part].annotation
     return sorted(model.model_fields)

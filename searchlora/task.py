@@ -1,4 +1,4 @@
-"""The two contracts of a task plugin, and how plugins are found.
+"""The contracts of a task plugin, and how plugins are found.
 
 `Task` is what every task has: a record schema, formats to read, a recipe, an evaluator. `PromptedTask` adds what a
 task needs that is done by a prompted LLM, `EncoderTask` what one needs that is done by an encoder of texts.

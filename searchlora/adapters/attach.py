@@ -14,7 +14,7 @@ from searchlora.adapters.peft_folder import read_config, read_weights, write_fol
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
 from searchlora.models.catalogue import public_name
 from searchlora.models.libraries import quiet
-from searchlora.recipe import Recipe
+from searchlora.recipe import AnyRecipe
 
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 _PISSA_START = "searchlora_pissa_start"
 
 
-def new_adapter(model: Any, recipe: Recipe) -> Any:
+def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
     """Put a fresh, trainable adapter named `default` on a base.
 
     Args:
-        model: A base from `load_model` that has run no forward pass. PiSSA changes its weights.
+        model: A base from `load_model` that has run no forward pass, or an encoder from `load_encoder`, which gets the
+            adapter's modules in place. PiSSA changes its weights.
 
     Returns:
         A `peft.PeftModel` whose A and B are fp32 and require gradients, all else frozen.
@@ -44,6 +45,7 @@ def new_adapter(model: Any, recipe: Recipe) -> Any:
             where="recipe",
             fix="Set quantization=none, or another variant.",
         )
+    encoder = _transformer(model) is not model
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -52,11 +54,11 @@ def new_adapter(model: Any, recipe: Recipe) -> Any:
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
         init_lora_weights="pissa" if lora.variant == "pissa" else True,
-        task_type="CAUSAL_LM",
+        task_type="FEATURE_EXTRACTION" if encoder else "CAUSAL_LM",
     )
     try:
         with quiet():
-            adapted = get_peft_model(model, config)
+            adapted = get_peft_model(_transformer(model), config)
     except ValueError as error:
         raise RecipeError(
             f"lora.target_modules = {lora.target_modules!r} does not fit the base ({error})",
@@ -68,7 +70,7 @@ def new_adapter(model: Any, recipe: Recipe) -> Any:
     return adapted
 
 
-def save_adapter(model: Any, folder: Path, recipe: Recipe) -> None:
+def save_adapter(model: Any, folder: Path, recipe: AnyRecipe) -> None:
     """Write the adapter as it is now as a plain PEFT folder, without a look-up on the hub.
 
     PiSSA is converted to a plain LoRA of twice the rank: with W' = W - s·B0·A0 the trained W' + s·B·A equals
@@ -94,7 +96,8 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
     Nothing is checked but configuration, keys and shapes; `load_check` holds the rest.
 
     Args:
-        model: A base from `load_model`, or what an earlier `attach` returned.
+        model: A base from `load_model`, an encoder from `load_encoder` (which gets the adapter's modules in place, and
+            may be used on as before), or what an earlier `attach` returned.
         adapter: A stored adapter or a plain PEFT folder.
 
     Returns:
@@ -108,6 +111,7 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
     from peft import set_peft_model_state_dict
 
     folder = adapter if isinstance(adapter, Path) else adapter.path
+    model = _transformer(model)
     if adapter_name in getattr(model, "peft_config", {}):
         raise NameTaken(
             f"the model already has an adapter called '{adapter_name}'", fix="Detach it, or give another name."
@@ -128,6 +132,16 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
         )  # PEFT has rounded them to the base's precision
     adapted.set_adapter(adapter_name, inference_mode=True)
     return adapted.eval()
+
+
+def _transformer(model: Any) -> Any:
+    """The transformer inside a `SentenceTransformer`; any other model itself.
+
+    PEFT puts its modules into the transformer in place, so the encoder around it goes on working. (The encoder's own
+    `add_adapter` is transformers', which wants a newer PEFT than there is.)
+    """
+    inner = getattr(model, "transformers_model", None)
+    return model if inner is None else inner
 
 
 def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, folder: Path) -> Any:
@@ -209,7 +223,7 @@ def _without_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _plain_config(settings: Any, recipe: Recipe) -> dict[str, Any]:
+def _plain_config(settings: Any, recipe: AnyRecipe) -> dict[str, Any]:
     """The configuration as `adapter_config.json` holds it, sets in a fixed order."""
     values = {
         key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in settings.to_dict().items()

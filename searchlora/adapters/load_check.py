@@ -2,7 +2,8 @@
 
 At every load (`check_files`, then `attach`): hashes, the base's fingerprint, keys and shapes; no forward pass. When it
 is stored and on `adapters verify` (`verify`), also: the delta is not zero, the golden records render to the same
-token ids, and the logits on the golden prompts differ from the base's and are those of the day it was stored.
+token ids, and the logits on the golden prompts (for an encoder, the vectors of the golden texts) differ from the base's
+and are those of the day it was stored.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.golden import last_logits, prompt_hash
+from searchlora.adapters.golden_vectors import check_vectors
 from searchlora.adapters.manifest import Base
 from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
@@ -21,7 +23,7 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.prompts import Renderer
-from searchlora.task import PromptedTask, Task, load_task
+from searchlora.task import EncoderTask, PromptedTask, Task, load_task
 
 
 def check_files(stored: StoredAdapter, base: BaseModel) -> None:
@@ -69,7 +71,7 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
 def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | None = None) -> None:
     """The full check, with forward passes on a copy of the base loaded for it.
 
-    A task without a prompt has no golden renders; for it hashes, fingerprint and delta are checked.
+    A task of neither kind has nothing golden; for it hashes, fingerprint and delta are checked.
 
     Args:
         task: The adapter's task, which is bound to the manifest's settings; None looks it up by the name there.
@@ -80,6 +82,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
         ZeroDelta: the adapter changes nothing.
         GoldenRenderMismatch: the golden records render to other token ids than at training.
         GoldenLogitsMismatch: the logits on them equal the base's, or are not those of the day it was stored.
+        GoldenVectorsMismatch: for an encoder, the same of the vectors of the golden texts.
     """
     manifest = stored.manifest
     base = base or resolve(manifest.base.name, manifest.base.revision)
@@ -90,6 +93,8 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
         check_renders(stored, task, Renderer(load_tokenizer(base)))
         model = load_model(base, quantization="none", precision=manifest.golden.precision)
         check_logits(stored, attach(model, stored))
+    elif isinstance(task, EncoderTask):
+        check_vectors(stored, base)
 
 
 def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer) -> None:

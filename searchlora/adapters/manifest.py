@@ -66,15 +66,30 @@ class GoldenLogits(_Part):
     base_difference: float
 
 
-class Golden(_Part):
-    """What `adapters verify` reproduces; empty for a task without a prompt.
+class GoldenVector(_Part):
+    """A made text, the vector that the encoder with the adapter gives it, and how far that is from the base's.
 
     Attributes:
-        tolerance: Largest |difference| of a logit at which it still counts as reproduced; see `golden.TOLERANCE`.
+        vector: As the encoder gives it.
+        base_difference: max |number with adapter - number of the base|.
+    """
+
+    text: str
+    vector: list[float]
+    base_difference: float
+
+
+class Golden(_Part):
+    """What `adapters verify` reproduces: renders and logits of a prompted task, vectors of an encoder's.
+
+    Attributes:
+        tolerance: Largest |difference| of a logit or of a number of a vector at which it still counts as reproduced,
+            as a share of the largest one; see `golden.TOLERANCE`.
     """
 
     renders: list[GoldenRender] = []
     logits: list[GoldenLogits] = []
+    vectors: list[GoldenVector] = []
     precision: Literal["bf16", "fp32"] = "bf16"
     tolerance: float = 0.0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.golden import golden_of, prompt_hash
+from searchlora.adapters.golden_vectors import golden_vectors
 from searchlora.adapters.load_check import verify
 from searchlora.adapters.manifest import Base, Dataset, Golden, ManifestDraft, Precision
 from searchlora.adapters.store import Store
@@ -14,8 +15,8 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.weights import check_delta
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
-from searchlora.recipe import Recipe
-from searchlora.task import PromptedTask, Task
+from searchlora.recipe import AnyRecipe
+from searchlora.task import EncoderTask, PromptedTask, Task
 
 
 def store_adapter(
@@ -24,7 +25,7 @@ def store_adapter(
     folder: Path,
     *,
     task: Task,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     base: BaseModel,
     dataset: Dataset | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -62,9 +63,15 @@ def store_adapter(
         prompt_hash=prompt_hash(task) if isinstance(task, PromptedTask) else None,
         settings=dict(task.settings),
         tuned=dict(tuned or {}),
-        golden=golden_of(task, base, folder) if isinstance(task, PromptedTask) else Golden(),
+        golden=_golden(task, base, folder),
         metrics=dict(metrics or {}),
         training=dict(training or {}),
         parents=list(parents),
     )
     return store.add(name, folder, draft, beside=beside, check=lambda stored: verify(stored, task, base))
+
+
+def _golden(task: Task, base: BaseModel, folder: Path) -> Golden:
+    if isinstance(task, PromptedTask):
+        return golden_of(task, base, folder)
+    return golden_vectors(task, base, folder) if isinstance(task, EncoderTask) else Golden()

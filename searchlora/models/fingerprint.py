@@ -12,7 +12,7 @@ from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict
 
 from searchlora.errors import BaseModelError, DataError
-from searchlora.eval.files import atomic_text
+from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.models.resolve import cache_dir
 
 #: Keys of config.json that do not change the logits, and so may differ between copies of one base.
@@ -44,8 +44,8 @@ class Fingerprint(PydanticModel):
     Two folders with the same fingerprint hold the same base, whether sharded or in one file, from hub or disk.
 
     Attributes:
-        config: Of the settings in config.json that change what is computed; empty only in manifests of schema 1, which
-            did not record it.
+        config: Of the settings in config.json that change what is computed, and of the modules that an encoder of texts
+            has behind its transformer; empty only in manifests of schema 1, which did not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,8 +69,29 @@ def fingerprint(folder: Path) -> Fingerprint:
         tensors=_tensors(folder, tied=bool(config.get("tie_word_embeddings"))),
         tokenizer=_tokenizer(folder),
         template=_template(folder),
-        config=hash_config(config),
+        config=hash_config({**config, **_modules(folder)}),
     )
+
+
+def _modules(folder: Path) -> dict[str, Any]:
+    """What an encoder of texts does after its transformer (pooling, dense layers), as if it stood in config.json."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        return {}
+    found = []
+    for module in json.loads(file.read_text(encoding="utf-8")):
+        inner = folder / str(module["path"])
+        own = inner / "config.json"
+        if not module["path"]:  # the transformer itself
+            continue
+        found.append(
+            {
+                "type": str(module["type"]).rpartition(".")[2],
+                "config": json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {},
+                "weights": [file_sha256(weights) for weights in sorted(inner.glob("*.safetensors"))],
+            }
+        )
+    return {"modules": found}
 
 
 def hash_config(config: dict[str, Any]) -> str:

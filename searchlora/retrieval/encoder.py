@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from searchlora.errors import UsageError
 from searchlora.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from searchlora.adapters.stored import StoredAdapter
 
 Vectors = NDArray[np.float32]
 
@@ -19,27 +23,55 @@ class Encoder:
     Args:
         model: A loaded `SentenceTransformer`, with or without an adapter on it.
         name: As reports show it.
+        dimensions: Cut vectors after so many numbers and bring what is left to length 1, which an encoder trained for
+            it bears (Matryoshka, arXiv:2205.13147); None leaves them as they are.
 
     Prompts that the model's folder may carry are not applied; whoever needs them gives them as prefixes.
+
+    Raises:
+        UsageError: when the vectors have fewer dimensions.
     """
 
-    def __init__(self, model: Any, name: str) -> None:
+    def __init__(self, model: Any, name: str, dimensions: int | None = None) -> None:
         self.model = model
         self.name = name
+        self.dimensions = dimensions
+        largest = model.get_embedding_dimension()
+        if dimensions is not None and not 1 <= dimensions <= largest:
+            raise UsageError(f"vectors of {largest} numbers cannot be cut after {dimensions}", where=name)
 
     @classmethod
-    def load(cls, name: str, *, device: str | None = None) -> Encoder:
+    def load(
+        cls,
+        name: str,
+        *,
+        adapter: StoredAdapter | None = None,
+        dimensions: int | None = None,
+        device: str | None = None,
+    ) -> Encoder:
         """The encoder that `searchlora.models.resolve` knows by a catalogue name, folder or hub id.
+
+        Args:
+            adapter: To put on it, once the load check has seen that it was trained on this encoder.
 
         Raises:
             BaseModelError: when there is no such model, or it cannot be loaded.
+            LoadCheckFailed: when the adapter must not be loaded.
         """
         from searchlora.models.encoder import load_encoder
         from searchlora.models.resolve import resolve
 
-        base = resolve(name)
+        base = resolve(name, adapter.manifest.base.revision if adapter is not None else None)
         pinned = f"{name}@{base.revision[:12]}" if base.revision else name
-        return cls(load_encoder(base, device=device), pinned)
+        if adapter is None:
+            return cls(load_encoder(base, device=device), pinned, dimensions)
+        from searchlora.adapters.attach import attach
+        from searchlora.adapters.load_check import check_files
+
+        check_files(adapter, base)
+        model = load_encoder(base, device=device)
+        attach(model, adapter)
+        return cls(model, f"{pinned}+{adapter.reference}", dimensions)
 
     @property
     def max_tokens(self) -> int | None:
@@ -69,6 +101,8 @@ class Encoder:
                 batch_size=batch_size,
                 show_progress_bar=False,
                 convert_to_numpy=True,
+                truncate_dim=self.dimensions,
+                normalize_embeddings=self.dimensions is not None,
             )
             if not len(vectors):
                 vectors = np.zeros((len(texts), part.shape[1]), dtype=np.float32)

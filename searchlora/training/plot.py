@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def plot_losses(metrics: Path, target: Path) -> None:
-    """Draw training and validation loss (nats per completion token) over steps, from `metrics.jsonl` to an SVG."""
+def plot_losses(metrics: Path, target: Path, unit: str = "nats per token") -> None:
+    """Draw training and validation loss over steps, from `metrics.jsonl` to an SVG.
+
+    Args:
+        unit: Of both losses.
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -22,7 +26,7 @@ def plot_losses(metrics: Path, target: Path) -> None:
     if validation:
         axes.plot(*zip(*validation, strict=True), "o-", color="#c4572e", markersize=4, label="validation")
     axes.set_xlabel("step")
-    axes.set_ylabel("loss, nats per token")
+    axes.set_ylabel(f"loss, {unit}")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import PromptedTask
+from searchlora.training.checkpoints import last_whole_checkpoint, step_of
 from searchlora.training.rows import Rows, render_rows
 
 
@@ -66,7 +66,7 @@ def train_adapter(
     from searchlora.training.trainer import CompletionTrainer
     from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, read_metrics
 
-    checkpoint = _last_whole_checkpoint(folder) if resume else None
+    checkpoint = last_whole_checkpoint(folder) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(base)
     rows = render_rows(task, Renderer(tokenizer), records, recipe)
@@ -82,7 +82,7 @@ def train_adapter(
             plus_ratio=recipe.lora.plus_ratio,
         )
     trainer.remove_callback(PrinterCallback)
-    log = MetricsLog(folder / "metrics.jsonl", _step_of(checkpoint))
+    log = MetricsLog(folder / "metrics.jsonl", step_of(checkpoint))
     trainer.add_callback(LiveFigures(log, progress, lambda: trainer.tokens_seen))
 
     def save(target: Path) -> None:
@@ -107,7 +107,7 @@ def train_adapter(
         {
             "steps": trainer.state.global_step,
             "seconds": last["seconds"],
-            "resumed_from_step": _step_of(checkpoint),
+            "resumed_from_step": step_of(checkpoint),
             "final_loss": last["loss"],
             "rows": len(rows.examples),
             "rows_dropped": rows.dropped,
@@ -168,20 +168,3 @@ def _dataset(rows: Rows) -> Any:
 
 def _example(row: dict[str, Any]) -> Example:
     return Example(tuple(row["input_ids"]), row["prompt_length"])
-
-
-def _last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the trainer writes its state last."""
-    found = []
-    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)  # killed while writing it
-            continue
-        found.append(checkpoint)
-    return max(found, key=_step_of, default=None)
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0

@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 
 from searchlora.errors import TrainingError
 from searchlora.progress import Progress
-from searchlora.recipe import Recipe
+from searchlora.recipe import AnyRecipe
 
-#: Called with a plain PEFT folder of the adapter as it is now; returns measures by name, `loss` among them. It must
+#: Called with a plain PEFT folder of the adapter as it is now (where all weights are trained, with the model's); returns measures by name, `loss` among them. It must
 #: not touch the model being trained (on a 4-bit CPU base one eval-mode forward there makes all later gradients wrong).
 Validate = Callable[[Path], Mapping[str, float]]
 
@@ -90,6 +90,21 @@ class LiveFigures(TrainerCallback):  # type: ignore[misc]
         self.progress(state.global_step, state.max_steps, f"loss {loss:.3f}  {speed:,.0f} tokens/s  {memory:.1f} GB")
 
 
+def peak_memory() -> float:
+    """GB: the most that this process has held so far, on the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 1e9
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:  # not Linux; there, what a process inherits from the one that started it is in it too
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024 / 1e9
+
+
 def _memory() -> float:
     """GB: what the GPU has allocated at most, or this process's resident memory where there is none."""
     import torch
@@ -108,7 +123,7 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, recipe: Recipe, folder: Path, validate: Validate, save: Callable[[Path], None], log: MetricsLog
+        self, recipe: AnyRecipe, folder: Path, validate: Validate, save: Callable[[Path], None], log: MetricsLog
     ) -> None:
         self.recipe = recipe
         self.folder = folder
