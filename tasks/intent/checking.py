@@ -51,8 +51,9 @@ class AnswerCheck:
         problem = self._problem(row.data, held)
         if problem is not None:
             return RejectedRow(row.where, problem, row.data)
-        record = {name: value for name, value in row.data.items() if name not in KINDS or name == self.kind}
-        return SourceRow({**record, self.kind: self._ordered(record[self.kind])}, row.where)
+        kind = self.kind or held[0]
+        record = {name: value for name, value in row.data.items() if name not in KINDS}
+        return SourceRow({**record, kind: self._ordered(row.data[kind])}, row.where)
 
     def _problem(self, data: Mapping[str, Any], held: list[str]) -> str | None:
         if not held:

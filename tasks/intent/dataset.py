@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.files import Rows, read_rows
-from searchlora.data.formats import labelled
+from searchlora.data.formats import clinc150, labelled
 from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
 from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.intent.checking import AnswerCheck
 from searchlora.tasks.intent.settings import OPTIONS
+
+SHOP_RECORDS = "intent.jsonl"
+SHOP_SCHEMA = "intent.schema.json"
 
 NEEDED = ("id", "group", "query")
 
@@ -80,6 +83,24 @@ FORMATS: Mapping[str, Format] = {
             name="banking77",
             description="BANKING77 (train.csv and test.csv with text,category), or one of the files",
             read=_mapped(lambda source, _: labelled.read_banking77(source), _labelled),
+        ),
+        Format(
+            name="clinc150",
+            description="CLINC150 (data_full.json and its kin) with its rows that are out of scope (oos)",
+            read=_mapped(lambda source, _: clinc150.read(source), _labelled),
+        ),
+        Format(
+            name="csv",
+            description="any two columns, text and label (CSV, TSV, JSONL, JSON, Parquet), or a folder with a file "
+            "per split",
+            read=_mapped(labelled.read, _labelled),
+            options=labelled.COLUMNS,
+        ),
+        Format(
+            name="shop",
+            description="a folder written by the made shop",
+            read=lambda source, options: _native(source / SHOP_RECORDS, options),
+            implied=lambda source: {"schema": str(source / SHOP_SCHEMA)},
         ),
     )
 }

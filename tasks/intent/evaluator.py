@@ -1,29 +1,48 @@
-"""Answers against the records': accuracy over all rows, an invalid one counted as wrong."""
+"""Answers against the records': over all rows, an invalid one counted as wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import InvalidOutput, Label
+from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
-from searchlora.tasks.intent.answers import kind_of
+from searchlora.tasks.intent import label_figures, object_figures, set_figures
+from searchlora.tasks.intent.figures import Answered, Figures
+
+_OF_KIND: Mapping[str, Callable[[Mapping[str, Any], Answered], Figures]] = {
+    "label": label_figures.of,
+    "labels": set_figures.of,
+    "object": object_figures.of,
+}
 
 
 def evaluate(settings: Mapping[str, Any], records: Sequence[Record], outputs: Sequence[Any]) -> Evaluation:
-    """Measure answers, one per record, over all records that hold one."""
-    del settings
+    """Measure answers, one per record. What is measured stands with `of` of each kind's module.
+
+    `invalid` is 1 where an output is no answer by label set or schema: the schema-valid rate is what is left to 1.
+    """
+    kind = settings["kind"]
     ids = [str(record["id"]) for record in records]
-    values = {"accuracy": {}, "invalid": {}}
-    for id_, record, output in zip(ids, records, outputs, strict=True):
-        kind = kind_of(record)
-        answer = output.value if isinstance(output, Label) else output
-        values["accuracy"][id_] = float(kind is not None and answer == record[kind])
-        values["invalid"][id_] = float(isinstance(output, InvalidOutput))
+    valid = {
+        id_: None if isinstance(output, InvalidOutput) else output for id_, output in zip(ids, outputs, strict=True)
+    }
+    groups = {id_: str(record["group"]) for id_, record in zip(ids, records, strict=True)}
+    gold = {id_: record[kind] for id_, record in zip(ids, records, strict=True) if kind in record}
+    figures = _OF_KIND[kind](settings, Answered(gold, {id_: valid[id_] for id_ in gold}, groups))
+    kinds = {id_: str(record["kind"]) for id_, record in zip(ids, records, strict=True) if "kind" in record}
     return Evaluation(
-        headline="accuracy",
-        values=values,
-        clusters={id_: str(record["group"]) for id_, record in zip(ids, records, strict=True)},
-        invalid={i: o.reason for i, o in zip(ids, outputs, strict=True) if isinstance(o, InvalidOutput)},
+        headline=figures.headline,
+        values={**figures.values, "invalid": {id_: float(valid[id_] is None) for id_ in ids}},
+        clusters=groups,
+        slices={**figures.slices, **({"kind": kinds} if kinds else {})},
+        invalid={
+            id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
+        },
+        tested=figures.tested,
+        notes=figures.notes,
+        pooled=figures.pooled,
+        confusions=figures.confusions,
+        curves=figures.curves,
     )

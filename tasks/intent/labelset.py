@@ -28,7 +28,7 @@ class LabelSet:
         """One rule per label: `from_i` is what may follow once the labels before i are done with."""
         names = [json.dumps(json.dumps(label, ensure_ascii=False), ensure_ascii=False) for label in self.labels]
         last = len(names)
-        rules = [f'start: "[]" | "[" first_0 "]"', f"first_{last - 1}: {names[-1]}", f'after_{last}: ""']
+        rules = ['start: "[]" | "[" first_0 "]"', f"first_{last - 1}: {names[-1]}", f'after_{last}: ""']
         rules += [f"first_{at}: {names[at]} after_{at + 1} | first_{at + 1}" for at in range(last - 1)]
         rules += [f'after_{at}: "," {names[at]} after_{at + 1} | after_{at + 1}' for at in range(1, last)]
         return Grammar("lark", "\n".join(rules))

@@ -39,8 +39,10 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
         if "schema" not in options:
             raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
         return {"kind": kind, "schema": read_schema(Path(options["schema"]))}
+    usual = USUAL_OUT_OF_SCOPE if USUAL_OUT_OF_SCOPE in labels else None
+    beyond = options.get("out_of_scope", usual) or None
     if "labels" in options:
-        labels = set(read_labels(Path(options["labels"])))
+        labels = {*read_labels(Path(options["labels"])), *(labels & {beyond})}
     if len(labels) < 2:
         raise DataError(
             f"the training rows have {len(labels)} label, and a choice needs two",
@@ -48,8 +50,7 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
         )
     if kind == "labels":
         return {"kind": kind, "labels": sorted(labels)}
-    usual = USUAL_OUT_OF_SCOPE if USUAL_OUT_OF_SCOPE in labels else None
-    return {"kind": kind, "labels": sorted(labels), "out_of_scope": options.get("out_of_scope", usual) or None}
+    return {"kind": kind, "labels": sorted(labels), "out_of_scope": beyond}
 
 
 def wanted_kind(options: Options) -> str | None:

@@ -11,7 +11,7 @@ from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.records import Format, Options, Record
 from searchlora.task import PromptedTask
-from searchlora.tasks.intent import answers, evaluator
+from searchlora.tasks.intent import answers, baselines, calibration, evaluator
 from searchlora.tasks.intent.dataset import FORMATS
 from searchlora.tasks.intent.settings import settings_from
 
@@ -51,6 +51,13 @@ class IntentTask(PromptedTask):
         del record
         return answers.form(self.settings)
 
+    def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
+        return calibration.tuned_on(self.settings, records, outputs)
+
+    def settle(self, output: Any, record: Record) -> Any:
+        del record
+        return calibration.settled(self.settings, self.tuned, output)
+
     def evaluate(
         self,
         records: Sequence[Record],
@@ -62,3 +69,6 @@ class IntentTask(PromptedTask):
     ) -> Evaluation:
         del run, qrels, relevant
         return evaluator.evaluate(self.settings, records, outputs)
+
+    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
+        return baselines.all_of(self.settings, records, dataset)
