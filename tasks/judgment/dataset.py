@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.files import Rows, read_rows
-from searchlora.data.formats import trecdl
+from searchlora.data.formats import beir, cranfield, esci, trec, trecdl
+from searchlora.data.formats.judged import Judged, graded_pairs
 from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
 from searchlora.errors import UsageError
@@ -19,7 +20,11 @@ SHOP_RECORDS = "judgment.jsonl"
 NEEDED = ("id", "group", "query", "passage", "grade")
 UNJUDGED = {"unjudged": "take so many passages of each query that nobody graded as grade 0 (default 0)"}
 
-_Read = Callable[[Path, Options], Iterator[SourceRow | RejectedRow | SourceReport]]
+#: Cranfield's grades as `cranfield.collection` has them (4: complete answer; 1: of minimum interest) -> ours.
+CRANFIELD = {4: 3, 3: 2, 2: 1, 1: 1}
+
+_Found = Iterator[SourceRow | RejectedRow | SourceReport]
+_Read = Callable[[Path, Options], _Found]
 
 
 def _native(source: Path, options: Options) -> Rows:
@@ -37,10 +42,10 @@ def _from_cells(row: SourceRow, split: str | None) -> SourceRow:
     return SourceRow({**record, **({"split": split} if split else {})}, row.where)
 
 
-def _pairs(read: Callable[[Path, Options], Rows]) -> _Read:
-    """A reader of graded pairs (`topic`, `query`, `document`, `passage`, `title`, `grade`, `split`) as one of records."""
+def _pairs(read: _Read) -> _Read:
+    """From a reader of graded pairs (`topic`, `query`, `document`, `passage`, `title`, `grade`, `split`)."""
 
-    def rows(source: Path, options: Options) -> Rows:
+    def rows(source: Path, options: Options) -> _Found:
         for row in read(source, options):
             yield SourceRow(_record(row.data), row.where) if isinstance(row, SourceRow) else row
 
@@ -62,7 +67,7 @@ def _record(data: Mapping[str, Any]) -> Record:
 def _graded(format: Format) -> Format:
     """The format with the options of the task's settings: each grade becomes one of the scale asked for."""
 
-    def read(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    def read(source: Path, options: Options) -> _Found:
         guideline = guideline_of(options)
         own = {key: value for key, value in options.items() if key not in OPTIONS}
         for row in format.read(source, own):
@@ -82,6 +87,31 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     return SourceRow({**row.data, "grade": folded}, row.where)
 
 
+def _collection(judged: Callable[[Path, Options], Judged]) -> _Read:
+    """From a test collection."""
+    return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
+
+
+def _cranfield(source: Path, options: Options) -> Judged:
+    del options
+    found = cranfield.collection(source)
+    qrels: dict[str, dict[str, int]] = {}
+    for each in found.judgments:
+        qrels.setdefault(each.topic, {})[each.document] = CRANFIELD[each.grade]
+    return Judged(
+        source.name,
+        cranfield.topics(source),
+        lambda: (replace(each, title="") for each in cranfield.collection(source).documents),  # the text repeats it
+        {None: qrels},
+        cranfield.unexplained(source),
+    )
+
+
+def _of_products(source: Path) -> Options:
+    del source
+    return {"guideline": "products"}
+
+
 def _count(options: Options, name: str) -> int:
     given = options.get(name, "0")
     if not given.isdigit():
@@ -99,14 +129,40 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
-            description="a folder written by the made shop; best with guideline=products",
+            description="a folder written by the made shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
+            implied=_of_products,
         ),
         Format(
             name="trecdl",
             description="TREC Deep Learning: a folder with the JSON of retrieved passages and the qrels",
             read=_pairs(lambda source, options: trecdl.read(source, unjudged=_count(options, "unjudged"))),
             options=UNJUDGED,
+        ),
+        Format(
+            name="trec",
+            description="a folder with topics, qrels and the documents",
+            read=_collection(trec.judged),
+            options={**trec.OPTIONS, **UNJUDGED},
+        ),
+        Format(
+            name="beir",
+            description="a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
+            read=_collection(lambda source, _: beir.judged(source)),
+            options=UNJUDGED,
+        ),
+        Format(
+            name="cranfield",
+            description="the Cranfield collection; its grades 1 to 4 become 3, 2, 1, 1",
+            read=_collection(_cranfield),
+            options=UNJUDGED,
+        ),
+        Format(
+            name="esci",
+            description="ESCI, the Shopping Queries Dataset: a folder with the examples and the products (Parquet)",
+            read=_pairs(esci.read),
+            options=esci.OPTIONS,
+            implied=_of_products,
         ),
     )
 }

@@ -41,6 +41,15 @@ def collection(source: Path) -> Collection:
     )
 
 
+def unexplained(source: Path) -> frozenset[tuple[str, str]]:
+    """The pairs (topic, document) that stand with -1 in the judgments: neither relevant nor not.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    return frozenset((topic, document) for topic, document, grade in _lines(source / "cranqrel") if grade == "-1")
+
+
 def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
     """Number, title and text."""
     number, fields, field = "", dict[str, list[str]](), ""
@@ -72,6 +81,12 @@ def _text(fields: dict[str, list[str]], name: str) -> str:
 
 
 def _judgments(path: Path) -> Iterator[Judgment]:
+    for topic, document, grade in _lines(path):
+        if grade != "-1":
+            yield Judgment(topic, document, 5 - int(grade))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
     for place, line in numbered_lines(path):
         fields = line.split()
         if len(fields) != 3 or fields[2] not in ("-1", "1", "2", "3", "4"):
@@ -80,6 +95,4 @@ def _judgments(path: Path) -> Iterator[Judgment]:
                 where=f"{path}, line {place}",
                 fix="A line is 'query document grade', the grade 1 to 4 or -1.",
             )
-        topic, document, grade = fields
-        if grade != "-1":
-            yield Judgment(topic, document, 5 - int(grade))
+        yield fields[0], fields[1], fields[2]
