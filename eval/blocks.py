@@ -102,7 +102,8 @@ def differences_weighted(
 
 
 def _compared(block: Block, pairs: Sequence[tuple[str, str]], measures: Sequence[str]) -> list[tuple[str, str, str]]:
-    return [(a, b, measure) for measure in block.measures if measure in measures for a, b in pairs]
+    having = [(a, b) for a, b in pairs if a in block.systems and b in block.systems]
+    return [(a, b, measure) for measure in block.measures if measure in measures for a, b in having]
 
 
 def _columns(block: Block, names: Sequence[tuple[str, str, str]]) -> Floats:

@@ -1,24 +1,24 @@
-"""Systems over the same rows: means with intervals, paired differences, slices, traffic."""
+"""Systems over the same rows: figures with intervals, paired differences, slices, traffic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
 from searchlora.errors import UsageError
 from searchlora.eval.blocks import Block, Resampling, differences, differences_weighted, means
+from searchlora.eval.common import agreed, blocks_of, clusters_of, pools_of, rows_of
 from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.pools import pooled_figures
 from searchlora.eval.significance import correct
 from searchlora.eval.slicing import TRAFFIC, TRAFFIC_NOTE, by_traffic, shown_order
 
 __all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
 
 _AnyPair = TypeVar("_AnyPair", Pair, WeightedPair)
-_Told = TypeVar("_Told", str, float)
 
 
 def compare(
@@ -37,30 +37,45 @@ def compare(
         systems: name -> its evaluation, in the order in which tables show them.
         candidate: The system under test: it is set against every other one (a = this one, b = the other).
         baseline: Every other system is set against it (b = the baseline). At least one of both must be given.
-        measures: What to compare and test; None: all that every system has, the headline of the candidate (else of
-            the baseline) first, of which those that its evaluation names are tested.
+        measures: What to compare and test, means and pooled figures; None: all, the headline of the candidate (else of
+            the baseline) first, of which those that its evaluation names are tested. The first one must be of every
+            system; another that some lack is compared between those that have it.
         correction: `holm` or `bh`, over all comparisons made; those within slices, and those weighted by traffic, are
             corrected among themselves.
 
     Raises:
         UsageError: when a system is not there, candidate and baseline are the same or both missing, no measure or no
-            row is common to all, or two systems put a row into different clusters or give it different traffic.
+            row is common to all, a name is that of a mean and of a pooled figure, or two systems put a row into
+            different clusters or give it different traffic.
     """
     leading = systems[_leading(systems, candidate, baseline)]
-    clusters = _agreed("cluster", {name: _clusters(each) for name, each in systems.items()})
-    weights = _agreed("traffic", {name: each.weights for name, each in systems.items()})
+    clusters = clusters_of(systems)
+    weights = agreed("traffic", {name: each.weights for name, each in systems.items()})
     wanted = tuple(measures) if measures is not None else _all_measures(systems, leading.headline)
+    pooled = {measure for each in systems.values() for measure in each.pooled}
+    _refuse_twice(systems, pooled)
+    needed = wanted[:1]
     values = {name: each.values for name, each in systems.items()}
-    blocks, notes = _blocks(values, wanted, clusters)
-    if not blocks:
+    blocks, notes = blocks_of(values, [m for m in wanted if m not in pooled], clusters, needed)
+    pools, notes_of_pools = pools_of(
+        {name: each.pooled for name, each in systems.items()}, [m for m in wanted if m in pooled], clusters, needed
+    )
+    if not blocks and not pools:
         raise UsageError("no measure has a row that all systems share", fix=f"Asked for: {', '.join(wanted)}.")
-    known = [measure for measure in wanted if any(measure in block.measures for block in blocks)]
+    there = {measure for block in blocks for measure in block.measures} | {each.measure for each in pools}
+    known = [measure for measure in wanted if measure in there]
     tested = leading.tested if measures is None and leading.tested else tuple(known)
     pairs = tuple(_pairs(list(systems), candidate, baseline))
     how = Resampling(resamples, seed)
     order = _by_measure(known)
+    less = {measure for each in systems.values() for measure in each.less_is_better}
     slices, slice_pairs = _slices(_sliced(systems, weights), blocks, pairs, tested, how)
-    compared = [pair for block in blocks for pair in differences(block, pairs, tested, how)]
+    of_pools = [pooled_figures(each, pairs if each.measure in tested else (), how) for each in pools]
+    rows = [row for block in blocks for row in means(block, how)] + [row for own, _ in of_pools for row in own]
+    compared = [
+        *(_better(pair, less) for block in blocks for pair in differences(block, pairs, tested, how)),
+        *(pair for _, own in of_pools for pair in own),
+    ]
     known_traffic = list(_with_traffic(blocks, weights, notes))
     weighted = [row for block in known_traffic for row in means(block, how, weights)]
     weighted_pairs = [
@@ -72,21 +87,28 @@ def compare(
         candidate=candidate,
         baseline=baseline,
         correction=correction,
-        groups=len({group for block in blocks for group in block.groups}),
-        rows=tuple(sorted((row for block in blocks for row in means(block, how)), key=order)),
+        groups=len(set().union(*(block.groups for block in blocks), *(each.groups for each in pools))),
+        rows=tuple(sorted(rows, key=order)),
         comparisons=_corrected(sorted(compared, key=order), correction),
         slices=tuple(sorted(slices, key=lambda each: order(each.row))),
-        slice_pairs=_corrected_slices(sorted(slice_pairs, key=lambda each: order(each.pair)), correction),
-        values={m: next(b.by_system(m) for b in blocks if m in b.measures) for m in known},
+        slice_pairs=_corrected_slices(
+            sorted(
+                (replace(each, pair=_better(each.pair, less)) for each in slice_pairs),
+                key=lambda each: order(each.pair),
+            ),
+            correction,
+        ),
+        values={m: next(b.by_system(m) for b in blocks if m in b.measures) for m in known if m not in pooled},
         invalid={name: dict(each.invalid) for name, each in systems.items()},
-        answered={name: len(set(each.invalid).union(*each.values.values())) for name, each in systems.items()},
+        answered={name: len(rows_of(each)) for name, each in systems.items()},
         totals={name: dict(each.totals) for name, each in systems.items()},
         weighted=tuple(sorted(weighted, key=order)),
         weighted_pairs=_corrected(sorted(weighted_pairs, key=order), correction),
         unjudged=_unjudged(systems, clusters, how),
         costs={name: dict(each.costs) for name, each in systems.items() if each.costs},
         circular={name: each.circular for name, each in systems.items() if each.circular},
-        notes=tuple(notes + _system_notes(systems)),
+        notes=tuple(notes + notes_of_pools + _system_notes(systems)),
+        less_is_better=tuple(measure for measure in known if measure in less),
     )
 
 
@@ -101,51 +123,6 @@ def _leading(systems: Mapping[str, Evaluation], candidate: str | None, baseline:
     if candidate == baseline:
         raise UsageError(f"'{candidate}' cannot be both candidate and baseline", fix="Name one of them only.")
     return leading
-
-
-def _blocks(
-    systems: Mapping[str, Mapping[str, Mapping[str, float]]], measures: Iterable[str], clusters: Mapping[str, str]
-) -> tuple[list[Block], list[str]]:
-    """Measures that have the same common rows in one block each; and what was left out.
-
-    Args:
-        systems: name -> measure -> row id -> value.
-    """
-    together: dict[tuple[str, ...], list[str]] = {}
-    notes = []
-    for measure in measures:
-        if lacking := [name for name, values in systems.items() if not values.get(measure)]:
-            notes.append(f"{measure} is left out: {', '.join(lacking)} has no value of it.")
-            continue
-        columns = [values[measure] for values in systems.values()]
-        rows = tuple(row for row in columns[0] if all(row in column for column in columns))
-        if not rows:
-            notes.append(f"{measure} is left out: no row has it in all systems.")
-            continue
-        if missing := len(set().union(*columns)) - len(rows):
-            notes.append(f"{measure} is over {len(rows)} rows; {missing} that not all systems have are left out.")
-        together.setdefault(rows, []).append(measure)
-    return [_block(systems, rows, names, clusters) for rows, names in together.items()], notes
-
-
-def _block(
-    systems: Mapping[str, Mapping[str, Mapping[str, float]]],
-    rows: tuple[str, ...],
-    measures: Sequence[str],
-    clusters: Mapping[str, str],
-) -> Block:
-    values = [[[column[row] for row in rows] for column in _columns(systems, measure)] for measure in measures]
-    return Block(
-        rows=rows,
-        groups=tuple(clusters[row] for row in rows),
-        systems=tuple(systems),
-        measures=tuple(measures),
-        values=np.ascontiguousarray(np.array(values, dtype=float).transpose(2, 0, 1)),
-    )
-
-
-def _columns(systems: Mapping[str, Mapping[str, Mapping[str, float]]], measure: str) -> list[Mapping[str, float]]:
-    return [values[measure] for values in systems.values()]
 
 
 def _sliced(systems: Mapping[str, Evaluation], weights: Mapping[str, float]) -> dict[str, dict[str, str]]:
@@ -197,7 +174,7 @@ def _unjudged(systems: Mapping[str, Evaluation], clusters: Mapping[str, str], ho
     """Only of the systems that have such figures, each measure over the rows common to them."""
     having = {name: each.unjudged for name, each in systems.items() if each.unjudged}
     names = list(dict.fromkeys(measure for values in having.values() for measure in values))
-    blocks, _ = _blocks(having, names, clusters)
+    blocks, _ = blocks_of(having, names, clusters, names)
     return tuple(sorted((row for block in blocks for row in means(block, how)), key=_by_measure(names)))
 
 
@@ -213,9 +190,16 @@ def _pairs(names: Sequence[str], candidate: str | None, baseline: str | None) ->
         yield from ((name, baseline) for name in names if name not in (baseline, candidate))
 
 
+def _better(pair: Pair, less: Collection[str]) -> Pair:
+    """Wins are the rows on which a is better, which where less is better are those on which it is below."""
+    return replace(pair, wins=pair.losses, losses=pair.wins) if pair.measure in less else pair
+
+
 def _corrected(pairs: Sequence[_AnyPair], method: str) -> tuple[_AnyPair, ...]:
-    corrected = correct([pair.p for pair in pairs], method)
-    return tuple(replace(pair, p_corrected=p) for pair, p in zip(pairs, corrected, strict=True))
+    """Over those that have a p: a figure that does not exist is not tested."""
+    known = [pair.p for pair in pairs if not math.isnan(pair.p)]
+    corrected = iter(correct(known, method))
+    return tuple(pair if math.isnan(pair.p) else replace(pair, p_corrected=next(corrected)) for pair in pairs)
 
 
 def _corrected_slices(pairs: Sequence[SlicePair], method: str) -> tuple[SlicePair, ...]:
@@ -223,23 +207,15 @@ def _corrected_slices(pairs: Sequence[SlicePair], method: str) -> tuple[SlicePai
     return tuple(replace(each, pair=pair) for each, pair in zip(pairs, corrected, strict=True))
 
 
-def _clusters(evaluation: Evaluation) -> dict[str, str]:
-    rows = set().union(*evaluation.values.values(), *evaluation.unjudged.values())
-    return {row: evaluation.clusters.get(row, row) for row in rows}
-
-
-def _agreed(what: str, systems: Mapping[str, Mapping[str, _Told]]) -> dict[str, _Told]:
-    found: dict[str, _Told] = {}
-    for name, of_row in systems.items():
-        for row, value in of_row.items():
-            if found.setdefault(row, value) != value:
-                raise UsageError(f"row {row} is in {what} {found[row]} and in {value}", where=f"system {name}")
-    return found
-
-
 def _all_measures(systems: Mapping[str, Evaluation], headline: str) -> tuple[str, ...]:
-    names = [name for evaluation in systems.values() for name in evaluation.values]
+    names = [name for evaluation in systems.values() for name in (*evaluation.values, *evaluation.pooled)]
     return tuple(dict.fromkeys([headline, *names]))
+
+
+def _refuse_twice(systems: Mapping[str, Evaluation], pooled: Collection[str]) -> None:
+    for name, evaluation in systems.items():
+        if twice := [measure for measure in evaluation.values if measure in pooled]:
+            raise UsageError(f"'{twice[0]}' is a mean and a pooled figure", where=f"system {name}")
 
 
 def _system_notes(systems: Mapping[str, Evaluation]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a comparison of systems holds: means with intervals, paired differences, slices, traffic, costs."""
+"""What a comparison of systems holds: figures with intervals, paired differences, slices, traffic, costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """The mean of a measure for a system over n rows, with its 95% interval (nan where there is one cluster only)."""
+    """A measure of a system over n rows, with its 95% interval (nan where there is one cluster only).
+
+    The mean, or a pooled figure (`eval.pooled`); of the latter `value` is nan where the figure does not exist.
+    """
 
     system: str
     measure: str
@@ -22,10 +25,14 @@ class Row:
 class Pair:
     """System a against system b: a minus b, over the same n rows, as `significance.PairedDifference`.
 
+    Of a pooled figure no single row has a value: there are no wins, losses and ties, no effect, and `p_t` and `mde` are
+    by the jackknife's standard error. Where a figure does not exist, nor does its difference or p (nan).
+
     Attributes:
         p: Two-sided, by paired randomisation.
         p_corrected: The same, corrected over all pairs and measures of the comparison (of a slice's pair: over all
             pairs of all slices).
+        wins, losses, ties: Rows on which a is better, worse, the same.
         p_t: Two-sided, by the paired t test over clusters; not corrected.
         effect: Cohen's d_z.
         mde: The smallest true difference that such a test finds in four cases of five.
@@ -39,9 +46,9 @@ class Pair:
     high: float
     p: float
     p_corrected: float
-    wins: int
-    losses: int
-    ties: int
+    wins: int | None
+    losses: int | None
+    ties: int | None
     n: int
     p_t: float
     effect: float
@@ -92,7 +99,8 @@ class Comparison:
 
     Attributes:
         systems: Names, in the order given.
-        measures: The measures compared, the headline first in the order asked for.
+        measures: The measures compared, the headline first in the order asked for. One that is not the headline may
+            be of some systems only.
         candidate: The system under test, set against every other one; None where there is none.
         baseline: The system that every other one is set against; None where there is none.
         correction: How `p_corrected` was made.
@@ -100,6 +108,7 @@ class Comparison:
         rows, comparisons, slices, slice_pairs: The figures.
         values: measure -> system -> row id -> value, over the common rows; what plots and tables of queries show.
         invalid: system -> row id -> why its output did not parse.
+        less_is_better: Those of the measures of which less is better.
         answered: system -> how many rows it answered, also those that others did not; what a rate of `invalid` is of.
         totals: system -> figures that exist only over all rows, without interval.
         weighted: Means weighted by traffic, of the rows whose traffic is known.
@@ -130,6 +139,7 @@ class Comparison:
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     circular: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    less_is_better: tuple[str, ...] = ()
 
     @property
     def met(self) -> tuple[tuple[str, str], ...]:
@@ -139,16 +149,46 @@ class Comparison:
             return tuple((self.candidate, other) for other in others)
         return tuple((other, self.baseline) for other in others if self.baseline is not None)
 
+    @property
+    def by_row(self) -> str | None:
+        """The first measure with a value per row in all systems: the headline, unless that is pooled; else None."""
+        return next((m for m in self.measures if len(self.values.get(m, ())) == len(self.systems)), None)
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """The measures that are no mean of rows."""
+        return tuple(measure for measure in self.measures if measure not in self.values)
+
+    @property
+    def order_of_gain(self) -> str:
+        """How `gains` are taken, in words."""
+        turned = self.by_row in self.less_is_better
+        return "the second system minus the first, since less is better" if turned else "the first minus the second"
+
+    def gains(self, a: str, b: str) -> dict[str, float]:
+        """Row id -> by how much a is better than b in the measure `by_row`, which must be there."""
+        measure = str(self.by_row)
+        ours, theirs = self.values[measure][a], self.values[measure][b]
+        return {row: self.gain(measure, ours[row] - theirs[row]) for row in ours}
+
+    def gain(self, measure: str, difference: float) -> float:
+        """A difference in a measure, above 0 where it is for the better."""
+        return -difference if measure in self.less_is_better else difference
+
     def shown(self, system: str) -> str:
         """The name of a system as it is printed: `name (circular)` where its figures are."""
         return f"{system} (circular)" if system in self.circular else system
 
     def row(self, system: str, measure: str) -> Row:
         """The figure of one system. Raises KeyError where there is none."""
-        for row in self.rows:
-            if (row.system, row.measure) == (system, measure):
-                return row
-        raise KeyError((system, measure))
+        found = self.find(system, measure)
+        if found is None:
+            raise KeyError((system, measure))
+        return found
+
+    def find(self, system: str, measure: str) -> Row | None:
+        """The figure of one system, if it has it."""
+        return next((row for row in self.rows if (row.system, row.measure) == (system, measure)), None)
 
     def pair(self, a: str, b: str, measure: str) -> Pair:
         """The comparison of a with b. Raises KeyError where it was not made."""

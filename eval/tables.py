@@ -90,10 +90,19 @@ def _systems(comparison: Comparison) -> str:
     figures = _by_system(comparison.rows)
     lines = []
     for system in comparison.systems:
-        cells = [figures[system][measure] for measure in comparison.measures]
-        invalid = str(len(comparison.invalid.get(system, {})))
+        cells = [figures.get(system, {}).get(measure) for measure in comparison.measures]
+        invalid = f"{len(comparison.invalid.get(system, {}))} of {comparison.answered[system]}"
         lines.append([_name(comparison, system), *map(_figure, cells), _counts(cells), invalid])
-    return _table(head, lines, "Mean and 95% interval (bootstrap-t over clusters).")
+    said = "Mean and 95% interval (bootstrap-t over clusters). Invalid: of all rows that the system answered."
+    return _table(head, lines, " ".join([said, *_kinds(comparison)]))
+
+
+def _kinds(comparison: Comparison) -> Iterator[str]:
+    """Which measures are no means, and of which less is better."""
+    if comparison.pooled:
+        yield f"From sums over all rows, not a mean of rows: {', '.join(comparison.pooled)}."
+    if comparison.less_is_better:
+        yield f"Less is better: {', '.join(comparison.less_is_better)}."
 
 
 def _pairs(comparison: Comparison) -> Iterator[str]:
@@ -110,8 +119,7 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
 
 
 def _pair(comparison: Comparison, pair: Pair) -> list[str]:
-    counts = f"{pair.wins}/{pair.losses}/{pair.ties}"
-    tests = [chance(pair.p), chance(pair.p_corrected), counts, chance(pair.p_t)]
+    tests = [chance(pair.p), chance(pair.p_corrected), _wins(pair), chance(pair.p_t)]
     sizes = [number(pair.effect, "+.2f"), number(pair.mde)]
     return [_names(comparison, pair), pair.measure, _difference(pair), *tests, *sizes]
 
@@ -127,7 +135,7 @@ def _unjudged(comparison: Comparison) -> Iterator[str]:
     lines = []
     for measure in comparison.measures:
         for system, own in figures.items():
-            if f"{measure} {CONDENSED}" in own:
+            if f"{measure} {CONDENSED}" in own and measure in plain[system]:
                 cells = [plain[system][measure], own[f"{measure} {CONDENSED}"], own[f"{measure} {AS_BEST}"]]
                 lines.append([_name(comparison, system), measure, *map(_figure, cells), _counts(cells)])
     said = (
@@ -171,8 +179,8 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
 
 
 def _slices(comparison: Comparison) -> Iterator[str]:
-    """Per slice, the headline of each system and the pairs that are looked at first."""
-    headline = comparison.measures[0]
+    """Per slice, the headline (else the first mean) of each system and the pairs that are looked at first."""
+    headline = comparison.by_row
     for name in dict.fromkeys(each.slice for each in comparison.slices):
         yield f"### {headline} by {name}"
         own = [each for each in comparison.slices if (each.slice, each.row.measure) == (name, headline)]
@@ -206,7 +214,7 @@ def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
         _difference(pair),
         chance(pair.p),
         chance(pair.p_corrected),
-        f"{pair.wins}/{pair.losses}/{pair.ties}",
+        _wins(pair),
         number(pair.mde),
         str(pair.n),
     ]
@@ -242,9 +250,9 @@ def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:
     return f"{comparison.shown(pair.a)} − {comparison.shown(pair.b)}"
 
 
-def _counts(rows: Sequence[Row]) -> str:
+def _counts(rows: Sequence[Row | None]) -> str:
     """One number where all measures have the same rows, else one each."""
-    counts = [str(row.n) for row in rows]
+    counts = ["–" if row is None else str(row.n) for row in rows]
     return counts[0] if len(set(counts)) == 1 else "/".join(counts)
 
 
@@ -253,8 +261,12 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "", 
     return f"{table}\n\n{said}" if said else table
 
 
-def _figure(row: Row) -> str:
-    return figure(row.value, row.low, row.high)
+def _wins(pair: Pair) -> str:
+    return "–" if pair.wins is None else f"{pair.wins}/{pair.losses}/{pair.ties}"
+
+
+def _figure(row: Row | None) -> str:
+    return "–" if row is None else figure(row.value, row.low, row.high)
 
 
 def _difference(pair: Pair | WeightedPair) -> str:

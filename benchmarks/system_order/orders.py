@@ -10,8 +10,8 @@ import numpy as np
 
 from searchlora.eval.judge.agreement import Floats
 from searchlora.eval.judge.order import Values, kendall_tau, order_agreement, tau_ap
-from searchlora.eval.judge.resampling import drawn_queries
 from searchlora.eval.measures import retrieval_values
+from searchlora.eval.resampling import drawn_queries
 from searchlora.eval.trec import Qrels, Run
 
 #: The measure that the systems are ordered by, and another that does not look at grades or ranks.

@@ -28,9 +28,9 @@ from searchlora.eval.judge.measures import (
 from searchlora.eval.judge.order import SystemOrder
 from searchlora.eval.judge.pairing import Labels, Paired, pair
 from searchlora.eval.judge.people import People, people
-from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.judge.stability import Stability
 from searchlora.eval.plain_json import plain
+from searchlora.eval.resampling import Figure
 from searchlora.eval.trec import Qrels
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from searchlora.errors import UsageError
 from searchlora.eval.judge.agreement import Floats
 from searchlora.eval.judge.measures import JudgeMeasure
-from searchlora.eval.judge.resampling import influences, standard_error
+from searchlora.eval.resampling import influences, standard_error
 
 #: Half widths that a card gives the number of queries for.
 WANTED = (0.1, 0.05, 0.02)

@@ -9,9 +9,9 @@ from searchlora.eval.judge.card import JudgeCard
 from searchlora.eval.judge.comparing import JudgeComparison
 from searchlora.eval.judge.order import SystemOrder
 from searchlora.eval.judge.people import People
-from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.judge.stability import Stability
 from searchlora.eval.printed import chance, figure, markdown_table
+from searchlora.eval.resampling import Figure
 
 #: Figures of the table of all judges.
 SHOWN = ("kappa", "kappa_binary", "kappa_quadratic", "mae", "bias", "invalid")

@@ -13,7 +13,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.judge import agreement
 from searchlora.eval.judge.agreement import Floats
 from searchlora.eval.judge.rates import rate
-from searchlora.eval.judge.resampling import Figure, Statistic, intervals
+from searchlora.eval.resampling import Figure, Statistic, intervals
 
 Mask: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 

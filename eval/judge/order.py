@@ -14,7 +14,7 @@ import numpy as np
 
 from searchlora.errors import UsageError
 from searchlora.eval.judge.agreement import Floats
-from searchlora.eval.judge.resampling import Figure, drawn_queries
+from searchlora.eval.resampling import Figure, drawn_queries
 
 #: system -> topic -> value of a measure
 Values = Mapping[str, Mapping[str, float]]

@@ -13,7 +13,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.judge.agreement import alpha, coincidences
 from searchlora.eval.judge.measures import BINARY, KAPPA, MAE, QUADRATIC, judge_measures
 from searchlora.eval.judge.pairing import check_grades, pair
-from searchlora.eval.judge.resampling import Figure, intervals
+from searchlora.eval.resampling import Figure, intervals
 from searchlora.eval.trec import Qrels
 
 

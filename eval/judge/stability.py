@@ -13,7 +13,7 @@ from searchlora.eval.judge import agreement
 from searchlora.eval.judge.agreement import Floats, as_scale
 from searchlora.eval.judge.measures import invalid_figure
 from searchlora.eval.judge.pairing import Labels, common
-from searchlora.eval.judge.resampling import Figure, Statistic, intervals
+from searchlora.eval.resampling import Figure, Statistic, intervals
 
 
 @dataclass(frozen=True)

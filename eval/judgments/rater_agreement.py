@@ -1,7 +1,7 @@
 """How far people agree who graded the same pairs: the ceiling for every judge that is held against them.
 
 Pairs of one topic are not independent, so the 95% intervals resample whole topics, as those of judges do. Figures:
-`searchlora.eval.judge.agreement`; intervals: `searchlora.eval.judge.resampling`.
+`searchlora.eval.judge.agreement`; intervals: `searchlora.eval.resampling`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from searchlora.errors import UsageError
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.judge.agreement import Floats, as_scale, confusion, disagreement, kappa
 from searchlora.eval.judge.people import alpha_figure
-from searchlora.eval.judge.resampling import Figure, Statistic, intervals
 from searchlora.eval.judgments.ratings import Rating, by_pair, standing, undecided
+from searchlora.eval.resampling import Figure, Statistic, intervals
 
 
 @dataclass(frozen=True)

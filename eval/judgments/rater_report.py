@@ -10,12 +10,12 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.files import atomic_text
-from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.rater_agreement import Agreement, Two, agreement
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
 from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.printed import figure, markdown_table
+from searchlora.eval.resampling import Figure
 from searchlora.eval.trec import write_qrels
 
 

@@ -49,15 +49,15 @@ class Detail:
 
 
 def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[list[str], list[str]]:
-    """Row ids of the biggest wins and of the biggest losses of system a against system b, in the headline measure.
+    """Row ids of the biggest wins and of the biggest losses of system a against system b.
+
+    They are those of the headline, or, where it has no value per row, of the first measure that has.
 
     Args:
         a, b: Two systems, for example one of `Comparison.met`.
         count: At most so many of each; rows without a difference are neither.
     """
-    values = comparison.values[comparison.measures[0]]
-    ours, theirs = values[a], values[b]
-    differences = {row: ours[row] - theirs[row] for row in ours}
+    differences = comparison.gains(a, b) if comparison.by_row is not None else {}
     order = sorted(differences, key=lambda row: differences[row], reverse=True)
     wins = [row for row in order[:count] if differences[row] > 0]
     losses = [row for row in reversed(order[-count:]) if differences[row] < 0]

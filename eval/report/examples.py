@@ -30,14 +30,14 @@ def examples_section(comparison: Comparison, details: Mapping[str, Detail], coun
         return None
     return Section(
         "examples", "Wins and losses", "examples", {"blocks": blocks, "folded": many},
-        f"The rows on which {comparison.measures[0]} of two systems differs most.",
+        f"The rows on which {comparison.by_row} of two systems differs most.",
     )  # fmt: skip
 
 
 def _cards(
     comparison: Comparison, details: Mapping[str, Detail], rows: Sequence[str], systems: tuple[str, str]
 ) -> list[dict[str, Any]]:
-    values = comparison.values[comparison.measures[0]]
+    values = comparison.values[str(comparison.by_row)]
     return [
         {
             "id": row,
@@ -56,7 +56,7 @@ def _side(comparison: Comparison, detail: Detail, row: str, system: str) -> dict
     return {
         "name": comparison.shown(system),
         "ours": system == comparison.candidate,
-        "value": comparison.values[comparison.measures[0]][system][row],
+        "value": comparison.values[str(comparison.by_row)][system][row],
         "output": answer.output if answer is not None else "",
         "found": answer.found[:SHOWN_DOCUMENTS] if answer is not None else (),
         "invalid": comparison.invalid.get(system, {}).get(row),

@@ -10,12 +10,12 @@ from searchlora.eval.judge.card import JudgeCard
 from searchlora.eval.judge.comparing import JudgeComparison, JudgeDifference
 from searchlora.eval.judge.markdown import SHOWN, WORDS
 from searchlora.eval.judge.order import SystemOrder
-from searchlora.eval.judge.resampling import Figure
 from searchlora.eval.report.grids import confusion
 from searchlora.eval.report.judge_plots import curve_plot, order_plot
 from searchlora.eval.report.page import Section
 from searchlora.eval.report.sections import CORRECTIONS
 from searchlora.eval.report.words import LEVEL
+from searchlora.eval.resampling import Figure
 
 #: More judges than this are folded away.
 _OPEN = 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from markupsafe import Markup
 
@@ -13,8 +15,8 @@ _STEPS = 240
 
 
 def interval_plot(comparison: Comparison, measure: str) -> Markup:
-    """A measure of each system with its interval, one below the other; the system under test stands out."""
-    rows = [comparison.row(system, measure) for system in comparison.systems]
+    """A measure of each system that has it, with its interval, one below the other; the one under test stands out."""
+    rows = [row for row in comparison.rows if row.measure == measure and not math.isnan(row.value)]
     figure, axes = drawing(0.46 * len(rows) + 0.45)
     for place, row in enumerate(rows):
         colour = ACCENT if row.system == (comparison.candidate or comparison.baseline) else MUTED
@@ -30,10 +32,8 @@ def interval_plot(comparison: Comparison, measure: str) -> Markup:
 
 
 def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
-    """The difference a minus b of every row in the headline measure, greatest first: wins above, losses below 0."""
-    measure = comparison.measures[0]
-    ours, theirs = comparison.values[measure][a], comparison.values[measure][b]
-    differences = np.sort([ours[row] - theirs[row] for row in ours])[::-1]
+    """The difference of every row in the measure `by_row`, greatest first: wins of a above 0, losses below."""
+    differences = np.sort(list(comparison.gains(a, b).values()))[::-1]
     steps = min(len(differences), _STEPS)
     # The middle of each step; every row where there are no more rows than steps.
     drawn = differences[((np.arange(steps) + 0.5) * len(differences) / steps).astype(int)]
@@ -47,4 +47,6 @@ def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of rows, ordered by difference", color=MUTED, fontsize=8)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
-    return svg(figure, f"Difference in {measure} for each row, {comparison.shown(a)} minus {comparison.shown(b)}")
+    return svg(
+        figure, f"Difference in {comparison.by_row} for each row, {comparison.shown(a)} minus {comparison.shown(b)}"
+    )

@@ -25,14 +25,15 @@ def rules_section(results: Sequence[RuleResult], forced: str) -> Section | None:
 
 
 def systems_section(comparison: Comparison) -> Section:
-    """Means with intervals, as a table and as plots."""
+    """Figures with intervals, as a table and as plots."""
     systems = [
         {
             "name": comparison.shown(system),
             "role": _role(comparison, system),
             "ours": system == comparison.candidate,
-            "rows": [comparison.row(system, measure) for measure in comparison.measures],
+            "rows": [comparison.find(system, measure) for measure in comparison.measures],
             "invalid": len(comparison.invalid.get(system, {})),
+            "answered": comparison.answered[system],
         }
         for system in comparison.systems
     ]
@@ -42,6 +43,8 @@ def systems_section(comparison: Comparison) -> Section:
         "n": _common_n(comparison.rows),
         "groups": comparison.groups,
         "plots": [(measure, interval_plot(comparison, measure)) for measure in comparison.measures],
+        "pooled": comparison.pooled,
+        "less": comparison.less_is_better,
     }
     return Section("systems", "Systems", "systems", content)
 
@@ -61,13 +64,12 @@ def pairs_section(comparison: Comparison) -> Section | None:
 
 def rows_section(comparison: Comparison) -> Section | None:
     """The difference of every row, for each pair that is looked at first."""
-    if not comparison.met:
+    measure = comparison.by_row
+    if not comparison.met or measure is None:
         return None
-    headline = comparison.measures[0]
     plots = []
     for a, b in comparison.met:
-        ours, theirs = (comparison.values[headline][system] for system in (a, b))
-        differences = [ours[row] - theirs[row] for row in ours]
+        differences = list(comparison.gains(a, b).values())
         plots.append(
             {
                 "title": f"{comparison.shown(a)} against {comparison.shown(b)}",
@@ -81,8 +83,7 @@ def rows_section(comparison: Comparison) -> Section | None:
         )
     return Section(
         "rows", "Row by row", "rows", {"shown": plots[:_OPEN], "folded": plots[_OPEN:]},
-        f"The difference in {headline} of every row, the first system minus the second: "
-        "wins above the line, losses below.",
+        f"The difference in {measure} of every row, {comparison.order_of_gain}: wins above the line, losses below.",
     )  # fmt: skip
 
 
@@ -105,7 +106,7 @@ def unjudged_section(comparison: Comparison) -> Section | None:
                     ],
                 )
                 for system, own in figures.items()
-                if f"{measure} {CONDENSED}" in own
+                if f"{measure} {CONDENSED}" in own and comparison.find(system, measure) is not None
             ],
         )
         for measure in comparison.measures
@@ -135,10 +136,7 @@ def traffic_section(comparison: Comparison) -> Section | None:
             )
             for name, own in figures.items()
         ],
-        "pairs": [
-            {"pair": pair, "a": comparison.shown(pair.a), "b": comparison.shown(pair.b), "verdict": _verdict(pair)}
-            for pair in comparison.weighted_pairs
-        ],
+        "pairs": [_line(comparison, pair) for pair in comparison.weighted_pairs],
         "correction": CORRECTIONS[comparison.correction],
     }
     return Section(
@@ -213,18 +211,15 @@ def by_system(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _lines(comparison: Comparison, measure: str) -> list[dict[str, Any]]:
-    return [
-        {"pair": pair, "a": comparison.shown(pair.a), "b": comparison.shown(pair.b), "verdict": _verdict(pair)}
-        for pair in comparison.comparisons
-        if pair.measure == measure
-    ]
+    return [_line(comparison, pair) for pair in comparison.comparisons if pair.measure == measure]
 
 
-def _verdict(pair: Pair | WeightedPair) -> str:
-    """`good` or `bad` where a difference is shown, else nothing."""
-    if not pair.p_corrected <= LEVEL:
-        return ""
-    return "good" if pair.difference > 0 else "bad"
+def _line(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
+    """A pair with its names, and `good` or `bad` where a difference is shown, else nothing."""
+    verdict = ""
+    if pair.p_corrected <= LEVEL:
+        verdict = "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad"
+    return {"pair": pair, "a": comparison.shown(pair.a), "b": comparison.shown(pair.b), "verdict": verdict}
 
 
 def _role(comparison: Comparison, system: str) -> str:

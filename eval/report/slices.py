@@ -15,8 +15,8 @@ APART, SHOWN = "○", "●"
 
 
 def slices_section(comparison: Comparison) -> Section | None:
-    """A heat map of means and one of differences for each slice, in the headline measure."""
-    headline = comparison.measures[0]
+    """A heat map of means and one of differences for each slice, in the headline, else the first mean."""
+    headline = comparison.by_row
     means: dict[str, dict[str, list[Row]]] = {}
     for each in comparison.slices:
         if each.row.measure == headline:
@@ -54,7 +54,8 @@ def _against(comparison: Comparison) -> str:
 
 def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> Grid:
     found = [row.value for rows in values.values() for row in rows]
-    ends = (min(found), max(found))
+    less = comparison.by_row in comparison.less_is_better
+    ends = (max(found), min(found)) if less else (min(found), max(found))
     columns = tuple(Head(value, f"n = {rows[0].n}") for value, rows in values.items())
     by_system = zip(*values.values(), strict=True)
     rows = tuple(
@@ -65,9 +66,9 @@ def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> G
 
 
 def _mean(row: Row, ends: tuple[float, float]) -> Cell:
-    """Tinted from the least mean of the slice to its greatest."""
-    least, most = ends
-    tint = (row.value - least) / (most - least) if most > least else 0.5
+    """Tinted from the worst mean of the slice to its best."""
+    worst, best = ends
+    tint = (row.value - worst) / (best - worst) if best != worst else 0.5
     return Cell(f"{row.value:.3f}", (interval(row.low, row.high),), tint)
 
 
@@ -80,20 +81,20 @@ def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]
     rows = tuple(
         (
             Head(comparison.shown(b if a == comparison.candidate else a)),
-            tuple(_difference(each, most) for each in pairs),
+            tuple(_difference(comparison, each, most) for each in pairs),
         )
         for (a, b), pairs in zip(comparison.met, by_pair, strict=True)
     )
     return readable(Grid("system", columns, rows), name)
 
 
-def _difference(pair: Pair, most: float) -> Cell:
+def _difference(comparison: Comparison, pair: Pair, most: float) -> Cell:
     apart = not math.isnan(pair.low) and (pair.low > 0 or pair.high < 0)
     mark = SHOWN if pair.p_corrected <= LEVEL else APART if apart else ""
     return Cell(
         f"{pair.difference:+.3f}",
         (interval(pair.low, pair.high, "+"), f"p {chance(pair.p_corrected)}"),
         abs(pair.difference) / most,
-        "good" if pair.difference > 0 else "bad",
+        "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad",
         mark,
     )

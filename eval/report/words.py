@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from searchlora.eval.comparison import Comparison, Pair
-from searchlora.eval.printed import interval
+from searchlora.eval.printed import interval, number
 
 #: A difference is called one from this corrected p down.
 LEVEL = 0.05
@@ -20,7 +21,7 @@ def summary(comparison: Comparison) -> list[str]:
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
     own = comparison.row(leading, headline)
     first = (
-        f"{comparison.shown(leading)} reaches {headline} {own.value:.3f} {interval(own.low, own.high)} "
+        f"{comparison.shown(leading)} reaches {headline} {number(own.value)} {interval(own.low, own.high)} "
         f"over {own.n} rows" + (f" in {comparison.groups} independent groups." if comparison.groups != own.n else ".")
     )
     met = [pair for pair in comparison.comparisons if (pair.a, pair.b) in comparison.met and pair.measure == headline]
@@ -30,19 +31,22 @@ def summary(comparison: Comparison) -> list[str]:
         told = [pair for pair in met if comparison.candidate is not None and pair.b == comparison.baseline]
     return [
         first,
-        *(_sentence(pair, comparison.shown(pair.a), comparison.shown(pair.b)) for pair in told),
+        *(_sentence(comparison, pair) for pair in told),
         *(_together(comparison, met) if len(met) > _PAIRS else ()),
         *_judged(comparison),
     ]
 
 
-def _sentence(pair: Pair, a: str, b: str) -> str:
+def _sentence(comparison: Comparison, pair: Pair) -> str:
+    a, b = comparison.shown(pair.a), comparison.shown(pair.b)
+    if math.isnan(pair.difference):
+        return f"{a} and {b} cannot be compared: there is no {pair.measure} of one of them."
     said = f"{interval(pair.low, pair.high, '+')}, {chance(pair.p_corrected)}"
     if pair.p_corrected > LEVEL:
         return (
             f"{a} is not shown to differ from {b}: the difference in {pair.measure} is {pair.difference:+.3f} {said}."
         )
-    verb = "beats" if pair.difference > 0 else "falls behind"
+    verb = "beats" if comparison.gain(pair.measure, pair.difference) > 0 else "falls behind"
     low, high = sorted((pair.low, pair.high), key=abs)
     # An interval across 0 keeps its signs; any other is told as the size of the difference.
     size = interval(abs(low), abs(high)) if low * high > 0 else interval(pair.low, pair.high, "+")
@@ -53,7 +57,7 @@ def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
     """One sentence for those that win, one for those that lose, one for the rest."""
     measure = met[0].measure
     shown = [pair for pair in met if pair.p_corrected <= LEVEL]
-    won, lost = ([pair for pair in shown if pair.difference * sign > 0] for sign in (1, -1))
+    won, lost = ([pair for pair in shown if comparison.gain(measure, pair.difference) * sign > 0] for sign in (1, -1))
     rest = len(met) - len(shown)
     if comparison.candidate is not None:
         name = comparison.shown(comparison.candidate)

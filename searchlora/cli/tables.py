@@ -17,7 +17,7 @@ def show(comparison: Comparison) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from searchlora.eval.printed import chance, interval
+    from searchlora.eval.printed import chance, interval, number
 
     bare = {re.sub(r"\(.*?\)", "", name): name for name in comparison.measures}  # MRR(rel=2)@10 is shown as MRR@10 is
     measures = [bare[name] for name in _ON_SCREEN if name in bare] or list(comparison.measures[:3])
@@ -34,10 +34,11 @@ def show(comparison: Comparison) -> None:
     for system in comparison.systems:
         cells = [escape(comparison.shown(system))]
         for measure in measures:
-            row = comparison.row(system, measure)
-            cells.append(f"{row.value:.3f}\n{interval(row.low, row.high)}")
+            row = comparison.find(system, measure)
+            cells.append("–" if row is None else f"{number(row.value)}\n{interval(row.low, row.high)}")
         if tested is not None and system in met:
-            cells.append(chance(comparison.pair(*met[system], tested).p_corrected))
+            pair = next((p for p in comparison.comparisons if (p.a, p.b, p.measure) == (*met[system], tested)), None)
+            cells.append("–" if pair is None else chance(pair.p_corrected))
         table.add_row(*cells, style="bold" if system == comparison.candidate else None)
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)

@@ -78,11 +78,13 @@ def test_what_is_not_common_is_left_out_and_said(systems):
     fewer = dict(list(systems["base"].values["MRR@10"].items())[3:])
     systems["base"] = replace(systems["base"], values={"MRR@10": fewer}, notes=("All rows count.", "Greedy."))
     found = compare(systems, candidate="adapter", resamples=200)
-    assert found.measures == ("MRR@10",)
-    assert {row.n for row in found.rows} == {pair.n for pair in found.comparisons} == {42}
+    assert found.measures == ("MRR@10", "nDCG@10")
+    assert {row.n for row in found.rows if row.measure == "MRR@10"} == {42}
+    assert [pair.n for pair in found.comparisons] == [42, 42, 45]
+    assert found.find("base", "nDCG@10") is None and found.by_row == "MRR@10"
     assert found.notes == (
         "MRR@10 is over 42 rows; 3 that not all systems have are left out.",
-        "nDCG@10 is left out: base has no value of it.",
+        "nDCG@10 is shown without base, which has no value of it.",
         "All rows count.",
         "base: Greedy.",
     )
@@ -256,7 +258,7 @@ def test_markdown_shows_every_figure_with_its_interval_and_n(systems):
     text = to_markdown(found)
     row = found.row("adapter", "MRR@10")
     assert f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})" in text
-    assert "| base\\|x |" in text and "| 45 | 1 |" in text
+    assert "| base\\|x |" in text and "| 45 | 1 of 45 |" in text
     assert "| adapter − raw | MRR@10 | +0." in text and "by Holm over the 4 rows" in text
     assert "* All rows count." in text
     assert "Unjudged" not in text and "traffic" not in text

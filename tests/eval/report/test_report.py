@@ -57,7 +57,7 @@ def test_systems(page, compared):
     roles = {compared.candidate: "candidate", compared.baseline: "baseline"}
     for system, line in zip(compared.systems, lines, strict=True):
         assert line[0] == ((system, roles[system]) if system in roles else (system,))
-        assert line[1:] == [*(figure(compared.row(system, m)) for m in compared.measures), ("40",), ("0",)]
+        assert line[1:] == [*(figure(compared.row(system, m)) for m in compared.measures), ("40",), ("0", "of 40")]
 
 
 def test_pairs(page, compared):
@@ -286,7 +286,7 @@ def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
         ("4", "9.8% of 41"),
         ("not JSON (3)", "no such label (1)"),
     ]
-    assert page.tables["Measures of each system"][3][-1] == ("4",)
+    assert page.tables["Measures of each system"][3][-1] == ("4", "of 41")
 
 
 def test_one_system_alone_in_one_cluster(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from searchlora.eval.judge import agreement
-from searchlora.eval.judge.resampling import influences, intervals, standard_error, swap_p
+from searchlora.eval.resampling import influences, intervals, standard_error, swap_p
 
 SCALE = (0, 1, 2, 3)
 KAPPA = partial(agreement.kappa, weights=agreement.disagreement(SCALE))
