@@ -12,7 +12,7 @@ from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Format, Options, Record, SearchContext
 from searchlora.task import PromptedTask
-from searchlora.tasks.judgment import evaluator, reranking
+from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
 
@@ -83,6 +83,17 @@ class JudgmentTask(PromptedTask):
         if "passages" in context:
             return reranking.reranked(context, outputs, self.grades)
         return super().updates(context, outputs)
+
+    def tune(self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput]) -> Mapping[str, Any]:
+        return tuning.tuned(records, outputs, self.grades)
+
+    def settle(self, output: Grade, record: Record) -> Grade:
+        """Probabilities at the tuned temperature; the grade by the tuned cut points, where there are any."""
+        del record
+        return tuning.settled(output, self.tuned, self.grades)
+
+    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
+        return baselines.all_of(records, dataset, self.grades)
 
     def evaluate(
         self,
