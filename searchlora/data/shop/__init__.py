@@ -7,6 +7,8 @@ A shop's folder has these files:
   kind} and `turn` in conversations. Everything a shopper says and every rewrite is in lower case; article numbers are
   not. A rewrite keeps the order of the query and drops what says nothing about the product ("looking for", "please").
 * `qrels.txt`: TREC judgments for every record (see `judgments`); a product not listed has grade 0.
+* `intent.jsonl`: records of the intent task: {id, group, query, object, split, kind}; `object` fits
+  `intent.schema.json` (see `intents`).
 * `vocabulary.json`: shopper's word -> catalogue term, the dictionary of the baseline `dictionary_rewrite`.
 * `shop.json`: the card: seed, counts, sha256 of the files, and that all of this is made.
 

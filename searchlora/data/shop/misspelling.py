@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from random import Random
 
@@ -53,3 +54,34 @@ def misspell(word: str, rng: Random) -> str:
             wrong = word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
         if wrong != word:
             return wrong
+
+
+class Typist:
+    """Makes typing errors that are no words, and outside training none that training has.
+
+    Args:
+        known: Words that an error must not happen to be.
+    """
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+        self._trained_errors: set[str] = set()
+
+    def wrong(self, word: str, split: str, rng: Random) -> str | None:
+        """A wrong form of a word that `can_misspell`, or None where this draw made one that may not be used."""
+        wrong = misspell(word, rng)
+        if wrong in self._known or (split != "train" and wrong in self._trained_errors):
+            return None
+        if split == "train":
+            self._trained_errors.add(wrong)
+        return wrong
+
+    def text_with_error(self, text: str, split: str, rng: Random, *, spared: Collection[str] = ()) -> str | None:
+        """The text with an error in one of its words, the spared ones aside; None where none can be made."""
+        words = text.split()
+        places = [place for place, word in enumerate(words) if can_misspell(word) and word not in spared]
+        if not places:
+            return None
+        place = rng.choice(places)
+        wrong = self.wrong(words[place], split, rng)
+        return None if wrong is None else " ".join([*words[:place], wrong, *words[place + 1 :]])

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from random import Random
 
 from searchlora.data.shop.catalogue import Catalogue, Product
+from searchlora.data.shop.dealing import SPLITS
 from searchlora.data.shop.tables import Tables
-
-#: Split -> share of the product families, and of the records, in per cent.
-SPLITS = {"train": 70, "validation": 10, "test": 20}
 
 _WORD = re.compile(r"\w+")
 _NAMES_OF_ONE_PRODUCT = ("brand", "line", "sku")
@@ -48,7 +46,7 @@ class Sampler:
         """A product whose family is in the split."""
         while True:
             product = self._catalogue.product(rng.randrange(len(self._catalogue)))
-            if self._split(product.family) == split:
+            if self.split_of(product.family) == split:
                 return product
 
     def product_of_type(self, kind: str, split: str, rng: Random, *, tries: int = 12) -> Product | None:
@@ -56,7 +54,7 @@ class Sampler:
         numbers = range(self._types.index(kind), len(self._catalogue), len(self._types))
         for _ in range(tries):
             product = self._catalogue.product(rng.choice(numbers))
-            if self._split(product.family) == split:
+            if self.split_of(product.family) == split:
                 return product
         return None
 
@@ -64,9 +62,10 @@ class Sampler:
         """The need for a product with these facts of this one; None where that combination is in another split."""
         need = Need(product.type, {name: product.facts[name] for name in names})
         by_attributes = any(name not in _NAMES_OF_ONE_PRODUCT for name in need.facts)
-        return need if not by_attributes or self._split(need.combination) == split else None
+        return need if not by_attributes or self.split_of(need.combination) == split else None
 
-    def _split(self, key: str) -> str:
+    def split_of(self, key: str) -> str:
+        """The split of a product family, a combination, or whatever else is named by a key."""
         digest = hashlib.sha256(f"{self._seed} {key}".encode()).digest()
         place = int.from_bytes(digest[:4], "big") % 100
         for split, share in SPLITS.items():

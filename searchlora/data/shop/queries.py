@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from random import Random
 
 from searchlora.data.shop.catalogue import Product
-from searchlora.data.shop.misspelling import can_misspell, misspell
+from searchlora.data.shop.misspelling import Typist, can_misspell
 from searchlora.data.shop.needs import Draft, Sampler, draft
 from searchlora.data.shop.tables import Attribute, Tables, Words
 from searchlora.data.shop.vocabulary import known_words
+from searchlora.data.shop.wording import TRAILS
 
 MOST_WORDS = 8
 
@@ -25,8 +26,6 @@ SLANG = {
     "unseen-word": (0.5, 0.6),
 }
 
-_TRAILS = ("for ", "with ", "without ", "in ", "to ", "beside ", "under ", "family of ", "runs ", "wont ", "blocks ")
-
 
 @dataclass
 class Said:
@@ -39,13 +38,16 @@ class Said:
 
 
 class QueryWriter:
-    """Writes queries of one kind for one split. Forms of misspellings that train saw are not used again elsewhere."""
+    """Writes queries of one kind for one split. Forms of misspellings that train saw are not used again elsewhere.
+
+    Attributes:
+        typist: Makes the misspellings; whoever misspells for the same file has to use it too.
+    """
 
     def __init__(self, sampler: Sampler, tables: Tables) -> None:
         self._sampler = sampler
         self._tables = tables
-        self._known = known_words(tables)
-        self._trained_errors: set[str] = set()
+        self.typist = Typist(known_words(tables))
 
     def write(self, kind: str, split: str, rng: Random) -> list[Draft]:
         """One query as a list, or none when this draw does not make a query of that kind and split."""
@@ -128,11 +130,9 @@ class QueryWriter:
             return False
         for piece, place in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
             words = piece.words.split()
-            wrong = misspell(words[place], rng)
-            if wrong in self._known or (split != "train" and wrong in self._trained_errors):
+            wrong = self.typist.wrong(words[place], split, rng)
+            if wrong is None:
                 return False
-            if split == "train":
-                self._trained_errors.add(wrong)
             words[place] = wrong
             piece.words = " ".join(words)
         return True
@@ -151,4 +151,4 @@ def _pick(words: Words, term: str, slang: float, rng: Random) -> str:
 
 def _trails(words: str, attribute: Attribute, rng: Random) -> bool:
     """Whether these words stand behind the product: always "for four people", often a measure or a size."""
-    return words.startswith(_TRAILS) or (attribute.unit and rng.random() < 0.5)
+    return words.startswith(TRAILS) or (attribute.unit and rng.random() < 0.5)

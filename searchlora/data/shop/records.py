@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
 
 from searchlora.data.shop.catalogue import Catalogue
 from searchlora.data.shop.conversations import ConversationWriter
-from searchlora.data.shop.needs import SPLITS, Draft, Sampler
+from searchlora.data.shop.dealing import SPLITS, portions
+from searchlora.data.shop.needs import Draft, Sampler
 from searchlora.data.shop.queries import QueryWriter
 from searchlora.data.shop.tables import Tables
 from searchlora.errors import DataError
@@ -30,10 +30,10 @@ def make_drafts(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) 
     queries, conversations = QueryWriter(sampler, tables), ConversationWriter(sampler, tables)
     seen: set[tuple[str, ...]] = set()
     drafts: list[Draft] = []
-    for split, count in _portions(total, SPLITS).items():
+    for split, count in portions(total, SPLITS).items():
         rng = Random(f"{seed} {split}")
         mixed: list[Draft] = []
-        for kind, quota in _portions(count, TEST_SHARES if split == "test" else SHARES).items():
+        for kind, quota in portions(count, TEST_SHARES if split == "test" else SHARES).items():
             writer = conversations if kind == "conversation" else queries
             mixed += _distinct(writer, kind, split, quota, rng, seen)
         rng.shuffle(mixed)
@@ -59,10 +59,3 @@ def _distinct(
         seen.update(draft.shown for draft in new)
         found += new
     return found
-
-
-def _portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
-    """`total` divided by shares of 100 and rounded down; what is left over goes to the first."""
-    portions = {name: total * share // 100 for name, share in shares.items()}
-    portions[next(iter(shares))] += total - sum(portions.values())
-    return portions

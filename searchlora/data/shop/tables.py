@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ def load_tables() -> Tables:
         for name, raw in shelf["types"].items()
     }
     return Tables(attributes, types, _read(_FOLDER / "phrases.yaml"))
+
+
+@cache
+def load_table(name: str) -> dict[str, Any]:
+    """A table of `data_tables/` by its path without ending ("intents/prices"); read once, not to be changed."""
+    return _read(_FOLDER / f"{name}.yaml")
 
 
 def _read(file: Path) -> dict[str, Any]:

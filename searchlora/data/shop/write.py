@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.folders import folder_in_the_making
 from searchlora.data.shop.catalogue import Catalogue, document
+from searchlora.data.shop.intent_objects import intent_schema
+from searchlora.data.shop.intents import make_intents
 from searchlora.data.shop.judgments import CAPS, Judge
-from searchlora.data.shop.needs import Draft
 from searchlora.data.shop.records import make_drafts
 from searchlora.data.shop.tables import Tables, load_tables
 from searchlora.data.shop.vocabulary import dictionary
@@ -35,7 +36,8 @@ class ShopCard:
     """What is in a shop's folder; written to it as `shop.json`.
 
     Args:
-        counts: Products, product types, categories, dictionary entries, judgments; records in all, by split, by kind.
+        counts: Products, product types, categories, dictionary entries, judgments; the rows of each task's file, those
+            of rewriting as `records`, by split and kind.
         capped_queries: Records with more exact matches than `qrels.txt` lists (see `judgments`).
         files: File name -> sha256.
     """
@@ -58,7 +60,7 @@ def make_shop(
     Args:
         out: A folder that does not exist, or is empty.
         products: At least 600.
-        queries: Records in `rewriting.jsonl`, at least 100.
+        queries: Records in `rewriting.jsonl`, at least 100; the other tasks' files grow with it.
         progress: Told now and then the products done and the products in all.
 
     Raises:
@@ -90,12 +92,17 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     tables = load_tables()
     catalogue = Catalogue(tables, size=products, seed=seed)
     drafts = make_drafts(catalogue, tables, total=queries, seed=seed)
-    records = [{"id": f"q{number:06d}", **draft.fields} for number, draft in enumerate(drafts, start=1)]
+    records = _numbered("q", (draft.fields for draft in drafts))
+    intents = _numbered("i", make_intents(catalogue, tables, total=queries, seed=seed))
     judge = Judge([(str(record["id"]), draft.need) for record, draft in zip(records, drafts, strict=True)], tables)
     vocabulary = dictionary(tables)
     files = {
-        "rewriting.jsonl": _write(folder / "rewriting.jsonl", (_line(record) for record in records)),
-        "vocabulary.json": _write(folder / "vocabulary.json", [json.dumps(vocabulary, indent=1) + "\n"]),
+        "rewriting.jsonl": _write(folder / "rewriting.jsonl", map(_line, records)),
+        "vocabulary.json": _write(folder / "vocabulary.json", [_indented(vocabulary)]),
+        "intent.schema.json": _write(
+            folder / "intent.schema.json", [json.dumps(intent_schema(tables), indent=1) + "\n"]
+        ),
+        "intent.jsonl": _write(folder / "intent.jsonl", map(_line, intents)),
         "corpus.jsonl": _write(folder / "corpus.jsonl", _corpus(catalogue, tables, judge, progress)),
     }
     judged = Counter[int]()
@@ -106,7 +113,8 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
         "categories": len({kind.category for kind in tables.types.values()}),
         "dictionary": len(vocabulary),
         "judgments": {str(grade): judged[grade] for grade in CAPS},
-        "records": _counts(drafts),
+        "records": _counts(records, "kind"),
+        "intent": _counts(intents, "kind"),
     }
     caps = {str(grade): cap for grade, cap in CAPS.items()}
     card = ShopCard(MADE, seed, counts, caps, judge.capped, files)
@@ -128,11 +136,20 @@ def _qrels(judge: Judge, judged: Counter[int]) -> Iterator[str]:
         yield f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n"
 
 
-def _counts(drafts: Iterable[Draft]) -> dict[str, dict[str, int]]:
+def _numbered(letter: str, rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    return [{"id": f"{letter}{number:06d}", **row} for number, row in enumerate(rows, start=1)]
+
+
+def _counts(rows: Iterable[Mapping[str, object]], field: str) -> dict[str, dict[str, int]]:
+    """Split -> value of the field -> rows."""
     counts: dict[str, Counter[str]] = {}
-    for draft in drafts:
-        counts.setdefault(str(draft.fields["split"]), Counter())[str(draft.fields["kind"])] += 1
-    return {split: dict(sorted(kinds.items())) for split, kinds in counts.items()}
+    for row in rows:
+        counts.setdefault(str(row["split"]), Counter())[str(row[field])] += 1
+    return {split: dict(sorted(values.items())) for split, values in counts.items()}
+
+
+def _indented(value: object) -> str:
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _line(value: object) -> str:

@@ -15,7 +15,15 @@ from searchlora.data.shop.tables import load_tables
 from searchlora.errors import DataError, UsageError
 from tests.memory import PEAK
 
-FILES = {"corpus.jsonl", "rewriting.jsonl", "qrels.txt", "vocabulary.json", "shop.json"}
+FILES = {
+    "corpus.jsonl",
+    "rewriting.jsonl",
+    "qrels.txt",
+    "vocabulary.json",
+    "intent.jsonl",
+    "intent.schema.json",
+    "shop.json",
+}
 
 #: Prints seconds and the peak of resident memory in MiB of making a shop.
 MEASURED = f"""{PEAK}

@@ -1,0 +1,52 @@
+"""How rows and topics are divided among the splits, and how different rows are gathered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import Any
+
+#: Split -> share of the product families, of the topics and of the rows, in per cent.
+SPLITS = {"train": 70, "validation": 10, "test": 20}
+
+#: Draws without a new row after which a writer is taken to have no more to give.
+_PATIENCE = 500
+
+_WORD = re.compile(r"\w+")
+
+
+def portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
+    """`total` divided by shares of 100 and rounded down; what is left over goes to the first."""
+    divided = {name: total * share // 100 for name, share in shares.items()}
+    divided[next(iter(shares))] += total - sum(divided.values())
+    return divided
+
+
+def deal(topics: Iterable[str], *, seed: str) -> dict[str, list[str]]:
+    """Topics dealt to the splits by their shares, at least one to each."""
+    shuffled = list(topics)
+    Random(seed).shuffle(shuffled)
+    dealt: dict[str, list[str]] = {}
+    for split in ("test", "validation"):
+        count = max(1, len(shuffled) * SPLITS[split] // 100)
+        dealt[split], shuffled = shuffled[:count], shuffled[count:]
+    return {"train": shuffled, **dealt}
+
+
+def distinct(
+    write: Callable[[], dict[str, Any] | None], quota: int, seen: set[tuple[str, ...]]
+) -> list[dict[str, Any]]:
+    """At most `quota` rows, none with the same words in its query as another one or one in `seen`, which grows."""
+    found: list[dict[str, Any]] = []
+    idle = 0
+    while len(found) < quota and idle < _PATIENCE:
+        row = write()
+        shown = tuple(sorted(_WORD.findall(row["query"].lower()))) if row else None
+        if row is None or shown is None or shown in seen:
+            idle += 1
+            continue
+        idle = 0
+        seen.add(shown)
+        found.append(row)
+    return found
