@@ -19,13 +19,19 @@ COMMONEST, BM25 = "commonest grade", "BM25 score, cut"
 
 
 def all_of(records: Sequence[Record], dataset: Path, scale: Sequence[int]) -> Mapping[str, Sequence[Grade]]:
-    """Baseline grades by name, learnt from the first 5,000 training rows of a dataset.
+    """Baseline grades by name, learnt from the first 5,000 training rows of a dataset; see `learnt`."""
+    return learnt(records, list(islice(load_dataset(dataset).iter_records("train"), _ROWS)), scale)
 
-    * `commonest grade`: always the one that is commonest there.
-    * `BM25 score, cut`: the score of query and passage, at cut points that are best for kappa there. The statistics are
-      of the passages of these training rows and of `records`.
+
+def learnt(
+    records: Sequence[Record], training: Sequence[Record], scale: Sequence[int]
+) -> Mapping[str, Sequence[Grade]]:
+    """Baseline grades by name.
+
+    * `commonest grade`: always the one that is commonest in training.
+    * `BM25 score, cut`: the score of query and passage, at cut points that are best for kappa in training. The
+      statistics are of the passages of `training` and of `records`.
     """
-    training = list(islice(load_dataset(dataset).iter_records("train"), _ROWS))
     grades = [int(record["grade"]) for record in training]
     counted = Counter(grades)
     commonest = Grade(max(scale, key=lambda grade: counted[grade]))

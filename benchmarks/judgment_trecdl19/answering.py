@@ -1,0 +1,118 @@
+"""Training, and grading all 4,300 passages out of fold. What was graded lies on disk, and so do the adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.judgment_trecdl19.folds import FOLDS, Topics, fold_dataset
+from benchmarks.judgment_trecdl19.warm import warm_records
+from searchlora.adapters.exporting import export_merged
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.building import build
+from searchlora.eval.files import atomic_text
+from searchlora.experiments.judge import Judge, load_judge
+from searchlora.experiments.judged import graded
+from searchlora.experiments.train import train_or_reuse
+from searchlora.outputs import from_json, to_json
+from searchlora.progress import Steps
+
+BASE = "smollm2-135m-instruct-q4_1"
+WARM, NAME = "dl19-warm", "dl19-judge"
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered, as outputs before anything tuned is applied.
+
+    Attributes:
+        adapter, base: id of a pair -> output. Each pair's adapter never saw its query.
+        tuned: Of each fold, what was tuned on its validation queries.
+        training: Name of each adapter -> rows, steps, tokens, seconds.
+    """
+
+    adapter: Mapping[str, Any]
+    base: Mapping[str, Any]
+    tuned: Sequence[Mapping[str, Any]]
+    training: Mapping[str, Mapping[str, Any]]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        kept = {name: {id_: to_json(each) for id_, each in getattr(self, name).items()} for name in ("adapter", "base")}
+        with atomic_text(path) as out:
+            json.dump({**kept, "tuned": self.tuned, "training": self.training}, out)
+
+    @classmethod
+    def load(cls, path: Path) -> Answers:
+        """Read what `save` wrote."""
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        outputs = {name: {id_: from_json(each) for id_, each in kept[name].items()} for name in ("adapter", "base")}
+        return cls(outputs["adapter"], outputs["base"], kept["tuned"], kept["training"])
+
+
+def answer(
+    topics: Topics, data: Path, work: Path, steps: Steps, *, overrides: Sequence[str] = (), queries: int | None = None
+) -> Answers:
+    """Train the adapters that are not there yet and grade what is not graded yet.
+
+    Args:
+        overrides: Of all recipes; `queries`: train on so many of each fold only. To try things out.
+    """
+    store = Store(work / "store")
+    warm = _warm(data, work, store, steps, overrides)
+    merged = _merged(warm, work / "merged")
+    adapters = []
+    for number in range(FOLDS):
+        dataset = fold_dataset(topics, number, work / f"fold{number + 1}", queries=queries)
+        name, recipe = f"{NAME}-{number + 1}", HERE / "fold.yaml"
+        settings = (f"base={merged}", *overrides)
+        adapters.append(
+            train_or_reuse(
+                "judgment", dataset.folder, name, recipe=recipe, overrides=settings, store=store, steps=steps
+            )
+        )
+    by_adapter: dict[str, Any] = {}
+    for topics_of_fold, stored in zip(topics.folds(), adapters, strict=True):
+        judge = load_judge(adapter=stored.reference, base=None, task=None, generate=False, store=store)
+        by_adapter |= _graded(judge, topics, topics_of_fold, work / "graded" / stored.reference, steps)
+    judge = load_judge(adapter=None, base=BASE, task="judgment", generate=False, store=store)
+    by_base = _graded(judge, topics, list(topics.pairs), work / "graded" / "base", steps)
+    training = {each.reference: _about(each) for each in (warm, *adapters)}
+    return Answers(by_adapter, by_base, [dict(each.manifest.tuned) for each in adapters], training)
+
+
+def _warm(data: Path, work: Path, store: Store, steps: Steps, overrides: Sequence[str]) -> StoredAdapter:
+    folder = work / "warm"
+    if not folder.is_dir():
+        source = folder.with_suffix(".jsonl")
+        with atomic_text(source) as out:
+            out.writelines(json.dumps(record) + "\n" for record in warm_records(data))
+        build("judgment", source, format="native", out=folder, shares=(0.95, 0.05, 0.0), on_leak="drop")
+    recipe = HERE / "warm.yaml"
+    return train_or_reuse("judgment", folder, WARM, recipe=recipe, overrides=overrides, store=store, steps=steps)
+
+
+def _merged(warm: StoredAdapter, folder: Path) -> Path:
+    """The base with the first adapter in it, one folder for each version of that adapter."""
+    out = folder / warm.reference
+    if not out.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(export_merged(warm, out))
+    return out
+
+
+def _graded(judge: Judge, topics: Topics, wanted: Sequence[str], folder: Path, steps: Steps) -> dict[str, Any]:
+    """The outputs before anything tuned is applied, by id."""
+    plain = replace(judge, task=judge.task.bound(judge.task.settings))
+    records = topics.records(wanted, graded=False)
+    outputs = graded(plain, records, folder, steps(f"Grading: {judge.reference}"))
+    return {record["id"]: output for record, output in zip(records, outputs, strict=True)}
+
+
+def _about(stored: StoredAdapter) -> dict[str, Any]:
+    return {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}

@@ -1,0 +1,107 @@
+"""The 43 queries in five folds, and the dataset of each: its queries are the test, all others train and validate."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.building import build
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.formats import trecdl
+from searchlora.data.text import normalised
+from searchlora.errors import DataError
+from searchlora.eval.files import atomic_text
+from searchlora.records import RejectedRow
+
+SEED = 13
+FOLDS, VALIDATING = 5, 6
+
+#: Passages of each grade of each query that are trained on, at most; more of the unrelated ones would teach little.
+EACH = 9
+
+Pair = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The queries and their 100 passages.
+
+    Attributes:
+        pairs: topic -> passages as BM25 ranks them; `grade` is None where nobody graded.
+    """
+
+    pairs: Mapping[str, Sequence[Pair]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Topics:
+        """All queries. Raises `DataError` where a row cannot be read."""
+        pairs = {}
+        for row in trecdl.hits(folder):
+            if isinstance(row, RejectedRow):
+                raise DataError(row.reason, where=row.where)
+            pairs[row.data["topic"]] = row.data["pairs"]
+        return cls(pairs)
+
+    def folds(self) -> list[list[str]]:
+        """Topics of each fold."""
+        order = sorted(self.pairs)
+        random.Random(SEED).shuffle(order)
+        return [order[each::FOLDS] for each in range(FOLDS)]
+
+    def records(self, topics: Sequence[str], *, graded: bool = True) -> list[dict[str, Any]]:
+        """Records of the task, of the graded passages or of all (then without a grade)."""
+        return [
+            record_of(pair, with_grade=graded)
+            for topic in topics
+            for pair in self.pairs[topic]
+            if not graded or pair["grade"] is not None
+        ]
+
+
+def record_of(pair: Pair, *, with_grade: bool = True) -> dict[str, Any]:
+    """A record of the task."""
+    return {
+        "id": f"{pair['topic']} {pair['document']}",
+        "group": normalised(pair["query"]),
+        "query": pair["query"],
+        "passage": pair["passage"],
+        **({"grade": pair["grade"]} if with_grade else {}),
+    }
+
+
+def fold_dataset(topics: Topics, number: int, folder: Path, *, queries: int | None = None) -> Dataset:
+    """The dataset of a fold, built in `folder` or found there.
+
+    Args:
+        queries: Of the training queries only so many, to try things out.
+    """
+    if not folder.is_dir():
+        source = folder.with_suffix(".jsonl")
+        with atomic_text(source) as out:
+            out.writelines(json.dumps(row) + "\n" for row in _rows(topics, number, queries))
+        build("judgment", source, format="native", out=folder)
+    return load_dataset(folder)
+
+
+def _rows(topics: Topics, number: int, queries: int | None) -> list[dict[str, Any]]:
+    test = topics.folds()[number]
+    rest = [topic for fold in topics.folds() for topic in fold if topic not in test]
+    random.Random(f"{SEED}/{number}").shuffle(rest)
+    training, validation = rest[VALIDATING:][:queries], rest[:VALIDATING]
+    rows = [{**row, "split": "train"} for topic in training for row in _some(topics.records([topic]))]
+    rows += [{**row, "split": "validation"} for row in topics.records(validation)]
+    return rows + [{**row, "split": "test"} for row in topics.records(test)]
+
+
+def _some(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most `EACH` records of each grade."""
+    rng = random.Random(f"{SEED}/{records[0]['id']}")
+    found = []
+    for grade in sorted({record["grade"] for record in records}):
+        of_grade = [record for record in records if record["grade"] == grade]
+        found += rng.sample(of_grade, min(EACH, len(of_grade)))
+    return found

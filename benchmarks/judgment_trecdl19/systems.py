@@ -1,0 +1,122 @@
+"""What is compared: judges by their agreement with people, and rerankings of BM25's passages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.judgment_trecdl19.answering import Answers
+from benchmarks.judgment_trecdl19.folds import Topics
+from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.scoring import evaluate_run
+from searchlora.eval.trec import Qrels, Run, ranked
+from searchlora.outputs import Grade
+from searchlora.records import Record
+from searchlora.task import load_task
+from searchlora.tasks.judgment import JudgmentTask
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST, learnt
+from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
+from searchlora.tasks.judgment.reranking import expected
+from searchlora.tasks.judgment.tuning import settled, tuned
+
+ADAPTER, ADAPTER_TUNED = "adapter, likeliest grade", "adapter"
+ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
+MEASURES = (KAPPA, BINARY, QUADRATIC, ALPHA, MAE, BIAS)
+
+#: Of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
+_CONSTANT = 60
+
+
+def task() -> JudgmentTask:
+    """The task as it is without settings of one's own."""
+    found = load_task("judgment")
+    assert isinstance(found, JudgmentTask)
+    return found
+
+
+def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
+    """System -> id of a graded pair -> grade, each pair out of fold.
+
+    What is tuned of the adapter was tuned on the validation queries of its fold; of the base, on all graded pairs of
+    the other folds, which it has not been trained on. The baselines learn from these too.
+    """
+    scale = task().grades
+    found: dict[str, dict[str, Grade]] = {
+        name: {} for name in (COMMONEST, BM25, ZERO_SHOT, ZERO_SHOT_TUNED, ADAPTER, ADAPTER_TUNED)
+    }
+    for number, test in enumerate(topics.folds()):
+        records = topics.records(test)
+        others = topics.records([topic for topic in topics.pairs if topic not in test])
+        values = tuned(others, [answers.base[each["id"]] for each in others], scale)
+        for name, grades in learnt(records, others, scale).items():
+            found[name] |= {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
+        for record in records:
+            id_ = record["id"]
+            found[ZERO_SHOT][id_] = answers.base[id_]
+            found[ZERO_SHOT_TUNED][id_] = settled(answers.base[id_], values, scale)
+            found[ADAPTER][id_] = answers.adapter[id_]
+            found[ADAPTER_TUNED][id_] = settled(answers.adapter[id_], answers.tuned[number], scale)
+    return found
+
+
+def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[Comparison, dict[str, Evaluation]]:
+    """The judges against people, over all graded pairs; the adapter against each other one."""
+    records: list[Record] = list(topics.records(list(topics.pairs)))
+    found = {
+        name: task().evaluate(records, [grades[str(record["id"])] for record in records])
+        for name, grades in systems.items()
+    }
+    return compare(found, candidate=ADAPTER_TUNED, measures=MEASURES), found
+
+
+def runs(topics: Topics, answers: Answers) -> dict[str, Run]:
+    """BM25's 100 passages of each query in its own order, and in that of the models' expected grades."""
+    scale = task().grades
+    bm25 = {topic: {pair["document"]: pair["score"] for pair in pairs} for topic, pairs in topics.pairs.items()}
+    adapter, base = (
+        {
+            topic: {pair["document"]: _score(outputs[f"{topic} {pair['document']}"], pair, scale) for pair in pairs}
+            for topic, pairs in topics.pairs.items()
+        }
+        for outputs in (answers.adapter, answers.base)
+    )
+    return {"BM25": bm25, "base zero-shot": base, "adapter": adapter, "BM25 and adapter, fused": _fused(bm25, adapter)}
+
+
+def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
+    """The rerankings by nDCG@10; the adapter's against each other one."""
+    evaluations = {
+        name: evaluate_run(run, qrels, measures=("nDCG@10", "MRR@10"), tested=("nDCG@10",), relevant=2)
+        for name, run in found.items()
+    }
+    return compare(evaluations, candidate="adapter")
+
+
+def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, dict[str, int]]:
+    """A judge's grades as qrels."""
+    found: dict[str, dict[str, int]] = {}
+    for id_, grade in systems[name].items():
+        topic, document = id_.split()
+        found.setdefault(topic, {})[document] = grade.value
+    return found
+
+
+def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Expected calibration error of the probability of a relevant passage, of the judges that give one."""
+    return {name: each.pooled[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.pooled}
+
+
+def _score(output: Grade, pair: Mapping[str, Any], scale: Sequence[int]) -> float:
+    """The expected grade; equal ones in BM25's order, as in a pipeline."""
+    return expected(output, scale) + 1e-9 * float(pair["score"])
+
+
+def _fused(*parts: Run) -> dict[str, dict[str, float]]:
+    fused: dict[str, dict[str, float]] = {}
+    for part in parts:
+        for topic, scores in part.items():
+            row = fused.setdefault(topic, {})
+            for rank, document in enumerate(ranked(scores), start=1):
+                row[document] = row.get(document, 0.0) + 1 / (_CONSTANT + rank)
+    return fused
