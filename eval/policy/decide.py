@@ -143,13 +143,18 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             yield RuleResult("beat incumbent", not facts.removed, said, None if facts.removed else 0.0)
             continue
         pair = _pair(comparison, candidate, system, measure)
-        above = pair.low > asked.margin
+        reached = _worse_end(comparison, pair)
+        above = reached > asked.margin
         # Where few rows differ, or there are few, the interval alone lets chance through (up to 14% of null pairs).
         passed = above and pair.p <= LEVEL
-        short = pair.p - LEVEL if above else asked.margin - pair.low
+        short = pair.p - LEVEL if above else asked.margin - reached
+        less = measure in comparison.less_is_better
+        end = (
+            f"upper end must be below {-asked.margin:+.3f}" if less else f"lower end must be above {asked.margin:+.3f}"
+        )
         said = (
             f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
-            f"p {chance(pair.p)}; the lower end must be above {asked.margin:+.3f} and p at most {LEVEL}"
+            f"p {chance(pair.p)}; the {end} and p at most {LEVEL}"
         )
         yield RuleResult(f"beat {role}", passed, said, 0.0 if passed else _size(short))
 
@@ -157,6 +162,11 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     if not policy.slices:
         return
+    if measure in comparison.pooled:
+        raise UsageError(
+            f"the policy names slices, but {measure} is computed from sums over all rows and has none",
+            fix=f"Leave 'slices' out, or take one of: {', '.join(comparison.values)}.",
+        )
     other = _rival(policy, facts)
     for name, rule in policy.slices.items():
         pairs = {
@@ -171,7 +181,7 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
             raise UsageError(f"the policy names {what}, which the data does not have", fix=f"Slices: {known}.")
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
-                yield _slice(name, value, pair, rule, other)
+                yield _slice(comparison, name, value, pair, rule, other)
         yield from _gone(name, rule, pairs, facts)
 
 
@@ -198,14 +208,26 @@ def _rival(policy: Policy, facts: Facts) -> str:
     return next(iter(policy.beat))
 
 
-def _slice(name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> RuleResult:
-    reached = pair.difference if rule.by == "difference" else pair.low
+def _slice(comparison: Comparison, name: str, value: str, pair: Pair, rule: SliceRule, other: str) -> RuleResult:
+    by_mean = rule.by == "difference"
+    reached = comparison.gain(pair.measure, pair.difference) if by_mean else _worse_end(comparison, pair)
     passed = reached >= -rule.largest_fall
+    less = pair.measure in comparison.less_is_better
+    what = "the mean" if by_mean else "the upper end" if less else "the lower end"
+    limit = f"above {rule.largest_fall:+.3f}" if less else f"below {-rule.largest_fall:+.3f}"
     said = (
         f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}; "
-        f"{'the mean' if rule.by == 'difference' else 'the lower end'} must not be below {-rule.largest_fall:+.3f}"
+        f"{what} must not be {limit}"
     )
+    if rule.least_rows is not None and pair.n < rule.least_rows:
+        return RuleResult(_slice_rule(name, value), True, f"told only, of fewer than {rule.least_rows} rows: {said}")
     return RuleResult(_slice_rule(name, value), passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
+
+
+def _worse_end(comparison: Comparison, pair: Pair) -> float:
+    """The end of the interval that is the worse one for a; above 0 where it is still for the better."""
+    less = pair.measure in comparison.less_is_better
+    return comparison.gain(pair.measure, pair.high if less else pair.low)
 
 
 def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> Iterator[RuleResult]:

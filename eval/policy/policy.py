@@ -5,7 +5,7 @@ beat:                                  # each by its margin, with the 95% interv
   base: {margin: 0.02}
   incumbent: {margin: 0.0}
 slices:
-  turn: {largest_fall: 0.03}           # no turn may fall by more against the incumbent
+  turn: {largest_fall: 0.03, least_rows: 30}   # no turn may fall by more against the incumbent
   kind: {largest_fall: 0.0, values: [complaint], by: interval}
 invalid_rate: {at_most: 0.02}
 latency: {at_most_ms: 900, at_most_times_base: 1.5}
@@ -31,7 +31,8 @@ class _Strict(BaseModel):
 
 
 class Margin(_Strict):
-    """The lower end of the 95% interval of the difference must be above `margin`, in units of the measure.
+    """The lower end of the 95% interval of the difference must be above `margin`, in units of the measure; where less
+    is better, the upper end must be below −`margin`.
 
     And p of the paired randomisation test at most 0.05: where few rows differ, or there are few, the interval alone
     would let chance through.
@@ -42,18 +43,21 @@ class Margin(_Strict):
 
 class SliceRule(_Strict):
     """No value of the slice may fall against the incumbent (where there is none, against the base, else the first of
-    `beat`).
+    `beat`). Where less is better, a rise is a fall. A pooled figure has no slices, so it cannot be held to such a rule.
 
     Attributes:
         largest_fall: In units of the measure.
         values: Only these; None takes every value that occurs.
         by: `difference`: the mean difference must not be below −largest_fall. `interval`: a greater fall must be
             excluded, so the lower end of the 95% interval must not be below it; strict, since slices are small.
+        least_rows: A value with fewer rows is told and does not decide: a few rows fall by chance. None: every value
+            decides.
     """
 
     largest_fall: float = Field(0.0, ge=0)
     values: tuple[str, ...] | None = None
     by: Literal["difference", "interval"] = "difference"
+    least_rows: int | None = Field(None, ge=1)
 
 
 class InvalidRate(_Strict):
@@ -80,7 +84,7 @@ class Policy(_Strict):
     """See the module's docstring.
 
     Attributes:
-        measure: None takes the headline of the candidate's evaluation.
+        measure: A mean or a pooled figure; None takes the headline of the candidate's evaluation.
         beat: `base`, `incumbent`, or the name of another system of the comparison. All must be beaten, so none of the
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
         held_out: Where it cannot be told what the candidate was trained on, `required` breaks the rule and `told` only

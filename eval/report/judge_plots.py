@@ -13,8 +13,14 @@ from searchlora.eval.report.drawing import ACCENT, LINE, MUTED, drawing, svg
 _SIDE = 3.0
 
 
-def curve_plot(points: Sequence[CurvePoint], title: str) -> Markup:
-    """Mean human grade over what the judge said, with intervals; on the dashed line both say the same."""
+def curve_plot(
+    points: Sequence[CurvePoint], title: str, said: str = "the judge said", truth: str = "people said, mean"
+) -> Markup:
+    """What was so, on average, over what was said, with intervals; on the dashed line both are the same.
+
+    Args:
+        said, truth: What the axes are called.
+    """
     figure, axes = drawing(_SIDE * 0.85, _SIDE)
     ends = [min(min(each.judged, each.human) for each in points), max(max(each.judged, each.human) for each in points)]
     axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
@@ -22,8 +28,8 @@ def curve_plot(points: Sequence[CurvePoint], title: str) -> Markup:
         axes.plot([each.judged, each.judged], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
     axes.plot([each.judged for each in points], [each.human for each in points], "o-", color=ACCENT, markersize=4.5,
               linewidth=1.2)  # fmt: skip
-    axes.set_xlabel("the judge said", color=MUTED, fontsize=8)
-    axes.set_ylabel("people said, mean", color=MUTED, fontsize=8)
+    axes.set_xlabel(said, color=MUTED, fontsize=8)
+    axes.set_ylabel(truth, color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)
     return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
 

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from searchlora.eval.labels import Confusion, Curve
 from searchlora.eval.report.grids import confusion
 from searchlora.eval.report.judge_plots import curve_plot
 from searchlora.eval.report.page import Section
 
+#: A matrix of more labels than this is not read; the pairs most often confused are shown, so many of them.
+READABLE, PAIRS = 12, 20
+
 
 def confusions_section(confusions: Mapping[str, Confusion]) -> Section | None:
-    """The matrices as heat maps, by title; None where there are none."""
+    """The matrices, by title: as heat maps, or of many labels the pairs most often confused. None: there are none."""
     if not confusions:
         return None
-    grids = [
-        (title, confusion(each.rows, each.columns, each.counts, "true \\ said")) for title, each in confusions.items()
+    small = {title: each for title, each in confusions.items() if len(each.rows) <= READABLE}
+    content = {
+        "grids": [
+            (title, confusion(each.rows, each.columns, each.counts, "true \\ said")) for title, each in small.items()
+        ],
+        "pairs": [(title, _pairs(each)) for title, each in confusions.items() if title not in small],
+        "readable": READABLE,
+    }
+    lead = "Rows are what is true; the stronger the tint, the greater the share of the row." if small else ""
+    return Section("confusions", "Confusions", "confusions", content, lead)
+
+
+def _pairs(matrix: Confusion) -> dict[str, Any]:
+    """The cells in which another label was said than the true one, greatest first."""
+    wrong = [
+        (true, said, count, sum(counts))
+        for true, counts in zip(matrix.rows, matrix.counts, strict=True)
+        for said, count in zip(matrix.columns, counts, strict=True)
+        if count and said != true
     ]
-    return Section(
-        "confusions", "Confusion matrices", "confusions", {"grids": grids},
-        "Rows are what is true; the stronger the tint, the greater the share of the row.",
-    )  # fmt: skip
+    wrong.sort(key=lambda pair: -pair[2])
+    return {
+        "pairs": wrong[:PAIRS],
+        "kinds": len(wrong),
+        "wrong": sum(count for _, _, count, _ in wrong),
+        "total": sum(map(sum, matrix.counts)),
+        "labels": len(matrix.rows),
+    }
 
 
 def curves_section(curves: Mapping[str, Curve]) -> Section | None:
     """Each curve with its figures, by title; None where there are none."""
-    drawn = [(title, curve.points, curve_plot(curve.points, title)) for title, curve in curves.items() if curve.points]
+    drawn = [
+        (title, curve.points, curve_plot(curve.points, title, "what was said", "what was so, mean"))
+        for title, curve in curves.items()
+        if curve.points
+    ]
     if not drawn:
         return None
     return Section(
-        "calibration", "Calibration", "curves", {"curves": drawn},
-        "What people said, on average, where that was said; on the dashed line both are the same.",
+        "calibration", "Calibration", "curves", {"curves": drawn, "names": ["said", "was so", "n", "groups"]},
+        "How often it was so, or what people said on average, where a probability or grade was given; on the dashed "
+        "line both are the same.",
     )  # fmt: skip

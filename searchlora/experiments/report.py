@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.policy import RuleResult
@@ -13,9 +14,11 @@ from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import BASE, Evaluated
 from searchlora.experiments.figures import file_name, header, provenance, write_figures
-from searchlora.outputs import InvalidOutput
+from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
+
+_Shown = TypeVar("_Shown")
 
 
 def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (), forced: str = "") -> Path:
@@ -44,8 +47,22 @@ def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (
         ),
         rules=rules,
         forced=forced,
+        confusions=_titled(evaluated, {name: each.evaluation.confusions for name, each in evaluated.systems.items()}),
+        curves=_titled(evaluated, {name: each.evaluation.curves for name, each in evaluated.systems.items()}),
         base=BASE,
     )
+
+
+def _titled(evaluated: Evaluated, of_system: Mapping[str, Mapping[str, _Shown]]) -> dict[str, _Shown]:
+    """What the adapter and its base have to show, by title and system, those of one title together."""
+    shown = [evaluated.adapter.reference, BASE]
+    titles = dict.fromkeys(title for name in shown for title in of_system.get(name, {}))
+    return {
+        f"{title}: {evaluated.comparison.shown(name)}": of_system[name][title]
+        for title in titles
+        for name in shown
+        if title in of_system.get(name, {})
+    }
 
 
 def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
@@ -87,15 +104,27 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
         if row not in shown:
             continue
         answers = {
-            name: Answer(_said(system.outputs[place]), _found(system.searches[place], documents, qrels.get(row, {})))
+            name: Answer(
+                _said(system.outputs[place], evaluated.task.output(record)),
+                _found(system.searches[place], documents, qrels.get(row, {})),
+            )
             for name, system in evaluated.systems.items()
         }
         details[row] = Detail(input_text(evaluated.task, record), answers, evaluated.task.target(record))
     return details
 
 
-def _said(output: Any) -> str:
-    return output.raw if isinstance(output, InvalidOutput) else str(output)
+def _said(output: Any, spec: OutputSpec) -> str:
+    """An output as a reader wants it: its text, its label with the probability that it was given, or JSON."""
+    if isinstance(output, InvalidOutput):
+        return output.raw
+    if isinstance(output, CitedAnswer):
+        return output.text
+    if isinstance(output, Label | Grade):
+        values = tuple(spec.scale.values()) if isinstance(spec, Graded) else spec.choices or ()
+        given = dict(zip(values, output.probabilities or (), strict=False)).get(output.value)
+        return str(output.value) if given is None else f"{output.value} (probability {given:.2f})"
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
 def _found(search: Any, documents: dict[str, str], grades: Any) -> tuple[Found, ...]:
