@@ -1,0 +1,76 @@
+"""The rag_answer task: ties schema, prompt, dataset builder and evaluator together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import Qrels, Run
+from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput, OutputSpec
+from searchlora.records import Format, Options, Record
+from searchlora.task import PromptedTask
+from searchlora.tasks.rag_answer import baselines, evaluator, settings
+from searchlora.tasks.rag_answer.dataset import FORMATS
+from searchlora.tasks.rag_answer.sentences import without_marks
+from searchlora.tasks.rag_answer.shown import passage_texts, shortened
+
+
+class RagAnswerTask(PromptedTask):
+    """Question, conversation and numbered passages -> an answer with citations, or a stated abstention."""
+
+    name = "rag_answer"
+    version = 1
+    default_settings = settings.DEFAULT
+    reads: Mapping[str, str] = {"question": "query", "history": "history", "passages": "passages"}
+    writes = "answer"
+
+    def __init__(self) -> None:
+        super().__init__(Path(__file__).parent)
+
+    @property
+    def formats(self) -> Mapping[str, Format]:
+        return FORMATS
+
+    def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
+        del records
+        return settings.of(options)
+
+    def fields(self, record: Record) -> Mapping[str, Any]:
+        return {
+            **self.settings,
+            "question": " ".join(str(record["question"]).split()),
+            "history": shortened(record.get("history", [])),
+            "passages": passage_texts(record),
+        }
+
+    def target(self, record: Record) -> str:
+        if not record["answerable"]:
+            return str(self.settings["abstention"])
+        answer = str(record["answer"])
+        return answer if self.settings["citations"] else without_marks(answer)
+
+    def output(self, record: Record) -> OutputSpec:
+        numbered = len(record["passages"]) if self.settings["citations"] else 0
+        return CitedText(numbered, str(self.settings["abstention"]))
+
+    def fallback(self, record: Record) -> CitedAnswer:
+        """The abstention: who cannot be understood has said nothing."""
+        del record
+        return CitedAnswer(str(self.settings["abstention"]), (), abstained=True)
+
+    def evaluate(
+        self,
+        records: Sequence[Record],
+        outputs: Sequence[Any | InvalidOutput],
+        *,
+        run: Run | None = None,
+        qrels: Qrels | None = None,
+        relevant: int = 1,
+    ) -> Evaluation:
+        del run, qrels, relevant
+        return evaluator.evaluate(records, outputs)
+
+    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
+        return baselines.all_of(records, dataset, str(self.settings["abstention"]))
