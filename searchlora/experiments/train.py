@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,8 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.errors import DataError, TrainingError
+from searchlora.experiments.encoder_train import train_encoder_adapter
+from searchlora.experiments.runs import dataset_for, measures, only_run, recipe_for, run_folder, summary
 from searchlora.experiments.trial import Trial, retrieving
 from searchlora.experiments.tuning import tuned_on
 from searchlora.experiments.validation import Validator
@@ -28,8 +27,8 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import Recipe, load_recipe
-from searchlora.task import PromptedTask, load_prompted_task
-from searchlora.training.run import Trained, train_adapter
+from searchlora.task import EncoderTask, PromptedTask, load_prompted_task, load_task
+from searchlora.training.run import train_adapter
 
 
 def train(
@@ -51,7 +50,7 @@ def train(
     A run that was stopped stays beside the store (`.runs/NAME`) until it is resumed or restarted.
 
     Args:
-        task: Name of a prompted task.
+        task: Name of a prompted task, or of an encoder's.
         data: A dataset folder of that task.
         base: Instead of the recipe's base.
         recipe: A YAML file laid over the task's recipe; `overrides` (`lora.r=8`) are laid over both.
@@ -65,16 +64,19 @@ def train(
     """
     place = store if isinstance(store, Store) else Store(store)
     check_name(name)
+    if isinstance(plugin := load_task(task, tasks), EncoderTask):
+        how: dict[str, Any] = {"recipe": recipe, "overrides": overrides, "resume": resume, "restart": restart}
+        return train_encoder_adapter(plugin, data, name, base=base, store=place, steps=steps, **how)
     plugin = load_prompted_task(task, tasks)
     wanted = load_recipe(plugin.default_recipe, recipe, overrides)
     if base is not None:
         wanted = wanted.model_copy(update={"base": base})
-    dataset = _dataset(plugin, data)
+    dataset = dataset_for(plugin, data)
     plugin = plugin.bound(dataset.settings)
     place.check_task(name, plugin.name)
     model = resolve(wanted.base)
-    with _only_run(place, name):
-        folder = _run_folder(place, name, resume, restart, _identity(plugin, wanted, dataset, model))
+    with only_run(place, name):
+        folder = run_folder(place, name, resume, restart, _identity(plugin, wanted, dataset, model))
         # Where the user says nothing else, TensorBoard's files outlive the run's folder.
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(place.root / ".logs" / name))
         validator = _validator(plugin, wanted, dataset, model, steps)
@@ -88,7 +90,7 @@ def train(
             resume=resume,
             progress=steps("Training"),
         )
-        measures = _measures(trained)
+        found = measures(trained)
         stored = store_adapter(
             place,
             name,
@@ -96,9 +98,9 @@ def train(
             task=plugin,
             recipe=wanted,
             base=model,
-            dataset=TrainedOn(fingerprint=dataset.fingerprint, card=_summary(dataset)),
-            metrics=measures,
-            evaluated=Precision(quantization="none", precision=wanted.precision) if measures else None,
+            dataset=TrainedOn(fingerprint=dataset.fingerprint, card=summary(dataset)),
+            metrics=found,
+            evaluated=Precision(quantization="none", precision=wanted.precision) if found else None,
             training=trained.summary,
             tuned=tuned_on(validator, trained.adapter, dataset, wanted, steps("Tuning")),
             beside=[
@@ -132,14 +134,14 @@ def train_or_reuse(
     if store.versions(name):
         stored = store.get(name)
         dataset = load_dataset(Path(data))
-        plugin = load_prompted_task(task).bound(dataset.settings)
-        wanted = load_recipe(plugin.default_recipe, recipe, overrides)
+        plugin = load_task(task).bound(dataset.settings)
+        wanted = recipe_for(plugin, recipe, overrides)
         data_of = stored.manifest.dataset
         same = (
             data_of is not None
             and data_of.fingerprint == dataset.fingerprint
             and stored.manifest.recipe == wanted.model_dump()
-            and stored.manifest.prompt_hash == prompt_hash(plugin)
+            and stored.manifest.prompt_hash == (prompt_hash(plugin) if isinstance(plugin, PromptedTask) else None)
             and stored.manifest.base.fingerprint == fingerprint(resolve(wanted.base).path)
         )
         if same:
@@ -153,28 +155,6 @@ def train_or_reuse(
     return stored
 
 
-@contextmanager
-def _only_run(store: Store, name: str) -> Iterator[None]:
-    """Two runs of one name would share a folder; the second is told."""
-    from filelock import FileLock, Timeout
-
-    runs = store.root / ".runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(runs / f"{name}.lock", timeout=0):
-            yield
-    except Timeout:
-        raise TrainingError(f"'{name}' is being trained right now", where=str(runs / name)) from None
-
-
-def _dataset(task: PromptedTask, data: str | Path) -> Dataset:
-    dataset = load_dataset(Path(data))
-    if dataset.card.task != task.name:
-        raise DataError(f"is a dataset of the task '{dataset.card.task}', not of '{task.name}'", where=str(data))
-    dataset.verify()
-    return dataset
-
-
 def _identity(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseModel) -> dict[str, Any]:
     """What must be the same for a stopped run to be gone on with."""
     return {
@@ -185,36 +165,6 @@ def _identity(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseMo
         "dataset": dataset.fingerprint,
         "base": fingerprint(base.path).model_dump(),
     }
-
-
-def _run_folder(store: Store, name: str, resume: bool, restart: bool, identity: dict[str, Any]) -> Path:
-    folder = store.root / ".runs" / name
-    about = folder / "run.json"
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
-    if about.is_file():
-        if not resume:
-            raise TrainingError(
-                f"there is an unfinished run of '{name}'",
-                where=str(folder),
-                fix="Go on with --resume, or throw it away with --restart.",
-            )
-        then = json.loads(about.read_text(encoding="utf-8"))
-        changed = [key for key, value in identity.items() if then.get(key) != value]
-        if changed:
-            raise TrainingError(
-                f"the unfinished run of '{name}' had another {' and another '.join(changed)}",
-                where=str(folder),
-                fix="Resume it with what it began with, or throw it away with --restart.",
-            )
-        return folder
-    if resume:
-        raise TrainingError(f"there is no unfinished run of '{name}' to resume", where=str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "run.json.tmp"
-    temporary.write_text(json.dumps(identity), encoding="utf-8")
-    temporary.replace(about)
-    return folder
 
 
 def _validator(task: PromptedTask, recipe: Recipe, dataset: Dataset, base: BaseModel, steps: Steps) -> Validator | None:
@@ -242,14 +192,3 @@ def _queries_beside(task: PromptedTask, dataset: Dataset, folder: Path) -> list[
         return []
     records = (record for split in ("train", "validation") for record in dataset.iter_records(split))
     return [write_training_queries(folder, (query for each in records if (query := task.query(each)) is not None))]
-
-
-def _summary(dataset: Dataset) -> dict[str, Any]:
-    """What a manifest says of the data; the whole card stays with the dataset."""
-    card = dataset.card
-    return {"format": card.format, "source": card.source["name"], "seed": card.seed, "rows": dict(card.rows)}
-
-
-def _measures(trained: Trained) -> dict[str, float]:
-    best = trained.summary["best"] or {}
-    return {f"validation {key}": value for key, value in best.items() if key != "step"}

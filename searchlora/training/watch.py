@@ -17,8 +17,9 @@ from searchlora.errors import TrainingError
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
 
-#: Called with a plain PEFT folder of the adapter as it is now (where all weights are trained, with the model's); returns measures by name, `loss` among them. It must
-#: not touch the model being trained (on a 4-bit CPU base one eval-mode forward there makes all later gradients wrong).
+#: Called with a plain PEFT folder of the adapter as it is now (a model's, where all weights are trained); returns
+#: measures by name, `loss` among them. It must not touch the model being trained (on a 4-bit CPU base one eval-mode
+#: forward there makes all later gradients wrong).
 Validate = Callable[[Path], Mapping[str, float]]
 
 
