@@ -9,6 +9,8 @@ A shop's folder has these files:
 * `qrels.txt`: TREC judgments for every record (see `judgments`); a product not listed has grade 0.
 * `intent.jsonl`: records of the intent task: {id, group, query, object, split, kind}; `object` fits
   `intent.schema.json` (see `intents`).
+* `judgment.jsonl`: records of the judgment task: {id, group, query, passage, title, grade, split, kind}; some products
+  for one in four of the queries of rewriting that stand alone, graded as in `qrels.txt` (see `pairs`).
 * `vocabulary.json`: shopper's word -> catalogue term, the dictionary of the baseline `dictionary_rewrite`.
 * `shop.json`: the card: seed, counts, sha256 of the files, and that all of this is made.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 from searchlora.data.shop.tables import ProductType, Tables
 
 #: Variants (colours, sizes) of one product family.
 FAMILY_SIZE = 3
+
+_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,23 @@ class Catalogue:
         self._types: list[ProductType] = list(tables.types.values())
         self._values = {name: list(attribute.values) for name, attribute in tables.attributes.items()}
         self._lines = tables.phrases["lines"]
+        self._kept = lru_cache(maxsize=_KEPT)(self._make)
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[Product]:
-        return map(self.product, range(self.size))
+        return map(self._make, range(self.size))
+
+    def by_id(self, product: str) -> Product:
+        """The product with that id."""
+        return self.product(int(product[1:]))
 
     def product(self, number: int) -> Product:
-        """Product `number`, 0 <= number < size, without making the others."""
+        """Product `number`, 0 <= number < size, without making the others; the last few thousand are kept."""
+        return self._kept(number)
+
+    def _make(self, number: int) -> Product:
         variant, place = divmod(number, len(self._types))
         kind = self._types[place]
         shared = Random(f"{self._seed} family {place} {variant // FAMILY_SIZE}")

@@ -19,10 +19,18 @@ from searchlora.data.shop.needs import Need
 from searchlora.data.shop.tables import Tables
 from searchlora.records import Judgment
 
-EXACT, SUBSTITUTE, COMPLEMENT = 3, 2, 1
+EXACT, SUBSTITUTE, COMPLEMENT, IRRELEVANT = 3, 2, 1, 0
 
 #: Grade -> the most products of this grade that a query lists.
 CAPS = {EXACT: 60, SUBSTITUTE: 40, COMPLEMENT: 20}
+
+
+def grade(product: Product, need: Need, tables: Tables) -> int:
+    """The grade of one product for one need, as a `Judge` gives it."""
+    if product.type == need.type:
+        missed = sum(product.facts[name] != value for name, value in need.facts.items())
+        return {0: EXACT, 1: SUBSTITUTE}.get(missed, IRRELEVANT)
+    return COMPLEMENT if product.type in tables.types[need.type].goes_with else IRRELEVANT
 
 
 class Judge:
@@ -71,6 +79,11 @@ class Judge:
         for (topic, _), found in zip(self._topics, self._found, strict=True):
             for grade, products in found.items():
                 yield from (Judgment(topic, product, grade) for product in products)
+
+    def listed(self) -> Iterator[tuple[Need, Mapping[int, Sequence[str]]]]:
+        """For every topic, in order: its need, and grade -> ids of the products listed."""
+        for (_, need), found in zip(self._topics, self._found, strict=True):
+            yield need, found
 
     def _add(self, place: int, grade: int, product: str) -> None:
         products = self._found[place][grade]

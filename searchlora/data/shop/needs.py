@@ -49,6 +49,17 @@ class Sampler:
             if self.split_of(product.family) == split:
                 return product
 
+    def listed(self, products: Sequence[str], split: str, rng: Random, *, most: int) -> list[Product]:
+        """At most so many of these products whose family is in the split, drawn at random."""
+        found: list[Product] = []
+        for name in rng.sample(products, len(products)):
+            if len(found) == most:
+                break
+            product = self._catalogue.by_id(name)
+            if self.split_of(product.family) == split:
+                found.append(product)
+        return found
+
     def product_of_type(self, kind: str, split: str, rng: Random, *, tries: int = 12) -> Product | None:
         """A product of that type whose family is in the split, or None where none was found in so many tries."""
         numbers = range(self._types.index(kind), len(self._catalogue), len(self._types))

@@ -16,6 +16,7 @@ from searchlora.data.shop.catalogue import Catalogue, document
 from searchlora.data.shop.intent_objects import intent_schema
 from searchlora.data.shop.intents import make_intents
 from searchlora.data.shop.judgments import CAPS, Judge
+from searchlora.data.shop.pairs import PairWriter, judged_pairs
 from searchlora.data.shop.records import make_drafts
 from searchlora.data.shop.tables import Tables, load_tables
 from searchlora.data.shop.vocabulary import dictionary
@@ -107,6 +108,9 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
     }
     judged = Counter[int]()
     files["qrels.txt"] = _write(folder / "qrels.txt", _qrels(judge, judged))
+    topics = [(record, *listed) for record, listed in zip(records, judge.listed(), strict=True)]
+    judged_rows = list(judged_pairs(topics, PairWriter(catalogue, tables, seed=seed), queries=queries))
+    files["judgment.jsonl"] = _write(folder / "judgment.jsonl", map(_line, judged_rows))
     counts = {
         "products": products,
         "product_types": len(tables.types),
@@ -115,6 +119,7 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
         "judgments": {str(grade): judged[grade] for grade in CAPS},
         "records": _counts(records, "kind"),
         "intent": _counts(intents, "kind"),
+        "judgment": _counts(judged_rows, "grade"),
     }
     caps = {str(grade): cap for grade, cap in CAPS.items()}
     card = ShopCard(MADE, seed, counts, caps, judge.capped, files)

@@ -22,6 +22,7 @@ FILES = {
     "vocabulary.json",
     "intent.jsonl",
     "intent.schema.json",
+    "judgment.jsonl",
     "shop.json",
 }
 
