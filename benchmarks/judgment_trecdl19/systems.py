@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.judgment_trecdl19.answering import Answers
@@ -12,12 +12,11 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.scoring import evaluate_run
 from searchlora.eval.trec import Qrels, Run, ranked
 from searchlora.outputs import Grade
-from searchlora.records import Record
+from searchlora.records import Hit, Record
 from searchlora.task import load_task
 from searchlora.tasks.judgment import JudgmentTask
 from searchlora.tasks.judgment.baselines import BM25, COMMONEST, learnt
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
-from searchlora.tasks.judgment.reranking import expected
 from searchlora.tasks.judgment.tuning import settled, tuned
 
 ADAPTER, ADAPTER_TUNED = "adapter, likeliest grade", "adapter"
@@ -72,15 +71,8 @@ def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tup
 
 def runs(topics: Topics, answers: Answers) -> dict[str, Run]:
     """BM25's 100 passages of each query in its own order, and in that of the models' expected grades."""
-    scale = task().grades
     bm25 = {topic: {pair["document"]: pair["score"] for pair in pairs} for topic, pairs in topics.pairs.items()}
-    adapter, base = (
-        {
-            topic: {pair["document"]: _score(outputs[f"{topic} {pair['document']}"], pair, scale) for pair in pairs}
-            for topic, pairs in topics.pairs.items()
-        }
-        for outputs in (answers.adapter, answers.base)
-    )
+    adapter, base = (_reranked(topics, outputs) for outputs in (answers.adapter, answers.base))
     return {"BM25": bm25, "base zero-shot": base, "adapter": adapter, "BM25 and adapter, fused": _fused(bm25, adapter)}
 
 
@@ -107,9 +99,16 @@ def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     return {name: each.pooled[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.pooled}
 
 
-def _score(output: Grade, pair: Mapping[str, Any], scale: Sequence[int]) -> float:
-    """The expected grade; equal ones in BM25's order, as in a pipeline."""
-    return expected(output, scale) + 1e-9 * float(pair["score"])
+def _reranked(topics: Topics, outputs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By the task's own stage, with BM25's hits as the search."""
+    found = {}
+    for topic, pairs in topics.pairs.items():
+        passages = [{"id": pair["document"], "text": pair["passage"], "score": pair["score"]} for pair in pairs]
+        hits = [Hit(pair["document"], pair["score"]) for pair in pairs]
+        search = {"id": topic, "query": pairs[0]["query"], "hits": hits, "passages": passages}
+        changed = task().updates(search, [outputs[record["id"]] for record in task().records_from(search)])
+        found[topic] = {hit.document: hit.score for hit in changed["hits"]}
+    return found
 
 
 def _fused(*parts: Run) -> dict[str, dict[str, float]]:

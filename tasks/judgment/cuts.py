@@ -18,8 +18,8 @@ import numpy as np
 from searchlora.eval.judge.agreement import Floats, disagreement, kappa
 
 #: Places where a cut can be: so many quantiles of the scores, and one below and one above all of them.
-_PLACES = 24
-_RESAMPLES = 100
+_PLACES = 20
+_RESAMPLES = 50
 
 
 def cut(score: float, cuts: Sequence[float], scale: Sequence[int]) -> int:

@@ -9,6 +9,9 @@ from typing import Any
 from searchlora.outputs import Grade
 from searchlora.records import Hit, Record, SearchContext
 
+#: What trec_eval, which ranks by scores in single precision, holds apart at any grade.
+_STEP = 2e-6
+
 
 def records(context: SearchContext) -> list[Record]:
     """A record for each passage of a search, its id `query-id document-id`."""
@@ -68,5 +71,5 @@ def _falling(scores: Sequence[float]) -> list[float]:
     """Scores that never rise, as near as can be but all different: a run file ranks by score and then by id."""
     found: list[float] = []
     for score in scores:
-        found.append(min(score, math.nextafter(found[-1], -math.inf)) if found else score)
+        found.append(min(score, found[-1] - _STEP) if found else score)
     return found

@@ -1,0 +1,243 @@
+"""Graded pairs out of TREC, BEIR, Cranfield and ESCI: published layouts, made texts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from searchlora.data.formats import beir, cranfield, esci, trec, trecdl
+from searchlora.data.formats.judged import Judged, graded_pairs
+from searchlora.errors import DataError, UsageError
+from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
+
+
+def trecdl_folder(folder: Path) -> Path:
+    hits = [
+        {"qid": 7, "docid": "d1", "rank": 1, "score": 9.5, "content": "A shelter of cloth."},
+        {"qid": 7, "docid": "d2", "rank": 2, "score": 8.5, "content": "Pegs hold it."},
+        {"qid": 7, "docid": "d3", "rank": 3, "score": 7.5, "content": "A stove."},
+        {"qid": 7, "docid": "d4", "rank": 4, "score": 6.5, "content": "A boot."},
+    ]
+    (folder / "bm25.json").write_text(json.dumps([{"query": "What is a tent?", "hits": hits}]), encoding="utf-8")
+    (folder / "qrels.dl.txt").write_text("7 Q0 d1 3\n7 Q0 d3 0\n7 Q0 d9 2\n", encoding="utf-8")
+    return folder
+
+
+def beir_folder(folder: Path) -> Path:
+    documents = [
+        {"_id": "d1", "title": "Tents", "text": "A tent is a shelter."},
+        {"_id": "d2", "title": "Pegs", "text": ""},
+    ]
+    with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8") as out:
+        out.writelines(json.dumps(each) + "\n" for each in documents)
+    queries = [{"_id": "q1", "text": "tents", "metadata": {}}, {"_id": "q2", "text": "pegs"}]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)), encoding="utf-8")
+    (folder / "qrels").mkdir()
+    for split, line in (("train", "q1\td1\t1"), ("test", "q2\td2\t2")):
+        text = f"query-id\tcorpus-id\tscore\n{line}\n"
+        (folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
+    return folder
+
+
+def cranfield_folder(folder: Path) -> Path:
+    entry = ".I {0}\n.T\ntitle {0}\n.A\n.B\n.W\n{1}\n"
+    abstracts = [entry.format(n, f"abstract {n} on flow .") for n in range(1, 6)]
+    (folder / "cran.all.1400").write_text("".join(abstracts), encoding="utf-8")
+    (folder / "cran.qry").write_text(".I 001\n.W\nwhat is flow .\n", encoding="utf-8")
+    (folder / "cranqrel").write_text("1 1 1\n1 2 4\n1 3 -1\n", encoding="utf-8")
+    return folder
+
+
+def esci_folder(folder: Path, **columns: list) -> Path:
+    examples = {
+        "example_id": [0, 1, 2, 3],
+        "query": ["tent", "tent", "pegs", "zelt"],
+        "query_id": [1, 1, 2, 3],
+        "product_id": ["P1", "P2", "P1", "P1"],
+        "product_locale": ["us", "us", "us", "es"],
+        "esci_label": ["E", "I", "C", "E"],
+        "small_version": [1, 0, 1, 1],
+        "large_version": [1, 1, 1, 1],
+        "split": ["train", "train", "test", "train"],
+        **columns,
+    }
+    products = {
+        "product_id": ["P2", "P1", "P1", "P9"],
+        "product_title": ["Boot", "Tienda", "Dome tent", "Stove"],
+        "product_description": [None, "Para dos.", "<p>For <b>two</b>.</p>", "Burns gas."],
+        "product_bullet_point": [None, None, "Waterproof\nLight", None],
+        "product_brand": [None, None, "Fell", "Fell"],
+        "product_color": [None, None, "Green", None],
+        "product_locale": ["us", "es", "us", "us"],
+    }
+    for name, table in (("examples", examples), ("products", products)):
+        path = folder / f"shopping_queries_dataset_{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table(table), path)
+    return folder
+
+
+def rows(found) -> list:
+    return [each.data for each in found if isinstance(each, SourceRow)]
+
+
+# TREC DL with passages
+
+
+def test_trecdl_yields_what_people_graded_and_draws_the_lowest(tmp_path):
+    found = rows(trecdl.read(trecdl_folder(tmp_path)))
+    assert [(each["document"], each["grade"], each["score"]) for each in found] == [("d1", 3, 9.5), ("d3", 0, 7.5)]
+    assert {each["topic"] for each in found} == {"7"}
+    drawn = rows(trecdl.read(tmp_path, unjudged=1))
+    assert [(each["document"], each["grade"]) for each in drawn] == [("d1", 3), ("d3", 0), ("d4", 0)]
+    (query,) = rows(trecdl.hits(tmp_path))
+    assert [each["grade"] for each in query["pairs"]] == [3, None, 0, None]
+
+
+def test_trecdl_names_what_is_missing_or_broken(tmp_path):
+    trecdl_folder(tmp_path)
+    (tmp_path / "bm25.json").write_text('[{"query": "q", "hits": [{"docid": "d1"}]}]', encoding="utf-8")
+    (refused,) = trecdl.read(tmp_path)
+    assert (
+        isinstance(refused, RejectedRow) and "no list of objects with qid, docid, content and score" in refused.reason
+    )
+    (tmp_path / "more.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DataError, match=r"has 2 files like '\*\.json\*'"):
+        list(trecdl.read(tmp_path))
+
+
+def test_the_real_folder(real_data):
+    found = rows(trecdl.hits(real_data / "trecdl19"))
+    assert len(found) == 43 and {len(each["pairs"]) for each in found} == {100}
+    assert sum(pair["grade"] is not None for each in found for pair in each["pairs"]) == 2257
+
+
+# Test collections
+
+
+def collection(qrels, *, never=frozenset(), documents=10) -> Judged:
+    made = [Document(f"d{n}", f"text {n}" if n else " ") for n in range(documents)]
+    return Judged("made", {"q": "a query"}, lambda: iter(made), {None: qrels}, never)
+
+
+def test_pairs_come_in_the_order_of_the_judgments_and_what_is_missing_is_told():
+    found = list(graded_pairs(collection({"q": {"d2": 1, "d1": 0, "d99": 1, "d0": 1}, "other": {"d1": 1}})))
+    assert [(each["document"], each["grade"], each["passage"]) for each in rows(found)] == [
+        ("d2", 1, "text 2"),
+        ("d1", 0, "text 1"),
+    ]
+    told = {each.where: each.reason for each in found if isinstance(each, RejectedRow)}
+    assert told == {
+        "made, topic q, document d99": "the document is not in the collection",
+        "made, topic other, document d1": "the topic has no query",
+    }
+    (report,) = [each for each in found if isinstance(each, SourceReport)]
+    assert report.counts == {"pairs with an empty document": 1}
+
+
+def test_unjudged_ones_are_drawn_alike_each_time_and_never_a_judged_one():
+    made = collection({"q": {"d1": 2, "d2": 1}}, never=frozenset({("q", "d3")}))
+    first, again = (rows(graded_pairs(made, unjudged=5)) for _ in range(2))
+    assert first == again
+    drawn = [each["document"] for each in first if each["grade"] == 0]
+    assert len(drawn) == len(set(drawn)) <= 5 and not set(drawn) & {"d1", "d2", "d3"}
+    with pytest.raises(DataError, match=r"has 10 documents, too few to draw 8"):
+        list(graded_pairs(made, unjudged=8))
+
+
+def test_topics_of_another_collection_are_refused():
+    with pytest.raises(DataError, match=r"no topic of the judgments has a query.*Do topics and qrels belong"):
+        list(graded_pairs(collection({"x": {"d1": 1}})))
+
+
+def test_beir_folders(tmp_path):
+    beir_folder(tmp_path)
+    assert beir.queries(tmp_path) == {"q1": "tents", "q2": "pegs"}
+    assert list(beir.documents(tmp_path)) == [
+        Document("d1", "A tent is a shelter.", "Tents"),
+        Document("d2", "", "Pegs"),
+    ]
+    assert beir.qrels(tmp_path) == {"test": {"q2": {"d2": 2}}, "train": {"q1": {"d1": 1}}}
+    found = rows(graded_pairs(beir.judged(tmp_path)))
+    assert ("pegs", "", "Pegs", "test") in [
+        (each["query"], each["title"], each["passage"], each["split"]) for each in found
+    ]
+    (tmp_path / "qrels" / "extra.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"extra.tsv: is not named train, dev or test"):
+        beir.qrels(tmp_path)
+    with pytest.raises(DataError, match=r"holds no qrels/\*\.tsv"):
+        beir.qrels(tmp_path / "qrels")
+
+
+@pytest.mark.parametrize(
+    ("name", "corpus"),
+    [
+        ("collection.tsv", "d1\tA tent.\nd2\tPegs, idle.\n"),
+        ("corpus.tsv", "id\ttitle\ttext\nd1\tx\tA tent.\nd2\ty\tPegs, idle.\n"),
+        ("documents.jsonl", '{"id": "d1", "text": "A tent."}\n{"id": "d2", "text": "Pegs, idle."}\n'),
+    ],
+)
+def test_a_trec_folder(tmp_path, name, corpus):
+    (tmp_path / name).write_text(corpus, encoding="utf-8")
+    (tmp_path / "topics.tsv").write_text("5\twhat is a tent\n", encoding="utf-8")
+    (tmp_path / "qrels.txt").write_text("5 0 d1 3\n5 0 d2 0\n", encoding="utf-8")
+    found = rows(graded_pairs(trec.judged(tmp_path, {})))
+    assert [(each["query"], each["passage"], each["grade"]) for each in found] == [
+        ("what is a tent", "A tent.", 3),
+        ("what is a tent", "Pegs, idle.", 0),
+    ]
+
+
+def test_files_of_a_trec_folder_can_be_named(tmp_path):
+    (tmp_path / "t.tsv").write_text("5\twhat\n", encoding="utf-8")
+    (tmp_path / "q.txt").write_text("5 0 d1 3\n", encoding="utf-8")
+    (tmp_path / "c.tsv").write_text("d1\tA tent.\td2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"has 0 files whose name begins with topics or queries.*--option topics=FILE"):
+        trec.judged(tmp_path, {})
+    named = trec.judged(tmp_path, {"topics": "t.tsv", "qrels": str(tmp_path / "q.txt"), "corpus": "c.tsv"})
+    with pytest.raises(DataError, match=r"c.tsv, line 1: has 3 fields where 2 are needed"):
+        list(graded_pairs(named))
+
+
+def test_cranfields_unexplained_lines(tmp_path):
+    assert cranfield.unexplained(cranfield_folder(tmp_path)) == {("1", "3")}
+
+
+# ESCI
+
+
+def test_esci_joins_by_product_and_locale(tmp_path):
+    found = rows(esci.read(esci_folder(tmp_path), {}))
+    assert [(each["topic"], each["document"], each["grade"], each["split"]) for each in found] == [
+        ("1", "P2", 0, "train"),
+        ("1", "P1", 3, "train"),
+        ("2", "P1", 1, "test"),
+    ]
+    assert (found[0]["title"], found[0]["passage"]) == ("", "Boot")
+    assert (found[1]["title"], found[1]["passage"]) == ("Dome tent", "Fell. Green. Waterproof Light. For two .")
+    (spanish,) = rows(esci.read(tmp_path, {"locale": "es"}))
+    assert spanish["passage"] == "Para dos."
+    small = rows(esci.read(tmp_path, {"small_version": "yes"}))
+    assert [(each["topic"], each["document"]) for each in small] == [("1", "P1"), ("2", "P1")]
+
+
+def test_esci_tells_what_does_not_fit(tmp_path):
+    found = list(esci.read(esci_folder(tmp_path, product_id=["P1", "P7", "P1", "P1"]), {}))
+    assert [each.reason for each in found if isinstance(each, RejectedRow)] == [
+        "the product P7 is not among the products"
+    ]
+    found = list(esci.read(esci_folder(tmp_path, esci_label=["E", "exact", "C", "E"]), {}))
+    assert ["'exact' is none of E, S, C, I" in each.reason for each in found if isinstance(each, RejectedRow)] == [True]
+    with pytest.raises(DataError, match=r"has no example of the locale 'de'"):
+        list(esci.read(tmp_path, {"locale": "de"}))
+    with pytest.raises(UsageError, match=r"'1' is neither yes nor no"):
+        list(esci.read(tmp_path, {"small_version": "1"}))
+    (tmp_path / "shopping_queries_dataset_products.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"products.parquet: is not a sound Parquet file"):
+        list(esci.read(tmp_path, {}))
+    with pytest.raises(DataError, match=r"has 0 files \*examples\*\.parquet"):
+        list(esci.read(tmp_path / "none", {}))

@@ -1,0 +1,103 @@
+"""The source formats of judgment: published layouts in, records out. Texts here are made, real files are optional."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import RejectedRows, UsageError
+from searchlora.records import Record
+from searchlora.tasks.judgment import task
+from tests.data.test_judged_formats import beir_folder, cranfield_folder, esci_folder, trecdl_folder
+
+ALL_IN_TRAIN = (1.0, 0.0, 0.0)
+
+
+def records(source: Path, format: str, out: Path, **options) -> dict[str, Record]:
+    build(task, source, format=format, out=out, **{"shares": ALL_IN_TRAIN, **options})
+    return {record["id"]: record for split in ("train", "test") for record in load_dataset(out).records(split)}
+
+
+def test_a_passage_of_trec_dl(tmp_path):
+    found = records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out")
+    assert list(found) == ["7 d1", "7 d3"]
+    assert found["7 d1"] == {
+        "id": "7 d1",
+        "group": "what is a tent",
+        "query": "What is a tent?",
+        "passage": "A shelter of cloth.",
+        "grade": 3,
+    }
+
+
+def test_beir_keeps_its_splits(tmp_path):
+    found = records(beir_folder(tmp_path), "beir", tmp_path / "out")
+    assert {id_: (each["grade"], each["split"]) for id_, each in found.items()} == {
+        "q1 d1": (1, "train"),
+        "q2 d2": (2, "test"),
+    }
+    assert found["q1 d1"]["title"] == "Tents"
+
+
+def test_cranfield_is_graded_as_ours_and_what_is_unexplained_is_never_drawn(tmp_path):
+    found = records(cranfield_folder(tmp_path), "cranfield", tmp_path / "out", options={"unjudged": "2"})
+    assert {id_: each["grade"] for id_, each in found.items()} == {"1 1": 3, "1 2": 1, "1 4": 0, "1 5": 0}
+    assert found["1 1"]["passage"] == "abstract 1 on flow ." and "title" not in found["1 1"]
+
+
+def test_products_of_esci_bring_their_guideline(tmp_path):
+    found = records(esci_folder(tmp_path), "esci", tmp_path / "out")
+    assert {id_: each["grade"] for id_, each in found.items()} == {"1 P1": 3, "1 P2": 0, "2 P1": 1}
+    settings = load_dataset(tmp_path / "out").settings
+    assert [each["name"] for each in settings["scale"]] == ["irrelevant", "complement", "substitute", "exact"]
+
+
+def test_grades_are_folded_and_the_settings_say_so(tmp_path):
+    rows = [
+        {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": n % 4, "kind": "k"}
+        for n in range(8)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = records(source, "native", tmp_path / "out", options={"grades": "2"})
+    assert Counter(each["grade"] for each in found.values()) == {0: 4, 1: 4}
+    bound = task.bound(load_dataset(tmp_path / "out").settings)
+    assert bound.grades == (0, 1) and bound.settings["relevant"] == 1
+    assert bound.output(rows[0]).choices == ("0", "1")
+
+
+def test_native_tables_have_grades_in_words_of_digits(tmp_path):
+    source = tmp_path / "rows.csv"
+    source.write_text("id,group,query,passage,grade,title\na b,g,q,p,2,\n", encoding="utf-8")
+    assert records(source, "native", tmp_path / "out") == {
+        "a b": {"id": "a b", "group": "g", "query": "q", "passage": "p", "grade": 2}
+    }
+
+
+def test_a_grade_that_the_guideline_lacks_is_refused(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    row = {"id": "a", "group": "g", "query": "q", "passage": "p", "grade": 4}
+    source.write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(RejectedRows, match=r"field 'grade': 4 is none of the guideline's \(0, 1, 2, 3\)"):
+        records(source, "native", tmp_path / "out")
+    source.write_text(json.dumps({**row, "grade": "high"}), encoding="utf-8")
+    with pytest.raises(RejectedRows, match=r"'high' is not of type 'integer'"):
+        records(source, "native", tmp_path / "out")
+
+
+def test_a_count_that_is_none(tmp_path):
+    with pytest.raises(UsageError, match=r"unjudged is a number, not 'few'"):
+        records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out", options={"unjudged": "few"})
+
+
+def test_the_real_collections(tmp_path, real_data):
+    found = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
+    assert Counter(each["grade"] for each in found.values()) == {0: 885, 1: 526, 2: 566, 3: 280}
+    assert len({each["group"] for each in found.values()}) == 43
+    cranfield = records(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
+    assert len(cranfield) == 1612 - 1  # one of the graded pairs is with an empty abstract

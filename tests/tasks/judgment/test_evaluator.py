@@ -1,0 +1,103 @@
+"""Agreement with people: the figures of scikit-learn, over all rows, an invalid answer counted as the worst."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
+
+from searchlora.data.building import build
+from searchlora.eval.compare import compare
+from searchlora.outputs import Grade, InvalidOutput
+from searchlora.tasks.judgment import task
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores
+
+SCALE = (0, 1, 2, 3)
+NO_GRADE = InvalidOutput("relevant", "not a grade of the scale")
+
+
+def records(grades, queries: int = 3):
+    return [{"id": f"{n}", "group": f"q{n % queries}", "grade": grade} for n, grade in enumerate(grades)]
+
+
+@pytest.mark.filterwarnings("ignore:.*label")
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from(SCALE), st.sampled_from(SCALE)), min_size=3, max_size=40))
+def test_the_figures_are_those_of_scikit_learn(pairs):
+    gold, said = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = task.evaluate(records(gold), [Grade(grade) for grade in said]).figures()
+    theirs = {
+        "kappa": cohen_kappa_score(gold, said, labels=SCALE),
+        "kappa binary": cohen_kappa_score([each >= 2 for each in gold], [each >= 2 for each in said]),
+        "kappa quadratic": cohen_kappa_score(gold, said, labels=SCALE, weights="quadratic"),
+        "MAE": np.abs(np.subtract(gold, said)).mean(),
+        "bias": np.subtract(said, gold).mean(),
+        "agreement": np.equal(gold, said).mean(),
+        "invalid": 0.0,
+    }
+    for name, value in theirs.items():
+        assert found[name] == pytest.approx(value, nan_ok=True), name
+
+
+def test_an_invalid_answer_is_the_worst_and_never_a_grade():
+    gold = [0, 1, 2, 3]
+    right = task.evaluate(records(gold), [Grade(grade) for grade in gold])
+    found = task.evaluate(records(gold), [Grade(0), Grade(1), NO_GRADE, Grade(3)])
+    assert right.figures()["kappa"] == 1
+    assert found.figures()["kappa"] < 1 and found.figures()["MAE"] == pytest.approx(2 / 4)
+    assert found.figures()["bias"] == 0  # over the valid ones
+    assert found.values["invalid"] == {"0": 0.0, "1": 0.0, "2": 1.0, "3": 0.0}
+    assert found.invalid == {"2": "not a grade of the scale"}
+    assert found.confusions["grades"].counts[2] == (0, 0, 0, 0, 1)
+    assert found.headline == "kappa" and found.clusters["3"] == "q0"
+    assert found.slices["human grade"] == {"0": "0", "1": "1", "2": "2", "3": "3"}
+
+
+def test_calibration_is_of_the_probability_of_a_relevant_passage():
+    gold = [0, 3, 3, 0]
+    sure = [Grade(0, (1.0, 0.0, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.0, 1.0))]
+    found = task.evaluate(records(gold), [sure[0], sure[1], Grade(0, (0.5, 0.0, 0.25, 0.25)), Grade(2)])
+    assert found.figures()["calibration error"] == pytest.approx(0.5 / 3)
+    assert len(found.curves["probability of relevant"].points) == 3
+    assert "calibration error" not in task.evaluate(records(gold), [Grade(0)] * 4).figures()
+
+
+def test_two_grades_have_the_same_kappa_binary_or_not():
+    two = task.bound({**task.default_settings, "scale": task.default_settings["scale"][:2], "relevant": 1})
+    found = two.evaluate(records([0, 1, 1, 0]), [Grade(0), Grade(1), Grade(0), Grade(0)]).figures()
+    assert found["kappa"] == found["kappa binary"] == pytest.approx(0.5)
+
+
+def test_systems_are_compared_by_kappa_with_clusters():
+    gold = [0, 1, 2, 3] * 12
+    good = task.evaluate(records(gold, queries=12), [Grade(grade) for grade in gold])
+    poor = task.evaluate(records(gold, queries=12), [Grade(0)] * len(gold))
+    found = compare({"poor": poor, "good": good}, candidate="good", resamples=200)
+    first = found.comparisons[0]
+    assert (first.measure, first.difference) == ("kappa", pytest.approx(1.0))
+
+
+def test_baselines_learn_from_the_training_split(tmp_path):
+    rows = []
+    for number in range(40):
+        query = f"query{number} tent"
+        for grade, text in ((0, f"boots and socks {number}"), (0, f"other things {number}"), (3, f"a {query} here")):
+            rows.append({"id": f"{number} {grade}{text[0]}", "group": query, "query": query, "passage": text})
+            rows[-1]["grade"] = grade
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    build(task, source, format="native", out=tmp_path / "data")
+    test = [json.loads(line) for line in (tmp_path / "data" / "test.jsonl").open(encoding="utf-8")]
+    found = task.baselines(test, tmp_path / "data")
+    assert found[COMMONEST] == [Grade(0)] * len(test)
+    assert task.evaluate(test, found[BM25]).figures()["kappa"] == pytest.approx(1)
+
+
+def test_bm25_scores_are_of_pairs():
+    pairs = [("green tent", "a green tent"), ("green tent", "boots"), ("boots", "boots"), ("the", "a green tent")]
+    scores = bm25_scores([{"query": query, "passage": passage} for query, passage in pairs])
+    assert scores[0] > 0 and scores[2] > 0 and scores[1] == scores[3] == 0

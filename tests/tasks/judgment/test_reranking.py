@@ -1,0 +1,81 @@
+"""Judging as a stage: a record per passage, and the hits in the order of the expected grades."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.errors import PipelineError
+from searchlora.eval.trec import ranked
+from searchlora.outputs import Grade
+from searchlora.prompts import messages
+from searchlora.records import Hit
+from searchlora.tasks.judgment import task
+from searchlora.tasks.judgment.reranking import expected
+
+
+def search(passages: int, hits: int) -> dict:
+    found = [Hit(f"d{n}", float(hits - n)) for n in range(hits)]
+    texts = [{"id": f"d{n}", "title": "T", "text": f"text {n}", "score": float(hits - n)} for n in range(passages)]
+    return {"id": "q1", "query": "a tent", "hits": found, "passages": texts}
+
+
+def test_a_record_for_each_passage_or_one_for_a_pair():
+    several = task.records_from(search(2, 5))
+    assert [each["id"] for each in several] == ["q1 d0", "q1 d1"]
+    assert several[1] == {"id": "q1 d1", "group": "q1", "query": "a tent", "title": "T", "passage": "text 1"}
+    pair = {"id": "q1 d1", "query": "a tent", "passage": "text 1", "title": "", "narrative": "of a topics file"}
+    (one,) = task.records_from(pair)
+    assert one == {"id": "q1 d1", "group": "q1 d1", "query": "a tent", "passage": "text 1", "title": ""}
+    with pytest.raises(PipelineError, match=r"query q1: there are no passages to judge. Put a stage 'passages'"):
+        task.records_from({"id": "q1", "query": "a tent"})
+
+
+def test_hits_go_by_expected_grade_and_what_was_not_judged_stays_behind():
+    outputs = [Grade(0, (0.9, 0.1, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.1, 0.9)), Grade(0, (0.6, 0.0, 0.0, 0.4))]
+    found = task.updates(search(3, 5), outputs)
+    assert [hit.document for hit in found["hits"]] == ["d1", "d2", "d0", "d3", "d4"]
+    assert [hit.score for hit in found["hits"]] == pytest.approx([2.9, 1.2, 0.1, -1.0, -2.0])
+    assert [each["id"] for each in found["passages"]] == ["d1", "d2", "d0"]
+    assert found["passages"][0]["text"] == "text 1" and found["passages"][0]["score"] == pytest.approx(2.9)
+    assert found["grades"][1] == {
+        "id": "d2",
+        "grade": 0,
+        "expected": pytest.approx(1.2),
+        "probabilities": (0.6, 0.0, 0.0, 0.4),
+    }
+
+
+def test_nothing_found_and_a_single_pair():
+    assert task.updates(search(0, 0), [])["hits"] == []
+    assert task.updates({"id": "q", "query": "a", "passage": "b"}, [Grade(2)]) == {"grade": Grade(2)}
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1, max_size=12), st.integers(0, 5))
+def test_ties_keep_their_order_in_a_run_file_too(grades, behind):
+    context = search(len(grades), len(grades) + behind)
+    found = task.updates(context, [Grade(grade) for grade in grades])
+    wanted = sorted(range(len(grades)), key=lambda place: -grades[place])
+    order = [f"d{place}" for place in [*wanted, *range(len(grades), len(grades) + behind)]]
+    assert [hit.document for hit in found["hits"]] == order
+    assert list(ranked({hit.document: hit.score for hit in found["hits"]})) == order
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4))
+def test_the_expected_grade_lies_on_the_scale(weights):
+    probabilities = tuple(weight / math.fsum(weights) for weight in weights)
+    assert 0 <= expected(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
+
+
+def test_the_passage_comes_last_and_is_cut_at_a_word():
+    bound = task.bound({**task.default_settings, "characters": 12})
+    record = {"id": "1", "group": "1", "query": "a  tent", "title": "Tents", "passage": "made\nof cloth"}
+    (_, user) = messages(bound, record)
+    assert user["content"] == "Query: a tent\nPassage: Tents. made …"
+    (_, user) = messages(task, record)
+    assert user["content"].endswith("Passage: Tents. made of cloth")
+    (_, user) = messages(bound, {**record, "title": "", "passage": "x" * 20})
+    assert user["content"].endswith("Passage: " + "x" * 12 + " …")
