@@ -204,7 +204,7 @@ def _share(sums: Floats) -> Floats:
 
 
 def _calibration(sums: Floats) -> Floats:
-    return np.asarray(np.abs(sums[..., :-1]).sum(axis=-1) / sums[..., -1])
+    return agreement.ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
 
 
 def _graded(

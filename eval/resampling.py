@@ -152,7 +152,8 @@ def influences(statistic: Statistic, totals: Floats, *, axes: int = 2) -> Floats
     # A cell that is empty everywhere has nothing in any cluster either, so nothing asks for its derivative.
     for cell in np.flatnonzero(flat.reshape(-1, flat.shape[-1]).any(axis=0)):
         moved[..., cell] += step
-        out[..., cell] = (statistic(moved.reshape(totals.shape)) - base) / step
+        shift = statistic(moved.reshape(totals.shape)) - base
+        out[..., cell] = np.divide(shift, step, out=np.zeros_like(shift), where=step > 0)
         moved[..., cell] = flat[..., cell]
     return out.reshape(totals.shape)
 

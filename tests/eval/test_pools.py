@@ -1,0 +1,209 @@
+"""Pooled figures in a comparison: with interval, n, paired difference and p, beside the means."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.eval import pooled
+from searchlora.eval.blocks import Resampling
+from searchlora.eval.compare import compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.pooled import Pooled
+from searchlora.eval.pools import pool, pooled_figures
+from searchlora.eval.significance import correct
+from searchlora.eval.tables import Header, to_json, to_markdown
+
+IDS = [f"d{dialogue}_{turn}" for dialogue in range(20) for turn in range(4)]
+CLUSTERS = {row: row.split("_")[0] for row in IDS}
+LABELS = ("buy", "ask", "return")
+GOLD = {row: random.Random(f"gold {row}").choice(LABELS) for row in IDS}
+
+
+def evaluation(skill: float, seed: int, **more: object) -> Evaluation:
+    rng = random.Random(seed)
+    said = {row: label if rng.random() < skill else rng.choice((*LABELS, None)) for row, label in GOLD.items()}
+    right = {row: said[row] == label for row, label in GOLD.items()}
+    given = {row: rng.random() for row in IDS}
+    made = Evaluation(
+        headline="macro-F1",
+        values={"accuracy": {row: float(each) for row, each in right.items()}},
+        clusters=CLUSTERS,
+        slices={"turn": {row: row.split("_")[1] for row in IDS}},
+        pooled={
+            "macro-F1": pooled.macro_f1(GOLD, said, LABELS),
+            "calibration error": pooled.expected_calibration_error(given, right),
+        },
+        less_is_better=("calibration error",),
+    )
+    return replace(made, **more)
+
+
+@pytest.fixture
+def systems() -> dict[str, Evaluation]:
+    return {"commonest": evaluation(0.1, 1), "base": evaluation(0.4, 2), "adapter": evaluation(0.9, 3)}
+
+
+def test_a_pooled_figure_is_compared_beside_the_means(systems):
+    found = compare(systems, candidate="adapter", baseline="base", resamples=300)
+    assert found.measures == ("macro-F1", "accuracy", "calibration error")
+    assert (found.by_row, found.pooled) == ("accuracy", ("macro-F1", "calibration error"))
+    for name, each in systems.items():
+        row = found.row(name, "macro-F1")
+        assert row.value == pytest.approx(each.pooled["macro-F1"].value)
+        assert row.low < row.value < row.high and row.n == 80
+    names = [(pair.a, pair.b) for pair in found.comparisons if pair.measure == "macro-F1"]
+    assert names == [("adapter", "commonest"), ("adapter", "base"), ("commonest", "base")]
+    assert [pair.p_corrected for pair in found.comparisons] == correct([pair.p for pair in found.comparisons])
+    pair = found.pair("adapter", "base", "macro-F1")
+    own = [found.row(name, "macro-F1").value for name in ("adapter", "base")]
+    assert pair.difference == pytest.approx(own[0] - own[1])
+    assert 0 < pair.low < pair.difference < pair.high and pair.p_t < 0.01 and 0 < pair.mde < pair.difference
+    assert (pair.wins, pair.n) == (None, 80)
+    assert {each.row.measure for each in found.slices} == {"accuracy"}
+    assert found.groups == 20
+
+
+def test_a_mean_given_as_a_pooled_figure_has_the_interval_and_p_of_a_mean(systems):
+    for name, each in systems.items():
+        ones = {row: (value, 1.0) for row, value in each.values["accuracy"].items()}
+        again = Pooled(ones, lambda sums: sums[..., 0] / sums[..., 1], (0, 1))
+        systems[name] = replace(each, pooled={"again": again}, headline="accuracy")
+    found = compare(systems, candidate="adapter", resamples=4000)
+    for name in systems:
+        mean, same = (found.row(name, measure) for measure in ("accuracy", "again"))
+        assert (same.value, same.low, same.high) == pytest.approx((mean.value, mean.low, mean.high), abs=0.02)
+    for other in ("base", "commonest"):
+        mean, same = (found.pair("adapter", other, measure) for measure in ("accuracy", "again"))
+        assert (same.difference, same.low, same.high) == pytest.approx((mean.difference, mean.low, mean.high), abs=0.03)
+        assert (same.p, same.p_t, same.mde) == pytest.approx((mean.p, mean.p_t, mean.mde), abs=0.01)
+
+
+def _of_ten(evaluation: Evaluation) -> Evaluation:
+    """The first ten clusters, of which every way to swap can be tried."""
+    figure = evaluation.pooled["macro-F1"]
+    return replace(evaluation, pooled={"macro-F1": replace(figure, cells={row: figure.cells[row] for row in IDS[:40]})})
+
+
+def test_p_is_that_of_all_swaps_of_clusters(systems):
+    systems = {name: _of_ten(systems[name]) for name in ("base", "commonest")}
+    found = compare(systems, candidate="base", measures=["macro-F1"], resamples=20_000)
+    pair = found.pair("base", "commonest", "macro-F1")
+    both = [systems[name].pooled["macro-F1"] for name in ("base", "commonest")]
+    sums = np.array(
+        [[sum(np.array(f.cells[row]) for row in IDS if CLUSTERS[row] == f"d{d}") for f in both] for d in range(10)]
+    )
+    shifts = []
+    for swaps in itertools.product([0, 1], repeat=10):
+        first = sum(sums[cluster, swap] for cluster, swap in enumerate(swaps))
+        shifts.append(float(both[0].statistic(first) - both[0].statistic(sums.sum(axis=(0, 1)) - first)))
+    exact = np.mean(np.abs(shifts) >= abs(shifts[0]) - 1e-12)
+    assert pair.p == pytest.approx(exact, abs=0.01)
+
+
+def test_rows_of_their_own_are_drawn_by_their_kinds(systems):
+    """Every row a cluster: few kinds of rows, each drawn so often; the figures are those of drawing rows."""
+    alone = {name: replace(each, clusters={}) for name, each in systems.items()}
+    found = compare(alone, candidate="adapter", measures=["macro-F1"], resamples=4000)
+    figure = alone["base"].pooled["macro-F1"]
+    cells = np.array([figure.cells[row] for row in IDS])
+    rng = np.random.default_rng(0)
+    spread = np.std([figure.statistic(cells[rng.integers(0, 80, 80)].sum(axis=0)) for _ in range(2000)])
+    row = found.row("base", "macro-F1")
+    assert (row.high - row.low) / 3.92 == pytest.approx(spread, rel=0.25)
+    assert found.groups == 80
+
+
+def test_systems_without_the_figure_or_with_other_rows(systems):
+    fewer = dict(list(systems["base"].pooled["macro-F1"].cells.items())[4:])
+    of_base = {"macro-F1": replace(systems["base"].pooled["macro-F1"], cells=fewer)}
+    systems["base"] = replace(systems["base"], pooled=of_base)
+    found = compare(systems, candidate="adapter", resamples=100)
+    assert {row.n for row in found.rows if row.measure == "macro-F1"} == {76}
+    assert found.notes == (
+        "macro-F1 is over 76 rows; 4 that not all systems have are left out.",
+        "calibration error is shown without base, which has no value of it.",
+    )
+    assert [(p.a, p.b) for p in found.comparisons if p.measure == "calibration error"] == [("adapter", "commonest")]
+    text = to_markdown(found)
+    line = next(line for line in text.splitlines() if line.startswith("| base |"))
+    assert line.endswith("| – | 76/80/– | 0 of 80 |")
+    assert "| adapter − base | macro-F1 |" in text and "| – | " in text
+    systems["base"] = replace(systems["base"], pooled={})
+    without = compare(systems, candidate="adapter", resamples=100)
+    assert without.measures == ("accuracy", "calibration error")
+    assert without.notes[0] == "macro-F1 is left out: base has no value of it."
+
+
+def test_a_figure_that_does_not_exist_is_not_tested(systems):
+    invalid = dict.fromkeys(IDS)
+    grades = {row: 1 + (index % 3 == 0) for index, row in enumerate(IDS)}
+    for name, each in systems.items():
+        said = invalid if name == "base" else dict.fromkeys(IDS, 1)
+        systems[name] = replace(each, pooled={"bias": pooled.signed_bias(grades, said, (1, 2))}, headline="accuracy")
+    found = compare(systems, candidate="adapter", resamples=200)
+    assert np.isnan(found.row("base", "bias").value)
+    assert found.row("adapter", "bias").low < found.row("adapter", "bias").value < 0
+    pair = found.pair("adapter", "base", "bias")
+    assert np.isnan([pair.difference, pair.low, pair.p, pair.p_corrected]).all()
+    assert found.pair("adapter", "commonest", "bias").p == 1
+    known = [each for each in found.comparisons if each is not pair]
+    assert [each.p_corrected for each in known] == correct([each.p for each in known])
+    content = to_json(found, Header("demo", "make demo", "2025-01-02", "2 cores", {}))
+    json.dumps(content, allow_nan=False)
+    row = next(row for row in content["rows"] if (row["system"], row["measure"]) == ("adapter", "bias"))
+    assert row.keys() == {"system", "measure", "value", "low", "high", "n"}
+    assert "adapter − base | bias | – |" in to_markdown(found)
+
+
+def test_a_pooled_figure_alone(systems):
+    alone = {name: replace(each, values={}) for name, each in systems.items()}
+    found = compare(alone, candidate="adapter", resamples=100)
+    assert found.by_row is None and found.measures == ("macro-F1", "calibration error")
+    assert found.answered == dict.fromkeys(systems, 80)
+    one = {name: replace(each, clusters=dict.fromkeys(IDS, "one")) for name, each in alone.items()}
+    single = compare(one, candidate="adapter", resamples=100)
+    assert np.isnan([single.row("adapter", "macro-F1").low, single.comparisons[0].p_t]).all()
+
+
+def test_what_cannot_be_compared_is_refused(systems):
+    twice = {"accuracy": systems["base"].pooled["macro-F1"]}
+    with pytest.raises(UsageError, match="'accuracy' is a mean and a pooled figure"):
+        compare({**systems, "base": replace(systems["base"], pooled=twice)}, candidate="adapter")
+    other = {"macro-F1": pooled.macro_f1(GOLD, GOLD, (*LABELS, "more"))}
+    with pytest.raises(UsageError, match="macro-F1 has 9 cells in one row and 12 in another"):
+        compare({**systems, "base": replace(systems["base"], pooled=other)}, candidate="adapter")
+
+
+@pytest.mark.parametrize("n", [43, 200])
+@pytest.mark.parametrize("figure", ["macro-F1", "kappa"])
+def test_intervals_cover(figure, n):
+    """Rows of their own; four labels, or four grades, of which some are told worse than others."""
+    rng = np.random.default_rng(n)
+    prior = np.array([0.4, 0.3, 0.2, 0.1])
+    told = 0.7 * np.eye(4) + 0.3 * np.array([[0.4, 0.4, 0.1, 0.1]] * 4)
+    joint = prior[:, None] * told
+    if figure == "kappa":
+        truth = 1 - (1 - np.trace(joint)) / (1 - prior @ joint.sum(axis=0))
+    else:
+        truth = np.mean(2 * np.diag(joint) / (prior + joint.sum(axis=0)))
+    covered, draws = 0, 150
+    rows = [str(row) for row in range(n)]
+    for draw in range(draws):
+        pairs = rng.choice(16, n, p=joint.ravel())
+        gold, said = (dict(zip(rows, side.tolist(), strict=True)) for side in (pairs // 4, pairs % 4))
+        if figure == "kappa":
+            made = pooled.cohen_kappa(gold, said, (0, 1, 2, 3))
+        else:
+            names = [{row: "abcd"[grade] for row, grade in side.items()} for side in (gold, said)]
+            made = pooled.macro_f1(*names, "abcd")
+        drawn = pool(figure, {"one": made}, rows, dict(zip(rows, rows, strict=True)))
+        ((row,), _) = pooled_figures(drawn, (), Resampling(300, draw))
+        covered += row.low <= truth <= row.high
+    assert 0.90 <= covered / draws <= 1
