@@ -3,30 +3,65 @@
     python -m benchmarks.intent_banking77
 
 Trains on the whole official training set but for the rows that stand in the test (the builder lists them) and 280 rows
-on which the temperature of the probabilities is chosen. The adapter is used again where it is there.
+on which the temperature of the probabilities is chosen. The adapter, and what the models answered, are used again where
+they are there. Answers to read are written to `benchmarks/work/intent_banking77/answers.md`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.common import WORK, real_data
+from benchmarks.common import WORK, header, real_data, save
+from benchmarks.intent_banking77.labels import confused, per_label, to_read
+from benchmarks.intent_banking77.systems import ADAPTER, FREE, calibrated, compared, run_all
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.bars import bars
+from searchlora.cli.tables import show
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.eval.files import atomic_text
+from searchlora.eval.tables import to_json
 from searchlora.experiments.train import train_or_reuse
+from searchlora.inference.local import LocalEngine
+from searchlora.models.resolve import resolve
+from searchlora.task import load_prompted_task
 
 NAME = "banking77-intent"
 SHARES = (0.96, 0.03, 0.01)
 HERE = Path(__file__).parent
+OUT = WORK / "intent_banking77"
 
 
 def main() -> None:
     with bars() as steps:
         dataset = _dataset()
         store = Store(WORK / "store")
-        train_or_reuse("intent", dataset.folder, NAME, recipe=HERE / "recipe.yaml", store=store, steps=steps)
+        recipe = HERE / "recipe.yaml"
+        stored = train_or_reuse("intent", dataset.folder, NAME, recipe=recipe, store=store, steps=steps)
+        task = load_prompted_task("intent").bound(stored.manifest.settings)
+        engine = LocalEngine(resolve(stored.manifest.base.name), store)
+        systems, tuned = run_all(task, dataset, stored, engine, OUT / "outputs", steps)
+    comparison, calibration = compared(systems), calibrated(systems)
+    records, outputs = dataset.records("test"), systems[ADAPTER].outputs
+    of_calibration = to_json(calibration, header("intent_banking77", "intent_banking77"))
+    rows = to_json(comparison, header("intent_banking77", "intent_banking77"))
+    save(
+        "intent_banking77",
+        comparison,
+        {
+            "rows": [*rows["rows"], *of_calibration["rows"]],
+            "comparisons": [*rows["comparisons"], *of_calibration["comparisons"]],
+            **_about(dataset, stored),
+            "tuned": dict(tuned),
+            "labels": per_label(records, outputs),
+            "confused": confused(records, outputs),
+        },
+    )
+    with atomic_text(OUT / "answers.md") as file:
+        file.write(to_read(records, outputs, systems[FREE].outputs))
+    show(comparison)
+    show(calibration)
 
 
 def _dataset() -> Dataset:
@@ -34,6 +69,20 @@ def _dataset() -> Dataset:
     if not folder.is_dir():
         build("intent", real_data() / "banking77", format="banking77", out=folder, shares=SHARES)
     return load_dataset(folder)
+
+
+def _about(dataset: Dataset, stored: StoredAdapter) -> dict[str, object]:
+    manifest, card = stored.manifest, dataset.card
+    weights = sum(file.stat().st_size for file in stored.path.glob("*.safetensors"))
+    return {
+        "adapter": manifest.reference,
+        "adapter_bytes": weights,
+        "data": {"rows": card.rows, "training rows taken out since they stand in the test": card.leaks["found"]},
+        "training": {
+            key: manifest.training[key] for key in ("rows", "steps", "tokens", "seconds", "parameters_trained")
+        },
+        "recipe": manifest.recipe,
+    }
 
 
 if __name__ == "__main__":

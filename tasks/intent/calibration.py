@@ -96,7 +96,7 @@ def _temperature(given: NDArray[np.float64], true: NDArray[np.int64]) -> float:
 def _threshold(highest: NDArray[np.float64], said: NDArray[np.bool_], gold: NDArray[np.bool_]) -> float:
     """The threshold with the best F1 of `gold`; `said` are the rows that are out-of-scope whatever the threshold."""
     steps = np.unique(highest)
-    candidates = [0.0, *((steps[:-1] + steps[1:]) / 2).tolist(), 1.0]
+    candidates: list[float] = [0.0, *((steps[:-1] + steps[1:]) / 2).tolist(), 1.0]
 
     def f1(below: float) -> float:
         found = said | (highest < below)

@@ -60,6 +60,12 @@ def _mapped(
     return rows
 
 
+def _shop_options(source: Path) -> Options:
+    from searchlora.data.shop.intent_objects import OUT_OF_SCOPE
+
+    return {"schema": str(source / SHOP_SCHEMA), "out_of_scope": OUT_OF_SCOPE}
+
+
 def _checking(format: Format) -> Format:
     """The format with the task's options; each row is checked against them."""
 
@@ -100,7 +106,7 @@ FORMATS: Mapping[str, Format] = {
             name="shop",
             description="a folder written by the made shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
-            implied=lambda source: {"schema": str(source / SHOP_SCHEMA)},
+            implied=_shop_options,
         ),
     )
 }

@@ -10,6 +10,7 @@ from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
 from searchlora.tasks.intent import label_figures, object_figures, set_figures
 from searchlora.tasks.intent.figures import Answered, Figures
+from searchlora.tasks.intent.label_figures import CALIBRATION_ERROR
 
 _OF_KIND: Mapping[str, Callable[[Mapping[str, Any], Answered], Figures]] = {
     "label": label_figures.of,
@@ -45,4 +46,5 @@ def evaluate(settings: Mapping[str, Any], records: Sequence[Record], outputs: Se
         pooled=figures.pooled,
         confusions=figures.confusions,
         curves=figures.curves,
+        less_is_better=("invalid", CALIBRATION_ERROR),
     )

@@ -15,6 +15,7 @@ MATRIX_UP_TO = 25
 PAIRS_SHOWN = 12
 
 OTHER = "any other"
+CALIBRATION_ERROR = "calibration error"
 
 
 def of(settings: Mapping[str, Any], rows: Answered) -> Figures:
@@ -64,7 +65,7 @@ def _calibration(labels: Sequence[str], rows: Answered) -> tuple[dict[str, Poole
     if not probability:
         return {}, {}
     return (
-        {"calibration error": expected_calibration_error(probability, correct)},
+        {CALIBRATION_ERROR: expected_calibration_error(probability, correct)},
         {"the likeliest label": curve_of(probability, correct, rows.groups)},
     )
 

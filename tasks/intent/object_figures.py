@@ -8,6 +8,7 @@ from typing import Any
 
 from searchlora.eval.pooled import micro_f1
 from searchlora.tasks.intent.figures import Answered, Figures, out_of_scope_figures
+from searchlora.tasks.intent.settings import scope_field
 
 
 def of(settings: Mapping[str, Any], rows: Answered) -> Figures:
@@ -61,10 +62,8 @@ def _out_of_scope(
     settings: Mapping[str, Any], gold: Mapping[str, Mapping[str, Any]], said: Mapping[str, Mapping[str, Any] | None]
 ) -> dict[str, Any]:
     beyond = settings.get("out_of_scope")
-    field = next(
-        (name for name, form in settings["schema"]["properties"].items() if beyond in form.get("enum", ())), None
-    )
-    if beyond is None or field is None:
+    field = scope_field(settings["schema"], beyond) if beyond is not None else None
+    if field is None:
         return {}
     return out_of_scope_figures(
         {id_: answer.get(field) == beyond for id_, answer in gold.items()},

@@ -16,7 +16,8 @@ OPTIONS: Mapping[str, str] = {
     "kind": "which answer of a record is used, where it has several: label, labels or object (default: the one it has)",
     "labels": "a text file with the label set, one a line (default: the labels of the training rows)",
     "schema": "a file with the JSON Schema of the object; needed where answers are objects",
-    "out_of_scope": "the label for what none of the others means; empty for none (default: oos, where rows have it)",
+    "out_of_scope": "the label, or the value of a field, for what none of the others means; empty for none "
+    "(default: the label oos, where rows have it)",
 }
 
 #: What data sets call the label for what none of the others means (CLINC150, and those after it).
@@ -28,7 +29,7 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
 
     Raises:
         DataError: when a file cannot be used, or there are fewer labels than two.
-        UsageError: when answers are objects and no schema was given.
+        UsageError: when answers are objects and no schema was given, or no field of it has the out-of-scope value.
     """
     kind = None
     labels: set[str] = set()
@@ -38,7 +39,8 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
     if kind == "object":
         if "schema" not in options:
             raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
-        return {"kind": kind, "schema": read_schema(Path(options["schema"]))}
+        schema = read_schema(Path(options["schema"]))
+        return {"kind": kind, "schema": schema, "out_of_scope": _value_of(schema, options.get("out_of_scope"))}
     usual = USUAL_OUT_OF_SCOPE if USUAL_OUT_OF_SCOPE in labels else None
     beyond = options.get("out_of_scope", usual) or None
     if "labels" in options:
@@ -72,8 +74,13 @@ def read_labels(path: Path) -> list[str]:
 
 
 def read_schema(path: Path) -> dict[str, Any]:
-    """A JSON Schema of objects. Raises `DataError` for a file that is none."""
+    """A JSON Schema of objects.
+
+    Raises:
+        DataError: for a file that is none, or one to which generation cannot be constrained.
+    """
     import jsonschema
+    from llguidance import LLMatcher
 
     try:
         schema = json.loads(_text(path, "a JSON Schema"))
@@ -89,7 +96,27 @@ def read_schema(path: Path) -> dict[str, Any]:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
         raise DataError(f"is no JSON Schema ({error.message})", where=str(path)) from None
+    refused = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+    if refused:
+        raise DataError(
+            f"generation cannot be constrained to it ({refused.strip()})",
+            where=str(path),
+            fix="Write the schema without what is refused.",
+        )
     return schema
+
+
+def scope_field(schema: Mapping[str, Any], beyond: str) -> str | None:
+    """The field of an object that has the out-of-scope value among its values."""
+    return next((name for name, form in schema["properties"].items() if beyond in form.get("enum", ())), None)
+
+
+def _value_of(schema: Mapping[str, Any], beyond: str | None) -> str | None:
+    if beyond and scope_field(schema, beyond) is None:
+        raise UsageError(
+            f"no field of the schema has '{beyond}' among its values (enum)", where="--option out_of_scope"
+        )
+    return beyond or None
 
 
 def _text(path: Path, what: str) -> str:

@@ -22,7 +22,7 @@ class IntentTask(PromptedTask):
     Settings:
         kind: "label", "labels" or "object".
         labels: The set, sorted, where the kind is one of the first two.
-        out_of_scope: The label for what none of the others means, or None.
+        out_of_scope: The label, or the value of a field, for what none of the others means; None: there is none.
         schema: JSON Schema of the object.
     """
 

@@ -1,0 +1,102 @@
+"""The systems that the benchmark compares; what a model answered is kept on disk and taken from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.eval.compare import Comparison, compare
+from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.trial import SystemResult, Trial
+from searchlora.inference.local import LocalEngine
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.progress import Steps
+from searchlora.task import PromptedTask
+from searchlora.tasks.intent.baselines import LINEAR
+
+BASE, BASE_FREE = "base zero-shot", "base zero-shot, without constraint"
+ADAPTER, FREE, RAW = "adapter", "adapter, without constraint", "adapter, temperature 1"
+
+ACCURACY, MACRO_F1, VALID, ERROR = "accuracy", "macro-F1", "schema-valid", "calibration error"
+
+
+def run_all(
+    task: PromptedTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, keep: Path, steps: Steps
+) -> tuple[dict[str, SystemResult], Mapping[str, Any]]:
+    """Every row of the table, in its order; and what was tuned on validation.
+
+    Args:
+        task: With the adapter's settings, and nothing tuned.
+    """
+    records = dataset.records("test")
+    most = int(stored.manifest.recipe["max_new_tokens"])
+    held = Trial(task, records, max_new_tokens=most)
+    free = replace(held, constrained=False)
+    tuned = stored.manifest.tuned or _tuned(task, dataset, stored, engine, steps)
+    systems = {name: held.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
+    for model, trial in (
+        (Model(BASE, stored, bare=True), held),
+        (Model(BASE_FREE, stored, bare=True), free),
+        (Model(RAW, stored), held),
+        (Model(FREE, stored), free),
+    ):
+        systems[model.name] = _asked(model, trial, engine, keep, steps)
+    settling = task.bound(task.settings, tuned)
+    raw = systems[RAW]
+    outputs = [settling.settle(output, record) for output, record in zip(raw.outputs, records, strict=True)]
+    systems[ADAPTER] = held.given(ADAPTER, outputs, raw.evaluation.costs)
+    return systems, tuned
+
+
+def compared(systems: Mapping[str, SystemResult]) -> Comparison:
+    """The adapter against all others, on accuracy and macro-F1 over all rows, an invalid output counted as wrong."""
+    evaluations = {}
+    for name, system in systems.items():
+        if name == RAW:
+            continue  # the same answers as the adapter's: only its probabilities differ
+        values = system.evaluation.values
+        valid = {row: 1 - invalid for row, invalid in values["invalid"].items()}
+        evaluations[name] = replace(
+            system.evaluation,
+            values={ACCURACY: values[ACCURACY], VALID: valid},
+            pooled={MACRO_F1: system.evaluation.pooled[MACRO_F1]},
+            slices={},
+        )
+    return compare(evaluations, candidate=ADAPTER, measures=(ACCURACY, MACRO_F1, VALID))
+
+
+def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
+    """The calibration error of all systems that give probabilities, against the adapter's without temperature."""
+    evaluations = {
+        name: replace(systems[name].evaluation, slices={}, pooled={ERROR: systems[name].evaluation.pooled[ERROR]})
+        for name in (LINEAR, BASE, RAW, ADAPTER)
+    }
+    return compare(evaluations, candidate=ADAPTER, measures=(ERROR,))
+
+
+def _asked(model: Model, trial: Trial, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
+    kept = Kept(keep, trial)
+    known = kept.outputs(model)
+    if known is not None:
+        return trial.given(model.name, *known)
+    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
+    kept.save(model, found.outputs, found.evaluation.costs)
+    return found
+
+
+def _tuned(
+    task: PromptedTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, steps: Steps
+) -> Mapping[str, Any]:
+    """As training does it at its end; for an adapter that was trained before it did."""
+    progress = steps("Asking validation rows")
+    stage = AdapterStage(task, engine, stored.reference)
+    records = dataset.records("validation")
+    outputs: list[Any] = []
+    for start in range(0, len(records), 128):
+        outputs += stage.ask(records[start : start + 128])
+        progress(len(outputs), len(records))
+    return task.tune(records, outputs)
