@@ -15,6 +15,8 @@ _MANY, _FEWER = 5, 2
 
 def examples_section(comparison: Comparison, details: Mapping[str, Detail], count: int) -> Section | None:
     """For each pair that is looked at first, so many wins and losses; rows without texts are passed over."""
+    if comparison.by_row is None:
+        return None
     many = len(comparison.met) > _MANY
     blocks = []
     for a, b in comparison.met:
