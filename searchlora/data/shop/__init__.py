@@ -11,6 +11,9 @@ A shop's folder has these files:
   `intent.schema.json` (see `intents`).
 * `judgment.jsonl`: records of the judgment task: {id, group, query, passage, title, grade, split, kind}; some products
   for one in four of the queries of rewriting that stand alone, graded as in `qrels.txt` (see `pairs`).
+* `help/articles.jsonl`: the articles of the help centre, {id, title, text} (see `help_centre`).
+* `rag_answer.jsonl`: records of the rag_answer task: {id, group, question, history, passages, answer, gold, answerable,
+  split, kind}; the answers cite their passages or abstain (see `answers`).
 * `vocabulary.json`: shopper's word -> catalogue term, the dictionary of the baseline `dictionary_rewrite`.
 * `shop.json`: the card: seed, counts, sha256 of the files, and that all of this is made.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from random import Random
 from typing import Any
 
@@ -35,18 +36,22 @@ def deal(topics: Iterable[str], *, seed: str) -> dict[str, list[str]]:
 
 
 def distinct(
-    write: Callable[[], dict[str, Any] | None], quota: int, seen: set[tuple[str, ...]]
+    write: Callable[[], dict[str, Any] | None],
+    quota: int,
+    seen: set[tuple[str, ...]],
+    *,
+    shown: Callable[[dict[str, Any]], str] = itemgetter("query"),
 ) -> list[dict[str, Any]]:
-    """At most `quota` rows, none with the same words in its query as another one or one in `seen`, which grows."""
+    """At most `quota` rows, none that shows the same words as another one or one in `seen`, which grows."""
     found: list[dict[str, Any]] = []
     idle = 0
     while len(found) < quota and idle < _PATIENCE:
         row = write()
-        shown = tuple(sorted(_WORD.findall(row["query"].lower()))) if row else None
-        if row is None or shown is None or shown in seen:
+        words = tuple(sorted(_WORD.findall(shown(row).lower()))) if row else ()
+        if row is None or words in seen:
             idle += 1
             continue
         idle = 0
-        seen.add(shown)
+        seen.add(words)
         found.append(row)
     return found

@@ -87,6 +87,11 @@ def load_tables() -> Tables:
     return Tables(attributes, types, _read(_FOLDER / "phrases.yaml"))
 
 
+def table_names(folder: str) -> list[str]:
+    """The tables of a folder of `data_tables/`, in order."""
+    return sorted(file.stem for file in (_FOLDER / folder).glob("*.yaml"))
+
+
 @cache
 def load_table(name: str) -> dict[str, Any]:
     """A table of `data_tables/` by its path without ending ("intents/prices"); read once, not to be changed."""

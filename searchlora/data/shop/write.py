@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.folders import folder_in_the_making
+from searchlora.data.shop.answers import make_answers
 from searchlora.data.shop.catalogue import Catalogue, document
+from searchlora.data.shop.files import ShopFiles
+from searchlora.data.shop.help_centre import make_articles
 from searchlora.data.shop.intent_objects import intent_schema
 from searchlora.data.shop.intents import make_intents
 from searchlora.data.shop.judgments import CAPS, Judge
@@ -37,8 +38,8 @@ class ShopCard:
     """What is in a shop's folder; written to it as `shop.json`.
 
     Args:
-        counts: Products, product types, categories, dictionary entries, judgments; the rows of each task's file, those
-            of rewriting as `records`, by split and kind.
+        counts: Products, product types, categories, dictionary entries, judgments, help articles; the rows of each
+            task's file (those of rewriting as `records`), by split and kind, pairs by grade.
         capped_queries: Records with more exact matches than `qrels.txt` lists (see `judgments`).
         files: File name -> sha256.
     """
@@ -90,27 +91,17 @@ def _check(products: int, queries: int) -> None:
 
 
 def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress) -> ShopCard:
-    tables = load_tables()
+    tables, files = load_tables(), ShopFiles(folder)
     catalogue = Catalogue(tables, size=products, seed=seed)
     drafts = make_drafts(catalogue, tables, total=queries, seed=seed)
     records = _numbered("q", (draft.fields for draft in drafts))
-    intents = _numbered("i", make_intents(catalogue, tables, total=queries, seed=seed))
     judge = Judge([(str(record["id"]), draft.need) for record, draft in zip(records, drafts, strict=True)], tables)
     vocabulary = dictionary(tables)
-    files = {
-        "rewriting.jsonl": _write(folder / "rewriting.jsonl", map(_line, records)),
-        "vocabulary.json": _write(folder / "vocabulary.json", [_indented(vocabulary)]),
-        "intent.schema.json": _write(
-            folder / "intent.schema.json", [json.dumps(intent_schema(tables), indent=1) + "\n"]
-        ),
-        "intent.jsonl": _write(folder / "intent.jsonl", map(_line, intents)),
-        "corpus.jsonl": _write(folder / "corpus.jsonl", _corpus(catalogue, tables, judge, progress)),
-    }
     judged = Counter[int]()
-    files["qrels.txt"] = _write(folder / "qrels.txt", _qrels(judge, judged))
-    topics = [(record, *listed) for record, listed in zip(records, judge.listed(), strict=True)]
-    judged_rows = list(judged_pairs(topics, PairWriter(catalogue, tables, seed=seed), queries=queries))
-    files["judgment.jsonl"] = _write(folder / "judgment.jsonl", map(_line, judged_rows))
+    files.rows("rewriting.jsonl", records)
+    files.value("vocabulary.json", vocabulary)
+    files.rows("corpus.jsonl", _corpus(catalogue, tables, judge, progress))
+    files.lines("qrels.txt", _qrels(judge, judged))
     counts = {
         "products": products,
         "product_types": len(tables.types),
@@ -118,19 +109,20 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
         "dictionary": len(vocabulary),
         "judgments": {str(grade): judged[grade] for grade in CAPS},
         "records": _counts(records, "kind"),
-        "intent": _counts(intents, "kind"),
-        "judgment": _counts(judged_rows, "grade"),
+        **_write_intents(files, catalogue, tables, queries=queries, seed=seed),
+        **_write_pairs(files, catalogue, tables, records, judge, queries=queries, seed=seed),
+        **_write_help(files, queries=queries, seed=seed),
     }
     caps = {str(grade): cap for grade, cap in CAPS.items()}
-    card = ShopCard(MADE, seed, counts, caps, judge.capped, files)
-    _write(folder / "shop.json", [json.dumps(asdict(card), indent=2) + "\n"])
+    card = ShopCard(MADE, seed, counts, caps, judge.capped, dict(files.sha256))
+    files.value("shop.json", asdict(card), indent=2)
     return card
 
 
-def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progress) -> Iterator[str]:
+def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progress) -> Iterator[dict[str, str]]:
     for number, product in enumerate(catalogue, start=1):
         judge.see(product)
-        yield _line(document(product, tables))
+        yield document(product, tables)
         if number % _STEP == 0 or number == len(catalogue):
             progress(number, len(catalogue), "products")
 
@@ -139,6 +131,40 @@ def _qrels(judge: Judge, judged: Counter[int]) -> Iterator[str]:
     for judgment in judge.judgments():
         judged[judgment.grade] += 1
         yield f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n"
+
+
+def _write_intents(
+    files: ShopFiles, catalogue: Catalogue, tables: Tables, *, queries: int, seed: int
+) -> dict[str, dict[str, dict[str, int]]]:
+    rows = _numbered("i", make_intents(catalogue, tables, total=queries, seed=seed))
+    files.rows("intent.jsonl", rows)
+    files.value("intent.schema.json", intent_schema(tables))
+    return {"intent": _counts(rows, "kind")}
+
+
+def _write_pairs(
+    files: ShopFiles,
+    catalogue: Catalogue,
+    tables: Tables,
+    records: Sequence[Mapping[str, object]],
+    judge: Judge,
+    *,
+    queries: int,
+    seed: int,
+) -> dict[str, dict[str, dict[str, int]]]:
+    writer = PairWriter(catalogue, tables, seed=seed)
+    topics = [(record, *listed) for record, listed in zip(records, judge.listed(), strict=True)]
+    pairs = list(judged_pairs(topics, writer, queries=queries))
+    files.rows("judgment.jsonl", pairs)
+    return {"judgment": _counts(pairs, "grade")}
+
+
+def _write_help(files: ShopFiles, *, queries: int, seed: int) -> dict[str, Any]:
+    articles = make_articles(seed)
+    rows = _numbered("a", make_answers(articles, queries=queries, seed=seed))
+    files.rows("help/articles.jsonl", (article.document for article in articles))
+    files.rows("rag_answer.jsonl", rows)
+    return {"articles": len(articles), "rag_answer": _counts(rows, "kind")}
 
 
 def _numbered(letter: str, rows: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
@@ -151,24 +177,3 @@ def _counts(rows: Iterable[Mapping[str, object]], field: str) -> dict[str, dict[
     for row in rows:
         counts.setdefault(str(row["split"]), Counter())[str(row[field])] += 1
     return {split: dict(sorted(values.items())) for split, values in counts.items()}
-
-
-def _indented(value: object) -> str:
-    return json.dumps(value, indent=1) + "\n"
-
-
-def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def _write(file: Path, lines: Iterable[str]) -> str:
-    """Write and sync; the sha256 of what was written."""
-    digest = hashlib.sha256()
-    with file.open("wb") as stream:
-        for line in lines:
-            data = line.encode()
-            digest.update(data)
-            stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return digest.hexdigest()

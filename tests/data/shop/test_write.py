@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from searchlora.data.shop import files as files_module
 from searchlora.data.shop import make_shop, read_card
-from searchlora.data.shop import write as write_module
 from searchlora.data.shop.catalogue import Catalogue
 from searchlora.data.shop.tables import load_tables
 from searchlora.errors import DataError, UsageError
@@ -23,6 +23,8 @@ FILES = {
     "intent.jsonl",
     "intent.schema.json",
     "judgment.jsonl",
+    "help/articles.jsonl",
+    "rag_answer.jsonl",
     "shop.json",
 }
 
@@ -45,7 +47,7 @@ def made(folder: Path, products: int) -> tuple[float, float]:
 
 def test_same_seed_same_bytes_in_another_process(shop: Path, tmp_path: Path):
     made(tmp_path / "again", 2000)
-    assert {file.name for file in shop.iterdir()} == FILES
+    assert {str(file.relative_to(shop)) for file in shop.rglob("*") if file.is_file()} == FILES
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (shop / name).read_bytes(), name
 
@@ -118,7 +120,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write_module.os, "fsync", full)
+    monkeypatch.setattr(files_module.os, "fsync", full)
     with pytest.raises(DataError, match="No space left on device"):
         make_shop(tmp_path / "shop", products=600, queries=100)
     assert list(tmp_path.iterdir()) == []
