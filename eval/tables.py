@@ -252,8 +252,8 @@ def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:
 
 def _counts(rows: Sequence[Row | None]) -> str:
     """One number where all measures have the same rows, else one each."""
-    counts = ["–" if row is None else str(row.n) for row in rows]
-    return counts[0] if len(set(counts)) == 1 else "/".join(counts)
+    known = {row.n for row in rows if row is not None}
+    return str(*known) if len(known) == 1 else "/".join("–" if row is None else str(row.n) for row in rows)
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "", *, words: int = 1) -> str:

@@ -39,13 +39,14 @@ def examples_section(comparison: Comparison, details: Mapping[str, Detail], coun
 def _cards(
     comparison: Comparison, details: Mapping[str, Detail], rows: Sequence[str], systems: tuple[str, str]
 ) -> list[dict[str, Any]]:
-    values = comparison.values[str(comparison.by_row)]
+    values, gains = comparison.values[str(comparison.by_row)], comparison.gains(*systems)
     return [
         {
             "id": row,
             "query": details[row].query,
             "reference": details[row].reference,
             "difference": values[systems[0]][row] - values[systems[1]][row],
+            "better": gains[row] > 0,
             "sides": [_side(comparison, details[row], row, system) for system in systems],
         }
         for row in rows

@@ -11,7 +11,7 @@ from searchlora.eval.report.judge_plots import curve_plot
 from searchlora.eval.report.page import Section
 
 #: A matrix of more labels than this is not read; the pairs most often confused are shown, so many of them.
-READABLE, PAIRS = 12, 20
+READABLE, PAIRS = 12, 12
 
 
 def confusions_section(confusions: Mapping[str, Confusion]) -> Section | None:
@@ -51,14 +51,13 @@ def _pairs(matrix: Confusion) -> dict[str, Any]:
 def curves_section(curves: Mapping[str, Curve]) -> Section | None:
     """Each curve with its figures, by title; None where there are none."""
     drawn = [
-        (title, curve.points, curve_plot(curve.points, title, "what was said", "what was so, mean"))
+        (title, curve.points, curve_plot(curve.points, title, "probability given", "how often it was so"))
         for title, curve in curves.items()
         if curve.points
     ]
     if not drawn:
         return None
     return Section(
-        "calibration", "Calibration", "curves", {"curves": drawn, "names": ["said", "was so", "n", "groups"]},
-        "How often it was so, or what people said on average, where a probability or grade was given; on the dashed "
-        "line both are the same.",
+        "calibration", "Calibration", "curves", {"curves": drawn, "names": ["probability", "how often so", "n", "groups"]},
+        "How often it was so where that probability was given; on the dashed line both are the same.",
     )  # fmt: skip

@@ -11,6 +11,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.policy import Facts, Policy, decide
+from searchlora.eval.pooled import cohen_kappa
 
 ROLES = {"base": "base", "incumbent": "old@1"}
 ROWS = [str(row) for row in range(200)]
@@ -128,6 +129,74 @@ def test_a_fall_in_a_slice_is_refused_though_the_mean_rose():
     assert broken(Policy(slices={"kind": by_interval}), comparison) == {}
     assert broken(Policy(slices={"kind": {**by_interval, "by": "interval"}}), comparison).keys() == {"slice kind = odd"}
     assert broken(Policy(slices={"kind": {"values": ["even"]}}), comparison) == {}
+
+
+def test_a_small_slice_is_told_and_does_not_decide():
+    comparison = compared(0.1, odd=-0.12)
+    rule = {"largest_fall": 0.01, "least_rows": 100}
+    assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
+    policy = Policy(slices={"kind": {**rule, "least_rows": 101}})
+    assert broken(policy, comparison) == {}
+    said = {result.rule: result.said for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
+    assert said["slice kind = odd"].startswith("told only, of fewer than 101 rows: nDCG@10 -0.0")
+
+
+def test_where_less_is_better_a_rise_is_a_fall():
+    """The mirror image of a comparison is decided as the comparison is."""
+    plain = compared(0.1, odd=-0.12)
+    turned = compare(
+        {
+            name: Evaluation(
+                "error",
+                {"error": {row: 1 - value for row, value in of_row["nDCG@10"].items()}},
+                {},
+                slices={"kind": {row: "odd" if int(row) % 2 else "even" for row in ROWS}},
+                less_is_better=("error",),
+            )
+            for name, of_row in {
+                name: {m: values[name] for m, values in plain.values.items()} for name in plain.systems
+            }.items()
+        },
+        candidate="new@2",
+        resamples=2000,
+    )
+    for beat in ({"base": {"margin": 0.05}, "incumbent": {}}, {"incumbent": {"margin": 0.2}}):
+        for by in ("difference", "interval"):
+            policy = Policy(beat=beat, slices={"kind": {"largest_fall": 0.01, "by": by}})
+            found = broken(policy, turned)
+            assert found == pytest.approx(broken(policy, plain))
+            assert "slice kind = odd" in found
+    pair, mirrored = plain.pair("new@2", "old@1", "nDCG@10"), turned.pair("new@2", "old@1", "error")
+    assert (mirrored.wins, mirrored.losses, mirrored.difference) == (
+        pair.wins,
+        pair.losses,
+        pytest.approx(-pair.difference),
+    )
+    said = {rule.rule: rule.said for rule in decide(policy, turned, "new@2", Facts(ROLES, "ab" * 32))}
+    assert "the upper end must be below -0.200" in said["beat incumbent"]
+    assert "the upper end must not be above +0.010" in said["slice kind = odd"]
+
+
+def graded(skill: float, seed: int) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    gold = {row: int(row) % 3 for row in ROWS}
+    said = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
+    right = {row: float(said[row] == grade) for row, grade in gold.items()}
+    kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
+    figures = {"kappa": cohen_kappa(gold, said, (0, 1, 2))}
+    return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, pooled=figures)
+
+
+def test_a_pooled_figure_is_decided_on_and_has_no_slices():
+    systems = {"base": graded(0.3, 1), "old@1": graded(0.6, 2), "new@2": graded(0.9, 3)}
+    comparison = compare(systems, candidate="new@2", resamples=1000)
+    assert broken(Policy(least={"rows": 200}), comparison) == {}
+    pair = comparison.pair("new@2", "old@1", "kappa")
+    found = broken(Policy(beat={"incumbent": {"margin": 0.4}}), comparison)
+    assert found == {"beat incumbent": pytest.approx(0.4 - pair.low)}
+    with pytest.raises(UsageError, match=r"kappa is computed from sums over all rows.*one of: accuracy"):
+        broken(Policy(slices={"kind": {}}), comparison)
+    assert broken(Policy(measure="accuracy", slices={"kind": {"largest_fall": 0.1}}), comparison) == {}
 
 
 def test_a_circular_judge_is_refused():

@@ -34,6 +34,7 @@ def test_a_policy_is_read(tmp_path):
         ("beats: {}", "'beats'.*rules of a policy: measure, beat"),
         ("beat: {base: {margin: -1}}", "'beat.base.margin'"),
         ("slices: {turn: {by: mood}}", "'slices.turn.by'"),
+        ("slices: {turn: {least_rows: 0}}", "'slices.turn.least_rows'"),
         ("data: shop", "'data'"),
         ("beat: [", "not YAML"),
     ],

@@ -11,6 +11,7 @@ from searchlora.eval.compare import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.judge.calibration_curve import calibration_curve
 from searchlora.eval.policy import RuleResult
+from searchlora.eval.pooled import mean_absolute_error
 from searchlora.eval.printed import chance, interval
 from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
 from tests.eval.report.made import comparison, evaluation, topics
@@ -274,6 +275,75 @@ def test_confusions_and_curves(compared, tmp_path):
         for p in points
     ]
     assert any(label.startswith("Calibration curve, grades") for label in page.plots)
+
+
+def test_of_many_labels_the_pairs_most_often_confused_are_shown(compared, tmp_path):
+    labels = tuple(f"label {n}" for n in range(30))
+    counts = [[0] * 31 for _ in labels]
+    for n in range(30):
+        counts[n][n] = 40
+    counts[3][7], counts[5][30], counts[9][1] = 12, 9, 10
+    for n in range(10, 30):
+        counts[n][0] = 1
+    matrix = Confusion(labels, (*labels, "invalid"), tuple(map(tuple, counts)))
+    page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}, confusions={"intents": matrix}))
+    page.check_whole()
+    assert "Confusion matrix, intents" not in page.tables
+    head, *lines = page.tables["Confused most often, intents"]
+    assert [cell[0] for cell in head] == ["true", "said", "rows", "of the true ones"]
+    assert lines[:3] == [
+        [("label 3",), ("label 7",), ("12",), ("23.1%", "of 52")],
+        [("label 9",), ("label 1",), ("10",), ("20.0%", "of 50")],
+        [("label 5",), ("invalid",), ("9",), ("18.4%", "of 49")],
+    ]
+    assert len(lines) == 12
+    assert any(
+        text.startswith("51 of 1251 rows are confused, in 23 pairs of labels; the 12 most frequent ones are shown.")
+        for text in page.texts
+    )
+
+
+def test_a_pooled_headline_of_which_less_is_better(tmp_path):
+    """No plot of rows and no slices of it: these are of the first measure that has a value per row."""
+    rows = [f"q{n}" for n in range(60)]
+    systems = {}
+    for name, off in (("base", 2), ("strong", 7)):
+        gold = {row: n % 3 for n, row in enumerate(rows)}
+        said = {row: grade if n % off else (grade + 1) % 3 for n, (row, grade) in enumerate(gold.items())}
+        errors = {row: float(abs(said[row] - grade)) for row, grade in gold.items()}
+        systems[name] = Evaluation(
+            "error of grades", {"absolute error": errors}, {}, slices={"third": {row: str(gold[row]) for row in rows}},
+            pooled={"error of grades": mean_absolute_error(gold, said, (0, 1, 2))},
+            less_is_better=("error of grades", "absolute error"),
+        )  # fmt: skip
+    systems["other"] = Evaluation("error of grades", {}, {}, pooled=dict(systems["base"].pooled))
+    found = compare(systems, candidate="strong", resamples=300)
+    details = {row: Detail(f"asked {row}") for row in rows}
+    del details["q0"]
+    page = Page(write_report(tmp_path / "r.html", "t", found, details, {}))
+    page.check_whole()
+    head, *lines = page.tables["Measures of each system"]
+    assert head[1] == ("error of grades", "less is better")
+    assert lines[2][2] == ("–",)
+    pair = found.pair("strong", "base", "error of grades")
+    assert pair.difference < 0 and pair.high < 0
+    assert page.tables["Paired comparisons in error of grades"][1][3] == ("–", "n = 60")
+    assert f'<b class="good">{pair.difference:+.3f}</b>' in page.source
+    assert any(text.startswith("strong beats base by") for text in page.texts)
+    assert {"Slices", "Row by row"} & set(page.sections()) == set()  # not of all systems
+    del systems["other"]
+    page = Page(
+        write_report(tmp_path / "r.html", "t", compare(systems, candidate="strong", resamples=300), details, {})
+    )
+    wins = sum(
+        systems["base"].values["absolute error"][r] > systems["strong"].values["absolute error"][r] for r in rows
+    )
+    assert any(text.startswith(f"{wins} wins, ") for text in page.texts)
+    assert any("the second system minus the first, since less is better: wins above" in text for text in page.texts)
+    assert "absolute error by third" in page.tables
+    wins_of_strong = page.texts.index("Biggest wins"), page.texts.index("Biggest losses")
+    assert '<b class="good">-1.000</b>' in page.source  # a win of strong: its error is the smaller one
+    assert wins_of_strong[0] < page.texts.index("asked q2") < wins_of_strong[1]
 
 
 def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
