@@ -57,7 +57,8 @@ def curves_section(curves: Mapping[str, Curve]) -> Section | None:
     ]
     if not drawn:
         return None
+    names = ["probability", "how often so", "n", "groups"]
     return Section(
-        "calibration", "Calibration", "curves", {"curves": drawn, "names": ["probability", "how often so", "n", "groups"]},
+        "calibration", "Calibration", "curves", {"curves": drawn, "names": names},
         "How often it was so where that probability was given; on the dashed line both are the same.",
     )  # fmt: skip

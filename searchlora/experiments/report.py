@@ -17,6 +17,7 @@ from searchlora.experiments.figures import file_name, header, provenance, write_
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
+from searchlora.task import PromptedTask
 
 _Shown = TypeVar("_Shown")
 
@@ -103,9 +104,10 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
         row = str(record["id"])
         if row not in shown:
             continue
+        spec = evaluated.task.output(record) if isinstance(evaluated.task, PromptedTask) else None
         answers = {
             name: Answer(
-                _said(system.outputs[place], evaluated.task.output(record)),
+                _said(system.outputs[place], spec),
                 _found(system.searches[place], documents, qrels.get(row, {})),
             )
             for name, system in evaluated.systems.items()
@@ -114,16 +116,18 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
     return details
 
 
-def _said(output: Any, spec: OutputSpec) -> str:
+def _said(output: Any, spec: OutputSpec | None) -> str:
     """An output as a reader wants it: its text, its label with the probability that it was given, or JSON."""
     if isinstance(output, InvalidOutput):
         return output.raw
     if isinstance(output, CitedAnswer):
         return output.text
     if isinstance(output, Label | Grade):
-        values = tuple(spec.scale.values()) if isinstance(spec, Graded) else spec.choices or ()
-        given = dict(zip(values, output.probabilities or (), strict=False)).get(output.value)
-        return str(output.value) if given is None else f"{output.value} (probability {given:.2f})"
+        choices = spec.choices or () if spec is not None else ()
+        values = tuple(spec.scale.values()) if isinstance(spec, Graded) else choices
+        # Two labels of a scale may be one grade.
+        given = [p for value, p in zip(values, output.probabilities or (), strict=False) if value == output.value]
+        return f"{output.value} (probability {sum(given):.2f})" if given else str(output.value)
     return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 

@@ -342,7 +342,7 @@ def test_a_pooled_headline_of_which_less_is_better(tmp_path):
     assert any("the second system minus the first, since less is better: wins above" in text for text in page.texts)
     assert "absolute error by third" in page.tables
     wins_of_strong = page.texts.index("Biggest wins"), page.texts.index("Biggest losses")
-    assert '<b class="good">-1.000</b>' in page.source  # a win of strong: its error is the smaller one
+    assert '<b class="good">-2.000</b>' in page.source  # a win of strong: its error is the smaller one
     assert wins_of_strong[0] < page.texts.index("asked q2") < wins_of_strong[1]
 
 

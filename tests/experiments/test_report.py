@@ -1,0 +1,29 @@
+"""Outputs as a reader of the report sees them."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.experiments.report import _said
+from searchlora.outputs import CitedText, FreeText, Graded, InvalidOutput, JsonObject, Label, OneLabel
+
+LABELS = OneLabel(("buy", "ask", "other"))
+GRADES = Graded({"bad": 0, "poor": 0, "good": 2})
+
+
+@pytest.mark.parametrize(
+    ("output", "spec", "shown"),
+    [
+        (InvalidOutput("buy it", "not one of the labels"), LABELS, "buy it"),
+        ("red running shoes", FreeText(), "red running shoes"),
+        (LABELS.parse("ask"), LABELS, "ask"),
+        (LABELS.from_scores([-0.1, -3.0, -3.0]), LABELS, "buy (probability 0.90)"),
+        (Label("other", (0.5, 0.3, 0.2)), LABELS, "other (probability 0.20)"),
+        (GRADES.from_scores([-2.0, -2.0, -2.0]), GRADES, "0 (probability 0.67)"),
+        (CitedText(2, "I do not know.").parse("It is light [2]."), CitedText(2, "I do not know."), "It is light [2]."),
+        ({"need": "buy", "brand": "Fjäll"}, JsonObject({}), '{"need": "buy", "brand": "Fjäll"}'),
+        (["buy", "ask"], JsonObject({}), '["buy", "ask"]'),
+    ],
+)
+def test_an_output_is_shown_as_what_it_means(output, spec, shown):
+    assert _said(output, spec) == shown
