@@ -25,7 +25,7 @@ def written(folder: Path, stages: str, parameters: str = "") -> Path:
 
 
 def test_every_ready_pipeline_reads():
-    assert ready_pipelines() == ["hybrid", "rewrite_bm25", "rewrite_hybrid"]
+    assert ready_pipelines() == ["hybrid", "rerank", "rewrite_bm25", "rewrite_hybrid"]
     for name in ready_pipelines():
         assert read_pipeline(name)[0] == name
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_pipeline(tmp_path, text, says):
 
 
 def test_a_pipeline_that_is_not_there_is_told_with_those_that_are():
-    with pytest.raises(PipelineError, match=r"no pipeline 'nope'.*hybrid, rewrite_bm25, rewrite_hybrid"):
+    with pytest.raises(PipelineError, match=r"no pipeline 'nope'.*hybrid, rerank, rewrite_bm25, rewrite_hybrid"):
         read_pipeline("nope")
 
 

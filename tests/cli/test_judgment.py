@@ -1,0 +1,101 @@
+"""The judgment task through the verbs: built, trained, evaluated, let judge, and reranking in a pipeline."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.probabilities import read_probabilities
+from searchlora.eval.trec import ranked, read_qrels, read_run
+from searchlora.tasks.judgment import task
+
+SHORT = ("optim.max_steps=2", "optim.batch_size=8", "lora.r=4", "precision=fp32", "quantization=none")
+GUIDE = "Grade as a camper would.\n\n* 0: Useless\n* 1: Useful. It answers.\n"
+
+
+def written(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def judge(cli, tmp_path, tiny_base):
+    """A judge of two grades, `camp-judge@1`, and the folder of its data; trained on nothing much."""
+    (tmp_path / "guide.md").write_text(GUIDE, encoding="utf-8")
+    rows = [
+        {"id": f"{n} {m}", "group": f"q{n}", "query": f"stove {n}", "passage": f"burns {m}", "grade": m % 2}
+        for n in range(40)
+        for m in range(4)
+    ]
+    source, data, store = written(tmp_path / "rows.jsonl", rows), tmp_path / "data", tmp_path / "store"
+    options = ("--option", f"guideline={tmp_path / 'guide.md'}")
+    built = cli("data", "build", "judgment", source, "--format", "native", "--out", data, *options)
+    assert built.code == 0, built.err
+    settings = (part for value in SHORT for part in ("--set", value))
+    told = ("--data", data, "--name", "camp-judge", "--base", tiny_base.path, "--store", store)
+    trained = cli("train", "judgment", *told, *settings)
+    assert trained.code == 0, trained.err
+    return data, store
+
+
+def test_built_trained_evaluated_and_let_judge(cli, judge, tmp_path):
+    data, store = judge
+    manifest = Store(store).get("camp-judge").manifest
+    assert [each["name"] for each in manifest.settings["scale"]] == ["Useless", "Useful"]
+    assert manifest.settings["guideline"] == "Grade as a camper would."
+
+    out = tmp_path / "report"
+    evaluated = cli("evaluate", "camp-judge", "--data", data, "--store", store, "--out", out)
+    assert evaluated.code == 0, evaluated.err
+    for system in ("commonest grade", "BM25 score, cut", "base zero-shot", "camp-judge@1"):
+        assert system in evaluated.out
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "kappa quadratic" in report and "probability of relevant" in report
+
+    topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}, {"id": "t2", "query": "a boot"}])
+    corpus = written(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": f"text {n}", "title": ""} for n in range(3)])
+    (tmp_path / "pairs.txt").write_text("t1 d0\nt1 d2\nt2 d1\n", encoding="utf-8")
+    qrels = tmp_path / "qrels.txt"
+    asked = ("--topics", topics, "--corpus", corpus, "--pairs", tmp_path / "pairs.txt", "--store", store)
+    judged = cli("judge", "camp-judge", *asked, "--out", qrels)
+    assert judged.code == 0, judged.err
+    grades, chances = read_qrels(qrels), read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
+    assert {topic: set(row) for topic, row in grades.items()} == {"t1": {"d0", "d2"}, "t2": {"d1"}}
+    assert set(chances["t1"]["d0"]) == {0, 1} and sum(chances["t1"]["d0"].values()) == pytest.approx(1)
+    card = read_card(qrels)
+    assert card.judge == "camp-judge@1" and card.prompt_hash == manifest.prompt_hash
+
+    written_out = cli("judge", "camp-judge", *asked, "--out", tmp_path / "generated.txt", "--generate")
+    assert "none of the 3 answers is a grade" in written_out.err or written_out.code == 0
+
+
+def test_as_a_reranker(cli, judge, tmp_path):
+    _, store = judge
+    texts = [f"a tent for {n} people" for n in range(2, 9)]
+    corpus = written(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(texts)])
+    queries = written(
+        tmp_path / "queries.jsonl", [{"id": "q", "query": "a tent"}, {"id": "none", "query": "xylophone"}]
+    )
+    out = tmp_path / "run.trec"
+    told = ("--set", "adapter=camp-judge", "--set", "depth=4", "--store", store)
+    ran = cli("run", "rerank", "--queries", queries, "--corpus", corpus, "--out", out, *told)
+    assert ran.code == 0, ran.err
+    scores = read_run(out)["q"]
+    order = ranked(scores)
+    # BM25 finds all seven alike, and trec_eval puts the greater id first.
+    assert set(order[:4]) == {"d6", "d5", "d4", "d3"} and list(order[4:]) == ["d2", "d1", "d0"]
+    assert all(0 <= scores[document] <= 1 for document in order[:4])
+    assert [scores[document] for document in order[4:]] == [-1, -2, -3]
+
+
+def test_the_base_judges_with_our_guideline(cli, tmp_path, tiny_base):
+    topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}])
+    corpus = written(tmp_path / "corpus.jsonl", [{"id": "d0", "text": "text"}])
+    (tmp_path / "pairs.txt").write_text("t1 d0\n", encoding="utf-8")
+    asked = ("--topics", topics, "--corpus", corpus, "--pairs", tmp_path / "pairs.txt", "--store", tmp_path / "store")
+    judged = cli("judge", "--base", tiny_base.path, "--task", "judgment", *asked, "--out", tmp_path / "q.txt")
+    assert judged.code == 0, judged.err
+    assert read_qrels(tmp_path / "q.txt")["t1"]["d0"] in task.grades
