@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from searchlora.inference.engine import Engine, Request
-from searchlora.outputs import InvalidOutput
+from searchlora.outputs import ClosedSet, InvalidOutput, OutputSpec
 from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
@@ -25,6 +25,11 @@ class Stage(Protocol):
         """The searches in the same order, each a new mapping with what this stage adds."""
 
 
+#: Nats by which a choice may fall behind the best before its tokens are left uncomputed, see `Engine.score`: with a
+#: hundred choices no probability is off by more than 0.001.
+WITHIN = 12.0
+
+
 @dataclass(frozen=True)
 class AdapterStage:
     """Any prompted task as a stage: the adapter named (or the bare base) answers, the task says what that changes.
@@ -34,12 +39,16 @@ class AdapterStage:
 
     Args:
         adapter: A pinned reference, `name@3`, or None for the base zero-shot.
+        constrained: Hold the model to the form of the task's output: where it has choices, every choice is scored as a
+            whole and the value comes with probabilities; where it has a grammar, generation keeps to it. False: the
+            model writes freely, and what it wrote is parsed.
     """
 
     task: PromptedTask
     engine: Engine
     adapter: str | None
     max_new_tokens: int = 64
+    constrained: bool = True
 
     @property
     def label(self) -> str:
@@ -55,15 +64,42 @@ class AdapterStage:
         ]
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
-        """The output of each record as parsed, `InvalidOutput` where it does not parse or has no end."""
-        requests = [Request(messages(self.task, record), self.adapter, self.max_new_tokens) for record in records]
-        completions = self.engine.generate(requests)
-        return [
-            self.task.parse(completion.text, record)
+        """The output of each record, `InvalidOutput` where what was written does not parse or has no end."""
+        specs = [self.task.output(record) for record in records]
+        closed = {place: spec for place, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
+        open_ = {place: spec for place, spec in enumerate(specs) if place not in closed}
+        found = {**self._scored(records, closed), **self._written(records, open_)}
+        return [self._settled(found[place], record) for place, record in enumerate(records)]
+
+    def _scored(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
+        requests = [Request(messages(self.task, records[place]), self.adapter) for place in specs]
+        choices = [spec.choices or () for spec in specs.values()]
+        scored = self.engine.score(requests, choices, within=WITHIN) if requests else []
+        return {
+            place: spec.from_scores(each.log_probabilities)
+            for (place, spec), each in zip(specs.items(), scored, strict=True)
+        }
+
+    def _written(self, records: Sequence[Record], specs: Mapping[int, OutputSpec]) -> dict[int, Any]:
+        requests = [
+            Request(
+                messages(self.task, records[place]),
+                self.adapter,
+                self.max_new_tokens,
+                spec.grammar if self.constrained else None,
+            )
+            for place, spec in specs.items()
+        ]
+        completions = self.engine.generate(requests) if requests else []
+        return {
+            place: self.task.parse(completion.text, records[place])
             if completion.finish == "stop"
             else InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")
-            for completion, record in zip(completions, records, strict=True)
-        ]
+            for place, completion in zip(specs, completions, strict=True)
+        }
+
+    def _settled(self, output: Any, record: Record) -> Any:
+        return output if isinstance(output, InvalidOutput) else self.task.settle(output, record)
 
 
 def with_outputs(

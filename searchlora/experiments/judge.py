@@ -23,7 +23,7 @@ from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong, UsageError
 from searchlora.experiments.lineage import base_lineage, base_queries
-from searchlora.inference.engine import Engine, Request
+from searchlora.inference.engine import Engine
 from searchlora.inference.local import LocalEngine
 from searchlora.models.catalogue import public_name
 from searchlora.models.fingerprint import fingerprint
@@ -99,8 +99,9 @@ class Judge:
         Raises:
             EngineError: naming the pair whose prompt has no room in the model's context.
         """
+        stage = AdapterStage(self.task, self.engine, self.adapter, self.max_new_tokens, constrained=not self.generate)
         try:
-            return self._answers(records)
+            return stage.ask(records)
         except PromptTooLong as error:
             pair = records[error.request]["id"]
             raise EngineError(
@@ -108,16 +109,6 @@ class Judge:
                 where=f"pair {pair}",
                 fix="Take a base with a longer context, or shorten the text or leave the pair out.",
             ) from None
-
-    def _answers(self, records: Sequence[Record]) -> list[Grade | InvalidOutput]:
-        if self.generate:
-            return AdapterStage(self.task, self.engine, self.adapter, self.max_new_tokens).ask(records)
-        outputs = [self.task.output(record) for record in records]
-        requests = [Request(messages(self.task, record), self.adapter) for record in records]
-        scores = self.engine.score(requests, [output.choices or () for output in outputs])
-        return [
-            output.from_scores(row) for output, row in zip(outputs, scores, strict=True) if isinstance(output, Graded)
-        ]
 
 
 def load_judge(

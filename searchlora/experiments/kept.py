@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from searchlora.eval.files import atomic_text
 from searchlora.experiments.figures import file_name
 from searchlora.experiments.machine import machine
 from searchlora.experiments.trial import Trial
-from searchlora.outputs import InvalidOutput
+from searchlora.outputs import from_json, to_json
 from searchlora.prompts import messages
 from searchlora.task import PromptedTask
 
@@ -62,9 +62,7 @@ class Kept:
             kept = json.loads(file.read_text(encoding="utf-8"))
             if kept["key"] != self._key(model):
                 return None
-            outputs = [
-                InvalidOutput(**each["invalid"]) if "invalid" in each else each["value"] for each in kept["outputs"]
-            ]
+            outputs = [from_json(each) for each in kept["outputs"]]
             costs = kept["costs"] if kept["machine"] == machine() else {}
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -72,11 +70,14 @@ class Kept:
         return outputs, costs
 
     def save(self, model: Model, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
-        """Keep a model's outputs; those that are not plain JSON values are not kept."""
+        """Keep a model's outputs, unless a task's own kind of value is among them, which no file can hold."""
         file = self._file(model)
-        if file is None or any(is_dataclass(each) and not isinstance(each, InvalidOutput) for each in outputs):
+        if file is None:
             return
-        lines = [{"invalid": asdict(each)} if isinstance(each, InvalidOutput) else {"value": each} for each in outputs]
+        try:
+            lines = [to_json(each) for each in outputs]
+        except TypeError:
+            return
         kept = {
             "system": model.name,
             "key": self._key(model),
@@ -99,7 +100,8 @@ class Kept:
 
 
 def _asked(trial: Trial) -> str:
-    """Everything but the model that an answer depends on: the prompts themselves, and how far it may go on."""
+    """Everything but the model that an answer depends on: the prompts themselves, and how they are answered."""
     prompts = [[dict(message) for message in messages(trial.task, record)] for record in trial.records]
     of_prompts = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-    return json.dumps([of_prompts, trial.max_new_tokens, f"{trial.task.name} version {trial.task.version}"])
+    how = {"max_new_tokens": trial.max_new_tokens, "constrained": trial.constrained}
+    return json.dumps([of_prompts, how, f"{trial.task.name} version {trial.task.version}"])

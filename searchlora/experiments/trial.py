@@ -10,7 +10,7 @@ from typing import Any
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels
-from searchlora.inference.engine import Completion, Engine, Request
+from searchlora.inference.engine import Completion, Engine, Request, Scored
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
@@ -45,6 +45,7 @@ class Trial:
     Args:
         relevant: The grade from which on a document counts in binary measures.
         retrieve: The stage that follows the one under trial; None for a task not evaluated by retrieval.
+        constrained: Hold models to the form of the task's output, see `AdapterStage`.
     """
 
     task: PromptedTask
@@ -53,6 +54,7 @@ class Trial:
     qrels: Qrels | None = None
     relevant: int = 1
     max_new_tokens: int = 64
+    constrained: bool = True
 
     def generated(
         self,
@@ -68,7 +70,8 @@ class Trial:
             task: As this model does it, with what was tuned for it; None: as the trial has it.
         """
         counted = _Counted(engine)
-        found = self._result(name, AdapterStage(task or self.task, counted, adapter, self.max_new_tokens), progress)
+        stage = AdapterStage(task or self.task, counted, adapter, self.max_new_tokens, self.constrained)
+        found = self._result(name, stage, progress)
         rows = len(self.records)
         costs = {
             "ms per query": 1000 * found.seconds / rows,
@@ -110,7 +113,7 @@ def retrieving(
 
 
 class _Counted:
-    """An engine, and how many tokens went through it."""
+    """An engine, and how many tokens went through it: those of prompts, and those written or scored."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -125,8 +128,13 @@ class _Counted:
         self.new += sum(completion.completion_tokens for completion in completions)
         return completions
 
-    def score(self, requests: Sequence[Request], choices: Sequence[Sequence[str]]) -> list[list[float]]:
-        return self.engine.score(requests, choices)
+    def score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, within: float | None = None
+    ) -> list[Scored]:
+        scored = self.engine.score(requests, choices, within=within)
+        self.prompt += sum(each.prompt_tokens for each in scored)
+        self.new += sum(each.scored_tokens for each in scored)
+        return scored
 
 
 class _Given:

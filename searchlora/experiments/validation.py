@@ -51,4 +51,4 @@ class Validator:
         requests = [Request(messages(self.task, record), _CANDIDATE) for record in self.records]
         scores = self.engine.score(requests, [[target] for target in targets])
         tokens = sum(len(self.engine.renderer.completion_ids(target)) for target in targets)
-        return -sum(score[0] for score in scores) / tokens
+        return -sum(score.log_probabilities[0] for score in scores) / tokens

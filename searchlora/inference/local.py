@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from searchlora.adapters.attach import attach
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong
-from searchlora.inference.engine import Completion, Request
-from searchlora.models.batch import collate, completion_log_probabilities
+from searchlora.inference.constrained import Constraints, GrammarMask
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.scoring import score_rows
+from searchlora.models.batch import collate
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
+from searchlora.outputs import Grammar
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
 
@@ -71,44 +75,49 @@ class LocalEngine:
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
             PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
+            EngineError: naming the first request whose grammar cannot be used; nothing is computed.
         """
         prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
         self._check_room(prompts, [request.max_new_tokens for request in requests])
+        matchers = self._matchers([request.grammar for request in requests])
         found: dict[int, Completion] = {}
         for adapter, rows in self._by_adapter(requests):
             with self._lock, self._active(adapter):
-                for batch in self._batches(rows, prompts):
+                for batch in self._batches({row: len(prompts[row]) for row in rows}):
                     most = max(requests[row].max_new_tokens for row in batch)
-                    answers = self._continue([prompts[row] for row in batch], most)
+                    answers = self._continue(batch, prompts, matchers, most)
                     for row, ids in zip(batch, answers, strict=True):
                         found[row] = self._completion(prompts[row], ids, requests[row].max_new_tokens)
                     progress(len(found), len(requests))
         return [found[row] for row in range(len(requests))]
 
     def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], progress: Progress = silent
-    ) -> list[list[float]]:
-        """Log-probability (natural, summed over all tokens and the stop token) of each choice of each request.
+        self,
+        requests: Sequence[Request],
+        choices: Sequence[Sequence[str]],
+        *,
+        within: float | None = None,
+        progress: Progress = silent,
+    ) -> list[Scored]:
+        """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
 
-        Raises as `generate`.
+        A single choice is computed behind its prompt as it stands. Several become one tree of tokens behind the
+        prompt; only a model whose layers do not all attend to everything (sliding windows, recurrent states), or that
+        scales its logits, gets each choice with the whole prompt before it.
         """
         prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
-        answers = [[self.renderer.completion_ids(text) for text in options] for options in choices]
+        ids = {text: self.renderer.completion_ids(text) for text in set(itertools.chain(*choices))}
+        answers = [[ids[text] for text in options] for options in choices]
         self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
-        scores: list[list[float]] = [[0.0] * len(options) for options in choices]
-        done = 0
+        found: dict[int, Scored] = {}
         for adapter, rows in self._by_adapter(requests):
-            places = [(row, index) for row in rows for index in range(len(choices[row]))]
-            examples = [Example((*prompts[row], *answers[row][index]), len(prompts[row])) for row, index in places]
-            lengths = [list(example.input_ids) for example in examples]
             with self._lock, self._active(adapter):
-                for batch in self._batches(range(len(places)), lengths):
-                    for place, value in zip(batch, self._sums([examples[place] for place in batch]), strict=True):
-                        row, index = places[place]
-                        scores[row][index] = value
-                    done += len(batch)
-                    progress(done, sum(map(len, choices)))
-        return scores
+                for part in score_rows(
+                    self._model, rows, prompts, answers, pad_id=self._pad_id, batches=self._batches, within=within
+                ):
+                    found.update(part)
+                    progress(len(found), len(requests))
+        return [found[row] for row in range(len(requests))]
 
     @property
     def _store(self) -> Store:
@@ -158,22 +167,42 @@ class LocalEngine:
         self._model = attach(self._model, folder, peft_name).eval()
         self._attached[name] = peft_name
 
-    def _batches(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
         """Rows of similar length together, the longest first, so that memory runs out at once or not at all."""
         batch: list[int] = []
-        for row in sorted(rows, key=lambda row: -len(ids[row])):
-            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * len(ids[batch[0]]) > self.batch_tokens):
+        for row in sorted(lengths, key=lambda row: -lengths[row]):
+            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * lengths[batch[0]] > self.batch_tokens):
                 yield batch
                 batch = []
             batch.append(row)
         if batch:
             yield batch
 
-    def _continue(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        batch = collate([Example(tuple(ids), len(ids)) for ids in prompts], self._pad_id)
+    def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
+        return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        return Constraints(self.renderer.tokenizer, vocabulary, self.renderer.stop_id)
+
+    def _continue(
+        self,
+        rows: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        matchers: Sequence[Any | None],
+        max_new_tokens: int,
+    ) -> list[list[int]]:
+        """The new ids of each row, the stop token and padding among them."""
+        from transformers import LogitsProcessorList
+
+        batch = collate([Example(tuple(prompts[row]), len(prompts[row])) for row in rows], self._pad_id)
+        prompt = batch["input_ids"].shape[1]
+        mask = GrammarMask([matchers[row] for row in rows], rows, prompt, self.renderer.stop_id)
         output = self._model.generate(
             input_ids=batch["input_ids"].to(self._model.device),
             attention_mask=batch["attention_mask"].to(self._model.device),
+            logits_processor=LogitsProcessorList([mask]),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             repetition_penalty=1.0,  # some bases set another in their generation_config; greedy means greedy
@@ -181,7 +210,7 @@ class LocalEngine:
             eos_token_id=self.renderer.stop_id,
             pad_token_id=self._pad_id,
         )
-        answers: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
+        answers: list[list[int]] = output[:, prompt:].tolist()
         return answers
 
     def _completion(self, prompt: Sequence[int], ids: list[int], max_new_tokens: int) -> Completion:
@@ -194,11 +223,6 @@ class LocalEngine:
             prompt_tokens=len(prompt),
             completion_tokens=len(answer) + stopped,
         )
-
-    def _sums(self, examples: Sequence[Example]) -> list[float]:
-        batch = {name: value.to(self._model.device) for name, value in collate(examples, self._pad_id).items()}
-        sums: list[float] = completion_log_probabilities(self._model, batch).sum(-1).tolist()
-        return sums
 
     @property
     def _pad_id(self) -> int:

@@ -83,11 +83,11 @@ def test_scores_are_log_probabilities_of_whole_choices(engine):
     requests = [asked(text, "one@1") for text in PROMPTS[:3]]
     choices = [["red", "green"], ["a longer choice", "b"], ["x"]]
     scores = engine.score(requests, choices)
-    assert [len(row) for row in scores] == [2, 2, 1]
-    assert all(score < 0 and math.isfinite(score) for row in scores for score in row)
+    assert [len(row.log_probabilities) for row in scores] == [2, 2, 1]
+    assert all(score < 0 and math.isfinite(score) for row in scores for score in row.log_probabilities)
     alone = [engine.score([request], [row])[0] for request, row in zip(requests, choices, strict=True)]
     for together, single in zip(scores, alone, strict=True):
-        assert together == pytest.approx(single, abs=1e-4)
+        assert together.log_probabilities == pytest.approx(single.log_probabilities, abs=1e-4)
 
 
 def test_the_adapter_counts_in_scores(engine):

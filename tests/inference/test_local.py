@@ -89,7 +89,7 @@ def test_a_prompt_without_room_in_the_context_is_refused_before_anything_is_comp
     longest = "x" * (4096 - empty - 8)  # a byte is a token here
     assert engine.generate([asked(longest)])[0].prompt_tokens == 4088
     stop = len(engine.renderer.completion_ids(""))
-    assert len(engine.score([asked(longest)], [["y" * (8 - stop), "y"]])[0]) == 2
+    assert len(engine.score([asked(longest)], [["y" * (8 - stop), "y"]])[0].log_probabilities) == 2
 
     def computed(*_: object, **__: object) -> None:
         raise AssertionError("the model was asked")

@@ -1,0 +1,116 @@
+"""Constrained generation: before each step the tokens that a request's grammar does not admit are ruled out.
+
+The masks are llguidance's (github.com/guidance-ai/llguidance), one matcher per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from searchlora.errors import EngineError
+from searchlora.outputs import Grammar
+
+if TYPE_CHECKING:
+    import torch
+
+#: Between the parts of a JSON value at most one space. llguidance's own default admits any run of spaces and line
+#: ends, in which a small model can go on until its tokens are used up.
+_JSON = {"whitespace_pattern": r"[ ]?"}
+
+
+class Constraints:
+    """The grammars of one engine, over its tokenizer's vocabulary.
+
+    Args:
+        tokenizer: A fast transformers tokenizer.
+        vocabulary: How many logits the model gives; more than the tokenizer has tokens where the model is padded.
+        stop_id: The token that ends an answer; a grammar admits it where the answer is complete.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: int, stop_id: int) -> None:
+        from llguidance.hf import from_tokenizer
+
+        self._vocabulary = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=stop_id)
+
+    def matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
+        """A fresh matcher for each grammar, None where there is none; equal grammars are compiled once.
+
+        Raises:
+            EngineError: naming the first request whose grammar llguidance refuses, and why.
+        """
+        compiled: dict[Grammar, Any] = {}
+        found = []
+        for row, grammar in enumerate(grammars):
+            if grammar is not None and grammar not in compiled:
+                compiled[grammar] = self._compiled(grammar, row)
+            found.append(None if grammar is None else compiled[grammar].deep_copy())
+        return found
+
+    def _compiled(self, grammar: Grammar, row: int) -> Any:
+        from llguidance import LLMatcher
+
+        try:
+            source = {
+                "json_schema": lambda text: LLMatcher.grammar_from_json_schema(text, overrides=_JSON),
+                "regex": LLMatcher.grammar_from_regex,
+                "lark": LLMatcher.grammar_from_lark,
+            }[grammar.kind](grammar.text)
+        except ValueError as error:
+            raise _refused(grammar, row, str(error)) from None
+        matcher = LLMatcher(self._vocabulary, source)
+        if matcher.is_error():
+            raise _refused(grammar, row, matcher.get_error())
+        return matcher
+
+
+class GrammarMask:
+    """A transformers logits processor that keeps each row of a batch within its grammar.
+
+    Args:
+        matchers: Of each row; None for a row without a grammar.
+        requests: The place of each row's request among all, for errors.
+        prompt: Columns of the batch that are prompt.
+        stop_id: The token that ends an answer.
+    """
+
+    def __init__(self, matchers: Sequence[Any | None], requests: Sequence[int], prompt: int, stop_id: int) -> None:
+        self._open = {row: matcher for row, matcher in enumerate(matchers) if matcher is not None}
+        self._requests = requests
+        self._prompt = prompt
+        self._stop_id = stop_id
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (rows, vocabulary) with minus infinity for tokens that are not admitted; ended rows as they were."""
+        import numpy as np
+        import torch
+
+        if input_ids.shape[1] > self._prompt:
+            self._advance(input_ids[:, -1].tolist())
+        for row, matcher in self._open.items():
+            bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+            admitted = torch.from_numpy(bits[: scores.shape[1]]).to(scores.device, torch.bool)
+            scores[row] = scores[row].masked_fill(~admitted, -torch.inf)
+            if matcher.is_error():
+                raise EngineError(
+                    f"the grammar cannot be followed further ({matcher.get_error()})",
+                    where=f"request {self._requests[row] + 1}",
+                    fix="Simplify the schema or the grammar.",
+                )
+        return scores
+
+    def _advance(self, tokens: Sequence[int]) -> None:
+        for row, matcher in list(self._open.items()):
+            if tokens[row] == self._stop_id:
+                del self._open[row]
+            else:
+                matcher.consume_token(tokens[row])
+
+
+def _refused(grammar: Grammar, row: int, reason: str) -> EngineError:
+    kind = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}[grammar.kind]
+    return EngineError(
+        f"generation cannot be constrained to this {kind} ({reason.strip()})",
+        where=f"request {row + 1}",
+        fix="Write it without what is refused, or generate without constraint and let the strict parse decide.",
+    )
