@@ -11,6 +11,10 @@ A shop's folder has these files:
   `intent.schema.json` (see `intents`).
 * `judgment.jsonl`: records of the judgment task: {id, group, query, passage, title, grade, split, kind}; some products
   for one in four of the queries of rewriting that stand alone, graded as in `qrels.txt` (see `pairs`).
+* `embedding.jsonl`: records of the embedding task: {id, group, query, positive, document, negatives, split, kind}; the
+  id is the query's in `qrels.txt` (see `pairs`).
+* `categories.jsonl`: titles to be sorted into the shop's categories: {id, group, title, category, split} (see
+  `titles`).
 * `help/articles.jsonl`: the articles of the help centre, {id, title, text} (see `help_centre`).
 * `rag_answer.jsonl`: records of the rag_answer task: {id, group, question, history, passages, answer, gold, answerable,
   split, kind}; the answers cite their passages or abstain (see `answers`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
@@ -25,12 +26,13 @@ def portions(total: int, shares: Mapping[str, int]) -> dict[str, int]:
 
 
 def deal(topics: Iterable[str], *, seed: str) -> dict[str, list[str]]:
-    """Topics dealt to the splits by their shares, at least one to each."""
+    """Topics dealt to the splits by their shares, rounded up for validation and test."""
     shuffled = list(topics)
     Random(seed).shuffle(shuffled)
+    total = len(shuffled)
     dealt: dict[str, list[str]] = {}
     for split in ("test", "validation"):
-        count = max(1, len(shuffled) * SPLITS[split] // 100)
+        count = math.ceil(total * SPLITS[split] / 100)
         dealt[split], shuffled = shuffled[:count], shuffled[count:]
     return {"train": shuffled, **dealt}
 

@@ -24,6 +24,11 @@ class Need:
     facts: Mapping[str, str]
 
     @property
+    def by_attributes(self) -> bool:
+        """Whether it asks for more than brand, line or an article number."""
+        return any(name not in _NAMES_OF_ONE_PRODUCT for name in self.facts)
+
+    @property
     def combination(self) -> str:
         """The product type with its attribute values, brand and line left aside."""
         facts = sorted(fact for fact in self.facts.items() if fact[0] not in _NAMES_OF_ONE_PRODUCT)
@@ -72,8 +77,7 @@ class Sampler:
     def need(self, product: Product, names: Iterable[str], split: str) -> Need | None:
         """The need for a product with these facts of this one; None where that combination is in another split."""
         need = Need(product.type, {name: product.facts[name] for name in names})
-        by_attributes = any(name not in _NAMES_OF_ONE_PRODUCT for name in need.facts)
-        return need if not by_attributes or self.split_of(need.combination) == split else None
+        return need if not need.by_attributes or self.split_of(need.combination) == split else None
 
     def split_of(self, key: str) -> str:
         """The split of a product family, a combination, or whatever else is named by a key."""

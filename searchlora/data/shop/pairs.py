@@ -16,6 +16,7 @@ from searchlora.data.shop.dealing import SPLITS, portions
 from searchlora.data.shop.judgments import COMPLEMENT, EXACT, IRRELEVANT, SUBSTITUTE, grade
 from searchlora.data.shop.needs import Need, Sampler
 from searchlora.data.shop.tables import Tables
+from searchlora.records import Document
 
 #: Grade -> the most pairs of a query. Of the irrelevant products the first is one of the type asked for, if there is
 #: one that misses two facts or more; the others are of another type, mostly of the same category.
@@ -23,6 +24,9 @@ MOST = {EXACT: 2, SUBSTITUTE: 2, COMPLEMENT: 1, IRRELEVANT: 2}
 
 #: One query in so many is judged.
 JUDGED = 4
+
+#: The most negatives of a training pair.
+NEGATIVES = 2
 
 _SAME_CATEGORY = 0.7
 _TRIES = 20
@@ -39,6 +43,15 @@ def judged_pairs(topics: Iterable[Topic], writer: PairWriter, *, queries: int) -
         if left[split] and not record["history"]:
             left[split] -= 1
             yield from writer.judged(record, need, listed)
+
+
+def training_pairs(topics: Iterable[Topic], writer: PairWriter) -> Iterator[dict[str, Any]]:
+    """The rows of `embedding.jsonl`: one for every query that stands alone, with the id that it has in `qrels.txt`."""
+    for record, need, listed in topics:
+        if not record["history"]:
+            row = writer.training(record, need, listed)
+            if row:
+                yield row
 
 
 class PairWriter:
@@ -66,6 +79,34 @@ class PairWriter:
         products += self._irrelevant(need, split, rng)
         rng.shuffle(products)
         return [self._pair(record, product, need) for product in products]
+
+    def training(
+        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[str]]
+    ) -> dict[str, Any] | None:
+        """A query with an exact match, and as negatives products of the type that lack something asked for.
+
+        None where the list is too short to hold a product of the split.
+        """
+        rng = Random(f"{self._seed} training {record['id']}")
+        split = str(record["split"])
+        positives = self._sampler.listed(listed[EXACT], split, rng, most=1)
+        if not positives:
+            return None
+        hard = self._of_type(need.type, need, split, rng) if len(need.facts) > 1 else None
+        negatives = self._sampler.listed(listed[SUBSTITUTE], split, rng, most=NEGATIVES - (hard is not None))
+        return {
+            "id": record["id"],
+            "group": need.combination if need.by_attributes else f"{need.type}: {need.facts['sku']}",
+            "query": record["query"],
+            "positive": self._searchable(positives[0]),
+            "document": positives[0].id,
+            "negatives": [self._searchable(product) for product in [*negatives, *([hard] if hard else [])]],
+            "split": split,
+            "kind": record["kind"],
+        }
+
+    def _searchable(self, product: Product) -> str:
+        return Document(**document(product, self._tables)).searchable
 
     def _pair(self, record: Mapping[str, Any], product: Product, need: Need) -> dict[str, Any]:
         shown = document(product, self._tables)

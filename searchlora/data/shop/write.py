@@ -17,9 +17,10 @@ from searchlora.data.shop.help_centre import make_articles
 from searchlora.data.shop.intent_objects import intent_schema
 from searchlora.data.shop.intents import make_intents
 from searchlora.data.shop.judgments import CAPS, Judge
-from searchlora.data.shop.pairs import PairWriter, judged_pairs
+from searchlora.data.shop.pairs import PairWriter, judged_pairs, training_pairs
 from searchlora.data.shop.records import make_drafts
 from searchlora.data.shop.tables import Tables, load_tables
+from searchlora.data.shop.titles import make_titles
 from searchlora.data.shop.vocabulary import dictionary
 from searchlora.errors import DataError, UsageError
 from searchlora.progress import Progress, silent
@@ -151,12 +152,19 @@ def _write_pairs(
     *,
     queries: int,
     seed: int,
-) -> dict[str, dict[str, dict[str, int]]]:
+) -> dict[str, Any]:
     writer = PairWriter(catalogue, tables, seed=seed)
     topics = [(record, *listed) for record, listed in zip(records, judge.listed(), strict=True)]
-    pairs = list(judged_pairs(topics, writer, queries=queries))
+    pairs, training = list(judged_pairs(topics, writer, queries=queries)), list(training_pairs(topics, writer))
+    titles = make_titles(catalogue, tables, total=queries // 2, seed=seed)
     files.rows("judgment.jsonl", pairs)
-    return {"judgment": _counts(pairs, "grade")}
+    files.rows("embedding.jsonl", training)
+    files.rows("categories.jsonl", titles)
+    return {
+        "judgment": _counts(pairs, "grade"),
+        "embedding": _counts(training, "kind"),
+        "titles": dict(Counter(title["split"] for title in titles)),
+    }
 
 
 def _write_help(files: ShopFiles, *, queries: int, seed: int) -> dict[str, Any]:

@@ -23,6 +23,8 @@ FILES = {
     "intent.jsonl",
     "intent.schema.json",
     "judgment.jsonl",
+    "embedding.jsonl",
+    "categories.jsonl",
     "help/articles.jsonl",
     "rag_answer.jsonl",
     "shop.json",
