@@ -60,12 +60,14 @@ class Hit:
 class Collection:
     """Documents and judgments that come with a source and let its records be evaluated by retrieval.
 
-    `relevant` is the grade from which on a document counts as relevant in binary measures (MRR, Recall).
+    `relevant` is the grade from which on a document counts as relevant in binary measures (MRR, Recall). `judged_by`
+    is the card (`eval.judgments.card.JudgmentsCard`) that says who judged, where that was not people.
     """
 
     documents: Iterable[Document]
     judgments: Iterable[Judgment]
     relevant: int = 1
+    judged_by: Any = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ def evaluate(
     data: Path = typer.Option(..., "--data", help="A dataset folder."),
     out: Path = typer.Option(..., "--out", help="Folder for outputs, evaluation.json and report.html."),
     beside: list[str] = typer.Option([], "--beside", help="A further adapter to compare with, several times."),
+    model: list[Path] = typer.Option(
+        [], "--beside-encoder", help="An encoder's folder to compare with, several times."
+    ),
     split: str = typer.Option("test", "--split"),
     limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
     stemmer: str | None = typer.Option(None, "--stemmer", help="english: Snowball stemming in BM25."),
@@ -36,6 +39,7 @@ def evaluate(
             adapter,
             data,
             beside=beside,
+            models=model,
             split=split,
             limit=limit,
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),

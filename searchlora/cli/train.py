@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -16,6 +17,7 @@ def train(
     settings: list[str] = typer.Option([], "--set", help="For example lora.r=8; may be given several times."),
     resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint of an unfinished run."),
     restart: bool = typer.Option(False, "--restart", help="Throw an unfinished run of this name away."),
+    out: Path | None = typer.Option(None, "--out", help="For an encoder: train all weights, write the model here."),
     store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
     tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
@@ -24,19 +26,25 @@ def train(
     from searchlora.cli.bars import bars
     from searchlora.experiments.train import train as verb
 
+    how: dict[str, Any] = {"base": base, "recipe": recipe, "overrides": settings, "resume": resume, "restart": restart}
+    if out is not None:
+        from searchlora.experiments.encoder_train import train_full_model
+        from searchlora.task import load_encoder_task
+
+        with bars() as steps:
+            plugin = load_encoder_task(task, tasks)
+            model = train_full_model(plugin, data, name, out, store=Store(store), steps=steps, **how)
+        typer.echo(f"Wrote {model.path}: {model.bytes / 1e6:.1f} MB")
+        return
     with bars() as steps:
         stored = verb(
             task,
             data,
             name,
-            base=base,
-            recipe=recipe,
-            overrides=settings,
-            resume=resume,
-            restart=restart,
             store=Store(store),
             tasks=tasks,
             steps=steps,
+            **how,
         )
     best = stored.manifest.metrics
     typer.echo(f"Stored {stored.reference} in {stored.path}")

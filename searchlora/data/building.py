@@ -16,7 +16,7 @@ import numpy as np
 
 from searchlora import prompts
 from searchlora.data.card import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
-from searchlora.data.collection import QRELS_FILE, read_documents, read_judgments, write_collection
+from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments, write_collection
 from searchlora.data.folders import beside, folder_in_the_making, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
 from searchlora.data.meter import Meter, metered
@@ -218,9 +218,14 @@ class _Build:
         if self.format.collection is None:
             return None
         topics = {int(key) for spool in spools.values() for key in spool.ids}
-        counts, judged = write_collection(self.format.collection(self.source, self.options), self.folder, topics)
-        if self.judged_by is not None:
-            write_judgments_card(self.folder / QRELS_FILE, self.judged_by)
+        found = self.format.collection(self.source, self.options)
+        counts, judged = write_collection(found, self.folder, topics)
+        if not counts["documents"]:  # records of a kind that has none, such as labelled texts
+            for name in (CORPUS_FILE, QRELS_FILE):
+                (self.folder / name).unlink()
+            return None
+        if (judged_by := self.judged_by or found.judged_by) is not None:
+            write_judgments_card(self.folder / QRELS_FILE, judged_by)
         self.judged_in_test = sum(int(key) in judged for key in spools["test"].ids)
         return counts
 

@@ -24,7 +24,7 @@ from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import Record
-from searchlora.task import PromptedTask, load_prompted_task
+from searchlora.task import EncoderTask, PromptedTask, load_prompted_task, load_task
 
 BASE = "base zero-shot"
 
@@ -41,7 +41,7 @@ class Evaluated:
         reused: Names of systems whose outputs were taken from an earlier evaluation.
     """
 
-    task: PromptedTask
+    task: PromptedTask | EncoderTask
     comparison: Comparison
     systems: Mapping[str, SystemResult]
     records: Sequence[Record]
@@ -69,6 +69,7 @@ def evaluate(
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
     keep: str | Path | None = None,
+    models: Sequence[str | Path] = (),
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Evaluated:
@@ -86,32 +87,42 @@ def evaluate(
             are then marked wherever they stand.
         keep: A folder where each model's outputs are kept; they are taken from there when prompts, base, adapter and
             the way of running them are the same again.
+        models: Encoders to compare an encoder's adapter with, folders of models that were trained in full, say.
 
     Raises:
         DataError: when the split is empty, none of its records is in `qrels`, or the dataset was changed since it was
             built.
-        UsageError: when an adapter in `beside` is of another task, or the judge is circular.
+        UsageError: when an adapter in `beside` is of another task, the judge is circular, or `models` are given for a
+            task that is not done by an encoder.
         NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
     """
     place = store if isinstance(store, Store) else Store(store)
     adapters = list({pinned: place.get(pinned) for pinned in map(place.pin, (adapter, *beside))}.values())
     candidate = adapters[0]
+    dataset, records, judgments = judged_records(data, split, limit, qrels)
+    if isinstance(plugin := load_task(candidate.manifest.task, tasks), EncoderTask):
+        from searchlora.experiments.encoder_evaluate import evaluate_encoders  # it gives an `Evaluated`, too
+
+        plugin = plugin.bound(candidate.manifest.settings)
+        systems, comparison = evaluate_encoders(
+            plugin,
+            dataset,
+            records,
+            judgments,
+            adapters,
+            models=models,
+            retrieval=retrieval,
+            allow_circular=allow_circular,
+            store=place,
+            steps=steps,
+        )
+        return Evaluated(plugin, comparison, systems, records, dataset, split, adapters, judgments, ())
+    if models:
+        raise UsageError("encoders are compared with an encoder's adapter only", where=candidate.reference)
     task = load_prompted_task(candidate.manifest.task, tasks).bound(candidate.manifest.settings)
-    dataset = load_dataset(Path(data))
-    dataset.verify()
-    records = list(dataset.records(split))[:limit]
-    if not records:
-        raise DataError(f"the split '{split}' is empty", where=str(data))
     engines = _Engines(place)
     for each in adapters:
         engines.check(each, task)
-    judgments = judgments_of(dataset, qrels)
-    if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
-        raise DataError(
-            f"none of the judgments is of a record of the split '{split}'",
-            where=str(qrels),
-            fix="The topics of the judgments must be the ids of the records.",
-        )
     circular = _circular(judgments, task, records, adapters, place, allow_circular)
     retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
     trial = Trial(
@@ -131,6 +142,25 @@ def evaluate(
     }
     comparison = compare(evaluations, candidate=candidate.reference)
     return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, tuple(kept.reused))
+
+
+def judged_records(
+    data: str | Path, split: str, limit: int | None, qrels: str | Path | None
+) -> tuple[Dataset, list[Record], Judgments]:
+    """What is measured on, and by what. Raises `DataError`."""
+    dataset = load_dataset(Path(data))
+    dataset.verify()
+    records = list(dataset.records(split))[:limit]
+    if not records:
+        raise DataError(f"the split '{split}' is empty", where=str(data))
+    judgments = judgments_of(dataset, qrels)
+    if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
+        raise DataError(
+            f"none of the judgments is of a record of the split '{split}'",
+            where=str(qrels),
+            fix="The topics of the judgments must be the ids of the records.",
+        )
+    return dataset, records, judgments
 
 
 def _circular(

@@ -15,7 +15,7 @@ from searchlora.eval.judgments.card import RunCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
 from searchlora.models.catalogue import public_name
 from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.task import EncoderTask, PromptedTask
 
 
 def base_reference(base: str) -> str:
@@ -56,7 +56,7 @@ def run_lineage(store: Store, adapters: Sequence[str], bare: Sequence[str] = ())
 
 
 def seen_in_training(
-    store: Store, adapter: StoredAdapter, task: PromptedTask, dataset: Dataset, records: Sequence[Record]
+    store: Store, adapter: StoredAdapter, task: PromptedTask | EncoderTask, dataset: Dataset, records: Sequence[Record]
 ) -> tuple[str, ...] | None:
     """Ids of the records whose query the adapter was trained on; None where that cannot be told.
 
@@ -71,7 +71,8 @@ def seen_in_training(
     if known is None:
         return None
     seen = set(known)
-    more = [field for field, source in task.reads.items() if source != "query"]
+    reads = task.reads if isinstance(task, PromptedTask) else {}
+    more = [field for field, source in reads.items() if source != "query"]
     return tuple(
         str(record["id"])
         for record in records

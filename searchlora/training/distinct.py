@@ -48,7 +48,7 @@ class DistinctBatches(DefaultBatchSampler):  # type: ignore[misc]
 
     def _batches(self, epoch: int) -> list[list[int]]:
         waiting = deque(self._order(epoch))
-        batches = []
+        batches: list[list[int]] = []
         while waiting:
             batch = self._next(waiting)
             if len(batch) > 1 or not batches:  # alone, a row has no negative

@@ -1,0 +1,135 @@
+"""The verb `evaluate` for an encoder task: adapters beside base, whole models, and what works without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.errors import UsageError
+from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
+from searchlora.experiments.encoder_train import read_about
+from searchlora.experiments.encoder_trial import EncoderTrial, trial_on
+from searchlora.experiments.evaluate import BASE
+from searchlora.experiments.judgments import Judgments
+from searchlora.experiments.lineage import run_lineage
+from searchlora.experiments.trial import SystemResult
+from searchlora.models.catalogue import public_name
+from searchlora.models.resolve import resolve
+from searchlora.pipelines.config import Bm25Settings, bm25_stage
+from searchlora.progress import Steps, unwatched
+from searchlora.records import Record
+from searchlora.retrieval.encoder import Encoder
+from searchlora.task import EncoderTask
+
+BM25 = "BM25"
+
+
+def evaluate_encoders(
+    task: EncoderTask,
+    dataset: Dataset,
+    records: Sequence[Record],
+    judgments: Judgments,
+    adapters: Sequence[StoredAdapter],
+    *,
+    models: Sequence[str | Path] = (),
+    retrieval: Bm25Settings | None = None,
+    allow_circular: bool = False,
+    store: Store,
+    steps: Steps = unwatched,
+) -> tuple[dict[str, SystemResult], Comparison]:
+    """Compare the first adapter with its base zero-shot, the others, whole models, and what works without a model.
+
+    Args:
+        models: Folders of encoders, each shown by the name of its folder.
+        retrieval: Of BM25, which stands beside encoders that retrieve.
+
+    Returns:
+        Systems by name, and the figures. What an encoder's training took stands among its costs.
+
+    Raises:
+        UsageError: when an adapter is of another task, two systems have one name, or the judge is circular.
+        DataError: see `encoder_trial.trial_on`.
+        BaseModelError, LoadCheckFailed: when an encoder cannot be, or an adapter must not be loaded.
+    """
+    candidate = adapters[0]
+    for each in adapters:
+        if each.manifest.task != task.name:
+            raise UsageError(
+                f"is an adapter for the task '{each.manifest.task}', not for '{task.name}'", where=each.reference
+            )
+    trial = trial_on(task, dataset, records, judgments.qrels, candidate.manifest.recipe["classifier"])
+    systems = list(_systems(adapters, models))
+    names = [system.name for system in systems]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"two systems are called '{twice[0]}'", fix="Give the folders different names.")
+    lineages: dict[str, RunLineage | None] = {each.name: each.lineage(store) for each in systems}
+    queries = {str(record["id"]): task.query(record) for record in records}
+    circular = refuse_circular(judgments.card, lineages, queries, allow=allow_circular)
+    results = _without_model(trial, dataset, retrieval, steps)
+    for system in systems:
+        found = trial.encoded(system.name, system.encoder(), steps(f"Encoding: {system.name}"))
+        costs = {**found.evaluation.costs, **system.costs}
+        results[system.name] = replace(found, evaluation=replace(found.evaluation, costs=costs))
+    evaluations = {
+        name: replace(result.evaluation, circular=circular.get(name, "")) for name, result in results.items()
+    }
+    return results, compare(evaluations, candidate=candidate.reference)
+
+
+@dataclass(frozen=True)
+class _System:
+    """An encoder to be tried: a model by its name or folder, with or without an adapter."""
+
+    name: str
+    model: str
+    adapter: StoredAdapter | None = None
+
+    def encoder(self) -> Encoder:
+        return Encoder.load(self.model, adapter=self.adapter)
+
+    def lineage(self, store: Store) -> RunLineage:
+        if self.adapter is not None:
+            return run_lineage(store, [self.adapter.reference])
+        return run_lineage(store, (), [self.model])
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What its training took, and its size beside the base's; nothing for a model that came from elsewhere."""
+        if self.adapter is not None:
+            training: Mapping[str, Any] = self.adapter.manifest.training
+            size = (self.adapter.path / "adapter_model.safetensors").stat().st_size
+        else:
+            training = read_about(self.model).get("training", {})
+            size = sum(file.stat().st_size for file in resolve(self.model).path.rglob("*.safetensors"))
+        told = {
+            "parameters trained": training.get("parameters_trained"),
+            "training, s": training.get("seconds"),
+            "peak memory, GB": training.get("peak_memory_gb"),
+        }
+        return {**{name: float(value) for name, value in told.items() if value is not None}, "MB on disk": size / 1e6}
+
+
+def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) -> Iterator[_System]:
+    """The base of the adapter under test, whole models, the adapters beside it, and at last itself."""
+    candidate, *beside = adapters
+    yield _System(BASE, candidate.manifest.base.name)
+    for model in models:
+        yield _System(public_name(str(model)), str(model))
+    for each in (*beside, candidate):
+        yield _System(each.reference, each.manifest.base.name, each)
+
+
+def _without_model(
+    trial: EncoderTrial, dataset: Dataset, retrieval: Bm25Settings | None, steps: Steps
+) -> dict[str, SystemResult]:
+    if trial.documents:
+        stage = bm25_stage(retrieval or Bm25Settings(), trial.documents, steps("Indexing"))
+        return {BM25: trial.searched(BM25, stage.retriever)}
+    found = trial.task.baselines(trial.records, dataset.folder)
+    return {name: trial.given(name, outputs) for name, outputs in found.items()}
