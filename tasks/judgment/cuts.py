@@ -63,7 +63,8 @@ def _below(values: Floats, places: Floats, gold: Sequence[int], groups: Sequence
     of = {name: index for index, name in enumerate(dict.fromkeys(groups))}
     counts = np.zeros((len(of), len(places) + 1, len(scale)))
     bins = np.searchsorted(places, values, side="right")
-    np.add.at(counts, ([of[name] for name in groups], bins, [scale.index(grade) for grade in gold]), 1)
+    grades = np.array([scale.index(grade) for grade in gold])
+    np.add.at(counts, (np.array([of[name] for name in groups]), bins, grades), 1)
     return counts.cumsum(axis=1)
 
 

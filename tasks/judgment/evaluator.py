@@ -72,7 +72,7 @@ def evaluate(
             id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
         },
         tested=(KAPPA, BINARY),
-        confusions={"grades": confusion_of(*(_names(each) for each in (gold, said)), [str(each) for each in scale])},
+        confusions={"grades": confusion_of(_names(gold), _names(said), [str(each) for each in scale])},
         curves={"probability of relevant": curve_of(probability, truly, clusters)} if probability else {},
         less_is_better=(MAE, CALIBRATION, "invalid"),
     )

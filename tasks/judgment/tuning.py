@@ -96,7 +96,9 @@ def _held_out(
     said = [scale[0]] * len(scores)
     for each in range(_FOLDS):
         seen = [place for place, group in enumerate(groups) if fold[group] != each]
-        cuts = best_cuts(*([column[place] for place in seen] for column in (scores, gold, groups)), scale)
+        cuts = best_cuts(
+            [scores[place] for place in seen], [gold[place] for place in seen], [groups[place] for place in seen], scale
+        )
         for place, group in enumerate(groups):
             if fold[group] == each:
                 said[place] = cut(scores[place], cuts, scale)
