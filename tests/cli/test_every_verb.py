@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.data.dataset import load_dataset
 from tests.contract.foreign import build_distribution, write_records
 
 SHORT = ["optim.max_steps=6", "optim.batch_size=8", "lora.r=4", "optim.learning_rate=5e-3", "validation.every_steps=3"]
@@ -39,6 +40,9 @@ def test_every_verb(cli, tmp_path, tiny_base):
     assert "Stored shop-colour@1" in trained.out
     assert "accuracy" in trained.out
     assert not (store / ".runs" / "shop-colour").exists()
+    manifest = Store(store).get("shop-colour").manifest
+    assert manifest.settings == load_dataset(data).settings == {"colours": ["green", "red"]}
+    assert manifest.tuned == {"rows": load_dataset(data).card.rows["validation"], "settled": {}}
 
     evaluated = cli("evaluate", "shop-colour", "--data", data, "--store", store, "--out", tmp_path / "evaluation")
     assert evaluated.code == 0, evaluated.err
@@ -48,6 +52,10 @@ def test_every_verb(cli, tmp_path, tiny_base):
     assert {row["system"] for row in results["rows"]} == {"always red", "base zero-shot", "shop-colour@1"}
     again = cli("evaluate", "shop-colour", "--data", data, "--store", store, "--out", tmp_path / "evaluation")
     assert "Outputs taken from" in again.out
+    for name, probabilities in (("shop-colour@1", [0.5, 0.5]), ("base zero-shot", None)):
+        (kept,) = (tmp_path / "evaluation" / "outputs").glob(f"*{name.split()[0].replace('@', '*')}*.json")
+        first = next(each for each in json.loads(kept.read_text(encoding="utf-8"))["outputs"] if "invalid" not in each)
+        assert (first["label"]["probabilities"] == [0.5, 0.5]) is (probabilities is not None), name
 
     for verb, *more in (
         ("list",),

@@ -20,6 +20,7 @@ class Colour(PromptedTask):
     version = 3
     reads = {"query": "query"}
     writes = "colour"
+    default_settings = {"colours": ["red", "green"]}
 
     def __init__(self):
         super().__init__(Path(__file__).parent)
@@ -31,8 +32,20 @@ class Colour(PromptedTask):
     def target(self, record):
         return record["colour"]
 
+    def fields(self, record):
+        return {**record, **self.settings}
+
     def output(self, record):
-        return OneLabel(("red", "green"))
+        return OneLabel(tuple(self.settings["colours"]))
+
+    def settings_of(self, options, records):
+        return {"colours": sorted({record["colour"] for record in records})}
+
+    def tune(self, records, outputs):
+        return {"rows": len(records), "settled": self.tuned}
+
+    def settle(self, output, record):
+        return Label(output.value, (0.5, 0.5)) if self.tuned else output
 
     def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
         said = [getattr(o, "value", None) for o in outputs]
@@ -47,6 +60,15 @@ class Colour(PromptedTask):
 
 
 task = Colour()
+"""
+
+_PROMPT = """\
+{% block system %}
+{{ colours | join(" or ") }}?
+{% endblock %}
+{% block user %}
+Colour? {{ query }}
+{% endblock %}
 """
 
 _SCHEMA = {
@@ -68,7 +90,7 @@ def build_distribution(folder: Path) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(_TASK, encoding="utf-8")
     (package / "record.schema.json").write_text(json.dumps(_SCHEMA), encoding="utf-8")
-    (package / "prompt.jinja").write_text("{% block user %}\nColour? {{ query }}\n{% endblock %}\n", encoding="utf-8")
+    (package / "prompt.jinja").write_text(_PROMPT, encoding="utf-8")
     (package / "recipe.yaml").write_text("max_length: 256\nmax_new_tokens: 8\n", encoding="utf-8")
     example = {"id": "e1", "group": "e1", "query": "a grass tent", "colour": "green"}
     (package / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
