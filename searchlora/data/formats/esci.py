@@ -8,6 +8,7 @@ and texts). The products, 1.8 million with long texts, are gone through once; wh
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,13 @@ def read(source: Path, options: Mapping[str, str]) -> Rows:
 def _examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str, list[Any]]]:
     """Name of the file, and the columns of the examples wanted."""
     optional = ("small_version",) if small else ()
-    columns: dict[str, list[Any]] = {name: [] for name in _EXAMPLES}
+    columns: dict[str, list[Any]] = {name: [] for name in _EXAMPLES if name != "product_locale"}
     for example in _batches(path, (*_EXAMPLES, *optional), ()):
         if example["product_locale"] == locale and (not small or example["small_version"]):
-            for name in _EXAMPLES:
-                columns[name].append(example[name])
+            for name, column in columns.items():
+                value = example[name]
+                # A query stands in some twenty examples; each text is held once.
+                column.append(sys.intern(value) if isinstance(value, str) else value)
     if not columns["example_id"]:
         raise DataError(f"has no example of the locale '{locale}'", where=path.name, fix="It is us, es or jp.")
     return path.name, columns
