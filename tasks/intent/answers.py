@@ -67,8 +67,13 @@ def _shown(schema: Mapping[str, Any]) -> str:
     fields: Mapping[str, Any] = schema.get("properties", {})
     if len(fields) > FIELDS_SHOWN:
         return ""
-    return ", ".join(name + _values(field.get("enum", [])) for name, field in fields.items())
+    return ", ".join(name + _listed(values_of(form)) for name, form in fields.items())
 
 
-def _values(values: Sequence[Any]) -> str:
+def values_of(form: Any) -> Sequence[Any]:
+    """The values that the schema of a field lists; none where it lists none."""
+    return form.get("enum", ()) if isinstance(form, Mapping) else ()
+
+
+def _listed(values: Sequence[Any]) -> str:
     return f" ({', '.join(map(str, values))})" if 0 < len(values) <= VALUES_SHOWN else ""

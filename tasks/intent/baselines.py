@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,9 @@ def _several(labels: Sequence[str], training: Sequence[Record], queries: Sequenc
 
     true = MultiLabelBinarizer(classes=labels).fit_transform([record["labels"] for record in training])
     model = make_pipeline(_words(), OneVsRestClassifier(LogisticRegression(C=C, max_iter=1000)))
-    model.fit([record["query"] for record in training], true)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a label is on all rows, or on none, is how data may be
+        model.fit([record["query"] for record in training], true)
     return [[label for label, said in zip(labels, row, strict=True) if said] for row in model.predict(queries)]
 
 

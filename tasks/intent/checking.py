@@ -65,9 +65,9 @@ class AnswerCheck:
         answer = data[self.kind]
         if self.kind == "object":
             return self._of_object(answer)
-        if self.labels is None or not isinstance(answer, str | list):
-            return None  # what is no label at all, the record's schema refuses
-        unknown = next((label for label in _listed(answer) if label not in self.labels), None)
+        # What is no label at all, the record's schema refuses.
+        labels = [label for label in (answer if isinstance(answer, list) else [answer]) if isinstance(label, str)]
+        unknown = next((label for label in labels if self.labels is not None and label not in self.labels), None)
         return None if unknown is None else f"field '{self.kind}': '{unknown}' is not in the list of labels"
 
     def _of_object(self, answer: Any) -> str | None:
@@ -81,11 +81,18 @@ class AnswerCheck:
         if self.kind == "labels" and isinstance(answer, list):
             return sorted(answer, key=str)
         if self.kind == "object" and self.schema is not None:
-            order = [*self.schema["properties"]]
-            known = {name: answer[name] for name in order if name in answer}
-            return {**known, **{name: value for name, value in answer.items() if name not in known}}
+            return _as_in(self.schema, answer)
         return answer
 
 
-def _listed(answer: str | list[Any]) -> list[Any]:
-    return [answer] if isinstance(answer, str) else answer
+def _as_in(schema: Any, value: Any) -> Any:
+    """A value with the fields of each object in the order of its schema; those that it does not name come last."""
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, dict):
+        forms: Mapping[str, Any] = schema.get("properties", {})
+        names = [*(name for name in forms if name in value), *(name for name in value if name not in forms)]
+        return {name: _as_in(forms.get(name, {}), value[name]) for name in names}
+    if isinstance(value, list):
+        return [_as_in(schema.get("items"), each) for each in value]
+    return value

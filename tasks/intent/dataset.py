@@ -46,7 +46,9 @@ def _from_cells(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
 
 def _labelled(data: Mapping[str, Any]) -> Record:
     """A text with its label; rows of the same text, but for case and punctuation, are one group."""
-    record = {"id": data["id"], "group": normalised(str(data["text"])), "query": data["text"], "label": data["label"]}
+    text, label = data["text"], data["label"]
+    label = str(label).strip() if isinstance(label, str | int) else label
+    record = {"id": data["id"], "group": normalised(str(text)), "query": text, "label": label}
     return {**record, "split": data["split"]} if data["split"] is not None else record
 
 

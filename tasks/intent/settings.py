@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Options, Record
-from searchlora.tasks.intent.answers import KINDS, kind_of
+from searchlora.tasks.intent.answers import KINDS, kind_of, values_of
 
 #: The options that every format understands, beside its own.
 OPTIONS: Mapping[str, str] = {
@@ -108,7 +108,7 @@ def read_schema(path: Path) -> dict[str, Any]:
 
 def scope_field(schema: Mapping[str, Any], beyond: str) -> str | None:
     """The field of an object that has the out-of-scope value among its values."""
-    return next((name for name, form in schema["properties"].items() if beyond in form.get("enum", ())), None)
+    return next((name for name, form in schema["properties"].items() if beyond in values_of(form)), None)
 
 
 def _value_of(schema: Mapping[str, Any], beyond: str | None) -> str | None:

@@ -1,0 +1,34 @@
+"""What stands beside the figures of the benchmark."""
+
+from __future__ import annotations
+
+from benchmarks.intent_banking77.labels import confused, per_label, to_read
+from searchlora.outputs import InvalidOutput, Label
+
+RECORDS = [
+    {"id": f"t{n}", "group": f"t{n}", "query": f"query {n}", "label": label}
+    for n, label in enumerate(["a", "a", "a", "b", "b"])
+]
+HELD = [
+    Label("a", (0.9, 0.1)),
+    Label("b", (0.4, 0.6)),
+    Label("b", (0.3, 0.7)),
+    Label("b", (0.2, 0.8)),
+    Label("a", (0.8, 0.2)),
+]
+FREE = [*HELD[:4], InvalidOutput("a b", "not one of the labels")]
+
+
+def test_labels_and_what_they_are_taken_for():
+    worst, best = per_label(RECORDS, FREE)
+    assert (worst["label"], worst["precision"], worst["recall"], worst["n"]) == ("b", 1 / 3, 0.5, 2)
+    assert (best["label"], best["F1"]) == ("a", 0.5)
+    assert confused(RECORDS, FREE)[0] == {"true": "a", "said": "b", "n": 2}
+    assert {"true": "b", "said": "(invalid)", "n": 1} in confused(RECORDS, FREE)
+
+
+def test_answers_to_read():
+    text = to_read(RECORDS, HELD, FREE, each=1)
+    assert "## Right: 2 rows, 1 of them drawn" in text
+    assert "## Wrong: 3 rows, 1 of them drawn" in text
+    assert "**query 4** (t4)\n  true b; said a at 0.80; without constraint 'a b'" in text

@@ -1,0 +1,65 @@
+"""What no model is needed for: fitted on the training split, with probabilities where labels have them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.tasks.intent import task
+from searchlora.tasks.intent.baselines import COMMONEST, LINEAR, NEAREST
+
+WORDS = {"card": ["lost card", "new card", "my card"], "rate": ["exchange rate", "rate of euro", "what rate"]}
+
+
+def _found(tmp_path, answer, queries, **options):
+    """The baselines' answers to queries, on a dataset in which a word gives the answer away."""
+    rows = []
+    for split, times in (("train", 12), ("validation", 4)):
+        for number in range(times):
+            for label, texts in WORDS.items():
+                text = f"{texts[number % 3]} {split} {number}"
+                row = {"id": f"{split}-{label}-{number}", "group": text, "query": text, "split": split}
+                rows.append({**row, **answer(label)})
+    rows += [{**rows[0], "id": "more", "group": "more card", "query": "more card"}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build(task, source, format="native", out=tmp_path / "data", options=options)
+    dataset = load_dataset(tmp_path / "data")
+    records = [{"id": str(n), "group": str(n), "query": query} for n, query in enumerate(queries)]
+    return task.bound(dataset.settings).baselines(records, dataset.folder)
+
+
+def test_labels(tmp_path):
+    found = _found(tmp_path, lambda label: {"label": label}, ["a card please", "euro rate"])
+    assert [output.value for output in found[COMMONEST]] == ["card", "card"]
+    assert [output.value for output in found[LINEAR]] == ["card", "rate"]
+    for output in found[LINEAR]:
+        assert sum(output.probabilities) == pytest.approx(1)
+        assert max(output.probabilities) > 0.8
+
+
+def test_a_label_of_the_list_that_no_row_has_gets_no_probability(tmp_path):
+    (tmp_path / "labels.txt").write_text("rate\nabroad\ncard\n", encoding="utf-8")
+    labels = str(tmp_path / "labels.txt")
+    found = _found(tmp_path, lambda label: {"label": label}, ["card"], labels=labels)
+    (output,) = found[LINEAR]
+    assert output.value == "card"
+    assert output.probabilities[0] == pytest.approx(0)
+
+
+def test_several_labels(tmp_path):
+    found = _found(tmp_path, lambda label: {"labels": sorted([label, "bank"])}, ["a card please", "euro rate"])
+    assert found[COMMONEST] == [["bank", "card"]] * 2
+    assert found[LINEAR] == [["bank", "card"], ["bank", "rate"]]
+
+
+def test_objects(tmp_path):
+    schema = {"type": "object", "properties": {"about": {"enum": ["card", "rate"]}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    options = {"schema": str(tmp_path / "schema.json")}
+    found = _found(tmp_path, lambda label: {"object": {"about": label}}, ["lost card", "euro rate"], **options)
+    assert found[COMMONEST] == [{"about": "card"}] * 2
+    assert found[NEAREST] == [{"about": "card"}, {"about": "rate"}]

@@ -1,0 +1,165 @@
+"""Figures over all rows, held against scikit-learn's; an invalid output is wrong and no label at all."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from searchlora.eval.compare import compare
+from searchlora.outputs import InvalidOutput, Label
+from searchlora.tasks.intent import task
+from searchlora.tasks.intent.label_figures import MATRIX_UP_TO, OTHER
+
+INVALID = InvalidOutput("?", "not one of the labels")
+
+
+def _records(kind, answers):
+    return [{"id": f"r{n}", "group": f"g{n // 2}", "query": "?", kind: answer} for n, answer in enumerate(answers)]
+
+
+def _label_task(labels, beyond=None):
+    return task.bound({"kind": "label", "labels": sorted(labels), "out_of_scope": beyond})
+
+
+# One label
+
+
+def _drawn(labels, rows, seed=0):
+    rng = random.Random(seed)
+    gold = [rng.choice(labels) for _ in range(rows)]
+    said = [label if rng.random() < 0.6 else rng.choice([*labels, None]) for label in gold]
+    return gold, said
+
+
+def test_accuracy_and_macro_f1_are_those_of_scikit_learn():
+    labels = [f"l{n}" for n in range(6)]
+    gold, said = _drawn(labels, 200)
+    found = _label_task(labels).evaluate(
+        _records("label", gold), [INVALID if label is None else Label(label) for label in said]
+    )
+    told = ["invalid" if label is None else label for label in said]
+    assert found.headline == "accuracy"
+    assert found.mean("accuracy") == pytest.approx(accuracy_score(gold, told))
+    expected = f1_score(gold, told, labels=labels, average="macro", zero_division=0)
+    assert found.pooled["macro-F1"].value == pytest.approx(expected)
+    assert found.mean("invalid") == pytest.approx(told.count("invalid") / 200)
+    assert len(found.invalid) == told.count("invalid")
+    assert "calibration error" not in found.pooled
+    matrix = found.confusions["labels"]
+    assert matrix.columns == (*labels, "invalid")
+    assert sum(map(sum, matrix.counts)) == 200
+    assert found.slices["label"]["r3"] == gold[3]
+    assert found.clusters["r2"] == found.clusters["r3"] == "g1"
+
+
+def test_out_of_scope_is_a_class_of_its_own():
+    gold, said = _drawn(["a", "b", "oos"], 120, seed=2)
+    found = _label_task(["a", "b"], "oos").evaluate(
+        _records("label", gold), [INVALID if label is None else Label(label) for label in said]
+    )
+    told = ["invalid" if label is None else label for label in said]
+    precision, recall, f1, _ = (
+        each[0] for each in precision_recall_fscore_support(gold, told, labels=["oos"], zero_division=0)
+    )
+    assert found.pooled["out-of-scope recall"].value == pytest.approx(recall)
+    assert found.pooled["out-of-scope precision"].value == pytest.approx(precision)
+    assert found.pooled["out-of-scope F1"].value == pytest.approx(f1)
+    inside = [(true, label) for true, label in zip(gold, told, strict=True) if true != "oos"]
+    assert found.mean("accuracy in scope") == pytest.approx(accuracy_score(*zip(*inside, strict=True)))
+    assert not found.notes
+
+
+def test_the_calibration_error_is_of_the_likeliest_label_whatever_the_threshold_made_of_it():
+    records = _records("label", ["a", "a", "oos", "b"])
+    outputs = [Label("a", (0.9, 0.1)), Label("oos", (0.7, 0.3)), Label("oos", (0.7, 0.3)), INVALID]
+    found = _label_task(["a", "b"], "oos").evaluate(records, outputs)
+    # Two bins: one row at 0.9, right; two at 0.7, one of which is right.
+    assert found.pooled["calibration error"].value == pytest.approx((0.1 + abs(2 * 0.7 - 1)) / 3)
+    assert found.curves["the likeliest label"].points
+    assert found.mean("accuracy") == 0.5
+
+
+def test_of_many_labels_those_most_confused_are_shown():
+    labels = [f"l{n:02}" for n in range(MATRIX_UP_TO + 1)]
+    gold = [*labels, "l00", "l00", "l01"]
+    said = [*labels, "l01", "l01", "l02"]
+    found = _label_task(labels).evaluate(_records("label", gold), [Label(label) for label in said])
+    matrix = found.confusions["labels"]
+    assert matrix.rows == ("l00", "l01", "l02")
+    assert matrix.columns == ("l00", "l01", "l02", OTHER, "invalid")
+    assert matrix.counts == ((1, 2, 0, 0, 0), (0, 1, 1, 0, 0), (0, 0, 1, 0, 0))
+
+
+def test_a_label_that_no_training_row_has_is_told():
+    found = _label_task(["a", "b"]).evaluate(_records("label", ["a", "new"]), [Label("a"), Label("b")])
+    assert found.notes == ("In no training row and so never said: new.",)
+    assert found.pooled["macro-F1"].value == 0.5
+
+
+def test_systems_with_and_without_probabilities_can_be_compared():
+    gold, said = _drawn(["a", "b"], 60, seed=5)
+    bound = _label_task(["a", "b"])
+    scored = [Label(label or "a", (0.7, 0.3) if label != "b" else (0.2, 0.8)) for label in said]
+    systems = {
+        "plain": bound.evaluate(_records("label", gold), [Label("a")] * 60),
+        "scored": bound.evaluate(_records("label", gold), scored),
+    }
+    found = compare(systems, candidate="scored", resamples=200)
+    assert found.find("scored", "calibration error") is not None
+    assert found.find("plain", "calibration error") is None
+    assert {pair.measure for pair in found.comparisons} == {"accuracy", "macro-F1"}
+    assert set(found.less_is_better) == {"invalid", "calibration error"}
+
+
+# Several labels
+
+
+def test_sets_are_measured_as_scikit_learn_does():
+    rng = random.Random(7)
+    labels = ["a", "b", "c", "d"]
+    gold = [sorted(rng.sample(labels, rng.randint(0, 3))) for _ in range(80)]
+    said = [each if rng.random() < 0.4 else sorted(rng.sample(labels, 2)) for each in gold]
+    outputs = [INVALID if n % 9 == 0 else each for n, each in enumerate(said)]
+    found = task.bound({"kind": "labels", "labels": labels}).evaluate(_records("labels", gold), outputs)
+    rows = MultiLabelBinarizer(classes=labels)
+    true = rows.fit_transform(gold)
+    told = rows.transform([[] if isinstance(each, InvalidOutput) else each for each in outputs])
+    for average in ("micro", "macro"):
+        expected = f1_score(true, told, average=average, zero_division=0)
+        assert found.pooled[f"{average}-F1"].value == pytest.approx(expected)
+    assert found.mean("exact match") == pytest.approx(
+        sum(one == other for one, other in zip(gold, outputs, strict=True)) / 80
+    )
+    assert found.mean("invalid") == pytest.approx(9 / 80)
+
+
+# Objects
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"need": {"enum": ["buy", "ask", "else"]}, "sizes": {"type": "array"}, "most": {"type": "number"}},
+}
+
+
+def test_an_object_is_measured_whole_by_field_and_by_part():
+    gold = [{"need": "buy", "sizes": ["s", "m"], "most": 80}, {"need": "else"}, {"need": "ask", "sizes": []}]
+    said = [{"most": 80.0, "need": "buy", "sizes": ["m"]}, INVALID, {"need": "ask", "sizes": []}]
+    bound = task.bound({"kind": "object", "schema": SCHEMA, "out_of_scope": "else"})
+    found = bound.evaluate(_records("object", gold), said)
+    assert found.headline == "exact match"
+    assert found.values["exact match"] == {"r0": 0.0, "r1": 0.0, "r2": 1.0}
+    assert found.values["field: most"] == {"r0": 1.0, "r1": 0.0, "r2": 1.0}
+    assert found.values["field: sizes"] == {"r0": 0.0, "r1": 0.0, "r2": 1.0}
+    # Parts: 4, 1 and 1 in gold; 3, 0 and 1 said, all of them right.
+    assert found.pooled["F1 of parts"].value == pytest.approx(2 * 4 / (4 + 6))
+    assert found.pooled["out-of-scope recall"].value == 0.0
+    assert found.mean("invalid") == pytest.approx(1 / 3)
+
+
+def test_true_is_not_one():
+    bound = task.bound({"kind": "object", "schema": {"type": "object", "properties": {"a": {}}}})
+    found = bound.evaluate(_records("object", [{"a": 1}, {"a": 1}]), [{"a": True}, {"a": 1.0}])
+    assert found.values["exact match"] == {"r0": 0.0, "r1": 1.0}

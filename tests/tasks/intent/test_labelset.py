@@ -1,0 +1,60 @@
+"""Several labels: what is parsed, and what the grammar admits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.inference.constrained import Constraints
+from searchlora.models.load import load_tokenizer
+from searchlora.outputs import InvalidOutput
+from searchlora.tasks.intent.labelset import LabelSet
+
+FORM = LabelSet(("a", 'b "quoted"', "c d", "ü"))
+
+
+@pytest.fixture(scope="module")
+def admits(tiny_base):
+    tokenizer = load_tokenizer(tiny_base)
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    constraints = Constraints(tokenizer, len(tokenizer), stop)
+
+    def whole(text: str) -> bool:
+        (matcher,) = constraints.matchers([FORM.grammar])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return matcher.validate_tokens([*ids, stop]) == len(ids) + 1
+
+    return whole
+
+
+def _written(labels) -> str:
+    return json.dumps(labels, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_every_set_is_admitted_in_its_order_and_parses(admits):
+    for bits in range(2 ** len(FORM.labels)):
+        chosen = [label for place, label in enumerate(FORM.labels) if bits >> place & 1]
+        assert admits(_written(chosen)), chosen
+        assert FORM.parse(_written(chosen)) == chosen
+
+
+@given(st.lists(st.sampled_from([*FORM.labels, "else"]), max_size=5))
+def test_a_list_parses_where_it_has_no_label_twice_and_none_that_is_unknown(labels):
+    found = FORM.parse(json.dumps(labels))
+    if "else" in labels or len(set(labels)) < len(labels):
+        assert isinstance(found, InvalidOutput)
+    else:
+        assert found == [label for label in FORM.labels if label in labels]
+
+
+@pytest.mark.parametrize("text", ['["c d","a"]', '["a","a"]', '["else"]', '["a",]', "[", "", '"a"'])
+def test_anything_else_is_not_admitted(admits, text):
+    assert not admits(text)
+
+
+@pytest.mark.parametrize("text", ['"a"', "a", '{"a": 1}', '[["a"]]', "[1]", '["a"] and more'])
+def test_anything_else_is_invalid(text):
+    assert isinstance(FORM.parse(text), InvalidOutput)

@@ -1,0 +1,109 @@
+"""From a file of the user's to a pipeline that names intents, through every verb, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.dataset import load_dataset
+
+QUICK = ("optim.max_steps=30", "optim.batch_size=16", "optim.learning_rate=1e-2", "lora.r=8", "validation.rows=4")
+WORDS = {"card": "my card", "rate": "the rate", "oos": "zzz"}
+
+
+def _set(*pairs):
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+def _figures(folder):
+    results = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return {(row["system"], row["measure"]): row["value"] for row in results["rows"]}
+
+
+@pytest.fixture
+def banks(tmp_path):
+    """Two columns with official splits; what is out of scope stands in validation and test only."""
+    folder = tmp_path / "bank"
+    folder.mkdir()
+    for split, labels, times in (
+        ("train", ("card", "rate"), 24),
+        ("validation", ("card", "rate", "oos"), 6),
+        ("test", ("card", "rate", "oos"), 6),
+    ):
+        rows = [f"{WORDS[label]} {split[:2]} {n},{label}" for n in range(times) for label in labels]
+        (folder / f"{split}.csv").write_text("\n".join(["words,topic", *rows, ""]), encoding="utf-8")
+    return folder
+
+
+def test_labels_from_two_columns_to_a_pipeline(cli, tmp_path, tiny_base, banks):
+    data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"
+    columns = ("text=words", "label=topic", "out_of_scope=oos")
+    options = [part for option in columns for part in ("--option", option)]
+    built = cli("data", "build", "intent", banks, "--format", "csv", "--out", data, *options)
+    assert built.code == 0, built.err
+    settings = load_dataset(data).settings
+    assert settings == {"kind": "label", "labels": ["card", "rate"], "out_of_scope": "oos"}
+
+    trained = cli(
+        *("train", "intent", "--data", data, "--name", "bank-intent", "--base", tiny_base.path, "--store", store),
+        *_set(*QUICK, "quantization=none"),
+    )
+    assert trained.code == 0, trained.err
+    manifest = Store(store).get("bank-intent").manifest
+    assert manifest.settings == settings
+    assert set(manifest.tuned) == {"temperature", "out_of_scope_below"}
+
+    evaluated = cli("evaluate", "bank-intent", "--data", data, "--store", store, "--out", out)
+    assert evaluated.code == 0, evaluated.err
+    figures = _figures(out)
+    assert figures["bank-intent@1", "invalid"] == figures["base zero-shot", "invalid"] == 0
+    assert figures["bank-intent@1", "accuracy"] > figures["commonest answer", "accuracy"]
+    assert ("bank-intent@1", "out-of-scope recall") in figures
+    assert ("bank-intent@1", "calibration error") in figures
+    assert ("commonest answer", "calibration error") not in figures
+
+    queries, corpus = tmp_path / "queries.tsv", tmp_path / "corpus.jsonl"
+    queries.write_text("id\tquery\nq1\tmy card\n", encoding="utf-8")
+    corpus.write_text(json.dumps({"id": "d1", "title": "Cards", "text": "a card"}), encoding="utf-8")
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text("name: p\nstages:\n  - adapter: {name: bank-intent}\n  - bm25: {k: 5}\n", encoding="utf-8")
+    ran = cli(
+        *("run", pipeline, "--queries", queries, "--corpus", corpus, "--store", store, "--out", tmp_path / "run.trec")
+    )
+    assert ran.code == 0, ran.err
+    assert "bank-intent@1" in (tmp_path / "run.trec").read_text(encoding="utf-8")
+
+
+def test_objects_by_the_users_schema_are_always_valid(cli, tmp_path, tiny_base):
+    schema = {
+        "type": "object",
+        "properties": {"about": {"enum": ["card", "rate"]}, "most": {"enum": [1, 2, None]}},
+        "required": ["about", "most"],
+        "additionalProperties": False,
+    }
+    rows = [
+        {"id": f"r{n}{about}", "group": f"g{n}{about}", "query": f"{WORDS[about]} {n} under {most}",
+         "object": {"most": most, "about": about}}
+        for n in range(20) for about in ("card", "rate") for most in ((1, 2, None)[n % 3],)
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"
+    schema_option = ("--option", f"schema={tmp_path / 'schema.json'}")
+    built = cli(
+        *("data", "build", "intent", tmp_path / "rows.jsonl", "--format", "native", "--out", data, *schema_option)
+    )
+    assert built.code == 0, built.err
+    trained = cli(
+        *("train", "intent", "--data", data, "--name", "needs", "--base", tiny_base.path, "--store", store),
+        *_set(*QUICK, "optim.max_steps=4", "max_new_tokens=48", "quantization=none"),
+    )
+    assert trained.code == 0, trained.err
+    evaluated = cli("evaluate", "needs", "--data", data, "--store", store, "--out", out)
+    assert evaluated.code == 0, evaluated.err
+    figures = _figures(out)
+    assert figures["needs@1", "invalid"] == figures["base zero-shot", "invalid"] == 0
+    assert ("needs@1", "field: about") in figures
+    assert ("needs@1", "F1 of parts") in figures
