@@ -99,7 +99,7 @@ def shop(
     queries: int = typer.Option(2400, "--queries", help="Records of query rewriting, at least 100."),
     seed: int = typer.Option(13, "--seed"),
 ) -> None:
-    """Make the made shop: products, queries, rewrites and judgments from one seed."""
+    """Make the made shop: products, judgments, a help centre and the records of every task from one seed."""
     from searchlora.cli.bars import bars
     from searchlora.data.shop import make_shop
 

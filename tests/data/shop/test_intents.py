@@ -139,3 +139,14 @@ def test_words_of_a_bound_for_every_category(split: str):
             assert bound.lowest is None or bound.highest is None or bound.lowest < bound.highest
             said.add(bound.words)
     assert any("tops" in words for words in said) == (split == "test")
+
+
+def test_constrained_decoding_can_write_every_object(intents: Rows, schema: dict[str, Any]):
+    llguidance = pytest.importorskip("llguidance")
+    tokenizer = llguidance.LLTokenizer("byte")
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    for row in intents[::20]:
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        tokens = tokenizer.tokenize_str(json.dumps(row["object"], ensure_ascii=False))
+        assert matcher.try_consume_tokens(tokens) == len(tokens), row
+        assert matcher.is_accepting()
