@@ -37,7 +37,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
 
     The figures of a system that is circular carry `circular`, the reason. Beside the agreed keys stand, where there is
     something to tell, `slices`, `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`,
-    `circular` and `notes`.
+    `circular`, `pooled` (the measures that are no means), `less_is_better` and `notes`.
     """
     more = {
         "slices": [
@@ -54,6 +54,8 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "totals": {system: plain(totals) for system, totals in comparison.totals.items() if totals},
         "costs": {system: plain(costs) for system, costs in comparison.costs.items()},
         "circular": dict(comparison.circular),
+        "pooled": list(comparison.pooled),
+        "less_is_better": list(comparison.less_is_better),
         "notes": list(comparison.notes),
     }
     return {

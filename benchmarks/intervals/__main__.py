@@ -13,15 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from benchmarks.common import save_figures
 from benchmarks.intervals.rivals import resampled, student
+from benchmarks.intervals.rows import TOPICS, band, markdown, row
 from benchmarks.intervals.shapes import KINDS, NULLS, draws, null_draws
 from searchlora.eval.intervals import bootstrap_intervals
 from searchlora.eval.significance import paired_differences
 
-TOPICS = (43, 200)
 RESAMPLES = 10_000
 OURS = "bootstrap-t, limited (ours)"
 #: Draws that are worked on at once, which bounds the memory.
@@ -32,16 +31,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Coverage of intervals and level of tests, by simulation.")
     arguments.add_argument("--draws", type=int, default=2_000)
     count = arguments.parse_args().draws
-    covered = [row for n in TOPICS for kind in KINDS for row in _coverage(kind, n, count)]
-    rejected = [row for n in TOPICS for kind in NULLS for row in _rejections(kind, n, count)]
+    covered = [each for n in TOPICS for kind in KINDS for each in _coverage(kind, n, count)]
+    rejected = [each for n in TOPICS for kind in NULLS for each in _rejections(kind, n, count)]
     rows = [*covered, *rejected]
-    low, high = _band(count)
+    low, high = band(count)
     table = "\n\n".join(
         [
             f"Coverage of 95% intervals in {count} draws (truth below / above the interval):",
-            _markdown(covered, list(KINDS), "interval"),
+            markdown(covered, list(KINDS), "interval"),
             f"Rejections at 0.05 under the null in {count} draws; their 95% band is {low:.4f} to {high:.4f}:",
-            _markdown(rejected, list(NULLS), "test"),
+            markdown(rejected, list(NULLS), "test"),
         ]
     )
     more = {"values": KINDS, "nulls": NULLS, "draws": count, "resamples": RESAMPLES, "band": [low, high]}
@@ -64,7 +63,7 @@ def _coverage(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
         low, high = np.concatenate(parts).T
         missed = {"below": float((truth < low).mean()), "above": float((truth > high).mean())}
         more = {**missed, "width": float((high - low).mean())}
-        yield _row(name, f"coverage, {kind}, n = {n}", ((low <= truth) & (truth <= high)).sum(), count, more)
+        yield row(name, f"coverage, {kind}, n = {n}", ((low <= truth) & (truth <= high)).sum(), count, more)
 
 
 def _rejections(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
@@ -74,38 +73,9 @@ def _rejections(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
         ("sign flip", sum(each.p <= 0.05 for each in found)),
         ("t", sum(each.p_t <= 0.05 for each in found)),
     ):
-        low, high = _band(count)
+        low, high = band(count)
         inside = bool(low <= rejected / count <= high)
-        yield _row(name, f"rejections, {kind}, n = {n}", rejected, count, {"inside_band": inside})
-
-
-def _row(system: str, measure: str, hits: int, count: int, more: dict[str, Any]) -> dict[str, Any]:
-    """A share of all draws with its exact (Clopper–Pearson) 95% interval."""
-    low, high = stats.binomtest(int(hits), count).proportion_ci(method="exact")
-    figures = {"value": float(hits / count), "low": float(low), "high": float(high), "n": count}
-    return {"system": system, "measure": measure, **figures, **more}
-
-
-def _band(count: int) -> tuple[float, float]:
-    """In which 95% of simulations have their share of rejections where the level is 0.05."""
-    low, high = stats.binom.interval(0.95, count, 0.05)
-    return float(low / count), float(high / count)
-
-
-def _markdown(rows: list[dict[str, Any]], kinds: list[str], what: str) -> str:
-    cells = {(row["system"], row["measure"].partition(", ")[2]): row for row in rows}
-    lines = [f"| {what} | n | {' | '.join(kinds)} |", f"| --- | --- |{' ---: |' * len(kinds)}"]
-    for n in TOPICS:
-        for system in dict.fromkeys(row["system"] for row in rows):
-            shown = [_cell(cells[system, f"{kind}, n = {n}"]) for kind in kinds]
-            lines.append(f"| {system} | {n} | {' | '.join(shown)} |")
-    return "\n".join(lines)
-
-
-def _cell(row: dict[str, Any]) -> str:
-    if "below" in row:
-        return f"{row['value']:.3f} ({row['below']:.3f} / {row['above']:.3f})"
-    return f"{row['value']:.4f}{'' if row['inside_band'] else ' (outside)'}"
+        yield row(name, f"rejections, {kind}, n = {n}", rejected, count, {"inside_band": inside})
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ def test_a_figure_that_does_not_exist_is_not_tested(systems):
     assert [each.p_corrected for each in known] == correct([each.p for each in known])
     content = to_json(found, Header("demo", "make demo", "2025-01-02", "2 cores", {}))
     json.dumps(content, allow_nan=False)
+    assert content["pooled"] == ["bias"] and "less_is_better" not in content
     row = next(row for row in content["rows"] if (row["system"], row["measure"]) == ("adapter", "bias"))
     assert row.keys() == {"system", "measure", "value", "low", "high", "n"}
     assert "adapter − base | bias | – |" in to_markdown(found)

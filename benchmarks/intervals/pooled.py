@@ -1,0 +1,142 @@
+"""By simulation: how often intervals of pooled figures hold the truth, and swap tests reject where nothing differs.
+
+    python -m benchmarks.intervals.pooled [--draws 500]
+
+Kappa of grades that come by query, macro-F1 of ten labels, F1 of one class and calibration error, at n = 43 and 200
+queries or rows. Writes `benchmarks/results/intervals_pooled.json` and prints it as Markdown. Some minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import save_figures
+from benchmarks.intervals.rows import TOPICS, band, markdown, row
+from searchlora.eval.blocks import Resampling
+from searchlora.eval.pooled import Pooled, cohen_kappa, expected_calibration_error, f1, macro_f1
+from searchlora.eval.pools import Pool, pool, pooled_figures
+
+RESAMPLES = 1_000
+OURS, PERCENTILE = "bootstrap-t, limited (ours)", "percentile"
+#: Clusters from which the truth of a shape is taken.
+_MANY = 40_000
+
+#: Two systems that are equally good over the same rows, and the cluster of each row that has others in it.
+_Drawn = tuple[Pooled, Pooled, Mapping[str, str]]
+
+
+def _kappa(n: int, rng: np.random.Generator) -> _Drawn:
+    """Four grades, about 14 pairs a query; queries differ in size and in how well they are judged."""
+    sizes = np.clip(rng.lognormal(2.5, 0.5, n), 3, 60).astype(int)
+    query = np.repeat(np.arange(n), sizes)
+    true = rng.choice(4, len(query), p=(0.5, 0.25, 0.15, 0.1))
+    told = [
+        np.where(rng.random(len(query)) < rng.beta(3, 3, n)[query], true, rng.integers(0, 4, len(query))) for _ in "ab"
+    ]
+    gold, a, b = (_rows(side.tolist()) for side in (true, *told))
+    figures = [cohen_kappa(gold, said, (0, 1, 2, 3)) for said in (a, b)]
+    return figures[0], figures[1], {str(row): f"q{each}" for row, each in enumerate(query)}
+
+
+def _macro_f1(n: int, rng: np.random.Generator) -> _Drawn:
+    """Ten labels, the commonest four times as frequent as the rarest, told right in 50 to 95%."""
+    labels = [f"label {place}" for place in range(10)]
+    frequent = np.linspace(4, 1, 10)
+    true = rng.choice(10, n, p=frequent / frequent.sum())
+    right = np.linspace(0.95, 0.5, 10)[true]
+    told = [np.where(rng.random(n) < right, true, rng.integers(0, 10, n)) for _ in "ab"]
+    gold, a, b = (_rows([labels[place] for place in side]) for side in (true, *told))
+    return macro_f1(gold, a, labels), macro_f1(gold, b, labels), {}
+
+
+def _f1(n: int, rng: np.random.Generator) -> _Drawn:
+    """Three in ten are of the class; seven in ten of these are found, and one in ten of the others."""
+    true = rng.random(n) < 0.3
+    told = [rng.random(n) < np.where(true, 0.7, 0.1) for _ in "ab"]
+    gold, a, b = (_rows(side.tolist()) for side in (true, *told))
+    return f1(gold, a), f1(gold, b), {}
+
+
+def _calibration(n: int, rng: np.random.Generator) -> _Drawn:
+    """Probabilities about 0.7, of which 85 in 100 are kept."""
+    figures = []
+    for _ in "ab":
+        given = rng.beta(4, 1.5, n)
+        right = rng.random(n) < 0.85 * given
+        figures.append(expected_calibration_error(_rows(given.tolist()), _rows(right.tolist())))
+    return figures[0], figures[1], {}
+
+
+def _rows(values: list[Any]) -> dict[str, Any]:
+    return {str(row): value for row, value in enumerate(values)}
+
+
+SHAPES: Mapping[str, Callable[[int, np.random.Generator], _Drawn]] = {
+    "kappa": _kappa,
+    "macro-F1": _macro_f1,
+    "F1 of one class": _f1,
+    "calibration error": _calibration,
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Coverage and level of pooled figures, by simulation.")
+    arguments.add_argument("--draws", type=int, default=500)
+    count = arguments.parse_args().draws
+    covered = [each for n in TOPICS for kind in SHAPES for each in _coverage(kind, n, count)]
+    rejected = [_rejections(kind, n, count) for n in TOPICS for kind in SHAPES]
+    low, high = band(count)
+    table = "\n\n".join(
+        [
+            f"Coverage of 95% intervals in {count} draws (truth below / above the interval):",
+            markdown(covered, list(SHAPES), "interval"),
+            f"Rejections at 0.05 of two systems alike in {count} draws; their 95% band is {low:.4f} to {high:.4f}:",
+            markdown(rejected, list(SHAPES), "test"),
+        ]
+    )
+    shapes = {kind: made.__doc__ for kind, made in SHAPES.items()}
+    more = {"values": shapes, "draws": count, "resamples": RESAMPLES, "band": [low, high], "table": table}
+    path = save_figures("intervals_pooled", [*covered, *rejected], [], more, module="intervals.pooled")
+    print(f"{table}\n\nWritten: {path}")
+
+
+def _coverage(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(n)
+    truth = SHAPES[kind](_MANY, np.random.default_rng(0))[0].value
+    found: dict[str, list[tuple[float, float]]] = {OURS: [], PERCENTILE: []}
+    for draw in range(count):
+        drawn = _pool(kind, n, rng)
+        (ours, _), _ = pooled_figures(drawn, (), Resampling(RESAMPLES, draw))
+        found[OURS].append((ours.low, ours.high))
+        picked = rng.multinomial(len(drawn.tables), np.full(len(drawn.tables), 1 / len(drawn.tables)), RESAMPLES)
+        values = drawn.statistic(picked @ drawn.tables[:, 0])
+        found[PERCENTILE].append(tuple(np.nanquantile(values, [0.025, 0.975])))
+    for name, ends in found.items():
+        low, high = np.array(ends).T
+        missed = {"below": float((truth < low).mean()), "above": float((truth > high).mean())}
+        more = {**missed, "width": float((high - low).mean())}
+        yield row(name, f"coverage, {kind}, n = {n}", ((low <= truth) & (truth <= high)).sum(), count, more)
+
+
+def _rejections(kind: str, n: int, count: int) -> dict[str, Any]:
+    rng = np.random.default_rng(n + 1)
+    rejected = 0
+    for draw in range(count):
+        _, (pair,) = pooled_figures(_pool(kind, n, rng), [("a", "b")], Resampling(RESAMPLES, draw))
+        rejected += pair.p <= 0.05
+    low, high = band(count)
+    inside = bool(low <= rejected / count <= high)
+    return row("swap", f"rejections, {kind}, n = {n}", rejected, count, {"inside_band": inside})
+
+
+def _pool(kind: str, n: int, rng: np.random.Generator) -> Pool:
+    a, b, clusters = SHAPES[kind](n, rng)
+    return pool(kind, {"a": a, "b": b}, list(a.cells), {row: clusters.get(row, row) for row in a.cells})
+
+
+if __name__ == "__main__":
+    main()
