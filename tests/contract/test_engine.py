@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import NotInStore
+from searchlora.errors import EngineError, NotInStore
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
+from searchlora.outputs import Grammar, InvalidOutput, JsonObject
 from tests.made import made_adapter
 from tests.words import first_word
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green"]}, "sleeps": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["colour", "sleeps"],
+    "additionalProperties": False,
+}
+COLOUR = Grammar("regex", "red|green|greenish")
 PROMPTS = ["tent", "a boot for the rain", "stove", "rope rope rope rope rope rope", "lamp, and more lamp"]
 
 
@@ -33,8 +42,8 @@ def engine(request, tiny_base, store) -> Engine:
     return {"local": lambda: LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)}[request.param]()
 
 
-def asked(text: str, adapter: str | None, tokens: int = 6) -> Request:
-    return Request(({"role": "user", "content": text},), adapter, tokens)
+def asked(text: str, adapter: str | None, tokens: int = 6, grammar: Grammar | None = None) -> Request:
+    return Request(({"role": "user", "content": text},), adapter, tokens, grammar)
 
 
 def test_one_completion_per_request_in_order(engine):
@@ -88,6 +97,67 @@ def test_scores_are_log_probabilities_of_whole_choices(engine):
     alone = [engine.score([request], [row])[0] for request, row in zip(requests, choices, strict=True)]
     for together, single in zip(scores, alone, strict=True):
         assert together.log_probabilities == pytest.approx(single.log_probabilities, abs=1e-4)
+
+
+def test_within_changes_neither_the_best_choice_nor_its_score(engine):
+    requests = [asked(text, "one@1") for text in PROMPTS]
+    choices = [[f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in PROMPTS]] * len(PROMPTS)
+    exact = engine.score(requests, choices)
+    for one, other in zip(exact, engine.score(requests, choices, within=2.0), strict=True):
+        best = one.log_probabilities.index(max(one.log_probabilities))
+        assert other.log_probabilities.index(max(other.log_probabilities)) == best
+        assert other.log_probabilities[best] == pytest.approx(one.log_probabilities[best], abs=1e-4)
+        for bound, score in zip(other.log_probabilities, one.log_probabilities, strict=True):
+            assert bound >= score - 1e-4
+
+
+def test_what_scoring_cost_is_told(engine):
+    (found,) = engine.score([asked("tent", "one@1")], [["red", "green"]])
+    (completion,) = engine.generate([asked("tent", "one@1")])
+    assert found.prompt_tokens == completion.prompt_tokens
+    assert found.scored_tokens > 2
+
+
+def test_a_grammar_holds_every_answer(engine):
+    schema = Grammar("json_schema", json.dumps(SCHEMA))
+    lark = Grammar("lark", 'start: "[" NUMBER "]"\nNUMBER: /[0-9]{1,3}/')
+    requests = [asked(text, adapter, 64, schema) for text in PROMPTS for adapter in (None, "one@1", "two.dots")]
+    for completion in engine.generate(requests):
+        assert completion.finish == "stop"
+        value = json.loads(completion.text)
+        assert JsonObject(SCHEMA).parse(completion.text) == value
+    colours = engine.generate([asked(text, "one@1", 64, COLOUR) for text in PROMPTS])
+    assert {completion.text for completion in colours} <= {"red", "green", "greenish"}
+    assert {completion.finish for completion in colours} == {"stop"}
+    (number,) = engine.generate([asked("tent", "one@2", 64, lark)])
+    assert 0 <= int(number.text.removeprefix("[").removesuffix("]")) <= 999
+
+
+def test_requests_with_and_without_a_grammar_answer_together_as_alone(engine):
+    grammars = [None, COLOUR, None, Grammar("json_schema", json.dumps(SCHEMA)), COLOUR]
+    requests = [asked(text, "one@1", 40, grammar) for text, grammar in zip(PROMPTS, grammars, strict=True)]
+    assert engine.generate(requests) == [engine.generate([request])[0] for request in requests]
+
+
+def test_an_answer_that_a_grammar_holds_is_cut_like_any_other(engine):
+    (cut,) = engine.generate([asked("tent", "one@1", 5, Grammar("json_schema", json.dumps(SCHEMA)))])
+    assert (cut.finish, cut.completion_tokens) == ("length", 5)
+    assert isinstance(JsonObject(SCHEMA).parse(cut.text), InvalidOutput)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (Grammar("json_schema", '{"type": "list"}'), "this JSON Schema .Invalid type: list"),
+        (Grammar("json_schema", '{"type": "array", "uniqueItems": true}'), "this JSON Schema .Unimplemented keys"),
+        (Grammar("json_schema", "{"), "this JSON Schema"),
+        (Grammar("regex", "(red"), "this regular expression .*unclosed group"),
+        (Grammar("lark", "start: colour"), 'this Lark grammar .*unknown name: "colour"'),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_refused_by_its_request(engine, grammar, reason):
+    with pytest.raises(EngineError, match=rf"(?s)request 2: generation cannot be constrained to {reason}"):
+        engine.generate([asked("tent", None, 4, COLOUR), asked("tent", None, 4, grammar)])
 
 
 def test_the_adapter_counts_in_scores(engine):

@@ -1,0 +1,63 @@
+"""Outputs of every kind are kept, and are taken back only for the same model, asked the same in the same way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.trial import Trial
+from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
+from tests.made import made_adapter
+from tests.words import first_word, word_records
+
+OUTPUTS = [
+    Label("tent", (0.75, 0.25)),
+    Grade(1, (0.5, 0.5)),
+    CitedAnswer("It is dry [1].", (1,), abstained=False),
+    InvalidOutput("no", "not one of the labels"),
+    {"colour": "red"},
+    "text",
+]
+
+
+@pytest.fixture(scope="module")
+def asked(tiny_base, tmp_path_factory):
+    """A model and the trial that it was in."""
+    folder = tmp_path_factory.mktemp("kept")
+    task = first_word(folder / "task")
+    stored = made_adapter(Store(folder / "store"), "one", task, tiny_base, folder / "made", seed=1)
+    return Model("one@1", stored), Trial(task, word_records(6))
+
+
+def test_outputs_of_every_kind_come_back(asked, tmp_path):
+    model, trial = asked
+    Kept(tmp_path, trial).save(model, OUTPUTS, {"ms per query": 2.0})
+    kept = Kept(tmp_path, trial)
+    assert kept.outputs(model) == (OUTPUTS, {"ms per query": 2.0})
+    assert kept.reused == ["one@1"]
+
+
+def test_another_way_of_asking_gives_nothing_back(asked, tmp_path):
+    model, trial = asked
+    Kept(tmp_path, trial).save(model, OUTPUTS, {})
+    for other in (
+        replace(trial, constrained=False),
+        replace(trial, max_new_tokens=5),
+        replace(trial, records=word_records(7)),
+    ):
+        assert Kept(tmp_path, other).outputs(model) is None
+    assert Kept(tmp_path, trial).outputs(replace(model, bare=True)) is None
+    assert Kept(None, trial).outputs(model) is None
+
+
+def test_what_no_file_can_hold_is_not_kept(asked, tmp_path):
+    @dataclass(frozen=True)
+    class Own:
+        value: int
+
+    model, trial = asked
+    Kept(tmp_path, trial).save(model, [Own(1)], {})
+    assert list(tmp_path.iterdir()) == []

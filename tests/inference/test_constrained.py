@@ -1,0 +1,119 @@
+"""Masks of grammars: what llguidance admits is what the strict parse takes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.inference.constrained import Constraints, GrammarMask
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.models.load import load_tokenizer
+from searchlora.outputs import CitedText, Grammar, InvalidOutput, JsonObject
+
+
+def object_of(properties):
+    required = list(properties)[:1]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+VALUES = st.recursive(
+    st.fixed_dictionaries({"type": st.sampled_from(["boolean", "null"])})
+    | st.integers(0, 99).map(lambda n: {"type": "integer", "minimum": 0, "maximum": n})
+    | st.lists(st.text('ab"\\é{', max_size=3), min_size=1, max_size=3, unique=True).map(lambda names: {"enum": names})
+    | st.integers(0, 3).map(lambda n: {"type": "string", "maxLength": n}),
+    lambda inner: (
+        st.tuples(inner, st.integers(0, 2)).map(
+            lambda pair: {"type": "array", "items": pair[0], "minItems": 0, "maxItems": pair[1]}
+        )
+        | st.dictionaries(st.text("xyz ", min_size=1, max_size=2), inner, max_size=2).map(object_of)
+    ),
+    max_leaves=3,
+)
+
+
+OBJECTS = st.dictionaries(st.text("xyz ", min_size=1, max_size=2), VALUES, max_size=3).map(object_of)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_base) -> LocalEngine:
+    return LocalEngine(tiny_base, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base):
+    return load_tokenizer(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def constraints(tokenizer) -> Constraints:
+    return Constraints(tokenizer, len(tokenizer), 2)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(OBJECTS, min_size=1, max_size=3))
+def test_a_finished_answer_always_fits_its_schema(engine, schemas):
+    """A model of random weights writes nonsense; only the grammar makes JSON of it."""
+    specs = [JsonObject(schema) for schema in schemas]
+    requests = [Request(({"role": "user", "content": "?"},), None, 400, spec.grammar) for spec in specs]
+    for spec, completion in zip(specs, engine.generate(requests), strict=True):
+        assert completion.finish == "stop"
+        assert spec.parse(completion.text) == json.loads(completion.text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 11), st.text(st.sampled_from("[]01 a.\n\x1c٣"), max_size=8) | st.just("No (none)."))
+def test_the_regex_of_cited_text_means_the_same_to_llguidance(constraints, tokenizer, passages, text):
+    spec = CitedText(passages, "No (none).")
+    (matcher,) = constraints.matchers([spec.grammar])
+    ids = tokenizer(text)["input_ids"]
+    admitted = matcher.validate_tokens([*ids, 2]) == len(ids) + 1
+    assert not admitted or not isinstance(spec.parse(text), InvalidOutput)
+    if text in ("No (none).", "a.", "a [1]."):
+        assert admitted == (passages > 0 or text != "a [1].")
+
+
+@pytest.mark.parametrize(
+    ("text", "admitted"),
+    [("a [1].", True), ("a [2][1]", True), ("a [3].", False), ("[0] a", False), ("a [b] c", True), ("a [1", False),
+     ("a [1, 2]", False), ("None.", True), (" ", False), ("a\nb", True)],
+)  # fmt: skip
+def test_only_passages_that_were_given_are_cited(constraints, tokenizer, text, admitted):
+    (matcher,) = constraints.matchers([CitedText(2, "None.").grammar])
+    ids = tokenizer(text)["input_ids"]
+    assert (matcher.validate_tokens([*ids, 2]) == len(ids) + 1) == admitted
+
+
+def test_a_run_of_spaces_in_json_is_not_admitted(constraints, tokenizer):
+    (matcher,) = constraints.matchers([JsonObject({"type": "object"}).grammar])
+    for text, admitted in (('{"a": [1, 2], "b" : 1}', True), ('{"a":1}', True), ('{"a":  1}', False), ("{\n", False)):
+        ids = tokenizer(text)["input_ids"]
+        assert (matcher.validate_tokens(ids) == len(ids)) == admitted
+
+
+def test_logits_beyond_the_tokenizers_vocabulary_are_ruled_out(tokenizer):
+    import torch
+
+    (matcher,) = Constraints(tokenizer, 300, 2).matchers([Grammar("regex", ".*")])
+    scores = GrammarMask([None, matcher], [4, 5], 3, 2)(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, 300)))
+    assert scores[0].isfinite().all()
+    assert not scores[1, len(tokenizer) :].isfinite().any()
+    assert scores[1, 2] == 0  # the answer may end here
+    assert not scores[1, :2].isfinite().any()  # no other special token
+    assert scores[1].isfinite().sum() > 100
+
+
+def test_an_answer_that_can_go_no_further_is_ended(tokenizer, constraints):
+    import torch
+
+    (matcher,) = constraints.matchers([Grammar("regex", "a")])
+    mask = GrammarMask([matcher], [0], 1, 2)
+    ids = torch.tensor([[5]])
+    for token in (tokenizer("a")["input_ids"][0], 2):
+        scores = mask(ids, torch.zeros((1, len(tokenizer))))
+        assert scores.isfinite().nonzero()[:, 1].tolist() == [token]
+        ids = torch.cat([ids, torch.tensor([[token]])], 1)
+    assert mask(ids, torch.zeros((1, len(tokenizer)))).isfinite().all()
