@@ -40,11 +40,14 @@ class Pooled:
         statistic: Sums of cells `(..., cells)` -> the figure `(...)`, nan where it does not exist. It must be smooth,
             and the same when all sums are multiplied by one number.
         bounds: The least and greatest value there can be; intervals end there.
+        share: Whether the figure is the first cell over the second, counts both. Where it is 0 or 1 in every cluster, a
+            bootstrap has nothing to draw from, and its interval is that of `judge.rates`.
     """
 
     cells: Mapping[str, Sequence[float] | Floats]
     statistic: Callable[[Floats], Floats]
     bounds: tuple[float, float] = (-np.inf, np.inf)
+    share: bool = False
 
     @property
     def value(self) -> float:
@@ -100,7 +103,7 @@ def micro_f1(hits: Mapping[str, float], said: Mapping[str, float], gold: Mapping
 
 def micro_precision(hits: Mapping[str, float], said: Mapping[str, float]) -> Pooled:
     """Σ hits / Σ said, counts of each row: for example of the citations, those that are right."""
-    return Pooled({row: (hits[row], said[row]) for row in hits}, _share, (0.0, 1.0))
+    return Pooled({row: (hits[row], said[row]) for row in hits}, _share, (0.0, 1.0), share=True)
 
 
 def micro_recall(hits: Mapping[str, float], gold: Mapping[str, float]) -> Pooled:

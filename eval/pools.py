@@ -12,6 +12,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.blocks import Resampling
 from searchlora.eval.comparison import Pair, Row
 from searchlora.eval.intervals import LIMIT, Floats, by_cluster
+from searchlora.eval.judge.rates import rate
 from searchlora.eval.pooled import Pooled
 from searchlora.eval.power import detectable_effect
 from searchlora.eval.resampling import Statistic, intervals, standard_errors, swap_p
@@ -26,7 +27,7 @@ class Pool:
         groups: The clusters that they come in.
         systems: Names.
         tables: Sums of each cluster, (clusters, systems, cells).
-        statistic, bounds: As `Pooled` has them.
+        statistic, bounds, share: As `Pooled` has them.
     """
 
     measure: str
@@ -36,6 +37,7 @@ class Pool:
     tables: Floats
     statistic: Statistic
     bounds: tuple[float, float]
+    share: bool
 
 
 def pool(measure: str, figures: Mapping[str, Pooled], rows: Sequence[str], clusters: Mapping[str, str]) -> Pool:
@@ -63,6 +65,7 @@ def pool(measure: str, figures: Mapping[str, Pooled], rows: Sequence[str], clust
         sums.reshape(-1, *cells.shape[1:]),
         first.statistic,
         first.bounds,
+        first.share,
     )
 
 
@@ -84,12 +87,20 @@ def pooled_figures(pool: Pool, pairs: Sequence[tuple[str, str]], how: Resampling
         resamples=how.resamples,
         seed=how.seed,
     )
-    own = np.clip(found[: len(place)], *pool.bounds)
     rows = [
-        Row(system, pool.measure, float(value), float(low), float(high), pool.rows)
-        for system, (value, low, high) in zip(pool.systems, own, strict=True)
+        Row(system, pool.measure, float(value), *_ends(pool, index, float(low), float(high)), pool.rows)
+        for index, (system, (value, low, high)) in enumerate(zip(pool.systems, found[: len(place)], strict=True))
     ]
     return rows, _pairs(pool, names, signs, found[len(place) :], how) if names else []
+
+
+def _ends(pool: Pool, system: int, low: float, high: float) -> tuple[float, float]:
+    """An interval within the bounds; that of a share without spread between clusters is found without a bootstrap."""
+    if pool.share and low == high:
+        part, whole = pool.tables[:, system].T
+        return rate(part, whole)[1:] if whole.sum() > 0 else pool.bounds
+    low, high = np.clip([low, high], *pool.bounds).tolist()
+    return low, high
 
 
 def _pairs(pool: Pool, names: Sequence[tuple[str, str]], signs: Floats, found: Floats, how: Resampling) -> list[Pair]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.intervals import bootstrap_interval
+from searchlora.eval.judge.rates import rate
 from searchlora.eval.trec import Qrels, Run
 
 
@@ -24,7 +25,8 @@ class CurvePoint:
     Attributes:
         judged: The judge's grade, or the mean of its values in the bin.
         human: Mean human grade there.
-        low, high: Its 95% interval by query; nan where there is one query only.
+        low, high: Its 95% interval by query; nan where there is one query only. Of a share that is 0 or 1 in every
+            query it is that of `rates`.
         n: Labels.
         queries: Queries that they are from.
     """
@@ -73,6 +75,11 @@ def calibration_curve(
     for group in _groups(said, bins, (0.0, 1.0) if relevant is not None else (said.min(), said.max())):
         members = names[group].tolist()
         low, high = bootstrap_interval(truth[group].tolist(), members, seed=seed)
+        if relevant is not None and low == high:
+            _, of = np.unique(members, return_inverse=True)
+            _, low, high = rate(
+                np.bincount(of, weights=truth[group]).astype(np.float64), np.bincount(of).astype(np.float64)
+            )
         points.append(
             CurvePoint(
                 float(said[group].mean()), float(truth[group].mean()), low, high, len(members), len(set(members))

@@ -160,3 +160,5 @@ def test_a_curve_has_the_share_that_was_right():
         (pytest.approx(0.975), 1.0, 2, 2),
     ]
     assert curve_of({}, {}).points == ()
+    sure = curve_of({str(n): 0.9 for n in range(20)}, {str(n): True for n in range(20)}).points[0]
+    assert (sure.low, sure.high) == (pytest.approx(0.025 ** (1 / 20)), 1)  # the exact binomial interval of 20 of 20

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from searchlora.errors import UsageError
 from searchlora.eval import pooled
@@ -161,6 +162,26 @@ def test_a_figure_that_does_not_exist_is_not_tested(systems):
     row = next(row for row in content["rows"] if (row["system"], row["measure"]) == ("adapter", "bias"))
     assert row.keys() == {"system", "measure", "value", "low", "high", "n"}
     assert "adapter − base | bias | – |" in to_markdown(found)
+
+
+def test_a_share_without_spread_has_an_interval_all_the_same():
+    """As an exact binomial one (scipy): 0 of 30, 30 of 30, and of nothing all is possible."""
+    rows = [str(row) for row in range(40)]
+    gold = {row: int(row) < 30 for row in rows}
+    systems = {
+        name: Evaluation("recall", {}, {}, pooled={"recall": pooled.recall(gold, said), "precision": precision})
+        for name, said in (("never", dict.fromkeys(rows, False)), ("always", dict.fromkeys(rows, True)))
+        for precision in [pooled.precision(gold, said)]
+    }
+    found = compare(systems, candidate="always", resamples=200)
+    for name, hits in (("never", 0), ("always", 30)):
+        row = found.row(name, "recall")
+        exact = stats.binomtest(hits, 30).proportion_ci(method="exact")
+        assert (row.value, row.low, row.high) == pytest.approx((hits / 30, exact.low, exact.high))
+    nothing = found.row("never", "precision")
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 1)
+    certain = found.row("always", "precision")
+    assert certain.low < certain.value == 0.75 < certain.high
 
 
 def test_a_pooled_figure_alone(systems):
