@@ -57,7 +57,7 @@ def fitted(scores: Sequence[float], silent: Sequence[bool]) -> float:
 
     def f1(threshold: float) -> float:
         said = at < threshold
-        return float(2 * (said & wanted).sum() / (said.sum() + wanted.sum()))
+        return float(2 * (said & wanted).sum() / max(1, said.sum() + wanted.sum()))
 
     return max([*sorted(set(scores)), float(at.max()) + 1.0], key=f1)
 

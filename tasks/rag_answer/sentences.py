@@ -12,8 +12,8 @@ ROUND = str.maketrans("[]", "()")
 _MARK = re.compile(r"\s*\[(\d+)\]")
 # A stop, perhaps a closing quote and citations behind it, then space and no small letter; or the end of a paragraph or
 # of an item of a list. Other ends of lines are only where a text was wrapped.
-_END = re.compile(r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^\sa-z])|\n(?=\s*(?:\n|[-*•]\s|\d+[.)]\s))")
-_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|e\.g|i\.e|etc|approx)|\b[A-Z])\.$")
+_END = re.compile(r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^\sa-z\[]|\s*$)|\n(?=\s*(?:\n|[-*•]\s|\d+[.)]\s))")
+_ABBREVIATION = re.compile(r"(?:^\s*\d{1,2}|\b(?:Mr|Mrs|Ms|Dr|Prof|St|No|vs|e\.g|i\.e|etc|approx)|\b[A-Z])\.$")
 _STOP = re.compile(r"[.!?:;]+[\"'”’)]*$")
 
 

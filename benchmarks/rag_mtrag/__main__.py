@@ -1,0 +1,74 @@
+"""Answers from passages on MT-RAG: when to abstain, and what to cite.
+
+    python -m benchmarks.rag_mtrag
+
+The reference tasks in three folds by group (conversation, first turn, document): each row is answered by an adapter
+that saw the other folds only. Before that, one adapter learns from SQuAD and is merged into the base of the three.
+About an hour and a half on 2 cores; what is done lies in `benchmarks/work/rag_mtrag` and is used again. Answers to read
+are written there, to `answers.md`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK, header, real_data, save
+from benchmarks.rag_mtrag.answering import Answers, answer
+from benchmarks.rag_mtrag.data import FOLDS, MISSING, SQUAD_ROWS, SQUAD_UNANSWERABLE, MtRag, Record
+from benchmarks.rag_mtrag.reading import write_answers
+from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations, unconstrained
+from searchlora.cli.bars import bars
+from searchlora.cli.tables import show
+from searchlora.eval.tables import to_json
+
+NAME = "rag_mtrag"
+
+
+def main() -> None:
+    data, work = real_data(), WORK / NAME
+    mtrag = MtRag.read(data)
+    with bars() as steps:
+        answers = answer(mtrag, data, work, steps)
+    evaluate(mtrag, mtrag.official, answers, work)
+
+
+def evaluate(mtrag: MtRag, rows: Sequence[Record], answers: Answers, work: Path) -> None:
+    """Write all results from what was answered."""
+    found = evaluations(rows, answers)
+    comparison, free = compared(found), unconstrained(found)
+    of_rivals, of_free = (to_json(each, header(NAME, NAME)) for each in (comparison, free))
+    save(NAME, comparison, {"rows": [*of_rivals["rows"], *of_free["rows"]], **_about(mtrag, rows, answers, found)})
+    write_answers(work / "answers.md", rows, answers.adapter.held, found[ADAPTER])
+    show(comparison)
+    show(free)
+
+
+def _about(mtrag: MtRag, rows: Sequence[Record], answers: Answers, found: Any) -> dict[str, Any]:
+    return {
+        "caption": "figures over all rows and 95% interval by group; token F1 and ROUGE-L over the answerable ones",
+        "data": {
+            "kinds": dict(Counter(str(row["kind"]) for row in rows)),
+            "groups": len({row["group"] for row in rows}),
+            "rules": list(mtrag.rules),
+            "counts": dict(mtrag.counts),
+        },
+        "design": {
+            "folds": FOLDS,
+            "share of answerable training rows that stand there without gold too": MISSING,
+            "rows of SQuAD trained on first": SQUAD_ROWS,
+            "share of these to abstain from": SQUAD_UNANSWERABLE,
+        },
+        "training": answers.training,
+        "confusions": {
+            name: {title: asdict(each) for title, each in evaluation.confusions.items()}
+            for name, evaluation in found.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Training, and answering every row out of fold. What was answered lies on disk, and so do the adapters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rag_mtrag.data import FOLDS, TASK, MtRag, Record, warm_dataset
+from searchlora.adapters.exporting import export_merged
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.experiments.train import train_or_reuse
+from searchlora.inference.local import LocalEngine
+from searchlora.models.resolve import resolve
+from searchlora.outputs import InvalidOutput, from_json, to_json
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.progress import Progress, Steps
+from searchlora.prompts import messages
+from searchlora.recipe import load_recipe
+from searchlora.task import PromptedTask, load_prompted_task
+
+HERE = Path(__file__).parent
+WARM, NAME = "mtrag-warm", "mtrag-answers"
+
+#: Rows asked at once, then written down.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a system answered.
+
+    Attributes:
+        free: id -> output, written freely.
+        held: id -> output, held to the grammar.
+    """
+
+    free: Mapping[str, Any]
+    held: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered, and by what training.
+
+    Attributes:
+        adapter: Each row's adapter never saw its group.
+        baselines: Name -> id -> output; thresholds are fitted on the training rows of each fold.
+        training: Name of each adapter -> rows, steps, tokens, seconds.
+    """
+
+    adapter: Answered
+    base: Answered
+    baselines: Mapping[str, Mapping[str, Any]]
+    training: Mapping[str, Mapping[str, Any]]
+
+
+def answer(
+    mtrag: MtRag, data: Path, work: Path, steps: Steps, *, overrides: Sequence[str] = (), rows: int | None = None
+) -> Answers:
+    """Train the adapters that are not there yet, and ask what was not asked yet.
+
+    Args:
+        overrides: Of all recipes; `rows`: train on and ask so many a fold only. To try things out.
+    """
+    store = Store(work / "store")
+    task = load_prompted_task(TASK)
+    longest = load_recipe(task.default_recipe, None, overrides).max_new_tokens
+    warm = train_or_reuse(
+        TASK,
+        warm_dataset(data, work / "warm", rows).folder,
+        WARM,
+        recipe=HERE / "warm.yaml",
+        overrides=overrides,
+        store=store,
+        steps=steps,
+    )
+    merged = _merged(warm, work / "merged")
+    adapter, baselines, training = Answered({}, {}), dict[str, dict[str, Any]](), {warm.reference: _about(warm)}
+    engine = LocalEngine(resolve(str(merged)), store)
+    for fold in range(FOLDS):
+        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}", rows)
+        stored = train_or_reuse(
+            TASK,
+            dataset.folder,
+            f"{NAME}-{fold + 1}",
+            recipe=HERE / "fold.yaml",
+            overrides=(f"base={merged}", *overrides),
+            store=store,
+            steps=steps,
+        )
+        training[stored.reference] = _about(stored)
+        asked = mtrag.test(fold)[:rows]
+        told = steps(f"Answering: {stored.reference}")
+        found = _asked(task, engine, stored.reference, asked, work / "answers", longest, told)
+        adapter = Answered({**adapter.free, **found.free}, {**adapter.held, **found.held})
+        for name, outputs in task.baselines(asked, dataset.folder).items():
+            of_fold = {row["id"]: output for row, output in zip(asked, outputs, strict=True)}
+            baselines[name] = {**baselines.get(name, {}), **of_fold}
+    asked = [row for fold in range(FOLDS) for row in mtrag.test(fold)[:rows]]
+    engine = LocalEngine(resolve(warm.manifest.base.name), store)
+    base = _asked(task, engine, None, asked, work / "answers", longest, steps("Answering: base zero-shot"))
+    return Answers(adapter, base, baselines, training)
+
+
+def _merged(warm: StoredAdapter, folder: Path) -> Path:
+    """The base with the first adapter in it, one folder for each version of that adapter."""
+    out = folder / warm.reference
+    if not out.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(export_merged(warm, out))
+    return out
+
+
+def _asked(
+    task: PromptedTask,
+    engine: LocalEngine,
+    adapter: str | None,
+    records: Sequence[Record],
+    folder: Path,
+    longest: int,
+    progress: Progress,
+) -> Answered:
+    """All rows freely, then those that broke the form once more under the grammar.
+
+    Decoding is greedy and the grammar only takes tokens away, so where what was written freely keeps to the form, the
+    grammar would have changed nothing.
+    """
+    free_stage = AdapterStage(task, engine, adapter, longest, constrained=False)
+    held_stage = AdapterStage(task, engine, adapter, longest)
+    system = adapter or "base"
+    free = _kept(free_stage, records, folder / f"{system}.free.jsonl", progress)
+    broken = [row for row in records if isinstance(free[row["id"]], InvalidOutput) and _breaks(task, row, free)]
+    held = _kept(held_stage, broken, folder / f"{system}.held.jsonl", progress)
+    return Answered(free, {**free, **held})
+
+
+def _breaks(task: PromptedTask, record: Record, free: Mapping[str, Any]) -> bool:
+    """Whether it is the form that an output breaks, and not only the length."""
+    return isinstance(task.parse(free[record["id"]].raw, record), InvalidOutput)
+
+
+def _kept(stage: AdapterStage, records: Sequence[Record], file: Path, progress: Progress) -> dict[str, Any]:
+    """The outputs by id; those already in the file for the same prompts are taken from there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    prompts = {row["id"]: _hash(stage, row) for row in records}
+    known = {id_: output for id_, prompt, output in _lines(file) if prompts.get(id_) == prompt}
+    missing = [row for row in records if row["id"] not in known]
+    for start in range(0, len(missing), BATCH):
+        batch = missing[start : start + BATCH]
+        outputs = stage.ask(batch)
+        with file.open("a", encoding="utf-8") as out:
+            for row, output in zip(batch, outputs, strict=True):
+                line = {"id": row["id"], "prompt": prompts[row["id"]], "output": to_json(output)}
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        known |= {row["id"]: output for row, output in zip(batch, outputs, strict=True)}
+        progress(len(known), len(records))
+    return {row["id"]: known[row["id"]] for row in records}
+
+
+def _lines(file: Path) -> Iterator[tuple[str, str, Any]]:
+    if file.is_file():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                kept = json.loads(line)
+                yield kept["id"], kept["prompt"], from_json(kept["output"])
+            except (ValueError, KeyError):
+                continue  # a line cut off when the run was stopped; it is asked again
+
+
+def _hash(stage: AdapterStage, record: Record) -> str:
+    asked = [dict(message) for message in messages(stage.task, record)]
+    return hashlib.sha256(json.dumps([asked, stage.max_new_tokens]).encode()).hexdigest()[:16]
+
+
+def _about(stored: StoredAdapter) -> dict[str, Any]:
+    return {key: stored.manifest.training[key] for key in ("rows", "steps", "tokens", "seconds")}

@@ -1,0 +1,163 @@
+"""Answers are measured over all rows: whether to answer, what is cited, what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from searchlora.outputs import CitedAnswer, InvalidOutput
+from searchlora.tasks.rag_answer import task
+from searchlora.tasks.rag_answer.baselines import ALWAYS, FIRST, THRESHOLD, fitted
+from searchlora.tasks.rag_answer.baselines import given as baselines
+from searchlora.tasks.rag_answer.evaluator import evaluate, token_f1
+
+PASSAGES = [
+    {"id": "p1", "title": "", "text": "Leather boots are waxed twice a year."},
+    {"id": "p2", "title": "Tents", "text": "The dome tent weighs 2 kilograms. It stands on rock without pegs."},
+    {"id": "p3", "title": "", "text": "A head torch burns for 40 hours."},
+]
+SILENCE = CitedAnswer("The passages do not answer this.", (), abstained=True)
+
+
+def _record(number: int, *, answerable: bool = True, gold: Sequence[str] = ("p2",), **more: Any) -> dict[str, Any]:
+    told = {"answer": "The dome tent weighs 2 kilograms [2].", "gold": list(gold)} if answerable else {"gold": []}
+    record = {
+        "id": f"r{number}",
+        "group": f"g{number}",
+        "question": "How heavy is the dome tent?",
+        "passages": PASSAGES,
+    }
+    return {**record, "answerable": answerable, **told, **more}
+
+
+def _answer(text: str) -> CitedAnswer:
+    parsed = task.parse(text, _record(0))
+    assert isinstance(parsed, CitedAnswer)
+    return parsed
+
+
+OUTPUTS = st.sampled_from(
+    [
+        SILENCE,
+        InvalidOutput("", "empty"),
+        _answer("It weighs 2 kilograms [2]."),
+        _answer("It weighs 2 kilograms [1][3]. Boots are waxed."),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), OUTPUTS), min_size=1, max_size=12))
+def test_whether_to_answer_is_what_scikit_learn_says(rows: list[tuple[bool, Any]]) -> None:
+    records = [_record(number, answerable=answerable) for number, (answerable, _) in enumerate(rows)]
+    found = evaluate(records, [output for _, output in rows]).pooled
+    gold = [not answerable for answerable, _ in rows]
+    said = [isinstance(output, InvalidOutput) or output.abstained for _, output in rows]
+    assert found["abstention F1"].value == pytest.approx(f1_score(gold, said, zero_division=0))
+    assert found["abstention precision"].value == pytest.approx(precision_score(gold, said, zero_division=0))
+    assert found["abstention recall"].value == pytest.approx(recall_score(gold, said, zero_division=0))
+    answering = f1_score([not each for each in gold], [not each for each in said], zero_division=0)
+    assert found["answering F1"].value == pytest.approx(answering)
+
+
+def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
+    records = [
+        _record(1, gold=("p2", "p3")),
+        _record(2),
+        _record(3, answerable=False),
+        _record(4, answerable=False),
+        _record(5, gold=()),
+    ]
+    outputs = [
+        _answer("It weighs 2 kilograms [2][1]."),
+        SILENCE,
+        _answer("It weighs much [2]."),
+        SILENCE,
+        _answer("It weighs 2 kilograms [1]."),
+    ]
+    found = evaluate(records, outputs)
+    assert found.pooled["citation precision"].value == pytest.approx(1 / 3)
+    assert found.pooled["citation recall"].value == pytest.approx(1 / 3)
+    assert found.pooled["citation F1"].value == pytest.approx(2 / (3 + 3))
+    assert found.headline == "abstention F1"
+    assert found.clusters["r1"] == "g1"
+
+
+def test_sentences_are_held_against_all_passages_and_against_those_they_cite() -> None:
+    text = "The dome tent weighs 2 kilograms [1]. It stands on rock [2]. It costs 90 pounds. It is."
+    found = evaluate([_record(1)], [_answer(text)])
+    assert found.pooled["unsupported sentences"].value == pytest.approx(1 / 3)
+    assert found.pooled["unsupported by what they cite"].value == pytest.approx(1 / 2)
+    assert found.pooled["sentences that cite"].value == pytest.approx(2 / 3)
+
+
+def test_an_invalid_output_is_an_abstention_and_told() -> None:
+    strange = task.parse("It weighs little [7].", _record(1))
+    found = evaluate([_record(1), _record(2, answerable=False)], [strange, InvalidOutput("", "empty")])
+    assert found.values["invalid"] == {"r1": 1.0, "r2": 1.0}
+    assert found.values["cites what was not given"] == {"r1": 1.0, "r2": 0.0}
+    assert found.values["right to answer"] == {"r1": 0.0, "r2": 1.0}
+    assert found.values["token F1"] == {"r1": 0.0}
+    assert set(found.invalid) == {"r1", "r2"}
+    (confusion,) = found.confusions.values()
+    assert confusion.counts == ((0, 0, 1), (0, 0, 1))
+
+
+def test_likeness_is_of_answerable_rows_to_the_whole_reference_without_marks() -> None:
+    whole = _record(1, reference="The dome tent weighs 2 kilograms. It stands on rock.")
+    found = evaluate(
+        [whole, _record(2), _record(3, answerable=False)], [_answer("The dome tent weighs 2 kilograms [2].")] * 3
+    )
+    assert set(found.values["ROUGE-L"]) == {"r1", "r2"}
+    assert found.values["token F1"]["r2"] == found.values["ROUGE-L"]["r2"] == 1.0
+    assert found.values["token F1"]["r1"] == pytest.approx(2 * 6 / (6 + 10))
+    assert found.values["words"]["r1"] == 6.0
+
+
+def test_token_f1_counts_repeats_once_for_each_that_matches() -> None:
+    assert token_f1("a a b", "a b b") == pytest.approx(2 * 2 / 6)
+    assert token_f1("", "a") == 0.0
+
+
+def test_slices_are_by_kind_source_and_conversation() -> None:
+    rows = [_record(1, kind="unanswerable", source="shop", history=[{"role": "user", "text": "Hi"}]), _record(2)]
+    assert evaluate(rows, [SILENCE, SILENCE]).slices == {
+        "kind": {"r1": "unanswerable"},
+        "source": {"r1": "shop"},
+        "conversation": {"r1": "yes", "r2": "no"},
+    }
+
+
+# Baselines
+
+
+def test_baselines_answer_from_the_nearest_passage_or_the_first_and_abstain_below_the_threshold() -> None:
+    training = [_record(1), _record(2, answerable=False, question="Who sings the anthem of Wales?")]
+    asked = [_record(3), _record(4, question="Who sings in the choir?", answerable=False)]
+    found = baselines(asked, training, SILENCE.text)
+    assert found[ALWAYS][0] == CitedAnswer("The dome tent weighs 2 kilograms [2].", (2,), abstained=False)
+    assert found[FIRST][1] == CitedAnswer("Leather boots are waxed twice a year [1].", (1,), abstained=False)
+    assert [answer.abstained for answer in found[THRESHOLD]] == [False, True]
+    assert found[THRESHOLD][0] == found[ALWAYS][0]
+    for outputs in found.values():
+        assert not any(isinstance(task.parse(answer.text, asked[0]), InvalidOutput) for answer in outputs)
+
+
+def test_without_rows_to_abstain_from_there_is_no_threshold() -> None:
+    assert THRESHOLD not in baselines([_record(1)], [_record(2)], SILENCE.text)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 5).map(float), st.booleans()), min_size=1, max_size=15))
+def test_no_threshold_has_a_higher_f1_than_the_fitted_one(rows: list[tuple[float, bool]]) -> None:
+    scores, silent = [score for score, _ in rows], [each for _, each in rows]
+
+    def f1(threshold: float) -> float:
+        return float(f1_score(silent, [score < threshold for score in scores], zero_division=0))
+
+    assert f1(fitted(scores, silent)) == max(f1(threshold) for threshold in (0, 1, 2, 3, 4, 5, 6))

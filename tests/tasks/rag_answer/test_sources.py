@@ -1,0 +1,271 @@
+"""Public formats -> records: what is asked, what is shown, what is answered."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import RejectedRows, UsageError
+from searchlora.outputs import CitedAnswer
+from searchlora.records import Record, RejectedRow, SourceReport, SourceRow
+from searchlora.tasks.rag_answer import task
+from searchlora.tasks.rag_answer.choosing import TAKEN_OUT
+from searchlora.tasks.rag_answer.evidence import supported
+from searchlora.tasks.rag_answer.groups import connected
+from tests.tasks.rag_answer.made import SUBJECTS, mtrag_row, usual_rows, write_mtrag
+
+
+def _records(format: str, source: Path, **options: str) -> dict[str, Record]:
+    rows = list(task.formats[format].read(source, options))
+    assert not [row for row in rows if isinstance(row, RejectedRow)]
+    return {row.data["id"]: row.data for row in rows if isinstance(row, SourceRow)}
+
+
+def _gold_numbers(record: Record) -> list[int]:
+    return [place for place, each in enumerate(record["passages"], start=1) if each["id"] in record["gold"]]
+
+
+# MT-RAG
+
+
+def test_a_row_is_cited_as_its_passages_are_numbered(tmp_path: Path) -> None:
+    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", usual_rows()))
+    record = records["conv0<::>2"]
+    (gold,) = _gold_numbers(record)
+    assert record["answer"] == f"A dome tent weighs 2 kilograms and stands without pegs on rock [{gold}]."
+    assert record["reference"] == SUBJECTS["tents"]
+    assert [turn["role"] for turn in record["history"]] == ["user", "assistant"]
+    assert (record["answerable"], record["kind"], record["source"]) == (True, "answerable", "shop")
+
+
+def test_the_number_of_passages_and_their_order_say_nothing(tmp_path: Path) -> None:
+    source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
+    records = _records("mtrag", source, passages="4", missing="1")
+    assert {len(record["passages"]) for record in records.values()} == {4}
+    places = {place for record in records.values() for place in _gold_numbers(record)}
+    assert len(places) > 2
+    other = _records("mtrag", source, passages="4", missing="1", shuffle="7")
+    assert other.keys() == records.keys()
+    assert other != records
+    assert _records("mtrag", source, passages="4", missing="1") == records
+
+
+def test_no_row_to_abstain_from_shows_what_answers_it(tmp_path: Path) -> None:
+    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", usual_rows()), missing="1")
+    assert Counter(record["kind"] for record in records.values()) == {
+        "answerable": 10,
+        "partly answerable": 1,
+        TAKEN_OUT: 11,
+        "unanswerable": 2,
+    }
+    for record in records.values():
+        if not record["answerable"]:
+            assert record["gold"] == []
+            assert "answer" not in record
+            assert task.target(record) == task.settings["abstention"]
+        if record["kind"] == TAKEN_OUT:
+            answered = records[record["id"].removesuffix("_without_gold")]
+            shown = {passage["text"] for passage in record["passages"]}
+            assert not shown & {each["text"] for each in answered["passages"] if each["id"] in answered["gold"]}
+            assert record["group"] == answered["group"]
+
+
+def test_distractors_do_not_support_the_answer_and_are_of_no_row_of_the_group(tmp_path: Path) -> None:
+    twin = {
+        "document_id": "twin-0-9",
+        "title": "",
+        "text": "Dome tents, 2 kilograms of weight, stand on rock.",
+    }
+    cousin = {"document_id": "cousin-0-9", "title": "", "text": "Dome tents and pegs on rock: nothing to know."}
+    rows = [
+        *usual_rows(),
+        mtrag_row(30, "socks", contexts=[twin]),
+        mtrag_row(31, "maps", contexts=[cousin], first="Tell me about tents 0"),
+    ]
+    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows), passages="9")
+    shown = [passage["id"] for passage in records["conv0<::>2"]["passages"]]
+    assert records["conv31<::>2"]["group"] == records["conv0<::>2"]["group"]
+    assert "twin-0-9" not in shown
+    assert "cousin-0-9" not in shown
+    unanswerable = _records("mtrag", tmp_path / "reference.jsonl", passages="4")["conv20<::>2"]
+    assert {"twin-0-9", "cousin-0-9"} <= {passage["id"] for passage in unanswerable["passages"]}
+
+
+def test_groups_are_connected_through_first_turns_and_documents(tmp_path: Path) -> None:
+    rows = [
+        *usual_rows(),
+        mtrag_row(30, "socks", "UNANSWERABLE", first="tell me about TENTS 0!"),
+        mtrag_row(31, "maps", document="doc1"),
+    ]
+    groups = {
+        id_: record["group"]
+        for id_, record in _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows)).items()
+    }
+    assert groups["conv30<::>2"] == groups["conv0<::>2"]
+    assert groups["conv31<::>2"] == groups["conv1<::>2"]
+    assert groups["conv23<::>2"] == groups["conv3<::>2"]
+    assert len(set(groups.values())) == len(SUBJECTS) + 2
+
+
+def test_what_a_long_way_of_rows_shares_is_one_group() -> None:
+    assert connected([["a"], ["b"], ["c", "b"], [], ["a", "c"], ["d"]]) == [0, 0, 0, 3, 0, 5]
+
+
+def test_the_card_tells_the_rules_and_the_counts(tmp_path: Path) -> None:
+    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"missing": "1"}))
+    (report,) = [row for row in rows if isinstance(row, SourceReport)]
+    assert report.counts["underspecified questions left out"] == 1
+    assert report.counts[f"rows '{TAKEN_OUT}'"] == 11
+    assert any("100% of the answerable rows" in rule for rule in report.rules)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (mtrag_row(1, "tents", "PERHAPS"), "is not known"),
+        (mtrag_row(1, "tents", contexts=[]), "has none"),
+        (mtrag_row(1, "tents", "UNANSWERABLE", contexts=[{"document_id": "d-0-1", "text": "x"}]), "has some"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_refused(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
+    (refused,) = [row for row in rows if isinstance(row, RejectedRow)]
+    assert reason in refused.reason
+
+
+def test_too_few_passages_are_told(tmp_path: Path) -> None:
+    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"passages": "40"}))
+    assert all("fewer than 40" in row.reason for row in rows if isinstance(row, RejectedRow))
+    assert not [row for row in rows if isinstance(row, SourceRow)]
+
+
+@pytest.mark.parametrize("options", [{"passages": "0"}, {"missing": "2"}, {"gold": "6"}, {"citations": "perhaps"}])
+def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, str]) -> None:
+    source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
+    with pytest.raises(UsageError):
+        build(task, source, format="mtrag", out=tmp_path / "out", options=options)
+
+
+def test_the_published_tasks(real_data: Path, tmp_path: Path) -> None:
+    build(
+        task, real_data / "mtrag" / "reference.jsonl", format="mtrag", out=tmp_path / "out", options={"missing": "0.3"}
+    )
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.card.leaks["found"] == 0
+    records = [record for split in ("train", "validation", "test") for record in dataset.records(split)]
+    kinds = Counter(record["kind"] for record in records)
+    assert (kinds["answerable"], kinds["partly answerable"], kinds["unanswerable"]) == (285, 47, 97)
+    assert {len(record["passages"]) for record in records} == {5}
+    for record in records:
+        parsed = task.parse(task.target(record), record)
+        assert isinstance(parsed, CitedAnswer)
+        assert parsed.abstained is not record["answerable"]
+        assert set(parsed.citations) <= set(_gold_numbers(record))
+        distractors = [each["text"] for each in record["passages"] if each["id"] not in record["gold"]]
+        if record["answerable"]:
+            assert len(distractors) >= 2
+            assert not supported(record["reference"], distractors)
+
+
+# SQuAD, FAQ
+
+
+def _squad(path: Path) -> Path:
+    paragraphs = [
+        {
+            "context": f"{text} It is sold with {number} spare parts in Leeds.",
+            "qas": [
+                {
+                    "id": f"q{number}",
+                    "question": f"What is there to know of {subject}?",
+                    "answers": [{"text": text[:12], "answer_start": 0}],
+                },
+                {"id": f"no{number}", "question": f"Who invented {subject}?", "answers": [], "is_impossible": True},
+            ],
+        }
+        for number, (subject, text) in enumerate(SUBJECTS.items())
+    ]
+    path.write_text(json.dumps({"data": [{"title": "Out doors", "paragraphs": paragraphs}]}), encoding="utf-8")
+    return path
+
+
+def test_squad_answers_with_the_sentence_of_the_span(tmp_path: Path) -> None:
+    records = _records("squad", _squad(tmp_path / "dev.json"))
+    record = records["q2"]
+    (gold,) = _gold_numbers(record)
+    assert record["answer"] == f"A head torch burns for 40 hours with one battery [{gold}]."
+    assert record["group"] == "Out doors"
+    assert {passage["id"].rpartition("_")[0] for passage in record["passages"]} == {"Out_doors"}
+
+
+def test_an_impossible_question_shows_the_paragraph_that_does_not_answer_it(tmp_path: Path) -> None:
+    record = _records("squad", _squad(tmp_path / "dev.json"))["no2"]
+    assert not record["answerable"]
+    assert "Out_doors_3" in [passage["id"] for passage in record["passages"]]
+
+
+def test_faq_answers_are_each_others_distractors(tmp_path: Path) -> None:
+    source = tmp_path / "faq.csv"
+    lines = [f"part {number % 2},What of {subject}?,{text}" for number, (subject, text) in enumerate(SUBJECTS.items())]
+    source.write_text("\n".join(["section,question,answer", *lines]), encoding="utf-8")
+    records = list(_records("faq", source).values())
+    assert {record["group"] for record in records} == {"part 0", "part 1"}
+    for record in records:
+        (gold,) = _gold_numbers(record)
+        assert record["passages"][gold - 1]["text"] == record["reference"]
+        assert record["answer"].endswith(f" [{gold}].")
+        assert record["question"] not in json.dumps(record["passages"])
+
+
+# Native records
+
+
+def _native(**change: Any) -> dict[str, Any]:
+    record = {
+        "id": "r1",
+        "group": "g1",
+        "question": "How heavy?",
+        "passages": [{"id": "p1", "text": "Two kilograms."}, {"id": "p2", "text": "Leather."}],
+        "answer": "Two kilograms [1].",
+        "gold": ["p1"],
+        "answerable": True,
+    }
+    return {name: value for name, value in {**record, **change}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer": "Two kilograms [3]."}, "cites passage 3, but only 1 to 2"),
+        ({"answer": None}, "answer"),
+        ({"gold": ["p9"]}, "'p9' is none of the row's passages"),
+        ({"answerable": False}, "gold"),
+        ({"passages": [{"id": "p1", "text": "a"}, {"id": "p1", "text": "b"}]}, "two have the same id"),
+    ],
+)
+def test_a_record_that_cannot_be_trained_on_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps(_native()) + "\n" + json.dumps(_native(id="r2", **change)) + "\n", encoding="utf-8")
+    with pytest.raises(RejectedRows) as refused:
+        build(task, source, format="native", out=tmp_path / "out", shares=(1.0, 0.0, 0.0))
+    assert reason in str(refused.value)
+
+
+def test_a_table_holds_lists_as_json_and_settings_go_into_the_dataset(tmp_path: Path) -> None:
+    row = _native()
+    cells = [json.dumps(value) if not isinstance(value, str) else value for value in row.values()]
+    quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
+    source = tmp_path / "rows.csv"
+    source.write_text(",".join(row) + "\n" + ",".join(quoted) + "\n", encoding="utf-8")
+    (tmp_path / "style.txt").write_text("Answer like a\n sailor.\n", encoding="utf-8")
+    options = {"abstention": "Not here.", "style": str(tmp_path / "style.txt"), "citations": "no"}
+    build(task, source, format="native", out=tmp_path / "out", options=options, shares=(1.0, 0.0, 0.0))
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.records("train") == [row]
+    assert dataset.settings == {"abstention": "Not here.", "style": "Answer like a sailor.", "citations": False}

@@ -1,0 +1,121 @@
+"""Sentences, citations, evidence, excerpts: the words of answers and passages."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.outputs import CitedAnswer
+from searchlora.prompts import messages
+from searchlora.tasks.rag_answer import task
+from searchlora.tasks.rag_answer.citing import cited, reference_sentences, shortened
+from searchlora.tasks.rag_answer.evidence import support, supported
+from searchlora.tasks.rag_answer.sentences import Sentence, sentences, with_marks, without_marks
+from searchlora.tasks.rag_answer.shown import excerpt, passage_texts
+from searchlora.tasks.rag_answer.shown import shortened as shortened_history
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It is dry [1]. It is 2.5 kg [2][3].", [("It is dry.", (1,)), ("It is 2.5 kg.", (2, 3))]),
+        ("It is dry. [1] It is warm. [2] Yes", [("It is dry.", (1,)), ("It is warm.", (2,)), ("Yes", ())]),
+        ("Dr. Ada came. [2]", [("Dr. Ada came.", (2,))]),
+        ("A wrapped\nline.\n- An item\n2. Another", [("A wrapped\nline.", ()), ("- An item", ()), ("2. Another", ())]),
+        ("twice [1] and again [1].", [("twice and again.", (1,))]),
+        (" [1] ", []),
+    ],
+)  # fmt: skip
+def test_sentences_and_what_they_cite(text: str, found: list[tuple[str, tuple[int, ...]]]) -> None:
+    assert [(each.text.strip(), each.citations) for each in sentences(text)] == found
+
+
+_PLAIN = st.text(st.sampled_from("abc de"), min_size=1).map(str.strip).filter(bool).map(lambda text: f"A{text}.")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(_PLAIN, st.lists(st.integers(1, 9), unique=True, max_size=3)), min_size=1, max_size=4))
+def test_what_is_marked_is_read_again(pairs: list[tuple[str, list[int]]]) -> None:
+    text = " ".join(with_marks(sentence, numbers) for sentence, numbers in pairs)
+    assert sentences(text) == [Sentence(sentence, tuple(numbers)) for sentence, numbers in pairs]
+    assert without_marks(text) == " ".join(sentence for sentence, _ in pairs)
+    parsed = task.output({"passages": [{}] * 9}).parse(text)
+    assert isinstance(parsed, CitedAnswer)
+    assert set(parsed.citations) == {number for _, numbers in pairs for number in numbers}
+
+
+PASSAGES = {
+    2: "Tents: The dome tent weighs 2.5 kilograms. It was made in Wales by hand.",
+    4: "The dome tent stands without pegs on rock, and weighs 2.5 kilograms when packed.",
+}
+
+
+def test_a_sentence_cites_the_gold_passages_that_support_it_most() -> None:
+    answer = [
+        "The tent was made by hand in Wales.",
+        "It weighs 2.5 kilograms.",
+        "It weighs 25 kilograms.",
+        "It is red.",
+    ]
+    assert cited(answer, PASSAGES) == (
+        "The tent was made by hand in Wales [2]. It weighs 2.5 kilograms [2][4]. It weighs 25 kilograms. It is red."
+    )
+
+
+def test_an_answer_is_made_of_what_can_be_seen() -> None:
+    reference = reference_sentences("Good question! It weighs 2.5 kilograms [sic]. It was made in Wales.\nIt is red.")
+    assert reference[1] == "It weighs 2.5 kilograms (sic)."
+    assert shortened(reference, list(PASSAGES.values()), 3) == [reference[1], reference[2]]
+    assert shortened(reference, list(PASSAGES.values()), 1) == [reference[1]]
+    assert shortened(reference, ["Boots are waxed."], 3) == ["Good question!"]
+
+
+def test_support_is_the_share_of_content_words_and_a_strange_number_is_none() -> None:
+    assert support("The tents weigh little", "a tent that weighs much") == pytest.approx(2 / 3)
+    assert support("It weighs 3 kilograms", "weighs 2 kilograms") == 0.0
+    assert support("It is.", "whatever") is None
+    assert supported("It is.", ["whatever"]) is None
+    assert supported("tents weigh little", ["boots", "a tent that weighs much"]) is True
+    assert supported("tents weigh little", []) is False
+
+
+def test_an_excerpt_is_where_the_question_is() -> None:
+    text = "One two three four. Five six seven eight. Nine ten eleven twelve."
+    assert excerpt(text, frozenset({"seven"}), 4) == "… Five six seven eight. …"
+    assert excerpt(text, frozenset(), 4) == "One two three four. …"
+    assert excerpt(text, frozenset({"seven"}), 12) == text
+
+
+def test_the_model_sees_no_square_bracket_but_the_numbers() -> None:
+    record = {"question": "who?", "passages": [{"id": "p", "title": "A [b]", "text": "as said [12] before"}]}
+    assert passage_texts(record) == ["A (b): as said (12) before"]
+
+
+def test_a_long_passage_without_spaces_is_cut() -> None:
+    record = {"question": "who?", "passages": [{"id": "p", "text": "x" * 5000}]}
+    assert len(passage_texts(record)[0]) < 600
+
+
+def test_a_long_conversation_keeps_its_beginning_and_its_end() -> None:
+    turns = [{"role": ("user", "assistant")[number % 2], "text": f"turn {number}"} for number in range(9)]
+    assert [turn["text"] for turn in shortened_history(turns)] == ["turn 0", "…", "turn 7", "turn 8"]
+    assert shortened_history(turns[:3]) == turns[:3]
+
+
+def test_the_order_of_a_prompt_is_instructions_conversation_question_passages() -> None:
+    record = task.examples[2]
+    system, user = messages(task.bound({"abstention": "No.", "style": "Be brief.", "citations": True}), record)
+    assert "Be brief." in system["content"]
+    assert system["content"].endswith("say only: No.")
+    order = [user["content"].index(text) for text in ("What does delivery cost?", "and to Ireland?", "[1] ", "[2] ")]
+    assert order == sorted(order)
+
+
+def test_without_citations_nothing_is_cited() -> None:
+    quiet = task.bound({"abstention": "No.", "style": "Be brief.", "citations": False})
+    record = task.examples[0]
+    assert "[1]" not in messages(quiet, record)[0]["content"]
+    assert quiet.target(record) == without_marks(record["answer"])
+    assert quiet.output(record).parse(quiet.target(record)) == CitedAnswer(quiet.target(record), (), abstained=False)
+    assert quiet.fallback(record).text == "No."
