@@ -45,7 +45,7 @@ def build_pipeline(
         BaseModelError, NotInStore, LoadCheckFailed: when a model or an adapter is not there or must not be loaded.
     """
     engines: dict[str, Any] = {}
-    encoders: dict[str, Encoder] = {}
+    encoders = _Encoders(store)
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
@@ -78,7 +78,7 @@ def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: 
 
 
 def _retrieve_stage(
-    settings: RetrieveSettings, documents: Sequence[Document], encoders: dict[str, Encoder], steps: Steps
+    settings: RetrieveSettings, documents: Sequence[Document], encoders: _Encoders, steps: Steps
 ) -> RetrieveStage:
     if isinstance(settings, FuseSettings):
         return _fuse_stage(settings, [_retrieve_stage(each, documents, encoders, steps) for each in settings.of])
@@ -89,15 +89,12 @@ def _retrieve_stage(
 
 
 def _dense_stage(
-    settings: DenseSettings, documents: Sequence[Document], encoders: dict[str, Encoder], progress: Progress
+    settings: DenseSettings, documents: Sequence[Document], encoders: _Encoders, progress: Progress
 ) -> RetrieveStage:
     from searchlora.retrieval.dense import DenseIndex
-    from searchlora.retrieval.encoder import Encoder
 
     _check(documents)
-    if settings.model not in encoders:
-        encoders[settings.model] = Encoder.load(settings.model)
-    encoder = encoders[settings.model]
+    encoder = encoders.get(settings)
     index = DenseIndex(
         documents,
         encoder,
@@ -108,6 +105,23 @@ def _dense_stage(
         progress=progress,
     )
     return RetrieveStage(index, settings.k, _label("dense", settings, public_name(encoder.name)))
+
+
+class _Encoders:
+    """Encoders by model, adapter and dimensions, each loaded when it is asked for the first time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._loaded: dict[tuple[str, str | None, int | None], Encoder] = {}
+
+    def get(self, settings: DenseSettings) -> Encoder:
+        from searchlora.retrieval.encoder import Encoder
+
+        adapter = self.store.get(settings.adapter) if settings.adapter is not None else None
+        key = (settings.model, adapter.reference if adapter else None, settings.dimensions)
+        if key not in self._loaded:
+            self._loaded[key] = Encoder.load(settings.model, adapter=adapter, dimensions=settings.dimensions)
+        return self._loaded[key]
 
 
 def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
@@ -121,7 +135,7 @@ def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retri
 
 def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
     """What is searched with, and each setting that changes what is found and is not as usual."""
-    told_otherwise = {"of", "method", "model", "batch_size"}
+    told_otherwise = {"of", "method", "model", "adapter", "batch_size"}
     unusual = settings.model_dump(mode="json", exclude_defaults=True, exclude=told_otherwise)
     shown = [*inner, *(f"{key}={_value(value)}" for key, value in unusual.items())]
     return f"{name}({','.join(shown)})" if shown else name
@@ -154,4 +168,5 @@ def _adapter_stage(
         engines[base] = LocalEngine(at_hand, store, precision=manifest.recipe["precision"])
     check_renders(stored, task, engines[base].renderer)
     pinned = engines[base].pin(settings.name)
-    return AdapterStage(task, engines[base], pinned, settings.max_new_tokens or manifest.recipe["max_new_tokens"])
+    longest = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
+    return AdapterStage(task, engines[base], pinned, longest, constrained=settings.constrained)

@@ -19,7 +19,9 @@ from searchlora.pipelines.settings import (
     FuseSettings,
     RetrieveSettings,
     Settings,
+    adapters,
     encoders,
+    pinned,
 )
 
 # Whoever reads a pipeline needs its settings and builds it: one place to import from.
@@ -30,11 +32,13 @@ __all__ = [
     "FuseSettings",
     "RetrieveSettings",
     "Settings",
+    "adapters",
     "bm25_settings",
     "bm25_stage",
     "build_pipeline",
     "encoders",
     "parse_stages",
+    "pinned",
     "read_pipeline",
     "ready_pipelines",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
@@ -20,6 +20,7 @@ class AdapterSettings(Settings):
 
     name: str
     max_new_tokens: int | None = Field(None, ge=1, description="default: as in the adapter's recipe")
+    constrained: bool = Field(True, description="hold the answer to its form, where the task has one")
 
 
 class PassagesSettings(Settings):
@@ -46,9 +47,14 @@ class Bm25Settings(RetrieveSettings):
 
 
 class DenseSettings(RetrieveSettings):
-    """`- dense: {model: all-minilm-l6-v2, k: 100}`; the model is a catalogue name, a folder or a hub id."""
+    """`- dense: {model: all-minilm-l6-v2, k: 100}`; the model is a catalogue name, a folder or a hub id.
+
+    With `adapter: shop-embedder@production` that adapter is put on it.
+    """
 
     model: str
+    adapter: str | None = None
+    dimensions: int | None = Field(None, ge=1, description="cut vectors after so many numbers (Matryoshka)")
     normalise: bool = True
     query_prefix: str = ""
     document_prefix: str = ""
@@ -78,14 +84,43 @@ class FuseSettings(RetrieveSettings):
 
 
 def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
-    """The models of all dense stages, those under a `fuse` too, each once, as they were named."""
-    found: dict[str, None] = {}
+    """The models of dense stages without an adapter, those under a `fuse` too, each once, as they were named."""
+    return tuple(dict.fromkeys(stage.model for stage in _dense(stages) if stage.adapter is None))
+
+
+def adapters(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The adapters of all stages, dense ones and those under a `fuse` too, each once, as they were named."""
+    stages = list(stages)
+    asked = [stage.name for stage in stages if isinstance(stage, AdapterSettings)]
+    searching = [stage.adapter for stage in _dense(stages) if stage.adapter is not None]
+    return tuple(dict.fromkeys([*asked, *searching]))
+
+
+def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:
+    """The stages with every adapter by its version.
+
+    Args:
+        pin: A reference -> the version that it means now (`Store.pin`).
+    """
+    return [_pinned(stage, pin) for stage in stages]
+
+
+def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
+    if isinstance(stage, AdapterSettings):
+        return stage.model_copy(update={"name": pin(stage.name)})
+    if isinstance(stage, DenseSettings) and stage.adapter is not None:
+        return stage.model_copy(update={"adapter": pin(stage.adapter)})
+    if isinstance(stage, FuseSettings):
+        return stage.model_copy(update={"of": tuple(_pinned(inner, pin) for inner in stage.of)})
+    return stage
+
+
+def _dense(stages: Iterable[Settings]) -> Iterator[DenseSettings]:
     for stage in stages:
         if isinstance(stage, DenseSettings):
-            found[stage.model] = None
+            yield stage
         elif isinstance(stage, FuseSettings):
-            found |= dict.fromkeys(encoders(stage.of))
-    return tuple(found)
+            yield from _dense(stage.of)
 
 
 #: Key of a stage in a pipeline file -> its settings.

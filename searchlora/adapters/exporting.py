@@ -10,9 +10,11 @@ from typing import Any, Literal
 from searchlora.adapters import files
 from searchlora.adapters.attach import attach
 from searchlora.adapters.golden import last_logits, precision_for
+from searchlora.adapters.golden_vectors import encoded
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import NameTaken
+from searchlora.models.encoder import load_encoder
 from searchlora.models.libraries import quiet
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
@@ -22,14 +24,14 @@ REPORT = "merged.json"
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What merging changed, on the logits behind the golden prompts.
+    """What merging changed: on the logits behind the golden prompts, or on the vectors of an encoder's golden texts.
 
     Attributes:
         path: The folder of the merged model.
-        relative_error: ‖merged - adapter‖ / ‖adapter‖; None for a task without a prompt.
+        relative_error: ‖merged - adapter‖ / ‖adapter‖; None where nothing is golden.
         effect_error: ‖merged - adapter‖ / ‖adapter - base‖: what share of the adapter's effect was disturbed.
-        prompts: How many golden prompts that is from.
-        precision: Of the arithmetic of the comparison; the merged weights are bf16.
+        prompts: How many golden prompts or texts that is from.
+        precision: Of the arithmetic of the comparison; the merged weights of an LLM are bf16, an encoder's float32.
     """
 
     path: Path
@@ -41,15 +43,17 @@ class MergeReport:
 
     def __str__(self) -> str:
         if self.relative_error is None:
-            return f"Merged {self.adapter} into {self.path}; there are no golden prompts to compare on."
+            return f"Merged {self.adapter} into {self.path}; there is nothing golden to compare on."
         return (
-            f"Merged {self.adapter} into {self.path}. On {self.prompts} golden prompts merging changed the logits by "
-            f"{self.relative_error:.2e} of their size, {self.effect_error:.2e} of the adapter's effect."
+            f"Merged {self.adapter} into {self.path}. On {self.prompts} golden prompts or texts merging changed what "
+            f"comes out by {self.relative_error:.2e} of its size, {self.effect_error:.2e} of the adapter's effect."
         )
 
 
 def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
     """Write bf16 safetensors and the tokenizer to `out`, all of it or nothing, with the report as `merged.json`.
+
+    An encoder is written whole, in float32.
 
     The weights are merged into a copy of the base loaded for it in bf16 that has run no forward pass: merging into a
     4-bit base, or into one whose first forward pass repacked its weights, gives garbage. The comparison runs on
@@ -68,14 +72,41 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
         raise NameTaken("there is something already", where=str(out), fix="Give a folder that does not exist.")
     check_files(stored, base)
     with files.whole_folder(out.absolute().parent) as new:
-        model = attach(load_model(base, quantization="none", precision="bf16"), stored)
-        with quiet():
-            model.merge_and_unload(safe_merge=True).save_pretrained(new)
-            _save_tokenizer(load_tokenizer(base), new)
-        report = _compare(stored, base, BaseModel("merged", new), out)
+        merge = _merge_encoder if stored.manifest.golden.vectors else _merge
+        report = merge(stored, base, new, out)
         (new / REPORT).write_text(_json(report), encoding="utf-8")
         files.publish(new, out)
     return report
+
+
+def _merge(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
+    model = attach(load_model(base, quantization="none", precision="bf16"), stored)
+    with quiet():
+        model.merge_and_unload(safe_merge=True).save_pretrained(new)
+        _save_tokenizer(load_tokenizer(base), new)
+    return _compare(stored, base, BaseModel("merged", new), out)
+
+
+def _merge_encoder(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
+    from numpy.linalg import norm
+
+    texts = [each.text for each in stored.manifest.golden.vectors]
+    encoder = load_encoder(base, device="cpu")
+    plain = encoded(encoder, texts)
+    adapted = attach(encoder, stored)
+    wanted = encoded(encoder, texts)
+    with quiet():
+        adapted.merge_and_unload(safe_merge=True)  # in place, so that the encoder around it is merged, too
+        encoder.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
+    error = norm(encoded(load_encoder(BaseModel("merged", new), device="cpu"), texts) - wanted)
+    return MergeReport(
+        path=out,
+        adapter=stored.reference,
+        relative_error=float(error / norm(wanted)),
+        effect_error=float(error / norm(wanted - plain)),
+        prompts=len(texts),
+        precision="fp32",
+    )
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

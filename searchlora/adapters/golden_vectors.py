@@ -26,9 +26,9 @@ def golden_vectors(task: EncoderTask, base: BaseModel, folder: Path) -> Golden:
     encoder = load_encoder(base, device="cpu")
     texts = _texts(task)
     adapted = attach(encoder, folder)
-    rows = _encoded(encoder, texts)
+    rows = encoded(encoder, texts)
     with adapted.disable_adapter():
-        plain = _encoded(encoder, texts)
+        plain = encoded(encoder, texts)
     vectors = [
         GoldenVector(text=text, vector=row.tolist(), base_difference=float(abs(row - base_row).max()))
         for text, row, base_row in zip(texts, rows, plain, strict=True)
@@ -49,9 +49,9 @@ def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
     adapted = attach(encoder, stored)
     if not texts:
         return
-    rows = _encoded(encoder, texts)
+    rows = encoded(encoder, texts)
     with adapted.disable_adapter():
-        distance = abs(rows - _encoded(encoder, texts)).max()
+        distance = abs(rows - encoded(encoder, texts)).max()
     if not distance > 0:  # so that NaN fails too
         raise GoldenVectorsMismatch(
             "the vectors of all golden texts equal the base's", where=stored.reference, fix="Was it trained?"
@@ -76,7 +76,7 @@ def _texts(task: EncoderTask) -> list[str]:
     return list(found)
 
 
-def _encoded(encoder: Any, texts: Sequence[str]) -> Any:
+def encoded(encoder: Any, texts: Sequence[str]) -> Any:
     """Float32 array (texts, dimensions); each text by itself, so that no padding disturbs it."""
     import numpy as np
 

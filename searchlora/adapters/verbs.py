@@ -98,8 +98,8 @@ def merge(
     from searchlora.adapters.load_check import check_files
     from searchlora.adapters.storing import store_adapter
     from searchlora.models.resolve import resolve
-    from searchlora.recipe import parse_recipe
-    from searchlora.task import load_task
+    from searchlora.recipe import parse_encoder_recipe, parse_recipe
+    from searchlora.task import EncoderTask, load_task
 
     place = _store(store)
     parents = [place.get(reference) for reference in references]
@@ -113,13 +113,15 @@ def merge(
     with tempfile.TemporaryDirectory() as temporary:
         folders = [parent.path for parent in parents]
         config = combine_folders(folders, shares, Path(temporary), combination=method, density=density)
+        task = load_task(first.task, tasks).bound(first.settings)
+        parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
         lora = {**first.recipe["lora"], "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
         return store_adapter(
             place,
             name,
             Path(temporary),
-            task=load_task(first.task, tasks).bound(first.settings),
-            recipe=parse_recipe({**first.recipe, "lora": lora}),
+            task=task,
+            recipe=parse({**first.recipe, "lora": lora}),
             base=model,
             training={"combination": method, "weights": shares},
             parents=[parent.reference for parent in parents],

@@ -55,7 +55,9 @@ class EncoderTrial:
         started = time.monotonic()
         hits = retriever.search([self.task.query(record) for record in self.records], DEPTH)
         seconds = time.monotonic() - started
-        searches = [{**self._search(record), "hits": found} for record, found in zip(self.records, hits, strict=True)]
+        searches: list[SearchContext] = [
+            {**self._search(record), "hits": found} for record, found in zip(self.records, hits, strict=True)
+        ]
         run = {str(search["id"]): {hit.document: hit.score for hit in search["hits"]} for search in searches}
         nothing = [None] * len(self.records)
         evaluation = self.task.evaluate(self.records, nothing, run=run, qrels=self.qrels, relevant=self.relevant)

@@ -15,9 +15,16 @@ from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import write_run
 from searchlora.experiments.lineage import run_lineage
 from searchlora.models.catalogue import public_name
-from searchlora.pipelines.config import RetrieveSettings, Settings, build_pipeline, encoders, read_pipeline
+from searchlora.pipelines.config import (
+    RetrieveSettings,
+    Settings,
+    adapters,
+    build_pipeline,
+    encoders,
+    pinned,
+    read_pipeline,
+)
 from searchlora.pipelines.pipeline import Pipeline, run_of
-from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow
 
@@ -54,6 +61,7 @@ def run(
     searches = _queries(Path(queries))
     documents = list(read_documents(Path(corpus)))
     place = store if isinstance(store, Store) else Store(store)
+    stages = pinned(stages, place.pin)
     built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
     done = built.run(searches, progress=steps("Searching"))
     write_run(Path(out), run_of(done), built.tag)
@@ -62,15 +70,19 @@ def run(
 
 
 def run_card(system: str, built: Pipeline, stages: Sequence[Settings], store: Store) -> RunCard:
-    """Which adapters and encoders had a part in the run, so that none of them is let judge it (law 6)."""
-    adapters = tuple(stage.adapter for stage in built.stages if isinstance(stage, AdapterStage) and stage.adapter)
-    under = [store.get(adapter).manifest.base.name for adapter in adapters]
+    """Which adapters and encoders had a part in the run, so that none of them is let judge it (law 6).
+
+    Args:
+        stages: With every adapter by its version.
+    """
+    working = adapters(stages)
+    under = [store.get(adapter).manifest.base.name for adapter in working]
     searching = encoders(stages)
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        adapters=adapters,
-        lineage=run_lineage(store, adapters, searching).references,
+        adapters=working,
+        lineage=run_lineage(store, working, searching).references,
         bases=tuple(dict.fromkeys(map(public_name, [*under, *searching]))),
         pipeline=built.tag,
     )

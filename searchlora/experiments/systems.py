@@ -28,9 +28,11 @@ from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import (
     AdapterSettings,
     Settings,
+    adapters,
     build_pipeline,
     encoders,
     parse_stages,
+    pinned,
     read_pipeline,
 )
 from searchlora.pipelines.pipeline import run_of
@@ -173,14 +175,11 @@ def _plan(name: str, system: System, spec: Experiment, store: Store) -> Plan:
     else:
         overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
         pipeline, written = read_pipeline(str(system.pipeline), overrides)
-    stages = [
-        stage.model_copy(update={"name": store.pin(stage.name)}) if isinstance(stage, AdapterSettings) else stage
-        for stage in written
-    ]
-    adapters = [store.get(stage.name).manifest.files for stage in stages if isinstance(stage, AdapterSettings)]
+    stages = pinned(written, store.pin)
+    weights = [store.get(adapter).manifest.files for adapter in adapters(stages)]
     searching = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
-    parts = json.dumps([pipeline, settings, adapters, searching], sort_keys=True)
+    parts = json.dumps([pipeline, settings, weights, searching], sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
 
 

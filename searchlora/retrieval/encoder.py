@@ -22,7 +22,7 @@ class Encoder:
 
     Args:
         model: A loaded `SentenceTransformer`, with or without an adapter on it.
-        name: As reports show it.
+        name: As reports show it; with an adapter, its pinned reference.
         dimensions: Cut vectors after so many numbers and bring what is left to length 1, which an encoder trained for
             it bears (Matryoshka, arXiv:2205.13147); None leaves them as they are.
 
@@ -71,7 +71,7 @@ class Encoder:
         check_files(adapter, base)
         model = load_encoder(base, device=device)
         attach(model, adapter)
-        return cls(model, f"{pinned}+{adapter.reference}", dimensions)
+        return cls(model, adapter.reference, dimensions)
 
     @property
     def max_tokens(self) -> int | None:

@@ -63,7 +63,7 @@ def test_fusions_may_hold_fusions(tmp_path):
         ("bm25: {colour: red}", r"stage 2: 'colour'.*Known keys: b, backend, k, k1, shortest, stemmer, stopwords"),
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
-        ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: batch_size"),
+        ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),
         ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*adapter, bm25, dense, fuse, passages"),
         ("fuse: {method: rrf}", r"stage 2: 'of': field required"),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),

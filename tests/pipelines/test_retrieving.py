@@ -77,7 +77,7 @@ def test_fuse_does_as_it_is_set(built, tiny):
 def test_an_encoder_is_loaded_once_and_steps_are_told(built, tiny, monkeypatch):
     loaded, told = [], []
     load = Encoder.load
-    monkeypatch.setattr(Encoder, "load", lambda name: loaded.append(name) or load(name))
+    monkeypatch.setattr(Encoder, "load", lambda name, **how: loaded.append(name) or load(name, **how))
     dense = {"dense": {"model": tiny}}
 
     def steps(name):
