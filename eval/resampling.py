@@ -10,13 +10,17 @@ kappa over four grades covered the truth in 93.0–96.2%; the percentile interva
 three of the judges it covered weighted kappa and alpha in 92.8–96.8% and the absolute error in 93.8–97.2%. It is a
 little too narrow where a figure is near 0 and few queries carry it (binary kappa of the worst judge: 90%, percentile
 86%), and with 10 queries (kappa: 90.5–95.2%, percentile 87.5–90.2%). Sources: Efron and Tibshirani, An Introduction to
-the Bootstrap (1993), chapters 11, 12 and 22.
+the Bootstrap (1993), chapters 11, 12 and 22. Of single rows (benchmarks/intervals.pooled, 500 times each) it covered F1
+of one class in 95.6% and macro-F1 of ten labels in 98.2% at n = 200; at n = 43, four rows a label, both in 99% and
+more, being wide. Of calibration error, whose bias no interval tried corrects in full, it covered 89–90% (percentile 9%
+at n = 43, 68% at 200).
 
 **Test** of two systems: their tables of whole clusters are swapped at random (paired randomisation), as
 `significance.paired_differences` does for means; with the +1 of Phipson and Smyth (2010). Where two judges are
 interchangeable it rejects at 0.05 in 3.5–6.8% (400 times, six pairs of judges, 25 and 50 queries). Where their kappas
 are equal but their ways of grading are not, it rejects less often than it says (0.3–5.0%): it errs on the safe side.
-Intervals of the difference covered it in 93.0–98.3% of the same draws.
+Intervals of the difference covered it in 93.0–98.3% of the same draws. Of pooled figures of two systems alike it rejects
+in 3.4–5.4%.
 """
 
 from __future__ import annotations
