@@ -19,8 +19,8 @@ at n = 43, 68% at 200).
 `significance.paired_differences` does for means; with the +1 of Phipson and Smyth (2010). Where two judges are
 interchangeable it rejects at 0.05 in 3.5–6.8% (400 times, six pairs of judges, 25 and 50 queries). Where their kappas
 are equal but their ways of grading are not, it rejects less often than it says (0.3–5.0%): it errs on the safe side.
-Intervals of the difference covered it in 93.0–98.3% of the same draws. Of pooled figures of two systems alike it rejects
-in 3.4–5.4%.
+Intervals of the difference covered it in 93.0–98.3% of the same draws. Of pooled figures of two systems alike it
+rejects in 3.4–5.4%.
 """
 
 from __future__ import annotations
