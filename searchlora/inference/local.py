@@ -16,6 +16,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong
 from searchlora.inference.constrained import Constraints, GrammarMask
 from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.packed import packs
 from searchlora.inference.scoring import score_rows
 from searchlora.models.batch import collate
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
@@ -113,7 +114,14 @@ class LocalEngine:
         for adapter, rows in self._by_adapter(requests):
             with self._lock, self._active(adapter):
                 for part in score_rows(
-                    self._model, rows, prompts, answers, pad_id=self._pad_id, batches=self._batches, within=within
+                    self._model,
+                    rows,
+                    prompts,
+                    answers,
+                    pad_id=self._pad_id,
+                    batches=self._batches,
+                    trees=any(len(answers[row]) > 1 for row in rows) and self._takes_trees,
+                    within=within,
                 ):
                     found.update(part)
                     progress(len(found), len(requests))
@@ -177,6 +185,10 @@ class LocalEngine:
             batch.append(row)
         if batch:
             yield batch
+
+    @cached_property
+    def _takes_trees(self) -> bool:
+        return packs(self._model)
 
     def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
         return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)

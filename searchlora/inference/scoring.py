@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from searchlora.inference.engine import Scored
-from searchlora.inference.packed import packs, score_trees
+from searchlora.inference.packed import score_trees
 from searchlora.inference.tree import tree
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
@@ -23,26 +23,25 @@ def score_rows(
     *,
     pad_id: int,
     batches: Batches,
+    trees: bool,
     within: float | None = None,
 ) -> Iterator[dict[int, Scored]]:
     """The scores of these rows, batch by batch.
 
     Args:
+        trees: Whether the model takes trees, see `packs`.
         prompts: Token ids of all rows' prompts.
         answers: Token ids of all rows' answers, the stop token at the end of each.
         within: As for `Engine.score`.
     """
-    several = [row for row in rows if len(answers[row]) > 1]
-    if several and not packs(model):
-        several = []
-    shapes = {key: tree(key) for key in {tuple(map(tuple, answers[row])) for row in several}}
-    trees = {row: shapes[tuple(map(tuple, answers[row]))] for row in several}
-    for batch in batches({row: len(prompts[row]) + len(trees[row].tokens) for row in several}):
-        scored = score_trees(model, [prompts[row] for row in batch], [trees[row] for row in batch], pad_id, within)
+    keys = {row: tuple(map(tuple, answers[row])) for row in rows if trees and len(answers[row]) > 1}
+    shapes = {key: tree(key) for key in set(keys.values())}
+    for batch in batches({row: len(prompts[row]) + len(shapes[key].tokens) for row, key in keys.items()}):
+        of_batch = [shapes[keys[row]] for row in batch]
+        scored = score_trees(model, [prompts[row] for row in batch], of_batch, pad_id, within)
         yield dict(zip(batch, scored, strict=True))
-    yield from score_whole(
-        model, [row for row in rows if row not in trees], prompts, answers, pad_id=pad_id, batches=batches
-    )
+    others = [row for row in rows if row not in keys]
+    yield from score_whole(model, others, prompts, answers, pad_id=pad_id, batches=batches)
 
 
 def score_whole(

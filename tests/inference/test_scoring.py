@@ -235,7 +235,7 @@ def test_other_architectures_are_scored_through_a_tree_or_told_apart(name, setti
 def test_a_model_that_takes_no_tree_is_scored_with_whole_prompts(engine, monkeypatch):
     requests, choices = [asked("tent", "one@1"), asked("rope", None)], [["card", "cargo"], ["card"]]
     wanted = engine.score(requests, choices)
-    monkeypatch.setattr("searchlora.inference.scoring.packs", lambda _: False)
+    monkeypatch.setitem(vars(engine), "_takes_trees", False)
     found = engine.score(requests, choices)
     for one, other in zip(found, wanted, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=5e-3)

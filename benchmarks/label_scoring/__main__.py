@@ -1,0 +1,186 @@
+"""Seconds to score the 77 labels of BANKING77 for real queries, in three ways, in turn, in one process.
+
+    python -m benchmarks.label_scoring [--rows 32] [--repeats 5]
+
+* each label alone: prompt and label are computed anew for every label, as a plain loop would;
+* one tree: the prompt once, then tokens that labels share once (`Engine.score`);
+* one tree, within 12 nats: labels whose first tokens leave them 12 nats behind the best are not computed further
+  (`Engine.score(within=12)`, what `AdapterStage` does).
+
+SmolLM2-135M in bf16, by itself and with the adapter that `python -m benchmarks.intent_banking77` has trained, where it
+is there: how many labels are hopeless depends on how sure the model is. How far the log-probabilities of the tree are
+from those of each label alone is told in bf16 and, for 4 of the rows, in fp32; and how far bf16 is from fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import WORK, real_data, save_figures
+from searchlora.adapters.store import Store
+from searchlora.inference.engine import Request, Scored
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.scoring import score_whole
+from searchlora.models.resolve import resolve
+from searchlora.pipelines.stages import WITHIN
+from searchlora.prompts import messages
+from searchlora.recipe import load_recipe
+from searchlora.task import load_prompted_task
+
+ADAPTER = "banking77-intent"
+ALONE, TREE, QUICK = "each label alone", "one tree", f"one tree, within {WITHIN:g} nats"
+IN_FP32 = 4
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="Speed of scoring 77 labels.")
+    arguments.add_argument("--rows", type=int, default=32)
+    arguments.add_argument("--repeats", type=int, default=5)
+    given = arguments.parse_args()
+    labels, queries = _banking77(given.rows)
+    store = Store(WORK / "store")
+    adapters = [None, *([f"{ADAPTER}@{versions[-1]}"] if (versions := store.versions(ADAPTER)) else [])]
+    base = resolve(load_recipe({}).base)
+    rows, comparisons, found = [], [], {}
+    for adapter in adapters:
+        requests = _requests(queries, labels, adapter)
+        seconds, scored = _timed(_ways(LocalEngine(base, store), requests, labels), given.repeats)
+        name = "adapter" if adapter else "base"
+        rows += [_row(f"{name}, {way}", values) for way, values in seconds.items()]
+        comparisons += [_ratio(name, way, seconds) for way in (TREE, QUICK)]
+        few = requests[:IN_FP32]
+        exact = {way: score() for way, score in _ways(LocalEngine(base, store, precision="fp32"), few, labels).items()}
+        found[name] = {
+            "adapter": adapter,
+            "bf16": _differences(scored),
+            "fp32": _differences(exact),
+            "bf16 from fp32": {way: _furthest(scored[way][:IN_FP32], exact[ALONE]) for way in (ALONE, TREE)},
+            **_tokens(scored),
+        }
+    save_figures("label_scoring", rows, comparisons, {"queries": len(queries), "labels": len(labels), "models": found})
+    for each in comparisons:
+        print(f"{each['b']}: {each['ratio']:.1f} times as fast as {each['a']} ({each['low']:.1f}-{each['high']:.1f})")
+
+
+def _banking77(rows: int) -> tuple[list[str], list[str]]:
+    """The labels in order, and queries from all over the test file."""
+    with (real_data() / "banking77" / "test.csv").open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    return sorted({row["category"] for row in read}), [row["text"] for row in read[:: len(read) // rows][:rows]]
+
+
+def _requests(queries: Sequence[str], labels: Sequence[str], adapter: str | None) -> list[Request]:
+    """The prompts of the intent task, as it asks an adapter of these labels."""
+    task = load_prompted_task("intent").bound({"kind": "label", "labels": list(labels), "out_of_scope": None})
+    records = [{"id": str(n), "group": str(n), "query": query} for n, query in enumerate(queries)]
+    return [Request(messages(task, record), adapter) for record in records]
+
+
+def _ways(
+    engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]
+) -> Mapping[str, Callable[[], list[Scored]]]:
+    choices = [list(labels)] * len(requests)
+    return {
+        ALONE: lambda: _alone(engine, requests, labels),
+        TREE: lambda: engine.score(requests, choices),
+        QUICK: lambda: engine.score(requests, choices, within=WITHIN),
+    }
+
+
+def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]) -> list[Scored]:
+    import torch
+
+    prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
+    answers = [[engine.renderer.completion_ids(label) for label in labels]] * len(requests)
+    found: dict[int, Scored] = {}
+    with torch.inference_mode(), engine._active(requests[0].adapter):
+        for part in score_whole(
+            engine._model, range(len(requests)), prompts, answers, pad_id=engine._pad_id, batches=engine._batches
+        ):
+            found.update(part)
+    return [found[row] for row in range(len(requests))]
+
+
+def _timed(
+    ways: Mapping[str, Callable[[], list[Scored]]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, list[Scored]]]:
+    """Seconds of each way, repeat by repeat in turn; what each gave. One repeat before them is not counted."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    scored: dict[str, list[Scored]] = {}
+    for repeat in range(repeats + 1):
+        for way, score in ways.items():
+            begun = time.perf_counter()
+            scored[way] = score()
+            if repeat:
+                seconds[way].append(time.perf_counter() - begun)
+    return seconds, scored
+
+
+def _differences(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:
+    alone, tree, quick = (np.array([each.log_probabilities for each in scored[way]]) for way in (ALONE, TREE, QUICK))
+    return {
+        "largest difference of a log-probability, tree": float(np.abs(tree - alone).max()),
+        "largest difference of a probability, tree": float(np.abs(_shares(tree) - _shares(alone)).max()),
+        "largest difference of a probability, within": float(np.abs(_shares(quick) - _shares(alone)).max()),
+        "same best label, tree": float((tree.argmax(1) == alone.argmax(1)).mean()),
+        "same best label, within": float((quick.argmax(1) == alone.argmax(1)).mean()),
+    }
+
+
+def _furthest(scored: Sequence[Scored], exact: Sequence[Scored]) -> float:
+    """Largest difference of a log-probability."""
+    one, other = (np.array([each.log_probabilities for each in rows]) for rows in (scored, exact))
+    return float(np.abs(one - other).max())
+
+
+def _shares(scores: Any) -> Any:
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _tokens(scored: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
+    return {
+        "tokens per query": {
+            way: {
+                "prompt": float(np.mean([each.prompt_tokens for each in rows])),
+                "labels": float(np.mean([each.scored_tokens for each in rows])),
+            }
+            for way, rows in scored.items()
+        }
+    }
+
+
+def _row(system: str, values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "system": system,
+        "measure": "seconds",
+        "value": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
+
+
+def _ratio(model: str, way: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """How many times as fast as scoring each label alone: of the medians; least and most of the repeats, in pairs."""
+    ratios = [alone / other for alone, other in zip(seconds[ALONE], seconds[way], strict=True)]
+    return {
+        "a": f"{model}, {ALONE}",
+        "b": f"{model}, {way}",
+        "measure": "seconds",
+        "ratio": statistics.median(seconds[ALONE]) / statistics.median(seconds[way]),
+        "low": min(ratios),
+        "high": max(ratios),
+        "n": len(ratios),
+    }
+
+
+if __name__ == "__main__":
+    main()
