@@ -17,6 +17,7 @@ import pytest
 from searchlora.cli import main
 from searchlora.models.resolve import BaseModel, resolve
 from tests.tiny import build_tiny_base
+from tests.tiny_encoder import build_tiny_encoder
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +76,9 @@ def refused(cli: Callable[..., Called]) -> Callable[..., str]:
         return complaint[0]
 
     return call
+
+
+@pytest.fixture(scope="session")
+def encoder_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A random encoder of texts."""
+    return resolve(str(build_tiny_encoder(tmp_path_factory.mktemp("encoders"))))

@@ -1,0 +1,190 @@
+"""Adapters of encoders: what is stored, what is refused, what comes out when they are merged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from searchlora.adapters import merge
+from searchlora.adapters.attach import attach, new_adapter, save_adapter
+from searchlora.adapters.exporting import export_merged
+from searchlora.adapters.golden_vectors import check_vectors
+from searchlora.adapters.load_check import check_files, verify
+from searchlora.adapters.manifest import MANIFEST
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.adapters.storing import store_adapter
+from searchlora.errors import (
+    BaseMismatch,
+    GoldenVectorsMismatch,
+    MissingKey,
+    RecipeError,
+    TamperedAdapter,
+    TokenizerMismatch,
+    UnexpectedKey,
+    ZeroDelta,
+)
+from searchlora.models.encoder import load_encoder
+from searchlora.models.fingerprint import fingerprint
+from searchlora.models.resolve import BaseModel, resolve
+from searchlora.retrieval import Encoder
+from tests.adapters.made import copy_of, edit_weights
+from tests.encoders import Shout, made_encoder_adapter, made_encoder_folder, recipe_for, shout
+from tests.tiny_encoder import build_tiny_encoder
+
+TEXTS = ["red tent", "WOOL SOCKS", "a stove that burns below freezing"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Shout:
+    return shout(tmp_path / "task")
+
+
+@pytest.fixture
+def stored(store: Store, task: Shout, encoder_base: BaseModel, tmp_path: Path) -> StoredAdapter:
+    return made_encoder_adapter(store, "shouter", task, encoder_base, tmp_path / "made")
+
+
+def edit_manifest(stored: StoredAdapter, change) -> None:
+    file = stored.path / MANIFEST
+    values = json.loads(file.read_text())
+    change(values)
+    file.chmod(0o644)
+    file.write_text(json.dumps(values))
+
+
+def test_a_stored_adapter_passes_and_its_vectors_are_golden(stored, store, task, encoder_base):
+    verify(store.get("shouter"), task, encoder_base)
+    golden = stored.manifest.golden
+    assert [each.text for each in golden.vectors] == ["red tent", "RED TENT", "wool socks", "WOOL SOCKS"]
+    assert all(len(each.vector) == 16 and each.base_difference > 0 for each in golden.vectors)
+    assert (golden.precision, stored.manifest.trained.precision, stored.manifest.prompt_hash) == ("fp32", "fp32", None)
+    config = json.loads((stored.path / "adapter_config.json").read_text())
+    assert (config["task_type"], config["target_modules"]) == ("FEATURE_EXTRACTION", ["key", "query", "value"])
+
+
+def test_it_is_a_plain_peft_folder(stored, encoder_base):
+    from peft import PeftModel
+
+    theirs = load_encoder(encoder_base, device="cpu")
+    theirs[0].model = PeftModel.from_pretrained(theirs[0].model, str(stored.path))
+    ours = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
+    assert ours.name == "shouter@1"
+    assert np.allclose(ours.encode(TEXTS), Encoder(theirs.eval(), "theirs").encode(TEXTS), atol=1e-6)
+
+
+def test_what_changes_vectors_is_refused_at_every_load(stored, encoder_base, tmp_path):
+    other = resolve(str(build_tiny_encoder(tmp_path / "other", seed=1)))
+    with pytest.raises(BaseMismatch, match="shouter@1"):
+        Encoder.load(other.name, adapter=stored)
+    moved = copy_of(encoder_base, tmp_path / "moved")
+    check_files(stored, moved)
+    pooling = moved.path / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace('"mean"', '"cls"'))
+    with pytest.raises(BaseMismatch, match="another configuration"):
+        Encoder.load(str(moved.path), adapter=stored)
+    tokenizer = copy_of(encoder_base, tmp_path / "tokenizer")
+    file = tokenizer.path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(TokenizerMismatch):
+        Encoder.load(str(tokenizer.path), adapter=stored)
+    edit_weights(stored.path, lambda tensors: {name: value + 1 for name, value in tensors.items()})
+    with pytest.raises(TamperedAdapter, match="was changed"):
+        Encoder.load(encoder_base.name, adapter=stored)
+
+
+def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, tmp_path):
+    def stored_from(folder):
+        store_adapter(store, "shouter", folder, task=task, recipe=recipe_for(encoder_base), base=encoder_base)
+
+    with pytest.raises(ZeroDelta):
+        stored_from(made_encoder_folder(encoder_base, tmp_path / "zero", scale=0))
+    made = made_encoder_folder(encoder_base, tmp_path / "made")
+    lacking = shutil.copytree(made, tmp_path / "lacking")
+    edit_weights(lacking, lambda tensors: dict(list(tensors.items())[1:]))
+    with pytest.raises(MissingKey, match="1 of 6"):
+        stored_from(lacking)
+    edit_weights(made, lambda tensors: {**tensors, "base_model.model.nowhere.lora_A.weight": tensors[min(tensors)] + 1})
+    with pytest.raises(UnexpectedKey, match="nowhere"):
+        stored_from(made)
+    assert not store.versions("shouter")
+
+
+def test_vectors_that_are_not_those_of_the_day_it_was_stored(stored, store, encoder_base):
+    edit_manifest(stored, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
+    with pytest.raises(GoldenVectorsMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
+        check_vectors(store.get("shouter"), encoder_base)
+    edit_manifest(stored, lambda values: values["golden"]["vectors"][1]["vector"].pop())
+    with pytest.raises(GoldenVectorsMismatch, match="inf off"):
+        check_vectors(store.get("shouter"), encoder_base)
+
+
+def test_vectors_that_equal_the_bases(stored, store, encoder_base):
+    """B·A far from zero where it is never used: the load check looks at what comes out, too."""
+    edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
+    with pytest.raises(GoldenVectorsMismatch, match="equal the base's"):
+        check_vectors(store.get("shouter"), encoder_base)
+
+
+def test_the_tolerance_holds_for_other_batches_and_threads(stored, encoder_base):
+    """The measured claim behind `golden_vectors.TOLERANCE`, on the tiny encoder."""
+    encoder = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
+    texts = [each.text for each in stored.manifest.golden.vectors]
+    beside = encoder.encode([*texts, "x" * 60], batch_size=8)[: len(texts)]
+    alone = np.array([each.vector for each in stored.manifest.golden.vectors])
+    assert abs(beside - alone).max() <= stored.manifest.golden.tolerance * abs(alone).max()
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora", "pissa"])
+def test_variants_are_saved_so_that_they_load(variant, encoder_base, tmp_path):
+    import torch
+
+    recipe = recipe_for(encoder_base, f"lora.variant={variant}")
+    model = load_encoder(encoder_base, device="cpu")
+    adapted = new_adapter(model, recipe)
+    torch.manual_seed(0)
+    for name, value in adapted.named_parameters():
+        if "lora_B" in name:
+            value.data += torch.randn(value.shape)
+    save_adapter(adapted, tmp_path / variant, recipe)
+    fresh = load_encoder(encoder_base, device="cpu")
+    attach(fresh, tmp_path / variant)
+    assert np.allclose(fresh.encode(TEXTS), model.eval().encode(TEXTS), atol=1e-4)
+
+
+def test_a_module_that_the_base_does_not_have(encoder_base):
+    with pytest.raises(RecipeError, match=r"target_modules.*q_proj"):
+        new_adapter(load_encoder(encoder_base), recipe_for(encoder_base, "lora.target_modules=[q_proj]"))
+
+
+def test_merged_it_gives_the_same_vectors_without_the_adapter(stored, encoder_base, tmp_path):
+    report = export_merged(stored, tmp_path / "merged")
+    assert report.relative_error < 1e-5
+    assert (report.prompts, report.precision) == (4, "fp32")
+    merged = Encoder.load(str(tmp_path / "merged"), device="cpu")
+    adapted = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
+    assert np.allclose(merged.encode(TEXTS), adapted.encode(TEXTS), atol=1e-5)
+    assert fingerprint(tmp_path / "merged").tensors != fingerprint(encoder_base.path).tensors
+
+
+def test_two_of_a_kind_are_combined(stored, store, task, encoder_base, tmp_path, monkeypatch):
+    made_encoder_adapter(store, "other", task, encoder_base, tmp_path / "other", seed=5)
+    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    both = merge(["shouter", "other"], "both", weights=[1.0, 0.0], store=store)
+    assert both.manifest.parents == ["shouter@1", "other@1"]
+    wanted, found = (
+        Encoder.load(encoder_base.name, adapter=each, device="cpu").encode(TEXTS) for each in (stored, both)
+    )
+    assert np.allclose(found, wanted, atol=1e-5)

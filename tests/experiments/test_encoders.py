@@ -1,0 +1,202 @@
+"""Encoder tasks through the verbs: train, evaluate beside base and whole models, a dense stage with an adapter."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.ancestry import training_queries
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.errors import BaseMismatch, DataError, NameTaken, NotInStore, PipelineError, RecipeError, UsageError
+from searchlora.eval.judgments.card import read_run_card
+from searchlora.eval.trec import read_run
+from searchlora.experiments.encoder_train import read_about, train_full_model
+from searchlora.experiments.evaluate import evaluate
+from searchlora.experiments.report import write
+from searchlora.experiments.run import run
+from searchlora.experiments.train import train, train_or_reuse
+from searchlora.task import load_encoder_task
+from tests.tiny_encoder import build_tiny_encoder
+
+WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map", "cup", "bag")
+
+
+def rows(labels: bool) -> list[dict]:
+    found = []
+    for n in range(60):
+        text = f"{WORDS[n % 10]} {WORDS[n // 10]}"
+        what = {"label": WORDS[n % 3]} if labels else {"positives": [f"{text.upper()} {n}."]}
+        split = "test" if n % 5 == 0 else "validation" if n % 5 == 1 else "train"
+        found.append({"id": f"r{n}", "group": f"g{n}", "query": text, "split": split, **what})
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Kind -> a dataset folder."""
+    folder = tmp_path_factory.mktemp("data")
+    for kind, labels in (("pairs", False), ("labels", True)):
+        source = folder / f"{kind}.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows(labels)), encoding="utf-8")
+        build("embedding", source, format="native", out=folder / kind)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fast(encoder_base):
+    own = ("optim.batch_size=8", "optim.max_steps=4", "max_tokens=24", "validation.every_steps=2")
+    return (f"base={encoder_base.name}", "lora.r=4", "optim.learning_rate=0.01", *own)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("place") / "store")
+
+
+@pytest.fixture(scope="module")
+def stored(place, data, fast):
+    return train("embedding", data / "pairs", "finder", overrides=fast, store=place)
+
+
+@pytest.fixture(scope="module")
+def full(place, data, fast, tmp_path_factory):
+    out = tmp_path_factory.mktemp("full") / "finder-full"
+    task = load_encoder_task("embedding")
+    return train_full_model(task, data / "pairs", "finder-full", out, overrides=fast, store=place)
+
+
+def test_what_is_stored(stored, place):
+    manifest = stored.manifest
+    assert (manifest.task, manifest.settings, manifest.prompt_hash) == ("embedding", {}, None)
+    assert {"validation loss", "validation nDCG@10"} <= manifest.metrics.keys()
+    assert manifest.training["parameters_trained"] < manifest.training["parameters"]
+    assert len(training_queries(place, "finder@1")) == 48
+    assert {"loss.svg", "metrics.jsonl"} <= manifest.files.keys()
+    assert not (place.root / ".runs" / "finder").exists()
+
+
+def test_the_same_again_is_used_again(stored, place, data, fast):
+    said = []
+    again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, say=said.append)
+    assert again.reference == stored.reference and "is there" in said[0]
+
+
+def test_all_weights_make_a_model_beside_the_store(full, stored):
+    assert (full.path / "model.safetensors").is_file()
+    assert full.bytes > 10 * (stored.path / "adapter_model.safetensors").stat().st_size
+    about = read_about(full.path)
+    assert about["recipe"]["full"] and about["dataset"] == stored.manifest.dataset.fingerprint
+    assert full.summary["parameters_trained"] == full.summary["parameters"]
+
+
+def test_a_whole_model_is_no_adapter_and_overwrites_nothing(place, data, fast, full):
+    with pytest.raises(RecipeError, match=r"full = true.*--out"):
+        train("embedding", data / "pairs", "other", overrides=(*fast, "full=true"), store=place)
+    with pytest.raises(NameTaken):
+        train_full_model(load_encoder_task("embedding"), data / "pairs", "other", full.path, store=place)
+    assert read_about("/nowhere") == {}
+
+
+@pytest.mark.usefixtures("stored")
+def test_evaluated_beside_base_bm25_and_the_whole_model(full, place, data, tmp_path):
+    found = evaluate("finder", data / "pairs", models=[full.path], store=place)
+    assert list(found.systems) == ["BM25", "base zero-shot", "finder-full", "finder@1"]
+    comparison = found.comparison
+    assert comparison.candidate == "finder@1"
+    assert comparison.measures[0] == "nDCG@10"
+    assert {row.n for row in comparison.rows if row.measure == "nDCG@10"} == {12}
+    costs = comparison.costs
+    assert costs["finder@1"]["parameters trained"] < costs["finder-full"]["parameters trained"]
+    assert costs["finder@1"]["MB on disk"] < costs["finder-full"]["MB on disk"]
+    assert "parameters trained" not in costs["base zero-shot"]
+    report = write(found, tmp_path / "report")
+    assert "finder-full" in report.read_text() and (tmp_path / "report" / "runs").is_dir()
+
+
+def test_classes_are_told_apart(place, data, fast, tmp_path):
+    train("embedding", data / "labels", "sorter", overrides=(*fast, "classifier=knn"), store=place)
+    found = evaluate("sorter", data / "labels", store=place)
+    assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
+    assert found.comparison.measures[0] == "macro-F1"
+    assert set(found.systems["sorter@1"].outputs) <= set(WORDS[:3])
+    write(found, tmp_path / "report")
+
+
+@pytest.mark.usefixtures("stored")
+def test_what_cannot_be_evaluated_says_why(place, data, tmp_path):
+    with pytest.raises(DataError, match="no documents and judgments"):
+        source = tmp_path / "pairs.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows(False)), encoding="utf-8")
+        build("embedding", source, format="native", out=tmp_path / "bare")
+        card = json.loads((tmp_path / "bare" / "dataset.json").read_text())
+        (tmp_path / "bare" / "dataset.json").write_text(json.dumps({**card, "collection": None}))
+        evaluate("finder", tmp_path / "bare", store=place)
+    with pytest.raises(UsageError, match="two systems are called"):
+        evaluate("finder", data / "pairs", models=[tmp_path / "a" / "x", tmp_path / "b" / "x"], store=place)
+
+
+def test_hard_negatives_are_mined_from_both(place, data, fast):
+    overrides = (*fast, "negatives.source=both", "negatives.margin=1.0")
+    found = train("embedding", data / "pairs", "miner", overrides=overrides, store=place)
+    assert found.manifest.training["negatives_per_row"] == 1
+
+
+# a dense stage
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"id": "q1", "query": "tent boot"}\n{"id": "q2", "query": "lamp"}\n')
+    texts = ["TENT BOOT 1.", "LAMP 2.", "a rope", "MAP 3."]
+    (tmp_path / "c.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{n}", "text": text}) + "\n" for n, text in enumerate(texts))
+    )
+    return tmp_path
+
+
+def pipeline(files, stage: str):
+    path = files / "p.yaml"
+    path.write_text(f"name: p\nstages:\n  - {stage}\n")
+    return path
+
+
+def searched(files, place, stage: str):
+    out = files / "run.trec"
+    tag, _ = run(pipeline(files, stage), files / "q.jsonl", files / "c.jsonl", out, store=place)
+    return tag, read_run(out), read_run_card(out)
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_dense_stage_puts_on_the_adapter_that_it_names(place, files, encoder_base):
+    place.alias("finder", "production", 1)
+    named = f"model: {encoder_base.name}, adapter: finder@production"
+    tag, found, card = searched(files, place, f"dense: {{{named}, k: 3}}")
+    assert "finder@1" in tag and "production" not in tag
+    assert (card.adapters, card.bases) == (("finder@1",), ("encoder",))
+    assert card.lineage == ("finder@1",)
+    _, plain, bare = searched(files, place, f"dense: {{model: {encoder_base.name}, k: 3}}")
+    assert found != plain
+    assert (bare.adapters, bare.lineage) == ((), ("base encoder",))
+    tag, _, fused = searched(files, place, f"fuse: {{of: [{{bm25: {{}}}}, {{dense: {{{named}}}}}]}}")
+    assert fused.adapters == ("finder@1",) and "finder@1" in tag
+
+
+def test_vectors_cut_short(place, files, encoder_base):
+    tag, found, _ = searched(files, place, f"dense: {{model: {encoder_base.name}, dimensions: 4, k: 4}}")
+    assert "dimensions=4" in tag
+    assert all(abs(score) <= 1.0001 for scores in found.values() for score in scores.values())
+    with pytest.raises(UsageError, match="16 numbers cannot be cut after 99"):
+        searched(files, place, f"dense: {{model: {encoder_base.name}, dimensions: 99}}")
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_dense_stage_with_a_wrong_adapter(place, files, encoder_base, tmp_path):
+    with pytest.raises(NotInStore):
+        searched(files, place, f"dense: {{model: {encoder_base.name}, adapter: nobody}}")
+    other = build_tiny_encoder(tmp_path / "other", seed=4)
+    with pytest.raises(BaseMismatch, match="finder@1"):
+        searched(files, place, f"dense: {{model: {other}, adapter: finder}}")
+    with pytest.raises(PipelineError, match="has no prompt"):
+        searched(files, place, "adapter: {name: finder}\n  - bm25: {}")

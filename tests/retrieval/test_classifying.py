@@ -1,0 +1,44 @@
+"""Classes by vector: scikit-learn's own answers, on vectors of length 1."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_blobs
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from searchlora.errors import UsageError
+from searchlora.retrieval.classifying import NEIGHBOURS, classify
+
+POINTS, NUMBERS = make_blobs(n_samples=200, n_features=6, centers=5, cluster_std=3.0, random_state=0)
+LABELS = [f"class {number}" for number in NUMBERS]
+KNOWN, ASKED = POINTS[:150].astype(np.float32), POINTS[150:].astype(np.float32)
+UNIT = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
+
+
+def test_the_nearest_centroid_is_that_of_the_mean_unit_vector():
+    names = sorted(set(LABELS[:150]))
+    means = np.array([UNIT[:150][[label == name for label in LABELS[:150]]].mean(axis=0) for name in names])
+    distances = ((UNIT[150:, None] - means[None]) ** 2).sum(axis=2)
+    assert classify(KNOWN, LABELS[:150], ASKED) == [names[place] for place in distances.argmin(axis=1)]
+
+
+def test_neighbours_and_the_linear_head_are_scikit_learns():
+    knn = KNeighborsClassifier(NEIGHBOURS, weights="distance").fit(UNIT[:150], LABELS[:150])
+    assert classify(KNOWN, LABELS[:150], ASKED, "knn") == list(knn.predict(UNIT[150:]))
+    linear = LogisticRegression(C=10, max_iter=1000).fit(UNIT[:150], LABELS[:150])
+    assert classify(KNOWN, LABELS[:150], ASKED, "linear") == list(linear.predict(UNIT[150:]))
+
+
+@pytest.mark.parametrize("method", ["centroid", "knn", "linear"])
+def test_length_says_nothing_and_few_known_vectors_are_enough(method):
+    known, labels = np.array([[1, 0], [9, 1], [0, 1]], dtype=np.float32), ["x", "x", "y"]
+    asked = np.array([[3, 0.1], [0.1, 3], [300, 10]], dtype=np.float32)
+    assert classify(known, labels, asked, method)[:1] == ["x"]
+    assert classify(known * 7, labels, asked, method) == classify(known, labels, asked * 0.01, method)
+
+
+def test_one_class_is_none():
+    with pytest.raises(UsageError, match="no two classes"):
+        classify(KNOWN[:3], ["x"] * 3, ASKED)

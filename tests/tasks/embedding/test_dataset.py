@@ -1,0 +1,209 @@
+"""The source formats of embedding: published layouts in, records out, and where an encoder then searches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from searchlora.data.building import build
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.errors import DataError, RejectedRows, UsageError
+from searchlora.eval.judgments.card import read_card
+from searchlora.records import SourceRow
+from searchlora.task import load_encoder_task
+from searchlora.tasks.embedding.collections import document_id
+from searchlora.tasks.embedding.dataset import FORMATS
+
+
+def lines(path: Path, rows: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def built(source: Path, format: str, out: Path, **options) -> Dataset:
+    how = {"shares": (1.0, 0.0, 0.0), **options.pop("how", {})}
+    build(load_encoder_task("embedding"), source, format=format, out=out, options=options, **how)
+    return load_dataset(out)
+
+
+def records(source: Path, format: str, **options) -> list:
+    return [row.data for row in FORMATS[format].read(source, options) if isinstance(row, SourceRow)]
+
+
+def test_native_records_are_searched_among_their_own_texts(tmp_path):
+    rows = [
+        {"id": "a", "group": "a", "query": "tent", "positives": ["A green tent.", "Shelter"], "negatives": ["Boots"]},
+        {"id": "b", "group": "b", "query": "boots", "positives": ["boots!"], "negatives": ["Shelter"]},
+    ]
+    dataset = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
+    assert dataset.records("train") == rows
+    assert [each.text for each in dataset.documents()] == ["A green tent.", "Shelter", "Boots"]
+    tent, shelter, boots = (document_id(text) for text in ("a green tent", "shelter", "boots"))
+    assert dataset.qrels() == {"a": {tent: 1, shelter: 1, boots: 0}, "b": {boots: 1, shelter: 0}}
+
+
+def test_native_records_in_a_table_hold_their_lists_as_json(tmp_path):
+    (tmp_path / "rows.csv").write_text('id,group,query,positives,negatives\na,a,tent,"[""x"", ""y""]",\n')
+    assert records(tmp_path / "rows.csv", "native") == [
+        {"id": "a", "group": "a", "query": "tent", "positives": ["x", "y"]}
+    ]
+
+
+def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
+    rows = [{"id": str(n), "group": str(n), "query": f"text {n}", "label": "xy"[n % 2]} for n in range(4)]
+    dataset = built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
+    assert dataset.documents() is None
+    assert not any("judgment" in warning for warning in dataset.card.warnings)
+    assert not (tmp_path / "out" / "corpus.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"query": "x"}, "valid under"),
+        ({"query": "x", "positives": ["y"], "label": "z"}, "valid under"),
+        ({"query": " ", "label": "z"}, "query"),
+        ({"query": "x", "positives": []}, "valid under|non-empty"),
+    ],
+)
+def test_rows_of_no_kind_or_of_two_are_rejected(row, said, tmp_path):
+    with pytest.raises(RejectedRows, match=said):
+        built(lines(tmp_path / "rows.jsonl", [{"id": "a", "group": "a", **row}]), "native", tmp_path / "out")
+
+
+def test_two_kinds_in_one_dataset_are_refused(tmp_path):
+    rows = [
+        {"id": "a", "group": "a", "query": "x", "label": "z"},
+        {"id": "b", "group": "b", "query": "y", "positives": ["z"]},
+    ]
+    with pytest.raises(DataError, match="some records have a label"):
+        built(lines(tmp_path / "rows.jsonl", rows), "native", tmp_path / "out")
+
+
+def test_pairs_of_one_query_become_one_record(tmp_path):
+    (tmp_path / "pairs.tsv").write_text(
+        "anchor\tpositive\tnegative\nRed tent\tone\tbad\nboots\tthree\t\nred  TENT\ttwo\tbad\n \tx\t\n"
+    )
+    rows = list(FORMATS["pairs"].read(tmp_path / "pairs.tsv", {"query": "anchor"}))
+    tent, boots = (row.data for row in rows if isinstance(row, SourceRow))
+    assert (tent["query"], tent["group"], tent["positives"], tent["negatives"]) == (
+        "Red tent",
+        "red tent",
+        ["one", "two"],
+        ["bad"],
+    )
+    assert (boots["positives"], boots.get("negatives")) == (["three"], None)
+    assert len(rows) == 3  # one row has no query
+
+
+def test_faq_and_squad_find_answer_and_paragraph(tmp_path):
+    faq = lines(tmp_path / "faq.jsonl", [{"question": "How?", "answer": "So.", "section": "s"}])
+    assert [(r["group"], r["query"], r["positives"]) for r in records(faq, "faq")] == [("s", "How?", ["So."])]
+    paragraph = {"context": "The sky is blue.", "qas": [{"id": "1", "question": "Which colour?", "answers": []}]}
+    paragraph["qas"][0]["answers"] = [{"text": "blue", "answer_start": 11}]
+    paragraph["qas"].append({"id": "2", "question": "Why?", "answers": [], "is_impossible": True})
+    squad = tmp_path / "squad.json"
+    squad.write_text(json.dumps({"data": [{"title": "Sky", "paragraphs": [paragraph]}]}))
+    assert records(squad, "squad") == [
+        {"id": "1", "group": "Sky", "query": "Which colour?", "positives": ["The sky is blue."]}
+    ]
+
+
+@pytest.fixture
+def beir(tmp_path) -> Path:
+    folder = tmp_path / "beir"
+    lines(folder / "corpus.jsonl", [{"_id": f"d{n}", "title": "T" * (n == 0), "text": f"text {n}"} for n in range(4)])
+    lines(folder / "queries.jsonl", [{"_id": f"q{n}", "text": f"query {n}"} for n in range(4)])
+    (folder / "qrels").mkdir()
+    head = "query-id\tcorpus-id\tscore\n"
+    (folder / "qrels" / "train.tsv").write_text(f"{head}q0\td0\t2\nq0\td1\t1\nq0\td2\t0\nq3\td1\t0\n")
+    (folder / "qrels" / "test.tsv").write_text(f"{head}q1\td3\t1\n")
+    return folder
+
+
+def test_a_beir_folder_keeps_its_splits_its_collection_and_its_judged_negatives(beir, tmp_path):
+    dataset = built(beir, "beir", tmp_path / "out", how={"shares": (0.8, 0.1, 0.1)})
+    assert dataset.records("train") == [
+        {
+            "id": "q0",
+            "group": "query 0",
+            "query": "query 0",
+            "positives": ["T text 0", "text 1"],
+            "negatives": ["text 2"],
+            "split": "train",
+        }
+    ]
+    assert [record["id"] for record in dataset.records("test")] == ["q1"]
+    assert len(dataset.documents()) == 4
+    assert dataset.qrels() == {"q0": {"d0": 2, "d1": 1, "d2": 0}, "q1": {"d3": 1}}
+    assert dataset.card.report["counts"] == {"topics without relevant": 1}
+
+
+def test_from_which_grade_on_a_document_is_relevant(beir, tmp_path):
+    dataset = built(beir, "beir", tmp_path / "out", relevant="2", how={"allow_rejects": True})
+    assert dataset.records("train")[0]["positives"] == ["T text 0"]
+    assert dataset.relevant == 2
+    with pytest.raises(UsageError, match="relevant is a number from 1 on, not '0'"):
+        built(beir, "beir", tmp_path / "other", relevant="0")
+
+
+def test_clicks_make_pairs_once_position_is_taken_off_and_their_card_says_so(tmp_path):
+    documents = lines(tmp_path / "docs.jsonl", [{"id": name, "text": f"text of {name}"} for name in ("up", "down")])
+    shown = []
+    for n in range(200):  # 'down' stands second and is clicked as often: better than its position
+        shown.append({"query": "Tent", "document": "up", "position": 1, "clicked": int(n % 5 == 0)})
+        shown.append({"query": "tent", "document": "down", "position": 2, "clicked": int(n % 5 == 0)})
+        shown.append({"query": "boots", "document": "up", "position": 1, "clicked": int(n % 2 == 0)})
+        shown.append({"query": "boots", "document": "down", "position": 2, "clicked": 0})
+    log = lines(tmp_path / "log.jsonl", shown)
+    with pytest.raises(UsageError, match="documents=FILE"):
+        built(log, "clicks", tmp_path / "none")
+    dataset = built(log, "clicks", tmp_path / "out", documents=str(documents))
+    found = {record["query"]: record for record in dataset.records("train")}
+    assert found["tent"]["positives"] == ["text of down"]
+    assert found["boots"]["positives"] == ["text of up"]
+    assert found["boots"]["negatives"] == ["text of down"]
+    card = read_card(tmp_path / "out" / "qrels.txt")
+    assert (card.source, card.counts) == ("clicks", {"clicks": 4})
+    assert "expected" in card.rule and dataset.relevant == 2
+
+
+def test_titles_with_a_category(tmp_path):
+    (tmp_path / "titles.csv").write_text("title,category\nGreen tent,tents\ngreen tent!,tents\n")
+    rows = records(tmp_path / "titles.csv", "labelled", text="title", label="category")
+    assert [(row["query"], row["label"], row["group"]) for row in rows] == [
+        ("Green tent", "tents", "green tent"),
+        ("green tent!", "tents", "green tent"),
+    ]
+
+
+def test_the_made_shop_in_both_forms(tmp_path):
+    from searchlora.data.shop import make_shop
+
+    make_shop(tmp_path / "shop", products=600, queries=200)
+    dataset = built(tmp_path / "shop", "shop", tmp_path / "pairs", how={"shares": (0.8, 0.1, 0.1)})
+    texts = {document.searchable for document in dataset.documents()}
+    assert all(set(record["positives"]) <= texts for record in dataset.records("train"))
+    qrels = dataset.qrels()
+    assert all(record["id"] in qrels for record in dataset.records("test"))
+    assert dataset.relevant == 2
+    classes = built(tmp_path / "shop", "shop-categories", tmp_path / "classes", how={"shares": (0.8, 0.1, 0.1)})
+    assert {record["label"] for record in classes.records("test")} <= {r["label"] for r in classes.records("train")}
+
+
+def test_the_real_collections(real_data, tmp_path):
+    squad = built(
+        real_data / "squad" / "squaddev_v1.1.json.gz", "squad", tmp_path / "squad", how={"shares": (0.5, 0.1, 0.4)}
+    )
+    assert sum(squad.card.rows.values()) > 10_500
+    assert len(squad.documents()) == 2067
+    cranfield = built(real_data / "cranfield", "cranfield", tmp_path / "cranfield")
+    assert (len(cranfield.records("train")), len(cranfield.documents())) == (225, 1400)
+    banking = built(
+        real_data / "banking77", "banking77", tmp_path / "banking", how={"shares": (0.9, 0.1, 0.0), "on_leak": "drop"}
+    )
+    assert banking.card.rows["test"] == 3080
+    assert len({record["label"] for record in banking.records("train")}) == 77

@@ -1,0 +1,255 @@
+"""Contrastive training: rows, batches without false negatives, adapters and whole models, and going on after a stop."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.adapters.attach import attach
+from searchlora.errors import RecipeError, TrainingError
+from searchlora.models.encoder import load_encoder
+from searchlora.models.resolve import resolve
+from searchlora.recipe import load_encoder_recipe
+from searchlora.training.contrastive import train_encoder
+from searchlora.training.distinct import DistinctBatches
+from searchlora.training.pairs import PairRow, pair_rows, text_key
+from tests.encoders import recipe_for, shout
+
+WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map")
+
+
+@pytest.fixture
+def task(tmp_path):
+    return shout(tmp_path / "task")
+
+
+def records(count: int, **more) -> list[dict]:
+    texts = [f"{WORDS[n % 8]} {WORDS[n // 8 % 8]} {n}" for n in range(count)]
+    return [{"id": f"r{n}", "group": f"g{n}", "text": text, **more} for n, text in enumerate(texts)]
+
+
+def labelled(count: int) -> list[dict]:
+    return [{**record, "label": WORDS[n % 4]} for n, record in enumerate(records(count))]
+
+
+# rows
+
+
+def test_a_row_for_each_positive_and_what_it_finds_and_shows(task):
+    first, second = pair_rows(task, records(2))
+    assert (first.anchor, first.positive, first.negatives) == ("tent tent 0", "TENT TENT 0", ())
+    assert first.finds == first.shows == {text_key("tent, TENT 0")}
+    assert not first.clashes(set(second.finds), set(second.shows))
+    assert first.clashes(set(), set(first.shows)) and first.clashes(set(first.finds), set())
+
+
+def test_own_negatives_come_first_then_mined_ones_and_the_rest_is_filled(task):
+    given_ = [{**records(1)[0], "negatives": ["own", "Tent tent: 0"]}, *records(4)[1:]]
+    rows = pair_rows(task, given_, mined={"r0": ["mined", "more"], "r1": ["mined"]}, negatives=2)
+    assert rows[0].negatives == ("own", "mined")
+    assert rows[1].negatives[0] == "mined" and rows[1].negatives[1].isupper()
+    for row in rows:
+        assert len(row.negatives) == 2
+        assert row.finds.isdisjoint(map(text_key, row.negatives))
+        assert row.shows == {text_key(row.positive), *map(text_key, row.negatives)}
+
+
+def test_without_any_negative_there_is_no_column_for_them(task):
+    assert {row.negatives for row in pair_rows(task, records(3), negatives=2)} == {()}
+
+
+def test_too_few_texts_to_fill_with(task):
+    with pytest.raises(TrainingError, match=r"no 5 texts.*negatives\.per_query"):
+        pair_rows(task, records(3), mined={"r0": ["x"]}, negatives=5)
+
+
+def test_a_text_with_a_label_finds_another_of_its_label(task):
+    rows = pair_rows(task, labelled(12))
+    of = {record["text"]: record["label"] for record in labelled(12)}
+    assert len(rows) == 12
+    assert all(of[row.anchor] == of[row.positive] and row.anchor != row.positive for row in rows)
+    assert all(row.finds == row.shows and len(row.finds) == 1 for row in rows)
+    assert pair_rows(task, labelled(12), seed=1) != rows
+    alone = [*labelled(4), {**records(5)[4], "label": "tent"}]
+    assert {row.anchor for row in pair_rows(task, alone)} == {"tent tent 0", "lamp tent 4"}
+
+
+def test_two_kinds_and_too_little_are_refused(task):
+    with pytest.raises(TrainingError, match="some records have a label"):
+        pair_rows(task, [*records(2), *labelled(2)])
+    with pytest.raises(TrainingError, match="no two pairs"):
+        pair_rows(task, records(1))
+
+
+# batches
+
+KEYS = st.sets(st.integers(0, 12), min_size=1, max_size=3)
+
+
+@st.composite
+def some_rows(draw) -> list[PairRow]:
+    rows = []
+    for finds in draw(st.lists(KEYS, min_size=2, max_size=60)):
+        shows = {draw(st.sampled_from(sorted(finds))), *draw(st.sets(st.integers(20, 24), max_size=1))}
+        text = "x" * draw(st.integers(1, 50))
+        rows.append(PairRow(text, text, (), frozenset(finds), frozenset(shows)))
+    return rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=some_rows(), size=st.integers(2, 9), epoch=st.integers(0, 3))
+def test_no_batch_shows_what_another_of_its_rows_finds(rows, size, epoch):
+    sampler = DistinctBatches(rows, range(len(rows)), size, seed=3)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    for batch in batches:
+        assert len(batch) == len(set(batch)) <= size
+        for one in batch:
+            for other in batch:
+                assert one == other or rows[one].finds.isdisjoint(rows[other].shows)
+    if epoch == 0:
+        assert sum(map(len, batches)) == len({row for batch in batches for row in batch})
+
+
+def test_every_row_that_can_stand_beside_another_is_in_an_epoch(task):
+    rows = pair_rows(task, records(50))
+    assert sorted(row for batch in DistinctBatches(rows, range(50), 8, seed=0) for row in batch) == list(range(50))
+
+
+def test_batches_are_the_same_for_a_seed_and_differ_between_epochs(task):
+    rows = pair_rows(task, records(64))
+
+    def batches(seed, epoch):
+        sampler = DistinctBatches(rows, range(64), 8, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert batches(0, 1) == batches(0, 1) != batches(0, 2) != batches(1, 2)
+
+
+# training
+
+
+def fast(base, *overrides):
+    own = ("optim.batch_size=8", "optim.learning_rate=0.01", "optim.full_learning_rate=0.01", "max_tokens=24")
+    return recipe_for(base, *own, *overrides)
+
+
+def loss_of(model) -> float:
+    """Each text among all texts in capitals, at the temperature of training."""
+    texts = [record["text"] for record in records(20)]
+    one, two = (model.encode(each, normalize_embeddings=True) for each in (texts, [text.upper() for text in texts]))
+    scores = one @ two.T / 0.05
+    return float((np.logaddexp.reduce(scores, axis=1) - scores.diagonal()).mean())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("loss=cached_mnrl", "mini_batch_size=3"), ("matryoshka=[16,4]",), ("full=true",)],
+    ids=["mnrl", "cached", "matryoshka", "full"],
+)
+def test_it_learns_and_what_is_saved_is_what_was_trained(overrides, task, encoder_base, tmp_path):
+    base = without_dropout(encoder_base, tmp_path / "base")
+    recipe = fast(base, "optim.max_steps=20", *overrides)
+    trained = train_encoder(recipe, base, pair_rows(task, records(20)), tmp_path / "run")
+    before = load_encoder(encoder_base, device="cpu")
+    if recipe.full:
+        after = load_encoder(resolve(str(trained.adapter)), device="cpu")
+        assert after.max_seq_length == before.max_seq_length
+    else:
+        after = load_encoder(encoder_base, device="cpu")
+        attach(after, trained.adapter)
+    assert loss_of(after) < 0.8 * loss_of(before)
+    summary = trained.summary
+    everything = sum(parameter.numel() for parameter in before.parameters())
+    assert summary["parameters"] == everything
+    assert summary["parameters_trained"] == (everything if recipe.full else 3 * 2 * 4 * 16)
+    assert (summary["steps"], summary["rows"], summary["negatives_per_row"]) == (20, 20, 0)
+    assert summary["peak_memory_gb"] > 0.1 and summary["tokens"] > 0
+    assert "<svg" in (tmp_path / "run" / "loss.svg").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert not list((tmp_path / "run").rglob("README.md"))  # no model card
+
+
+def test_cached_and_plain_loss_are_the_same(task, encoder_base, tmp_path):
+    """GradCache is exact: without dropout one step gives the same first loss."""
+    losses = []
+    for loss in ("mnrl", "cached_mnrl"):
+        recipe = fast(encoder_base, "optim.max_steps=1", f"loss={loss}", "mini_batch_size=3")
+        base = without_dropout(encoder_base, tmp_path / loss)
+        trained = train_encoder(recipe, base, pair_rows(task, records(8)), tmp_path / f"run {loss}")
+        losses.append(trained.summary["final_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def without_dropout(base, folder):
+    import shutil
+
+    shutil.copytree(base.path, folder)
+    file = folder / "config.json"
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **off}))
+    return resolve(str(folder))
+
+
+def test_hard_negatives_are_trained_on(task, encoder_base, tmp_path):
+    rows = pair_rows(task, records(8), mined={f"r{n}": ["a thing"] for n in range(8)})
+    trained = train_encoder(fast(encoder_base, "optim.max_steps=1"), encoder_base, rows, tmp_path / "run")
+    assert trained.summary["negatives_per_row"] == 1
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(task, encoder_base, tmp_path):
+    base = without_dropout(encoder_base, tmp_path / "base")
+    rows = pair_rows(task, records(48))
+    recipe = fast(base, "optim.max_steps=6", "checkpoints.every_steps=3")
+    whole = train_encoder(recipe, base, rows, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, _total, _told=""):
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_encoder(recipe, base, rows, tmp_path / "stopped", progress=stop)
+    resumed = train_encoder(recipe, base, rows, tmp_path / "stopped", resume=True)
+    assert resumed.summary["resumed_from_step"] == 3
+    for kind in ("safetensors", "pt", "pth"):
+        assert not list((tmp_path / "stopped" / "checkpoints").rglob(f"model.{kind}"))
+    models = [load_encoder(base, device="cpu") for _ in range(2)]
+    for model, run in zip(models, (whole, resumed), strict=True):
+        attach(model, run.adapter)
+    assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
+
+
+def test_validation_keeps_the_best_step(task, encoder_base, tmp_path):
+    losses = iter([0.5, 0.2, 0.9])
+    recipe = fast(encoder_base, "optim.max_steps=3", "validation.every_steps=1")
+    trained = train_encoder(
+        recipe, encoder_base, pair_rows(task, records(16)), tmp_path / "run", validate=lambda _: {"loss": next(losses)}
+    )
+    assert trained.summary["best"] == {"step": 2, "loss": 0.2}
+    assert trained.adapter.name == "best"
+
+
+# recipes
+
+
+def test_recipes_that_make_no_sense(task, encoder_base, tmp_path):
+    rows = pair_rows(task, records(8))
+    with pytest.raises(RecipeError, match=r"unknown key 'quantization'.*Known keys there: base, "):
+        load_encoder_recipe({}, overrides=["quantization=nf4"])
+    with pytest.raises(RecipeError, match=r"unknown key 'negatives.number'.*per_query"):
+        load_encoder_recipe({}, overrides=["negatives.number=2"])
+    with pytest.raises(RecipeError, match="plus_ratio is not known for encoders"):
+        load_encoder_recipe({}, overrides=["lora.plus_ratio=16"])
+    with pytest.raises(RecipeError, match=r"matryoshka = \[8\] does not fit vectors of 16"):
+        train_encoder(fast(encoder_base, "matryoshka=[8]"), encoder_base, rows, tmp_path / "run")
+    assert fast(encoder_base, "full=true", "optim.full_learning_rate=0.5").learning_rate == 0.5
