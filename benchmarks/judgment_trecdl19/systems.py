@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.judgment_trecdl19.answering import Answers
@@ -66,7 +67,7 @@ def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tup
         name: task().evaluate(records, [grades[str(record["id"])] for record in records])
         for name, grades in systems.items()
     }
-    return compare(found, candidate=ADAPTER_TUNED, measures=MEASURES), found
+    return compare({name: _shown(each) for name, each in found.items()}, candidate=ADAPTER_TUNED), found
 
 
 def runs(topics: Topics, answers: Answers) -> dict[str, Run]:
@@ -79,10 +80,9 @@ def runs(topics: Topics, answers: Answers) -> dict[str, Run]:
 def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
     """The rerankings by nDCG@10; the adapter's against each other one."""
     evaluations = {
-        name: evaluate_run(run, qrels, measures=("nDCG@10", "MRR@10"), tested=("nDCG@10",), relevant=2)
-        for name, run in found.items()
+        name: evaluate_run(run, qrels, measures=("nDCG@10", "MRR@10"), relevant=2) for name, run in found.items()
     }
-    return compare(evaluations, candidate="adapter")
+    return compare(evaluations, candidate="adapter", measures=("nDCG@10", "MRR(rel=2)@10"))
 
 
 def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, dict[str, int]]:
@@ -97,6 +97,15 @@ def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, d
 def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     """Expected calibration error of the probability of a relevant passage, of the judges that give one."""
     return {name: each.pooled[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.pooled}
+
+
+def _shown(evaluation: Evaluation) -> Evaluation:
+    """With the measures of the tables only; those that the evaluator names are tested."""
+    return replace(
+        evaluation,
+        values={name: evaluation.values[name] for name in MEASURES if name in evaluation.values},
+        pooled={name: evaluation.pooled[name] for name in MEASURES if name in evaluation.pooled},
+    )
 
 
 def _reranked(topics: Topics, outputs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
