@@ -1,10 +1,11 @@
-"""Checkpoints that were written to their end."""
+"""Checkpoints that were written to their end, and going on from them."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -18,6 +19,25 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
             continue
         found.append(checkpoint)
     return max(found, key=step_of, default=None)
+
+
+def go_on(trainer: Any, checkpoint: Path | None) -> None:
+    """Train from a checkpoint on, or from the start where there is none.
+
+    One of a run that had come to its end is only loaded: a transformers Trainer looks whether it is done after a step,
+    so it would train one more.
+    """
+    from transformers import TrainerState
+
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state
 
 
 def step_of(checkpoint: Path | None) -> int:

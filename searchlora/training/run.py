@@ -17,7 +17,7 @@ from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import PromptedTask
-from searchlora.training.checkpoints import last_whole_checkpoint, step_of
+from searchlora.training.checkpoints import go_on, last_whole_checkpoint, step_of
 from searchlora.training.rows import Rows, render_rows
 
 
@@ -93,7 +93,7 @@ def train_adapter(
         beside = ValidateBeside(recipe, folder, validate, save, log)
         trainer.add_callback(beside)
     with quiet():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        go_on(trainer, checkpoint)
     best = beside.best if beside else None
     adapter = folder / "best" if best else folder / "adapter"
     if not best:

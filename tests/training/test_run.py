@@ -225,3 +225,15 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(tiny_base, tmp_path):
     assert trained.summary["resumed_from_step"] == 8
     state = json.loads((tmp_path / "run" / "checkpoints" / "checkpoint-12" / "trainer_state.json").read_text("utf-8"))
     assert state["global_step"] == 12
+
+
+def test_a_run_that_was_at_its_end_is_not_trained_on(tiny_base, tmp_path):
+    task, folder = first_word(tmp_path / "task"), tmp_path / "run"
+    recipe = load_recipe({}, overrides=[*SHORT, "checkpoints.every_steps=4"])
+    whole = train_adapter(task, recipe, tiny_base, word_records(64), folder)
+    before = weights(whole.adapter)
+    again = train_adapter(task, recipe, tiny_base, word_records(64), folder, resume=True)
+    assert again.summary["steps"] == again.summary["resumed_from_step"] == whole.summary["steps"] == 12
+    assert again.summary["final_loss"] == whole.summary["final_loss"]
+    after = weights(again.adapter)
+    assert all((before[name] == after[name]).all() for name in before)
