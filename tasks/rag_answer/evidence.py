@@ -15,8 +15,8 @@ from functools import lru_cache
 
 from searchlora.retrieval.analysis import Analyzer
 
-#: From this share on a sentence is supported; `python -m benchmarks.rag_evidence` shows where it comes from.
-SUPPORTED = 0.55
+#: From this share on a sentence is supported; `python -m benchmarks.rag_mtrag.evidence` shows where it comes from.
+SUPPORTED = 0.65
 
 _WORDS = Analyzer(stemmer="english", shortest=1)
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
