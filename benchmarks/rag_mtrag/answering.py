@@ -147,6 +147,7 @@ def _breaks(task: PromptedTask, record: Record, free: Mapping[str, Any]) -> bool
 def _kept(stage: AdapterStage, records: Sequence[Record], file: Path, progress: Progress) -> dict[str, Any]:
     """The outputs by id; those already in the file for the same prompts are taken from there."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    _end_line(file)
     prompts = {row["id"]: _hash(stage, row) for row in records}
     known = {id_: output for id_, prompt, output in _lines(file) if prompts.get(id_) == prompt}
     missing = [row for row in records if row["id"] not in known]
@@ -162,6 +163,13 @@ def _kept(stage: AdapterStage, records: Sequence[Record], file: Path, progress: 
     return {row["id"]: known[row["id"]] for row in records}
 
 
+def _end_line(file: Path) -> None:
+    """A run that was stopped may have left half a line; what follows must not be glued to it."""
+    if file.is_file() and not file.read_bytes().endswith(b"\n"):
+        with file.open("a", encoding="utf-8") as out:
+            out.write("\n")
+
+
 def _lines(file: Path) -> Iterator[tuple[str, str, Any]]:
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -169,7 +177,7 @@ def _lines(file: Path) -> Iterator[tuple[str, str, Any]]:
                 kept = json.loads(line)
                 yield kept["id"], kept["prompt"], from_json(kept["output"])
             except (ValueError, KeyError):
-                continue  # a line cut off when the run was stopped; it is asked again
+                continue  # half a line; its row is asked again
 
 
 def _hash(stage: AdapterStage, record: Record) -> str:

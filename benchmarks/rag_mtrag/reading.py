@@ -14,7 +14,6 @@ from searchlora.outputs import CitedAnswer
 from searchlora.tasks.rag_answer.shown import passage_texts
 
 EACH = 10
-CITED = "citation F1"
 
 
 def write_answers(path: Path, rows: Sequence[Record], outputs: Mapping[str, Any], evaluation: Evaluation) -> None:
@@ -31,13 +30,13 @@ def write_answers(path: Path, rows: Sequence[Record], outputs: Mapping[str, Any]
 
 
 def _score(row: Record, output: Any, evaluation: Evaluation) -> float:
-    """0 where it was wrong to answer or to abstain, or nothing right is cited; else F1 of its citations."""
-    if not evaluation.values["right to answer"][row["id"]]:
+    """0 where it is invalid, was wrong to answer or to abstain, or cites nothing right; else F1 of its citations."""
+    if not isinstance(output, CitedAnswer) or not evaluation.values["right to answer"][row["id"]]:
         return 0.0
     if not row["answerable"]:
         return 1.0
     gold = {place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]}
-    cited = set(output.citations) if isinstance(output, CitedAnswer) else set()
+    cited = set(output.citations)
     return 2 * len(gold & cited) / (len(gold) + len(cited))
 
 
