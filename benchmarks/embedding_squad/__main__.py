@@ -1,0 +1,134 @@
+"""Encoder adapters against full fine-tuning and zero-shot: all-MiniLM-L6-v2 on five collections.
+
+    python -m benchmarks.embedding_squad                     all of it, half an hour on 2 idle cores
+    python -m benchmarks.embedding_squad squad cranfield     these collections only
+    python -m benchmarks.embedding_squad --limit 50 --set optim.max_steps=4     a try; nothing is written to results
+
+Every system of a collection is trained and measured on the same rows. What was trained and found lies in
+`benchmarks/work/embedding` and is used again. all-MiniLM-L6-v2 saw SQuAD in its published training data, so "zero-shot"
+is not zero-shot there; the other collections stand beside it for that.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import WORK, real_data, save, save_figures
+from benchmarks.embedding_squad import collections as collected
+from benchmarks.embedding_squad import measuring, training
+from benchmarks.embedding_squad.collections import Collected
+from benchmarks.embedding_squad.measuring import FULL, HEADS, LORA, Fold
+from benchmarks.embedding_squad.table import trained_rows, trained_table
+from searchlora.adapters.store import Store
+from searchlora.cli.bars import bars
+from searchlora.cli.tables import show
+from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.evaluation import Evaluation
+from searchlora.progress import Steps
+
+NAME = "embedding_squad"
+
+#: What the interval of LoRA − full fine-tuning must lie above, in nDCG@10.
+MARGIN = -0.01
+
+COLLECTIONS: Mapping[str, Callable[[Path, Path], Collected]] = {
+    "squad": collected.squad,
+    "cranfield": collected.cranfield,
+    "perlfaq": collected.perlfaq,
+    "arxiv_tags": collected.arxiv_tags,
+    "banking77": collected.banking77,
+}
+
+NOTES = {
+    "squad": "The published training data of all-MiniLM-L6-v2 holds SQuAD, so its zero-shot figures are none here.",
+    "arxiv_tags": "242 of the 433 tags belong to one paper each, so that they are in one fold only.",
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    trial = arguments.limit is not None or bool(arguments.set)
+    work = WORK / ("embedding_trial" if trial else "embedding")
+    trained: list[tuple[str, Fold]] = []
+    with bars() as steps:
+        for name in arguments.collections or COLLECTIONS:
+            found = COLLECTIONS[name](real_data(), work)
+            folds = list(_folds(found, Store(work / "store"), arguments.set))
+            trained += [(found.title, fold) for fold in folds]
+            for result, comparison in _compared(found, folds, work / "kept", steps, arguments.limit):
+                show(comparison)
+                if not trial:
+                    save(result, comparison, _about(found, folds, comparison), module=NAME)
+    if not trial and not arguments.collections:
+        more = {"table": trained_table(trained)}
+        save_figures("embedding_training", trained_rows(trained), [], more, module=NAME)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.embedding_squad")
+    parser.add_argument("collections", nargs="*", help=f"of {', '.join(COLLECTIONS)}; default: all")
+    parser.add_argument("--limit", type=int, help="of test rows, for a try")
+    parser.add_argument("--set", action="append", default=[], help="key=value over each recipe, for a try")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.collections if name not in COLLECTIONS]:
+        parser.error(f"there is no collection '{unknown[0]}'; there are {', '.join(COLLECTIONS)}")
+    return arguments
+
+
+def _folds(found: Collected, store: Store, overrides: list[str]) -> Sequence[Fold]:
+    folds = []
+    for place, dataset in enumerate(found.folds):
+        name = f"{found.name.replace('_', '-')}-{place}"
+        adapter = training.lora(name, dataset, store, found.recipe, overrides)
+        model, about = training.full(name, dataset, store, found.recipe, overrides)
+        folds.append(Fold(dataset, adapter, model, about))
+    return folds
+
+
+def _compared(
+    found: Collected, folds: Sequence[Fold], kept: Path, steps: Steps, limit: int | None
+) -> list[tuple[str, Comparison]]:
+    """Name of the results -> LoRA against each other system."""
+    if found.name != "banking77":
+        systems = measuring.retrieval(folds, kept / found.name, steps, limit)
+        return [(NAME if found.name == "squad" else f"embedding_{found.name}", _against_lora(systems, "nDCG@10"))]
+    heads = measuring.classes(folds[0], kept / f"{found.name}.json", steps, limit)
+    return [(f"embedding_banking77_{head}", _against_lora(systems, "macro-F1")) for head, systems in heads.items()]
+
+
+def _against_lora(systems: Mapping[str, Evaluation], headline: str) -> Comparison:
+    """Every measure is shown; the headline alone is tested."""
+    tested = {name: replace(each, headline=headline, tested=(headline,)) for name, each in systems.items()}
+    return compare(tested, candidate=LORA)
+
+
+def _about(found: Collected, folds: Sequence[Fold], comparison: Comparison) -> dict[str, Any]:
+    against_full = next(pair for pair in comparison.comparisons if pair.b == FULL)
+    shares = [fold.adapter.manifest.training for fold in folds]
+    return {
+        "caption": f"{found.title}; mean and 95% interval",
+        "collection": found.title,
+        "note": NOTES.get(found.name, ""),
+        "heads": HEADS if found.name == "banking77" else None,
+        "test_rows": sum(fold.dataset.card.rows["test"] for fold in folds),
+        "test_groups": comparison.groups,
+        "documents": len(folds[0].dataset.documents() or ()),
+        "adapters": [fold.adapter.reference for fold in folds],
+        "recipe": folds[0].adapter.manifest.recipe,
+        "training": shares,
+        "training_full": [fold.about["training"] for fold in folds],
+        "share_of_parameters_trained": max(each["parameters_trained"] / each["parameters"] for each in shares),
+        "goal": {
+            "lora_minus_full_above": MARGIN,
+            "low": against_full.low,
+            "met": bool(against_full.low > MARGIN),
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

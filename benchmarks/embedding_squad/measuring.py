@@ -1,0 +1,143 @@
+"""What each system finds, or calls each text; kept on disk, so that a run that broke off goes on from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.plain_json import write_json
+from searchlora.experiments.encoder_trial import EncoderTrial, trial_on
+from searchlora.pipelines.config import Bm25Settings, bm25_stage
+from searchlora.progress import Steps
+from searchlora.retrieval.classifying import classify
+from searchlora.retrieval.encoder import Encoder
+from searchlora.task import load_encoder_task
+
+BM25, COMMONEST = "BM25", "commonest intent"
+ZERO, LORA, FULL = "zero-shot", "LoRA", "full fine-tuning"
+
+#: Method of `classify` -> how the systems with it are called.
+HEADS = {"centroid": "nearest centroid", "linear": "linear head"}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A trained fold: its dataset, the adapter, the model trained in full (its folder, and what it was made from)."""
+
+    dataset: Dataset
+    adapter: StoredAdapter
+    model: Path
+    about: Mapping[str, Any]
+
+    @property
+    def base(self) -> str:
+        return self.adapter.manifest.base.name
+
+    def encoder(self, system: str, dimensions: int | None = None) -> Encoder:
+        """One of the three."""
+        if system == FULL:
+            return Encoder.load(str(self.model), dimensions=dimensions)
+        return Encoder.load(self.base, adapter=self.adapter if system == LORA else None, dimensions=dimensions)
+
+    @property
+    def key(self) -> str:
+        """Everything that the outcome rests on."""
+        parts = [self.dataset.fingerprint, self.adapter.manifest.files, dict(self.about)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def retrieval(folds: Sequence[Fold], kept: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
+    """System -> its figures over the test queries of all folds, each by the model that was not trained on them."""
+    return _merged([_measured(fold, kept / f"{place}.json", steps, limit) for place, fold in enumerate(folds)])
+
+
+def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
+    trial = _trial(fold, limit)
+    runs = _known(kept, fold.key)
+    for system in (BM25, ZERO, FULL, LORA):
+        if system not in runs:
+            if system == BM25:
+                found = trial.searched(BM25, bm25_stage(Bm25Settings(), trial.documents, steps("Indexing")).retriever)
+            else:
+                found = trial.encoded(system, fold.encoder(system), steps(f"Searching: {system}"))
+            runs[system] = {
+                "run": {each["id"]: {hit.document: hit.score for hit in each["hits"]} for each in found.searches},
+                "costs": dict(found.evaluation.costs),
+            }
+            write_json(kept, {"key": fold.key, "systems": runs})
+    return {
+        system: replace(
+            trial.task.evaluate(
+                trial.records, [None] * len(trial.records), run=each["run"], qrels=trial.qrels, relevant=trial.relevant
+            ),
+            costs=each["costs"],
+        )
+        for system, each in runs.items()
+    }
+
+
+def classes(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str, dict[str, Evaluation]]:
+    """Head -> system -> its figures. Each encoder is asked once for the vectors of training and test."""
+    trial = _trial(fold, limit)
+    said = _known(kept, fold.key)
+    for system in (ZERO, FULL, LORA):
+        if system not in said:
+            encoder, step = fold.encoder(system), steps(f"Encoding: {system}")
+            known, asked = (
+                encoder.encode([trial.task.query(record) for record in records], batch_size=64, progress=step)
+                for records in (trial.known, trial.records)
+            )
+            labels = [str(trial.task.label(record)) for record in trial.known]
+            said[system] = {head: classify(known, labels, asked, head) for head in HEADS}  # type: ignore[arg-type]
+            write_json(kept, {"key": fold.key, "systems": said})
+    commonest = next(iter(trial.task.baselines(trial.records, fold.dataset.folder).values()))
+    found: dict[str, dict[str, Evaluation]] = {}
+    for head in HEADS:
+        found[head] = {COMMONEST: trial.task.evaluate(trial.records, commonest)}
+        for system in (ZERO, FULL, LORA):
+            found[head][system] = trial.task.evaluate(trial.records, said[system][head])
+    return found
+
+
+def _trial(fold: Fold, limit: int | None) -> EncoderTrial:
+    dataset = fold.dataset
+    qrels = dataset.qrels() or {}
+    task = load_encoder_task("embedding")
+    records = dataset.records("test")
+    if task.label(records[0]) is None:
+        records = [record for record in records if str(record["id"]) in qrels]
+    return trial_on(task, dataset, records[:limit], qrels, "centroid")
+
+
+def _merged(folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
+    """One evaluation per system, over the rows of all folds; costs are their mean."""
+    found = {}
+    for system in folds[0]:
+        parts = [fold[system] for fold in folds]
+        values: dict[str, dict[str, float]] = {}
+        for part in parts:
+            for measure, rows in part.values.items():
+                values.setdefault(measure, {}).update(rows)
+        found[system] = replace(
+            parts[0],
+            values=values,
+            clusters={row: group for part in parts for row, group in part.clusters.items()},
+            costs={name: sum(part.costs[name] for part in parts) / len(parts) for name in parts[0].costs},
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        )
+    return found
+
+
+def _known(kept: Path, key: str) -> dict[str, Any]:
+    try:
+        then = json.loads(kept.read_text(encoding="utf-8"))
+        return dict(then["systems"]) if then["key"] == key else {}
+    except (OSError, ValueError, KeyError):
+        return {}

@@ -1,0 +1,67 @@
+"""One training run in a process of its own, so that its peak memory is its own.
+
+python -m benchmarks.embedding_squad.training NAME DATA STORE RECIPE lora|OUT [key=value ...]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.cli.bars import bars
+from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.experiments.encoder_train import read_about, train_full_model
+from searchlora.experiments.train import train_or_reuse
+from searchlora.recipe import load_encoder_recipe
+from searchlora.task import load_encoder_task
+
+HERE = Path(__file__).parent
+LORA = "lora"
+
+
+def lora(name: str, dataset: Dataset, store: Store, recipe: str, overrides: list[str]) -> StoredAdapter:
+    """The adapter of a fold, trained unless it is there."""
+    _run(name, dataset, store, recipe, LORA, overrides)
+    return store.get(name)
+
+
+def full(name: str, dataset: Dataset, store: Store, recipe: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """The model of a fold with all weights trained, unless it is there, and what its training took."""
+    out = store.root.parent / "full" / name
+    _run(f"{name}-full", dataset, store, recipe, str(out), overrides)
+    return out, read_about(out)
+
+
+def _run(name: str, dataset: Dataset, store: Store, recipe: str, what: str, overrides: list[str]) -> None:
+    command = [sys.executable, "-m", "benchmarks.embedding_squad.training", name, str(dataset.folder), str(store.root)]
+    subprocess.run([*command, str(HERE / recipe), what, *overrides], check=True)
+
+
+def main(name: str, data: str, root: str, recipe: str, what: str, *overrides: str) -> None:
+    """As the command line has it."""
+    store = Store(root)
+    with bars() as steps:
+        if what == LORA:
+            train_or_reuse("embedding", data, name, recipe=recipe, overrides=overrides, store=store, steps=steps)
+            return
+        task, out = load_encoder_task("embedding"), Path(what)
+        wanted = load_encoder_recipe(task.default_recipe, recipe, (*overrides, "full=true"))
+        about = read_about(out)
+        if about:
+            if about["recipe"] == wanted.model_dump() and about["dataset"] == load_dataset(data).fingerprint:
+                print(f"The model is there, trained on this dataset with this recipe: {out}")
+                return
+            sys.exit(f"{out} holds a model of another recipe or dataset; take it away first.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = (store.root / ".runs" / name / "run.json").is_file()
+        train_full_model(
+            task, data, name, out, recipe=recipe, overrides=overrides, resume=unfinished, store=store, steps=steps
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
