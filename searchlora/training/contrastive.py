@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.errors import RecipeError
 from searchlora.models.encoder import load_encoder
-from searchlora.models.libraries import quiet
+from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.recipe import EncoderRecipe
@@ -42,11 +42,12 @@ def train_encoder(
     Raises:
         RecipeError: for target modules or dimensions that the base does not have.
     """
-    from transformers import PrinterCallback, set_seed
+    with quiet(), off_the_hub():  # trainers import bitsandbytes
+        from transformers import PrinterCallback, set_seed
 
-    from searchlora.training.encoder_trainer import PairTrainer
-    from searchlora.training.plot import plot_losses
-    from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, peak_memory, read_metrics
+        from searchlora.training.encoder_trainer import PairTrainer
+        from searchlora.training.plot import plot_losses
+        from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, peak_memory, read_metrics
 
     checkpoint = last_whole_checkpoint(folder) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
