@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-_TASK = """
+_TASK = '''
 from pathlib import Path
 
 from searchlora.data.files import read_rows
@@ -13,6 +13,18 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import InvalidOutput, Label, OneLabel
 from searchlora.records import Format
 from searchlora.task import PromptedTask
+
+
+class Written:
+    """A form of one's own, without choices and without grammar: what the model writes is all there is."""
+
+    choices = grammar = None
+
+    def __init__(self, colours):
+        self.colours = colours
+
+    def parse(self, text):
+        return Label(text) if text in self.colours else InvalidOutput(text, "no colour")
 
 
 class Colour(PromptedTask):
@@ -60,7 +72,7 @@ class Colour(PromptedTask):
 
 
 task = Colour()
-"""
+'''
 
 _PROMPT = """\
 {% block system %}
@@ -84,11 +96,16 @@ _SCHEMA = {
 }
 
 
-def build_distribution(folder: Path) -> Path:
-    """Write package and metadata of the distribution `colour-task`; `folder` then goes on the Python path."""
+def build_distribution(folder: Path, *, closed: bool = True) -> Path:
+    """Write package and metadata of the distribution `colour-task`; `folder` then goes on the Python path.
+
+    Args:
+        closed: The task's output has choices, so even an untrained base always names a colour; else it has none.
+    """
     package = folder / "colour"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(_TASK, encoding="utf-8")
+    source = _TASK if closed else _TASK.replace("return OneLabel(", "return Written(")
+    (package / "__init__.py").write_text(source, encoding="utf-8")
     (package / "record.schema.json").write_text(json.dumps(_SCHEMA), encoding="utf-8")
     (package / "prompt.jinja").write_text(_PROMPT, encoding="utf-8")
     (package / "recipe.yaml").write_text("max_length: 256\nmax_new_tokens: 8\n", encoding="utf-8")

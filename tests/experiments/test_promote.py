@@ -56,7 +56,7 @@ def lines(path: Path) -> list[dict[str, str]]:
 def trained(tmp_path_factory, tiny_base):
     root = tmp_path_factory.mktemp("promotion")
     patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(build_distribution(root / "site"))
+    patch.syspath_prepend(build_distribution(root / "site", closed=False))
     patch.setenv("SEARCHLORA_CACHE", str(root / "cache"))
     source = write_records(root / "rows.jsonl", groups=300)
     build("colour", source, format="native", out=root / "data", shares=(0.5, 0.1, 0.4))
