@@ -1,0 +1,61 @@
+"""What every task must keep, whoever wrote it: each installed one, whatever it is done by."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+
+from searchlora.data.schema import RecordCheck
+from searchlora.experiments.runs import recipe_for
+from searchlora.prompts import input_text, messages
+from searchlora.task import EncoderTask, PromptedTask, load_tasks
+
+TASKS = load_tasks()
+every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+@every_task
+def test_it_is_of_a_known_kind_and_its_files_are_whole(task):
+    assert isinstance(task, PromptedTask | EncoderTask)
+    jsonschema.validators.validator_for(task.record_schema).check_schema(task.record_schema)
+    assert {"id", "group"} <= set(task.record_schema["required"])
+    assert recipe_for(task).base
+    assert (task.folder / "README.md").is_file()
+
+
+@every_task
+def test_its_examples_are_records_and_differ(task):
+    check = RecordCheck(task.record_schema)
+    assert len(task.examples) >= 2
+    assert [check.problem(record) for record in task.examples] == [None] * len(task.examples)
+    assert len({input_text(task, record) for record in task.examples}) == len(task.examples)
+
+
+@every_task
+def test_its_formats_are_told_and_it_reads_native_records_and_the_made_shop(task):
+    assert {"native", "shop"} <= task.formats.keys()
+    for name, format in task.formats.items():
+        assert format.name == name and format.description
+        assert all(format.options.values()) if format.options else True
+
+
+@every_task
+def test_bound_it_is_another_task_with_the_same_name(task):
+    bound = task.bound({"made": True}, {"tuned": 1})
+    assert (bound.settings, bound.tuned, bound.name) == ({"made": True}, {"tuned": 1}, task.name)
+    assert (task.settings, task.tuned) == (task.default_settings, {})
+
+
+@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, EncoderTask)])
+def test_an_encoder_task_has_texts_for_golden_vectors(task):
+    for record in task.examples:
+        assert task.query(record).strip() and task.target(record).strip()
+        assert (task.label(record) is None) == bool(task.positives(record))
+
+
+@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, PromptedTask)])
+def test_a_prompted_task_renders_its_examples(task):
+    bound = task.bound(task.settings_of({}, task.examples))
+    for record in task.examples:
+        assert messages(bound, record)[-1]["role"] == "user"
+        assert bound.target(record).strip()
