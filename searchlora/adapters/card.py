@@ -39,9 +39,17 @@ def _use(manifest: Manifest) -> str:
     return (
         f"Use it on exactly this base{revision}: {prints.architecture}, tensors `{prints.tensors[:16]}`, tokenizer "
         f"`{prints.tokenizer[:16]}`, chat template `{prints.template[:16]}`. The folder is a plain PEFT folder: "
-        "`PeftModel.from_pretrained(base, folder)` reads it. Prompts must be rendered as in training; the golden "
-        "renders in `searchlora.json` show the token ids."
+        f"`PeftModel.from_pretrained(base, folder)` reads it. {_golden(manifest)}"
     )
+
+
+def _golden(manifest: Manifest) -> str:
+    if manifest.golden.vectors:
+        return (
+            "The base is the transformer inside the encoder, whose pooling stays as it is; the golden vectors in "
+            "`searchlora.json` show what comes out."
+        )
+    return "Prompts must be rendered as in training; the golden renders in `searchlora.json` show the token ids."
 
 
 def _training(manifest: Manifest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset
-from searchlora.errors import NameTaken, RecipeError
+from searchlora.errors import NameTaken, RecipeError, TrainingError
 from searchlora.eval.plain_json import write_json
 from searchlora.experiments.encoder_validation import EncoderValidator
 from searchlora.experiments.runs import dataset_for, measures, only_run, run_folder, summary
@@ -185,18 +185,28 @@ def _trained(
         folder = run_folder(store, name, resume, restart, _identity(task, recipe, dataset, base))
         # Where the user says nothing else, TensorBoard's files outlive the run's folder.
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(store.root / ".logs" / name))
-        validation = dataset.records("validation")[: recipe.validation.rows]
         trained = train_encoder(
             recipe,
             base,
             _rows(task, recipe, dataset, records, base, steps),
             folder,
-            validate=EncoderValidator(task, recipe, base, validation, records) if len(validation) > 1 else None,
+            validate=_validator(task, recipe, base, dataset, records),
             resume=resume,
             progress=steps("Training"),
         )
         yield base, trained
         shutil.rmtree(folder)
+
+
+def _validator(
+    task: EncoderTask, recipe: EncoderRecipe, base: BaseModel, dataset: Dataset, known: Sequence[Record]
+) -> EncoderValidator | None:
+    """None where the validation split has no two pairs (each class once, say)."""
+    records = dataset.records("validation")[: recipe.validation.rows]
+    try:
+        return EncoderValidator(task, recipe, base, records, known)
+    except TrainingError:
+        return None
 
 
 def _identity(task: EncoderTask, recipe: EncoderRecipe, dataset: Dataset, base: BaseModel) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def pair_rows(
         TrainingError: when there is no row, or some records have a label and others none.
     """
     labelled = [task.label(record) is not None for record in records]
-    if any(labelled) != all(labelled):
+    if any(labelled) and not all(labelled):
         raise TrainingError("some records have a label and others none", fix="Build two datasets of them.")
     rows = list(_by_label(task, records, seed)) if any(labelled) else _by_text(task, records, mined or {}, negatives)
     if len(rows) < 2:

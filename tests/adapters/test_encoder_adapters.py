@@ -68,6 +68,7 @@ def test_a_stored_adapter_passes_and_its_vectors_are_golden(stored, store, task,
     assert [each.text for each in golden.vectors] == ["red tent", "RED TENT", "wool socks", "WOOL SOCKS"]
     assert all(len(each.vector) == 16 and each.base_difference > 0 for each in golden.vectors)
     assert (golden.precision, stored.manifest.trained.precision, stored.manifest.prompt_hash) == ("fp32", "fp32", None)
+    assert "golden vectors" in (stored.path / "README.md").read_text()
     config = json.loads((stored.path / "adapter_config.json").read_text())
     assert (config["task_type"], config["target_modules"]) == ("FEATURE_EXTRACTION", ["key", "query", "value"])
 

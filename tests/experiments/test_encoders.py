@@ -143,6 +143,29 @@ def test_hard_negatives_are_mined_from_both(place, data, fast):
     assert found.manifest.training["negatives_per_row"] == 1
 
 
+def test_validation_rows_that_make_no_pair_are_no_fault(place, fast, tmp_path):
+    source = tmp_path / "rows.jsonl"
+    kept = [row for row in rows(labels=True) if row["split"] != "validation" or row["id"] == "r1"]
+    source.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    build("embedding", source, format="native", out=tmp_path / "data")
+    found = train("embedding", tmp_path / "data", "alone", overrides=fast, store=place)
+    assert found.manifest.metrics == {} and found.manifest.training["best"] is None
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_command_line(cli, refused, place, data, fast, tmp_path):
+    how = [part for override in fast for part in ("--set", override)]
+    where = ("--data", data / "pairs", "--store", place.root)
+    said = cli("train", "embedding", "--name", "typed", *where, "--out", tmp_path / "typed-full", *how)
+    assert f"Wrote {tmp_path / 'typed-full'}" in said.out and "MB" in said.out
+    assert "--out" in refused("train", "embedding", "--name", "typed", *where, "--set", "full=true", *how)
+    assert "is not done by an encoder" in refused(
+        "train", "rewriting", "--name", "typed", *where, "--out", tmp_path / "other", *how
+    )
+    told = cli("evaluate", "finder", *where, "--beside-encoder", tmp_path / "typed-full", "--out", tmp_path / "report")
+    assert told.code == 0 and "typed-full" in told.out
+
+
 # a dense stage
 
 
