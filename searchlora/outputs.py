@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 JsonValue: TypeAlias = Any
@@ -233,7 +233,11 @@ def to_json(output: Any) -> dict[str, JsonValue]:
     for kind, made in _KINDS.items():
         if isinstance(output, made):
             return {kind: asdict(output)}
-    if is_dataclass(output):
+    try:
+        plain = json.loads(json.dumps(output)) == output  # no tuple, no keys that are numbers
+    except TypeError:
+        plain = False
+    if not plain:
         raise TypeError(f"a {type(output).__name__} is not an output that can be kept")
     return {"value": output}
 

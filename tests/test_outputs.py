@@ -165,3 +165,9 @@ def test_what_is_no_kept_output_is_refused():
 def test_a_label_twice_is_refused():
     with pytest.raises(ValueError, match="all different"):
         OneLabel(("a", "a"))
+
+
+@pytest.mark.parametrize("output", [{"tent", "boot"}, ("tent", "boot"), {1: "tent"}, [Label("tent")], {"to": Grade(1)}])
+def test_what_json_would_not_give_back_equal_is_not_kept(output):
+    with pytest.raises(TypeError):
+        to_json(output)

@@ -59,5 +59,6 @@ def test_what_no_file_can_hold_is_not_kept(asked, tmp_path):
         value: int
 
     model, trial = asked
-    Kept(tmp_path, trial).save(model, [Own(1)], {})
+    for outputs in ([Own(1)], [{"tent", "boot"}], [[Label("tent")]]):
+        Kept(tmp_path, trial).save(model, outputs, {})
     assert list(tmp_path.iterdir()) == []
