@@ -8,7 +8,7 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 
 _COMPARED = ("task", "task_version", "base", "recipe", "trained", "evaluated", "dataset", "prompt_hash", "metrics")
-_COMPARED_TOO = ("training", "parents", "versions")
+_COMPARED_TOO = ("settings", "tuned", "training", "parents", "versions")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ def merge(
 ) -> StoredAdapter:
     """Combine adapters of one task and base into a new version of `name`, with them as its parents.
 
+    It has their settings and nothing tuned: what was chosen on the outputs of one need not suit the combination.
+
     Args:
         weights: One for each reference; None weighs all alike, with a sum of one.
         method: See `combining.combine_folders`; `cat` is exact.

@@ -39,10 +39,16 @@ def test_diff_names_fields_and_the_distance_of_the_weights(
     assert adapters.diff("echo@1", "echo@2", store=store).fields == {}
     assert adapters.diff("echo@1", same.reference, store=store).weights == 0
     recipe = {**draft.recipe, "seed": 14}
-    other = draft.model_copy(update={"recipe": recipe, "metrics": {"loss": 1.0}})
+    more = {"settings": {"labels": ["a"]}, "tuned": {"temperature": 2.0}}
+    other = draft.model_copy(update={"recipe": recipe, "metrics": {"loss": 1.0}, **more})
     store.add("echo", made_adapter(base, tmp_path / "other", seed=3), other)
     found = adapters.diff("echo@1", "echo@3", store=store)
-    assert found.fields == {"recipe.seed": (13, 14), "metrics.loss": (1.25, 1.0)}
+    assert found.fields == {
+        "recipe.seed": (13, 14),
+        "metrics.loss": (1.25, 1.0),
+        "settings.labels": (None, ["a"]),
+        "tuned.temperature": (None, 2.0),
+    }
     assert found.weights is not None and found.weights > 0.1
 
 
