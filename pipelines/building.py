@@ -38,13 +38,13 @@ def build_pipeline(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
-    """Load what the stages need: adapters (one engine per base), indexes, encoders (each once).
+    """Load what the stages need: adapters (one engine per base and precision), indexes, encoders (each once).
 
     Raises:
         PipelineError: when a stage retrieves and there are no documents.
         BaseModelError, NotInStore, LoadCheckFailed: when a model or an adapter is not there or must not be loaded.
     """
-    engines: dict[str, Any] = {}
+    engines: dict[tuple[Path, str], Any] = {}
     encoders = _Encoders(store)
     built: list[Stage] = []
     for settings in stages:
@@ -151,7 +151,7 @@ def _check(documents: Sequence[Document]) -> None:
 
 
 def _adapter_stage(
-    settings: AdapterSettings, store: Store, engines: dict[str, Any], tasks: str | Path | None
+    settings: AdapterSettings, store: Store, engines: dict[tuple[Path, str], Any], tasks: str | Path | None
 ) -> AdapterStage:
     from searchlora.inference.local import LocalEngine
     from searchlora.models.resolve import resolve
@@ -162,11 +162,11 @@ def _adapter_stage(
     task = load_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     if not isinstance(task, PromptedTask):
         raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
-    base = manifest.base.name
-    if base not in engines:
-        at_hand = resolve(base, manifest.base.revision)
-        engines[base] = LocalEngine(at_hand, store, precision=manifest.recipe["precision"])
-    check_renders(stored, task, engines[base].renderer)
-    pinned = engines[base].pin(settings.name)
+    base, precision = resolve(manifest.base.name, manifest.base.revision), manifest.recipe["precision"]
+    key = (base.path, precision)
+    if key not in engines:
+        engines[key] = LocalEngine(base, store, precision=precision)
+    check_renders(stored, task, engines[key].renderer)
+    pinned = engines[key].pin(settings.name)
     longest = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
-    return AdapterStage(task, engines[base], pinned, longest, constrained=settings.constrained)
+    return AdapterStage(task, engines[key], pinned, longest, constrained=settings.constrained)

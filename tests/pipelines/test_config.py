@@ -25,7 +25,7 @@ def written(folder: Path, stages: str, parameters: str = "") -> Path:
 
 
 def test_every_ready_pipeline_reads():
-    assert ready_pipelines() == ["hybrid", "rerank", "rewrite_bm25", "rewrite_hybrid"]
+    assert ready_pipelines() == ["answers", "hybrid", "rerank", "rewrite_bm25", "rewrite_hybrid"]
     for name in ready_pipelines():
         assert read_pipeline(name)[0] == name
 
