@@ -9,13 +9,14 @@ from pathlib import Path
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.judgments import Judgments, judgments_of
 from searchlora.experiments.kept import Kept, Model
 from searchlora.experiments.lineage import run_lineage
+from searchlora.experiments.runs import dataset_for
 from searchlora.experiments.trial import SystemResult, Trial, retrieving
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_tokenizer
@@ -24,7 +25,7 @@ from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, load_prompted_task, load_task
+from searchlora.task import EncoderTask, PromptedTask, Task, load_prompted_task, load_task
 
 BASE = "base zero-shot"
 
@@ -90,8 +91,8 @@ def evaluate(
         models: Encoders to compare an encoder's adapter with, folders of models that were trained in full, say.
 
     Raises:
-        DataError: when the split is empty, none of its records is in `qrels`, or the dataset was changed since it was
-            built.
+        DataError: when the split is empty, none of its records is in `qrels`, or the dataset is of another task or was
+            changed since it was built.
         UsageError: when an adapter in `beside` is of another task, the judge is circular, or `models` are given for a
             task that is not done by an encoder.
         NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
@@ -99,8 +100,9 @@ def evaluate(
     place = store if isinstance(store, Store) else Store(store)
     adapters = list({pinned: place.get(pinned) for pinned in map(place.pin, (adapter, *beside))}.values())
     candidate = adapters[0]
-    dataset, records, judgments = judged_records(data, split, limit, qrels)
-    if isinstance(plugin := load_task(candidate.manifest.task, tasks), EncoderTask):
+    plugin = load_task(candidate.manifest.task, tasks)
+    dataset, records, judgments = judged_records(plugin, data, split, limit, qrels)
+    if isinstance(plugin, EncoderTask):
         from searchlora.experiments.encoder_evaluate import evaluate_encoders  # it gives an `Evaluated`, too
 
         plugin = plugin.bound(candidate.manifest.settings)
@@ -145,11 +147,10 @@ def evaluate(
 
 
 def judged_records(
-    data: str | Path, split: str, limit: int | None, qrels: str | Path | None
+    task: Task, data: str | Path, split: str, limit: int | None, qrels: str | Path | None
 ) -> tuple[Dataset, list[Record], Judgments]:
     """What is measured on, and by what. Raises `DataError`."""
-    dataset = load_dataset(Path(data))
-    dataset.verify()
+    dataset = dataset_for(task, data)
     records = list(dataset.records(split))[:limit]
     if not records:
         raise DataError(f"the split '{split}' is empty", where=str(data))
@@ -189,7 +190,7 @@ def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
 def _answer(model: Model, trial: Trial, kept: Kept, engines: _Engines, steps: Steps) -> SystemResult:
     known = kept.outputs(model)
     if known is not None:
-        return trial.given(model.name, *known)
+        return trial.given(model.name, *known, model.task(trial))
     engine = engines.engine(model.adapter)
     found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"), model.task(trial))
     kept.save(model, found.outputs, found.evaluation.costs)

@@ -17,7 +17,8 @@ from searchlora.experiments.figures import file_name, header, provenance, write_
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
-from searchlora.task import PromptedTask
+from searchlora.records import Record
+from searchlora.task import PromptedTask, Task
 
 _Shown = TypeVar("_Shown")
 
@@ -99,21 +100,25 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
         shown |= {*wins, *losses}
     documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
     qrels = evaluated.judgments.qrels or {}
+    as_done = {each.reference: evaluated.task.bound(each.manifest.settings) for each in evaluated.adapters}
     details = {}
     for place, record in enumerate(evaluated.records):
         row = str(record["id"])
         if row not in shown:
             continue
-        spec = evaluated.task.output(record) if isinstance(evaluated.task, PromptedTask) else None
         answers = {
             name: Answer(
-                _said(system.outputs[place], spec),
+                _said(system.outputs[place], _form(as_done.get(name, evaluated.task), record)),
                 _found(system.searches[place], documents, qrels.get(row, {})),
             )
             for name, system in evaluated.systems.items()
         }
         details[row] = Detail(input_text(evaluated.task, record), answers, evaluated.task.target(record))
     return details
+
+
+def _form(task: Task, record: Record) -> OutputSpec | None:
+    return task.output(record) if isinstance(task, PromptedTask) else None
 
 
 def _said(output: Any, spec: OutputSpec | None) -> str:

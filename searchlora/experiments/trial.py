@@ -11,6 +11,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels
 from searchlora.inference.engine import Completion, Engine, Request, Scored
+from searchlora.outputs import Grade, Label
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
@@ -70,8 +71,9 @@ class Trial:
             task: As this model does it, with what was tuned for it; None: as the trial has it.
         """
         counted = _Counted(engine)
-        stage = AdapterStage(task or self.task, counted, adapter, self.max_new_tokens, self.constrained)
-        found = self._result(name, stage, progress)
+        task = task or self.task
+        stage = AdapterStage(task, counted, adapter, self.max_new_tokens, self.constrained)
+        found = self._result(name, stage, progress, task)
         rows = len(self.records)
         costs = {
             "ms per query": 1000 * found.seconds / rows,
@@ -80,16 +82,24 @@ class Trial:
         }
         return replace(found, evaluation=replace(found.evaluation, costs=costs))
 
-    def given(self, name: str, outputs: Sequence[Any], costs: Mapping[str, float] | None = None) -> SystemResult:
+    def given(
+        self,
+        name: str,
+        outputs: Sequence[Any],
+        costs: Mapping[str, float] | None = None,
+        task: PromptedTask | None = None,
+    ) -> SystemResult:
         """Take outputs that exist already (a baseline, a reference, saved ones) through the same pipeline.
 
         Args:
             costs: Of the model that gave them, as they were measured then.
+            task: As that model does it; None: as the trial has it.
         """
-        found = self._result(name, _Given(self.task, self.records, outputs), silent)
+        task = task or self.task
+        found = self._result(name, _Given(task, self.records, outputs), silent, task)
         return replace(found, evaluation=replace(found.evaluation, costs=costs or {}))
 
-    def _result(self, name: str, stage: Stage, progress: Progress) -> SystemResult:
+    def _result(self, name: str, stage: Stage, progress: Progress, task: PromptedTask) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
         started = time.monotonic()
         searches = Pipeline("trial", stages).run(
@@ -98,8 +108,18 @@ class Trial:
         seconds = time.monotonic() - started
         outputs = [search["outputs"][self.task.name][0] for search in searches]
         run = run_of(searches) if self.retrieve is not None else None
-        evaluation = self.task.evaluate(self.records, outputs, run=run, qrels=self.qrels, relevant=self.relevant)
+        measured = self._measurable(outputs, task)
+        evaluation = self.task.evaluate(self.records, measured, run=run, qrels=self.qrels, relevant=self.relevant)
         return SystemResult(name, outputs, searches, evaluation, seconds)
+
+    def _measurable(self, outputs: Sequence[Any], task: PromptedTask) -> list[Any]:
+        """The outputs without probabilities of other choices than the trial's, which its measures would misread."""
+        return [
+            replace(output, probabilities=None)
+            if isinstance(output, Label | Grade) and task.output(record).choices != self.task.output(record).choices
+            else output
+            for record, output in zip(self.records, outputs, strict=True)
+        ]
 
 
 def retrieving(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 
 from searchlora.experiments.trial import Trial
@@ -42,3 +45,36 @@ def test_tokens_are_counted_whether_written_or_scored(engine, tmp_path, constrai
     prompts = [len(engine.renderer.prompt_ids(request.messages)) for request in requests]
     assert found.evaluation.costs["new tokens per query"] == sum(spent) / 5
     assert found.evaluation.costs["prompt tokens per query"] == sum(prompts) / 5
+
+
+class OneOf(FirstWord):
+    """Its labels are settings; it measures how sure the likeliest label of the trial's own was."""
+
+    default_settings: ClassVar = {"labels": list(LABELS)}
+
+    def output(self, record):
+        del record
+        return OneLabel(tuple(self.settings["labels"]))
+
+    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
+        found = super().evaluate(records, [each.value for each in outputs], run=run, qrels=qrels, relevant=relevant)
+        spec = self.output(records[0])
+        sure = {
+            record["id"]: dict(zip(spec.labels, output.probabilities, strict=True))[output.value]
+            for record, output in zip(records, outputs, strict=True)
+            if output.probabilities is not None
+        }
+        return replace(found, values={**found.values, "sure": sure})
+
+
+def test_probabilities_of_another_label_set_are_not_measured_as_those_of_the_trials_own(engine, tmp_path):
+    task = OneOf(first_word(tmp_path).folder)
+    trial = Trial(task, RECORDS)
+    fewer = task.bound({"labels": ["tent", "boot"]})
+    found = trial.generated("incumbent", engine, None, task=fewer)
+    assert all(len(output.probabilities) == 2 for output in found.outputs)
+    again = trial.given("incumbent", found.outputs, task=fewer)
+    for each in (found, again):
+        assert set(each.evaluation.values["accuracy"]) == {record["id"] for record in RECORDS}
+        assert each.evaluation.values["sure"] == {}
+    assert len(trial.generated("candidate", engine, None).evaluation.values["sure"]) == len(RECORDS)
