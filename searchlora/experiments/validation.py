@@ -31,6 +31,7 @@ class Validator:
         self.engine = engine
         self.records = records
         self.trial = trial
+        self.less_is_better: tuple[str, ...] = ()  # known once the task has measured
 
     def __call__(self, adapter: Path) -> dict[str, float]:
         """`loss` (nats per completion token, stop token included) and the mean of each measure of the task."""
@@ -39,6 +40,7 @@ class Validator:
         if self.trial is not None:
             evaluation = self.trial.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
             measures.update(evaluation.figures())
+            self.less_is_better = evaluation.less_is_better
         return measures
 
     def put_on(self, adapter: Path) -> str:

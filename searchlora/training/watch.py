@@ -120,6 +120,7 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
 
     Args:
         folder: Of the run; `best/` holds the best adapter so far and `best.json` its step and figures.
+        validate: May have `less_is_better`, the measures beside the loss of which less is better.
         save: Writes the adapter as it is now into a folder.
     """
 
@@ -169,7 +170,8 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
 
     def _is_better(self, measures: Mapping[str, float], best: Mapping[str, float]) -> bool:
         metric = self.recipe.validation.metric
-        return measures[metric] < best[metric] if metric == "loss" else measures[metric] > best[metric]
+        less = metric in ("loss", *getattr(self.validate, "less_is_better", ()))
+        return measures[metric] < best[metric] if less else measures[metric] > best[metric]
 
     def _keep(self, now: Path, about: Mapping[str, Any]) -> None:
         metric = self.recipe.validation.metric

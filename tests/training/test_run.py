@@ -90,6 +90,20 @@ def test_the_best_step_is_what_comes_out(tiny_base, tmp_path):
     assert not same(trained.adapter, tmp_path / "run" / "checkpoints" / "checkpoint-12")
 
 
+def test_the_best_step_is_the_least_of_a_measure_of_which_less_is_better(tiny_base, tmp_path):
+    class Errors:
+        less_is_better = ("MAE",)
+        found = iter([3.0, 1.0, 2.0, 4.0])
+
+        def __call__(self, _: Path) -> dict[str, float]:
+            return {"loss": 1.0, "MAE": next(self.found)}
+
+    recipe = load_recipe({}, overrides=[*SHORT, "validation.every_steps=3", "validation.metric=MAE"])
+    task = first_word(tmp_path / "task")
+    trained = train_adapter(task, recipe, tiny_base, word_records(64), tmp_path / "run", validate=Errors())
+    assert trained.summary["best"] == {"step": 6, "loss": 1.0, "MAE": 1.0}
+
+
 def test_training_stops_when_nothing_gets_better(tiny_base, tmp_path):
     recipe = load_recipe(
         {}, overrides=[*SHORT, "validation.every_steps=2", "validation.patience=2", "validation.metric=accuracy"]
