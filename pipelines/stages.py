@@ -26,7 +26,8 @@ class Stage(Protocol):
 
 
 #: Nats by which a choice may fall behind the best before its tokens are left uncomputed, see `Engine.score`: with a
-#: hundred choices no probability is off by more than 0.001.
+#: hundred choices no probability is off by more than 0.001. (A tuned temperature T divides the nats by T; it is fitted
+#: to probabilities that were scored in this way.)
 WITHIN = 12.0
 
 
