@@ -23,8 +23,9 @@ Rows: TypeAlias = Iterator[SourceRow | RejectedRow | SourceReport]
 MTRAG_KINDS = {"ANSWERABLE": "answerable", "PARTIAL": "partly answerable", "UNANSWERABLE": "unanswerable"}
 UNDERSPECIFIED = "UNDERSPECIFIED"
 
-# The ids of MT-RAG's passages end in the place in their document: "ibmcld_03080-9575-11239".
-_PLACE_IN_DOCUMENT = re.compile(r"-\d+-\d+$")
+# The ids of MT-RAG's passages end in the place in their document: "ibmcld_03080-9575-11239". Those of Wikipedia have
+# the section before it: "806502664_5333-5957-0-624".
+_PLACE_IN_DOCUMENT = re.compile(r"(?:_\d+-\d+)?-\d+-\d+$")
 
 
 def from_mtrag(source: Path, options: Options) -> Rows:

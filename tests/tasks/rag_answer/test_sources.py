@@ -113,6 +113,17 @@ def test_groups_are_connected_through_first_turns_and_documents(tmp_path: Path) 
     assert len(set(groups.values())) == len(SUBJECTS) + 2
 
 
+def test_sections_of_a_wikipedia_article_are_one_document(tmp_path: Path) -> None:
+    rows = [
+        *usual_rows(),
+        mtrag_row(40, "socks", document="806502664_349-964"),
+        mtrag_row(41, "maps", document="806502664_5333-5957"),
+        mtrag_row(42, "mats", document="806502665_349-964"),
+    ]
+    records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", rows))
+    assert records["conv40<::>2"]["group"] == records["conv41<::>2"]["group"] != records["conv42<::>2"]["group"]
+
+
 def test_what_a_long_way_of_rows_shares_is_one_group() -> None:
     assert connected([["a"], ["b"], ["c", "b"], [], ["a", "c"], ["d"]]) == [0, 0, 0, 3, 0, 5]
 
