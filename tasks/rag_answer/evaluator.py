@@ -5,6 +5,8 @@ Likeness to a reference stands beside that, never for it.
 
 from __future__ import annotations
 
+import re
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.labels import Confusion, confusion_of
 from searchlora.eval.overlap import rouge_l
 from searchlora.eval.pooled import Pooled, f1, micro_f1, micro_precision, micro_recall, precision, recall
-from searchlora.eval.same_text import normalised
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
 from searchlora.tasks.rag_answer.evidence import SUPPORTED, supported
@@ -23,6 +24,7 @@ from searchlora.tasks.rag_answer.sentences import Sentence, sentences, without_m
 HEADLINE = "abstention F1"
 TESTED = (HEADLINE, "citation F1", "citation precision", "citation recall")
 ANSWERED, ABSTAINED = "answered", "abstained"
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 NOTES = (
     "Abstention F1, precision and recall are of the class of unanswerable rows, answering F1 of the answerable ones. "
@@ -118,10 +120,16 @@ def evaluate(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidO
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """F1 of the words that two texts share, as in SQuAD (Rajpurkar et al. 2016), over normalised words."""
-    ours, theirs = normalised(answer).split(), normalised(reference).split()
+    """F1 of the words that two texts share, as in SQuAD (Rajpurkar et al. 2016): without punctuation and articles."""
+    ours, theirs = _words(answer), _words(reference)
     common = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * common / (len(ours) + len(theirs)) if common else 0.0
+
+
+def _words(text: str) -> list[str]:
+    """As SQuAD's evaluation script (v1.1) normalises an answer."""
+    bare = text.lower().translate(_PUNCTUATION)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
 def _pooled(rows: Sequence[_Row]) -> dict[str, Pooled]:

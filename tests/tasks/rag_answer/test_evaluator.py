@@ -115,13 +115,18 @@ def test_likeness_is_of_answerable_rows_to_the_whole_reference_without_marks() -
     )
     assert set(found.values["ROUGE-L"]) == {"r1", "r2"}
     assert found.values["token F1"]["r2"] == found.values["ROUGE-L"]["r2"] == 1.0
-    assert found.values["token F1"]["r1"] == pytest.approx(2 * 6 / (6 + 10))
+    assert found.values["token F1"]["r1"] == pytest.approx(2 * 5 / (5 + 9))
     assert found.values["words"]["r1"] == 6.0
 
 
 def test_token_f1_counts_repeats_once_for_each_that_matches() -> None:
-    assert token_f1("a a b", "a b b") == pytest.approx(2 * 2 / 6)
-    assert token_f1("", "a") == 0.0
+    assert token_f1("x x y", "x y y") == pytest.approx(2 * 2 / 6)
+    assert token_f1("", "x") == 0.0
+
+
+def test_token_f1_is_over_words_as_squad_normalises_them() -> None:
+    assert token_f1("The U.S. doesn't.", "US doesnt") == 1.0
+    assert token_f1("A tent", "the tent, an old one") == pytest.approx(2 * 1 / (1 + 3))
 
 
 def test_slices_are_by_kind_source_and_conversation() -> None:
