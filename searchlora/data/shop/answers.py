@@ -99,7 +99,8 @@ class AnswerWriter:
         """The gold articles, one or more of the same family, and others of the split, in any order."""
         chosen = list(gold) or ([article] if with_it else [])
         family = [each for each in self._family(article) if each is not article and each not in chosen]
-        chosen += rng.sample(family, min(len(family), rng.choice((1, 1, 2, 3)), PASSAGES - len(chosen)))
+        like = rng.choice((1, 1, 2, 3)) + (not chosen)  # one more in the place of a gold one, or a lone one would tell
+        chosen += rng.sample(family, min(len(family), like, PASSAGES - len(chosen)))
         others = [each for each in self._articles[article.split] if each.family != article.family]
         chosen += rng.sample(others, PASSAGES - len(chosen))
         rng.shuffle(chosen)

@@ -145,6 +145,16 @@ def test_neither_the_number_of_a_passage_nor_its_likes_tell_whether_it_is_gold(a
     assert 0.2 < shares[False] / shares.total() < 0.3
 
 
+def test_an_article_without_its_like_beside_it_does_not_tell_that_the_gold_one_is_missing(
+    answers: Rows, articles: list[Article]
+):
+    family_of = {article.id: article.family.replace(" ", "-") for article in articles}
+    sizes = Counter(family_of.values())
+    for row in answers:
+        likes = sum(family_of[passage["id"]] == row["group"] for passage in row["passages"])
+        assert likes >= min(2, sizes[row["group"]] - (row["kind"] == "missing")), row["id"]
+
+
 def test_conversations(answers: Rows):
     talks = [row for row in answers if row["history"]]
     assert 40 < len(talks) < 100
