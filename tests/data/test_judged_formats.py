@@ -105,6 +105,11 @@ def test_trecdl_names_what_is_missing_or_broken(tmp_path):
     assert (
         isinstance(refused, RejectedRow) and "no list of objects with qid, docid, content and score" in refused.reason
     )
+    hit = {"qid": 7, "docid": "d1", "score": 9.5, "content": "A shelter."}
+    for broken in ([{**hit, "score": "n/a"}], [{**hit, "content": None}], [hit, {**hit, "qid": 8, "docid": "d2"}]):
+        (tmp_path / "bm25.json").write_text(json.dumps([{"query": "q", "hits": broken}]), encoding="utf-8")
+        (refused,) = trecdl.read(tmp_path)
+        assert isinstance(refused, RejectedRow) and "field 'hits'" in refused.reason
     (tmp_path / "more.json").write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match=r"has 2 files like '\*\.json\*'"):
         list(trecdl.read(tmp_path))

@@ -56,6 +56,9 @@ def hits(source: Path) -> Rows:
         if not isinstance(found, list) or not found or not all(_is_hit(each) for each in found):
             yield RejectedRow(row.where, "field 'hits': is no list of objects with qid, docid, content and score")
             continue
+        if len({str(each["qid"]) for each in found}) > 1:
+            yield RejectedRow(row.where, "field 'hits': they are of several queries (qid)")
+            continue
         topic, query = str(found[0]["qid"]), row.data["query"]
         grades = qrels.get(topic, {})
         pairs = [
@@ -73,7 +76,12 @@ def hits(source: Path) -> Rows:
 
 
 def _is_hit(each: object) -> bool:
-    return isinstance(each, dict) and {"qid", "docid", "content", "score"} <= set(each)
+    return (
+        isinstance(each, dict)
+        and {"qid", "docid", "content", "score"} <= set(each)
+        and isinstance(each["content"], str)
+        and isinstance(each["score"], int | float)
+    )
 
 
 def _one(source: Path, pattern: str) -> Path:
