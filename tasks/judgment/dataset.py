@@ -37,8 +37,9 @@ def _native(source: Path, options: Options) -> Rows:
 def _from_cells(row: SourceRow, split: str | None) -> SourceRow:
     # An empty cell is how a table leaves out an optional field, and a cell has no whole numbers.
     record = {name: value for name, value in row.data.items() if name in NEEDED or value not in (None, "")}
-    if isinstance(record["grade"], str) and record["grade"].isdigit():
-        record["grade"] = int(record["grade"])
+    grade = record["grade"]
+    if (isinstance(grade, str) and grade.isdecimal()) or (isinstance(grade, float) and grade.is_integer()):
+        record["grade"] = int(grade)
     return SourceRow({**record, **({"split": split} if split else {})}, row.where)
 
 
@@ -78,7 +79,7 @@ def _graded(format: Format) -> Format:
 
 def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     grade = row.data.get("grade")
-    if not isinstance(grade, int):
+    if not isinstance(grade, int) or isinstance(grade, bool):
         return row  # the schema says what is wrong with it
     folded = guideline.fold(grade)
     if folded is None:

@@ -79,6 +79,20 @@ def test_native_tables_have_grades_in_words_of_digits(tmp_path):
     }
 
 
+def test_a_whole_number_is_a_grade_and_a_truth_value_is_none(tmp_path):
+    rows = [
+        {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": grade}
+        for n, grade in enumerate([3.0, 1.0, 0])
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = records(source, "native", tmp_path / "out", options={"grades": "3"})
+    assert [task.target(each) for each in found.values()] == ["2", "1", "0"]
+    source.write_text(json.dumps({**rows[0], "grade": True}), encoding="utf-8")
+    with pytest.raises(RejectedRows, match=r"True is not of type 'integer'"):
+        records(source, "native", tmp_path / "other")
+
+
 def test_a_grade_that_the_guideline_lacks_is_refused(tmp_path):
     source = tmp_path / "rows.jsonl"
     row = {"id": "a", "group": "g", "query": "q", "passage": "p", "grade": 4}
