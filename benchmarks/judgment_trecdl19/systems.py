@@ -39,9 +39,11 @@ def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
     """System -> id of a graded pair -> grade, each pair out of fold.
 
     What is tuned of the adapter was tuned on the validation queries of its fold; of the base, on all graded pairs of
-    the other folds, which it has not been trained on. The baselines learn from these too.
+    the other folds, which it has not been trained on. The baselines learn from these too; BM25's scores are those that
+    the passages were retrieved with, over all of MS MARCO.
     """
     scale = task().grades
+    bm25 = {f"{pair['topic']} {pair['document']}": pair["score"] for pairs in topics.pairs.values() for pair in pairs}
     found: dict[str, dict[str, Grade]] = {
         name: {} for name in (COMMONEST, BM25, ZERO_SHOT, ZERO_SHOT_TUNED, ADAPTER, ADAPTER_TUNED)
     }
@@ -49,7 +51,9 @@ def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
         records = topics.records(test)
         others = topics.records([topic for topic in topics.pairs if topic not in test])
         values = tuned(others, [answers.base[each["id"]] for each in others], scale)
-        for name, grades in learnt(records, others, scale).items():
+        for name, grades in learnt(
+            records, others, scale, score=lambda rows: [bm25[each["id"]] for each in rows]
+        ).items():
             found[name] |= {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
         for record in records:
             id_ = record["id"]

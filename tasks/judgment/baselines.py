@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -24,24 +24,40 @@ def all_of(records: Sequence[Record], dataset: Path, scale: Sequence[int]) -> Ma
 
 
 def learnt(
-    records: Sequence[Record], training: Sequence[Record], scale: Sequence[int]
+    records: Sequence[Record],
+    training: Sequence[Record],
+    scale: Sequence[int],
+    *,
+    score: Callable[[Sequence[Record]], Sequence[float]] | None = None,
 ) -> Mapping[str, Sequence[Grade]]:
     """Baseline grades by name.
 
     * `commonest grade`: always the one that is commonest in training.
-    * `BM25 score, cut`: the score of query and passage, at cut points that are best for kappa in training. The
-      statistics are of the passages of `training` and of `records`.
+    * `BM25 score, cut`: the score of query and passage as a share of the best that the query has, since scores of
+      different queries do not compare; at cut points that are best for kappa in training.
+
+    Args:
+        score: The BM25 score of each pair; None: with the passages of `training` and of `records` as the collection.
     """
     grades = [int(record["grade"]) for record in training]
     counted = Counter(grades)
     commonest = Grade(max(scale, key=lambda grade: counted[grade]))
-    scores = bm25_scores([*training, *records])
+    pairs = [*training, *records]
+    scores = _shares(pairs, (score or bm25_scores)(pairs))
     known, asked = scores[: len(training)], scores[len(training) :]
     cuts = best_cuts(known, grades, [str(record["group"]) for record in training], scale)
     return {
         COMMONEST: [commonest] * len(records),
         BM25: [Grade(cut(score, cuts, scale)) for score in asked],
     }
+
+
+def _shares(records: Sequence[Record], scores: Sequence[float]) -> list[float]:
+    """Each score over the best of its query; 0 where that is 0."""
+    best: dict[str, float] = {}
+    for record, score in zip(records, scores, strict=True):
+        best[str(record["query"])] = max(score, best.get(str(record["query"]), 0.0))
+    return [score / (best[str(record["query"])] or 1.0) for record, score in zip(records, scores, strict=True)]
 
 
 def bm25_scores(records: Sequence[Record]) -> list[float]:

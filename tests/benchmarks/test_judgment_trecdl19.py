@@ -89,6 +89,7 @@ def test_people_agree_with_themselves_and_bm25_is_as_published(topics, perfect, 
     assert {name: len(grades) for name, grades in judges.items()} == dict.fromkeys(judges, 2257)
     assert evaluations[systems.ADAPTER_TUNED].figures()["kappa"] == 1
     assert evaluations[systems.ZERO_SHOT].figures()["kappa"] == pytest.approx(0)
+    assert evaluations[systems.BM25].figures()["kappa"] > 0.02
     assert set(comparison.measures) == set(systems.MEASURES)
     assert {each.measure for each in comparison.comparisons} == {"kappa", "kappa binary"}
     qrels = read_qrels(real_data / "trecdl19" / "qrels.dl19-passage.txt")

@@ -14,7 +14,7 @@ from searchlora.data.building import build
 from searchlora.eval.compare import compare
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores, learnt
 
 SCALE = (0, 1, 2, 3)
 NO_GRADE = InvalidOutput("relevant", "not a grade of the scale")
@@ -101,3 +101,15 @@ def test_bm25_scores_are_of_pairs():
     pairs = [("green tent", "a green tent"), ("green tent", "boots"), ("boots", "boots"), ("the", "a green tent")]
     scores = bm25_scores([{"query": query, "passage": passage} for query, passage in pairs])
     assert scores[0] > 0 and scores[2] > 0 and scores[1] == scores[3] == 0
+
+
+def test_bm25_scores_are_cut_by_their_share_of_the_best_of_the_query():
+    """As they are no cut point divides them: the second best of one query is above the best of another."""
+    rows = [
+        {"id": f"{n} {place}", "group": f"q{n}", "query": f"q{n}", "passage": f"p{n} {place}", "grade": grade}
+        for n in range(8)
+        for place, grade in enumerate((3, 0, 0))
+    ]
+    scores = {f"{n} {place}": share * 2.0**n for n in range(8) for place, share in enumerate((10, 3, 0))}
+    found = learnt(rows[:6], rows[6:], SCALE, score=lambda pairs: [scores[each["id"]] for each in pairs])
+    assert [each.value for each in found[BM25]] == [3, 0, 0] * 2
