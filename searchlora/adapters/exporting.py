@@ -12,6 +12,7 @@ from searchlora.adapters.attach import attach
 from searchlora.adapters.golden import last_logits, precision_for
 from searchlora.adapters.golden_vectors import encoded
 from searchlora.adapters.load_check import check_files
+from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import NameTaken
 from searchlora.models.encoder import load_encoder
@@ -74,7 +75,7 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
     with files.whole_folder(out.absolute().parent) as new:
         merge = _merge_encoder if stored.manifest.golden.vectors else _merge
         report = merge(stored, base, new, out)
-        (new / REPORT).write_text(_json(report), encoding="utf-8")
+        (new / REPORT).write_text(_json(report, stored.manifest), encoding="utf-8")
         files.publish(new, out)
     return report
 
@@ -141,7 +142,8 @@ def _compare(stored: StoredAdapter, base: BaseModel, merged: BaseModel, out: Pat
     )
 
 
-def _json(report: MergeReport) -> str:
-    values: dict[str, Any] = asdict(report)
+def _json(report: MergeReport, manifest: Manifest) -> str:
+    """With the settings and tuned values by which whoever serves the merged model asks it and reads its answers."""
+    values: dict[str, Any] = {**asdict(report), "settings": manifest.settings, "tuned": manifest.tuned}
     del values["path"]
     return json.dumps(values, indent=2) + "\n"

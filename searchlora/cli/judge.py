@@ -11,6 +11,9 @@ def judge(
     adapter: str | None = typer.Argument(None, help="The judge: name, name@3 or name@alias; or give --base."),
     base: str | None = typer.Option(None, "--base", help="A bare base model as the judge, zero-shot."),
     task: str | None = typer.Option(None, "--task", help="The task whose answer is a grade; an adapter knows its own."),
+    settings: Path | None = typer.Option(
+        None, "--settings", help="For --base: a dataset folder by whose grades and guideline it is asked."
+    ),
     topics: Path = typer.Option(..., "--topics", help="What is asked: topics with their query."),
     corpus: Path = typer.Option(..., "--corpus", help="JSON lines with id, text and title."),
     pool: list[Path] = typer.Option([], "--pool", help="A run whose first documents are judged, several times."),
@@ -44,6 +47,7 @@ def judge(
             pairs=pairs,
             generate=generate,
             allow_circular=allow_circular,
+            settings=settings,
             store=Store(store),
             tasks=tasks,
             steps=steps,

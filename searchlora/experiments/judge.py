@@ -23,6 +23,7 @@ from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong, UsageError
 from searchlora.experiments.lineage import base_lineage, base_queries
+from searchlora.experiments.runs import dataset_for
 from searchlora.inference.engine import Engine
 from searchlora.inference.local import LocalEngine
 from searchlora.models.catalogue import public_name
@@ -118,25 +119,33 @@ def load_judge(
     task: str | None,
     generate: bool,
     store: Store,
+    settings: str | Path | None = None,
     tasks: str | Path | None = None,
 ) -> Judge:
     """Load an adapter (through its load check) or a bare base as a judge.
 
     Args:
         adapter: A reference; or None, and `base` and `task` are given.
+        settings: A dataset folder of the task, whose grades and guideline a bare base is asked by; None: the task's
+            default ones. An adapter has its own.
 
     Raises:
-        UsageError: when neither or both of adapter and base are given, the task is another than the adapter's, or
-            reads no query or no passage.
+        UsageError: when neither or both of adapter and base are given, an adapter and settings are, the task is another
+            than the adapter's, or reads no query or no passage.
+        DataError: when `settings` is not a dataset of the task.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge is not there or must not be loaded.
     """
     if (adapter is None) == (base is None):
         raise UsageError("a judge is an adapter or a bare base", fix="Give one of the two.")
+    if adapter is not None and settings is not None:
+        raise UsageError("an adapter has settings of its own", where=adapter, fix="Leave the dataset out.")
     if adapter is not None:
         return _of_adapter(adapter, task, generate, store, tasks)
     if task is None:
         raise UsageError("a bare base does not say what it is asked", fix="Name the task with --task.")
     plugin = _judging(task, tasks)
+    if settings is not None:
+        plugin = plugin.bound(dataset_for(plugin, settings).settings)
     recipe = load_recipe(plugin.default_recipe)
     model = resolve(str(base))
     asked = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}

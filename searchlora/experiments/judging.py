@@ -59,6 +59,7 @@ def judge(
     pairs: str | Path | None = None,
     generate: bool = False,
     allow_circular: bool = False,
+    settings: str | Path | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -76,6 +77,7 @@ def judge(
         adapter: The judge; or `base` and `task`, for a base zero-shot.
         runs: Run files to pool to `depth`; or `pairs`, a file that `read_pairs` reads.
         generate: Let the judge write its answer, and parse that.
+        settings: For a bare base, a dataset folder by whose grades and guideline it is asked.
         allow_circular: Judge even where the judge also works in a run, or was trained on a topic (law 6).
 
     Raises:
@@ -89,7 +91,9 @@ def judge(
     asked_about = with_texts(wanted_pairs(runs, depth, pairs), topics, corpus)
     searches = {(pair.topic, pair.document.id): _context(pair) for pair in asked_about}
     place = store if isinstance(store, Store) else Store(store)
-    asked = load_judge(adapter=adapter, base=base, task=task, generate=generate, store=place, tasks=tasks)
+    asked = load_judge(
+        adapter=adapter, base=base, task=task, generate=generate, store=place, settings=settings, tasks=tasks
+    )
     given = {
         "topics": topics,
         "corpus": corpus,

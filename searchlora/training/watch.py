@@ -170,6 +170,8 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
 
     def _is_better(self, measures: Mapping[str, float], best: Mapping[str, float]) -> bool:
         metric = self.recipe.validation.metric
+        if math.isnan(best[metric]):  # as kappa is where all say the same; no comparison with it ever holds
+            return True
         less = metric in ("loss", *getattr(self.validate, "less_is_better", ()))
         return measures[metric] < best[metric] if less else measures[metric] > best[metric]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -88,6 +89,20 @@ def test_the_best_step_is_what_comes_out(tiny_base, tmp_path):
     assert trained.summary["best"] == {"step": 6, "loss": 1.0}
     assert same(trained.adapter, tmp_path / "run" / "best")
     assert not same(trained.adapter, tmp_path / "run" / "checkpoints" / "checkpoint-12")
+
+
+def test_a_step_without_a_figure_is_not_the_best_for_ever(tiny_base, tmp_path):
+    kappas = iter([math.nan, 0.1, math.nan, 0.0])
+    changes = ["validation.every_steps=3", "checkpoints.every_steps=3", "validation.metric=kappa"]
+    trained = train_adapter(
+        first_word(tmp_path / "task"),
+        load_recipe({}, overrides=[*SHORT, *changes]),
+        tiny_base,
+        word_records(64),
+        tmp_path / "run",
+        validate=lambda _: {"loss": 1.0, "kappa": next(kappas)},
+    )
+    assert trained.summary["best"] == {"step": 6, "loss": 1.0, "kappa": 0.1}
 
 
 def test_the_best_step_is_the_least_of_a_measure_of_which_less_is_better(tiny_base, tmp_path):
