@@ -258,9 +258,13 @@ def load_encoder_task(name: str, folder: str | Path | None = None) -> EncoderTas
 
 def load_prompted_task(name: str, folder: str | Path | None = None) -> PromptedTask:
     """One prompted task by name. Raises `UsageError`, also for a task that has no prompt."""
-    task = load_task(name, folder)
+    return prompted(load_task(name, folder))
+
+
+def prompted(task: Task) -> PromptedTask:
+    """The task itself, which has a prompt. Raises `UsageError` where it has none."""
     if not isinstance(task, PromptedTask):
-        raise UsageError(f"the task '{name}' has no prompt, so this verb does not know what to ask a model")
+        raise UsageError(f"the task '{task.name}' has no prompt, so this verb does not know what to ask a model")
     return task
 
 

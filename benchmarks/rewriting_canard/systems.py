@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from searchlora.eval.compare import Comparison, compare
-from searchlora.experiments.evaluate import BASE
-from searchlora.experiments.trial import SystemResult, Trial
+from searchlora.experiments.trial import BASE, SystemResult, Trial
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.progress import Steps

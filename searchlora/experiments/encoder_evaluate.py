@@ -15,10 +15,9 @@ from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.encoder_train import read_about
 from searchlora.experiments.encoder_trial import EncoderTrial, trial_on
-from searchlora.experiments.evaluate import BASE
 from searchlora.experiments.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
-from searchlora.experiments.trial import SystemResult
+from searchlora.experiments.trial import BASE, SystemResult
 from searchlora.models.catalogue import public_name
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.config import Bm25Settings, bm25_stage

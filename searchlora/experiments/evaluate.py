@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.compare import Comparison, compare
-from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
+from searchlora.eval.compare import Comparison
+from searchlora.experiments.encoder_evaluate import evaluate_encoders
 from searchlora.experiments.judgments import Judgments, judgments_of
-from searchlora.experiments.kept import Kept, Model
-from searchlora.experiments.lineage import run_lineage
+from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.runs import dataset_for
-from searchlora.experiments.trial import SystemResult, Trial, retrieving
-from searchlora.inference.local import LocalEngine
-from searchlora.models.load import load_tokenizer
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.experiments.trial import SystemResult
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
-from searchlora.prompts import Renderer
 from searchlora.records import Record
-from searchlora.task import EncoderTask, PromptedTask, Task, load_prompted_task, load_task
-
-BASE = "base zero-shot"
+from searchlora.task import EncoderTask, PromptedTask, Task, load_task, prompted
 
 
 @dataclass(frozen=True)
@@ -102,12 +94,10 @@ def evaluate(
     candidate = adapters[0]
     plugin = load_task(candidate.manifest.task, tasks)
     dataset, records, judgments = judged_records(plugin, data, split, limit, qrels)
-    if isinstance(plugin, EncoderTask):
-        from searchlora.experiments.encoder_evaluate import evaluate_encoders  # it gives an `Evaluated`, too
-
-        plugin = plugin.bound(candidate.manifest.settings)
+    task = plugin.bound(candidate.manifest.settings)
+    if isinstance(task, EncoderTask):
         systems, comparison = evaluate_encoders(
-            plugin,
+            task,
             dataset,
             records,
             judgments,
@@ -118,32 +108,23 @@ def evaluate(
             store=place,
             steps=steps,
         )
-        return Evaluated(plugin, comparison, systems, records, dataset, split, adapters, judgments, ())
+        return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, ())
     if models:
         raise UsageError("encoders are compared with an encoder's adapter only", where=candidate.reference)
-    task = load_prompted_task(candidate.manifest.task, tasks).bound(candidate.manifest.settings)
-    engines = _Engines(place)
-    for each in adapters:
-        engines.check(each, task)
-    circular = _circular(judgments, task, records, adapters, place, allow_circular)
-    retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
-    trial = Trial(
+    task = prompted(task)
+    systems, comparison, reused = evaluate_prompted(
         task,
+        dataset,
         records,
-        retrieve,
-        judgments.qrels,
-        dataset.relevant,
-        max_new_tokens=int(candidate.manifest.recipe["max_new_tokens"]),
+        judgments,
+        adapters,
+        retrieval=retrieval,
+        allow_circular=allow_circular,
+        keep=Path(keep) if keep is not None else None,
+        store=place,
+        steps=steps,
     )
-    systems = {name: trial.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
-    kept = Kept(Path(keep) if keep is not None else None, trial)
-    for model in _models(adapters):
-        systems[model.name] = _answer(model, trial, kept, engines, steps)
-    evaluations = {
-        name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
-    }
-    comparison = compare(evaluations, candidate=candidate.reference)
-    return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, tuple(kept.reused))
+    return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
 
 
 def judged_records(
@@ -162,69 +143,3 @@ def judged_records(
             fix="The topics of the judgments must be the ids of the records.",
         )
     return dataset, records, judgments
-
-
-def _circular(
-    judgments: Judgments,
-    task: PromptedTask,
-    records: Sequence[Record],
-    adapters: Sequence[StoredAdapter],
-    store: Store,
-    allow: bool,
-) -> dict[str, str]:
-    """System -> why its figures are circular. Raises `UsageError` where any is and `allow` was not given."""
-    lineages: dict[str, RunLineage | None] = {each.reference: run_lineage(store, [each.reference]) for each in adapters}
-    lineages[BASE] = run_lineage(store, (), [adapters[0].manifest.base.name])
-    queries = {str(record["id"]): task.query(record) or "" for record in records}
-    return refuse_circular(judgments.card, lineages, queries, allow=allow)
-
-
-def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
-    """The base of the adapter under test, the adapters beside it, and at last itself."""
-    candidate, *beside = adapters
-    yield Model(BASE, candidate, bare=True)
-    for each in (*beside, candidate):
-        yield Model(each.reference, each)
-
-
-def _answer(model: Model, trial: Trial, kept: Kept, engines: _Engines, steps: Steps) -> SystemResult:
-    known = kept.outputs(model)
-    if known is not None:
-        return trial.given(model.name, *known, model.task(trial))
-    engine = engines.engine(model.adapter)
-    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"), model.task(trial))
-    kept.save(model, found.outputs, found.evaluation.costs)
-    return found
-
-
-class _Engines:
-    """One engine per base and precision, loaded when a model on it is asked for the first time."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._bases: dict[tuple[str, str | None], BaseModel] = {}
-        self._engines: dict[tuple[Path, str], LocalEngine] = {}
-
-    def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
-        """What every load checks, before any long work."""
-        if adapter.manifest.task != task.name:
-            raise UsageError(
-                f"is an adapter for the task '{adapter.manifest.task}', not for '{task.name}'", where=adapter.reference
-            )
-        base = self._base(adapter)
-        check_files(adapter, base)
-        check_renders(adapter, task, Renderer(load_tokenizer(base)))
-
-    def engine(self, adapter: StoredAdapter) -> LocalEngine:
-        """The engine with an adapter's base."""
-        base, precision = self._base(adapter), adapter.manifest.recipe["precision"]
-        key = (base.path, precision)
-        if key not in self._engines:
-            self._engines[key] = LocalEngine(base, self.store, precision=precision)
-        return self._engines[key]
-
-    def _base(self, adapter: StoredAdapter) -> BaseModel:
-        named = (adapter.manifest.base.name, adapter.manifest.base.revision)
-        if named not in self._bases:
-            self._bases[named] = resolve(*named)
-        return self._bases[named]

@@ -14,9 +14,10 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
 from searchlora.eval.tables import to_json
-from searchlora.experiments.evaluate import BASE, Evaluated, evaluate
+from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.figures import header
 from searchlora.experiments.lineage import seen_in_training
+from searchlora.experiments.trial import BASE
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 

@@ -12,8 +12,9 @@ from searchlora.eval.policy import RuleResult
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
-from searchlora.experiments.evaluate import BASE, Evaluated
+from searchlora.experiments.evaluate import Evaluated
 from searchlora.experiments.figures import file_name, header, provenance, write_figures
+from searchlora.experiments.trial import BASE
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text

@@ -19,6 +19,9 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.task import PromptedTask
 
+#: The system that is the base model without an adapter.
+BASE = "base zero-shot"
+
 
 @dataclass(frozen=True)
 class SystemResult:

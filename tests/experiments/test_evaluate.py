@@ -19,7 +19,6 @@ def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
     rewriting = load_task("rewriting")
     data, source = tmp_path / "data", rewriting.folder / "examples.jsonl"
     build(rewriting, source, format="native", out=data, shares=(1.0, 0.0, 0.0))
-    for name in ("load_task", "load_prompted_task"):
-        monkeypatch.setattr(f"searchlora.experiments.evaluate.{name}", lambda *_: task)
+    monkeypatch.setattr("searchlora.experiments.evaluate.load_task", lambda *_: task)
     with pytest.raises(DataError, match="is a dataset of the task 'rewriting', not of 'first-word'"):
         evaluate("one", data, split="train", store=store)

@@ -1,0 +1,142 @@
+"""The verb `evaluate` for a prompted task: adapters beside their base zero-shot and the task's baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from searchlora.adapters.load_check import check_files, check_renders
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.errors import UsageError
+from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
+from searchlora.experiments.judgments import Judgments
+from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.lineage import run_lineage
+from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving
+from searchlora.inference.local import LocalEngine
+from searchlora.models.load import load_tokenizer
+from searchlora.models.resolve import BaseModel, resolve
+from searchlora.pipelines.config import Bm25Settings
+from searchlora.progress import Steps, unwatched
+from searchlora.prompts import Renderer
+from searchlora.records import Record
+from searchlora.task import PromptedTask
+
+
+def evaluate_prompted(
+    task: PromptedTask,
+    dataset: Dataset,
+    records: Sequence[Record],
+    judgments: Judgments,
+    adapters: Sequence[StoredAdapter],
+    *,
+    retrieval: Bm25Settings | None = None,
+    allow_circular: bool = False,
+    keep: Path | None = None,
+    store: Store,
+    steps: Steps = unwatched,
+) -> tuple[dict[str, SystemResult], Comparison, tuple[str, ...]]:
+    """Compare the first adapter with its base zero-shot, the task's baselines and the other adapters.
+
+    Args:
+        keep: Where models' outputs are kept, and taken from when they would come out the same.
+
+    Returns:
+        Systems by name, the figures, and the names of systems whose outputs were taken from `keep`.
+
+    Raises:
+        UsageError: when an adapter is of another task, or the judge is circular.
+        LoadCheckFailed: when an adapter must not be loaded.
+    """
+    candidate = adapters[0]
+    engines = _Engines(store)
+    for each in adapters:
+        engines.check(each, task)
+    circular = _circular(judgments, task, records, adapters, store, allow_circular)
+    retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
+    trial = Trial(
+        task,
+        records,
+        retrieve,
+        judgments.qrels,
+        dataset.relevant,
+        max_new_tokens=int(candidate.manifest.recipe["max_new_tokens"]),
+    )
+    systems = {name: trial.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
+    kept = Kept(keep, trial)
+    for model in _models(adapters):
+        systems[model.name] = _answer(model, trial, kept, engines, steps)
+    evaluations = {
+        name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
+    }
+    return systems, compare(evaluations, candidate=candidate.reference), tuple(kept.reused)
+
+
+def _circular(
+    judgments: Judgments,
+    task: PromptedTask,
+    records: Sequence[Record],
+    adapters: Sequence[StoredAdapter],
+    store: Store,
+    allow: bool,
+) -> dict[str, str]:
+    """System -> why its figures are circular. Raises `UsageError` where any is and `allow` was not given."""
+    lineages: dict[str, RunLineage | None] = {each.reference: run_lineage(store, [each.reference]) for each in adapters}
+    lineages[BASE] = run_lineage(store, (), [adapters[0].manifest.base.name])
+    queries = {str(record["id"]): task.query(record) or "" for record in records}
+    return refuse_circular(judgments.card, lineages, queries, allow=allow)
+
+
+def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
+    """The base of the adapter under test, the adapters beside it, and at last itself."""
+    candidate, *beside = adapters
+    yield Model(BASE, candidate, bare=True)
+    for each in (*beside, candidate):
+        yield Model(each.reference, each)
+
+
+def _answer(model: Model, trial: Trial, kept: Kept, engines: _Engines, steps: Steps) -> SystemResult:
+    known = kept.outputs(model)
+    if known is not None:
+        return trial.given(model.name, *known, model.task(trial))
+    engine = engines.engine(model.adapter)
+    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"), model.task(trial))
+    kept.save(model, found.outputs, found.evaluation.costs)
+    return found
+
+
+class _Engines:
+    """One engine per base and precision, loaded when a model on it is asked for the first time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._bases: dict[tuple[str, str | None], BaseModel] = {}
+        self._engines: dict[tuple[Path, str], LocalEngine] = {}
+
+    def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
+        """What every load checks, before any long work."""
+        if adapter.manifest.task != task.name:
+            raise UsageError(
+                f"is an adapter for the task '{adapter.manifest.task}', not for '{task.name}'", where=adapter.reference
+            )
+        base = self._base(adapter)
+        check_files(adapter, base)
+        check_renders(adapter, task, Renderer(load_tokenizer(base)))
+
+    def engine(self, adapter: StoredAdapter) -> LocalEngine:
+        """The engine with an adapter's base."""
+        base, precision = self._base(adapter), adapter.manifest.recipe["precision"]
+        key = (base.path, precision)
+        if key not in self._engines:
+            self._engines[key] = LocalEngine(base, self.store, precision=precision)
+        return self._engines[key]
+
+    def _base(self, adapter: StoredAdapter) -> BaseModel:
+        named = (adapter.manifest.base.name, adapter.manifest.base.revision)
+        if named not in self._bases:
+            self._bases[named] = resolve(*named)
+        return self._bases[named]
