@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, 
 from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats import beir, cranfield, faq, labelled, squad, trec
 from searchlora.data.formats.judged import Judged
+from searchlora.data.formats.own_records import NATIVE, native
 from searchlora.data.formats.pair_ids import pair_id
 from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
@@ -46,21 +46,7 @@ def check_kind(records: Iterable[Record]) -> None:
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    for path, split in split_files(source):
-        for row in read_rows(path, ("id", "group", "query")):
-            yield row if isinstance(row, RejectedRow) else _from_cells(row, split)
-
-
-def _from_cells(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
-    # An empty cell is how a table leaves out an optional field.
-    record = {name: value for name, value in row.data.items() if value not in (None, "")}
-    for name in LISTS:
-        if isinstance(record.get(name), str):
-            try:
-                record[name] = json.loads(record[name])
-            except ValueError:
-                return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
-    return SourceRow({**record, **({"split": split} if split else {})}, row.where)
+    return native(source, ("id", "group", "query"), LISTS)
 
 
 def _pairs(source: Path, options: Options) -> Rows:
@@ -207,7 +193,7 @@ FORMATS: Mapping[str, Format] = {
     for format in (
         Format(
             name="native",
-            description="records as they are (JSONL, JSON, CSV, TSV, Parquet), or a folder with a file per split",
+            description=NATIVE,
             read=_native,
             collection=own_texts(_native),
         ),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows, read_rows
+from searchlora.data.files import Rows
 from searchlora.data.formats import beir, cranfield, esci, trec, trecdl
 from searchlora.data.formats.judged import Judged, graded_pairs
-from searchlora.data.formats.sources import split_files
+from searchlora.data.formats.own_records import NATIVE, Found, Read, mapped, native
 from searchlora.data.text import normalised
 from searchlora.errors import UsageError
-from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.judgment.guideline import OPTIONS, Guideline, guideline_of
 
 SHOP_RECORDS = "judgment.jsonl"
@@ -23,34 +23,23 @@ UNJUDGED = {"unjudged": "take so many passages of each query that nobody graded 
 #: Cranfield's grades as `cranfield.collection` has them (4: complete answer; 1: of minimum interest) -> ours.
 CRANFIELD = {4: 3, 3: 2, 2: 1, 1: 1}
 
-_Found = Iterator[SourceRow | RejectedRow | SourceReport]
-_Read = Callable[[Path, Options], _Found]
-
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    for path, split in split_files(source):
-        for row in read_rows(path, NEEDED):
-            yield row if isinstance(row, RejectedRow) else _from_cells(row, split)
+    for row in native(source, NEEDED):
+        yield SourceRow(_whole_grade(row.data), row.where) if isinstance(row, SourceRow) else row
 
 
-def _from_cells(row: SourceRow, split: str | None) -> SourceRow:
-    # An empty cell is how a table leaves out an optional field, and a cell has no whole numbers.
-    record = {name: value for name, value in row.data.items() if name in NEEDED or value not in (None, "")}
+def _whole_grade(record: Record) -> Record:
+    """A table's cell has no whole numbers."""
     grade = record["grade"]
-    if (isinstance(grade, str) and grade.isdecimal()) or (isinstance(grade, float) and grade.is_integer()):
-        record["grade"] = int(grade)
-    return SourceRow({**record, **({"split": split} if split else {})}, row.where)
+    whole = (isinstance(grade, str) and grade.isdecimal()) or (isinstance(grade, float) and grade.is_integer())
+    return {**record, "grade": int(grade)} if whole else record
 
 
-def _pairs(read: _Read) -> _Read:
+def _pairs(read: Read) -> Read:
     """From a reader of graded pairs (`topic`, `query`, `document`, `passage`, `title`, `grade`, `split`)."""
-
-    def rows(source: Path, options: Options) -> _Found:
-        for row in read(source, options):
-            yield SourceRow(_record(row.data), row.where) if isinstance(row, SourceRow) else row
-
-    return rows
+    return mapped(read, _record)
 
 
 def _record(data: Mapping[str, Any]) -> Record:
@@ -68,7 +57,7 @@ def _record(data: Mapping[str, Any]) -> Record:
 def _graded(format: Format) -> Format:
     """The format with the options of the task's settings: each grade becomes one of the scale asked for."""
 
-    def read(source: Path, options: Options) -> _Found:
+    def read(source: Path, options: Options) -> Found:
         guideline = guideline_of(options)
         own = {key: value for key, value in options.items() if key not in OPTIONS}
         for row in format.read(source, own):
@@ -88,7 +77,7 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     return SourceRow({**row.data, "grade": folded}, row.where)
 
 
-def _collection(judged: Callable[[Path, Options], Judged]) -> _Read:
+def _collection(judged: Callable[[Path, Options], Judged]) -> Read:
     """From a test collection."""
     return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
 
@@ -125,7 +114,7 @@ FORMATS: Mapping[str, Format] = {
     for format in (
         Format(
             name="native",
-            description="records as they are (JSONL, JSON, CSV, TSV, Parquet), or a folder with a file per split",
+            description=NATIVE,
             read=_native,
         ),
         Format(

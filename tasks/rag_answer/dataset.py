@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from searchlora.data.files import read_rows
 from searchlora.data.formats import faq
-from searchlora.data.formats.sources import split_files
+from searchlora.data.formats.own_records import NATIVE, native
 from searchlora.records import Format, Options, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import choosing, settings
 from searchlora.tasks.rag_answer.sources import from_faq, from_mtrag, from_squad
@@ -26,21 +24,7 @@ NOT_TEXT = ("history", "passages", "gold", "answerable")
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    for path, split in split_files(source):
-        for row in read_rows(path, NEEDED):
-            yield row if isinstance(row, RejectedRow) else _from_cells(row, split)
-
-
-def _from_cells(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
-    # An empty cell is how a table leaves out an optional field.
-    record = {name: value for name, value in row.data.items() if name in NEEDED or value not in (None, "")}
-    for name in NOT_TEXT:
-        if isinstance(record.get(name), str):
-            try:
-                record[name] = json.loads(record[name])
-            except ValueError:
-                return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
-    return SourceRow({**record, **({"split": split} if split else {})}, row.where)
+    return native(source, NEEDED, NOT_TEXT)
 
 
 def _checked(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options], Rows]:
@@ -79,9 +63,7 @@ def _format(name: str, description: str, read: Callable[[Path, Options], Rows], 
 FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
-        _format(
-            "native", "records as they are (JSONL, JSON, CSV, TSV, Parquet), or a folder with a file per split", _native
-        ),
+        _format("native", NATIVE, _native),
         _format(
             "shop",
             "a folder written by the made shop",

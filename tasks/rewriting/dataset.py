@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.files import Rows, read_rows
+from searchlora.data.files import Rows
 from searchlora.data.formats import canard, cast, pairs, qrecc, querylog
-from searchlora.data.formats.sources import split_files
+from searchlora.data.formats.own_records import NATIVE, mapped, native
 from searchlora.data.text import normalised
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceReport, SourceRow
@@ -37,21 +36,7 @@ NOT_TEXT = ("history", "protected", "turn", "needs_rewrite")
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    for path, split in split_files(source):
-        for row in read_rows(path, NEEDED):
-            yield row if isinstance(row, RejectedRow) else _from_cells(row, split)
-
-
-def _from_cells(row: SourceRow, split: str | None) -> SourceRow | RejectedRow:
-    # An empty cell is how a table leaves out an optional field.
-    record = {name: value for name, value in row.data.items() if name in NEEDED or value not in (None, "")}
-    for name in NOT_TEXT:
-        if isinstance(record.get(name), str):
-            try:
-                record[name] = json.loads(record[name])
-            except ValueError:
-                return RejectedRow(row.where, f"field '{name}': is not JSON", row.data)
-    return SourceRow({**record, **({"split": split} if split else {})}, row.where)
+    return native(source, NEEDED, NOT_TEXT)
 
 
 def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
@@ -126,17 +111,6 @@ def _turns(texts: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": roles[number % 2], "text": text} for number, text in enumerate(texts) if text.strip()]
 
 
-def _mapped(
-    read: Callable[[Path, Options], Iterator[SourceRow | RejectedRow | SourceReport]],
-    to_record: Callable[[Mapping[str, Any]], Record],
-) -> Callable[[Path, Options], Iterator[SourceRow | RejectedRow | SourceReport]]:
-    def rows(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-        for row in read(source, options):
-            yield SourceRow(to_record(row.data), row.where) if isinstance(row, SourceRow) else row
-
-    return rows
-
-
 def _shop_collection(source: Path, options: Options) -> Collection:
     del options
     # Grades are those of ESCI: 1 is a complement, which nobody who asked for the product would call a find.
@@ -179,7 +153,7 @@ FORMATS: Mapping[str, Format] = {
     for format in (
         Format(
             name="native",
-            description="records as they are (JSONL, JSON, CSV, TSV, Parquet), or a folder with a file per split",
+            description=NATIVE,
             read=_native,
         ),
         Format(
@@ -192,7 +166,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="canard",
             description="CANARD (train.json, dev.json, test.json); its answers become the collection",
-            read=_mapped(_canard_turns, _canard),
+            read=mapped(_canard_turns, _canard),
             collection=lambda source, _: canard.collection(source),
             options={
                 "from_turn": "leave out earlier questions; 2 for the first ones, which name what only the title says"
@@ -202,31 +176,31 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="cast2019",
             description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), the human rewrites in a TSV beside them",
-            read=_mapped(
+            read=mapped(
                 lambda source, options: cast.read(source, cast.read_rewrites(source, options.get("rewrites"))), _cast
             ),
             options={"rewrites": "the TSV with the human rewrites, where it is not beside the topics"},
         ),
         *(
-            Format(name=f"cast{year}", description=described, read=_mapped(lambda source, _: cast.read(source), _cast))
+            Format(name=f"cast{year}", description=described, read=mapped(lambda source, _: cast.read(source), _cast))
             for year, described in CAST.items()
         ),
         Format(
             name="qrecc",
             description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
-            read=_mapped(lambda source, _: qrecc.read(source), _qrecc),
+            read=mapped(lambda source, _: qrecc.read(source), _qrecc),
         ),
         Format(
             name="pairs",
             description="query pairs with the columns query and rewrite, perhaps id (JSONL, JSON, CSV, TSV, Parquet)",
-            read=_mapped(pairs.read, _pair),
+            read=mapped(pairs.read, _pair),
             options=pairs.COLUMNS,
         ),
         Format(
             name="querylog",
             description="a query log (session, time, query, clicks, perhaps user), mined for reformulations; "
             "an id is the hash of query and rewrite (searchlora.data.formats.pair_ids)",
-            read=_mapped(querylog.read, _pair),
+            read=mapped(querylog.read, _pair),
             options=querylog.OPTIONS,
         ),
     )
