@@ -86,16 +86,17 @@ def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[s
 def classes(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str, dict[str, Evaluation]]:
     """Head -> system -> its figures. Each encoder is asked once for the vectors of training and test."""
     trial = _trial(fold, limit)
+    known = trial.known[: limit and 20 * limit]
     said = _known(kept, fold.key)
     for system in (ZERO, FULL, LORA):
         if system not in said:
             encoder, step = fold.encoder(system), steps(f"Encoding: {system}")
-            known, asked = (
+            fitted, asked = (
                 encoder.encode([trial.task.query(record) for record in records], batch_size=64, progress=step)
-                for records in (trial.known, trial.records)
+                for records in (known, trial.records)
             )
-            labels = [str(trial.task.label(record)) for record in trial.known]
-            said[system] = {head: classify(known, labels, asked, head) for head in HEADS}  # type: ignore[arg-type]
+            labels = [str(trial.task.label(record)) for record in known]
+            said[system] = {head: classify(fitted, labels, asked, head) for head in HEADS}  # type: ignore[arg-type]
             write_json(kept, {"key": fold.key, "systems": said})
     commonest = next(iter(trial.task.baselines(trial.records, fold.dataset.folder).values()))
     found: dict[str, dict[str, Evaluation]] = {}
