@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from searchlora.experiments.demo import demo
+from searchlora.experiments.demo import demo, demo_all
+from searchlora.task import EncoderTask, load_tasks
+from tests.tiny_encoder import build_tiny_encoder
 
 SMALL = ("optim.max_steps=4", "lora.r=2", "optim.batch_size=8", "validation.generate_rows=4", "validation.rows=8")
 
@@ -60,3 +62,26 @@ def test_a_second_run_uses_what_is_there_and_says_so(walked):
         assert what in text
     after = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_every_task_that_reads_the_shop_is_trained_and_shown_on_one_page(tiny_base, tmp_path):
+    encoder = build_tiny_encoder(tmp_path / "encoder")
+    few = ("optim.max_steps=8", "optim.batch_size=4", "validation.rows=4", "lora.r=2")
+
+    def overrides(task):
+        if isinstance(task, EncoderTask):
+            return (f"base={encoder}", *few)
+        return (f"base={tiny_base.path}", *few, "validation.generate_rows=2", "max_new_tokens=4", "max_length=2040")
+
+    found = demo_all(tmp_path / "demo", say=lambda _: None, products=600, queries=200, overrides=overrides)
+    shop_tasks = {name for name, task in load_tasks().items() if "shop" in task.formats}
+    assert set(found.tasks) == shop_tasks >= {"rewriting", "intent", "judgment", "rag_answer", "embedding"}
+    page = found.report.read_text(encoding="utf-8")
+    for name, each in found.tasks.items():
+        assert each.report.is_file()
+        assert f'href="{each.report.relative_to(found.report.parent)}"' in page
+        assert each.evaluated.adapter.reference in page, name
+    adapters = [each.evaluated.adapter for each in found.tasks.values()]
+    size = sum(file.stat().st_size for each in adapters for file in each.path.rglob("*") if file.is_file())
+    size += sum(f.stat().st_size for base in (tiny_base.path, encoder) for f in base.rglob("*.safetensors"))
+    assert f">{size:,}<" in page
