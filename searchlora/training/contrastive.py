@@ -13,7 +13,7 @@ from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.recipe import EncoderRecipe
-from searchlora.training.checkpoints import last_whole_checkpoint, step_of
+from searchlora.training.checkpoints import go_on, last_whole_checkpoint, step_of
 from searchlora.training.pairs import PairRow
 from searchlora.training.run import Trained
 
@@ -65,7 +65,7 @@ def train_encoder(
         beside = ValidateBeside(recipe, folder, validate, save, log)
         trainer.add_callback(beside)
     with quiet():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        go_on(trainer, checkpoint)
     best = beside.best if beside else None
     trained = folder / "best" if best else folder / "adapter"
     if not best:

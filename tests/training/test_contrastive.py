@@ -229,6 +229,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(task, encoder_base, tmp_
     assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
 
 
+def test_a_run_that_was_at_its_end_is_not_trained_on(task, encoder_base, tmp_path):
+    rows = pair_rows(task, records(48))
+    recipe = fast(encoder_base, "optim.max_steps=3", "checkpoints.every_steps=3")
+    whole = train_encoder(recipe, encoder_base, rows, tmp_path / "run")
+    again = train_encoder(recipe, encoder_base, rows, tmp_path / "run", resume=True)
+    assert again.summary["steps"] == whole.summary["steps"] == 3
+    assert again.summary["final_loss"] == whole.summary["final_loss"]
+
+
 def test_validation_keeps_the_best_step(task, encoder_base, tmp_path):
     losses = iter([0.5, 0.2, 0.9])
     recipe = fast(encoder_base, "optim.max_steps=3", "validation.every_steps=1")
