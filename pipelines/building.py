@@ -169,4 +169,4 @@ def _adapter_stage(
     check_renders(stored, task, engines[key].renderer)
     pinned = engines[key].pin(settings.name)
     longest = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
-    return AdapterStage(task, engines[key], pinned, longest, constrained=settings.constrained)
+    return AdapterStage(task, engines[key], pinned, longest, constrained=settings.constrained, rest=settings.rest)

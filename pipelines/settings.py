@@ -21,6 +21,7 @@ class AdapterSettings(Settings):
     name: str
     max_new_tokens: int | None = Field(None, ge=1, description="default: as in the adapter's recipe")
     constrained: bool = Field(True, description="hold the answer to its form, where the task has one")
+    rest: bool = Field(True, description="write what follows a scored answer, such as the reason of a grade")
 
 
 class PassagesSettings(Settings):

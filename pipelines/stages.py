@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from searchlora.inference.engine import Engine, Request
-from searchlora.outputs import ClosedSet, InvalidOutput, OutputSpec
+from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
 from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
@@ -43,6 +43,8 @@ class AdapterStage:
         constrained: Hold the model to the form of the task's output: where it has choices, every choice is scored as a
             whole and the value comes with probabilities; where it has a grammar, generation keeps to it. False: the
             model writes freely, and what it wrote is parsed.
+        rest: Where text may follow a scored choice, such as the reason of a grade, let the model write it, behind the
+            choice that the task settled on. A value whose text has no end within `max_new_tokens` stays without it.
     """
 
     task: PromptedTask
@@ -50,6 +52,7 @@ class AdapterStage:
     adapter: str | None
     max_new_tokens: int = 64
     constrained: bool = True
+    rest: bool = True
 
     @property
     def label(self) -> str:
@@ -70,10 +73,15 @@ class AdapterStage:
         closed = {place: spec for place, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
         open_ = {place: spec for place, spec in enumerate(specs) if place not in closed}
         found = {**self._scored(records, closed), **self._written(records, open_)}
-        return [self._settled(found[place], record) for place, record in enumerate(records)]
+        settled = [self._settled(found[place], record) for place, record in enumerate(records)]
+        continued = {place: spec for place, spec in closed.items() if self.rest and _continued(spec)}
+        return self._with_rest(records, continued, settled) if continued else settled
 
     def _scored(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
-        requests = [Request(messages(self.task, records[place]), self.adapter) for place in specs]
+        requests = [
+            Request(messages(self.task, records[place]), self.adapter, ends=spec.ends if _continued(spec) else None)
+            for place, spec in specs.items()
+        ]
         choices = [spec.choices or () for spec in specs.values()]
         scored = self.engine.score(requests, choices, within=WITHIN) if requests else []
         return {
@@ -101,6 +109,28 @@ class AdapterStage:
 
     def _settled(self, output: Any, record: Record) -> Any:
         return output if isinstance(output, InvalidOutput) else self.task.settle(output, record)
+
+    def _with_rest(self, records: Sequence[Record], specs: Mapping[int, Continued], values: list[Any]) -> list[Any]:
+        requests = [
+            Request(
+                messages(self.task, records[place]),
+                self.adapter,
+                self.max_new_tokens,
+                spec.rest,
+                begins=spec.begins(values[place]),
+            )
+            for place, spec in specs.items()
+        ]
+        found = list(values)
+        for (place, spec), completion in zip(specs.items(), self.engine.generate(requests), strict=True):
+            if completion.finish == "stop":
+                found[place] = spec.with_rest(values[place], completion.text)
+        return found
+
+
+def _continued(spec: OutputSpec) -> TypeGuard[Continued]:
+    """Whether text follows a choice of this form."""
+    return isinstance(spec, Continued) and spec.ends is not None
 
 
 def with_outputs(

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 JsonValue: TypeAlias = Any
@@ -58,6 +58,25 @@ class ClosedSet(OutputSpec, Protocol):
 
     def from_scores(self, log_probabilities: Sequence[float]) -> Any:
         """The likeliest value, with all probabilities, from each choice's log-probability (shape: one per choice)."""
+
+
+@runtime_checkable
+class Continued(ClosedSet, Protocol):
+    """A closed set where text may follow the choice: the choice is scored, and the text is then written behind it."""
+
+    @property
+    def ends(self) -> str | None:
+        """What follows each choice where text does; None: nothing is written, the choice is the whole answer."""
+
+    @property
+    def rest(self) -> Grammar:
+        """What the text is constrained to."""
+
+    def begins(self, value: Any) -> str:
+        """How the answer of this value begins, `ends` at the end."""
+
+    def with_rest(self, value: Any, text: str) -> Any:
+        """The value with the text that was written behind it."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +134,19 @@ class OneLabel:
 
 @dataclass(frozen=True)
 class Grade:
-    """A graded judgment; `probabilities` (one per grade, in the order of the scale) only where labels were scored."""
+    """A graded judgment; `probabilities` (one per grade, in the order of the scale) only where labels were scored.
+
+    `reason` is one line on why, where one was asked for. A grade that was scored is valid without it: None where the
+    reason had no end within the tokens allowed.
+    """
 
     value: int
     probabilities: tuple[float, ...] | None = None
+    reason: str | None = None
+
+
+#: A reason: one line of 1 to 300 characters, a blank not the first of them.
+_REASON = r"[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,299}"
 
 
 @dataclass(frozen=True)
@@ -127,23 +155,46 @@ class Graded:
 
     Args:
         scale: label -> grade, in the order in which probabilities are given.
+        reasoned: A second line, of at most 300 characters, says why: "LABEL\\nREASON".
     """
 
     scale: Mapping[str, int]
+    reasoned: bool = False
     grammar: None = None
 
     @property
     def choices(self) -> tuple[str, ...]:
         return tuple(self.scale)
 
+    @property
+    def ends(self) -> str | None:
+        return "\n" if self.reasoned else None
+
+    @property
+    def rest(self) -> Grammar:
+        return Grammar("regex", _REASON)
+
     def parse(self, text: str) -> Grade | InvalidOutput:
-        value = text.strip()
-        return Grade(self.scale[value]) if value in self.scale else InvalidOutput(text, "not a grade of the scale")
+        label, _, reason = text.strip().partition("\n") if self.reasoned else (text.strip(), "", "")
+        if label not in self.scale:
+            return InvalidOutput(text, "not a grade of the scale")
+        if self.reasoned and not re.fullmatch(_REASON, reason):
+            return InvalidOutput(text, "no reason of one line, at most 300 characters, follows the grade")
+        return Grade(self.scale[label], reason=reason or None)
 
     def from_scores(self, log_probabilities: Sequence[float]) -> Grade:
         """The likeliest grade, with all probabilities, from each label's log-probability (shape: one per grade)."""
         best, probabilities = _softmax(log_probabilities)
         return Grade(tuple(self.scale.values())[best], probabilities)
+
+    def begins(self, value: Grade) -> str:
+        """The label of a grade, the likeliest where several mean that grade, and the end of its line."""
+        chances = dict(zip(self.scale, value.probabilities or (), strict=False))
+        labels = (label for label, grade in self.scale.items() if grade == value.value)
+        return max(labels, key=lambda label: chances.get(label, 0.0)) + "\n"
+
+    def with_rest(self, value: Grade, text: str) -> Grade:
+        return replace(value, reason=text.strip())
 
 
 @dataclass(frozen=True)
@@ -213,48 +264,6 @@ class CitedText:
         if unknown:
             return InvalidOutput(text, f"cites passage {unknown[0]}, but only 1 to {self.passages} were given")
         return CitedAnswer(value, tuple(dict.fromkeys(cited)), abstained=False)
-
-
-#: The values of this module, by the key under which `to_json` keeps them.
-_KINDS: Mapping[str, type[Any]] = {
-    "invalid": InvalidOutput,
-    "label": Label,
-    "grade": Grade,
-    "cited": CitedAnswer,
-}
-
-
-def to_json(output: Any) -> dict[str, JsonValue]:
-    """An output as a JSON object with one key that says what it is; `from_json` gives an equal one back.
-
-    Raises:
-        TypeError: for a value that is neither of this module nor plain JSON.
-    """
-    for kind, made in _KINDS.items():
-        if isinstance(output, made):
-            return {kind: asdict(output)}
-    try:
-        plain = json.loads(json.dumps(output)) == output  # no tuple, no keys that are numbers
-    except TypeError:
-        plain = False
-    if not plain:
-        raise TypeError(f"a {type(output).__name__} is not an output that can be kept")
-    return {"value": output}
-
-
-def from_json(kept: Mapping[str, JsonValue]) -> Any:
-    """The output of which `to_json` made this. Raises `ValueError` when it made no such thing."""
-    if len(kept) != 1:
-        raise ValueError(f"an output is kept under one key, not under {sorted(kept)}")
-    ((kind, value),) = kept.items()
-    if kind == "value":
-        return value
-    if kind not in _KINDS:
-        raise ValueError(f"'{kind}' is no kind of output")
-    try:
-        return _KINDS[kind](**{name: tuple(part) if isinstance(part, list) else part for name, part in value.items()})
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"is no kept {kind} ({error})") from None
 
 
 def _softmax(log_probabilities: Sequence[float]) -> tuple[int, tuple[float, ...]]:

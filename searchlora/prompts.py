@@ -75,15 +75,14 @@ class Renderer:
             raise RenderError("the tokenizer has no chat template", fix="Use an instruction-tuned base model.")
         self.tokenizer = tokenizer
 
-    def prompt_ids(self, chat: Sequence[Message]) -> list[int]:
-        """The ids up to where the answer begins."""
+    def prompt_ids(self, chat: Sequence[Message], begins: str = "") -> list[int]:
+        """The ids up to where the answer begins, and then those of what it begins with."""
         text = self.tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return [*self._ids(text), *self._ids(begins)]
 
-    def completion_ids(self, text: str) -> list[int]:
-        """The ids of an answer, the stop token at the end."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.stop_id]
+    def completion_ids(self, text: str, ends: str | None = None) -> list[int]:
+        """The ids of an answer, the stop token at the end; or those of the beginning of one, up to and with `ends`."""
+        return [*self._ids(text), self.stop_id] if ends is None else self._ids(text + ends)
 
     def example(self, task: PromptedTask, record: Record) -> Example:
         """A row to train on. The prompt's ids are a prefix of it by construction: the two are tokenized apart.
@@ -101,6 +100,10 @@ class Renderer:
         """The text of a completion, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     @cached_property
     def stop_id(self) -> int:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from searchlora.output_json import from_json, to_json
 from searchlora.outputs import (
     CitedAnswer,
     CitedText,
@@ -21,11 +22,10 @@ from searchlora.outputs import (
     JsonObject,
     Label,
     OneLabel,
-    from_json,
-    to_json,
 )
 
 SCALE = Graded({"Irrelevant": 0, "Related": 1, "Relevant": 2})
+REASONED = Graded({"Related": 1, "Relevant": 2, "Exact": 2}, reasoned=True)
 SCHEMA = {
     "type": "object",
     "properties": {"category": {"enum": ["tents", "boots"]}, "price": {"type": "number"}},
@@ -41,6 +41,8 @@ SCHEMA = {
         (FreeText(multiline=True), "a\nb", "a\nb"),
         (OneLabel(("buy", "return")), " return\n", Label("return")),
         (SCALE, "Related", Grade(1)),
+        (REASONED, " Related\nIt is about tents, not boots.\n", Grade(1, reason="It is about tents, not boots.")),
+        (REASONED, "Exact\n" + "é" * 300, Grade(2, reason="é" * 300)),
         (JsonObject(SCHEMA), '{"category": "boots", "price": 80}', {"category": "boots", "price": 80}),
         (CitedText(3, "I cannot answer."), "It is dry [1]. Cold too [3][1].", None),
         (CitedText(3, "I cannot answer."), "I cannot answer.", CitedAnswer("I cannot answer.", (), abstained=True)),
@@ -63,6 +65,14 @@ def test_good_output_parses(spec, text, value):
         (OneLabel(("buy", "return")), "return it", "not one of the labels"),
         (SCALE, "2", "not a grade"),
         (SCALE, "Relevant, I think: 2", "not a grade"),
+        (SCALE, "Relevant\nIt answers.", "not a grade"),
+        (REASONED, "It answers.\nRelevant", "not a grade"),
+        (REASONED, "Relevant \nIt answers.", "not a grade"),
+        (REASONED, "Relevant", "no reason"),
+        (REASONED, "Relevant\n\nIt answers.", "no reason"),
+        (REASONED, "Relevant\nIt answers.\nWell.", "no reason"),
+        (REASONED, "Relevant\nIt\u2028answers.", "no reason"),
+        (REASONED, "Relevant\n" + "x" * 301, "at most 300"),
         (JsonObject(SCHEMA), 'Here it is: {"category": "boots"}', "not JSON"),
         (JsonObject(SCHEMA), '{"category": "boots", "category": "tents"}', "twice"),
         (JsonObject(SCHEMA), '{"category": "shoes"}', "category"),
@@ -90,6 +100,25 @@ def test_grade_probabilities_sum_to_one(scores):
     grade = SCALE.from_scores(scores)
     assert math.isclose(sum(grade.probabilities), 1)
     assert scores[grade.value] >= max(scores) - 1e-9
+
+
+def test_a_reason_is_written_behind_the_likeliest_label_of_its_grade():
+    scored = REASONED.from_scores([-2.0, -3.0, -1.0])
+    assert scored.value == 2 and scored.reason is None
+    assert REASONED.begins(scored) == "Exact" + REASONED.ends
+    assert REASONED.begins(Grade(1, scored.probabilities)) == "Related\n"
+    assert REASONED.begins(Grade(2)) == "Relevant\n"
+    assert REASONED.with_rest(scored, "It answers. ") == Grade(2, scored.probabilities, "It answers.")
+    assert SCALE.ends is None
+
+
+@given(st.text(st.sampled_from("ab .\n\r\t\x1c\x85\u2028é"), max_size=8))
+def test_what_the_grammar_of_a_reason_admits_is_read_behind_a_grade(text):
+    admitted = re.fullmatch(REASONED.rest.text, text) is not None
+    found = REASONED.parse(f"Related\n{text}")
+    assert isinstance(found, Grade) or not admitted
+    assert found == Grade(1, reason=text.strip()) or not admitted
+    assert admitted or isinstance(found, InvalidOutput) or text != text.rstrip()
 
 
 @given(st.lists(st.floats(-50, 0), min_size=3, max_size=3))
@@ -131,6 +160,7 @@ VALUES = [
     Label("buy"),
     Grade(2, (0.1, 0.2, 0.7)),
     Grade(0),
+    Grade(1, (0.1, 0.9), "It answers."),
     CitedAnswer("Dry [1][3].", (1, 3), abstained=False),
     CitedAnswer("No.", (), abstained=True),
     InvalidOutput("raw [", "why"),
@@ -146,6 +176,10 @@ def test_outputs_come_back_from_a_file_as_they_were(value):
     found = from_json(json.loads(json.dumps(to_json(value))))
     assert found == value
     assert type(found) is type(value)
+
+
+def test_a_grade_that_was_kept_before_there_were_reasons_is_read():
+    assert from_json({"grade": {"value": 2, "probabilities": [0.25, 0.75]}}) == Grade(2, (0.25, 0.75))
 
 
 def test_what_is_no_kept_output_is_refused():

@@ -18,7 +18,7 @@ from searchlora.eval.files import atomic_text
 from searchlora.experiments.judge import Judge, load_judge
 from searchlora.experiments.judged import graded
 from searchlora.experiments.train import train_or_reuse
-from searchlora.outputs import from_json, to_json
+from searchlora.output_json import from_json, to_json
 from searchlora.progress import Steps
 
 BASE = "smollm2-135m-instruct-q4_1"

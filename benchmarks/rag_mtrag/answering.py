@@ -16,7 +16,8 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from searchlora.outputs import InvalidOutput, from_json, to_json
+from searchlora.output_json import from_json, to_json
+from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages

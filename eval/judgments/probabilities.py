@@ -1,4 +1,4 @@
-"""The probability that a judge gave each grade, as JSON lines beside its qrels."""
+"""The probability that a judge gave each grade, and its reason if it gave one, as JSON lines beside its qrels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from searchlora.eval.files import atomic_text, numbered_lines
 Probabilities: TypeAlias = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
-def write_probabilities(path: str | Path, probabilities: Probabilities) -> None:
-    """Write a line for each pair: `{"topic": ..., "document": ..., "probabilities": {"0": 0.2, ...}}`."""
+def write_probabilities(
+    path: str | Path, probabilities: Probabilities, reasons: Mapping[tuple[str, str], str] | None = None
+) -> None:
+    """Write a line for each pair: `{"topic": ..., "document": ..., "probabilities": {"0": 0.2, ...}}`.
+
+    Args:
+        reasons: Of pairs (topic, document) that have one; it goes into their line as `reason`.
+    """
     with atomic_text(Path(path)) as out:
         for topic, documents in probabilities.items():
             for document, grades in documents.items():
+                reason = (reasons or {}).get((topic, document))
                 row = {"topic": topic, "document": document, "probabilities": dict(grades)}
+                row |= {"reason": reason} if reason is not None else {}
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -201,6 +201,6 @@ def _judging(name: str, tasks: str | Path | None) -> PromptedTask:
 
 
 def _conditions(task: PromptedTask, generate: bool, max_new_tokens: int, asked: Mapping[str, Any]) -> str:
-    how = {"max_new_tokens": max_new_tokens} if generate else "labels scored"
+    how = {"max_new_tokens": max_new_tokens, "generate": generate}
     asking = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
     return json.dumps({**asking, "how": how, **asked}, sort_keys=True)

@@ -98,14 +98,14 @@ def _append(file: Path, fresh: dict[str, Grade | InvalidOutput]) -> None:
 def _row(grade: Grade | InvalidOutput) -> dict[str, Any]:
     if isinstance(grade, InvalidOutput):
         return {"invalid": asdict(grade)}
-    return {"grade": grade.value, "probabilities": grade.probabilities}
+    return {"grade": grade.value, "probabilities": grade.probabilities, "reason": grade.reason}
 
 
 def _grade(row: Mapping[str, Any]) -> Grade | InvalidOutput:
     if "invalid" in row:
         return InvalidOutput(**row["invalid"])
     probabilities = row["probabilities"]
-    return Grade(row["grade"], tuple(probabilities) if probabilities is not None else None)
+    return Grade(row["grade"], tuple(probabilities) if probabilities is not None else None, row.get("reason"))
 
 
 def _note(found: Sequence[Grade | InvalidOutput]) -> str:

@@ -73,7 +73,8 @@ def judge(
         topics: What is asked, in any format that is read. What a judging task reads stands in `experiments.judge`.
         corpus: Rows with `id`, `text` and, if there is one, `title`.
         out: The qrels, in the format of the name (`.txt`: TREC). Beside it: `<out>.card.json`,
-            `<out>.probabilities.jsonl` (or, with `generate`, `<out>.invalid.jsonl` where there are any).
+            `<out>.probabilities.jsonl`, with the reasons of a judge that gives some (or, with `generate`,
+            `<out>.invalid.jsonl` where there are any).
         adapter: The judge; or `base` and `task`, for a base zero-shot.
         runs: Run files to pool to `depth`; or `pairs`, a file that `read_pairs` reads.
         generate: Let the judge write its answer, and parse that.
@@ -118,7 +119,8 @@ def judge(
     if not generate:
         file = Path(f"{target}.probabilities.jsonl")
         scales = {pair: asked.output(record).scale for pair, record in zip(searches, records, strict=True)}
-        write_probabilities(file, _probabilities(valid, scales))
+        reasons = {pair: grade.reason for pair, grade in valid.items() if grade.reason is not None}
+        write_probabilities(file, _probabilities(valid, scales), reasons)
         card = replace(card, probabilities=file.name)
     card = write_judgments(target, _qrels(valid), replace(card, counts={"llm": len(valid)}, invalid=len(invalid)))
     shutil.rmtree(partial)

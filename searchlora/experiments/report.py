@@ -133,7 +133,8 @@ def _said(output: Any, spec: OutputSpec | None) -> str:
         values = tuple(spec.scale.values()) if isinstance(spec, Graded) else choices
         # Two labels of a scale may be one grade.
         given = [p for value, p in zip(values, output.probabilities or (), strict=False) if value == output.value]
-        return f"{output.value} (probability {sum(given):.2f})" if given else str(output.value)
+        said = f"{output.value} (probability {sum(given):.2f})" if given else str(output.value)
+        return f"{said}: {output.reason}" if isinstance(output, Grade) and output.reason else said
     return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 

@@ -68,11 +68,11 @@ def train(
         how: dict[str, Any] = {"recipe": recipe, "overrides": overrides, "resume": resume, "restart": restart}
         return train_encoder_adapter(plugin, data, name, base=base, store=place, steps=steps, **how)
     plugin = load_prompted_task(task, tasks)
+    dataset = dataset_for(plugin, data)
+    plugin = plugin.bound(dataset.settings)
     wanted = load_recipe(plugin.default_recipe, recipe, overrides)
     if base is not None:
         wanted = wanted.model_copy(update={"base": base})
-    dataset = dataset_for(plugin, data)
-    plugin = plugin.bound(dataset.settings)
     place.check_task(name, plugin.name)
     model = resolve(wanted.base)
     with only_run(place, name):

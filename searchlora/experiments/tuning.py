@@ -29,7 +29,8 @@ def tuned_on(
     if validator is None or type(validator.task).tune is Task.tune:
         return {}
     name = validator.put_on(adapter)
-    stage = AdapterStage(validator.task, validator.engine, name, recipe.max_new_tokens)
+    # Nothing is tuned on what a model writes behind its choices, and it would take the longest.
+    stage = AdapterStage(validator.task, validator.engine, name, recipe.max_new_tokens, rest=False)
     records = dataset.records("validation")
     outputs: list[Any] = []
     for start in range(0, len(records), _BATCH):

@@ -18,18 +18,24 @@ class Request:
         messages: The chat up to the answer, as `prompts.messages` makes it.
         adapter: A reference as the store knows it (`name`, `name@3`, `name@production`), or None for the bare base.
         max_new_tokens: Where generation is cut.
-        grammar: What the answer may look like; None: anything. A grammar holds what is generated, not what is scored.
+        grammar: What the answer may look like; None: anything. A grammar holds what is generated, not what is scored,
+            and not what the answer begins with.
+        begins: What the answer begins with, given and not generated. Generation goes on behind it, choices are scored
+            behind it, and a completion does not repeat it.
+        ends: What follows each choice that is scored, in place of the stop token; None: the stop token.
     """
 
     messages: tuple[Message, ...]
     adapter: str | None = None
     max_new_tokens: int = 64
     grammar: Grammar | None = None
+    begins: str = ""
+    ends: str | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back: the text, why it ended, and what it cost in tokens."""
+    """What came back: the text, why it ended, and what it cost in tokens, `begins` counted with the prompt."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -42,7 +48,7 @@ class Scored:
     """How likely the choices of a request are, and what it cost in tokens.
 
     Attributes:
-        log_probabilities: Of each choice, in order; natural, summed over all its tokens and the stop token.
+        log_probabilities: Of each choice, in order; natural, summed over all its tokens and the stop token (or `ends`).
         prompt_tokens: Tokens of the prompt, as often as it was computed.
         scored_tokens: Tokens of the choices whose probability was computed; one that choices share counts once.
     """

@@ -78,7 +78,7 @@ class LocalEngine:
             PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
             EngineError: naming the first request whose grammar cannot be used; nothing is computed.
         """
-        prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
+        prompts = [self.renderer.prompt_ids(request.messages, request.begins) for request in requests]
         self._check_room(prompts, [request.max_new_tokens for request in requests])
         matchers = self._matchers([request.grammar for request in requests])
         found: dict[int, Completion] = {}
@@ -106,9 +106,10 @@ class LocalEngine:
         prompt; only a model whose layers do not all attend to everything (sliding windows, recurrent states), or that
         scales its logits, gets each choice with the whole prompt before it.
         """
-        prompts = [self.renderer.prompt_ids(request.messages) for request in requests]
-        ids = {text: self.renderer.completion_ids(text) for text in set(itertools.chain(*choices))}
-        answers = [[ids[text] for text in options] for options in choices]
+        prompts = [self.renderer.prompt_ids(request.messages, request.begins) for request in requests]
+        asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
+        ids = {each: self.renderer.completion_ids(*each) for each in set(itertools.chain(*asked))}
+        answers = [[ids[each] for each in row] for row in asked]
         self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
         found: dict[int, Scored] = {}
         for adapter, rows in self._by_adapter(requests):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from searchlora.errors import TrainingError
+from searchlora.outputs import InvalidOutput
 from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
@@ -25,12 +26,20 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
     """Render records for training.
 
     Raises:
-        TrainingError: when there are no records, or a row exceeds `max_length` and the recipe does not say `drop`.
+        TrainingError: when there are no records, the task would not read a row's target as an answer, or a row exceeds
+            `max_length` and the recipe does not say `drop`.
         RenderError: naming the record that cannot be rendered or has nothing to train on.
     """
     examples, dropped = [], []
     for record in records:
         example = renderer.example(task, record)
+        answer = task.parse(task.target(record), record)
+        if isinstance(answer, InvalidOutput):
+            raise TrainingError(
+                f"its target is no answer that the task would read ({answer.reason})",
+                where=f"record {record['id']}",
+                fix="Correct the record, or leave it out.",
+            )
         if len(example.input_ids) <= recipe.max_length:
             examples.append(example)
         elif recipe.too_long == "drop":

@@ -14,6 +14,7 @@ from searchlora.data.formats.own_records import NATIVE, Found, Read, mapped, nat
 from searchlora.data.text import normalised
 from searchlora.errors import UsageError
 from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
+from searchlora.tasks.judgment import reasons
 from searchlora.tasks.judgment.guideline import OPTIONS, Guideline, guideline_of
 
 SHOP_RECORDS = "judgment.jsonl"
@@ -25,9 +26,14 @@ CRANFIELD = {4: 3, 3: 2, 2: 1, 1: 1}
 
 
 def _native(source: Path, options: Options) -> Rows:
-    del options
+    reasoned = bool(reasons.settings_of(options))
     for row in native(source, NEEDED):
-        yield SourceRow(_whole_grade(row.data), row.where) if isinstance(row, SourceRow) else row
+        if isinstance(row, RejectedRow):
+            yield row
+        elif reasoned and (problem := reasons.problem(row.data)):
+            yield RejectedRow(row.where, problem, row.data)
+        else:
+            yield SourceRow(_whole_grade(row.data), row.where)
 
 
 def _whole_grade(record: Record) -> Record:
@@ -116,6 +122,7 @@ FORMATS: Mapping[str, Format] = {
             name="native",
             description=NATIVE,
             read=_native,
+            options=reasons.OPTIONS,
         ),
         Format(
             name="shop",

@@ -32,8 +32,8 @@ def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[i
 
     Returns:
         `passages` by expected grade, which is their new `score`; `hits` likewise, those without a passage behind, in
-        their old order, with scores below the scale; `grades`, of each passage its `id`, `grade`, `expected` grade and
-        `probabilities` (one per grade of the scale, or None). Equal ones keep their order.
+        their old order, with scores below the scale; `grades`, of each passage its `id`, `grade`, `expected` grade,
+        `probabilities` (one per grade of the scale, or None) and `reason` (or None). Equal ones keep their order.
     """
     judged = sorted(
         zip(context["passages"], outputs, strict=True), key=lambda pair: expected(pair[1], scale), reverse=True
@@ -54,6 +54,7 @@ def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[i
                 "grade": output.value,
                 "expected": expected(output, scale),
                 "probabilities": output.probabilities,
+                "reason": output.reason,
             }
             for passage, output in judged
         ],

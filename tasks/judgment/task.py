@@ -12,20 +12,20 @@ from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Format, Options, Record, SearchContext
 from searchlora.task import PromptedTask
-from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
+from searchlora.tasks.judgment import baselines, evaluator, reasons, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
 
 
 class JudgmentTask(PromptedTask):
-    """Query and passage -> grade, with the probability of each grade.
+    """Query and passage -> grade, with the probability of each grade, and one sentence on why where that is asked for.
 
     In a pipeline it judges every one of `passages` and puts `hits` and `passages` into the order of their expected
     grades: a reranker.
 
     Settings: `scale` (grades with name and meaning, rising; each is written out as its digit), `guideline` (text below
     them), `relevant` (the grade from which on a passage counts as relevant), `characters` (of title and passage
-    that are shown).
+    that are shown), `reason` (true: a line below the grade says why; else the key is not there).
     """
 
     name = "judgment"
@@ -46,9 +46,24 @@ class JudgmentTask(PromptedTask):
         """The scale, rising."""
         return tuple(each["grade"] for each in self.settings["scale"])
 
+    @property
+    def reasoned(self) -> bool:
+        """Whether a grade comes with its reason."""
+        return bool(self.settings.get("reason"))
+
+    @property
+    def template(self) -> str:
+        """`prompt.jinja`; where a reason is asked for, its last instruction says so."""
+        return reasons.asked(super().template) if self.reasoned else super().template
+
+    @property
+    def default_recipe(self) -> Mapping[str, Any]:
+        """`recipe.yaml`; where a reason is asked for, with the tokens that it takes."""
+        return {**super().default_recipe, **({"max_new_tokens": reasons.TOKENS} if self.reasoned else {})}
+
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         del records
-        return settings_of(options)
+        return {**settings_of(options), **reasons.settings_of(options)}
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         """The passage with its title before it, cut at the end of a word; white space is made one blank."""
@@ -57,11 +72,13 @@ class JudgmentTask(PromptedTask):
         return {**shown, "query": _line(record["query"]), "passage": _cut(passage, self.settings["characters"])}
 
     def target(self, record: Record) -> str:
-        return str(record["grade"])
+        """The grade; where a reason is asked for and the record has one, that on the next line."""
+        grade = str(record["grade"])
+        return reasons.written(grade, record) if self.reasoned else grade
 
     def output(self, record: Record) -> Graded:
         del record
-        return Graded({str(grade): grade for grade in self.grades})
+        return Graded({str(grade): grade for grade in self.grades}, reasoned=self.reasoned)
 
     def records_from(self, context: SearchContext) -> list[Record]:
         """One record per passage of a search, or one of a context that is a pair of query and passage.

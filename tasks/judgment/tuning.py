@@ -11,6 +11,7 @@ With fewer rows or queries than any judge's calibration takes (`eval.judge.calib
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,14 +53,18 @@ def tuned(
 
 
 def settled(output: Grade, values: Mapping[str, Any], scale: Sequence[int]) -> Grade:
-    """An output with what `tuned` chose applied; one without probabilities stays as it is."""
+    """An output with what `tuned` chose applied; one without probabilities stays as it is.
+
+    A reason that stood behind another grade than the cut points give is dropped.
+    """
     if output.probabilities is None:
         return output
     if "temperature" in values:
         tempered = _tempered(np.array([output.probabilities]), values["temperature"])[0]
-        output = Grade(output.value, tuple(tempered.tolist()))
+        output = replace(output, probabilities=tuple(tempered.tolist()))
     if "cuts" in values:
-        output = Grade(cut(expected(output, scale), values["cuts"], scale), output.probabilities)
+        grade = cut(expected(output, scale), values["cuts"], scale)
+        output = replace(output, value=grade, reason=output.reason if grade == output.value else None)
     return output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -96,6 +97,47 @@ def test_as_a_reranker(cli, judge, tmp_path):
     assert set(order[:4]) == {"d6", "d5", "d4", "d3"} and list(order[4:]) == ["d2", "d1", "d0"]
     assert all(0 <= scores[document] <= 1 for document in order[:4])
     assert [scores[document] for document in order[4:]] == [-1, -2, -3]
+
+
+def test_a_judge_that_gives_reasons(cli, tmp_path, tiny_base):
+    words = ("No, not this.", "Yes, this.")
+    rows = [
+        {"id": f"{n} {m}", "group": f"q{n}", "query": f"stove {n}", "passage": f"burns {m}", "grade": m}
+        for n in range(40)
+        for m in range(2)
+    ]
+    (tmp_path / "rows").mkdir()
+    for split, part, known in (
+        ("train", rows[:60], True),
+        ("validation", rows[60:70], True),
+        ("test", rows[70:], False),
+    ):
+        told = [{**row, "reason": words[row["grade"]]} if known else row for row in part]
+        written(tmp_path / "rows" / f"{split}.jsonl", told)
+    data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "report"
+    options = ("--option", "grades=2", "--option", "reason=yes")
+    built = cli("data", "build", "judgment", tmp_path / "rows", "--format", "native", "--out", data, *options)
+    assert built.code == 0, built.err
+    longer = (*SHORT, "optim.max_steps=30", "optim.epochs=99", "optim.learning_rate=2e-2")
+    told = ("--data", data, "--name", "j", "--base", tiny_base.path, "--store", store)
+    trained = cli("train", "judgment", *told, *(part for value in longer for part in ("--set", value)))
+    assert trained.code == 0, trained.err
+    manifest = Store(store).get("j").manifest
+    assert manifest.settings["reason"] is True and manifest.recipe["max_new_tokens"] == 80
+
+    evaluated = cli("evaluate", "j", "--data", data, "--store", store, "--out", out)
+    assert evaluated.code == 0, evaluated.err
+    assert re.search(r"[01] \(probability 0\.\d\d\): \w", (out / "report.html").read_text(encoding="utf-8"))
+
+    topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}])
+    corpus = written(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": f"text {n}", "title": ""} for n in range(3)])
+    (tmp_path / "pairs.txt").write_text("t1 d0\nt1 d2\n", encoding="utf-8")
+    asked = ("--topics", topics, "--corpus", corpus, "--pairs", tmp_path / "pairs.txt", "--store", store)
+    judged = cli("judge", "j", *asked, "--out", tmp_path / "q.txt")
+    assert judged.code == 0, judged.err
+    lines = (tmp_path / "q.txt.probabilities.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(json.loads(line)["reason"] for line in lines) and len(lines) == 2
+    assert set(read_probabilities(tmp_path / "q.txt.probabilities.jsonl")["t1"]) == {"d0", "d2"}
 
 
 def test_the_base_judges_with_our_guideline(cli, tmp_path, tiny_base):

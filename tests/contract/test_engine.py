@@ -42,8 +42,10 @@ def engine(request, tiny_base, store) -> Engine:
     return {"local": lambda: LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)}[request.param]()
 
 
-def asked(text: str, adapter: str | None, tokens: int = 6, grammar: Grammar | None = None) -> Request:
-    return Request(({"role": "user", "content": text},), adapter, tokens, grammar)
+def asked(
+    text: str, adapter: str | None, tokens: int = 6, grammar: Grammar | None = None, begins: str = "", ends=None
+) -> Request:
+    return Request(({"role": "user", "content": text},), adapter, tokens, grammar, begins, ends)
 
 
 def test_one_completion_per_request_in_order(engine):
@@ -158,6 +160,42 @@ def test_an_answer_that_a_grammar_holds_is_cut_like_any_other(engine):
 def test_a_grammar_that_cannot_be_used_is_refused_by_its_request(engine, grammar, reason):
     with pytest.raises(EngineError, match=rf"(?s)request 2: generation cannot be constrained to {reason}"):
         engine.generate([asked("tent", None, 4, COLOUR), asked("tent", None, 4, grammar)])
+
+
+def test_what_an_answer_begins_with_is_given_and_not_repeated(engine):
+    held, behind = Grammar("regex", "gre(en|y|at|[a-z]{1,9})"), Grammar("regex", "en|y|at|[a-z]{1,9}")
+    whole = engine.generate([asked(text, "one@1", 20, held) for text in PROMPTS])
+    rest = engine.generate([asked(text, "one@1", 20, behind, "gre") for text in PROMPTS])
+    assert [f"gre{completion.text}" for completion in rest] == [completion.text for completion in whole]
+    assert {completion.finish for completion in rest} == {"stop"}
+    assert all(one.prompt_tokens > other.prompt_tokens for one, other in zip(rest, whole, strict=True))
+    (free,) = engine.generate([asked("tent", "one@1", 20)])
+    assert engine.generate([asked("tent", "one@1", 20), asked("tent", "one@1", 20, behind, "gre")]) == [free, rest[0]]
+
+
+@pytest.mark.parametrize("others", [[], ["blue", "greenish"]], ids=["alone", "among others"])
+def test_a_score_is_that_of_the_beginning_and_of_what_stands_behind_it(engine, others):
+    whole, first, second = (
+        [found.log_probabilities[0] for found in engine.score(requests, [[choice, *others]] * len(PROMPTS))]
+        for choice, requests in (
+            ("red\ntent", [asked(text, "one@1") for text in PROMPTS]),
+            ("red", [asked(text, "one@1", ends="\n") for text in PROMPTS]),
+            ("tent", [asked(text, "one@1", begins="red\n") for text in PROMPTS]),
+        )
+    )
+    assert [a + b for a, b in zip(first, second, strict=True)] == pytest.approx(whole, abs=1e-3)
+
+
+def test_choices_with_and_without_the_stop_token_are_scored_together_as_alone(engine):
+    requests = [
+        asked(text, "one@1", ends=ends) for text, ends in zip(PROMPTS, (None, "\n", None, "", "\n"), strict=True)
+    ]
+    choices = [["red", "green"]] * len(PROMPTS)
+    for request, together in zip(requests, engine.score(requests, choices), strict=True):
+        (alone,) = engine.score([request], choices[:1])
+        assert together.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)
+    with_stop, with_line = (engine.score([asked("tent", None, ends=ends)], choices[:1])[0] for ends in (None, "\n"))
+    assert with_stop.log_probabilities != with_line.log_probabilities
 
 
 def test_the_adapter_counts_in_scores(engine):

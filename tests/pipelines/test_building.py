@@ -6,7 +6,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.storing import store_adapter
 from searchlora.pipelines.building import build_pipeline
 from searchlora.pipelines.settings import AdapterSettings
-from tests.made import made_folder
+from tests.made import made_adapter, made_folder
 from tests.words import first_word
 
 
@@ -20,3 +20,11 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
     first, second, third = (stage.engine for stage in build_pipeline("p", stages, store=store, documents=[]).stages)
     assert [first.precision, second.precision] == ["bf16", "fp32"]
     assert third is first
+
+
+def test_what_follows_a_scored_answer_can_be_left_out(tiny_base, tmp_path, monkeypatch):
+    task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
+    monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
+    made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
+    stages = [AdapterSettings(name="one"), AdapterSettings(name="one", rest=False)]
+    assert [stage.rest for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [True, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.words import FirstWord, first_word, word_records
 RECORDS = word_records(6)
 LABELS = OneLabel(("tent", "tents", "boot", "a lamp that burns"))
 GRADES = Graded({"bad": 0, "fair": 1, "good": 2})
+REASONED = replace(GRADES, reasoned=True)
 COLOUR = JsonObject({"type": "object", "properties": {"colour": {"enum": ["red", "green"]}}, "required": ["colour"],
                      "additionalProperties": False})  # fmt: skip
 
@@ -70,7 +72,7 @@ def test_a_grammar_makes_every_finished_answer_valid(stage):
     assert all(output["colour"] in ("red", "green") for output in stage(COLOUR).ask(RECORDS))
 
 
-@pytest.mark.parametrize("form", [LABELS, GRADES, COLOUR, CitedText(2, "I do not know."), FreeText()])
+@pytest.mark.parametrize("form", [LABELS, GRADES, REASONED, COLOUR, CitedText(2, "I do not know."), FreeText()])
 def test_without_constraint_what_was_written_is_parsed(stage, engine, form):
     asked = stage(form, constrained=False)
     completions = written(asked, engine)
@@ -102,6 +104,42 @@ def test_records_of_different_forms_are_answered_in_order(stage):
         else:
             assert output == wanted
     assert stage(LABELS).ask([]) == []
+
+
+def test_a_grade_that_a_reason_follows_is_scored_up_to_the_end_of_its_line(stage, engine):
+    asked = stage(REASONED, tokens=1300)
+    requests = [Request(messages(asked.task, record), "made", ends="\n") for record in RECORDS[:2]]
+    scored = engine.score(requests, [REASONED.choices] * 2)
+    for place, output in enumerate(asked.ask(RECORDS[:2])):
+        graded = REASONED.from_scores(scored[place].log_probabilities)
+        assert output.value == graded.value
+        assert output.probabilities == pytest.approx(graded.probabilities, abs=1e-3)
+        assert REASONED.parse(f"{REASONED.choices[output.value]}\n{output.reason}").reason == output.reason
+
+
+def test_a_reason_without_an_end_is_none_and_its_grade_stands(stage):
+    cut, left_out = stage(REASONED, tokens=2).ask(RECORDS), replace(stage(REASONED), rest=False).ask(RECORDS)
+    assert cut == left_out
+    assert all(output.reason is None and output.probabilities for output in cut)
+
+
+def test_a_reason_stands_behind_the_settled_grade(stage, engine):
+    asked = stage(REASONED, tokens=1300, of=Harsh)
+    (output,) = asked.ask(RECORDS[:1])
+    behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.rest, begins="bad\n")
+    assert (output.value, output.reason) == (0, engine.generate([behind])[0].text.strip())
+
+
+def test_forms_with_and_without_a_reason_are_answered_in_order(stage):
+    mixed = stage(REASONED, GRADES, FreeText(), tokens=20).ask(RECORDS)
+    assert [type(output) for output in mixed[:2]] == [Grade, Grade]
+    assert mixed[2] == stage(FreeText(), tokens=20).ask(RECORDS)[2]
+
+
+class Harsh(Held):
+    def settle(self, output, record):
+        del record
+        return replace(output, value=0)
 
 
 class Settling(Held):

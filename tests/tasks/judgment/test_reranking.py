@@ -35,17 +35,19 @@ def test_a_record_for_each_passage_or_one_for_a_pair():
 
 
 def test_hits_go_by_expected_grade_and_what_was_not_judged_stays_behind():
-    outputs = [Grade(0, (0.9, 0.1, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.1, 0.9)), Grade(0, (0.6, 0.0, 0.0, 0.4))]
+    outputs = [Grade(0, (0.9, 0.1, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.1, 0.9), "Why."), Grade(0, (0.6, 0.0, 0.0, 0.4))]
     found = task.updates(search(3, 5), outputs)
     assert [hit.document for hit in found["hits"]] == ["d1", "d2", "d0", "d3", "d4"]
     assert [hit.score for hit in found["hits"]] == pytest.approx([2.9, 1.2, 0.1, -1.0, -2.0])
     assert [each["id"] for each in found["passages"]] == ["d1", "d2", "d0"]
     assert found["passages"][0]["text"] == "text 1" and found["passages"][0]["score"] == pytest.approx(2.9)
+    assert [each["reason"] for each in found["grades"]] == ["Why.", None, None]
     assert found["grades"][1] == {
         "id": "d2",
         "grade": 0,
         "expected": pytest.approx(1.2),
         "probabilities": (0.6, 0.0, 0.0, 0.4),
+        "reason": None,
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
-from searchlora.outputs import CitedAnswer, from_json
+from searchlora.output_json import from_json
+from searchlora.outputs import CitedAnswer
 from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
 
 QUICK = (

@@ -1,0 +1,148 @@
+"""Grades with a reason: asked for, read, refused where it is missing; and without one all is as it ever was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.golden import prompt_hash
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import RejectedRows, TrainingError, UsageError
+from searchlora.experiments.runs import recipe_for
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.outputs import Grade
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.prompts import messages
+from searchlora.tasks.judgment import task
+from searchlora.tasks.judgment.tuning import settled
+from searchlora.training.rows import render_rows
+from tests.made import made_folder
+
+REASONED = task.bound({**task.default_settings, "reason": True})
+PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
+
+#: Of template and default settings, as the adapters hold it that were trained before there were reasons.
+HASH = "62ddf6412c88e1604c95b9e6355385a7ecb1fa2334c1f096bf27c7cd67021764"
+
+
+def test_without_a_reason_prompt_settings_and_recipe_are_what_they_were():
+    assert prompt_hash(task) == HASH
+    assert task.settings_of({}, []) == task.settings_of({"reason": "no"}, []) == task.default_settings
+    assert "reason" not in task.default_settings
+    assert recipe_for(task).max_new_tokens == 4
+    assert [task.target(record) for record in task.examples] == ["3", "1", "2", "0"]
+    assert task.output(PAIR).ends is None
+
+
+def test_with_a_reason_the_last_instruction_asks_for_it_and_the_rest_is_the_same():
+    assert REASONED.settings == task.settings_of({"reason": "yes"}, [])
+    asked, plain = (messages(each, PAIR) for each in (REASONED, task))
+    assert asked[1] == plain[1]
+    *before, last = asked[0]["content"].splitlines()
+    *ever, only = plain[0]["content"].splitlines()
+    assert before == ever and only == "Reply with the grade only."
+    assert last == "Write the grade, and on the next line one short sentence that says why."
+    assert prompt_hash(REASONED) != HASH
+    assert recipe_for(REASONED).max_new_tokens == 80
+    assert recipe_for(REASONED, overrides=["max_new_tokens=9"]).max_new_tokens == 9
+
+
+def test_the_target_is_what_the_form_reads():
+    for record in REASONED.examples:
+        assert REASONED.parse(REASONED.target(record), record) == Grade(record["grade"], reason=record["reason"])
+    assert REASONED.target({**PAIR, "reason": " Room\nfor  two. "}) == "2\nRoom for two."
+    assert REASONED.target(PAIR) == "2"  # of a test row, in a report
+
+
+def source(tmp_path, *changes):
+    """Rows that differ from one another by what is given; None takes a field away."""
+    rows = []
+    for number, change in enumerate(changes):
+        row = {**PAIR, "id": f"{number}", "group": f"g{number}", "passage": f"It sleeps {number}.", "reason": "Room."}
+        rows.append({name: value for name, value in {**row, **change}.items() if value is not None})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def built(tmp_path, *changes, out="data", **options):
+    out = tmp_path / out
+    build(task, source(tmp_path, *changes), format="native", out=out, options=options, shares=(1.0, 0.0, 0.0))
+    return load_dataset(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"reason": None}, "field 'reason' is missing"),
+        ({"reason": "x" * 301}, "field 'reason': no reason of one line, at most 300 characters"),
+        ({"reason": " \n"}, "field 'reason': no reason of one line"),
+        ({"reason": 3}, "3 is not of type 'string'"),
+    ],
+)
+def test_a_row_whose_reason_cannot_be_learnt_is_refused_with_its_place(tmp_path, change, said):
+    with pytest.raises(RejectedRows):
+        built(tmp_path, {}, change, reason="yes")
+    (refused,) = map(json.loads, (tmp_path / "data.rejected.jsonl").read_text(encoding="utf-8").splitlines())
+    assert said in refused["reason"] and "line 2" in refused["where"]
+
+
+def test_of_the_sources_own_test_split_no_reason_is_needed(tmp_path):
+    test = {"split": "test", "reason": None}
+    dataset = built(tmp_path, {"split": "train"}, {"split": "validation"}, test, reason="yes")
+    assert dataset.settings == REASONED.settings
+    assert [len(dataset.records(split)) for split in ("train", "validation", "test")] == [1, 1, 1]
+    with pytest.raises(RejectedRows):
+        built(tmp_path, {"split": "train"}, {**test, "split": "validation"}, out="other", reason="yes")
+
+
+def test_reasons_are_no_matter_where_none_are_asked_for(tmp_path):
+    dataset = built(tmp_path, {}, {"reason": None}, {"reason": "x" * 301})
+    assert dataset.settings is None and len(dataset.records("train")) == 3
+
+
+def test_an_option_that_makes_no_sense(tmp_path):
+    with pytest.raises(UsageError, match="--option reason: 'true' is neither yes nor no"):
+        built(tmp_path, {}, reason="true")
+    with pytest.raises(UsageError, match="format 'shop' has no option 'reason'"):
+        build(task, tmp_path, format="shop", out=tmp_path / "shop", options={"reason": "yes"})
+
+
+def test_a_row_without_a_reason_is_not_trained_on(tiny_base):
+    from searchlora.models.load import load_tokenizer
+    from searchlora.prompts import Renderer
+
+    renderer, recipe = Renderer(load_tokenizer(tiny_base)), recipe_for(REASONED, overrides=["max_length=2000"])
+    whole = {**PAIR, "reason": "Room for two."}
+    (row,) = render_rows(REASONED, renderer, [whole], recipe).examples
+    assert renderer.decode(row.input_ids[row.prompt_length :]) == "2\nRoom for two."
+    with pytest.raises(TrainingError, match=r"record 1: its target is no answer .*no reason of one line"):
+        render_rows(REASONED, renderer, [{**whole, "id": "0"}, PAIR], recipe)
+
+
+def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another():
+    output = Grade(0, (0.5, 0.3, 0.1, 0.1), "It is about boots.")
+    tempered = settled(output, {"temperature": 2.0}, (0, 1, 2, 3))
+    assert tempered.reason == output.reason and tempered.probabilities != output.probabilities
+    assert settled(output, {"cuts": [2, 2.5, 2.8]}, (0, 1, 2, 3)) == output
+    assert settled(output, {"cuts": [0.1, 0.2, 2]}, (0, 1, 2, 3)) == Grade(2, output.probabilities)
+
+
+def test_the_reason_is_written_behind_the_grade_of_the_cut_points(tiny_base, tmp_path):
+    engine = LocalEngine(tiny_base, precision="fp32")
+    engine.load_folder("made", made_folder(tiny_base, tmp_path / "made", seed=4)[0])
+    (plain,) = AdapterStage(REASONED, engine, "made", rest=False).ask([PAIR])
+    assert plain.reason is None
+    reasons = []
+    for wanted in (0, 3):
+        cuts = [-1 if grade <= wanted else 4 for grade in task.grades[1:]]
+        tuned = REASONED.bound(REASONED.settings, {"cuts": cuts})
+        (found,) = AdapterStage(tuned, engine, "made", 1300).ask([PAIR])
+        begun = {"grammar": tuned.output(PAIR).rest, "begins": f"{wanted}\n"}
+        (completion,) = engine.generate([Request(messages(tuned, PAIR), "made", 1300, **begun)])
+        assert found == Grade(wanted, plain.probabilities, completion.text.strip())
+        reasons.append(found.reason)
+    assert reasons[0] != reasons[1]
