@@ -155,6 +155,14 @@ class EngineError(SearchloraError):
     """A request that the inference engine cannot serve."""
 
 
+class EngineBusy(EngineError):
+    """So many requests wait that no more are taken."""
+
+
+class DeadlineExceeded(EngineError):
+    """A request that was not done by its deadline."""
+
+
 class PromptTooLong(EngineError):
     """A prompt that has no room in the model's context.
 

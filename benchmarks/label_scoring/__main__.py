@@ -2,7 +2,7 @@
 
     python -m benchmarks.label_scoring [--rows 32] [--repeats 5]
 
-* each label alone: prompt and label are computed anew for every label, as a plain loop would;
+* each label alone: prompt and label are computed anew for every label (nothing is kept of prompts in any of the ways);
 * one tree: the prompt once, then tokens that labels share once (`Engine.score`);
 * one tree, within 12 nats: labels whose first tokens leave them 12 nats behind the best are not computed further
   (`Engine.score(within=12)`, what `AdapterStage` does).
@@ -27,7 +27,6 @@ from benchmarks.common import WORK, real_data, save_figures
 from searchlora.adapters.store import Store
 from searchlora.inference.engine import Request, Scored
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scoring import score_whole
 from searchlora.models.resolve import resolve
 from searchlora.pipelines.stages import WITHIN
 from searchlora.prompts import messages
@@ -51,12 +50,13 @@ def main() -> None:
     rows, comparisons, found = [], [], {}
     for adapter in adapters:
         requests = _requests(queries, labels, adapter)
-        seconds, scored = _timed(_ways(LocalEngine(base, store), requests, labels), given.repeats)
+        seconds, scored = _timed(_ways(LocalEngine(base, store, prefix_tokens=0), requests, labels), given.repeats)
         name = "adapter" if adapter else "base"
         rows += [_row(f"{name}, {way}", values) for way, values in seconds.items()]
         comparisons += [_ratio(name, way, seconds) for way in (TREE, QUICK)]
         few = requests[:IN_FP32]
-        exact = {way: score() for way, score in _ways(LocalEngine(base, store, precision="fp32"), few, labels).items()}
+        in_fp32 = LocalEngine(base, store, precision="fp32", prefix_tokens=0)
+        exact = {way: score() for way, score in _ways(in_fp32, few, labels).items()}
         found[name] = {
             "adapter": adapter,
             "bf16": _differences(scored),
@@ -95,17 +95,18 @@ def _ways(
 
 
 def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]) -> list[Scored]:
-    import torch
-
-    prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
-    answers = [[engine.renderer.completion_ids(label) for label in labels]] * len(requests)
-    found: dict[int, Scored] = {}
-    with torch.inference_mode(), engine._active(requests[0].adapter):
-        for part in score_whole(
-            engine._model, range(len(requests)), prompts, answers, pad_id=engine._pad_id, batches=engine._batches
-        ):
-            found.update(part)
-    return [found[row] for row in range(len(requests))]
+    """Every label as the only choice of a request of its own."""
+    each = [request for request in requests for _ in labels]
+    found = engine.score(each, [[label] for _ in requests for label in labels])
+    parts = [found[start : start + len(labels)] for start in range(0, len(found), len(labels))]
+    return [
+        Scored(
+            tuple(one.log_probabilities[0] for one in part),
+            sum(one.prompt_tokens for one in part),
+            sum(one.scored_tokens for one in part),
+        )
+        for part in parts
+    ]
 
 
 def _timed(

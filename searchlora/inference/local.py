@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.attach import attach
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong
-from searchlora.inference.constrained import Constraints, GrammarMask
+from searchlora.inference.batched.waiting import Limits, Work
+from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
-from searchlora.inference.packed import packs
-from searchlora.inference.scoring import score_rows
-from searchlora.models.batch import collate
+from searchlora.inference.one_adapter import OneAdapterCore
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import Grammar
 from searchlora.progress import Progress, silent
-from searchlora.prompts import Example, Renderer
+from searchlora.prompts import Renderer
+
+if TYPE_CHECKING:
+    from searchlora.inference.batched.core import BatchedCore, Stats
+
+#: Requests that are put in order of length at once; those of one query lie together before that.
+_WINDOW = 4
 
 
 class LocalEngine:
-    """Greedy generation and scoring, batched, one adapter at a time; callers from several threads wait for each other.
+    """Greedy generation and scoring, batched over callers and over adapters.
+
+    Requests of all callers, whatever adapters they name, share batches; a caller waits for its own only. Adapters are
+    loaded when they are first asked for and make room for others when they were not used for longest. What prompts
+    begin with in common is computed once.
+
+    A model that attends by a window, keeps a recurrent state or scales its logits is served one adapter at a time.
 
     Args:
         base: The base model; the engine loads its own copy, which nobody trains.
         store: Where adapter references are looked up.
         batch_rows: Rows of one forward pass at most.
         batch_tokens: Rows times longest prompt at most.
+        adapters: That are loaded at once.
+        cache_tokens: Tokens whose keys and values are held for rows that write: rows times the longest.
+        prefix_tokens: Tokens whose keys and values are kept for prompts that begin alike.
+        waiting: Requests that wait at most.
     """
 
     def __init__(
@@ -45,30 +60,80 @@ class LocalEngine:
         precision: Precision = "bf16",
         batch_rows: int = 32,
         batch_tokens: int = 8192,
+        adapters: int = 16,
+        cache_tokens: int = 65536,
+        prefix_tokens: int = 16384,
+        waiting: int = 4096,
     ) -> None:
+        from searchlora.inference.batched.core import BatchedCore
+        from searchlora.inference.batched.forward import fits
+
         self.base = base
         self.store = store
-        self.batch_rows = batch_rows
-        self.batch_tokens = batch_tokens
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
         self.renderer = Renderer(load_tokenizer(base))
-        self._model = load_model(base, quantization=quantization, precision=precision)
-        self._attached: dict[str, str] = {}  # reference -> PEFT's name for it, in which no dot is allowed
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
+        self._order = _WINDOW * batch_rows
+        self._by_hand: dict[str, Path] = {}  # name -> folder, see `load_folder`
+        model = load_model(base, quantization=quantization, precision=precision)
+        self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        fetch = _Fetch(base, store, self._by_hand)
+        self._core: BatchedCore | OneAdapterCore
+        if fits(model):
+            limits = Limits(batch_rows, cache_tokens, waiting)
+            self._core = BatchedCore(
+                model,
+                self.renderer.stop_id,
+                fetch,
+                slots=adapters,
+                limits=limits,
+                batch_tokens=batch_tokens,
+                prefix_tokens=prefix_tokens,
+            )
+        else:
+            pad = int(self.renderer.tokenizer.pad_token_id)
+            self._core = OneAdapterCore(model, self.renderer.stop_id, pad, fetch, rows=batch_rows, tokens=batch_tokens)
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
-        if adapter in self._attached and "@" not in adapter:  # put on by hand, see `load_folder`
+        if adapter in self._by_hand and "@" not in adapter:
             return adapter
-        return self._store.pin(adapter)
+        return _stored(self.store).pin(adapter)
+
+    def load(self, adapter: str) -> str:
+        """Load an adapter before it is first asked for; its pinned reference.
+
+        Raises:
+            NotInStore, LoadCheckFailed: for one that is not there or must not be loaded.
+        """
+        pinned = self.pin(adapter)
+        self._core.load(pinned)
+        return pinned
+
+    def unload(self, adapter: str) -> bool:
+        """Whether the adapter was loaded, and now is not. Raises `EngineError` while its requests are under way."""
+        return self._core.unload(self.pin(adapter))
 
     def load_folder(self, name: str, folder: Path) -> None:
-        """Put an adapter on that is not in the store, under a name without a version; replaces one of that name."""
-        with self._lock:
-            if name in self._attached:
-                self._model.delete_adapter(self._attached.pop(name))
-            self._put_on(name, folder)
+        """Put an adapter on that is not in the store, under a name without a version; replaces one of that name.
+
+        Raises:
+            LoadCheckFailed: for one that does not fit the base; the name means nothing then.
+        """
+        self._core.unload(name)
+        self._by_hand[name] = folder
+        try:
+            self._core.load(name)
+        except BaseException:
+            del self._by_hand[name]
+            raise
+
+    def stats(self) -> Stats | None:
+        """What the engine is doing and has done; None for a model that is served one adapter at a time."""
+        return self._core.stats()
+
+    def close(self, seconds: float = 60.0) -> None:
+        """Take no more requests, and finish those that wait; what takes longer fails."""
+        self._core.close(seconds)
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
         """Greedy completions, one per request, in order; the requests may name different adapters.
@@ -78,19 +143,12 @@ class LocalEngine:
             PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
             EngineError: naming the first request whose grammar cannot be used; nothing is computed.
         """
-        prompts = [self.renderer.prompt_ids(request.messages, request.begins) for request in requests]
-        self._check_room(prompts, [request.max_new_tokens for request in requests])
-        matchers = self._matchers([request.grammar for request in requests])
-        found: dict[int, Completion] = {}
-        for adapter, rows in self._by_adapter(requests):
-            with self._lock, self._active(adapter):
-                for batch in self._batches({row: len(prompts[row]) for row in rows}):
-                    most = max(requests[row].max_new_tokens for row in batch)
-                    answers = self._continue(batch, prompts, matchers, most)
-                    for row, ids in zip(batch, answers, strict=True):
-                        found[row] = self._completion(prompts[row], ids, requests[row].max_new_tokens)
-                    progress(len(found), len(requests))
-        return [found[row] for row in range(len(requests))]
+        works = self._to_write(requests)
+        self._await(works, progress)
+        return [
+            self._completion(work.ids, work.result.result(), request.max_new_tokens)
+            for work, request in zip(works, requests, strict=True)
+        ]
 
     def score(
         self,
@@ -102,142 +160,147 @@ class LocalEngine:
     ) -> list[Scored]:
         """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
 
-        A single choice is computed behind its prompt as it stands. Several become one tree of tokens behind the
-        prompt; only a model whose layers do not all attend to everything (sliding windows, recurrent states), or that
-        scales its logits, gets each choice with the whole prompt before it.
+        The choices become one tree of tokens behind the prompt.
         """
-        prompts = [self.renderer.prompt_ids(request.messages, request.begins) for request in requests]
+        prompts = self._prompts(requests)
         asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
-        ids = {each: self.renderer.completion_ids(*each) for each in set(itertools.chain(*asked))}
-        answers = [[ids[each] for each in row] for row in asked]
+        ids = {each: tuple(self.renderer.completion_ids(*each)) for each in set(itertools.chain(*asked))}
+        answers = [tuple(ids[each] for each in row) for row in asked]
         self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
-        found: dict[int, Scored] = {}
-        for adapter, rows in self._by_adapter(requests):
-            with self._lock, self._active(adapter):
-                for part in score_rows(
-                    self._model,
-                    rows,
-                    prompts,
-                    answers,
-                    pad_id=self._pad_id,
-                    batches=self._batches,
-                    trees=any(len(answers[row]) > 1 for row in rows) and self._takes_trees,
-                    within=within,
-                ):
-                    found.update(part)
-                    progress(len(found), len(requests))
-        return [found[row] for row in range(len(requests))]
+        works = [
+            Work(ids=prompt, adapter=adapter, answers=options, within=within)
+            for prompt, adapter, options in zip(prompts, self._pinned(requests), answers, strict=True)
+        ]
+        self._await([work for work in works if work.answers], progress)
+        return [work.result.result() if work.answers else Scored((), 0, 0) for work in works]
 
-    @property
-    def _store(self) -> Store:
-        if self.store is None:
-            raise EngineError("the engine was made without a store, so it knows no adapter by name")
-        return self.store
+    def submit(
+        self,
+        request: Request,
+        *,
+        caller: Hashable = None,
+        seconds: float | None = None,
+        told: Callable[[str], None] | None = None,
+    ) -> Future[Completion]:
+        """Ask for one completion without waiting for it; cancelling the future takes the request back.
+
+        Args:
+            caller: Those of one caller wait in one line; lines are served in turn.
+            seconds: Until it must be done; then it fails with `DeadlineExceeded`.
+            told: Called with the text so far after each token, by the engine's thread; it must be quick.
+
+        Raises:
+            EngineBusy: when too many requests wait already.
+            What `generate` raises for the request alone, but that an adapter that must not be loaded fails the future.
+        """
+        (work,) = self._to_write([request])
+        if seconds is not None:
+            work.deadline = time.monotonic() + seconds
+        if told is not None:
+            work.told = lambda ids: told(self._text(ids))
+        self._core.submit([work], caller, wait=False)
+        return _then(work.result, lambda ids: self._completion(work.ids, ids, request.max_new_tokens))
+
+    def _to_write(self, requests: Sequence[Request]) -> list[Work]:
+        prompts = self._prompts(requests)
+        self._check_room(prompts, [request.max_new_tokens for request in requests])
+        matchers = self._matchers([request.grammar for request in requests])
+        return [
+            Work(ids=prompt, adapter=adapter, most=request.max_new_tokens, matcher=matcher)
+            for prompt, adapter, request, matcher in zip(
+                prompts, self._pinned(requests), requests, matchers, strict=True
+            )
+        ]
+
+    def _await(self, works: Sequence[Work], progress: Progress) -> None:
+        """Hand works over and wait for all; where one fails the others are taken back.
+
+        Those whose prompts begin alike are computed together, and among them those of similar length.
+        """
+        alike = sorted(works, key=lambda work: work.ids)
+        windows = [alike[start : start + self._order] for start in range(0, len(alike), self._order)]
+        ordered = [work for window in windows for work in sorted(window, key=lambda work: -len(work.ids))]
+        left = itertools.count(1)
+        for work in works:
+            work.result.add_done_callback(lambda _: progress(next(left), len(works)))
+        try:
+            self._core.finish(ordered)
+        except BaseException:
+            for work in works:
+                work.result.cancel()
+            raise
+
+    def _prompts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        return [tuple(self.renderer.prompt_ids(request.messages, request.begins)) for request in requests]
+
+    def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
+        """Each reference is pinned once, so that all requests of a call see one version."""
+        pinned = {name: self.pin(name) for name in {request.adapter for request in requests} if name is not None}
+        return [pinned[request.adapter] if request.adapter else None for request in requests]
 
     def _check_room(self, prompts: Sequence[Sequence[int]], answers: Sequence[int]) -> None:
         """Beyond its context a model answers nonsense without saying so, or breaks in the middle of a batch."""
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        if context is None:  # positions without an end
+        if self._context is None:  # positions without an end
             return
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            if len(prompt) + answer > context:
-                raise PromptTooLong(row, len(prompt), answer, context)
-
-    def _by_adapter(self, requests: Sequence[Request]) -> Iterator[tuple[str | None, list[int]]]:
-        """Pinned adapter -> the requests that want it; each reference is pinned once, so a batch sees one version."""
-        pinned = {name: self.pin(name) for name in {request.adapter for request in requests} if name is not None}
-        groups: dict[str | None, list[int]] = {}
-        for row, request in enumerate(requests):
-            groups.setdefault(pinned[request.adapter] if request.adapter else None, []).append(row)
-        yield from groups.items()
-
-    @contextmanager
-    def _active(self, adapter: str | None) -> Iterator[None]:
-        """The model with just this adapter on; PEFT's choice of adapter is global, so the lock is held around it."""
-        import torch
-
-        with torch.inference_mode():
-            if adapter is None:
-                if not self._attached:
-                    yield
-                    return
-                with self._model.disable_adapter():
-                    yield
-                return
-            if adapter not in self._attached:
-                stored = self._store.get(adapter)
-                check_files(stored, self.base)
-                self._put_on(adapter, stored.path)
-            self._model.set_adapter(self._attached[adapter])
-            yield
-
-    def _put_on(self, name: str, folder: Path) -> None:
-        peft_name = f"adapter_{next(self._numbers)}"
-        self._model = attach(self._model, folder, peft_name).eval()
-        self._attached[name] = peft_name
-
-    def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
-        """Rows of similar length together, the longest first, so that memory runs out at once or not at all."""
-        batch: list[int] = []
-        for row in sorted(lengths, key=lambda row: -lengths[row]):
-            if batch and (len(batch) == self.batch_rows or (len(batch) + 1) * lengths[batch[0]] > self.batch_tokens):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
-
-    @cached_property
-    def _takes_trees(self) -> bool:
-        return packs(self._model)
+            if len(prompt) + answer > self._context:
+                raise PromptTooLong(row, len(prompt), answer, self._context)
 
     def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
         return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)
 
     @cached_property
     def _constraints(self) -> Constraints:
-        vocabulary = self._model.get_output_embeddings().weight.shape[0]
-        return Constraints(self.renderer.tokenizer, vocabulary, self.renderer.stop_id)
+        return Constraints(self.renderer.tokenizer, self._core.vocabulary, self.renderer.stop_id)
 
-    def _continue(
-        self,
-        rows: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-        matchers: Sequence[Any | None],
-        max_new_tokens: int,
-    ) -> list[list[int]]:
-        """The new ids of each row, the stop token and padding among them."""
-        from transformers import LogitsProcessorList
-
-        batch = collate([Example(tuple(prompts[row]), len(prompts[row])) for row in rows], self._pad_id)
-        prompt = batch["input_ids"].shape[1]
-        mask = GrammarMask([matchers[row] for row in rows], rows, prompt, self.renderer.stop_id)
-        output = self._model.generate(
-            input_ids=batch["input_ids"].to(self._model.device),
-            attention_mask=batch["attention_mask"].to(self._model.device),
-            logits_processor=LogitsProcessorList([mask]),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            repetition_penalty=1.0,  # some bases set another in their generation_config; greedy means greedy
-            no_repeat_ngram_size=0,
-            eos_token_id=self.renderer.stop_id,
-            pad_token_id=self._pad_id,
-        )
-        answers: list[list[int]] = output[:, prompt:].tolist()
-        return answers
-
-    def _completion(self, prompt: Sequence[int], ids: list[int], max_new_tokens: int) -> Completion:
-        stop = self.renderer.stop_id
-        stopped = stop in ids[:max_new_tokens]
-        answer = ids[: ids.index(stop)] if stopped else ids[:max_new_tokens]
+    def _completion(self, prompt: Sequence[int], ids: list[int], most: int) -> Completion:
+        stopped = ids[-1] == self.renderer.stop_id
         return Completion(
-            text=self.renderer.decode(answer),
-            finish="stop" if stopped else "length",
+            text=self._text(ids),
+            finish="stop" if stopped or len(ids) < most else "length",
             prompt_tokens=len(prompt),
-            completion_tokens=len(answer) + stopped,
+            completion_tokens=len(ids),
         )
 
-    @property
-    def _pad_id(self) -> int:
-        pad: Any = self.renderer.tokenizer.pad_token_id
-        return int(pad)
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.renderer.decode(ids[:-1] if ids and ids[-1] == self.renderer.stop_id else ids)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """Where an adapter lies, after the checks of every load. (It holds no engine, so that one can be forgotten.)"""
+
+    base: BaseModel
+    store: Store | None
+    by_hand: Mapping[str, Path]
+
+    def __call__(self, name: str) -> Path:
+        if name in self.by_hand:
+            return self.by_hand[name]
+        stored = _stored(self.store).get(name)
+        check_files(stored, self.base)
+        return stored.path
+
+
+def _stored(store: Store | None) -> Store:
+    if store is None:
+        raise EngineError("the engine was made without a store, so it knows no adapter by name")
+    return store
+
+
+def _then(first: Future[list[int]], make: Callable[[list[int]], Completion]) -> Future[Completion]:
+    """A future of what is made of another's value; cancelling it cancels the other."""
+    second: Future[Completion] = Future()
+
+    def finish(done: Future[list[int]]) -> None:
+        if second.done() or done.cancelled():
+            return
+        error = done.exception()
+        if error is not None:
+            second.set_exception(error)
+        else:
+            second.set_result(make(done.result()))
+
+    first.add_done_callback(finish)
+    second.add_done_callback(lambda done: first.cancel() if done.cancelled() else None)
+    return second

@@ -1,4 +1,4 @@
-"""Scoring answers: a single one as it stands behind its prompt, several as one tree."""
+"""Scoring answers each with its whole prompt before it: what any causal language model can do."""
 
 from __future__ import annotations
 
@@ -6,42 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from searchlora.inference.engine import Scored
-from searchlora.inference.packed import score_trees
-from searchlora.inference.tree import tree
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
 
 #: Lengths of rows -> the rows of each batch.
 Batches = Callable[[Mapping[int, int]], Iterator[list[int]]]
-
-
-def score_rows(
-    model: Any,
-    rows: Sequence[int],
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[Sequence[int]]],
-    *,
-    pad_id: int,
-    batches: Batches,
-    trees: bool,
-    within: float | None = None,
-) -> Iterator[dict[int, Scored]]:
-    """The scores of these rows, batch by batch.
-
-    Args:
-        trees: Whether the model takes trees, see `packs`.
-        prompts: Token ids of all rows' prompts.
-        answers: Token ids of all rows' answers, the stop token at the end of each.
-        within: As for `Engine.score`.
-    """
-    keys = {row: tuple(map(tuple, answers[row])) for row in rows if trees and len(answers[row]) > 1}
-    shapes = {key: tree(key) for key in set(keys.values())}
-    for batch in batches({row: len(prompts[row]) + len(shapes[key].tokens) for row, key in keys.items()}):
-        of_batch = [shapes[keys[row]] for row in batch]
-        scored = score_trees(model, [prompts[row] for row in batch], of_batch, pad_id, within)
-        yield dict(zip(batch, scored, strict=True))
-    others = [row for row in rows if row not in keys]
-    yield from score_whole(model, others, prompts, answers, pad_id=pad_id, batches=batches)
 
 
 def score_whole(
@@ -53,7 +22,12 @@ def score_whole(
     pad_id: int,
     batches: Batches,
 ) -> Iterator[dict[int, Scored]]:
-    """The scores of these rows, each answer computed with its whole prompt before it."""
+    """The scores of these rows, batch by batch.
+
+    Args:
+        prompts: Token ids of all rows' prompts.
+        answers: Token ids of all rows' answers, the stop token at the end of each.
+    """
     places = [(row, index) for row in rows for index in range(len(answers[row]))]
     examples = [Example((*prompts[row], *answers[row][index]), len(prompts[row])) for row, index in places]
     found: dict[int, dict[int, float]] = {row: {} for row in rows}

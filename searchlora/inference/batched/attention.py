@@ -1,0 +1,63 @@
+"""Attention over keys and values that lie in place, registered with transformers by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+#: As the model's `_attn_implementation`.
+NAME = "searchlora"
+
+#: Scores (rows x heads x new x seen) up to which two plain products beat the blockwise kernel on a CPU, whose start is
+#: costly: at one new token a row it takes several times as long.
+_PLAIN = 4_000_000
+
+
+def register() -> None:
+    """Make `NAME` known to transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Scaled dot-product attention with grouped queries, in which keys are not repeated.
+
+    Args:
+        query: Shape (rows, heads, new, size).
+        key, value: Shape (rows, key heads, seen, size).
+        attention_mask: Added to the scores; shape (rows, 1, new, seen).
+
+    Returns:
+        Shape (rows, new, heads, size).
+    """
+    del module, dropout
+    rows, heads, new, size = query.shape
+    key_heads, seen = key.shape[1:3]
+    scale = size**-0.5 if scaling is None else scaling
+    if rows * heads * new * seen > _PLAIN or query.device.type != "cpu":
+        found = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=heads != key_heads
+        )
+        return found.transpose(1, 2), None
+    group = heads // key_heads
+    queries = (query * scale).reshape(rows * key_heads, group * new, size)
+    keys = key.flatten(0, 1)
+    if new == 1:  # a product with few rows is quick where the many stand on its left
+        scores = torch.bmm(keys, queries.transpose(1, 2)).transpose(1, 2).contiguous()
+    else:
+        scores = torch.bmm(queries, keys.transpose(1, 2))
+    if attention_mask is not None:
+        scores = scores.view(rows, heads, new, seen).add_(attention_mask).view_as(scores)
+    found = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
+    return found.view(rows, heads, new, size).transpose(1, 2), None

@@ -1,0 +1,102 @@
+"""Keys and values of all rows under way, written in place; nothing is put together anew as rows grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache
+
+
+class KeyValues(Cache):  # type: ignore[misc]
+    """A transformers cache whose rows each have a length of their own.
+
+    Before a forward pass `block` says where it writes and how far it looks; what each token sees is the mask's affair.
+
+    Args:
+        layers: Of the model.
+        columns: Tokens that a row has room for at first; more is made when needed.
+    """
+
+    def __init__(self, layers: int, columns: int = 256) -> None:
+        super().__init__(layers=[])
+        self._count = layers
+        self._columns = columns
+        self._all: torch.Tensor | None = None  # (layers, 2, rows, key heads, columns, size)
+        self._rows = slice(0, 0)
+        self._start: int | torch.Tensor = 0
+        self._seen = 0
+
+    def block(self, rows: slice, start: int | torch.Tensor, seen: int) -> None:
+        """What the next forward pass computes.
+
+        Args:
+            rows: Which rows.
+            start: The column of the first new token, of all rows or (shape: (rows,)) of each.
+            seen: Columns that are looked at, from the first.
+        """
+        self._rows, self._start, self._seen = rows, start, seen
+        if self._all is not None:
+            self._all = self._room(self._all, rows.stop, seen)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a layer's new keys and values (rows, key heads, new, size); give all that are looked at."""
+        if self._all is None:
+            heads, size = key_states.shape[1], key_states.shape[3]
+            empty = key_states.new_zeros(self._count, 2, 0, heads, self._columns, size)
+            self._all = self._room(empty, self._rows.stop, self._seen)
+        found = []
+        for place, states in enumerate((key_states, value_states)):
+            kept = self._all[layer_idx, place, self._rows]
+            new = states.shape[2]
+            if isinstance(self._start, int):
+                kept[:, :, self._start : self._start + new] = states
+            elif new == 1:
+                kept[_numbers(len(kept), kept), :, self._start] = states[:, :, 0]
+            else:
+                columns = self._start[:, None] + _numbers(new, kept)
+                kept[_numbers(len(kept), kept)[:, None], :, columns] = states.transpose(1, 2)
+            found.append(kept[:, :, : self._seen])
+        return found[0], found[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Nothing is asked by length: positions and masks are given."""
+        del layer_idx
+        return 0
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Let a row stand in the place of another."""
+        assert self._all is not None
+        self._all[:, :, target, :, :length] = self._all[:, :, source, :, :length]
+
+    def taken(self, row: int, length: int) -> torch.Tensor:
+        """A copy of a row's first columns; shape (layers, 2, key heads, length, size)."""
+        assert self._all is not None
+        return self._all[:, :, row, :, :length].clone()
+
+    def give(self, row: int, columns: torch.Tensor) -> None:
+        """Put what `taken` gave at the beginning of a row."""
+        length = columns.shape[3]
+        if self._all is None:
+            layers, _, heads, _, size = columns.shape
+            self._all = columns.new_zeros(layers, 2, 0, heads, self._columns, size)
+        self._all = self._room(self._all, row + 1, length)
+        self._all[:, :, row, :, :length] = columns
+
+    @staticmethod
+    def _room(now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """With room for so many rows and columns at least; it is doubled, so that it is seldom copied."""
+        layers, two, had_rows, heads, had_columns, size = (int(size) for size in now.shape)
+        if rows <= had_rows and columns <= had_columns:
+            return now
+        rows = had_rows if rows <= had_rows else max(rows, 2 * had_rows)
+        columns = had_columns if columns <= had_columns else max(columns, 2 * had_columns)
+        more = now.new_zeros(layers, two, rows, heads, columns, size)
+        more[:, :, :had_rows, :, :had_columns] = now
+        return more
+
+
+def _numbers(count: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.arange(count, device=like.device)

@@ -1,0 +1,107 @@
+"""Reading prompts: shared beginnings first, then what is left of each prompt, into rows of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from searchlora.inference.batched.forward import Forward
+from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.prefixes import Ids, Prefixes
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt, and the adapter that reads it: its name, and the slot that it is in."""
+
+    ids: Ids
+    adapter: str | None
+    slot: int
+
+
+@dataclass
+class Reader:
+    """Reads prompts with a model.
+
+    Args:
+        rows, tokens: Of one forward pass at most; tokens are rows times the longest.
+    """
+
+    forward: Forward
+    prefixes: Prefixes
+    rows: int
+    tokens: int
+
+    def read(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> torch.Tensor:
+        """Read prompts into the rows of a cache from `first` on; the hidden state behind each, shape (n, size)."""
+        self.share(prompts)
+        starts = [self._begin(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
+        hidden: list[torch.Tensor] = []
+        for rows in self._blocks([len(p.ids) - start for p, start in zip(prompts, starts, strict=True)]):
+            hidden += self._block(
+                [prompts[row] for row in rows], [starts[row] for row in rows], cache, first + rows.start
+            )
+        self.prefixes.counts.read += sum(len(prompt.ids) for prompt in prompts)
+        self.prefixes.counts.reused += sum(starts)
+        return torch.stack(hidden)
+
+    def share(self, prompts: Sequence[Prompt]) -> None:
+        """Compute and keep the beginnings that these prompts share, where they are not kept yet."""
+        rounds: list[list[Prompt]] = []
+        for adapter, slot in dict.fromkeys((prompt.adapter, prompt.slot) for prompt in prompts):
+            of_adapter = [prompt.ids for prompt in prompts if prompt.adapter == adapter]
+            for turn, found in enumerate(self.prefixes.wanted(adapter, of_adapter)):
+                rounds += [[] for _ in range(turn + 1 - len(rounds))]
+                rounds[turn] += [Prompt(ids, adapter, slot) for ids in found]
+        for beginnings in rounds:
+            self._keep(beginnings)
+
+    def _keep(self, beginnings: Sequence[Prompt]) -> None:
+        cache = self.forward.key_values()
+        starts = [self._begin(each, cache, row) for row, each in enumerate(beginnings)]
+        for rows in self._blocks([len(each.ids) - start for each, start in zip(beginnings, starts, strict=True)]):
+            self._block([beginnings[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
+        for row, each in enumerate(beginnings):
+            self.prefixes.keep(each.adapter, each.ids, cache.taken(row, len(each.ids)))
+
+    def _begin(self, prompt: Prompt, cache: KeyValues, row: int) -> int:
+        """Put what is kept of a prompt's beginning into a row; how many tokens that is."""
+        length, columns = self.prefixes.longest(prompt.adapter, prompt.ids)
+        if columns is not None:
+            cache.give(row, columns)
+        return length
+
+    def _blocks(self, lengths: Sequence[int]) -> Iterator[range]:
+        """Neighbouring rows, as many as one pass may hold."""
+        start, longest = 0, 0
+        for row, length in enumerate(lengths):
+            longest = max(longest, length)
+            if row > start and (row - start == self.rows or longest * (row + 1 - start) > self.tokens):
+                yield range(start, row)
+                start, longest = row, length
+        if lengths:
+            yield range(start, len(lengths))
+
+    def _block(
+        self, prompts: Sequence[Prompt], starts: Sequence[int], cache: KeyValues, first: int
+    ) -> list[torch.Tensor]:
+        left = [prompt.ids[start:] for prompt, start in zip(prompts, starts, strict=True)]
+        width = max(map(len, left))
+        ids = torch.zeros(len(left), width, dtype=torch.long)
+        for row, tokens in enumerate(left):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        begin = torch.tensor(starts)
+        positions = begin[:, None] + torch.arange(width)
+        columns = max(starts) + width
+        seen = torch.arange(columns) <= positions[:, :, None]
+        uniform: Any = starts[0] if len(set(starts)) == 1 else begin.to(self.forward.device)
+        cache.block(slice(first, first + len(left)), uniform, columns)
+        # Beyond a prompt's end positions may leave the model's context; nothing is read there.
+        last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])
+        hidden = self.forward.hidden(
+            ids, positions.minimum(last[:, None]), seen, [prompt.slot for prompt in prompts], cache
+        )
+        return [hidden[row, len(tokens) - 1] for row, tokens in enumerate(left)]

@@ -1,0 +1,161 @@
+"""Trees of answers, scored for rows with adapters of their own: a mask keeps the branches behind a prompt apart.
+
+Tree attention as in SpecInfer (arXiv:2305.09781): a token sees its prompt, its ancestors and itself, and stands at
+the position that it has in its own answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.prefixes import Ids
+from searchlora.inference.batched.reading import Prompt, Reader
+from searchlora.inference.engine import Scored
+from searchlora.inference.tree import Bools, Ints, Search, Tree, tree
+
+#: Rows of logits that are in memory at once: at a vocabulary of 50,000, 50 MB.
+_LOGITS = 256
+
+
+def score_trees(
+    reader: Reader, prompts: Sequence[Prompt], answers: Sequence[tuple[Ids, ...]], within: float | None
+) -> list[Scored]:
+    """Score every answer of each prompt, all in one batch; what prompts begin with in common is computed once.
+
+    Args:
+        answers: Token ids of each prompt's answers, at least one.
+        within: As for `Engine.score`.
+    """
+    searches = [Search(_tree(each), within) for each in answers]
+    chosen = [search.first() for search in searches]
+    reader.share(prompts)
+    batch = _Batch(reader, prompts, searches)
+    while batch.rows:
+        batch.forward(chosen)
+        chosen = [searches[row].next() for row in batch.rows]
+        batch.keep([place for place, nodes in enumerate(chosen) if len(nodes)])
+        chosen = [nodes for nodes in chosen if len(nodes)]
+    return [
+        Scored(tuple(search.scores().tolist()), len(prompt.ids), search.steps_known)
+        for search, prompt in zip(searches, prompts, strict=True)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _tree(answers: tuple[Ids, ...]) -> Tree:
+    """Many prompts have the same answers."""
+    return tree(answers)
+
+
+class _Batch:
+    """Rows of prompt and tree, computed in one pass or several.
+
+    What is kept of each prompt's beginning stands in the first columns; the rest of the prompts end in one column.
+    """
+
+    def __init__(self, reader: Reader, prompts: Sequence[Prompt], searches: Sequence[Search]) -> None:
+        self.rows = list(range(len(prompts)))
+        self._forward = reader.forward
+        self._prompts = prompts
+        self._searches = searches
+        self._cache: KeyValues = reader.forward.key_values()
+        self._given = [self._begin(reader, prompt, row) for row, prompt in enumerate(prompts)]
+        self._before = max(self._given)
+        left = [len(prompt.ids) - given for prompt, given in zip(prompts, self._given, strict=True)]
+        self._width = self._before + max(left)
+        self._past = self._before  # columns computed so far
+        # Where each node stands, -1 while it is not computed; last, so that it is node -1, the prompt's end.
+        self._columns = [np.append(np.full(len(search.tree.tokens), -1), self._width - 1) for search in searches]
+        reader.prefixes.counts.read += sum(len(prompt.ids) for prompt in prompts)
+        reader.prefixes.counts.reused += sum(self._given)
+
+    def forward(self, chosen: Sequence[Ints]) -> None:
+        """Compute these nodes of each row, the prompts before them in the first pass, and tell what follows them.
+
+        Args:
+            chosen: Of each row that is left.
+        """
+        ids, positions, seen = self._block(chosen)
+        self._cache.block(slice(0, len(self.rows)), self._past, self._past + ids.shape[1])
+        hidden = self._forward.hidden(
+            torch.from_numpy(ids),
+            torch.from_numpy(positions),
+            torch.from_numpy(seen),
+            [self._prompts[row].slot for row in self.rows],
+            self._cache,
+        )
+        self._tell(chosen, hidden)
+        self._past += ids.shape[1]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the rows in these places only."""
+        for target, source in enumerate(places):
+            if target != source:
+                self._cache.move(source, target, self._past)
+        self.rows = [self.rows[place] for place in places]
+
+    def _begin(self, reader: Reader, prompt: Prompt, row: int) -> int:
+        length, columns = reader.prefixes.longest(prompt.adapter, prompt.ids)
+        if columns is not None:
+            self._cache.give(row, columns)
+        return length
+
+    def _block(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
+        """Ids and positions (rows, columns) of what is computed now; what each of it sees (rows, columns, all)."""
+        lead = self._width - self._past if self._past == self._before else 0
+        columns = lead + max(map(len, chosen))
+        ids = np.zeros((len(self.rows), columns), dtype=np.int64)
+        positions = np.zeros((len(self.rows), columns), dtype=np.int64)
+        seen = np.zeros((len(self.rows), columns, self._past + columns), dtype=bool)
+        own = np.arange(columns)
+        seen[:, own, self._past + own] = True  # padding sees itself: a softmax over nothing is no number
+        for place, (row, nodes) in enumerate(zip(self.rows, chosen, strict=True)):
+            shape, prompt, given = self._searches[row].tree, self._prompts[row].ids, self._given[row]
+            left = prompt[given:]
+            begin = self._width - len(left)  # the column of the first token that is not given
+            if lead:
+                here = slice(lead - len(left), lead)
+                ids[place, here] = left
+                positions[place, here] = np.arange(given, len(prompt))
+                seen[place, here, :given] = True
+                seen[place, here, begin : self._width] = np.tri(len(left), dtype=bool)
+            here = slice(lead, lead + len(nodes))
+            ids[place, here] = shape.tokens[nodes]
+            positions[place, here] = len(prompt) + shape.depths[nodes]
+            self._columns[row][nodes] = self._past + lead + np.arange(len(nodes))
+            computed = np.flatnonzero(self._columns[row][:-1] >= 0)
+            seen[place, here, :given] = True
+            seen[place, here, begin : self._width] = True
+            seen[place, here, :][:, self._columns[row][computed]] = shape.above[np.ix_(nodes, computed)]
+        return ids, positions, seen
+
+    def _tell(self, chosen: Sequence[Ints], hidden: torch.Tensor) -> None:
+        """Tell each row's search the log-probabilities that the hidden states (rows, columns, size) give."""
+        asked, places, targets = [], [], []
+        for place, (row, nodes) in enumerate(zip(self.rows, chosen, strict=True)):
+            search = self._searches[row]
+            steps = search.asked(nodes, prompt=self._past == self._before)
+            columns = self._columns[row][search.tree.sources[steps]] - self._past
+            asked.append(steps)
+            places.append(place * hidden.shape[1] + columns)
+            targets.append(search.tree.targets[steps])
+        found = self._log_probabilities(hidden.flatten(0, 1), np.concatenate(places), np.concatenate(targets))
+        ends = np.cumsum([len(steps) for steps in asked])[:-1]
+        for row, steps, values in zip(self.rows, asked, np.split(found, ends), strict=True):
+            self._searches[row].tell(steps, values)
+
+    def _log_probabilities(self, hidden: torch.Tensor, places: Ints, targets: Ints) -> np.ndarray:
+        """Of each target token behind the hidden state (all, size) in its place; the vocabulary's logits in slices."""
+        unique, inverse = np.unique(places, return_inverse=True)
+        found = np.zeros(len(places))
+        for start in range(0, len(unique), _LOGITS):
+            wanted = np.flatnonzero((inverse >= start) & (inverse < start + _LOGITS))
+            logits = self._forward.logits(hidden[torch.from_numpy(unique[start : start + _LOGITS])]).float()
+            rows, ids = torch.from_numpy(inverse[wanted] - start), torch.from_numpy(targets[wanted])
+            found[wanted] = (logits[rows, ids] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
+        return found

@@ -1,0 +1,120 @@
+"""Rows that write: each takes its next token at every step, rows that end leave, and new ones enter between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from searchlora.errors import EngineError
+from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.reading import Prompt, Reader
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer being written.
+
+    Attributes:
+        most: Tokens after which it is cut.
+        matcher: What its grammar admits next; None: anything.
+        ids: The tokens so far, the stop token among them.
+        error: Why it cannot go on.
+    """
+
+    prompt: Prompt
+    most: int
+    matcher: Any | None = None
+    ids: list[int] = field(default_factory=list)
+    error: EngineError | None = None
+    stopped: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is written."""
+        return self.stopped or self.error is not None or len(self.ids) >= self.most
+
+    @property
+    def length(self) -> int:
+        """Tokens that are read: the prompt and what is written but for the last token."""
+        return len(self.prompt.ids) + max(len(self.ids) - 1, 0)
+
+
+class Writer:
+    """The rows under way, and their keys and values.
+
+    Args:
+        stop_id: The token that ends an answer.
+    """
+
+    def __init__(self, reader: Reader, stop_id: int) -> None:
+        self.rows: list[Row] = []
+        self._reader = reader
+        self._forward = reader.forward
+        self._stop_id = stop_id
+        self._cache: KeyValues = reader.forward.key_values()
+
+    def enter(self, rows: Sequence[Row]) -> None:
+        """Read the prompts of new rows, and let each write its first token.
+
+        Where no row is under way, rows with one adapter come to lie together, as `routing` likes them.
+        """
+        rows = rows if self.rows else sorted(rows, key=lambda row: row.prompt.slot)
+        hidden = self._reader.read([row.prompt for row in rows], self._cache, len(self.rows))
+        self.rows += rows
+        self._write(rows, hidden)
+
+    def step(self) -> None:
+        """Let every row write one more token."""
+        lengths = torch.tensor([row.length for row in self.rows])
+        seen = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
+        start: Any = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
+        self._cache.block(slice(0, len(self.rows)), start, seen.shape[-1])
+        hidden = self._forward.hidden(
+            torch.tensor([row.ids[-1:] for row in self.rows]),
+            lengths[:, None],
+            seen,
+            [row.prompt.slot for row in self.rows],
+            self._cache,
+        )
+        self._write(self.rows, hidden[:, 0])
+
+    def leave(self, done: Callable[[Row], bool]) -> list[Row]:
+        """Take out the rows that are done; the last row takes the place of one that leaves."""
+        found = []
+        for place in range(len(self.rows) - 1, -1, -1):
+            if done(self.rows[place]):
+                found.append(self.rows[place])
+                last = self.rows.pop()
+                if place < len(self.rows):
+                    self.rows[place] = last
+                    self._cache.move(len(self.rows), place, last.length)
+        return found[::-1]
+
+    def drop(self) -> None:
+        """Forget all rows, after a pass that failed in the middle."""
+        self.rows = []
+        self._cache = self._forward.key_values()
+
+    def _write(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
+        """The likeliest token that each row's grammar admits, behind hidden states (rows, size)."""
+        logits = self._forward.logits(hidden).float()  # argmax is quicker on it
+        for place, row in enumerate(rows):
+            if row.matcher is not None:
+                bits = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), np.uint8), bitorder="little")
+                admitted = torch.from_numpy(bits[: logits.shape[1]]).to(logits.device, torch.bool)
+                logits[place] = logits[place].masked_fill(~admitted, -torch.inf)
+        for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
+            row.ids.append(token)
+            row.stopped = token == self._stop_id
+            if row.matcher is not None and not row.stopped:
+                row.matcher.consume_token(token)
+            if row.matcher is not None and row.matcher.is_error():
+                row.error = EngineError(
+                    f"the grammar cannot be followed further ({row.matcher.get_error()})",
+                    where="request",
+                    fix="Simplify the schema or the grammar.",
+                )

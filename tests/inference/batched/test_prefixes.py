@@ -1,0 +1,81 @@
+"""What prompts begin with in common is found, computed once, and computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.inference.batched.prefixes import LEAST, Prefixes, shared
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+
+SYSTEM = "Grade the passage for the query. " * 3
+
+
+def test_beginnings_come_in_rounds():
+    guideline, query, other = tuple(range(20)), tuple(range(100, 120)), tuple(range(200, 220))
+    prompts = [(*guideline, *middle, *range(300 + n, 310)) for middle in (query, other) for n in range(3)]
+    first, second = shared(prompts)
+    assert first == [guideline]
+    assert sorted(second) == sorted([(*guideline, *query), (*guideline, *other)])
+    assert shared(prompts[:1]) == []
+    assert shared([]) == []
+    assert shared([prompts[0]] * 5) == []  # nothing but itself to share with
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60).map(tuple), max_size=12))
+def test_every_beginning_is_shared_and_longer_than_the_one_before(prompts):
+    seen = {()}
+    for found in shared(prompts):
+        for prefix in found:
+            assert sum(prompt[: len(prefix)] == prefix and len(prompt) > len(prefix) for prompt in set(prompts)) >= 2
+            longest = max((each for each in seen if prefix[: len(each)] == each), key=len)
+            assert len(prefix) >= len(longest) + LEAST
+        seen |= set(found)
+
+
+def test_the_budget_drops_what_was_used_longest_ago():
+    kept = Prefixes(budget=100)
+    columns = torch.zeros(1)
+    prompts = {start: tuple(range(start, start + 40)) for start in (0, 1000, 2000)}
+    kept.keep("a", prompts[0], columns)
+    kept.keep("a", prompts[1000], columns)
+    assert kept.longest("a", (*prompts[0], 9))[0] == 40
+    kept.keep("a", prompts[2000], columns)
+    assert kept.longest("a", (*prompts[1000], 9))[0] == 0
+    assert kept.longest("a", (*prompts[0], 9))[0] == 40
+    assert kept.longest("b", (*prompts[0], 9))[0] == 0  # another adapter computes other keys and values
+    assert kept.longest("a", prompts[0])[0] == 0  # something is left to compute
+    kept.forget("a")
+    assert kept.longest("a", (*prompts[0], 9))[0] == 0
+
+
+@pytest.fixture(scope="module")
+def engines(tiny_base):
+    return LocalEngine(tiny_base, precision="fp32"), LocalEngine(tiny_base, precision="fp32", prefix_tokens=0)
+
+
+def pairs():
+    texts = [f"query {query} passage {passage} {'x' * passage}" for query in range(4) for passage in range(12)]
+    return [Request(({"role": "system", "content": SYSTEM}, {"role": "user", "content": text})) for text in texts]
+
+
+def test_grades_of_many_passages_read_the_guideline_once(engines):
+    reusing, plain = engines
+    choices = [["0", "1", "2", "3"]] * len(pairs())
+    for one, other in zip(reusing.score(pairs(), choices), plain.score(pairs(), choices), strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+    stats = reusing.stats()
+    assert stats.prompt_tokens_reused > 0.6 * stats.prompt_tokens
+    assert plain.stats().prompt_tokens_reused == 0
+
+
+def test_requests_that_come_one_after_the_other_share_too(engines):
+    reusing, plain = engines
+    for request in pairs()[:5]:
+        assert reusing.generate([request]) == plain.generate([request])
+    before = reusing.stats().prompt_tokens_reused
+    reusing.generate([pairs()[6]])
+    assert reusing.stats().prompt_tokens_reused > before

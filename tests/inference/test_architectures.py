@@ -1,0 +1,121 @@
+"""Which models share batches, and that they compute there what they compute by themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from searchlora.inference.batched.core import BatchedCore
+from searchlora.inference.batched.forward import fits
+from searchlora.inference.batched.waiting import Limits, Work
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.one_adapter import OneAdapterCore
+from searchlora.inference.scoring import score_whole
+from searchlora.models.resolve import resolve
+from tests.made import made_folder
+from tests.tiny import build_tiny_base
+
+PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
+ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
+
+
+def small(name: str, **settings):
+    """A random model of another architecture."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+    if name == "gpt2":
+        sizes, heads = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, {}
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **heads, **settings)).eval()
+
+
+def core(model) -> BatchedCore:
+    return BatchedCore(
+        model, 2, lambda _: None, slots=2, limits=Limits(4, 4096, 64), batch_tokens=512, prefix_tokens=64
+    )
+
+
+def greedy(model, prompt, tokens):
+    ids = list(prompt)
+    with torch.inference_mode():
+        while len(ids) < len(prompt) + tokens and ids[-1] != 2:
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("llama", {"attn_implementation": "eager"}),
+        ("llama", {"attention_bias": True}),
+        ("qwen2", {}),
+        ("gpt2", {}),
+        ("gemma", {}),
+        ("mistral", {"sliding_window": None}),
+        ("mistral", {"sliding_window": 4}),
+        ("gemma2", {}),
+        ("granite", {"logits_scaling": 8.0}),
+        ("cohere", {"logit_scale": 0.06}),
+    ],
+)
+def test_other_architectures_share_batches_or_are_told_apart(name, settings):
+    model = small(name, **settings)
+    taken = fits(model)
+    assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere"))
+    if not taken:
+        return
+    wanted = [greedy(model, prompt, 9) for prompt in PROMPTS]
+    with torch.inference_mode():
+        batches = list(score_whole(model, range(2), PROMPTS, ANSWERS, pad_id=0, batches=lambda rows: [list(rows)]))
+    scores = {row: found for part in batches for row, found in part.items()}
+    shared = core(model)
+    for within in (None, 50.0):
+        writing = [Work(ids=prompt, most=9) for prompt in PROMPTS]
+        scoring = [Work(ids=prompt, answers=each, within=within) for prompt, each in zip(PROMPTS, ANSWERS, strict=True)]
+        shared.finish([*writing, *scoring])
+        assert [work.result.result() for work in writing] == wanted
+        for row, work in enumerate(scoring):
+            assert work.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
+
+
+def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tiny_base, tmp_path, monkeypatch):
+    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
+    requests = [
+        Request(({"role": "user", "content": text},), name, 6) for text in ("tent", "a boot") for name in (None, "c")
+    ]
+    choices = [["card", "cargo"], ["card"], [], ["tent", "boot", "lamp"]]
+    found = []
+    for sharing in (True, False):
+        if not sharing:
+            monkeypatch.setattr("searchlora.inference.batched.forward.fits", lambda _: False)
+        engine = LocalEngine(tiny_base, precision="fp32")
+        assert isinstance(engine._core, BatchedCore if sharing else OneAdapterCore)
+        engine.load_folder("c", folder)
+        found.append((engine.generate(requests), engine.score(requests, choices)))
+        assert (engine.stats() is None) == (not sharing)
+        assert engine.unload("c")
+        assert not engine.unload("c")
+        engine.close()
+    (shared, shared_scores), (alone, alone_scores) = found
+    assert shared == alone
+    for one, other in zip(shared_scores, alone_scores, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=5e-3)
+
+
+def test_a_base_with_a_window_is_served(tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    folder = build_tiny_base(tmp_path / "base")
+    config = MistralConfig(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, sliding_window=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    engine = LocalEngine(resolve(str(folder)), precision="fp32")
+    assert isinstance(engine._core, OneAdapterCore)
+    (completion,) = engine.generate([Request(({"role": "user", "content": "tent"},), None, 5)])
+    assert completion.completion_tokens <= 5
