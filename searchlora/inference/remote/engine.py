@@ -1,0 +1,208 @@
+"""The engine contract over a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import cached_property, partial
+from threading import Event
+from typing import TypeVar
+
+from searchlora.adapters.names import parse_reference
+from searchlora.adapters.store import Store
+from searchlora.errors import EngineError, NotInStore, PromptTooLong
+from searchlora.inference.constrained import Constraints
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.remote.dialects import Dialect, DialectName
+from searchlora.inference.remote.http import Server
+from searchlora.inference.remote.models import Models
+from searchlora.models.load import load_tokenizer
+from searchlora.models.resolve import BaseModel
+from searchlora.progress import Progress, silent
+from searchlora.prompts import Renderer
+
+Answer = TypeVar("Answer")
+
+
+class RemoteEngine:
+    """Greedy generation and scoring by an OpenAI-compatible server, one HTTP call per request, many at once.
+
+    vLLM gets token ids and `searchlora serve` renders with this project's renderer, so that the model reads what it was
+    trained on. Any other server renders as its own template does; it is asked to generate only, freely or by a JSON
+    Schema. Nothing is asked of the server before the first request.
+
+    Args:
+        url: Where the server answers, with or without `/v1` at the end.
+        base: The base that the server serves; its tokenizer is used, its weights only to check what is loaded.
+        store: Where adapter references are looked up; None: only exact versions and the keys of `names` mean anything.
+        api_key: Sent as a bearer token; read it from the environment, not from a file.
+        names: Reference -> the server's name of that adapter, the reference as it is pinned now. An adapter that is
+            not there is called by its pinned reference, `name@3`.
+        model: The server's name of the base; None: the first model that it lists.
+        dialect: What kind of server it is; None finds out.
+        load: Let vLLM load adapters that it lacks from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
+        concurrency: Requests under way at once, of all callers together.
+        timeout_s: Seconds that one attempt may take.
+        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx.
+
+    Raises:
+        EngineError: for a URL that is none.
+        InvalidName, NotInStore: for a reference in `names` that means nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        base: BaseModel,
+        store: Store | None = None,
+        *,
+        api_key: str | None = None,
+        names: Mapping[str, str] | None = None,
+        model: str | None = None,
+        dialect: DialectName | None = None,
+        load: bool = False,
+        concurrency: int = 16,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        self.base = base
+        self.store = store
+        self.renderer = Renderer(load_tokenizer(base))
+        self._known = frozenset(names or ()) if store is None else frozenset()
+        self._server = Server(url, api_key=api_key, connections=concurrency, timeout_s=timeout_s, retries=retries)
+        pinned = {self.pin(reference): name for reference, name in (names or {}).items()}
+        self._models = Models(self._server, base, store, names=pinned, base_name=model, dialect=dialect, load=load)
+        self._pool = ThreadPoolExecutor(concurrency, "searchlora-remote")
+
+    def pin(self, adapter: str) -> str:
+        """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
+        if self.store is not None:
+            return self.store.pin(adapter)
+        if adapter in self._known or parse_reference(adapter).version is not None:
+            return adapter
+        raise NotInStore(
+            f"without a store nobody knows which version '{adapter}' means",
+            fix="Give the engine a store, or name an exact version, name@3.",
+        )
+
+    def load(self, adapter: str) -> str:
+        """Let the server load an adapter before it is first asked for; its pinned reference.
+
+        Raises:
+            NotInStore, LoadCheckFailed: for one that is not there or must not be loaded.
+            EngineError: where the server lacks it and may not, or cannot, load it.
+        """
+        pinned = self.pin(adapter)
+        self._models.load(pinned)
+        return pinned
+
+    def unload(self, adapter: str) -> bool:
+        """Whether the server had the adapter, and now has not. Raises `EngineError` where that is not allowed."""
+        return self._models.unload(self.pin(adapter))
+
+    def close(self) -> None:
+        """Take no more requests; those under way are waited for."""
+        self._pool.shutdown(cancel_futures=True)
+        self._server.close()
+
+    def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
+        """Greedy completions, one per request, in order; the requests may name different adapters.
+
+        Raises:
+            NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
+            PromptTooLong: naming the first request that has no room in the model's context, where the server says
+                how much that is; nothing is asked then.
+            EngineBusy, DeadlineExceeded: where the server is too busy, or does not answer in time.
+            EngineError: naming the first request whose grammar cannot be used, before anything is asked; or naming
+                the server, and what it said.
+        """
+        if not requests:
+            return []
+        self._constraints.matchers([request.grammar for request in requests])  # refuses as the local engine does
+        self._check_room(requests, [request.max_new_tokens for request in requests])
+        jobs = [
+            partial(self._dialect.generate, model=name, request=request)
+            for name, request in zip(self._named(requests), requests, strict=True)
+        ]
+        return self._done(jobs, progress)
+
+    def score(
+        self,
+        requests: Sequence[Request],
+        choices: Sequence[Sequence[str]],
+        *,
+        within: float | None = None,
+        progress: Progress = silent,
+    ) -> list[Scored]:
+        """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
+
+        vLLM's scores are all exact, whatever `within` is.
+        """
+        if not requests:
+            return []
+        longest = [
+            max((len(self.renderer.completion_ids(choice, request.ends)) for choice in row), default=0)
+            for request, row in zip(requests, choices, strict=True)
+        ]
+        self._check_room(requests, longest)
+        jobs = [
+            partial(self._dialect.score, model=name, request=request, choices=row, within=within)
+            for name, request, row in zip(self._named(requests), requests, choices, strict=True)
+        ]
+        return self._done(jobs, progress)
+
+    def _done(self, jobs: Sequence[Callable[..., Answer]], progress: Progress) -> list[Answer]:
+        """The answers in order. Where one fails, the others are not waited for and not asked for again."""
+        given_up = Event()
+        futures: dict[Future[Answer], int] = {
+            self._pool.submit(self._answer, job, row, given_up): row for row, job in enumerate(jobs)
+        }
+        found: dict[int, Answer] = {}
+        try:
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                progress(len(found), len(jobs))
+        finally:
+            given_up.set()
+            for future in futures:
+                future.cancel()
+        return [found[row] for row in range(len(jobs))]
+
+    def _answer(self, job: Callable[..., Answer], row: int, given_up: Event) -> Answer:
+        where = f"{self._server.url}, request {row + 1}"
+        try:
+            return job(partial(self._server.post, given_up=given_up))
+        except EngineError as error:
+            if error.where is not None:
+                raise
+            raise EngineError(error.what, where=where, fix=error.fix) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EngineError(
+                f"the server's answer is not understood ({type(error).__name__}: {error})",
+                where=where,
+                fix="Check what kind of server it is, and say so with 'dialect'.",
+            ) from error
+
+    @cached_property
+    def _dialect(self) -> Dialect:
+        return self._models.spoken(self.renderer)
+
+    @cached_property
+    def _constraints(self) -> Constraints:
+        return Constraints(self.renderer.tokenizer, len(self.renderer.tokenizer), self.renderer.stop_id)
+
+    def _named(self, requests: Sequence[Request]) -> list[str]:
+        """What the server calls the model of each request; a reference is pinned once, so that all see one version."""
+        asked = {request.adapter for request in requests}
+        pinned = {adapter: adapter and self.pin(adapter) for adapter in asked}
+        names = {adapter: self._models.name(reference) for adapter, reference in pinned.items()}
+        return [names[request.adapter] for request in requests]
+
+    def _check_room(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
+        context = self._models.context
+        if context is None:
+            return
+        for row, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+            prompt = len(self.renderer.prompt_ids(request.messages, request.begins))
+            if prompt + answer > context:
+                raise PromptTooLong(row, prompt, answer, context)

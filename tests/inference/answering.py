@@ -1,0 +1,79 @@
+"""A small real HTTP server on the loopback whose answers a test writes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What came in; no body with a GET."""
+
+    path: str
+    body: Any
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What goes out: JSON, or bytes as they are. Status 0 closes the connection without a word."""
+
+    content: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Answer = Callable[[Asked], Told]
+
+
+@dataclass(frozen=True)
+class Answering:
+    url: str
+    asked: list[Asked]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[Answering]:
+    """The server, and everything it was asked, in order."""
+    asked: list[Asked] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._reply(None)
+
+        def do_POST(self) -> None:
+            self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _reply(self, body: Any) -> None:
+            asked.append(Asked(self.path, body, dict(self.headers)))
+            told = answer(asked[-1])
+            if not told.status:
+                self.close_connection = True
+                return
+            content = told.content if isinstance(told.content, bytes) else json.dumps(told.content).encode()
+            self.send_response(told.status)
+            for name, value in {"Content-Length": str(len(content)), **told.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: Any) -> None:
+            del arguments
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield Answering(f"http://127.0.0.1:{server.server_port}", asked)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
