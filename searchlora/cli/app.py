@@ -19,6 +19,7 @@ from searchlora.cli import (
     promote,
     qrels,
     run,
+    serve,
     train,
 )
 
@@ -44,6 +45,7 @@ app.command("clicks")(clicks.clicks)
 app.command("mix-qrels")(qrels.mix_qrels)
 app.add_typer(convert.app, name="convert")
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 
 

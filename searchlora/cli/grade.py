@@ -31,10 +31,10 @@ def serve(
 ) -> None:
     """Serve the grading page until Ctrl+C."""
     from searchlora.experiments.pairs import wanted_pairs, with_texts
+    from searchlora.server.binding import address, bind, is_loopback
     from searchlora.server.grading.guideline import read_guideline
     from searchlora.server.grading.ledger import Ledger
     from searchlora.server.grading.pairs import blind
-    from searchlora.server.grading.serve import address, bind, is_loopback
     from searchlora.server.grading.serve import serve as run_server
     from searchlora.server.grading.session import Session
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, PromptTooLong
+from searchlora.errors import PromptTooLong
 from searchlora.inference.batched.waiting import Limits, Work
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.fetching import Fetch, the_store
+from searchlora.inference.futures import then
 from searchlora.inference.one_adapter import OneAdapterCore
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -76,7 +76,7 @@ class LocalEngine:
         self._by_hand: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        fetch = _Fetch(base, store, self._by_hand)
+        fetch = Fetch(base, store, self._by_hand)
         self._core: BatchedCore | OneAdapterCore
         if fits(model):
             limits = Limits(batch_rows, cache_tokens, waiting)
@@ -97,7 +97,7 @@ class LocalEngine:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
         if adapter in self._by_hand and "@" not in adapter:
             return adapter
-        return _stored(self.store).pin(adapter)
+        return the_store(self.store).pin(adapter)
 
     def load(self, adapter: str) -> str:
         """Load an adapter before it is first asked for; its pinned reference.
@@ -162,15 +162,7 @@ class LocalEngine:
 
         The choices become one tree of tokens behind the prompt.
         """
-        prompts = self._prompts(requests)
-        asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
-        ids = {each: tuple(self.renderer.completion_ids(*each)) for each in set(itertools.chain(*asked))}
-        answers = [tuple(ids[each] for each in row) for row in asked]
-        self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
-        works = [
-            Work(ids=prompt, adapter=adapter, answers=options, within=within)
-            for prompt, adapter, options in zip(prompts, self._pinned(requests), answers, strict=True)
-        ]
+        works = self._to_score(requests, choices, within)
         self._await([work for work in works if work.answers], progress)
         return [work.result.result() if work.answers else Scored((), 0, 0) for work in works]
 
@@ -194,12 +186,29 @@ class LocalEngine:
             What `generate` raises for the request alone, but that an adapter that must not be loaded fails the future.
         """
         (work,) = self._to_write([request])
-        if seconds is not None:
-            work.deadline = time.monotonic() + seconds
         if told is not None:
             work.told = lambda ids: told(self._text(ids))
+        self._submit(work, caller, seconds)
+        return then(work.result, lambda ids: self._completion(work.ids, ids, request.max_new_tokens))
+
+    def submit_score(
+        self,
+        request: Request,
+        choices: Sequence[str],
+        *,
+        within: float | None = None,
+        caller: Hashable = None,
+        seconds: float | None = None,
+    ) -> Future[Scored]:
+        """Ask for the scores of one request, at least one choice, without waiting for them; as `submit`."""
+        (work,) = self._to_score([request], [choices], within)
+        self._submit(work, caller, seconds)
+        return then(work.result, lambda scored: scored)
+
+    def _submit(self, work: Work, caller: Hashable, seconds: float | None) -> None:
+        if seconds is not None:
+            work.deadline = time.monotonic() + seconds
         self._core.submit([work], caller, wait=False)
-        return _then(work.result, lambda ids: self._completion(work.ids, ids, request.max_new_tokens))
 
     def _to_write(self, requests: Sequence[Request]) -> list[Work]:
         prompts = self._prompts(requests)
@@ -210,6 +219,19 @@ class LocalEngine:
             for prompt, adapter, request, matcher in zip(
                 prompts, self._pinned(requests), requests, matchers, strict=True
             )
+        ]
+
+    def _to_score(
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], within: float | None
+    ) -> list[Work]:
+        prompts = self._prompts(requests)
+        asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
+        ids = {each: tuple(self.renderer.completion_ids(*each)) for each in set(itertools.chain(*asked))}
+        answers = [tuple(ids[each] for each in row) for row in asked]
+        self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
+        return [
+            Work(ids=prompt, adapter=adapter, answers=options, within=within)
+            for prompt, adapter, options in zip(prompts, self._pinned(requests), answers, strict=True)
         ]
 
     def _await(self, works: Sequence[Work], progress: Progress) -> None:
@@ -264,43 +286,3 @@ class LocalEngine:
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.renderer.decode(ids[:-1] if ids and ids[-1] == self.renderer.stop_id else ids)
-
-
-@dataclass(frozen=True)
-class _Fetch:
-    """Where an adapter lies, after the checks of every load. (It holds no engine, so that one can be forgotten.)"""
-
-    base: BaseModel
-    store: Store | None
-    by_hand: Mapping[str, Path]
-
-    def __call__(self, name: str) -> Path:
-        if name in self.by_hand:
-            return self.by_hand[name]
-        stored = _stored(self.store).get(name)
-        check_files(stored, self.base)
-        return stored.path
-
-
-def _stored(store: Store | None) -> Store:
-    if store is None:
-        raise EngineError("the engine was made without a store, so it knows no adapter by name")
-    return store
-
-
-def _then(first: Future[list[int]], make: Callable[[list[int]], Completion]) -> Future[Completion]:
-    """A future of what is made of another's value; cancelling it cancels the other."""
-    second: Future[Completion] = Future()
-
-    def finish(done: Future[list[int]]) -> None:
-        if second.done() or done.cancelled():
-            return
-        error = done.exception()
-        if error is not None:
-            second.set_exception(error)
-        else:
-            second.set_result(make(done.result()))
-
-    first.add_done_callback(finish)
-    second.add_done_callback(lambda done: first.cancel() if done.cancelled() else None)
-    return second

@@ -17,21 +17,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from searchlora.errors import SearchloraError, UsageError
+from searchlora.server.closed import CLOSED
 from searchlora.server.grading.guard import Guard
 from searchlora.server.grading.session import Session, Shown
 
 _ASSETS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LONGEST_NOTE = 4000
-
-_CLOSED: dict[str, Any] = {
-    # No interactive documentation: its page loads scripts from elsewhere.
-    "openapi_url": None,
-    "docs_url": None,
-    "redoc_url": None,
-    # Newer FastAPI reports requests, with the rater's name in their path, to whatever collector the process or its
-    # environment has set up; not these, whatever is set up. Older versions do not know the argument and ignore it.
-    "telemetry": {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
-}
 
 
 class Given(BaseModel):
@@ -51,7 +42,7 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
     Args:
         names: Host names, besides localhost, this machine's own, and addresses in digits, by which it may be reached.
     """
-    app = FastAPI(title="searchlora grading", **_CLOSED)
+    app = FastAPI(title="searchlora grading", **CLOSED)
     app.add_middleware(Guard, names=tuple(names))
     app.exception_handler(SearchloraError)(_complaint)
     app.exception_handler(RequestValidationError)(_misfit)

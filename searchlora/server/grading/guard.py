@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from searchlora.server.binding import is_own
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -29,13 +29,13 @@ class Guard:
 
     A body that is too long is refused before it is read; so is one that does not say how long it is.
 
-    A page of another site can make its own name mean this machine (DNS rebinding); its requests then carry that name
-    in `Host`. So a name must be one of `names` or an address in digits, which cannot be rebound.
+    Args:
+        names: By which it may be reached, see `binding.is_own`.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self._app = app
-        self._names = {"localhost", socket.gethostname().lower(), *(name.lower() for name in names)}
+        self._names = frozenset(names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it with 403 or 413."""
@@ -58,7 +58,7 @@ class Guard:
 
     def _refusal(self, headers: Headers, path: str) -> str:
         host = headers.get("host", "")
-        if not self._is_ours(host):
+        if not is_own(host, self._names):
             return f"This server does not go by the name {host!r}. Start it with --host and that name."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
@@ -67,16 +67,3 @@ class Guard:
         if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return "This request comes from another page."
         return ""
-
-    def _is_ours(self, host: str) -> bool:
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
-            return False
-        if name in self._names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True

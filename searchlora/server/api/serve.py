@@ -1,0 +1,69 @@
+"""Making the engine and running the server."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from searchlora.adapters.store import Store
+from searchlora.models.resolve import resolve
+from searchlora.server.api.service import Service
+from searchlora.server.api.settings import Settings
+from searchlora.server.api.threads import in_new_thread
+
+
+def make_service(
+    base: str,
+    store: Store,
+    settings: Settings,
+    *,
+    encoders: Sequence[str] = (),
+    load: Sequence[str] = (),
+    **engine: Any,
+) -> Service:
+    """Load a base, and adapters before they are first asked for.
+
+    Args:
+        encoders: As `resolve` takes them.
+        load: References of adapters.
+        engine: Goes to `LocalEngine`.
+
+    Raises:
+        BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for what is not there or must not be loaded.
+    """
+    from searchlora.inference.local import LocalEngine
+    from searchlora.server.api.encoders import Encoders
+
+    def made() -> LocalEngine:
+        local = LocalEngine(resolve(base), store, waiting=settings.waiting, **engine)
+        for adapter in load:
+            local.load(adapter)
+        return local
+
+    return Service(in_new_thread(made).result(), store, Encoders(encoders, store), settings)
+
+
+def serve(service: Service, listening: socket.socket, *, grace: float = 60.0) -> None:
+    """Serve until interrupted or terminated; what is in flight then is finished.
+
+    Args:
+        grace: Seconds for that; what takes longer breaks off.
+    """
+    import uvicorn
+
+    from searchlora.server.api.app import create_app
+
+    config = uvicorn.Config(
+        create_app(service),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # whoever may set them could ask under any address
+        timeout_graceful_shutdown=math.ceil(grace),
+    )
+    # uvicorn finishes, then raises the interruption again.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

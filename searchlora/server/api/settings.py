@@ -1,0 +1,30 @@
+"""What a server lets its callers do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Who may ask, and how much.
+
+    Attributes:
+        keys: API keys, one of which every request brings but those for health; none: everybody may ask.
+        names: Host names by which the server may be reached without a key, see `binding.is_own`.
+        body_bytes: Of a request's body at most.
+        prompt_tokens: Of a prompt at most; None: what the model's context holds.
+        answer_tokens: Of an answer at most, and where the request does not say.
+        per_minute: Requests of one caller in a minute, which may come all at once; None: any number.
+        seconds: After which nobody waits for an answer any more.
+        waiting: Requests in the queue at most.
+    """
+
+    keys: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    body_bytes: int = 1_000_000
+    prompt_tokens: int | None = None
+    answer_tokens: int = 1024
+    per_minute: int | None = None
+    seconds: float = 120.0
+    waiting: int = 1024

@@ -1,0 +1,43 @@
+"""The text of an answer as it grows, carried from the engine's thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import suppress
+
+from searchlora.inference.engine import Completion
+
+
+class Pieces:
+    """Made in the event loop; `told` is for `LocalEngine.submit`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._texts: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def told(self, text: str) -> None:
+        """Take the text so far."""
+        self._put(text)
+
+    async def of(self, future: Future[Completion]) -> AsyncIterator[str]:
+        """What came new with each token, perhaps nothing; all pieces together are the completion's text.
+
+        Whoever stops asking for more takes the request back. Raises what the future raises.
+        """
+        future.add_done_callback(lambda _: self._put(None))
+        sent = ""
+        try:
+            while (text := await self._texts.get()) is not None:
+                whole = text.rstrip("\ufffd")  # half a character becomes a whole one with the next token
+                if whole.startswith(sent):
+                    yield whole[len(sent) :]
+                    sent = whole
+            yield future.result().text[len(sent) :]
+        finally:
+            future.cancel()
+
+    def _put(self, text: str | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed; the engine's thread must go on
+            self._loop.call_soon_threadsafe(self._texts.put_nowait, text)

@@ -1,0 +1,43 @@
+"""Three adapters of a tiny base, one of a tiny encoder, and a server of them that all tests of a file share."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from searchlora.adapters.store import Store
+from tests.encoders import made_encoder_adapter, shout
+from tests.made import made_adapter
+from tests.server.api.made import made_service, served
+from tests.words import first_word
+
+NAMES = ("one", "two", "three")
+
+
+@pytest.fixture(scope="package")
+def store(tmp_path_factory, tiny_base, encoder_base):
+    folder = tmp_path_factory.mktemp("served")
+    store = Store(folder / "store")
+    task = first_word(folder / "task")
+    for seed, name in enumerate(NAMES):
+        made_adapter(store, name, task, tiny_base, folder / name, seed=seed)
+    store.alias("two", "production", 1)
+    made_encoder_adapter(store, "meaning", shout(folder / "shout"), encoder_base, folder / "meaning")
+    return store
+
+
+@pytest.fixture(scope="module")
+def service(store, tiny_base, encoder_base):
+    return made_service(tiny_base, store, encoder_base)
+
+
+@pytest.fixture(scope="module")
+def url(service):
+    with served(service) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url):
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client

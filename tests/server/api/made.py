@@ -1,0 +1,44 @@
+"""A served engine with adapters that answer differently: tiny, but real all the way down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from searchlora.inference.local import LocalEngine
+from searchlora.server.api.app import create_app
+from searchlora.server.api.encoders import Encoders
+from searchlora.server.api.service import Service
+from searchlora.server.api.settings import Settings
+from searchlora.server.binding import address, bind
+
+
+def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
+    """A service with an engine of its own."""
+    engine = LocalEngine(base, store, precision="fp32", **({"adapters": 3, "batch_rows": 8} | (engine or {})))
+    return Service(engine, store, Encoders([str(encoder.path)] if encoder else [], store), Settings(**settings))
+
+
+@contextmanager
+def served(service: Service) -> Iterator[str]:
+    """The URL of a server that is really there; it ends as one does that is terminated."""
+    with bind("127.0.0.1", 0) as listening:
+        server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="critical", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield address(listening).rstrip("/")
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def asked(text="tent", model="one", **more):
+    """The body of a request for an answer."""
+    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 8} | more

@@ -1,0 +1,148 @@
+"""The official client, unmodified, against a server."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import openai
+import pytest
+
+from searchlora.inference.engine import Request
+from searchlora.retrieval.encoder import Encoder
+
+CHAT = [{"role": "user", "content": "tent"}]
+
+
+@pytest.fixture
+def official(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def expected(service, adapter, **more):
+    return service.engine.generate([Request(tuple(CHAT), adapter, 8, **more)])[0]
+
+
+def test_models_are_the_base_the_encoders_and_adapters_by_name_version_and_alias(official, tiny_base):
+    models = {model.id: model for model in official.models.list()}
+    adapters = {f"{name}{target}" for name in ("one", "two", "three", "meaning") for target in ("", "@1")}
+    assert set(models) == {"tiny", "encoder", "two@production"} | adapters
+    assert (models["two@production"].root, models["two@production"].parent) == ("two@1", "tiny")
+    assert models["meaning"].parent == "encoder"
+    assert official.models.retrieve("two@production").id == "two@production"
+    with pytest.raises(openai.NotFoundError):
+        official.models.retrieve("four")
+    assert str(tiny_base.path) not in str(models)
+
+
+@pytest.mark.parametrize(("model", "adapter"), [("tiny", None), ("one", "one@1"), ("two@production", "two@1")])
+def test_an_answer_is_the_engines_whole_and_streamed(official, service, model, adapter):
+    wanted = expected(service, adapter)
+    whole = official.chat.completions.create(model=model, messages=CHAT, max_tokens=8)
+    assert (whole.model, whole.choices[0].message.content) == (adapter or "tiny", wanted.text)
+    assert whole.choices[0].finish_reason == wanted.finish
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (
+        wanted.prompt_tokens,
+        wanted.completion_tokens,
+    )
+    assert whole.usage.total_tokens == wanted.prompt_tokens + wanted.completion_tokens
+
+    chunks = list(
+        official.chat.completions.create(
+            model=model, messages=CHAT, max_completion_tokens=8, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == wanted.text
+    assert chunks[-2].choices[0].finish_reason == wanted.finish
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], wanted.completion_tokens)
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_stream_without_usage_has_none(official):
+    chunks = list(official.chat.completions.create(model="one", messages=CHAT, max_tokens=4, stream=True))
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+
+
+def test_parts_of_a_message_and_turns_of_a_chat_are_read(official, service):
+    chat = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": [{"type": "text", "text": "te"}, {"type": "text", "text": "nt"}]},
+        {"role": "assistant", "content": "boot", "refusal": None},
+        {"role": "user", "content": "again"},
+    ]
+    answer = official.chat.completions.create(model="one", messages=chat, max_tokens=8)
+    plain = [("system", "Be short."), ("user", "tent"), ("assistant", "boot"), ("user", "again")]
+    messages = tuple({"role": role, "content": text} for role, text in plain)
+    assert answer.choices[0].message.content == service.engine.generate([Request(messages, "one", 8)])[0].text
+
+
+@pytest.mark.parametrize(
+    ("more", "fits"),
+    [
+        (
+            {"extra_body": {"structured_outputs": {"choice": ["red (1)", "blue|2"]}}},
+            lambda t: t in ("red (1)", "blue|2"),
+        ),
+        ({"extra_body": {"structured_outputs": {"regex": "[ab]{3}"}}}, lambda t: len(t) == 3 and set(t) <= {*"ab"}),
+        ({"extra_body": {"structured_outputs": {"grammar": 'start: "x" "y"'}}}, lambda t: t == "xy"),
+        (
+            {"extra_body": {"structured_outputs": {"json": {"enum": ["p", "q"]}}}},
+            lambda t: json.loads(t) in ("p", "q"),
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "strict": True, "schema": {"type": "boolean"}},
+                }
+            },
+            lambda t: isinstance(json.loads(t), bool),
+        ),
+        ({"response_format": {"type": "json_object"}, "max_tokens": 1}, lambda t: t == "{"),
+        ({"response_format": {"type": "text"}}, lambda t: t is not None),
+    ],
+)
+def test_answers_are_held_to_a_form(official, more, fits):
+    answer = official.chat.completions.create(**({"model": "one", "messages": CHAT, "max_tokens": 12} | more))
+    assert fits(answer.choices[0].message.content)
+
+
+def test_what_an_answer_begins_with_is_not_said_again(official, service):
+    answer = official.chat.completions.create(model="one", messages=CHAT, max_tokens=8, extra_body={"begins": "Well, "})
+    assert answer.choices[0].message.content == expected(service, "one", begins="Well, ").text
+
+
+def test_fields_that_change_nothing_are_taken(official, service):
+    answer = official.chat.completions.create(
+        **{"model": "one", "messages": CHAT, "max_tokens": 8, "temperature": 0.0, "n": 1, "seed": 3, "top_p": 0.9},
+        **{"user": "u", "stop": [], "logprobs": False, "presence_penalty": 0, "metadata": {"a": "b"}, "store": False},
+    )
+    assert answer.choices[0].message.content == expected(service, "one").text
+
+
+def test_embeddings_are_the_encoders_in_both_formats(official, encoder_base, store):
+    texts = ["red tent", "wool socks"]
+    for model, name, adapter in (("encoder", "encoder", None), ("meaning", "meaning@1", store.get("meaning"))):
+        wanted = Encoder.load(str(encoder_base.path), adapter=adapter).encode(texts)
+        for encoding in ({}, {"encoding_format": "float"}):  # it asks for base64 where nothing is said
+            found = official.embeddings.create(model=model, input=texts, **encoding)
+            assert np.allclose([each.embedding for each in found.data], wanted, atol=1e-5)
+            assert (found.model, found.usage.prompt_tokens) == (name, 8 + 10 + 2 + 2)
+    short = official.embeddings.create(model="encoder", input="red tent", dimensions=4).data[0].embedding
+    assert np.isclose(np.linalg.norm(short), 1)
+    assert len(short) == 4
+
+
+def test_errors_are_those_that_the_client_knows(official):
+    with pytest.raises(openai.NotFoundError, match="no adapter 'four'") as found:
+        official.chat.completions.create(model="four", messages=CHAT)
+    assert (found.value.code, found.value.param) == ("model_not_found", None)
+    with pytest.raises(openai.BadRequestError, match="greedy") as found:
+        official.chat.completions.create(model="one", messages=CHAT, temperature=0.7)
+    assert (found.value.code, found.value.param, found.value.type) == (
+        "not_offered",
+        "temperature",
+        "invalid_request_error",
+    )

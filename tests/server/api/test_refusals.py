@@ -1,0 +1,176 @@
+"""What cannot be answered is refused with a status and a reason, and the server goes on."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from searchlora.adapters.store import Store
+from tests.made import made_adapter
+from tests.server.api.made import asked, made_service, served
+from tests.words import first_word
+
+CHAT, SCORE, EMBED, LOAD = "/v1/chat/completions", "/v1/score", "/v1/embeddings", "/v1/adapters/load"
+
+
+@pytest.fixture(autouse=True)
+def still_answering(client):
+    yield
+    assert client.post(CHAT, json=asked()).status_code == 200
+
+
+def refused(answer, status, *words):
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    for word in words:
+        assert word in error["message"], error
+    return error
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"nothing", b"\xff\xfe", b"[" * 100_000, b'{"model": "one", "model', b"null", b"[]", b'"one"']
+)
+@pytest.mark.parametrize("path", [CHAT, SCORE, EMBED, LOAD])
+def test_what_is_no_json_or_no_object(client, path, body):
+    refused(client.post(path, content=body, headers={"content-type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"model": 1}, "invalid_value", "model"),
+        ({"model": None}, "invalid_value", "model"),
+        ({"messages": "tent"}, "invalid_value", "messages"),
+        ({"messages": []}, "invalid_value", "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "invalid_value", "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "missing_parameter", "messages.0.content"),
+        ({"messages": [{"role": "user", "content": None}]}, "invalid_value", "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_offered", "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "invalid_value", "messages.0.content"),
+        ({"begins": "\udfff"}, "invalid_value", "begins"),
+        ({"structured_outputs": {"choice": ["\ud800"]}}, "invalid_value", "structured_outputs.choice.0"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "\ud800"}}}}, None, None),
+        ({"model": "\ud800"}, "invalid_name", None),
+        ({"max_tokens": "8"}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 10**9}, "invalid_value", "max_tokens"),
+        ({"max_tokens": 1.5}, "invalid_value", "max_tokens"),
+        ({"stream": "yes"}, "invalid_value", "stream"),
+        ({"temperature": 0.7}, "not_offered", "temperature"),
+        ({"temperature": True}, "not_offered", "temperature"),
+        ({"n": 2}, "not_offered", "n"),
+        ({"stop": ["\n"]}, "not_offered", "stop"),
+        ({"logprobs": True}, "not_offered", "logprobs"),
+        ({"tools": [{"type": "function"}]}, "not_offered", "tools"),
+        ({"max_token": 8}, "unknown_parameter", "max_token"),
+        ({"response_format": {"type": "json_schema"}}, "invalid_value", "response_format.json_schema"),
+        ({"response_format": {"type": "xml"}}, "invalid_value", "response_format.type"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 3}}}}, "not_served", None),
+        ({"structured_outputs": {}}, "invalid_value", "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "invalid_value", "structured_outputs"),
+        ({"structured_outputs": {"regex": "("}}, "not_served", None),
+        ({"structured_outputs": {"grammar": "((((" * 5000}}, "not_served", None),
+        ({"structured_outputs": {"json": "{"}}, "not_served", None),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, "context_length_exceeded", None),
+    ],
+)
+def test_what_does_not_fit_says_where(client, change, code, param):
+    error = refused(client.post(CHAT, content=json.dumps(asked() | change), headers=JSON), 400)
+    assert (error["code"] if code else None, error["param"], error["type"]) == (code, param, "invalid_request_error")
+    assert "\ud800" not in error["message"]
+
+
+JSON = {"content-type": "application/json"}
+
+
+def test_a_schema_nested_beyond_reason(client):
+    schema = '{"items":' * 900 + "{}" + "}" * 900
+    body = json.dumps(asked())[:-1] + f', "structured_outputs": {{"json": {schema}}}}}'
+    refused(client.post(CHAT, content=body, headers=JSON), 400)
+
+
+@pytest.mark.parametrize(
+    "name", ["../one", "/etc/passwd", "one/1", "..", "one@../1", "one@1/..", "C:\\one", "One", "", "one\x00", "%2e%2e"]
+)
+def test_an_adapter_is_a_name_and_never_a_path(client, name):
+    refused(client.post(CHAT, json=asked(model=name)), 400, "is not")
+    refused(client.post(EMBED, json={"model": name, "input": "x"}), 400, "is not")
+    for verb in ("load", "unload"):
+        refused(client.post(f"/v1/adapters/{verb}", json={"adapter": name}), 400, "is not")
+
+
+@pytest.mark.parametrize("name", ["four", "one@9", "one@production", "encoder", "gpt-4o"])
+def test_an_adapter_that_is_not_there(client, name, store):
+    for answer in (client.post(CHAT, json=asked(model=name)), client.post(LOAD, json={"adapter": name})):
+        assert str(store.root) not in refused(answer, 404, "no")["message"]
+    refused(client.post(CHAT, json=asked(model=name, stream=True)), 404)
+
+
+def test_models_of_the_other_kind(client):
+    assert "encoder" in refused(client.post(CHAT, json=asked(model="meaning")), 409, "was trained on")["message"]
+    refused(client.post(EMBED, json={"model": "one", "input": "x"}), 404, "no adapter of an encoder", "encoder")
+    refused(client.post(EMBED, json={"model": "tiny", "input": "x"}), 404)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input": []}, "input"),
+        ({"input": [1, 2]}, "input.0"),
+        ({"input": ["x"] * 2049}, "input"),
+        ({"input": "x" * 63}, "Text 1 has 65 tokens, and encoder reads 64"),
+        ({"dimensions": 17}, "cannot be cut"),
+        ({"encoding_format": "int8"}, "encoding_format"),
+    ],
+)
+def test_texts_that_are_not_embedded(client, change, words):
+    refused(client.post(EMBED, json={"model": "encoder", "input": "x"} | change), 400, words)
+
+
+def test_a_long_text_is_cut_where_that_is_asked_for(client):
+    answer = client.post(EMBED, json={"model": "encoder", "input": "x" * 500, "truncate": True})
+    assert (answer.status_code, answer.json()["usage"]["prompt_tokens"]) == (200, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"choices": []}, "choices"),
+        ({"choices": ["a"] * 1001}, "choices"),
+        ({"choices": ["a" * 16_001]}, "choices"),
+        ({"choices": [1]}, "choices.0"),
+        ({"within": -1}, "within"),
+        ({"temperature": 0}, "temperature"),
+    ],
+)
+def test_choices_that_are_not_scored(client, change, param):
+    body = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a", "b"]} | change
+    assert refused(client.post(SCORE, json=body), 400)["param"] == param
+    assert refused(client.post(SCORE, json={"requests": [body]}), 400)["param"] == f"requests.0.{param}"
+
+
+def test_paths_and_methods_that_are_not_there(client):
+    for path in ("/", "/docs", "/openapi.json", "/v1/nothing", "/v1/../etc"):
+        assert refused(client.get(path), 404)["code"] == "not_found"
+    assert refused(client.get(CHAT), 405)["code"] == "method_not_allowed"
+
+
+def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
+    own = Store(tmp_path / "store")
+    task = first_word(tmp_path / "task")
+    for seed, name in enumerate(("good", "bad")):
+        stored = made_adapter(own, name, task, tiny_base, tmp_path / name, seed=seed)
+    file = stored.path / "adapter_model.safetensors"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with served(made_service(tiny_base, own)) as url, httpx.Client(base_url=url, timeout=30) as here:
+        for body in (asked(model="bad"), asked(model="bad", stream=True)):
+            error = refused(here.post(CHAT, json=body), 409, "sha256")
+            assert error["code"] == "adapter_refused"
+            assert str(tmp_path) not in error["message"]
+        refused(here.post(LOAD, json={"adapter": "bad"}), 409, "sha256")
+        assert here.post(CHAT, json=asked(model="good")).status_code == 200
+        assert "bad@1" in {model["id"] for model in here.get("/v1/models").json()["data"]}
