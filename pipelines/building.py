@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from searchlora.pipelines.settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
+    EngineSettings,
     FuseSettings,
     PassagesSettings,
     RetrieveSettings,
@@ -26,6 +28,9 @@ from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document
 
 if TYPE_CHECKING:
+    from searchlora.inference.local import LocalEngine
+    from searchlora.inference.remote.engine import RemoteEngine
+    from searchlora.models.resolve import BaseModel
     from searchlora.retrieval.encoder import Encoder
 
 
@@ -38,13 +43,13 @@ def build_pipeline(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Pipeline:
-    """Load what the stages need: adapters (one engine per base and precision), indexes, encoders (each once).
+    """Load what the stages need: adapters (one engine per base and precision or server), indexes, encoders (each once).
 
     Raises:
         PipelineError: when a stage retrieves and there are no documents.
         BaseModelError, NotInStore, LoadCheckFailed: when a model or an adapter is not there or must not be loaded.
     """
-    engines: dict[tuple[Path, str], Any] = {}
+    engines = _Engines(store)
     encoders = _Encoders(store)
     built: list[Stage] = []
     for settings in stages:
@@ -150,10 +155,41 @@ def _check(documents: Sequence[Document]) -> None:
         raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
 
 
+class _Engines:
+    """Engines by base, and by precision or server, each made when it is asked for the first time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._made: dict[tuple[Path, str], LocalEngine | RemoteEngine] = {}
+
+    def get(self, base: BaseModel, precision: str, settings: EngineSettings | None) -> LocalEngine | RemoteEngine:
+        key = (base.path, settings.model_dump_json() if settings else precision)
+        if key not in self._made:
+            self._made[key] = self._remote(base, settings) if settings else self._local(base, precision)
+        return self._made[key]
+
+    def _local(self, base: BaseModel, precision: Any) -> LocalEngine:
+        from searchlora.inference.local import LocalEngine
+
+        return LocalEngine(base, self.store, precision=precision)
+
+    def _remote(self, base: BaseModel, settings: EngineSettings) -> RemoteEngine:
+        from searchlora.inference.remote.engine import RemoteEngine
+
+        key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
+        if settings.api_key_env and not key:
+            raise PipelineError(
+                f"the variable {settings.api_key_env} is not set, which holds the key of the server",
+                where=settings.url,
+                fix="Set it in the environment.",
+            )
+        given = settings.model_dump(exclude={"kind", "url", "api_key_env"})
+        return RemoteEngine(settings.url, base, self.store, api_key=key, **given)
+
+
 def _adapter_stage(
-    settings: AdapterSettings, store: Store, engines: dict[tuple[Path, str], Any], tasks: str | Path | None
+    settings: AdapterSettings, store: Store, engines: _Engines, tasks: str | Path | None
 ) -> AdapterStage:
-    from searchlora.inference.local import LocalEngine
     from searchlora.models.resolve import resolve
     from searchlora.task import PromptedTask, load_task
 
@@ -162,11 +198,9 @@ def _adapter_stage(
     task = load_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     if not isinstance(task, PromptedTask):
         raise PipelineError(f"the task '{task.name}' has no prompt, so it is not an adapter stage", where=settings.name)
-    base, precision = resolve(manifest.base.name, manifest.base.revision), manifest.recipe["precision"]
-    key = (base.path, precision)
-    if key not in engines:
-        engines[key] = LocalEngine(base, store, precision=precision)
-    check_renders(stored, task, engines[key].renderer)
-    pinned = engines[key].pin(settings.name)
+    base = resolve(manifest.base.name, manifest.base.revision)
+    engine = engines.get(base, manifest.recipe["precision"], settings.engine)
+    check_renders(stored, task, engine.renderer)
     longest = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
-    return AdapterStage(task, engines[key], pinned, longest, constrained=settings.constrained, rest=settings.rest)
+    pinned = engine.pin(settings.name)
+    return AdapterStage(task, engine, pinned, longest, constrained=settings.constrained, rest=settings.rest)

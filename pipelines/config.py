@@ -16,10 +16,12 @@ from searchlora.pipelines.settings import (
     AdapterSettings,
     Bm25Settings,
     DenseSettings,
+    EngineSettings,
     FuseSettings,
     RetrieveSettings,
     Settings,
     adapters,
+    asked_of,
     encoders,
     pinned,
 )
@@ -29,6 +31,7 @@ __all__ = [
     "AdapterSettings",
     "Bm25Settings",
     "DenseSettings",
+    "EngineSettings",
     "FuseSettings",
     "RetrieveSettings",
     "Settings",
@@ -37,6 +40,7 @@ __all__ = [
     "bm25_stage",
     "build_pipeline",
     "encoders",
+    "engine_settings",
     "parse_stages",
     "pinned",
     "read_pipeline",
@@ -52,6 +56,7 @@ class PipelineFile(Settings):
 
     name: str = Field(pattern=r"^[\w.-]+$")
     parameters: dict[str, str | int | float] = Field(default_factory=dict)
+    engine: dict[str, Any] | None = None
     stages: list[dict[str, dict[str, Any]]] = Field(min_length=1)
 
 
@@ -60,8 +65,13 @@ def ready_pipelines() -> list[str]:
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
 
-def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[str, list[Settings]]:
+def read_pipeline(
+    pipeline: str | Path, overrides: Sequence[str] = (), engine: EngineSettings | None = None
+) -> tuple[str, list[Settings]]:
     """Name and stage settings of a pipeline file or a ready pipeline, with `parameter=value` overrides.
+
+    Args:
+        engine: In place of the one at the top of the file.
 
     Raises:
         PipelineError: naming file, stage and key.
@@ -78,7 +88,12 @@ def read_pipeline(pipeline: str | Path, overrides: Sequence[str] = ()) -> tuple[
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"is not YAML ({error})", where=str(path)) from None
     file = _validated(PipelineFile, content, str(path))
-    return file.name, parse_stages(file.stages, str(path), _overridden(file.parameters, overrides, str(path)))
+    parameters = _overridden(file.parameters, overrides, str(path))
+    stages = parse_stages(file.stages, str(path), parameters)
+    if engine is None and file.engine is not None:
+        where = f"{path}, engine"
+        engine = _validated(EngineSettings, _filled(file.engine, parameters, where), where)
+    return file.name, asked_of(stages, engine) if engine else stages
 
 
 def parse_stages(
@@ -101,6 +116,11 @@ def parse_stages(
 def bm25_settings(**settings: Any) -> Bm25Settings:
     """Settings of a BM25 stage. Raises `PipelineError` naming the key that is refused."""
     return _validated(Bm25Settings, settings, "bm25")
+
+
+def engine_settings(**settings: Any) -> EngineSettings:
+    """Settings of a server that adapters are asked of. Raises `PipelineError` naming the key that is refused."""
+    return _validated(EngineSettings, settings, "engine")
 
 
 def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[str, Any], where: str) -> Settings:

@@ -15,6 +15,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class EngineSettings(Settings):
+    """`engine: {url: http://localhost:8000}`, a server that adapters are asked of; at the top of a pipeline file it
+    holds for every adapter stage that has none of its own. See `RemoteEngine`."""
+
+    kind: Literal["openai"] = "openai"
+    url: str
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", description="the variable that holds the key")
+    names: dict[str, str] = Field(default_factory=dict, description="reference -> what the server calls the adapter")
+    model: str | None = Field(None, description="what the server calls the base; default: the first that it lists")
+    dialect: Literal["vllm", "searchlora", "openai"] | None = Field(None, description="default: found out")
+    load: bool = Field(False, description="let vLLM load adapters from the store's folder")
+    concurrency: int = Field(16, ge=1)
+    timeout_s: float = Field(60, gt=0, description="of one attempt")
+    retries: int = Field(4, ge=0)
+
+
 class AdapterSettings(Settings):
     """`- adapter: {name: shop-rewriter@production}`; task and base are those of its manifest."""
 
@@ -22,6 +38,7 @@ class AdapterSettings(Settings):
     max_new_tokens: int | None = Field(None, ge=1, description="default: as in the adapter's recipe")
     constrained: bool = Field(True, description="hold the answer to its form, where the task has one")
     rest: bool = Field(True, description="write what follows a scored answer, such as the reason of a grade")
+    engine: EngineSettings | None = Field(None, description="default: that of the file, else this process")
 
 
 class PassagesSettings(Settings):
@@ -104,6 +121,16 @@ def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settin
         pin: A reference -> the version that it means now (`Store.pin`).
     """
     return [_pinned(stage, pin) for stage in stages]
+
+
+def asked_of(stages: Iterable[Settings], engine: EngineSettings) -> list[Settings]:
+    """The stages, those of adapters without an engine of their own with this one."""
+    return [
+        stage.model_copy(update={"engine": engine})
+        if isinstance(stage, AdapterSettings) and not stage.engine
+        else stage
+        for stage in stages
+    ]
 
 
 def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:

@@ -16,6 +16,7 @@ from searchlora.eval.trec import write_run
 from searchlora.experiments.lineage import run_lineage
 from searchlora.models.catalogue import public_name
 from searchlora.pipelines.config import (
+    EngineSettings,
     RetrieveSettings,
     Settings,
     adapters,
@@ -36,6 +37,7 @@ def run(
     out: str | Path,
     *,
     overrides: Sequence[str] = (),
+    engine: EngineSettings | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -47,6 +49,7 @@ def run(
         queries: Rows with `id`, `query` and whatever the stages read (`history`), in JSONL, CSV, TSV or Parquet.
         corpus: Rows with `id`, `text` and, if there is one, `title`.
         overrides: `parameter=value` of the pipeline.
+        engine: The server that adapters are asked of, in place of what the pipeline says.
 
     Returns:
         The run's tag, in which each adapter stands with its pinned version, and the number of topics.
@@ -55,7 +58,7 @@ def run(
         PipelineError: for a pipeline that cannot be built, or a query without id or text.
         RowError, DataError: naming file and row.
     """
-    name, stages = read_pipeline(pipeline, overrides)
+    name, stages = read_pipeline(pipeline, overrides, engine)
     if not any(isinstance(stage, RetrieveSettings) for stage in stages):
         raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))
     searches = _queries(Path(queries))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,8 +13,10 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, NotInStore
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.outputs import Grammar, InvalidOutput, JsonObject
 from tests.made import made_adapter
+from tests.server.api.made import made_service, served
 from tests.words import first_word
 
 SCHEMA = {
@@ -37,9 +40,14 @@ def store(tiny_base, tmp_path_factory) -> Store:
     return store
 
 
-@pytest.fixture(scope="module", params=["local"])
-def engine(request, tiny_base, store) -> Engine:
-    return {"local": lambda: LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)}[request.param]()
+@pytest.fixture(scope="module", params=["local", "remote"])
+def engine(request, tiny_base, store) -> Iterator[Engine]:
+    """In process; and what `searchlora serve` serves, asked over a socket."""
+    if request.param == "local":
+        yield LocalEngine(tiny_base, store, precision="fp32", batch_rows=3)
+        return
+    with served(made_service(tiny_base, store, engine={"batch_rows": 3})) as url:
+        yield RemoteEngine(url, tiny_base, store)
 
 
 def asked(
