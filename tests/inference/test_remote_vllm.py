@@ -1,0 +1,220 @@
+"""The remote engine on vLLM: token ids there and back, scores as a tree, adapters loaded where that is allowed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import EngineError, LoadCheckFailed, NotInStore, PromptTooLong
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.remote.engine import RemoteEngine
+from searchlora.models.load import load_tokenizer
+from searchlora.outputs import Grammar
+from searchlora.prompts import Renderer
+from tests.inference.answering import Told, answering
+from tests.made import made_adapter
+from tests.words import first_word
+
+CHAT = ({"role": "user", "content": "tent"},)
+SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
+CARD = {"id": "the-base", "parent": None, "max_model_len": 200}
+
+
+@pytest.fixture(scope="module")
+def store(tiny_base, tmp_path_factory) -> Store:
+    folder = tmp_path_factory.mktemp("remote")
+    store, task = Store(folder / "store"), first_word(folder / "task")
+    for seed in range(2):
+        made_adapter(store, "one", task, tiny_base, folder / f"made{seed}", seed)
+    store.alias("one", "production", 1)
+    return store
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_base):
+    return Renderer(load_tokenizer(tiny_base))
+
+
+class LikeVllm:
+    """Writes "red" and scores each token by its id and by how much stands before it; loads adapters where it may."""
+
+    def __init__(self, renderer, *, loads=True, adapters=()):
+        self.renderer = renderer
+        self.loads = loads
+        self.adapters = list(adapters)
+
+    def __call__(self, asked):
+        if asked.path == "/v1/models":
+            cards = [CARD, *({"id": name, "parent": "the-base"} for name in self.adapters)]
+            return Told({"data": [{**card, "owned_by": "vllm"} for card in cards]})
+        if asked.path == "/v1/load_lora_adapter":
+            if not self.loads:
+                return Told({"detail": "Not Found"}, 404)
+            self.adapters.append(asked.body["lora_name"])
+            return Told(b"Success")
+        if asked.path == "/v1/unload_lora_adapter":
+            if asked.body["lora_name"] not in self.adapters:
+                return Told({"error": {"message": "cannot be found"}}, 404)
+            self.adapters.remove(asked.body["lora_name"])
+            return Told(b"Success")
+        body = asked.body
+        assert asked.path == "/v1/completions"
+        assert body["temperature"] == 0
+        if "logprob_token_ids" in body:
+            assert len(body["logprob_token_ids"]) == body["logprobs"] <= 128
+            choices = [
+                {
+                    "index": index,
+                    "logprobs": {
+                        "top_logprobs": [
+                            {f"token_id:{token}": self.score(prompt, token) for token in body["logprob_token_ids"]}
+                        ]
+                    },
+                }
+                for index, prompt in enumerate(body["prompt"])
+            ]
+            usage = {"prompt_tokens": sum(map(len, body["prompt"]))}
+            return Told({"choices": choices[::-1], "usage": usage})
+        ids = self.renderer.completion_ids("red")
+        choice = {"index": 0, "finish_reason": "stop", "token_ids": ids, "text": "not this"}
+        return Told({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": len(ids)}})
+
+    @staticmethod
+    def score(prompt, token):
+        return -((token * 7 + sum(prompt) * 3 + len(prompt)) % 101) / 100
+
+
+def test_vllm_is_asked_with_token_ids_and_its_ids_are_decoded_here(tiny_base, renderer):
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        assert engine.generate([Request(CHAT, begins="gre", max_new_tokens=7)]) == [Completion("red", "stop", 9, 4)]
+    body = server.asked[-1].body
+    assert body["prompt"] == [renderer.prompt_ids(CHAT, "gre")]
+    assert (body["model"], body["max_tokens"], body["stop_token_ids"]) == ("the-base", 7, [renderer.stop_id])
+
+
+@pytest.mark.parametrize(
+    ("grammar", "structured"),
+    [
+        (
+            Grammar("json_schema", json.dumps(SCHEMA)),
+            {"json": {**SCHEMA, "x-guidance": {"whitespace_pattern": "[ ]?"}}},
+        ),
+        (Grammar("regex", "red|green"), {"regex": "red|green"}),
+        (Grammar("lark", 'start: "red"'), {"grammar": 'start: "red"'}),
+    ],
+)
+def test_vllm_holds_answers_to_grammars(tiny_base, renderer, grammar, structured):
+    with answering(LikeVllm(renderer)) as server:
+        RemoteEngine(server.url, tiny_base).generate([Request(CHAT, grammar=grammar)])
+    assert server.asked[-1].body["structured_outputs"] == structured
+    assert server.asked[-1].body["ignore_eos"] is False
+
+
+def test_vllm_scores_choices_as_a_tree_of_tokens(tiny_base, renderer):
+    request = Request(CHAT, begins="a ", ends="\n")
+    choices = ["red", "reed", "green", "red", *(f"{number:02}x" for number in range(60))]
+    prompt = renderer.prompt_ids(CHAT, "a ")
+    with answering(LikeVllm(renderer)) as server:
+        (found,) = RemoteEngine(server.url, tiny_base).score([request], [choices], within=0.1)
+        prompts = [each for asked in server.asked[1:] for each in asked.body["prompt"]]
+    for choice, score in zip(choices, found.log_probabilities, strict=True):
+        ids = renderer.completion_ids(choice, "\n")
+        steps = [LikeVllm.score([*prompt, *ids[:end]], token) for end, token in enumerate(ids)]
+        assert score == pytest.approx(sum(steps))
+    beginnings = {
+        tuple(ids[:end])
+        for choice in choices
+        if (ids := renderer.completion_ids(choice, "\n"))
+        for end in range(len(ids))
+    }
+    assert sorted(prompts) == sorted([*prompt, *beginning] for beginning in beginnings)
+    assert found.prompt_tokens == sum(map(len, prompts))
+    assert (
+        found.scored_tokens == len(beginnings - {()}) + 63
+    )  # each but the first is itself scored, and so are all ends
+
+
+def test_nothing_to_score(tiny_base, renderer):
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        assert engine.score([Request(CHAT)], [[]]) == [Scored((), 0, 0)]
+        assert engine.score([Request(CHAT, ends="")], [[""]]) == [Scored((0.0,), 0, 0)]
+
+
+def test_an_older_vllm_that_tells_no_given_token_is_named(tiny_base, renderer):
+    def older(asked):
+        told = LikeVllm(renderer)(asked)
+        for choice in told.content.get("choices", ()):
+            choice["logprobs"]["top_logprobs"] = [{"token_id:1": -0.5}]
+        return told
+
+    with answering(older) as server, pytest.raises(EngineError, match=r"request 1: this vLLM does not tell .*newer"):
+        RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["red"]])
+
+
+def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, renderer, store):
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base, store, load=True)
+        engine.generate([Request(CHAT, "one@production"), Request(CHAT, "one@2"), Request(CHAT, "one"), Request(CHAT)])
+        engine.generate([Request(CHAT, "one@1")])
+        loads = [asked.body for asked in server.asked if "load" in asked.path]
+        models = [asked.body["model"] for asked in server.asked if asked.path == "/v1/completions"]
+        assert engine.load("one@2") == "one@2"
+        assert [engine.unload("one@2"), engine.unload("one@2")] == [True, False]
+        engine.generate([Request(CHAT, "one@2")])
+    assert sorted(loads, key=str) == [
+        {"lora_name": f"one@{version}", "lora_path": str((store.root / "one" / str(version)).resolve())}
+        for version in (1, 2)
+    ]
+    assert sorted(models) == ["one@1", "one@1", "one@2", "one@2", "the-base"]
+    assert server.asked[-1].body["model"] == "one@2"
+
+
+def test_a_tampered_adapter_is_not_loaded(tiny_base, renderer, store, monkeypatch):
+    monkeypatch.setattr("searchlora.adapters.files.hashes", lambda *_, **__: {})
+    with answering(LikeVllm(renderer)) as server:
+        with pytest.raises(LoadCheckFailed):
+            RemoteEngine(server.url, tiny_base, store, load=True).load("one@1")
+        assert {asked.path for asked in server.asked} == {"/v1/models"}
+
+
+def test_an_adapter_that_vllm_lacks_and_may_not_load(tiny_base, renderer, store):
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base, store)
+        with pytest.raises(EngineError, match=r"no model 'one@2' \(it has the-base\).*--lora-modules one@2=FOLDER"):
+            engine.generate([Request(CHAT, "one")])
+        with pytest.raises(EngineError, match="no adapter is unloaded here"):
+            engine.unload("one")
+    says = r"load_lora_adapter: the server refuses with 404 \(Not Found\)"
+    with answering(LikeVllm(renderer, loads=False)) as server, pytest.raises(EngineError, match=says):
+        RemoteEngine(server.url, tiny_base, store, load=True).load("one")
+
+
+def test_adapters_may_have_names_of_the_servers(tiny_base, renderer, store):
+    with answering(LikeVllm(renderer, adapters=["mine"])) as server:
+        engine = RemoteEngine(server.url, tiny_base, store, names={"one@production": "mine"}, model="other-base")
+        engine.generate([Request(CHAT, "one@1")])
+        engine.generate([Request(CHAT)])
+        assert [asked.body["model"] for asked in server.asked[1:]] == ["mine", "other-base"]
+        without = RemoteEngine(server.url, tiny_base, names={"anything": "mine"})
+        without.generate([Request(CHAT, "anything")])
+        assert without.pin("one@3") == "one@3"
+        with pytest.raises(NotInStore, match="nobody knows which version 'one@production' means"):
+            without.pin("one@production")
+    with pytest.raises(NotInStore):
+        RemoteEngine("http://localhost", tiny_base, store, names={"three": "mine"})
+
+
+def test_a_prompt_without_room_is_refused_before_anything_is_asked(tiny_base, renderer):
+    long = Request(({"role": "user", "content": "x" * 150},), max_new_tokens=40)
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        with pytest.raises(PromptTooLong) as found:
+            engine.generate([Request(CHAT), long])
+        with pytest.raises(PromptTooLong):
+            engine.score([long], [["x" * 60]])
+        assert found.value.request == 1
+        assert [asked.path for asked in server.asked] == ["/v1/models"]
