@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import uvicorn
+
 from searchlora.adapters.store import Store
+from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
+from searchlora.server.api.app import create_app
+from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.service import Service
 from searchlora.server.api.settings import Settings
 from searchlora.server.api.threads import in_new_thread
@@ -34,8 +39,6 @@ def make_service(
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for what is not there or must not be loaded.
     """
-    from searchlora.inference.local import LocalEngine
-    from searchlora.server.api.encoders import Encoders
 
     def made() -> LocalEngine:
         local = LocalEngine(resolve(base), store, waiting=settings.waiting, **engine)
@@ -46,16 +49,12 @@ def make_service(
     return Service(in_new_thread(made).result(), store, Encoders(encoders, store), settings)
 
 
-def serve(service: Service, listening: socket.socket, *, grace: float = 60.0) -> None:
-    """Serve until interrupted or terminated; what is in flight then is finished.
+def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
+    """A server that finishes what is in flight when it is told to stop.
 
     Args:
         grace: Seconds for that; what takes longer breaks off.
     """
-    import uvicorn
-
-    from searchlora.server.api.app import create_app
-
     config = uvicorn.Config(
         create_app(service),
         log_level="warning",
@@ -64,6 +63,10 @@ def serve(service: Service, listening: socket.socket, *, grace: float = 60.0) ->
         proxy_headers=False,  # whoever may set them could ask under any address
         timeout_graceful_shutdown=math.ceil(grace),
     )
-    # uvicorn finishes, then raises the interruption again.
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
+
+
+def serve(service: Service, listening: socket.socket, *, grace: float = 60.0) -> None:
+    """Serve until interrupted or terminated."""
+    with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has finished
+        make_server(service, grace=grace).run(sockets=[listening])

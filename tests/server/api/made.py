@@ -7,11 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
-
-from searchlora.inference.local import LocalEngine
-from searchlora.server.api.app import create_app
-from searchlora.server.api.encoders import Encoders
+from searchlora.server.api.serve import make_server, make_service
 from searchlora.server.api.service import Service
 from searchlora.server.api.settings import Settings
 from searchlora.server.binding import address, bind
@@ -19,15 +15,16 @@ from searchlora.server.binding import address, bind
 
 def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
     """A service with an engine of its own."""
-    engine = LocalEngine(base, store, precision="fp32", **({"adapters": 3, "batch_rows": 8} | (engine or {})))
-    return Service(engine, store, Encoders([str(encoder.path)] if encoder else [], store), Settings(**settings))
+    engine = {"precision": "fp32", "adapters": 3, "batch_rows": 8} | (engine or {})
+    encoders = [str(encoder.path)] if encoder else []
+    return make_service(str(base.path), store, Settings(**settings), encoders=encoders, **engine)
 
 
 @contextmanager
 def served(service: Service) -> Iterator[str]:
     """The URL of a server that is really there; it ends as one does that is terminated."""
     with bind("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="critical", access_log=False))
+        server = make_server(service, grace=5)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

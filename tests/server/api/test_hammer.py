@@ -1,0 +1,71 @@
+"""Many callers at once over more adapters than fit: everybody gets the answer of the adapter that was named."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from searchlora.inference.engine import Request
+from tests.server.api.conftest import NAMES
+from tests.server.api.made import asked, made_service, served
+
+THREADS, SECONDS = 64, 3.0
+TEXTS = ("tent", "boot", "a rope and a stove")
+CHOICES = ["yes", "no"]
+
+
+def streamed(client, body):
+    with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as answer:
+        assert answer.status_code == 200, answer.read()
+        events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert events[-1] == "[DONE]"
+    return "".join(json.loads(event)["choices"][0]["delta"].get("content", "") for event in events[:-1])
+
+
+def test_no_answer_comes_from_another_adapter(tiny_base, store):
+    service = made_service(tiny_base, store, engine={"adapters": 2, "batch_rows": 16})
+    models = ("tiny", *NAMES)
+    cases = [(model, text) for model in models for text in TEXTS]
+    requests = [
+        Request(({"role": "user", "content": text},), None if model == "tiny" else model, 8) for model, text in cases
+    ]
+    alone = dict(zip(cases, [service.engine.generate([request])[0].text for request in requests], strict=True))
+    scores = dict(zip(cases, [service.engine.score([request], [CHOICES])[0] for request in requests], strict=True))
+    for text in TEXTS:
+        assert len({alone[model, text] for model in models}) == len(models)  # so that a mix-up would be seen
+
+    def caller(number):
+        done = Counter()
+        with httpx.Client(base_url=url, timeout=60) as client:
+            turn = number
+            while time.monotonic() < end:
+                model, text = cases[turn % len(cases)]
+                body = asked(text, model)
+                kind = ("whole", "streamed", "scored")[turn // len(cases) % 3]
+                if kind == "whole":
+                    found = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+                    assert found == alone[model, text]
+                elif kind == "streamed":
+                    assert streamed(client, body) == alone[model, text]
+                else:
+                    score = {"model": model, "messages": body["messages"], "choices": CHOICES}
+                    found = client.post("/v1/score", json=score).json()["log_probabilities"]
+                    assert found == pytest.approx(scores[model, text].log_probabilities, abs=1e-3)
+                done[kind] += 1
+                turn += 1
+        return done
+
+    with served(service) as url:
+        end = time.monotonic() + SECONDS
+        with ThreadPoolExecutor(THREADS) as pool:
+            done = sum(pool.map(caller, range(THREADS)), Counter())
+        stats = service.engine.stats()
+        assert stats.slot_evictions > 0
+        assert (stats.waiting, stats.writing) == (0, 0)
+        assert set(done) == {"whole", "streamed", "scored"}
+        assert stats.rows_stepped > 2 * stats.steps  # they did share batches

@@ -1,0 +1,176 @@
+"""Who may ask, how much, and what is said when it is too much; the server goes on serving."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from searchlora.server.api.rates import Rates
+from tests.server.api.made import asked, made_service, served
+
+CHAT = "/v1/chat/completions"
+
+
+def long(tokens, **more):
+    """An answer that takes a while: the grammar lets it not end before."""
+    return asked(max_tokens=tokens, structured_outputs={"regex": f"[a-z]{{{tokens}}}"}, **more)
+
+
+@contextmanager
+def serving(base, store, engine=None, **settings):
+    service = made_service(base, store, engine=engine, **settings)
+    with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield service, client
+
+
+def until(true, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_key_is_asked_for_where_there_is_one(tiny_base, store):
+    with serving(tiny_base, store, keys=("first-key", "schlüssel"), per_minute=3) as (_, client):
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "first-key"},
+            {"authorization": "Basic first-key"},
+            {"authorization": "Bearer first-key2"},
+            {"authorization": "Bearer"},
+            {"authorization": b"Bearer \xff\xfe"},
+        ):
+            for path in ("/v1/models", "/metrics", "/nothing"):
+                answer = client.get(path, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), headers
+                assert answer.headers["www-authenticate"] == "Bearer"
+            assert client.post(CHAT, json=asked(), headers=headers).status_code == 401
+        assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+        for key in (b"first-key", "schlüssel".encode()):  # each with a bucket of its own
+            headers = {"authorization": b"Bearer " + key}
+            codes = [client.post(CHAT, json=asked(), headers=headers).status_code for _ in range(4)]
+            assert codes == [200, 200, 200, 429]
+
+
+def test_a_caller_that_asks_too_often_is_told_when_to_come_back(tiny_base, store):
+    with serving(tiny_base, store, per_minute=2) as (_, client):
+        answers = [client.post(CHAT, json=asked()) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+        assert answers[2].json()["error"]["type"] == "rate_limit_error"
+        spoofed = client.post(CHAT, json=asked(), headers={"x-forwarded-for": "10.1.1.1"})
+        assert spoofed.status_code == 429
+        assert client.get("/v1/models").status_code == 200
+
+
+def test_a_bucket_fills_steadily_and_no_further_than_full():
+    now = [0.0]
+    rates = Rates(60, clock=lambda: now[0])
+    assert [rates.wait("a") for _ in range(61)] == [0] * 60 + [1]
+    assert rates.wait("b") == 0
+    now[0] += 1.5
+    assert [rates.wait("a"), rates.wait("a")] == [0, 1]
+    now[0] += 1e6
+    assert [rates.wait("a") for _ in range(61)] == [0] * 60 + [1]
+
+
+def test_bodies_and_prompts_and_answers_that_are_too_long(tiny_base, store):
+    with serving(tiny_base, store, body_bytes=2000, prompt_tokens=100, answer_tokens=16) as (_, client):
+        assert client.post(CHAT, content=b"x" * 2001).status_code == 413
+        chunks = (b"x" * 500 for _ in range(1000))
+        assert client.post(CHAT, content=chunks).status_code == 413
+        split = iter([b'{"model": "one", "messages": [{"role": "user", ', b'"content": "tent"}], "max_tokens": 2}'])
+        assert client.post(CHAT, content=split, headers={"content-type": "application/json"}).status_code == 200
+        answer = client.post(CHAT, json=asked("x" * 100))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "takes 100" in answer.json()["error"]["message"]
+        assert client.post(CHAT, json=asked(max_tokens=17)).status_code == 400
+        whole = client.post(CHAT, json=asked(max_tokens=None)).json()
+        assert whole["usage"]["completion_tokens"] <= 16
+
+
+def test_pages_of_other_sites_and_foreign_names_are_refused_where_there_is_no_key(tiny_base, store):
+    with serving(tiny_base, store, names=("Box.example",)) as (_, client):
+        for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"host": ""}, {"origin": "null"}):
+            assert client.post(CHAT, json=asked(), headers=headers).status_code == 403
+        for host in ("localhost:8000", "box.example", "192.168.1.5"):
+            assert client.post(CHAT, json=asked(), headers={"host": host}).status_code == 200
+        # What a page may send without asking first is no JSON.
+        assert client.post(CHAT, content=b"{}", headers={"content-type": "text/plain"}).status_code == 400
+
+
+def test_a_full_queue_is_503_and_has_room_again(tiny_base, store):
+    with serving(tiny_base, store, {"batch_rows": 1}, waiting=1, answer_tokens=4000) as (service, client):
+        with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
+            assert stream.status_code == 200
+            lines = stream.iter_lines()  # held: the client leaves when nobody holds it
+            next(lines)
+            waits = threading.Thread(target=lambda: httpx.post(f"{client.base_url}{CHAT}", json=asked(), timeout=30))
+            waits.start()
+            until(lambda: service.engine.stats().waiting == 1)
+            for more in ({}, {"stream": True}):
+                answer = client.post(CHAT, json=asked(**more))
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+                assert answer.headers["retry-after"] == "1"
+            scored = {"model": "one", "messages": asked()["messages"], "choices": ["a", "b"]}
+            assert client.post("/v1/score", json=scored).status_code == 503
+            assert client.get("/readyz").status_code == 503
+            assert client.get("/healthz").status_code == 200
+        waits.join()
+        assert client.get("/readyz").status_code == 200
+        assert client.post(CHAT, json=asked()).status_code == 200
+        batch = {"requests": [scored] * 2}  # half of it would fit: all or nothing
+        assert client.post("/v1/score", json=batch).status_code == 503
+        until(lambda: service.engine.stats().waiting == 0)
+        assert "searchlora_engine_requests_refused_total 4.0" in client.get("/metrics").text
+
+
+def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny_base, store):
+    with serving(tiny_base, store, seconds=0.3, answer_tokens=4000) as (service, client):
+        answer = client.post(CHAT, json=long(3000))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
+            events = [line for line in stream.iter_lines() if line]
+        assert stream.status_code == 200
+        assert "deadline_exceeded" in events[-1]
+        assert len(events) > 2
+        assert client.post(CHAT, json=asked()).status_code == 200
+        until(lambda: service.engine.stats().writing == 0)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_row(tiny_base, store, stream):
+    with serving(tiny_base, store, answer_tokens=4000) as (service, client):
+        if stream:
+            with client.stream("POST", CHAT, json=long(3000, stream=True)) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(CHAT, json=long(3000), timeout=0.3)
+        written = service.engine.stats().tokens_written
+        assert written > 0
+        until(lambda: service.engine.stats().writing == 0, seconds=1)
+        assert service.engine.stats().tokens_written < 2900
+        assert client.post(CHAT, json=asked()).status_code == 200
+
+
+def test_clients_that_say_nothing_or_half_a_request_hold_nobody_up(client):
+    import socket
+
+    silent = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(20)]
+    for number, each in enumerate(silent):
+        each.sendall(
+            (b"", b"POST /v1/chat/com", b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{")[number % 3]
+        )
+    garbage = socket.create_connection((client.base_url.host, client.base_url.port))
+    garbage.sendall(b"\x16\x03\x01\x00\xa5 no HTTP\r\n\r\n")
+    assert b"400" in garbage.recv(100)
+    assert client.post(CHAT, json=asked()).status_code == 200
+    for each in (*silent, garbage):
+        each.close()

@@ -1,0 +1,106 @@
+"""Scores of choices, loading and unloading by name, and what is counted."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from searchlora.inference.engine import Request
+from tests.server.api.made import asked
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "tent"}]
+CHOICES = ["yes", "no", "yellow"]
+
+
+def samples(client):
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(each.name, *sorted(each.labels.items())): each.value for family in families for each in family.samples}
+
+
+def test_scores_are_the_engines(client, service):
+    body = {"model": "one", "messages": MESSAGES, "choices": CHOICES}
+    for more, settings in (({}, {}), ({"begins": "It is ", "ends": "."}, {}), ({"within": 1e9}, {"within": 1e9})):
+        fields = {key: value for key, value in more.items() if key != "within"}
+        (wanted,) = service.engine.score([Request(tuple(MESSAGES), "one", **fields)], [CHOICES], **settings)
+        found = client.post("/v1/score", json=body | more).json()
+        assert found["model"] == "one@1"
+        assert found["log_probabilities"] == pytest.approx(wanted.log_probabilities, abs=1e-4)
+        assert sum(found["probabilities"]) == pytest.approx(1)
+        ratio = math.exp(wanted.log_probabilities[0] - wanted.log_probabilities[1])
+        assert found["probabilities"][0] / found["probabilities"][1] == pytest.approx(ratio, rel=1e-3)
+        assert found["usage"] == {"prompt_tokens": wanted.prompt_tokens, "scored_tokens": wanted.scored_tokens}
+
+
+def test_several_scores_at_once_each_with_its_model_and_choices(client):
+    several = [
+        {"model": model, "messages": MESSAGES, "choices": CHOICES[:count]}
+        for model, count in (("one", 3), ("two@production", 2), ("tiny", 1), ("one", 3))
+    ]
+    results = client.post("/v1/score", json={"requests": several}).json()["results"]
+    assert [result["model"] for result in results] == ["one@1", "two@1", "tiny", "one@1"]
+    for body, result in zip(several, results, strict=True):
+        alone = client.post("/v1/score", json=body).json()
+        assert result["log_probabilities"] == pytest.approx(alone["log_probabilities"], abs=1e-4)
+    assert results[0]["log_probabilities"] != pytest.approx(results[2]["log_probabilities"], abs=1e-2)
+    several[2]["model"] = "four"
+    assert client.post("/v1/score", json={"requests": several}).status_code == 404
+
+
+def test_adapters_are_loaded_and_unloaded_by_name(client, service):
+    loaded = client.post("/v1/adapters/load", json={"adapter": "two@production"})
+    assert loaded.json() == {"adapter": "two@1", "loaded": True}
+    assert "two@1" in service.engine.stats().loaded
+    for was in (True, False):
+        answer = client.post("/v1/adapters/unload", json={"adapter": "two@1"}).json()
+        assert answer == {"adapter": "two@1", "loaded": False, "was_loaded": was}
+    assert "two@1" not in service.engine.stats().loaded
+    assert client.post(CHAT, json=asked(model="two")).status_code == 200
+    assert "two@1" in service.engine.stats().loaded
+
+
+def test_an_adapter_in_use_is_not_unloaded(client, service):
+    body = asked(model="three", max_tokens=1000, structured_outputs={"regex": "[a-z]{1000}"}, stream=True)
+    with client.stream("POST", CHAT, json=body) as stream:
+        lines = stream.iter_lines()  # held: the client leaves when nobody holds it
+        next(lines)
+        answer = client.post("/v1/adapters/unload", json={"adapter": "three"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "in_use")
+        assert "three@1" in service.engine.stats().loaded
+
+
+def test_what_is_done_is_counted(client):
+    before = samples(client)
+    answer = client.post(CHAT, json=asked(model="one")).json()
+    client.post(CHAT, json=asked(model="one", max_tokens=3, structured_outputs={"regex": "[a-z]{9}"}))
+    client.post(CHAT, json=asked(model="one", max_tokens=9, structured_outputs={"regex": "[a-z]{3}"}))
+    with client.stream("POST", CHAT, json=asked(model="one", stream=True)) as stream:
+        stream.read()
+    client.post("/v1/embeddings", json={"model": "encoder", "input": "red tent"})
+    client.post(CHAT, json=asked(model="four"))
+    client.get("/v1/some/path/of/theirs")
+    after = samples(client)
+
+    def grown(name, **labels):
+        key = (name, *sorted(labels.items()))
+        return after[key] - before.get(key, 0)
+
+    assert grown("searchlora_requests_total", path=CHAT, status="200") == 4
+    assert grown("searchlora_requests_total", path=CHAT, status="404") == 1
+    assert grown("searchlora_requests_total", path="other", status="404") == 1
+    assert grown("searchlora_request_seconds_count", path=CHAT) == 5
+    assert grown("searchlora_time_to_first_token_seconds_count") == 1
+    assert grown("searchlora_invalid_outputs_total", model="one@1") == 1
+    prompt, completion = answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]
+    assert grown("searchlora_tokens_total", model="one@1", kind="prompt") == 4 * prompt
+    assert grown("searchlora_tokens_total", model="one@1", kind="completion") == 2 * completion + 3 + 4
+    assert grown("searchlora_tokens_total", model="encoder", kind="embedded") == 10
+    assert grown("searchlora_engine_tokens_written_total") == 2 * completion + 3 + 4
+    assert grown("searchlora_slot_hits_total") + grown("searchlora_slot_misses_total") >= 4
+    assert grown("searchlora_batch_size_sum") >= grown("searchlora_batch_size_count") > 0
+    assert after[("searchlora_requests_waiting",)] == after[("searchlora_rows_writing",)] == 0
+    assert {"searchlora_slot_evictions_total", "searchlora_engine_prompt_tokens_reused_total"} <= {
+        key[0] for key in after
+    }
