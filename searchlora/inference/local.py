@@ -79,14 +79,13 @@ class LocalEngine:
         fetch = Fetch(base, store, self._by_hand)
         self._core: BatchedCore | OneAdapterCore
         if fits(model):
-            limits = Limits(batch_rows, cache_tokens, waiting)
+            limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
             self._core = BatchedCore(
                 model,
                 self.renderer.stop_id,
                 fetch,
                 slots=adapters,
                 limits=limits,
-                batch_tokens=batch_tokens,
                 prefix_tokens=prefix_tokens,
             )
         else:
@@ -208,7 +207,7 @@ class LocalEngine:
     def _submit(self, work: Work, caller: Hashable, seconds: float | None) -> None:
         if seconds is not None:
             work.deadline = time.monotonic() + seconds
-        self._core.submit([work], caller, wait=False)
+        self._core.submit([work], caller)
 
     def _to_write(self, requests: Sequence[Request]) -> list[Work]:
         prompts = self._prompts(requests)

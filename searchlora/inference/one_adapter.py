@@ -38,9 +38,9 @@ class OneAdapterCore:
         self._numbers = itertools.count()
         self._thread = ThreadPoolExecutor(1, "searchlora-engine")
 
-    def submit(self, works: Sequence[Work], caller: Hashable, *, wait: bool = True) -> None:
+    def submit(self, works: Sequence[Work], caller: Hashable) -> None:
         """Do works, those of one call together, after those of the calls before it."""
-        del caller, wait
+        del caller
         self._thread.submit(self._do, works)
 
     def finish(self, works: Sequence[Work]) -> None:

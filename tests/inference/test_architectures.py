@@ -33,9 +33,7 @@ def small(name: str, **settings):
 
 
 def core(model) -> BatchedCore:
-    return BatchedCore(
-        model, 2, lambda _: None, slots=2, limits=Limits(4, 4096, 64), batch_tokens=512, prefix_tokens=64
-    )
+    return BatchedCore(model, 2, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
 
 
 def greedy(model, prompt, tokens):

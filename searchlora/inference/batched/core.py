@@ -65,20 +65,19 @@ class BatchedCore:
         *,
         slots: int,
         limits: Limits,
-        batch_tokens: int,
         prefix_tokens: int,
     ) -> None:
         forward = Forward(model)
         self.vocabulary = forward.vocabulary
         self._prefixes = Prefixes(prefix_tokens)
-        self._reader = Reader(forward, self._prefixes, limits.rows, batch_tokens)
+        self._reader = Reader(forward, self._prefixes, limits)
         like = torch.empty(0, dtype=forward.dtype, device=forward.device)
         self._slots = Slots(forward.projections, slots, like, fetch, self._prefixes.forget)
         self._scheduler = Scheduler(Writer(self._reader, stop_id), self._reader, self._slots, limits)
 
-    def submit(self, works: Sequence[Work], caller: Hashable, *, wait: bool = True) -> None:
+    def submit(self, works: Sequence[Work], caller: Hashable) -> None:
         """See `Scheduler.submit`."""
-        self._scheduler.submit(works, caller, wait=wait)
+        self._scheduler.submit(works, caller)
 
     def finish(self, works: Sequence[Work]) -> None:
         """See `Scheduler.finish`; the works of one call are a line of their own."""

@@ -66,6 +66,11 @@ class KeyValues(Cache):  # type: ignore[misc]
         del layer_idx
         return 0
 
+    def shrink(self, tokens: int) -> None:
+        """Give memory back where rows times columns have grown beyond so many; nothing may be in use."""
+        if self._all is not None and self._all.shape[2] * self._all.shape[4] > tokens:
+            self._all = None
+
     def move(self, source: int, target: int, length: int) -> None:
         """Let a row stand in the place of another."""
         assert self._all is not None

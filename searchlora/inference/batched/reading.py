@@ -11,6 +11,7 @@ import torch
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.prefixes import Ids, Prefixes
+from searchlora.inference.batched.waiting import Limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +27,16 @@ class Prompt:
 class Reader:
     """Reads prompts with a model.
 
-    Args:
-        rows, tokens: Of one forward pass at most; tokens are rows times the longest.
+    Attributes:
+        scratch: Keys and values for what is read and then not written on, such as prompts whose answers are scored.
     """
 
     forward: Forward
     prefixes: Prefixes
-    rows: int
-    tokens: int
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        self.scratch = self.forward.key_values()
 
     def read(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> torch.Tensor:
         """Read prompts into the rows of a cache from `first` on; the hidden state behind each, shape (n, size)."""
@@ -50,6 +53,7 @@ class Reader:
 
     def share(self, prompts: Sequence[Prompt]) -> None:
         """Compute and keep the beginnings that these prompts share, where they are not kept yet."""
+        self.scratch.shrink(self.limits.tokens)
         rounds: list[list[Prompt]] = []
         for adapter, slot in dict.fromkeys((prompt.adapter, prompt.slot) for prompt in prompts):
             of_adapter = [prompt.ids for prompt in prompts if prompt.adapter == adapter]
@@ -60,7 +64,7 @@ class Reader:
             self._keep(beginnings)
 
     def _keep(self, beginnings: Sequence[Prompt]) -> None:
-        cache = self.forward.key_values()
+        cache = self.scratch
         starts = [self._begin(each, cache, row) for row, each in enumerate(beginnings)]
         for rows in self._blocks([len(each.ids) - start for each, start in zip(beginnings, starts, strict=True)]):
             self._block([beginnings[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
@@ -79,7 +83,8 @@ class Reader:
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             longest = max(longest, length)
-            if row > start and (row - start == self.rows or longest * (row + 1 - start) > self.tokens):
+            too_much = longest * (row + 1 - start) > self.limits.tokens_of_pass
+            if row > start and (row - start == self.limits.rows or too_much):
                 yield range(start, row)
                 start, longest = row, length
         if lengths:

@@ -65,27 +65,21 @@ class Scheduler:
         """Rows that write."""
         return len(self._writing)
 
-    def submit(self, works: Sequence[Work], caller: Hashable, *, wait: bool = True) -> None:
+    def submit(self, works: Sequence[Work], caller: Hashable) -> None:
         """Put works at the end of their caller's line, and go on; a thread computes them.
 
-        Args:
-            wait: For room, work by work. Else all of them are refused where they do not have room at once.
-
         Raises:
-            EngineBusy: when there is no room and `wait` is false.
+            EngineBusy: when they do not all have room.
             EngineError: when the engine is closed.
         """
         with self._changed:
-            if not wait and len(self._lines) + len(works) > self.limits.waiting:
+            if len(self._lines) + len(works) > self.limits.waiting:
                 self.counts.refused += len(works)
                 raise EngineBusy(
                     f"{len(self._lines)} requests wait already, and no more than {self.limits.waiting} may",
                     fix="Ask again later, or ask fewer at once.",
                 )
             for work in works:
-                while len(self._lines) >= self.limits.waiting and not self._closed:
-                    self._start_thread()
-                    self._changed.wait()
                 self._put(work, caller)
             self._start_thread()
 
@@ -151,8 +145,12 @@ class Scheduler:
     def _drive(self, enough: Callable[[], bool]) -> None:
         """Compute until it is enough or nothing is left to do."""
         with torch.inference_mode():
-            while self._has_work and not enough():
-                self._once()
+            try:
+                while self._has_work and not enough():
+                    self._once()
+            except BaseException:  # an interrupt, in the middle of anything
+                self._forget_rows(EngineError("the computation was interrupted"))
+                raise
 
     def _let_go(self) -> None:
         with self._changed:
@@ -188,7 +186,10 @@ class Scheduler:
         if work.adapter is not None and work.adapter not in taken.worn and len(taken.worn) >= self._slots.count:
             return False
         if work.answers is not None:
-            if taken.scored and (len(taken.scored) >= self.limits.rows or work.within != taken.scored[0].within):
+            longest = max(len(each.ids) for each in [work, *taken.scored])
+            count = len(taken.scored) + 1
+            too_many = count > self.limits.rows or count * longest > self.limits.tokens_of_pass
+            if taken.scored and (too_many or work.within != taken.scored[0].within):
                 return False
             taken.scored.append(work)
         else:
@@ -223,7 +224,7 @@ class Scheduler:
             work.done(scored)
 
     def _enter(self, works: dict[Prompt, Work]) -> None:
-        rows = {Row(prompt, work.most, work.matcher): work for prompt, work in works.items()}
+        rows = {Row(prompt, work.most, work.matcher, work.endless): work for prompt, work in works.items()}
         self._writing.update(rows)
         self._writer.enter(list(rows))
         self._tell(rows)

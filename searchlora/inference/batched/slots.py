@@ -47,14 +47,10 @@ class Slots:
         self.counts = Counts()
         self._projections, self._like = projections, like
         self._fetch, self._forgotten = fetch, forgotten
+        self.loaded: tuple[str, ...] = ()  # names; for any thread to read
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # the one used longest ago first
         self._worn: Counter[str] = Counter()  # name -> rows under way that wear it
         self._room, self._rank = 0, 0
-
-    @property
-    def loaded(self) -> tuple[str, ...]:
-        """Names, the one used longest ago first."""
-        return tuple(self._slot_of)
 
     @property
     def worn(self) -> frozenset[str]:
@@ -105,6 +101,7 @@ class Slots:
         self._make_room(slot, max(len(change.a) for change in changes.values()))
         self._projections.put(slot, changes)
         self._slot_of[name] = slot
+        self.loaded = tuple(self._slot_of)
         self.counts.misses += 1
 
     def _free(self) -> int:
@@ -122,6 +119,7 @@ class Slots:
 
     def _put_out(self, name: str) -> None:
         del self._slot_of[name]
+        self.loaded = tuple(self._slot_of)
         self._forgotten(name)
 
     def _make_room(self, slot: int, rank: int) -> None:

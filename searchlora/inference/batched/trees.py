@@ -12,7 +12,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.prefixes import Ids
 from searchlora.inference.batched.reading import Prompt, Reader
 from searchlora.inference.engine import Scored
@@ -63,7 +62,7 @@ class _Batch:
         self._forward = reader.forward
         self._prompts = prompts
         self._searches = searches
-        self._cache: KeyValues = reader.forward.key_values()
+        self._cache = reader.scratch
         self._given = [self._begin(reader, prompt, row) for row, prompt in enumerate(prompts)]
         self._before = max(self._given)
         left = [len(prompt.ids) - given for prompt, given in zip(prompts, self._given, strict=True)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ class Work:
         adapter: Pinned; None is the bare base.
         answers: Token ids of the answers to score; None where one is written.
         within: As for `Engine.score`.
-        most, matcher: As for `writing.Row`.
+        most, matcher, endless: As for `writing.Row`.
         errand: Called with nothing; all else is left out then.
         deadline: On the monotonic clock, after which nobody wants it.
         told: Called with the tokens of a row after each one, by the engine's thread; it must be quick.
@@ -32,6 +33,7 @@ class Work:
     within: float | None = None
     most: int = 0
     matcher: Any = None
+    endless: bool = False
     errand: Callable[[], Any] | None = None
     deadline: float | None = None
     told: Callable[[list[int]], None] | None = None
@@ -49,12 +51,12 @@ class Work:
 
     def fail(self, error: BaseException) -> None:
         """Tell who waits, unless they have given up."""
-        if not self.result.done():
+        with suppress(InvalidStateError):  # another thread may cancel it at any moment
             self.result.set_exception(error)
 
     def done(self, value: Any) -> None:
         """Give what was asked for, unless nobody waits."""
-        if not self.result.done():
+        with suppress(InvalidStateError):
             self.result.set_result(value)
 
 
@@ -65,11 +67,13 @@ class Limits:
     Attributes:
         rows: That write at once, or are scored at once.
         tokens: Of keys and values: the rows that write times the longest they may become.
+        tokens_of_pass: Rows that are read or scored at once times the longest prompt.
         waiting: Works that wait.
     """
 
     rows: int
     tokens: int
+    tokens_of_pass: int
     waiting: int
 
 

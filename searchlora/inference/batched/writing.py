@@ -21,6 +21,7 @@ class Row:
     Attributes:
         most: Tokens after which it is cut.
         matcher: What its grammar admits next; None: anything.
+        endless: Goes on after the token that ends an answer, up to `most`; for measuring speed.
         ids: The tokens so far, the stop token among them.
         error: Why it cannot go on.
     """
@@ -28,6 +29,7 @@ class Row:
     prompt: Prompt
     most: int
     matcher: Any | None = None
+    endless: bool = False
     ids: list[int] = field(default_factory=list)
     error: EngineError | None = None
     stopped: bool = False
@@ -62,7 +64,9 @@ class Writer:
 
         Where no row is under way, rows with one adapter come to lie together, as `routing` likes them.
         """
-        rows = rows if self.rows else sorted(rows, key=lambda row: row.prompt.slot)
+        if not self.rows:
+            rows = sorted(rows, key=lambda row: row.prompt.slot)
+            self._cache.shrink(self._reader.limits.tokens)
         hidden = self._reader.read([row.prompt for row in rows], self._cache, len(self.rows))
         self.rows += rows
         self._write(rows, hidden)
@@ -109,7 +113,7 @@ class Writer:
                 logits[place] = logits[place].masked_fill(~admitted, -torch.inf)
         for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
             row.ids.append(token)
-            row.stopped = token == self._stop_id
+            row.stopped = token == self._stop_id and not row.endless
             if row.matcher is not None and not row.stopped:
                 row.matcher.consume_token(token)
             if row.matcher is not None and row.matcher.is_error():

@@ -1,0 +1,1 @@
+"""Pairs of query and passage judged per second, in four ways."""

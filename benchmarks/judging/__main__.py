@@ -1,0 +1,185 @@
+"""Pairs judged per second: 10 queries of TREC DL 2019 with 100 passages each, the judgment task's own prompt.
+
+    python -m benchmarks.judging [--queries 10] [--repeats 5] [--try]
+
+* engine: the grades' labels scored, beginnings of prompts (guideline, query) computed once;
+* engine, nothing shared: the same with every prompt computed whole;
+* PEFT, labels: every label scored behind its whole prompt;
+* PEFT, JSON: `{"grade": 2}` generated, as many new tokens as that has.
+
+SmolLM2-135M in bf16 with an adapter of rank 16 and random weights (speed does not depend on them), batches of 32, a
+guideline of more than 150 tokens, passages cut at 800 characters (about 180 tokens). All take turns, repeat by repeat,
+in one process. That the engine's grades are those of PEFT is told for the pairs of one query in fp32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import WORK, real_data, save_figures
+from benchmarks.multi_adapter.systems import made_adapters
+from searchlora.adapters.attach import attach
+from searchlora.data.formats import trecdl
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.scoring import score_whole
+from searchlora.models.batch import collate
+from searchlora.models.load import load_model
+from searchlora.models.resolve import BaseModel, resolve
+from searchlora.prompts import Example, messages
+from searchlora.recipe import load_recipe
+from searchlora.records import SourceRow
+from searchlora.task import load_prompted_task
+from searchlora.tasks.judgment.guideline import settings_of
+
+LABELS = ("0", "1", "2", "3")
+JSON = '{"grade": 2}'
+BATCH, CHARACTERS = 32, 800
+ENGINE, WHOLE, PEFT_LABELS, PEFT_JSON = "engine", "engine, nothing shared", "PEFT, labels", "PEFT, JSON"
+
+
+def main() -> None:
+    given = _arguments()
+    requests = _requests(given.queries)
+    base = resolve(load_recipe({}).base)
+    (folder,) = made_adapters(base, WORK / "multi_adapter", 1, 16)
+    seconds = _timed(_ways(base, folder, requests), given.repeats)
+    same = _same(base, folder, requests[:100])
+    rows = [_row(name, [len(requests) / each for each in values]) for name, values in seconds.items()]
+    comparisons = [_ratio(seconds, name) for name in seconds if name != ENGINE]
+    for each in comparisons:
+        print(f"{ENGINE} is {each['ratio']:.2f} times as fast as {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
+    print(same)
+    if not given.trial:
+        save_figures("judging", rows, comparisons, {"pairs": len(requests), "fp32": same})
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.judging")
+    parser.add_argument("--queries", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--try", dest="trial", action="store_true", help="print only")
+    return parser.parse_args()
+
+
+def _requests(queries: int) -> list[Request]:
+    options = {"guideline": str(Path(__file__).parent / "guideline.yaml"), "characters": str(CHARACTERS)}
+    task = load_prompted_task("judgment").bound(settings_of(options))
+    topics = [row.data["pairs"] for row in trecdl.hits(real_data() / "trecdl19") if isinstance(row, SourceRow)]
+    return [
+        Request(messages(task, {"id": str(n), "group": pair["query"], **pair}), "judge")
+        for n, pair in enumerate(pair for pairs in topics[:queries] for pair in pairs)
+    ]
+
+
+def _ways(base: BaseModel, folder: Path, requests: Sequence[Request]) -> Mapping[str, Callable[[], object]]:
+    sharing, whole = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
+    for engine in (sharing, whole):
+        engine.load_folder("judge", folder)
+    peft = attach(load_model(base), folder)
+    prompts = [sharing.renderer.prompt_ids(request.messages) for request in requests]
+    answers = [sharing.renderer.completion_ids(label) for label in LABELS]
+    new = len(sharing.renderer.completion_ids(JSON))
+    return {
+        ENGINE: lambda: sharing.score(requests, [LABELS] * len(requests)),
+        WHOLE: lambda: whole.score(requests, [LABELS] * len(requests)),
+        PEFT_LABELS: lambda: _scored(peft, prompts, answers),
+        PEFT_JSON: lambda: _generated(peft, prompts, new),
+    }
+
+
+def _batches(lengths: Mapping[int, int]) -> list[list[int]]:
+    order = sorted(lengths, key=lambda row: -lengths[row])
+    return [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+
+
+def _scored(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+    import torch
+
+    found: dict[int, tuple[float, ...]] = {}
+    with torch.inference_mode():
+        for part in score_whole(
+            model, range(len(prompts)), prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x))
+        ):
+            found |= {row: scored.log_probabilities for row, scored in part.items()}
+    return [found[row] for row in range(len(prompts))]
+
+
+def _generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> None:
+    import torch
+
+    for rows in _batches({row: len(prompt) for row, prompt in enumerate(prompts)}):
+        batch = collate([Example(tuple(prompts[row]), len(prompts[row])) for row in rows], 0)
+        with torch.inference_mode():
+            model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+
+def _timed(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each way, in turn; one repeat before them is not counted.
+
+    Beginnings are kept from one repeat to the next, as long as there is room: the guideline, and the last queries.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + 1):
+        for name, judge in ways.items():
+            begun = time.perf_counter()
+            judge()
+            if repeat:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[str, float]:
+    engine = LocalEngine(base, precision="fp32")
+    engine.load_folder("judge", folder)
+    prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
+    answers = [engine.renderer.completion_ids(label) for label in LABELS]
+    wanted = np.array(_scored(attach(load_model(base, precision="fp32"), folder), prompts, answers))
+    found = np.array([each.log_probabilities for each in engine.score(requests, [LABELS] * len(requests))])
+    return {
+        "pairs": len(requests),
+        "same grade": float((found.argmax(1) == wanted.argmax(1)).mean()),
+        "largest difference of a log-probability": float(np.abs(found - wanted).max()),
+    }
+
+
+def _row(system: str, values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "system": system,
+        "measure": "pairs/s",
+        "value": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
+
+
+def _ratio(seconds: Mapping[str, Sequence[float]], other: str) -> dict[str, Any]:
+    ratios = [slow / fast for slow, fast in zip(seconds[other], seconds[ENGINE], strict=True)]
+    return {
+        "a": ENGINE,
+        "b": other,
+        "measure": "pairs/s",
+        "ratio": statistics.median(seconds[other]) / statistics.median(seconds[ENGINE]),
+        "low": min(ratios),
+        "high": max(ratios),
+        "n": len(ratios),
+    }
+
+
+if __name__ == "__main__":
+    main()

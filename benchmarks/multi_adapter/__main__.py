@@ -1,0 +1,144 @@
+"""Tokens per second with 1 to 16 adapters mixed in a batch, against transformers, PEFT and the bare base.
+
+    python -m benchmarks.multi_adapter                      all of it, on an idle machine
+    python -m benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part; not kept
+
+SmolLM2-135M in bf16; adapters of rank 16 on all linear layers, with random weights (how fast they are does not depend
+on them). Prompts are random tokens, so nothing is shared between them; every row writes 32 tokens. All systems take
+turns, repeat by repeat, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.common import WORK, save_figures
+from benchmarks.multi_adapter.systems import (
+    BARE,
+    EMPTY,
+    Run,
+    engine_systems,
+    engine_with,
+    made_adapters,
+    transformers_systems,
+)
+from searchlora.models.resolve import resolve
+from searchlora.recipe import load_recipe
+
+RANK, TOKENS = 16, 32
+WRITING, READING = "new tokens/s", "prompt tokens/s"
+
+
+def main() -> None:
+    given = _arguments()
+    base = resolve(load_recipe({}).base)
+    folders = made_adapters(base, WORK / "multi_adapter", max(given.adapters), RANK)
+    systems = {
+        **transformers_systems(base, folders, given.adapters),
+        **engine_systems(base, folders, given.adapters),
+    }
+    rows, comparisons = [], []
+    for context in given.contexts:
+        for batch in given.batches:
+            speeds = _speeds(systems, batch, context, given.repeats)
+            rows += [
+                _row(system, measure, batch, context, values)
+                for system, found in speeds.items()
+                for measure, values in found.items()
+            ]
+            of_these = _comparisons(speeds, batch, context, given.adapters)
+            comparisons += of_these
+            for each in of_these:
+                print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
+    if not given.trial:
+        table = _table(rows)
+        save_figures("multi_adapter", rows, comparisons, {"table": table, "rank": RANK, "new_tokens": TOKENS})
+        print(table)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.multi_adapter")
+    numbers = lambda text: [int(each) for each in text.split(",")]  # noqa: E731
+    parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
+    parser.add_argument("--contexts", type=numbers, default=[64, 512])
+    parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--try", dest="trial", action="store_true", help="print only")
+    return parser.parse_args()
+
+
+def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """System -> measure -> the speed of each repeat; one repeat before them is not counted."""
+    chance = random.Random(0)
+    speeds: dict[str, dict[str, list[float]]] = {name: {WRITING: [], READING: []} for name in systems}
+    for repeat in range(repeats + 1):
+        prompts = [[chance.randrange(100, 40_000) for _ in range(context)] for _ in range(batch)]
+        for name, run in systems.items():
+            reading, writing = run(prompts, TOKENS)
+            if repeat:
+                speeds[name][READING].append(batch * context / reading)
+                speeds[name][WRITING].append(batch * (TOKENS - 1) / writing)
+    return speeds
+
+
+def _comparisons(
+    speeds: Mapping[str, Mapping[str, Sequence[float]]], batch: int, context: int, counts: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Each number of adapters against the engine's empty slots, the bare base, and PEFT with as many; 16 against 8."""
+    pairs = [(EMPTY, BARE)]
+    for count in counts:
+        ours = engine_with(count)
+        pairs += [(ours, EMPTY), (ours, BARE)]
+        pairs += [(ours, name) for name in speeds if name.endswith(f"names, {count} adapters")]
+    if {8, 16} <= set(counts):
+        pairs.append((engine_with(16), engine_with(8)))
+    found = []
+    for a, b in pairs:
+        for measure in (WRITING, READING):
+            ratios = [one / other for one, other in zip(speeds[a][measure], speeds[b][measure], strict=True)]
+            found.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "measure": _measure(measure, batch, context),
+                    "ratio": statistics.median(speeds[a][measure]) / statistics.median(speeds[b][measure]),
+                    "low": min(ratios),
+                    "high": max(ratios),
+                    "n": len(ratios),
+                }
+            )
+    return found
+
+
+def _row(system: str, measure: str, batch: int, context: int, values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "system": system,
+        "measure": _measure(measure, batch, context),
+        "value": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
+
+
+def _measure(measure: str, batch: int, context: int) -> str:
+    return f"{measure}, {batch} rows of {context}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line per system, a column per measure: the median."""
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    lines = [f"| | {' | '.join(measures)} |", f"|---{'|---' * len(measures)}|"]
+    for system in dict.fromkeys(row["system"] for row in rows):
+        values = {row["measure"]: f"{row['value']:,.0f}" for row in rows if row["system"] == system}
+        lines.append(f"| {system} | {' | '.join(values[measure] for measure in measures)} |")
+    n = rows[0]["n"]
+    return "\n".join([*lines, "", f"Medians of {n} repeats."])
+
+
+if __name__ == "__main__":
+    main()
