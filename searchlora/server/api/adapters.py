@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
@@ -13,30 +14,29 @@ from searchlora.server.api.service import Service
 from searchlora.server.api.threads import in_new_thread
 from searchlora.server.api.wire import AdapterRequest
 
+Made = TypeVar("Made")
+
 
 def routes(service: Service) -> APIRouter:
     """Loading before the first request comes, and making room. Both wait for the engine's next free moment."""
     router = APIRouter()
+    one_at_a_time = asyncio.Lock()
+
+    async def done(errand: Callable[[], Made]) -> Made:
+        try:
+            async with one_at_a_time:
+                return await asyncio.wrap_future(in_new_thread(errand))
+        except EngineError as error:  # it is in use, or all slots are
+            raise Refusal(409, "in_use", str(error), param="adapter") from None
 
     @router.post("/v1/adapters/load")
     async def load(asked: AdapterRequest) -> dict[str, Any]:
-        try:
-            pinned = await asyncio.wrap_future(in_new_thread(lambda: service.engine.load(asked.adapter)))
-        except EngineError as error:
-            raise _conflict(error) from None
+        pinned = await done(lambda: service.engine.load(asked.adapter))
         return {"adapter": pinned, "loaded": True}
 
     @router.post("/v1/adapters/unload")
     async def unload(asked: AdapterRequest) -> dict[str, Any]:
-        try:
-            was = await asyncio.wrap_future(in_new_thread(lambda: service.engine.unload(asked.adapter)))
-        except EngineError as error:
-            raise _conflict(error) from None
+        was = await done(lambda: service.engine.unload(asked.adapter))
         return {"adapter": asked.adapter, "loaded": False, "was_loaded": was}
 
     return router
-
-
-def _conflict(error: EngineError) -> Refusal:
-    """It is in use, or all slots are."""
-    return Refusal(409, "in_use", str(error), param="adapter")

@@ -13,6 +13,7 @@ from searchlora.server.api.gate import Gate
 from searchlora.server.api.metrics import Counted
 from searchlora.server.api.refusals import add_refusals
 from searchlora.server.api.service import Service
+from searchlora.server.api.unforeseen import Unforeseen
 from searchlora.server.closed import CLOSED
 
 #: That are counted under their names.
@@ -44,6 +45,7 @@ def create_app(service: Service) -> FastAPI:
     add_refusals(app)
     for room in (models, chat, score, embeddings, adapters, health):
         app.include_router(room.routes(service))
+    app.add_middleware(Unforeseen)
     app.add_middleware(Gate, settings=service.settings)
     app.add_middleware(Counted, metrics=service.metrics, paths=_PATHS)
     return app

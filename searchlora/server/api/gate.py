@@ -23,7 +23,7 @@ _BODY_SECONDS = 30.0
 
 
 class Gate:
-    """ASGI middleware: answers 401, 403, 408, 413 or 429 itself; what passes has its caller in `scope["state"]`.
+    """ASGI middleware: answers 401, 403, 408, 413, 429 or 503 itself; what passes has its caller in `scope["state"]`.
 
     A caller is an API key, or where there are none the address that the request came from.
     """
@@ -33,15 +33,24 @@ class Gate:
         self._settings = settings
         self._keys = [_digest(key.encode()) for key in settings.keys]
         self._rates = Rates(settings.per_minute) if settings.per_minute else None
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
+        self._inside += 1
         try:
-            if scope["path"] not in _OPEN:
-                scope.setdefault("state", {})["caller"] = self._caller(scope)
+            await self._pass_on(scope, receive, send)
+        finally:
+            self._inside -= 1
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self._inside > self._settings.at_once:
+                raise Refusal(503, "busy", f"The server is busy with {self._inside - 1} requests.", retry_after=1)
+            scope.setdefault("state", {})["caller"] = self._caller(scope)
             body = await self._body(Headers(scope=scope), receive)
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)

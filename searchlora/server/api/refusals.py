@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from searchlora.errors import (
+    BaseModelError,
     DeadlineExceeded,
     EngineBusy,
     EngineError,
@@ -20,6 +22,7 @@ from searchlora.errors import (
     NotInStore,
     PromptTooLong,
     SearchloraError,
+    StoreError,
     UsageError,
 )
 
@@ -35,6 +38,9 @@ _STATUS: tuple[tuple[type[SearchloraError], int, str], ...] = (
     (ManifestError, 409, "adapter_refused"),
     (UsageError, 400, "invalid_value"),
 )
+
+#: What stands before the last part of an absolute path.
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*")
 
 _RETRY_AFTER = 1  # seconds; a busy engine has room again as soon as a row ends
 
@@ -80,21 +86,25 @@ def refusal_of(error: BaseException) -> Refusal:
 
 
 def add_refusals(app: FastAPI) -> None:
-    """Let every error of an application be answered in this form."""
+    """Let every error that was foreseen be answered in this form."""
 
     def refused(_: Request, error: Exception) -> JSONResponse:
         return refusal_of(error).response()
 
-    for kind in (Refusal, SearchloraError, Exception):
+    for kind in (Refusal, SearchloraError):
         app.exception_handler(kind)(refused)
     app.exception_handler(RequestValidationError)(_misfit)
     app.exception_handler(HTTPException)(_not_there)
 
 
 def _said(error: SearchloraError) -> str:
-    """The error's words, without the places on this machine that it names."""
-    where = error.where if error.where and os.sep not in error.where else None
-    said = f"{where}: {error.what}." if where else f"{error.what[:1].upper()}{error.what[1:]}."
+    """The error's words, without the folders of this machine that a store or a base may tell."""
+    tells = isinstance(error, (StoreError, BaseModelError)) and not isinstance(error, InvalidName)
+    what = _FOLDERS.sub("", error.what) if tells else error.what
+    if error.where:
+        said = f"{error.where.rpartition(os.sep)[2] if tells else error.where}: {what}."
+    else:
+        said = f"{what[:1].upper()}{what[1:]}."
     return f"{said} {error.fix}" if error.fix else said
 
 

@@ -17,7 +17,8 @@ class Settings:
         answer_tokens: Of an answer at most, and where the request does not say.
         per_minute: Requests of one caller in a minute, which may come all at once; None: any number.
         seconds: After which nobody waits for an answer any more.
-        waiting: Requests in the queue at most.
+        waiting: Requests in the engine's queue at most.
+        at_once: Requests that the server is busy with at most, those among them whose body has not come yet.
     """
 
     keys: tuple[str, ...] = ()
@@ -28,3 +29,4 @@ class Settings:
     per_minute: int | None = None
     seconds: float = 120.0
     waiting: int = 1024
+    at_once: int = 2048

@@ -37,7 +37,7 @@ def url(service):
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(url):
     with httpx.Client(base_url=url, timeout=30) as client:
         yield client

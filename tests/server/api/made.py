@@ -21,10 +21,10 @@ def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
 
 
 @contextmanager
-def served(service: Service) -> Iterator[str]:
+def served(service: Service, grace: float = 5) -> Iterator[str]:
     """The URL of a server that is really there; it ends as one does that is terminated."""
     with bind("127.0.0.1", 0) as listening:
-        server = make_server(service, grace=5)
+        server = make_server(service, grace=grace)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

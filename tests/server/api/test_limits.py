@@ -124,10 +124,7 @@ def test_a_full_queue_is_503_and_has_room_again(tiny_base, store):
         waits.join()
         assert client.get("/readyz").status_code == 200
         assert client.post(CHAT, json=asked()).status_code == 200
-        batch = {"requests": [scored] * 2}  # half of it would fit: all or nothing
-        assert client.post("/v1/score", json=batch).status_code == 503
-        until(lambda: service.engine.stats().waiting == 0)
-        assert "searchlora_engine_requests_refused_total 4.0" in client.get("/metrics").text
+        assert "searchlora_engine_requests_refused_total 3.0" in client.get("/metrics").text
 
 
 def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny_base, store):
@@ -141,6 +138,45 @@ def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny
         assert len(events) > 2
         assert client.post(CHAT, json=asked()).status_code == 200
         until(lambda: service.engine.stats().writing == 0)
+
+
+def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
+    with serving(tiny_base, store, at_once=1, answer_tokens=4000) as (_, client):
+        with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            answer = client.get("/v1/models")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert client.get("/healthz").status_code == 200
+        until(lambda: client.get("/v1/models").status_code == 200)
+
+
+def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, monkeypatch):
+    with serving(tiny_base, store) as (service, client):
+        writer = service.engine._core._scheduler._writer
+
+        def broken():
+            monkeypatch.undo()
+            raise RuntimeError("/secret: out of memory")
+
+        for body in (asked(), asked(stream=True)):
+            monkeypatch.setattr(writer, "step", broken)
+            answer = client.post(CHAT, json=body)
+            assert answer.status_code == (200 if body.get("stream") else 500)
+            assert "internal_error" in answer.text
+            assert "secret" not in answer.text
+            assert client.post(CHAT, json=body).status_code == 200
+
+
+def test_what_takes_longer_than_the_grace_breaks_off(tiny_base, store):
+    service = made_service(tiny_base, store, answer_tokens=4000)
+    started = time.monotonic()
+    with httpx.Client(timeout=30) as client, served(service, grace=0) as url:
+        stream = client.send(client.build_request("POST", url + CHAT, json=long(3000, stream=True)), stream=True)
+        lines = stream.iter_lines()
+        next(lines)
+    assert time.monotonic() - started < 3
+    assert service.engine.stats().writing == 0
 
 
 @pytest.mark.parametrize("stream", [True, False])

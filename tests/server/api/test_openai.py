@@ -14,7 +14,7 @@ from searchlora.retrieval.encoder import Encoder
 CHAT = [{"role": "user", "content": "tent"}]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def official(url):
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client

@@ -18,7 +18,7 @@ CHAT, SCORE, EMBED, LOAD = "/v1/chat/completions", "/v1/score", "/v1/embeddings"
 @pytest.fixture(autouse=True)
 def still_answering(client):
     yield
-    assert client.post(CHAT, json=asked()).status_code == 200
+    assert client.post(CHAT, json=asked(max_tokens=1)).status_code == 200
 
 
 def refused(answer, status, *words):
@@ -110,7 +110,10 @@ def test_an_adapter_that_is_not_there(client, name, store):
 
 
 def test_models_of_the_other_kind(client):
-    assert "encoder" in refused(client.post(CHAT, json=asked(model="meaning")), 409, "was trained on")["message"]
+    said = refused(client.post(CHAT, json=asked(model="meaning")), 409, "meaning@1: was trained on 'encoder'")[
+        "message"
+    ]
+    assert "/" not in said
     refused(client.post(EMBED, json={"model": "one", "input": "x"}), 404, "no adapter of an encoder", "encoder")
     refused(client.post(EMBED, json={"model": "tiny", "input": "x"}), 404)
 
@@ -170,7 +173,7 @@ def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
         for body in (asked(model="bad"), asked(model="bad", stream=True)):
             error = refused(here.post(CHAT, json=body), 409, "sha256")
             assert error["code"] == "adapter_refused"
-            assert str(tmp_path) not in error["message"]
+            assert error["message"].startswith("adapter_model.safetensors: ")
         refused(here.post(LOAD, json={"adapter": "bad"}), 409, "sha256")
         assert here.post(CHAT, json=asked(model="good")).status_code == 200
         assert "bad@1" in {model["id"] for model in here.get("/v1/models").json()["data"]}

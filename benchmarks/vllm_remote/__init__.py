@@ -1,0 +1,1 @@
+"""A real vLLM server through the remote engine, on the made shop."""

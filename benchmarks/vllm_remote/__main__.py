@@ -1,0 +1,206 @@
+"""A real vLLM server asked through the remote engine, and whether it answers as the local engine does.
+
+    python -m benchmarks.vllm_remote --vllm-python VLLM_ENVIRONMENT/bin/python
+        [--store STORE --adapters NAME@1 OTHER@2] [--rows 24]
+
+README.md says how the environment is made. Without `--adapters` a rewriter and a judge are trained on the made shop,
+a few steps each, and used again by the next call. The rows are those of the made shop's test split, as the adapters'
+tasks ask about them; what is asked of the base is what is asked of the first adapter. Both engines compute in fp32.
+
+* greedy: whether the answers are the same, text, end and counts of tokens;
+* scores: by how much the log-probabilities of the choices differ, and whether the same choice is the best. Choices are
+  those of the task, or of a task that writes freely the answers to five of the rows;
+* JSON: whether answers that a schema holds are valid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+from statsmodels.stats.proportion import proportion_confint
+
+from benchmarks.common import WORK, save_figures
+from benchmarks.vllm_remote.server import vllm
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.data.shop import make_shop
+from searchlora.experiments.train import train_or_reuse
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.remote.engine import RemoteEngine
+from searchlora.models.resolve import resolve
+from searchlora.outputs import ClosedSet, Grammar, InvalidOutput, JsonObject
+from searchlora.prompts import messages
+from searchlora.task import load_prompted_task
+
+HERE = WORK / "vllm_remote"
+DIFFERENCE = "difference of a log-probability"
+FEW = ["optim.max_steps=24", "validation.rows=8", "validation.generate_rows=0"]
+JSON = JsonObject(
+    {
+        "type": "object",
+        "properties": {"product": {"type": "string", "maxLength": 40}, "certain": {"type": "boolean"}},
+        "required": ["product", "certain"],
+        "additionalProperties": False,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one model: requests, and the choices that are scored for each."""
+
+    system: str
+    requests: Sequence[Request]
+    choices: Sequence[Sequence[str]]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description="vLLM through the remote engine, against the local engine.")
+    arguments.add_argument("--vllm-python", type=Path, required=True, help="of the environment that has vLLM")
+    arguments.add_argument("--store", type=Path, help="of --adapters")
+    arguments.add_argument("--adapters", nargs=2, help="two references of the store")
+    arguments.add_argument("--rows", type=int, default=24)
+    given = arguments.parse_args()
+    if not (HERE / "shop").is_dir():
+        make_shop(HERE / "shop", products=600, queries=300)
+    store = Store(given.store or HERE / "store")
+    adapters = [store.get(reference) for reference in given.adapters or _trained(store)]
+    base = resolve(adapters[0].manifest.base.name, adapters[0].manifest.base.revision)
+    of_adapters = [_asked(adapter, given.rows) for adapter in adapters]
+    of_base = replace(
+        of_adapters[0], system="base", requests=[replace(r, adapter=None) for r in of_adapters[0].requests]
+    )
+    everything = [of_base, *of_adapters]
+    rank = max(adapter.manifest.recipe["lora"]["r"] for adapter in adapters)
+    local = LocalEngine(base, store, precision="fp32")
+    with vllm(given.vllm_python, base.path, adapters=len(adapters), rank=rank, log=HERE / "server.log") as url:
+        remote = RemoteEngine(url, base, store, load=True, timeout_s=600)
+        version = httpx.get(f"{url}/version").json()["version"]
+        rows = [row for measure in (_greedy, _scores, _valid) for row in measure(local, remote, everything)]
+        served = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+    for row in rows:
+        print(json.dumps(row))
+    more = {"vllm": version, "dtype": "float32", "adapters": [adapter.reference for adapter in adapters]}
+    assert {*more["adapters"]} <= {*served}, served
+    save_figures("vllm_remote", rows, [], {**more, "table": _table(rows)})
+
+
+def _trained(store: Store) -> list[str]:
+    """A rewriter, which writes, and a judge, whose grades are scored."""
+    found = []
+    for task, name in (("rewriting", "shop-rewriter"), ("judgment", "shop-judge")):
+        found.append(train_or_reuse(task, _dataset(task), name, overrides=FEW, store=store).reference)
+    return found
+
+
+def _dataset(task: str) -> Path:
+    folder = HERE / f"data-{task}"
+    if not folder.is_dir():
+        build(task, HERE / "shop", format="shop", out=folder)
+    return folder
+
+
+def _asked(adapter: StoredAdapter, rows: int) -> Asked:
+    manifest = adapter.manifest
+    task = load_prompted_task(manifest.task).bound(manifest.settings, manifest.tuned)
+    records = load_dataset(_dataset(manifest.task)).records("test")[:rows]
+    written = list(dict.fromkeys(task.target(record) for record in records))[:5]
+    specs = [task.output(record) for record in records]
+    return Asked(
+        adapter.reference,
+        [Request(messages(task, record), adapter.reference, 32) for record in records],
+        [spec.choices or () if isinstance(spec, ClosedSet) else written for spec in specs],
+    )
+
+
+def _greedy(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
+    """All models in one call, so that their requests share batches."""
+    requests = [request for asked in everything for request in asked.requests]
+    pairs = list(zip(local.generate(requests), remote.generate(requests), strict=True))
+    found = []
+    for asked in everything:
+        of_it: list[tuple[Completion, Completion]] = [pairs.pop(0) for _ in asked.requests]
+        for one, other in of_it[:3]:
+            print(f"{asked.system}\n  local  {one}\n  remote {other}")
+        found.append(_share(asked.system, "same greedy answer", [one == other for one, other in of_it]))
+    return found
+
+
+def _scores(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
+    requests = [request for asked in everything for request in asked.requests]
+    choices = [row for asked in everything for row in asked.choices]
+    pairs = list(zip(local.score(requests, choices), remote.score(requests, choices), strict=True))
+    found = []
+    for asked in everything:
+        of_it: list[tuple[Scored, Scored]] = [pairs.pop(0) for _ in asked.requests]
+        print(f"{asked.system} {asked.choices[0]}\n  local  {of_it[0][0]}\n  remote {of_it[0][1]}")
+        apart = [
+            abs(a - b)
+            for one, other in of_it
+            for a, b in zip(one.log_probabilities, other.log_probabilities, strict=True)
+        ]
+        spread = {"value": median(apart), "low": min(apart), "high": max(apart), "n": len(apart)}
+        found.append({"system": asked.system, "measure": DIFFERENCE, **spread})
+        found.append(_share(asked.system, "same best choice", [_best(one) == _best(other) for one, other in of_it]))
+    return found
+
+
+def _valid(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
+    del local
+    found = []
+    for asked in everything:
+        held = Grammar("json_schema", JSON.grammar.text)
+        requests = [replace(request, grammar=held, max_new_tokens=64) for request in asked.requests]
+        completions = remote.generate(requests)
+        print(f"{asked.system}\n  {completions[0]}")
+        right = [each.finish == "stop" and not isinstance(JSON.parse(each.text), InvalidOutput) for each in completions]
+        found.append(_share(asked.system, "valid JSON", right))
+    return found
+
+
+def _best(scored: Scored) -> int:
+    return scored.log_probabilities.index(max(scored.log_probabilities))
+
+
+def _share(system: str, measure: str, right: Sequence[bool]) -> Mapping[str, Any]:
+    """With the Wilson interval."""
+    low, high = proportion_confint(sum(right), len(right), method="wilson")
+    return {
+        "system": system,
+        "measure": measure,
+        "value": sum(right) / len(right),
+        "low": low,
+        "high": high,
+        "n": len(right),
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """As the README shows it: shares with their counts, and how far log-probabilities are apart."""
+    cells = {(row["system"], row["measure"]): row for row in rows}
+    measures = ["same greedy answer", "same best choice", "valid JSON"]
+    lines = [
+        f"| asked | {' | '.join(measures)} | log-probabilities apart, median | largest | n |",
+        f"|---{'|---:' * (len(measures) + 3)}|",
+    ]
+    for system in dict.fromkeys(row["system"] for row in rows):
+        shares = [cells[system, measure] for measure in measures]
+        apart = cells[system, DIFFERENCE]
+        counts = [f"{round(each['value'] * each['n'])} of {each['n']}" for each in shares]
+        figures = [f"{apart['value']:.1e}", f"{apart['high']:.1e}", f"{apart['n']}"]
+        lines.append(f"| {' | '.join([system, *counts, *figures])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
