@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, LoadCheckFailed, NotInStore, PromptTooLong
@@ -98,10 +99,6 @@ def test_vllm_is_asked_with_token_ids_and_its_ids_are_decoded_here(tiny_base, re
 @pytest.mark.parametrize(
     ("grammar", "structured"),
     [
-        (
-            Grammar("json_schema", json.dumps(SCHEMA)),
-            {"json": {**SCHEMA, "x-guidance": {"whitespace_pattern": "[ ]?"}}},
-        ),
         (Grammar("regex", "red|green"), {"regex": "red|green"}),
         (Grammar("lark", 'start: "red"'), {"grammar": 'start: "red"'}),
     ],
@@ -111,6 +108,27 @@ def test_vllm_holds_answers_to_grammars(tiny_base, renderer, grammar, structured
         RemoteEngine(server.url, tiny_base).generate([Request(CHAT, grammar=grammar)])
     assert server.asked[-1].body["structured_outputs"] == structured
     assert server.asked[-1].body["ignore_eos"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ('{"colour":"red"}', True),
+        ('{"colour" : "red"}', True),
+        ('{"colour":  "red"}', False),
+        ('{ "colour":"red"}', False),
+    ],
+)
+def test_vllm_gets_schemas_that_leave_no_room_for_runs_of_spaces(tiny_base, renderer, text, fits):
+    with answering(LikeVllm(renderer)) as server:
+        RemoteEngine(server.url, tiny_base).generate(
+            [Request(CHAT, grammar=Grammar("json_schema", json.dumps(SCHEMA)))]
+        )
+    sent = server.asked[-1].body["structured_outputs"]["json"]
+    # As vLLM's backend `guidance` reads a schema.
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps(sent), defaults={"whitespace_flexible": True})
+    tokens = LLTokenizer("byte").tokenize_str(text)
+    assert (LLMatcher(LLTokenizer("byte"), grammar).validate_tokens(tokens) == len(tokens)) is fits
 
 
 def test_vllm_scores_choices_as_a_tree_of_tokens(tiny_base, renderer):

@@ -153,14 +153,17 @@ def _structured(grammar: Grammar) -> dict[str, Any]:
     return {"regex" if grammar.kind == "regex" else "grammar": grammar.text}
 
 
-def _spaced(structured: dict[str, Any]) -> dict[str, Any]:
-    """With at most one space between the parts of JSON, as `constrained` holds the local engine to it.
+#: At most one space on each side of a separator of JSON and none elsewhere, so that no answer is filled with spaces.
+#: It is told by separators because llguidance 1.7, which vLLM 0.32 brings, lets a `whitespace_pattern` match again and
+#: again. vLLM's other backends pass over it.
+_SPACING = {"whitespace_flexible": False, "item_separator": "[ ]?,[ ]?", "key_separator": "[ ]?:[ ]?"}
 
-    llguidance reads the key that is added; vLLM's other backends pass over it.
-    """
+
+def _spaced(structured: dict[str, Any]) -> dict[str, Any]:
+    """Without room for runs of spaces in JSON, where the server uses llguidance."""
     if "json" not in structured:
         return structured
-    return {"json": {**structured["json"], "x-guidance": {"whitespace_pattern": "[ ]?"}}}
+    return {"json": {**structured["json"], "x-guidance": _SPACING}}
 
 
 def _chat(model: str, request: Request) -> dict[str, Any]:
