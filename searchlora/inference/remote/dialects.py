@@ -58,15 +58,17 @@ class Vllm:
     def score(self, post: Post, model: str, request: Request, choices: Sequence[str], within: float | None) -> Scored:
         """The choices are one tree of tokens: the server is asked at each beginning how likely its next tokens are.
 
-        Every score is exact, so `within` changes nothing. (vLLM's `prompt_logprobs` would give a choice's score at
-        once. With LoRA they bring its CPU engine down and elsewhere leave out an adapter's output layer: vLLM's issues
-        29955 and 51594.)
+        Every score is exact, so `within` changes nothing. The cost counts each beginning with its prompt, as sent:
+        of several prompts in a call vLLM says of the last only how much of it was in its cache.
+
+        (vLLM's `prompt_logprobs` would give a choice's score at once. With LoRA they bring its CPU engine down and
+        elsewhere leave out an adapter's output layer: vLLM's issues 29955 and 51594.)
         """
         del within
         prompt = self._renderer.prompt_ids(request.messages, request.begins)
         answers = [tuple(self._renderer.completion_ids(choice, request.ends)) for choice in choices]
         found: dict[tuple[int, ...], float] = {}
-        computed = 0
+        sent = 0
         for part in _parts(answers):
             wanted = sorted({token for _, tokens in part for token in tokens})
             body = {
@@ -85,10 +87,9 @@ class Vllm:
                         fix="Use a newer one; 0.32 knows 'logprob_token_ids'.",
                     )
                 found |= {(*beginning, token): likely[f"token_id:{token}"] for token in tokens}
-            cached = (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-            computed += answer["usage"]["prompt_tokens"] - cached
+            sent += answer["usage"]["prompt_tokens"]
         sums = (math.fsum(found[ids[: end + 1]] for end in range(len(ids))) for ids in answers)
-        return Scored(tuple(sums), computed, len(found))
+        return Scored(tuple(sums), sent, len(found))
 
     def _asked(self, model: str, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
         """Greedy, whatever the base's generation_config sets."""
