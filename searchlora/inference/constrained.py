@@ -82,21 +82,12 @@ class GrammarMask:
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores (rows, vocabulary) with minus infinity for tokens that are not admitted; ended rows as they were."""
-        import numpy as np
-        import torch
-
         if input_ids.shape[1] > self._prompt:
             self._advance(input_ids[:, -1].tolist())
         for row, matcher in self._open.items():
-            bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-            admitted = torch.from_numpy(bits[: scores.shape[1]]).to(scores.device, torch.bool)
-            scores[row] = scores[row].masked_fill(~admitted, -torch.inf)
+            scores[row] = admitted(matcher, scores[row])
             if matcher.is_error():
-                raise EngineError(
-                    f"the grammar cannot be followed further ({matcher.get_error()})",
-                    where=f"request {self._requests[row] + 1}",
-                    fix="Simplify the schema or the grammar.",
-                )
+                raise cannot_go_on(matcher, f"request {self._requests[row] + 1}")
         return scores
 
     def _advance(self, tokens: Sequence[int]) -> None:
@@ -105,6 +96,25 @@ class GrammarMask:
                 del self._open[row]
             else:
                 matcher.consume_token(tokens[row])
+
+
+def admitted(matcher: Any, scores: torch.Tensor) -> torch.Tensor:
+    """Scores (vocabulary,) with minus infinity for tokens that a matcher does not admit next."""
+    import numpy as np
+    import torch
+
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    allowed = torch.from_numpy(bits[: len(scores)]).to(scores.device, torch.bool)
+    return scores.masked_fill(~allowed, -torch.inf)
+
+
+def cannot_go_on(matcher: Any, where: str) -> EngineError:
+    """What is wrong with a matcher that is in error."""
+    return EngineError(
+        f"the grammar cannot be followed further ({matcher.get_error()})",
+        where=where,
+        fix="Simplify the schema or the grammar.",
+    )
 
 
 def _refused(grammar: Grammar, row: int, reason: str) -> EngineError:

@@ -144,10 +144,7 @@ class LocalEngine:
         """
         works = self._to_write(requests)
         self._await(works, progress)
-        return [
-            self._completion(work.ids, work.result.result(), request.max_new_tokens)
-            for work, request in zip(works, requests, strict=True)
-        ]
+        return [self._completion(work.ids, work.result.result()) for work in works]
 
     def score(
         self,
@@ -188,7 +185,7 @@ class LocalEngine:
         if told is not None:
             work.told = lambda ids: told(self._text(ids))
         self._submit(work, caller, seconds)
-        return then(work.result, lambda ids: self._completion(work.ids, ids, request.max_new_tokens))
+        return then(work.result, lambda ids: self._completion(work.ids, ids))
 
     def submit_score(
         self,
@@ -241,15 +238,28 @@ class LocalEngine:
         alike = sorted(works, key=lambda work: work.ids)
         windows = [alike[start : start + self._order] for start in range(0, len(alike), self._order)]
         ordered = [work for window in windows for work in sorted(window, key=lambda work: -len(work.ids))]
-        left = itertools.count(1)
+        count, failed = itertools.count(1), list[BaseException]()
+
+        def done(result: Future[Any]) -> None:
+            progress(next(count), len(works))
+            error = None if result.cancelled() else result.exception()
+            if error is not None and not failed:
+                failed.append(error)
+                take_back()
+
+        def take_back() -> None:
+            for work in works:
+                work.result.cancel()
+
         for work in works:
-            work.result.add_done_callback(lambda _: progress(next(left), len(works)))
+            work.result.add_done_callback(done)
         try:
             self._core.finish(ordered)
         except BaseException:
-            for work in works:
-                work.result.cancel()
+            take_back()
             raise
+        if failed:
+            raise failed[0]
 
     def _prompts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         return [tuple(self.renderer.prompt_ids(request.messages, request.begins)) for request in requests]
@@ -274,11 +284,11 @@ class LocalEngine:
     def _constraints(self) -> Constraints:
         return Constraints(self.renderer.tokenizer, self._core.vocabulary, self.renderer.stop_id)
 
-    def _completion(self, prompt: Sequence[int], ids: list[int], most: int) -> Completion:
+    def _completion(self, prompt: Sequence[int], ids: list[int]) -> Completion:
         stopped = ids[-1] == self.renderer.stop_id
         return Completion(
             text=self._text(ids),
-            finish="stop" if stopped or len(ids) < most else "length",
+            finish="stop" if stopped else "length",
             prompt_tokens=len(prompt),
             completion_tokens=len(ids),
         )

@@ -72,15 +72,11 @@ def _change(
 
 
 def _scaling(path: str, rank: int, config: Mapping[str, Any]) -> float:
-    alpha = _pattern(config.get("alpha_pattern") or {}, path, config["lora_alpha"])
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("alpha_pattern") or {}
+    alpha = patterns.get(get_pattern_key(patterns, path), config["lora_alpha"])
     return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
-
-
-def _pattern(patterns: Mapping[str, float], path: str, default: float) -> float:
-    """As PEFT reads `alpha_pattern`: a name is a path's end (`peft.utils.get_pattern_key`)."""
-    import re
-
-    return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", path)), default)
 
 
 def _place(key: str, folder: Path) -> tuple[str, str]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched import attention
+from searchlora.inference.batched.frozen import Linear, packing, side_by_side
 from searchlora.inference.batched.key_values import KeyValues
-from searchlora.inference.batched.projections import Kept, Linear, linear, packing, take_over
+from searchlora.inference.batched.projections import take_over
 from searchlora.inference.batched.routing import route
 
 
@@ -26,7 +27,7 @@ class Forward:
         self.config = model.config.get_text_config()
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head = _head(model)
+        self._head: Linear = side_by_side([model.get_output_embeddings()], packing(model))
         self.projections = take_over(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
@@ -106,11 +107,3 @@ def fits(model: Any) -> bool:
             model.set_attn_implementation(before)
     spread = float(wanted.float().std())
     return found.shape == wanted.shape and float((found.float() - wanted.float()).abs().max()) < 0.05 * spread
-
-
-def _head(model: Any) -> Linear:
-    head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear:
-        return Kept(head)
-    bias = None if head.bias is None else head.bias.detach()
-    return linear(head.weight.detach(), bias, packing(model))

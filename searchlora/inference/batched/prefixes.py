@@ -75,6 +75,8 @@ class Prefixes:
 
         What is kept already is left out.
         """
+        if not self.budget:
+            return []
         recent = self._recent.setdefault(adapter, deque(maxlen=_RECENT))
         rounds = shared([*prompts, *recent])
         recent.extend(dict.fromkeys(prompts))

@@ -8,26 +8,16 @@ arXiv:2310.18547, and S-LoRA, arXiv:2311.03285, whose kernels are for GPUs).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
 
 import torch
 
+from searchlora.inference.batched.frozen import bias_of, is_linear, packing, shape_of, side_by_side
 from searchlora.inference.batched.routing import Routing
 
 #: Layers that a transformer block gives the same input, by their names.
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-
-
-class Linear(Protocol):
-    """What a frozen linear layer, or several side by side, computes."""
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) -> (..., out)."""
-
-    def dense(self) -> torch.Tensor:
-        """The weight that is computed with; shape (out, in)."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +48,18 @@ class Group:
     Args:
         layers: Path of each layer in the model -> the layer.
         worn: Shared by all groups of a model.
-        packed: Whether to lay weights out as the CPU's matrix kernels want them, see `packing`.
+        packed: Whether to lay weights out as the CPU's matrix kernels want them, see `frozen.packing`.
     """
 
     def __init__(self, layers: Mapping[str, torch.nn.Module], worn: Worn, packed: bool) -> None:
         self.paths = tuple(layers)
         self._worn = worn
-        shapes = [_shape(layer) for layer in layers.values()]
+        shapes = [shape_of(layer) for layer in layers.values()]
         self.size_in = shapes[0][1]
         ends = [0, *accumulate(out for out, _ in shapes)]
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
-        self.base = _base(list(layers.values()), packed)
-        self._bias = _bias(list(layers.values()))
+        self.base = side_by_side(list(layers.values()), packed)
+        self._bias = bias_of(list(layers.values()))
         # Of all slots: A side by side (slots, in, layers * rank), B as blocks (slots, out, layers * rank).
         self._a: torch.Tensor | None = None
         self._b: torch.Tensor | None = None
@@ -152,7 +142,7 @@ class Projections:
     """All groups of a model; `take_over` makes them."""
 
     groups: list[Group]
-    worn: Worn = field(default_factory=Worn)
+    worn: Worn
 
     @property
     def paths(self) -> frozenset[str]:
@@ -198,81 +188,10 @@ def take_over(model: torch.nn.Module) -> Projections:
     return Projections(groups, worn)
 
 
-def packing(model: torch.nn.Module) -> bool:
-    """Whether weights can be laid out once as oneDNN's kernels want them, instead of at every product.
-
-    PyTorch offers that for its own compiler (`torch/_inductor/mkldnn_lowerings.py`). On a CPU with bf16 instructions a
-    product with 32 rows takes two thirds of the time then (`benchmarks/multi_adapter`).
-    """
-    first = next(model.parameters())
-    return (
-        first.device.type == "cpu"
-        and first.dtype == torch.bfloat16
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
-
-
-@dataclass(frozen=True)
-class Plain:
-    """As `torch.nn.Linear`."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x, self.weight, self.bias)
-
-    def dense(self) -> torch.Tensor:
-        return self.weight
-
-
-class Packed:
-    """The same with the weight laid out for the CPU; see `packing`."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        self._bias = bias
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-        return found
-
-    def dense(self) -> torch.Tensor:
-        dense: torch.Tensor = self._packed.to_dense()
-        return dense
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A layer of another kind (4-bit, GPT-2's) computes as it did."""
-
-    layer: Any
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.layer(x)
-        return found
-
-    def dense(self) -> torch.Tensor:
-        weight = self.layer.weight
-        if not isinstance(self.layer, torch.nn.Linear):
-            return weight.detach().T  # type: ignore[no-any-return]
-        if hasattr(weight, "quant_state"):
-            from bitsandbytes.functional import dequantize_4bit
-
-            return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
-        return weight.detach()  # type: ignore[no-any-return]
-
-
-def linear(weight: torch.Tensor, bias: torch.Tensor | None, packed: bool) -> Linear:
-    """A frozen layer of a weight (out, in)."""
-    return Packed(weight, bias) if packed else Plain(weight, bias)
-
-
 def _grouped(model: torch.nn.Module) -> Iterator[dict[str, torch.nn.Module]]:
     """Paths and layers of each group, in the model's order."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    layers = {path: each for path, each in model.named_modules() if _is_linear(each) and each is not head}
+    layers = {path: each for path, each in model.named_modules() if is_linear(each) and each is not head}
     done: set[str] = set()
     for path, layer in layers.items():
         if path in done:
@@ -281,33 +200,7 @@ def _grouped(model: torch.nn.Module) -> Iterator[dict[str, torch.nn.Module]]:
         names = next((names for names in _TOGETHER if name in names), (name,))
         paths = [f"{parent}.{each}" for each in names]
         others = [layers.get(each) for each in paths]
-        joined = all(type(each) is torch.nn.Linear and _shape(each)[1] == _shape(layer)[1] for each in others)
+        joined = all(type(each) is torch.nn.Linear and shape_of(each)[1] == shape_of(layer)[1] for each in others)
         found = paths if joined else [path]
         done.update(found)
         yield {each: layers[each] for each in found}
-
-
-def _is_linear(layer: torch.nn.Module) -> bool:
-    if isinstance(layer, torch.nn.Linear):  # bitsandbytes' 4-bit layers among them
-        return True
-    return type(layer).__name__ == "Conv1D"  # GPT-2's, whose weight is (in, out)
-
-
-def _shape(layer: Any) -> tuple[int, int]:
-    """(out, in)."""
-    if isinstance(layer, torch.nn.Linear):
-        return layer.out_features, layer.in_features
-    return layer.nf, layer.nx
-
-
-def _base(layers: list[Any], packed: bool) -> Linear:
-    if not all(type(layer) is torch.nn.Linear for layer in layers):
-        return Kept(layers[0])
-    return linear(torch.cat([layer.weight.detach() for layer in layers]), _bias(layers), packed)
-
-
-def _bias(layers: list[Any]) -> torch.Tensor | None:
-    if all(layer.bias is None for layer in layers):
-        return None
-    like = layers[0].bias if layers[0].bias is not None else next(each.bias for each in layers if each.bias is not None)
-    return torch.cat([like.new_zeros(_shape(each)[0]) if each.bias is None else each.bias.detach() for each in layers])

@@ -41,15 +41,20 @@ class Reader:
     def read(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> torch.Tensor:
         """Read prompts into the rows of a cache from `first` on; the hidden state behind each, shape (n, size)."""
         self.share(prompts)
-        starts = [self._begin(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
+        starts = self.begin(prompts, cache, first)
         hidden: list[torch.Tensor] = []
         for rows in self._blocks([len(p.ids) - start for p, start in zip(prompts, starts, strict=True)]):
             hidden += self._block(
                 [prompts[row] for row in rows], [starts[row] for row in rows], cache, first + rows.start
             )
+        return torch.stack(hidden)
+
+    def begin(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> list[int]:
+        """Put what is kept of prompts' beginnings into the rows of a cache from `first` on; how many tokens of each."""
+        starts = [self._begin(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
         self.prefixes.counts.read += sum(len(prompt.ids) for prompt in prompts)
         self.prefixes.counts.reused += sum(starts)
-        return torch.stack(hidden)
+        return starts
 
     def share(self, prompts: Sequence[Prompt]) -> None:
         """Compute and keep the beginnings that these prompts share, where they are not kept yet."""

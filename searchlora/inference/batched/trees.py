@@ -63,15 +63,13 @@ class _Batch:
         self._prompts = prompts
         self._searches = searches
         self._cache = reader.scratch
-        self._given = [self._begin(reader, prompt, row) for row, prompt in enumerate(prompts)]
+        self._given = reader.begin(prompts, self._cache, 0)
         self._before = max(self._given)
         left = [len(prompt.ids) - given for prompt, given in zip(prompts, self._given, strict=True)]
         self._width = self._before + max(left)
         self._past = self._before  # columns computed so far
         # Where each node stands, -1 while it is not computed; last, so that it is node -1, the prompt's end.
         self._columns = [np.append(np.full(len(search.tree.tokens), -1), self._width - 1) for search in searches]
-        reader.prefixes.counts.read += sum(len(prompt.ids) for prompt in prompts)
-        reader.prefixes.counts.reused += sum(self._given)
 
     def forward(self, chosen: Sequence[Ints]) -> None:
         """Compute these nodes of each row, the prompts before them in the first pass, and tell what follows them.
@@ -97,12 +95,6 @@ class _Batch:
             if target != source:
                 self._cache.move(source, target, self._past)
         self.rows = [self.rows[place] for place in places]
-
-    def _begin(self, reader: Reader, prompt: Prompt, row: int) -> int:
-        length, columns = reader.prefixes.longest(prompt.adapter, prompt.ids)
-        if columns is not None:
-            self._cache.give(row, columns)
-        return length
 
     def _block(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
         """Ids and positions (rows, columns) of what is computed now; what each of it sees (rows, columns, all)."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from searchlora.errors import EngineError
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.reading import Prompt, Reader
+from searchlora.inference.constrained import admitted, cannot_go_on
 
 
 @dataclass(eq=False)
@@ -108,17 +108,11 @@ class Writer:
         logits = self._forward.logits(hidden).float()  # argmax is quicker on it
         for place, row in enumerate(rows):
             if row.matcher is not None:
-                bits = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), np.uint8), bitorder="little")
-                admitted = torch.from_numpy(bits[: logits.shape[1]]).to(logits.device, torch.bool)
-                logits[place] = logits[place].masked_fill(~admitted, -torch.inf)
+                logits[place] = admitted(row.matcher, logits[place])
         for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
             row.ids.append(token)
             row.stopped = token == self._stop_id and not row.endless
             if row.matcher is not None and not row.stopped:
                 row.matcher.consume_token(token)
             if row.matcher is not None and row.matcher.is_error():
-                row.error = EngineError(
-                    f"the grammar cannot be followed further ({row.matcher.get_error()})",
-                    where="request",
-                    fix="Simplify the schema or the grammar.",
-                )
+                row.error = cannot_go_on(row.matcher, "request")

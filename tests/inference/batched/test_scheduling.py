@@ -191,6 +191,22 @@ def test_an_adapter_that_must_not_be_loaded_fails_its_own_requests_only(engine, 
     assert engine.generate([asked("tent", "a0"), asked("tent", "a1")]) == good
 
 
+def test_where_one_request_of_a_call_fails_the_others_are_taken_back(engine, monkeypatch):
+    real = engine._core._slots._fetch
+
+    def fetch(name: str):
+        if name == "a2@1":
+            raise TamperedAdapter("was changed", where=name)
+        return real(name)
+
+    monkeypatch.setattr(engine._core._slots, "_fetch", fetch)
+    with pytest.raises(TamperedAdapter, match="a2@1: was changed"):
+        engine.generate([asked("tent", None, 3000), asked("rope", "a1", 3000), asked("boot", "a2", 3)])
+    assert engine.stats().steps < 100
+    engine.generate([asked("tent")])
+    assert engine.stats().writing == 0
+
+
 def test_a_pass_that_fails_is_told_to_those_in_it_and_the_engine_goes_on(engine, monkeypatch):
     wanted = engine.generate([asked("tent", "a0")])
     forward = engine._core._reader.forward

@@ -1,0 +1,122 @@
+"""The frozen linear layers of a base: how they compute, and how their weights are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+
+class Linear(Protocol):
+    """What a frozen linear layer, or several side by side, computes."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in) -> (..., out)."""
+
+    def dense(self) -> torch.Tensor:
+        """The weight that is computed with; shape (out, in)."""
+
+
+def packing(model: torch.nn.Module) -> bool:
+    """Whether weights can be laid out once as oneDNN's kernels want them, instead of at every product.
+
+    PyTorch offers that for its own compiler (`torch/_inductor/mkldnn_lowerings.py`). On a CPU with bf16 instructions a
+    product with 32 rows takes two thirds of the time then (`benchmarks/multi_adapter`).
+    """
+    first = next(model.parameters())
+    return (
+        first.device.type == "cpu"
+        and first.dtype == torch.bfloat16
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+@dataclass(frozen=True)
+class Plain:
+    """As `torch.nn.Linear`."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+    def dense(self) -> torch.Tensor:
+        return self.weight
+
+
+class Packed:
+    """The same with the weight laid out for the CPU; see `packing`."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        return found
+
+    def dense(self) -> torch.Tensor:
+        dense: torch.Tensor = self._packed.to_dense()
+        return dense
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A layer of another kind (4-bit, GPT-2's) computes as it did."""
+
+    layer: Any
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x)
+        return found
+
+    def dense(self) -> torch.Tensor:
+        weight = self.layer.weight
+        if not isinstance(self.layer, torch.nn.Linear):
+            return weight.detach().T  # type: ignore[no-any-return]
+        if hasattr(weight, "quant_state"):
+            from bitsandbytes.functional import dequantize_4bit
+
+            return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
+        return weight.detach()  # type: ignore[no-any-return]
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None, packed: bool) -> Linear:
+    """A frozen layer of a weight (out, in)."""
+    return Packed(weight, bias) if packed else Plain(weight, bias)
+
+
+def is_linear(layer: torch.nn.Module) -> bool:
+    """Whether an adapter may change it."""
+    if isinstance(layer, torch.nn.Linear):  # bitsandbytes' 4-bit layers among them
+        return True
+    return type(layer).__name__ == "Conv1D"  # GPT-2's, whose weight is (in, out)
+
+
+def shape_of(layer: Any) -> tuple[int, int]:
+    """(out, in) of a linear layer."""
+    if isinstance(layer, torch.nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.nf, layer.nx
+
+
+def side_by_side(layers: Sequence[Any], packed: bool) -> Linear:
+    """Layers of the same input as one; a layer of another kind than torch's own stands alone."""
+    if not all(type(layer) is torch.nn.Linear for layer in layers):
+        return Kept(layers[0])
+    weights = [layer.weight.detach() for layer in layers]
+    return linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias_of(layers), packed)
+
+
+def bias_of(layers: Sequence[Any]) -> torch.Tensor | None:
+    """Of layers side by side, shape (out,); None where none has one."""
+    given = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    if not given:
+        return None
+    return torch.cat(
+        [given[0].new_zeros(shape_of(each)[0]) if each.bias is None else each.bias.detach() for each in layers]
+    )
