@@ -15,8 +15,6 @@ in one process. That the engine's grades are those of PEFT is told for the pairs
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import numpy as np
 
 from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.multi_adapter.systems import made_adapters
+from benchmarks.speed import speed_ratio, speed_row, timed
 from searchlora.adapters.attach import attach
 from searchlora.data.formats import trecdl
 from searchlora.inference.engine import Request
@@ -50,10 +49,13 @@ def main() -> None:
     requests = _requests(given.queries)
     base = resolve(load_recipe({}).base)
     (folder,) = made_adapters(base, WORK / "multi_adapter", 1, 16)
-    seconds = _timed(_ways(base, folder, requests), given.repeats)
+    # Beginnings are kept from one repeat to the next, as long as there is room: the guideline, and the last queries.
+    seconds, _ = timed(_ways(base, folder, requests), given.repeats)
     same = _same(base, folder, requests[:100])
-    rows = [_row(name, [len(requests) / each for each in values]) for name, values in seconds.items()]
-    comparisons = [_ratio(seconds, name) for name in seconds if name != ENGINE]
+    rows = [speed_row(name, "pairs/s", [len(requests) / each for each in values]) for name, values in seconds.items()]
+    comparisons = [
+        speed_ratio(ENGINE, name, "pairs/s", seconds[name], seconds[ENGINE]) for name in seconds if name != ENGINE
+    ]
     for each in comparisons:
         print(f"{ENGINE} is {each['ratio']:.2f} times as fast as {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
     print(same)
@@ -128,21 +130,6 @@ def _generated(model: Any, prompts: Sequence[Sequence[int]], tokens: int) -> Non
             )
 
 
-def _timed(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each way, in turn; one repeat before them is not counted.
-
-    Beginnings are kept from one repeat to the next, as long as there is room: the guideline, and the last queries.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(repeats + 1):
-        for name, judge in ways.items():
-            begun = time.perf_counter()
-            judge()
-            if repeat:
-                seconds[name].append(time.perf_counter() - begun)
-    return seconds
-
-
 def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[str, float]:
     engine = LocalEngine(base, precision="fp32")
     engine.load_folder("judge", folder)
@@ -154,30 +141,6 @@ def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[st
         "pairs": len(requests),
         "same grade": float((found.argmax(1) == wanted.argmax(1)).mean()),
         "largest difference of a log-probability": float(np.abs(found - wanted).max()),
-    }
-
-
-def _row(system: str, values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "system": system,
-        "measure": "pairs/s",
-        "value": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "n": len(values),
-    }
-
-
-def _ratio(seconds: Mapping[str, Sequence[float]], other: str) -> dict[str, Any]:
-    ratios = [slow / fast for slow, fast in zip(seconds[other], seconds[ENGINE], strict=True)]
-    return {
-        "a": ENGINE,
-        "b": other,
-        "measure": "pairs/s",
-        "ratio": statistics.median(seconds[other]) / statistics.median(seconds[ENGINE]),
-        "low": min(ratios),
-        "high": max(ratios),
-        "n": len(ratios),
     }
 
 

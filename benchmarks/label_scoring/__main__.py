@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import WORK, real_data, save_figures
+from benchmarks.speed import speed_ratio, speed_row, timed
 from searchlora.adapters.store import Store
 from searchlora.inference.engine import Request, Scored
 from searchlora.inference.local import LocalEngine
@@ -50,10 +49,13 @@ def main() -> None:
     rows, comparisons, found = [], [], {}
     for adapter in adapters:
         requests = _requests(queries, labels, adapter)
-        seconds, scored = _timed(_ways(LocalEngine(base, store, prefix_tokens=0), requests, labels), given.repeats)
+        seconds, scored = timed(_ways(LocalEngine(base, store, prefix_tokens=0), requests, labels), given.repeats)
         name = "adapter" if adapter else "base"
-        rows += [_row(f"{name}, {way}", values) for way, values in seconds.items()]
-        comparisons += [_ratio(name, way, seconds) for way in (TREE, QUICK)]
+        rows += [speed_row(f"{name}, {way}", "seconds", values) for way, values in seconds.items()]
+        comparisons += [
+            speed_ratio(f"{name}, {ALONE}", f"{name}, {way}", "seconds", seconds[ALONE], seconds[way])
+            for way in (TREE, QUICK)
+        ]
         few = requests[:IN_FP32]
         in_fp32 = LocalEngine(base, store, precision="fp32", prefix_tokens=0)
         exact = {way: score() for way, score in _ways(in_fp32, few, labels).items()}
@@ -109,21 +111,6 @@ def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[st
     ]
 
 
-def _timed(
-    ways: Mapping[str, Callable[[], list[Scored]]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, list[Scored]]]:
-    """Seconds of each way, repeat by repeat in turn; what each gave. One repeat before them is not counted."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    scored: dict[str, list[Scored]] = {}
-    for repeat in range(repeats + 1):
-        for way, score in ways.items():
-            begun = time.perf_counter()
-            scored[way] = score()
-            if repeat:
-                seconds[way].append(time.perf_counter() - begun)
-    return seconds, scored
-
-
 def _differences(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:
     alone, tree, quick = (np.array([each.log_probabilities for each in scored[way]]) for way in (ALONE, TREE, QUICK))
     return {
@@ -155,31 +142,6 @@ def _tokens(scored: Mapping[str, Sequence[Scored]]) -> dict[str, Any]:
             }
             for way, rows in scored.items()
         }
-    }
-
-
-def _row(system: str, values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "system": system,
-        "measure": "seconds",
-        "value": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "n": len(values),
-    }
-
-
-def _ratio(model: str, way: str, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """How many times as fast as scoring each label alone: of the medians; least and most of the repeats, in pairs."""
-    ratios = [alone / other for alone, other in zip(seconds[ALONE], seconds[way], strict=True)]
-    return {
-        "a": f"{model}, {ALONE}",
-        "b": f"{model}, {way}",
-        "measure": "seconds",
-        "ratio": statistics.median(seconds[ALONE]) / statistics.median(seconds[way]),
-        "low": min(ratios),
-        "high": max(ratios),
-        "n": len(ratios),
     }
 
 

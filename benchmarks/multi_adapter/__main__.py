@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from benchmarks.multi_adapter.systems import (
     made_adapters,
     transformers_systems,
 )
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 
@@ -46,7 +46,7 @@ def main() -> None:
         for batch in given.batches:
             speeds = _speeds(systems, batch, context, given.repeats)
             rows += [
-                _row(system, measure, batch, context, values)
+                speed_row(system, _measure(measure, batch, context), values)
                 for system, found in speeds.items()
                 for measure, values in found.items()
             ]
@@ -96,33 +96,11 @@ def _comparisons(
         pairs += [(ours, name) for name in speeds if name.endswith(f"names, {count} adapters")]
     if {8, 16} <= set(counts):
         pairs.append((engine_with(16), engine_with(8)))
-    found = []
-    for a, b in pairs:
-        for measure in (WRITING, READING):
-            ratios = [one / other for one, other in zip(speeds[a][measure], speeds[b][measure], strict=True)]
-            found.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "measure": _measure(measure, batch, context),
-                    "ratio": statistics.median(speeds[a][measure]) / statistics.median(speeds[b][measure]),
-                    "low": min(ratios),
-                    "high": max(ratios),
-                    "n": len(ratios),
-                }
-            )
-    return found
-
-
-def _row(system: str, measure: str, batch: int, context: int, values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "system": system,
-        "measure": _measure(measure, batch, context),
-        "value": statistics.median(values),
-        "low": min(values),
-        "high": max(values),
-        "n": len(values),
-    }
+    return [
+        speed_ratio(a, b, _measure(measure, batch, context), speeds[a][measure], speeds[b][measure])
+        for a, b in pairs
+        for measure in (WRITING, READING)
+    ]
 
 
 def _measure(measure: str, batch: int, context: int) -> str:

@@ -8,14 +8,11 @@ Rows are made (the shop's rewriting records), weights are real: SmolLM2-135M in 
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common import save_figures
+from benchmarks.speed import speed_ratio, speed_row, timed
 from searchlora.adapters.attach import new_adapter
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
@@ -57,19 +54,16 @@ def main() -> None:
         hooks.update(kept)
         step()
 
-    seconds = _timed({"without": without, "with the hook": with_hook})
+    seconds, _ = timed({"without": without, "with the hook": with_hook}, REPEATS)
     tokens = int(batch["attention_mask"].sum())
-    ratios = [b / a for a, b in zip(seconds["with the hook"], seconds["without"], strict=True)]
+    found = speed_ratio("without", "with the hook", "seconds of a step", seconds["without"], seconds["with the hook"])
     save_figures(
         "training_speed",
-        [_row(name, values) for name, values in seconds.items()],
-        [{"a": "without", "b": "with the hook", "measure": "seconds of a step", "ratio": statistics.median(ratios),
-          "low": min(ratios), "high": max(ratios), "n": len(ratios)}],
+        [speed_row(name, "seconds of a step", values) for name, values in seconds.items()],
+        [found],
         {"tokens": tokens, "rows_per_step": ROWS},
-    )  # fmt: skip
-    print(
-        f"{statistics.median(ratios):.2f} times as fast ({min(ratios):.2f}-{max(ratios):.2f}), {tokens} tokens a step"
     )
+    print(f"{found['ratio']:.2f} times as fast ({found['low']:.2f}-{found['high']:.2f}), {tokens} tokens a step")
 
 
 def _examples(renderer: Renderer) -> list[Example]:
@@ -80,22 +74,6 @@ def _examples(renderer: Renderer) -> list[Example]:
         build(task, folder / "shop", format="shop", out=folder / "dataset")
         records = load_dataset(folder / "dataset").records("train")[:ROWS]
     return [renderer.example(task, record) for record in records]
-
-
-def _timed(steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
-    """In turn, so that whatever else the machine does falls on both; the first of each is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(REPEATS + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: values[1:] for name, values in seconds.items()}
-
-
-def _row(system: str, values: list[float]) -> dict[str, Any]:
-    return {"system": system, "measure": "seconds of a step", "value": statistics.median(values),
-            "low": min(values), "high": max(values), "n": len(values)}  # fmt: skip
 
 
 if __name__ == "__main__":
