@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from searchlora.inference.batched.native import kernels
+
 #: As the model's `_attn_implementation`.
 NAME = "searchlora"
 
@@ -45,6 +47,9 @@ def attend(
     rows, heads, new, size = query.shape
     key_heads, seen = key.shape[1:3]
     scale = size**-0.5 if scaling is None else scaling
+    compiled = kernels(query) if new == 1 else None
+    if compiled and attention_mask is not None and compiled.can_attend(query, key, value, attention_mask):
+        return compiled.attend(query, key, value, attention_mask, scale), None
     if rows * heads * new * seen > _PLAIN or query.device.type != "cpu":
         found = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=heads != key_heads

@@ -10,7 +10,8 @@ import torch
 
 from searchlora.adapters.peft_folder import read_config, read_weights
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
-from searchlora.inference.batched.projections import Change, Projections
+from searchlora.inference.batched.projections import Projections
+from searchlora.inference.batched.tables import Change
 
 _PREFIX = "base_model.model."
 _PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_magnitude_vector": "magnitude"}

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.prefixes import Prefixes
 from searchlora.inference.batched.reading import Reader
@@ -71,8 +69,7 @@ class BatchedCore:
         self.vocabulary = forward.vocabulary
         self._prefixes = Prefixes(prefix_tokens)
         self._reader = Reader(forward, self._prefixes, limits)
-        like = torch.empty(0, dtype=forward.dtype, device=forward.device)
-        self._slots = Slots(forward.projections, slots, like, fetch, self._prefixes.forget)
+        self._slots = Slots(forward.projections, slots, fetch, self._prefixes.forget)
         self._scheduler = Scheduler(Writer(self._reader, stop_id), self._reader, self._slots, limits)
 
     def submit(self, works: Sequence[Work], caller: Hashable) -> None:

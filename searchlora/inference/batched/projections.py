@@ -10,29 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 
 from searchlora.inference.batched.frozen import bias_of, is_linear, packing, shape_of, side_by_side
 from searchlora.inference.batched.routing import Routing
+from searchlora.inference.batched.tables import Change, tables
 
 #: Layers that a transformer block gives the same input, by their names.
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-
-
-@dataclass(frozen=True)
-class Change:
-    """What an adapter does to one linear layer.
-
-    Attributes:
-        a: Shape (rank, in).
-        b: Shape (out, rank), its scaling in it.
-        factor: Shape (out,): what DoRA multiplies the layer's outcome by; None for a LoRA without.
-    """
-
-    a: torch.Tensor
-    b: torch.Tensor
-    factor: torch.Tensor | None = None
 
 
 @dataclass
@@ -49,9 +36,10 @@ class Group:
         layers: Path of each layer in the model -> the layer.
         worn: Shared by all groups of a model.
         packed: Whether to lay weights out as the CPU's matrix kernels want them, see `frozen.packing`.
+        like: A tensor of the kind that A and B are held as.
     """
 
-    def __init__(self, layers: Mapping[str, torch.nn.Module], worn: Worn, packed: bool) -> None:
+    def __init__(self, layers: Mapping[str, torch.nn.Module], worn: Worn, packed: bool, like: torch.Tensor) -> None:
         self.paths = tuple(layers)
         self._worn = worn
         shapes = [shape_of(layer) for layer in layers.values()]
@@ -60,47 +48,35 @@ class Group:
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
         self.base = side_by_side(list(layers.values()), packed)
         self._bias = bias_of(list(layers.values()))
-        # Of all slots: A side by side (slots, in, layers * rank), B as blocks (slots, out, layers * rank).
-        self._a: torch.Tensor | None = None
-        self._b: torch.Tensor | None = None
-        self._factor: torch.Tensor | None = None
+        self._like = like
+        self._tables = tables(self.size_in, self.spans, like)
+        self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has factors
+        self._slots = 0
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def make_room(self, slots: int, rank: int, like: torch.Tensor) -> None:
+    def make_room(self, slots: int, rank: int) -> None:
         """Let there be so many slots of such a rank; what is in them stays."""
-        count, out = len(self.spans), self.spans[-1].stop
-        a = like.new_zeros(slots, self.size_in, count * rank)
-        b = like.new_zeros(slots, out, count * rank)
-        if self._a is not None and self._b is not None:
-            old = self._a.shape[2] // count
-            for layer in range(count):
-                kept, was = slice(layer * rank, layer * rank + old), slice(layer * old, (layer + 1) * old)
-                a[: len(self._a), :, kept] = self._a[:, :, was]
-                b[: len(self._b), :, kept] = self._b[:, :, was]
+        self._tables.make_room(slots, rank)
+        self._slots = slots
         if self._factor is not None:
-            ones = like.new_ones(slots, out)
-            ones[: len(self._factor)] = self._factor
-            self._factor = ones
-        self._a, self._b = a, b
+            self._factor = self._ones(self._factor)
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         """An adapter's change of each layer into a slot, None for a layer that it leaves as it is."""
-        assert self._a is not None and self._b is not None
-        self._a[slot] = 0
-        self._b[slot] = 0
+        self._tables.put(slot, changes)
         if self._factor is not None:
             self._factor[slot] = 1
-        width = self._a.shape[2] // len(self.spans)
-        for place, (span, change) in enumerate(zip(self.spans, changes, strict=True)):
-            if change is None:
-                continue
-            rank = slice(place * width, place * width + len(change.a))
-            self._a[slot, :, rank] = change.a.T.to(self._a.dtype)
-            self._b[slot, span, rank] = change.b.to(self._b.dtype)
-            if change.factor is not None:
+        for span, change in zip(self.spans, changes, strict=True):
+            if change is not None and change.factor is not None:
                 if self._factor is None:
-                    self._factor = self._a.new_ones(len(self._a), self.spans[-1].stop)
+                    self._factor = self._ones()
                 self._factor[slot, span] = change.factor.to(self._factor.dtype)
+
+    def _ones(self, kept: torch.Tensor | None = None) -> torch.Tensor:
+        ones = self._like.new_ones(self._slots, self.spans[-1].stop)
+        if kept is not None:
+            ones[: len(kept)] = kept
+        return ones
 
     def part(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """The outcome of one of the layers; all are computed when the first is asked for."""
@@ -114,10 +90,9 @@ class Group:
     def _all(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base(x)
         routing = self._worn.routing
-        if routing is None or self._a is None or self._b is None:
+        if routing is None:
             return y
-        inner = torch.bmm(routing.segmented(x), routing.of(self._a))
-        y = routing.added(y, inner, routing.of(self._b).transpose(1, 2))
+        y = self._tables.add(x, y, routing)
         if self._factor is None:
             return y
         factor = self._factor.index_select(0, routing.rows)[:, None]
@@ -163,10 +138,10 @@ class Projections:
         group = next(group for group in self.groups if path in group.paths)
         return group, group.spans[group.paths.index(path)]
 
-    def make_room(self, slots: int, rank: int, like: torch.Tensor) -> None:
+    def make_room(self, slots: int, rank: int) -> None:
         """See `Group.make_room`."""
         for group in self.groups:
-            group.make_room(slots, rank, like)
+            group.make_room(slots, rank)
 
     def put(self, slot: int, changes: Mapping[str, Change]) -> None:
         """An adapter, by the paths of the layers that it changes."""
@@ -174,13 +149,13 @@ class Projections:
             group.put(slot, [changes.get(path) for path in group.paths])
 
 
-def take_over(model: torch.nn.Module) -> Projections:
+def take_over(model: Any) -> Projections:
     """Put groups in the place of a model's linear layers, its output layer aside; the layers' own weights move."""
     worn = Worn()
-    packed = packing(model)
+    packed, like = packing(model), torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
     for layers in list(_grouped(model)):
-        group = Group(layers, worn, packed)
+        group = Group(layers, worn, packed, like)
         for place, path in enumerate(layers):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, Member(group, place))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+
+from searchlora.inference.batched.native.calls import Items
 
 #: The slot of the bare base: its A and B are zero.
 BARE = 0
@@ -26,6 +28,7 @@ class Routing:
         back: Shape (rows,): the place of each row in the segments; None as `gather`.
         segments: How many adapters, the bare base among them where rows without an adapter are mixed in.
         rows: Shape (rows,): the slot of each row.
+        wearing: Slots and the rows that wear what is in them, those of the bare base left out.
     """
 
     slots: slice | torch.Tensor
@@ -33,6 +36,12 @@ class Routing:
     back: torch.Tensor | None
     segments: int
     rows: torch.Tensor
+    wearing: Sequence[tuple[int, Sequence[int]]]
+
+    @cached_property
+    def items(self) -> Items:
+        """For the compiled kernels."""
+        return Items.of(self.wearing)
 
     def of(self, table: torch.Tensor) -> torch.Tensor:
         """A table's entries (slots, ...) for the segments."""
@@ -46,8 +55,6 @@ class Routing:
 
     def added(self, y: torch.Tensor, inner: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """y (rows, tokens, out) plus inner (segments, width * tokens, rank) · b (segments, rank, out), in place."""
-        import torch
-
         if self.back is None:
             y.view(self.segments, -1, y.shape[-1]).baddbmm_(inner, b)
             return y
@@ -57,8 +64,6 @@ class Routing:
 
 def route(slots: Sequence[int], device: Any) -> Routing | None:
     """The routing of rows that wear the adapters in these slots; None where all are the bare base."""
-    import torch
-
     found = sorted(set(slots))
     if found == [BARE]:
         return None
@@ -77,4 +82,5 @@ def route(slots: Sequence[int], device: Any) -> Routing | None:
         back=None if lie_so else torch.tensor(back, device=device),
         segments=len(found),
         rows=torch.tensor(slots, device=device),
+        wearing=[(slot, rows) for slot, rows in of_slot.items() if slot != BARE],
     )

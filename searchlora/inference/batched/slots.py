@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from searchlora.errors import EngineError
 from searchlora.inference.batched.changes import read_changes
 from searchlora.inference.batched.projections import Projections
@@ -30,7 +28,6 @@ class Slots:
     Args:
         projections: Of the model; what an adapter does goes there.
         count: How many adapters at most.
-        like: A tensor of the kind that A and B are held as.
         fetch: Gives the plain PEFT folder of an adapter, checked; called when one is loaded.
         forgotten: Called with the name of an adapter whose slot is given to another, or that is unloaded.
     """
@@ -39,13 +36,12 @@ class Slots:
         self,
         projections: Projections,
         count: int,
-        like: torch.Tensor,
         fetch: Callable[[str], Path],
         forgotten: Callable[[str], None],
     ) -> None:
         self.count = count
         self.counts = Counts()
-        self._projections, self._like = projections, like
+        self._projections = projections
         self._fetch, self._forgotten = fetch, forgotten
         self.loaded: tuple[str, ...] = ()  # names; for any thread to read
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # the one used longest ago first
@@ -128,4 +124,4 @@ class Slots:
             return
         self._room = max(self._room, min(self.count + 1, max(slot + 1, 2 * self._room)))
         self._rank = max(self._rank, rank)
-        self._projections.make_room(self._room, self._rank, self._like)
+        self._projections.make_room(self._room, self._rank)

@@ -52,10 +52,13 @@ def alone(tiny_base, folders):
     return {None: load_model(tiny_base, precision="fp32"), **models}
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_base, folders):
+@pytest.fixture(scope="module", params=["compiled kernels", "PyTorch"])
+def engine(request, tiny_base, folders):
     """Fewer slots than adapters, and fewer rows than requests, so that adapters and rows come and go."""
-    return loaded(LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=6, prefix_tokens=256), folders)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "PyTorch":
+            patch.setenv("SEARCHLORA_NATIVE", "0")
+        yield loaded(LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=6, prefix_tokens=256), folders)
 
 
 def loaded(engine, folders):

@@ -1,0 +1,75 @@
+"""Two steps of a pass with one new token a row, compiled from `kernels.c` where a C compiler is found.
+
+PyTorch computes them with a batched product for each, which on a CPU spends most of its time on laying such small
+matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or with
+SEARCHLORA_NATIVE=0, PyTorch computes them, and the answers are the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from searchlora.inference.batched.native.calls import Kernels
+from searchlora.models.resolve import cache_dir
+
+_SOURCE = Path(__file__).parent / "kernels.c"
+_COMPILE = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
+_KINDS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
+
+
+def kernels(like: torch.Tensor) -> Kernels | None:
+    """For tensors of the kind and on the device of one; None where PyTorch has to do."""
+    if like.device.type != "cpu" or like.dtype not in _KINDS or os.environ.get("SEARCHLORA_NATIVE") == "0":
+        return None
+    return _loaded(like.dtype)
+
+
+@functools.cache
+def _loaded(dtype: torch.dtype) -> Kernels | None:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if platform.system() != "Linux" or compiler is None:
+        return None
+    try:
+        return Kernels(ctypes.CDLL(str(_compiled(compiler, _KINDS[dtype]))), dtype)
+    except (OSError, subprocess.SubprocessError):  # a compiler without OpenMP or for another machine, a full disk
+        return None
+
+
+def _compiled(compiler: str, kind: tuple[str, ...]) -> Path:
+    """The library, kept under what it was made from and the machine it was made for."""
+    made_from = [_SOURCE.read_text(encoding="utf-8"), compiler, *_COMPILE, *kind, _machine()]
+    name = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
+    library = cache_dir() / "kernels" / f"{name}.so"
+    if not library.is_file():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+            _run(compiler, *_COMPILE, *kind, str(_SOURCE), "-o", str(compiled))
+            # Linked without an OpenMP of its own, it finds PyTorch's: a second one would keep its threads beside those.
+            _run(compiler, "-shared", str(compiled), "-o", str(linked))
+            linked.replace(library)
+    return library
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def _machine() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    told = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.partition(":")[0].strip() in told}))

@@ -1,0 +1,120 @@
+"""The A and B of all slots, for layers that read the same input, and how a batch of rows is changed by them.
+
+Two layouts: `Blocks` for PyTorch's batched products, `Packed` for the compiled kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from searchlora.inference.batched.native import kernels
+from searchlora.inference.batched.native.calls import Kernels
+from searchlora.inference.batched.routing import Routing
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an adapter does to one linear layer.
+
+    Attributes:
+        a: Shape (rank, in).
+        b: Shape (out, rank), its scaling in it.
+        factor: Shape (out,): what DoRA multiplies the layer's outcome by; None for a LoRA without.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    factor: torch.Tensor | None = None
+
+
+class Tables(Protocol):
+    """A and B of all slots."""
+
+    def make_room(self, slots: int, rank: int) -> None:
+        """Let there be so many slots of such a rank; what is in them stays."""
+
+    def put(self, slot: int, changes: Sequence[Change | None]) -> None:
+        """An adapter's change of each layer into a slot, None for a layer that it leaves as it is."""
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """y (rows, tokens, out) and what each row's adapter does with x (rows, tokens, in); y may be changed."""
+
+
+def tables(size_in: int, spans: Sequence[slice], like: torch.Tensor) -> Tables:
+    """Empty ones.
+
+    Args:
+        spans: The columns of each layer in the outcome.
+        like: A tensor of the kind that A and B are held as.
+    """
+    compiled = kernels(like)
+    return Blocks(size_in, spans, like) if compiled is None else Packed(size_in, spans, like, compiled)
+
+
+class Blocks:
+    """A of the layers side by side, B as blocks on a diagonal, so that each is one product for all layers."""
+
+    def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor) -> None:
+        self._spans = spans
+        self._a = like.new_zeros(0, size_in, len(spans), 0)  # (slots, in, layers, rank)
+        self._b = like.new_zeros(0, spans[-1].stop, len(spans), 0)  # (slots, out, layers, rank)
+
+    def make_room(self, slots: int, rank: int) -> None:
+        self._a = _grown(self._a, (slots, *self._a.shape[1:3], rank))
+        self._b = _grown(self._b, (slots, *self._b.shape[1:3], rank))
+
+    def put(self, slot: int, changes: Sequence[Change | None]) -> None:
+        self._a[slot], self._b[slot] = 0, 0
+        for layer, (span, change) in enumerate(zip(self._spans, changes, strict=True)):
+            if change is not None:
+                self._a[slot, :, layer, : len(change.a)] = change.a.T
+                self._b[slot, span, layer, : len(change.a)] = change.b
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
+        inner = torch.bmm(routing.segmented(x), routing.of(self._a).flatten(2))
+        return routing.added(y, inner, routing.of(self._b).flatten(2).transpose(1, 2))
+
+
+class Packed:
+    """A and B as the kernels read them, from one end to the other, for passes with one new token a row."""
+
+    def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
+        self._spans, self._kernels = spans, compiled
+        self._ends = torch.tensor([span.stop for span in spans])
+        self._a = like.new_zeros(0, len(spans), 0, size_in)  # (slots, layers, rank, in)
+        self._b = like.new_zeros(0, 0, spans[-1].stop)  # (slots, rank, out)
+
+    def make_room(self, slots: int, rank: int) -> None:
+        self._a = _grown(self._a, (slots, len(self._spans), rank, self._a.shape[3]))
+        self._b = _grown(self._b, (slots, rank, self._b.shape[2]))
+
+    def put(self, slot: int, changes: Sequence[Change | None]) -> None:
+        self._a[slot], self._b[slot] = 0, 0
+        for layer, (span, change) in enumerate(zip(self._spans, changes, strict=True)):
+            if change is not None:
+                self._a[slot, layer, : len(change.a)] = change.a
+                self._b[slot, : len(change.a), span] = change.b.T
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
+        if x.shape[1] == 1:
+            y = y.contiguous()
+            self._kernels.lora(x, y, self._a.flatten(1, 2), self._b, routing.items, self._ends)
+            return y
+        rank = self._b.shape[1]
+        inner = torch.bmm(routing.segmented(x), routing.of(self._a).flatten(1, 2).transpose(1, 2))
+        b = routing.of(self._b)
+        for layer, span in enumerate(self._spans):
+            of_layer = inner[:, :, layer * rank : (layer + 1) * rank]
+            routing.added(y[..., span], of_layer, b[:, :, span])
+        return y
+
+
+def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Of that shape, what was there in its place, zeros elsewhere."""
+    new = old.new_zeros(*shape)
+    new[tuple(slice(size) for size in old.shape)] = old
+    return new

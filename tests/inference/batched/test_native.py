@@ -1,0 +1,121 @@
+"""The compiled kernels compute what PyTorch computes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from itertools import accumulate, pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchlora.inference.batched import native
+from searchlora.inference.batched.attention import attend
+from searchlora.inference.batched.native.calls import Items
+from searchlora.inference.batched.routing import route
+from searchlora.inference.batched.tables import Blocks, Change, Packed
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
+
+#: Of a difference, relative to the largest number.
+NEAR = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+KINDS = pytest.mark.parametrize("dtype", NEAR)
+
+
+def near(found, wanted):
+    assert found.shape == wanted.shape
+    assert float((found.float() - wanted.float()).abs().max()) <= NEAR[found.dtype] * max(float(wanted.abs().max()), 1)
+
+
+@KINDS
+@settings(max_examples=40, deadline=None)
+@given(
+    size_in=st.integers(1, 150),
+    outs=st.lists(st.integers(1, 150), min_size=1, max_size=3),
+    ranks=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    rows=st.lists(st.integers(0, 4), min_size=1, max_size=11),
+    tokens=st.integers(1, 2),
+)
+def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, rows, tokens):
+    torch.manual_seed(0)
+    slots = [min(row, len(ranks)) for row in rows]
+    ends = [0, *accumulate(outs)]
+    spans = [slice(start, end) for start, end in pairwise(ends)]
+    like = torch.empty(0, dtype=dtype)
+    compiled = native.kernels(like)
+    assert compiled is not None
+    tables = [Blocks(size_in, spans, like), Packed(size_in, spans, like, compiled)]
+    for slot, rank in enumerate(ranks, start=1):
+        changes = [Change(torch.randn(rank, size_in) / size_in**0.5, torch.randn(out, rank)) for out in outs]
+        changes[-1] = changes[-1] if slot % 2 else None
+        for each in tables:
+            each.make_room(slot + 1, max(ranks[:slot]))
+            each.put(slot, changes)
+    routing = route(slots, "cpu")
+    if routing is not None:
+        x, y = torch.randn(len(slots), tokens, size_in).to(dtype), torch.randn(len(slots), tokens, ends[-1]).to(dtype)
+        wanted, found = (each.add(x, y.clone(), routing) for each in tables)
+        near(found, wanted)
+        bare = [row for row, slot in enumerate(slots) if slot == 0]
+        assert torch.equal(found[bare], y[bare])
+
+
+@KINDS
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    key_heads=st.integers(1, 3),
+    group=st.integers(1, 6),
+    size=st.integers(1, 140),
+    seen=st.integers(1, 200),
+    spread=st.sampled_from([0.1, 1.0, 30.0]),
+)
+def test_attention_of_one_new_token_is_softmax_over_what_it_sees(dtype, rows, key_heads, group, size, seen, spread):
+    torch.manual_seed(0)
+    compiled = native.kernels(torch.empty(0, dtype=dtype))
+    room = torch.randn(2, rows, key_heads, seen + 7, size).to(dtype)  # what lies behind must not be read
+    key, value = (room[place, :, :, :seen] for place in (0, 1))
+    query = (spread * torch.randn(rows, 1, key_heads * group, size)).to(dtype).transpose(1, 2)
+    hidden = torch.rand(rows, 1, 1, seen) < 0.4
+    hidden[..., 0] = False
+    mask = torch.zeros(rows, 1, 1, seen, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+    assert compiled.can_attend(query, key, value, mask)
+    found = compiled.attend(query, key, value, mask, 1 / math.sqrt(size))
+    keys, values = (each.float().repeat_interleave(group, 1) for each in (key, value))
+    scores = query.float() @ keys.transpose(2, 3) / math.sqrt(size) + mask.float()
+    near(found, (scores.softmax(-1) @ values).transpose(1, 2).to(dtype))
+
+
+def test_attention_that_the_kernel_cannot_read_is_computed_by_pytorch():
+    key, value = torch.randn(2, 1, 2, 5, 8).transpose(3, 4).contiguous().transpose(3, 4).unbind()
+    query, mask = torch.randn(1, 2, 1, 8), torch.zeros(1, 1, 1, 5)
+    assert not native.kernels(query).can_attend(query, key, value, mask)
+    found, _ = attend(torch.nn.Module(), query, key, value, mask)
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    near(found, wanted.transpose(1, 2))
+
+
+def test_rows_of_an_adapter_stand_in_items_of_four():
+    items = Items.of([(3, [0, 2, 4, 6, 8]), (1, [1])])
+    assert items.slots.tolist() == [3, 3, 1]
+    assert items.counts.tolist() == [4, 1, 1]
+    assert items.rows[:2].tolist() == [[0, 2, 4, 6], [8, 0, 0, 0]]
+
+
+def test_without_a_compiler_there_are_none(monkeypatch):
+    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    assert native._loaded.__wrapped__(torch.float32) is None
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
+    monkeypatch.setattr(native, "_COMPILE", ("--no-such-option",))
+    assert native._loaded.__wrapped__(torch.float32) is None
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+def test_they_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
+    assert native.kernels(torch.empty(0)) is None
