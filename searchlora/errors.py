@@ -152,18 +152,22 @@ class TrainingError(SearchloraError):
 
 
 class EngineError(SearchloraError):
-    """A request that the inference engine cannot serve."""
+    """Something that the inference engine cannot do."""
+
+
+class RequestRefused(EngineError):
+    """A request that cannot be served as it was asked: its grammar, its choices, its length."""
 
 
 class EngineBusy(EngineError):
-    """So many requests wait that no more are taken."""
+    """No more requests are taken now: too many wait, all slots are in use, or the engine is closing."""
 
 
 class DeadlineExceeded(EngineError):
     """A request that was not done by its deadline."""
 
 
-class PromptTooLong(EngineError):
+class PromptTooLong(RequestRefused):
     """A prompt that has no room in the model's context.
 
     Args:

@@ -22,6 +22,14 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "lora_bias": (False,),
     "megatron_config": (None,),
     "init_lora_weights": (True, False, None, "gaussian"),
+    # Variants of LoRA that compute something else with A and B; PEFT marks them in its `LoraConfig`.
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "use_bdlora": (None, False),
+    "use_qalora": (None, False),
+    "velora_config": (None,),
 }
 
 

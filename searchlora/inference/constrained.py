@@ -5,10 +5,11 @@ The masks are llguidance's (github.com/guidance-ai/llguidance), one matcher per 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from searchlora.errors import EngineError
+from searchlora.errors import RequestRefused
 from searchlora.outputs import Grammar
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 #: Between the parts of a JSON value at most one space. llguidance's own default admits any run of spaces and line
 #: ends, in which a small model can go on until its tokens are used up.
 _JSON = {"whitespace_pattern": r"[ ]?"}
+
+
+#: Characters of llguidance's reasons that are told.
+_LONGEST = 300
 
 
 class Constraints:
@@ -37,7 +42,7 @@ class Constraints:
         """A fresh matcher for each grammar, None where there is none; equal grammars are compiled once.
 
         Raises:
-            EngineError: naming the first request whose grammar llguidance refuses, and why.
+            RequestRefused: naming the first request whose grammar llguidance refuses, or that admits no answer.
         """
         compiled: dict[Grammar, Any] = {}
         found = []
@@ -50,17 +55,26 @@ class Constraints:
     def _compiled(self, grammar: Grammar, row: int) -> Any:
         from llguidance import LLMatcher
 
+        read = {
+            "json_schema": lambda text: LLMatcher.grammar_from_json_schema(text, overrides=_JSON),
+            "regex": LLMatcher.grammar_from_regex,
+            "lark": LLMatcher.grammar_from_lark,
+        }
+        if grammar.kind not in read:
+            raise RequestRefused(
+                f"there is no grammar of kind '{grammar.kind}'",
+                where=f"request {row + 1}",
+                fix=f"Use {', '.join(read)}.",
+            )
         try:
-            source = {
-                "json_schema": lambda text: LLMatcher.grammar_from_json_schema(text, overrides=_JSON),
-                "regex": LLMatcher.grammar_from_regex,
-                "lark": LLMatcher.grammar_from_lark,
-            }[grammar.kind](grammar.text)
+            source = read[grammar.kind](grammar.text)
         except ValueError as error:
             raise _refused(grammar, row, str(error)) from None
         matcher = LLMatcher(self._vocabulary, source)
-        if matcher.is_error():
-            raise _refused(grammar, row, matcher.get_error())
+        trial = matcher.deep_copy()
+        admits_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
+        if not admits_any:
+            raise _refused(grammar, row, matcher.get_error() or trial.get_error() or "it admits no answer")
         return matcher
 
 
@@ -69,14 +83,16 @@ class GrammarMask:
 
     Args:
         matchers: Of each row; None for a row without a grammar.
-        requests: The place of each row's request among all, for errors.
         prompt: Columns of the batch that are prompt.
         stop_id: The token that ends an answer.
+
+    Attributes:
+        errors: Row -> why it could not be written further; it was ended then.
     """
 
-    def __init__(self, matchers: Sequence[Any | None], requests: Sequence[int], prompt: int, stop_id: int) -> None:
+    def __init__(self, matchers: Sequence[Any | None], prompt: int, stop_id: int) -> None:
+        self.errors: dict[int, RequestRefused] = {}
         self._open = {row: matcher for row, matcher in enumerate(matchers) if matcher is not None}
-        self._requests = requests
         self._prompt = prompt
         self._stop_id = stop_id
 
@@ -84,10 +100,13 @@ class GrammarMask:
         """Scores (rows, vocabulary) with minus infinity for tokens that are not admitted; ended rows as they were."""
         if input_ids.shape[1] > self._prompt:
             self._advance(input_ids[:, -1].tolist())
-        for row, matcher in self._open.items():
+        for row, matcher in list(self._open.items()):
             scores[row] = admitted(matcher, scores[row])
             if matcher.is_error():
-                raise cannot_go_on(matcher, f"request {self._requests[row] + 1}")
+                self.errors[row] = cannot_go_on(matcher)
+                scores[row] = -math.inf
+                scores[row, self._stop_id] = 0
+                del self._open[row]
         return scores
 
     def _advance(self, tokens: Sequence[int]) -> None:
@@ -108,19 +127,24 @@ def admitted(matcher: Any, scores: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(~allowed, -torch.inf)
 
 
-def cannot_go_on(matcher: Any, where: str) -> EngineError:
+def cannot_go_on(matcher: Any) -> RequestRefused:
     """What is wrong with a matcher that is in error."""
-    return EngineError(
-        f"the grammar cannot be followed further ({matcher.get_error()})",
-        where=where,
+    return RequestRefused(
+        f"the grammar cannot be followed further ({_short(matcher.get_error())})",
         fix="Simplify the schema or the grammar.",
     )
 
 
-def _refused(grammar: Grammar, row: int, reason: str) -> EngineError:
+def _short(reason: str) -> str:
+    """llguidance puts the state of its parser behind what is wrong."""
+    first = reason.strip().partition("\n")[0]
+    return first if len(first) <= _LONGEST else f"{first[:_LONGEST]} ..."
+
+
+def _refused(grammar: Grammar, row: int, reason: str) -> RequestRefused:
     kind = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}[grammar.kind]
-    return EngineError(
-        f"generation cannot be constrained to this {kind} ({reason.strip()})",
+    return RequestRefused(
+        f"generation cannot be constrained to this {kind} ({_short(reason)})",
         where=f"request {row + 1}",
         fix="Write it without what is refused, or generate without constraint and let the strict parse decide.",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError
+from searchlora.errors import RequestRefused
 from searchlora.models.resolve import BaseModel
 
 
@@ -29,7 +29,7 @@ class Fetch:
 
 
 def the_store(store: Store | None) -> Store:
-    """The store, where there is one. Raises `EngineError` where there is none."""
+    """The store, where there is one. Raises `RequestRefused` where there is none."""
     if store is None:
-        raise EngineError("the engine was made without a store, so it knows no adapter by name")
+        raise RequestRefused("the engine was made without a store, so it knows no adapter by name")
     return store

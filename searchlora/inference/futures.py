@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -25,5 +25,11 @@ def then(first: Future[Given], make: Callable[[Given], Made]) -> Future[Made]:
                 second.set_exception(error)
 
     first.add_done_callback(finish)
-    second.add_done_callback(lambda done: first.cancel() if done.cancelled() else None)
+    second.add_done_callback(lambda done: _take_back(first, done))
     return second
+
+
+def _take_back(first: Future[Any], second: Future[Any]) -> None:
+    if second.cancelled():
+        first.cancel()
+        second.set_running_or_notify_cancel()  # or `concurrent.futures.wait` would wait for it for ever

@@ -6,26 +6,25 @@ import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.errors import PromptTooLong
-from searchlora.inference.batched.waiting import Limits, Work
+from searchlora.errors import EngineError, PromptTooLong, RequestRefused, UsageError
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.fetching import Fetch, the_store
 from searchlora.inference.futures import then
-from searchlora.inference.one_adapter import OneAdapterCore
+from searchlora.inference.one_adapter import one_adapter_core
+from searchlora.inference.scheduling.core import Core, Stats
+from searchlora.inference.scheduling.work import Limits, Work
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.outputs import Grammar
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
-
-if TYPE_CHECKING:
-    from searchlora.inference.batched.core import BatchedCore, Stats
 
 #: Requests that are put in order of length at once; those of one query lie together before that.
 _WINDOW = 4
@@ -44,11 +43,18 @@ class LocalEngine:
         base: The base model; the engine loads its own copy, which nobody trains.
         store: Where adapter references are looked up.
         batch_rows: Rows of one forward pass at most.
-        batch_tokens: Rows times longest prompt at most.
+        batch_tokens: Rows times longest prompt at most, its choices with it where they are scored.
         adapters: That are loaded at once.
         cache_tokens: Tokens whose keys and values are held for rows that write: rows times the longest.
         prefix_tokens: Tokens whose keys and values are kept for prompts that begin alike.
         waiting: Requests that wait at most.
+
+    Attributes:
+        shares_batches: Whether rows with different adapters are computed together.
+
+    Raises:
+        BaseModelError: for a base that cannot be loaded.
+        UsageError: for a limit below 1.
     """
 
     def __init__(
@@ -65,9 +71,13 @@ class LocalEngine:
         prefix_tokens: int = 16384,
         waiting: int = 4096,
     ) -> None:
-        from searchlora.inference.batched.core import BatchedCore
+        from searchlora.inference.batched.core import batched_core
         from searchlora.inference.batched.forward import fits
 
+        self._limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
+        for name, value in {"adapters": adapters, **asdict(self._limits)}.items():
+            if value < 1:
+                raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
@@ -77,24 +87,19 @@ class LocalEngine:
         model = load_model(base, quantization=quantization, precision=precision)
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         fetch = Fetch(base, store, self._by_hand)
-        self._core: BatchedCore | OneAdapterCore
-        if fits(model):
-            limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
-            self._core = BatchedCore(
-                model,
-                self.renderer.stop_id,
-                fetch,
-                slots=adapters,
-                limits=limits,
-                prefix_tokens=prefix_tokens,
+        stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
+        self.shares_batches = fits(model)
+        self._core: Core
+        if self.shares_batches:
+            self._core = batched_core(
+                model, stop_id, fetch, slots=adapters, limits=self._limits, prefix_tokens=prefix_tokens
             )
         else:
-            pad = int(self.renderer.tokenizer.pad_token_id)
-            self._core = OneAdapterCore(model, self.renderer.stop_id, pad, fetch, rows=batch_rows, tokens=batch_tokens)
+            self._core = one_adapter_core(model, stop_id, pad_id, fetch, slots=adapters, limits=self._limits)
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
-        if adapter in self._by_hand and "@" not in adapter:
+        if adapter in self._by_hand:
             return adapter
         return the_store(self.store).pin(adapter)
 
@@ -103,6 +108,7 @@ class LocalEngine:
 
         Raises:
             NotInStore, LoadCheckFailed: for one that is not there or must not be loaded.
+            EngineBusy: when requests under way wear all slots.
         """
         pinned = self.pin(adapter)
         self._core.load(pinned)
@@ -115,19 +121,25 @@ class LocalEngine:
     def load_folder(self, name: str, folder: Path) -> None:
         """Put an adapter on that is not in the store, under a name without a version; replaces one of that name.
 
+        The folder is read again where its slot went to another meanwhile: it must stay as it is.
+
         Raises:
+            UsageError: for a name with a version, which would hide a stored adapter.
             LoadCheckFailed: for one that does not fit the base; the name means nothing then.
+            EngineError: while requests under way wear the one before.
         """
-        self._core.unload(name)
-        self._by_hand[name] = folder
+        if "@" in name:
+            raise UsageError(f"'{name}' is the name of a stored version", fix="Give a name without '@'.")
         try:
-            self._core.load(name)
+            self._core.replace(name, lambda: self._by_hand.update({name: folder}))
+        except EngineError:
+            raise
         except BaseException:
-            del self._by_hand[name]
+            self._by_hand.pop(name, None)
             raise
 
-    def stats(self) -> Stats | None:
-        """What the engine is doing and has done; None for a model that is served one adapter at a time."""
+    def stats(self) -> Stats:
+        """What the engine is doing and has done."""
         return self._core.stats()
 
     def close(self, seconds: float = 60.0) -> None:
@@ -140,7 +152,7 @@ class LocalEngine:
         Raises:
             NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
             PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
-            EngineError: naming the first request whose grammar cannot be used; nothing is computed.
+            RequestRefused: naming the first request whose grammar or choices cannot be used; nothing is computed.
         """
         works = self._to_write(requests)
         self._await(works, progress)
@@ -207,6 +219,9 @@ class LocalEngine:
         self._core.submit([work], caller)
 
     def _to_write(self, requests: Sequence[Request]) -> list[Work]:
+        for row, request in enumerate(requests):
+            if request.max_new_tokens < 1:
+                raise RequestRefused("asks for no token", where=f"request {row + 1}", fix="Ask for at least one.")
         prompts = self._prompts(requests)
         self._check_room(prompts, [request.max_new_tokens for request in requests])
         matchers = self._matchers([request.grammar for request in requests])
@@ -224,6 +239,7 @@ class LocalEngine:
         asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
         ids = {each: tuple(self.renderer.completion_ids(*each)) for each in set(itertools.chain(*asked))}
         answers = [tuple(ids[each] for each in row) for row in asked]
+        self._check_choices(answers)
         self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
         return [
             Work(ids=prompt, adapter=adapter, answers=options, within=within)
@@ -233,9 +249,9 @@ class LocalEngine:
     def _await(self, works: Sequence[Work], progress: Progress) -> None:
         """Hand works over and wait for all; where one fails the others are taken back.
 
-        Those whose prompts begin alike are computed together, and among them those of similar length.
+        Those with one adapter whose prompts begin alike are computed together, and among them those of similar length.
         """
-        alike = sorted(works, key=lambda work: work.ids)
+        alike = sorted(works, key=lambda work: (work.adapter or "", work.ids))
         windows = [alike[start : start + self._order] for start in range(0, len(alike), self._order)]
         ordered = [work for window in windows for work in sorted(window, key=lambda work: -len(work.ids))]
         count, failed = itertools.count(1), list[BaseException]()
@@ -259,7 +275,7 @@ class LocalEngine:
             take_back()
             raise
         if failed:
-            raise failed[0]
+            raise _named(failed[0], works)
 
     def _prompts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         return [tuple(self.renderer.prompt_ids(request.messages, request.begins)) for request in requests]
@@ -276,6 +292,20 @@ class LocalEngine:
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             if len(prompt) + answer > self._context:
                 raise PromptTooLong(row, len(prompt), answer, self._context)
+
+    def _check_choices(self, answers: Sequence[Sequence[Sequence[int]]]) -> None:
+        """A choice without tokens would win always; those of one request are computed in one pass."""
+        most = self._limits.tokens_of_pass
+        for row, options in enumerate(answers):
+            where = f"request {row + 1}"
+            if not all(options):
+                raise RequestRefused("a choice has no tokens, nor anything that ends it", where=where)
+            if sum(map(len, options)) > most:
+                raise RequestRefused(
+                    f"its choices have {sum(map(len, options))} tokens, more than the {most} that are scored at once",
+                    where=where,
+                    fix="Score them in several requests, or make 'batch_tokens' larger.",
+                )
 
     def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
         return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)
@@ -295,3 +325,14 @@ class LocalEngine:
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.renderer.decode(ids[:-1] if ids and ids[-1] == self.renderer.stop_id else ids)
+
+
+def _named(error: BaseException, works: Sequence[Work]) -> BaseException:
+    """An error that does not say where, with the place of its request among all."""
+    if type(error) not in (EngineError, RequestRefused) or getattr(error, "where", None):
+        return error
+    failed = (row for row, work in enumerate(works) if not work.result.cancelled() and work.result.exception() is error)
+    row = next(failed, None)
+    if row is None or not isinstance(error, EngineError):
+        return error
+    return type(error)(error.what, where=f"request {row + 1}", fix=error.fix)

@@ -122,7 +122,13 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(base: BaseModel, trained: 
 
 @pytest.mark.parametrize(
     "setting",
-    [{"init_lora_weights": "pissa"}, {"modules_to_save": ["lm_head"]}, {"megatron_config": {"a": 1}}, {"bias": "all"}],
+    [
+        {"init_lora_weights": "pissa"},
+        {"modules_to_save": ["lm_head"]},
+        {"megatron_config": {"a": 1}},
+        {"bias": "all"},
+        {"alora_invocation_tokens": [5]},
+    ],
 )
 def test_a_configuration_that_does_more_than_a_and_b_is_refused(
     base: BaseModel, writable: Path, setting: dict[str, Any]
@@ -137,3 +143,14 @@ def test_a_pickle_is_never_read(base: BaseModel, writable: Path) -> None:
     (writable / "adapter_model.safetensors").rename(writable / "adapter_model.bin")
     with pytest.raises(MissingKey, match="safetensors"):
         attach(fresh(base), writable)
+
+
+def test_every_variant_of_lora_that_peft_marks_is_refused_or_known():
+    from dataclasses import fields
+
+    from peft import LoraConfig
+
+    from searchlora.adapters import peft_folder
+
+    marked = {field.name for field in fields(LoraConfig) if field.metadata.get("is_lora_variant")}
+    assert marked - {"use_dora"} <= peft_folder._REFUSED.keys()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from searchlora.inference.batched.core import BatchedCore
+from searchlora.inference.batched.core import batched_core
 from searchlora.inference.batched.forward import fits
-from searchlora.inference.batched.waiting import Limits, Work
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.one_adapter import OneAdapterCore
+from searchlora.inference.scheduling.core import Core
+from searchlora.inference.scheduling.work import Limits, Work
 from searchlora.inference.scoring import score_whole
 from searchlora.models.resolve import resolve
 from tests.made import made_folder
@@ -28,12 +28,16 @@ def small(name: str, **settings):
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
     if name == "gpt2":
         sizes, heads = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, {}
+    if name == "opt":
+        sizes, heads = {"vocab_size": 260, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}, {
+            "num_attention_heads": 4, "max_position_embeddings": 256, "word_embed_proj_dim": 32,
+        }  # fmt: skip
     torch.manual_seed(1)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **heads, **settings)).eval()
 
 
-def core(model) -> BatchedCore:
-    return BatchedCore(model, 2, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
+def core(model, fetch=lambda _: None) -> Core:
+    return batched_core(model, 2, fetch, slots=2, limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
 
 
 def greedy(model, prompt, tokens):
@@ -57,12 +61,13 @@ def greedy(model, prompt, tokens):
         ("gemma2", {}),
         ("granite", {"logits_scaling": 8.0}),
         ("cohere", {"logit_scale": 0.06}),
+        ("opt", {}),  # its last linear layers are given the tokens of all rows in one
     ],
 )
 def test_other_architectures_share_batches_or_are_told_apart(name, settings):
     model = small(name, **settings)
     taken = fits(model)
-    assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere"))
+    assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere", "opt"))
     if not taken:
         return
     wanted = [greedy(model, prompt, 9) for prompt in PROMPTS]
@@ -79,6 +84,26 @@ def test_other_architectures_share_batches_or_are_told_apart(name, settings):
             assert work.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
+def test_rows_with_and_without_adapters_write_in_one_batch_what_peft_writes(name, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    for number, targets in enumerate(["all-linear", {"gpt2": ["c_attn"]}.get(name, ["q_proj", "v_proj"])]):
+        made = get_peft_model(small(name), LoraConfig(r=3 + number, lora_alpha=8, target_modules=targets))
+        generator = torch.Generator().manual_seed(number)
+        for parameter in (value for key, value in made.named_parameters() if "lora_" in key):
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+        made.save_pretrained(tmp_path / f"a{number}")
+    alone = {each: PeftModel.from_pretrained(small(name), tmp_path / each) for each in ("a0", "a1")}
+    alone[None] = small(name)
+    model = small(name)
+    assert fits(model)
+    rows = [(PROMPTS[turn % 2], each) for turn, each in enumerate(["a1", None, "a0", "a0", None, "a1", "a0"])]
+    works = [Work(ids=prompt, adapter=each, most=9) for prompt, each in rows]
+    core(model, lambda each: tmp_path / each).finish(works)
+    assert [work.result.result() for work in works] == [greedy(alone[each], prompt, 9) for prompt, each in rows]
+
+
 def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tiny_base, tmp_path, monkeypatch):
     folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
     requests = [
@@ -90,10 +115,10 @@ def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tin
         if not sharing:
             monkeypatch.setattr("searchlora.inference.batched.forward.fits", lambda _: False)
         engine = LocalEngine(tiny_base, precision="fp32")
-        assert isinstance(engine._core, BatchedCore if sharing else OneAdapterCore)
+        assert engine.shares_batches == sharing
         engine.load_folder("c", folder)
         found.append((engine.generate(requests), engine.score(requests, choices)))
-        assert (engine.stats() is None) == (not sharing)
+        assert (engine.stats().loaded, engine.stats().scored) == (("c",), 3)
         assert engine.unload("c")
         assert not engine.unload("c")
         engine.close()
@@ -114,6 +139,6 @@ def test_a_base_with_a_window_is_served(tmp_path):
     torch.manual_seed(0)
     MistralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     engine = LocalEngine(resolve(str(folder)), precision="fp32")
-    assert isinstance(engine._core, OneAdapterCore)
+    assert not engine.shares_batches
     (completion,) = engine.generate([Request(({"role": "user", "content": "tent"},), None, 5)])
     assert completion.completion_tokens <= 5

@@ -98,7 +98,7 @@ def test_logits_beyond_the_tokenizers_vocabulary_are_ruled_out(tokenizer):
     import torch
 
     (matcher,) = Constraints(tokenizer, 300, 2).matchers([Grammar("regex", ".*")])
-    scores = GrammarMask([None, matcher], [4, 5], 3, 2)(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, 300)))
+    scores = GrammarMask([None, matcher], 3, 2)(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, 300)))
     assert scores[0].isfinite().all()
     assert not scores[1, len(tokenizer) :].isfinite().any()
     assert scores[1, 2] == 0  # the answer may end here
@@ -110,7 +110,7 @@ def test_an_answer_that_can_go_no_further_is_ended(tokenizer, constraints):
     import torch
 
     (matcher,) = constraints.matchers([Grammar("regex", "a")])
-    mask = GrammarMask([matcher], [0], 1, 2)
+    mask = GrammarMask([matcher], 1, 2)
     ids = torch.tensor([[5]])
     for token in (tokenizer("a")["input_ids"][0], 2):
         scores = mask(ids, torch.zeros((1, len(tokenizer))))

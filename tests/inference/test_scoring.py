@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.store import Store
-from searchlora.inference.batched.waiting import Work
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.scheduling.work import Work
 from searchlora.inference.scoring import score_whole
 from searchlora.inference.tree import Search, tree
 from searchlora.models.load import load_model

@@ -50,7 +50,7 @@ def _asked_for(config: Mapping[str, Any], paths: frozenset[str]) -> set[str]:
 
     settings = LoraConfig.from_peft_type(**{**config, "inference_mode": True})
     if settings.target_modules == "all-linear":
-        return set(paths)
+        settings.target_modules = ".*"  # which leaves out what `exclude_modules` names, as PEFT does
     return {path for path in paths if check_target_module_exists(settings, path)}
 
 

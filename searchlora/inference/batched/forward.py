@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from searchlora.errors import EngineError
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.frozen import Linear, packing, side_by_side
+from searchlora.inference.batched.frozen import Linear, is_linear, packing, side_by_side
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.projections import take_over
 from searchlora.inference.batched.routing import route
+
+
+class NotFinite(Exception):
+    """A pass whose outcome is no finite number in some rows; these are empty in the cache now.
+
+    Args:
+        slots: What those rows wear.
+    """
+
+    def __init__(self, slots: Iterable[int]) -> None:
+        self.slots = frozenset(slots)
+        super().__init__(f"no finite numbers in the rows of slots {sorted(self.slots)}")
+
+    @staticmethod
+    def of(adapter: str | None) -> EngineError:
+        """What those are told who asked for an adapter."""
+        return EngineError(
+            "computes no finite numbers for this prompt",
+            where=adapter or "the base model",
+            fix="Train it again at a lower learning rate, or serve it in fp32.",
+        )
 
 
 class Forward:
@@ -46,6 +68,9 @@ class Forward:
             seen: Whether each new token sees each column of the cache; shape (rows, new, columns), bool.
             slots: Of each row.
             cache: Told by `KeyValues.block` where the new tokens go.
+
+        Raises:
+            NotFinite: where some rows give no finite numbers.
         """
         mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~seen.to(self.device), torch.finfo(self.dtype).min)
@@ -57,6 +82,12 @@ class Forward:
             cache=cache,
             use_cache=True,
         ).last_hidden_state
+        finite = output.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            spoiled = [row for row, good in enumerate(finite.tolist()) if not good]
+            # Left there, they would spoil rows that come after: a masked column counts zero times what is in it.
+            cache.wipe(spoiled)
+            raise NotFinite(slots[row] for row in spoiled)
         return output
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -83,6 +114,8 @@ def fits(model: Any) -> bool:
     if before not in ("eager", "sdpa"):
         return False
     some = torch.arange(6, device=model.device).reshape(2, 3)
+    if not _linears_see_rows(model, some):
+        return False
     with torch.inference_mode():
         model.set_attn_implementation("eager")  # which rounds as `attend` does
         wanted = model(some, use_cache=False).logits
@@ -107,3 +140,25 @@ def fits(model: Any) -> bool:
             model.set_attn_implementation(before)
     spread = float(wanted.float().std())
     return found.shape == wanted.shape and float((found.float() - wanted.float()).abs().max()) < 0.05 * spread
+
+
+def _linears_see_rows(model: Any, some: torch.Tensor) -> bool:
+    """Whether each linear layer that an adapter may change reads (rows, tokens, size), so that it is known whose rows.
+
+    Some models hand their layers all tokens in one row (OPT), or those of an expert only.
+    """
+    head = model.get_output_embeddings()
+    shapes: dict[torch.nn.Module, list[tuple[int, ...]]] = {
+        layer: [] for layer in model.modules() if is_linear(layer) and layer is not head
+    }
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, given: shapes[module].append(tuple(given[0].shape[:-1])))
+        for layer in shapes
+    ]
+    try:
+        with torch.inference_mode():
+            model(some, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return all(found == [tuple(some.shape)] for found in shapes.values())

@@ -75,14 +75,14 @@ class Kept:
         return found
 
     def dense(self) -> torch.Tensor:
-        weight = self.layer.weight
-        if not isinstance(self.layer, torch.nn.Linear):
-            return weight.detach().T  # type: ignore[no-any-return]
-        if hasattr(weight, "quant_state"):
-            from bitsandbytes.functional import dequantize_4bit
-
-            return dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
-        return weight.detach()  # type: ignore[no-any-return]
+        # Not from the layer's own weight: bitsandbytes lays 4-bit weights out anew in their first forward pass on a
+        # CPU, and what it then makes of them itself is another matrix.
+        _, size_in = shape_of(self.layer)
+        parameter = next(iter(self.layer.parameters()))
+        dtype = parameter.dtype if parameter.is_floating_point() else torch.bfloat16
+        with torch.inference_mode():
+            columns: torch.Tensor = self.layer(torch.eye(size_in, dtype=dtype, device=parameter.device)).T.float()
+            return columns if self.layer.bias is None else columns - self.layer.bias.float()[:, None]
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None, packed: bool) -> Linear:

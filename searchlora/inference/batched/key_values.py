@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import Cache
+
+#: Columns are made by so many at once.
+_STEP = 64
 
 
 class KeyValues(Cache):  # type: ignore[misc]
@@ -15,13 +19,12 @@ class KeyValues(Cache):  # type: ignore[misc]
 
     Args:
         layers: Of the model.
-        columns: Tokens that a row has room for at first; more is made when needed.
     """
 
-    def __init__(self, layers: int, columns: int = 256) -> None:
+    def __init__(self, layers: int) -> None:
         super().__init__(layers=[])
         self._count = layers
-        self._columns = columns
+        self._least = (0, 0)  # rows and columns that there is room for as soon as the sizes of heads are known
         self._all: torch.Tensor | None = None  # (layers, 2, rows, key heads, columns, size)
         self._rows = slice(0, 0)
         self._start: int | torch.Tensor = 0
@@ -37,7 +40,7 @@ class KeyValues(Cache):  # type: ignore[misc]
         """
         self._rows, self._start, self._seen = rows, start, seen
         if self._all is not None:
-            self._all = self._room(self._all, rows.stop, seen)
+            self._all = self._grown(self._all, rows.stop, seen)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
@@ -45,8 +48,9 @@ class KeyValues(Cache):  # type: ignore[misc]
         """Write a layer's new keys and values (rows, key heads, new, size); give all that are looked at."""
         if self._all is None:
             heads, size = key_states.shape[1], key_states.shape[3]
-            empty = key_states.new_zeros(self._count, 2, 0, heads, self._columns, size)
-            self._all = self._room(empty, self._rows.stop, self._seen)
+            self._all = self._grown(
+                key_states.new_zeros(self._count, 2, 0, heads, 0, size), self._rows.stop, self._seen
+            )
         found = []
         for place, states in enumerate((key_states, value_states)):
             kept = self._all[layer_idx, place, self._rows]
@@ -66,10 +70,26 @@ class KeyValues(Cache):  # type: ignore[misc]
         del layer_idx
         return 0
 
-    def shrink(self, tokens: int) -> None:
-        """Give memory back where rows times columns have grown beyond so many; nothing may be in use."""
-        if self._all is not None and self._all.shape[2] * self._all.shape[4] > tokens:
-            self._all = None
+    def make_room(self, rows: int, columns: int, tokens: int) -> None:
+        """Room for rows and columns; all that is in use must lie within, what lies beyond may be given back.
+
+        Args:
+            tokens: Where rows are few, room for more is made at once, up to so many rows times columns.
+        """
+        columns = -(-columns // _STEP) * _STEP
+        self._least = (rows, columns)
+        if self._all is not None:
+            had_rows, had_columns = self._all.shape[2], self._all.shape[4]
+            if rows > had_rows:
+                self._all = _copied(self._all, max(rows, min(2 * had_rows, tokens // columns)), columns)
+            elif columns > had_columns:
+                self._all = _copied(self._all, rows, columns)
+
+    def wipe(self, places: Sequence[int]) -> None:
+        """Empty whole rows, by their places in the block."""
+        if self._all is not None:
+            for place in places:
+                self._all[:, :, self._rows.start + place] = 0
 
     def move(self, source: int, target: int, length: int) -> None:
         """Let a row stand in the place of another."""
@@ -86,21 +106,24 @@ class KeyValues(Cache):  # type: ignore[misc]
         length = columns.shape[3]
         if self._all is None:
             layers, _, heads, _, size = columns.shape
-            self._all = columns.new_zeros(layers, 2, 0, heads, self._columns, size)
-        self._all = self._room(self._all, row + 1, length)
+            self._all = columns.new_zeros(layers, 2, 0, heads, 0, size)
+        self._all = self._grown(self._all, row + 1, length)
         self._all[:, :, row, :, :length] = columns
 
-    @staticmethod
-    def _room(now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """With room for so many rows and columns at least; it is doubled, so that it is seldom copied."""
-        layers, two, had_rows, heads, had_columns, size = (int(size) for size in now.shape)
-        if rows <= had_rows and columns <= had_columns:
+    def _grown(self, now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """With room for so many rows and columns at least, beside what there is."""
+        if rows <= now.shape[2] and columns <= now.shape[4]:
             return now
-        rows = had_rows if rows <= had_rows else max(rows, 2 * had_rows)
-        columns = had_columns if columns <= had_columns else max(columns, 2 * had_columns)
-        more = now.new_zeros(layers, two, rows, heads, columns, size)
-        more[:, :, :had_rows, :, :had_columns] = now
-        return more
+        return _copied(now, max(rows, now.shape[2], self._least[0]), max(columns, now.shape[4], self._least[1]))
+
+
+def _copied(now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """With so many rows and columns, what was there in its place."""
+    layers, two, had_rows, heads, had_columns, size = now.shape
+    new = now.new_zeros(layers, two, rows, heads, columns, size)
+    kept_rows, kept_columns = min(rows, had_rows), min(columns, had_columns)
+    new[:, :, :kept_rows, :, :kept_columns] = now[:, :, :kept_rows, :, :kept_columns]
+    return new
 
 
 def _numbers(count: int, like: torch.Tensor) -> torch.Tensor:

@@ -48,14 +48,6 @@ def _common(one: Ids, other: Ids) -> int:
 
 
 @dataclass
-class Counts:
-    """Tokens of prompts that were read, and those of them that did not have to be computed."""
-
-    read: int = 0
-    reused: int = 0
-
-
-@dataclass
 class Prefixes:
     """Keys and values of beginnings, by what computed them (an adapter) and their tokens.
 
@@ -64,7 +56,6 @@ class Prefixes:
     """
 
     budget: int
-    counts: Counts = field(default_factory=Counts)
     _kept: OrderedDict[tuple[Hashable, Ids], torch.Tensor] = field(default_factory=OrderedDict)
     _lengths: dict[Hashable, dict[int, int]] = field(default_factory=dict)  # of an adapter: length -> how many
     _recent: dict[Hashable, deque[Ids]] = field(default_factory=dict)
@@ -81,10 +72,13 @@ class Prefixes:
         rounds = shared([*prompts, *recent])
         recent.extend(dict.fromkeys(prompts))
         useful = [
-            [prefix for prefix in found if (adapter, prefix) not in self._kept and _begins(prefix, prompts)]
+            [prefix for prefix in found if self._is_new(adapter, prefix) and _begins(prefix, prompts)]
             for found in rounds
         ]
-        return [found for found in useful if found and max(map(len, found)) <= self.budget // 2]
+        return [found for found in useful if found]
+
+    def _is_new(self, adapter: Hashable, prefix: Ids) -> bool:
+        return (adapter, prefix) not in self._kept and len(prefix) <= self.budget // 2
 
     def longest(self, adapter: Hashable, prompt: Ids) -> tuple[int, torch.Tensor | None]:
         """How many first tokens of a prompt are kept (its last one aside), and their keys and values."""
@@ -112,6 +106,7 @@ class Prefixes:
         for key in [key for key in self._kept if key[0] == adapter]:
             self._drop(key)
         self._recent.pop(adapter, None)
+        self._lengths.pop(adapter, None)
 
     def _drop(self, key: tuple[Hashable, Ids]) -> None:
         adapter, prefix = key

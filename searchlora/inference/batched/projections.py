@@ -52,6 +52,7 @@ class Group:
         self._tables = tables(self.size_in, self.spans, like)
         self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has factors
         self._slots = 0
+        self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def make_room(self, slots: int, rank: int) -> None:
@@ -64,6 +65,9 @@ class Group:
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         """An adapter's change of each layer into a slot, None for a layer that it leaves as it is."""
         self._tables.put(slot, changes)
+        self._changed.discard(slot)
+        if any(changes):
+            self._changed.add(slot)
         if self._factor is not None:
             self._factor[slot] = 1
         for span, change in zip(self.spans, changes, strict=True):
@@ -90,7 +94,7 @@ class Group:
     def _all(self, x: torch.Tensor) -> torch.Tensor:
         y = self.base(x)
         routing = self._worn.routing
-        if routing is None:
+        if routing is None or self._changed.isdisjoint(routing.worn):
             return y
         y = self._tables.add(x, y, routing)
         if self._factor is None:

@@ -11,7 +11,8 @@ import torch
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.prefixes import Ids, Prefixes
-from searchlora.inference.batched.waiting import Limits
+from searchlora.inference.scheduling.core import Counts
+from searchlora.inference.scheduling.work import Limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Reader:
     forward: Forward
     prefixes: Prefixes
     limits: Limits
+    counts: Counts
 
     def __post_init__(self) -> None:
         self.scratch = self.forward.key_values()
@@ -52,13 +54,12 @@ class Reader:
     def begin(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> list[int]:
         """Put what is kept of prompts' beginnings into the rows of a cache from `first` on; how many tokens of each."""
         starts = [self._begin(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
-        self.prefixes.counts.read += sum(len(prompt.ids) for prompt in prompts)
-        self.prefixes.counts.reused += sum(starts)
+        self.counts.prompt_tokens += sum(len(prompt.ids) for prompt in prompts)
+        self.counts.prompt_tokens_reused += sum(starts)
         return starts
 
     def share(self, prompts: Sequence[Prompt]) -> None:
         """Compute and keep the beginnings that these prompts share, where they are not kept yet."""
-        self.scratch.shrink(self.limits.tokens)
         rounds: list[list[Prompt]] = []
         for adapter, slot in dict.fromkeys((prompt.adapter, prompt.slot) for prompt in prompts):
             of_adapter = [prompt.ids for prompt in prompts if prompt.adapter == adapter]
@@ -70,6 +71,7 @@ class Reader:
 
     def _keep(self, beginnings: Sequence[Prompt]) -> None:
         cache = self.scratch
+        cache.make_room(len(beginnings), max(len(each.ids) for each in beginnings), self.limits.tokens)
         starts = [self._begin(each, cache, row) for row, each in enumerate(beginnings)]
         for rows in self._blocks([len(each.ids) - start for each, start in zip(beginnings, starts, strict=True)]):
             self._block([beginnings[row] for row in rows], [starts[row] for row in rows], cache, rows.start)

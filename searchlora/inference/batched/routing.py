@@ -39,6 +39,11 @@ class Routing:
     wearing: Sequence[tuple[int, Sequence[int]]]
 
     @cached_property
+    def worn(self) -> frozenset[int]:
+        """All slots that rows wear, that of the bare base left out."""
+        return frozenset(slot for slot, _ in self.wearing)
+
+    @cached_property
     def items(self) -> Items:
         """For the compiled kernels."""
         return Items.of(self.wearing)

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.errors import EngineError
+from searchlora.errors import EngineBusy, EngineError
 from searchlora.inference.batched.changes import read_changes
 from searchlora.inference.batched.projections import Projections
 from searchlora.inference.batched.routing import BARE
-
-
-@dataclass
-class Counts:
-    """How the slots were used so far: found loaded, loaded, put out to make room."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
+from searchlora.inference.scheduling.core import Counts
 
 
 class Slots:
@@ -30,6 +21,7 @@ class Slots:
         count: How many adapters at most.
         fetch: Gives the plain PEFT folder of an adapter, checked; called when one is loaded.
         forgotten: Called with the name of an adapter whose slot is given to another, or that is unloaded.
+        counts: Where hits, misses and evictions are counted.
     """
 
     def __init__(
@@ -38,9 +30,10 @@ class Slots:
         count: int,
         fetch: Callable[[str], Path],
         forgotten: Callable[[str], None],
+        counts: Counts,
     ) -> None:
         self.count = count
-        self.counts = Counts()
+        self._counts = counts
         self._projections = projections
         self._fetch, self._forgotten = fetch, forgotten
         self.loaded: tuple[str, ...] = ()  # names; for any thread to read
@@ -58,7 +51,7 @@ class Slots:
 
         Raises:
             StoreError: what `fetch` raises, and for an adapter that does not fit the base; nothing was changed.
-            EngineError: when rows under way wear all slots.
+            EngineBusy: when rows under way wear all slots.
         """
         if name is None:
             return BARE
@@ -76,7 +69,7 @@ class Slots:
     def load(self, name: str) -> int:
         """The slot of an adapter; raises as `wear`."""
         if name in self._slot_of:
-            self.counts.hits += 1
+            self._counts.slot_hits += 1
         else:
             self._load(name)
         self._slot_of.move_to_end(name)
@@ -98,7 +91,7 @@ class Slots:
         self._projections.put(slot, changes)
         self._slot_of[name] = slot
         self.loaded = tuple(self._slot_of)
-        self.counts.misses += 1
+        self._counts.slot_misses += 1
 
     def _free(self) -> int:
         used = set(self._slot_of.values())
@@ -107,10 +100,12 @@ class Slots:
             return free
         name = next((name for name in self._slot_of if name not in self._worn), None)
         if name is None:
-            raise EngineError(f"rows under way wear all {self.count} adapters that fit", fix="Make more slots.")
+            raise EngineBusy(
+                f"rows under way wear all {self.count} adapters that fit", fix="Try again later, or make more slots."
+            )
         slot = self._slot_of[name]
         self._put_out(name)
-        self.counts.evictions += 1
+        self._counts.slot_evictions += 1
         return slot
 
     def _put_out(self, name: str) -> None:
@@ -122,6 +117,7 @@ class Slots:
         """Slots are laid out as they come to be used, and as wide as the widest adapter so far."""
         if slot < self._room and rank <= self._rank:
             return
-        self._room = max(self._room, min(self.count + 1, max(slot + 1, 2 * self._room)))
-        self._rank = max(self._rank, rank)
-        self._projections.make_room(self._room, self._rank)
+        room = max(self._room, min(self.count + 1, max(slot + 1, 2 * self._room)))
+        rank = max(self._rank, rank)
+        self._projections.make_room(room, rank)
+        self._room, self._rank = room, rank

@@ -20,6 +20,9 @@ from searchlora.inference.tree import Bools, Ints, Search, Tree, tree
 #: Rows of logits that are in memory at once: at a vocabulary of 50,000, 50 MB.
 _LOGITS = 256
 
+#: Tokens of answers whose tree is kept: a megabyte.
+_KEPT = 1024
+
 
 def score_trees(
     reader: Reader, prompts: Sequence[Prompt], answers: Sequence[tuple[Ids, ...]], within: float | None
@@ -30,7 +33,8 @@ def score_trees(
         answers: Token ids of each prompt's answers, at least one.
         within: As for `Engine.score`.
     """
-    searches = [Search(_tree(each), within) for each in answers]
+    shapes = {each: _tree(each) for each in set(answers)}
+    searches = [Search(shapes[each], within) for each in answers]
     chosen = [search.first() for search in searches]
     reader.share(prompts)
     batch = _Batch(reader, prompts, searches)
@@ -45,9 +49,13 @@ def score_trees(
     ]
 
 
-@lru_cache(maxsize=256)
 def _tree(answers: tuple[Ids, ...]) -> Tree:
-    """Many prompts have the same answers."""
+    """Most prompts have the same few answers; a large tree is made anew, since it takes memory by its square."""
+    return _kept_tree(answers) if sum(map(len, answers)) <= _KEPT else tree(answers)
+
+
+@lru_cache(maxsize=32)
+def _kept_tree(answers: tuple[Ids, ...]) -> Tree:
     return tree(answers)
 
 
@@ -63,6 +71,7 @@ class _Batch:
         self._prompts = prompts
         self._searches = searches
         self._cache = reader.scratch
+        self._cache.make_room(len(prompts), max(len(prompt.ids) for prompt in prompts), reader.limits.tokens)
         self._given = reader.begin(prompts, self._cache, 0)
         self._before = max(self._given)
         left = [len(prompt.ids) - given for prompt, given in zip(prompts, self._given, strict=True)]

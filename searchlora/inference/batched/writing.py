@@ -44,6 +44,11 @@ class Row:
         """Tokens that are read: the prompt and what is written but for the last token."""
         return len(self.prompt.ids) + max(len(self.ids) - 1, 0)
 
+    @property
+    def longest(self) -> int:
+        """Tokens that it may come to."""
+        return len(self.prompt.ids) + self.most
+
 
 class Writer:
     """The rows under way, and their keys and values.
@@ -62,14 +67,16 @@ class Writer:
     def enter(self, rows: Sequence[Row]) -> None:
         """Read the prompts of new rows, and let each write its first token.
 
-        Where no row is under way, rows with one adapter come to lie together, as `routing` likes them.
+        Where no row is under way, rows with one adapter come to lie together, as `routing` likes them. When it fails,
+        no new row has entered, and the others are as they were.
         """
         if not self.rows:
             rows = sorted(rows, key=lambda row: row.prompt.slot)
-            self._cache.shrink(self._reader.limits.tokens)
+        every = [*self.rows, *rows]
+        self._cache.make_room(len(every), max(row.longest for row in every), self._reader.limits.tokens)
         hidden = self._reader.read([row.prompt for row in rows], self._cache, len(self.rows))
-        self.rows += rows
         self._write(rows, hidden)
+        self.rows = every
 
     def step(self) -> None:
         """Let every row write one more token."""
@@ -115,4 +122,4 @@ class Writer:
             if row.matcher is not None and not row.stopped:
                 row.matcher.consume_token(token)
             if row.matcher is not None and row.matcher.is_error():
-                row.error = cannot_go_on(row.matcher, "request")
+                row.error = cannot_go_on(row.matcher)

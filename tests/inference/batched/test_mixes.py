@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from searchlora.adapters.attach import attach
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey
-from searchlora.inference.batched.waiting import Work
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.scheduling.work import Work
 from searchlora.models.load import load_model
 from tests.made import made_folder
 

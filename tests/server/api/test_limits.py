@@ -153,7 +153,7 @@ def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
 
 def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, monkeypatch):
     with serving(tiny_base, store) as (service, client):
-        writer = service.engine._core._scheduler._writer
+        writer = service.engine._core._machine._writer
 
         def broken():
             monkeypatch.undo()

@@ -1,29 +1,34 @@
-"""What waits to be computed: a line for each caller, served in turn."""
+"""What an engine is asked to do, and how much of it at once."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from searchlora.errors import DeadlineExceeded
+
 
 @dataclass(eq=False)
 class Work:
-    """One answer to write or to score, or an errand that the engine's thread runs between two passes.
+    """One answer to write or to score, or an errand that the computing thread runs between two passes.
 
     Attributes:
         ids: The prompt.
         adapter: Pinned; None is the bare base.
         answers: Token ids of the answers to score; None where one is written.
         within: As for `Engine.score`.
-        most, matcher, endless: As for `writing.Row`.
+        most: Tokens after which an answer is cut.
+        matcher: What the answer's grammar admits next; None: anything.
+        endless: Goes on after the token that ends an answer, up to `most`; for measuring speed.
         errand: Called with nothing; all else is left out then.
         deadline: On the monotonic clock, after which nobody wants it.
-        told: Called with the tokens of a row after each one, by the engine's thread; it must be quick.
+        told: Called with the tokens of a row after each one, by the computing thread; it must be quick. What it raises
+            fails this work.
+        passed_over: How often others were taken from the lines where this one did not fit.
         result: The tokens written (a list), a `Scored`, or what the errand returned.
     """
 
@@ -37,27 +42,41 @@ class Work:
     errand: Callable[[], Any] | None = None
     deadline: float | None = None
     told: Callable[[list[int]], None] | None = None
+    passed_over: int = 0
     result: Future[Any] = field(default_factory=Future)
-
-    @property
-    def late(self) -> bool:
-        """Whether its deadline has passed."""
-        return self.deadline is not None and time.monotonic() > self.deadline
 
     @property
     def over(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self.result.done() or self.late
+        late = self.deadline is not None and time.monotonic() > self.deadline
+        return self.result.done() or late
+
+    @property
+    def tokens(self) -> int:
+        """That it may come to: the prompt, and what is written or scored behind it."""
+        return len(self.ids) + (self.most if self.answers is None else sum(map(len, self.answers)))
 
     def fail(self, error: BaseException) -> None:
         """Tell who waits, unless they have given up."""
         with suppress(InvalidStateError):  # another thread may cancel it at any moment
             self.result.set_exception(error)
 
+    def fail_late(self) -> None:
+        """Tell who waits that its deadline has passed."""
+        self.fail(DeadlineExceeded("the deadline passed before this was done", fix="Allow more time, or ask less."))
+
     def done(self, value: Any) -> None:
         """Give what was asked for, unless nobody waits."""
         with suppress(InvalidStateError):
             self.result.set_result(value)
+
+    def tell(self, ids: list[int]) -> None:
+        """Tell who listens the tokens so far."""
+        if self.told is not None:
+            try:
+                self.told(ids)
+            except Exception as error:
+                self.fail(error)
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ class Limits:
     Attributes:
         rows: That write at once, or are scored at once.
         tokens: Of keys and values: the rows that write times the longest they may become.
-        tokens_of_pass: Rows that are read or scored at once times the longest prompt.
+        tokens_of_pass: Rows that are read or scored at once times the longest, the answers to score with it.
         waiting: Works that wait.
     """
 
@@ -75,37 +94,3 @@ class Limits:
     tokens: int
     tokens_of_pass: int
     waiting: int
-
-
-class Lines:
-    """All lines; not safe for threads by itself."""
-
-    def __init__(self) -> None:
-        self._lines: OrderedDict[Hashable, deque[Work]] = OrderedDict()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def put(self, work: Work, caller: Hashable) -> None:
-        """At the end of the caller's line."""
-        self._lines.setdefault(caller, deque()).append(work)
-        self._count += 1
-
-    def take(self, fits: Callable[[Work], bool]) -> list[Work]:
-        """From the head of each line in turn, as long as something fits; who was served stands behind the others."""
-        taken: list[Work] = []
-        turn = deque(self._lines)
-        while turn:
-            caller = turn.popleft()
-            line = self._lines[caller]
-            if not fits(line[0]):
-                continue
-            taken.append(line.popleft())
-            self._lines.move_to_end(caller)
-            if line:
-                turn.append(caller)
-            else:
-                del self._lines[caller]
-        self._count -= len(taken)
-        return taken

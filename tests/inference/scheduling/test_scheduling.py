@@ -13,9 +13,10 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, TamperedAdapter
-from searchlora.inference.batched.waiting import Lines, Work
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.scheduling.lines import Lines
+from searchlora.inference.scheduling.work import Work
 from searchlora.outputs import Grammar
 from tests.made import made_adapter
 from tests.words import first_word
@@ -192,14 +193,14 @@ def test_an_adapter_that_must_not_be_loaded_fails_its_own_requests_only(engine, 
 
 
 def test_where_one_request_of_a_call_fails_the_others_are_taken_back(engine, monkeypatch):
-    real = engine._core._slots._fetch
+    real = engine._core._adapters._fetch
 
     def fetch(name: str):
         if name == "a2@1":
             raise TamperedAdapter("was changed", where=name)
         return real(name)
 
-    monkeypatch.setattr(engine._core._slots, "_fetch", fetch)
+    monkeypatch.setattr(engine._core._adapters, "_fetch", fetch)
     with pytest.raises(TamperedAdapter, match="a2@1: was changed"):
         engine.generate([asked("tent", None, 3000), asked("rope", "a1", 3000), asked("boot", "a2", 3)])
     assert engine.stats().steps < 100
@@ -209,7 +210,7 @@ def test_where_one_request_of_a_call_fails_the_others_are_taken_back(engine, mon
 
 def test_a_pass_that_fails_is_told_to_those_in_it_and_the_engine_goes_on(engine, monkeypatch):
     wanted = engine.generate([asked("tent", "a0")])
-    forward = engine._core._reader.forward
+    forward = engine._core._machine._reader.forward
     real = forward.hidden
 
     def breaks(*_: object) -> None:
