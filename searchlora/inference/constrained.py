@@ -137,8 +137,8 @@ def cannot_go_on(matcher: Any) -> RequestRefused:
 
 def _short(reason: str) -> str:
     """llguidance puts the state of its parser behind what is wrong."""
-    first = reason.strip().partition("\n")[0]
-    return first if len(first) <= _LONGEST else f"{first[:_LONGEST]} ..."
+    whole = reason.strip()
+    return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]} ..."
 
 
 def _refused(grammar: Grammar, row: int, reason: str) -> RequestRefused:
