@@ -138,7 +138,8 @@ def test_closing_ends_calls_that_are_under_way(tiny_base):
 
         thread = threading.Thread(target=call, daemon=True)
         thread.start()
-        time.sleep(0.1)
+        while not server.asked:
+            time.sleep(0.01)
         engine.close()
         thread.join(5)
         assert raised == [f"{server.url}: the engine is closed."]

@@ -78,6 +78,7 @@ class Encoders:
 
     def _encode(self, errand: Errand, pinned: str, texts: Sequence[str], dimensions: int | None, cut: bool) -> Embedded:
         encoder = self._encoder(pinned)
+        errand.check_time()  # loading may have taken long
         lengths = [encoder.tokens(text) for text in texts]
         most = encoder.max_tokens
         if most is not None and not cut and max(lengths) > most:

@@ -59,7 +59,7 @@ def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
     """A server that finishes what is in flight when it is told to stop.
 
     Args:
-        grace: Seconds for that; what takes longer breaks off.
+        grace: Seconds for that; what takes longer breaks off. Infinity: nothing does.
     """
     config = uvicorn.Config(
         create_app(service),
@@ -67,7 +67,7 @@ def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # whoever may set them could ask under any address
-        timeout_graceful_shutdown=math.ceil(grace),
+        timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),
     )
     return uvicorn.Server(config)
 

@@ -34,13 +34,13 @@ class Pieces:
         future.add_done_callback(lambda _: self._wake())
         sent = ""
         try:
-            while True:
+            done = False
+            while not done:
                 await self._news.wait()
                 self._news.clear()
-                if future.done():
-                    break
+                done = future.done()
                 whole = self._text.rstrip("\ufffd")  # half a character becomes a whole one with the next token
-                if whole.startswith(sent):
+                if whole.startswith(sent) and not (done and whole == sent):
                     yield whole[len(sent) :]
                     sent = whole
             yield future.result().text[len(sent) :]

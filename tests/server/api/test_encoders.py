@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from searchlora.errors import UsageError
+from searchlora.errors import DeadlineExceeded, UsageError
 from searchlora.server.api import encoders
 from searchlora.server.api.encoders import Encoders
 from tests.server.api.made import made_service, served
@@ -18,39 +18,59 @@ EMBED = "/v1/embeddings"
 
 
 @pytest.fixture
-def embedded(monkeypatch):
-    """The first text of each call of an encoder, each of which takes a while."""
+def go():
+    """Until it is set, the text "held" is not embedded."""
+    return threading.Event()
+
+
+@pytest.fixture
+def embedded(monkeypatch, go):
+    """The first text of each call of an encoder."""
     texts: list[str] = []
 
-    class Slow(encoders.Encoder):
+    class Seen(encoders.Encoder):
         def encode(self, given, **more):
             texts.append(given[0])
-            time.sleep(0.3)
+            assert given[0] != "held" or go.wait(30)
             return super().encode(given, **more)
 
-    monkeypatch.setattr(encoders, "Encoder", Slow)
+    monkeypatch.setattr(encoders, "Encoder", Seen)
     return texts
 
 
-def test_nothing_is_computed_for_clients_that_left(tiny_base, encoder_base, store, embedded):
+def test_nothing_is_computed_for_clients_that_left(tiny_base, encoder_base, store, embedded, go):
     with (
         served(made_service(tiny_base, store, encoder_base)) as url,
         httpx.Client(base_url=url, timeout=30) as client,
     ):
-        client.post(EMBED, json={"model": "encoder", "input": "warm"})
 
-        def leave(number):
+        def ask(text, timeout=30.0):
+            return client.post(EMBED, json={"model": "encoder", "input": text}, timeout=timeout).status_code
+
+        holding = threading.Thread(target=ask, args=("held",))
+        holding.start()
+        while not embedded:
+            time.sleep(0.01)
+        for _ in range(3):
             with pytest.raises(httpx.ReadTimeout):
-                httpx.post(url + EMBED, json={"model": "encoder", "input": f"left {number}"}, timeout=0.2)
+                ask("left", timeout=0.1)
+        threading.Timer(0.2, go.set).start()
+        assert ask("stayed") == 200
+        holding.join()
+    assert embedded == ["held", "stayed"]
 
-        leaving = [threading.Thread(target=leave, args=(number,)) for number in range(6)]
-        for thread in leaving:
-            thread.start()
-        for thread in leaving:
-            thread.join()
-        assert client.post(EMBED, json={"model": "encoder", "input": "stayed"}).status_code == 200
-    assert len(embedded) <= 4  # one of those that left had begun, perhaps two
-    assert embedded[-1] == "stayed"
+
+def test_nothing_is_computed_where_loading_took_all_the_time(encoder_base, store, embedded, monkeypatch):
+    load = Encoders._load
+
+    def slow(self, pinned):
+        time.sleep(0.2)
+        return load(self, pinned)
+
+    monkeypatch.setattr(Encoders, "_load", slow)
+    with pytest.raises(DeadlineExceeded):
+        Encoders([str(encoder_base.path)], store).submit("encoder", ["late"], None, cut=True, seconds=0.1).result(60)
+    assert embedded == []
 
 
 def test_no_more_copies_are_in_memory_than_allowed(encoder_base, store, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from searchlora.server.api.rates import Rates
+from searchlora.server.api.serve import make_server
 from tests.server.api.made import asked, made_service, served
 
 CHAT = "/v1/chat/completions"
@@ -171,7 +173,8 @@ def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, m
         for body in (asked(), asked(stream=True)):
             monkeypatch.setattr(writer, "step", broken)
             answer = client.post(CHAT, json=body)
-            assert answer.status_code == (200 if body.get("stream") else 500)
+            # A stream that has begun has its status; it begins with the first whole character, if that comes in time.
+            assert answer.status_code in ({200, 500} if body.get("stream") else {500})
             assert "internal_error" in answer.text
             assert "secret" not in answer.text
             assert client.post(CHAT, json=body).status_code == 200
@@ -210,6 +213,11 @@ def test_where_an_answer_has_no_length_it_gets_what_the_context_has_room_for(tin
             assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (room, "length")
         answer = client.post(CHAT, json=asked("x" * (context - empty), max_tokens=None))
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_grace_without_end_is_one(tiny_base, store):
+    config = make_server(made_service(tiny_base, store), grace=math.inf).config
+    assert config.timeout_graceful_shutdown is None
 
 
 @pytest.mark.parametrize("stream", [True, False])

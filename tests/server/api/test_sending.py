@@ -10,6 +10,7 @@ import time
 from concurrent.futures import Future
 
 import httpx
+import pytest
 
 from searchlora.inference.engine import Completion
 from searchlora.server.api import sending
@@ -54,9 +55,24 @@ def test_half_a_character_waits_for_its_other_half():
     assert asyncio.run(read()) == ["a", "", "\u00e9b", ""]
 
 
+@pytest.mark.parametrize(("told", "found"), [("a", ["a"]), ("", [])])
+def test_what_was_told_before_a_failure_comes_before_it(told, found):
+    async def read():
+        pieces, future, read = Pieces(), Future(), []
+        texts = pieces.of(future)
+        pieces.told(told)
+        future.set_exception(RuntimeError("broken"))
+        with pytest.raises(RuntimeError, match="broken"):
+            async for text in texts:
+                read.append(text)
+        return read
+
+    assert asyncio.run(read()) == found
+
+
 def test_a_client_that_does_not_read_gives_its_place_back(tiny_base, store, monkeypatch):
     monkeypatch.setattr(sending, "_LAST_SECONDS", 0.3)
-    service = made_service(tiny_base, store, seconds=0.5, at_once=1)
+    service = made_service(tiny_base, store, seconds=1.0, at_once=1)
     monkeypatch.setattr(service.engine, "submit", writes_much)
     with bind("127.0.0.1", 0) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # connections inherit it
@@ -67,18 +83,18 @@ def test_a_client_that_does_not_read_gives_its_place_back(tiny_base, store, monk
             while not server.started:
                 time.sleep(0.01)
             port = listening.getsockname()[1]
-            with socket.socket() as stuck:
+            with socket.socket() as stuck, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                 stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 stuck.connect(("127.0.0.1", port))
                 body = json.dumps(asked(stream=True)).encode()
                 head = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
                 stuck.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + body)
                 time.sleep(0.2)
-                codes = [httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code]
+                codes = [client.get("/v1/models").status_code]
                 end = time.monotonic() + 5
                 while codes[-1] != 200 and time.monotonic() < end:
                     time.sleep(0.1)
-                    codes.append(httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code)
+                    codes.append(client.get("/v1/models").status_code)
             assert (codes[0], codes[-1]) == (503, 200)
         finally:
             server.should_exit = True
