@@ -149,6 +149,25 @@ def test_closing_ends_calls_that_are_under_way(tiny_base):
                 after()
 
 
+def test_closing_does_not_wait_for_attempts_to_come(tiny_base):
+    with answering(lambda _: Told(status=503, headers={"Retry-After": "30"})) as server:
+        engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=9)
+
+        def call():
+            with pytest.raises(EngineError, match=r"too busy|closed|given up"):
+                engine.generate([Request(CHAT)] * 3)
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        while len(server.asked) < 3:
+            time.sleep(0.01)
+        started = time.monotonic()
+        engine.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert time.monotonic() - started < 5
+
+
 def test_errors_name_the_request_that_they_are_of(tiny_base):
     def answer(asked):
         long = asked.body["messages"][0]["content"] == "long"

@@ -75,6 +75,7 @@ class RemoteEngine:
         self._models = Models(self._server, base, store, names=pinned, base_name=model, dialect=dialect, load=load)
         self._pool = ThreadPoolExecutor(concurrency, "searchlora-remote")
         self._closed = Event()
+        self._under_way: set[Event] = set()  # of each call, set when it is given up
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
@@ -103,10 +104,13 @@ class RemoteEngine:
         return self._models.unload(self.pin(adapter))
 
     def close(self) -> None:
-        """Take no more requests. What the server was asked for already is waited for; the other requests of a call
-        are not asked any more, and it fails with `EngineError`.
+        """Take no more requests. Answers that are on their way are waited for.
+
+        Nothing else is asked for any more, not again either, and calls that need it fail with `EngineError`.
         """
         self._closed.set()
+        for given_up in self._under_way.copy():
+            given_up.set()
         self._pool.shutdown()
         self._server.close()
 
@@ -161,6 +165,7 @@ class RemoteEngine:
         """The answers in order. Where one fails, the others are not waited for and not asked for again."""
         pinned = self._pinned(requests)
         given_up = Event()
+        self._under_way.add(given_up)
         futures: dict[Future[Answer], int] = {}
         found: dict[int, Answer] = {}
         try:
@@ -171,6 +176,7 @@ class RemoteEngine:
                 progress(len(found), len(jobs))
         finally:
             given_up.set()
+            self._under_way.discard(given_up)
             for future in futures:
                 future.cancel()
         return [found[row] for row in range(len(jobs))]
