@@ -37,10 +37,15 @@ class Reference:
         return self.name if target is None else f"{self.name}@{target}"
 
 
+def is_name(text: str) -> bool:
+    """Whether an adapter may be called so."""
+    reserved = text.partition(".")[0] in _RESERVED_ON_WINDOWS
+    return bool(_NAME.fullmatch(text)) and not text.endswith(".") and not reserved
+
+
 def check_name(name: str) -> str:
     """The name itself. Raises `InvalidName` saying what is allowed."""
-    reserved = name.partition(".")[0] in _RESERVED_ON_WINDOWS
-    if not _NAME.fullmatch(name) or name.endswith(".") or reserved:
+    if not is_name(name):
         raise InvalidName(f"{name!r} is not a name for an adapter", fix=_NAME_RULE)
     return name
 

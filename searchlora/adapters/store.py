@@ -17,7 +17,7 @@ from searchlora.adapters.aliases import Aliases, AliasMove, Decision
 from searchlora.adapters.entries import Entry, read_entry
 from searchlora.adapters.locking import locked
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest
-from searchlora.adapters.names import Reference, check_alias, check_name, parse_reference
+from searchlora.adapters.names import Reference, check_alias, check_name, is_name, parse_reference
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.removed import Removed
 from searchlora.adapters.stored import StoredAdapter, finish, new_manifest
@@ -136,11 +136,11 @@ class Store:
         return [read_entry(self.root / name, name, number) for name in self.names() for number in self.versions(name)]
 
     def names(self) -> tuple[str, ...]:
-        """The names that have a version."""
+        """The names that have a version; folders of other names are not the store's."""
         if not self.root.is_dir():
             return ()
         found = [folder.name for folder in self.root.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-        return tuple(sorted(name for name in found if self.versions(name)))
+        return tuple(sorted(name for name in found if is_name(name) and self.versions(name)))
 
     def versions(self, name: str) -> tuple[int, ...]:
         """The numbers of a name's versions, ascending; none for a name that is not there."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 
 import typer
+
+from searchlora.errors import UsageError
+
+_KEYS = "SEARCHLORA_API_KEY"
 
 
 class Precision(StrEnum):
@@ -33,7 +38,7 @@ def serve(
     api_key: list[str] = typer.Option(
         [],
         "--api-key",
-        envvar="SEARCHLORA_API_KEY",
+        envvar=_KEYS,
         help="Asked of every request; several: any of them. Better in the"
         " environment than here, where other users of the machine see it.",
     ),
@@ -44,18 +49,22 @@ def serve(
     waiting: int = typer.Option(1024, "--waiting", min=1, help="Requests in the queue; 503 beyond."),
     seconds: float = typer.Option(120.0, "--seconds", min=0.001, help="Until a request must be done; 504 beyond."),
     grace: float = typer.Option(60.0, "--grace", min=0, help="Seconds to finish what is in flight when it is stopped."),
-    per_minute: int | None = typer.Option(None, "--per-minute", min=1, help="Requests of one caller; 429 beyond."),
+    per_minute: int | None = typer.Option(None, "--per-minute", min=1, help="POSTs of one caller; 429 beyond."),
     max_body: int = typer.Option(1_000_000, "--max-body", min=1, help="Bytes of a request; 413 beyond."),
     max_prompt: int | None = typer.Option(None, "--max-prompt", min=1, help="Tokens of a prompt; 400 beyond."),
     max_answer: int = typer.Option(1024, "--max-answer", min=1, help="Tokens of an answer; 400 for more."),
 ) -> None:
     """Serve a base and its adapters over HTTP, in OpenAI's format, until Ctrl+C or SIGTERM."""
     from searchlora.adapters.store import Store
+    from searchlora.server.api.descriptors import room_for_connections
     from searchlora.server.api.serve import make_service
     from searchlora.server.api.serve import serve as run_server
     from searchlora.server.api.settings import Settings
     from searchlora.server.binding import address, bind, is_loopback
 
+    if not api_key and os.environ.get(_KEYS) is not None:
+        raise UsageError(f"{_KEYS} is set and holds no key", fix="Put a key into it, or unset it to ask for none.")
+    room = room_for_connections()
     settings = Settings(
         keys=tuple(api_key),
         names=(host, *name),
@@ -65,6 +74,7 @@ def serve(
         per_minute=per_minute,
         seconds=seconds,
         waiting=waiting,
+        at_once=min(Settings.at_once, room or Settings.at_once),
     )
     with bind(host, port) as listening:
         service = make_service(

@@ -120,3 +120,82 @@ def test_where_one_fails_the_others_are_given_up(tiny_base):
         engine.close()
         assert time.monotonic() - started < 5
         assert len(server.asked) < 6
+
+
+def test_closing_ends_calls_that_are_under_way(tiny_base):
+    def slow(asked):
+        time.sleep(0.2)
+        return chats()(asked)
+
+    with answering(slow) as server:
+        engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", concurrency=1)
+        raised = []
+
+        def call():
+            with pytest.raises(EngineError) as found:
+                engine.generate([Request(CHAT)] * 3)
+            raised.append(str(found.value))
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        while not server.asked:
+            time.sleep(0.01)
+        engine.close()
+        thread.join(5)
+        assert raised == [f"{server.url}: the engine is closed."]
+        assert len(server.asked) == 1
+        for after in (lambda: engine.generate([Request(CHAT)]), lambda: engine.score([Request(CHAT)], [["a"]])):
+            with pytest.raises(EngineError, match="the engine is closed"):
+                after()
+
+
+def test_closing_does_not_wait_for_attempts_to_come(tiny_base):
+    with answering(lambda _: Told(status=503, headers={"Retry-After": "30"})) as server:
+        engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=9)
+
+        def call():
+            with pytest.raises(EngineError, match=r"too busy|closed|given up"):
+                engine.generate([Request(CHAT)] * 3)
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        while len(server.asked) < 3:
+            time.sleep(0.01)
+        started = time.monotonic()
+        engine.close()
+        thread.join(5)
+        assert not thread.is_alive()
+        assert time.monotonic() - started < 5
+
+
+def test_errors_name_the_request_that_they_are_of(tiny_base):
+    def answer(asked):
+        long = asked.body["messages"][0]["content"] == "long"
+        return Told({"error": {"message": "too long"}}, 400) if long else chats()(asked)
+
+    with answering(answer) as server:
+        engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any")
+        requests = [Request(({"role": "user", "content": text},)) for text in ("a", "b", "long")]
+        with pytest.raises(EngineError, match=r"completions, request 3: the server refuses with 400 \(too long\)"):
+            engine.generate(requests)
+
+
+def test_a_server_of_this_project_with_another_base_is_not_asked(tiny_base):
+    cards = [{"id": "other-7b", "owned_by": "searchlora"}]
+    with answering(lambda _: Told({"data": cards})) as server:
+        with pytest.raises(EngineError, match=r"has no base 'tiny' \(it has other-7b\).*--base tiny.*'model'"):
+            RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
+        with pytest.raises(EngineError, match="has no base 'mine'"):
+            RemoteEngine(server.url, tiny_base, model="mine").generate([Request(CHAT)])
+        assert {asked.path for asked in server.asked} == {"/v1/models"}
+
+
+def test_scores_within_infinity_are_all_exact(tiny_base):
+    def answer(asked):
+        if asked.path == "/v1/models":
+            return Told({"data": [{"id": "tiny", "owned_by": "searchlora"}]})
+        return Told({"log_probabilities": [-1.0], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
+
+    with answering(answer) as server:
+        RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], within=float("inf"))
+        assert "within" not in server.asked[-1].body

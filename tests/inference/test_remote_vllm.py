@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
@@ -189,6 +190,53 @@ def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, re
     ]
     assert sorted(models) == ["one@1", "one@1", "one@2", "one@2", "the-base"]
     assert server.asked[-1].body["model"] == "one@2"
+
+
+def test_an_adapter_is_loaded_again_after_vllm_was_started_anew(tiny_base, renderer, store):
+    like = LikeVllm(renderer)
+
+    def answer(asked):
+        if asked.path == "/v1/completions" and asked.body["model"] not in ("the-base", *like.adapters):
+            return Told({"error": {"message": "The model does not exist."}}, 404)
+        return like(asked)
+
+    with answering(answer) as server:
+        engine = RemoteEngine(server.url, tiny_base, store, load=True)
+        requests = [Request(CHAT, "one@1"), Request(CHAT, "one@2")] * 4
+        engine.generate(requests)
+        like.adapters.clear()
+        assert [found.text for found in engine.generate(requests)] == ["red"] * 8
+        like.adapters.clear()
+        assert len(engine.score([Request(CHAT, "one@1")], [["red"]])) == 1
+        loads = [asked.body["lora_name"] for asked in server.asked if "load" in asked.path]
+        assert sorted(loads) == ["one@1", "one@1", "one@1", "one@2", "one@2"]
+        may_not = RemoteEngine(server.url, tiny_base, store)
+        may_not.generate([Request(CHAT, "one@1")])
+        like.adapters.clear()
+        with pytest.raises(EngineError, match="no model 'one@1'"):
+            may_not.generate([Request(CHAT, "one@1")])
+        with pytest.raises(EngineError, match="refuses with 404"):
+            RemoteEngine(server.url, tiny_base, model="gone").generate([Request(CHAT)])
+
+
+def test_scores_that_nobody_waits_for_are_not_asked_on(tiny_base, renderer):
+    like = LikeVllm(renderer)
+    bad, good = Request(({"role": "user", "content": "t"},)), Request(({"role": "user", "content": "long " * 9},))
+    short = len(renderer.prompt_ids(bad.messages))
+
+    def answer(asked):
+        if asked.path == "/v1/models":
+            return like(asked)
+        time.sleep(0.05)
+        return Told({"error": "no"}, 400) if len(asked.body["prompt"][0]) == short else like(asked)
+
+    with answering(answer) as server:
+        engine = RemoteEngine(server.url, tiny_base, concurrency=2)
+        with pytest.raises(EngineError, match="request 1: the server refuses with 400"):
+            engine.score([bad, good], [["a"], [f"{number:04}" for number in range(0, 1000, 3)]])
+        failed = len(server.asked)
+        engine.close()
+        assert len(server.asked) <= failed + 1
 
 
 def test_a_tampered_adapter_is_not_loaded(tiny_base, renderer, store, monkeypatch):

@@ -112,6 +112,7 @@ class Searchlora:
         if not choices:
             return Scored((), 0, 0)
         body = {"model": model, "messages": [dict(message) for message in request.messages], "choices": list(choices)}
+        within = None if within == math.inf else within  # the same, and JSON has no infinity
         more = {"begins": request.begins or None, "ends": request.ends, "within": within}
         answer = post("/v1/score", {**body, **{key: value for key, value in more.items() if value is not None}})
         found, usage = tuple(map(float, answer["log_probabilities"])), answer["usage"]

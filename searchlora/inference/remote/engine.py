@@ -14,7 +14,7 @@ from searchlora.errors import EngineError, NotInStore, PromptTooLong
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.remote.dialects import Dialect, DialectName
-from searchlora.inference.remote.http import Server
+from searchlora.inference.remote.http import Refused, Server
 from searchlora.inference.remote.models import Models
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -38,12 +38,13 @@ class RemoteEngine:
         api_key: Sent as a bearer token; read it from the environment, not from a file.
         names: Reference -> the server's name of that adapter, the reference as it is pinned now. An adapter that is
             not there is called by its pinned reference, `name@3`.
-        model: The server's name of the base; None: the first model that it lists.
+        model: The server's name of the base; None: what `searchlora serve`, which must have it, calls it; of another
+            server the first model that it lists.
         dialect: What kind of server it is; None finds out.
         load: Let vLLM load adapters that it lacks from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
         concurrency: Requests under way at once, of all callers together.
         timeout_s: Seconds that one attempt may take.
-        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx.
+        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx but for 504.
 
     Raises:
         EngineError: for a URL that is none.
@@ -73,6 +74,8 @@ class RemoteEngine:
         pinned = {self.pin(reference): name for reference, name in (names or {}).items()}
         self._models = Models(self._server, base, store, names=pinned, base_name=model, dialect=dialect, load=load)
         self._pool = ThreadPoolExecutor(concurrency, "searchlora-remote")
+        self._closed = Event()
+        self._under_way: set[Event] = set()  # of each call, set when it is given up
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
@@ -101,8 +104,14 @@ class RemoteEngine:
         return self._models.unload(self.pin(adapter))
 
     def close(self) -> None:
-        """Take no more requests; those under way are waited for."""
-        self._pool.shutdown(cancel_futures=True)
+        """Take no more requests. Answers that are on their way are waited for.
+
+        Nothing else is asked for any more, not again either, and calls that need it fail with `EngineError`.
+        """
+        self._closed.set()
+        for given_up in self._under_way.copy():
+            given_up.set()
+        self._pool.shutdown()
         self._server.close()
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
@@ -114,17 +123,15 @@ class RemoteEngine:
                 how much that is; nothing is asked then.
             EngineBusy, DeadlineExceeded: where the server is too busy, or does not answer in time.
             EngineError: naming the first request whose grammar cannot be used, before anything is asked; or naming
-                the server, and what it said.
+                the server, and what it said; or where the engine is closed, also meanwhile.
         """
+        self._check_open()
         if not requests:
             return []
         self._constraints.matchers([request.grammar for request in requests])  # refuses as the local engine does
         self._check_room(requests, [request.max_new_tokens for request in requests])
-        jobs = [
-            partial(self._dialect.generate, model=name, request=request)
-            for name, request in zip(self._named(requests), requests, strict=True)
-        ]
-        return self._done(jobs, progress)
+        jobs = [partial(self._dialect.generate, request=request) for request in requests]
+        return self._done(requests, jobs, progress)
 
     def score(
         self,
@@ -138,6 +145,7 @@ class RemoteEngine:
 
         vLLM's scores are all exact, whatever `within` is.
         """
+        self._check_open()
         if not requests:
             return []
         longest = [
@@ -146,32 +154,51 @@ class RemoteEngine:
         ]
         self._check_room(requests, longest)
         jobs = [
-            partial(self._dialect.score, model=name, request=request, choices=row, within=within)
-            for name, request, row in zip(self._named(requests), requests, choices, strict=True)
+            partial(self._dialect.score, request=request, choices=row, within=within)
+            for request, row in zip(requests, choices, strict=True)
         ]
-        return self._done(jobs, progress)
+        return self._done(requests, jobs, progress)
 
-    def _done(self, jobs: Sequence[Callable[..., Answer]], progress: Progress) -> list[Answer]:
+    def _done(
+        self, requests: Sequence[Request], jobs: Sequence[Callable[..., Answer]], progress: Progress
+    ) -> list[Answer]:
         """The answers in order. Where one fails, the others are not waited for and not asked for again."""
+        pinned = self._pinned(requests)
         given_up = Event()
-        futures: dict[Future[Answer], int] = {
-            self._pool.submit(self._answer, job, row, given_up): row for row, job in enumerate(jobs)
-        }
+        self._under_way.add(given_up)
+        futures: dict[Future[Answer], int] = {}
         found: dict[int, Answer] = {}
         try:
+            for row, (job, adapter) in enumerate(zip(jobs, pinned, strict=True)):
+                futures[self._begun(job, adapter, row, given_up)] = row
             for future in as_completed(futures):
                 found[futures[future]] = future.result()
                 progress(len(found), len(jobs))
         finally:
             given_up.set()
+            self._under_way.discard(given_up)
             for future in futures:
                 future.cancel()
         return [found[row] for row in range(len(jobs))]
 
-    def _answer(self, job: Callable[..., Answer], row: int, given_up: Event) -> Answer:
-        where = f"{self._server.url}, request {row + 1}"
+    def _begun(self, job: Callable[..., Answer], adapter: str | None, row: int, given_up: Event) -> Future[Answer]:
         try:
-            return job(partial(self._server.post, given_up=given_up))
+            return self._pool.submit(self._answer, job, adapter, row, given_up)
+        except RuntimeError:  # the pool takes nothing more
+            self._check_open()
+            raise
+
+    def _answer(self, job: Callable[..., Answer], adapter: str | None, row: int, given_up: Event) -> Answer:
+        self._check_open()
+        where = f"{self._server.url}, request {row + 1}"
+        post = partial(self._server.post, given_up=given_up, request=row)
+        try:
+            try:
+                return job(post, model=self._models.name(adapter))
+            except Refused as error:
+                if error.status != 404 or not self._models.bring_again(adapter):
+                    raise
+                return job(post, model=self._models.name(adapter))
         except EngineError as error:
             if error.where is not None:
                 raise
@@ -183,6 +210,10 @@ class RemoteEngine:
                 fix="Check what kind of server it is, and say so with 'dialect'.",
             ) from error
 
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise EngineError("the engine is closed", where=self._server.url)
+
     @cached_property
     def _dialect(self) -> Dialect:
         return self._models.spoken(self.renderer)
@@ -191,12 +222,16 @@ class RemoteEngine:
     def _constraints(self) -> Constraints:
         return Constraints(self.renderer.tokenizer, len(self.renderer.tokenizer), self.renderer.stop_id)
 
-    def _named(self, requests: Sequence[Request]) -> list[str]:
-        """What the server calls the model of each request; a reference is pinned once, so that all see one version."""
+    def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
+        """The adapter of each request; a reference is pinned once, so that all see one version.
+
+        The server has them all, or loads them, before anything is asked.
+        """
         asked = {request.adapter for request in requests}
         pinned = {adapter: adapter and self.pin(adapter) for adapter in asked}
-        names = {adapter: self._models.name(reference) for adapter, reference in pinned.items()}
-        return [names[request.adapter] for request in requests]
+        for reference in pinned.values():
+            self._models.name(reference)
+        return [pinned[request.adapter] for request in requests]
 
     def _check_room(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
         context = self._models.context

@@ -17,7 +17,8 @@ import httpx
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 
 #: Seconds before the first retry and between two at most; each wait doubles, and is cut by chance to between half and
-#: all of it, so that callers who were turned away together do not come back together.
+#: all of it, so that callers who were turned away together do not come back together. It is added to what a server asks
+#: for, which is the same for all of them.
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _CONNECT_S = 10.0
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -45,7 +46,7 @@ class Server:
         api_key: Sent as a bearer token; no error shows it.
         connections: Open at once.
         timeout_s: Seconds that one attempt may take.
-        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx.
+        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx but for 504.
 
     Raises:
         EngineError: for a URL that is not one of http or https, or that holds a password.
@@ -68,20 +69,24 @@ class Server:
         """The JSON that stands at a path. Raises as `post`."""
         return self._json(path, self._asked("GET", path, None))
 
-    def post(self, path: str, body: Mapping[str, Any], given_up: Event | None = None) -> Any:
+    def post(
+        self, path: str, body: Mapping[str, Any], *, given_up: Event | None = None, request: int | None = None
+    ) -> Any:
         """The JSON that is answered.
 
         Args:
-            given_up: Once set, no further attempt is made.
+            given_up: Once set, no attempt is made any more.
+            request: Its place among the requests of a call, from 0; errors tell it.
 
         Raises:
             Refused: on a status that asking again would not change.
             EngineBusy: where the server stays at 429 or 503.
-            DeadlineExceeded: where an answer takes longer than `timeout_s`, after which it is not asked for again; or
-                where the server stays at 504.
-            EngineError: where the server cannot be reached, fails at each attempt, or does not answer with JSON.
+            DeadlineExceeded: where an answer takes longer than `timeout_s`, or than the server gives it (504); it is
+                not asked for again, since the work would be done again, and again in vain.
+            EngineError: for a body that is no JSON; where the server cannot be reached, fails at each attempt, or does
+                not answer with JSON.
         """
-        return self._json(path, self._asked("POST", path, body, given_up))
+        return self._json(path, self._asked("POST", path, body, given_up, request))
 
     def tell(self, path: str, body: Mapping[str, Any]) -> None:
         """Post where only success counts. Raises as `post`."""
@@ -91,21 +96,24 @@ class Server:
         """Close all connections."""
         self._client.close()
 
-    def _asked(self, method: str, path: str, body: Mapping[str, Any] | None, given_up: Event | None = None) -> bytes:
-        where = f"{self.url}{path}"
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        given_up: Event | None = None,
+        request: int | None = None,
+    ) -> bytes:
+        where = f"{self.url}{path}" if request is None else f"{self.url}{path}, request {request + 1}"
+        sent = None if body is None else _written(body, where)
+        given_up = given_up or _NEVER
         for attempt in range(self._retries + 1):
+            if given_up.is_set():
+                raise EngineError("given up before it was asked", where=where)
             try:
-                status, headers, content = self._attempt(method, where, body)
-            except httpx.ConnectTimeout as error:
-                failure, asked_for = self._unreachable(error, where), 0.0
-            except httpx.TimeoutException:
-                raise DeadlineExceeded(
-                    f"the server did not answer within {self._timeout_s:g} seconds",
-                    where=where,
-                    fix="Set a longer timeout_s, or fewer requests at once.",
-                ) from None
-            except httpx.TransportError as error:
-                failure, asked_for = self._unreachable(error, where), 0.0
+                status, headers, content = self._attempt(method, f"{self.url}{path}", sent)
+            except httpx.HTTPError as error:
+                failure, asked_for = self._broken(error, where), 0.0
             else:
                 if 200 <= status < 300:
                     return content
@@ -113,30 +121,46 @@ class Server:
                 if status not in _BUSY and status < 500:
                     raise Refused(status, reason, where)
                 failure, asked_for = self._failing(status, reason, where), _retry_after(headers)
-            # A server that wants to be left alone for longer than an answer may take is not waited for.
-            if attempt == self._retries or asked_for > max(self._timeout_s, _LONGEST_WAIT):
+            # What took too long would do so again. A server that wants to be left alone for longer than an answer may
+            # take is not waited for.
+            in_vain = isinstance(failure, DeadlineExceeded) or asked_for > max(self._timeout_s, _LONGEST_WAIT)
+            if in_vain or attempt == self._retries:
                 raise failure
             wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-            if (given_up or _NEVER).wait(max(wait, asked_for)):
+            if given_up.wait(asked_for + wait):
                 raise failure
         raise AssertionError("unreachable")
 
-    def _attempt(self, method: str, url: str, body: Mapping[str, Any] | None) -> tuple[int, httpx.Headers, bytes]:
+    def _attempt(self, method: str, url: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and content. The clock runs over all of it: httpx's own runs anew with each piece."""
         end = time.monotonic() + self._timeout_s
         content = bytearray()
-        with self._client.stream(method, url, json=body) as response:
-            for part in response.iter_bytes():
-                content += part
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout("the answer came too slowly")
+        headers = None if body is None else {"Content-Type": "application/json"}
+        try:
+            with self._client.stream(method, url, content=body, headers=headers) as response:
+                for part in response.iter_bytes():
+                    content += part
+                    if time.monotonic() > end:
+                        raise httpx.ReadTimeout("the answer came too slowly")
+        except RuntimeError:
+            if not self._client.is_closed:
+                raise
+            raise EngineError("the engine is closed", where=url) from None
         return response.status_code, response.headers, bytes(content)
 
-    def _unreachable(self, error: httpx.TransportError, where: str) -> EngineError:
+    def _broken(self, error: httpx.HTTPError, where: str) -> EngineError:
+        """What is told where no whole answer came."""
+        what = f"({str(error) or type(error).__name__}; {self._attempts})"
+        if isinstance(error, httpx.DecodingError):
+            return EngineError(f"the server's answer cannot be unpacked {what}", where=where, fix="Its log says more.")
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+            return DeadlineExceeded(
+                f"the server did not answer within {self._timeout_s:g} seconds",
+                where=where,
+                fix="Set a longer timeout_s, or fewer requests at once.",
+            )
         return EngineError(
-            f"the server cannot be reached ({str(error) or type(error).__name__}; {self._attempts})",
-            where=where,
-            fix="Check the address, and that the server runs.",
+            f"the server cannot be reached {what}", where=where, fix="Check the address, and that the server runs."
         )
 
     def _failing(self, status: int, reason: str, where: str) -> EngineError:
@@ -144,7 +168,8 @@ class Server:
         if status in _BUSY:
             return EngineBusy(f"the server is too busy {what}", where=where, fix="Ask later, or fewer at once.")
         if status == HTTPStatus.GATEWAY_TIMEOUT:
-            return DeadlineExceeded(f"the server was not done in time {what}", where=where, fix="Ask fewer at once.")
+            told = f"the server was not done in time ({status}: {reason})"
+            return DeadlineExceeded(told, where=where, fix="Ask fewer at once.")
         return EngineError(f"the server fails {what}", where=where, fix="Its log says more.")
 
     @property
@@ -170,14 +195,14 @@ class Server:
             told = told.get("error", told)
             told = told if isinstance(told, str) else told.get("message") or told["detail"]
         except (ValueError, AttributeError, KeyError, TypeError):
-            told = self._shown(content) or HTTPStatus(status).phrase
+            told = self._shown(content) or httpx.codes.get_reason_phrase(status) or "no reason given"
         return self._shown(told if isinstance(told, str) else json.dumps(told))
 
     def _shown(self, text: str | bytes) -> str:
         """As one line of bounded length; some servers repeat the key that they refuse."""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        text = " ".join(text.split())[:500]
-        return text.replace(self._key, "***") if self._key else text
+        text = text.replace(self._key, "***") if self._key else text  # before it is cut: a part of a key is one too
+        return " ".join(text.split())[:500]
 
 
 def _checked(url: str) -> str:
@@ -192,9 +217,20 @@ def _checked(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
+def _written(body: Mapping[str, Any], where: str) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # a number without end, half a character
+        raise EngineError(
+            f"the request cannot be written as JSON ({error})", where=where, fix="Check its texts and numbers."
+        ) from None
+
+
 def _fix(status: int) -> str | None:
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    if status == HTTPStatus.UNAUTHORIZED:
         return "Check the API key."
+    if status == HTTPStatus.FORBIDDEN:
+        return "Check the API key, and by which name the server is reached."
     if 300 <= status < 400:
         return "Give the address that it sends on to."
     return None

@@ -12,6 +12,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError
 from searchlora.inference.remote.dialects import Dialect, DialectName, OpenAI, Searchlora, Vllm
 from searchlora.inference.remote.http import Refused, Server
+from searchlora.models.catalogue import public_name
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 
@@ -21,7 +22,7 @@ class Models:
 
     Args:
         names: Pinned reference -> what the server calls it; one that is not there is called by its reference.
-        base_name: What the server calls the base; None: the first model that it lists.
+        base_name: What the server calls the base; None: as `searchlora serve` calls it, else the first that is listed.
         dialect: What kind of server it is; None: what `owned_by` of its models says.
         load: Whether adapters may be loaded on vLLM from the store's folder, which it must see under the same path.
     """
@@ -55,7 +56,17 @@ class Models:
         return "vllm" if "vllm" in owners else "searchlora" if "searchlora" in owners else "openai"
 
     def spoken(self, renderer: Renderer) -> Dialect:
-        """The way in which the server is asked."""
+        """The way in which the server is asked.
+
+        Raises:
+            EngineError: for `searchlora serve` with another base, to which the same request means something else.
+        """
+        if self.dialect == "searchlora" and self._called not in self._cards:
+            raise EngineError(
+                f"the server has no base '{self._called}' (it has {', '.join(self._cards) or 'none'})",
+                where=self._server.url,
+                fix=f"Start it with --base {self._called}, or say with 'model' what it calls the base.",
+            )
         kinds: dict[DialectName, Callable[[], Dialect]] = {
             "vllm": lambda: Vllm(renderer),
             "searchlora": Searchlora,
@@ -78,12 +89,23 @@ class Models:
             Refused, LoadCheckFailed, NotInStore: where it cannot be loaded.
         """
         if pinned is None:
-            return self._base_name or self._first
+            return self._called
         name = self._names.get(pinned, pinned)
         if self.dialect == "vllm" and name not in self._cards:
             with self._loading:
                 self._bring(pinned, name)
         return name
+
+    def bring_again(self, pinned: str | None) -> bool:
+        """After a 404: whether it may be asked again, since vLLM had forgotten the adapter and has it now.
+
+        vLLM keeps what was loaded until it is started anew. Raises as `name`.
+        """
+        if pinned is None or self.dialect != "vllm":
+            return False
+        with self._loading:
+            self._bring(pinned, self._names.get(pinned, pinned))
+        return True
 
     def load(self, pinned: str) -> None:
         """Let the server load an adapter. Raises as `name`."""
@@ -153,9 +175,13 @@ class Models:
             ) from None
 
     @property
-    def _first(self) -> str:
-        """The base: adapters have a parent."""
+    def _called(self) -> str:
+        """What the server calls the base."""
+        if self._base_name is not None:
+            return self._base_name
+        if self.dialect == "searchlora":
+            return public_name(self._base.name)
         for name, card in self._cards.items():
-            if not card.get("parent"):
+            if not card.get("parent"):  # adapters have one
                 return name
         raise EngineError("the server lists no model", where=self._server.url, fix="Name the base with 'model'.")

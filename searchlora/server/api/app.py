@@ -16,7 +16,7 @@ from searchlora.server.api.service import Service
 from searchlora.server.api.unforeseen import Unforeseen
 from searchlora.server.closed import CLOSED
 
-#: That are counted under their names.
+#: That are counted under their names; those of single models are counted as one.
 _PATHS = frozenset(
     {
         "/v1/models",
@@ -45,7 +45,7 @@ def create_app(service: Service) -> FastAPI:
     add_refusals(app)
     for room in (models, chat, score, embeddings, adapters, health):
         app.include_router(room.routes(service))
-    app.add_middleware(Unforeseen)
     app.add_middleware(Gate, settings=service.settings)
+    app.add_middleware(Unforeseen)
     app.add_middleware(Counted, metrics=service.metrics, paths=_PATHS)
     return app

@@ -12,8 +12,10 @@ from searchlora.server.api.service import Service
 from searchlora.server.api.wire import ChatRequest, ScoreRequest
 
 
-def engine_request(service: Service, asked: ChatRequest | ScoreRequest, **more: Any) -> Request:
-    """The request with its adapter pinned; `more` goes into it. Not for the event loop: it reads the store.
+def engine_request(service: Service, asked: ChatRequest | ScoreRequest, **more: Any) -> tuple[Request, int]:
+    """The request with its adapter pinned, and how many tokens its prompt has; `more` goes into it.
+
+    Not for the event loop: it reads the store.
 
     Raises:
         InvalidName, NotInStore: as `Service.pinned`.
@@ -35,4 +37,4 @@ def engine_request(service: Service, asked: ChatRequest | ScoreRequest, **more: 
             f"The prompt has {length} tokens, and this server takes {most}. Shorten it.",
             param="messages",
         )
-    return request
+    return request, length

@@ -9,16 +9,18 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, StreamingResponse
 
+from searchlora.errors import PromptTooLong
 from searchlora.inference.engine import Completion
+from searchlora.outputs import Grammar
 from searchlora.server.api.asking import engine_request
-from searchlora.server.api.grammars import grammar
+from searchlora.server.api.grammars import fits, grammar
 from searchlora.server.api.leaving import unless_gone
 from searchlora.server.api.refusals import Refusal, refusal_of
 from searchlora.server.api.service import Service
@@ -39,7 +41,7 @@ def routes(service: Service) -> APIRouter:
         answer = await run_in_threadpool(_begin, service, asked, http.state.caller, pieces)
         if pieces is None:
             completion = await unless_gone(http, asyncio.wrap_future(answer.future))
-            service.metrics.completed(answer.model, completion, held=answer.held)
+            await _count(service, answer, completion)
             return JSONResponse(answer.whole(completion))
         texts = pieces.of(answer.future)
         first = await unless_gone(http, anext(texts))  # what fails before the first token still has its status
@@ -57,12 +59,12 @@ class _Answer:
 
     Attributes:
         model: The exact adapter, or the base's name.
-        held: Whether a grammar holds it.
+        held: The grammar that holds it.
     """
 
     future: Future[Completion]
     model: str
-    held: bool
+    held: Grammar | None
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -87,15 +89,35 @@ class _Answer:
 
 def _begin(service: Service, asked: ChatRequest, caller: str, pieces: Pieces | None) -> _Answer:
     most = service.settings.answer_tokens
-    length = asked.max_completion_tokens or asked.max_tokens or most
-    if length > most:
-        raise Refusal(400, "invalid_value", f"An answer has no more than {most} tokens here.", param="max_tokens")
+    length = asked.max_completion_tokens or asked.max_tokens
+    if length is not None and length > most:
+        field = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
+        raise Refusal(400, "invalid_value", f"An answer has no more than {most} tokens here.", param=field)
     held = grammar(asked.response_format, asked.structured_outputs)
-    request = engine_request(service, asked, max_new_tokens=length, grammar=held)
+    request, prompt = engine_request(service, asked, grammar=held)
+    request = replace(request, max_new_tokens=length or _room(service, prompt))
     future = service.engine.submit(
         request, caller=caller, seconds=service.settings.seconds, told=pieces.told if pieces else None
     )
-    return _Answer(future, request.adapter or service.base, held is not None)
+    return _Answer(future, request.adapter or service.base, held)
+
+
+def _room(service: Service, prompt: int) -> int:
+    """Tokens of an answer whose request does not say: what the server gives, as far as the context has room."""
+    if service.context is None:
+        return service.settings.answer_tokens
+    room = service.context - prompt
+    if room < 1:
+        raise PromptTooLong(0, prompt, 1, service.context)
+    return min(service.settings.answer_tokens, room)
+
+
+async def _count(service: Service, answer: _Answer, completion: Completion) -> None:
+    """Count a completion. One that was cut may fit its grammar all the same."""
+    invalid = False
+    if answer.held is not None and completion.finish == "length":
+        invalid = not await run_in_threadpool(fits, answer.held, completion.text)
+    service.metrics.completed(answer.model, completion, invalid=invalid)
 
 
 async def _events(
@@ -108,7 +130,7 @@ async def _events(
             if text:
                 yield _event(answer.chunk({"content": text}))
         completion = answer.future.result()
-        service.metrics.completed(answer.model, completion, held=answer.held)
+        await _count(service, answer, completion)
         yield _event(answer.chunk({}, completion.finish))
         if usage:
             yield _event(answer.last(completion))

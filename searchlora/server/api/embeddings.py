@@ -23,9 +23,10 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/embeddings")
     async def embeddings(asked: EmbeddingRequest, http: Request) -> dict[str, Any]:
         pinned = await run_in_threadpool(service.encoders.pinned, asked.model)
-        future = service.encoders.submit(pinned, asked.input, asked.dimensions, cut=asked.truncate)
+        seconds = service.settings.seconds
+        future = service.encoders.submit(pinned, asked.input, asked.dimensions, cut=asked.truncate, seconds=seconds)
         try:
-            async with asyncio.timeout(service.settings.seconds):
+            async with asyncio.timeout(seconds):
                 embedded = await unless_gone(http, asyncio.wrap_future(future))
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before this was done", fix="Ask for fewer texts.") from None

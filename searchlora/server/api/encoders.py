@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 from searchlora.adapters.load_check import check_base
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import EngineBusy, LoadCheckFailed, NotInStore, UsageError
+from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
 from searchlora.models.catalogue import public_name
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.retrieval.encoder import Encoder, Vectors
-from searchlora.server.api.threads import in_new_thread
+from searchlora.server.api.threads import Errand, Line
 
 
 @dataclass(frozen=True)
@@ -36,59 +35,68 @@ class Encoders:
 
     Raises:
         BaseModelError: for one that is not there.
+        UsageError: for two that requests would call by one name.
     """
 
     def __init__(self, names: Sequence[str], store: Store, *, loaded: int = 4, waiting: int = 64) -> None:
-        self.bases: dict[str, BaseModel] = {public_name(name): resolve(name) for name in names}
+        self.bases: dict[str, BaseModel] = {}
+        for name in names:
+            base = resolve(name)
+            if self.bases.setdefault(public_name(name), base) != base:
+                raise UsageError(
+                    f"two encoders would both be called '{public_name(name)}'",
+                    where=name,
+                    fix="Rename the folder of one: requests name an encoder by the last part of its path.",
+                )
         self._store = store
         self._most = loaded
         self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # the one used longest ago first
-        self._computing = threading.Lock()
-        self._room = threading.Semaphore(waiting)
-        self._waiting = waiting
+        self._line = Line(waiting)
 
     def pinned(self, model: str) -> str:
         """The base or the exact adapter that a request's `model` means now. Raises `InvalidName`, `NotInStore`."""
         return model if model in self.bases else self._store.pin(model)
 
-    def submit(self, pinned: str, texts: Sequence[str], dimensions: int | None, *, cut: bool) -> Future[Embedded]:
-        """Ask for the vectors of texts without waiting for them.
+    def submit(
+        self, pinned: str, texts: Sequence[str], dimensions: int | None, *, cut: bool, seconds: float | None = None
+    ) -> Future[Embedded]:
+        """Ask for the vectors of texts without waiting for them; cancelling the future takes back what has not begun.
 
         Args:
             dimensions: As for `Encoder`.
             cut: What is too long; else it is refused.
+            seconds: Until it must be done.
 
         Raises:
             EngineBusy: when too many requests wait already. The future raises what follows.
+            DeadlineExceeded: when it is not done in time; it is not computed any further then.
             NotInStore: for an adapter of another base.
             LoadCheckFailed: for an adapter that must not be loaded.
             UsageError: for a text that is too long, and for too many dimensions.
         """
-        if not self._room.acquire(blocking=False):
-            raise EngineBusy(f"{self._waiting} requests for vectors wait already", fix="Ask again later.")
-        future = in_new_thread(lambda: self._encode(pinned, texts, dimensions, cut))
-        future.add_done_callback(lambda _: self._room.release())
-        return future
+        return self._line.put(lambda errand: self._encode(errand, pinned, texts, dimensions, cut), seconds)
 
-    def _encode(self, pinned: str, texts: Sequence[str], dimensions: int | None, cut: bool) -> Embedded:
-        with self._computing:
-            encoder = self._encoder(pinned)
-            lengths = [encoder.tokens(text) for text in texts]
-            most = encoder.max_tokens
-            if most is not None and not cut and max(lengths) > most:
-                place = next(place for place, length in enumerate(lengths) if length > most)
-                raise UsageError(
-                    f"text {place + 1} has {lengths[place]} tokens, and {pinned} reads {most}",
-                    fix="Shorten it, or let it be cut with 'truncate': true.",
-                )
-            vectors = Encoder(encoder.model, encoder.name, dimensions).encode(texts)
+    def _encode(self, errand: Errand, pinned: str, texts: Sequence[str], dimensions: int | None, cut: bool) -> Embedded:
+        encoder = self._encoder(pinned)
+        errand.check_time()  # loading may have taken long
+        lengths = [encoder.tokens(text) for text in texts]
+        most = encoder.max_tokens
+        if most is not None and not cut and max(lengths) > most:
+            place = next(place for place, length in enumerate(lengths) if length > most)
+            raise UsageError(
+                f"text {place + 1} has {lengths[place]} tokens, and {pinned} reads {most}",
+                fix="Shorten it, or let it be cut with 'truncate': true.",
+            )
+        # Named as requests name it: errors would tell the folder of a base that lies in one.
+        named = Encoder(encoder.model, pinned, dimensions)
+        vectors = named.encode(texts, progress=lambda *_: errand.check_time())
         return Embedded(vectors, sum(min(length, most or length) for length in lengths))
 
     def _encoder(self, pinned: str) -> Encoder:
         if pinned not in self._loaded:
-            self._loaded[pinned] = self._load(pinned)
-            if len(self._loaded) > self._most:
+            while len(self._loaded) >= self._most:  # room first: there are never more than that in memory
                 self._loaded.popitem(last=False)
+            self._loaded[pinned] = self._load(pinned)
         self._loaded.move_to_end(pinned)
         return self._loaded[pinned]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from searchlora.server.api.leaving import gone
 from searchlora.server.api.rates import Rates
 from searchlora.server.api.refusals import Refusal
+from searchlora.server.api.sending import NotRead, in_time
 from searchlora.server.api.settings import Settings
 from searchlora.server.binding import is_own
 
@@ -23,7 +26,8 @@ _BODY_SECONDS = 30.0
 
 
 class Gate:
-    """ASGI middleware: answers 401, 403, 408, 413, 429 or 503 itself; what passes has its caller in `scope["state"]`.
+    """ASGI middleware: answers 401, 403, 408, 413, 429 or 503 itself; what passes has its caller in `scope["state"]`,
+    and its answer breaks off when nobody reads it.
 
     A caller is an API key, or where there are none the address that the request came from.
     """
@@ -55,7 +59,8 @@ class Gate:
         except Refusal as refusal:
             await refusal.response()(scope, receive, send)
             return
-        await self._app(scope, _again(body, receive), send)
+        with suppress(NotRead):  # its connection is closed, since the answer is not whole
+            await self._app(scope, _again(body, receive), in_time(send, self._settings.seconds))
 
     def _caller(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
@@ -84,7 +89,7 @@ class Gate:
         if not is_own(host, self._settings.names):
             raise Refusal(403, "unknown_host", "This server does not go by that name. Start it with --name and it.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             raise Refusal(403, "foreign_page", "This request comes from another page.")
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
@@ -97,6 +102,8 @@ class Gate:
             async with asyncio.timeout(_BODY_SECONDS):
                 while more:
                     message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise gone()
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self._settings.body_bytes:
@@ -104,6 +111,13 @@ class Gate:
         except TimeoutError:
             raise Refusal(408, "body_too_slow", f"The body did not come within {_BODY_SECONDS:.0f} seconds.") from None
         return body
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # a bracket that is not closed, for one
+        return None
 
 
 def _digest(key: bytes) -> bytes:

@@ -59,6 +59,21 @@ def grammar(format_: ResponseFormat | None, outputs: StructuredOutputs | None) -
     return first or second
 
 
+def fits(grammar: Grammar, text: str) -> bool:
+    """Whether a text is a whole answer under a grammar that the engine has taken."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    read = {
+        "json_schema": LLMatcher.grammar_from_json_schema,
+        "regex": LLMatcher.grammar_from_regex,
+        "lark": LLMatcher.grammar_from_lark,
+    }
+    tokens = LLTokenizer("byte")  # each byte is one
+    matcher = LLMatcher(tokens, read[grammar.kind](grammar.text), log_level=0)
+    ids = tokens.tokenize_str(text)
+    return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+
+
 def _of_format(format_: ResponseFormat) -> Grammar | None:
     if (format_.json_schema is not None) != (format_.type == "json_schema"):
         raise _refused("json_schema belongs to the type json_schema, and it to that.", "response_format.json_schema")
@@ -68,8 +83,8 @@ def _of_format(format_: ResponseFormat) -> Grammar | None:
 
 
 def _of_outputs(outputs: StructuredOutputs) -> Grammar:
-    given = outputs.model_dump(exclude_none=True)
-    if len(given) != 1:
+    given = (outputs.json_, outputs.regex, outputs.grammar, outputs.choice)
+    if sum(each is not None for each in given) != 1:
         raise _refused("Give exactly one of json, regex, grammar and choice.", "structured_outputs")
     if outputs.json_ is not None:
         return Grammar("json_schema", outputs.json_) if isinstance(outputs.json_, str) else _by_schema(outputs.json_)

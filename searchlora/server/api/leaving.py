@@ -19,17 +19,22 @@ async def unless_gone(http: Request, wanted: Awaitable[Wanted]) -> Wanted:
     Raises:
         Refusal: 499, which nobody reads, when the client has gone.
     """
-    answer, gone = asyncio.ensure_future(wanted), asyncio.ensure_future(_gone(http))
+    answer, left = asyncio.ensure_future(wanted), asyncio.ensure_future(_left(http))
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
-            raise Refusal(499, "client_gone", "The client has gone.")
+            raise gone()
         return answer.result()
     finally:
-        gone.cancel()
+        left.cancel()
         answer.cancel()
 
 
-async def _gone(http: Request) -> None:
+def gone() -> Refusal:
+    """What a client is told that has gone; it is counted."""
+    return Refusal(499, "client_gone", "The client has gone.")
+
+
+async def _left(http: Request) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass

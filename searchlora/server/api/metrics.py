@@ -50,11 +50,11 @@ class Metrics:
             registry=self.registry,
         )
 
-    def completed(self, model: str, completion: Completion, *, held: bool) -> None:
-        """Count a completion; `held` where a grammar held it."""
+    def completed(self, model: str, completion: Completion, *, invalid: bool) -> None:
+        """Count a completion; `invalid` where it does not fit the grammar that it was asked under."""
         self.tokens.labels(model, "prompt").inc(completion.prompt_tokens)
         self.tokens.labels(model, "completion").inc(completion.completion_tokens)
-        self.invalid.labels(model).inc(held and completion.finish == "length")
+        self.invalid.labels(model).inc(invalid)
 
     def watch(self, stats: Callable[[], Stats | None]) -> None:
         """Read an engine's counts whenever somebody asks."""
@@ -104,7 +104,8 @@ class Counted:
     """ASGI middleware: counts and times every request.
 
     Args:
-        paths: That are counted under their names; others are counted as one.
+        paths: That are counted under their names; what lies below one of them is counted as "PATH/NAME", others as
+            "other".
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
@@ -122,10 +123,15 @@ class Counted:
             status = message.get("status", status)
             await send(message)
 
-        path = scope["path"] if scope["path"] in self._paths else "other"
+        path = self._name(scope["path"])
         started = time.monotonic()
         try:
             await self._app(scope, receive, send_and_see)
         finally:
             self._metrics.requests.labels(path, status).inc()
             self._metrics.seconds.labels(path).observe(time.monotonic() - started)
+
+    def _name(self, path: str) -> str:
+        if path in self._paths:
+            return path
+        return next((f"{above}/NAME" for above in self._paths if path.startswith(f"{above}/")), "other")

@@ -24,7 +24,7 @@ def routes(service: Service) -> APIRouter:
     def models() -> dict[str, Any]:
         return {"object": "list", "data": list(_all(service, prints))}
 
-    @router.get("/v1/models/{model}")
+    @router.get("/v1/models/{model:path}")
     def model(model: str) -> dict[str, Any]:
         found = next((each for each in _all(service, prints) if each["id"] == model), None)
         if found is None:
@@ -55,7 +55,7 @@ def _all(service: Service, prints: dict[str, Fingerprint]) -> Iterator[dict[str,
         for target in (entry.version, *entry.aliases):
             yield {"id": f"{entry.name}@{target}", **about}
     for name, newest_about in newest.items():
-        if newest_about is not None:
+        if newest_about is not None and name not in prints:  # a base of that name is what requests get
             yield {"id": name, **newest_about}
 
 

@@ -42,7 +42,16 @@ _STATUS: tuple[tuple[type[SearchloraError], int, str], ...] = (
 #: What stands before the last part of an absolute path.
 _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*")
 
+_JSON = re.compile(r"\s*application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
+
 _RETRY_AFTER = 1  # seconds; a busy engine has room again as soon as a row ends
+
+
+#: Which clients would try again by themselves (OpenAI's does): the same work would be done again, and again in vain.
+_FINAL = (409, 504)
+
+#: What an engine calls the request that a refusal is of. The server hands them over one by one, so it says nothing.
+_ONLY = "request 1"
 
 
 class Refusal(Exception):
@@ -70,6 +79,8 @@ class Refusal(Exception):
     def response(self) -> JSONResponse:
         """The whole answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status in _FINAL:
+            headers["X-Should-Retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body, self.status, headers)
@@ -83,6 +94,15 @@ def refusal_of(error: BaseException) -> Refusal:
         return Refusal(500, "internal_error", "The server failed at this request; its log says why.")
     status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "failed"))
     return Refusal(status, code, _said(error), retry_after=_RETRY_AFTER if status == 503 else None)
+
+
+def refusal_among(error: BaseException, place: int) -> Refusal:
+    """The same where it is of one of several requests, of which it names the place (from 0)."""
+    refusal = refusal_of(error)
+    if not isinstance(error, EngineBusy):
+        refusal.message = f"Request {place + 1}: {refusal.message[:1].lower()}{refusal.message[1:]}"
+        refusal.param = refusal.param and f"requests.{place}.{refusal.param}"
+    return refusal
 
 
 def add_refusals(app: FastAPI) -> None:
@@ -101,20 +121,23 @@ def _said(error: SearchloraError) -> str:
     """The error's words, without the folders of this machine that a store or a base may tell."""
     tells = isinstance(error, (StoreError, BaseModelError)) and not isinstance(error, InvalidName)
     what = _FOLDERS.sub("", error.what) if tells else error.what
-    if error.where:
+    if error.where and error.where != _ONLY:
         said = f"{error.where.rpartition(os.sep)[2] if tells else error.where}: {what}."
     else:
         said = f"{what[:1].upper()}{what[1:]}."
     return f"{said} {error.fix}" if error.fix else said
 
 
-def _misfit(_: Request, error: Exception) -> JSONResponse:
+def _misfit(request: Request, error: Exception) -> JSONResponse:
     """A body that does not fit, without repeating it: it may hold what cannot be sent back."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     kind, said = first["type"], first["msg"]
     # "<one>" and the like name a form of the body, see `wire.ScoreBody`, and no field.
     field = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith("<"))
+    if not _JSON.match(request.headers.get("content-type", "")):
+        said = "The body is not sent as JSON: set the header 'Content-Type: application/json'."
+        return Refusal(400, "invalid_json", said).response()
     if kind == "json_invalid":
         return Refusal(400, "invalid_json", f"The body is not JSON: {first['ctx']['error']}.").response()
     if kind == "extra_forbidden":

@@ -11,9 +11,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
+from searchlora.errors import SearchloraError
 from searchlora.inference.engine import Scored
 from searchlora.server.api.asking import engine_request
 from searchlora.server.api.leaving import unless_gone
+from searchlora.server.api.refusals import Refusal, refusal_among
 from searchlora.server.api.service import Service
 from searchlora.server.api.wire import ScoreBody, ScoreRequest, ScoreRequests
 
@@ -44,13 +46,15 @@ def _begin(service: Service, several: Sequence[ScoreRequest], caller: str) -> _B
     begun: list[tuple[str, Future[Scored]]] = []
     try:
         for asked in several:
-            request = engine_request(service, asked, ends=asked.ends)
+            request, _ = engine_request(service, asked, ends=asked.ends)
             future = service.engine.submit_score(
                 request, asked.choices, within=asked.within, caller=caller, seconds=service.settings.seconds
             )
             begun.append((request.adapter or service.base, future))
-    except BaseException:
+    except BaseException as error:
         _take_back(begun)
+        if len(several) > 1 and isinstance(error, (Refusal, SearchloraError)):
+            raise refusal_among(error, len(begun)) from error
         raise
     return begun
 

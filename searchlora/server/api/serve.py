@@ -11,7 +11,9 @@ from typing import Any
 import uvicorn
 
 from searchlora.adapters.store import Store
+from searchlora.errors import UsageError
 from searchlora.inference.local import LocalEngine
+from searchlora.models.catalogue import public_name
 from searchlora.models.resolve import resolve
 from searchlora.server.api.app import create_app
 from searchlora.server.api.encoders import Encoders
@@ -38,7 +40,11 @@ def make_service(
 
     Raises:
         BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for what is not there or must not be loaded.
+        UsageError: for two models that requests would call by one name.
     """
+    encoding = Encoders(encoders, store)
+    if (name := public_name(base)) in encoding.bases:
+        raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
 
     def made() -> LocalEngine:
         local = LocalEngine(resolve(base), store, waiting=settings.waiting, **engine)
@@ -46,14 +52,14 @@ def make_service(
             local.load(adapter)
         return local
 
-    return Service(in_new_thread(made).result(), store, Encoders(encoders, store), settings)
+    return Service(in_new_thread(made).result(), store, encoding, settings)
 
 
 def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
     """A server that finishes what is in flight when it is told to stop.
 
     Args:
-        grace: Seconds for that; what takes longer breaks off.
+        grace: Seconds for that; what takes longer breaks off. Infinity: nothing does.
     """
     config = uvicorn.Config(
         create_app(service),
@@ -61,7 +67,7 @@ def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # whoever may set them could ask under any address
-        timeout_graceful_shutdown=math.ceil(grace),
+        timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),
     )
     return uvicorn.Server(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from searchlora.adapters.store import Store
 from searchlora.inference.local import LocalEngine
@@ -22,10 +23,18 @@ class Service:
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
 
-    @property
+    @cached_property
     def base(self) -> str:
         """What the bare base is called in requests: never a path."""
         return public_name(self.engine.base.name)
+
+    @cached_property
+    def context(self) -> int | None:
+        """How many tokens prompt and answer may have together; None: any number."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.engine.base.path).get_text_config()
+        return getattr(config, "max_position_embeddings", None)
 
     def pinned(self, model: str) -> str | None:
         """The exact adapter that a request's `model` means now; None: the bare base.

@@ -11,33 +11,42 @@ from searchlora.inference.engine import Completion
 
 
 class Pieces:
-    """Made in the event loop; `told` is for `LocalEngine.submit`."""
+    """Made in the event loop; `told` is for `LocalEngine.submit`.
+
+    Only the newest text is held, however far whoever reads the pieces is behind.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._texts: asyncio.Queue[str | None] = asyncio.Queue()
+        self._text = ""
+        self._news = asyncio.Event()
 
     def told(self, text: str) -> None:
         """Take the text so far."""
-        self._put(text)
+        self._text = text
+        self._wake()
 
     async def of(self, future: Future[Completion]) -> AsyncIterator[str]:
-        """What came new with each token, perhaps nothing; all pieces together are the completion's text.
+        """What came new since the last piece, perhaps nothing; all pieces together are the completion's text.
 
         Whoever stops asking for more takes the request back. Raises what the future raises.
         """
-        future.add_done_callback(lambda _: self._put(None))
+        future.add_done_callback(lambda _: self._wake())
         sent = ""
         try:
-            while (text := await self._texts.get()) is not None:
-                whole = text.rstrip("\ufffd")  # half a character becomes a whole one with the next token
-                if whole.startswith(sent):
+            done = False
+            while not done:
+                await self._news.wait()
+                self._news.clear()
+                done = future.done()
+                whole = self._text.rstrip("\ufffd")  # half a character becomes a whole one with the next token
+                if whole.startswith(sent) and not (done and whole == sent):
                     yield whole[len(sent) :]
                     sent = whole
             yield future.result().text[len(sent) :]
         finally:
             future.cancel()
 
-    def _put(self, text: str | None) -> None:
+    def _wake(self) -> None:
         with suppress(RuntimeError):  # the loop is closed; the engine's thread must go on
-            self._loop.call_soon_threadsafe(self._texts.put_nowait, text)
+            self._loop.call_soon_threadsafe(self._news.set)

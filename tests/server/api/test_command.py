@@ -45,12 +45,13 @@ def test_what_is_in_flight_is_finished_when_it_is_terminated(tiny_base, store):
         assert "searchlora_adapters_loaded 1.0" in client.get("/metrics").text
         with client.stream("POST", "/v1/chat/completions", json=LONG) as stream:
             lines = (line for line in stream.iter_lines() if line)
-            next(lines)
+            first = next(lines).removeprefix("data: ")
             process.send_signal(signal.SIGTERM)
             rest = [line.removeprefix("data: ") for line in lines]
         assert rest[-1] == "[DONE]"
-        last = json.loads(rest[-2])["choices"][0]
-        assert (last["finish_reason"], len(rest)) == ("stop", 1000)
+        *pieces, last = (json.loads(each)["choices"][0] for each in [first, *rest[:-1]])
+        assert last["finish_reason"] == "stop"
+        assert len("".join(piece["delta"]["content"] for piece in pieces)) == 999
         out, err = process.communicate(timeout=20)
         assert process.returncode in (0, -signal.SIGTERM)
         assert "Traceback" not in out + err
@@ -67,3 +68,30 @@ def test_what_cannot_be_served_is_said_before_anything_is(refused, tiny_base, tm
         (("--base", tiny_base.path, "--host", "203.0.113.1"), "cannot be used"),
     ):
         assert words in refused("serve", "--store", tmp_path / "store", "--port", "0", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "words"),
+    [
+        ("", (), "SEARCHLORA_API_KEY is set and holds no key"),
+        ("  ", (), "SEARCHLORA_API_KEY is set and holds no key"),
+        (None, ("--api-key", ""), "an API key is empty, or has blanks"),
+        (None, ("--api-key", "good", "--api-key", " "), "an API key is empty, or has blanks"),
+    ],
+)
+def test_a_key_that_is_none_does_not_open_the_server(refused, monkeypatch, env, arguments, words):
+    monkeypatch.delenv("SEARCHLORA_API_KEY", raising=False)
+    if env is not None:
+        monkeypatch.setenv("SEARCHLORA_API_KEY", env)
+    assert words in refused("serve", "--port", "0", *arguments)
+
+
+def test_as_many_connections_as_the_system_allows():
+    code = (
+        "import resource; from searchlora.server.api.descriptors import room_for_connections;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 600));"
+        "print(room_for_connections(), resource.getrlimit(resource.RLIMIT_NOFILE));"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); print(room_for_connections())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split("\n")[:2] == ["472 (600, 600)", "1"]

@@ -118,6 +118,37 @@ def test_models_of_the_other_kind(client):
     refused(client.post(EMBED, json={"model": "tiny", "input": "x"}), 404)
 
 
+def test_what_would_fail_again_says_so_to_clients_that_retry(client):
+    assert client.post(CHAT, json=asked(model="meaning")).headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in client.post(CHAT, json=asked(model="four")).headers
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, 400, "Request 3: the prompt of"),
+        ({"model": "four"}, 404, "Request 3: store: there is no adapter 'four'"),
+        ({"model": "../one"}, 400, "Request 3: "),
+    ],
+)
+def test_errors_name_the_request_of_several_that_they_are_of(client, change, status, words):
+    good = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
+    said = refused(client.post(SCORE, json={"requests": [good, good, good | change]}), status, words)["message"]
+    alone = refused(client.post(SCORE, json=good | change), status)["message"]
+    assert "request 1" not in (said + alone).lower()
+
+
+def test_a_folder_that_is_not_the_stores_hides_nothing(client, store):
+    stray = store.root / "Backup 2026" / "1"
+    stray.mkdir(parents=True)
+    try:
+        assert "one@1" in {model["id"] for model in client.get("/v1/models").json()["data"]}
+        refused(client.post(CHAT, json=asked(model="four")), 404, "no adapter 'four'")
+    finally:
+        stray.rmdir()
+        stray.parent.rmdir()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -130,7 +161,8 @@ def test_models_of_the_other_kind(client):
     ],
 )
 def test_texts_that_are_not_embedded(client, change, words):
-    refused(client.post(EMBED, json={"model": "encoder", "input": "x"} | change), 400, words)
+    error = refused(client.post(EMBED, json={"model": "encoder", "input": "x"} | change), 400, words)
+    assert "/" not in error["message"]
 
 
 def test_a_long_text_is_cut_where_that_is_asked_for(client):

@@ -1,0 +1,95 @@
+"""Embeddings under load: nothing is computed for those who left, no more copies than allowed, no path is told."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+
+import httpx
+import pytest
+
+from searchlora.errors import DeadlineExceeded, UsageError
+from searchlora.server.api import encoders
+from searchlora.server.api.encoders import Encoders
+from tests.server.api.made import made_service, served
+
+EMBED = "/v1/embeddings"
+
+
+@pytest.fixture
+def go():
+    """Until it is set, the text "held" is not embedded."""
+    return threading.Event()
+
+
+@pytest.fixture
+def embedded(monkeypatch, go):
+    """The first text of each call of an encoder."""
+    texts: list[str] = []
+
+    class Seen(encoders.Encoder):
+        def encode(self, given, **more):
+            texts.append(given[0])
+            assert given[0] != "held" or go.wait(30)
+            return super().encode(given, **more)
+
+    monkeypatch.setattr(encoders, "Encoder", Seen)
+    return texts
+
+
+def test_nothing_is_computed_for_clients_that_left(tiny_base, encoder_base, store, embedded, go):
+    with (
+        served(made_service(tiny_base, store, encoder_base)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+
+        def ask(text, timeout=30.0):
+            return client.post(EMBED, json={"model": "encoder", "input": text}, timeout=timeout).status_code
+
+        holding = threading.Thread(target=ask, args=("held",))
+        holding.start()
+        while not embedded:
+            time.sleep(0.01)
+        for _ in range(3):
+            with pytest.raises(httpx.ReadTimeout):
+                ask("left", timeout=0.1)
+        threading.Timer(0.2, go.set).start()
+        assert ask("stayed") == 200
+        holding.join()
+    assert embedded == ["held", "stayed"]
+
+
+def test_nothing_is_computed_where_loading_took_all_the_time(encoder_base, store, embedded, monkeypatch):
+    load = Encoders._load
+
+    def slow(self, pinned):
+        time.sleep(0.2)
+        return load(self, pinned)
+
+    monkeypatch.setattr(Encoders, "_load", slow)
+    with pytest.raises(DeadlineExceeded):
+        Encoders([str(encoder_base.path)], store).submit("encoder", ["late"], None, cut=True, seconds=0.1).result(60)
+    assert embedded == []
+
+
+def test_no_more_copies_are_in_memory_than_allowed(encoder_base, store, monkeypatch):
+    served, seen = Encoders([str(encoder_base.path)], store, loaded=1), []
+    load = Encoders._load
+
+    def counted(self, pinned):
+        seen.append(len(self._loaded) + 1)
+        return load(self, pinned)
+
+    monkeypatch.setattr(Encoders, "_load", counted)
+    for model in ("encoder", "meaning@1", "encoder"):
+        served.submit(model, ["x"], None, cut=True).result(30)
+    assert seen == [1, 1, 1]
+
+
+def test_two_encoders_of_one_name_are_refused_at_the_start(encoder_base, store, tmp_path):
+    other = tmp_path / encoder_base.path.name
+    shutil.copytree(encoder_base.path, other)
+    with pytest.raises(UsageError, match=f"two encoders would both be called '{other.name}'"):
+        Encoders([str(encoder_base.path), str(other)], store)
+    assert len(Encoders([str(encoder_base.path)] * 2, store).bases) == 1

@@ -1,0 +1,26 @@
+"""Whether an answer that was cut fits its grammar all the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.outputs import Grammar
+from searchlora.server.api.grammars import fits
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "whole", "part"),
+    [
+        ("regex", "[a-z]{3}", "abc", "ab"),
+        ("regex", "a*", "", "b"),
+        ("regex", "(größer|\u4f60\u597d)", "\u4f60\u597d", "\u4f60\ufffd"),
+        ("lark", 'start: "x" "y"', "xy", "x"),
+        ("json_schema", '{"type": "array", "items": {"type": "integer"}}', "[1, 2]", "[1, 2"),
+    ],
+)
+def test_whole_answers_fit_and_parts_do_not(kind, text, whole, part, capfd):
+    grammar = Grammar(kind, text)
+    assert fits(grammar, whole)
+    assert not fits(grammar, part)
+    assert not fits(grammar, f"{whole}!")
+    assert capfd.readouterr().err == ""
