@@ -1,6 +1,6 @@
 """Pairs judged per second: 10 queries of TREC DL 2019 with 100 passages each, the judgment task's own prompt.
 
-    python -m benchmarks.judging [--queries 10] [--repeats 5] [--try]
+    python -m benchmarks.judging [--queries 10] [--parts 5] [--try]
 
 * engine: the grades' labels scored, beginnings of prompts (guideline, query) computed once;
 * engine, nothing shared: the same with every prompt computed whole;
@@ -8,13 +8,15 @@
 * PEFT, JSON: `{"grade": 2}` generated, as many new tokens as that has.
 
 SmolLM2-135M in bf16 with an adapter of rank 16 and random weights (speed does not depend on them), batches of 32, a
-guideline of more than 150 tokens, passages cut at 800 characters (about 180 tokens). All take turns, repeat by repeat,
-in one process. That the engine's grades are those of PEFT is told for the pairs of one query in fp32.
+guideline of more than 150 tokens, passages cut at 800 characters (about 180 tokens). The queries are measured in parts,
+two queries each; all ways take turns, part by part, in one process. That the engine's grades are those of PEFT is told
+for the pairs of one query in fp32.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ import numpy as np
 
 from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.multi_adapter.systems import made_adapters
-from benchmarks.speed import speed_ratio, speed_row, timed
+from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
 from searchlora.data.formats import trecdl
 from searchlora.inference.engine import Request
@@ -40,8 +42,10 @@ from searchlora.tasks.judgment.guideline import settings_of
 
 LABELS = ("0", "1", "2", "3")
 JSON = '{"grade": 2}'
-BATCH, CHARACTERS = 32, 800
+EACH, BATCH, CHARACTERS = 100, 32, 800
 ENGINE, WHOLE, PEFT_LABELS, PEFT_JSON = "engine", "engine, nothing shared", "PEFT, labels", "PEFT, JSON"
+
+Way = Callable[[Sequence[Request]], object]
 
 
 def main() -> None:
@@ -49,10 +53,13 @@ def main() -> None:
     requests = _requests(given.queries)
     base = resolve(load_recipe({}).base)
     (folder,) = made_adapters(base, WORK / "multi_adapter", 1, 16)
-    # Beginnings are kept from one repeat to the next, as long as there is room: the guideline, and the last queries.
-    seconds, _ = timed(_ways(base, folder, requests), given.repeats)
-    same = _same(base, folder, requests[:100])
-    rows = [speed_row(name, "pairs/s", [len(requests) / each for each in values]) for name, values in seconds.items()]
+    parts = _parts(requests, given.parts)
+    seconds = _seconds(_ways(base, folder), parts)
+    same = _same(base, folder, requests[:EACH])
+    rows = [
+        speed_row(name, "pairs/s", [len(part) / taken for part, taken in zip(parts, values, strict=True)])
+        for name, values in seconds.items()
+    ]
     comparisons = [
         speed_ratio(ENGINE, name, "pairs/s", seconds[name], seconds[ENGINE]) for name in seconds if name != ENGINE
     ]
@@ -66,7 +73,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.judging")
     parser.add_argument("--queries", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", type=int, default=5, help="in which the queries are measured")
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
     return parser.parse_args()
 
@@ -81,19 +88,42 @@ def _requests(queries: int) -> list[Request]:
     ]
 
 
-def _ways(base: BaseModel, folder: Path, requests: Sequence[Request]) -> Mapping[str, Callable[[], object]]:
+def _parts(requests: Sequence[Request], count: int) -> list[Sequence[Request]]:
+    """The same number of whole queries in each."""
+    size = len(requests) // EACH // count * EACH
+    return [requests[start : start + size] for start in range(0, size * count, size)]
+
+
+def _seconds(ways: Mapping[str, Way], parts: Sequence[Sequence[Request]]) -> dict[str, list[float]]:
+    """Of each way for each part; a few pairs before them are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(parts[-1][:BATCH])
+    for part in parts:
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            way(part)
+            seconds[name].append(time.perf_counter() - begun)
+            print(f"{name}: {len(part) / seconds[name][-1]:.2f} pairs/s", flush=True)
+    return seconds
+
+
+def _ways(base: BaseModel, folder: Path) -> Mapping[str, Way]:
     sharing, whole = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
     for engine in (sharing, whole):
         engine.load_folder("judge", folder)
     peft = attach(load_model(base), folder)
-    prompts = [sharing.renderer.prompt_ids(request.messages) for request in requests]
     answers = [sharing.renderer.completion_ids(label) for label in LABELS]
     new = len(sharing.renderer.completion_ids(JSON))
+
+    def prompts(requests: Sequence[Request]) -> list[Sequence[int]]:
+        return [sharing.renderer.prompt_ids(request.messages) for request in requests]
+
     return {
-        ENGINE: lambda: sharing.score(requests, [LABELS] * len(requests)),
-        WHOLE: lambda: whole.score(requests, [LABELS] * len(requests)),
-        PEFT_LABELS: lambda: _scored(peft, prompts, answers),
-        PEFT_JSON: lambda: _generated(peft, prompts, new),
+        ENGINE: lambda requests: sharing.score(requests, [LABELS] * len(requests)),
+        WHOLE: lambda requests: whole.score(requests, [LABELS] * len(requests)),
+        PEFT_LABELS: lambda requests: _scored(peft, prompts(requests), answers),
+        PEFT_JSON: lambda requests: _generated(peft, prompts(requests), new),
     }
 
 

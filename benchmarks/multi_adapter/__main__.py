@@ -38,7 +38,7 @@ def main() -> None:
     base = resolve(load_recipe({}).base)
     folders = made_adapters(base, WORK / "multi_adapter", max(given.adapters), RANK)
     systems = {
-        **transformers_systems(base, folders, given.adapters),
+        **transformers_systems(base, folders, given.peft),
         **engine_systems(base, folders, given.adapters),
     }
     rows, comparisons = [], []
@@ -66,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
     parser.add_argument("--contexts", type=numbers, default=[64, 512])
     parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT mixes and switches")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
     return parser.parse_args()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from searchlora.adapters.attach import attach, new_adapter, save_adapter
-from searchlora.inference.scheduling.work import Work
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.scheduling.work import Work
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import cached_property
@@ -196,27 +196,30 @@ class LocalEngine:
         (work,) = self._to_write([request])
         if told is not None:
             work.told = lambda ids: told(self._text(ids))
-        self._submit(work, caller, seconds)
+        self._submit([work], caller, seconds)
         return then(work.result, lambda ids: self._completion(work.ids, ids))
 
-    def submit_score(
+    def submit_scores(
         self,
-        request: Request,
-        choices: Sequence[str],
+        asked: Iterable[tuple[Request, Sequence[str], float | None]],
         *,
-        within: float | None = None,
         caller: Hashable = None,
         seconds: float | None = None,
-    ) -> Future[Scored]:
-        """Ask for the scores of one request, at least one choice, without waiting for them; as `submit`."""
-        (work,) = self._to_score([request], [choices], within)
-        self._submit(work, caller, seconds)
-        return then(work.result, lambda scored: scored)
+    ) -> list[Future[Scored]]:
+        """Ask for the scores of requests without waiting for them, of all or of none; as `submit`.
 
-    def _submit(self, work: Work, caller: Hashable, seconds: float | None) -> None:
-        if seconds is not None:
-            work.deadline = time.monotonic() + seconds
-        self._core.submit([work], caller)
+        Args:
+            asked: Of each the request, at least one choice, and `within` as for `score`. It is read one by one, so
+                that who gives a generator knows of which one an error is.
+        """
+        works = [self._to_score([request], [choices], within)[0] for request, choices, within in asked]
+        self._submit(works, caller, seconds)
+        return [then(work.result, lambda scored: scored) for work in works]
+
+    def _submit(self, works: Sequence[Work], caller: Hashable, seconds: float | None) -> None:
+        for work in works:
+            work.deadline = None if seconds is None else time.monotonic() + seconds
+        self._core.submit(works, caller)
 
     def _to_write(self, requests: Sequence[Request]) -> list[Work]:
         for row, request in enumerate(requests):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import Kernels
+from searchlora.inference.batched.native.calls import COLUMNS, Kernels
 from searchlora.inference.batched.routing import Routing
 
 
@@ -85,31 +86,40 @@ class Packed:
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
         self._spans, self._kernels = spans, compiled
         self._ends = torch.tensor([span.stop for span in spans])
+        counts = [-(-(span.stop - span.start) // COLUMNS) for span in spans]
+        self._blocks = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         self._a = like.new_zeros(0, len(spans), 0, size_in)  # (slots, layers, rank, in)
-        self._b = like.new_zeros(0, 0, spans[-1].stop)  # (slots, rank, out)
+        self._flat_a = self._a.flatten(1, 2)
+        self._b = like.new_zeros(0, sum(counts), 0, COLUMNS, 2)  # (slots, blocks, rank / 2, columns, 2)
 
     def make_room(self, slots: int, rank: int) -> None:
-        self._a = _grown(self._a, (slots, len(self._spans), rank, self._a.shape[3]))
-        self._b = _grown(self._b, (slots, rank, self._b.shape[2]))
+        pairs = -(-rank // 2)
+        self._a = _grown(self._a, (slots, len(self._spans), 2 * pairs, self._a.shape[3]))
+        self._flat_a = self._a.flatten(1, 2)
+        self._b = _grown(self._b, (slots, self._b.shape[1], pairs, COLUMNS, 2))
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         self._a[slot], self._b[slot] = 0, 0
-        for layer, (span, change) in enumerate(zip(self._spans, changes, strict=True)):
+        for layer, (blocks, change) in enumerate(zip(self._blocks, changes, strict=True)):
             if change is not None:
-                self._a[slot, layer, : len(change.a)] = change.a
-                self._b[slot, : len(change.a), span] = change.b.T
+                rank, width = change.a.shape[0], change.b.shape[0]
+                pairs = -(-rank // 2)
+                filled = change.b.new_zeros((blocks.stop - blocks.start) * COLUMNS, 2 * pairs)
+                filled[:width, :rank] = change.b
+                self._a[slot, layer, :rank] = change.a
+                self._b[slot, blocks, :pairs] = filled.view(-1, COLUMNS, pairs, 2).transpose(1, 2)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
         if x.shape[1] == 1:
             y = y.contiguous()
-            self._kernels.lora(x, y, self._a.flatten(1, 2), self._b, routing.items, self._ends)
+            self._kernels.lora(x, y, self._flat_a, self._b, routing.items, self._ends)
             return y
-        rank = self._b.shape[1]
-        inner = torch.bmm(routing.segmented(x), routing.of(self._a).flatten(1, 2).transpose(1, 2))
+        rank = self._a.shape[2]
+        inner = torch.bmm(routing.segmented(x), routing.of(self._flat_a).transpose(1, 2))
         b = routing.of(self._b)
-        for layer, span in enumerate(self._spans):
-            of_layer = inner[:, :, layer * rank : (layer + 1) * rank]
-            routing.added(y[..., span], of_layer, b[:, :, span])
+        for layer, (span, blocks) in enumerate(zip(self._spans, self._blocks, strict=True)):
+            of_layer = b[:, blocks].permute(0, 2, 4, 1, 3).flatten(3).flatten(1, 2)[..., : span.stop - span.start]
+            routing.added(y[..., span], inner[:, :, layer * rank : (layer + 1) * rank], of_layer)
         return y
 
 

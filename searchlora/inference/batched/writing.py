@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,14 +113,26 @@ class Writer:
 
     def _write(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
         """The likeliest token that each row's grammar admits, behind hidden states (rows, size)."""
-        logits = self._forward.logits(hidden).float()  # argmax is quicker on it
+        logits = self._forward.logits(hidden)
         for place, row in enumerate(rows):
             if row.matcher is not None:
                 logits[place] = admitted(row.matcher, logits[place])
-        for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
+        for row, token in zip(rows, likeliest(logits).tolist(), strict=True):
             row.ids.append(token)
             row.stopped = token == self._stop_id and not row.endless
             if row.matcher is not None and not row.stopped:
                 row.matcher.consume_token(token)
             if row.matcher is not None and row.matcher.is_error():
                 row.error = cannot_go_on(row.matcher)
+
+
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The place of the largest number of each row, the first of several; (rows, vocabulary) -> (rows,).
+
+    Of each block of the vocabulary first: `argmax` over it all takes several times as long on a CPU.
+    """
+    block = math.gcd(logits.shape[1], 256)
+    blocks = logits.view(len(logits), -1, block)
+    best = blocks.amax(-1).argmax(-1)
+    within = blocks[torch.arange(len(logits), device=logits.device), best].argmax(-1)
+    return best * block + within

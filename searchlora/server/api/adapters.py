@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
-from searchlora.errors import EngineError
+from searchlora.errors import EngineBusy, EngineError
 from searchlora.server.api.refusals import Refusal
 from searchlora.server.api.service import Service
 from searchlora.server.api.threads import in_new_thread
@@ -26,7 +26,9 @@ def routes(service: Service) -> APIRouter:
         try:
             async with one_at_a_time:
                 return await asyncio.wrap_future(in_new_thread(errand))
-        except EngineError as error:  # it is in use, or all slots are
+        except EngineBusy:
+            raise
+        except EngineError as error:  # it is in use
             raise Refusal(409, "in_use", str(error), param="adapter") from None
 
     @router.post("/v1/adapters/load")

@@ -19,7 +19,7 @@ def routes(service: Service) -> APIRouter:
     @router.get("/readyz")
     async def readyz() -> dict[str, str]:
         stats = service.engine.stats()
-        if stats is not None and stats.waiting >= service.settings.waiting:
+        if stats.waiting >= service.settings.waiting:
             raise EngineBusy("the queue is full", fix="Ask again later.")
         return {"status": "ready"}
 

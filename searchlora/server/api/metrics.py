@@ -56,7 +56,7 @@ class Metrics:
         self.tokens.labels(model, "completion").inc(completion.completion_tokens)
         self.invalid.labels(model).inc(invalid)
 
-    def watch(self, stats: Callable[[], Stats | None]) -> None:
+    def watch(self, stats: Callable[[], Stats]) -> None:
         """Read an engine's counts whenever somebody asks."""
         self.registry.register(_EngineCounts(stats))
 
@@ -66,14 +66,12 @@ class Metrics:
 
 
 class _EngineCounts(Collector):
-    def __init__(self, stats: Callable[[], Stats | None]) -> None:
+    def __init__(self, stats: Callable[[], Stats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """The measures, none for an engine that does not count."""
+        """The measures."""
         stats = self._stats()
-        if stats is None:
-            return
         yield GaugeMetricFamily("searchlora_requests_waiting", "Requests in the engine's queue.", stats.waiting)
         yield GaugeMetricFamily("searchlora_rows_writing", "Answers being written now.", stats.writing)
         yield GaugeMetricFamily("searchlora_adapters_loaded", "Adapters in slots.", len(stats.loaded))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from searchlora.errors import SearchloraError
+from searchlora.inference.engine import Request as EngineRequest
 from searchlora.inference.engine import Scored
 from searchlora.server.api.asking import engine_request
 from searchlora.server.api.leaving import unless_gone
@@ -27,41 +28,40 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/score")
     async def score(asked: ScoreBody, http: Request) -> dict[str, Any]:
         several = asked.requests if isinstance(asked, ScoreRequests) else [asked]
-        begun = await run_in_threadpool(_begin, service, several, http.state.caller)
-        wanted = asyncio.gather(*(asyncio.wrap_future(future) for _, future in begun))
+        models, futures = await run_in_threadpool(_begin, service, several, http.state.caller)
+        wanted = asyncio.gather(*map(asyncio.wrap_future, futures))
         try:
             found = await unless_gone(http, wanted)
         finally:
-            _take_back(begun)
-        results = [_result(service, model, scored) for (model, _), scored in zip(begun, found, strict=True)]
+            for future in futures:
+                future.cancel()
+        results = [_result(service, model, scored) for model, scored in zip(models, found, strict=True)]
         return {"results": results} if isinstance(asked, ScoreRequests) else results[0]
 
     return router
 
 
-_Begun = Sequence[tuple[str, Future[Scored]]]
+def _begin(
+    service: Service, several: Sequence[ScoreRequest], caller: str
+) -> tuple[list[str], Sequence[Future[Scored]]]:
+    """What each is scored by, and all of them handed over, or none."""
+    if len(several) > service.settings.waiting:
+        most = service.settings.waiting
+        raise Refusal(400, "invalid_value", f"No more than {most} requests are taken at once.", param="requests")
+    models: list[str] = []
 
-
-def _begin(service: Service, several: Sequence[ScoreRequest], caller: str) -> _Begun:
-    begun: list[tuple[str, Future[Scored]]] = []
-    try:
+    def each() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
         for asked in several:
             request, _ = engine_request(service, asked, ends=asked.ends)
-            future = service.engine.submit_score(
-                request, asked.choices, within=asked.within, caller=caller, seconds=service.settings.seconds
-            )
-            begun.append((request.adapter or service.base, future))
-    except BaseException as error:
-        _take_back(begun)
-        if len(several) > 1 and isinstance(error, (Refusal, SearchloraError)):
-            raise refusal_among(error, len(begun)) from error
+            yield request, asked.choices, asked.within
+            models.append(request.adapter or service.base)
+
+    try:
+        return models, service.engine.submit_scores(each(), caller=caller, seconds=service.settings.seconds)
+    except (Refusal, SearchloraError) as error:
+        if len(models) < len(several) > 1:
+            raise refusal_among(error, len(models)) from error
         raise
-    return begun
-
-
-def _take_back(begun: _Begun) -> None:
-    for _, future in begun:
-        future.cancel()
 
 
 def _result(service: Service, model: str, scored: Scored) -> dict[str, Any]:

@@ -162,6 +162,15 @@ def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
         until(lambda: client.get("/v1/models").status_code == 200)
 
 
+def test_more_scores_at_once_than_may_wait_are_refused_for_good(tiny_base, store):
+    one = {"model": "one", "messages": [{"role": "user", "content": "tent"}], "choices": ["yes", "no"]}
+    with serving(tiny_base, store, waiting=4) as (_, client):
+        answer = client.post("/v1/score", json={"requests": [one] * 5})
+        assert answer.status_code == 400
+        assert "No more than 4 requests are taken at once" in answer.json()["error"]["message"]
+        assert len(client.post("/v1/score", json={"requests": [one] * 4}).json()["results"]) == 4
+
+
 def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, monkeypatch):
     with serving(tiny_base, store) as (service, client):
         writer = service.engine._core._machine._writer

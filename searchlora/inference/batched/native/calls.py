@@ -11,6 +11,9 @@ import torch
 #: Rows with one adapter that a kernel computes together, as in `kernels.c`.
 ROWS = 4
 
+#: Columns of B that stand together, as in `kernels.c`.
+COLUMNS = 64
+
 
 @dataclass(frozen=True)
 class Items:
@@ -53,7 +56,7 @@ class Kernels:
 
         Args:
             x, y: Shape (rows, 1, in), (rows, 1, out); y contiguous.
-            a, b: Shape (slots, layers * rank, in), (slots, rank, out), contiguous.
+            a, b: Shape (slots, layers * rank, in), (slots, blocks, rank / 2, COLUMNS, 2), contiguous; see `kernels.c`.
             ends: Shape (layers,), int64: the column of y behind each layer.
 
         Raises:
@@ -61,7 +64,7 @@ class Kernels:
         """
         x = x.contiguous()
         tensors = (x, y, a, b, items.slots, items.rows, items.counts)
-        sizes = (len(items.slots), x.shape[-1], y.shape[-1], b.shape[1], len(ends))
+        sizes = (len(items.slots), x.shape[-1], y.shape[-1], 2 * b.shape[2], len(ends))
         if self._lora(*(each.data_ptr() for each in tensors), *sizes, ends.data_ptr()):
             raise MemoryError("no memory for the products with A")
 

@@ -124,10 +124,45 @@ static inline void weighted(float sums[ROWS][COLUMNS], const float *factors, siz
                 sums[r][j] += factors[r * next + k] * from(w[k * stride + j]);
 }
 
+/* sums[row][j] += factors[row * next + k] * w[k / 2][j][k % 2] over an even number of k, for COLUMNS numbers: the layout
+ * that a product of pairs reads. */
+static inline void paired(float sums[ROWS][COLUMNS], const value *factors, size_t next, const value *w, int many) {
+#if defined(BF16) && defined(__AVX512BF16__)
+    enum { PARTS = COLUMNS / LANES };
+    __m512 lanes[ROWS][PARTS];
+    for (int r = 0; r < ROWS; r++)
+        for (int part = 0; part < PARTS; part++)
+            lanes[r][part] = _mm512_loadu_ps(&sums[r][part * LANES]);
+    for (int k = 0; k < many; k += 2, w += 2 * COLUMNS) {
+        __m512bh weights[PARTS];
+        for (int part = 0; part < PARTS; part++)
+            weights[part] = (__m512bh)_mm512_loadu_si512(w + part * 2 * LANES);
+        for (int r = 0; r < ROWS; r++) {
+            int32_t pair;
+            memcpy(&pair, factors + r * next + k, sizeof pair);
+            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+            for (int part = 0; part < PARTS; part++)
+                lanes[r][part] = _mm512_dpbf16_ps(lanes[r][part], weights[part], both);
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int part = 0; part < PARTS; part++)
+            _mm512_storeu_ps(&sums[r][part * LANES], lanes[r][part]);
+#else
+    for (int k = 0; k < many; k += 2, w += 2 * COLUMNS)
+        for (int r = 0; r < ROWS; r++) {
+            float even = from(factors[r * next + k]), odd = from(factors[r * next + k + 1]);
+            for (int j = 0; j < COLUMNS; j++)
+                sums[r][j] += even * from(w[2 * j]) + odd * from(w[2 * j + 1]);
+        }
+#endif
+}
+
 /* y += (x A') B of the adapter that each row wears, for layers that read the same x.
  *
- * x (rows, in), y (rows, out), a (slots, layers * rank, in), b (slots, rank, out); the columns of layer l end before
- * ends[l]. An item is up to ROWS rows that wear one adapter: its slot, their numbers (items, ROWS) and how many they
+ * x (rows, in), y (rows, out), a (slots, layers * rank, in); the columns of layer l end before ends[l]. b (slots, blocks,
+ * rank / 2, COLUMNS, 2) holds the columns of each layer in blocks, the last one of a layer filled up, so that it is read
+ * from one end to the other; the rank is even. An item is up to ROWS rows that wear one adapter: its slot, their numbers (items, ROWS) and how many they
  * are. Gives 1 where there is no memory, and has changed nothing then.
  */
 int lora(const value *x, value *y, const value *a, const value *b, const int64_t *slots, const int64_t *rows,
@@ -136,7 +171,7 @@ int lora(const value *x, value *y, const value *a, const value *b, const int64_t
     int64_t inner = rank * layers, parts = (inner + MANY - 1) / MANY, blocks = 0;
     for (int64_t l = 0, start = 0; l < layers; start = ends[l++])
         blocks += (ends[l] - start + COLUMNS - 1) / COLUMNS;
-    float *h = malloc(sizeof(float) * items * ROWS * inner);
+    value *h = calloc(items * ROWS * inner, sizeof(value));
     if (h == NULL)
         return 1;
 #pragma omp parallel
@@ -147,8 +182,12 @@ int lora(const value *x, value *y, const value *a, const value *b, const int64_t
             const value *of_rows[ROWS];
             for (int r = 0; r < ROWS; r++)
                 of_rows[r] = x + rows[item * ROWS + (r < counts[item] ? r : 0)] * in;
-            dots(of_rows, a + (slots[item] * inner + k) * in, in, inner - k < MANY ? inner - k : MANY, in,
-                 h + item * ROWS * inner + k, inner);
+            int many = inner - k < MANY ? inner - k : MANY;
+            float found[ROWS][MANY];
+            dots(of_rows, a + (slots[item] * inner + k) * in, in, many, in, &found[0][0], MANY);
+            for (int r = 0; r < ROWS; r++)
+                for (int q = 0; q < many; q++)
+                    h[(item * ROWS + r) * inner + k + q] = to(found[r][q]);
         }
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < items * blocks; task++) {
@@ -162,10 +201,9 @@ int lora(const value *x, value *y, const value *a, const value *b, const int64_t
             }
             int64_t column = start + block * COLUMNS;
             int width = ends[layer] - column < COLUMNS ? ends[layer] - column : COLUMNS;
-            const value *of_block = b + slots[item] * rank * out + column;
             float sums[ROWS][COLUMNS] = {0};
-            weighted(sums, h + item * ROWS * inner + layer * rank, inner, of_block, out,
-                     rank, width);
+            paired(sums, h + item * ROWS * inner + layer * rank, inner,
+                   b + (slots[item] * blocks + task % blocks) * rank * COLUMNS, rank);
             for (int r = 0; r < counts[item]; r++) {
                 value *row = y + rows[item * ROWS + r] * out + column;
                 for (int j = 0; j < width; j++)

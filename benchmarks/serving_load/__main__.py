@@ -1,0 +1,169 @@
+"""64 clients of OpenAI's Python library over 8 adapters of `searchlora serve`, for a minute.
+
+    python -m benchmarks.serving_load [--clients 64] [--seconds 60]
+
+Each adapter is trained to begin its answers with a word of its own. The server is a process of its own on the same
+machine, with slots for 8 adapters. Every client asks again as soon as it has its answer (24 tokens at most), every
+other answer as a stream, each time of the next adapter. Told are errors, answers with the word of another adapter, and
+how long whole answers and first pieces of streams took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+
+from benchmarks.common import WORK, save_figures
+from benchmarks.serving_load.markers import MARKERS, prompts, trained
+from searchlora.adapters.store import Store
+
+HERE = WORK / "serving_load"
+PORT = 8123
+TOKENS = 24
+
+
+@dataclass
+class Seen:
+    """What the clients saw.
+
+    Attributes:
+        whole, first: Seconds until a whole answer was there, until the first piece of a stream.
+        own, foreign: Answers with the adapter's own word; with the word of another.
+        errors: What was refused or failed.
+    """
+
+    whole: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    own: int = 0
+    foreign: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.serving_load")
+    arguments.add_argument("--clients", type=int, default=64)
+    arguments.add_argument("--seconds", type=float, default=60)
+    given = arguments.parse_args()
+    store = trained(HERE)
+    asked = prompts(HERE)
+    server = _started(store)
+    try:
+        seen = asyncio.run(_load(asked, given.clients, given.seconds))
+        metrics = httpx.get(f"http://127.0.0.1:{PORT}/metrics").text
+    finally:
+        server.terminate()
+        server.wait(120)
+    _tell(seen, given.clients, given.seconds, metrics)
+
+
+def _started(store: Store) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from searchlora.cli import main; main()", "serve"]
+    options = ["--store", str(store.root), "--port", str(PORT), "--adapters", str(len(MARKERS))]
+    log = HERE / "server.log"
+    with log.open("wb") as out:
+        server = subprocess.Popen([*command, *options], stdout=out, stderr=subprocess.STDOUT)
+    for _ in range(120):
+        if server.poll() is not None:
+            sys.exit(f"The server ended: {_end_of(log)}")
+        try:
+            if httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
+                return server
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    server.kill()
+    sys.exit(f"The server is not ready after a minute: {_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+
+async def _load(asked: Sequence[Any], clients: int, seconds: float) -> Seen:
+    seen = Seen()
+    limits = httpx.Limits(max_connections=clients)
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{PORT}/v1",
+        api_key="none",
+        max_retries=0,
+        http_client=httpx.AsyncClient(limits=limits, timeout=120),
+    ) as client:
+        end = time.monotonic() + seconds
+        await asyncio.gather(*(_client(client, number, asked, end, seen) for number in range(clients)))
+    return seen
+
+
+async def _client(client: openai.AsyncOpenAI, number: int, asked: Sequence[Any], end: float, seen: Seen) -> None:
+    models = cycle([*MARKERS[number % len(MARKERS) :], *MARKERS[: number % len(MARKERS)]])
+    turn = number
+    while time.monotonic() < end:
+        marker, turn = next(models), turn + 1
+        try:
+            text = await _answer(client, marker, asked[turn % len(asked)], turn % 2 == 0, seen)
+        except openai.OpenAIError as error:
+            seen.errors.append(f"{type(error).__name__}: {error}")
+            continue
+        seen.own += marker in text
+        seen.foreign += any(other in text for other in MARKERS if other != marker)
+
+
+async def _answer(client: openai.AsyncOpenAI, model: str, asked: Any, stream: bool, seen: Seen) -> str:
+    begun = time.monotonic()
+    if not stream:
+        answer = await client.chat.completions.create(model=model, messages=asked, max_tokens=TOKENS)
+        seen.whole.append(time.monotonic() - begun)
+        return answer.choices[0].message.content or ""
+    pieces: list[str] = []
+    async for event in await client.chat.completions.create(
+        model=model, messages=asked, max_tokens=TOKENS, stream=True
+    ):
+        piece = event.choices[0].delta.content if event.choices else None
+        if piece and not pieces:
+            seen.first.append(time.monotonic() - begun)
+        pieces.append(piece or "")
+    seen.whole.append(time.monotonic() - begun)
+    return "".join(pieces)
+
+
+def _tell(seen: Seen, clients: int, seconds: float, metrics: str) -> None:
+    system = f"searchlora serve, {clients} clients, {len(MARKERS)} adapters"
+    answers = len(seen.whole)
+    rows: list[dict[str, Any]] = [
+        {"system": system, "measure": measure, "value": value, "n": n}
+        for measure, value, n in (
+            ("answers", answers, answers),
+            ("answers per second", answers / seconds, answers),
+            ("errors", len(seen.errors), answers + len(seen.errors)),
+            ("answers with the adapter's own word", seen.own, answers),
+            ("answers with another adapter's word", seen.foreign, answers),
+        )
+    ]
+    for name, values in (("answer", seen.whole), ("first piece of a stream", seen.first)):
+        for percent in (50, 99):
+            value = float(np.percentile(values, percent))
+            rows.append(
+                {"system": system, "measure": f"seconds to {name}, p{percent}", "value": value, "n": len(values)}
+            )
+    counted = [line for line in metrics.splitlines() if line.startswith(("searchlora_batch_size", "searchlora_slot"))]
+    about = {"seconds": seconds, "new_tokens": TOKENS, "errors": seen.errors[:20], "server": counted}
+    save_figures("serving_load", rows, [], about)
+    for row in rows:
+        print(f"{row['measure']:45} {row['value']:10.3f}   n = {row['n']}")
+    for error in seen.errors[:5]:
+        print(error)
+
+
+if __name__ == "__main__":
+    main()
