@@ -59,10 +59,12 @@ def train_adapter(
         TrainingError: when a row is too long, nothing is left to train on, or the folder holds another run.
         RenderError: naming the record that cannot be rendered.
     """
+    import torch
     from transformers import PrinterCallback, set_seed
 
     from searchlora.adapters.attach import new_adapter, save_adapter
     from searchlora.training.plot import plot_losses
+    from searchlora.training.quick import quicken
     from searchlora.training.trainer import CompletionTrainer
     from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, read_metrics
 
@@ -81,6 +83,8 @@ def train_adapter(
             data_collator=lambda batch: collate(map(_example, batch), tokenizer.pad_token_id),
             plus_ratio=recipe.lora.plus_ratio,
         )
+    if not torch.cuda.is_available():
+        quicken(model)
     trainer.remove_callback(PrinterCallback)
     log = MetricsLog(folder / "metrics.jsonl", step_of(checkpoint))
     trainer.add_callback(LiveFigures(log, progress, lambda: trainer.tokens_seen))
