@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, PromptTooLong, RequestRefused, UsageError
-from searchlora.inference.constrained import Constraints
+from searchlora.errors import EngineError, RequestRefused, UsageError
+from searchlora.inference.asking import Asking
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.fetching import Fetch, the_store
 from searchlora.inference.futures import then
@@ -22,7 +21,6 @@ from searchlora.inference.scheduling.core import Core, Stats
 from searchlora.inference.scheduling.work import Limits, Work
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
-from searchlora.outputs import Grammar
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
 
@@ -74,8 +72,8 @@ class LocalEngine:
         from searchlora.inference.batched.core import batched_core
         from searchlora.inference.batched.forward import fits
 
-        self._limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
-        for name, value in {"adapters": adapters, **asdict(self._limits)}.items():
+        limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
+        for name, value in {"adapters": adapters, **asdict(limits)}.items():
             if value < 1:
                 raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
         self.base = base
@@ -85,17 +83,21 @@ class LocalEngine:
         self._order = _WINDOW * batch_rows
         self._by_hand: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
-        self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         fetch = Fetch(base, store, self._by_hand)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
         self.shares_batches = fits(model)
         self._core: Core
         if self.shares_batches:
-            self._core = batched_core(
-                model, stop_id, fetch, slots=adapters, limits=self._limits, prefix_tokens=prefix_tokens
-            )
+            self._core = batched_core(model, stop_id, fetch, slots=adapters, limits=limits, prefix_tokens=prefix_tokens)
         else:
-            self._core = one_adapter_core(model, stop_id, pad_id, fetch, slots=adapters, limits=self._limits)
+            self._core = one_adapter_core(model, stop_id, pad_id, fetch, slots=adapters, limits=limits)
+        self._asking = Asking(self.renderer, self.pin, context, self._core.vocabulary, limits.tokens_of_pass)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer that the model takes; None where its positions have no end."""
+        return self._asking.context
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
@@ -154,7 +156,7 @@ class LocalEngine:
             PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
             RequestRefused: naming the first request whose grammar or choices cannot be used; nothing is computed.
         """
-        works = self._to_write(requests)
+        works = self._asking.to_write(requests)
         self._await(works, progress)
         return [self._completion(work.ids, work.result.result()) for work in works]
 
@@ -170,7 +172,7 @@ class LocalEngine:
 
         The choices become one tree of tokens behind the prompt.
         """
-        works = self._to_score(requests, choices, within)
+        works = self._asking.to_score(requests, choices, within)
         self._await([work for work in works if work.answers], progress)
         return [work.result.result() if work.answers else Scored((), 0, 0) for work in works]
 
@@ -193,7 +195,7 @@ class LocalEngine:
             EngineBusy: when too many requests wait already.
             What `generate` raises for the request alone, but that an adapter that must not be loaded fails the future.
         """
-        (work,) = self._to_write([request])
+        (work,) = self._asking.to_write([request])
         if told is not None:
             work.told = lambda ids: told(self._text(ids))
         self._submit([work], caller, seconds)
@@ -212,7 +214,7 @@ class LocalEngine:
             asked: Of each the request, at least one choice, and `within` as for `score`. It is read one by one, so
                 that who gives a generator knows of which one an error is.
         """
-        works = [self._to_score([request], [choices], within)[0] for request, choices, within in asked]
+        works = [self._asking.to_score([request], [choices], within)[0] for request, choices, within in asked]
         self._submit(works, caller, seconds)
         return [then(work.result, lambda scored: scored) for work in works]
 
@@ -220,34 +222,6 @@ class LocalEngine:
         for work in works:
             work.deadline = None if seconds is None else time.monotonic() + seconds
         self._core.submit(works, caller)
-
-    def _to_write(self, requests: Sequence[Request]) -> list[Work]:
-        for row, request in enumerate(requests):
-            if request.max_new_tokens < 1:
-                raise RequestRefused("asks for no token", where=f"request {row + 1}", fix="Ask for at least one.")
-        prompts = self._prompts(requests)
-        self._check_room(prompts, [request.max_new_tokens for request in requests])
-        matchers = self._matchers([request.grammar for request in requests])
-        return [
-            Work(ids=prompt, adapter=adapter, most=request.max_new_tokens, matcher=matcher)
-            for prompt, adapter, request, matcher in zip(
-                prompts, self._pinned(requests), requests, matchers, strict=True
-            )
-        ]
-
-    def _to_score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], within: float | None
-    ) -> list[Work]:
-        prompts = self._prompts(requests)
-        asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
-        ids = {each: tuple(self.renderer.completion_ids(*each)) for each in set(itertools.chain(*asked))}
-        answers = [tuple(ids[each] for each in row) for row in asked]
-        self._check_choices(answers)
-        self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
-        return [
-            Work(ids=prompt, adapter=adapter, answers=options, within=within)
-            for prompt, adapter, options in zip(prompts, self._pinned(requests), answers, strict=True)
-        ]
 
     def _await(self, works: Sequence[Work], progress: Progress) -> None:
         """Hand works over and wait for all; where one fails the others are taken back.
@@ -279,43 +253,6 @@ class LocalEngine:
             raise
         if failed:
             raise _named(failed[0], works)
-
-    def _prompts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        return [tuple(self.renderer.prompt_ids(request.messages, request.begins)) for request in requests]
-
-    def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
-        """Each reference is pinned once, so that all requests of a call see one version."""
-        pinned = {name: self.pin(name) for name in {request.adapter for request in requests} if name is not None}
-        return [pinned[request.adapter] if request.adapter else None for request in requests]
-
-    def _check_room(self, prompts: Sequence[Sequence[int]], answers: Sequence[int]) -> None:
-        """Beyond its context a model answers nonsense without saying so, or breaks in the middle of a batch."""
-        if self._context is None:  # positions without an end
-            return
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            if len(prompt) + answer > self._context:
-                raise PromptTooLong(row, len(prompt), answer, self._context)
-
-    def _check_choices(self, answers: Sequence[Sequence[Sequence[int]]]) -> None:
-        """A choice without tokens would win always; those of one request are computed in one pass."""
-        most = self._limits.tokens_of_pass
-        for row, options in enumerate(answers):
-            where = f"request {row + 1}"
-            if not all(options):
-                raise RequestRefused("a choice has no tokens, nor anything that ends it", where=where)
-            if sum(map(len, options)) > most:
-                raise RequestRefused(
-                    f"its choices have {sum(map(len, options))} tokens, more than the {most} that are scored at once",
-                    where=where,
-                    fix="Score them in several requests, or make 'batch_tokens' larger.",
-                )
-
-    def _matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
-        return self._constraints.matchers(grammars) if any(grammars) else [None] * len(grammars)
-
-    @cached_property
-    def _constraints(self) -> Constraints:
-        return Constraints(self.renderer.tokenizer, self._core.vocabulary, self.renderer.stop_id)
 
     def _completion(self, prompt: Sequence[int], ids: list[int]) -> Completion:
         stopped = ids[-1] == self.renderer.stop_id

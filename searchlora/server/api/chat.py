@@ -104,11 +104,11 @@ def _begin(service: Service, asked: ChatRequest, caller: str, pieces: Pieces | N
 
 def _room(service: Service, prompt: int) -> int:
     """Tokens of an answer whose request does not say: what the server gives, as far as the context has room."""
-    if service.context is None:
+    if service.engine.context is None:
         return service.settings.answer_tokens
-    room = service.context - prompt
+    room = service.engine.context - prompt
     if room < 1:
-        raise PromptTooLong(0, prompt, 1, service.context)
+        raise PromptTooLong(0, prompt, 1, service.engine.context)
     return min(service.settings.answer_tokens, room)
 
 

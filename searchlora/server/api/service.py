@@ -28,14 +28,6 @@ class Service:
         """What the bare base is called in requests: never a path."""
         return public_name(self.engine.base.name)
 
-    @cached_property
-    def context(self) -> int | None:
-        """How many tokens prompt and answer may have together; None: any number."""
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(self.engine.base.path).get_text_config()
-        return getattr(config, "max_position_embeddings", None)
-
     def pinned(self, model: str) -> str | None:
         """The exact adapter that a request's `model` means now; None: the bare base.
 

@@ -214,7 +214,7 @@ def test_what_is_cut_before_its_answer_began_is_told_so(tiny_base, store, caplog
 
 def test_where_an_answer_has_no_length_it_gets_what_the_context_has_room_for(tiny_base, store):
     with serving(tiny_base, store) as (service, client):
-        context = service.context
+        context = service.engine.context
         empty = len(service.engine.renderer.prompt_ids([{"role": "user", "content": ""}]))
         for room in (1, 3):
             body = asked("x" * (context - empty - room), max_tokens=None, structured_outputs={"regex": "[a-z]{9}"})
