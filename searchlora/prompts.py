@@ -1,7 +1,7 @@
 """The one renderer: record -> messages -> token ids. Training and inference both call it, nobody else renders.
 
 A task's `prompt.jinja` has two blocks, `system` and `user`. What many requests share (instructions, guideline) stands
-in `system`, then what fewer share (conversation, query), last the passage: an engine's prefix cache lives on that.
+in `system`, then what fewer share: an engine's prefix cache lives on that.
 """
 
 from __future__ import annotations

@@ -127,18 +127,20 @@ class LocalEngine:
 
         Raises:
             UsageError: for a name with a version, which would hide a stored adapter.
-            LoadCheckFailed: for one that does not fit the base; the name means nothing then.
-            EngineError: while requests under way wear the one before.
+            LoadCheckFailed: for one that does not fit the base.
+            EngineError: while requests under way wear the one before, or all slots.
+
+        What the name meant before it means still when it is raised.
         """
         if "@" in name:
             raise UsageError(f"'{name}' is the name of a stored version", fix="Give a name without '@'.")
-        try:
-            self._core.replace(name, lambda: self._by_hand.update({name: folder}))
-        except EngineError:
-            raise
-        except BaseException:
-            self._by_hand.pop(name, None)
-            raise
+        before = dict(self._by_hand)
+
+        def back() -> None:
+            self._by_hand.clear()
+            self._by_hand.update(before)
+
+        self._core.replace(name, lambda: self._by_hand.update({name: folder}), back)
 
     def stats(self) -> Stats:
         """What the engine is doing and has done."""

@@ -160,8 +160,9 @@ class OneAdapter:
             if self._stop_id in written:
                 written = written[: written.index(self._stop_id) + 1]
             self._counts.tokens_written += len(written)
-            if row in mask.errors:
-                work.fail(mask.errors[row])
+            behind, error = mask.errors.get(row, (work.most, None))
+            if error is not None and behind < work.most:
+                work.fail(error)
                 continue
             work.tell(written)
             work.done(written)

@@ -63,34 +63,38 @@ class _Forward:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         layer, name = self._layer, self._name
+        if layer.disable_adapters or layer.merged or layer.active_adapters != [name]:
+            as_before: torch.Tensor = type(layer).forward(layer, x)
+            return as_before
         y: torch.Tensor = layer.base_layer(x)
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
         dropped = layer.lora_dropout[name](x)
-        found: torch.Tensor = _Lora.apply(dropped, y, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
-        return found
+        # Flat on both sides: what a function of one's own gives must be no view where a model adds to it in place.
+        rows, into = dropped.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        found: torch.Tensor = _Lora.apply(rows, into, a, b, layer.scaling[name])  # type: ignore[no-untyped-call]
+        return found.view(y.shape)
 
 
 class _Lora(torch.autograd.Function):
-    """y + scaling * (x A') B', in the dtype of x; gradients of A and B in theirs."""
+    """y + scaling * (x A') B' of x (n, in) and y (n, out), in their dtype; gradients of A and B in theirs."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        rows, low_a, low_b = x.reshape(-1, x.shape[-1]), a.to(x.dtype), b.to(x.dtype)
-        inner = torch.mm(rows, low_a.T).mul_(scaling)
-        ctx.save_for_backward(rows, inner, low_a, low_b)
+        low_a, low_b = a.to(x.dtype), b.to(x.dtype)
+        inner = torch.mm(x, low_a.T).mul_(scaling)
+        ctx.save_for_backward(x, inner, low_a, low_b)
         ctx.scaling, ctx.kinds = scaling, (a.dtype, b.dtype)
-        return torch.addmm(y.reshape(-1, y.shape[-1]), inner, low_b.T).view(y.shape)
+        return torch.addmm(y, inner, low_b.T)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = grads
-        rows, inner, a, b = ctx.saved_tensors
-        flat = grad.reshape(-1, grad.shape[-1])
-        of_inner = torch.mm(flat, b).mul_(ctx.scaling)
-        of_a, of_b = torch.mm(of_inner.T, rows).to(ctx.kinds[0]), torch.mm(flat.T, inner).to(ctx.kinds[1])
-        of_x = torch.mm(of_inner, a).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        x, inner, a, b = ctx.saved_tensors
+        of_inner = torch.mm(grad, b).mul_(ctx.scaling)
+        of_a, of_b = torch.mm(of_inner.T, x).to(ctx.kinds[0]), torch.mm(grad.T, inner).to(ctx.kinds[1])
+        of_x = torch.mm(of_inner, a) if ctx.needs_input_grad[0] else None
         return of_x, grad, of_a, of_b, None
 
 
@@ -128,7 +132,8 @@ def attend(
     rows, heads, tokens, size = query.shape
     key_heads, seen = key.shape[1:3]
     too_many = rows * heads * tokens * seen > _PLAIN
-    if too_many or dropout or (attention_mask is not None and attention_mask.dtype != torch.bool):
+    masked = getattr(module, "is_causal", True) if attention_mask is None else attention_mask.dtype == torch.bool
+    if too_many or dropout or not masked:
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
@@ -140,5 +145,5 @@ def attend(
     scores = torch.bmm(queries, key.reshape(rows * key_heads, seen, size).transpose(1, 2))
     scores = scores.view(rows, heads, tokens, seen).masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1).view(rows * key_heads, group * tokens, seen)
-    outcome = torch.bmm(weights, value.reshape(rows * key_heads, seen, size))
-    return outcome.view(rows, heads, tokens, size).transpose(1, 2).contiguous(), None
+    outcome = torch.bmm(weights, value.reshape(rows * key_heads, seen, value.shape[-1]))
+    return outcome.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2).contiguous(), None

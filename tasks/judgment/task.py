@@ -29,7 +29,7 @@ class JudgmentTask(PromptedTask):
     """
 
     name = "judgment"
-    version = 1
+    version = 2
     reads: Mapping[str, str] = {"query": "query", "passage": "passage", "title": "title"}
     writes = "grade"
     default_settings: Mapping[str, Any] = guideline_of({}).settings()

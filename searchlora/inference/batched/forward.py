@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,12 @@ class NotFinite(Exception):
     """A pass whose outcome is no finite number in some rows; these are empty in the cache now.
 
     Args:
-        slots: What those rows wear.
+        rows: Their places in the pass.
     """
 
-    def __init__(self, slots: Iterable[int]) -> None:
-        self.slots = frozenset(slots)
-        super().__init__(f"no finite numbers in the rows of slots {sorted(self.slots)}")
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+        super().__init__(f"no finite numbers in rows {list(rows)}")
 
     @staticmethod
     def of(adapter: str | None) -> EngineError:
@@ -87,7 +87,7 @@ class Forward:
             spoiled = [row for row, good in enumerate(finite.tolist()) if not good]
             # Left there, they would spoil rows that come after: a masked column counts zero times what is in it.
             cache.wipe(spoiled)
-            raise NotFinite(slots[row] for row in spoiled)
+            raise NotFinite(spoiled)
         return output
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.reading import Prompt, Reader
+from searchlora.inference.batched.reading import Prompt, Reader, Spoiled
 from searchlora.inference.batched.slots import Slots
 from searchlora.inference.batched.trees import score_trees
 from searchlora.inference.batched.writing import Row, Writer
@@ -92,7 +92,7 @@ class Passes:
     def _begin(self, works: Sequence[Work], do: Callable[[dict[Prompt, Work]], None]) -> None:
         """Load what the works wear, and compute them together; what does not come to write takes it off again.
 
-        Where an adapter computes no finite numbers, its works fail and the others are computed again. What else goes
+        Works whose prompts are read as no finite numbers fail, and the others are computed again. What else goes
         wrong in a pass (memory runs out, a kernel refuses) fails those that were in it; rows that write go on.
         """
         ready: dict[Prompt, Work] = {}
@@ -107,10 +107,9 @@ class Passes:
                 try:
                     do(left)
                     return
-                except NotFinite as error:
-                    spoiled = [prompt for prompt in left if prompt.slot in error.slots]
-                    for prompt in spoiled:
-                        left.pop(prompt).fail(error.of(prompt.adapter))
+                except Spoiled as error:
+                    for prompt in error.among(list(left)):
+                        left.pop(prompt).fail(NotFinite.of(prompt.adapter))
         except Exception as error:
             for work in ready.values():
                 work.fail(error)
@@ -135,12 +134,8 @@ class Passes:
 
     def _step(self) -> None:
         try:
-            self._writer.step()
-        except NotFinite as error:  # the others take their step in the next pass
-            for row in self._writing:
-                if row.prompt.slot in error.slots:
-                    row.error = error.of(row.prompt.adapter)
-            return
+            if not self._writer.step():
+                return
         except Exception as error:
             for work in self._writing.values():
                 work.fail(error)

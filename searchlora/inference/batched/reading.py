@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from searchlora.inference.batched.forward import Forward
+from searchlora.inference.batched.forward import Forward, NotFinite
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.prefixes import Ids, Prefixes
 from searchlora.inference.scheduling.core import Counts
@@ -22,6 +22,22 @@ class Prompt:
     ids: Ids
     adapter: str | None
     slot: int
+
+
+class Spoiled(Exception):
+    """Prompts, or beginnings of some, that are read as no finite numbers."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = prompts
+        super().__init__(f"{len(prompts)} prompts are read as no finite numbers")
+
+    def among(self, prompts: Iterable[Prompt]) -> list[Prompt]:
+        """Those that begin so."""
+        return [each for each in prompts if any(_begins_with(each, spoiled) for spoiled in self.prompts)]
+
+
+def _begins_with(prompt: Prompt, other: Prompt) -> bool:
+    return prompt.adapter == other.adapter and prompt.ids[: len(other.ids)] == other.ids
 
 
 @dataclass
@@ -113,7 +129,10 @@ class Reader:
         cache.block(slice(first, first + len(left)), uniform, columns)
         # Beyond a prompt's end positions may leave the model's context; nothing is read there.
         last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])
-        hidden = self.forward.hidden(
-            ids, positions.minimum(last[:, None]), seen, [prompt.slot for prompt in prompts], cache
-        )
+        try:
+            hidden = self.forward.hidden(
+                ids, positions.minimum(last[:, None]), seen, [prompt.slot for prompt in prompts], cache
+            )
+        except NotFinite as error:
+            raise Spoiled([prompts[row] for row in error.rows]) from None
         return [hidden[row, len(tokens) - 1] for row, tokens in enumerate(left)]

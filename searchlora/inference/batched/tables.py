@@ -110,7 +110,7 @@ class Packed:
                 self._b[slot, blocks, :pairs] = filled.view(-1, COLUMNS, pairs, 2).transpose(1, 2)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
-        if x.shape[1] == 1:
+        if x.shape[1] == 1 and x.dtype == y.dtype == self._kernels.dtype:
             y = y.contiguous()
             self._kernels.lora(x, y, self._flat_a, self._b, routing.items, self._ends)
             return y

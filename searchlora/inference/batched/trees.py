@@ -12,8 +12,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from searchlora.inference.batched.forward import NotFinite
 from searchlora.inference.batched.prefixes import Ids
-from searchlora.inference.batched.reading import Prompt, Reader
+from searchlora.inference.batched.reading import Prompt, Reader, Spoiled
 from searchlora.inference.engine import Scored
 from searchlora.inference.tree import Bools, Ints, Search, Tree, tree
 
@@ -85,16 +86,23 @@ class _Batch:
 
         Args:
             chosen: Of each row that is left.
+
+        Raises:
+            Spoiled: where some rows give no finite numbers.
         """
         ids, positions, seen = self._block(chosen)
         self._cache.block(slice(0, len(self.rows)), self._past, self._past + ids.shape[1])
-        hidden = self._forward.hidden(
-            torch.from_numpy(ids),
-            torch.from_numpy(positions),
-            torch.from_numpy(seen),
-            [self._prompts[row].slot for row in self.rows],
-            self._cache,
-        )
+        prompts = [self._prompts[row] for row in self.rows]
+        try:
+            hidden = self._forward.hidden(
+                torch.from_numpy(ids),
+                torch.from_numpy(positions),
+                torch.from_numpy(seen),
+                [prompt.slot for prompt in prompts],
+                self._cache,
+            )
+        except NotFinite as error:
+            raise Spoiled([prompts[row] for row in error.rows]) from None
         self._tell(chosen, hidden)
         self._past += ids.shape[1]
 

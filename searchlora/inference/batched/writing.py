@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from searchlora.errors import EngineError
+from searchlora.inference.batched.forward import NotFinite
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.reading import Prompt, Reader
 from searchlora.inference.constrained import admitted, cannot_go_on
@@ -79,20 +80,30 @@ class Writer:
         self._write(rows, hidden)
         self.rows = every
 
-    def step(self) -> None:
-        """Let every row write one more token."""
+    def step(self) -> bool:
+        """Let every row write one more token.
+
+        Returns:
+            False where rows have come to no finite numbers; these have an error now, and the others wrote nothing.
+        """
         lengths = torch.tensor([row.length for row in self.rows])
         seen = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
         start: Any = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
         self._cache.block(slice(0, len(self.rows)), start, seen.shape[-1])
-        hidden = self._forward.hidden(
-            torch.tensor([row.ids[-1:] for row in self.rows]),
-            lengths[:, None],
-            seen,
-            [row.prompt.slot for row in self.rows],
-            self._cache,
-        )
+        try:
+            hidden = self._forward.hidden(
+                torch.tensor([row.ids[-1:] for row in self.rows]),
+                lengths[:, None],
+                seen,
+                [row.prompt.slot for row in self.rows],
+                self._cache,
+            )
+        except NotFinite as error:
+            for row in (self.rows[place] for place in error.rows):
+                row.error = error.of(row.prompt.adapter)
+            return False
         self._write(self.rows, hidden[:, 0])
+        return True
 
     def leave(self, done: Callable[[Row], bool]) -> list[Row]:
         """Take out the rows that are done; the last row takes the place of one that leaves."""

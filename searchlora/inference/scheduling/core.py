@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from searchlora.inference.scheduling.scheduler import Machine, Scheduler
 from searchlora.inference.scheduling.work import Limits, Work
+
+#: Seconds that what is under way may take when the interpreter ends.
+_AT_EXIT = 1.0
 
 
 @dataclass
@@ -60,6 +65,16 @@ class Adapters(Protocol):
         """Whether the adapter was loaded. Raises `EngineError` while requests under way wear it."""
 
 
+#: All cores. A thread that computes while the interpreter ends would end the process with an abort.
+_open: WeakSet[Core] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for core in list(_open):
+        core.close(_AT_EXIT)
+
+
 class Core:
     """See `LocalEngine`, which is made of it.
 
@@ -71,6 +86,7 @@ class Core:
         self.vocabulary = vocabulary
         self._machine, self._adapters, self._counts = machine, adapters, counts
         self._scheduler = Scheduler(machine, limits)
+        _open.add(self)
 
     def submit(self, works: Sequence[Work], caller: Hashable) -> None:
         """See `Scheduler.submit`."""
@@ -88,13 +104,21 @@ class Core:
         """See `Adapters.unload`."""
         return bool(self.run(lambda: self._adapters.unload(name)))
 
-    def replace(self, name: str, change: Callable[[], None]) -> None:
-        """Unload an adapter, change what its name means, and load it; no request comes between."""
+    def replace(self, name: str, change: Callable[[], None], back: Callable[[], None]) -> None:
+        """Unload an adapter, change what its name means, and load it; no request comes between.
+
+        Args:
+            back: Called when that fails, to let the name mean what it did.
+        """
 
         def errand() -> None:
             self._adapters.unload(name)
             change()
-            self._adapters.load(name)
+            try:
+                self._adapters.load(name)
+            except BaseException:
+                back()
+                raise
 
         self.run(errand)
 

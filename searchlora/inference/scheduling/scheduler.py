@@ -59,7 +59,8 @@ class Scheduler:
     def waiting(self) -> int:
         """Works that are not begun."""
         begun = set(map(id, list(self._machine.under_way)))
-        return len(self._lines) + sum(not work.result.done() and id(work) not in begun for work in self._taken)
+        taken = [work for work in self._taken if work.errand is None and not work.result.done()]
+        return len(self._lines) + sum(id(work) not in begun for work in taken)
 
     def submit(self, works: Sequence[Work], caller: Hashable) -> None:
         """Put works at the end of their caller's line, and go on; a thread computes them.
@@ -67,47 +68,51 @@ class Scheduler:
         Raises:
             EngineBusy: when they do not all have room, no thread can be started, or the engine is closed.
         """
-        with self._changed:
-            self._check_open()
-            if len(self._lines) + len(works) > self.limits.waiting:
-                self._drop_unwanted()
-            if len(self._lines) + len(works) > self.limits.waiting:
-                self.refused += len(works)
-                raise EngineBusy(
-                    f"{len(self._lines)} requests wait already, and no more than {self.limits.waiting} may",
-                    fix="Ask again later, or ask fewer at once.",
-                )
-            for work in works:
-                self._lines.put(work, caller)
-            try:
-                self._start_thread()
-            except RuntimeError as error:
-                self._lines.take_back(works)
-                raise EngineBusy(f"no thread can be started ({error})", fix="Ask again later.") from None
+        late: list[Work] = []
+        try:
+            with self._changed:
+                self._check_open()
+                if len(self._lines) + len(works) > self.limits.waiting:
+                    late += self._unwanted()
+                if len(self._lines) + len(works) > self.limits.waiting:
+                    self.refused += len(works)
+                    raise EngineBusy(
+                        f"{len(self._lines)} requests wait already, and no more than {self.limits.waiting} may",
+                        fix="Ask again later, or ask fewer at once.",
+                    )
+                for work in works:
+                    self._lines.put(work, caller)
+                try:
+                    self._start_thread()
+                except RuntimeError as error:
+                    self._lines.take_back(works)
+                    raise EngineBusy(f"no thread can be started ({error})", fix="Ask again later.") from None
+        finally:
+            for work in late:  # without the lock: who is told may ask again
+                work.fail_late()
 
     def finish(self, works: Sequence[Work], caller: Hashable) -> None:
         """Put works into their caller's line and see them done, whatever becomes of them.
 
         Where no thread computes, the caller's own does, for all who wait, until its works are done. (OpenMP keeps
         threads for each thread that computes, and waits idly as soon as there are more than cores: a step takes half
-        as long again in a thread beside one that has computed before.) More works than may wait are put in as there
-        is room; half of it is left to others.
+        as long again in a thread beside one that has computed before.) Of its works no more wait at once than half of
+        those that may, so that others find room.
 
         Raises:
             EngineBusy: when the engine is closed.
             EngineError: in a call-back of the engine, whose thread would wait for itself.
         """
-        left, open_ = deque(works), _Countdown(len(works))
+        left, given_up, open_ = deque(works), deque[Work](), _Countdown(len(works))
         for work in works:
             work.result.add_done_callback(open_.down)
+        most = max(1, self.limits.waiting // 2)
 
         def put() -> None:
-            while left and (self._stopped or len(self._lines) < max(1, self.limits.waiting // 2)):
-                work = left.popleft()
-                if self._stopped:
-                    work.fail(_closed())
-                else:
-                    self._lines.put(work, caller)
+            while left and self._stopped:
+                given_up.append(left.popleft())
+            while left and open_.count - len(left) < most:
+                self._lines.put(left.popleft(), caller)
 
         with self._changed:
             self._check_open()
@@ -119,8 +124,12 @@ class Scheduler:
             self._calls += 1
         try:
             while left or open_.count:
+                while given_up:
+                    given_up.popleft().fail(_closed())
                 with self._changed:
                     put()
+                    if given_up:
+                        continue
                     if self._driven:
                         self._changed.wait()
                         continue
@@ -185,9 +194,13 @@ class Scheduler:
             try:
                 while self._has_work and not enough():
                     self._once(put)
-            except BaseException:  # an interrupt, in the middle of anything
-                for work in [*self._taken, *self._machine.under_way]:
-                    work.fail(EngineError("the computation was interrupted"))
+            except BaseException as error:  # an interrupt, in the middle of anything
+                lost = [*self._taken, *self._machine.under_way]
+                if isinstance(error, Exception):  # it would come again for what waits
+                    with self._changed:
+                        lost += self._lines.drop(lambda _: True)
+                for work in lost:
+                    work.fail(EngineError(f"the computation was interrupted ({type(error).__name__}: {error})"))
                 self._machine.drop()
                 raise
             finally:
@@ -204,11 +217,11 @@ class Scheduler:
         self._machine.leave()
         with self._changed:
             put()
-            if time.monotonic() > self._looked + _LOOK:
-                self._drop_unwanted()
-            admits = self._machine.admission()
-            self._taken = self._lines.take(lambda work: work.over or work.errand is not None or admits(work))
+            late = self._unwanted() if time.monotonic() > self._looked + _LOOK else []
+            self._lines.take(self._machine.admission(), self._taken)
             self._changed.notify_all()  # there is room again
+        for work in late:
+            work.fail_late()
         wanted = []
         for work in self._taken:
             if work.over:
@@ -220,11 +233,10 @@ class Scheduler:
         self._machine.compute(wanted)
         self._taken = []
 
-    def _drop_unwanted(self) -> None:
-        """Works whose callers have gone, or whose deadline has passed, keep nobody out."""
+    def _unwanted(self) -> list[Work]:
+        """Taken out of the lines: works whose callers have gone, or whose deadline has passed."""
         self._looked = time.monotonic()
-        for work in self._lines.drop(lambda work: work.over):
-            work.fail_late()
+        return self._lines.drop(lambda work: work.over)
 
 
 class _Countdown:

@@ -28,7 +28,7 @@ class Work:
         deadline: On the monotonic clock, after which nobody wants it.
         told: Called with the tokens of a row after each one, by the computing thread; it must be quick. What it raises
             fails this work.
-        passed_over: How often others were taken from the lines where this one did not fit.
+        passed_over: In how many takings others fitted behind it and it did not.
         result: The tokens written (a list), a `Scored`, or what the errand returned.
     """
 
@@ -50,6 +50,11 @@ class Work:
         """Whether nobody waits for it any more."""
         late = self.deadline is not None and time.monotonic() > self.deadline
         return self.result.done() or late
+
+    @property
+    def needs_no_room(self) -> bool:
+        """Whether it can be taken whatever else is under way."""
+        return self.errand is not None or self.over
 
     @property
     def tokens(self) -> int:

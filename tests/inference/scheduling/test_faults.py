@@ -70,19 +70,41 @@ def hold(engine):
     return free
 
 
-def test_who_is_passed_over_too_often_holds_up_the_others():
-    lines, small, large = Lines(), [Work(ids=(n,)) for n in range(3 * PATIENCE)], Work(ids=(1, 2, 3))
+def take(lines, fits):
+    taken = []
+    lines.take(fits, taken)
+    return taken
+
+
+def test_who_is_passed_over_too_often_holds_up_the_others_until_it_fits():
+    lines, large = Lines(), Work(ids=(1, 2, 3))
     lines.put(large, "large")
-    for work in small:
-        lines.put(work, work.ids)
-    rounds = 0
-    while not large.result.done():
-        free = 3 if not lines.take(lambda work: len(work.ids) == 1 and not work.passed_over) else 1
-        (taken,) = lines.take(lambda work, free=free: len(work.ids) <= free) or (None,)
-        if taken is large:
-            break
-        rounds += 1
-    assert rounds <= PATIENCE + 1
+    errand = Work(errand=lambda: None)
+    for number in range(PATIENCE):
+        lines.put(Work(ids=(number,)), number)
+        assert len(take(lines, lambda work: len(work.ids) == 1)) == 1
+    lines.put(Work(ids=(1,)), "small")
+    lines.put(errand, "errand")
+    assert take(lines, lambda work: len(work.ids) == 1) == [errand]  # which needs no room
+    found = take(lines, lambda _: True)
+    assert found[0] is large
+    assert len(found) == 2
+
+
+def test_where_nothing_more_fits_nobody_is_passed_over():
+    lines = Lines()
+    for caller in range(40):
+        for _ in range(3):
+            lines.put(Work(ids=(caller,)), caller)
+    for _ in range(3 * PATIENCE):
+        assert take(lines, lambda _: False) == []
+    room = [32]
+
+    def fits(_):
+        room[0] -= 1
+        return room[0] >= 0
+
+    assert len({work.ids for work in take(lines, fits)}) == 32
 
 
 def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folders):
@@ -205,6 +227,7 @@ def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeyp
         patch.setattr(type(group), "make_room", full)
         with pytest.raises(MemoryError):
             engine.load_folder("z", folders["z"])
+    assert "z" not in engine._by_hand
     engine.load_folder("z", folders["z"])
     assert engine.generate([asked("tent", "z")])
 
@@ -225,6 +248,75 @@ def test_what_is_late_or_given_up_fails_behind_others_and_keeps_nobody_out(eithe
     assert kept.result(10)
     done, _ = concurrent.futures.wait(given_up, timeout=5)
     assert len(done) == len(given_up)
+
+
+def test_a_call_gets_its_turn_while_others_keep_the_queue_full(engine):
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            try:
+                engine.submit(asked("boot", tokens=2), caller=threading.get_ident())
+            except EngineBusy:
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=flood) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        found: list[object] = []
+        call = threading.Thread(target=lambda: found.append(engine.generate([asked(f"tent {n}") for n in range(9)])))
+        call.start()
+        call.join(30)
+        assert len(found[0]) == 9
+        assert engine.load("x") == "x"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_prompt_that_is_read_as_no_numbers_fails_alone(tiny_base):
+    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4)
+    requests = [asked("a much longer question about tents " * 3), asked("rope"), asked("boot")]
+    wanted, scored = engine.generate(requests), engine.score(requests, [["a", "b"]] * 3)
+    embedding = engine._core._machine._reader.forward._backbone.get_input_embeddings()
+    (token,) = set(engine.renderer.prompt_ids(asked("~").messages)) - set(
+        engine.renderer.prompt_ids(asked("a").messages)
+    )
+    embedding.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)  # not the head's
+    embedding.weight[token] = float("nan")
+    futures = [engine.submit(each) for each in (asked("~"), *requests)]
+    with pytest.raises(EngineError, match="the base model: computes no finite numbers for this prompt"):
+        futures[0].result(10)
+    assert [future.result(10) for future in futures[1:]] == wanted
+    found = engine.submit_scores([(each, ["a", "b"], None) for each in (asked("~"), *requests)])
+    with pytest.raises(EngineError, match="computes no finite numbers"):
+        found[0].result(10)
+    for future, one in zip(found[1:], scored, strict=True):
+        assert future.result(10).log_probabilities == pytest.approx(one.log_probabilities, abs=1e-4)
+
+
+def test_a_call_back_is_run_without_the_lock(engine):
+    """It may wait for a thread that asks the engine."""
+    free = hold(engine)
+    futures = [engine.submit(asked(), seconds=0.01) for _ in range(8)]
+    time.sleep(0.05)
+    asked_beside: list[object] = []
+
+    def beside() -> None:
+        asked_beside.append(engine.submit(asked(), caller="beside"))
+
+    def told(_: object) -> None:
+        thread = threading.Thread(target=beside)
+        thread.start()
+        thread.join(5)
+
+    futures[0].add_done_callback(told)
+    kept = engine.submit(asked(), caller="other")
+    assert asked_beside
+    free.set()
+    assert kept.result(10)
 
 
 def test_a_large_call_leaves_room_for_others(engine):

@@ -98,11 +98,15 @@ def test_lines_are_served_in_turn():
             return True
         return False
 
-    assert [work.ids[0] for work in lines.take(fits)] == [0, 100, 200, 1]
+    found: list[Work] = []
+    lines.take(fits, found)
+    assert [work.ids[0] for work in found] == [0, 100, 200, 1]
     assert len(lines) == 4
     taken.clear()
+    found.clear()
     lines.put(Work(ids=(300,)), "late")
-    assert sorted(work.ids[0] for work in lines.take(fits)) == [2, 3, 4, 300]
+    lines.take(fits, found)
+    assert sorted(work.ids[0] for work in found) == [2, 3, 4, 300]
 
 
 def test_a_caller_with_much_does_not_hold_up_another(engine):

@@ -25,10 +25,10 @@ REASONED = task.bound({**task.default_settings, "reason": True})
 PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
 
 #: Of template and default settings, as the adapters hold it that were trained before there were reasons.
-HASH = "62ddf6412c88e1604c95b9e6355385a7ecb1fa2334c1f096bf27c7cd67021764"
+HASH = "cbd9b2963eb5f9893f4f99792044ff8531a5cfd2291476f952aaa614038d3d6e"
 
 
-def test_without_a_reason_prompt_settings_and_recipe_are_what_they_were():
+def test_without_a_reason_prompt_settings_and_recipe_are_the_plain_ones():
     assert prompt_hash(task) == HASH
     assert task.settings_of({}, []) == task.settings_of({"reason": "no"}, []) == task.default_settings
     assert "reason" not in task.default_settings

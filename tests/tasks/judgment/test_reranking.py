@@ -72,12 +72,12 @@ def test_the_expected_grade_lies_on_the_scale(weights):
     assert 0 <= expected(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
 
 
-def test_the_passage_comes_last_and_is_cut_at_a_word():
+def test_the_passage_stands_before_the_query_and_is_cut_at_a_word():
     bound = task.bound({**task.default_settings, "characters": 12})
     record = {"id": "1", "group": "1", "query": "a  tent", "title": "Tents", "passage": "made\nof cloth"}
     (_, user) = messages(bound, record)
-    assert user["content"] == "Query: a tent\nPassage: Tents. made …"
+    assert user["content"] == "Passage: Tents. made …\nQuery: a tent"
     (_, user) = messages(task, record)
-    assert user["content"].endswith("Passage: Tents. made of cloth")
+    assert user["content"].startswith("Passage: Tents. made of cloth\n")
     (_, user) = messages(bound, {**record, "title": "", "passage": "x" * 20})
-    assert user["content"].endswith("Passage: " + "x" * 12 + " …")
+    assert user["content"].startswith("Passage: " + "x" * 12 + " …\n")

@@ -12,9 +12,11 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,27 +38,34 @@ def kernels(like: torch.Tensor) -> Kernels | None:
 
 @functools.cache
 def _loaded(dtype: torch.dtype) -> Kernels | None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if platform.system() != "Linux" or compiler is None:
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if platform.system() != "Linux" or shutil.which(compiler[0]) is None:
         return None
     try:
-        return Kernels(ctypes.CDLL(str(_compiled(compiler, _KINDS[dtype]))), dtype)
-    except (OSError, subprocess.SubprocessError):  # a compiler without OpenMP or for another machine, a full disk
+        library = _compiled(compiler, _KINDS[dtype])
+        try:
+            return Kernels(ctypes.CDLL(str(library)), dtype)
+        except OSError:  # damaged, perhaps; what cannot be loaded when it is new never will be
+            library.unlink()
+            return Kernels(ctypes.CDLL(str(_compiled(compiler, _KINDS[dtype]))), dtype)
+    except (OSError, RuntimeError, subprocess.SubprocessError):  # no OpenMP, a full disk, a user without a home
         return None
 
 
-def _compiled(compiler: str, kind: tuple[str, ...]) -> Path:
+def _compiled(compiler: Sequence[str], kind: tuple[str, ...]) -> Path:
     """The library, kept under what it was made from and the machine it was made for."""
-    made_from = [_SOURCE.read_text(encoding="utf-8"), compiler, *_COMPILE, *kind, _machine()]
+    made_from = [_SOURCE.read_text(encoding="utf-8"), *compiler, *_COMPILE, *kind, _machine()]
     name = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
     library = cache_dir() / "kernels" / f"{name}.so"
     if not library.is_file():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-            _run(compiler, *_COMPILE, *kind, str(_SOURCE), "-o", str(compiled))
+            _run(*compiler, *_COMPILE, *kind, str(_SOURCE), "-o", str(compiled))
             # Linked without an OpenMP of its own, it finds PyTorch's: a second one would keep its threads beside those.
-            _run(compiler, "-shared", str(compiled), "-o", str(linked))
+            _run(*compiler, "-shared", str(compiled), "-o", str(linked))
+            with linked.open("rb") as written:
+                os.fsync(written.fileno())
             linked.replace(library)
     return library
 

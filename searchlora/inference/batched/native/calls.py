@@ -73,7 +73,8 @@ class Kernels:
         size = query.shape[3]
         together = all(each.stride()[2:] == (size, 1) for each in (key, value)) and query.stride(3) == 1
         of_kind = all(each.dtype == self.dtype for each in (query, key, value, mask))
-        return together and of_kind and mask.shape[1] == 1 and mask.stride(3) == 1 and value.shape[3] == size
+        of_size = mask.shape == (query.shape[0], 1, 1, key.shape[2]) and value.shape == key.shape
+        return together and of_kind and of_size and mask.stride(3) == 1
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
