@@ -24,7 +24,7 @@ from tests.made import made_folder
 REASONED = task.bound({**task.default_settings, "reason": True})
 PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
 
-#: Of template and default settings, as the adapters hold it that were trained before there were reasons.
+#: Of template and default settings; another one means another version of the prompt.
 HASH = "cbd9b2963eb5f9893f4f99792044ff8531a5cfd2291476f952aaa614038d3d6e"
 
 
