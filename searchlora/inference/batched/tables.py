@@ -114,13 +114,17 @@ class Packed:
             y = y.contiguous()
             self._kernels.lora(x, y, self._flat_a, self._b, routing.items, self._ends)
             return y
-        rank = self._a.shape[2]
         inner = torch.bmm(routing.segmented(x), routing.of(self._flat_a).transpose(1, 2))
-        b = routing.of(self._b)
+        return routing.added(y, inner, self._whole_b(routing).flatten(2).transpose(1, 2))
+
+    def _whole_b(self, routing: Routing) -> torch.Tensor:
+        """B of the segments as `Blocks` has it, for one product; shape (segments, out, layers, rank)."""
+        packed = routing.of(self._b)
+        whole = packed.new_zeros(len(packed), int(self._ends[-1]), len(self._spans), self._a.shape[2])
         for layer, (span, blocks) in enumerate(zip(self._spans, self._blocks, strict=True)):
-            of_layer = b[:, blocks].permute(0, 2, 4, 1, 3).flatten(3).flatten(1, 2)[..., : span.stop - span.start]
-            routing.added(y[..., span], inner[:, :, layer * rank : (layer + 1) * rank], of_layer)
-        return y
+            columns = packed[:, blocks].permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
+            whole[:, span, layer] = columns[:, : span.stop - span.start]
+        return whole
 
 
 def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
