@@ -118,7 +118,7 @@ def test_a_judge_that_gives_reasons(cli, tmp_path, tiny_base):
     options = ("--option", "grades=2", "--option", "reason=yes")
     built = cli("data", "build", "judgment", tmp_path / "rows", "--format", "native", "--out", data, *options)
     assert built.code == 0, built.err
-    longer = (*SHORT, "optim.max_steps=30", "optim.epochs=99", "optim.learning_rate=2e-2")
+    longer = (*SHORT, "optim.max_steps=60", "optim.epochs=99", "optim.learning_rate=1e-2")
     told = ("--data", data, "--name", "j", "--base", tiny_base.path, "--store", store)
     trained = cli("train", "judgment", *told, *(part for value in longer for part in ("--set", value)))
     assert trained.code == 0, trained.err

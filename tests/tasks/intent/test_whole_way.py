@@ -9,7 +9,9 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
 
-QUICK = ("optim.max_steps=30", "optim.batch_size=16", "optim.learning_rate=1e-2", "lora.r=8", "validation.rows=4")
+QUICK = (
+    "optim.max_steps=60", "optim.epochs=99", "optim.batch_size=16", "optim.learning_rate=1e-2", "lora.r=8", "validation.rows=4",
+)  # fmt: skip
 WORDS = {"card": "my card", "rate": "the rate", "oos": "zzz"}
 
 
