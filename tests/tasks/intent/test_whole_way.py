@@ -9,9 +9,7 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
 
-QUICK = (
-    "optim.max_steps=60", "optim.epochs=99", "optim.batch_size=16", "optim.learning_rate=1e-2", "lora.r=8", "validation.rows=4",
-)  # fmt: skip
+QUICK = ("optim.max_steps=60", "optim.epochs=99", "optim.batch_size=16", "optim.learning_rate=1e-2", "lora.r=8")
 WORDS = {"card": "my card", "rate": "the rate", "oos": "zzz"}
 
 
@@ -50,7 +48,7 @@ def test_labels_from_two_columns_to_a_pipeline(cli, tmp_path, tiny_base, banks):
 
     trained = cli(
         *("train", "intent", "--data", data, "--name", "bank-intent", "--base", tiny_base.path, "--store", store),
-        *_set(*QUICK, "quantization=none"),
+        *_set(*QUICK, "quantization=none", "validation.rows=4"),
     )
     assert trained.code == 0, trained.err
     manifest = Store(store).get("bank-intent").manifest
@@ -100,7 +98,7 @@ def test_objects_by_the_users_schema_are_always_valid(cli, tmp_path, tiny_base):
     assert built.code == 0, built.err
     trained = cli(
         *("train", "intent", "--data", data, "--name", "needs", "--base", tiny_base.path, "--store", store),
-        *_set(*QUICK, "optim.max_steps=4", "max_new_tokens=48", "quantization=none"),
+        *_set(*QUICK, "optim.max_steps=4", "max_new_tokens=48", "quantization=none", "validation.rows=4"),
     )
     assert trained.code == 0, trained.err
     evaluated = cli("evaluate", "needs", "--data", data, "--store", store, "--out", out)
