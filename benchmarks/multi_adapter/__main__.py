@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def main() -> None:
                 print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
     if not given.trial:
         table = _table(rows)
-        save_figures("multi_adapter", rows, comparisons, {"table": table, "rank": RANK, "new_tokens": TOKENS})
+        about = {"table": table, "rank": RANK, "new_tokens": TOKENS}
+        save_figures("multi_adapter", rows, comparisons, about, module=" ".join(["multi_adapter", *sys.argv[1:]]))
         print(table)
 
 

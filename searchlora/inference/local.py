@@ -134,13 +134,13 @@ class LocalEngine:
         """
         if "@" in name:
             raise UsageError(f"'{name}' is the name of a stored version", fix="Give a name without '@'.")
-        before = dict(self._by_hand)
 
-        def back() -> None:
-            self._by_hand.clear()
-            self._by_hand.update(before)
+        def change() -> Callable[[], object]:
+            before = self._by_hand.get(name)
+            self._by_hand[name] = folder
+            return lambda: self._by_hand.pop(name) if before is None else self._by_hand.update({name: before})
 
-        self._core.replace(name, lambda: self._by_hand.update({name: folder}), back)
+        self._core.replace(name, change)
 
     def stats(self) -> Stats:
         """What the engine is doing and has done."""
@@ -271,10 +271,8 @@ class LocalEngine:
 
 def _named(error: BaseException, works: Sequence[Work]) -> BaseException:
     """An error that does not say where, with the place of its request among all."""
-    if type(error) not in (EngineError, RequestRefused) or getattr(error, "where", None):
+    if not isinstance(error, EngineError) or type(error) not in (EngineError, RequestRefused) or error.where:
         return error
     failed = (row for row, work in enumerate(works) if not work.result.cancelled() and work.result.exception() is error)
-    row = next(failed, None)
-    if row is None or not isinstance(error, EngineError):
-        return error
+    row = next(failed)
     return type(error)(error.what, where=f"request {row + 1}", fix=error.fix)

@@ -115,8 +115,8 @@ class OneAdapter:
 
         def admits(work: Work) -> bool:
             longest = max(each.tokens for each in [work, *taken])
-            too_many = len(taken) >= self._limits.rows or (len(taken) + 1) * longest > self._limits.tokens_of_pass
-            if taken and (too_many or work.adapter != taken[0].adapter):
+            room = self._limits.pass_holds(len(taken) + 1, longest)
+            if taken and (not room or work.adapter != taken[0].adapter):
                 return False
             taken.append(work)
             return True
@@ -180,8 +180,7 @@ class OneAdapter:
         """Rows of similar length together, the longest first, so that memory runs out at once or not at all."""
         batch: list[int] = []
         for row in sorted(lengths, key=lambda row: -lengths[row]):
-            too_much = (len(batch) + 1) * lengths[batch[0]] > self._limits.tokens_of_pass if batch else False
-            if batch and (len(batch) == self._limits.rows or too_much):
+            if batch and not self._limits.pass_holds(len(batch) + 1, lengths[batch[0]]):
                 yield batch
                 batch = []
             batch.append(row)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from searchlora.models.attention import plain
+
 #: As the model's `_attn_implementation`.
 ATTENTION = "searchlora-training"
 
@@ -130,7 +132,7 @@ def attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     rows, heads, tokens, size = query.shape
-    key_heads, seen = key.shape[1:3]
+    seen = key.shape[2]
     too_many = rows * heads * tokens * seen > _PLAIN
     masked = getattr(module, "is_causal", True) if attention_mask is None else attention_mask.dtype == torch.bool
     if too_many or dropout or not masked:
@@ -140,10 +142,5 @@ def attend(
         return found
     if attention_mask is None:
         attention_mask = torch.ones(tokens, seen, dtype=torch.bool, device=query.device).tril(seen - tokens)
-    group = heads // key_heads
-    queries = (query * (size**-0.5 if scaling is None else scaling)).reshape(rows * key_heads, group * tokens, size)
-    scores = torch.bmm(queries, key.reshape(rows * key_heads, seen, size).transpose(1, 2))
-    scores = scores.view(rows, heads, tokens, seen).masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1).view(rows * key_heads, group * tokens, seen)
-    outcome = torch.bmm(weights, value.reshape(rows * key_heads, seen, value.shape[-1]))
-    return outcome.view(rows, heads, tokens, value.shape[-1]).transpose(1, 2).contiguous(), None
+    scale = size**-0.5 if scaling is None else scaling
+    return plain(query, key, value, attention_mask, scale).contiguous(), None

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched.native import kernels
+from searchlora.models.attention import plain
 
 #: As the model's `_attn_implementation`.
 NAME = "searchlora"
@@ -55,14 +56,4 @@ def attend(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=heads != key_heads
         )
         return found.transpose(1, 2), None
-    group = heads // key_heads
-    queries = (query * scale).reshape(rows * key_heads, group * new, size)
-    keys = key.flatten(0, 1)
-    if new == 1:  # a product with few rows is quick where the many stand on its left
-        scores = torch.bmm(keys, queries.transpose(1, 2)).transpose(1, 2).contiguous()
-    else:
-        scores = torch.bmm(queries, keys.transpose(1, 2))
-    if attention_mask is not None:
-        scores = scores.view(rows, heads, new, seen).add_(attention_mask).view_as(scores)
-    found = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
-    return found.view(rows, heads, new, size).transpose(1, 2), None
+    return plain(query, key, value, attention_mask, scale), None

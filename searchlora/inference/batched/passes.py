@@ -75,9 +75,8 @@ class Passes:
             return False
         if work.answers is not None:
             longest = max(each.tokens for each in [work, *taken.scored])
-            count = len(taken.scored) + 1
-            too_many = count > self._limits.rows or count * longest > self._limits.tokens_of_pass
-            if taken.scored and (too_many or work.within != taken.scored[0].within):
+            room = self._limits.pass_holds(len(taken.scored) + 1, longest)
+            if taken.scored and (not room or work.within != taken.scored[0].within):
                 return False
             taken.scored.append(work)
         else:

@@ -106,8 +106,7 @@ class Reader:
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             longest = max(longest, length)
-            too_much = longest * (row + 1 - start) > self.limits.tokens_of_pass
-            if row > start and (row - start == self.limits.rows or too_much):
+            if row > start and not self.limits.pass_holds(row + 1 - start, longest):
                 yield range(start, row)
                 start, longest = row, length
         if lengths:

@@ -104,20 +104,20 @@ class Core:
         """See `Adapters.unload`."""
         return bool(self.run(lambda: self._adapters.unload(name)))
 
-    def replace(self, name: str, change: Callable[[], None], back: Callable[[], None]) -> None:
+    def replace(self, name: str, change: Callable[[], Callable[[], object]]) -> None:
         """Unload an adapter, change what its name means, and load it; no request comes between.
 
         Args:
-            back: Called when that fails, to let the name mean what it did.
+            change: Gives what undoes it, which is called where the adapter cannot be loaded.
         """
 
         def errand() -> None:
             self._adapters.unload(name)
-            change()
+            undo = change()
             try:
                 self._adapters.load(name)
             except BaseException:
-                back()
+                undo()
                 raise
 
         self.run(errand)

@@ -99,3 +99,7 @@ class Limits:
     tokens: int
     tokens_of_pass: int
     waiting: int
+
+    def pass_holds(self, rows: int, longest: int) -> bool:
+        """Whether one pass may read or score so many rows, the longest of so many tokens."""
+        return rows <= self.rows and rows * longest <= self.tokens_of_pass

@@ -3,71 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
-import shutil
 import threading
 import time
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, RequestRefused, UsageError
-from searchlora.inference.batched.key_values import KeyValues
-from searchlora.inference.engine import Request
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.lines import PATIENCE, Lines
 from searchlora.inference.scheduling.work import Work
-from searchlora.outputs import Grammar
-from tests.made import made_folder
-
-
-@pytest.fixture(scope="module")
-def folders(tiny_base, tmp_path_factory):
-    place = tmp_path_factory.mktemp("faults")
-    found = {name: made_folder(tiny_base, place / name, seed)[0] for seed, name in enumerate("xyz")}
-    found["broken"] = place / "broken"
-    shutil.copytree(found["x"], found["broken"])
-    weights = load_file(found["broken"] / "adapter_model.safetensors")
-    next(iter(weights.values()))[0, 0] = float("nan")
-    save_file(weights, found["broken"] / "adapter_model.safetensors")
-    return found
-
-
-@pytest.fixture(params=["batched", "one adapter"])
-def either(request, tiny_base, folders, monkeypatch):
-    """An engine of each kind."""
-    if request.param == "one adapter":
-        monkeypatch.setattr("searchlora.inference.batched.forward.fits", lambda _: False)
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=2, waiting=8)
-    engine.load_folder("x", folders["x"])
-    yield engine
-    engine.close(5)
-
-
-@pytest.fixture
-def engine(tiny_base, folders):
-    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=3, waiting=8)
-    for name in "xy":
-        engine.load_folder(name, folders[name])
-    yield engine
-    engine.close(5)
-
-
-def asked(text: str = "tent", adapter: str | None = None, tokens: int = 4, grammar: Grammar | None = None) -> Request:
-    return Request(({"role": "user", "content": text},), adapter, tokens, grammar)
-
-
-def hold(engine):
-    """Keep the engine busy until the event is set."""
-    begun, free = threading.Event(), threading.Event()
-
-    def errand():
-        begun.set()
-        free.wait(20)
-
-    engine._core.submit([Work(errand=errand)], "hold")
-    begun.wait(10)
-    return free
+from tests.inference.scheduling.asking import asked, hold
 
 
 def take(lines, fits):
@@ -361,84 +307,3 @@ def test_a_call_that_has_begun_is_finished_by_a_closing_engine(either):
     closing.join(30)
     call.join(5)
     assert len(found[0]) == 20
-
-
-def test_adapters_come_and_go_within_their_slots(either, folders):
-    base = either.generate([asked(tokens=6)])
-    for name in "yz":
-        either.load_folder(name, folders[name])
-    assert len(either.stats().loaded) == 2
-    found = [either.generate([asked(adapter=name, tokens=6)])[0].text for name in "xyz"]
-    assert len({*found, base[0].text}) == 4
-    assert either.stats().slot_evictions > 0
-    for name in "xyz":
-        either.unload(name)
-    assert either.generate([asked(tokens=6)]) == base
-
-
-def test_one_call_over_more_adapters_than_slots_loads_each_once(either, folders):
-    for name in "yz":
-        either.load_folder(name, folders[name])
-    before = either.stats().slot_misses
-    either.generate([asked(f"tent {n}", "xyz"[n % 3]) for n in range(12)])
-    assert either.stats().slot_misses - before <= 3
-
-
-def test_a_request_is_named_by_its_place_in_the_call(either):
-    digits, nothing = Grammar("regex", "[0-9]{4}"), Grammar("lark", 'start: start "a"')
-    with pytest.raises(RequestRefused, match="request 3: generation cannot be constrained to this Lark grammar"):
-        either.generate([asked(), asked(grammar=digits), asked(grammar=nothing)])
-    with pytest.raises(RequestRefused, match="request 2: there is no grammar of kind 'nope'"):
-        either.generate([asked(), asked(grammar=Grammar("nope", "a"))])
-    with pytest.raises(RequestRefused, match="request 2: asks for no token"):
-        either.generate([asked(), asked(tokens=0)])
-    with pytest.raises(RequestRefused, match="request 1: a choice has no tokens"):
-        either.score([Request(({"role": "user", "content": "?"},), ends="")], [["", "a"]])
-
-
-def test_choices_that_have_no_room_in_a_pass_are_refused(tiny_base):
-    engine = LocalEngine(tiny_base, batch_tokens=64)
-    with pytest.raises(RequestRefused, match=r"request 1: its choices have \d+ tokens, more than the 64"):
-        engine.score([asked()], [["a" * 40, "b" * 40]])
-
-
-@pytest.mark.parametrize("limit", ["adapters", "waiting", "batch_rows", "batch_tokens", "cache_tokens"])
-def test_an_engine_that_could_answer_nothing_is_not_made(tiny_base, limit):
-    with pytest.raises(UsageError, match="= 0 can answer nothing"):
-        LocalEngine(tiny_base, **{limit: 0})
-
-
-def test_a_folder_is_not_loaded_under_the_name_of_a_stored_version(engine, folders):
-    with pytest.raises(UsageError, match="'one@1' is the name of a stored version"):
-        engine.load_folder("one@1", folders["x"])
-
-
-def test_a_folder_replaces_another_of_the_name_in_one_step(engine, folders):
-    wanted = {name: engine.generate([asked("tent", name, 6)])[0] for name in "xy"}
-    free = hold(engine)
-    before = engine.submit(asked("tent", "x", 6))
-    replacing = threading.Thread(target=lambda: engine.load_folder("x", folders["y"]))
-    replacing.start()
-    while engine.stats().waiting < 2:
-        time.sleep(0.01)
-    after = engine.submit(asked("tent", "x", 6))
-    free.set()
-    replacing.join(10)
-    assert before.result(10) in wanted.values()
-    assert after.result(10) in wanted.values()
-    assert engine.generate([asked("tent", "x", 6)])[0] == wanted["y"]
-
-
-def test_keys_and_values_take_the_room_that_rows_in_use_need():
-    cache = KeyValues(2)
-    states = torch.ones(4, 1, 8, 2)
-    cache.make_room(4, 8, tokens=512)
-    cache.block(slice(0, 4), 0, 8)
-    cache.update(states, states, 0)
-    assert cache._all.shape[2] * cache._all.shape[4] <= 512
-    cache.make_room(1, 500, tokens=512)  # one row is left, and writes long
-    assert cache._all.shape[2:5] == (1, 1, 512)
-    assert float(cache._all[0, 0, 0, 0, :8].sum()) == 16
-    cache.make_room(4, 20, tokens=512)
-    assert cache._all.shape[2] * cache._all.shape[4] <= 512
-    assert float(cache._all[0, 0, 0, 0, :8].sum()) == 16

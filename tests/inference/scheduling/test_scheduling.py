@@ -13,11 +13,10 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, TamperedAdapter
-from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scheduling.lines import Lines
 from searchlora.inference.scheduling.work import Work
-from searchlora.outputs import Grammar
+from tests.inference.scheduling.asking import asked, hold
 from tests.made import made_adapter
 from tests.words import first_word
 
@@ -39,23 +38,6 @@ def engine(tiny_base, store):
     engine = LocalEngine(tiny_base, store, precision="fp32", batch_rows=4, adapters=2, waiting=8)
     yield engine
     engine.close()
-
-
-def asked(text: str, adapter: str | None = None, tokens: int = 5, grammar: Grammar | None = None) -> Request:
-    return Request(({"role": "user", "content": text},), adapter, tokens, grammar)
-
-
-def hold(engine):
-    """Keep the engine busy until the event is set; requests wait meanwhile."""
-    begun, free = threading.Event(), threading.Event()
-
-    def errand():
-        begun.set()
-        free.wait(10)
-
-    engine._core.submit([Work(errand=errand)], "hold")
-    begun.wait(10)
-    return free
 
 
 def test_sixteen_threads_over_more_adapters_than_slots(tiny_base, store):

@@ -1,0 +1,43 @@
+"""Engines with adapters from folders, one of which computes no numbers."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from searchlora.inference.local import LocalEngine
+from tests.made import made_folder
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_base, tmp_path_factory):
+    place = tmp_path_factory.mktemp("faults")
+    found = {name: made_folder(tiny_base, place / name, seed)[0] for seed, name in enumerate("xyz")}
+    found["broken"] = place / "broken"
+    shutil.copytree(found["x"], found["broken"])
+    weights = load_file(found["broken"] / "adapter_model.safetensors")
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, found["broken"] / "adapter_model.safetensors")
+    return found
+
+
+@pytest.fixture(params=["batched", "one adapter"])
+def either(request, tiny_base, folders, monkeypatch):
+    """An engine of each kind."""
+    if request.param == "one adapter":
+        monkeypatch.setattr("searchlora.inference.batched.forward.fits", lambda _: False)
+    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=2, waiting=8)
+    engine.load_folder("x", folders["x"])
+    yield engine
+    engine.close(5)
+
+
+@pytest.fixture
+def engine(tiny_base, folders):
+    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=3, waiting=8)
+    for name in "xy":
+        engine.load_folder(name, folders[name])
+    yield engine
+    engine.close(5)
