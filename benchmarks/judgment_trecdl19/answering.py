@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.judgment_trecdl19.folds import FOLDS, Topics, fold_dataset
-from benchmarks.judgment_trecdl19.warm import warm_records
-from searchlora.adapters.exporting import export_merged
+from benchmarks.judgment_trecdl19.warm import warm_adapter
+from benchmarks.merged import merged
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.data.building import build
 from searchlora.eval.files import atomic_text
 from searchlora.experiments.judge import Judge, load_judge
 from searchlora.experiments.judged import graded
@@ -22,7 +21,7 @@ from searchlora.output_json import from_json, to_json
 from searchlora.progress import Steps
 
 BASE = "smollm2-135m-instruct-q4_1"
-WARM, NAME = "dl19-warm", "dl19-judge"
+NAME = "dl19-judge"
 HERE = Path(__file__).parent
 
 
@@ -64,13 +63,13 @@ def answer(
         overrides: Of all recipes; `queries`: train on so many of each fold only. To try things out.
     """
     store = Store(work / "store")
-    warm = _warm(data, work, store, steps, overrides)
-    merged = _merged(warm, work / "merged")
+    warm = warm_adapter(data, work, steps, overrides)
+    first = merged(warm, work / "merged")
     adapters = []
     for number in range(FOLDS):
         dataset = fold_dataset(topics, number, work / f"fold{number + 1}", queries=queries)
         name, recipe = f"{NAME}-{number + 1}", HERE / "fold.yaml"
-        settings = (f"base={merged}", *overrides)
+        settings = (f"base={first}", *overrides)
         adapters.append(
             train_or_reuse(
                 "judgment", dataset.folder, name, recipe=recipe, overrides=settings, store=store, steps=steps
@@ -84,26 +83,6 @@ def answer(
     by_base = _graded(judge, topics, list(topics.pairs), work / "graded" / "base", steps)
     training = {each.reference: _about(each) for each in (warm, *adapters)}
     return Answers(by_adapter, by_base, [dict(each.manifest.tuned) for each in adapters], training)
-
-
-def _warm(data: Path, work: Path, store: Store, steps: Steps, overrides: Sequence[str]) -> StoredAdapter:
-    folder = work / "warm"
-    if not folder.is_dir():
-        source = folder.with_suffix(".jsonl")
-        with atomic_text(source) as out:
-            out.writelines(json.dumps(record) + "\n" for record in warm_records(data))
-        build("judgment", source, format="native", out=folder, shares=(0.95, 0.05, 0.0), on_leak="drop")
-    recipe = HERE / "warm.yaml"
-    return train_or_reuse("judgment", folder, WARM, recipe=recipe, overrides=overrides, store=store, steps=steps)
-
-
-def _merged(warm: StoredAdapter, folder: Path) -> Path:
-    """The base with the first adapter in it, one folder for each version of that adapter."""
-    out = folder / warm.reference
-    if not out.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        print(export_merged(warm, out))
-    return out
 
 
 def _graded(judge: Judge, topics: Topics, wanted: Sequence[str], folder: Path, steps: Steps) -> dict[str, Any]:

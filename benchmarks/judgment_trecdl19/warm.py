@@ -8,19 +8,28 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.building import build
 from searchlora.data.formats import squad
 from searchlora.data.text import normalised
+from searchlora.eval.files import atomic_text
+from searchlora.experiments.train import train_or_reuse
+from searchlora.progress import Steps
 from searchlora.records import Document, RejectedRow, SourceRow
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.task import load_task
 
 SEED = 13
+NAME = "dl19-warm"
+RECIPE = Path(__file__).parent / "warm.yaml"
 
 #: Questions of SQuAD, three pairs each, and queries of Cranfield, all their pairs.
 QUESTIONS, ABOUT = 800, 25
@@ -29,6 +38,19 @@ QUESTIONS, ABOUT = 800, 25
 WORDS = 55
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 _DEEP = 200
+
+
+def warm_adapter(data: Path, work: Path, steps: Steps, overrides: Sequence[str] = ()) -> StoredAdapter:
+    """The adapter trained on these pairs; dataset and store lie in `work`, and what is there is used again."""
+    folder = work / "warm"
+    if not folder.is_dir():
+        source = folder.with_suffix(".jsonl")
+        source.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_text(source) as out:
+            out.writelines(json.dumps(record) + "\n" for record in warm_records(data))
+        build("judgment", source, format="native", out=folder, shares=(0.95, 0.05, 0.0), on_leak="drop")
+    store = Store(work / "store")
+    return train_or_reuse("judgment", folder, NAME, recipe=RECIPE, overrides=overrides, store=store, steps=steps)
 
 
 def warm_records(data: Path) -> list[Mapping[str, Any]]:

@@ -3,9 +3,9 @@
     python -m benchmarks.rag_mtrag
 
 The reference tasks in three folds by group (conversation, first turn, document): each row is answered by an adapter
-that saw the other folds only. Before that, one adapter learns from SQuAD and is merged into the base of the three.
-About an hour and a half on 2 cores; what is done lies in `benchmarks/work/rag_mtrag` and is used again. Answers to read
-are written there, to `answers.md`.
+that saw the other folds only. Before that, one adapter learns what is relevant (`benchmarks.judgment_trecdl19.warm`)
+and one to answer SQuAD or abstain (`warm`); both are merged into the base of the three. About two hours on 2 cores;
+what is done lies in `benchmarks/work/rag_mtrag` and is used again. Answers to read are written there, to `answers.md`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 from benchmarks.common import WORK, header, real_data, save
 from benchmarks.rag_mtrag.answering import Answers, answer
-from benchmarks.rag_mtrag.data import FOLDS, MISSING, SQUAD_ROWS, SQUAD_UNANSWERABLE, MtRag, Record
+from benchmarks.rag_mtrag.data import FOLDS, MISSING, MtRag
 from benchmarks.rag_mtrag.reading import write_answers
+from benchmarks.rag_mtrag.records import Record
 from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations, unconstrained
+from benchmarks.rag_mtrag.warm import ROWS
 from searchlora.cli.bars import bars
 from searchlora.cli.tables import show
 from searchlora.eval.tables import to_json
@@ -59,8 +61,7 @@ def _about(mtrag: MtRag, rows: Sequence[Record], answers: Answers, found: Any) -
         "design": {
             "folds": FOLDS,
             "share of answerable training rows that stand there without gold too": MISSING,
-            "rows of SQuAD trained on first": SQUAD_ROWS,
-            "share of these to abstain from": SQUAD_UNANSWERABLE,
+            "passages of a row of SQuAD -> how many are trained on first": ROWS,
         },
         "training": answers.training,
         "confusions": {

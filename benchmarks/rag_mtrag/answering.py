@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rag_mtrag.data import FOLDS, TASK, MtRag, Record, warm_dataset
-from searchlora.adapters.exporting import export_merged
+from benchmarks.common import WORK
+from benchmarks.judgment_trecdl19.warm import warm_adapter
+from benchmarks.merged import merged
+from benchmarks.rag_mtrag.data import FOLDS, MtRag
+from benchmarks.rag_mtrag.records import TASK, Record
+from benchmarks.rag_mtrag.warm import warm_dataset
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
@@ -60,61 +65,40 @@ class Answers:
     training: Mapping[str, Mapping[str, Any]]
 
 
-def answer(
-    mtrag: MtRag, data: Path, work: Path, steps: Steps, *, overrides: Sequence[str] = (), rows: int | None = None
-) -> Answers:
-    """Train the adapters that are not there yet, and ask what was not asked yet.
-
-    Args:
-        overrides: Of all recipes; `rows`: train on and ask so many a fold only. To try things out.
-    """
+def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
+    """Train the adapters that are not there yet, and ask what was not asked yet."""
     store = Store(work / "store")
     task = load_prompted_task(TASK)
-    longest = load_recipe(task.default_recipe, None, overrides).max_new_tokens
-    warm = train_or_reuse(
-        TASK,
-        warm_dataset(data, work / "warm", rows).folder,
-        WARM,
-        recipe=HERE / "warm.yaml",
-        overrides=overrides,
-        store=store,
-        steps=steps,
-    )
-    merged = _merged(warm, work / "merged")
-    adapter, baselines, training = Answered({}, {}), dict[str, dict[str, Any]](), {warm.reference: _about(warm)}
-    engine = LocalEngine(resolve(str(merged)), store)
+    longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
+    relevance = warm_adapter(data, WORK / "judgment_trecdl19", steps)
+    squad = warm_dataset(data, work / "warm")
+    warm = _trained(WARM, squad, "warm.yaml", merged(relevance, work / "merged"), store, steps)
+    first = merged(warm, work / "merged")
+    training = {each.reference: _about(each) for each in (relevance, warm)}
+    adapter, baselines = Answered({}, {}), dict[str, dict[str, Any]]()
+    engine = LocalEngine(resolve(str(first)), store)
     for fold in range(FOLDS):
-        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}", rows)
-        stored = train_or_reuse(
-            TASK,
-            dataset.folder,
-            f"{NAME}-{fold + 1}",
-            recipe=HERE / "fold.yaml",
-            overrides=(f"base={merged}", *overrides),
-            store=store,
-            steps=steps,
-        )
+        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}")
+        stored = _trained(f"{NAME}-{fold + 1}", dataset, "fold.yaml", first, store, steps)
         training[stored.reference] = _about(stored)
-        asked = mtrag.test(fold)[:rows]
+        asked = mtrag.test(fold)
         told = steps(f"Answering: {stored.reference}")
         found = _asked(task, engine, stored.reference, asked, work / "answers", longest, told)
         adapter = Answered({**adapter.free, **found.free}, {**adapter.held, **found.held})
         for name, outputs in task.baselines(asked, dataset.folder).items():
             of_fold = {row["id"]: output for row, output in zip(asked, outputs, strict=True)}
             baselines[name] = {**baselines.get(name, {}), **of_fold}
-    asked = [row for fold in range(FOLDS) for row in mtrag.test(fold)[:rows]]
-    engine = LocalEngine(resolve(warm.manifest.base.name), store)
+    asked = [row for fold in range(FOLDS) for row in mtrag.test(fold)]
+    engine = LocalEngine(resolve(relevance.manifest.base.name), store)
     base = _asked(task, engine, None, asked, work / "answers", longest, steps("Answering: base zero-shot"))
     return Answers(adapter, base, baselines, training)
 
 
-def _merged(warm: StoredAdapter, folder: Path) -> Path:
-    """The base with the first adapter in it, one folder for each version of that adapter."""
-    out = folder / warm.reference
-    if not out.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        print(export_merged(warm, out))
-    return out
+def _trained(name: str, dataset: Dataset, recipe: str, base: Path, store: Store, steps: Steps) -> StoredAdapter:
+    settings = (f"base={base}",)
+    return train_or_reuse(
+        TASK, dataset.folder, name, recipe=HERE / recipe, overrides=settings, store=store, steps=steps
+    )
 
 
 def _asked(

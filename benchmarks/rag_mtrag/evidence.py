@@ -29,7 +29,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.common import header, real_data, save
-from benchmarks.rag_mtrag.data import SEED, MtRag
+from benchmarks.rag_mtrag.data import MtRag
+from benchmarks.rag_mtrag.records import SEED
 from searchlora.cli.tables import show
 from searchlora.data.formats import squad
 from searchlora.data.text import fingerprint, normalised

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rag_mtrag.data import SEED, Record
+from benchmarks.rag_mtrag.records import SEED, Record
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.files import atomic_text
 from searchlora.outputs import CitedAnswer

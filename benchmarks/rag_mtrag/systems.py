@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.rag_mtrag.answering import Answers
-from benchmarks.rag_mtrag.data import TASK, Record
+from benchmarks.rag_mtrag.records import TASK, Record
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.task import load_task

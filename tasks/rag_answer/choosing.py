@@ -22,6 +22,9 @@ from searchlora.tasks.rag_answer.shown import passage_texts, search_text
 
 TAKEN_OUT = "gold taken out"
 
+#: Behind the id of such a row.
+WITHOUT_GOLD = "_without_gold"
+
 OPTIONS = {
     "passages": "how many passages every row has, distractors among them (default 5)",
     "gold": "how many of them at most are the row's own (default 3)",
@@ -148,7 +151,7 @@ def _row(
     answerable = bool(reference) and not without_gold
     gold = {passage.id for passage in own} if answerable else set()
     record: dict[str, object] = {
-        "id": f"{row.id}_without_gold" if without_gold else row.id,
+        "id": f"{row.id}{WITHOUT_GOLD}" if without_gold else row.id,
         "group": row.group,
         "question": row.question,
         "history": list(row.history),

@@ -21,7 +21,7 @@ class RagAnswerTask(PromptedTask):
     """Question, conversation and numbered passages -> an answer with citations, or a stated abstention."""
 
     name = "rag_answer"
-    version = 1
+    version = 2
     default_settings = settings.DEFAULT
     reads: Mapping[str, str] = {"question": "query", "history": "history", "passages": "passages"}
     writes = "answer"

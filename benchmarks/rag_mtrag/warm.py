@@ -1,0 +1,92 @@
+"""Rows of SQuAD, on which one adapter is trained before the three see MT-RAG.
+
+A small model has two things to learn here: whether any passage answers, and which one does. So most of these rows are
+shorter than MT-RAG's (`ROWS`), and their answer is the span with its citation and nothing else: what is decided then
+weighs more in the loss than what is copied. Half of the rows lack the passage that answers. The distractors of half of
+them are paragraphs of the same article, as BM25 ranks them, those of the others paragraphs of other articles.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rag_mtrag.records import SEED, Record, dataset_in, records, validates
+from searchlora.data.dataset import Dataset
+from searchlora.data.formats import squad
+from searchlora.data.text import normalised
+from searchlora.records import SourceRow
+from searchlora.tasks.rag_answer.choosing import WITHOUT_GOLD
+from searchlora.tasks.rag_answer.sentences import with_marks
+from searchlora.tasks.rag_answer.shown import passage_texts
+
+#: Passages of a row -> how many such rows.
+ROWS = {1: 240, 2: 200, 3: 160, 5: 120}
+
+#: The share of articles that validate.
+VALIDATING = 0.15
+
+
+def warm_dataset(data: Path, folder: Path, rows: Mapping[int, int] = ROWS) -> Dataset:
+    """The dataset, built in `folder` or found there; no article stands in two of its splits."""
+    made = list(_rows(data / "squad" / "squaddev_v1.1.json.gz", rows))
+    split = {
+        "train": [row for row in made if not validates(row, "validation", VALIDATING)],
+        "validation": [row for row in made if validates(row, "validation", VALIDATING)],
+    }
+    return dataset_in(folder, split)
+
+
+def _rows(source: Path, wanted: Mapping[int, int]) -> Iterator[Record]:
+    found, _ = records("squad", source, {"missing": "1"})
+    chance, spans = random.Random(SEED), _spans(source)
+    chance.shuffle(found)
+    pool = [(row["group"], passage) for row in found for passage in row["passages"]]
+    told = (row for row in found if row["answerable"] and _shows(row, spans[row["id"]]))
+    silent = (row for row in found if not row["answerable"])
+    for length, count in wanted.items():
+        for number in range(count):
+            row = next(silent if number % 2 else told)
+            span = spans[row["id"].removesuffix(WITHOUT_GOLD)]
+            own = [each for each in row["passages"] if each["id"] in row["gold"]]
+            others = [each for each in row["passages"] if each["id"] not in row["gold"]]
+            if number % 4 > 1:
+                others = _elsewhere(row["group"], span, pool, length, chance)
+            yield _row(row, span, [*own, *others][:length], chance)
+
+
+def _shows(row: Record, span: str) -> bool:
+    """Whether the span stands in what the model is shown of the gold passage."""
+    shown = zip(row["passages"], passage_texts(row), strict=True)
+    return any(passage["id"] in row["gold"] and span in text for passage, text in shown)
+
+
+def _elsewhere(group: str, span: str, pool: Sequence[tuple[str, Any]], count: int, chance: random.Random) -> list[Any]:
+    """Passages of other articles that do not hold the span."""
+    found: dict[str, Any] = {}
+    while len(found) < count:
+        article, passage = chance.choice(pool)
+        if article != group and normalised(span) not in normalised(passage["text"]):
+            found[passage["id"]] = passage
+    return list(found.values())
+
+
+def _row(row: Record, span: str, passages: list[Any], chance: random.Random) -> Record:
+    """The record with these passages in a drawn order, and the span as its answer."""
+    chance.shuffle(passages)
+    made = {**row, "passages": passages}
+    if row["answerable"]:
+        place = next(place for place, each in enumerate(passages, start=1) if each["id"] in row["gold"])
+        made |= {"answer": with_marks(f"{span}.", [place]), "reference": span}
+    return made
+
+
+def _spans(source: Path) -> dict[str, str]:
+    """Question -> the span that answers it."""
+    return {
+        row.data["id"]: row.data["answers"][0]["text"]
+        for row in squad.read(source)
+        if isinstance(row, SourceRow) and row.data["answers"]
+    }
