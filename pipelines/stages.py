@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
-from searchlora.inference.engine import Engine, Request
+from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
 from searchlora.prompts import messages
 from searchlora.records import Record, SearchContext
@@ -43,8 +43,8 @@ class AdapterStage:
         constrained: Hold the model to the form of the task's output: where it has choices, every choice is scored as a
             whole and the value comes with probabilities; where it has a grammar, generation keeps to it. False: the
             model writes freely, and what it wrote is parsed.
-        rest: Where text may follow a scored choice, such as the reason of a grade, let the model write it, behind the
-            choice that the task settled on. A value whose text has no end within `max_new_tokens` stays without it.
+        rest: Where text may follow a scored choice (the reason of a grade, an answer where it does not abstain), let the
+            model write it, behind what the task settled on.
     """
 
     task: PromptedTask
@@ -74,12 +74,15 @@ class AdapterStage:
         open_ = {place: spec for place, spec in enumerate(specs) if place not in closed}
         found = {**self._scored(records, closed), **self._written(records, open_)}
         settled = [self._settled(found[place], record) for place, record in enumerate(records)]
-        continued = {place: spec for place, spec in closed.items() if self.rest and _continued(spec)}
-        return self._with_rest(records, continued, settled) if continued else settled
+        return self._with_rest(records, closed, settled) if self.rest else settled
 
     def _scored(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
         requests = [
-            Request(messages(self.task, records[place]), self.adapter, ends=spec.ends if _continued(spec) else None)
+            Request(
+                messages(self.task, records[place]),
+                self.adapter,
+                ends=spec.ends if isinstance(spec, Continued) else None,
+            )
             for place, spec in specs.items()
         ]
         choices = [spec.choices or () for spec in specs.values()]
@@ -101,36 +104,39 @@ class AdapterStage:
         ]
         completions = self.engine.generate(requests) if requests else []
         return {
-            place: self.task.parse(completion.text, records[place])
-            if completion.finish == "stop"
-            else InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")
+            place: written
+            if isinstance(written := _ended(completion), InvalidOutput)
+            else self.task.parse(written, records[place])
             for place, completion in zip(specs, completions, strict=True)
         }
 
     def _settled(self, output: Any, record: Record) -> Any:
         return output if isinstance(output, InvalidOutput) else self.task.settle(output, record)
 
-    def _with_rest(self, records: Sequence[Record], specs: Mapping[int, Continued], values: list[Any]) -> list[Any]:
+    def _with_rest(self, records: Sequence[Record], specs: Mapping[int, ClosedSet], values: list[Any]) -> list[Any]:
+        goes_on = {
+            place: (spec, begins)
+            for place, spec in specs.items()
+            if isinstance(spec, Continued) and (begins := spec.begins(values[place])) is not None
+        }
         requests = [
             Request(
-                messages(self.task, records[place]),
-                self.adapter,
-                self.max_new_tokens,
-                spec.rest,
-                begins=spec.begins(values[place]),
+                messages(self.task, records[place]), self.adapter, self.max_new_tokens, spec.rest, begins=begins
             )
-            for place, spec in specs.items()
+            for place, (spec, begins) in goes_on.items()
         ]
         found = list(values)
-        for (place, spec), completion in zip(specs.items(), self.engine.generate(requests), strict=True):
-            if completion.finish == "stop":
-                found[place] = spec.with_rest(values[place], completion.text)
+        completions = self.engine.generate(requests) if requests else []
+        for (place, (spec, _)), completion in zip(goes_on.items(), completions, strict=True):
+            found[place] = spec.with_rest(values[place], _ended(completion))
         return found
 
 
-def _continued(spec: OutputSpec) -> TypeGuard[Continued]:
-    """Whether text follows a choice of this form."""
-    return isinstance(spec, Continued) and spec.ends is not None
+def _ended(completion: Completion) -> str | InvalidOutput:
+    """What was written, if it has an end."""
+    if completion.finish == "stop":
+        return completion.text
+    return InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")
 
 
 def with_outputs(

@@ -45,7 +45,7 @@ class OutputSpec(Protocol):
 
     @property
     def choices(self) -> tuple[str, ...] | None:
-        """Every answer there can be, for scoring instead of generating; None where the set is open."""
+        """The answers that are scored and not generated: all there can be, unless the form is `Continued`; or None."""
 
     @property
     def grammar(self) -> Grammar | None:
@@ -62,21 +62,21 @@ class ClosedSet(OutputSpec, Protocol):
 
 @runtime_checkable
 class Continued(ClosedSet, Protocol):
-    """A closed set where text may follow the choice: the choice is scored, and the text is then written behind it."""
+    """Choices are scored first; where the value that is settled on has more to say, that is written afterwards."""
 
     @property
     def ends(self) -> str | None:
-        """What follows each choice where text does; None: nothing is written, the choice is the whole answer."""
+        """What follows a choice in an answer that goes on; None: a choice is scored as a whole answer."""
 
     @property
     def rest(self) -> Grammar:
         """What the text is constrained to."""
 
-    def begins(self, value: Any) -> str:
-        """How the answer of this value begins, `ends` at the end."""
+    def begins(self, value: Any) -> str | None:
+        """How the answer of this value begins, "" where all of it is still to be written; None: it is whole."""
 
-    def with_rest(self, value: Any, text: str) -> Any:
-        """The value with the text that was written behind it."""
+    def with_rest(self, value: Any, written: str | InvalidOutput) -> Any:
+        """The value with what was written behind its beginning; `InvalidOutput`: that had no end."""
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,16 @@ class Graded:
         best, probabilities = _softmax(log_probabilities)
         return Grade(tuple(self.scale.values())[best], probabilities)
 
-    def begins(self, value: Grade) -> str:
+    def begins(self, value: Grade) -> str | None:
         """The label of a grade, the likeliest where several mean that grade, and the end of its line."""
+        if not self.reasoned:
+            return None
         chances = dict(zip(self.scale, value.probabilities or (), strict=False))
         labels = (label for label, grade in self.scale.items() if grade == value.value)
         return max(labels, key=lambda label: chances.get(label, 0.0)) + "\n"
 
-    def with_rest(self, value: Grade, text: str) -> Grade:
-        return replace(value, reason=text.strip())
+    def with_rest(self, value: Grade, written: str | InvalidOutput) -> Grade:
+        return value if isinstance(written, InvalidOutput) else replace(value, reason=written.strip())
 
 
 @dataclass(frozen=True)
@@ -225,28 +227,63 @@ class JsonObject:
 
 @dataclass(frozen=True)
 class CitedAnswer:
-    """An answer whose sentences cite numbered passages as [1] or [1][3]; `citations` holds each once, in order."""
+    """An answer whose sentences cite numbered passages as [1] or [1][3].
+
+    Attributes:
+        citations: Each once, in order.
+        abstention_probability: Of the abstention word for word, only where it was scored.
+    """
 
     text: str
     citations: tuple[int, ...]
     abstained: bool
+    abstention_probability: float | None = None
 
 
 @dataclass(frozen=True)
 class CitedText:
-    """An answer with citations of passages 1..`passages`, or the stated abstention word for word."""
+    """An answer with citations of passages 1..`passages`, or the stated abstention word for word.
+
+    The abstention is scored first, so that when to abstain is a matter of its probability.
+    """
 
     passages: int
     abstention: str
-    choices: None = None
+    ends: None = None
+
+    @property
+    def choices(self) -> tuple[str]:
+        return (self.abstention,)
 
     @property
     def grammar(self) -> Grammar:
+        """The abstention, or what `rest` admits."""
+        return Grammar("regex", f"{_escaped(self.abstention)}|{self.rest.text}")
+
+    @property
+    def rest(self) -> Grammar:
         """A regex: brackets hold a passage that was given, or no digit at all; a bracket that opens is closed."""
         cited = rf"\[({'|'.join(str(number) for number in range(1, self.passages + 1))})\]"
         piece = "|".join([r"\[[^\]\d]*\]", *([cited] if self.passages else [])])
-        answer = rf"([^\[\s\x00-\x1f]|{piece})([^\[]|{piece})*"
-        return Grammar("regex", f"{_escaped(self.abstention)}|{answer}")
+        return Grammar("regex", rf"([^\[\s\x00-\x1f]|{piece})([^\[]|{piece})*")
+
+    def from_scores(self, log_probabilities: Sequence[float]) -> CitedAnswer:
+        """The abstention where it is as likely as everything else; else an answer still to be written."""
+        return self.settled(math.exp(log_probabilities[0]), 0.5)
+
+    def settled(self, probability: float, threshold: float) -> CitedAnswer:
+        """The abstention where its probability is not below the threshold; else an answer still to be written."""
+        abstained = probability >= threshold
+        return CitedAnswer(self.abstention if abstained else "", (), abstained, probability)
+
+    def begins(self, value: CitedAnswer) -> str | None:
+        return None if value.abstained else ""
+
+    def with_rest(self, value: CitedAnswer, written: str | InvalidOutput) -> CitedAnswer | InvalidOutput:
+        answer = written if isinstance(written, InvalidOutput) else self.parse(written)
+        if isinstance(answer, InvalidOutput):
+            return answer
+        return replace(answer, abstention_probability=value.abstention_probability)
 
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:
         value = text.strip()

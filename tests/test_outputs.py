@@ -109,7 +109,34 @@ def test_a_reason_is_written_behind_the_likeliest_label_of_its_grade():
     assert REASONED.begins(Grade(1, scored.probabilities)) == "Related\n"
     assert REASONED.begins(Grade(2)) == "Relevant\n"
     assert REASONED.with_rest(scored, "It answers. ") == Grade(2, scored.probabilities, "It answers.")
-    assert SCALE.ends is None
+    assert REASONED.with_rest(scored, InvalidOutput("It ans", "no end")) == scored
+    assert SCALE.ends is None and SCALE.begins(scored) is None
+
+
+CITED = CitedText(2, "I cannot say.")
+
+
+@given(st.floats(-60, 0), st.floats(0, 1))
+def test_an_answer_is_written_where_the_abstention_is_less_likely_than_asked_for(score, threshold):
+    value = CITED.from_scores([score])
+    assert value.abstention_probability == pytest.approx(math.exp(score))
+    assert value.abstained == (math.exp(score) >= 0.5)
+    settled = CITED.settled(value.abstention_probability, threshold)
+    assert settled.abstained == (value.abstention_probability >= threshold)
+    assert CITED.begins(settled) == (None if settled.abstained else "")
+    assert (settled.text, settled.citations) == ("I cannot say." if settled.abstained else "", ())
+
+
+def test_what_is_written_after_an_abstention_was_scored_is_read_strictly():
+    value = CITED.settled(0.25, 0.5)
+    assert CITED.choices == ("I cannot say.",)
+    assert CITED.with_rest(value, "Dry [2].") == CitedAnswer(
+        "Dry [2].", (2,), abstained=False, abstention_probability=0.25
+    )
+    assert CITED.with_rest(value, "I cannot say.").abstained
+    assert isinstance(CITED.with_rest(value, "Dry [3]."), InvalidOutput)
+    cut = InvalidOutput("Dry [", "no end")
+    assert CITED.with_rest(value, cut) == cut
 
 
 @given(st.text(st.sampled_from("ab .\n\r\t\x1c\x85\u2028é"), max_size=8))
@@ -132,10 +159,10 @@ def test_closed_sets_give_their_choices():
     assert OneLabel(("a", "b")).choices == ("a", "b")
     assert SCALE.choices == ("Irrelevant", "Related", "Relevant")
     assert FreeText().choices is None
-    assert [isinstance(spec, ClosedSet) for spec in (SCALE, OneLabel(("a", "b")), FreeText(), JsonObject(SCHEMA))] == [
+    assert [isinstance(spec, ClosedSet) for spec in (SCALE, OneLabel(("a", "b")), CITED, FreeText())] == [
         True,
         True,
-        False,
+        True,
         False,
     ]
 
@@ -162,7 +189,7 @@ VALUES = [
     Grade(0),
     Grade(1, (0.1, 0.9), "It answers."),
     CitedAnswer("Dry [1][3].", (1, 3), abstained=False),
-    CitedAnswer("No.", (), abstained=True),
+    CitedAnswer("No.", (), abstained=True, abstention_probability=0.75),
     InvalidOutput("raw [", "why"),
     {"label": "a key of the user's own", "value": [1, None]},
     ["a", "b"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,9 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
         stored = _trained(f"{NAME}-{fold + 1}", dataset, "fold.yaml", first, store, steps)
         training[stored.reference] = _about(stored)
         asked = mtrag.test(fold)
+        bound = task.bound(stored.manifest.settings, stored.manifest.tuned)
         told = steps(f"Answering: {stored.reference}")
-        found = _asked(task, engine, stored.reference, asked, work / "answers", longest, told)
+        found = _asked(bound, engine, stored.reference, asked, work / "answers", longest, told)
         adapter = Answered({**adapter.free, **found.free}, {**adapter.held, **found.held})
         for name, outputs in task.baselines(asked, dataset.folder).items():
             of_fold = {row["id"]: output for row, output in zip(asked, outputs, strict=True)}
@@ -110,23 +111,25 @@ def _asked(
     longest: int,
     progress: Progress,
 ) -> Answered:
-    """All rows freely, then those that broke the form once more under the grammar.
+    """All rows freely; then whether to abstain is scored, and where not, rows that broke the form are written again.
 
     Decoding is greedy and the grammar only takes tokens away, so where what was written freely keeps to the form, the
     grammar would have changed nothing.
     """
-    free_stage = AdapterStage(task, engine, adapter, longest, constrained=False)
     held_stage = AdapterStage(task, engine, adapter, longest)
     system = adapter or "base"
-    free = _kept(free_stage, records, folder / f"{system}.free.jsonl", progress)
-    broken = [row for row in records if isinstance(free[row["id"]], InvalidOutput) and _breaks(task, row, free)]
+    free = _kept(replace(held_stage, constrained=False), records, folder / f"{system}.free.jsonl", progress)
+    scored = _kept(replace(held_stage, rest=False), records, folder / f"{system}.scored.jsonl", progress)
+    silent = {id_: output for id_, output in scored.items() if output.abstained}
+    broken = [row for row in records if row["id"] not in silent and _breaks(task, row, free)]
     held = _kept(held_stage, broken, folder / f"{system}.held.jsonl", progress)
-    return Answered(free, {**free, **held})
+    return Answered(free, {**free, **held, **silent})
 
 
 def _breaks(task: PromptedTask, record: Record, free: Mapping[str, Any]) -> bool:
     """Whether it is the form that an output breaks, and not only the length."""
-    return isinstance(task.parse(free[record["id"]].raw, record), InvalidOutput)
+    output = free[record["id"]]
+    return isinstance(output, InvalidOutput) and isinstance(task.parse(output.raw, record), InvalidOutput)
 
 
 def _kept(stage: AdapterStage, records: Sequence[Record], file: Path, progress: Progress) -> dict[str, Any]:

@@ -17,7 +17,7 @@ FOLDS = 3
 MISSING = 0.35
 
 #: The share of groups that validate, of those that are not tested in a fold.
-VALIDATING = 0.08
+VALIDATING = 0.2
 
 
 @dataclass(frozen=True)

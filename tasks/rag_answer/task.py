@@ -8,10 +8,10 @@ from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
-from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput, OutputSpec
+from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
 from searchlora.records import Format, Options, Record
 from searchlora.task import PromptedTask
-from searchlora.tasks.rag_answer import baselines, evaluator, settings
+from searchlora.tasks.rag_answer import abstaining, baselines, evaluator, settings
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.sentences import without_marks
 from searchlora.tasks.rag_answer.shown import passage_texts, shortened
@@ -51,9 +51,18 @@ class RagAnswerTask(PromptedTask):
         answer = str(record["answer"])
         return answer if self.settings["citations"] else without_marks(answer)
 
-    def output(self, record: Record) -> OutputSpec:
+    def output(self, record: Record) -> CitedText:
         numbered = len(record["passages"]) if self.settings["citations"] else 0
         return CitedText(numbered, str(self.settings["abstention"]))
+
+    def tune(self, records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> Mapping[str, Any]:
+        return abstaining.tuned(records, outputs)
+
+    def settle(self, output: CitedAnswer, record: Record) -> CitedAnswer:
+        """Abstains from the tuned probability on; an answer whose abstention was not scored stays as it is."""
+        if "abstain_from" not in self.tuned or output.abstention_probability is None:
+            return output
+        return self.output(record).settled(output.abstention_probability, float(self.tuned["abstain_from"]))
 
     def fallback(self, record: Record) -> CitedAnswer:
         """The abstention: who cannot be understood has said nothing."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from math import log
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from benchmarks.rag_mtrag import answering
+from benchmarks.rag_mtrag import answering, warm
 from benchmarks.rag_mtrag.data import FOLDS, MtRag
-from searchlora.inference.engine import Completion, Request
+from benchmarks.rag_mtrag.warm import warm_dataset
+from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.outputs import InvalidOutput
 from searchlora.task import load_prompted_task
 from searchlora.tasks.rag_answer.choosing import TAKEN_OUT
+from searchlora.tasks.rag_answer.sentences import with_marks
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,7 @@ class _Scripted:
 
     def __init__(self, free: list[tuple[str, Literal["stop", "length"]]]) -> None:
         self.free = free
+        self.abstentions = [0.1, 0.1, 0.1, 0.9, 0.1]
         self.asked: list[Request] = []
 
     def generate(self, requests: list[Request]) -> list[Completion]:
@@ -48,17 +54,25 @@ class _Scripted:
             found.append(Completion(text, finish, 1, 1))
         return found
 
+    def score(self, requests: list[Request], choices: Sequence[Sequence[str]], within: float | None) -> list[Scored]:
+        """The abstention of the next requests is as likely as it was told to be."""
+        del requests, within
+        return [Scored((log(self.abstentions.pop(0)),), 1, 1) for _ in choices]
+
 
 def test_only_what_breaks_the_form_is_written_again_and_nothing_twice(tmp_path: Path) -> None:
     task = load_prompted_task("rag_answer")
-    rows = [{**task.examples[0], "id": name} for name in ("kept", "strange", "endless")]
-    engine = _Scripted([("It is wet [2].", "stop"), ("It is wet [9].", "stop"), ("It is wet and wet", "length")])
+    rows = [{**task.examples[0], "id": name} for name in ("kept", "strange", "endless", "quiet")]
+    engine = _Scripted(
+        [("It is wet [2].", "stop"), ("It is wet [9].", "stop"), ("It is wet and wet", "length"), ("It [9].", "stop")]
+    )
     arguments = (task, engine, None, rows, tmp_path, 20, lambda *_: None)
     found = answering._asked(*arguments)  # type: ignore[arg-type]
-    assert [request.grammar is not None for request in engine.asked] == [False, False, False, True]
+    assert [request.grammar is not None for request in engine.asked] == [False, False, False, False, True]
     assert found.held["kept"].text == "It is wet [2]."
     assert found.held["strange"].text == "It is dry [1]."
     assert found.held["endless"] == found.free["endless"]
+    assert found.held["quiet"].abstained and isinstance(found.free["quiet"], InvalidOutput)
     assert "cites passage 9" in found.free["strange"].reason
 
     file = tmp_path / "base.free.jsonl"
@@ -66,7 +80,24 @@ def test_only_what_breaks_the_form_is_written_again_and_nothing_twice(tmp_path: 
     file.write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")
     engine.free = [("It is wet [2].", "stop")]
     again = answering._asked(*arguments)  # type: ignore[arg-type]
-    assert len(engine.asked) == 5
-    assert again.free["endless"].text == "It is wet [2]."
+    assert len(engine.asked) == 6
+    assert again.free["quiet"].text == "It is wet [2]."
+    assert again.held["quiet"].abstained
     assert answering._asked(*arguments) == again  # type: ignore[arg-type]
-    assert len(engine.asked) == 5
+    assert len(engine.asked) == 6
+
+
+def test_what_is_trained_on_first_shows_its_span_and_half_of_it_has_none(real_data: Path, tmp_path: Path) -> None:
+    dataset = warm_dataset(real_data, tmp_path / "warm", {1: 8, 3: 8})
+    rows = [*dataset.records("train"), *dataset.records("validation")]
+    assert Counter((len(row["passages"]), row["answerable"]) for row in rows) == {
+        (length, answerable): 4 for length in (1, 3) for answerable in (True, False)
+    }
+    spans = warm._spans(real_data / "squad" / "squaddev_v1.1.json.gz")
+    for row in rows:
+        ids = [passage["id"] for passage in row["passages"]]
+        assert len(set(ids)) == len(ids)
+        if row["answerable"]:
+            (place,) = [place for place, each in enumerate(ids, start=1) if each in row["gold"]]
+            assert row["answer"] == with_marks(f"{spans[row['id']]}.", [place])
+            assert spans[row["id"]] in row["passages"][place - 1]["text"]

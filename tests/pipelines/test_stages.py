@@ -10,7 +10,17 @@ import pytest
 from searchlora.errors import EngineError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.outputs import CitedText, FreeText, Grade, Graded, InvalidOutput, JsonObject, Label, OneLabel
+from searchlora.outputs import (
+    CitedAnswer,
+    CitedText,
+    FreeText,
+    Grade,
+    Graded,
+    InvalidOutput,
+    JsonObject,
+    Label,
+    OneLabel,
+)
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages
 from tests.made import made_folder
@@ -134,6 +144,38 @@ def test_forms_with_and_without_a_reason_are_answered_in_order(stage):
     mixed = stage(REASONED, GRADES, FreeText(), tokens=20).ask(RECORDS)
     assert [type(output) for output in mixed[:2]] == [Grade, Grade]
     assert mixed[2] == stage(FreeText(), tokens=20).ask(RECORDS)[2]
+
+
+CITED = CitedText(2, "I do not know.")
+
+
+class Abstaining(Held):
+    """Abstains where the abstention is likelier than it is for half of the records."""
+
+    def settle(self, output, record):
+        del record
+        return CITED.settled(output.abstention_probability, self.least)
+
+
+def test_an_abstention_is_scored_and_all_else_written_under_the_rest_of_the_grammar(stage, engine):
+    asked = stage(CITED, tokens=30, of=Abstaining)
+    requests = [Request(messages(asked.task, record), "made") for record in RECORDS]
+    scores = [each.log_probabilities[0] for each in engine.score(requests, [CITED.choices] * 6)]
+    asked.task.least = sorted(map(math.exp, scores))[3]
+    outputs = asked.ask(RECORDS)
+    behind = [replace(request, max_new_tokens=30, grammar=CITED.rest) for request in requests]
+    for output, score, wanted in zip(outputs, scores, engine.generate(behind), strict=True):
+        if math.exp(score) >= asked.task.least:
+            assert (output.text, output.abstained) == ("I do not know.", True)
+        elif wanted.finish == "stop":
+            assert output.text == wanted.text.strip()
+        else:
+            assert output == InvalidOutput(wanted.text, "no end within 30 tokens")
+        if isinstance(output, CitedAnswer):
+            assert output.abstention_probability == pytest.approx(math.exp(score), rel=1e-3)
+    assert sum(isinstance(output, CitedAnswer) and output.abstained for output in outputs) == 3
+    unwritten = replace(asked, rest=False).ask(RECORDS)
+    assert [output.text for output in unwritten if not output.abstained] == [""] * 3
 
 
 class Harsh(Held):

@@ -103,12 +103,12 @@ def test_a_long_conversation_keeps_its_beginning_and_its_end() -> None:
     assert shortened_history(turns[:3]) == turns[:3]
 
 
-def test_the_order_of_a_prompt_is_instructions_conversation_question_passages() -> None:
+def test_the_order_of_a_prompt_is_instructions_passages_conversation_question() -> None:
     record = task.examples[2]
     system, user = messages(task.bound({"abstention": "No.", "style": "Be brief.", "citations": True}), record)
     assert "Be brief." in system["content"]
     assert system["content"].endswith("say only: No.")
-    order = [user["content"].index(text) for text in ("What does delivery cost?", "and to Ireland?", "[1] ", "[2] ")]
+    order = [user["content"].index(text) for text in ("[1] ", "[2] ", "What does delivery cost?", "and to Ireland?")]
     assert order == sorted(order)
 
 

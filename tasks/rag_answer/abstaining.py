@@ -1,0 +1,38 @@
+"""From which probability of the abstention on to abstain: chosen on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from searchlora.outputs import CitedAnswer, InvalidOutput
+from searchlora.records import Record
+
+
+def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> dict[str, Any]:
+    """`abstain_from`: the probability with the best F1 of abstaining, the highest such where there are several.
+
+    Nothing where the rows whose abstention was scored are all answerable, or none is.
+    """
+    scored = [
+        (output.abstention_probability, not record["answerable"])
+        for record, output in zip(records, outputs, strict=True)
+        if isinstance(output, CitedAnswer) and output.abstention_probability is not None
+    ]
+    silent = np.array([wanted for _, wanted in scored], dtype=bool)
+    if silent.all() or not silent.any():
+        return {}
+    given = np.array([probability for probability, _ in scored])
+    steps = np.unique(given)
+    f1 = {
+        float(least): _f1(given >= least, silent)
+        for least in (*((steps[1:] + steps[:-1]) / 2)[::-1], 0.0)  # 0: to abstain always
+    }
+    best = max(f1, key=lambda least: f1[least])
+    return {"abstain_from": best, "validation": {"rows": len(scored), "abstention F1": f1[best]}}
+
+
+def _f1(said: np.typing.NDArray[np.bool_], wanted: np.typing.NDArray[np.bool_]) -> float:
+    return float(2 * (said & wanted).sum() / (said.sum() + wanted.sum()))

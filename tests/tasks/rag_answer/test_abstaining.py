@@ -1,0 +1,54 @@
+"""The threshold from which answers abstain: the best there is, and applied to what was scored only."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchlora.outputs import CitedAnswer, InvalidOutput
+from searchlora.task import load_prompted_task
+from searchlora.tasks.rag_answer.abstaining import tuned
+
+SCORED = st.lists(st.tuples(st.integers(0, 100).map(lambda each: each / 100), st.booleans()), min_size=1, max_size=20)
+
+
+def scored(rows):
+    records = [{"id": str(place), "answerable": not silent} for place, (_, silent) in enumerate(rows)]
+    return records, [CitedAnswer("", (), abstained=False, abstention_probability=given) for given, _ in rows]
+
+
+def f1(rows, least):
+    said = [given >= least for given, _ in rows]
+    right = sum(each and silent for each, (_, silent) in zip(said, rows, strict=True))
+    return 2 * right / (sum(said) + sum(silent for _, silent in rows))
+
+
+@given(SCORED)
+def test_no_threshold_abstains_better(rows):
+    found = tuned(*scored(rows))
+    kinds = {silent for _, silent in rows}
+    assert bool(found) == (kinds == {True, False})
+    if found:
+        best = max(f1(rows, given) for given, _ in rows)
+        assert f1(rows, found["abstain_from"]) == found["validation"]["abstention F1"]
+        assert found["validation"]["abstention F1"] == best
+
+
+def test_rows_without_a_score_are_passed_over():
+    records, outputs = scored([(0.2, False), (0.4, True), (0.6, True)])
+    more = [InvalidOutput("[9]", "cites passage 9"), CitedAnswer("Dry.", (), abstained=False)]
+    found = tuned([*records, *records[:2]], [*outputs, *more])
+    assert 0.2 < found["abstain_from"] < 0.4
+    assert found["validation"] == {"rows": 3, "abstention F1": 1.0}
+
+
+def test_a_tuned_task_abstains_from_its_threshold_on():
+    task = load_prompted_task("rag_answer")
+    record = task.examples[0]
+    (_, (likely, unlikely)) = scored([(0.3, True), (0.1, False)])
+    bound = task.bound(task.settings, {"abstain_from": 0.2})
+    assert bound.settle(likely, record).text == task.settings["abstention"]
+    assert not bound.settle(unlikely, record).abstained
+    assert task.settle(likely, record) == likely
+    written = CitedAnswer("Dry [1].", (1,), abstained=False)
+    assert bound.settle(written, record) == written
