@@ -127,7 +127,8 @@ def _said(output: Any, spec: OutputSpec | None) -> str:
     if isinstance(output, InvalidOutput):
         return output.raw
     if isinstance(output, CitedAnswer):
-        return output.text
+        scored = output.abstention_probability
+        return output.text if scored is None else f"{output.text} (probability of the abstention {scored:.2f})"
     if isinstance(output, Label | Grade):
         choices = spec.choices or () if spec is not None else ()
         values = tuple(spec.scale.values()) if isinstance(spec, Graded) else choices
