@@ -1,6 +1,6 @@
 """Encoder adapters against full fine-tuning and zero-shot: all-MiniLM-L6-v2 on five collections.
 
-    python -m benchmarks.embedding_squad                     all of it, half an hour on 2 idle cores
+    python -m benchmarks.embedding_squad                     all of it, an hour or two on 2 cores
     python -m benchmarks.embedding_squad squad cranfield     these collections only
     python -m benchmarks.embedding_squad --limit 50 --set optim.max_steps=4     a try; nothing is written to results
 
