@@ -120,9 +120,7 @@ class AdapterStage:
             if isinstance(spec, Continued) and (begins := spec.begins(values[place])) is not None
         }
         requests = [
-            Request(
-                messages(self.task, records[place]), self.adapter, self.max_new_tokens, spec.rest, begins=begins
-            )
+            Request(messages(self.task, records[place]), self.adapter, self.max_new_tokens, spec.rest, begins=begins)
             for place, (spec, begins) in goes_on.items()
         ]
         found = list(values)
