@@ -43,8 +43,8 @@ class AdapterStage:
         constrained: Hold the model to the form of the task's output: where it has choices, every choice is scored as a
             whole and the value comes with probabilities; where it has a grammar, generation keeps to it. False: the
             model writes freely, and what it wrote is parsed.
-        rest: Where text may follow a scored choice (the reason of a grade, an answer where it does not abstain), let the
-            model write it, behind what the task settled on.
+        rest: Where text may follow a scored choice (the reason of a grade, an answer where it does not abstain), let
+            the model write it, behind what the task settled on.
     """
 
     task: PromptedTask
