@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from searchlora.eval.compare import Comparison
+from searchlora.eval.files import atomic_text
 from searchlora.eval.plain_json import write_json
 from searchlora.eval.tables import Header, to_json
 from searchlora.experiments.machine import machine, versions
@@ -25,6 +27,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         sys.exit(f"There is no real data at {folder}; set SEARCHLORA_DATA to the folder that holds it.")
     return folder
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows as JSONL, whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_text(path) as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def header(name: str, module: str) -> Header:

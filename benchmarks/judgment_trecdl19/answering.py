@@ -54,22 +54,16 @@ class Answers:
         return cls(outputs["adapter"], outputs["base"], kept["tuned"], kept["training"])
 
 
-def answer(
-    topics: Topics, data: Path, work: Path, steps: Steps, *, overrides: Sequence[str] = (), queries: int | None = None
-) -> Answers:
-    """Train the adapters that are not there yet and grade what is not graded yet.
-
-    Args:
-        overrides: Of all recipes; `queries`: train on so many of each fold only. To try things out.
-    """
+def answer(topics: Topics, data: Path, work: Path, steps: Steps) -> Answers:
+    """Train the adapters that are not there yet and grade what is not graded yet."""
     store = Store(work / "store")
-    warm = warm_adapter(data, work, steps, overrides)
+    warm = warm_adapter(data, work, steps)
     first = merged(warm, work / "merged")
     adapters = []
     for number in range(FOLDS):
-        dataset = fold_dataset(topics, number, work / f"fold{number + 1}", queries=queries)
+        dataset = fold_dataset(topics, number, work / f"fold{number + 1}")
         name, recipe = f"{NAME}-{number + 1}", HERE / "fold.yaml"
-        settings = (f"base={first}", *overrides)
+        settings = (f"base={first}",)
         adapters.append(
             train_or_reuse(
                 "judgment", dataset.folder, name, recipe=recipe, overrides=settings, store=store, steps=steps

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_rows
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats import trecdl
 from searchlora.data.text import normalised
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text
 from searchlora.records import RejectedRow
 
 SEED = 13
@@ -73,25 +72,20 @@ def record_of(pair: Pair, *, with_grade: bool = True) -> dict[str, Any]:
     }
 
 
-def fold_dataset(topics: Topics, number: int, folder: Path, *, queries: int | None = None) -> Dataset:
-    """The dataset of a fold, built in `folder` or found there.
-
-    Args:
-        queries: Of the training queries only so many, to try things out.
-    """
+def fold_dataset(topics: Topics, number: int, folder: Path) -> Dataset:
+    """The dataset of a fold, built in `folder` or found there."""
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
-        with atomic_text(source) as out:
-            out.writelines(json.dumps(row) + "\n" for row in _rows(topics, number, queries))
+        write_rows(source, _rows(topics, number))
         build("judgment", source, format="native", out=folder)
     return load_dataset(folder)
 
 
-def _rows(topics: Topics, number: int, queries: int | None) -> list[dict[str, Any]]:
+def _rows(topics: Topics, number: int) -> list[dict[str, Any]]:
     test = topics.folds()[number]
     rest = [topic for fold in topics.folds() for topic in fold if topic not in test]
     random.Random(f"{SEED}/{number}").shuffle(rest)
-    training, validation = rest[VALIDATING:][:queries], rest[:VALIDATING]
+    training, validation = rest[VALIDATING:], rest[:VALIDATING]
     rows = [{**row, "split": "train"} for topic in training for row in _some(topics.records([topic]))]
     rows += [{**row, "split": "validation"} for row in topics.records(validation)]
     return rows + [{**row, "split": "test"} for row in topics.records(test)]

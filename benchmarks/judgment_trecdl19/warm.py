@@ -8,19 +8,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_rows
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.formats import squad
 from searchlora.data.text import normalised
-from searchlora.eval.files import atomic_text
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps
 from searchlora.records import Document, RejectedRow, SourceRow
@@ -40,17 +39,15 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 _DEEP = 200
 
 
-def warm_adapter(data: Path, work: Path, steps: Steps, overrides: Sequence[str] = ()) -> StoredAdapter:
+def warm_adapter(data: Path, work: Path, steps: Steps) -> StoredAdapter:
     """The adapter trained on these pairs; dataset and store lie in `work`, and what is there is used again."""
     folder = work / "warm"
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
-        source.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_text(source) as out:
-            out.writelines(json.dumps(record) + "\n" for record in warm_records(data))
+        write_rows(source, warm_records(data))
         build("judgment", source, format="native", out=folder, shares=(0.95, 0.05, 0.0), on_leak="drop")
     store = Store(work / "store")
-    return train_or_reuse("judgment", folder, NAME, recipe=RECIPE, overrides=overrides, store=store, steps=steps)
+    return train_or_reuse("judgment", folder, NAME, recipe=RECIPE, store=store, steps=steps)
 
 
 def warm_records(data: Path) -> list[Mapping[str, Any]]:

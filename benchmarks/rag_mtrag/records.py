@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_rows
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.text import fingerprint
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text
 from searchlora.records import RejectedRow, SourceReport, SourceRow
 from searchlora.task import load_task
 
@@ -38,9 +37,7 @@ def dataset_in(folder: Path, split: Mapping[str, Iterable[Record]]) -> Dataset:
     """The dataset of these records, built in `folder` or found there."""
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
-        source.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_text(source) as out:
-            out.writelines(json.dumps({**row, "split": name}) + "\n" for name, rows in split.items() for row in rows)
+        write_rows(source, ({**row, "split": name} for name, rows in split.items() for row in rows))
         build(TASK, source, format="native", out=folder)
     return load_dataset(folder)
 

@@ -26,13 +26,14 @@ def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutp
         return {}
     given = np.array([probability for probability, _ in scored])
     steps = np.unique(given)
-    f1 = {
-        float(least): _f1(given >= least, silent)
+    found = {
+        float(least): f1_of(given >= least, silent)
         for least in (*((steps[1:] + steps[:-1]) / 2)[::-1], 0.0)  # 0: to abstain always
     }
-    best = max(f1, key=lambda least: f1[least])
-    return {"abstain_from": best, "validation": {"rows": len(scored), "abstention F1": f1[best]}}
+    best = max(found, key=lambda least: found[least])
+    return {"abstain_from": best, "validation": {"rows": len(scored), "abstention F1": found[best]}}
 
 
-def _f1(said: np.typing.NDArray[np.bool_], wanted: np.typing.NDArray[np.bool_]) -> float:
-    return float(2 * (said & wanted).sum() / (said.sum() + wanted.sum()))
+def f1_of(said: np.typing.NDArray[np.bool_], wanted: np.typing.NDArray[np.bool_]) -> float:
+    """F1 of abstaining, over rows; 0 where nobody abstains or should."""
+    return float(2 * (said & wanted).sum() / max(1, said.sum() + wanted.sum()))

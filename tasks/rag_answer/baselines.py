@@ -12,6 +12,7 @@ from searchlora.outputs import CitedAnswer
 from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
+from searchlora.tasks.rag_answer.abstaining import f1_of
 from searchlora.tasks.rag_answer.sentences import ROUND, sentences, with_marks
 from searchlora.tasks.rag_answer.shown import search_text
 
@@ -55,11 +56,8 @@ def fitted(scores: Sequence[float], silent: Sequence[bool]) -> float:
     at = np.asarray(scores)
     wanted = np.asarray(silent)
 
-    def f1(threshold: float) -> float:
-        said = at < threshold
-        return float(2 * (said & wanted).sum() / max(1, said.sum() + wanted.sum()))
-
-    return max([*sorted(set(scores)), float(at.max()) + 1.0], key=f1)
+    candidates = [*sorted(set(scores)), float(at.max()) + 1.0]
+    return max(candidates, key=lambda threshold: f1_of(at < threshold, wanted))
 
 
 class _Scores:
