@@ -43,7 +43,7 @@ class Optim(_Section):
     gradient_accumulation: int = Field(1, ge=1)
     gradient_checkpointing: bool = Field(False, description="saves memory on large models, costs a forward pass")
     epochs: float = Field(1.0, gt=0)
-    max_steps: int | None = Field(None, ge=1, description="ends training earlier than `epochs` would")
+    max_steps: int | None = Field(None, ge=1, description="train so many steps, whatever `epochs` says")
 
 
 class Validation(_Section):

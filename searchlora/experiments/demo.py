@@ -15,6 +15,7 @@ from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.figures import header, provenance
 from searchlora.experiments.footprint import footprint
 from searchlora.experiments.report import write
+from searchlora.experiments.runs import recipe_for
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps, unwatched
 from searchlora.task import Task, load_task, load_tasks
@@ -24,6 +25,10 @@ TASK, ADAPTER = "rewriting", "shop-rewriter"
 
 #: A task takes part in the demo by reading this format: the folder of the made shop.
 FORMAT = "shop"
+
+#: Where all tasks are trained, each training but that of `TASK` ends after so many steps at the latest, so that the
+#: whole takes about an hour on two cores.
+STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class _Walk:
     say: Callable[[str], None]
     steps: Steps
     overrides: tuple[str, ...]
+    most_steps: int | None = None
 
     @property
     def shop(self) -> Path:
@@ -70,7 +76,7 @@ class _Walk:
             task.name,
             dataset.folder,
             adapter,
-            overrides=self.overrides,
+            overrides=shortened(task, dataset, self.overrides, self.most_steps) if self.most_steps else self.overrides,
             store=store,
             say=self.say,
             steps=self.steps,
@@ -88,6 +94,15 @@ class _Walk:
             build(task, self.shop, format=FORMAT, out=folder, progress=self.steps("Building the dataset"))
             self.say(f"Built the dataset: {folder}")
         return load_dataset(folder)
+
+
+def shortened(task: Task, dataset: Dataset, overrides: tuple[str, ...], most_steps: int) -> tuple[str, ...]:
+    """Changes to a task's recipe, with one more where training would take more than so many steps."""
+    optim = recipe_for(task.bound(dataset.settings), None, overrides).optim
+    steps = optim.max_steps or optim.epochs * dataset.card.rows["train"] / (
+        optim.batch_size * optim.gradient_accumulation
+    )
+    return overrides if steps <= most_steps else (*overrides, f"optim.max_steps={most_steps}")
 
 
 def demo(
@@ -132,9 +147,10 @@ def demo_all(
         if FORMAT not in task.formats:
             continue
         say(f"{name}:")
-        walk = _Walk(root, say, steps, overrides(task))
+        first = name == TASK
+        walk = _Walk(root, say, steps, overrides(task), None if first else STEPS)
         walk.make_shop(products, queries)
-        place, adapter = (root, ADAPTER) if name == TASK else (root / name, f"shop-{name.replace('_', '-')}")
+        place, adapter = (root, ADAPTER) if first else (root / name, f"shop-{name.replace('_', '-')}")
         found[name] = walk.walk(task, place, adapter)
     return DemonstratedAll(found, _overview(root, found))
 

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from searchlora.experiments.demo import demo, demo_all
-from searchlora.task import EncoderTask, load_tasks
+from searchlora.data.dataset import load_dataset
+from searchlora.experiments.demo import demo, demo_all, shortened
+from searchlora.task import EncoderTask, load_task, load_tasks
 from tests.tiny_encoder import build_tiny_encoder
 
 SMALL = ("optim.max_steps=4", "lora.r=2", "optim.batch_size=8", "validation.generate_rows=4", "validation.rows=8")
@@ -85,3 +86,13 @@ def test_every_task_that_reads_the_shop_is_trained_and_shown_on_one_page(tiny_ba
     size = sum(file.stat().st_size for each in adapters for file in each.path.rglob("*") if file.is_file())
     size += sum(f.stat().st_size for base in (tiny_base.path, encoder) for f in base.rglob("*.safetensors"))
     assert f">{size:,}<" in page
+
+
+def test_a_training_of_many_steps_is_shortened_and_a_short_one_is_left_as_it_is(walked):
+    folder, *_ = walked
+    dataset, task = load_dataset(folder / "dataset"), load_task("rewriting")
+    own = ("optim.batch_size=2", "optim.gradient_accumulation=3", "optim.epochs=2")
+    steps = 2 * dataset.card.rows["train"] / 6
+    assert shortened(task, dataset, own, int(steps) - 1) == (*own, f"optim.max_steps={int(steps) - 1}")
+    assert shortened(task, dataset, own, int(steps) + 1) == own
+    assert shortened(task, dataset, (*own, "optim.max_steps=7"), 7) == (*own, "optim.max_steps=7")
