@@ -82,6 +82,7 @@ class AdapterStage:
                 messages(self.task, records[place]),
                 self.adapter,
                 ends=spec.ends if isinstance(spec, Continued) else None,
+                again=self.rest and isinstance(spec, Continued),
             )
             for place, spec in specs.items()
         ]

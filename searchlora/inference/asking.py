@@ -58,8 +58,10 @@ class Asking:
         self._check_choices(answers)
         self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
         return [
-            Work(ids=prompt, adapter=adapter, answers=options, within=within)
-            for prompt, adapter, options in zip(prompts, self._pinned(requests), answers, strict=True)
+            Work(ids=prompt, adapter=adapter, answers=options, within=within, again=request.again)
+            for prompt, adapter, options, request in zip(
+                prompts, self._pinned(requests), answers, requests, strict=True
+            )
         ]
 
     def _prompts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:

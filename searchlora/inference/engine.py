@@ -23,6 +23,7 @@ class Request:
         begins: What the answer begins with, given and not generated. Generation goes on behind it, choices are scored
             behind it, and a completion does not repeat it.
         ends: What follows each choice that is scored, in place of the stop token; None: the stop token.
+        again: The same messages are asked once more soon; an engine that scores may keep what it has read of them.
     """
 
     messages: tuple[Message, ...]
@@ -31,6 +32,7 @@ class Request:
     grammar: Grammar | None = None
     begins: str = ""
     ends: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,10 @@ class KeyValues(Cache):  # type: ignore[misc]
         assert self._all is not None
         self._all[:, :, target, :, :length] = self._all[:, :, source, :, :length]
 
-    def taken(self, row: int, length: int) -> torch.Tensor:
-        """A copy of a row's first columns; shape (layers, 2, key heads, length, size)."""
+    def taken(self, row: int, *columns: slice) -> torch.Tensor:
+        """A copy of columns of a row, side by side; shape (layers, 2, key heads, columns, size)."""
         assert self._all is not None
-        return self._all[:, :, row, :, :length].clone()
+        return torch.cat([self._all[:, :, row, :, each] for each in columns], dim=3)
 
     def give(self, row: int, columns: torch.Tensor) -> None:
         """Put what `taken` gave at the beginning of a row."""

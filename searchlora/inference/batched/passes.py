@@ -98,7 +98,8 @@ class Passes:
         try:
             for work in works:
                 try:
-                    ready[Prompt(work.ids, work.adapter, self._slots.wear(work.adapter))] = work
+                    slot = self._slots.wear(work.adapter)
+                    ready[Prompt(work.ids, work.adapter, slot, work.again)] = work
                 except Exception as error:
                     work.fail(error)
             left = dict(ready)

@@ -90,10 +90,10 @@ class Prefixes:
         return 0, None
 
     def keep(self, adapter: Hashable, prefix: Ids, columns: torch.Tensor) -> None:
-        """Keep what `KeyValues.taken` gave."""
-        key = (adapter, prefix)
-        if key in self._kept:
+        """Keep what `KeyValues.taken` gave, unless it is there or too long."""
+        if not self._is_new(adapter, prefix):
             return
+        key = (adapter, prefix)
         self._kept[key] = columns
         self._tokens += len(prefix)
         lengths = self._lengths.setdefault(adapter, {})

@@ -17,11 +17,16 @@ from searchlora.inference.scheduling.work import Limits
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt, and the adapter that reads it: its name, and the slot that it is in."""
+    """A prompt, and the adapter that reads it: its name, and the slot that it is in.
+
+    Attributes:
+        again: It comes once more soon.
+    """
 
     ids: Ids
     adapter: str | None
     slot: int
+    again: bool = False
 
 
 class Spoiled(Exception):
@@ -92,7 +97,7 @@ class Reader:
         for rows in self._blocks([len(each.ids) - start for each, start in zip(beginnings, starts, strict=True)]):
             self._block([beginnings[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
         for row, each in enumerate(beginnings):
-            self.prefixes.keep(each.adapter, each.ids, cache.taken(row, len(each.ids)))
+            self.prefixes.keep(each.adapter, each.ids, cache.taken(row, slice(len(each.ids))))
 
     def _begin(self, prompt: Prompt, cache: KeyValues, row: int) -> int:
         """Put what is kept of a prompt's beginning into a row; how many tokens that is."""

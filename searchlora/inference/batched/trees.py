@@ -69,6 +69,7 @@ class _Batch:
     def __init__(self, reader: Reader, prompts: Sequence[Prompt], searches: Sequence[Search]) -> None:
         self.rows = list(range(len(prompts)))
         self._forward = reader.forward
+        self._prefixes = reader.prefixes
         self._prompts = prompts
         self._searches = searches
         self._cache = reader.scratch
@@ -104,6 +105,8 @@ class _Batch:
         except NotFinite as error:
             raise Spoiled([prompts[row] for row in error.rows]) from None
         self._tell(chosen, hidden)
+        if self._past == self._before:
+            self._keep_prompts()
         self._past += ids.shape[1]
 
     def keep(self, places: Sequence[int]) -> None:
@@ -112,6 +115,14 @@ class _Batch:
             if target != source:
                 self._cache.move(source, target, self._past)
         self.rows = [self.rows[place] for place in places]
+
+    def _keep_prompts(self) -> None:
+        """Keep what was read of prompts that come again; the last token is read then, for what follows it."""
+        for row, (prompt, given) in enumerate(zip(self._prompts, self._given, strict=True)):
+            if prompt.again:
+                begin = self._width - (len(prompt.ids) - given)
+                columns = self._cache.taken(row, slice(given), slice(begin, self._width - 1))
+                self._prefixes.keep(prompt.adapter, prompt.ids[:-1], columns)
 
     def _block(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
         """Ids and positions (rows, columns) of what is computed now; what each of it sees (rows, columns, all)."""

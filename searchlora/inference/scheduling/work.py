@@ -21,6 +21,7 @@ class Work:
         adapter: Pinned; None is the bare base.
         answers: Token ids of the answers to score; None where one is written.
         within: As for `Engine.score`.
+        again: The same prompt comes once more soon.
         most: Tokens after which an answer is cut.
         matcher: What the answer's grammar admits next; None: anything.
         endless: Goes on after the token that ends an answer, up to `most`; for measuring speed.
@@ -36,6 +37,7 @@ class Work:
     adapter: str | None = None
     answers: tuple[tuple[int, ...], ...] | None = None
     within: float | None = None
+    again: bool = False
     most: int = 0
     matcher: Any = None
     endless: bool = False

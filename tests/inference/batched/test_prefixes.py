@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -79,3 +81,20 @@ def test_requests_that_come_one_after_the_other_share_too(engines):
     before = reusing.stats().prompt_tokens_reused
     reusing.generate([pairs()[6]])
     assert reusing.stats().prompt_tokens_reused > before
+
+
+@pytest.mark.parametrize("begins", ["", "2\n"])
+def test_a_prompt_that_is_scored_and_then_written_is_read_once(tiny_base, begins):
+    reusing = LocalEngine(tiny_base, precision="fp32")
+    plain = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0)
+    asked = [pairs()[place] for place in (3, 40, 17, 11)]  # of different lengths, with a beginning in common
+    for each in (reusing, plain):
+        each.score([replace(request, again=True, ends="\n") for request in asked], [["0", "1 or 2"]] * len(asked))
+    before = reusing.stats()
+    wanted = [replace(request, begins=begins, max_new_tokens=12) for request in asked]
+    assert reusing.generate(wanted) == plain.generate(wanted)
+    after = reusing.stats()
+    reused = after.prompt_tokens_reused - before.prompt_tokens_reused
+    more = len(reusing.renderer.completion_ids(begins, ends=""))
+    assert after.prompt_tokens - before.prompt_tokens - reused <= len(asked) * (1 + more)
+    assert plain.stats().prompt_tokens_reused == 0
