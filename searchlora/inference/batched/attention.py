@@ -12,9 +12,11 @@ from searchlora.models.attention import plain
 #: As the model's `_attn_implementation`.
 NAME = "searchlora"
 
-#: Scores (rows x heads x new x seen) up to which two plain products beat the blockwise kernel on a CPU, whose start is
-#: costly: at one new token a row it takes several times as long.
-_PLAIN = 4_000_000
+#: Scores (heads x new x seen) of one row up to which two plain products beat the blockwise kernel on a CPU.
+_OF_ROW = 10_000_000
+
+#: Scores of the rows that are computed by one pair of products: few enough to stay near the cores.
+_AT_ONCE = 2_000_000
 
 
 def register() -> None:
@@ -51,9 +53,15 @@ def attend(
     compiled = kernels(query) if new == 1 else None
     if compiled and attention_mask is not None and compiled.can_attend(query, key, value, attention_mask):
         return compiled.attend(query, key, value, attention_mask, scale), None
-    if rows * heads * new * seen > _PLAIN or query.device.type != "cpu":
+    of_row = heads * new * seen
+    if of_row > _OF_ROW or query.device.type != "cpu":
         found = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=heads != key_heads
         )
         return found.transpose(1, 2), None
-    return plain(query, key, value, attention_mask, scale), None
+    together = max(1, _AT_ONCE // of_row)
+    parts = [
+        plain(query[some], key[some], value[some], None if attention_mask is None else attention_mask[some], scale)
+        for some in (slice(start, start + together) for start in range(0, rows, together))
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts), None

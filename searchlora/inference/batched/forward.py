@@ -11,6 +11,7 @@ from searchlora.errors import EngineError
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.frozen import Linear, is_linear, packing, side_by_side
 from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.norms import take_over_norms
 from searchlora.inference.batched.projections import take_over
 from searchlora.inference.batched.routing import route
 
@@ -51,6 +52,7 @@ class Forward:
         self._backbone = getattr(model, model.base_model_prefix)
         self._head: Linear = side_by_side([model.get_output_embeddings()], packing(model))
         self.projections = take_over(model)
+        take_over_norms(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from searchlora.inference.batched import native
+from searchlora.inference.batched import attention, native
 from searchlora.inference.batched.attention import attend
 from searchlora.inference.batched.native.calls import Items
+from searchlora.inference.batched.norms import Norm, take_over_norms
 from searchlora.inference.batched.routing import route
 from searchlora.inference.batched.tables import Blocks, Change, Packed
 
@@ -119,3 +121,56 @@ def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
 def test_they_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     assert native.kernels(torch.empty(0)) is None
+
+
+@KINDS
+@settings(max_examples=40, deadline=None)
+@given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), size=st.integers(1, 300), spread=st.floats(1e-3, 1e3))
+def test_norms_are_those_of_llama(dtype, shape, size, spread):
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(size).to(dtype)
+    norm.weight.data.normal_()
+    x = (spread * torch.randn(size, *shape)).to(dtype).movedim(0, -1)
+    found = native.kernels(x).norm(x, norm.weight.detach(), norm.variance_epsilon)
+    near(found, norm(x).detach())
+
+
+class AddsOne(LlamaRMSNorm):  # as Gemma's does
+    def forward(self, x):
+        return super().forward(x) + x / x.pow(2).mean(-1, keepdim=True).sqrt()
+
+
+AddsOne.__name__ = "AddsOneRMSNorm"
+
+
+def test_only_norms_that_compute_the_same_are_taken_over():
+    model = torch.nn.ModuleDict({"plain": LlamaRMSNorm(32), "other": AddsOne(32), "linear": torch.nn.Linear(2, 2)})
+    kept = dict(model)
+    x = torch.randn(3, 32)
+    wanted = {name: model[name](x).detach() for name in ("plain", "other")}
+    take_over_norms(model)
+    assert isinstance(model["plain"], Norm)
+    assert model["other"] is kept["other"]
+    for name, each in wanted.items():
+        near(model[name](x).detach(), each)
+    assert model["plain"](x.bfloat16()).dtype == kept["plain"](x.bfloat16()).dtype  # of another kind: as it was
+
+
+def test_without_kernels_norms_stay(monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
+    model = torch.nn.ModuleDict({"plain": LlamaRMSNorm(32)})
+    take_over_norms(model)
+    assert type(model["plain"]) is LlamaRMSNorm
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_rows_attend_alike_in_parts_and_together(monkeypatch, rows):
+    query, (key, value) = torch.randn(rows, 6, 9, 8), torch.randn(2, rows, 2, 9, 8)
+    mask = torch.zeros(rows, 1, 9, 9).masked_fill(~torch.ones(9, 9).tril().bool(), torch.finfo(torch.float32).min)
+    together, _ = attend(torch.nn.Module(), query, key, value, mask)
+    monkeypatch.setattr(attention, "_AT_ONCE", 3 * 6 * 9 * 9)
+    in_parts, _ = attend(torch.nn.Module(), query, key, value, mask)
+    monkeypatch.setattr(attention, "_OF_ROW", 0)
+    blockwise, _ = attend(torch.nn.Module(), query, key, value, mask)
+    near(in_parts, together)
+    near(blockwise, together)

@@ -1,8 +1,8 @@
-"""Two steps of a pass with one new token a row, compiled from `kernels.c` where a C compiler is found.
+"""Steps of a pass, compiled from `kernels.c` where a C compiler is found: norms; LoRA and attention of one token.
 
-PyTorch computes them with a batched product for each, which on a CPU spends most of its time on laying such small
-matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or with
-SEARCHLORA_NATIVE=0, PyTorch computes them, and the answers are the same.
+PyTorch computes the latter two with a batched product for each, which on a CPU spends most of its time on laying such
+small matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or
+with SEARCHLORA_NATIVE=0, PyTorch computes them, and the answers are the same.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype
         number, tensor = ctypes.c_int64, ctypes.c_void_p
-        self._lora, self._attend = library.lora, library.attend
+        self._lora, self._attend, self._norm = library.lora, library.attend, library.norm
+        self._norm.argtypes = [tensor] * 3 + [number] * 2 + [ctypes.c_float]
+        self._norm.restype = None
         self._lora.argtypes = [tensor] * 7 + [number] * 5 + [tensor]
         self._attend.argtypes = [tensor] * 5 + [number] * 5 + [tensor, ctypes.c_float]
 
@@ -67,6 +69,19 @@ class Kernels:
         sizes = (len(items.slots), x.shape[-1], y.shape[-1], 2 * b.shape[2], len(ends))
         if self._lora(*(each.data_ptr() for each in tensors), *sizes, ends.data_ptr()):
             raise MemoryError("no memory for the products with A")
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """The RMS norm of the last dimension.
+
+        Args:
+            x: Shape (..., size).
+            weight: Shape (size,), contiguous.
+        """
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        size = len(weight)
+        self._norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // size, size, epsilon)
+        return out
 
     def can_attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> bool:
         """Whether the tensors lie as `attend` reads them, and are of its kind."""

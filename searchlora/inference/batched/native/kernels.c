@@ -1,7 +1,8 @@
-/* Two steps of a pass with one new token a row, for many rows with adapters of their own: see native/__init__.py.
+/* Steps of a pass that PyTorch computes in several: see native/__init__.py.
  *
  * Compiled once for each kind of number: with -DBF16 for bfloat16, without for float. Sums are kept in float.
  */
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-enum { ROWS = 4, MANY = 4, LANES = 16, COLUMNS = 64, BLOCK = 32, SEEN = 64 };
+enum { ROWS = 4, MANY = 4, LANES = 16, COLUMNS = 64, BLOCK = 32, SEEN = 64, SMALL = 1 << 15 };
 
 #ifdef BF16
 typedef uint16_t value;
@@ -213,6 +214,23 @@ int lora(const value *x, value *y, const value *a, const value *b, const int64_t
     }
     free(h);
     return 0;
+}
+
+/* out = weight * x / sqrt(mean(x^2) + epsilon) of `count` vectors (arXiv:1910.07467), rounded before the weight as Llama
+ * does. */
+void norm(const value *x, const value *weight, value *out, int64_t count, int64_t size, float epsilon) {
+#pragma omp parallel for schedule(static) if (count * size > SMALL)
+    for (int64_t i = 0; i < count; i++) {
+        const value *vector = x + i * size;
+        value *found = out + i * size;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < size; j++)
+            sum += from(vector[j]) * from(vector[j]);
+        float factor = 1.0f / sqrtf(sum / size + epsilon);
+        for (int64_t j = 0; j < size; j++)
+            found[j] = to(from(weight[j]) * from(to(from(vector[j]) * factor)));
+    }
 }
 
 /* e to the power of a number that is not above 0: 2^n (Cephes' expf), 0 below the least that float can hold. */
