@@ -2,6 +2,7 @@
 
     python -m benchmarks.multi_adapter                      all of it, on an idle machine
     python -m benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part; not kept
+    python -m benchmarks.multi_adapter --vllm-python VLLM_ENVIRONMENT/bin/python                       vLLM too
 
 SmolLM2-135M in bf16; adapters of rank 16 on all linear layers, with random weights (how fast they are does not depend
 on them). Prompts are random tokens, so nothing is shared between them; every row writes 32 tokens. All systems take
@@ -14,9 +15,12 @@ import argparse
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, save_figures
+from benchmarks.multi_adapter.served import vllm_systems
 from benchmarks.multi_adapter.systems import (
     BARE,
     EMPTY,
@@ -37,11 +41,27 @@ WRITING, READING = "new tokens/s", "prompt tokens/s"
 def main() -> None:
     given = _arguments()
     base = resolve(load_recipe({}).base)
-    folders = made_adapters(base, WORK / "multi_adapter", max(given.adapters), RANK)
-    systems = {
-        **transformers_systems(base, folders, given.peft),
-        **engine_systems(base, folders, given.adapters),
-    }
+    work = WORK / "multi_adapter"
+    folders = made_adapters(base, work, max(given.adapters), RANK)
+    with ExitStack() as servers:
+        systems = {
+            **transformers_systems(base, folders, given.peft),
+            **engine_systems(base, folders, given.adapters),
+        }
+        if given.vllm_python:
+            how = {"rank": RANK, "rows": max(given.batches), "log": work / "vllm.log"}
+            server = vllm_systems(given.vllm_python, base, folders, given.peft, **how)
+            systems |= servers.enter_context(server)
+        rows, comparisons = _measured(systems, given)
+    if not given.trial:
+        table = _table(rows)
+        about = {"table": table, "rank": RANK, "new_tokens": TOKENS}
+        save_figures("multi_adapter", rows, comparisons, about, module=" ".join(["multi_adapter", *sys.argv[1:]]))
+        print(table)
+
+
+def _measured(systems: Mapping[str, Run], given: argparse.Namespace) -> tuple[list[dict[str, Any]], ...]:
+    """Rows and comparisons of all cells."""
     rows, comparisons = [], []
     for context in given.contexts:
         for batch in given.batches:
@@ -55,11 +75,7 @@ def main() -> None:
             comparisons += of_these
             for each in of_these:
                 print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
-    if not given.trial:
-        table = _table(rows)
-        about = {"table": table, "rank": RANK, "new_tokens": TOKENS}
-        save_figures("multi_adapter", rows, comparisons, about, module=" ".join(["multi_adapter", *sys.argv[1:]]))
-        print(table)
+    return rows, comparisons
 
 
 def _arguments() -> argparse.Namespace:
@@ -68,7 +84,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
     parser.add_argument("--contexts", type=numbers, default=[64, 512])
     parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
-    parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT mixes and switches")
+    parser.add_argument(
+        "--peft", type=numbers, default=[8], help="adapters that PEFT and vLLM mix"
+    )
+    parser.add_argument("--vllm-python", type=Path, help="of an environment that has vLLM, to measure it too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
     return parser.parse_args()
@@ -91,12 +110,13 @@ def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) 
 def _comparisons(
     speeds: Mapping[str, Mapping[str, Sequence[float]]], batch: int, context: int, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Each number of adapters against the engine's empty slots, the bare base, and PEFT with as many; 16 against 8."""
+    """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8."""
     pairs = [(EMPTY, BARE)]
     for count in counts:
         ours = engine_with(count)
         pairs += [(ours, EMPTY), (ours, BARE)]
-        pairs += [(ours, name) for name in speeds if name.endswith(f"names, {count} adapters")]
+        rivals = (f"PEFT adapter_names, {count} adapters", f"vLLM, {count} adapters")
+        pairs += [(ours, name) for name in rivals if name in speeds]
     if {8, 16} <= set(counts):
         pairs.append((engine_with(16), engine_with(8)))
     return [

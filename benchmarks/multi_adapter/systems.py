@@ -84,7 +84,7 @@ def _engine(engine: LocalEngine, count: int) -> Run:
 
 def _generating(model: Any) -> Run:
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
-        return _split(lambda new: _generate(model, prompts, new), tokens)
+        return split(lambda new: _generate(model, prompts, new), tokens)
 
     return run
 
@@ -92,7 +92,7 @@ def _generating(model: Any) -> Run:
 def _mixing(model: Any, count: int) -> Run:
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
         names = [f"a{row % count}" for row in range(len(prompts))]
-        return _split(lambda new: _generate(model, prompts, new, adapter_names=names), tokens)
+        return split(lambda new: _generate(model, prompts, new, adapter_names=names), tokens)
 
     return run
 
@@ -106,13 +106,13 @@ def _switching(model: Any, count: int) -> Run:
                 model.set_adapter(f"a{number}", inference_mode=True)
                 _generate(model, prompts[number::count], new)
 
-        return _split(generate, tokens)
+        return split(generate, tokens)
 
     return run
 
 
-def _split(generate: Callable[[int], object], tokens: int) -> tuple[float, float]:
-    """transformers does not tell when the first token is there: what one token takes is taken off."""
+def split(generate: Callable[[int], object], tokens: int) -> tuple[float, float]:
+    """For what does not tell when the first token is there: what one token takes is taken off."""
     begun = time.perf_counter()
     generate(1)
     first = time.perf_counter() - begun

@@ -29,13 +29,17 @@ _RANKS = (8, 16, 32, 64, 128, 256)
 
 
 @contextmanager
-def vllm(python: Path, base: Path, *, adapters: int, rank: int, log: Path) -> Iterator[str]:
+def vllm(
+    python: Path, base: Path, *, adapters: int, rank: int, log: Path, dtype: str = "float32", rows: int = 8, **more: str
+) -> Iterator[str]:
     """The URL of a server that is ready; it is ended afterwards.
 
     Args:
         python: Of the environment that has vLLM.
         adapters: How many will be loaded.
         rank: The highest of theirs.
+        rows: That are computed at once.
+        more: Other options of vLLM, by their names with `_` for `-`.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -43,9 +47,9 @@ def vllm(python: Path, base: Path, *, adapters: int, rank: int, log: Path) -> It
         "model": base,
         "host": "127.0.0.1",
         "port": port,
-        "dtype": "float32",
+        "dtype": dtype,
         "max-model-len": 2048,
-        "max-num-seqs": 8,
+        "max-num-seqs": rows,
         # One slot stays empty: on a CPU vLLM 0.32 gives a request without an adapter that of the last slot, where one
         # with an adapter is in the same batch (its pull request 48421).
         "max-loras": adapters + 1,
@@ -53,7 +57,8 @@ def vllm(python: Path, base: Path, *, adapters: int, rank: int, log: Path) -> It
         "structured-outputs-config": '{"backend": "guidance"}',
     }
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
-    command += [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+    options |= {key.replace("_", "-"): value for key, value in more.items()}
+    command += [f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()]
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, env=os.environ | _ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
