@@ -84,9 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
     parser.add_argument("--contexts", type=numbers, default=[64, 512])
     parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
-    parser.add_argument(
-        "--peft", type=numbers, default=[8], help="adapters that PEFT and vLLM mix"
-    )
+    parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT and vLLM mix")
     parser.add_argument("--vllm-python", type=Path, help="of an environment that has vLLM, to measure it too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")

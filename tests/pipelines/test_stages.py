@@ -178,6 +178,16 @@ def test_an_abstention_is_scored_and_all_else_written_under_the_rest_of_the_gram
     assert [output.text for output in unwritten if not output.abstained] == [""] * 3
 
 
+def test_what_is_read_for_the_score_is_not_read_again_for_the_answer(tiny_base, tmp_path):
+    engine = LocalEngine(tiny_base, precision="fp32")
+    task = Abstaining(first_word(tmp_path / "task").folder)
+    task.forms, task.least = (CITED,), 1.0
+    AdapterStage(task, engine, None, 3).ask(RECORDS[:1])
+    stats = engine.stats()
+    tokens = len(engine.renderer.prompt_ids(messages(task, RECORDS[0])))
+    assert (stats.prompt_tokens, stats.prompt_tokens_reused) == (2 * tokens, tokens - 1)
+
+
 class Harsh(Held):
     def settle(self, output, record):
         del record
