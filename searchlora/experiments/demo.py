@@ -26,9 +26,9 @@ TASK, ADAPTER = "rewriting", "shop-rewriter"
 #: A task takes part in the demo by reading this format: the folder of the made shop.
 FORMAT = "shop"
 
-#: Where all tasks are trained, each training but that of `TASK` ends after so many steps at the latest, so that the
-#: whole takes about an hour on two cores.
-STEPS = 64
+#: Where all tasks are trained, each training but that of `TASK` ends after so many rows, so that the whole takes about
+#: an hour on two cores.
+ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Walk:
     say: Callable[[str], None]
     steps: Steps
     overrides: tuple[str, ...]
-    most_steps: int | None = None
+    most_rows: int | None = None
 
     @property
     def shop(self) -> Path:
@@ -76,7 +76,7 @@ class _Walk:
             task.name,
             dataset.folder,
             adapter,
-            overrides=shortened(task, dataset, self.overrides, self.most_steps) if self.most_steps else self.overrides,
+            overrides=shortened(task, dataset, self.overrides, self.most_rows) if self.most_rows else self.overrides,
             store=store,
             say=self.say,
             steps=self.steps,
@@ -96,13 +96,12 @@ class _Walk:
         return load_dataset(folder)
 
 
-def shortened(task: Task, dataset: Dataset, overrides: tuple[str, ...], most_steps: int) -> tuple[str, ...]:
-    """Changes to a task's recipe, with one more where training would take more than so many steps."""
+def shortened(task: Task, dataset: Dataset, overrides: tuple[str, ...], most_rows: int) -> tuple[str, ...]:
+    """Changes to a task's recipe, with one more where training would take more than so many rows."""
     optim = recipe_for(task.bound(dataset.settings), None, overrides).optim
-    steps = optim.max_steps or optim.epochs * dataset.card.rows["train"] / (
-        optim.batch_size * optim.gradient_accumulation
-    )
-    return overrides if steps <= most_steps else (*overrides, f"optim.max_steps={most_steps}")
+    of_step = optim.batch_size * optim.gradient_accumulation
+    rows = optim.max_steps * of_step if optim.max_steps else optim.epochs * dataset.card.rows["train"]
+    return overrides if rows <= most_rows else (*overrides, f"optim.max_steps={most_rows // of_step}")
 
 
 def demo(
@@ -148,7 +147,7 @@ def demo_all(
             continue
         say(f"{name}:")
         first = name == TASK
-        walk = _Walk(root, say, steps, overrides(task), None if first else STEPS)
+        walk = _Walk(root, say, steps, overrides(task), None if first else ROWS)
         walk.make_shop(products, queries)
         place, adapter = (root, ADAPTER) if first else (root / name, f"shop-{name.replace('_', '-')}")
         found[name] = walk.walk(task, place, adapter)

@@ -92,7 +92,7 @@ def test_a_training_of_many_steps_is_shortened_and_a_short_one_is_left_as_it_is(
     folder, *_ = walked
     dataset, task = load_dataset(folder / "dataset"), load_task("rewriting")
     own = ("optim.batch_size=2", "optim.gradient_accumulation=3", "optim.epochs=2")
-    steps = 2 * dataset.card.rows["train"] / 6
-    assert shortened(task, dataset, own, int(steps) - 1) == (*own, f"optim.max_steps={int(steps) - 1}")
-    assert shortened(task, dataset, own, int(steps) + 1) == own
-    assert shortened(task, dataset, (*own, "optim.max_steps=7"), 7) == (*own, "optim.max_steps=7")
+    rows = 2 * dataset.card.rows["train"]
+    assert shortened(task, dataset, own, rows - 1) == (*own, f"optim.max_steps={(rows - 1) // 6}")
+    assert shortened(task, dataset, own, rows) == own
+    assert shortened(task, dataset, (*own, "optim.max_steps=7"), 7 * 6) == (*own, "optim.max_steps=7")
