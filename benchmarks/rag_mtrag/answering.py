@@ -13,7 +13,7 @@ from benchmarks.common import WORK
 from benchmarks.judgment_trecdl19.warm import warm_adapter
 from benchmarks.merged import merged
 from benchmarks.rag_mtrag.data import FOLDS, MtRag
-from benchmarks.rag_mtrag.records import TASK, Record
+from benchmarks.rag_mtrag.records import SETTINGS, TASK, Record
 from benchmarks.rag_mtrag.warm import warm_dataset
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -69,6 +69,7 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
     """Train the adapters that are not there yet, and ask what was not asked yet."""
     store = Store(work / "store")
     task = load_prompted_task(TASK)
+    task = task.bound(task.settings_of(SETTINGS, ()))
     longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
     relevance = warm_adapter(data, WORK / "judgment_trecdl19", steps)
     squad = warm_dataset(data, work / "warm")

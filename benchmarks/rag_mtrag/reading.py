@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rag_mtrag.records import SEED, Record
+from benchmarks.rag_mtrag.records import SEED, WORDS, Record
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.files import atomic_text
 from searchlora.outputs import CitedAnswer
@@ -43,7 +43,7 @@ def _score(row: Record, output: Any, evaluation: Evaluation) -> float:
 def _told(row: Record, output: Any) -> str:
     gold = [place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]]
     before = "".join(f"  {turn['role']}: {turn['text']}\n" for turn in row["history"][-2:])
-    passages = "".join(f"  [{place}] {text}\n" for place, text in enumerate(passage_texts(row), start=1))
+    passages = "".join(f"  [{place}] {text}\n" for place, text in enumerate(passage_texts(row, WORDS), start=1))
     said = output.text if isinstance(output, CitedAnswer) else f"INVALID ({output.reason}): {output.raw}"
     return (
         f"## {row['id']} ({row['kind']}, {row['source']})\n{before}  QUESTION: {row['question']}\n{passages}"

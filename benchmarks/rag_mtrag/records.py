@@ -17,13 +17,17 @@ from searchlora.task import load_task
 TASK = "rag_answer"
 SEED = 13
 
+#: Of a passage so much is shown.
+WORDS = 140
+SETTINGS = {"words": str(WORDS)}
+
 Record = Mapping[str, Any]
 
 
 def records(format: str, source: Path, options: Mapping[str, str]) -> tuple[list[Record], list[SourceReport]]:
     """All records of a source, and what its reader says of them. Raises `DataError` where a row cannot be read."""
     rows, reports = [], []
-    for row in load_task(TASK).formats[format].read(source, options):
+    for row in load_task(TASK).formats[format].read(source, {**SETTINGS, **options}):
         if isinstance(row, RejectedRow):
             raise DataError(row.reason, where=row.where)
         if isinstance(row, SourceRow):
@@ -38,7 +42,7 @@ def dataset_in(folder: Path, split: Mapping[str, Iterable[Record]]) -> Dataset:
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
         write_rows(source, ({**row, "split": name} for name, rows in split.items() for row in rows))
-        build(TASK, source, format="native", out=folder)
+        build(TASK, source, format="native", out=folder, options=SETTINGS)
     return load_dataset(folder)
 
 

@@ -16,6 +16,7 @@ from searchlora.errors import UsageError
 from searchlora.records import Document, Options, RejectedRow, SourceRow
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
+from searchlora.tasks.rag_answer import settings
 from searchlora.tasks.rag_answer.citing import RULES, cited, reference_sentences, shortened
 from searchlora.tasks.rag_answer.evidence import SUPPORTED, support
 from searchlora.tasks.rag_answer.shown import passage_texts, search_text
@@ -60,13 +61,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Choice:
-    """How rows are made of what was asked; see `OPTIONS`."""
+    """How rows are made of what was asked; see `OPTIONS`, and for what is shown of a passage `settings.OPTIONS`."""
 
     passages: int = 5
     gold: int = 3
     missing: float = 0.0
     sentences: int = 3
     shuffle: int = 13
+    words: int = settings.DEFAULT["words"]
 
     @classmethod
     def of(cls, options: Options) -> Choice:
@@ -77,6 +79,7 @@ class Choice:
             missing=_share(options, "missing"),
             sentences=_number(options, "sentences", cls.sentences),
             shuffle=_number(options, "shuffle", cls.shuffle),
+            words=settings.words_of(options),
         )
         if choice.gold > choice.passages:
             raise UsageError(f"gold={choice.gold} of passages={choice.passages} cannot be", where="--option")
@@ -92,7 +95,7 @@ class Choice:
             "A passage is no distractor of an answerable row where it is its own, or of another row of its group of "
             "conversations, or where it supports a sentence of the answer.",
             *RULES,
-            f"An answer has {self.sentences} sentences at most.",
+            f"An answer has {self.sentences} sentences at most; of a passage {self.words} words are shown at most.",
             f"For {self.missing:.0%} of the answerable rows there is one more without its gold passages, to be "
             f"abstained from ('{TAKEN_OUT}').",
         )
@@ -163,7 +166,7 @@ def _row(
     }
     if answerable:
         numbered = {place: each.searchable for place, each in enumerate(shown, start=1) if each.id in gold}
-        visible = [text for place, text in enumerate(passage_texts(record), start=1) if place in numbered]
+        visible = [text for place, text in enumerate(passage_texts(record, choice.words), start=1) if place in numbered]
         answer = cited(shortened(reference, visible, choice.sentences), numbered)
         record |= {"answer": answer, "reference": " ".join(str(row.reference).split())}
     return SourceRow(record if row.split is None else {**record, "split": row.split}, row.where)

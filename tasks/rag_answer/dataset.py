@@ -18,6 +18,9 @@ SHOP_RECORDS = "rag_answer.jsonl"
 
 NEEDED = ("id", "group", "question", "passages", "answerable")
 
+#: Settings by which rows are made too: an answer is made of what is shown.
+_FOR_BUILDING = ("words",)
+
 #: Fields that a table cell holds as JSON.
 NOT_TEXT = ("history", "passages", "gold", "answerable")
 
@@ -32,7 +35,8 @@ def _checked(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options],
 
     def rows(source: Path, options: Options) -> Rows:
         settings.of(options)  # a file that cannot be used is told before the work
-        for row in read(source, {key: value for key, value in options.items() if key not in settings.OPTIONS}):
+        own = {key: value for key, value in options.items() if key not in settings.OPTIONS or key in _FOR_BUILDING}
+        for row in read(source, own):
             problem = _problem(row.data) if isinstance(row, SourceRow) else None
             if isinstance(row, SourceRow) and problem is not None:
                 yield RejectedRow(row.where, problem, row.data)

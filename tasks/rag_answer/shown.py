@@ -13,7 +13,7 @@ from searchlora.tasks.rag_answer.sentences import ROUND
 LATEST_TURNS = 2
 WORDS_OF_A_TURN = 25
 WORDS_OF_A_PASSAGE = 80
-CHARACTERS_OF_A_PASSAGE = 560  # for texts without spaces, addresses, tables
+CHARACTERS_OF_A_WORD = 7  # on average at most: for texts without spaces, addresses, tables
 WORDS_OF_A_TITLE = 10
 
 _WORDS = Analyzer(stemmer="english", shortest=1)
@@ -26,13 +26,13 @@ def shortened(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{"role": turn["role"], "text": _cut(turn["text"], WORDS_OF_A_TURN)} for turn in history]
 
 
-def passage_texts(record: Record) -> list[str]:
+def passage_texts(record: Record, words: int = WORDS_OF_A_PASSAGE) -> list[str]:
     """The record's passages as the model is shown them: title, colon, and the words nearest to the question.
 
     Square brackets are made round: in an answer they cite.
     """
     asked = frozenset(_WORDS(search_text(record)))
-    return [_passage(passage, asked) for passage in record["passages"]]
+    return [_passage(passage, asked, words) for passage in record["passages"]]
 
 
 def search_text(record: Record) -> str:
@@ -41,7 +41,7 @@ def search_text(record: Record) -> str:
     return " ".join([*turns[-1:], str(record["question"])])
 
 
-def excerpt(text: str, asked: frozenset[str], length: int = WORDS_OF_A_PASSAGE) -> str:
+def excerpt(text: str, asked: frozenset[str], length: int) -> str:
     """A run of `length` words from the beginning of a sentence that has the most different words of the question.
 
     Args:
@@ -57,11 +57,11 @@ def excerpt(text: str, asked: frozenset[str], length: int = WORDS_OF_A_PASSAGE) 
     return f"{'… ' if best else ''}{cut}{' …' if best + length < len(words) else ''}"
 
 
-def _passage(passage: Mapping[str, Any], asked: frozenset[str]) -> str:
+def _passage(passage: Mapping[str, Any], asked: frozenset[str], words: int) -> str:
     title = _cut(passage.get("title") or "", WORDS_OF_A_TITLE)
-    text = excerpt(passage["text"], asked)
-    if len(text) > CHARACTERS_OF_A_PASSAGE:
-        text = text[:CHARACTERS_OF_A_PASSAGE].rstrip(" …") + " …"
+    text, most = excerpt(passage["text"], asked, words), words * CHARACTERS_OF_A_WORD
+    if len(text) > most:
+        text = text[:most].rstrip(" …") + " …"
     return (f"{title}: {text}" if title else text).translate(ROUND)
 
 

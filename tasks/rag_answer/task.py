@@ -14,7 +14,7 @@ from searchlora.task import PromptedTask
 from searchlora.tasks.rag_answer import abstaining, baselines, evaluator, settings
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.sentences import without_marks
-from searchlora.tasks.rag_answer.shown import passage_texts, shortened
+from searchlora.tasks.rag_answer.shown import WORDS_OF_A_PASSAGE, passage_texts, shortened
 
 
 class RagAnswerTask(PromptedTask):
@@ -42,7 +42,7 @@ class RagAnswerTask(PromptedTask):
             **self.settings,
             "question": " ".join(str(record["question"]).split()),
             "history": shortened(record.get("history", [])),
-            "passages": passage_texts(record),
+            "passages": passage_texts(record, int(self.settings.get("words", WORDS_OF_A_PASSAGE))),
         }
 
     def target(self, record: Record) -> str:

@@ -156,7 +156,9 @@ def test_too_few_passages_are_told(tmp_path: Path) -> None:
     assert not [row for row in rows if isinstance(row, SourceRow)]
 
 
-@pytest.mark.parametrize("options", [{"passages": "0"}, {"missing": "2"}, {"gold": "6"}, {"citations": "perhaps"}])
+@pytest.mark.parametrize(
+    "options", [{"passages": "0"}, {"missing": "2"}, {"gold": "6"}, {"citations": "perhaps"}, {"words": "9"}]
+)
 def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, str]) -> None:
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
     with pytest.raises(UsageError):
@@ -275,8 +277,9 @@ def test_a_table_holds_lists_as_json_and_settings_go_into_the_dataset(tmp_path: 
     source = tmp_path / "rows.csv"
     source.write_text(",".join(row) + "\n" + ",".join(quoted) + "\n", encoding="utf-8")
     (tmp_path / "style.txt").write_text("Answer like a\n sailor.\n", encoding="utf-8")
-    options = {"abstention": "Not here.", "style": str(tmp_path / "style.txt"), "citations": "no"}
+    options = {"abstention": "Not here.", "style": str(tmp_path / "style.txt"), "citations": "no", "words": "12"}
     build(task, source, format="native", out=tmp_path / "out", options=options, shares=(1.0, 0.0, 0.0))
     dataset = load_dataset(tmp_path / "out")
     assert dataset.records("train") == [row]
-    assert dataset.settings == {"abstention": "Not here.", "style": "Answer like a sailor.", "citations": False}
+    wanted = {"abstention": "Not here.", "style": "Answer like a sailor.", "citations": False, "words": 12}
+    assert dataset.settings == wanted

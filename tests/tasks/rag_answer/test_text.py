@@ -95,6 +95,13 @@ def test_the_model_sees_no_square_bracket_but_the_numbers() -> None:
 def test_a_long_passage_without_spaces_is_cut() -> None:
     record = {"question": "who?", "passages": [{"id": "p", "text": "x" * 5000}]}
     assert len(passage_texts(record)[0]) < 600
+    assert 600 < len(passage_texts(record, 120)[0]) < 900
+
+
+def test_so_many_words_of_a_passage_are_shown() -> None:
+    record = {"question": "who?", "passages": [{"id": "p", "text": " ".join(["word"] * 200)}]}
+    assert passage_texts(record)[0].split().count("word") == 80
+    assert passage_texts(record, 30)[0].split().count("word") == 30
 
 
 def test_a_long_conversation_keeps_its_beginning_and_its_end() -> None:
