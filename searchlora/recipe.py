@@ -212,7 +212,7 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
     where = "recipe"
     if file is not None:
         where = str(file)
-        values = _merged(values, _read(Path(file)))
+        values = _merged(values, read_recipe(Path(file)))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -248,7 +248,8 @@ def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def read_recipe(file: Path) -> Mapping[str, Any]:
+    """The keys and values of a recipe file, unchecked. Raises `RecipeError` where it is missing or no YAML mapping."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

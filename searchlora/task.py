@@ -22,12 +22,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
+from searchlora.recipe import read_recipe
 from searchlora.records import Format, Options, Record, SearchContext
 
 GROUP = "searchlora.tasks"
@@ -89,9 +88,8 @@ class Task(ABC):
 
     @cached_property
     def default_recipe(self) -> Mapping[str, Any]:
-        """The task's own recipe, over which a user's file and overrides are laid."""
-        recipe: Mapping[str, Any] = yaml.safe_load(self._read("recipe.yaml"))
-        return recipe
+        """The task's own recipe, over which a user's file and overrides are laid. Raises `RecipeError`."""
+        return read_recipe(self.folder / "recipe.yaml")
 
     @cached_property
     def examples(self) -> Sequence[Record]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from searchlora.errors import UsageError
+from searchlora.errors import RecipeError, UsageError
 from searchlora.task import PromptedTask, load_task, load_tasks
 from tests.contract.foreign import build_distribution
 
@@ -26,6 +26,15 @@ def test_a_folder_of_tasks_is_found_without_packaging(tmp_path, monkeypatch):
     assert load_task("colour", tmp_path).folder == tmp_path / "colour"
     monkeypatch.setenv("SEARCHLORA_TASKS", str(tmp_path))
     assert load_task("colour").name == "colour"
+
+
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path):
+    build_distribution(tmp_path)
+    file = tmp_path / "colour" / "recipe.yaml"
+    file.write_text("max_length: 8: 9\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="is not YAML") as refused:
+        _ = load_task("colour", tmp_path).default_recipe
+    assert refused.value.where == str(file)
 
 
 def test_an_unknown_task_lists_the_known_ones():
