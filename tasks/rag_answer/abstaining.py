@@ -12,7 +12,7 @@ from searchlora.records import Record
 
 
 def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> dict[str, Any]:
-    """`abstain_from`: the probability with the best F1 of abstaining, the highest such where there are several.
+    """`abstain_from`: the probability with the best `balance`, the highest such where there are several.
 
     Nothing where the rows whose abstention was scored are all answerable, or none is.
     """
@@ -27,13 +27,18 @@ def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutp
     given = np.array([probability for probability, _ in scored])
     steps = np.unique(given)
     found = {
-        float(least): f1_of(given >= least, silent)
+        float(least): balance(given >= least, silent)
         for least in (*((steps[1:] + steps[:-1]) / 2)[::-1], 0.0)  # 0: to abstain always
     }
     best = max(found, key=lambda least: found[least])
-    return {"abstain_from": best, "validation": {"rows": len(scored), "abstention F1": found[best]}}
+    return {"abstain_from": best, "validation": {"rows": len(scored), "mean F1": found[best]}}
 
 
-def f1_of(said: np.typing.NDArray[np.bool_], wanted: np.typing.NDArray[np.bool_]) -> float:
-    """F1 of abstaining, over rows; 0 where nobody abstains or should."""
+def balance(said: np.typing.NDArray[np.bool_], wanted: np.typing.NDArray[np.bool_]) -> float:
+    """The mean of the F1 of abstaining and that of answering; by the first alone, to abstain always is often best."""
+    return (_f1(said, wanted) + _f1(~said, ~wanted)) / 2
+
+
+def _f1(said: np.typing.NDArray[np.bool_], wanted: np.typing.NDArray[np.bool_]) -> float:
+    """0 where it is neither said nor wanted of any row."""
     return float(2 * (said & wanted).sum() / max(1, said.sum() + wanted.sum()))

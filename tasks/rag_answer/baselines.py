@@ -12,7 +12,7 @@ from searchlora.outputs import CitedAnswer
 from searchlora.records import Document, Record
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
-from searchlora.tasks.rag_answer.abstaining import f1_of
+from searchlora.tasks.rag_answer.abstaining import balance
 from searchlora.tasks.rag_answer.sentences import ROUND, sentences, with_marks
 from searchlora.tasks.rag_answer.shown import search_text
 
@@ -52,12 +52,12 @@ def given(
 
 
 def fitted(scores: Sequence[float], silent: Sequence[bool]) -> float:
-    """The threshold below which abstaining has the highest F1; the lowest of several."""
+    """The threshold below which to abstain for the best balance of abstaining and answering; the lowest of several."""
     at = np.asarray(scores)
     wanted = np.asarray(silent)
 
     candidates = [*sorted(set(scores)), float(at.max()) + 1.0]
-    return max(candidates, key=lambda threshold: f1_of(at < threshold, wanted))
+    return max(candidates, key=lambda threshold: balance(at < threshold, wanted))
 
 
 class _Scores:
