@@ -16,6 +16,7 @@ for the pairs of one query in fp32.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,8 @@ def main() -> None:
         print(f"{ENGINE} is {each['ratio']:.2f} times as fast as {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
     print(same)
     if not given.trial:
-        save_figures("judging", rows, comparisons, {"pairs": len(requests), "fp32": same})
+        about = {"pairs": len(requests), "fp32": same}
+        save_figures("judging", rows, comparisons, about, module=" ".join(["judging", *sys.argv[1:]]))
 
 
 def _arguments() -> argparse.Namespace:
