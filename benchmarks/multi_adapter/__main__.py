@@ -29,6 +29,7 @@ from benchmarks.multi_adapter.systems import (
     engine_with,
     made_adapters,
     transformers_systems,
+    with_adapters,
 )
 from benchmarks.speed import speed_ratio, speed_row
 from searchlora.models.resolve import resolve
@@ -113,7 +114,7 @@ def _comparisons(
     for count in counts:
         ours = engine_with(count)
         pairs += [(ours, EMPTY), (ours, BARE)]
-        rivals = (f"PEFT adapter_names, {count} adapters", f"vLLM, {count} adapters")
+        rivals = (with_adapters("PEFT adapter_names", count), with_adapters("vLLM", count))
         pairs += [(ours, name) for name in rivals if name in speeds]
     if {8, 16} <= set(counts):
         pairs.append((engine_with(16), engine_with(8)))

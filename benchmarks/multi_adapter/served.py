@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.multi_adapter.systems import Run, split
+from benchmarks.multi_adapter.systems import Run, split, with_adapters
 from benchmarks.vllm_remote.server import vllm
 from searchlora.models.resolve import BaseModel
 
@@ -24,7 +24,6 @@ def vllm_systems(
         python: Of the environment that has vLLM, see `benchmarks/vllm_remote/README.md`.
         rows: The largest batch.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     server = vllm(
         python,
         base.path,
@@ -41,7 +40,7 @@ def vllm_systems(
             loaded = {"lora_name": f"a{number}", "lora_path": str(folder.resolve())}
             client.post("/v1/load_lora_adapter", json=loaded).raise_for_status()
         systems = {"vLLM, bare base": _asking(client, 0)}
-        systems |= {f"vLLM, {count} adapter{'s' if count > 1 else ''}": _asking(client, count) for count in counts}
+        systems |= {with_adapters("vLLM", count): _asking(client, count) for count in counts}
         yield systems
 
 

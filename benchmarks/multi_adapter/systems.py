@@ -49,8 +49,8 @@ def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Seque
     found["PEFT, one adapter"] = _switching(peft, 1)
     for count in counts:
         if count > 1:
-            found[f"PEFT adapter_names, {count} adapters"] = _mixing(peft, count)
-            found[f"PEFT set_adapter, {count} adapters"] = _switching(peft, count)
+            found[with_adapters("PEFT adapter_names", count)] = _mixing(peft, count)
+            found[with_adapters("PEFT set_adapter", count)] = _switching(peft, count)
     return found
 
 
@@ -64,7 +64,12 @@ def engine_systems(base: BaseModel, folders: Sequence[Path], counts: Sequence[in
 
 def engine_with(count: int) -> str:
     """What our engine is called with so many adapters."""
-    return f"engine, {count} adapter{'s' if count > 1 else ''}"
+    return with_adapters("engine", count)
+
+
+def with_adapters(system: str, count: int) -> str:
+    """What a system is called with so many adapters."""
+    return f"{system}, {count} adapter{'s' if count > 1 else ''}"
 
 
 def _engine(engine: LocalEngine, count: int) -> Run:

@@ -72,12 +72,13 @@ class Prefixes:
         rounds = shared([*prompts, *recent])
         recent.extend(dict.fromkeys(prompts))
         useful = [
-            [prefix for prefix in found if self._is_new(adapter, prefix) and _begins(prefix, prompts)]
+            [prefix for prefix in found if self.is_new(adapter, prefix) and _begins(prefix, prompts)]
             for found in rounds
         ]
         return [found for found in useful if found]
 
-    def _is_new(self, adapter: Hashable, prefix: Ids) -> bool:
+    def is_new(self, adapter: Hashable, prefix: Ids) -> bool:
+        """Whether a beginning is not kept yet, and short enough to be."""
         return (adapter, prefix) not in self._kept and len(prefix) <= self.budget // 2
 
     def longest(self, adapter: Hashable, prompt: Ids) -> tuple[int, torch.Tensor | None]:
@@ -90,10 +91,10 @@ class Prefixes:
         return 0, None
 
     def keep(self, adapter: Hashable, prefix: Ids, columns: torch.Tensor) -> None:
-        """Keep what `KeyValues.taken` gave, unless it is there or too long."""
-        if not self._is_new(adapter, prefix):
-            return
+        """Keep what `KeyValues.taken` gave."""
         key = (adapter, prefix)
+        if key in self._kept:
+            return
         self._kept[key] = columns
         self._tokens += len(prefix)
         lengths = self._lengths.setdefault(adapter, {})

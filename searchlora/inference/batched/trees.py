@@ -119,7 +119,7 @@ class _Batch:
     def _keep_prompts(self) -> None:
         """Keep what was read of prompts that come again; the last token is read then, for what follows it."""
         for row, (prompt, given) in enumerate(zip(self._prompts, self._given, strict=True)):
-            if prompt.again:
+            if prompt.again and self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
                 begin = self._width - (len(prompt.ids) - given)
                 columns = self._cache.taken(row, slice(given), slice(begin, self._width - 1))
                 self._prefixes.keep(prompt.adapter, prompt.ids[:-1], columns)
