@@ -51,6 +51,11 @@ def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: 
     return _write(name, {**to_json(comparison, header(name, module or name)), **more})
 
 
+def as_called(module: str) -> str:
+    """A module with the options that it was called with."""
+    return " ".join([module, *sys.argv[1:]])
+
+
 def save_figures(
     name: str,
     rows: Sequence[Mapping[str, Any]],

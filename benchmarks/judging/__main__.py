@@ -16,7 +16,6 @@ for the pairs of one query in fp32.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import WORK, real_data, save_figures
+from benchmarks.common import WORK, as_called, real_data, save_figures
 from benchmarks.multi_adapter.systems import made_adapters
 from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
@@ -69,7 +68,7 @@ def main() -> None:
     print(same)
     if not given.trial:
         about = {"pairs": len(requests), "fp32": same}
-        save_figures("judging", rows, comparisons, about, module=" ".join(["judging", *sys.argv[1:]]))
+        save_figures("judging", rows, comparisons, about, module=as_called("judging"))
 
 
 def _arguments() -> argparse.Namespace:

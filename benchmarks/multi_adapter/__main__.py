@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, save_figures
+from benchmarks.common import WORK, as_called, save_figures
 from benchmarks.multi_adapter.served import vllm_systems
 from benchmarks.multi_adapter.systems import (
     BARE,
@@ -57,7 +56,7 @@ def main() -> None:
     if not given.trial:
         table = _table(rows)
         about = {"table": table, "rank": RANK, "new_tokens": TOKENS}
-        save_figures("multi_adapter", rows, comparisons, about, module=" ".join(["multi_adapter", *sys.argv[1:]]))
+        save_figures("multi_adapter", rows, comparisons, about, module=as_called("multi_adapter"))
         print(table)
 
 
