@@ -17,6 +17,7 @@ FREE = {ADAPTER: "adapter, unconstrained", BASE: "base zero-shot, unconstrained"
 
 #: In the order of the table.
 MEASURES = (
+    "answerability F1",
     "abstention F1",
     "abstention precision",
     "abstention recall",

@@ -32,7 +32,7 @@ def given(
 
     * `always answer`: the passage that is best by BM25, its sentence with the most words of the question, cited.
     * `BM25 threshold`: the same, but an abstention where the best score per word of the question is below the threshold
-      that gives the highest abstention F1 on the training rows. Only where there are training rows of both kinds.
+      that gives the best mean of abstention and answering F1 on the training rows. Only where these are of both kinds.
     * `first passage`: the first sentence of passage 1, cited.
     """
     index = _Scores([*training, *records])

@@ -15,20 +15,21 @@ from functools import cached_property
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.labels import Confusion, confusion_of
 from searchlora.eval.overlap import rouge_l
-from searchlora.eval.pooled import Pooled, f1, micro_f1, micro_precision, micro_recall, precision, recall
+from searchlora.eval.pooled import Pooled, f1, macro_f1, micro_f1, micro_precision, micro_recall, precision, recall
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
 from searchlora.tasks.rag_answer.evidence import SUPPORTED, supported
 from searchlora.tasks.rag_answer.sentences import Sentence, sentences, without_marks
 
-HEADLINE = "abstention F1"
-TESTED = (HEADLINE, "citation F1", "citation precision", "citation recall")
+HEADLINE = "answerability F1"
+TESTED = (HEADLINE, "abstention F1", "citation F1", "citation precision", "citation recall")
 ANSWERED, ABSTAINED = "answered", "abstained"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 NOTES = (
     "Abstention F1, precision and recall are of the class of unanswerable rows, answering F1 of the answerable ones. "
-    "An invalid output counts as the abstention that a pipeline falls back on.",
+    "Answerability F1 is the mean of both: the first alone would praise who always abstains. An invalid output counts "
+    "as the abstention that a pipeline falls back on.",
     "Citations are held against the gold passages of a row, pooled over rows: precision over all citations, those of "
     "answers that should not have been given among them; recall over all gold passages, those of answers not given "
     "among them.",
@@ -76,7 +77,8 @@ def evaluate(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidO
     """Measure answers, one per record, over all records; an invalid one counts as an abstention.
 
     Pooled measures (functions of sums over rows):
-        abstention F1 (headline), precision, recall: abstained, of the rows that are not answerable.
+        answerability F1 (headline): the mean of the next two, where there are rows of both kinds.
+        abstention F1, precision, recall: abstained, of the rows that are not answerable.
         answering F1: of the rows that are.
         citation precision, recall, F1: citations against gold passages, of rows whose gold is known (an answerable row
             without gold passages is left out).
@@ -140,7 +142,8 @@ def _pooled(rows: Sequence[_Row]) -> dict[str, Pooled]:
     cited = {row.id: float(len(row.cited)) for row in judged}
     gold = {row.id: float(len(row.gold)) for row in judged}
     return {
-        HEADLINE: f1(silent, abstained),
+        HEADLINE: macro_f1(*(_classes(each) for each in (silent, abstained)), (ANSWERED, ABSTAINED)),
+        "abstention F1": f1(silent, abstained),
         "abstention precision": precision(silent, abstained),
         "abstention recall": recall(silent, abstained),
         "answering F1": f1(
@@ -151,6 +154,10 @@ def _pooled(rows: Sequence[_Row]) -> dict[str, Pooled]:
         "citation F1": micro_f1(hits, cited, gold),
         **_evidence(rows),
     }
+
+
+def _classes(abstained: Mapping[str, bool | None]) -> dict[str, str]:
+    return {row: ABSTAINED if silent else ANSWERED for row, silent in abstained.items()}
 
 
 def _evidence(rows: Sequence[_Row]) -> dict[str, Pooled]:

@@ -63,6 +63,8 @@ def test_whether_to_answer_is_what_scikit_learn_says(rows: list[tuple[bool, Any]
     assert found["abstention recall"].value == pytest.approx(recall_score(gold, said, zero_division=0))
     answering = f1_score([not each for each in gold], [not each for each in said], zero_division=0)
     assert found["answering F1"].value == pytest.approx(answering)
+    both = f1_score(gold, said, labels=sorted(set(gold)), average="macro", zero_division=0)
+    assert found["answerability F1"].value == pytest.approx(both)
 
 
 def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
@@ -84,7 +86,7 @@ def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
     assert found.pooled["citation precision"].value == pytest.approx(1 / 3)
     assert found.pooled["citation recall"].value == pytest.approx(1 / 3)
     assert found.pooled["citation F1"].value == pytest.approx(2 / (3 + 3))
-    assert found.headline == "abstention F1"
+    assert found.headline == "answerability F1"
     assert found.clusters["r1"] == "g1"
 
 

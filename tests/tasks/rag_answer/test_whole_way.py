@@ -48,7 +48,7 @@ def test_answers_from_a_public_format_to_a_pipeline(cli, tmp_path: Path, tiny_ba
     results = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     figures = {(row["system"], row["measure"]): row for row in results["rows"]}
     for system in ("shop-answers@1", "base zero-shot", "always answer", "BM25 threshold", "first passage"):
-        assert figures[system, "abstention F1"]["n"] == load_dataset(data).card.rows["test"]
+        assert figures[system, "answerability F1"]["n"] == load_dataset(data).card.rows["test"]
         assert figures[system, "cites what was not given"]["value"] == 0
     for kept in (out / "outputs").glob("*.json"):
         for each in json.loads(kept.read_text(encoding="utf-8"))["outputs"]:
