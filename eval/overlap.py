@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from searchlora.errors import UsageError
@@ -19,15 +20,22 @@ def corpus_bleu(outputs: Sequence[str], references: Sequence[str]) -> float:
 
 
 def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> list[float]:
-    """ROUGE-L F1 per row, 0 to 1, by rouge-score without stemming. Source: Lin (2004)."""
+    """ROUGE-L F1 per row, 0 to 1, by rouge-score without stemming, over words of any alphabet. Source: Lin (2004)."""
     from rouge_score.rouge_scorer import RougeScorer
 
     _check(outputs, references)
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     return [
         float(scorer.score(reference, output)["rougeL"].fmeasure)
         for output, reference in zip(outputs, references, strict=True)
     ]
+
+
+class _Words:
+    """Rouge-score's own tokenizer knows the letters a to z only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
 
 
 def _check(outputs: Sequence[str], references: Sequence[str]) -> None:

@@ -75,6 +75,14 @@ class Task(ABC):
         del options, records
         return self.default_settings
 
+    def check_dataset(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to be measured on a dataset with these settings, where under this task's own that makes no sense.
+
+        Raises:
+            UsageError: saying how the two differ.
+        """
+        del settings
+
     def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
         """What to choose on validation rows, from the trained adapter's outputs (one per record) as they are."""
         del records, outputs

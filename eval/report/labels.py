@@ -25,6 +25,7 @@ def confusions_section(confusions: Mapping[str, Confusion]) -> Section | None:
         ],
         "pairs": [(title, _pairs(each)) for title, each in confusions.items() if title not in small],
         "readable": READABLE,
+        "each": [(title, rows) for title, each in confusions.items() if (rows := _each(each))],
     }
     lead = "Rows are what is true; the stronger the tint, the greater the share of the row." if small else ""
     return Section("confusions", "Confusions", "confusions", content, lead)
@@ -46,6 +47,19 @@ def _pairs(matrix: Confusion) -> dict[str, Any]:
         "total": sum(map(sum, matrix.counts)),
         "labels": len(matrix.rows),
     }
+
+
+def _each(matrix: Confusion) -> list[tuple[str, int, float, float, float]]:
+    """Of each label that stands in gold: how often, and its precision, recall and F1; nothing said counts as 0."""
+    found = []
+    for row, label in enumerate(matrix.rows):
+        true = sum(matrix.counts[row])
+        if not true or label not in matrix.columns:
+            continue
+        column = matrix.columns.index(label)
+        hits, said = matrix.counts[row][column], sum(counts[column] for counts in matrix.counts)
+        found.append((label, true, hits / said if said else 0.0, hits / true, 2 * hits / (said + true)))
+    return found
 
 
 def curves_section(curves: Mapping[str, Curve]) -> Section | None:

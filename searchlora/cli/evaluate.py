@@ -17,6 +17,9 @@ def evaluate(
     ),
     split: str = typer.Option("test", "--split"),
     limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
+    unconstrained: bool = typer.Option(
+        False, "--unconstrained", help="Ask base and adapter once more without holding them to the task's form."
+    ),
     stemmer: str | None = typer.Option(None, "--stemmer", help="english: Snowball stemming in BM25."),
     backend: str = typer.Option(
         "bm25s",
@@ -42,6 +45,7 @@ def evaluate(
             models=model,
             split=split,
             limit=limit,
+            unconstrained=unconstrained,
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
             store=Store(store),
             keep=out / "outputs",

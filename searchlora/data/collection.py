@@ -25,7 +25,7 @@ def read_documents(path: Path) -> Iterator[Document]:
     for row in read_rows(path, required=("id", "text")):
         if isinstance(row, RejectedRow):
             raise DataError(f"the document {row.reason}", where=row.where)
-        values = (row.data["id"], row.data["text"], row.data.get("title", ""))
+        values = (row.data["id"], row.data["text"], row.data.get("title") or "")
         if not all(isinstance(value, str) for value in values):
             raise DataError("id, text and title of a document must be text", where=row.where)
         yield Document(*values)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 from searchlora.errors import DataError
 from searchlora.records import RejectedRow, SourceRow
 
 BATCH = 1024  # rows of a Parquet file in memory at once
+
+#: A field may be as long as it likes: after one that is refused for its length, its tail would be read as rows.
+csv.field_size_limit(2**31 - 1)
 
 
 def delimited_rows(
@@ -59,10 +62,17 @@ def parquet_rows(file: IO[bytes], name: str, required: Sequence[str]) -> Iterato
         for batch in table.iter_batches(batch_size=BATCH):
             for row in batch.to_pylist():
                 number += 1
-                present = {key: value for key, value in row.items() if value is not None}
+                present = {key: _present(value) for key, value in row.items() if value is not None or key in required}
                 yield SourceRow(present, f"{name}, row {number}")
     except pyarrow.ArrowException as error:
         raise DataError(f"is not a sound Parquet file ({error})", where=name, fix="Fetch or export it again.") from None
+
+
+def _present(value: Any) -> Any:
+    """Without the fields that Parquet fills with null because other rows have them."""
+    if isinstance(value, dict):
+        return {key: _present(each) for key, each in value.items() if each is not None}
+    return [_present(each) for each in value] if isinstance(value, list) else value
 
 
 def _header(reader: Iterator[list[str]], name: str, required: Sequence[str]) -> list[str]:
@@ -87,7 +97,8 @@ def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) 
         raise DataError(
             f"there is no column '{missing[0]}'; the columns are {', '.join(columns) or 'none'}",
             where=where,
-            fix="Rename the column, or choose the format that fits the file.",
+            fix="Rename the column, say what it is called (`--option`, see `searchlora data formats`), or choose "
+            "another format.",
         )
 
 

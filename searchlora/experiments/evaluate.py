@@ -61,6 +61,7 @@ def evaluate(
     allow_circular: bool = False,
     store: Store | str | Path | None = None,
     retrieval: Bm25Settings | None = None,
+    unconstrained: bool = False,
     keep: str | Path | None = None,
     models: Sequence[str | Path] = (),
     tasks: str | Path | None = None,
@@ -78,6 +79,8 @@ def evaluate(
         qrels: Judgments instead of the dataset's own; a card beside the file says who judged.
         allow_circular: Go on though the judge had a part in a system, or was trained on these queries; the figures
             are then marked wherever they stand.
+        unconstrained: Let base and adapter answer once more without being held to the task's form, so that the share of
+            valid answers can be told.
         keep: A folder where each model's outputs are kept; they are taken from there when prompts, base, adapter and
             the way of running them are the same again.
         models: Encoders to compare an encoder's adapter with, folders of models that were trained in full, say.
@@ -85,7 +88,8 @@ def evaluate(
     Raises:
         DataError: when the split is empty, none of its records is in `qrels`, or the dataset is of another task or was
             changed since it was built.
-        UsageError: when an adapter in `beside` is of another task, the judge is circular, or `models` are given for a
+        UsageError: when an adapter in `beside` is of another task, the dataset's scale or kind of answer is not the
+            adapter's, the judge is circular, or `models` are given for a
             task that is not done by an encoder.
         NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
     """
@@ -95,7 +99,10 @@ def evaluate(
     plugin = load_task(candidate.manifest.task, tasks)
     dataset, records, judgments = judged_records(plugin, data, split, limit, qrels)
     task = plugin.bound(candidate.manifest.settings)
+    task.check_dataset(dataset.settings or plugin.default_settings)
     if isinstance(task, EncoderTask):
+        if unconstrained:
+            raise UsageError("an encoder writes nothing that could be held to a form", where=candidate.reference)
         systems, comparison = evaluate_encoders(
             task,
             dataset,
@@ -120,6 +127,7 @@ def evaluate(
         adapters,
         retrieval=retrieval,
         allow_circular=allow_circular,
+        unconstrained=unconstrained,
         keep=Path(keep) if keep is not None else None,
         store=place,
         steps=steps,

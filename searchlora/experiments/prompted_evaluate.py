@@ -36,6 +36,7 @@ def evaluate_prompted(
     *,
     retrieval: Bm25Settings | None = None,
     allow_circular: bool = False,
+    unconstrained: bool = False,
     keep: Path | None = None,
     store: Store,
     steps: Steps = unwatched,
@@ -43,13 +44,15 @@ def evaluate_prompted(
     """Compare the first adapter with its base zero-shot, the task's baselines and the other adapters.
 
     Args:
+        unconstrained: Let the base and the first adapter answer once more without being held to the form.
         keep: Where models' outputs are kept, and taken from when they would come out the same.
 
     Returns:
         Systems by name, the figures, and the names of systems whose outputs were taken from `keep`.
 
     Raises:
-        UsageError: when an adapter is of another task, or the judge is circular.
+        UsageError: when an adapter is of another task, the judge is circular, or nothing holds the task's answers to a
+            form.
         LoadCheckFailed: when an adapter must not be loaded.
     """
     candidate = adapters[0]
@@ -57,6 +60,8 @@ def evaluate_prompted(
     for each in adapters:
         engines.check(each, task)
     circular = _circular(judgments, task, records, adapters, store, allow_circular)
+    if unconstrained:
+        _check_form(task, records)
     retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
     trial = Trial(
         task,
@@ -67,13 +72,25 @@ def evaluate_prompted(
         max_new_tokens=int(candidate.manifest.recipe["max_new_tokens"]),
     )
     systems = {name: trial.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
-    kept = Kept(keep, trial)
-    for model in _models(adapters):
-        systems[model.name] = _answer(model, trial, kept, engines, steps)
+    models = list(_models(adapters))
+    free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
+    reused: list[str] = []
+    for conditions, its in ((replace(trial, constrained=False), free if unconstrained else []), (trial, models)):
+        kept = Kept(keep, conditions)
+        for model in its:
+            systems[model.name] = _answer(model, conditions, kept, engines, steps)
+        reused += kept.reused
+    circular |= {each.name: circular.get(each.reference or BASE, "") for each in free}
     evaluations = {
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
     }
-    return systems, compare(evaluations, candidate=candidate.reference), tuple(kept.reused)
+    return systems, compare(evaluations, candidate=candidate.reference), tuple(reused)
+
+
+def _check_form(task: PromptedTask, records: Sequence[Record]) -> None:
+    form = task.output(records[0])
+    if form.choices is None and form.grammar is None:
+        raise UsageError(f"nothing holds the answers of '{task.name}' to a form", fix="Leave --unconstrained out.")
 
 
 def _circular(

@@ -53,7 +53,8 @@ def _pairs(source: Path, options: Options) -> Rows:
     """The rows of one query become one record, so that none of its texts is a negative of another of its rows."""
     names = {name: options.get(name, name) for name in PAIR_COLUMNS}
     needed = [names["query"], names["positive"], *(names[name] for name in ("negative", "group") if name in options)]
-    records: dict[str, tuple[dict[str, Any], str]] = {}
+    records: dict[tuple[str | None, str], tuple[dict[str, Any], str]] = {}
+    first: dict[str, str | None] = {}  # id -> the split in which it stands first
     for path, split in split_files(source):
         for row in read_rows(path, needed):
             if isinstance(row, RejectedRow):
@@ -64,14 +65,16 @@ def _pairs(source: Path, options: Options) -> Rows:
                 yield RejectedRow(row.where, "query or positive holds no text", row.data)
                 continue
             query = str(texts["query"])
+            name = pair_id(query)
             record: dict[str, Any] = {
-                "id": pair_id(query),
+                # Of a query in two splits each record has an id of its own, so that the leak check can choose.
+                "id": name if first.setdefault(name, split) == split else f"{split}-{name}",
                 "group": str(texts["group"]) if "group" in options else normalised(query) or query,
                 "query": query,
                 "positives": [],
                 **({"split": split} if split else {}),
             }
-            known, _ = records.setdefault(f"{split} {record['id']}", (record, row.where))
+            known, _ = records.setdefault((split, name), (record, row.where))
             _add(known, "positives", texts["positive"])
             _add(known, "negatives", texts["negative"])
     for record, where in records.values():
@@ -107,8 +110,9 @@ def _labelled(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options]
             if isinstance(row, RejectedRow):
                 yield row
             else:
-                text = row.data["text"]
-                yield _row(row, row.data["id"], normalised(str(text)) or str(text), text, label=row.data["label"])
+                text, label = row.data["text"], row.data["label"]
+                label = str(label).strip() if isinstance(label, str | int) else label
+                yield _row(row, row.data["id"], normalised(str(text)) or str(text), text, label=label)
 
     return rows
 

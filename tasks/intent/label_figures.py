@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from searchlora.eval.labels import Confusion, Curve, confusion_of, curve_of
+from searchlora.eval.labels import Curve, confusion_of, curve_of
 from searchlora.eval.pooled import Pooled, expected_calibration_error, macro_f1
 from searchlora.tasks.intent.figures import Answered, Figures, out_of_scope_figures
 
-#: A confusion matrix of more labels is not read by anybody; then the labels most confused are shown.
-MATRIX_UP_TO = 25
-PAIRS_SHOWN = 12
-
-OTHER = "any other"
 CALIBRATION_ERROR = "calibration error"
 
 
@@ -49,7 +43,7 @@ def of(settings: Mapping[str, Any], rows: Answered) -> Figures:
         },
         tested=("accuracy", "macro-F1"),
         slices={"label": dict(gold)},
-        confusions={"labels": _confusion(gold, said, labels)},
+        confusions={"labels": confusion_of(gold, said, labels)},
         curves=curves,
         notes=(f"In no training row and so never said: {', '.join(unseen)}.",) if unseen else (),
     )
@@ -68,15 +62,3 @@ def _calibration(labels: Sequence[str], rows: Answered) -> tuple[dict[str, Poole
         {CALIBRATION_ERROR: expected_calibration_error(probability, correct)},
         {"the likeliest label": curve_of(probability, correct, rows.groups)},
     )
-
-
-def _confusion(gold: Mapping[str, str], said: Mapping[str, str | None], labels: Sequence[str]) -> Confusion:
-    """The whole matrix, or where there are many labels that of the pairs most often confused."""
-    if len(labels) <= MATRIX_UP_TO:
-        return confusion_of(gold, said, labels)
-    pairs = Counter((label, said[id_]) for id_, label in gold.items() if said[id_] not in (label, None))
-    confused = sorted({label for pair, _ in pairs.most_common(PAIRS_SHOWN) for label in pair if label is not None})
-    shown = {id_: label for id_, label in gold.items() if label in confused}
-    folded = {id_: OTHER if (found := said[id_]) is not None and found not in confused else found for id_ in shown}
-    matrix = confusion_of(shown, folded, [*confused, OTHER])
-    return Confusion(matrix.rows[:-1], matrix.columns, matrix.counts[:-1])

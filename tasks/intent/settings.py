@@ -29,7 +29,8 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
 
     Raises:
         DataError: when a file cannot be used, or there are fewer labels than two.
-        UsageError: when answers are objects and no schema was given, or no field of it has the out-of-scope value.
+        UsageError: when answers are objects and no schema was given, or no field of it has the out-of-scope value; or
+            an out-of-scope label is given for rows with several labels.
     """
     kind = None
     labels: set[str] = set()
@@ -51,6 +52,8 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
             fix="Give the label set with --option labels=FILE, or more data.",
         )
     if kind == "labels":
+        if options.get("out_of_scope"):
+            raise UsageError("rows with several labels have no label out of scope", where="--option out_of_scope")
         return {"kind": kind, "labels": sorted(labels)}
     return {"kind": kind, "labels": sorted(labels), "out_of_scope": beyond}
 
@@ -121,6 +124,6 @@ def _value_of(schema: Mapping[str, Any], beyond: str | None) -> str | None:
 
 def _text(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as {what} ({error})", where=str(path)) from None

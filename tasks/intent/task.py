@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
@@ -40,6 +41,13 @@ class IntentTask(PromptedTask):
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         return settings_from(options, records)
+
+    def check_dataset(self, settings: Mapping[str, Any]) -> None:
+        if settings.get("kind") != self.settings.get("kind"):
+            raise UsageError(
+                f"the adapter answers with '{self.settings.get('kind')}', the dataset holds '{settings.get('kind')}'",
+                fix="Build the dataset with --option kind=, or evaluate an adapter of its kind.",
+            )
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         return answers.prompt_fields(self.settings, record)

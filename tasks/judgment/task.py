@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.errors import PipelineError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import Grade, Graded, InvalidOutput
@@ -62,8 +62,18 @@ class JudgmentTask(PromptedTask):
         return {**super().default_recipe, **({"max_new_tokens": reasons.TOKENS} if self.reasoned else {})}
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-        del records
-        return {**settings_of(options), **reasons.settings_of(options)}
+        settings = {**settings_of(options), **reasons.settings_of(options)}
+        _check_sides([record["grade"] >= settings["relevant"] for record in records], settings["relevant"])
+        return settings
+
+    def check_dataset(self, settings: Mapping[str, Any]) -> None:
+        theirs = tuple(each["grade"] for each in settings["scale"])
+        if theirs != self.grades:
+            ours, told = (", ".join(map(str, grades)) for grades in (self.grades, theirs))
+            raise UsageError(
+                f"the adapter grades {ours}, the dataset {told}",
+                fix="Build the dataset with the guideline that the adapter was trained by.",
+            )
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         """The passage with its title before it, cut at the end of a word; white space is made one blank."""
@@ -124,6 +134,18 @@ class JudgmentTask(PromptedTask):
         """As `evaluator.evaluate`; what is relevant the settings say, and a run says nothing here."""
         del run, qrels, relevant
         return evaluator.evaluate(records, outputs, scale=self.grades, relevant=self.settings["relevant"])
+
+
+def _check_sides(relevant: Sequence[bool], least: int) -> None:
+    """A judge that sees one side only learns to say nothing else."""
+    if not relevant or len(set(relevant)) == 2:
+        return
+    if relevant[0]:
+        what, fix = "relevant", "Add others; of a collection, --option unjudged=5 takes passages that nobody graded."
+    else:
+        what = "not relevant"
+        fix = "Give a guideline in which 'from' says which of the source's grades are relevant, or --option relevant=."
+    raise DataError(f"all {len(relevant)} training rows are {what} (relevant from grade {least} on)", fix=fix)
 
 
 def _line(text: Any) -> str:

@@ -28,9 +28,9 @@ WITHOUT_GOLD = "_without_gold"
 
 OPTIONS = {
     "passages": "how many passages every row has, distractors among them (default 5)",
-    "gold": "how many of them at most are the row's own (default 3)",
+    "gold": "how many of them at most are the row's own (default 3, or all)",
     "missing": "for this share of the answerable rows, one more without its gold passages, whose answer is to abstain "
-    "(default 0)",
+    "(default 0.2, as in RAFT)",
     "sentences": "how many sentences an answer has at most (default 3)",
     "shuffle": "seed of the order of the passages (default 13)",
 }
@@ -65,7 +65,7 @@ class Choice:
 
     passages: int = 5
     gold: int = 3
-    missing: float = 0.0
+    missing: float = 0.2
     sentences: int = 3
     shuffle: int = 13
     words: int = settings.DEFAULT["words"]
@@ -73,16 +73,21 @@ class Choice:
     @classmethod
     def of(cls, options: Options) -> Choice:
         """Raises `UsageError` for a value that is no number, or out of range."""
+        passages = _number(options, "passages", cls.passages)
         choice = cls(
-            passages=_number(options, "passages", cls.passages),
-            gold=_number(options, "gold", cls.gold),
-            missing=_share(options, "missing"),
+            passages=passages,
+            gold=_number(options, "gold", min(cls.gold, passages)),
+            missing=_share(options, "missing", cls.missing),
             sentences=_number(options, "sentences", cls.sentences),
             shuffle=_number(options, "shuffle", cls.shuffle),
             words=settings.words_of(options),
         )
         if choice.gold > choice.passages:
-            raise UsageError(f"gold={choice.gold} of passages={choice.passages} cannot be", where="--option")
+            raise UsageError(
+                f"gold={choice.gold} of passages={choice.passages} cannot be",
+                where="--option",
+                fix="Give gold= a number up to passages=.",
+            )
         return choice
 
     @property
@@ -91,7 +96,8 @@ class Choice:
         return (
             f"Every row has {self.passages} passages: at most {self.gold} of its own (those that support the answer "
             "most), the rest distractors from the same pool, by BM25 for the question and the user's turn before it, "
-            "then by chance; shuffled. An unanswerable row has distractors only.",
+            "then by chance; shuffled. An unanswerable row has none of its own, but for a question of SQuAD that its "
+            "paragraph does not answer.",
             "A passage is no distractor of an answerable row where it is its own, or of another row of its group of "
             "conversations, or where it supports a sentence of the answer.",
             *RULES,
@@ -149,7 +155,8 @@ def _row(
     own = [] if without_gold else _most_supporting(row.own, reference, choice.gold)
     shown = [*own, *_distractors(row, reference, pool, choice.passages - len(own), chance)]
     if len(shown) < choice.passages:
-        return RejectedRow(row.where, f"its pool has fewer than {choice.passages} passages to show", {"id": row.id})
+        why = f"its pool has fewer than {choice.passages} passages to show; --option passages= says how many a row has"
+        return RejectedRow(row.where, why, {"id": row.id})
     chance.shuffle(shown)
     answerable = bool(reference) and not without_gold
     gold = {passage.id for passage in own} if answerable else set()
@@ -201,8 +208,8 @@ def _number(options: Options, name: str, default: int) -> int:
     return int(given)
 
 
-def _share(options: Options, name: str) -> float:
-    given = options.get(name, "0")
+def _share(options: Options, name: str, default: float) -> float:
+    given = options.get(name, str(default))
     try:
         share = float(given)
     except ValueError:

@@ -26,13 +26,16 @@ TESTED = (HEADLINE, "abstention F1", "citation F1", "citation precision", "citat
 ANSWERED, ABSTAINED = "answered", "abstained"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
+OF_CITATIONS = (
+    "Citations are held against the gold passages of a row, pooled over rows: precision over all citations, those of "
+    "answers that should not have been given among them; recall over all gold passages, those of answers not given "
+    "among them."
+)
 NOTES = (
     "Abstention F1, precision and recall are of the class of unanswerable rows, answering F1 of the answerable ones. "
     "Answerability F1 is the mean of both: the first alone would praise who always abstains. An invalid output counts "
     "as the abstention that a pipeline falls back on.",
-    "Citations are held against the gold passages of a row, pooled over rows: precision over all citations, those of "
-    "answers that should not have been given among them; recall over all gold passages, those of answers not given "
-    "among them.",
+    OF_CITATIONS,
     f"A sentence is supported by a passage that has {SUPPORTED:g} of its content words and all of its numbers "
     "(K-Precision, Adlakha et al. 2024). No person's labels of support were at hand.",
     "Token F1 and ROUGE-L are of the answerable rows, against the whole reference without citations; an abstention "
@@ -73,7 +76,9 @@ class _Row:
         return set(self.answer.citations) if self.answer else set()
 
 
-def evaluate(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> Evaluation:
+def evaluate(
+    records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput], *, citations: bool = True
+) -> Evaluation:
     """Measure answers, one per record, over all records; an invalid one counts as an abstention.
 
     Pooled measures (functions of sums over rows):
@@ -92,6 +97,9 @@ def evaluate(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidO
         words: of the answers.
         cites what was not given: 1 where the output is invalid because of that.
         invalid: 1 where it did not parse.
+
+    Args:
+        citations: Whether answers cite; if not, citations are not measured.
     """
     rows = [_Row(record, output) for record, output in zip(records, outputs, strict=True)]
     values = {
@@ -104,13 +112,13 @@ def evaluate(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidO
     return Evaluation(
         headline=HEADLINE,
         values={measure: its for measure, its in values.items() if its},
-        pooled=_pooled(rows),
+        pooled={**_answerability(rows), **(_citations(rows) if citations else {}), **_evidence(rows)},
         clusters={row.id: str(row.record["group"]) for row in rows},
         slices=_slices(rows),
         invalid={row.id: row.output.reason for row in rows if isinstance(row.output, InvalidOutput)},
         confusions={"what should have been done, and what was": _confusion(rows)},
-        tested=TESTED,
-        notes=NOTES,
+        tested=TESTED if citations else TESTED[:2],
+        notes=NOTES if citations else tuple(note for note in NOTES if note is not OF_CITATIONS),
         less_is_better=(
             "unsupported sentences",
             "unsupported by what they cite",
@@ -134,25 +142,29 @@ def _words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def _pooled(rows: Sequence[_Row]) -> dict[str, Pooled]:
+def _answerability(rows: Sequence[_Row]) -> dict[str, Pooled]:
     silent = {row.id: not row.record["answerable"] for row in rows}
     abstained: dict[str, bool | None] = {row.id: row.answer is None for row in rows}
-    judged = [row for row in rows if row.gold or not row.record["answerable"]]
-    hits = {row.id: float(len(row.cited & row.gold)) for row in judged}
-    cited = {row.id: float(len(row.cited)) for row in judged}
-    gold = {row.id: float(len(row.gold)) for row in judged}
     return {
-        HEADLINE: macro_f1(*(_classes(each) for each in (silent, abstained)), (ANSWERED, ABSTAINED)),
+        HEADLINE: macro_f1(_classes(silent), _classes(abstained), (ANSWERED, ABSTAINED)),
         "abstention F1": f1(silent, abstained),
         "abstention precision": precision(silent, abstained),
         "abstention recall": recall(silent, abstained),
         "answering F1": f1(
             {row: not value for row, value in silent.items()}, {row: not value for row, value in abstained.items()}
         ),
+    }
+
+
+def _citations(rows: Sequence[_Row]) -> dict[str, Pooled]:
+    judged = [row for row in rows if row.gold or not row.record["answerable"]]
+    hits = {row.id: float(len(row.cited & row.gold)) for row in judged}
+    cited = {row.id: float(len(row.cited)) for row in judged}
+    gold = {row.id: float(len(row.gold)) for row in judged}
+    return {
         "citation precision": micro_precision(hits, cited),
         "citation recall": micro_recall(hits, gold),
         "citation F1": micro_f1(hits, cited, gold),
-        **_evidence(rows),
     }
 
 

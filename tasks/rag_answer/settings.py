@@ -62,7 +62,7 @@ def citation_problem(answer: str, passages: int) -> str | None:
 
 def _style(path: Path) -> str:
     try:
-        text = " ".join(path.read_text(encoding="utf-8").split())
+        text = " ".join(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as the style of answers ({error})", where=str(path)) from None
     if not text or len(text) > LONGEST_STYLE:

@@ -76,32 +76,51 @@ def from_squad(source: Path, options: Options) -> Rows:
 
 
 def from_faq(source: Path, options: Options) -> Rows:
-    """The passages are the answers without their questions; a group is a section, the pool is the whole source."""
+    """The passages are the answers without their questions; the pool is the whole source.
+
+    Rows of one group share a section, a question or an answer.
+    """
     choice, counts = Choice.of(options), Counter[str]()
-    asked: list[Asked] = []
-    pool: list[Document] = []
+    found: list[SourceRow] = []
     for row in faq.read(source, {key: value for key, value in options.items() if key in faq.COLUMNS}):
         if isinstance(row, RejectedRow):
             yield row
-            continue
-        passage = Document(row.data["id"], row.data["answer"])
-        pool.append(passage)
-        asked.append(
-            Asked(
-                id=row.data["id"],
-                group=row.data["group"],
-                question=row.data["question"],
-                history=(),
-                reference=row.data["answer"],
-                own=(passage,),
-                kind="answerable",
-                source=row.data["section"] or "faq",
-                split=row.data["split"],
-                where=row.where,
-            )
-        )
-    yield from rows(asked, Pool(pool), choice, counts)
+        else:
+            found.append(row)
+    answers, passages = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for row in found:
+        question, answer = (normalised(row.data[name]) for name in ("question", "answer"))
+        answers[question].add(answer)
+        passages[answer].add(row.data["id"])
+    groups = connected([_faq_keys(row.data) for row in found])
+    asked = []
+    for row, group in zip(found, groups, strict=True):
+        related = (passages[answer] for answer in answers[normalised(row.data["question"])])
+        asked.append(_faq_asked(row, found[group].data["group"], frozenset().union(*related)))
+    yield from rows(asked, Pool([each.own[0] for each in asked]), choice, counts)
     yield SourceReport(("The passage of a question is its answer, without the question.", *choice.rules), dict(counts))
+
+
+def _faq_keys(data: Mapping[str, Any]) -> list[str]:
+    section = [f"section {data['section']}"] if data["section"] else []
+    return [f"question {normalised(data['question'])}", f"answer {normalised(data['answer'])}", *section]
+
+
+def _faq_asked(row: SourceRow, group: str, related: frozenset[str]) -> Asked:
+    data = row.data
+    return Asked(
+        id=data["id"],
+        group=group,
+        question=data["question"],
+        history=(),
+        reference=data["answer"],
+        own=(Document(data["id"], data["answer"]),),
+        kind="answerable",
+        source=data["section"] or "faq",
+        split=data["split"],
+        where=row.where,
+        related=related,
+    )
 
 
 def _mtrag_asked(row: SourceRow, group: str, related: frozenset[str]) -> Asked:

@@ -79,7 +79,7 @@ class RagAnswerTask(PromptedTask):
         relevant: int = 1,
     ) -> Evaluation:
         del run, qrels, relevant
-        return evaluator.evaluate(records, outputs)
+        return evaluator.evaluate(records, outputs, citations=self.settings["citations"])
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
         return baselines.all_of(records, dataset, str(self.settings["abstention"]))

@@ -75,6 +75,8 @@ def test_a_collection_is_written_for_the_topics_there_are(tmp_path: Path) -> Non
     assert counts == {"documents": 2, "judgments": 2, "judged documents missing": 1, **others}
     assert judged == {fingerprint("t1")}
     assert tuple(read_documents(tmp_path / "corpus.jsonl")) == documents
+    (tmp_path / "null.jsonl").write_text('{"id": "d1", "title": null, "text": "x"}', encoding="utf-8")
+    assert list(read_documents(tmp_path / "null.jsonl")) == [Document("d1", "x")]
     assert list(read_judgments(tmp_path / "qrels.txt")) == [Judgment("t1", "d1", 2), Judgment("t1", "elsewhere", 0)]
 
 

@@ -182,3 +182,23 @@ def test_the_meter_sees_every_byte(tmp_path: Path, ending: str) -> None:
     assert list(meter.files) == [path]
     assert told == sorted(told)
     assert len(told) >= 2 or ending == ".parquet"  # Parquet packs these rows into less than a telling
+
+
+def test_nulls_of_parquet(tmp_path: Path) -> None:
+    """A required cell that is null stands there, for the schema to refuse; fields that other rows have do not."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {"id": "1", "label": None, "more": None, "object": {"category": "x", "brand": None}},
+        {"id": "2", "label": "b", "more": 1, "object": {"category": "y", "brand": "z"}},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found = [row.data for row in read_rows(tmp_path / "rows.parquet", ["id", "label"])]
+    assert found == [{"id": "1", "label": None, "object": {"category": "x"}}, rows[1]]
+
+
+def test_a_long_field_does_not_break_its_row(tmp_path: Path) -> None:
+    long = "word, word\n" * 20_000
+    (tmp_path / "rows.csv").write_text(f'a,b\n1,"{long}"\n2,c\n', encoding="utf-8")
+    assert [row.data for row in read_rows(tmp_path / "rows.csv")] == [{"a": "1", "b": long}, {"a": "2", "b": "c"}]

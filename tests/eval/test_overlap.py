@@ -29,3 +29,7 @@ def test_lengths_must_agree():
         rouge_l(["a", "b"], ["a"])
     with pytest.raises(UsageError, match="no outputs"):
         corpus_bleu([], [])
+
+
+def test_rouge_reads_other_alphabets():
+    assert rouge_l(["Палатка весит два килограмма"], ["палатка весит 2 килограмма"]) == [pytest.approx(0.75)]

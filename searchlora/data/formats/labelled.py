@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,16 +26,18 @@ def read(source: Path, options: Mapping[str, str]) -> Rows:
             named.
 
     Yields:
-        `id`, `text`, `label`, `split` (None for a single file). Rows are numbered from 1 in each file, those that
+        `id`, `text`, `label`, `split` (None for a single file). Rows are numbered from 1 in each split, those that
         cannot be read among them.
     """
     text, label, own = options.get("text", "text"), options.get("label", "label"), options.get("id")
+    numbers = Counter[str | None]()
     for path, split in split_files(source):
-        for number, row in enumerate(read_rows(path, [text, label, *([own] if own else [])]), start=1):
+        for row in read_rows(path, [text, label, *([own] if own else [])]):
+            numbers[split] += 1
             if isinstance(row, RejectedRow):
                 yield row
                 continue
-            name = str(row.data[own]) if own else f"{split or 'row'}-{number}"
+            name = str(row.data[own]) if own else f"{split or 'row'}-{numbers[split]}"
             yield SourceRow({"id": name, "text": row.data[text], "label": row.data[label], "split": split}, row.where)
 
 

@@ -6,8 +6,9 @@ Systems" (2025), github IBM/mt-rag-benchmark, `reference.jsonl`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from searchlora.data.files import read_rows
 from searchlora.records import RejectedRow, SourceRow
@@ -27,6 +28,9 @@ def read_mtrag(path: Path) -> Iterator[SourceRow | RejectedRow]:
             yield row
             continue
         data = row.data
+        if (field := _misshapen(data)) is not None:
+            yield RejectedRow(row.where, f"field '{field}': is not as MT-RAG writes it", dict(data))
+            continue
         turns = [{"role": _role(turn["speaker"]), "text": turn["text"]} for turn in data["input"]]
         if not turns or turns[-1]["role"] != "user":
             yield RejectedRow(row.where, "the conversation does not end with a user turn", dict(data))
@@ -47,6 +51,18 @@ def read_mtrag(path: Path) -> Iterator[SourceRow | RejectedRow]:
             },
             row.where,
         )
+
+
+def _misshapen(data: Mapping[str, Any]) -> str | None:
+    """The first field that does not hold a list of objects with the texts that are read of them."""
+    parts = {"input": ("speaker", "text"), "contexts": ("document_id", "text"), "targets": ("text",)}
+    for field, texts in parts.items():
+        given = data.get(field) or [] if field == "targets" else data[field]
+        if not isinstance(given, list) or not all(
+            isinstance(each, dict) and all(isinstance(each.get(text), str) for text in texts) for each in given
+        ):
+            return field
+    return None
 
 
 def _role(speaker: str) -> str:

@@ -297,6 +297,10 @@ def test_of_many_labels_the_pairs_most_often_confused_are_shown(compared, tmp_pa
         [("label 5",), ("invalid",), ("9",), ("18.4%", "of 49")],
     ]
     assert len(lines) == 12
+    each = page.tables["Each alone, intents"]
+    assert len(each) == 31
+    # 40 of 52 rows were said to be label 3, and no other row was.
+    assert each[4] == [("label 3",), ("52",), ("1.000",), ("0.769",), ("0.870",)]
     assert any(
         text.startswith("51 of 1251 rows are confused, in 23 pairs of labels; the 12 most frequent ones are shown.")
         for text in page.texts

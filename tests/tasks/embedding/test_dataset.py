@@ -99,6 +99,22 @@ def test_pairs_of_one_query_become_one_record(tmp_path):
     assert len(rows) == 3  # one row has no query
 
 
+def test_a_query_in_two_splits_yields_in_training(tmp_path):
+    lines(tmp_path / "pairs" / "train.jsonl", [{"query": q, "positive": f"{q}!"} for q in ("red tent", "boots")])
+    lines(tmp_path / "pairs" / "test.jsonl", [{"query": "Red tent", "positive": "A tent in red."}])
+    dataset = built(tmp_path / "pairs", "pairs", tmp_path / "out", how={"on_leak": "drop"})
+    assert [each["query"] for each in dataset.records("train")] == ["boots"]
+    (test,) = dataset.records("test")
+    assert test["positives"] == ["A tent in red."]
+    assert dataset.qrels()[test["id"]] == {document_id("A tent in red."): 1}
+
+
+def test_labels_are_read_as_text(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na tent, shoes \n")
+    lines(tmp_path / "rows.jsonl", [{"text": "a tent", "label": 3}])
+    assert [records(tmp_path / f"rows.{end}", "labelled")[0]["label"] for end in ("csv", "jsonl")] == ["shoes", "3"]
+
+
 def test_faq_and_squad_find_answer_and_paragraph(tmp_path):
     faq = lines(tmp_path / "faq.jsonl", [{"question": "How?", "answer": "So.", "section": "s"}])
     assert [(r["group"], r["query"], r["positives"]) for r in records(faq, "faq")] == [("s", "How?", ["So."])]

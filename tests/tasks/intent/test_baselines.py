@@ -8,6 +8,7 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
+from searchlora.errors import UsageError
 from searchlora.tasks.intent import task
 from searchlora.tasks.intent.baselines import COMMONEST, LINEAR, NEAREST
 
@@ -48,6 +49,17 @@ def test_a_label_of_the_list_that_no_row_has_gets_no_probability(tmp_path):
     (output,) = found[LINEAR]
     assert output.value == "card"
     assert output.probabilities[0] == pytest.approx(0)
+
+
+def test_a_dataset_with_labels_that_the_adapter_does_not_know(tmp_path):
+    _found(tmp_path, lambda label: {"label": label}, ["card"])
+    records = [{"id": "1", "group": "1", "query": "card"}]
+    older = task.bound({"kind": "label", "labels": ["account", "card"], "out_of_scope": None})
+    assert set(older.baselines(records, tmp_path / "data")) == {COMMONEST}
+    both = task.bound({"kind": "label", "labels": ["account", "card", "rate"], "out_of_scope": None})
+    assert both.baselines(records, tmp_path / "data")[LINEAR][0].value == "card"
+    with pytest.raises(UsageError, match="answers with 'label', the dataset holds 'object'"):
+        both.check_dataset({"kind": "object"})
 
 
 def test_several_labels(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, RejectedRows, UsageError
+from searchlora.records import SourceRow
 from searchlora.tasks.intent import task
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
@@ -129,7 +130,7 @@ def test_any_two_columns_by_their_names(tmp_path: Path) -> None:
 
 
 def test_a_label_that_is_not_in_the_list_is_refused_with_file_row_and_field(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_text("card_arrival\nlost_card\n", encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("card_arrival\nlost_card\n", encoding="utf-8-sig")
     found = _refusals(_banking(tmp_path / "banking77"), "banking77", options={"labels": str(tmp_path / "labels.txt")})
     assert found == [("train.csv, line 4", "field 'label': 'card_linking' is not in the list of labels")]
 
@@ -223,6 +224,20 @@ def test_cells_of_a_table_hold_lists_as_json(tmp_path: Path) -> None:
     assert _refusals(source, "native") == [("rows.csv, line 3", "field 'labels': is not JSON")]
     dataset = _dataset(source, "native", allow_rejects=True)
     assert dataset.records("train")[0]["labels"] == ["x", "y"]
+
+
+def test_the_rows_of_several_files_of_one_split_are_counted_on(tmp_path: Path) -> None:
+    for number in range(2):
+        rows = f"text,label\nmy card {number},card\nthe rate {number},rate\n"
+        (tmp_path / f"train-0000{number}-of-00002.csv").write_text(rows, encoding="utf-8")
+    rows = [row.data for row in task.formats["csv"].read(tmp_path, {}) if isinstance(row, SourceRow)]
+    assert [row["id"] for row in rows] == ["train-1", "train-2", "train-3", "train-4"]
+
+
+def test_rows_with_several_labels_have_none_out_of_scope(tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "rows.jsonl", {"labels": ["a"]}, {"labels": ["b"]})
+    with pytest.raises(UsageError, match="no label out of scope"):
+        _dataset(source, "native", options={"out_of_scope": "a"})
 
 
 def test_one_label_is_no_choice(tmp_path: Path) -> None:

@@ -55,9 +55,11 @@ def test_labels_from_two_columns_to_a_pipeline(cli, tmp_path, tiny_base, banks):
     assert manifest.settings == settings
     assert set(manifest.tuned) == {"temperature", "out_of_scope_below"}
 
-    evaluated = cli("evaluate", "bank-intent", "--data", data, "--store", store, "--out", out)
+    evaluated = cli("evaluate", "bank-intent", "--data", data, "--store", store, "--out", out, "--unconstrained")
     assert evaluated.code == 0, evaluated.err
     figures = _figures(out)
+    assert figures["base zero-shot, unconstrained", "invalid"] == 1  # of random weights
+    assert ("bank-intent@1, unconstrained", "accuracy") in figures
     assert figures["bank-intent@1", "invalid"] == figures["base zero-shot", "invalid"] == 0
     assert figures["bank-intent@1", "accuracy"] > figures["commonest answer", "accuracy"]
     assert ("bank-intent@1", "out-of-scope recall") in figures

@@ -10,9 +10,10 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.errors import RejectedRows, UsageError
+from searchlora.errors import DataError, RejectedRows, UsageError
 from searchlora.records import Record
 from searchlora.tasks.judgment import task
+from searchlora.tasks.judgment.guideline import settings_of
 from tests.data.test_judged_formats import beir_folder, cranfield_folder, esci_folder, trecdl_folder
 
 ALL_IN_TRAIN = (1.0, 0.0, 0.0)
@@ -36,9 +37,11 @@ def test_a_passage_of_trec_dl(tmp_path):
 
 
 def test_beir_keeps_its_splits(tmp_path):
-    found = records(beir_folder(tmp_path), "beir", tmp_path / "out")
+    found = records(beir_folder(tmp_path), "beir", tmp_path / "out", options={"relevant": "1", "unjudged": "1"})
     assert {id_: (each["grade"], each["split"]) for id_, each in found.items()} == {
         "q1 d1": (1, "train"),
+        "q1 d2": (0, "train"),
+        "q2 d1": (0, "test"),
         "q2 d2": (2, "test"),
     }
     assert found["q1 d1"]["title"] == "Tents"
@@ -73,10 +76,35 @@ def test_grades_are_folded_and_the_settings_say_so(tmp_path):
 
 def test_native_tables_have_grades_in_words_of_digits(tmp_path):
     source = tmp_path / "rows.csv"
-    source.write_text("id,group,query,passage,grade,title\na b,g,q,p,2,\n", encoding="utf-8")
-    assert records(source, "native", tmp_path / "out") == {
-        "a b": {"id": "a b", "group": "g", "query": "q", "passage": "p", "grade": 2}
+    source.write_text("id,group,query,passage,grade,title\na b,g,q,p,2,\na c,g,q,r,0,\n", encoding="utf-8")
+    assert records(source, "native", tmp_path / "out")["a b"] == {
+        "id": "a b",
+        "group": "g",
+        "query": "q",
+        "passage": "p",
+        "grade": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "not relevant .relevant from grade 2 on"),
+        ({"grades": "2"}, "not relevant"),
+        ({"relevant": "1"}, "relevant"),
+    ],
+)
+def test_a_judge_that_would_see_one_side_only_is_refused(tmp_path, options, told):
+    with pytest.raises(DataError, match=f"all 1 training rows are {told}") as refused:
+        records(beir_folder(tmp_path), "beir", tmp_path / "out", options=options)
+    assert "--option" in refused.value.fix
+
+
+def test_a_dataset_of_another_scale_is_no_measure_of_a_judge():
+    three = task.bound(settings_of({"grades": "3"}))
+    three.check_dataset(three.settings)
+    with pytest.raises(UsageError, match="the adapter grades 0, 1, 2, the dataset 0, 1, 2, 3"):
+        three.check_dataset(task.default_settings)
 
 
 def test_a_whole_number_is_a_grade_and_a_truth_value_is_none(tmp_path):

@@ -62,6 +62,7 @@ def source(tmp_path, *changes):
     rows = []
     for number, change in enumerate(changes):
         row = {**PAIR, "id": f"{number}", "group": f"g{number}", "passage": f"It sleeps {number}.", "reason": "Room."}
+        row["grade"] = 2 - 2 * (number % 2)  # a judge is refused that sees one side only
         rows.append({name: value for name, value in {**row, **change}.items() if value is not None})
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -92,9 +93,10 @@ def test_a_row_whose_reason_cannot_be_learnt_is_refused_with_its_place(tmp_path,
 
 def test_of_the_sources_own_test_split_no_reason_is_needed(tmp_path):
     test = {"split": "test", "reason": None}
-    dataset = built(tmp_path, {"split": "train"}, {"split": "validation"}, test, reason="yes")
+    train = [{"split": "train"}] * 2
+    dataset = built(tmp_path, *train, {"split": "validation"}, test, reason="yes")
     assert dataset.settings == REASONED.settings
-    assert [len(dataset.records(split)) for split in ("train", "validation", "test")] == [1, 1, 1]
+    assert [len(dataset.records(split)) for split in ("train", "validation", "test")] == [2, 1, 1]
     with pytest.raises(RejectedRows):
         built(tmp_path, {"split": "train"}, {**test, "split": "validation"}, out="other", reason="yes")
 

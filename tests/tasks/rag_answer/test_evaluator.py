@@ -98,6 +98,13 @@ def test_sentences_are_held_against_all_passages_and_against_those_they_cite() -
     assert found.pooled["sentences that cite"].value == pytest.approx(2 / 3)
 
 
+def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
+    found = evaluate([_record(1), _record(2, answerable=False)], [_answer("It weighs much."), SILENCE], citations=False)
+    assert not [name for name in found.pooled if name.startswith("citation")]
+    assert found.tested == ("answerability F1", "abstention F1")
+    assert not [note for note in found.notes if note.startswith("Citations")]
+
+
 def test_an_invalid_output_is_an_abstention_and_told() -> None:
     strange = task.parse("It weighs little [7].", _record(1))
     found = evaluate([_record(1), _record(2, answerable=False)], [strange, InvalidOutput("", "empty")])

@@ -157,6 +157,18 @@ def test_too_few_passages_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [("input", [{"text": "no speaker"}]), ("contexts", None), ("contexts", [{"text": "x"}]), ("targets", [{}])],
+)
+def test_a_row_of_another_shape_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    row = {**mtrag_row(1, "tents"), field: value}
+    rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
+    (refused,) = [row for row in rows if isinstance(row, RejectedRow)]
+    assert f"field '{field}'" in refused.reason
+    assert "line 1" in refused.where
+
+
+@pytest.mark.parametrize(
     "options", [{"passages": "0"}, {"missing": "2"}, {"gold": "6"}, {"citations": "perhaps"}, {"words": "9"}]
 )
 def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, str]) -> None:
@@ -227,13 +239,41 @@ def test_faq_answers_are_each_others_distractors(tmp_path: Path) -> None:
     source = tmp_path / "faq.csv"
     lines = [f"part {number % 2},What of {subject}?,{text}" for number, (subject, text) in enumerate(SUBJECTS.items())]
     source.write_text("\n".join(["section,question,answer", *lines]), encoding="utf-8")
-    records = list(_records("faq", source).values())
+    records = list(_records("faq", source, missing="0").values())
     assert {record["group"] for record in records} == {"part 0", "part 1"}
     for record in records:
         (gold,) = _gold_numbers(record)
         assert record["passages"][gold - 1]["text"] == record["reference"]
         assert record["answer"].endswith(f" [{gold}].")
         assert record["question"] not in json.dumps(record["passages"])
+
+
+def test_faq_rows_with_one_question_or_one_answer_are_one_group_and_no_distractors(tmp_path: Path) -> None:
+    rows = [
+        ("How do I reset the pump?", "Hold the red button for five seconds."),
+        ("how do I reset the pump", "Pull the plug and wait."),
+        ("The pump does not start", "Hold the red button for five seconds."),
+        *((f"What of {subject}?", text) for subject, text in SUBJECTS.items()),
+    ]
+    source = tmp_path / "faq.jsonl"
+    source.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows), encoding="utf-8")
+    records = list(_records("faq", source, missing="1").values())
+    pump = [record for record in records if "pump" in record["question"].lower()]
+    assert len(pump) == 6
+    assert len({record["group"] for record in pump}) == 1
+    asked = [record for record in pump if record["question"].lower().startswith("how do i reset")]
+    for record in asked:
+        shown = {each["text"] for each in record["passages"] if each["id"] not in record["gold"]}
+        assert not shown & {rows[0][1], rows[1][1]}
+
+
+def test_some_rows_lack_their_gold_unless_told_otherwise(tmp_path: Path) -> None:
+    lines = [f"What of {subject} {number}?,{text}" for number in range(9) for subject, text in SUBJECTS.items()]
+    source = tmp_path / "faq.csv"
+    source.write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
+    kinds = Counter(record["kind"] for record in _records("faq", source, passages="2").values())
+    assert 0.1 < kinds[TAKEN_OUT] / kinds["answerable"] < 0.3
+    assert TAKEN_OUT not in {record["kind"] for record in _records("faq", source, missing="0").values()}
 
 
 # Native records
