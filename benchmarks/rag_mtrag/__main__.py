@@ -16,16 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, header, real_data, save
+from benchmarks.common import WORK, real_data, save
 from benchmarks.rag_mtrag.answering import Answers, answer
 from benchmarks.rag_mtrag.data import FOLDS, MISSING, MtRag
 from benchmarks.rag_mtrag.reading import write_answers
 from benchmarks.rag_mtrag.records import Record
-from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations, unconstrained
+from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations
 from benchmarks.rag_mtrag.warm import ROWS
 from searchlora.cli.bars import bars
 from searchlora.cli.tables import show
-from searchlora.eval.tables import to_json
 
 NAME = "rag_mtrag"
 
@@ -41,12 +40,10 @@ def main() -> None:
 def evaluate(mtrag: MtRag, rows: Sequence[Record], answers: Answers, work: Path) -> None:
     """Write all results from what was answered."""
     found = evaluations(rows, answers)
-    comparison, free = compared(found), unconstrained(found)
-    of_rivals, of_free = (to_json(each, header(NAME, NAME)) for each in (comparison, free))
-    save(NAME, comparison, {"rows": [*of_rivals["rows"], *of_free["rows"]], **_about(mtrag, rows, answers, found)})
-    write_answers(work / "answers.md", rows, answers.adapter.held, found[ADAPTER])
+    comparison = compared(found)
+    save(NAME, comparison, _about(mtrag, rows, answers, found))
+    write_answers(work / "answers.md", rows, answers.adapter, found[ADAPTER])
     show(comparison)
-    show(free)
 
 
 def _about(mtrag: MtRag, rows: Sequence[Record], answers: Answers, found: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.output_json import from_json, to_json
-from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages
@@ -37,30 +36,17 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What a system answered.
-
-    Attributes:
-        free: id -> output, written freely.
-        held: id -> output, held to the grammar.
-    """
-
-    free: Mapping[str, Any]
-    held: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Answers:
     """What was answered, and by what training.
 
     Attributes:
-        adapter: Each row's adapter never saw its group.
+        adapter, base: id -> output; each row's adapter never saw its group.
         baselines: Name -> id -> output; thresholds are fitted on the training rows of each fold.
         training: Name of each adapter -> rows, steps, tokens, seconds.
     """
 
-    adapter: Answered
-    base: Answered
+    adapter: Mapping[str, Any]
+    base: Mapping[str, Any]
     baselines: Mapping[str, Mapping[str, Any]]
     training: Mapping[str, Mapping[str, Any]]
 
@@ -76,7 +62,7 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
     warm = _trained(WARM, squad, "warm.yaml", merged(relevance, work / "merged"), store, steps)
     first = merged(warm, work / "merged")
     training = {each.reference: _about(each) for each in (relevance, warm)}
-    adapter, baselines = Answered({}, {}), dict[str, dict[str, Any]]()
+    adapter, baselines = dict[str, Any](), dict[str, dict[str, Any]]()
     engine = LocalEngine(resolve(str(first)), store)
     for fold in range(FOLDS):
         dataset = mtrag.dataset(fold, work / f"fold{fold + 1}")
@@ -85,8 +71,7 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
         asked = mtrag.test(fold)
         bound = task.bound(stored.manifest.settings, stored.manifest.tuned)
         told = steps(f"Answering: {stored.reference}")
-        found = _asked(bound, engine, stored.reference, asked, work / "answers", longest, told)
-        adapter = Answered({**adapter.free, **found.free}, {**adapter.held, **found.held})
+        adapter |= _asked(bound, engine, stored.reference, asked, work / "answers", longest, told)
         for name, outputs in task.baselines(asked, dataset.folder).items():
             of_fold = {row["id"]: output for row, output in zip(asked, outputs, strict=True)}
             baselines[name] = {**baselines.get(name, {}), **of_fold}
@@ -111,30 +96,9 @@ def _asked(
     folder: Path,
     longest: int,
     progress: Progress,
-) -> Answered:
-    """All rows freely; then whether to abstain is scored, and where not, rows that broke the form are written again.
-
-    Decoding is greedy and the grammar only takes tokens away, so where what was written freely keeps to the form, the
-    grammar would have changed nothing.
-    """
-    held_stage = AdapterStage(task, engine, adapter, longest)
-    system = adapter or "base"
-    free = _kept(replace(held_stage, constrained=False), records, folder / f"{system}.free.jsonl", progress)
-    scored = _kept(replace(held_stage, rest=False), records, folder / f"{system}.scored.jsonl", progress)
-    silent = {id_: output for id_, output in scored.items() if output.abstained}
-    broken = [row for row in records if row["id"] not in silent and _breaks(task, row, free)]
-    held = _kept(held_stage, broken, folder / f"{system}.held.jsonl", progress)
-    return Answered(free, {**free, **held, **silent})
-
-
-def _breaks(task: PromptedTask, record: Record, free: Mapping[str, Any]) -> bool:
-    """Whether it is the form that an output breaks, and not only the length."""
-    output = free[record["id"]]
-    return isinstance(output, InvalidOutput) and isinstance(task.parse(output.raw, record), InvalidOutput)
-
-
-def _kept(stage: AdapterStage, records: Sequence[Record], file: Path, progress: Progress) -> dict[str, Any]:
-    """The outputs by id; those already in the file for the same prompts are taken from there."""
+) -> dict[str, Any]:
+    """The outputs by id; those already in the system's file for the same prompts are taken from there."""
+    stage, file = AdapterStage(task, engine, adapter, longest), folder / f"{adapter or 'base'}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     _end_line(file)
     prompts = {row["id"]: _hash(stage, row) for row in records}

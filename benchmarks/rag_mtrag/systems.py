@@ -13,7 +13,6 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.task import load_task
 
 ADAPTER, BASE = "adapter", "base zero-shot"
-FREE = {ADAPTER: "adapter, unconstrained", BASE: "base zero-shot, unconstrained"}
 
 #: In the order of the table.
 MEASURES = (
@@ -36,14 +35,8 @@ MEASURES = (
 
 
 def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluation]:
-    """Every system, the adapter last; those that wrote freely are no rivals and stand behind it."""
-    systems: dict[str, Mapping[str, Any]] = {
-        **answers.baselines,
-        BASE: answers.base.held,
-        ADAPTER: answers.adapter.held,
-        FREE[BASE]: answers.base.free,
-        FREE[ADAPTER]: answers.adapter.free,
-    }
+    """Every system, the adapter last."""
+    systems: dict[str, Mapping[str, Any]] = {**answers.baselines, BASE: answers.base, ADAPTER: answers.adapter}
     task = load_task(TASK)
     return {
         name: replace(
@@ -57,11 +50,5 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
 
 
 def compared(found: Mapping[str, Evaluation]) -> Comparison:
-    """The adapter against the base and the baselines, all held to the form."""
-    rivals = {name: each for name, each in found.items() if name not in FREE.values()}
-    return compare(rivals, candidate=ADAPTER)
-
-
-def unconstrained(found: Mapping[str, Evaluation]) -> Comparison:
-    """What comes out without the grammar."""
-    return compare({name: found[name] for name in FREE.values()}, candidate=FREE[ADAPTER])
+    """The adapter against the base and the baselines."""
+    return compare(found, candidate=ADAPTER)

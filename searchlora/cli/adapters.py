@@ -134,7 +134,9 @@ def merge(
     name: str = typer.Option(..., "--name", help="Of the new adapter."),
     weights: str = typer.Option("", "--weights", help="As many numbers, for example 0.5,0.5; equal if not given."),
     method: str = typer.Option("cat", "--method", help="cat (exact, larger rank), linear, ties or dare_ties."),
+    base: str | None = typer.Option(None, "--base", help="Where the base is, if not under the manifest's name."),
     store: Path | None = _STORE,
+    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
 ) -> None:
     """Combine adapters into a new one."""
     from searchlora.adapters import merge as verb
@@ -144,7 +146,8 @@ def merge(
         shares = [float(weight) for weight in weights.split(",")] if weights else None
     except ValueError:
         raise UsageError(f"'{weights}' are no numbers", where="--weights") from None
-    typer.echo(f"Stored {verb(references, name, weights=shares, method=method, store=_store(store)).reference}")
+    stored = verb(references, name, weights=shares, method=method, base=base, tasks=tasks, store=_store(store))
+    typer.echo(f"Stored {stored.reference}")
 
 
 @app.command()

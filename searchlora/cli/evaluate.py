@@ -16,6 +16,10 @@ def evaluate(
         [], "--beside-encoder", help="An encoder's folder to compare with, several times."
     ),
     split: str = typer.Option("test", "--split"),
+    qrels: Path | None = typer.Option(None, "--qrels", help="Judgments instead of the dataset's own."),
+    allow_circular: bool = typer.Option(
+        False, "--allow-circular", help="Go on though the judge had a part in a system; the figures are marked."
+    ),
     limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
     unconstrained: bool = typer.Option(
         False, "--unconstrained", help="Ask base and adapter once more without holding them to the task's form."
@@ -45,6 +49,8 @@ def evaluate(
             models=model,
             split=split,
             limit=limit,
+            qrels=qrels,
+            allow_circular=allow_circular,
             unconstrained=unconstrained,
             retrieval=bm25_settings(backend=backend, stemmer=stemmer),
             store=Store(store),

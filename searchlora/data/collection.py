@@ -51,20 +51,29 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
         What the card's `collection` holds; and those of `topics` that have a judgment.
 
     Raises:
-        DataError: for a document id that stands twice or cannot stand in a TREC file.
+        DataError: for a document id that stands twice or cannot stand in a TREC file, or a document that is judged
+            twice for a topic.
     """
     ids: set[int] = set()
     with (folder / CORPUS_FILE).open("w", encoding="utf-8") as out:
         for document in collection.documents:
-            _check_id(document.id)
+            check_id(document.id)
             key = fingerprint(document.id)
             if key in ids:
                 raise DataError("the document id stands twice", where=f"document {document.id}")
             ids.add(key)
             row = {"id": document.id, "title": document.title, "text": document.text}
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            try:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"holds half a character ({error.reason})",
+                    where=f"document {document.id}",
+                    fix="Text that was cut inside an emoji looks so; take the half away.",
+                ) from None
     judgments = missing = others = 0
     judged: set[int] = set()
+    pairs: set[int] = set()
     with (folder / QRELS_FILE).open("w", encoding="utf-8") as out:
         for judgment in collection.judgments:
             topic = fingerprint(judgment.topic)
@@ -72,7 +81,15 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
                 others += 1
                 continue
             judged.add(topic)
-            _check_id(judgment.document)
+            check_id(judgment.document)
+            pair = fingerprint(f"{judgment.topic}\n{judgment.document}")
+            if pair in pairs:
+                raise DataError(
+                    f"document {judgment.document} is judged twice",
+                    where=f"topic {judgment.topic}",
+                    fix="Leave one of the judgments.",
+                )
+            pairs.add(pair)
             judgments += 1
             missing += fingerprint(judgment.document) not in ids
             out.write(f"{judgment.topic} 0 {judgment.document} {judgment.grade}\n")
@@ -86,7 +103,8 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
     return counts, judged
 
 
-def _check_id(document_id: str) -> None:
+def check_id(document_id: str) -> None:
+    """Raise `DataError` for an id that is not one word, as TREC files have it."""
     if len(document_id.split()) != 1 or document_id != document_id.strip():
         raise DataError(
             "the document id cannot stand in a TREC file",

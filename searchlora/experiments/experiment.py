@@ -88,7 +88,7 @@ def experiment(
     for name in wanted.measures:
         parse_measure(name)  # before anything is run
     place = store if isinstance(store, Store) else Store(store)
-    planned = plans(wanted, place)
+    planned = plans(wanted, place, tasks)
     inputs = {**hashes(wanted), **{f"system {name}": plan.sha256 for name, plan in planned.items()}}
     earlier = Path(since) if since is not None else Path(out) / RESULT
     changed = changes(wanted, inputs, earlier) if since is not None or earlier.is_file() else ()

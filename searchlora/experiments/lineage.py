@@ -56,36 +56,46 @@ def run_lineage(store: Store, adapters: Sequence[str], bare: Sequence[str] = ())
 
 
 def seen_in_training(
-    store: Store, adapter: StoredAdapter, task: PromptedTask | EncoderTask, dataset: Dataset, records: Sequence[Record]
+    store: Store,
+    adapter: StoredAdapter,
+    task: PromptedTask | EncoderTask,
+    dataset: Dataset,
+    split: str,
+    records: Sequence[Record],
 ) -> tuple[str, ...] | None:
     """Ids of the records whose query the adapter was trained on; None where that cannot be told.
 
-    The splits of the dataset that it was trained on share no input (the builder sees to it). In other data a record is
-    compared by its query alone, so those that the model sees with more than a query (a conversation) are left out: the
-    same short question in another conversation is another input.
+    The test split of the dataset that it was trained on shares no input with the others (the builder sees to it), from
+    which it learned and was chosen. In other data a record is compared by its query alone, so those that the model sees
+    with more than a query (a conversation) are left out, for the same short question in another conversation is another
+    input; where that leaves none, it cannot be told.
     """
     trained_on = adapter.manifest.dataset
     if trained_on is not None and trained_on.fingerprint == dataset.fingerprint:
-        return ()
-    known = training_queries(store, adapter.reference)
+        if split != "test":
+            return tuple(str(record["id"]) for record in records)
+        known = base_queries(store, adapter.manifest.base.name)
+    else:
+        known = training_queries(store, adapter.reference)
     if known is None:
         return None
     seen = set(known)
     reads = task.reads if isinstance(task, PromptedTask) else {}
     more = [field for field, source in reads.items() if source != "query"]
-    return tuple(
-        str(record["id"])
+    told = {
+        str(record["id"]): query_hash(query)
         for record in records
-        if (query := task.query(record)) is not None
-        and not any(record.get(field) for field in more)
-        and query_hash(query) in seen
-    )
+        if (query := task.query(record)) is not None and not any(record.get(field) for field in more)
+    }
+    if seen and not told:
+        return None
+    return tuple(id_ for id_, hashed in told.items() if hashed in seen)
 
 
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:
     """The topics whose query an adapter at work in a run was trained on; None where that cannot be told.
 
-    Topics that come with a conversation are left out, as in `seen_in_training`.
+    Topics that come with a conversation are left out, as in `seen_in_training`; where all do, it cannot be told.
     """
     if card is None:
         return None
@@ -98,8 +108,7 @@ def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping
         if known is None:
             return None
         seen.update(known)
-    return tuple(
-        topic
-        for topic, fields in topics.items()
-        if not fields.get("history") and query_hash(str(fields["query"])) in seen
-    )
+    alone = {topic: str(fields["query"]) for topic, fields in topics.items() if not fields.get("history")}
+    if seen and not alone:
+        return None
+    return tuple(topic for topic, query in alone.items() if query_hash(query) in seen)

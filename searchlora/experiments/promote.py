@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision, Rule
-from searchlora.adapters.names import parse_reference
+from searchlora.adapters.names import check_alias, parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
@@ -75,6 +75,7 @@ def promote(
         StoreError: when the alias was moved meanwhile.
         What `evaluate` raises.
     """
+    check_alias(alias)
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
@@ -110,7 +111,7 @@ def promote(
         removed=_removed(history, alias),
         policy=last.policy if last else None,
         sliced=_sliced(last) if last else (),
-        leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, evaluated.records),
+        leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     held = all(result.passed for result in results)

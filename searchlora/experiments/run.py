@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import read_documents
+from searchlora.data.collection import check_id, read_documents
 from searchlora.data.files import read_rows
 from searchlora.errors import PipelineError, RowError
+from searchlora.eval.files import check_writable
 from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import write_run
 from searchlora.experiments.lineage import run_lineage
@@ -56,13 +57,16 @@ def run(
 
     Raises:
         PipelineError: for a pipeline that cannot be built, or a query without id or text.
-        RowError, DataError: naming file and row.
+        RowError, DataError: naming file and row; also where `out` cannot be written.
     """
     name, stages = read_pipeline(pipeline, overrides, engine)
     if not any(isinstance(stage, RetrieveSettings) for stage in stages):
         raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))
+    check_writable(Path(out))
     searches = _queries(Path(queries))
     documents = list(read_documents(Path(corpus)))
+    for document in documents:
+        check_id(document.id)
     place = store if isinstance(store, Store) else Store(store)
     stages = pinned(stages, place.pin)
     built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
@@ -97,6 +101,10 @@ def _queries(path: Path) -> list[Record]:
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
+        if len(str(row.data["id"]).split()) != 1:
+            raise RowError(
+                f"the id '{row.data['id']}' cannot stand in a TREC file", where=row.where, fix="It must be one word."
+            )
         found.append(with_history(row.data, row.where))
     return found
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
@@ -38,6 +39,7 @@ from searchlora.pipelines.config import (
 from searchlora.pipelines.pipeline import run_of
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext
+from searchlora.task import PromptedTask, load_task
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Plan:
     Attributes:
         pipeline: Its name.
         stages: Every adapter in them by its pinned version.
-        sha256: Of the settings and of the weights of adapters and encoders.
+        sha256: Of the settings, of the weights of adapters and encoders, and of the versions of adapters' tasks.
     """
 
     pipeline: str
@@ -79,14 +81,16 @@ class MadeRun:
         return RunLineage(self.card.lineage) if self.card is not None else None
 
 
-def plans(spec: Experiment, store: Store) -> dict[str, Plan]:
+def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> dict[str, Plan]:
     """System -> how it is made, of those that have no run yet.
 
     Raises:
         PipelineError: for a pipeline that cannot be read.
         InvalidName, NotInStore, BaseModelError: for an adapter or an encoder that is not there.
     """
-    return {name: _plan(name, system, spec, store) for name, system in spec.systems.items() if system.run is None}
+    return {
+        name: _plan(name, system, spec, store, tasks) for name, system in spec.systems.items() if system.run is None
+    }
 
 
 class Runs:
@@ -168,7 +172,7 @@ class Runs:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _plan(name: str, system: System, spec: Experiment, store: Store) -> Plan:
+def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str | Path | None) -> Plan:
     if system.adapter is not None:
         retrieval = parse_stages(spec.retrieval, "retrieval")
         pipeline, written = file_name(name), [AdapterSettings(name=system.adapter), *retrieval]
@@ -176,10 +180,14 @@ def _plan(name: str, system: System, spec: Experiment, store: Store) -> Plan:
         overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
         pipeline, written = read_pipeline(str(system.pipeline), overrides)
     stages = pinned(written, store.pin)
-    weights = [store.get(adapter).manifest.files for adapter in adapters(stages)]
+    manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
+    weights = [manifest.files for manifest in manifests]
+    # A task's own code may have changed since: its version and prompt say so.
+    plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in manifests]
+    versions = [[each.version, prompt_hash(each) if isinstance(each, PromptedTask) else None] for each in plugins]
     searching = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
-    parts = json.dumps([pipeline, settings, weights, searching], sort_keys=True)
+    parts = json.dumps([pipeline, settings, weights, versions, searching], sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
 
 

@@ -14,8 +14,10 @@ import psutil
 from transformers import TrainerCallback
 
 from searchlora.errors import TrainingError
+from searchlora.eval.files import atomic_text
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
+from searchlora.training.checkpoints import mark_stopped
 
 #: Called with a plain PEFT folder of the adapter as it is now (a model's, where all weights are trained); returns
 #: measures by name, `loss` among them. It must not touch the model being trained (on a 4-bit CPU base one eval-mode
@@ -37,7 +39,8 @@ class MetricsLog:
         trained = [line for line in kept if "loss" in line]
         self.tokens_before = trained[-1]["tokens"] if trained else 0
         self.seconds_before = trained[-1]["seconds"] if trained else 0.0
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        with atomic_text(path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
 
     def add(self, step: int, values: Mapping[str, float | str]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -159,6 +162,7 @@ class ValidateBeside(TrainerCallback):  # type: ignore[misc]
             self._keep(now, {"step": state.global_step, **measures})
         elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
             control.should_training_stop = True
+            mark_stopped(self.folder, state.global_step)
 
     def _is_due(self, step: int, last: int) -> bool:
         """At the last step, and every so many steps before, but not again just before the last."""

@@ -83,6 +83,18 @@ def test_one_without_the_other_is_refused(source, tmp_path):
         build(load_task("rewriting"), source, format="native", out=tmp_path / "data", qrels=qrels)
 
 
+def test_a_pair_that_is_judged_twice_is_named(source, tmp_path):
+    with pytest.raises(DataError, match="topic r1: document p1 is judged twice"):
+        built(source, tmp_path, ["r1", "r1"])
+
+
+def test_half_a_character_is_named(source, tmp_path):
+    corpus = written(tmp_path / "products.jsonl", '{"id": "p1", "text": "boots \\ud83d"}')
+    qrels = written(tmp_path / "q.txt", "r1 0 p1 3\n")
+    with pytest.raises(DataError, match="document p1: holds half a character"):
+        build("rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels)
+
+
 def test_a_line_that_is_no_judgment_is_named_and_nothing_is_left(source, tmp_path):
     corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
     qrels = written(tmp_path / "q.txt", "r1 0 p1 3\nr2 p1 3\n")

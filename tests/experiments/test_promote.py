@@ -12,7 +12,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.errors import DataError, StoreError, UsageError
+from searchlora.errors import DataError, InvalidName, StoreError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.policy import Policy
 from searchlora.eval.trec import write_qrels
@@ -233,6 +233,13 @@ def test_queries_of_the_training_are_refused_in_other_data(shop, tmp_path):
     """Another split of the same rows: the candidate has seen most of what it would be tested on."""
     build("colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "other", seed=99, shares=(0.5, 0.1, 0.4))
     assert "held out" in broken(shop.promote(2, data=tmp_path / "other"))
+
+
+def test_splits_that_the_candidate_learned_or_was_chosen_from_are_refused(shop):
+    for split in ("train", "validation"):
+        assert "held out" in broken(shop.promote(ALL_RIGHT, split=split))
+    with pytest.raises(InvalidName):
+        promote(f"{NAME}@{ALL_RIGHT}", "Production!", Policy(), shop.data, store=shop.store)
 
 
 def test_not_knowing_the_training_is_refused_unless_the_policy_says_otherwise(shop, tmp_path):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, RowError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.experiment import experiment
@@ -68,6 +68,14 @@ def test_a_card_names_the_encoder_as_every_machine_would(folder, pipeline):
     assert (card.adapters, card.lineage, card.bases) == ((), (f"base {ENCODER}",), (ENCODER,))
     assert str(folder) not in (folder / "run.trec.card.json").read_text()
     assert searched(folder, folder / "bm25.yaml").lineage == ()
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_searched(folder):
+    (folder / "topics.jsonl").write_text('{"id": "q 1", "query": "boots"}')
+    with pytest.raises(RowError, match=r"topics\.jsonl, line 1: the id 'q 1' cannot stand in a TREC file"):
+        searched(folder, folder / "bm25.yaml")
+    with pytest.raises(DataError, match="cannot be written"):
+        run(folder / "bm25.yaml", folder / "topics.jsonl", folder / "corpus.jsonl", folder)
 
 
 def test_a_judge_that_also_searches_is_circular(folder):

@@ -120,19 +120,23 @@ def test_the_best_step_is_the_least_of_a_measure_of_which_less_is_better(tiny_ba
 
 
 def test_training_stops_when_nothing_gets_better(tiny_base, tmp_path):
-    recipe = load_recipe(
-        {}, overrides=[*SHORT, "validation.every_steps=2", "validation.patience=2", "validation.metric=accuracy"]
-    )
-    trained = train_adapter(
-        first_word(tmp_path / "task"),
-        recipe,
-        tiny_base,
-        word_records(64),
-        tmp_path / "run",
-        validate=lambda _: {"loss": 1.0, "accuracy": 0.5},
-    )
-    assert trained.summary["steps"] == 6
-    assert trained.summary["best"]["step"] == 2
+    changes = ["validation.every_steps=2", "validation.patience=2", "validation.metric=accuracy"]
+    recipe = load_recipe({}, overrides=[*SHORT, *changes, "checkpoints.every_steps=2"])
+    for again in (
+        False,
+        True,
+    ):  # the second time it goes on from the last checkpoint, and finds that it had stopped there
+        trained = train_adapter(
+            first_word(tmp_path / "task"),
+            recipe,
+            tiny_base,
+            word_records(64),
+            tmp_path / "run",
+            validate=lambda _: {"loss": 1.0, "accuracy": 0.5},
+            resume=again,
+        )
+        assert trained.summary["steps"] == 6
+        assert trained.summary["best"]["step"] == 2
 
 
 def test_a_metric_that_nobody_measures_is_an_error_with_the_ones_there_are(tiny_base, tmp_path):
