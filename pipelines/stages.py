@@ -31,6 +31,11 @@ class Stage(Protocol):
 WITHIN = 12.0
 
 
+#: Records whose choices are scored before what follows is written, where something may: what was read of so many
+#: prompts an engine still has then.
+TOGETHER = 16
+
+
 @dataclass(frozen=True)
 class AdapterStage:
     """Any prompted task as a stage: the adapter named (or the bare base) answers, the task says what that changes.
@@ -69,6 +74,9 @@ class AdapterStage:
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
         """The output of each record, `InvalidOutput` where what was written does not parse or has no end."""
+        if self.rest and len(records) > TOGETHER and self._goes_on(records[0]):
+            parts = [records[start : start + TOGETHER] for start in range(0, len(records), TOGETHER)]
+            return [output for part in parts for output in self.ask(part)]
         specs = [self.task.output(record) for record in records]
         closed = {place: spec for place, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
         open_ = {place: spec for place, spec in enumerate(specs) if place not in closed}
@@ -76,13 +84,17 @@ class AdapterStage:
         settled = [self._settled(found[place], record) for place, record in enumerate(records)]
         return self._with_rest(records, closed, settled) if self.rest else settled
 
+    def _goes_on(self, record: Record) -> bool:
+        spec = self.task.output(record)
+        return self.constrained and isinstance(spec, Continued) and spec.goes_on
+
     def _scored(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
         requests = [
             Request(
                 messages(self.task, records[place]),
                 self.adapter,
                 ends=spec.ends if isinstance(spec, Continued) else None,
-                again=self.rest and isinstance(spec, Continued),
+                again=self.rest and isinstance(spec, Continued) and spec.goes_on,
             )
             for place, spec in specs.items()
         ]

@@ -69,6 +69,10 @@ class Continued(ClosedSet, Protocol):
         """What follows a choice in an answer that goes on; None: a choice is scored as a whole answer."""
 
     @property
+    def goes_on(self) -> bool:
+        """Whether any value of this form has more to say."""
+
+    @property
     def rest(self) -> Grammar:
         """What the text is constrained to."""
 
@@ -187,6 +191,10 @@ class Graded:
         best, probabilities = _softmax(log_probabilities)
         return Grade(tuple(self.scale.values())[best], probabilities)
 
+    @property
+    def goes_on(self) -> bool:
+        return self.reasoned
+
     def begins(self, value: Grade) -> str | None:
         """The label of a grade, the likeliest where several mean that grade, and the end of its line."""
         if not self.reasoned:
@@ -249,6 +257,7 @@ class CitedText:
 
     passages: int
     abstention: str
+    goes_on = True
     ends: None = None
 
     @property
@@ -258,7 +267,7 @@ class CitedText:
     @property
     def grammar(self) -> Grammar:
         """The abstention, or what `rest` admits."""
-        return Grammar("regex", f"{_escaped(self.abstention)}|{self.rest.text}")
+        return Grammar("regex", f"{literally(self.abstention)}|{self.rest.text}")
 
     @property
     def rest(self) -> Grammar:
@@ -311,7 +320,7 @@ def _softmax(log_probabilities: Sequence[float]) -> tuple[int, tuple[float, ...]
     return log_probabilities.index(top), tuple(weight / total for weight in weights)
 
 
-def _escaped(text: str) -> str:
+def literally(text: str) -> str:
     """Text as a regular expression that only it matches; Python's `re.escape` also escapes what llguidance refuses."""
     return re.sub(r"[\\^$.|?*+(){}\[\]]", r"\\\g<0>", text)
 

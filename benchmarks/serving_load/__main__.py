@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 import openai
 
-from benchmarks.common import WORK, save_figures
+from benchmarks.common import WORK, as_called, save_figures
 from benchmarks.serving_load.markers import MARKERS, prompts, trained
 from searchlora.adapters.store import Store
 
@@ -158,7 +158,7 @@ def _tell(seen: Seen, clients: int, seconds: float, metrics: str) -> None:
             )
     counted = [line for line in metrics.splitlines() if line.startswith(("searchlora_batch_size", "searchlora_slot"))]
     about = {"seconds": seconds, "new_tokens": TOKENS, "errors": seen.errors[:20], "server": counted}
-    save_figures("serving_load", rows, [], about)
+    save_figures("serving_load", rows, [], about, module=as_called("serving_load"))
     for row in rows:
         print(f"{row['measure']:45} {row['value']:10.3f}   n = {row['n']}")
     for error in seen.errors[:5]:

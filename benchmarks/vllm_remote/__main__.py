@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 from statsmodels.stats.proportion import proportion_confint
 
-from benchmarks.common import WORK, save_figures
+from benchmarks.common import WORK, as_called, save_figures
 from benchmarks.vllm_remote.server import vllm
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -92,7 +92,7 @@ def main() -> None:
         print(json.dumps(row))
     more = {"vllm": version, "dtype": "float32", "adapters": [adapter.reference for adapter in adapters]}
     assert {*more["adapters"]} <= {*served}, served
-    save_figures("vllm_remote", rows, [], {**more, "table": _table(rows)})
+    save_figures("vllm_remote", rows, [], {**more, "table": _table(rows)}, module=as_called("vllm_remote"))
 
 
 def _trained(store: Store) -> list[str]:

@@ -46,6 +46,11 @@ def serve(
     precision: Precision = typer.Option(Precision.bf16, "--precision"),
     adapters: int = typer.Option(16, "--adapters", min=1, help="Adapters that are loaded at once."),
     batch_rows: int = typer.Option(32, "--batch-rows", min=1, help="Answers that are written at once."),
+    batch_tokens: int = typer.Option(
+        8192, "--batch-tokens", min=1, help="Rows read or scored at once, by the longest."
+    ),
+    cache_tokens: int = typer.Option(65536, "--cache-tokens", min=1, help="Rows that write, by the longest."),
+    prefix_tokens: int = typer.Option(16384, "--prefix-tokens", min=0, help="Kept of prompts that begin alike."),
     waiting: int = typer.Option(1024, "--waiting", min=1, help="Requests in the queue; 503 beyond."),
     seconds: float = typer.Option(120.0, "--seconds", min=0.001, help="Until a request must be done; 504 beyond."),
     grace: float = typer.Option(60.0, "--grace", min=0, help="Seconds to finish what is in flight when it is stopped."),
@@ -87,6 +92,9 @@ def serve(
             precision=precision.value,
             adapters=adapters,
             batch_rows=batch_rows,
+            batch_tokens=batch_tokens,
+            cache_tokens=cache_tokens,
+            prefix_tokens=prefix_tokens,
         )
         if not api_key and not is_loopback(host):
             typer.echo("warning: there is no API key, so whoever reaches this address may ask.", err=True)

@@ -87,11 +87,11 @@ class GrammarMask:
         stop_id: The token that ends an answer.
 
     Attributes:
-        errors: Row -> behind how many tokens it could not be written further, and why; it was ended there.
+        errors: Row -> why it could not be written further; it was ended there.
     """
 
     def __init__(self, matchers: Sequence[Any | None], prompt: int, stop_id: int) -> None:
-        self.errors: dict[int, tuple[int, RequestRefused]] = {}
+        self.errors: dict[int, RequestRefused] = {}
         self._open = {row: matcher for row, matcher in enumerate(matchers) if matcher is not None}
         self._prompt = prompt
         self._stop_id = stop_id
@@ -103,11 +103,15 @@ class GrammarMask:
         for row, matcher in list(self._open.items()):
             scores[row] = admitted(matcher, scores[row])
             if matcher.is_error():
-                self.errors[row] = (input_ids.shape[1] - self._prompt, cannot_go_on(matcher))
+                self.errors[row] = cannot_go_on(matcher)
                 scores[row] = -math.inf
                 scores[row, self._stop_id] = 0
                 del self._open[row]
         return scores
+
+    def leave(self, row: int) -> None:
+        """A row that is ended, whatever its grammar says; what is written there now is padding."""
+        self._open.pop(row, None)
 
     def _advance(self, tokens: Sequence[int]) -> None:
         for row, matcher in list(self._open.items()):

@@ -91,7 +91,7 @@ class LocalEngine:
         if self.shares_batches:
             self._core = batched_core(model, stop_id, fetch, slots=adapters, limits=limits, prefix_tokens=prefix_tokens)
         else:
-            self._core = one_adapter_core(model, stop_id, pad_id, fetch, slots=adapters, limits=limits)
+            self._core = one_adapter_core(model, stop_id, pad_id, fetch, slots=adapters, limits=limits, context=context)
         self._asking = Asking(self.renderer, self.pin, context, self._core.vocabulary, limits.tokens_of_pass)
 
     @property

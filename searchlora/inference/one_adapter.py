@@ -19,7 +19,14 @@ from searchlora.prompts import Example
 
 
 def one_adapter_core(
-    model: Any, stop_id: int, pad_id: int, fetch: Callable[[str], Path], *, slots: int, limits: Limits
+    model: Any,
+    stop_id: int,
+    pad_id: int,
+    fetch: Callable[[str], Path],
+    *,
+    slots: int,
+    limits: Limits,
+    context: int | None,
 ) -> Core:
     """A core for a model that works on batches with one adapter, as transformers generates.
 
@@ -27,10 +34,11 @@ def one_adapter_core(
         model: From `models.load.load_model`; PEFT's modules are put into it.
         fetch: Gives the checked folder of an adapter.
         slots: Adapters that are loaded at once.
+        context: Tokens that the model takes; None where its positions have no end.
     """
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
     adapters = PeftAdapters(model, slots, fetch, counts)
-    machine = OneAdapter(adapters, stop_id, pad_id, limits, counts)
+    machine = OneAdapter(adapters, stop_id, pad_id, limits, counts, context)
     return Core(machine, adapters, counts, limits, vocabulary)
 
 
@@ -93,35 +101,52 @@ class PeftAdapters:
 class OneAdapter:
     """The `Machine` of such a model: what is taken is done before anything else is."""
 
-    def __init__(self, adapters: PeftAdapters, stop_id: int, pad_id: int, limits: Limits, counts: Counts) -> None:
+    def __init__(
+        self,
+        adapters: PeftAdapters,
+        stop_id: int,
+        pad_id: int,
+        limits: Limits,
+        counts: Counts,
+        context: int | None,
+    ) -> None:
         self._adapters = adapters
         self._stop_id, self._pad_id = stop_id, pad_id
         self._limits, self._counts = limits, counts
+        self._context = context
+        self._writing: tuple[Work, ...] = ()
 
     @property
     def under_way(self) -> Collection[Work]:
-        """None, between two passes."""
-        return ()
+        """Works whose rows write; none between two passes."""
+        return self._writing
 
     def leave(self) -> None:
         """Nothing is left under way."""
 
     def drop(self) -> None:
         """Nothing is left under way."""
+        self._writing = ()
 
     def admission(self) -> Callable[[Work], bool]:
         """As many as one pass may hold, of one adapter."""
         taken: list[Work] = []
 
         def admits(work: Work) -> bool:
-            longest = max(each.tokens for each in [work, *taken])
-            room = self._limits.pass_holds(len(taken) + 1, longest)
-            if taken and (not room or work.adapter != taken[0].adapter):
+            if taken and (work.adapter != taken[0].adapter or not self._holds([work, *taken])):
                 return False
             taken.append(work)
             return True
 
         return admits
+
+    def _holds(self, works: Sequence[Work]) -> bool:
+        """Whether one pass has room: all write behind the longest prompt, until the last has written its most."""
+        prompt = max(len(work.ids) for work in works)
+        most = max((work.most for work in works if work.answers is None), default=0)
+        longest = max(prompt + most, *(work.tokens for work in works))
+        fits = self._context is None or not most or prompt + most <= self._context
+        return fits and self._limits.pass_holds(len(works), longest)
 
     def compute(self, works: Sequence[Work]) -> None:
         """Write and score; what goes wrong fails those that were in it."""
@@ -136,10 +161,17 @@ class OneAdapter:
                 work.fail(error)
 
     def _write(self, model: Any, works: Sequence[Work]) -> None:
-        from transformers import LogitsProcessorList
-
         if not works:
             return
+        self._writing = tuple(works)
+        try:
+            self._generate(model, works)
+        finally:
+            self._writing = ()
+
+    def _generate(self, model: Any, works: Sequence[Work]) -> None:
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
         batch = collate([Example(work.ids, len(work.ids)) for work in works], self._pad_id)
         prompt = batch["input_ids"].shape[1]
         mask = GrammarMask([work.matcher for work in works], prompt, self._stop_id)
@@ -147,6 +179,7 @@ class OneAdapter:
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             logits_processor=LogitsProcessorList([mask]),
+            stopping_criteria=StoppingCriteriaList([Rows(works, mask, prompt, self._stop_id, self._counts)]),
             max_new_tokens=max(work.most for work in works),
             do_sample=False,
             repetition_penalty=1.0,  # some bases set another in their generation_config; greedy means greedy
@@ -156,16 +189,14 @@ class OneAdapter:
         )
         self._counts.prompt_tokens += sum(len(work.ids) for work in works)
         for row, (work, ids) in enumerate(zip(works, output[:, prompt:].tolist(), strict=True)):
-            written = ids[: work.most]
-            if self._stop_id in written:
-                written = written[: written.index(self._stop_id) + 1]
+            written = _written(ids, work, self._stop_id)
             self._counts.tokens_written += len(written)
-            behind, error = mask.errors.get(row, (work.most, None))
-            if error is not None and behind < work.most:
-                work.fail(error)
-                continue
-            work.tell(written)
-            work.done(written)
+            if row in mask.errors:
+                work.fail(mask.errors[row])
+            elif work.over:
+                work.fail_late()
+            else:
+                work.done(written)
 
     def _score(self, model: Any, works: Sequence[Work]) -> None:
         prompts = [work.ids for work in works]
@@ -186,3 +217,35 @@ class OneAdapter:
             batch.append(row)
         if batch:
             yield batch
+
+
+class Rows:
+    """A transformers stopping criterion: tells each work its tokens, and ends a row that is done or unwanted."""
+
+    def __init__(self, works: Sequence[Work], mask: GrammarMask, prompt: int, stop_id: int, counts: Counts) -> None:
+        self._works, self._mask, self._prompt, self._stop_id = works, mask, prompt, stop_id
+        self._counts = counts
+        self._open = set(range(len(works)))
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """Which rows are done; shape (rows,)."""
+        del scores
+        self._counts.steps += 1
+        self._counts.rows_stepped += len(self._open)
+        new = input_ids[:, self._prompt :].tolist()
+        for row in list(self._open):
+            work = self._works[row]
+            written = _written(new[row], work, self._stop_id)
+            if row not in self._mask.errors:
+                work.tell(written)
+            if written[-1] == self._stop_id or len(written) == work.most or work.over:
+                self._open.discard(row)
+                self._mask.leave(row)
+        ended = [row not in self._open for row in range(len(self._works))]
+        return input_ids.new_tensor(ended).bool()
+
+
+def _written(ids: Sequence[int], work: Work, stop_id: int) -> list[int]:
+    """What belongs to the answer, of all that stands behind a prompt in a batch."""
+    found = list(ids[: work.most])
+    return found[: found.index(stop_id) + 1] if stop_id in found else found

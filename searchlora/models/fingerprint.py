@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,14 @@ def _tokenizer(folder: Path) -> str:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise BaseModelError("the folder holds no tokenizer.json", where=str(folder))
+    stat = file.stat()
+    return _tokenizer_hash(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _tokenizer_hash(file: Path, size: int, changed: int) -> str:
+    """Kept, since every load of an adapter asks for it."""
+    del size, changed
     content = json.loads(file.read_text(encoding="utf-8"))
     content.pop("truncation", None)
     content.pop("padding", None)

@@ -33,7 +33,7 @@ def small(name: str, **settings):
             "num_attention_heads": 4, "max_position_embeddings": 256, "word_embed_proj_dim": 32,
         }  # fmt: skip
     torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes, **heads, **settings)).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**sizes, **heads, **settings})).eval()
 
 
 def core(model, fetch=lambda _: None) -> Core:

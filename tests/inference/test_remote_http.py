@@ -189,6 +189,13 @@ def test_the_key_is_sent_and_never_shown():
         assert "secret" not in f"{found.value!r} {vars(found.value)}"
 
 
+@pytest.mark.parametrize("key", ["sk-secret\n", " sk-secret", "sk-sécret"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key):
+    with pytest.raises(EngineError, match="the API key holds") as found:
+        Server("http://127.0.0.1:1", api_key=key)
+    assert "secret" not in f"{found.value!r} {vars(found.value)}"
+
+
 def test_no_part_of_the_key_is_shown_where_words_are_cut():
     key = "sk-" + "A1b2C3d4" * 4
     told = Told({"error": {"message": "x" * 485 + " " + key}}, 401)

@@ -36,7 +36,7 @@ class Tables(Protocol):
     """A and B of all slots."""
 
     def make_room(self, slots: int, rank: int) -> None:
-        """Let there be so many slots of such a rank; what is in them stays."""
+        """Let there be so many slots of such a rank; what is in them stays. Where memory runs out, all is as before."""
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         """An adapter's change of each layer into a slot, None for a layer that it leaves as it is."""
@@ -65,8 +65,8 @@ class Blocks:
         self._b = like.new_zeros(0, spans[-1].stop, len(spans), 0)  # (slots, out, layers, rank)
 
     def make_room(self, slots: int, rank: int) -> None:
-        self._a = _grown(self._a, (slots, *self._a.shape[1:3], rank))
-        self._b = _grown(self._b, (slots, *self._b.shape[1:3], rank))
+        a = _grown(self._a, (slots, *self._a.shape[1:3], rank))
+        self._a, self._b = a, _grown(self._b, (slots, *self._b.shape[1:3], rank))
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         self._a[slot], self._b[slot] = 0, 0
@@ -94,9 +94,9 @@ class Packed:
 
     def make_room(self, slots: int, rank: int) -> None:
         pairs = -(-rank // 2)
-        self._a = _grown(self._a, (slots, len(self._spans), 2 * pairs, self._a.shape[3]))
+        a = _grown(self._a, (slots, len(self._spans), 2 * pairs, self._a.shape[3]))
+        self._a, self._b = a, _grown(self._b, (slots, self._b.shape[1], pairs, COLUMNS, 2))
         self._flat_a = self._a.flatten(1, 2)
-        self._b = _grown(self._b, (slots, self._b.shape[1], pairs, COLUMNS, 2))
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         self._a[slot], self._b[slot] = 0, 0
@@ -128,7 +128,10 @@ class Packed:
 
 
 def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Of that shape, what was there in its place, zeros elsewhere."""
-    new = old.new_zeros(*shape)
+    """Of that shape, what was there in its place, zeros elsewhere; never smaller than before.
+
+    Memory may run out in the middle of a model's tables: some are larger than others then, and stay so.
+    """
+    new = old.new_zeros(*map(max, shape, old.shape))
     new[tuple(slice(size) for size in old.shape)] = old
     return new

@@ -49,13 +49,20 @@ class Server:
         retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx but for 504.
 
     Raises:
-        EngineError: for a URL that is not one of http or https, or that holds a password.
+        EngineError: for a URL that is not one of http or https, or that holds a password, or a key that no header can
+            hold.
     """
 
     def __init__(
         self, url: str, *, api_key: str | None = None, connections: int = 16, timeout_s: float = 60.0, retries: int = 4
     ) -> None:
         self.url = _checked(url)
+        if api_key and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+            raise EngineError(
+                "the API key holds blanks at an end, or what is no printable ASCII",
+                where=self.url,
+                fix="Look whether a line end came with it.",
+            )
         self._key = api_key
         self._timeout_s = timeout_s
         self._retries = retries

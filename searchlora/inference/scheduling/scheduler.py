@@ -77,7 +77,8 @@ class Scheduler:
                 if len(self._lines) + len(works) > self.limits.waiting:
                     self.refused += len(works)
                     raise EngineBusy(
-                        f"{len(self._lines)} requests wait already, and no more than {self.limits.waiting} may",
+                        f"{len(self._lines)} requests wait already, {len(works)} came, and no more than "
+                        f"{self.limits.waiting} may wait",
                         fix="Ask again later, or ask fewer at once.",
                     )
                 for work in works:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
-from searchlora.errors import EngineBusy, EngineError
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 from searchlora.server.api.refusals import Refusal
 from searchlora.server.api.service import Service
 from searchlora.server.api.threads import in_new_thread
@@ -24,12 +24,10 @@ def routes(service: Service) -> APIRouter:
 
     async def done(errand: Callable[[], Made]) -> Made:
         try:
-            async with one_at_a_time:
+            async with asyncio.timeout(service.settings.seconds), one_at_a_time:
                 return await asyncio.wrap_future(in_new_thread(errand))
-        except EngineBusy:
-            raise
-        except EngineError as error:  # it is in use
-            raise Refusal(409, "in_use", str(error), param="adapter") from None
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before this was done", fix="Ask again later.") from None
 
     @router.post("/v1/adapters/load")
     async def load(asked: AdapterRequest) -> dict[str, Any]:
@@ -38,7 +36,12 @@ def routes(service: Service) -> APIRouter:
 
     @router.post("/v1/adapters/unload")
     async def unload(asked: AdapterRequest) -> dict[str, Any]:
-        was = await done(lambda: service.engine.unload(asked.adapter))
+        try:
+            was = await done(lambda: service.engine.unload(asked.adapter))
+        except (EngineBusy, DeadlineExceeded):
+            raise
+        except EngineError as error:  # it is in use
+            raise Refusal(409, "in_use", str(error), param="adapter") from None
         return {"adapter": asked.adapter, "loaded": False, "was_loaded": was}
 
     return router

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from searchlora.outputs import Grammar
+from searchlora.outputs import Grammar, literally
 from searchlora.server.api.refusals import Refusal
 from searchlora.server.api.text import Text
 
@@ -93,7 +92,7 @@ def _of_outputs(outputs: StructuredOutputs) -> Grammar:
     if outputs.grammar is not None:
         return Grammar("lark", outputs.grammar)
     assert outputs.choice is not None
-    return Grammar("regex", "|".join(_literally(choice) for choice in outputs.choice))
+    return Grammar("regex", "|".join(literally(choice) for choice in outputs.choice))
 
 
 def _by_schema(schema: dict[str, Any]) -> Grammar:
@@ -101,11 +100,6 @@ def _by_schema(schema: dict[str, Any]) -> Grammar:
         return Grammar("json_schema", json.dumps(schema))
     except RecursionError:
         raise _refused("The schema is nested too deeply.", "json_schema") from None
-
-
-def _literally(text: str) -> str:
-    """A regular expression that only the text matches; Python's `re.escape` also escapes what llguidance refuses."""
-    return re.sub(r"[\\^$.|?*+(){}\[\]]", r"\\\g<0>", text)
 
 
 def _refused(message: str, param: str) -> Refusal:

@@ -10,10 +10,15 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
+from searchlora.inference.batched import tables as batched_tables
+from searchlora.inference.batched.routing import route
+from searchlora.inference.batched.tables import Blocks, Change, tables
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.one_adapter import one_adapter_core
 from searchlora.inference.scheduling.lines import PATIENCE, Lines
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.work import Limits, Work
 from tests.inference.scheduling.asking import asked, hold
+from tests.inference.test_architectures import small
 
 
 def take(lines, fits):
@@ -157,6 +162,84 @@ def test_a_thread_that_cannot_be_started_is_told_and_nothing_is_lost(engine, mon
         assert engine.stats().waiting == 0
         assert engine.generate([asked()])  # the caller's own thread computes
     assert engine.submit(asked()).result(10)
+
+
+def test_an_adapter_that_is_refused_is_looked_at_once_a_pass(engine, monkeypatch):
+    looked = []
+
+    def fetch(name):
+        looked.append(name)
+        raise EngineError("not today", where=name)
+
+    monkeypatch.setattr(engine._core._adapters, "_fetch", fetch)
+    engine._by_hand["z"] = None
+    free = hold(engine)
+    futures = [engine.submit(asked("tent", "z")) for _ in range(4)]
+    free.set()
+    for future in futures:
+        with pytest.raises(EngineError, match="not today"):
+            future.result(30)
+    assert looked == ["z"]
+
+
+@pytest.mark.parametrize("kind", ["packed", "blocks"])
+def test_tables_that_could_grow_by_half_only_hold_what_they_held(kind, monkeypatch):
+    spans = [slice(0, 8), slice(8, 12)]
+    like = torch.empty(0)
+    made = Blocks(6, spans, like) if kind == "blocks" else tables(6, spans, like)
+    if kind == "packed" and isinstance(made, Blocks):
+        pytest.skip("no compiled kernels here")
+    changes = [Change(torch.randn(2, 6), torch.randn(span.stop - span.start, 2)) for span in spans]
+    made.make_room(2, 2)
+    made.put(1, changes)
+    x, routing = torch.randn(1, 1, 6), route([1], "cpu")
+    wanted = made.add(x, torch.zeros(1, 1, 12), routing)
+    with monkeypatch.context() as patch:
+        real, calls = batched_tables._grown, []
+
+        def second_fails(*given):
+            calls.append(given)
+            if len(calls) == 2:
+                raise MemoryError
+            return real(*given)
+
+        patch.setattr(batched_tables, "_grown", second_fails)
+        with pytest.raises(MemoryError):
+            made.make_room(2, 16)
+    for room in ((2, 2), (2, 16), (2, 4)):
+        made.make_room(*room)
+        assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
+
+
+def test_rows_that_are_taken_back_while_they_write(either):
+    pieces: list[str] = []
+    first = threading.Event()
+
+    def told(text: str) -> None:
+        pieces.append(text)
+        first.set()
+
+    future = either.submit(asked("tent", tokens=3000), told=told)
+    assert first.wait(30)
+    assert future.cancel()
+    assert either.generate([asked("rope")])[0].completion_tokens > 0
+    assert len(pieces) < 3000
+    with pytest.raises(DeadlineExceeded):
+        either.submit(asked("tent", tokens=3000), seconds=0.2).result(30)
+    assert either.stats().steps > 0
+    assert either.stats().writing == 0
+
+
+def test_a_long_prompt_and_a_long_answer_need_not_fit_together():
+    model = small("opt", max_position_embeddings=32)
+    core = one_adapter_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=32)
+    works = [Work(ids=tuple(range(3, 29)), most=4), Work(ids=(5, 6), most=28)]
+    core.finish(works)
+    together = [work.result.result() for work in works]
+    alone = [Work(ids=work.ids, most=work.most) for work in works]
+    for work in alone:
+        core.finish([work])
+    assert together == [work.result.result() for work in alone]
 
 
 def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeypatch):

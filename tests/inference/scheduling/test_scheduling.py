@@ -108,7 +108,7 @@ def test_a_caller_with_much_does_not_hold_up_another(engine):
 def test_a_full_queue_says_so_and_goes_on(engine):
     free = hold(engine)
     futures = [engine.submit(asked("tent"), caller="x") for _ in range(8)]
-    with pytest.raises(EngineBusy, match="8 requests wait already, and no more than 8 may"):
+    with pytest.raises(EngineBusy, match="8 requests wait already, 1 came, and no more than 8 may wait"):
         engine.submit(asked("tent"), caller="y")
     assert engine.stats().refused == 1
     free.set()
