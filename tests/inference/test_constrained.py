@@ -89,9 +89,15 @@ def test_only_passages_that_were_given_are_cited(constraints, tokenizer, text, a
 
 @pytest.mark.parametrize(
     ("text", "admitted"),
-    [("The passages do not say.", False), ("the Passages do not answer this.", False), ("The pass is closed [1].", True),
-     ("[1] The passages do", True), ("They sleep two.", True), ("The passages differ.", True)],
-)  # fmt: skip
+    [
+        ("The passages do not say.", False),
+        ("the Passages do not answer this.", False),
+        ("The pass is closed [1].", True),
+        ("[1] The passages do", True),
+        ("They sleep two.", True),
+        ("The passages differ.", True),
+    ],
+)
 def test_an_answer_behind_a_refused_abstention_does_not_begin_like_one(constraints, tokenizer, text, admitted):
     spec = CitedText(2, "The passages do not answer this.")
     ids = tokenizer(text)["input_ids"]
