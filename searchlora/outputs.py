@@ -248,8 +248,8 @@ class CitedAnswer:
     abstention_probability: float | None = None
 
 
-#: Words of an abstention by which it is known.
-_OPENING = 3
+#: Words of an abstention by which it is known. After three of them a small model still ends as if it abstained.
+_OPENING = 2
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def test_only_passages_that_were_given_are_cited(constraints, tokenizer, text, a
         ("The pass is closed [1].", True),
         ("[1] The passages do", True),
         ("They sleep two.", True),
-        ("The passages differ.", True),
+        ("The passages differ.", False),
     ],
 )
 def test_an_answer_behind_a_refused_abstention_does_not_begin_like_one(constraints, tokenizer, text, admitted):
