@@ -25,10 +25,10 @@ class Stage(Protocol):
         """The searches in the same order, each a new mapping with what this stage adds."""
 
 
-#: Nats by which a choice may fall behind the best before its tokens are left uncomputed, see `Engine.score`: with a
-#: hundred choices no probability is off by more than 0.001. (A tuned temperature T divides the nats by T; it is fitted
-#: to probabilities that were scored in this way.)
-WITHIN = 12.0
+#: Nats by which choices may together fall behind the best before their tokens are left uncomputed, see `Engine.score`:
+#: no probability is off by more than 0.0004. (A tuned temperature T divides the nats by T; it is fitted to what was
+#: scored in this way.)
+WITHIN = 8.0
 
 
 #: Records whose choices are scored before what follows is written, where something may: what was read of so many

@@ -79,8 +79,8 @@ class Engine(Protocol):
         """How likely each choice of each request is, all of its tokens counted.
 
         Args:
-            within: Nats by which a choice may fall behind the best one before its tokens need not be computed. A
-                choice whose first tokens alone are further behind gets their log-probability, which is an upper bound
-                of its own. The best choice and its log-probability stay exact; with n choices a probability made of
-                the scores is off by at most n * exp(-within) (n = 77, within = 12: 0.0005). None: all are exact.
+            within: Nats by which choices may together fall behind the best one before their tokens need not be
+                computed: the unlikeliest, as far as their first tokens tell. These get the log-probability of their
+                first tokens, an upper bound of their own. The best choice and its log-probability stay exact; a
+                probability made of the scores is off by at most exp(-within) (8: 0.0004). None: all are exact.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,8 +88,8 @@ class Search:
     """What of a tree is computed: all at once, or in rounds only what may still come near the best answer.
 
     Args:
-        within: How far behind the best answer, in nats, an answer's first tokens may leave it before the rest of it is
-            left out; None: everything is computed.
+        within: How far behind the best answer, in nats, answers may be left together by their first tokens before the
+            rest of them is left out; None: everything is computed.
     """
 
     #: Fewer nodes than this are computed at once with the prompt; another pass through the model would cost more.
@@ -104,20 +105,28 @@ class Search:
     def first(self) -> Ints:
         """The nodes that are computed together with the prompt."""
         if self.within is None or len(self.tree.tokens) < self.SMALL:
-            return self._reading(range(len(self.tree.tokens)))
-        return self._reading(self.tree.run(-1)[1:])
+            return self.reading(np.arange(len(self.tree.tokens)))
+        return self.reading(np.array(self.tree.run(-1)[1:], dtype=np.int64))
 
     def next(self) -> Ints:
-        """The nodes to compute next, ancestors first; none when the scores are as exact as they were asked for."""
+        """The nodes to compute next, those of the likeliest answers first; none when the scores are exact enough.
+
+        The first so many of them can be had alone; what is computed is told by `reading`.
+        """
         scores, missing = self.scores(), self._missing
         if self.within is None or not missing.any():
-            return self._reading([])
+            return np.array([], dtype=np.int64)
         if missing.all():
             open_ = [int(scores.argmax())]
         else:
-            open_ = np.flatnonzero(missing & (scores >= scores[~missing].max() - self.within)).tolist()
-        heads = {int(np.flatnonzero(self.tree.nodes_of[answer] & ~self._read)[0]) for answer in open_}
-        return self._reading(sorted({node for head in heads for node in self.tree.run(head)}))
+            places = np.flatnonzero(missing)
+            places = places[np.argsort(scores[places], kind="stable")]
+            together = np.cumsum(np.exp(scores[places] - scores[~missing].max()))
+            open_ = places[together > math.exp(-self.within)].tolist()
+        open_.sort(key=lambda answer: -scores[answer])
+        heads = dict.fromkeys(int(np.flatnonzero(self.tree.nodes_of[answer] & ~self._read)[0]) for answer in open_)
+        unread = dict.fromkeys(node for head in heads for node in self.tree.run(head))
+        return np.array(list(unread), dtype=np.int64)
 
     def asked(self, nodes: Ints, *, prompt: bool) -> Ints:
         """The steps that can be told once these nodes (and the prompt) are computed."""
@@ -142,7 +151,7 @@ class Search:
         """Which answers have a step whose probability is not known."""
         return np.asarray((self.tree.steps_of & ~self._known).any(1))
 
-    def _reading(self, nodes: Sequence[int] | range) -> Ints:
-        chosen = np.array(nodes, dtype=np.int64)
-        self._read[chosen] = True
-        return chosen
+    def reading(self, nodes: Ints) -> Ints:
+        """These nodes, which are computed now; an ancestor stands before its descendants."""
+        self._read[nodes] = True
+        return nodes

@@ -21,6 +21,9 @@ from searchlora.inference.tree import Bools, Ints, Search, Tree, tree
 #: Rows of logits that are in memory at once: at a vocabulary of 50,000, 50 MB.
 _LOGITS = 256
 
+#: A pass through the model costs at least as much as so many nodes of each row.
+_FEW = 8
+
 #: Tokens of answers whose tree is kept: a megabyte.
 _KEPT = 1024
 
@@ -41,13 +44,20 @@ def score_trees(
     batch = _Batch(reader, prompts, searches)
     while batch.rows:
         batch.forward(chosen)
-        chosen = [searches[row].next() for row in batch.rows]
-        batch.keep([place for place, nodes in enumerate(chosen) if len(nodes)])
-        chosen = [nodes for nodes in chosen if len(nodes)]
+        wanted = [searches[row].next() for row in batch.rows]
+        batch.keep([place for place, nodes in enumerate(wanted) if len(nodes)])
+        wanted = [nodes for nodes in wanted if len(nodes)]
+        most = _most(list(map(len, wanted)))
+        chosen = [searches[row].reading(nodes[:most]) for row, nodes in zip(batch.rows, wanted, strict=True)]
     return [
         Scored(tuple(search.scores().tolist()), len(prompt.ids), search.steps_known)
         for search, prompt in zip(searches, prompts, strict=True)
     ]
+
+
+def _most(counts: Sequence[int]) -> int:
+    """How many nodes of a row are computed in one pass: all rows are padded to the longest."""
+    return max(_FEW, 2 * int(np.median(counts))) if counts else 0
 
 
 def _tree(answers: tuple[Ids, ...]) -> Tree:
