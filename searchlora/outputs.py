@@ -248,16 +248,12 @@ class CitedAnswer:
     abstention_probability: float | None = None
 
 
-#: Words of an abstention by which it is known. After three of them a small model still ends as if it abstained.
-_OPENING = 2
-
-
 @dataclass(frozen=True)
 class CitedText:
     """An answer with citations of passages 1..`passages`, or the stated abstention word for word.
 
-    The abstention is scored first, so that when to abstain is a matter of its probability: an answer that is written
-    after that does not begin as the abstention does.
+    The abstention is scored first, so that when to abstain is a matter of its probability. What is written after that
+    may still be the abstention, where that is what the model would rather write.
     """
 
     passages: int
@@ -276,20 +272,10 @@ class CitedText:
 
     @property
     def rest(self) -> Grammar:
-        """A regex: brackets hold a passage that was given, or no digit at all; a bracket that opens is closed.
-
-        The first words are not those of the abstention: a model that would rather abstain would write it here, or
-        something like it.
-        """
+        """A regex: brackets hold a passage that was given, or no digit at all; a bracket that opens is closed."""
         cited = rf"\[({'|'.join(str(number) for number in range(1, self.passages + 1))})\]"
         piece = "|".join([r"\[[^\]\d]*\]", *([cited] if self.passages else [])])
-        opening = [_either_case(letter) for letter in " ".join(self.abstention.split()[:_OPENING])]
-        first = [r"\s\x00-\x1f", *[""] * (len(opening) - 1)]  # what an answer does not begin with
-        ways = [
-            rf"{''.join(f'[{each}]' for each in opening[:place])}([^\[{opening[place]}{first[place]}]|{piece})"
-            for place in range(len(opening))
-        ]
-        return Grammar("regex", rf"({'|'.join(ways)})([^\[]|{piece})*")
+        return Grammar("regex", rf"([^\[\s\x00-\x1f]|{piece})([^\[]|{piece})*")
 
     def from_scores(self, log_probabilities: Sequence[float]) -> CitedAnswer:
         """The abstention where it is as likely as everything else; else an answer still to be written."""
@@ -333,12 +319,6 @@ def _softmax(log_probabilities: Sequence[float]) -> tuple[int, tuple[float, ...]
     weights = [math.exp(score - top) for score in log_probabilities]
     total = math.fsum(weights)
     return log_probabilities.index(top), tuple(weight / total for weight in weights)
-
-
-def _either_case(letter: str) -> str:
-    """A letter in both cases, for a class of characters in a regular expression."""
-    both = dict.fromkeys((letter, letter.lower(), letter.upper()))
-    return "".join(rf"\{each}" if each in r"\]^-[&~" else each for each in both)
 
 
 def literally(text: str) -> str:

@@ -10,9 +10,13 @@ import numpy as np
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
 
+#: From here on the abstention is likelier than all else together; a model that is made to answer then writes something
+#: like it, which nothing would know for an abstention.
+MOST = 0.5
+
 
 def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> dict[str, Any]:
-    """`abstain_from`: the probability with the best `balance`, the highest such where there are several.
+    """`abstain_from`: the probability up to `MOST` with the best `balance`, the highest such where there are several.
 
     Nothing where the rows whose abstention was scored are all answerable, or none is.
     """
@@ -26,10 +30,9 @@ def tuned(records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutp
         return {}
     given = np.array([probability for probability, _ in scored])
     steps = np.unique(given)
-    found = {
-        float(least): balance(given >= least, silent)
-        for least in (*((steps[1:] + steps[:-1]) / 2)[::-1], 0.0)  # 0: to abstain always
-    }
+    between = (steps[1:] + steps[:-1]) / 2
+    candidates = (MOST, *between[between < MOST][::-1], 0.0)  # 0: to abstain always
+    found = {float(least): balance(given >= least, silent) for least in candidates}
     best = max(found, key=lambda least: found[least])
     return {"abstain_from": best, "validation": {"rows": len(scored), "mean F1": found[best]}}
 

@@ -62,7 +62,8 @@ class RagAnswerTask(PromptedTask):
         """Abstains from the tuned probability on; an answer whose abstention was not scored stays as it is."""
         if "abstain_from" not in self.tuned or output.abstention_probability is None:
             return output
-        return self.output(record).settled(output.abstention_probability, float(self.tuned["abstain_from"]))
+        least = min(float(self.tuned["abstain_from"]), abstaining.MOST)
+        return self.output(record).settled(output.abstention_probability, least)
 
     def fallback(self, record: Record) -> CitedAnswer:
         """The abstention: who cannot be understood has said nothing."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import load_prompted_task
-from searchlora.tasks.rag_answer.abstaining import tuned
+from searchlora.tasks.rag_answer.abstaining import MOST, tuned
 
 SCORED = st.lists(st.tuples(st.integers(0, 100).map(lambda each: each / 100), st.booleans()), min_size=1, max_size=20)
 
@@ -32,7 +32,8 @@ def test_no_threshold_abstains_better(rows):
     kinds = {silent for _, silent in rows}
     assert bool(found) == (kinds == {True, False})
     if found:
-        best = max(mean_f1(rows, given) for given, _ in rows)
+        best = max(mean_f1(rows, least) for least in (0.0, MOST, *(given for given, _ in rows if given < MOST)))
+        assert found["abstain_from"] <= MOST
         assert mean_f1(rows, found["abstain_from"]) == found["validation"]["mean F1"]
         assert found["validation"]["mean F1"] == best
 
@@ -59,5 +60,7 @@ def test_a_tuned_task_abstains_from_its_threshold_on():
     assert bound.settle(likely, record).text == task.settings["abstention"]
     assert not bound.settle(unlikely, record).abstained
     assert task.settle(likely, record) == likely
+    (_, (sure,)) = scored([(0.6, True)])
+    assert task.bound(task.settings, {"abstain_from": 0.9}).settle(sure, record).abstained
     written = CitedAnswer("Dry [1].", (1,), abstained=False)
     assert bound.settle(written, record) == written
