@@ -102,7 +102,7 @@ def test_as_a_reranker(cli, judge, tmp_path):
 def test_a_judge_that_gives_reasons(cli, tmp_path, tiny_base):
     words = ("No, not this.", "Yes, this.")
     rows = [
-        {"id": f"{n} {m}", "group": f"q{n}", "query": f"stove {n}", "passage": f"burns {m}", "grade": m}
+        {"id": f"{n} {m}", "group": f"q{n}", "query": f"stove {n}", "passage": f"burns {m}", "grade": 3 * m}
         for n in range(40)
         for m in range(2)
     ]
@@ -112,7 +112,7 @@ def test_a_judge_that_gives_reasons(cli, tmp_path, tiny_base):
         ("validation", rows[60:70], True),
         ("test", rows[70:], False),
     ):
-        told = [{**row, "reason": words[row["grade"]]} if known else row for row in part]
+        told = [{**row, "reason": words[row["grade"] > 0]} if known else row for row in part]
         written(tmp_path / "rows" / f"{split}.jsonl", told)
     data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "report"
     options = ("--option", "grades=2", "--option", "reason=yes")
