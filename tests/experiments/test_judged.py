@@ -23,7 +23,8 @@ PAIRS = [
 def judge(tiny_base, tmp_path) -> Judge:
     """A bare base that is asked for reasons by a dataset's settings."""
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("\n".join(json.dumps({**pair, "grade": 1, "reason": "Why."}) for pair in PAIRS), encoding="utf-8")
+    told = ({**pair, "grade": grade, "reason": "Why."} for pair, grade in zip(PAIRS, (1, 2), strict=True))
+    rows.write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
     build("judgment", rows, format="native", out=tmp_path / "data", options={"reason": "yes"}, shares=(1.0, 0.0, 0.0))
     asked = {"adapter": None, "base": str(tiny_base.path), "task": "judgment", "settings": tmp_path / "data"}
     return load_judge(**asked, generate=False, store=Store(tmp_path / "store"))
