@@ -177,7 +177,12 @@ def _run_fault(line: str, where: str) -> DataError:
     return DataError(f"the score '{score}' is not a number", where=where)
 
 
+def is_word(text: str) -> bool:
+    """Whether an id can stand in a TREC file: one word, no blanks around it."""
+    return text.split() == [text]
+
+
 def _word(text: str, what: str) -> str:
-    if len(text.split()) != 1 or text != text.strip():
+    if not is_word(text):
         raise DataError(f"the {what} '{text}' cannot stand in a TREC file", fix="It must be one word without blanks.")
     return text

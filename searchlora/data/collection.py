@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.data.files import read_rows
 from searchlora.data.text import fingerprint
 from searchlora.errors import DataError
-from searchlora.eval.trec import iter_qrels
+from searchlora.eval.trec import is_word, iter_qrels
 from searchlora.records import Collection, Document, Judgment, RejectedRow
 
 CORPUS_FILE = "corpus.jsonl"
@@ -105,7 +105,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
 
 def check_id(document_id: str) -> None:
     """Raise `DataError` for an id that is not one word, as TREC files have it."""
-    if len(document_id.split()) != 1 or document_id != document_id.strip():
+    if not is_word(document_id):
         raise DataError(
             "the document id cannot stand in a TREC file",
             where=f"document '{document_id}'",

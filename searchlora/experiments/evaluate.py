@@ -89,8 +89,7 @@ def evaluate(
         DataError: when the split is empty, none of its records is in `qrels`, or the dataset is of another task or was
             changed since it was built.
         UsageError: when an adapter in `beside` is of another task, the dataset's scale or kind of answer is not the
-            adapter's, the judge is circular, or `models` are given for a
-            task that is not done by an encoder.
+            adapter's, the judge is circular, or `models` are given for a task that is not done by an encoder.
         NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
     """
     place = store if isinstance(store, Store) else Store(store)

@@ -13,7 +13,7 @@ from searchlora.data.files import read_rows
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.files import check_writable
 from searchlora.eval.judgments.card import RunCard, write_run_card
-from searchlora.eval.trec import write_run
+from searchlora.eval.trec import is_word, write_run
 from searchlora.experiments.lineage import run_lineage
 from searchlora.models.catalogue import public_name
 from searchlora.pipelines.config import (
@@ -101,7 +101,7 @@ def _queries(path: Path) -> list[Record]:
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
-        if len(str(row.data["id"]).split()) != 1:
+        if not is_word(str(row.data["id"])):
             raise RowError(
                 f"the id '{row.data['id']}' cannot stand in a TREC file", where=row.where, fix="It must be one word."
             )

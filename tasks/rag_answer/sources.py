@@ -87,15 +87,14 @@ def from_faq(source: Path, options: Options) -> Rows:
             yield row
         else:
             found.append(row)
+    keys = [_faq_keys(row.data) for row in found]
     answers, passages = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-    for row in found:
-        question, answer = (normalised(row.data[name]) for name in ("question", "answer"))
+    for row, (question, answer, *_) in zip(found, keys, strict=True):
         answers[question].add(answer)
         passages[answer].add(row.data["id"])
-    groups = connected([_faq_keys(row.data) for row in found])
     asked = []
-    for row, group in zip(found, groups, strict=True):
-        related = (passages[answer] for answer in answers[normalised(row.data["question"])])
+    for row, (question, *_), group in zip(found, keys, connected(keys), strict=True):
+        related = (passages[answer] for answer in answers[question])
         asked.append(_faq_asked(row, found[group].data["group"], frozenset().union(*related)))
     yield from rows(asked, Pool([each.own[0] for each in asked]), choice, counts)
     yield SourceReport(("The passage of a question is its answer, without the question.", *choice.rules), dict(counts))

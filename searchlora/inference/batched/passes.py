@@ -98,17 +98,17 @@ class Passes:
         refused: dict[str | None, Exception] = {}  # a check takes time, and all writing rows wait for it
         try:
             for work in works:
-                try:
-                    if work.adapter in refused:
-                        raise refused[work.adapter]
-                    if work.over:
-                        work.fail_late()
-                        continue
-                    slot = self._slots.wear(work.adapter)
-                    ready[Prompt(work.ids, work.adapter, slot, work.again)] = work
-                except Exception as error:
-                    refused[work.adapter] = error
-                    work.fail(error)
+                if work.over:
+                    work.fail_late()
+                elif work.adapter in refused:
+                    work.fail(refused[work.adapter])
+                else:
+                    try:
+                        slot = self._slots.wear(work.adapter)
+                        ready[Prompt(work.ids, work.adapter, slot, work.again)] = work
+                    except Exception as error:
+                        refused[work.adapter] = error
+                        work.fail(error)
             left = dict(ready)
             while left:
                 try:

@@ -227,6 +227,10 @@ def test_rows_that_are_taken_back_while_they_write(either):
     with pytest.raises(DeadlineExceeded):
         either.submit(asked("tent", tokens=3000), seconds=0.2).result(30)
     assert either.stats().steps > 0
+    for _ in range(100):
+        if not either.stats().writing:
+            break
+        time.sleep(0.05)
     assert either.stats().writing == 0
 
 

@@ -131,26 +131,6 @@ def test_what_is_late_fails_and_what_is_cancelled_is_not_computed(engine):
     assert kept.result(30).completion_tokens > 0
 
 
-def test_a_row_that_writes_can_be_taken_back(engine):
-    pieces: list[str] = []
-    first = threading.Event()
-
-    def told(text: str) -> None:
-        pieces.append(text)
-        first.set()
-
-    future = engine.submit(asked("tent", tokens=3000), told=told)
-    first.wait(30)
-    assert future.cancel()
-    engine.generate([asked("rope")])
-    for _ in range(100):
-        if not engine.stats().writing:
-            break
-        time.sleep(0.05)
-    assert engine.stats().writing == 0
-    assert len(pieces) < 3000
-
-
 def test_text_is_told_as_it_comes(engine):
     pieces: list[str] = []
     done = engine.submit(asked("tent", "a1", 6), told=pieces.append).result(30)
