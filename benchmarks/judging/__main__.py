@@ -28,6 +28,7 @@ from benchmarks.multi_adapter.systems import made_adapters
 from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
 from searchlora.data.formats import trecdl
+from searchlora.eval.printed import markdown_table
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scoring import score_whole
@@ -67,8 +68,24 @@ def main() -> None:
         print(f"{ENGINE} is {each['ratio']:.2f} times as fast as {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
     print(same)
     if not given.trial:
-        about = {"pairs": len(requests), "fp32": same}
+        about = {"table": _table(rows, comparisons, same), "pairs": len(requests), "fp32": same}
         save_figures("judging", rows, comparisons, about, module=as_called("judging"))
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]], same: Mapping[str, float]
+) -> str:
+    ratios = {pair["b"]: "{ratio:.2f} ({low:.2f}–{high:.2f})".format(**pair) for pair in comparisons}
+    lines = [
+        [row["system"], "{value:.1f} ({low:.1f}–{high:.1f})".format(**row), ratios.get(row["system"], "")]
+        for row in rows
+    ]
+    return (
+        markdown_table(["", "pairs/s", "the engine is … times as fast"], lines)
+        + f"\n\nMedians of {rows[0]['n']} parts, and their least and most. In fp32, over {same['pairs']} pairs, the "
+        f"engine gives the same grade as PEFT in {same['same grade']:.0%}; their log-probabilities are "
+        f"{same['largest difference of a log-probability']:.1e} apart at most."
+    )
 
 
 def _arguments() -> argparse.Namespace:

@@ -6,7 +6,7 @@
 
 SmolLM2-135M in bf16; adapters of rank 16 on all linear layers, with random weights (how fast they are does not depend
 on them). Prompts are random tokens, so nothing is shared between them; every row writes 32 tokens. All systems take
-turns, repeat by repeat, in one process.
+turns, repeat by repeat, in one process. Results are written after each cell (rows x context), the largest batch first.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from benchmarks.multi_adapter.systems import (
     with_adapters,
 )
 from benchmarks.speed import speed_ratio, speed_row
+from searchlora.eval.printed import markdown_table
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 
@@ -52,30 +53,36 @@ def main() -> None:
             how = {"rank": RANK, "rows": max(given.batches), "log": work / "vllm.log"}
             server = vllm_systems(given.vllm_python, base, folders, given.peft, **how)
             systems |= servers.enter_context(server)
-        rows, comparisons = _measured(systems, given)
-    if not given.trial:
-        table = _table(rows)
-        about = {"table": table, "rank": RANK, "new_tokens": TOKENS}
-        save_figures("multi_adapter", rows, comparisons, about, module=as_called("multi_adapter"))
-        print(table)
+        rows: list[dict[str, Any]] = []
+        comparisons: list[dict[str, Any]] = []
+        for context in given.contexts:
+            for batch in sorted(given.batches, reverse=True):
+                _measure_cell(systems, batch, context, given, rows, comparisons)
+                if not given.trial:
+                    about = {"table": table(rows, comparisons), "rank": RANK, "new_tokens": TOKENS}
+                    save_figures("multi_adapter", rows, comparisons, about, module=as_called("multi_adapter"))
+    print(table(rows, comparisons))
 
 
-def _measured(systems: Mapping[str, Run], given: argparse.Namespace) -> tuple[list[dict[str, Any]], ...]:
-    """Rows and comparisons of all cells."""
-    rows, comparisons = [], []
-    for context in given.contexts:
-        for batch in given.batches:
-            speeds = _speeds(systems, batch, context, given.repeats)
-            rows += [
-                speed_row(system, _measure(measure, batch, context), values)
-                for system, found in speeds.items()
-                for measure, values in found.items()
-            ]
-            of_these = _comparisons(speeds, batch, context, given.adapters)
-            comparisons += of_these
-            for each in of_these:
-                print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
-    return rows, comparisons
+def _measure_cell(
+    systems: Mapping[str, Run],
+    batch: int,
+    context: int,
+    given: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    comparisons: list[dict[str, Any]],
+) -> None:
+    """Add the rows and comparisons of one batch size and context."""
+    speeds = _speeds(systems, batch, context, given.repeats)
+    rows += [
+        speed_row(system, _measure(measure, batch, context), values)
+        for system, found in speeds.items()
+        for measure, values in found.items()
+    ]
+    of_these = _comparisons(speeds, batch, context, given.adapters)
+    comparisons += of_these
+    for each in of_these:
+        print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -128,15 +135,25 @@ def _measure(measure: str, batch: int, context: int) -> str:
     return f"{measure}, {batch} rows of {context}"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line per system, a column per measure: the median."""
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    lines = [f"| | {' | '.join(measures)} |", f"|---{'|---' * len(measures)}|"]
-    for system in dict.fromkeys(row["system"] for row in rows):
-        values = {row["measure"]: f"{row['value']:,.0f}" for row in rows if row["system"] == system}
-        lines.append(f"| {system} | {' | '.join(values[measure] for measure in measures)} |")
-    n = rows[0]["n"]
-    return "\n".join([*lines, "", f"Medians of {n} repeats."])
+def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Speeds and ratios, of writing and then of reading, in Markdown."""
+    parts = []
+    for measure in (WRITING, READING):
+        speeds = [(row["system"], row, f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})") for row in rows]
+        ratios = [
+            (f"{pair['a']} / {pair['b']}", pair, f"{pair['ratio']:.2f} ({pair['low']:.2f}–{pair['high']:.2f})")
+            for pair in comparisons
+        ]
+        parts += [_part(measure, measure, speeds), _part("ratio", measure, ratios)]
+    return "\n\n".join([*parts, f"Medians of {rows[0]['n']} repeats, and their least and most."])
+
+
+def _part(head: str, measure: str, figures: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
+    """A column per cell of a measure, a line per name."""
+    shown = {(name, row["measure"]): text for name, row, text in figures if row["measure"].startswith(measure)}
+    cells = list(dict.fromkeys(cell for _, cell in shown))
+    lines = [[name, *(shown[name, cell] for cell in cells)] for name in dict.fromkeys(name for name, _ in shown)]
+    return markdown_table([head, *(cell.removeprefix(f"{measure}, ") for cell in cells)], lines)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -37,16 +37,18 @@ class Routing:
     segments: int
     rows: torch.Tensor
     wearing: Sequence[tuple[int, Sequence[int]]]
+    _items: dict[int, Items] = field(default_factory=dict)
 
     @cached_property
     def worn(self) -> frozenset[int]:
         """All slots that rows wear, that of the bare base left out."""
         return frozenset(slot for slot, _ in self.wearing)
 
-    @cached_property
-    def items(self) -> Items:
-        """For the compiled kernels."""
-        return Items.of(self.wearing)
+    def items(self, tokens: int) -> Items:
+        """For the compiled kernels, of a pass with so many tokens in each row."""
+        if tokens not in self._items:
+            self._items[tokens] = Items(self.wearing, tokens)
+        return self._items[tokens]
 
     def of(self, table: torch.Tensor) -> torch.Tensor:
         """A table's entries (slots, ...) for the segments."""

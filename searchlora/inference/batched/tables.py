@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import COLUMNS, Kernels
+from searchlora.inference.batched.native.calls import COLUMNS, DEPTH, Kernels, Layers, packed, unpacked
 from searchlora.inference.batched.routing import Routing
 
 
@@ -81,50 +81,48 @@ class Blocks:
 
 
 class Packed:
-    """A and B as the kernels read them, from one end to the other, for passes with one new token a row."""
+    """A and B as the kernels read them, from one end to the other."""
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
-        self._spans, self._kernels = spans, compiled
+        self._kernels, self._layers, self._size_in = compiled, len(spans), size_in
         self._ends = torch.tensor([span.stop for span in spans])
         counts = [-(-(span.stop - span.start) // COLUMNS) for span in spans]
         self._blocks = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
-        self._a = like.new_zeros(0, len(spans), 0, size_in)  # (slots, layers, rank, in)
-        self._flat_a = self._a.flatten(1, 2)
-        self._b = like.new_zeros(0, sum(counts), 0, COLUMNS, 2)  # (slots, blocks, rank / 2, columns, 2)
+        self._rank = 0
+        self._a = packed(like.new_zeros(0, 0, size_in))  # of (slots, layers * rank, in)
+        self._b = packed(like.new_zeros(0, COLUMNS * sum(counts), 0))  # of (slots, out, rank), each layer filled up
+        self._all = Layers(self._a, self._b, self._ends, size_in)
 
     def make_room(self, slots: int, rank: int) -> None:
-        pairs = -(-rank // 2)
-        a = _grown(self._a, (slots, len(self._spans), 2 * pairs, self._a.shape[3]))
-        self._a, self._b = a, _grown(self._b, (slots, self._b.shape[1], pairs, COLUMNS, 2))
-        self._flat_a = self._a.flatten(1, 2)
+        step = 2 if rank <= DEPTH else DEPTH  # as the kernels want it
+        rank = max(self._rank, -(-rank // step) * step)
+        if rank == self._rank:
+            a, b = _grown(self._a, (slots, *self._a.shape[1:])), _grown(self._b, (slots, *self._b.shape[1:]))
+        else:
+            before = unpacked(self._a)[:, : self._layers * self._rank]
+            before = before.reshape(len(before), self._layers, self._rank, before.shape[2])
+            a = packed(_grown(before, (slots, self._layers, rank, before.shape[3])).flatten(1, 2))
+            b = packed(_grown(unpacked(self._b), (slots, COLUMNS * self._b.shape[1], rank)))
+        self._a, self._b, self._rank = a, b, rank
+        self._all = Layers(a, b, self._ends, self._size_in)
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
-        self._a[slot], self._b[slot] = 0, 0
+        a = self._a.new_zeros(self._layers, self._rank, self._a.shape[2] * self._a.shape[4])
+        self._b[slot] = 0
         for layer, (blocks, change) in enumerate(zip(self._blocks, changes, strict=True)):
             if change is not None:
-                rank, width = change.a.shape[0], change.b.shape[0]
-                pairs = -(-rank // 2)
-                filled = change.b.new_zeros((blocks.stop - blocks.start) * COLUMNS, 2 * pairs)
-                filled[:width, :rank] = change.b
-                self._a[slot, layer, :rank] = change.a
-                self._b[slot, blocks, :pairs] = filled.view(-1, COLUMNS, pairs, 2).transpose(1, 2)
+                a[layer, : change.a.shape[0], : change.a.shape[1]] = change.a
+                b = self._b.new_zeros(change.b.shape[0], self._rank)
+                b[:, : change.b.shape[1]] = change.b
+                self._b[slot, blocks] = packed(b)
+        self._a[slot] = packed(a.flatten(0, 1))
 
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
-        if x.shape[1] == 1 and x.dtype == y.dtype == self._kernels.dtype:
-            y = y.contiguous()
-            self._kernels.lora(x, y, self._flat_a, self._b, routing.items, self._ends)
-            return y
-        inner = torch.bmm(routing.segmented(x), routing.of(self._flat_a).transpose(1, 2))
-        return routing.added(y, inner, self._whole_b(routing).flatten(2).transpose(1, 2))
-
-    def _whole_b(self, routing: Routing) -> torch.Tensor:
-        """B of the segments as `Blocks` has it, for one product; shape (segments, out, layers, rank)."""
-        packed = routing.of(self._b)
-        whole = packed.new_zeros(len(packed), int(self._ends[-1]), len(self._spans), self._a.shape[2])
-        for layer, (span, blocks) in enumerate(zip(self._spans, self._blocks, strict=True)):
-            columns = packed[:, blocks].permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)
-            whole[:, span, layer] = columns[:, : span.stop - span.start]
-        return whole
+        if x.dtype != self._a.dtype or y.dtype != self._a.dtype:
+            return self.add(x.to(self._a.dtype), y.to(self._a.dtype), routing).to(y.dtype)
+        y = y.contiguous()
+        self._kernels.lora(x.contiguous(), y, self._all, routing.items(x.shape[1]))
+        return y
 
 
 def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from copy import copy
 from itertools import accumulate, pairwise
 
 import pytest
@@ -34,20 +35,21 @@ def near(found, wanted):
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(
-    size_in=st.integers(1, 150),
+    size_in=st.one_of(st.integers(1, 150), st.integers(1, 5).map(lambda many: 32 * many)),
     outs=st.lists(st.integers(1, 150), min_size=1, max_size=3),
-    ranks=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    rows=st.lists(st.integers(0, 4), min_size=1, max_size=11),
+    ranks=st.lists(st.one_of(st.integers(1, 9), st.sampled_from([16, 32, 40])), min_size=1, max_size=4),
+    rows=st.lists(st.integers(0, 4), min_size=1, max_size=40),
     tokens=st.integers(1, 2),
+    tiles=st.booleans(),
 )
-def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, rows, tokens):
+def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, rows, tokens, tiles):
     torch.manual_seed(0)
     slots = [min(row, len(ranks)) for row in rows]
     ends = [0, *accumulate(outs)]
     spans = [slice(start, end) for start, end in pairwise(ends)]
     like = torch.empty(0, dtype=dtype)
-    compiled = native.kernels(like)
-    assert compiled is not None
+    compiled = copy(native.kernels(like))
+    compiled.tiles = compiled.tiles and tiles
     tables = [Blocks(size_in, spans, like), Packed(size_in, spans, like, compiled)]
     for slot, rank in enumerate(ranks, start=1):
         changes = [Change(torch.randn(rank, size_in) / size_in**0.5, torch.randn(out, rank)) for out in outs]
@@ -99,11 +101,19 @@ def test_attention_that_the_kernel_cannot_read_is_computed_by_pytorch():
     near(found, wanted.transpose(1, 2))
 
 
-def test_rows_of_an_adapter_stand_in_items_of_four():
-    items = Items.of([(3, [0, 2, 4, 6, 8]), (1, [1])])
+def test_rows_of_an_adapter_stand_in_items_of_sixteen():
+    items = Items([(3, [*range(0, 34, 2)]), (1, [1])])
     assert items.slots.tolist() == [3, 3, 1]
-    assert items.counts.tolist() == [4, 1, 1]
-    assert items.rows[:2].tolist() == [[0, 2, 4, 6], [8, 0, 0, 0]]
+    assert items.firsts.tolist() == [0, 16, 17]
+    assert items.counts.tolist() == [16, 1, 1]
+    assert items.rows.tolist() == [*range(0, 34, 2), 1]
+    assert items.first is None
+
+
+def test_tokens_of_rows_that_follow_each_other_are_not_moved():
+    items = Items([(3, [2]), (1, [3])], tokens=20)
+    assert items.counts.tolist() == [16, 4, 16, 4]
+    assert items.first == 40
 
 
 def test_without_a_compiler_there_are_none(monkeypatch):

@@ -1,6 +1,6 @@
-"""Steps of a pass, compiled from `kernels.c` where a C compiler is found: norms; LoRA and attention of one token.
+"""Steps of a pass, compiled from C where a compiler is found: LoRA, attention of one token, norms.
 
-PyTorch computes the latter two with a batched product for each, which on a CPU spends most of its time on laying such
+PyTorch computes the first two with a batched product for each, which on a CPU spends most of its time on laying such
 small matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or
 with SEARCHLORA_NATIVE=0, PyTorch computes them, and the answers are the same.
 """
@@ -24,7 +24,8 @@ import torch
 from searchlora.inference.batched.native.calls import Kernels
 from searchlora.models.resolve import cache_dir
 
-_SOURCE = Path(__file__).parent / "kernels.c"
+_SOURCES = [Path(__file__).parent / name for name in ("lora.c", "attention.c", "norm.c")]
+_HEADER = Path(__file__).parent / "numbers.h"
 _COMPILE = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 _KINDS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
 
@@ -54,16 +55,19 @@ def _loaded(dtype: torch.dtype) -> Kernels | None:
 
 def _compiled(compiler: Sequence[str], kind: tuple[str, ...]) -> Path:
     """The library, kept under what it was made from and the machine it was made for."""
-    made_from = [_SOURCE.read_text(encoding="utf-8"), *compiler, *_COMPILE, *kind, _machine()]
+    texts = [file.read_text(encoding="utf-8") for file in (_HEADER, *_SOURCES)]
+    made_from = [*texts, *compiler, *_COMPILE, *kind, _machine()]
     name = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
     library = cache_dir() / "kernels" / f"{name}.so"
     if not library.is_file():
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            compiled, linked = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-            _run(*compiler, *_COMPILE, *kind, str(_SOURCE), "-o", str(compiled))
+            linked = Path(folder, "kernels.so")
+            compiled = [str(Path(folder, f"{source.stem}.o")) for source in _SOURCES]
+            for source, target in zip(_SOURCES, compiled, strict=True):
+                _run(*compiler, *_COMPILE, *kind, str(source), "-o", target)
             # Linked without an OpenMP of its own, it finds PyTorch's: a second one would keep its threads beside those.
-            _run(*compiler, "-shared", str(compiled), "-o", str(linked))
+            _run(*compiler, "-shared", *compiled, "-o", str(linked))
             with linked.open("rb") as written:
                 os.fsync(written.fileno())
             linked.replace(library)

@@ -4,70 +4,104 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-#: Rows with one adapter that a kernel computes together, as in `kernels.c`.
-ROWS = 4
+#: Rows with one adapter that a kernel computes together, as in `lora.c`.
+TOGETHER = 16
 
-#: Columns of B that stand together, as in `kernels.c`.
-COLUMNS = 64
+#: Columns of A and B that stand together, as in `lora.c`.
+COLUMNS = 16
+
+#: Numbers that are multiplied at a time, as in `lora.c`.
+PAIR = {torch.bfloat16: 2, torch.float32: 1}
+
+#: From this rank on it has to be a multiple of it, as in `lora.c`.
+DEPTH = 32
 
 
-@dataclass(frozen=True)
-class Items:
-    """The rows that wear adapters, in groups of up to `ROWS` with the same one.
+class Layers(ctypes.Structure):
+    """Layers that read the same input, and the A and B of all slots, laid out by `packed`.
 
-    Attributes:
-        slots, counts: Shape (items,), int64: whose A and B; how many rows.
-        rows: Shape (items, ROWS), int64: which rows.
+    Args:
+        a: Of (slots, layers * rank, in).
+        b: Of (slots, out, rank), the columns of each layer filled up to whole blocks.
+        ends: Shape (layers,), int64: the column of the outcome behind each layer.
+        size_in: Of the layers.
     """
 
-    slots: torch.Tensor
-    rows: torch.Tensor
-    counts: torch.Tensor
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("_a", "_b", "_ends")),
+        *((name, ctypes.c_int64) for name in ("_layers", "_in", "_rank")),
+    )
 
-    @classmethod
-    def of(cls, rows_of: Sequence[tuple[int, Sequence[int]]]) -> Items:
-        """Of slots and the rows that wear what is in them."""
-        found = [(slot, rows[start : start + ROWS]) for slot, rows in rows_of for start in range(0, len(rows), ROWS)]
-        return cls(
-            slots=torch.tensor([slot for slot, _ in found]),
-            rows=torch.tensor([[*rows, *[0] * (ROWS - len(rows))] for _, rows in found]),
-            counts=torch.tensor([len(rows) for _, rows in found]),
-        )
+    def __init__(self, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, size_in: int) -> None:
+        self.a, self.b, self.ends = a, b, ends
+        tensors = (each.data_ptr() for each in (a, b, ends))
+        super().__init__(*tensors, len(ends), size_in, b.shape[2] * b.shape[4])
+
+
+class Items(ctypes.Structure):
+    """The rows that wear adapters, in groups of up to `TOGETHER` with the same one; a row is one token's here.
+
+    Attributes:
+        slots, firsts, counts: Shape (items,), int64: whose A and B; the first place in `rows`; how many rows.
+        rows: Shape (n,), int64: the numbers of the rows.
+        first: Of the rows, where they follow each other; None where they do not.
+
+    Args:
+        rows_of: Slots and the rows of a batch that wear what is in them.
+        tokens: Of each row.
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("_slots", "_firsts", "_counts", "_rows")),
+        ("_items", ctypes.c_int64),
+    )
+
+    def __init__(self, rows_of: Sequence[tuple[int, Sequence[int]]], tokens: int = 1) -> None:
+        found, begun = [], 0
+        for slot, rows in rows_of:
+            end = begun + len(rows) * tokens
+            found += [(slot, first, min(TOGETHER, end - first)) for first in range(begun, end, TOGETHER)]
+            begun = end
+        self.slots, self.firsts, self.counts = torch.tensor(found).T.contiguous()
+        worn = torch.tensor([row for _, rows in rows_of for row in rows])
+        self.rows = (worn[:, None] * tokens + torch.arange(tokens)).flatten()
+        self.first = int(self.rows[0]) if bool((worn.diff() == 1).all()) else None
+        tensors = (each.data_ptr() for each in (self.slots, self.firsts, self.counts, self.rows))
+        super().__init__(*tensors, len(found))
 
 
 class Kernels:
-    """See `kernels.c`; all tensors are of one dtype and on the CPU."""
+    """See the C files; all tensors are of one dtype and on the CPU."""
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype
+        self.tiles: bool = bool(library.has_tiles())
         number, tensor = ctypes.c_int64, ctypes.c_void_p
         self._lora, self._attend, self._norm = library.lora, library.attend, library.norm
         self._norm.argtypes = [tensor] * 3 + [number] * 2 + [ctypes.c_float]
         self._norm.restype = None
-        self._lora.argtypes = [tensor] * 7 + [number] * 5 + [tensor]
+        self._lora.argtypes = [tensor] * 2 + [ctypes.POINTER(Layers), ctypes.POINTER(Items), ctypes.c_int]
         self._attend.argtypes = [tensor] * 5 + [number] * 5 + [tensor, ctypes.c_float]
 
-    def lora(
-        self, x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Tensor, items: Items, ends: torch.Tensor
-    ) -> None:
+    def lora(self, x: torch.Tensor, y: torch.Tensor, layers: Layers, items: Items) -> None:
         """Add what each row's adapter does, in place.
 
         Args:
-            x, y: Shape (rows, 1, in), (rows, 1, out); y contiguous.
-            a, b: Shape (slots, layers * rank, in), (slots, blocks, rank / 2, COLUMNS, 2), contiguous; see `kernels.c`.
-            ends: Shape (layers,), int64: the column of y behind each layer.
+            x, y: Shape (..., in), (..., out), contiguous.
 
         Raises:
             MemoryError: when there is none for the products with A.
         """
-        x = x.contiguous()
-        tensors = (x, y, a, b, items.slots, items.rows, items.counts)
-        sizes = (len(items.slots), x.shape[-1], y.shape[-1], 2 * b.shape[2], len(ends))
-        if self._lora(*(each.data_ptr() for each in tensors), *sizes, ends.data_ptr()):
+        begin = x.data_ptr()
+        if items.first is None:
+            x = x.view(-1, x.shape[-1]).index_select(0, items.rows)
+            begin = x.data_ptr()
+        elif items.first:
+            begin += items.first * x.shape[-1] * x.element_size()
+        if self._lora(begin, y.data_ptr(), layers, items, self.tiles):
             raise MemoryError("no memory for the products with A")
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -112,3 +146,16 @@ class Kernels:
         if self._attend(*(each.data_ptr() for each in tensors), *sizes, strides, scale):
             raise MemoryError("no memory for the sums of attention")
         return out
+
+
+def packed(weights: torch.Tensor) -> torch.Tensor:
+    """Weights (..., columns, size) as the kernels read them: (..., blocks, size / PAIR, COLUMNS, PAIR), filled up."""
+    pair, (columns, size) = PAIR[weights.dtype], weights.shape[-2:]
+    filled = torch.nn.functional.pad(weights, (0, -size % pair, 0, -columns % COLUMNS))
+    blocks, pairs = filled.shape[-2] // COLUMNS, filled.shape[-1] // pair
+    return filled.reshape(*weights.shape[:-2], blocks, COLUMNS, pairs, pair).transpose(-3, -2).contiguous()
+
+
+def unpacked(blocks: torch.Tensor) -> torch.Tensor:
+    """What `packed` was given, what fills it up with it; shape (..., columns, size)."""
+    return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)

@@ -1,40 +1,16 @@
-/* Steps of a pass that PyTorch computes in several: see native/__init__.py.
- *
- * Compiled once for each kind of number: with -DBF16 for bfloat16, without for float. Sums are kept in float.
- */
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
+/* Attention of one new token a row. */
+#include "numbers.h"
 #include <stdlib.h>
-#include <string.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
-enum { ROWS = 4, MANY = 4, LANES = 16, COLUMNS = 64, BLOCK = 32, SEEN = 64, SMALL = 1 << 15 };
+enum {
+    ROWS = 4,   /* queries that are computed together */
+    MANY = 4,   /* keys, as well */
+    SEEN = 64,  /* keys of a block */
+    WIDE = 64,  /* numbers of a head in a piece */
+    BLOCK = 32, /* of these, what stays in registers */
+};
 
-#ifdef BF16
-typedef uint16_t value;
-
-static inline float from(value v) {
-    uint32_t bits = (uint32_t)v << 16;
-    float found;
-    memcpy(&found, &bits, sizeof found);
-    return found;
-}
-
-static inline value to(float f) { /* rounds to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return (value)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-#else
-typedef float value;
-static inline float from(value v) { return v; }
-static inline value to(float f) { return f; }
-#endif
-
-#if defined(BF16) && defined(__AVX512BF16__)
+#ifdef VECTORS
 /* Of each of 16 vectors the sum of its 16 numbers, in their order. */
 static inline __m512 sums_of(__m512 v[16]) {
     for (int i = 0; i < 8; i++) /* of neighbours, in pairs of numbers */
@@ -59,7 +35,7 @@ static inline void dots(const value *const *x, const value *w, size_t stride, in
         vectors[q] = w + (size_t)(q < many ? q : many - 1) * stride;
     float sums[ROWS][MANY];
     int i = 0;
-#if defined(BF16) && defined(__AVX512BF16__)
+#ifdef VECTORS
     __m512 lanes[ROWS * MANY];
     for (int each = 0; each < ROWS * MANY; each++)
         lanes[each] = _mm512_setzero_ps();
@@ -100,8 +76,8 @@ static inline void dots(const value *const *x, const value *w, size_t stride, in
         }
 }
 
-/* sums[row][j] += factors[row * next + k] * w[k][j] over `many` vectors w of `width` (at most COLUMNS) numbers. */
-static inline void weighted(float sums[ROWS][COLUMNS], const float *factors, size_t next, const value *w,
+/* sums[row][j] += factors[row * next + k] * w[k][j] over `many` vectors w of `width` (at most WIDE) numbers. */
+static inline void weighted(float sums[ROWS][WIDE], const float *factors, size_t next, const value *w,
                             size_t stride, int many, int width) {
     int start = 0;
     for (; start + BLOCK <= width; start += BLOCK) { /* few enough to stay in registers */
@@ -123,114 +99,6 @@ static inline void weighted(float sums[ROWS][COLUMNS], const float *factors, siz
         for (int r = 0; r < ROWS; r++)
             for (int j = start; j < width; j++)
                 sums[r][j] += factors[r * next + k] * from(w[k * stride + j]);
-}
-
-/* sums[row][j] += factors[row * next + k] * w[k / 2][j][k % 2] over an even number of k, for COLUMNS numbers: the layout
- * that a product of pairs reads. */
-static inline void paired(float sums[ROWS][COLUMNS], const value *factors, size_t next, const value *w, int many) {
-#if defined(BF16) && defined(__AVX512BF16__)
-    enum { PARTS = COLUMNS / LANES };
-    __m512 lanes[ROWS][PARTS];
-    for (int r = 0; r < ROWS; r++)
-        for (int part = 0; part < PARTS; part++)
-            lanes[r][part] = _mm512_loadu_ps(&sums[r][part * LANES]);
-    for (int k = 0; k < many; k += 2, w += 2 * COLUMNS) {
-        __m512bh weights[PARTS];
-        for (int part = 0; part < PARTS; part++)
-            weights[part] = (__m512bh)_mm512_loadu_si512(w + part * 2 * LANES);
-        for (int r = 0; r < ROWS; r++) {
-            int32_t pair;
-            memcpy(&pair, factors + r * next + k, sizeof pair);
-            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-            for (int part = 0; part < PARTS; part++)
-                lanes[r][part] = _mm512_dpbf16_ps(lanes[r][part], weights[part], both);
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int part = 0; part < PARTS; part++)
-            _mm512_storeu_ps(&sums[r][part * LANES], lanes[r][part]);
-#else
-    for (int k = 0; k < many; k += 2, w += 2 * COLUMNS)
-        for (int r = 0; r < ROWS; r++) {
-            float even = from(factors[r * next + k]), odd = from(factors[r * next + k + 1]);
-            for (int j = 0; j < COLUMNS; j++)
-                sums[r][j] += even * from(w[2 * j]) + odd * from(w[2 * j + 1]);
-        }
-#endif
-}
-
-/* y += (x A') B of the adapter that each row wears, for layers that read the same x.
- *
- * x (rows, in), y (rows, out), a (slots, layers * rank, in); the columns of layer l end before ends[l]. b (slots, blocks,
- * rank / 2, COLUMNS, 2) holds the columns of each layer in blocks, the last one of a layer filled up, so that it is read
- * from one end to the other; the rank is even. An item is up to ROWS rows that wear one adapter: its slot, their numbers (items, ROWS) and how many they
- * are. Gives 1 where there is no memory, and has changed nothing then.
- */
-int lora(const value *x, value *y, const value *a, const value *b, const int64_t *slots, const int64_t *rows,
-         const int64_t *counts, int64_t items, int64_t in, int64_t out, int64_t rank, int64_t layers,
-         const int64_t *ends) {
-    int64_t inner = rank * layers, parts = (inner + MANY - 1) / MANY, blocks = 0;
-    for (int64_t l = 0, start = 0; l < layers; start = ends[l++])
-        blocks += (ends[l] - start + COLUMNS - 1) / COLUMNS;
-    value *h = calloc(items * ROWS * inner, sizeof(value));
-    if (h == NULL)
-        return 1;
-#pragma omp parallel
-    {
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < items * parts; task++) {
-            int64_t item = task / parts, k = task % parts * MANY;
-            const value *of_rows[ROWS];
-            for (int r = 0; r < ROWS; r++)
-                of_rows[r] = x + rows[item * ROWS + (r < counts[item] ? r : 0)] * in;
-            int many = inner - k < MANY ? inner - k : MANY;
-            float found[ROWS][MANY];
-            dots(of_rows, a + (slots[item] * inner + k) * in, in, many, in, &found[0][0], MANY);
-            for (int r = 0; r < ROWS; r++)
-                for (int q = 0; q < many; q++)
-                    h[(item * ROWS + r) * inner + k + q] = to(found[r][q]);
-        }
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < items * blocks; task++) {
-            int64_t item = task / blocks, block = task % blocks, layer = 0, start = 0;
-            for (;;) {
-                int64_t of_layer = (ends[layer] - start + COLUMNS - 1) / COLUMNS;
-                if (block < of_layer)
-                    break;
-                block -= of_layer;
-                start = ends[layer++];
-            }
-            int64_t column = start + block * COLUMNS;
-            int width = ends[layer] - column < COLUMNS ? ends[layer] - column : COLUMNS;
-            float sums[ROWS][COLUMNS] = {0};
-            paired(sums, h + item * ROWS * inner + layer * rank, inner,
-                   b + (slots[item] * blocks + task % blocks) * rank * COLUMNS, rank);
-            for (int r = 0; r < counts[item]; r++) {
-                value *row = y + rows[item * ROWS + r] * out + column;
-                for (int j = 0; j < width; j++)
-                    row[j] = to(from(row[j]) + sums[r][j]);
-            }
-        }
-    }
-    free(h);
-    return 0;
-}
-
-/* out = weight * x / sqrt(mean(x^2) + epsilon) of `count` vectors (arXiv:1910.07467), rounded before the weight as Llama
- * does. */
-void norm(const value *x, const value *weight, value *out, int64_t count, int64_t size, float epsilon) {
-#pragma omp parallel for schedule(static) if (count * size > SMALL)
-    for (int64_t i = 0; i < count; i++) {
-        const value *vector = x + i * size;
-        value *found = out + i * size;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < size; j++)
-            sum += from(vector[j]) * from(vector[j]);
-        float factor = 1.0f / sqrtf(sum / size + epsilon);
-        for (int64_t j = 0; j < size; j++)
-            found[j] = to(from(weight[j]) * from(to(from(vector[j]) * factor)));
-    }
 }
 
 /* e to the power of a number that is not above 0: 2^n (Cephes' expf), 0 below the least that float can hold. */
@@ -260,11 +128,11 @@ static inline float power(float x) {
 int attend(const value *q, const value *k, const value *v, const value *mask, value *out, int64_t rows, int64_t heads,
            int64_t key_heads, int64_t size, int64_t seen, const int64_t *strides, float scale) {
     enum { Q_ROW, Q_HEAD, K_ROW, K_HEAD, V_ROW, V_HEAD, MASK_ROW };
-    int64_t group = heads / key_heads, parts = (group + ROWS - 1) / ROWS, pieces = (size + COLUMNS - 1) / COLUMNS;
+    int64_t group = heads / key_heads, parts = (group + ROWS - 1) / ROWS, pieces = (size + WIDE - 1) / WIDE;
     int failed = 0;
 #pragma omp parallel
     {
-        float(*sums)[ROWS][COLUMNS] = malloc(sizeof *sums * pieces);
+        float(*sums)[ROWS][WIDE] = malloc(sizeof *sums * pieces);
         if (sums == NULL) {
 #pragma omp atomic write
             failed = 1;
@@ -312,18 +180,18 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
                     whole[r] = whole[r] * kept + sum;
                     most[r] = highest;
                     for (int64_t piece = 0; piece < pieces; piece++)
-                        for (int j = 0; j < COLUMNS; j++)
+                        for (int j = 0; j < WIDE; j++)
                             sums[piece][r][j] *= kept;
                 }
                 for (int64_t piece = 0; piece < pieces; piece++) {
-                    int64_t column = piece * COLUMNS;
+                    int64_t column = piece * WIDE;
                     weighted(sums[piece], &scores[0][0], SEEN, values + start * size + column, size, many,
-                             size - column < COLUMNS ? size - column : COLUMNS);
+                             size - column < WIDE ? size - column : WIDE);
                 }
             }
             for (int r = 0; r < count; r++)
                 for (int64_t i = 0; i < size; i++)
-                    out[(row * heads + first + r) * size + i] = to(sums[i / COLUMNS][r][i % COLUMNS] / whole[r]);
+                    out[(row * heads + first + r) * size + i] = to(sums[i / WIDE][r][i % WIDE] / whole[r]);
         }
         free(sums);
     }

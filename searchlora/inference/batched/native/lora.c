@@ -1,0 +1,247 @@
+/* What the adapters of a batch add to linear layers. */
+#include "numbers.h"
+#include <stdlib.h>
+#if defined(BF16) && defined(__AMX_BF16__)
+#define TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+/* As in calls.py: */
+enum {
+    COLUMNS = 16,  /* of weights, side by side */
+    TOGETHER = 16, /* rows that are computed together */
+    DEPTH = 32,    /* a larger rank is a multiple of it */
+};
+enum {
+    ROWS = 4,   /* that stay in registers, where there are no tiles */
+    BLOCKS = 4, /* of COLUMNS columns that are computed together */
+};
+
+#ifdef VECTORS
+/* `count` numbers (1 or 2), 16 times. */
+static inline __m512bh pair_of(const value *x, int count) {
+    int32_t pair = 0;
+    memcpy(&pair, x, count * sizeof *x);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+#endif
+
+/* found[r][j] = sum over k of x[r * apart + k] * w[k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and one block of
+ * COLUMNS columns. */
+static inline __attribute__((always_inline)) void product_of(int rows, const value *x, int64_t apart, int64_t size,
+                                                             const value *w, float (*found)[COLUMNS]) {
+#ifdef VECTORS
+    __m512 even[ROWS], odd[ROWS]; /* two sums, so that a product need not wait for the one before */
+    for (int r = 0; r < rows; r++)
+        even[r] = odd[r] = _mm512_setzero_ps();
+    int64_t k = 0;
+    for (; k + 4 <= size; k += 4) {
+        __m512bh first = (__m512bh)_mm512_loadu_si512(w + k * COLUMNS);
+        __m512bh second = (__m512bh)_mm512_loadu_si512(w + (k + 2) * COLUMNS);
+        for (int r = 0; r < rows; r++) {
+            even[r] = _mm512_dpbf16_ps(even[r], first, pair_of(x + r * apart + k, 2));
+            odd[r] = _mm512_dpbf16_ps(odd[r], second, pair_of(x + r * apart + k + 2, 2));
+        }
+    }
+    for (; k < size; k += 2) {
+        __m512bh last = (__m512bh)_mm512_loadu_si512(w + k * COLUMNS);
+        for (int r = 0; r < rows; r++)
+            even[r] = _mm512_dpbf16_ps(even[r], last, pair_of(x + r * apart + k, k + 1 < size ? 2 : 1));
+    }
+    for (int r = 0; r < rows; r++)
+        _mm512_storeu_ps(found[r], _mm512_add_ps(even[r], odd[r]));
+#else
+    float sums[ROWS][COLUMNS] = {0};
+    for (int64_t k = 0; k < size; k++)
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < COLUMNS; j++)
+                sums[r][j] += from(x[r * apart + k]) * from(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]);
+    memcpy(found, sums, rows * sizeof *sums);
+#endif
+}
+
+#ifdef TILES
+/* The processor's matrix registers (AMX): 0 to 3 hold sums of `rows` rows, 4 those of x, 5 a block of w, `depth` deep. */
+static void shape_tiles(int rows, int depth) {
+    struct __attribute__((packed)) {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int t = 0; t < 6; t++) {
+        shape.rows[t] = t < 5 ? rows : depth / PAIR;
+        shape.bytes[t] = t == 4 ? depth * sizeof(value) : COLUMNS * sizeof(float);
+    }
+    _tile_loadconfig(&shape);
+}
+
+/* As `product_of` for all rows and up to BLOCKS blocks, in the shape that was told. */
+static void tiled(const value *x, int64_t apart, int64_t size, int depth, const value *w, int blocks,
+                  float (*found)[TOGETHER][COLUMNS]) {
+    const int wide = COLUMNS * sizeof(float);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+#define ADD(block) /* the registers have to be constants */                                                            \
+    if (block < blocks) {                                                                                              \
+        _tile_loadd(5, w + (block * size + k) * COLUMNS, wide);                                                        \
+        _tile_dpbf16ps(block, 4, 5);                                                                                   \
+    }
+    for (int64_t k = 0; k < size; k += depth) {
+        _tile_loadd(4, x + k, apart * sizeof(value));
+        ADD(0)
+        ADD(1)
+        ADD(2)
+        ADD(3)
+    }
+#undef ADD
+    _tile_stored(0, found[0], wide);
+    _tile_stored(1, found[1], wide);
+    _tile_stored(2, found[2], wide);
+    _tile_stored(3, found[3], wide);
+}
+#endif
+
+/* Whether there are matrix registers, and the system lets this process use them. */
+int has_tiles(void) {
+#ifdef TILES
+    enum { ASK = 0x1023, TILE_DATA = 18 }; /* arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) */
+    return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+
+/* found[block][r] = rows of x times blocks of w, for `rows` (at most TOGETHER) rows and up to BLOCKS blocks.
+ * `shape` is what the tiles of this thread are shaped for, (0, 0) at first; NULL where there are none. */
+static void product(const value *x, int64_t apart, int rows, int64_t size, const value *w, int blocks,
+                    float (*found)[TOGETHER][COLUMNS], int *shape) {
+#ifdef TILES
+    int depth = size < DEPTH ? size : DEPTH;
+    if (shape != NULL && size % depth == 0 && depth % PAIR == 0) {
+        if (shape[0] != rows || shape[1] != depth)
+            shape_tiles(shape[0] = rows, shape[1] = depth);
+        tiled(x, apart, size, depth, w, blocks, found);
+        return;
+    }
+#else
+    (void)shape;
+#endif
+    for (int block = 0; block < blocks; block++, w += (size + PAIR - 1) / PAIR * PAIR * COLUMNS)
+        for (int r = 0; r < rows; r += ROWS) {
+            const value *some = x + r * apart;
+            float(*sums)[COLUMNS] = found[block] + r;
+            switch (rows - r) { /* a number of rows that the compiler knows */
+            case 1:
+                product_of(1, some, apart, size, w, sums);
+                break;
+            case 2:
+                product_of(2, some, apart, size, w, sums);
+                break;
+            case 3:
+                product_of(3, some, apart, size, w, sums);
+                break;
+            default:
+                product_of(ROWS, some, apart, size, w, sums);
+            }
+        }
+}
+
+/* out = numbers, or (`add`) out += numbers; `count` of them, COLUMNS at most. */
+static inline void put(value *out, const float *numbers, int count, int add) {
+#ifdef VECTORS
+    if (count == COLUMNS) {
+        __m512 sum = _mm512_loadu_ps(numbers);
+        if (add) {
+            __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)out));
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
+        }
+        _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(sum));
+        return;
+    }
+#endif
+    for (int j = 0; j < count; j++)
+        out[j] = to(add ? from(out[j]) + numbers[j] : numbers[j]);
+}
+
+/* Layers that read the same x, and the A and B of all slots. Weights lie in blocks of COLUMNS columns, each (size / PAIR,
+ * COLUMNS, PAIR), so that it is read from one end to the other. */
+struct layers {
+    const value *a;      /* (slots, blocks, ...): the columns of all layers' A, the last block filled up */
+    const value *b;      /* (slots, blocks, ...): those of the first layer's B, filled up, then the second's */
+    const int64_t *ends; /* (layers): where the columns of y of each layer end */
+    int64_t layers, in, rank; /* the rank is a multiple of PAIR */
+};
+
+/* Rows and what they wear: an item is up to TOGETHER rows with one adapter. */
+struct items {
+    const int64_t *slots, *firsts, *counts; /* (items): whose A and B; the first of its rows; how many they are */
+    const int64_t *rows;                    /* of each row of all items its place in y */
+    int64_t items;
+};
+
+/* y += (x A') B of the adapter that each row wears.
+ *
+ * x (rows of all items, in), y (rows, out). `tiles` says whether to use what `has_tiles` found. Gives 1 where there is no
+ * memory, and has changed nothing then.
+ */
+int lora(const value *x, value *y, const struct layers *group, const struct items *worn, int tiles) {
+    const value *a = group->a, *b = group->b;
+    const int64_t *ends = group->ends, *slots = worn->slots, *firsts = worn->firsts, *counts = worn->counts;
+    int64_t in = group->in, rank = group->rank, layers = group->layers, items = worn->items, out = ends[layers - 1];
+    int64_t parts = (rank * layers + COLUMNS - 1) / COLUMNS, inner = parts * COLUMNS, blocks = 0, groups = 0;
+    int64_t a_block = (in + PAIR - 1) / PAIR * PAIR * COLUMNS, b_block = rank * COLUMNS;
+    for (int64_t l = 0, start = 0; l < layers; start = ends[l++]) {
+        int64_t of_layer = (ends[l] - start + COLUMNS - 1) / COLUMNS;
+        blocks += of_layer;
+        groups += (of_layer + BLOCKS - 1) / BLOCKS;
+    }
+    int64_t sweeps = (parts + BLOCKS - 1) / BLOCKS;
+    value *h = malloc((firsts[items - 1] + counts[items - 1]) * inner * sizeof(value));
+    if (h == NULL)
+        return 1;
+#pragma omp parallel
+    {
+        float found[BLOCKS][TOGETHER][COLUMNS];
+        int shape[2] = {0, 0};
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < items * sweeps; task++) {
+            int64_t item = task / sweeps, part = task % sweeps * BLOCKS;
+            int many = parts - part < BLOCKS ? parts - part : BLOCKS;
+            product(x + firsts[item] * in, in, counts[item], in, a + (slots[item] * parts + part) * a_block, many, found,
+                    tiles ? shape : NULL);
+            for (int r = 0; r < counts[item]; r++)
+                for (int block = 0; block < many; block++)
+                    put(h + (firsts[item] + r) * inner + (part + block) * COLUMNS, found[block][r], COLUMNS, 0);
+        }
+#pragma omp for schedule(static)
+        for (int64_t task = 0; task < items * groups; task++) {
+            int64_t item = task / groups, group = task % groups, layer = 0, start = 0, before = 0;
+            int64_t of_layer = (ends[0] + COLUMNS - 1) / COLUMNS;
+            while (group >= (of_layer + BLOCKS - 1) / BLOCKS) {
+                group -= (of_layer + BLOCKS - 1) / BLOCKS;
+                before += of_layer;
+                start = ends[layer++];
+                of_layer = (ends[layer] - start + COLUMNS - 1) / COLUMNS;
+            }
+            int64_t first = group * BLOCKS;
+            int many = of_layer - first < BLOCKS ? of_layer - first : BLOCKS;
+            product(h + firsts[item] * inner + layer * rank, inner, counts[item], rank,
+                    b + (slots[item] * blocks + before + first) * b_block, many, found, tiles ? shape : NULL);
+            for (int r = 0; r < counts[item]; r++)
+                for (int block = 0; block < many; block++) {
+                    int64_t column = start + (first + block) * COLUMNS;
+                    int width = ends[layer] - column < COLUMNS ? ends[layer] - column : COLUMNS;
+                    put(y + worn->rows[firsts[item] + r] * out + column, found[block][r], width, 1);
+                }
+        }
+#ifdef TILES
+        if (shape[0])
+            _tile_release();
+#endif
+    }
+    free(h);
+    return 0;
+}
