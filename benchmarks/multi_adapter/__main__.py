@@ -132,7 +132,7 @@ def _comparisons(
 
 
 def _measure(measure: str, batch: int, context: int) -> str:
-    return f"{measure}, {batch} rows of {context}"
+    return f"{measure}, {batch} row{'s' if batch > 1 else ''} of {context}"
 
 
 def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
