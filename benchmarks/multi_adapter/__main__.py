@@ -57,32 +57,17 @@ def main() -> None:
         comparisons: list[dict[str, Any]] = []
         for context in given.contexts:
             for batch in sorted(given.batches, reverse=True):
-                _measure_cell(systems, batch, context, given, rows, comparisons)
+                speeds = _speeds(systems, batch, context, given.repeats)
+                rows += [
+                    speed_row(system, _measure(measure, batch, context), values)
+                    for system, found in speeds.items()
+                    for measure, values in found.items()
+                ]
+                comparisons += _comparisons(speeds, batch, context, given.adapters)
                 if not given.trial:
-                    about = {"table": table(rows, comparisons), "rank": RANK, "new_tokens": TOKENS}
+                    about = {"table": _table(rows, comparisons), "rank": RANK, "new_tokens": TOKENS}
                     save_figures("multi_adapter", rows, comparisons, about, module=as_called("multi_adapter"))
-    print(table(rows, comparisons))
-
-
-def _measure_cell(
-    systems: Mapping[str, Run],
-    batch: int,
-    context: int,
-    given: argparse.Namespace,
-    rows: list[dict[str, Any]],
-    comparisons: list[dict[str, Any]],
-) -> None:
-    """Add the rows and comparisons of one batch size and context."""
-    speeds = _speeds(systems, batch, context, given.repeats)
-    rows += [
-        speed_row(system, _measure(measure, batch, context), values)
-        for system, found in speeds.items()
-        for measure, values in found.items()
-    ]
-    of_these = _comparisons(speeds, batch, context, given.adapters)
-    comparisons += of_these
-    for each in of_these:
-        print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
+    print(_table(rows, comparisons))
 
 
 def _arguments() -> argparse.Namespace:
@@ -115,7 +100,7 @@ def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) 
 def _comparisons(
     speeds: Mapping[str, Mapping[str, Sequence[float]]], batch: int, context: int, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8."""
+    """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8. All printed."""
     pairs = [(EMPTY, BARE)]
     for count in counts:
         ours = engine_with(count)
@@ -124,18 +109,21 @@ def _comparisons(
         pairs += [(ours, name) for name in rivals if name in speeds]
     if {8, 16} <= set(counts):
         pairs.append((engine_with(16), engine_with(8)))
-    return [
+    found = [
         speed_ratio(a, b, _measure(measure, batch, context), speeds[a][measure], speeds[b][measure])
         for a, b in pairs
         for measure in (WRITING, READING)
     ]
+    for each in found:
+        print(f"{each['measure']:45} {each['a']:28} / {each['b']:36} {each['ratio']:.2f}", flush=True)
+    return found
 
 
 def _measure(measure: str, batch: int, context: int) -> str:
     return f"{measure}, {batch} row{'s' if batch > 1 else ''} of {context}"
 
 
-def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
     """Speeds and ratios, of writing and then of reading, in Markdown."""
     parts = []
     for measure in (WRITING, READING):

@@ -49,6 +49,7 @@ def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, r
     spans = [slice(start, end) for start, end in pairwise(ends)]
     like = torch.empty(0, dtype=dtype)
     compiled = copy(native.kernels(like))
+    assert compiled is not None
     compiled.tiles = compiled.tiles and tiles
     tables = [Blocks(size_in, spans, like), Packed(size_in, spans, like, compiled)]
     for slot, rank in enumerate(ranks, start=1):
