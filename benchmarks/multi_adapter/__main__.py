@@ -100,7 +100,7 @@ def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) 
 def _comparisons(
     speeds: Mapping[str, Mapping[str, Sequence[float]]], batch: int, context: int, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8. All printed."""
+    """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8; printed."""
     pairs = [(EMPTY, BARE)]
     for count in counts:
         ours = engine_with(count)
