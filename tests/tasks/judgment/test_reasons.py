@@ -145,7 +145,6 @@ def test_the_reason_is_written_behind_the_grade_of_the_cut_points(tiny_base, tmp
         (found,) = AdapterStage(tuned, engine, "made", 1300).ask([PAIR])
         begun = {"grammar": tuned.output(PAIR).rest, "begins": f"{wanted}\n"}
         (completion,) = engine.generate([Request(messages(tuned, PAIR), "made", 1300, **begun)])
-        assert (found.value, found.reason) == (wanted, completion.text.strip())
-        assert found.probabilities == pytest.approx(plain.probabilities, abs=1e-6)
+        assert found == Grade(wanted, plain.probabilities, completion.text.strip())
         reasons.append(found.reason)
     assert reasons[0] != reasons[1]

@@ -27,6 +27,18 @@ static inline __m512bh pair_of(const value *x, int count) {
 }
 #endif
 
+#ifndef VECTORS
+/* a * b + c, rounded once where the processor can: left to itself, the compiler does so in some loops and not in others,
+ * and a row's outcome would depend on how many are computed with it. */
+static inline float multiplied(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+#endif
+
 /* found[r][j] = sum over k of x[r * apart + k] * w[k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and one block of
  * COLUMNS columns. */
 static inline __attribute__((always_inline)) void product_of(int rows, const value *x, int64_t apart, int64_t size,
@@ -56,7 +68,8 @@ static inline __attribute__((always_inline)) void product_of(int rows, const val
     for (int64_t k = 0; k < size; k++)
         for (int r = 0; r < rows; r++)
             for (int j = 0; j < COLUMNS; j++)
-                sums[r][j] += from(x[r * apart + k]) * from(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]);
+                sums[r][j] = multiplied(from(x[r * apart + k]), from(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]),
+                                        sums[r][j]);
     memcpy(found, sums, rows * sizeof *sums);
 #endif
 }
