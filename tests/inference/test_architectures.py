@@ -13,27 +13,12 @@ from searchlora.inference.scheduling.core import Core
 from searchlora.inference.scheduling.work import Limits, Work
 from searchlora.inference.scoring import score_whole
 from searchlora.models.resolve import resolve
+from tests.inference.small_models import small
 from tests.made import made_folder
 from tests.tiny import build_tiny_base
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
-
-
-def small(name: str, **settings):
-    """A random model of another architecture."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
-    if name == "gpt2":
-        sizes, heads = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, {}
-    if name == "opt":
-        sizes, heads = {"vocab_size": 260, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2}, {
-            "num_attention_heads": 4, "max_position_embeddings": 256, "word_embed_proj_dim": 32,
-        }  # fmt: skip
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**sizes, **heads, **settings})).eval()
 
 
 def core(model, fetch=lambda _: None) -> Core:

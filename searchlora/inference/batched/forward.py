@@ -9,6 +9,7 @@ import torch
 
 from searchlora.errors import EngineError
 from searchlora.inference.batched import attention
+from searchlora.inference.batched.decoder import take_over_layers
 from searchlora.inference.batched.frozen import Linear, is_linear, packing, side_by_side
 from searchlora.inference.batched.key_values import KeyValues
 from searchlora.inference.batched.norms import take_over_norms
@@ -55,6 +56,7 @@ class Forward:
         take_over_norms(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
+        take_over_layers(model)
 
     def key_values(self) -> KeyValues:
         """Empty ones."""

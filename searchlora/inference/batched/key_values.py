@@ -29,6 +29,7 @@ class KeyValues(Cache):  # type: ignore[misc]
         self._rows = slice(0, 0)
         self._start: int | torch.Tensor = 0
         self._seen = 0
+        self._laid: list[tuple[torch.Tensor, ...]] = []  # of each layer, what `of_layer` gives
 
     def block(self, rows: slice, start: int | torch.Tensor, seen: int) -> None:
         """What the next forward pass computes.
@@ -39,6 +40,7 @@ class KeyValues(Cache):  # type: ignore[misc]
             seen: Columns that are looked at, from the first.
         """
         self._rows, self._start, self._seen = rows, start, seen
+        self._laid = []
         if self._all is not None:
             self._all = self._grown(self._all, rows.stop, seen)
 
@@ -46,14 +48,10 @@ class KeyValues(Cache):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's new keys and values (rows, key heads, new, size); give all that are looked at."""
-        if self._all is None:
-            heads, size = key_states.shape[1], key_states.shape[3]
-            self._all = self._grown(
-                key_states.new_zeros(self._count, 2, 0, heads, 0, size), self._rows.stop, self._seen
-            )
+        every = self._made(key_states.shape[1], key_states.shape[3], key_states)
         found = []
         for place, states in enumerate((key_states, value_states)):
-            kept = self._all[layer_idx, place, self._rows]
+            kept = every[layer_idx, place, self._rows]
             new = states.shape[2]
             if isinstance(self._start, int):
                 kept[:, :, self._start : self._start + new] = states
@@ -64,6 +62,26 @@ class KeyValues(Cache):  # type: ignore[misc]
                 kept[_numbers(len(kept), kept)[:, None], :, columns] = states.transpose(1, 2)
             found.append(kept[:, :, : self._seen])
         return found[0], found[1]
+
+    def of_layer(self, layer: int, heads: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """For a layer that writes its new keys and values itself, in place.
+
+        Returns:
+            Keys and values that are looked at, shape (rows, key heads, columns, size), and the column of each row's
+            first new token, shape (rows,).
+        """
+        if not self._laid:
+            looked_at = self._made(heads, size, like)[:, :, self._rows, :, : self._seen]
+            start = self._start
+            starts = torch.full((looked_at.shape[2],), start) if isinstance(start, int) else start
+            self._laid = [(*of_layer.unbind(), starts) for of_layer in looked_at]
+        return self._laid[layer]
+
+    def _made(self, heads: int, size: int, like: torch.Tensor) -> torch.Tensor:
+        """All of it, once it is known how large the heads are."""
+        if self._all is None:
+            self._all = self._grown(like.new_zeros(self._count, 2, 0, heads, 0, size), self._rows.stop, self._seen)
+        return self._all
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Nothing is asked by length: positions and masks are given."""

@@ -23,14 +23,13 @@ class Norm(torch.nn.Module):
         super().__init__()
         self._norm = norm
         self._compiled = compiled
-        self._weight: torch.Tensor = norm.weight.detach().contiguous()
-        self._epsilon = epsilon
+        self.told: tuple[torch.Tensor, float] = (norm.weight.detach().contiguous(), epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the norm: the same shape as x."""
-        if x.dtype != self._weight.dtype:
+        if x.dtype != self.told[0].dtype:
             return self._norm(x)  # type: ignore[no-any-return]
-        return self._compiled.norm(x, self._weight, self._epsilon)
+        return self._compiled.norm(x, *self.told)
 
 
 def take_over_norms(model: Any) -> None:

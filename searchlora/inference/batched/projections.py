@@ -85,13 +85,14 @@ class Group:
     def part(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """The outcome of one of the layers; all are computed when the first is asked for."""
         if self._last is None or self._last[0] is not x:
-            self._last = (x, self._all(x))
+            self._last = (x, self.all(x))
         found = self._last[1][..., self.spans[place]]
         if place == len(self.spans) - 1:
             self._last = None
         return found
 
-    def _all(self, x: torch.Tensor) -> torch.Tensor:
+    def all(self, x: torch.Tensor) -> torch.Tensor:
+        """The outcomes of all layers side by side: (rows, tokens, in) -> (rows, tokens, out), a tensor of its own."""
         y = self.base(x)
         routing = self._worn.routing
         if routing is None or self._changed.isdisjoint(routing.worn):
@@ -108,12 +109,13 @@ class Member(torch.nn.Module):
 
     def __init__(self, group: Group, place: int) -> None:
         super().__init__()
-        self._group = group
+        self.group = group
+        self.size = group.spans[place].stop - group.spans[place].start
         self._place = place
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the layer: (rows, tokens, in) -> (rows, tokens, out)."""
-        return self._group.part(self._place, x)
+        return self.group.part(self._place, x)
 
 
 @dataclass

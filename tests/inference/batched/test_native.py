@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from searchlora.inference.batched import attention, native
 from searchlora.inference.batched.attention import attend
@@ -144,6 +144,63 @@ def test_norms_are_those_of_llama(dtype, shape, size, spread):
     x = (spread * torch.randn(size, *shape)).to(dtype).movedim(0, -1)
     found = native.kernels(x).norm(x, norm.weight.detach(), norm.variance_epsilon)
     near(found, norm(x).detach())
+
+
+@KINDS
+def test_what_is_added_before_a_norm_is_added_in_place(dtype):
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(70).to(dtype)
+    x, residual = torch.randn(2, 3, 5, 70).to(dtype).unbind()
+    total = x + residual
+    found = native.kernels(x).norm(x, norm.weight.detach(), norm.variance_epsilon, residual)
+    assert torch.equal(x, total)
+    near(found, norm(total).detach())
+
+
+@KINDS
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    new=st.integers(1, 9),
+    key_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    size=st.integers(1, 40).map(lambda half: 2 * half),
+    uneven=st.booleans(),
+)
+def test_heads_turn_as_those_of_llama_and_keys_and_values_go_to_their_columns(
+    dtype, rows, new, key_heads, group, size, uneven
+):
+    torch.manual_seed(0)
+    heads = key_heads * group
+    x = torch.randn(rows, new, (heads + 2 * key_heads) * size).to(dtype)
+    angles = torch.randn(rows, new, size)
+    turn = (angles.cos().to(dtype), angles.sin().to(dtype))
+    starts = torch.arange(rows) % 4 if uneven else torch.full((rows,), 3)
+    room = torch.randn(2, rows, key_heads, new + 9, size).to(dtype)
+    keys, values = room[..., 2 : new + 7, :].unbind()
+    given_x, before = x.clone().view(rows, new, -1, size).transpose(1, 2), room.clone()
+    query = native.kernels(x).rotate(x, turn, keys, values, starts)
+    wanted = apply_rotary_pos_emb(given_x[:, :heads], given_x[:, heads : heads + key_heads], *turn)
+    near(query, wanted[0])
+    for row, start in enumerate(starts.tolist()):
+        columns = slice(start + 2, start + 2 + new)
+        near(room[0, row, :, columns], wanted[1][row])
+        assert torch.equal(room[1, row, :, columns], given_x[row, heads + key_heads :])
+        before[:, row, :, columns] = room[:, row, :, columns]
+    assert torch.equal(room, before)  # nothing else was written
+
+
+@KINDS
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    size=st.integers(1, 2000),
+    spread=st.sampled_from([0.1, 1.0, 30.0, 1e4]),
+)
+def test_gates_are_silu(dtype, rows, size, spread):
+    torch.manual_seed(0)
+    x = (spread * torch.randn(rows, 2, 2 * size)).to(dtype)
+    near(native.kernels(x).gate(x), torch.nn.functional.silu(x[..., :size]) * x[..., size:])
 
 
 class AddsOne(LlamaRMSNorm):  # as Gemma's does

@@ -18,7 +18,7 @@ from searchlora.inference.one_adapter import one_adapter_core
 from searchlora.inference.scheduling.lines import PATIENCE, Lines
 from searchlora.inference.scheduling.work import Limits, Work
 from tests.inference.scheduling.asking import asked, hold
-from tests.inference.test_architectures import small
+from tests.inference.small_models import small
 
 
 def take(lines, fits):

@@ -1,4 +1,4 @@
-"""Steps of a pass, compiled from C where a compiler is found: LoRA, attention of one token, norms.
+"""Steps of a pass, compiled from C where a compiler is found: LoRA, attention of one token, what lies between products.
 
 PyTorch computes the first two with a batched product for each, which on a CPU spends most of its time on laying such
 small matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or
@@ -24,7 +24,7 @@ import torch
 from searchlora.inference.batched.native.calls import Kernels
 from searchlora.models.resolve import cache_dir
 
-_SOURCES = [Path(__file__).parent / name for name in ("lora.c", "attention.c", "norm.c")]
+_SOURCES = [Path(__file__).parent / name for name in ("lora.c", "attention.c", "norm.c", "rotary.c", "gate.c")]
 _HEADER = Path(__file__).parent / "numbers.h"
 _COMPILE = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 _KINDS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}

@@ -101,24 +101,6 @@ static inline void weighted(float sums[ROWS][WIDE], const float *factors, size_t
                 sums[r][j] += factors[r * next + k] * from(w[k * stride + j]);
 }
 
-/* e to the power of a number that is not above 0: 2^n (Cephes' expf), 0 below the least that float can hold. */
-static inline float power(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float n = (float)(int32_t)(x * 1.44269504f - 0.5f);
-    float rest = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float found = 1.9875691500e-4f;
-    found = found * rest + 1.3981999507e-3f;
-    found = found * rest + 8.3334519073e-3f;
-    found = found * rest + 4.1665795894e-2f;
-    found = found * rest + 1.6666665459e-1f;
-    found = found * rest + 5.0000001201e-1f;
-    found = found * rest * rest + rest + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return x <= -87.0f ? 0.0f : found * scale;
-}
-
 /* Attention of one new token a row: softmax(scale * q K' + mask) V, blockwise (arXiv:1805.02867).
  *
  * q (rows, heads, size) and out (rows, heads, size) by their strides; k and v (rows, key heads, seen, size) by the

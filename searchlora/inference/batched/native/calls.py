@@ -80,9 +80,12 @@ class Kernels:
         self.dtype = dtype
         self.tiles: bool = bool(library.has_tiles())
         number, tensor = ctypes.c_int64, ctypes.c_void_p
-        self._lora, self._attend, self._norm = library.lora, library.attend, library.norm
-        self._norm.argtypes = [tensor] * 3 + [number] * 2 + [ctypes.c_float]
-        self._norm.restype = None
+        self._lora, self._attend = library.lora, library.attend
+        self._norm, self._rotate, self._gate = library.norm, library.rotate, library.gate
+        self._norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
+        self._rotate.argtypes = [tensor] * 6 + [number] * 7
+        self._gate.argtypes = [tensor] * 2 + [number] * 2
+        self._norm.restype = self._rotate.restype = self._gate.restype = None
         self._lora.argtypes = [tensor] * 2 + [ctypes.POINTER(Layers), ctypes.POINTER(Items), ctypes.c_int]
         self._attend.argtypes = [tensor] * 5 + [number] * 5 + [tensor, ctypes.c_float]
 
@@ -104,17 +107,53 @@ class Kernels:
         if self._lora(begin, y.data_ptr(), layers, items, self.tiles):
             raise MemoryError("no memory for the products with A")
 
-    def norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The RMS norm of the last dimension.
 
         Args:
             x: Shape (..., size).
             weight: Shape (size,), contiguous.
+            residual: Shape as x, which has to be contiguous then; it is added to x before, in place.
         """
         x = x.contiguous()
         out = torch.empty_like(x)
-        size = len(weight)
-        self._norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.numel() // size, size, epsilon)
+        added, size = None if residual is None else residual.data_ptr(), len(weight)
+        self._norm(x.data_ptr(), added, weight.data_ptr(), out.data_ptr(), x.numel() // size, size, epsilon)
+        return out
+
+    def rotate(
+        self,
+        x: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        starts: torch.Tensor,
+    ) -> torch.Tensor:
+        """Let queries and keys turn by their positions; keys and values are put into those that lie in place.
+
+        Args:
+            x: Queries, keys and values of each token side by side; shape (rows, new, (heads + 2 * key heads) * size),
+                contiguous. The queries in it are turned.
+            turn: Cosines and sines, shape (rows, new, size), contiguous.
+            keys, values: Shape (rows, key heads, columns, size), laid out alike, the numbers of a head side by side.
+            starts: The column of each row's first new token; shape (rows,), int64.
+
+        Returns:
+            The queries, shape (rows, heads, new, size).
+        """
+        (rows, new, width), (_, key_heads, _, size) = x.shape, keys.shape
+        heads = width // size - 2 * key_heads
+        tensors = (each.data_ptr() for each in (x, *turn, keys, values, starts))
+        self._rotate(*tensors, rows, new, heads, key_heads, size, *keys.stride()[:2])
+        return x.view(rows, new, -1, size)[:, :, :heads].transpose(1, 2)
+
+    def gate(self, x: torch.Tensor) -> torch.Tensor:
+        """silu(gate) * up, shape (..., size); x: both side by side, shape (..., 2 * size), contiguous."""
+        size = x.shape[-1] // 2
+        out = x.new_empty(*x.shape[:-1], size)
+        self._gate(x.data_ptr(), out.data_ptr(), out.numel() // size, size)
         return out
 
     def can_attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> bool:

@@ -2,15 +2,15 @@
 #include "numbers.h"
 #include <math.h>
 
-enum { SMALL = 1 << 15 }; /* numbers that one thread does as soon as several */
-
 /* out = weight * x / sqrt(mean(x^2) + epsilon) of `count` vectors (arXiv:1910.07467), rounded before the weight as Llama
- * does. */
-void norm(const value *x, const value *weight, value *out, int64_t count, int64_t size, float epsilon) {
+ * does. Where `residual` is given, it is added to x before, in place. */
+void norm(value *x, const value *residual, const value *weight, value *out, int64_t count, int64_t size, float epsilon) {
 #pragma omp parallel for schedule(static) if (count * size > SMALL)
     for (int64_t i = 0; i < count; i++) {
-        const value *vector = x + i * size;
-        value *found = out + i * size;
+        value *vector = x + i * size, *found = out + i * size;
+        if (residual != NULL)
+            for (int64_t j = 0; j < size; j++)
+                vector[j] = to(from(residual[i * size + j]) + from(vector[j]));
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < size; j++)

@@ -1,0 +1,64 @@
+"""Which decoder layers are taken over, and that they compute what they computed."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from searchlora.inference.batched.decoder import DecoderLayer
+from searchlora.inference.batched.forward import Forward
+from tests.inference.small_models import small
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
+
+
+def taken(model) -> list[bool]:
+    Forward(model)
+    return [isinstance(each, DecoderLayer) for each in model.model.layers]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "like_llama"),
+    [
+        ("llama", {}, True),
+        ("llama", {"attention_bias": True, "mlp_bias": True}, True),
+        ("llama", {"hidden_act": "gelu"}, False),
+        ("qwen2", {}, True),
+        ("mistral", {"sliding_window": None}, True),
+        ("gemma", {}, False),  # its norms add 1 to their weights
+        ("qwen3", {}, False),  # norms of each head
+        ("granite", {"residual_multiplier": 0.5}, False),  # like Llama's by its parts
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_like_those_of_llama_are_taken_over(name, settings, like_llama, dtype):
+    assert taken(small(name, **settings).to(dtype)) == 2 * [like_llama]
+
+
+def test_without_kernels_layers_stay(monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
+    assert taken(small("llama")) == [False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_tokens_read_at_once_and_one_by_one_come_out_as_from_the_model(name, dtype):
+    ids = torch.arange(5, 17).view(2, 6)
+    with torch.inference_mode():
+        wanted = small(name).to(dtype)(ids).logits
+        forward = Forward(small(name).to(dtype))
+        cache = forward.key_values()
+        found = []
+        for start, end in ((0, 4), (4, 5), (5, 6)):
+            cache.block(slice(0, 2), start if start < 5 else torch.tensor([start, start]), end)
+            seen = torch.arange(end) <= torch.arange(start, end)[:, None]
+            positions = torch.arange(start, end).expand(2, -1)
+            hidden = forward.hidden(
+                ids[:, start:end], positions, seen.expand(2, -1, -1), [0, 0], cache
+            )
+            found.append(forward.logits(hidden.flatten(0, 1)).view(2, end - start, -1))
+    spread = float(wanted.float().std())
+    apart = (torch.cat(found, dim=1).float() - wanted.float()).abs().max()
+    assert float(apart) < spread * (1e-5 if dtype == torch.float32 else 0.05)
