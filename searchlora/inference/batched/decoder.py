@@ -54,15 +54,16 @@ class DecoderLayer(torch.nn.Module):
         attention_mask: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         cache: KeyValues,
-        **_: Any,
+        **unused: Any,
     ) -> torch.Tensor:
         """As the layer: (rows, tokens, size), the same shape."""
-        compiled, (rows, tokens, _) = self._compiled, hidden_states.shape
+        del unused
+        compiled = self._compiled
         x = self._inward.all(compiled.norm(hidden_states, *self._before))
         keys, values, starts = cache.of_layer(self._place, self._key_heads, self._size, x)
         query = compiled.rotate(x, position_embeddings, keys, values, starts)
-        x, _ = attention.attend(self, query, keys, values, attention_mask, self._scale)
-        x = self._outward.all(x.reshape(rows, tokens, -1))
+        attended, _ = attention.attend(self, query, keys, values, attention_mask, self._scale)
+        x = self._outward.all(attended.flatten(2))
         normed = compiled.norm(x, *self._between, residual=hidden_states.contiguous())  # x is their sum now
         return self._down.all(compiled.gate(self._gate_up.all(normed))).add_(x)
 

@@ -12,6 +12,7 @@ from searchlora.inference.batched import attention
 from searchlora.inference.batched.decoder import take_over_layers
 from searchlora.inference.batched.frozen import Linear, is_linear, packing, side_by_side
 from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.native.pages import in_large_pages
 from searchlora.inference.batched.norms import take_over_norms
 from searchlora.inference.batched.projections import take_over
 from searchlora.inference.batched.routing import route
@@ -57,6 +58,8 @@ class Forward:
         attention.register()
         model.set_attn_implementation(attention.NAME)
         take_over_layers(model)
+        weights = [*(group.base for group in self.projections.groups), self._head]
+        in_large_pages(each for weight in weights for each in weight.held())
 
     def key_values(self) -> KeyValues:
         """Empty ones."""

@@ -18,6 +18,9 @@ class Linear(Protocol):
     def dense(self) -> torch.Tensor:
         """The weight that is computed with; shape (out, in)."""
 
+    def held(self) -> Sequence[torch.Tensor]:
+        """What is read at every product."""
+
 
 def packing(model: torch.nn.Module) -> bool:
     """Whether weights can be laid out once as oneDNN's kernels want them, instead of at every product.
@@ -47,6 +50,9 @@ class Plain:
     def dense(self) -> torch.Tensor:
         return self.weight
 
+    def held(self) -> Sequence[torch.Tensor]:
+        return (self.weight,)
+
 
 class Packed:
     """The same with the weight laid out for the CPU; see `packing`."""
@@ -62,6 +68,9 @@ class Packed:
     def dense(self) -> torch.Tensor:
         dense: torch.Tensor = self._packed.to_dense()
         return dense
+
+    def held(self) -> Sequence[torch.Tensor]:
+        return (self._packed,)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,9 @@ class Kept:
         with torch.inference_mode():
             columns: torch.Tensor = self.layer(torch.eye(size_in, dtype=dtype, device=parameter.device)).T.float()
             return columns if self.layer.bias is None else columns - self.layer.bias.float()[:, None]
+
+    def held(self) -> Sequence[torch.Tensor]:
+        return tuple(self.layer.parameters())
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None, packed: bool) -> Linear:

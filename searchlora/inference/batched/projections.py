@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched.frozen import bias_of, is_linear, packing, shape_of, side_by_side
+from searchlora.inference.batched.native.pages import in_large_pages
 from searchlora.inference.batched.routing import Routing
 from searchlora.inference.batched.tables import Change, tables
 
@@ -49,7 +50,7 @@ class Group:
         self.base = side_by_side(list(layers.values()), packed)
         self._bias = bias_of(list(layers.values()))
         self._like = like
-        self._tables = tables(self.size_in, self.spans, like)
+        self.tables = tables(self.size_in, self.spans, like)
         self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has factors
         self._slots = 0
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
@@ -57,14 +58,14 @@ class Group:
 
     def make_room(self, slots: int, rank: int) -> None:
         """Let there be so many slots of such a rank; what is in them stays."""
-        self._tables.make_room(slots, rank)
+        self.tables.make_room(slots, rank)
         self._slots = slots
         if self._factor is not None:
             self._factor = self._ones(self._factor)
 
     def put(self, slot: int, changes: Sequence[Change | None]) -> None:
         """An adapter's change of each layer into a slot, None for a layer that it leaves as it is."""
-        self._tables.put(slot, changes)
+        self.tables.put(slot, changes)
         self._changed.discard(slot)
         if any(changes):
             self._changed.add(slot)
@@ -97,7 +98,7 @@ class Group:
         routing = self._worn.routing
         if routing is None or self._changed.isdisjoint(routing.worn):
             return y
-        y = self._tables.add(x, y, routing)
+        y = self.tables.add(x, y, routing)
         if self._factor is None:
             return y
         factor = self._factor.index_select(0, routing.rows)[:, None]
@@ -148,6 +149,7 @@ class Projections:
         """See `Group.make_room`."""
         for group in self.groups:
             group.make_room(slots, rank)
+        in_large_pages(each for group in self.groups for each in group.tables.held())
 
     def put(self, slot: int, changes: Mapping[str, Change]) -> None:
         """An adapter, by the paths of the layers that it changes."""

@@ -44,6 +44,9 @@ class Tables(Protocol):
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
         """y (rows, tokens, out) and what each row's adapter does with x (rows, tokens, in); y may be changed."""
 
+    def held(self) -> Sequence[torch.Tensor]:
+        """A and B."""
+
 
 def tables(size_in: int, spans: Sequence[slice], like: torch.Tensor) -> Tables:
     """Empty ones.
@@ -78,6 +81,9 @@ class Blocks:
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
         inner = torch.bmm(routing.segmented(x), routing.of(self._a).flatten(2))
         return routing.added(y, inner, routing.of(self._b).flatten(2).transpose(1, 2))
+
+    def held(self) -> Sequence[torch.Tensor]:
+        return (self._a, self._b)
 
 
 class Packed:
@@ -123,6 +129,9 @@ class Packed:
         y = y.contiguous()
         self._kernels.lora(x.contiguous(), y, self._all, routing.items(x.shape[1]))
         return y
+
+    def held(self) -> Sequence[torch.Tensor]:
+        return (self._a, self._b)
 
 
 def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

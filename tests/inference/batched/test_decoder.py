@@ -55,9 +55,7 @@ def test_tokens_read_at_once_and_one_by_one_come_out_as_from_the_model(name, dty
             cache.block(slice(0, 2), start if start < 5 else torch.tensor([start, start]), end)
             seen = torch.arange(end) <= torch.arange(start, end)[:, None]
             positions = torch.arange(start, end).expand(2, -1)
-            hidden = forward.hidden(
-                ids[:, start:end], positions, seen.expand(2, -1, -1), [0, 0], cache
-            )
+            hidden = forward.hidden(ids[:, start:end], positions, seen.expand(2, -1, -1), [0, 0], cache)
             found.append(forward.logits(hidden.flatten(0, 1)).view(2, end - start, -1))
     spread = float(wanted.float().std())
     apart = (torch.cat(found, dim=1).float() - wanted.float()).abs().max()

@@ -1,0 +1,45 @@
+"""Memory in large pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from searchlora.inference.batched.native import pages
+from searchlora.inference.batched.native.pages import in_large_pages
+
+SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def large(tensor: torch.Tensor) -> int:
+    """Bytes of large pages in the mappings that hold a tensor."""
+    found = 0
+    for entry in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        start, end = (int(each, 16) for each in entry.split()[0].split("-"))
+        if start < tensor.data_ptr() + tensor.nbytes and tensor.data_ptr() < end:
+            found += 1024 * int(re.search(r"^AnonHugePages: +(\d+) kB", entry, re.MULTILINE)[1])
+    return found
+
+
+@pytest.mark.skipif(
+    not SETTING.is_file() or "[never]" in SETTING.read_text(), reason="this system has no large pages for anybody"
+)
+def test_weights_come_to_lie_in_large_pages_and_stay_as_they_are():
+    weights = torch.arange(1 << 22).float()
+    before, kept = large(weights), weights.clone()
+    in_large_pages([weights[5:70], weights])
+    assert large(weights) >= before + (1 << 23)
+    assert torch.equal(weights, kept)
+
+
+def test_spans_that_touch_are_one():
+    assert pages._joined([(4, 6), (0, 2), (1, 3), (6, 8), (5, 6)]) == [(0, 3), (4, 8)]
+
+
+def test_where_the_system_has_none_nothing_happens(monkeypatch):
+    monkeypatch.setattr(pages.platform, "system", lambda: "Darwin")
+    in_large_pages([torch.ones(3)])
+    in_large_pages([])
