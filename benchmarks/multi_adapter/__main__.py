@@ -2,11 +2,13 @@
 
     python -m benchmarks.multi_adapter                      all of it, on an idle machine
     python -m benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part; not kept
-    python -m benchmarks.multi_adapter --vllm-python VLLM_ENVIRONMENT/bin/python                       vLLM too
+    python -m benchmarks.multi_adapter --vllm-python VLLM_ENVIRONMENT/bin/python --llama-server BUILD/bin/llama-server
+                                                            vLLM and llama.cpp too; README.md says how they are had
 
-SmolLM2-135M in bf16; adapters of rank 16 on all linear layers, with random weights (how fast they are does not depend
-on them). Prompts are random tokens, so nothing is shared between them; every row writes 32 tokens. All systems take
-turns, repeat by repeat, in one process. Results are written after each cell (rows x context), the largest batch first.
+SmolLM2-135M in bf16, and in llama.cpp with the 4-bit weights that those were read from; adapters of rank 16 on all
+linear layers, with random weights (how fast they are does not depend on them). Prompts are random tokens, so nothing is
+shared between them; every row writes 32 tokens. All systems take turns, repeat by repeat, asked by one process. Results
+are written after each cell (rows x context), the largest batch first.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, as_called, save_figures
-from benchmarks.multi_adapter.served import vllm_systems
+from benchmarks.multi_adapter.served import LLAMA, VLLM, llama_systems, served_bare, vllm_systems
 from benchmarks.multi_adapter.systems import (
     BARE,
     EMPTY,
@@ -51,8 +53,12 @@ def main() -> None:
         }
         if given.vllm_python:
             how = {"rank": RANK, "rows": max(given.batches), "log": work / "vllm.log"}
-            server = vllm_systems(given.vllm_python, base, folders, given.peft, **how)
-            systems |= servers.enter_context(server)
+            systems |= servers.enter_context(vllm_systems(given.vllm_python, base, folders, given.peft, **how))
+        if given.llama_server:
+            longest = max(given.contexts) + TOKENS
+            how = {"rows": max(given.batches), "context": longest, "log": work / "llama.log"}
+            counts = sorted({1, *given.peft})
+            systems |= servers.enter_context(llama_systems(given.llama_server, base, folders, counts, **how))
         rows: list[dict[str, Any]] = []
         comparisons: list[dict[str, Any]] = []
         for context in given.contexts:
@@ -76,8 +82,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
     parser.add_argument("--contexts", type=numbers, default=[64, 512])
     parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
-    parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT and vLLM mix")
+    parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT and servers mix")
     parser.add_argument("--vllm-python", type=Path, help="of an environment that has vLLM, to measure it too")
+    parser.add_argument("--llama-server", type=Path, help="the server of llama.cpp, to measure it too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
     return parser.parse_args()
@@ -101,11 +108,11 @@ def _comparisons(
     speeds: Mapping[str, Mapping[str, Sequence[float]]], batch: int, context: int, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8; printed."""
-    pairs = [(EMPTY, BARE)]
+    pairs = [(EMPTY, BARE), *((EMPTY, name) for name in map(served_bare, (VLLM, LLAMA)) if name in speeds)]
     for count in counts:
         ours = engine_with(count)
         pairs += [(ours, EMPTY), (ours, BARE)]
-        rivals = (with_adapters("PEFT adapter_names", count), with_adapters("vLLM", count))
+        rivals = [with_adapters(name, count) for name in ("PEFT adapter_names", VLLM, LLAMA)]
         pairs += [(ours, name) for name in rivals if name in speeds]
     if {8, 16} <= set(counts):
         pairs.append((engine_with(16), engine_with(8)))

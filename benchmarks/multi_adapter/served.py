@@ -1,17 +1,26 @@
-"""vLLM as one of the systems: a server beside this process, asked over HTTP."""
+"""vLLM and llama.cpp as systems: servers beside this process, asked over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 
+from benchmarks.multi_adapter.llama import gguf_adapter, gguf_of, llama_server
 from benchmarks.multi_adapter.systems import Run, split, with_adapters
 from benchmarks.vllm_remote.server import vllm
 from searchlora.models.resolve import BaseModel
+
+VLLM, LLAMA = "vLLM", "llama.cpp Q4_1"
+
+
+def served_bare(system: str) -> str:
+    """What a server is called with its base alone."""
+    return f"{system}, bare base"
 
 
 @contextmanager
@@ -39,13 +48,39 @@ def vllm_systems(
         for number, folder in enumerate(folders):
             loaded = {"lora_name": f"a{number}", "lora_path": str(folder.resolve())}
             client.post("/v1/load_lora_adapter", json=loaded).raise_for_status()
-        systems = {"vLLM, bare base": _asking(client, 0)}
-        systems |= {with_adapters("vLLM", count): _asking(client, count) for count in counts}
-        yield systems
+        yield _systems(VLLM, _asking_vllm, client, counts)
 
 
-def _asking(client: httpx.Client, count: int) -> Run:
-    """A request for each model, with all prompts of its rows, all at the same time."""
+@contextmanager
+def llama_systems(
+    binary: Path, base: BaseModel, folders: Sequence[Path], counts: Sequence[int], *, rows: int, context: int, log: Path
+) -> Iterator[Mapping[str, Run]]:
+    """llama.cpp on the base's own GGUF file, alone and with each number of adapters; no prompt is kept.
+
+    Args:
+        binary: Its `llama-server`.
+        rows: The largest batch.
+        context: The most tokens of a row, read and written.
+    """
+    adapters = [gguf_adapter(base, folder) for folder in folders]
+    server = llama_server(binary, gguf_of(base), adapters, rows=rows, context=context, log=log)
+    # All rows are asked at once, more than a client's connections are by default.
+    limits = httpx.Limits(max_connections=rows)
+    with server as url, httpx.Client(base_url=url, timeout=600, limits=limits) as client:
+        # A request for an adapter that it does not have would be answered by the base.
+        assert len(client.get("/lora-adapters").raise_for_status().json()) == len(adapters)
+        yield _systems(LLAMA, _asking_llama, client, counts)
+
+
+def _systems(
+    name: str, asking: Callable[[httpx.Client, int], Run], client: httpx.Client, counts: Sequence[int]
+) -> Mapping[str, Run]:
+    alone = {served_bare(name): asking(client, 0)}
+    return alone | {with_adapters(name, count): asking(client, count) for count in counts}
+
+
+def _asking_vllm(client: httpx.Client, count: int) -> Run:
+    """A request for each model, with all prompts of its rows."""
     models = [f"a{number}" for number in range(count)] or ["base"]
 
     def ask(model: str, prompts: Sequence[Sequence[int]], tokens: int) -> None:
@@ -53,12 +88,33 @@ def _asking(client: httpx.Client, count: int) -> Run:
         answer = client.post("/v1/completions", json=asked).raise_for_status().json()
         assert answer["usage"]["completion_tokens"] == tokens * len(prompts), answer["usage"]
 
+    return _at_once(
+        lambda prompts: [
+            partial(ask, model, prompts[place :: len(models)]) for place, model in enumerate(models[: len(prompts)])
+        ]
+    )
+
+
+def _asking_llama(client: httpx.Client, count: int) -> Run:
+    """A request for each row."""
+
+    def ask(row: int, prompt: Sequence[int], tokens: int) -> None:
+        asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        # Those that are not named get 0; a request that names none would wear all of them.
+        worn = {"id": row % count, "scale": 1.0} if count else {"id": 0, "scale": 0.0}
+        answer = client.post("/completion", json={**asked, "lora": [worn]}).raise_for_status().json()
+        read, written = answer["timings"]["prompt_n"], answer["tokens_predicted"]
+        assert (read, written) == (len(prompt), tokens), answer["timings"]
+
+    return _at_once(lambda prompts: [partial(ask, row, prompt) for row, prompt in enumerate(prompts)])
+
+
+def _at_once(requests: Callable[[Sequence[Sequence[int]]], Sequence[Callable[[int], None]]]) -> Run:
+    """All requests of a batch at the same time, each a function of the number of new tokens."""
+
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
-        of_models = [(model, prompts[place :: len(models)]) for place, model in enumerate(models)]
-        with ThreadPoolExecutor(len(models)) as threads:
-            generate = lambda new: list(  # noqa: E731
-                threads.map(lambda each: ask(*each, new), [each for each in of_models if each[1]])
-            )
-            return split(generate, tokens)
+        asked = requests(prompts)
+        with ThreadPoolExecutor(len(asked)) as threads:
+            return split(lambda new: list(threads.map(lambda ask: ask(new), asked)), tokens)
 
     return run
