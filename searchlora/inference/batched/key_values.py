@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from searchlora.inference.batched.native.pages import in_large_pages
+
 #: Columns are made by so many at once.
 _STEP = 64
 
@@ -138,7 +140,9 @@ class KeyValues(Cache):  # type: ignore[misc]
 def _copied(now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """With so many rows and columns, what was there in its place."""
     layers, two, had_rows, heads, had_columns, size = now.shape
-    new = now.new_zeros(layers, two, rows, heads, columns, size)
+    new = now.new_empty(layers, two, rows, heads, columns, size)
+    in_large_pages([new], empty=True)
+    new.zero_()
     kept_rows, kept_columns = min(rows, had_rows), min(columns, had_columns)
     new[:, :, :kept_rows, :, :kept_columns] = now[:, :, :kept_rows, :, :kept_columns]
     return new

@@ -13,6 +13,10 @@ from searchlora.inference.batched.native.pages import in_large_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
+LARGE = pytest.mark.skipif(
+    not SETTING.is_file() or "[never]" in SETTING.read_text(), reason="this system has no large pages for anybody"
+)
+
 
 def large(tensor: torch.Tensor) -> int:
     """Bytes of large pages in the mappings that hold a tensor."""
@@ -24,15 +28,22 @@ def large(tensor: torch.Tensor) -> int:
     return found
 
 
-@pytest.mark.skipif(
-    not SETTING.is_file() or "[never]" in SETTING.read_text(), reason="this system has no large pages for anybody"
-)
+@LARGE
 def test_weights_come_to_lie_in_large_pages_and_stay_as_they_are():
     weights = torch.arange(1 << 22).float()
     before, kept = large(weights), weights.clone()
     in_large_pages([weights[5:70], weights])
     assert large(weights) >= before + (1 << 23)
     assert torch.equal(weights, kept)
+
+
+@LARGE
+def test_memory_that_is_empty_comes_to_lie_in_large_pages_when_it_is_used():
+    numbers = torch.empty(1 << 24)
+    in_large_pages([numbers], empty=True)
+    before = large(numbers)
+    numbers.zero_()
+    assert large(numbers) >= before + (1 << 25)
 
 
 def test_spans_that_touch_are_one():

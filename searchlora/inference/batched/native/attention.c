@@ -135,6 +135,16 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
                 most[r] = -3e38f;
             for (int64_t start = 0; start < seen; start += SEEN) {
                 int many = seen - start < SEEN ? seen - start : SEEN, visible = 0;
+                int64_t next = start + SEEN < seen ? start + SEEN : 0, other = task + 1;
+                int64_t ahead = seen - next < SEEN ? seen - next : SEEN;
+                if (next) {
+                    fetch(keys + next * size, ahead * size);
+                    fetch(values + next * size, ahead * size);
+                } else if (other < rows * key_heads * parts) {
+                    int64_t h = other / parts % key_heads, r = other / parts / key_heads;
+                    fetch(k + r * strides[K_ROW] + h * strides[K_HEAD], ahead * size);
+                    fetch(v + r * strides[V_ROW] + h * strides[V_HEAD], ahead * size);
+                }
                 float added[SEEN], scores[ROWS][SEEN];
                 for (int t = 0; t < many; t++) {
                     added[t] = from(mask[row * strides[MASK_ROW] + start + t]);

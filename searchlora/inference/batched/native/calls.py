@@ -119,7 +119,7 @@ class Kernels:
         """
         x = x.contiguous()
         out = torch.empty_like(x)
-        added, size = None if residual is None else residual.data_ptr(), len(weight)
+        added, size = None if residual is None else residual.data_ptr(), weight.shape[0]
         self._norm(x.data_ptr(), added, weight.data_ptr(), out.data_ptr(), x.numel() // size, size, epsilon)
         return out
 

@@ -16,6 +16,7 @@ enum {
 enum {
     ROWS = 4,   /* that stay in registers, where there are no tiles */
     BLOCKS = 4, /* of COLUMNS columns that are computed together */
+    AHEAD = 2048, /* numbers between what is computed and what is asked for already */
 };
 
 #ifdef VECTORS
@@ -99,6 +100,7 @@ static void tiled(const value *x, int64_t apart, int64_t size, int depth, const 
     _tile_zero(3);
 #define ADD(block) /* the registers have to be constants */                                                            \
     if (block < blocks) {                                                                                              \
+        fetch(w + (block * size + k) * COLUMNS + AHEAD, depth * COLUMNS);                                              \
         _tile_loadd(5, w + (block * size + k) * COLUMNS, wide);                                                        \
         _tile_dpbf16ps(block, 4, 5);                                                                                   \
     }

@@ -9,7 +9,7 @@
 
 enum {
     LANES = 16,      /* floats in a vector */
-    SMALL = 1 << 15, /* numbers that one thread does as soon as several */
+    SMALL = 1 << 12, /* numbers that one thread does as soon as several */
 };
 
 #ifdef BF16
@@ -51,4 +51,10 @@ static inline float power(float x) {
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return x <= -87.0f ? 0.0f : found * scale;
+}
+
+/* Ask for `count` numbers that are read soon. */
+static inline void fetch(const value *begin, size_t count) {
+    for (size_t i = 0; i < count; i += 64 / sizeof *begin) /* a line of the processor's cache */
+        __builtin_prefetch(begin + i, 0, 2);
 }

@@ -15,10 +15,13 @@ _PAGE = 1 << 21
 _COLLAPSE = 25
 
 
-def in_large_pages(tensors: Iterable[torch.Tensor]) -> None:
+def in_large_pages(tensors: Iterable[torch.Tensor], *, empty: bool = False) -> None:
     """Have the system put the memory of tensors into large pages, where it can and is not told never to.
 
     Pages are whole ones, so what lies beside a tensor comes along. A system that cannot leaves all as it is.
+
+    Args:
+        empty: Nothing was written yet, so nothing has to move: the pages are large when they are first used.
     """
     spans = _joined(_span(each) for each in tensors if each.device.type == "cpu")
     if platform.system() != "Linux" or not spans:
@@ -26,7 +29,7 @@ def in_large_pages(tensors: Iterable[torch.Tensor]) -> None:
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     for start, end in spans:
-        for advice in (mmap.MADV_HUGEPAGE, _COLLAPSE):
+        for advice in (mmap.MADV_HUGEPAGE,) if empty else (mmap.MADV_HUGEPAGE, _COLLAPSE):
             advise(start, end - start, advice)
 
 
