@@ -59,10 +59,11 @@ class Packed:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self._product = torch.ops.mkldnn._linear_pointwise.default
         self._bias = bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        found: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
         return found
 
     def dense(self) -> torch.Tensor:

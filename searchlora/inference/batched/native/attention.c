@@ -127,6 +127,10 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
             int64_t first = head * group + part * ROWS, count = group - part * ROWS < ROWS ? group - part * ROWS : ROWS;
             const value *queries[ROWS], *keys = k + row * strides[K_ROW] + head * strides[K_HEAD];
             const value *values = v + row * strides[V_ROW] + head * strides[V_HEAD];
+            int64_t other = task + 1 < rows * key_heads * parts ? task + 1 : 0; /* most likely this thread's next */
+            int64_t other_head = other / parts % key_heads, other_row = other / parts / key_heads;
+            const value *other_keys = k + other_row * strides[K_ROW] + other_head * strides[K_HEAD];
+            const value *other_values = v + other_row * strides[V_ROW] + other_head * strides[V_HEAD];
             for (int r = 0; r < ROWS; r++)
                 queries[r] = q + row * strides[Q_ROW] + (first + (r < count ? r : 0)) * strides[Q_HEAD];
             memset(sums, 0, sizeof *sums * pieces);
@@ -135,16 +139,6 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
                 most[r] = -3e38f;
             for (int64_t start = 0; start < seen; start += SEEN) {
                 int many = seen - start < SEEN ? seen - start : SEEN, visible = 0;
-                int64_t next = start + SEEN < seen ? start + SEEN : 0, other = task + 1;
-                int64_t ahead = seen - next < SEEN ? seen - next : SEEN;
-                if (next) {
-                    fetch(keys + next * size, ahead * size);
-                    fetch(values + next * size, ahead * size);
-                } else if (other < rows * key_heads * parts) {
-                    int64_t h = other / parts % key_heads, r = other / parts / key_heads;
-                    fetch(k + r * strides[K_ROW] + h * strides[K_HEAD], ahead * size);
-                    fetch(v + r * strides[V_ROW] + h * strides[V_HEAD], ahead * size);
-                }
                 float added[SEEN], scores[ROWS][SEEN];
                 for (int t = 0; t < many; t++) {
                     added[t] = from(mask[row * strides[MASK_ROW] + start + t]);
@@ -152,9 +146,15 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
                 }
                 if (!visible)
                     continue;
-                for (int t = 0; t < many; t += MANY)
+                for (int t = 0; t < many; t += MANY) {
+                    int64_t to = start + t + SEEN;
+                    int after = to >= seen; /* the next task's */
+                    to -= after ? seen : 0;
+                    fetch((after ? other_keys : keys) + to * size, MANY * size);
+                    fetch((after ? other_values : values) + to * size, MANY * size);
                     dots(queries, keys + (start + t) * size, size, many - t < MANY ? many - t : MANY, size,
                          &scores[0][t], SEEN);
+                }
                 for (int r = 0; r < ROWS; r++) {
                     float highest = most[r];
 #pragma omp simd reduction(max : highest)
