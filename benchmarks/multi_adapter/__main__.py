@@ -2,8 +2,8 @@
 
     python -m benchmarks.multi_adapter                      all of it, on an idle machine
     python -m benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part; not kept
-    python -m benchmarks.multi_adapter --vllm-python VLLM_ENVIRONMENT/bin/python --llama-server BUILD/bin/llama-server
-                                                            vLLM and llama.cpp too; README.md says how they are had
+    python -m benchmarks.multi_adapter --contexts 64 --adapters 8 --vllm-python PYTHON --llama-server LLAMA_SERVER
+        vLLM and llama.cpp too, in a result of its own; README.md says how they are had
 
 SmolLM2-135M in bf16, and in llama.cpp with the 4-bit weights that those were read from; adapters of rank 16 on all
 linear layers, with random weights (how fast they are does not depend on them). Prompts are random tokens, so nothing is
@@ -72,8 +72,13 @@ def main() -> None:
                 comparisons += _comparisons(speeds, batch, context, given.adapters)
                 if not given.trial:
                     about = {"table": _table(rows, comparisons), "rank": RANK, "new_tokens": TOKENS}
-                    save_figures("multi_adapter", rows, comparisons, about, module=as_called("multi_adapter"))
+                    save_figures(_name(given), rows, comparisons, about, module=as_called("multi_adapter"))
     print(_table(rows, comparisons))
+
+
+def _name(given: argparse.Namespace) -> str:
+    """Of the result: servers take so long that they are measured for fewer cells, beside what there is without them."""
+    return "multi_adapter_served" if given.vllm_python or given.llama_server else "multi_adapter"
 
 
 def _arguments() -> argparse.Namespace:
