@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+
+from searchlora.inference.batched.native import kernels
+from searchlora.inference.batched.native.calls import Kernels, lying
+
+#: Rows up to which our own kernel is faster than oneDNN's.
+_FEW = 128
 
 
 class Linear(Protocol):
@@ -55,14 +62,23 @@ class Plain:
 
 
 class Packed:
-    """The same with the weight laid out for the CPU; see `packing`."""
+    """The same with the weight laid out for the CPU; see `packing`.
+
+    Few rows cost what it takes to read the weight, and our kernel reads it faster than oneDNN's. How oneDNN lays it out
+    is its own affair and may be another way tomorrow, so it is looked at first.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self._product = torch.ops.mkldnn._linear_pointwise.default
         self._bias = bias
+        self._size_out = len(weight)
+        self._compiled = _reading(weight, self._packed)
+        self._place: int = torch.ops.mkldnn.data_ptr(self._packed)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._compiled is not None and x.numel() <= _FEW * x.shape[-1] and x.dtype == torch.bfloat16:
+            return self._compiled.linear(x, self._place, self._bias, self._size_out)
         found: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
         return found
 
@@ -72,6 +88,17 @@ class Packed:
 
     def held(self) -> Sequence[torch.Tensor]:
         return (self._packed,)
+
+
+def _reading(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
+    """What reads a weight as oneDNN laid it out; None where nothing of ours can."""
+    compiled, wanted = kernels(weight), lying(weight)
+    size = torch.ops.mkldnn._nbytes(packed)
+    if compiled is None or not compiled.tiles or wanted is None or size != weight.nbytes:
+        return None
+    memory = (ctypes.c_char * size).from_address(torch.ops.mkldnn.data_ptr(packed))
+    found = torch.frombuffer(memory, dtype=torch.int16).view(wanted.shape)
+    return compiled if torch.equal(found, wanted.view(torch.int16)) else None
 
 
 @dataclass(frozen=True)

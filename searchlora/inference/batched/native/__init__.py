@@ -1,8 +1,9 @@
 """Steps of a pass, compiled from C where a compiler is found: LoRA, attention of one token, what lies between products.
 
-PyTorch computes the first two with a batched product for each, which on a CPU spends most of its time on laying such
-small matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or
-with SEARCHLORA_NATIVE=0, PyTorch computes them, and the answers are the same.
+On processors with matrix registers (AMX), products of few rows with frozen weights too. PyTorch computes LoRA and
+attention with a batched product for each, which on a CPU spends most of its time on laying such small matrices out anew
+(`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or with
+SEARCHLORA_NATIVE=0, PyTorch computes all of it, and the answers are the same.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import torch
 from searchlora.inference.batched.native.calls import Kernels
 from searchlora.models.resolve import cache_dir
 
-_SOURCES = [Path(__file__).parent / name for name in ("lora.c", "attention.c", "norm.c", "rotary.c", "gate.c")]
-_HEADER = Path(__file__).parent / "numbers.h"
+_SOURCES = [
+    Path(__file__).parent / name for name in ("lora.c", "linear.c", "attention.c", "norm.c", "rotary.c", "gate.c")
+]
+_HEADERS = [Path(__file__).parent / name for name in ("numbers.h", "blocks.h")]
 _COMPILE = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 _KINDS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
 
@@ -55,7 +58,7 @@ def _loaded(dtype: torch.dtype) -> Kernels | None:
 
 def _compiled(compiler: Sequence[str], kind: tuple[str, ...]) -> Path:
     """The library, kept under what it was made from and the machine it was made for."""
-    texts = [file.read_text(encoding="utf-8") for file in (_HEADER, *_SOURCES)]
+    texts = [file.read_text(encoding="utf-8") for file in (*_HEADERS, *_SOURCES)]
     made_from = [*texts, *compiler, *_COMPILE, *kind, _machine()]
     name = hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:24]
     library = cache_dir() / "kernels" / f"{name}.so"

@@ -13,6 +13,9 @@ TOGETHER = 16
 #: Columns of A and B that stand together, as in `lora.c`.
 COLUMNS = 16
 
+#: Columns of a frozen weight that stand together, as in `linear.c`.
+WIDE = 32
+
 #: Numbers that are multiplied at a time, as in `lora.c`.
 PAIR = {torch.bfloat16: 2, torch.float32: 1}
 
@@ -82,6 +85,10 @@ class Kernels:
         number, tensor = ctypes.c_int64, ctypes.c_void_p
         self._lora, self._attend = library.lora, library.attend
         self._norm, self._rotate, self._gate = library.norm, library.rotate, library.gate
+        if self.tiles:
+            self._linear = library.linear
+            self._linear.argtypes = [tensor] * 4 + [number] * 3
+            self._linear.restype = None
         self._norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
         self._rotate.argtypes = [tensor] * 6 + [number] * 7
         self._gate.argtypes = [tensor] * 2 + [number] * 2
@@ -106,6 +113,20 @@ class Kernels:
             begin += items.first * x.shape[-1] * x.element_size()
         if self._lora(begin, y.data_ptr(), layers, items, self.tiles):
             raise MemoryError("no memory for the products with A")
+
+    def linear(self, x: torch.Tensor, weight: int, bias: torch.Tensor | None, size_out: int) -> torch.Tensor:
+        """A product with a frozen weight, where there are matrix registers (`tiles`).
+
+        Args:
+            x: Shape (..., in).
+            weight: Where one of (out, in) lies, as `lying` lays it.
+            bias: Shape (out,).
+        """
+        x = x.contiguous()
+        size, y = x.shape[-1], x.new_empty(*x.shape[:-1], size_out)
+        added = None if bias is None else bias.data_ptr()
+        self._linear(x.data_ptr(), weight, added, y.data_ptr(), x.numel() // size, size, size_out)
+        return y
 
     def norm(
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None = None
@@ -198,3 +219,11 @@ def packed(weights: torch.Tensor) -> torch.Tensor:
 def unpacked(blocks: torch.Tensor) -> torch.Tensor:
     """What `packed` was given, what fills it up with it; shape (..., columns, size)."""
     return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+
+
+def lying(weight: torch.Tensor) -> torch.Tensor | None:
+    """A weight (out, in) as `Kernels.linear` reads it: (out / WIDE, in / 2, WIDE, 2); None where it cannot."""
+    size_out, size_in = weight.shape
+    if size_out % WIDE or size_in % DEPTH or weight.dtype != torch.bfloat16:
+        return None
+    return weight.view(size_out // WIDE, WIDE, size_in // 2, 2).transpose(1, 2)

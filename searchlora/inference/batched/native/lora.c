@@ -1,22 +1,14 @@
 /* What the adapters of a batch add to linear layers. */
-#include "numbers.h"
+#include "blocks.h"
 #include <stdlib.h>
-#if defined(BF16) && defined(__AMX_BF16__)
-#define TILES
+#ifdef TILES
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
-/* As in calls.py: */
-enum {
-    COLUMNS = 16,  /* of weights, side by side */
-    TOGETHER = 16, /* rows that are computed together */
-    DEPTH = 32,    /* a larger rank is a multiple of it */
-};
 enum {
     ROWS = 4,   /* that stay in registers, where there are no tiles */
     BLOCKS = 4, /* of COLUMNS columns that are computed together */
-    AHEAD = 2048, /* numbers between what is computed and what is asked for already */
 };
 
 #ifdef VECTORS
@@ -76,17 +68,14 @@ static inline __attribute__((always_inline)) void product_of(int rows, const val
 }
 
 #ifdef TILES
-/* The processor's matrix registers (AMX): 0 to 3 hold sums of `rows` rows, 4 those of x, 5 a block of w, `depth` deep. */
-static void shape_tiles(int rows, int depth) {
-    struct __attribute__((packed)) {
-        uint8_t palette, start, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } shape = {.palette = 1};
-    for (int t = 0; t < 6; t++) {
-        shape.rows[t] = t < 5 ? rows : depth / PAIR;
-        shape.bytes[t] = t == 4 ? depth * sizeof(value) : COLUMNS * sizeof(float);
-    }
+/* Registers 0 to 3 for sums of `rows` rows, 4 for those of x, 5 for a block of w, `depth` deep. */
+static void shape_product(int rows, int depth) {
+    enum { X = 4, W = 5 };
+    struct shape shape = {.palette = 1};
+    for (int t = 0; t < X; t++)
+        shape_tile(&shape, t, rows, COLUMNS * sizeof(float));
+    shape_tile(&shape, X, rows, depth * sizeof(value));
+    shape_tile(&shape, W, depth / PAIR, COLUMNS * sizeof(float));
     _tile_loadconfig(&shape);
 }
 
@@ -137,7 +126,7 @@ static void product(const value *x, int64_t apart, int rows, int64_t size, const
     int depth = size < DEPTH ? size : DEPTH;
     if (shape != NULL && size % depth == 0 && depth % PAIR == 0) {
         if (shape[0] != rows || shape[1] != depth)
-            shape_tiles(shape[0] = rows, shape[1] = depth);
+            shape_product(shape[0] = rows, shape[1] = depth);
         tiled(x, apart, size, depth, w, blocks, found);
         return;
     }
@@ -162,23 +151,6 @@ static void product(const value *x, int64_t apart, int rows, int64_t size, const
                 product_of(ROWS, some, apart, size, w, sums);
             }
         }
-}
-
-/* out = numbers, or (`add`) out += numbers; `count` of them, COLUMNS at most. */
-static inline void put(value *out, const float *numbers, int count, int add) {
-#ifdef VECTORS
-    if (count == COLUMNS) {
-        __m512 sum = _mm512_loadu_ps(numbers);
-        if (add) {
-            __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)out));
-            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
-        }
-        _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(sum));
-        return;
-    }
-#endif
-    for (int j = 0; j < count; j++)
-        out[j] = to(add ? from(out[j]) + numbers[j] : numbers[j]);
 }
 
 /* Layers that read the same x, and the A and B of all slots. Weights lie in blocks of COLUMNS columns, each (size / PAIR,
@@ -229,7 +201,7 @@ int lora(const value *x, value *y, const struct layers *group, const struct item
                     tiles ? shape : NULL);
             for (int r = 0; r < counts[item]; r++)
                 for (int block = 0; block < many; block++)
-                    put(h + (firsts[item] + r) * inner + (part + block) * COLUMNS, found[block][r], COLUMNS, 0);
+                    put(h + (firsts[item] + r) * inner + (part + block) * COLUMNS, found[block][r], COLUMNS, NULL);
         }
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < items * groups; task++) {
@@ -249,7 +221,8 @@ int lora(const value *x, value *y, const struct layers *group, const struct item
                 for (int block = 0; block < many; block++) {
                     int64_t column = start + (first + block) * COLUMNS;
                     int width = ends[layer] - column < COLUMNS ? ends[layer] - column : COLUMNS;
-                    put(y + worn->rows[firsts[item] + r] * out + column, found[block][r], width, 1);
+                    value *some = y + worn->rows[firsts[item] + r] * out + column;
+                    put(some, found[block][r], width, some);
                 }
         }
 #ifdef TILES
