@@ -88,8 +88,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--contexts", type=numbers, default=[64, 512])
     parser.add_argument("--adapters", type=numbers, default=[1, 2, 4, 8, 16])
     parser.add_argument("--peft", type=numbers, default=[8], help="adapters that PEFT and servers mix")
-    parser.add_argument("--vllm-python", type=Path, help="of an environment that has vLLM, to measure it too")
-    parser.add_argument("--llama-server", type=Path, help="the server of llama.cpp, to measure it too")
+    file = lambda text: Path(text).expanduser()  # noqa: E731  a result keeps the command as it was given
+    parser.add_argument("--vllm-python", type=file, help="of an environment that has vLLM, to measure it too")
+    parser.add_argument("--llama-server", type=file, help="the server of llama.cpp, to measure it too")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--try", dest="trial", action="store_true", help="print only")
     return parser.parse_args()
