@@ -127,7 +127,7 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
             int64_t first = head * group + part * ROWS, count = group - part * ROWS < ROWS ? group - part * ROWS : ROWS;
             const value *queries[ROWS], *keys = k + row * strides[K_ROW] + head * strides[K_HEAD];
             const value *values = v + row * strides[V_ROW] + head * strides[V_HEAD];
-            int64_t other = task + 1 < rows * key_heads * parts ? task + 1 : 0; /* most likely this thread's next */
+            int64_t other = task + 1 < rows * key_heads * parts ? task + 1 : 0; /* most likely this thread's next one */
             int64_t other_head = other / parts % key_heads, other_row = other / parts / key_heads;
             const value *other_keys = k + other_row * strides[K_ROW] + other_head * strides[K_HEAD];
             const value *other_values = v + other_row * strides[V_ROW] + other_head * strides[V_HEAD];
@@ -147,11 +147,11 @@ int attend(const value *q, const value *k, const value *v, const value *mask, va
                 if (!visible)
                     continue;
                 for (int t = 0; t < many; t += MANY) {
-                    int64_t to = start + t + SEEN;
-                    int after = to >= seen; /* the next task's */
-                    to -= after ? seen : 0;
-                    fetch((after ? other_keys : keys) + to * size, MANY * size);
-                    fetch((after ? other_values : values) + to * size, MANY * size);
+                    int64_t ahead = start + t + SEEN;
+                    int beyond = ahead >= seen; /* among the next task's */
+                    ahead -= beyond ? seen : 0;
+                    fetch((beyond ? other_keys : keys) + ahead * size, MANY * size);
+                    fetch((beyond ? other_values : values) + ahead * size, MANY * size);
                     dots(queries, keys + (start + t) * size, size, many - t < MANY ? many - t : MANY, size,
                          &scores[0][t], SEEN);
                 }
