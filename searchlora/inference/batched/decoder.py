@@ -17,19 +17,16 @@ from searchlora.inference.batched.native.calls import Kernels
 from searchlora.inference.batched.norms import Norm
 from searchlora.inference.batched.projections import Group, Member
 
-#: What a layer like Llama's consists of, by the names of its parts.
-_PARTS = {
-    "": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
-    "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
-    "mlp": {"gate_proj", "up_proj", "down_proj", "act_fn"},
-}
+#: Layers of transformers that compute what Llama's do, by the names of their classes. Others have the same parts, but
+#: turn the heads of some layers only, or scale queries far from the beginning, which a look at a few tokens does not show.
+_LIKE_LLAMA = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 
 
 class DecoderLayer(torch.nn.Module):
     """Stands in the model where a decoder layer stood.
 
     Args:
-        layer: What stood there, of parts as in `_PARTS`; its linear layers and norms are taken over.
+        layer: What stood there, one of `_LIKE_LLAMA`; its linear layers and norms are taken over.
         place: Its number.
         compiled: Computes what lies between the products.
     """
@@ -83,28 +80,29 @@ def take_over_layers(model: Any) -> None:
     if compiled is None or rotary is None or not isinstance(layers, torch.nn.ModuleList):
         return
     for place, layer in enumerate(layers):
-        if _is_like_llama(layer):
+        if _is_like_llama(layer, place, compiled.dtype):
             ours = DecoderLayer(layer, place, compiled)
             if _same(layer, ours, rotary, model.config.get_text_config()):
                 layers[place] = ours
 
 
-def _is_like_llama(layer: Any) -> bool:
-    if any({name for name, _ in layer.get_submodule(path).named_children()} != parts for path, parts in _PARTS.items()):
+def _is_like_llama(layer: Any, place: int, dtype: torch.dtype) -> bool:
+    if type(layer).__name__ not in _LIKE_LLAMA or layer.self_attn.layer_idx != place:
         return False
     attending, mlp = layer.self_attn, layer.mlp
-    some = torch.linspace(-4, 4, 9)
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
     joined = ((attending.q_proj, attending.k_proj, attending.v_proj), (mlp.gate_proj, mlp.up_proj))
+    some = torch.linspace(-4, 4, 9)
     return (
         torch.equal(mlp.act_fn(some), torch.nn.functional.silu(some))
-        and all(isinstance(each, Norm) for each in (layer.input_layernorm, layer.post_attention_layernorm))
+        and all(isinstance(each, Norm) and each.told[0].dtype == dtype for each in norms)
         and all(isinstance(each, Member) for each in (attending.o_proj, mlp.down_proj))
         and all(isinstance(each, Member) and each.group is first.group for first, *others in joined for each in others)
     )
 
 
 def _same(layer: Any, ours: DecoderLayer, rotary: Any, config: Any) -> bool:
-    """Whether both compute the same of random rows (some models scale what a layer adds, or turn heads otherwise)."""
+    """Whether both compute the same of random rows (a second look: what it is goes by its class)."""
     dtype = ours._before[0].dtype
     positions = torch.arange(3, 6).expand(2, 3)
     generator = torch.Generator().manual_seed(0)
@@ -114,7 +112,7 @@ def _same(layer: Any, ours: DecoderLayer, rotary: Any, config: Any) -> bool:
     found = []
     with torch.inference_mode():
         turn = rotary(some, positions)
-        if any(each.shape != (2, 3, ours._size) for each in turn):
+        if any(each.shape != (2, 3, ours._size) or each.dtype != dtype for each in turn):
             return False
         for each in (layer, ours):
             cache = KeyValues(config.num_hidden_layers)
@@ -122,7 +120,7 @@ def _same(layer: Any, ours: DecoderLayer, rotary: Any, config: Any) -> bool:
             how = {"attention_mask": mask, "position_ids": positions, "position_embeddings": turn, "cache": cache}
             try:
                 out = each(some, use_cache=True, **how)
-            except (RuntimeError, TypeError, ValueError, AttributeError):  # another signature
+            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature
                 return False
             if not isinstance(out, torch.Tensor) or out.dtype != dtype or out.shape != some.shape:
                 return False

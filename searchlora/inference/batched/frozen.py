@@ -73,7 +73,8 @@ class Packed:
         self._product = torch.ops.mkldnn._linear_pointwise.default
         self._bias = bias
         self._size_out = len(weight)
-        self._compiled = _reading(weight, self._packed)
+        of_kind = bias is None or bias.dtype == weight.dtype
+        self._compiled = _reading(weight, self._packed) if of_kind else None
         self._place: int = torch.ops.mkldnn.data_ptr(self._packed)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

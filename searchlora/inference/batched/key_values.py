@@ -98,6 +98,7 @@ class KeyValues(Cache):  # type: ignore[misc]
         """
         columns = -(-columns // _STEP) * _STEP
         self._least = (rows, columns)
+        self._laid = []
         if self._all is not None:
             had_rows, had_columns = self._all.shape[2], self._all.shape[4]
             if rows > had_rows:

@@ -29,7 +29,9 @@ def taken(model) -> list[bool]:
         ("mistral", {"sliding_window": None}, True),
         ("gemma", {}, False),  # its norms add 1 to their weights
         ("qwen3", {}, False),  # norms of each head
-        ("granite", {"residual_multiplier": 0.5}, False),  # like Llama's by its parts
+        ("granite", {"residual_multiplier": 0.5}, False),  # like Llama's by its parts, as are those that follow
+        ("smollm3", {"pad_token_id": 0}, False),  # heads turn in some layers only
+        ("helium", {"pad_token_id": 0}, False),  # they turn otherwise
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

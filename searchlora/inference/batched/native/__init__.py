@@ -3,7 +3,7 @@
 On processors with matrix registers (AMX), products of few rows with frozen weights too. PyTorch computes LoRA and
 attention with a batched product for each, which on a CPU spends most of its time on laying such small matrices out anew
 (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or with
-SEARCHLORA_NATIVE=0, PyTorch computes all of it, and the answers are the same.
+SEARCHLORA_NATIVE=0, PyTorch computes all of it, with the same answers but for rounding.
 """
 
 from __future__ import annotations

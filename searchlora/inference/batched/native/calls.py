@@ -157,7 +157,7 @@ class Kernels:
         Args:
             x: Queries, keys and values of each token side by side; shape (rows, new, (heads + 2 * key heads) * size),
                 contiguous. The queries in it are turned.
-            turn: Cosines and sines, shape (rows, new, size), contiguous.
+            turn: Cosines and sines, shape (rows, new, size).
             keys, values: Shape (rows, key heads, columns, size), laid out alike, the numbers of a head side by side.
             starts: The column of each row's first new token; shape (rows,), int64.
 
@@ -166,7 +166,8 @@ class Kernels:
         """
         (rows, new, width), (_, key_heads, _, size) = x.shape, keys.shape
         heads = width // size - 2 * key_heads
-        tensors = (each.data_ptr() for each in (x, *turn, keys, values, starts))
+        held = [x, *(each.contiguous() for each in turn), keys, values, starts]  # until the kernel returns
+        tensors = (each.data_ptr() for each in held)
         self._rotate(*tensors, rows, new, heads, key_heads, size, *keys.stride()[:2])
         return x.view(rows, new, -1, size)[:, :, :heads].transpose(1, 2)
 

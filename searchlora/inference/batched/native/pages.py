@@ -1,4 +1,4 @@
-"""Weights in large pages of memory: read from end to end at every step, they are read faster (`multi_adapter`)."""
+"""Large pages of memory for what is read from end to end at every step: weights, keys and values (`multi_adapter`)."""
 
 from __future__ import annotations
 
