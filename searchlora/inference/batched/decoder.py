@@ -18,7 +18,7 @@ from searchlora.inference.batched.norms import Norm
 from searchlora.inference.batched.projections import Group, Member
 
 #: Layers of transformers that compute what Llama's do, by the names of their classes. Others have the same parts, but
-#: turn the heads of some layers only, or scale queries far from the beginning, which a look at a few tokens does not show.
+#: turn the heads of some layers only, or scale queries at far positions, which a look at a few tokens does not show.
 _LIKE_LLAMA = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
 
 
