@@ -20,14 +20,20 @@ _SHOWN_LINES = 30
 
 @contextmanager
 def child_server(
-    name: str, command: Callable[[int], Sequence[str]], log: Path, environment: Mapping[str, str] | None = None
+    name: str,
+    command: Callable[[int], Sequence[str]],
+    log: Path,
+    *,
+    ready: str = "/health",
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """The URL of a server that says on `/health` that it is ready; it is ended afterwards.
+    """The URL of a server that says on a path that it is ready; it is ended afterwards.
 
     If it does not start, or has ended where what uses it fails, the program ends with the last lines of its log.
 
     Args:
         command: What starts it, on a port of the loopback.
+        ready: The path.
         environment: Variables beside those of this process.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -41,7 +47,7 @@ def child_server(
             start_new_session=True,
         )
         try:
-            if not _ready(process, url := f"http://127.0.0.1:{port}"):
+            if not _ready(process, (url := f"http://127.0.0.1:{port}") + ready):
                 sys.exit(_failure(f"{name} did not start", process, log))
             yield url
         except Exception as error:
@@ -58,7 +64,7 @@ def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
     end = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < end and process.poll() is None:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health", timeout=5).is_success:
+            if httpx.get(url, timeout=5).is_success:
                 return True
         time.sleep(0.5)
     return False

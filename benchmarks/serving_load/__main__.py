@@ -12,25 +12,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
 
+from benchmarks.child_server import child_server
 from benchmarks.common import WORK, as_called, save_figures
 from benchmarks.serving_load.markers import MARKERS, prompts, trained
 from searchlora.adapters.store import Store
 
 HERE = WORK / "serving_load"
-PORT = 8123
 TOKENS = 24
 
 
@@ -58,44 +57,25 @@ def main() -> None:
     given = arguments.parse_args()
     store = trained(HERE)
     asked = prompts(HERE)
-    server = _started(store)
-    try:
-        seen = asyncio.run(_load(asked, given.clients, given.seconds))
-        metrics = httpx.get(f"http://127.0.0.1:{PORT}/metrics").text
-    finally:
-        server.terminate()
-        server.wait(120)
+    with _served(store) as url:
+        seen = asyncio.run(_load(url, asked, given.clients, given.seconds))
+        metrics = httpx.get(f"{url}/metrics").text
     _tell(seen, given.clients, given.seconds, metrics)
 
 
-def _started(store: Store) -> subprocess.Popen[bytes]:
+def _served(store: Store) -> AbstractContextManager[str]:
     command = [sys.executable, "-c", "from searchlora.cli import main; main()", "serve"]
-    options = ["--store", str(store.root), "--port", str(PORT), "--adapters", str(len(MARKERS))]
-    log = HERE / "server.log"
-    with log.open("wb") as out:
-        server = subprocess.Popen([*command, *options], stdout=out, stderr=subprocess.STDOUT)
-    for _ in range(120):
-        if server.poll() is not None:
-            sys.exit(f"The server ended: {_end_of(log)}")
-        try:
-            if httpx.get(f"http://127.0.0.1:{PORT}/readyz").status_code == 200:
-                return server
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    server.kill()
-    sys.exit(f"The server is not ready after a minute: {_end_of(log)}")
+    options = ["--store", str(store.root), "--adapters", str(len(MARKERS))]
+    return child_server(
+        "searchlora serve", lambda port: [*command, *options, "--port", str(port)], HERE / "server.log", ready="/readyz"
+    )
 
 
-def _end_of(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace")[-2000:]
-
-
-async def _load(asked: Sequence[Any], clients: int, seconds: float) -> Seen:
+async def _load(url: str, asked: Sequence[Any], clients: int, seconds: float) -> Seen:
     seen = Seen()
     limits = httpx.Limits(max_connections=clients)
     async with openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{PORT}/v1",
+        base_url=f"{url}/v1",
         api_key="none",
         max_retries=0,
         http_client=httpx.AsyncClient(limits=limits, timeout=120),

@@ -46,4 +46,4 @@ def vllm(
     options |= {key.replace("_", "-"): value for key, value in more.items()}
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
     command += [f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()]
-    return child_server("vLLM", lambda port: [*command, f"--port={port}"], log, _ENVIRONMENT)
+    return child_server("vLLM", lambda port: [*command, f"--port={port}"], log, environment=_ENVIRONMENT)

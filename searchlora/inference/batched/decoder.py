@@ -59,10 +59,7 @@ class DecoderLayer(torch.nn.Module):
         x = self._inward.all(compiled.norm(hidden_states, *self._before))
         keys, values, starts = cache.of_layer(self._place, self._key_heads, self._size, x)
         query = compiled.rotate(x, position_embeddings, keys, values, starts)
-        if hidden_states.shape[1] == 1:
-            attended = compiled.attend(query, keys, values, attention_mask, self._scale)
-        else:
-            attended, _ = attention.attend(self, query, keys, values, attention_mask, self._scale)
+        attended, _ = attention.attend(self, query, keys, values, attention_mask, self._scale)
         x = self._outward.all(attended.flatten(2))
         normed = compiled.norm(x, *self._between, residual=hidden_states.contiguous())  # x is their sum now
         return self._down.all(compiled.gate(self._gate_up.all(normed))).add_(x)

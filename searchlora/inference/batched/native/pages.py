@@ -38,7 +38,8 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     if tensor.is_mkldnn:
         begin, size = torch.ops.mkldnn.data_ptr(tensor), torch.ops.mkldnn._nbytes(tensor)
     else:
-        begin, size = tensor.data_ptr(), tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        begin, size = storage.data_ptr(), storage.nbytes()
     return begin // _PAGE * _PAGE, -(-(begin + size) // _PAGE) * _PAGE
 
 
