@@ -52,8 +52,8 @@ def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: 
 
 
 def as_called(module: str) -> str:
-    """A module with the options that it was called with."""
-    return " ".join([module, *sys.argv[1:]])
+    """A module with the options that it was called with; the home folder, which a shell puts in, as `~`."""
+    return " ".join([module, *sys.argv[1:]]).replace(f"{Path.home()}/", "~/")
 
 
 def save_figures(
