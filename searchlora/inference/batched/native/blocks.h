@@ -15,7 +15,7 @@ enum { AHEAD = 2048 }; /* numbers between the weights that are computed with and
 /* out = numbers + more (none where NULL, and may be out), rounded; `count` of them, COLUMNS at most. */
 static inline void put(value *out, const float *numbers, int count, const value *more) {
 #ifdef VECTORS
-    if (count == COLUMNS) {
+    if (count >= COLUMNS) {
         __m512 sum = _mm512_loadu_ps(numbers);
         if (more != NULL) {
             __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)more));
@@ -25,7 +25,7 @@ static inline void put(value *out, const float *numbers, int count, const value 
         return;
     }
 #endif
-    for (int j = 0; j < count; j++)
+    for (int j = 0; j < (count < COLUMNS ? count : COLUMNS); j++)
         out[j] = to(more != NULL ? from(more[j]) + numbers[j] : numbers[j]);
 }
 

@@ -32,38 +32,45 @@ static inline float multiplied(float a, float b, float c) {
 }
 #endif
 
-/* found[r][j] = sum over k of x[r * apart + k] * w[k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and one block of
- * COLUMNS columns. */
-static inline __attribute__((always_inline)) void product_of(int rows, const value *x, int64_t apart, int64_t size,
-                                                             const value *w, float (*found)[COLUMNS]) {
+/* found[block][r][j] = sum over k of x[r * apart + k] * w[block][k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and
+ * `blocks` (1 or 2) blocks of COLUMNS columns. */
+static inline __attribute__((always_inline)) void product_of(int rows, int blocks, const value *x, int64_t apart,
+                                                             int64_t size, const value *w,
+                                                             float (*found)[TOGETHER][COLUMNS]) {
 #ifdef VECTORS
-    __m512 even[ROWS], odd[ROWS]; /* two sums, so that a product need not wait for the one before */
+    const value *of_block[2] = {w, w + (size + PAIR - 1) / PAIR * PAIR * COLUMNS};
+    __m512 even[ROWS][2], odd[ROWS][2]; /* two sums, so that a product need not wait for the one before */
     for (int r = 0; r < rows; r++)
-        even[r] = odd[r] = _mm512_setzero_ps();
+        for (int b = 0; b < blocks; b++)
+            even[r][b] = odd[r][b] = _mm512_setzero_ps();
+#define ADD(sums, k, count)                                                                                            \
+    for (int r = 0; r < rows; r++)                                                                                     \
+        for (int b = 0; b < blocks; b++)                                                                               \
+            sums[r][b] = _mm512_dpbf16_ps(sums[r][b], (__m512bh)_mm512_loadu_si512(of_block[b] + (k) * COLUMNS),       \
+                                          pair_of(x + r * apart + (k), count));
     int64_t k = 0;
     for (; k + 4 <= size; k += 4) {
-        __m512bh first = (__m512bh)_mm512_loadu_si512(w + k * COLUMNS);
-        __m512bh second = (__m512bh)_mm512_loadu_si512(w + (k + 2) * COLUMNS);
-        for (int r = 0; r < rows; r++) {
-            even[r] = _mm512_dpbf16_ps(even[r], first, pair_of(x + r * apart + k, 2));
-            odd[r] = _mm512_dpbf16_ps(odd[r], second, pair_of(x + r * apart + k + 2, 2));
-        }
+        for (int b = 0; b < blocks; b++)
+            fetch(of_block[b] + k * COLUMNS + AHEAD, 4 * COLUMNS);
+        ADD(even, k, 2)
+        ADD(odd, k + 2, 2)
     }
-    for (; k < size; k += 2) {
-        __m512bh last = (__m512bh)_mm512_loadu_si512(w + k * COLUMNS);
-        for (int r = 0; r < rows; r++)
-            even[r] = _mm512_dpbf16_ps(even[r], last, pair_of(x + r * apart + k, k + 1 < size ? 2 : 1));
-    }
+    for (; k < size; k += 2)
+        ADD(even, k, k + 1 < size ? 2 : 1)
+#undef ADD
     for (int r = 0; r < rows; r++)
-        _mm512_storeu_ps(found[r], _mm512_add_ps(even[r], odd[r]));
+        for (int b = 0; b < blocks; b++)
+            _mm512_storeu_ps(found[b][r], _mm512_add_ps(even[r][b], odd[r][b]));
 #else
-    float sums[ROWS][COLUMNS] = {0};
-    for (int64_t k = 0; k < size; k++)
-        for (int r = 0; r < rows; r++)
-            for (int j = 0; j < COLUMNS; j++)
-                sums[r][j] = multiplied(from(x[r * apart + k]), from(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]),
-                                        sums[r][j]);
-    memcpy(found, sums, rows * sizeof *sums);
+    for (int b = 0; b < blocks; b++, w += (size + PAIR - 1) / PAIR * PAIR * COLUMNS) {
+        float sums[ROWS][COLUMNS] = {0};
+        for (int64_t k = 0; k < size; k++)
+            for (int r = 0; r < rows; r++)
+                for (int j = 0; j < COLUMNS; j++)
+                    sums[r][j] = multiplied(from(x[r * apart + k]), from(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]),
+                                            sums[r][j]);
+        memcpy(found[b], sums, rows * sizeof *sums);
+    }
 #endif
 }
 
@@ -133,22 +140,23 @@ static void product(const value *x, int64_t apart, int rows, int64_t size, const
 #else
     (void)shape;
 #endif
-    for (int block = 0; block < blocks; block++, w += (size + PAIR - 1) / PAIR * PAIR * COLUMNS)
+    for (int block = 0; block < blocks; block += 2, w += 2 * ((size + PAIR - 1) / PAIR * PAIR * COLUMNS))
         for (int r = 0; r < rows; r += ROWS) {
             const value *some = x + r * apart;
-            float(*sums)[COLUMNS] = found[block] + r;
-            switch (rows - r) { /* a number of rows that the compiler knows */
-            case 1:
-                product_of(1, some, apart, size, w, sums);
-                break;
-            case 2:
-                product_of(2, some, apart, size, w, sums);
-                break;
-            case 3:
-                product_of(3, some, apart, size, w, sums);
-                break;
-            default:
-                product_of(ROWS, some, apart, size, w, sums);
+            float(*sums)[TOGETHER][COLUMNS] = (float(*)[TOGETHER][COLUMNS])found[block][r];
+            switch (2 * (rows - r < ROWS ? rows - r : ROWS) + (block + 1 < blocks)) { /* numbers that the compiler knows */
+#define CASE(count)                                                                                                    \
+    case 2 * count:                                                                                                    \
+        product_of(count, 1, some, apart, size, w, sums);                                                              \
+        break;                                                                                                         \
+    case 2 * count + 1:                                                                                                \
+        product_of(count, 2, some, apart, size, w, sums);                                                              \
+        break;
+                CASE(1)
+                CASE(2)
+                CASE(3)
+                CASE(4)
+#undef CASE
             }
         }
 }
@@ -217,13 +225,12 @@ int lora(const value *x, value *y, const struct layers *group, const struct item
             int many = of_layer - first < BLOCKS ? of_layer - first : BLOCKS;
             product(h + firsts[item] * inner + layer * rank, inner, counts[item], rank,
                     b + (slots[item] * blocks + before + first) * b_block, many, found, tiles ? shape : NULL);
-            for (int r = 0; r < counts[item]; r++)
-                for (int block = 0; block < many; block++) {
-                    int64_t column = start + (first + block) * COLUMNS;
-                    int width = ends[layer] - column < COLUMNS ? ends[layer] - column : COLUMNS;
-                    value *some = y + worn->rows[firsts[item] + r] * out + column;
-                    put(some, found[block][r], width, some);
-                }
+            const int64_t *rows = worn->rows + firsts[item], column = start + first * COLUMNS;
+            for (int r = 0, count = counts[item], width = ends[layer] - column; r < count; r++) {
+                value *some = y + rows[r] * out + column;
+                for (int block = 0; block < many; block++, some += COLUMNS)
+                    put(some, found[block][r], width - block * COLUMNS, some);
+            }
         }
 #ifdef TILES
         if (shape[0])
