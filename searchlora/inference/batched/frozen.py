@@ -10,10 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import Kernels, lying
-
-#: Rows up to which our own kernel is faster than oneDNN's.
-_FEW = 128
+from searchlora.inference.batched.native.calls import Items, Kernels, Layers, lying
 
 
 class Linear(Protocol):
@@ -75,11 +72,21 @@ class Packed:
         self._size_out = len(weight)
         of_kind = bias is None or bias.dtype == weight.dtype
         self._compiled = _reading(weight, self._packed) if of_kind else None
+        self._most = 0 if self._compiled is None else self._compiled.few * weight.shape[1]  # numbers of x
         self._place: int = torch.ops.mkldnn.data_ptr(self._packed)
 
+    def is_few(self, x: torch.Tensor) -> bool:
+        """Whether our kernel computes it."""
+        return x.numel() <= self._most and x.dtype == torch.bfloat16
+
+    def few(self, x: torch.Tensor, worn: tuple[Layers, Items] | None = None) -> torch.Tensor:
+        """What our kernel computes, and what adapters add; see `Kernels.linear`."""
+        assert self._compiled is not None
+        return self._compiled.linear(x, self._place, self._bias, self._size_out, worn)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self._compiled is not None and x.numel() <= _FEW * x.shape[-1] and x.dtype == torch.bfloat16:
-            return self._compiled.linear(x, self._place, self._bias, self._size_out)
+        if self.is_few(x):
+            return self.few(x)
         found: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
         return found
 
@@ -93,9 +100,9 @@ class Packed:
 
 def _reading(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
     """What reads a weight as oneDNN laid it out; None where nothing of ours can."""
-    compiled, wanted = kernels(weight), lying(weight)
-    size = torch.ops.mkldnn._nbytes(packed)
-    if compiled is None or not compiled.tiles or wanted is None or size != weight.nbytes:
+    compiled, size = kernels(weight), torch.ops.mkldnn._nbytes(packed)
+    wanted = lying(weight, compiled.wide) if compiled is not None and compiled.few else None
+    if wanted is None or size != weight.nbytes:
         return None
     memory = (ctypes.c_char * size).from_address(torch.ops.mkldnn.data_ptr(packed))
     found = torch.frombuffer(memory, dtype=torch.int16).view(wanted.shape)

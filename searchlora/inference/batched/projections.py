@@ -94,11 +94,10 @@ class Group:
 
     def all(self, x: torch.Tensor) -> torch.Tensor:
         """The outcomes of all layers side by side: (rows, tokens, in) -> (rows, tokens, out), a tensor of its own."""
-        y = self.base(x)
         routing = self._worn.routing
         if routing is None or self._changed.isdisjoint(routing.worn):
-            return y
-        y = self.tables.add(x, y, routing)
+            return self.base(x)
+        y = self.tables.changed(self.base, x, routing)
         if self._factor is None:
             return y
         factor = self._factor.index_select(0, routing.rows)[:, None]

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import torch
 
+from searchlora.inference.batched import frozen
+from searchlora.inference.batched.frozen import Linear
 from searchlora.inference.batched.native import kernels
 from searchlora.inference.batched.native.calls import COLUMNS, DEPTH, Kernels, Layers, packed, unpacked
 from searchlora.inference.batched.routing import Routing
@@ -43,6 +45,9 @@ class Tables(Protocol):
 
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
         """y (rows, tokens, out) and what each row's adapter does with x (rows, tokens, in); y may be changed."""
+
+    def changed(self, base: Linear, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """What a base makes of x and what each row's adapter adds; shape (rows, tokens, out)."""
 
     def held(self) -> Sequence[torch.Tensor]:
         """A and B."""
@@ -81,6 +86,9 @@ class Blocks:
     def add(self, x: torch.Tensor, y: torch.Tensor, routing: Routing) -> torch.Tensor:
         inner = torch.bmm(routing.segmented(x), routing.of(self._a).flatten(2))
         return routing.added(y, inner, routing.of(self._b).flatten(2).transpose(1, 2))
+
+    def changed(self, base: Linear, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        return self.add(x, base(x), routing)
 
     def held(self) -> Sequence[torch.Tensor]:
         return (self._a, self._b)
@@ -129,6 +137,11 @@ class Packed:
         y = y.contiguous()
         self._kernels.lora(x.contiguous(), y, self._all, routing.items(x.shape[1]))
         return y
+
+    def changed(self, base: Linear, x: torch.Tensor, routing: Routing) -> torch.Tensor:
+        if isinstance(base, frozen.Packed) and base.is_few(x):
+            return base.few(x, (self._all, routing.items(x.shape[1])))
+        return self.add(x, base(x), routing)
 
     def held(self) -> Sequence[torch.Tensor]:
         return (self._a, self._b)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from searchlora.inference.batched import frozen, native
+from searchlora.inference.batched import frozen, native, tables
 from searchlora.inference.batched.frozen import Kept, Packed
+from searchlora.inference.batched.routing import route
+from searchlora.inference.batched.tables import Change
 from searchlora.models.load import load_model
 
 
@@ -28,46 +34,78 @@ def test_a_bias_is_no_part_of_it():
     torch.testing.assert_close(Kept(layer).dense(), layer.weight.detach())
 
 
-tiles = getattr(native.kernels(torch.empty(0, dtype=torch.bfloat16)), "tiles", False)
+#: What reads frozen weights, where the processor multiplies bfloat16.
+compiled = native.kernels(torch.empty(0, dtype=torch.bfloat16))
+multiplies = pytest.mark.skipif(not (compiled and compiled.few), reason="this processor does not multiply bfloat16")
+
+
+def packed(monkeypatch, weight, bias, lies):
+    """With our own kernel, or with oneDNN's alone."""
+    with monkeypatch.context() as patch:
+        if not lies:
+            patch.setattr(frozen, "lying", lambda *_: weight.view(6, 48, 32, 2))  # of its size, but not as it lies
+        found = Packed(weight, bias)
+    assert (found._compiled is not None) == lies
+    return found
 
 
 @pytest.fixture
-def layers():
-    """Our own kernel, and oneDNN's."""
+def layer():
     torch.manual_seed(0)
-    layer = torch.nn.Linear(96, 160, dtype=torch.bfloat16)
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-
-    def made(monkeypatch, lies: bool):
-        with monkeypatch.context() as patch:
-            if not lies:
-                patch.setattr(frozen, "lying", lambda _: weight.view(5, 48, 32, 2))  # of its size, but not as it lies
-            found = Packed(weight, bias)
-        assert (found._compiled is not None) == lies
-        return found
-
-    return made
+    return torch.nn.Linear(96, 192, dtype=torch.bfloat16).requires_grad_(False)
 
 
-@pytest.mark.skipif(not tiles, reason="this processor has no matrix registers")
-@pytest.mark.parametrize("rows", [1, 2, 16, 17, 32, 33, 100, 128, 129])
-def test_few_rows_are_multiplied_as_by_onednn(layers, monkeypatch, rows):
+@multiplies
+@pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 32, 33, 100, 128, 129, 512, 513])
+def test_few_rows_are_multiplied_as_by_onednn(layer, monkeypatch, rows):
     x = torch.randn(rows, 1, 96).bfloat16()
-    found, wanted = layers(monkeypatch, True)(x), layers(monkeypatch, False)(x)
-    assert found.shape == wanted.shape == (rows, 1, 160)
+    found, wanted = (packed(monkeypatch, layer.weight, layer.bias, lies)(x) for lies in (True, False))
+    assert found.shape == wanted.shape == (rows, 1, 192)
     torch.testing.assert_close(found, wanted, rtol=2e-2, atol=1e-3)
-    if rows > 128:
+    if rows > compiled.few:
         assert torch.equal(found, wanted)
 
 
-@pytest.mark.skipif(not tiles, reason="this processor has no matrix registers")
-def test_the_outcome_of_a_row_does_not_depend_on_the_rows_beside_it(layers, monkeypatch):
-    layer, x = layers(monkeypatch, True), torch.randn(70, 1, 96).bfloat16()
-    together = layer(x)
-    assert all(torch.equal(layer(x[row : row + 1])[0], together[row]) for row in range(70))
+@multiplies
+def test_the_outcome_of_a_row_does_not_depend_on_the_rows_beside_it(layer):
+    ours, x = Packed(layer.weight, layer.bias), torch.randn(70, 1, 96).bfloat16()
+    together = ours(x)
+    assert all(torch.equal(ours(x[row : row + 1])[0], together[row]) for row in range(70))
 
 
-@pytest.mark.skipif(not tiles, reason="this processor has no matrix registers")
+@multiplies
+@pytest.mark.parametrize("ends", [(192,), (64, 192), (32, 96, 192), (80, 192)])
+@settings(max_examples=25, deadline=None)
+@given(
+    slots=st.one_of(
+        st.lists(st.integers(0, 4), min_size=1, max_size=70),
+        st.lists(st.integers(1, 4), min_size=1, max_size=70).map(sorted),
+    ),
+    rank=st.sampled_from([2, 8, 16, 40, 64]),
+    tokens=st.integers(1, 3),
+    biased=st.booleans(),
+)
+def test_what_adapters_add_is_added(ends, slots, rank, tokens, biased):
+    torch.manual_seed(0)
+    weight, bias = torch.randn(192, 96).bfloat16() / 10, torch.randn(192).bfloat16() if biased else None
+    spans = [slice(start, end) for start, end in pairwise((0, *ends))]
+    base, added = Packed(weight, bias), tables.Packed(96, spans, weight, compiled)
+    added.make_room(5, rank)
+    for slot in range(1, 5):
+        changes = [Change(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
+        added.put(slot, [*changes[:-1], None if slot == 2 else changes[-1]])
+    x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), route(slots, "cpu")
+    if routing is None:
+        return
+    found = added.changed(base, x, routing)
+    torch.testing.assert_close(found, added.add(x, base(x), routing), rtol=2e-2, atol=0.1)
+    bare = [row for row, slot in enumerate(slots) if slot == 0]
+    assert torch.equal(found[bare], base(x)[bare])
+    alone = added.changed(base, x[-1:], route(slots[-1:], "cpu")) if slots[-1] else base(x[-1:])
+    assert torch.equal(alone[0], found[-1])
+
+
+@multiplies
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (7, 9)])
 def test_sizes_that_our_kernel_cannot_read_are_left_to_onednn(shape):
     assert Packed(torch.randn(shape).bfloat16(), None)._compiled is None

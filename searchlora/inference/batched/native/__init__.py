@@ -1,6 +1,7 @@
 """Steps of a pass, compiled from C where a compiler is found: LoRA, attention of one token, what lies between products.
 
-On processors with matrix registers (AMX), products of few rows with frozen weights too. PyTorch computes LoRA and
+On processors that multiply bfloat16 in matrix registers (AMX) or vectors of 512 bits, products of few rows with frozen
+weights too. PyTorch computes LoRA and
 attention with a batched product for each, which on a CPU spends most of its time on laying such small matrices out anew
 (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or with
 SEARCHLORA_NATIVE=0, PyTorch computes all of it, with the same answers but for rounding.
@@ -25,10 +26,10 @@ import torch
 from searchlora.inference.batched.native.calls import Kernels
 from searchlora.models.resolve import cache_dir
 
-_SOURCES = [
-    Path(__file__).parent / name for name in ("lora.c", "linear.c", "attention.c", "norm.c", "rotary.c", "gate.c")
-]
-_HEADERS = [Path(__file__).parent / name for name in ("numbers.h", "blocks.h")]
+_FOLDER = Path(__file__).parent
+_NAMES = ("lora", "linear_tiles", "linear_vectors", "attention", "norm", "rotary", "gate")
+_SOURCES = [_FOLDER / f"{name}.c" for name in _NAMES]
+_HEADERS = [_FOLDER / f"{name}.h" for name in ("numbers", "blocks", "lora")]
 _COMPILE = ("-O3", "-march=native", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-fPIC", "-c")
 _KINDS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
 

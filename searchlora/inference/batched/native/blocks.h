@@ -12,16 +12,29 @@ enum {
 };
 enum { AHEAD = 2048 }; /* numbers between the weights that are computed with and those that are asked for */
 
-/* out = numbers + more (none where NULL, and may be out), rounded; `count` of them, COLUMNS at most. */
+#ifdef VECTORS
+/* `count` numbers (1 or 2), 16 times. */
+static inline __m512bh pair_of(const value *x, int count) {
+    int32_t pair = 0;
+    memcpy(&pair, x, count * sizeof *x);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+
+/* out = numbers + more (none where NULL, and may be out), rounded; COLUMNS of them. */
+static inline void put_all(value *out, __m512 numbers, const value *more) {
+    if (more != NULL) {
+        __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)more));
+        numbers = _mm512_add_ps(numbers, _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
+    }
+    _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(numbers));
+}
+#endif
+
+/* The same for the first `count` of them, all where there are more. */
 static inline void put(value *out, const float *numbers, int count, const value *more) {
 #ifdef VECTORS
     if (count >= COLUMNS) {
-        __m512 sum = _mm512_loadu_ps(numbers);
-        if (more != NULL) {
-            __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)more));
-            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
-        }
-        _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_cvtneps_pbh(sum));
+        put_all(out, _mm512_loadu_ps(numbers), more);
         return;
     }
 #endif

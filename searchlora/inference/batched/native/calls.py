@@ -13,18 +13,22 @@ TOGETHER = 16
 #: Columns of A and B that stand together, as in `lora.c`.
 COLUMNS = 16
 
-#: Columns of a frozen weight that stand together, as in `linear.c`.
-WIDE = 32
-
 #: Numbers that are multiplied at a time, as in `lora.c`.
 PAIR = {torch.bfloat16: 2, torch.float32: 1}
 
 #: From this rank on it has to be a multiple of it, as in `lora.c`.
 DEPTH = 32
 
+#: Columns that a product with a frozen weight computes together where it adds what adapters do, as in
+#: `linear_vectors.c`.
+EVEN = 32
+
 
 class Layers(ctypes.Structure):
     """Layers that read the same input, and the A and B of all slots, laid out by `packed`.
+
+    Attributes:
+        even: Whether a product with the base's weights can add what adapters do.
 
     Args:
         a: Of (slots, layers * rank, in).
@@ -40,6 +44,7 @@ class Layers(ctypes.Structure):
 
     def __init__(self, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, size_in: int) -> None:
         self.a, self.b, self.ends = a, b, ends
+        self.even = all(end % EVEN == 0 for end in ends.tolist())
         tensors = (each.data_ptr() for each in (a, b, ends))
         super().__init__(*tensors, len(ends), size_in, b.shape[2] * b.shape[4])
 
@@ -77,7 +82,13 @@ class Items(ctypes.Structure):
 
 
 class Kernels:
-    """See the C files; all tensors are of one dtype and on the CPU."""
+    """See the C files; all tensors are of one dtype and on the CPU.
+
+    Attributes:
+        tiles: Whether there are matrix registers.
+        wide: Columns of a frozen weight that stand together for `linear`, as in its C file.
+        few: Rows up to which `linear` is faster than oneDNN; 0 where there is no `linear`.
+    """
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -85,15 +96,19 @@ class Kernels:
         number, tensor = ctypes.c_int64, ctypes.c_void_p
         self._lora, self._attend = library.lora, library.attend
         self._norm, self._rotate, self._gate = library.norm, library.rotate, library.gate
+        product, worn = [tensor] * 4 + [number] * 3, (ctypes.POINTER(Layers), ctypes.POINTER(Items))
+        self.wide, self.few, self._adds = 0, 0, False
         if self.tiles:
-            self._linear = library.linear
-            self._linear.argtypes = [tensor] * 4 + [number] * 3
-            self._linear.restype = None
+            self.wide, self.few, self._linear = 32, 128, library.linear_tiles
+            self._linear.argtypes, self._linear.restype = product, None
+        elif hasattr(library, "linear_vectors"):
+            self.wide, self.few, self._linear, self._adds = 64, 512, library.linear_vectors, True
+            self._linear.argtypes = [*product, tensor, *worn]
         self._norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
         self._rotate.argtypes = [tensor] * 6 + [number] * 7
         self._gate.argtypes = [tensor] * 2 + [number] * 2
         self._norm.restype = self._rotate.restype = self._gate.restype = None
-        self._lora.argtypes = [tensor] * 2 + [ctypes.POINTER(Layers), ctypes.POINTER(Items), ctypes.c_int]
+        self._lora.argtypes = [tensor, tensor, *worn, ctypes.c_int]
         self._attend.argtypes = [tensor] * 5 + [number] * 5 + [tensor, ctypes.c_float]
 
     def lora(self, x: torch.Tensor, y: torch.Tensor, layers: Layers, items: Items) -> None:
@@ -105,27 +120,42 @@ class Kernels:
         Raises:
             MemoryError: when there is none for the products with A.
         """
-        begin = x.data_ptr()
-        if items.first is None:
-            x = x.view(-1, x.shape[-1]).index_select(0, items.rows)
-            begin = x.data_ptr()
-        elif items.first:
-            begin += items.first * x.shape[-1] * x.element_size()
+        _held, begin = _rows_of(items, x)  # until the kernel returns
         if self._lora(begin, y.data_ptr(), layers, items, self.tiles):
             raise MemoryError("no memory for the products with A")
 
-    def linear(self, x: torch.Tensor, weight: int, bias: torch.Tensor | None, size_out: int) -> torch.Tensor:
-        """A product with a frozen weight, where there are matrix registers (`tiles`).
+    def linear(
+        self,
+        x: torch.Tensor,
+        weight: int,
+        bias: torch.Tensor | None,
+        size_out: int,
+        worn: tuple[Layers, Items] | None = None,
+    ) -> torch.Tensor:
+        """A product with a frozen weight, where `few` is not 0.
 
         Args:
             x: Shape (..., in).
             weight: Where one of (out, in) lies, as `lying` lays it.
             bias: Shape (out,).
+            worn: Add what each row's adapter does.
+
+        Raises:
+            MemoryError: when there is none for the products with A.
         """
         x = x.contiguous()
         size, y = x.shape[-1], x.new_empty(*x.shape[:-1], size_out)
         added = None if bias is None else bias.data_ptr()
-        self._linear(x.data_ptr(), weight, added, y.data_ptr(), x.numel() // size, size, size_out)
+        given = (x.data_ptr(), weight, added, y.data_ptr(), x.numel() // size, size, size_out)
+        if worn is not None and self._adds and worn[0].even:
+            _held, begin = _rows_of(worn[1], x)
+            failed = self._linear(*given, begin, *worn)
+        else:
+            failed = self._linear(*given, None, None, None) if self._adds else self._linear(*given)
+            if worn is not None:
+                self.lora(x, y, *worn)
+        if failed:
+            raise MemoryError("no memory for the products with A")
         return y
 
     def norm(
@@ -209,6 +239,14 @@ class Kernels:
         return out
 
 
+def _rows_of(items: Items, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The rows of all items, and where the first of them lies; a tensor of their own where they lie apart."""
+    if items.first is None:
+        x = x.view(-1, x.shape[-1]).index_select(0, items.rows)
+        return x, x.data_ptr()
+    return x, x.data_ptr() + items.first * x.shape[-1] * x.element_size()
+
+
 def packed(weights: torch.Tensor) -> torch.Tensor:
     """Weights (..., columns, size) as the kernels read them: (..., blocks, size / PAIR, COLUMNS, PAIR), filled up."""
     pair, (columns, size) = PAIR[weights.dtype], weights.shape[-2:]
@@ -222,9 +260,9 @@ def unpacked(blocks: torch.Tensor) -> torch.Tensor:
     return blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
 
 
-def lying(weight: torch.Tensor) -> torch.Tensor | None:
-    """A weight (out, in) as `Kernels.linear` reads it: (out / WIDE, in / 2, WIDE, 2); None where it cannot."""
+def lying(weight: torch.Tensor, wide: int) -> torch.Tensor | None:
+    """A weight (out, in) as `Kernels.linear` reads it: (out / wide, in / 2, wide, 2); None where it cannot."""
     size_out, size_in = weight.shape
-    if size_out % WIDE or size_in % DEPTH or weight.dtype != torch.bfloat16:
+    if size_out % wide or size_in % DEPTH or weight.dtype != torch.bfloat16:
         return None
-    return weight.view(size_out // WIDE, WIDE, size_in // 2, 2).transpose(1, 2)
+    return weight.view(size_out // wide, wide, size_in // 2, 2).transpose(1, 2)

@@ -1,5 +1,5 @@
 /* What the adapters of a batch add to linear layers. */
-#include "blocks.h"
+#include "lora.h"
 #include <stdlib.h>
 #ifdef TILES
 #include <sys/syscall.h>
@@ -10,15 +10,6 @@ enum {
     ROWS = 4,   /* that stay in registers, where there are no tiles */
     BLOCKS = 4, /* of COLUMNS columns that are computed together */
 };
-
-#ifdef VECTORS
-/* `count` numbers (1 or 2), 16 times. */
-static inline __m512bh pair_of(const value *x, int count) {
-    int32_t pair = 0;
-    memcpy(&pair, x, count * sizeof *x);
-    return (__m512bh)_mm512_set1_epi32(pair);
-}
-#endif
 
 #ifndef VECTORS
 /* a * b + c, rounded once where the processor can: left to itself, the compiler does so in some loops and not in others,
@@ -161,81 +152,101 @@ static void product(const value *x, int64_t apart, int rows, int64_t size, const
         }
 }
 
-/* Layers that read the same x, and the A and B of all slots. Weights lie in blocks of COLUMNS columns, each (size / PAIR,
- * COLUMNS, PAIR), so that it is read from one end to the other. */
-struct layers {
-    const value *a;      /* (slots, blocks, ...): the columns of all layers' A, the last block filled up */
-    const value *b;      /* (slots, blocks, ...): those of the first layer's B, filled up, then the second's */
-    const int64_t *ends; /* (layers): where the columns of y of each layer end */
-    int64_t layers, in, rank; /* the rank is a multiple of PAIR */
-};
+static void end_tiles(const int *shape) {
+#ifdef TILES
+    if (shape[0])
+        _tile_release();
+#else
+    (void)shape;
+#endif
+}
 
-/* Rows and what they wear: an item is up to TOGETHER rows with one adapter. */
-struct items {
-    const int64_t *slots, *firsts, *counts; /* (items): whose A and B; the first of its rows; how many they are */
-    const int64_t *rows;                    /* of each row of all items its place in y */
-    int64_t items;
-};
+/* How many blocks of COLUMNS columns an A or B of these layers has. */
+int64_t blocks_of_a(const struct layers *group) { return (group->rank * group->layers + COLUMNS - 1) / COLUMNS; }
+
+int64_t blocks_of_b(const struct layers *group) {
+    int64_t blocks = 0;
+    for (int64_t l = 0, start = 0; l < group->layers; start = group->ends[l++])
+        blocks += (group->ends[l] - start + COLUMNS - 1) / COLUMNS;
+    return blocks;
+}
+
+/* How many numbers of x A' there are. */
+int64_t inner_numbers(const struct layers *group, const struct items *worn) {
+    int64_t last = worn->items - 1;
+    return (worn->firsts[last] + worn->counts[last]) * blocks_of_a(group) * COLUMNS;
+}
+
+/* h = x A' of the adapter that each row wears, by all threads of the region that this is called in, which wait for each
+ * other at its end.
+ *
+ * x (rows of all items, in), h (rows of all items, blocks_of_a * COLUMNS). `tiles`: whether to use what `has_tiles` found. */
+void times_a(const value *x, const struct layers *group, const struct items *worn, const int64_t *places, value *h,
+             int tiles) {
+    const value *a = group->a;
+    const int64_t *slots = worn->slots, *firsts = worn->firsts, *counts = worn->counts;
+    int64_t in = group->in, parts = blocks_of_a(group), inner = parts * COLUMNS, sweeps = (parts + BLOCKS - 1) / BLOCKS;
+    float found[BLOCKS][TOGETHER][COLUMNS];
+    int shape[2] = {0, 0};
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < worn->items * sweeps; task++) {
+        int64_t item = task / sweeps, part = task % sweeps * BLOCKS;
+        int many = parts - part < BLOCKS ? parts - part : BLOCKS;
+        product(x + firsts[item] * in, in, counts[item], in, a + (slots[item] * parts + part) * size_of_block(in), many,
+                found, tiles ? shape : NULL);
+        for (int64_t r = 0, row = firsts[item]; r < counts[item]; r++, row++)
+            for (int block = 0; block < many; block++)
+                put(h + (places ? places[row] : row) * inner + (part + block) * COLUMNS, found[block][r], COLUMNS, NULL);
+    }
+    end_tiles(shape);
+}
+
+/* y += h B of the adapter that each row wears, as `times_a`. */
+static void add_times_b(const value *h, const struct layers *group, const struct items *worn, value *y, int tiles) {
+    const value *b = group->b;
+    const int64_t *ends = group->ends, *slots = worn->slots, *firsts = worn->firsts, *counts = worn->counts;
+    int64_t rank = group->rank, layers = group->layers, items = worn->items, out = ends[layers - 1];
+    int64_t blocks = blocks_of_b(group), inner = blocks_of_a(group) * COLUMNS, groups = 0;
+    for (int64_t l = 0, start = 0; l < layers; start = ends[l++])
+        groups += ((ends[l] - start + COLUMNS - 1) / COLUMNS + BLOCKS - 1) / BLOCKS;
+    float found[BLOCKS][TOGETHER][COLUMNS];
+    int shape[2] = {0, 0};
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < items * groups; task++) {
+        int64_t item = task / groups, group = task % groups, layer = 0, start = 0, before = 0;
+        int64_t of_layer = (ends[0] + COLUMNS - 1) / COLUMNS;
+        while (group >= (of_layer + BLOCKS - 1) / BLOCKS) {
+            group -= (of_layer + BLOCKS - 1) / BLOCKS;
+            before += of_layer;
+            start = ends[layer++];
+            of_layer = (ends[layer] - start + COLUMNS - 1) / COLUMNS;
+        }
+        int64_t first = group * BLOCKS;
+        int many = of_layer - first < BLOCKS ? of_layer - first : BLOCKS;
+        product(h + firsts[item] * inner + layer * rank, inner, counts[item], rank,
+                b + (slots[item] * blocks + before + first) * size_of_block(rank), many, found, tiles ? shape : NULL);
+        const int64_t *rows = worn->rows + firsts[item], column = start + first * COLUMNS;
+        for (int r = 0, count = counts[item], width = ends[layer] - column; r < count; r++) {
+            value *some = y + rows[r] * out + column;
+            for (int block = 0; block < many; block++, some += COLUMNS)
+                put(some, found[block][r], width - block * COLUMNS, some);
+        }
+    }
+    end_tiles(shape);
+}
 
 /* y += (x A') B of the adapter that each row wears.
  *
  * x (rows of all items, in), y (rows, out). `tiles` says whether to use what `has_tiles` found. Gives 1 where there is no
- * memory, and has changed nothing then.
- */
+ * memory, and has changed nothing then. */
 int lora(const value *x, value *y, const struct layers *group, const struct items *worn, int tiles) {
-    const value *a = group->a, *b = group->b;
-    const int64_t *ends = group->ends, *slots = worn->slots, *firsts = worn->firsts, *counts = worn->counts;
-    int64_t in = group->in, rank = group->rank, layers = group->layers, items = worn->items, out = ends[layers - 1];
-    int64_t parts = (rank * layers + COLUMNS - 1) / COLUMNS, inner = parts * COLUMNS, blocks = 0, groups = 0;
-    int64_t a_block = (in + PAIR - 1) / PAIR * PAIR * COLUMNS, b_block = rank * COLUMNS;
-    for (int64_t l = 0, start = 0; l < layers; start = ends[l++]) {
-        int64_t of_layer = (ends[l] - start + COLUMNS - 1) / COLUMNS;
-        blocks += of_layer;
-        groups += (of_layer + BLOCKS - 1) / BLOCKS;
-    }
-    int64_t sweeps = (parts + BLOCKS - 1) / BLOCKS;
-    value *h = malloc((firsts[items - 1] + counts[items - 1]) * inner * sizeof(value));
+    value *h = malloc(inner_numbers(group, worn) * sizeof *h);
     if (h == NULL)
         return 1;
 #pragma omp parallel
     {
-        float found[BLOCKS][TOGETHER][COLUMNS];
-        int shape[2] = {0, 0};
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < items * sweeps; task++) {
-            int64_t item = task / sweeps, part = task % sweeps * BLOCKS;
-            int many = parts - part < BLOCKS ? parts - part : BLOCKS;
-            product(x + firsts[item] * in, in, counts[item], in, a + (slots[item] * parts + part) * a_block, many, found,
-                    tiles ? shape : NULL);
-            for (int r = 0; r < counts[item]; r++)
-                for (int block = 0; block < many; block++)
-                    put(h + (firsts[item] + r) * inner + (part + block) * COLUMNS, found[block][r], COLUMNS, NULL);
-        }
-#pragma omp for schedule(static)
-        for (int64_t task = 0; task < items * groups; task++) {
-            int64_t item = task / groups, group = task % groups, layer = 0, start = 0, before = 0;
-            int64_t of_layer = (ends[0] + COLUMNS - 1) / COLUMNS;
-            while (group >= (of_layer + BLOCKS - 1) / BLOCKS) {
-                group -= (of_layer + BLOCKS - 1) / BLOCKS;
-                before += of_layer;
-                start = ends[layer++];
-                of_layer = (ends[layer] - start + COLUMNS - 1) / COLUMNS;
-            }
-            int64_t first = group * BLOCKS;
-            int many = of_layer - first < BLOCKS ? of_layer - first : BLOCKS;
-            product(h + firsts[item] * inner + layer * rank, inner, counts[item], rank,
-                    b + (slots[item] * blocks + before + first) * b_block, many, found, tiles ? shape : NULL);
-            const int64_t *rows = worn->rows + firsts[item], column = start + first * COLUMNS;
-            for (int r = 0, count = counts[item], width = ends[layer] - column; r < count; r++) {
-                value *some = y + rows[r] * out + column;
-                for (int block = 0; block < many; block++, some += COLUMNS)
-                    put(some, found[block][r], width - block * COLUMNS, some);
-            }
-        }
-#ifdef TILES
-        if (shape[0])
-            _tile_release();
-#endif
+        times_a(x, group, worn, NULL, h, tiles);
+        add_times_b(h, group, worn, y, tiles);
     }
     free(h);
     return 0;

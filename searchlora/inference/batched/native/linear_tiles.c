@@ -53,7 +53,7 @@ static void product(const value *x, int64_t in, int first, int second, const val
 
 /* y (rows, out) = x (rows, in) W' + bias (may be NULL), rounded once. W (out / WIDE, in / PAIR, WIDE, PAIR); `in` is a
  * multiple of DEPTH, `out` of WIDE. */
-void linear(const value *x, const value *w, const value *bias, value *y, int64_t rows, int64_t in, int64_t out) {
+void linear_tiles(const value *x, const value *w, const value *bias, value *y, int64_t rows, int64_t in, int64_t out) {
 #pragma omp parallel
     {
         float found[2][2][TOGETHER][COLUMNS];
