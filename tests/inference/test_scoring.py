@@ -140,20 +140,37 @@ def with_adapter(base, store, adapter, precision):
     return attach(model, store.get(adapter)) if adapter else model
 
 
-@pytest.mark.parametrize("within", [None, 12.0])
-@pytest.mark.parametrize(("precision", "off"), [("fp32", 1e-4), ("bf16", 0.03)])
-def test_an_engine_scores_as_the_whole_does_with_adapters_mixed(sharp_base, store, precision, off, within):
-    engine = LocalEngine(sharp_base, store, precision=precision, batch_rows=3)
-    plain = {adapter: with_adapter(sharp_base, store, adapter, precision) for adapter in ADAPTERS}
+def mixed(engine, within=None):
+    """Requests that wear adapters in turn, answers to each as token ids, and what the engine makes of these."""
     requests = [asked("where is my card " + "now " * n, ADAPTERS[n % 3]) for n in range(7)]
     choices = [LABELS[: 2 + n] for n in range(7)]
-    scored = engine.score(requests, choices, within=within)
-    for request, texts, found in zip(requests, choices, scored, strict=True):
-        answers = [engine.renderer.completion_ids(text) for text in texts]
+    scored = [found.log_probabilities for found in engine.score(requests, choices, within=within)]
+    return requests, [[engine.renderer.completion_ids(text) for text in texts] for texts in choices], scored
+
+
+@pytest.mark.parametrize("within", [None, 12.0])
+def test_an_engine_scores_as_the_whole_does_with_adapters_mixed(sharp_base, store, within):
+    engine = LocalEngine(sharp_base, store, precision="fp32", batch_rows=3)
+    plain = {adapter: with_adapter(sharp_base, store, adapter, "fp32") for adapter in ADAPTERS}
+    for request, answers, found in zip(*mixed(engine, within), strict=True):
         (wanted,) = whole(plain[request.adapter], [engine.renderer.prompt_ids(request.messages)], [answers])
         bound = [score if within is None else max(score, max(wanted) - within) for score in wanted]
-        capped = [score if within is None else max(score, max(wanted) - within) for score in found.log_probabilities]
-        assert capped == pytest.approx(bound, rel=off, abs=10 * off)
+        capped = [score if within is None else max(score, max(wanted) - within) for score in found]
+        assert capped == pytest.approx(bound, rel=1e-4, abs=1e-3)
+
+
+def test_in_bf16_an_engine_rounds_no_more_than_peft_does(sharp_base, store):
+    """The two round at other places: as far apart as each of them is from the same weights in fp32."""
+    engine = LocalEngine(sharp_base, store, precision="bf16", batch_rows=3)
+    rounded = {adapter: with_adapter(sharp_base, store, adapter, "bf16") for adapter in ADAPTERS}
+    exact = {adapter: with_adapter(sharp_base, store, adapter, "bf16").float() for adapter in ADAPTERS}
+    ours, others = [], []
+    for request, answers, found in zip(*mixed(engine), strict=True):
+        prompt = [engine.renderer.prompt_ids(request.messages)]
+        (wanted,), (other,) = (whole(each[request.adapter], prompt, [answers]) for each in (exact, rounded))
+        ours += list(np.abs(np.subtract(found, wanted)))
+        others += list(np.abs(np.subtract(other, wanted)))
+    assert np.mean(ours) < 2 * np.mean(others)
 
 
 def test_what_choices_share_is_computed_once(engine):
