@@ -79,6 +79,10 @@ class Packed:
         """Whether our kernel computes it."""
         return x.numel() <= self._most and x.dtype == torch.bfloat16
 
+    def adds(self, x: torch.Tensor) -> bool:
+        """Whether it can add what adapters do as well."""
+        return self._compiled is not None and self._compiled.adds and self.is_few(x)
+
     def few(self, x: torch.Tensor, worn: tuple[Layers, Items] | None = None) -> torch.Tensor:
         """What our kernel computes, and what adapters add; see `Kernels.linear`."""
         assert self._compiled is not None

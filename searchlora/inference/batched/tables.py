@@ -139,7 +139,7 @@ class Packed:
         return y
 
     def changed(self, base: Linear, x: torch.Tensor, routing: Routing) -> torch.Tensor:
-        if isinstance(base, frozen.Packed) and base.is_few(x):
+        if isinstance(base, frozen.Packed) and self._all.even and base.adds(x):
             return base.few(x, (self._all, routing.items(x.shape[1])))
         return self.add(x, base(x), routing)
 

@@ -1,10 +1,9 @@
 """Steps of a pass, compiled from C where a compiler is found: LoRA, attention of one token, what lies between products.
 
 On processors that multiply bfloat16 in matrix registers (AMX) or vectors of 512 bits, products of few rows with frozen
-weights too. PyTorch computes LoRA and
-attention with a batched product for each, which on a CPU spends most of its time on laying such small matrices out anew
-(`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system than Linux, or with
-SEARCHLORA_NATIVE=0, PyTorch computes all of it, with the same answers but for rounding.
+weights too. PyTorch computes LoRA and attention with a batched product for each, which on a CPU spends most of its time
+on laying such small matrices out anew (`benchmarks/multi_adapter` has the ratio). Without a compiler, on another system
+than Linux, or with SEARCHLORA_NATIVE=0, PyTorch computes all of it, with the same answers but for rounding.
 """
 
 from __future__ import annotations

@@ -88,6 +88,7 @@ class Kernels:
         tiles: Whether there are matrix registers.
         wide: Columns of a frozen weight that stand together for `linear`, as in its C file.
         few: Rows up to which `linear` is faster than oneDNN; 0 where there is no `linear`.
+        adds: Whether it can add what adapters do.
     """
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
@@ -97,12 +98,12 @@ class Kernels:
         self._lora, self._attend = library.lora, library.attend
         self._norm, self._rotate, self._gate = library.norm, library.rotate, library.gate
         product, worn = [tensor] * 4 + [number] * 3, (ctypes.POINTER(Layers), ctypes.POINTER(Items))
-        self.wide, self.few, self._adds = 0, 0, False
+        self.wide, self.few, self.adds = 0, 0, False
         if self.tiles:
             self.wide, self.few, self._linear = 32, 128, library.linear_tiles
             self._linear.argtypes, self._linear.restype = product, None
         elif hasattr(library, "linear_vectors"):
-            self.wide, self.few, self._linear, self._adds = 64, 512, library.linear_vectors, True
+            self.wide, self.few, self._linear, self.adds = 64, 512, library.linear_vectors, True
             self._linear.argtypes = [*product, tensor, *worn]
         self._norm.argtypes = [tensor] * 4 + [number] * 2 + [ctypes.c_float]
         self._rotate.argtypes = [tensor] * 6 + [number] * 7
@@ -138,7 +139,7 @@ class Kernels:
             x: Shape (..., in).
             weight: Where one of (out, in) lies, as `lying` lays it.
             bias: Shape (out,).
-            worn: Add what each row's adapter does.
+            worn: Add what each row's adapter does; only where `adds`, and the layers are `even`.
 
         Raises:
             MemoryError: when there is none for the products with A.
@@ -147,14 +148,11 @@ class Kernels:
         size, y = x.shape[-1], x.new_empty(*x.shape[:-1], size_out)
         added = None if bias is None else bias.data_ptr()
         given = (x.data_ptr(), weight, added, y.data_ptr(), x.numel() // size, size, size_out)
-        if worn is not None and self._adds and worn[0].even:
-            _held, begin = _rows_of(worn[1], x)
-            failed = self._linear(*given, begin, *worn)
-        else:
-            failed = self._linear(*given, None, None, None) if self._adds else self._linear(*given)
-            if worn is not None:
-                self.lora(x, y, *worn)
-        if failed:
+        if not self.adds:
+            self._linear(*given)
+            return y
+        _held, begin = (None, None) if worn is None else _rows_of(worn[1], x)
+        if self._linear(*given, begin, *(worn or (None, None))):
             raise MemoryError("no memory for the products with A")
         return y
 

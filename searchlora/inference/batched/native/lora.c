@@ -172,7 +172,7 @@ int64_t blocks_of_b(const struct layers *group) {
 }
 
 /* How many numbers of x A' there are. */
-int64_t inner_numbers(const struct layers *group, const struct items *worn) {
+static int64_t inner_numbers(const struct layers *group, const struct items *worn) {
     int64_t last = worn->items - 1;
     return (worn->firsts[last] + worn->counts[last]) * blocks_of_a(group) * COLUMNS;
 }

@@ -22,6 +22,5 @@ static inline int64_t size_of_block(int64_t size) { return (size + PAIR - 1) / P
 
 int64_t blocks_of_a(const struct layers *group);
 int64_t blocks_of_b(const struct layers *group);
-int64_t inner_numbers(const struct layers *group, const struct items *worn);
 void times_a(const value *x, const struct layers *group, const struct items *worn, const int64_t *places, value *h,
              int tiles);
