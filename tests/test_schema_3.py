@@ -45,8 +45,9 @@ def test_store_lists_and_shows(folder, cli):
     assert "old-rewriting" in shown.out
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("task", TASKS)
-def test_adapter_verifies_and_evaluates(folder, cli, task):
+def test_adapter_verifies_and_evaluates(cli, task):
     verified = cli("adapters", "verify", f"old-{task}", "--store", "store")
     assert verified.code == 0, verified.err
     evaluated = cli("evaluate", f"old-{task}", "--data", f"datasets/{task}", "--store", "store", "--out", "again")
