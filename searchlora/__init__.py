@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from searchlora import adapters as adapters
     from searchlora import data as data
+    from searchlora import shop as shop
     from searchlora.experiments.demo import demo as demo
     from searchlora.experiments.evaluate import evaluate as evaluate
     from searchlora.experiments.experiment import experiment as experiment
@@ -39,7 +40,7 @@ _VERBS = {
     "run": "searchlora.experiments.run",
     "demo": "searchlora.experiments.demo",
 }
-_ROOMS = ("adapters", "data")
+_ROOMS = ("adapters", "data", "shop")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,9 +11,9 @@ import searchlora
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.data.shop import make_shop
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps
+from searchlora.shop import make_shop
 from searchlora.task import load_task
 
 NAME, JUDGE = "shop-rewriter", "shop-judge"

@@ -22,12 +22,12 @@ from benchmarks.speed import speed_ratio, speed_row, timed
 from searchlora.adapters.attach import new_adapter
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.data.shop import make_shop
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.prompts import IGNORED, Example, Renderer
 from searchlora.recipe import load_recipe
+from searchlora.shop import make_shop
 from searchlora.task import load_prompted_task
 from searchlora.training.quick import quicken
 

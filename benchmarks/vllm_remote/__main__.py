@@ -32,7 +32,6 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
-from searchlora.data.shop import make_shop
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.local import LocalEngine
@@ -40,6 +39,7 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import ClosedSet, Grammar, InvalidOutput, JsonObject
 from searchlora.prompts import messages
+from searchlora.shop import make_shop
 from searchlora.task import load_prompted_task
 
 HERE = WORK / "vllm_remote"

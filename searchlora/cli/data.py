@@ -101,7 +101,7 @@ def shop(
 ) -> None:
     """Make the made shop: products, judgments, a help centre and the records of every task from one seed."""
     from searchlora.cli.bars import bars
-    from searchlora.data.shop import make_shop
+    from searchlora.shop import make_shop
 
     with bars() as steps:
         card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Making products"))

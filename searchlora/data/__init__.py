@@ -1,4 +1,4 @@
-"""Datasets: source formats, building, splits, leaks, and the made shop."""
+"""Datasets: source formats, building, splits and leak checks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from searchlora.data.building import build as build
     from searchlora.data.dataset import load_dataset as load_dataset
-    from searchlora.data.shop import make_shop as make_shop
 
-__all__ = ["build", "load_dataset", "make_shop"]
+__all__ = ["build", "load_dataset"]
 
-# Imported when first used: the builder needs NumPy, the made shop does not.
+# Imported on first use: the builder needs NumPy.
 _HOMES = {
     "build": "searchlora.data.building",
     "load_dataset": "searchlora.data.dataset",
-    "make_shop": "searchlora.data.shop",
 }
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.shop import make_shop
 from searchlora.eval.report.overview import Chapter, write_overview
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.figures import header, provenance
@@ -18,6 +17,7 @@ from searchlora.experiments.report import write
 from searchlora.experiments.runs import recipe_for
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps, unwatched
+from searchlora.shop import make_shop
 from searchlora.task import Task, load_task, load_tasks
 
 #: The task whose adapter the demo trains when it is not asked for all, and the name of that adapter.

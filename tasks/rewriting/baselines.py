@@ -22,7 +22,7 @@ def all_of(records: Sequence[Record], dataset: Path | None = None) -> Mapping[st
     found: dict[str, Sequence[str]] = {"raw query": [record["query"] for record in records]}
     vocabulary = dataset / "vocabulary.json" if dataset is not None else None
     if vocabulary is not None and vocabulary.is_file():
-        from searchlora.data.shop import dictionary_rewrite
+        from searchlora.shop import dictionary_rewrite
 
         words = json.loads(vocabulary.read_text(encoding="utf-8"))
         found["dictionary"] = [dictionary_rewrite(record["query"], words) for record in records]

@@ -197,7 +197,7 @@ def test_titles_with_a_category(tmp_path):
 
 
 def test_the_made_shop_in_both_forms(tmp_path):
-    from searchlora.data.shop import make_shop
+    from searchlora.shop import make_shop
 
     make_shop(tmp_path / "shop", products=600, queries=200)
     dataset = built(tmp_path / "shop", "shop", tmp_path / "pairs", how={"shares": (0.8, 0.1, 0.1)})

@@ -254,7 +254,7 @@ def test_an_out_of_scope_label_that_training_rows_have_is_a_choice_though_the_li
 
 
 def test_the_shop_brings_its_schema_along(tmp_path: Path) -> None:
-    from searchlora.data.shop import make_shop
+    from searchlora.shop import make_shop
 
     make_shop(tmp_path / "shop", products=600, queries=120)
     dataset = _dataset(tmp_path / "shop", "shop")

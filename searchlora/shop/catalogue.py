@@ -1,0 +1,106 @@
+"""The shop's products: product number i is a function of the seed and i, so that none has to be kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+from searchlora.shop.tables import ProductType, Tables
+
+#: Variants (colours, sizes) of one product family.
+FAMILY_SIZE = 3
+
+_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One article.
+
+    Args:
+        type: Product type in catalogue language.
+        family: Type, brand, line and model: what its variants share.
+        facts: `brand`, `line`, `sku` and the type's attributes -> value in catalogue language.
+        model: The number in its title.
+        feature: A sentence of its description.
+    """
+
+    id: str
+    type: str
+    family: str
+    facts: Mapping[str, str]
+    model: int
+    feature: str
+
+
+class Catalogue:
+    """`size` products over all product types in turn. Same seed and tables: the same products in the same order."""
+
+    def __init__(self, tables: Tables, *, size: int, seed: int) -> None:
+        self.size = size
+        self._seed = seed
+        self._tables = tables
+        self._types: list[ProductType] = list(tables.types.values())
+        self._values = {name: list(attribute.values) for name, attribute in tables.attributes.items()}
+        self._lines = tables.phrases["lines"]
+        self._kept = lru_cache(maxsize=_KEPT)(self._make)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Product]:
+        return map(self._make, range(self.size))
+
+    def by_id(self, product: str) -> Product:
+        """The product with that id."""
+        return self.product(int(product[1:]))
+
+    def product(self, number: int) -> Product:
+        """Product `number`, 0 <= number < size, without making the others; the last few thousand are kept."""
+        return self._kept(number)
+
+    def _make(self, number: int) -> Product:
+        variant, place = divmod(number, len(self._types))
+        kind = self._types[place]
+        shared = Random(f"{self._seed} family {place} {variant // FAMILY_SIZE}")
+        own = Random(f"{self._seed} product {number}")
+        brand, line = shared.choice(kind.brands), shared.choice(self._lines)
+        model = shared.randrange(110, 990, 10)
+        facts = {"brand": brand.lower(), "line": line.lower(), "sku": f"{brand[:2].upper()}{number:07d}"}
+        facts.update(self._facts(kind, shared, own))
+        return Product(
+            id=f"p{number:07d}",
+            type=kind.name,
+            family=f"{kind.name} {brand} {line} {model}".lower().replace(" ", "-"),
+            facts=facts,
+            model=model,
+            feature=shared.choice(kind.features),
+        )
+
+    def _facts(self, kind: ProductType, shared: Random, own: Random) -> dict[str, str]:
+        """A value for each attribute, the shared ones first: they decide which others make no sense."""
+        attributes = [self._tables.attributes[name] for name in kind.attributes]
+        facts: dict[str, str] = {}
+        senseless: list[str] = []
+        for attribute in sorted(attributes, key=lambda attribute: not attribute.shared):
+            values = self._values[attribute.name]
+            if senseless:
+                values = [value for value in values if value not in senseless]
+            value = (shared if attribute.shared else own).choice(values)
+            senseless += attribute.never_with.get(value, ())
+            facts[attribute.name] = value
+        return facts
+
+
+def document(product: Product, tables: Tables) -> dict[str, str]:
+    """The product as a document to index: `id`, `title`, `text`, all in catalogue language."""
+    kind = tables.types[product.type]
+    brand, line = product.facts["brand"].title(), product.facts["line"].title()
+    values = ", ".join(product.facts[name] for name in kind.attributes)
+    text = (
+        f"{kind.name.capitalize()}: {values}. {product.feature} "
+        f"Goes well with our {kind.goes_with[0]}. Article {product.facts['sku']}."
+    )
+    return {"id": product.id, "title": f"{brand} {line} {product.model} {kind.name}", "text": text}
