@@ -13,7 +13,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.plain_json import write_json
-from searchlora.experiments.encoder_trial import EncoderTrial, trial_on
+from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify
@@ -107,14 +107,14 @@ def classes(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str
     return found
 
 
-def _trial(fold: Fold, limit: int | None) -> EncoderTrial:
+def _trial(fold: Fold, limit: int | None) -> EncoderEvaluationRun:
     dataset = fold.dataset
     qrels = dataset.qrels() or {}
     task = load_encoder_task("embedding")
     records = dataset.records("test")
     if task.label(records[0]) is None:
         records = [record for record in records if str(record["id"]) in qrels]
-    return trial_on(task, dataset, records[:limit], qrels, "centroid")
+    return encoder_evaluation_run(task, dataset, records[:limit], qrels, "centroid")
 
 
 def _merged(folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:

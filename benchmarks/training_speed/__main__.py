@@ -7,7 +7,7 @@ Rows are made (the shop's rewriting records), weights are real: SmolLM2-135M in 
 
 * PEFT alone;
 * with the hook of `models.load` on the output layer;
-* with the hook and `training.quick`, as `searchlora train` does.
+* with the hook and `training.cpu_fast_path`, as `searchlora train` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from searchlora.prompts import IGNORED, Example, Renderer
 from searchlora.recipe import load_recipe
 from searchlora.shop import make_shop
 from searchlora.task import load_prompted_task
-from searchlora.training.quick import quicken
+from searchlora.training.cpu_fast_path import enable_cpu_fast_path
 
 ALONE, HOOK, QUICK = "PEFT alone", "with the hook", "with the hook, quickened"
 REPEATS = 7
@@ -60,7 +60,7 @@ def main() -> None:
 
         return step
 
-    ways = {ALONE: step_of(_without_hook), HOOK: step_of(lambda _: None), QUICK: step_of(quicken)}
+    ways = {ALONE: step_of(_without_hook), HOOK: step_of(lambda _: None), QUICK: step_of(enable_cpu_fast_path)}
     seconds, _ = timed(ways, REPEATS)
     tokens = int(batch["attention_mask"].sum())
     found = [

@@ -14,8 +14,8 @@ from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.figures import header, provenance
 from searchlora.experiments.footprint import footprint
 from searchlora.experiments.report import write
-from searchlora.experiments.runs import recipe_for
 from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.training_runs import recipe_for
 from searchlora.progress import Steps, unwatched
 from searchlora.shop import make_shop
 from searchlora.task import Task, load_task, load_tasks

@@ -13,8 +13,8 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import UsageError
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
+from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
 from searchlora.experiments.encoder_train import read_about
-from searchlora.experiments.encoder_trial import EncoderTrial, trial_on
 from searchlora.experiments.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.trial import BASE, SystemResult
@@ -53,7 +53,7 @@ def evaluate_encoders(
 
     Raises:
         UsageError: when an adapter is of another task, two systems have one name, or the judge is circular.
-        DataError: see `encoder_trial.trial_on`.
+        DataError: see `encoder_evaluation_run`.
         BaseModelError, LoadCheckFailed: when an encoder cannot be, or an adapter must not be loaded.
     """
     candidate = adapters[0]
@@ -62,7 +62,7 @@ def evaluate_encoders(
             raise UsageError(
                 f"is an adapter for the task '{each.manifest.task}', not for '{task.name}'", where=each.reference
             )
-    trial = trial_on(task, dataset, records, judgments.qrels, candidate.manifest.recipe["classifier"])
+    trial = encoder_evaluation_run(task, dataset, records, judgments.qrels, candidate.manifest.recipe["classifier"])
     systems = list(_systems(adapters, models))
     names = [system.name for system in systems]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -125,7 +125,7 @@ def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) ->
 
 
 def _without_model(
-    trial: EncoderTrial, dataset: Dataset, retrieval: Bm25Settings | None, steps: Steps
+    trial: EncoderEvaluationRun, dataset: Dataset, retrieval: Bm25Settings | None, steps: Steps
 ) -> dict[str, SystemResult]:
     if trial.documents:
         stage = bm25_stage(retrieval or Bm25Settings(), trial.documents, steps("Indexing"))

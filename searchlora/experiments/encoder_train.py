@@ -23,7 +23,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import NameTaken, RecipeError, TrainingError
 from searchlora.eval.plain_json import write_json
 from searchlora.experiments.encoder_validation import EncoderValidator
-from searchlora.experiments.runs import dataset_for, measures, only_run, run_folder, summary
+from searchlora.experiments.training_runs import dataset_for, measures, only_run, run_folder, summary
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.progress import Steps, unwatched
@@ -33,7 +33,7 @@ from searchlora.retrieval.retriever import Retriever
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
 from searchlora.training.pairs import PairRow, pair_rows
-from searchlora.training.run import Trained
+from searchlora.training.sft import Trained
 
 #: Beside the weights of a model that was trained in full: what it was made from.
 ABOUT = "searchlora_training.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from searchlora.adapters.attach import attach
-from searchlora.experiments.encoder_trial import EncoderTrial
+from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
 from searchlora.models.encoder import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import EncoderRecipe
@@ -58,9 +58,9 @@ class EncoderValidator:
 
 def _trial(
     task: EncoderTask, recipe: EncoderRecipe, records: Sequence[Record], known: Sequence[Record]
-) -> EncoderTrial:
+) -> EncoderEvaluationRun:
     if task.label(records[0]) is not None:
-        return EncoderTrial(task, records, known=known, classifier=recipe.classifier)
+        return EncoderEvaluationRun(task, records, known=known, classifier=recipe.classifier)
     documents: dict[str, Document] = {}
     qrels: dict[str, dict[str, int]] = {}
     for record in records:
@@ -68,7 +68,7 @@ def _trial(
             name = f"{text_key(text):x}"
             documents.setdefault(name, Document(name, text))
             qrels.setdefault(str(record["id"]), {})[name] = 1
-    return EncoderTrial(task, records, list(documents.values()), qrels)
+    return EncoderEvaluationRun(task, records, list(documents.values()), qrels)
 
 
 def _loss(encoder: Encoder, rows: Sequence[PairRow], temperature: float) -> float:

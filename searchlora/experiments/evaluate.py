@@ -14,7 +14,7 @@ from searchlora.eval.compare import Comparison
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
 from searchlora.experiments.judgments import Judgments, judgments_of
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
-from searchlora.experiments.runs import dataset_for
+from searchlora.experiments.training_runs import dataset_for
 from searchlora.experiments.trial import SystemResult
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched

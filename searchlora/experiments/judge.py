@@ -23,7 +23,7 @@ from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong, UsageError
 from searchlora.experiments.lineage import base_lineage, base_queries
-from searchlora.experiments.runs import dataset_for
+from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
 from searchlora.inference.local import LocalEngine
 from searchlora.models.catalogue import public_name

@@ -18,7 +18,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.experiments.encoder_train import train_encoder_adapter
-from searchlora.experiments.runs import dataset_for, measures, only_run, recipe_for, run_folder, summary
+from searchlora.experiments.training_runs import dataset_for, measures, only_run, recipe_for, run_folder, summary
 from searchlora.experiments.trial import Trial, retrieving
 from searchlora.experiments.tuning import tuned_on
 from searchlora.experiments.validation import Validator
@@ -28,7 +28,7 @@ from searchlora.models.resolve import BaseModel, resolve
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import Recipe, load_recipe
 from searchlora.task import EncoderTask, PromptedTask, load_prompted_task, load_task
-from searchlora.training.run import train_adapter
+from searchlora.training.sft import train_adapter
 
 
 def train(

@@ -15,7 +15,7 @@ from searchlora.progress import Progress, silent
 from searchlora.recipe import EncoderRecipe
 from searchlora.training.checkpoints import go_on, last_whole_checkpoint, step_of
 from searchlora.training.pairs import PairRow
-from searchlora.training.run import Trained
+from searchlora.training.sft import Trained
 
 
 def train_encoder(
@@ -32,7 +32,7 @@ def train_encoder(
 
     Args:
         folder: Of this run; holds its checkpoints. Nothing outside it is written.
-        validate: See `watch.Validate`; None trains without validation.
+        validate: See `callbacks.Validate`; None trains without validation.
         resume: Go on from the last whole checkpoint in `folder`, or from the start where there is none.
 
     Returns:
@@ -45,9 +45,15 @@ def train_encoder(
     with quiet(), off_the_hub():  # trainers import bitsandbytes
         from transformers import PrinterCallback, set_seed
 
-        from searchlora.training.encoder_trainer import PairTrainer
+        from searchlora.training.callbacks import (
+            MetricsCallback,
+            MetricsLog,
+            ValidationCallback,
+            peak_memory,
+            read_metrics,
+        )
+        from searchlora.training.contrastive_trainer import PairTrainer
         from searchlora.training.plot import plot_losses
-        from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, peak_memory, read_metrics
 
     checkpoint = last_whole_checkpoint(folder) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +65,10 @@ def train_encoder(
         trainer = PairTrainer(model, _arguments(recipe, folder), rows, _loss(model, recipe))
     trainer.remove_callback(PrinterCallback)
     log = MetricsLog(folder / "metrics.jsonl", step_of(checkpoint))
-    trainer.add_callback(LiveFigures(log, progress, lambda: trainer.tokens_seen))
+    trainer.add_callback(MetricsCallback(log, progress, lambda: trainer.tokens_seen))
     beside = None
     if validate is not None:
-        beside = ValidateBeside(recipe, folder, validate, save, log)
+        beside = ValidationCallback(recipe, folder, validate, save, log)
         trainer.add_callback(beside)
     with quiet():
         go_on(trainer, checkpoint)

@@ -14,7 +14,7 @@ def plot_losses(metrics: Path, target: Path, unit: str = "nats per token") -> No
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    from searchlora.training.watch import read_metrics
+    from searchlora.training.callbacks import read_metrics
 
     lines = read_metrics(metrics)
     training = [(line["step"], line["loss"]) for line in lines if "loss" in line]

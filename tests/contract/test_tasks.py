@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 
 from searchlora.data.schema import RecordCheck
-from searchlora.experiments.runs import recipe_for
+from searchlora.experiments.training_runs import recipe_for
 from searchlora.prompts import input_text, messages
 from searchlora.task import EncoderTask, PromptedTask, load_tasks
 

@@ -15,7 +15,7 @@ from searchlora.models.encoder import load_encoder
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_encoder_recipe
 from searchlora.training.contrastive import train_encoder
-from searchlora.training.distinct import DistinctBatches
+from searchlora.training.duplicate_free_sampler import DuplicateFreeBatchSampler
 from searchlora.training.pairs import PairRow, pair_rows, text_key
 from tests.encoders import recipe_for, shout
 
@@ -103,7 +103,7 @@ def some_rows(draw) -> list[PairRow]:
 @settings(max_examples=150, deadline=None)
 @given(rows=some_rows(), size=st.integers(2, 9), epoch=st.integers(0, 3))
 def test_no_batch_shows_what_another_of_its_rows_finds(rows, size, epoch):
-    sampler = DistinctBatches(rows, range(len(rows)), size, seed=3)
+    sampler = DuplicateFreeBatchSampler(rows, range(len(rows)), size, seed=3)
     sampler.set_epoch(epoch)
     batches = list(sampler)
     assert len(batches) == len(sampler)
@@ -118,14 +118,16 @@ def test_no_batch_shows_what_another_of_its_rows_finds(rows, size, epoch):
 
 def test_every_row_that_can_stand_beside_another_is_in_an_epoch(task):
     rows = pair_rows(task, records(50))
-    assert sorted(row for batch in DistinctBatches(rows, range(50), 8, seed=0) for row in batch) == list(range(50))
+    assert sorted(row for batch in DuplicateFreeBatchSampler(rows, range(50), 8, seed=0) for row in batch) == list(
+        range(50)
+    )
 
 
 def test_batches_are_the_same_for_a_seed_and_differ_between_epochs(task):
     rows = pair_rows(task, records(64))
 
     def batches(seed, epoch):
-        sampler = DistinctBatches(rows, range(64), 8, seed=seed)
+        sampler = DuplicateFreeBatchSampler(rows, range(64), 8, seed=seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 

@@ -10,7 +10,7 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
 from searchlora.errors import RejectedRows, TrainingError, UsageError
-from searchlora.experiments.runs import recipe_for
+from searchlora.experiments.training_runs import recipe_for
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Grade

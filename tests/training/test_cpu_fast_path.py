@@ -10,7 +10,7 @@ from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model
 from searchlora.prompts import Example
 from searchlora.recipe import load_recipe
-from searchlora.training.quick import ATTENTION, attend, quicken
+from searchlora.training.cpu_fast_path import ATTENTION, attend, enable_cpu_fast_path
 
 LONG, SHORT = tuple(range(3, 60)), tuple(range(80, 100))
 
@@ -25,7 +25,7 @@ def step(base, *, quick, precision="fp32", overrides=()):
         made = 0.2 * torch.randn(value.shape, generator=generator) if "lora_" in name else value.data
         value.data = made.float()
     if quick:
-        quicken(model)
+        enable_cpu_fast_path(model)
     batch = collate([Example(LONG, 40), Example(SHORT, 15), Example(SHORT, 10)], 0)
     torch.manual_seed(1)  # of dropout
     loss = -completion_log_probabilities(model, batch).mean()

@@ -58,7 +58,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-class LiveFigures(TrainerCallback):  # type: ignore[misc]
+class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     """Loss, tokens per second and memory, to the progress bar and to `metrics.jsonl`."""
 
     def __init__(self, log: MetricsLog, progress: Progress, tokens_seen: Callable[[], int]) -> None:
@@ -118,7 +118,7 @@ def _memory() -> float:
     return float(psutil.Process().memory_info().rss) / 1e9
 
 
-class ValidateBeside(TrainerCallback):  # type: ignore[misc]
+class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Saves the adapter, lets `validate` measure it on another copy, keeps the best, stops when nothing improves.
 
     Args:

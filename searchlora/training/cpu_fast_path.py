@@ -23,7 +23,7 @@ ATTENTION = "searchlora-training"
 _PLAIN = 5_000_000
 
 
-def quicken(model: Any) -> None:
+def enable_cpu_fast_path(model: Any) -> None:
     """Let a PEFT model that is to be trained compute its plain LoRA layers and its attention as said above.
 
     DoRA and other variants, and models that cap their attention scores, stay as they are.

@@ -52,7 +52,7 @@ def train_adapter(
 
     Args:
         folder: Of this run; holds its checkpoints. Nothing outside it is written.
-        validate: See `watch.Validate`; None trains without validation.
+        validate: See `callbacks.Validate`; None trains without validation.
         resume: Go on from the last whole checkpoint in `folder`, or from the start where there is none.
 
     Raises:
@@ -63,10 +63,10 @@ def train_adapter(
     from transformers import PrinterCallback, set_seed
 
     from searchlora.adapters.attach import new_adapter, save_adapter
+    from searchlora.training.callbacks import MetricsCallback, MetricsLog, ValidationCallback, read_metrics
+    from searchlora.training.cpu_fast_path import enable_cpu_fast_path
     from searchlora.training.plot import plot_losses
-    from searchlora.training.quick import quicken
-    from searchlora.training.trainer import CompletionTrainer
-    from searchlora.training.watch import LiveFigures, MetricsLog, ValidateBeside, read_metrics
+    from searchlora.training.sft_trainer import CompletionTrainer
 
     checkpoint = last_whole_checkpoint(folder) if resume else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,17 +84,17 @@ def train_adapter(
             plus_ratio=recipe.lora.plus_ratio,
         )
     if not torch.cuda.is_available():
-        quicken(model)
+        enable_cpu_fast_path(model)
     trainer.remove_callback(PrinterCallback)
     log = MetricsLog(folder / "metrics.jsonl", step_of(checkpoint))
-    trainer.add_callback(LiveFigures(log, progress, lambda: trainer.tokens_seen))
+    trainer.add_callback(MetricsCallback(log, progress, lambda: trainer.tokens_seen))
 
     def save(target: Path) -> None:
         save_adapter(model, target, recipe)
 
     beside = None
     if validate is not None:
-        beside = ValidateBeside(recipe, folder, validate, save, log)
+        beside = ValidationCallback(recipe, folder, validate, save, log)
         trainer.add_callback(beside)
     with quiet():
         go_on(trainer, checkpoint)

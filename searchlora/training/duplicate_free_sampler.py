@@ -18,7 +18,7 @@ BLOCK = 16
 _PASSED_OVER = 32
 
 
-class DistinctBatches(DefaultBatchSampler):  # type: ignore[misc]
+class DuplicateFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
     """Batches of rows of similar length, in random order, none of which shows what the anchor of another is to find.
 
     In a contrastive loss every other row of a batch is a negative. sentence-transformers' `NoDuplicatesBatchSampler`

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 
-from searchlora.training.distinct import DistinctBatches
+from searchlora.training.duplicate_free_sampler import DuplicateFreeBatchSampler
 from searchlora.training.pairs import PairRow
 
 _TRAINED = "trained.safetensors"
@@ -21,7 +21,7 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     Differences from its base class:
 
-    * Batches come from `DistinctBatches`.
+    * Batches come from `DuplicateFreeBatchSampler`.
     * Checkpoints hold what is trained, as safetensors; its base class would save, and load, a whole model, which
       does not know the adapter's modules.
     * No model card is written.
@@ -40,10 +40,10 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         with column_merging_disabled():
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> DistinctBatches:
+    def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> DuplicateFreeBatchSampler:
         """The batches of the rows; the dataset is in their order."""
         del args, kwargs
-        return DistinctBatches(self.rows, dataset, batch_size, self.args.seed)
+        return DuplicateFreeBatchSampler(self.rows, dataset, batch_size, self.args.seed)
 
     def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None:
         """The store writes the card, from the manifest."""

@@ -24,7 +24,7 @@ DEPTH = 100
 
 
 @dataclass(frozen=True)
-class EncoderTrial:
+class EncoderEvaluationRun:
     """The conditions.
 
     Attributes:
@@ -84,20 +84,20 @@ class EncoderTrial:
         return {"id": str(record["id"]), "query": self.task.query(record)}
 
 
-def trial_on(
+def encoder_evaluation_run(
     task: EncoderTask,
     dataset: Dataset,
     records: Sequence[Record],
     qrels: Qrels | None,
     classifier: Literal["centroid", "knn", "linear"],
-) -> EncoderTrial:
+) -> EncoderEvaluationRun:
     """The trial of some records of a dataset.
 
     Raises:
         DataError: when the records are to find something and the dataset has no documents or judgments.
     """
     if task.label(records[0]) is not None:
-        return EncoderTrial(task, records, known=dataset.records("train"), classifier=classifier)
+        return EncoderEvaluationRun(task, records, known=dataset.records("train"), classifier=classifier)
     documents = dataset.documents()
     if not documents or not qrels:
         raise DataError(
@@ -105,4 +105,4 @@ def trial_on(
             where=str(dataset.folder),
             fix="Build it with --corpus and --qrels.",
         )
-    return EncoderTrial(task, records, documents, qrels, dataset.relevant)
+    return EncoderEvaluationRun(task, records, documents, qrels, dataset.relevant)

@@ -14,7 +14,7 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, TrainingError
 from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe
 from searchlora.task import EncoderTask, Task
-from searchlora.training.run import Trained
+from searchlora.training.sft import Trained
 
 
 @contextmanager

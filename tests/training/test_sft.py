@@ -18,8 +18,8 @@ from searchlora.experiments.trial import Trial
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.recipe import load_recipe
-from searchlora.training.run import train_adapter
-from searchlora.training.watch import read_metrics
+from searchlora.training.callbacks import read_metrics
+from searchlora.training.sft import train_adapter
 from tests.words import first_word, word_records
 
 SHORT = ["optim.batch_size=8", "optim.max_steps=12", "optim.learning_rate=5e-3", "lora.r=4", "lora.alpha=8"]
@@ -205,7 +205,7 @@ import sys
 from pathlib import Path
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
-from searchlora.training.run import train_adapter
+from searchlora.training.sft import train_adapter
 from tests.words import first_word, word_records
 
 base, task, run, resume = sys.argv[1:]
