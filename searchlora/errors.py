@@ -36,6 +36,10 @@ class UsageError(SearchloraError):
     exit_code = 2
 
 
+class MissingExtra(SearchloraError):
+    """A verb needs an optional dependency that is not installed."""
+
+
 # What a user's files can get wrong
 
 

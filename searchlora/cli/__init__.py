@@ -21,6 +21,11 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError):
+            from searchlora.extras import missing_extra
+
+            if (missing := missing_extra(error)) is not None:
+                _complain(str(missing), missing.exit_code)
         _complain(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
 
 

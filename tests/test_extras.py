@@ -1,0 +1,72 @@
+"""Optional dependencies: what `searchlora.extras` says is what `pyproject.toml` installs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import searchlora.cli
+from searchlora.extras import EXTRAS, extra_for, missing_extra, missing_modules
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MODULES = {
+    "sentence-transformers": "sentence_transformers",
+    "faiss-cpu": "faiss",
+    "prometheus-client": "prometheus_client",
+}
+
+
+def modules_of(requirements: list[str]) -> set[str]:
+    """Modules of a list of requirements, those of nested `searchlora[...]` included."""
+    found: set[str] = set()
+    for requirement in requirements:
+        name = re.split(r"[<>=!\[]", requirement)[0]
+        if name == "searchlora":
+            for extra in requirement.partition("[")[2].rstrip("]").split(","):
+                found |= modules_of(PROJECT["optional-dependencies"][extra])
+        else:
+            found.add(MODULES.get(name, name))
+    return found
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_module_of_an_extra_is_installed_by_it(extra):
+    installed = modules_of(PROJECT["optional-dependencies"][extra])
+    assert set(EXTRAS[extra]) - {"starlette"} <= installed  # fastapi brings starlette
+    assert not set(EXTRAS[extra]) & modules_of(PROJECT["dependencies"])
+
+
+def test_each_module_that_only_extras_install_is_known():
+    of_extras = modules_of(PROJECT["optional-dependencies"]["all"])
+    assert {module for module in of_extras if extra_for(module) is None} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("torch", "local"), ("matplotlib", "report"), ("trl", "train"), ("fastapi", "serve"), ("faiss", "encoders")],
+)
+def test_the_smallest_extra_is_named(module, extra):
+    assert f"searchlora[{extra}]" in str(missing_extra(ModuleNotFoundError(f"No module named '{module}'", name=module)))
+
+
+def test_a_module_of_no_extra_stays_an_import_error():
+    assert missing_extra(ModuleNotFoundError("No module named 'nonsense'", name="nonsense")) is None
+
+
+def test_everything_is_installed_here():
+    assert {extra: missing_modules(extra) for extra in EXTRAS} == dict.fromkeys(EXTRAS, ())
+
+
+def test_the_command_line_names_the_extra(monkeypatch, capsys):
+    def fail(**_):
+        raise ModuleNotFoundError("No module named 'faiss'", name="faiss")
+
+    monkeypatch.setattr("searchlora.cli.app.app", fail)
+    monkeypatch.setattr("sys.argv", ["searchlora", "run"])
+    with pytest.raises(SystemExit) as ended:
+        searchlora.cli.main()
+    assert ended.value.code == 1
+    assert "pip install 'searchlora[encoders]'" in capsys.readouterr().err
