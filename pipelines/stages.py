@@ -93,13 +93,13 @@ class AdapterStage:
             Request(
                 messages(self.task, records[place]),
                 self.adapter,
-                ends=spec.ends if isinstance(spec, Continued) else None,
-                again=self.rest and isinstance(spec, Continued) and spec.goes_on,
+                choice_suffix=spec.ends if isinstance(spec, Continued) else None,
+                keep_prefix=self.rest and isinstance(spec, Continued) and spec.goes_on,
             )
             for place, spec in specs.items()
         ]
         choices = [spec.choices or () for spec in specs.values()]
-        scored = self.engine.score(requests, choices, within=WITHIN) if requests else []
+        scored = self.engine.score(requests, choices, prune_margin=WITHIN) if requests else []
         return {
             place: spec.from_scores(each.log_probabilities)
             for (place, spec), each in zip(specs.items(), scored, strict=True)
@@ -133,7 +133,9 @@ class AdapterStage:
             if isinstance(spec, Continued) and (begins := spec.begins(values[place])) is not None
         }
         requests = [
-            Request(messages(self.task, records[place]), self.adapter, self.max_new_tokens, spec.rest, begins=begins)
+            Request(
+                messages(self.task, records[place]), self.adapter, self.max_new_tokens, spec.rest, answer_prefix=begins
+            )
             for place, (spec, begins) in goes_on.items()
         ]
         found = list(values)

@@ -5,7 +5,7 @@
 * each label alone: prompt and label are computed anew for every label (nothing is kept of prompts in any of the ways);
 * one tree: the prompt once, then tokens that labels share once (`Engine.score`);
 * one tree, within 8 nats: the unlikeliest labels, as long as their first tokens leave them 8 nats behind the best
-  together, are not computed further (`Engine.score(within=8)`, what `AdapterStage` does).
+  together, are not computed further (`Engine.score(prune_margin=8)`, what `AdapterStage` does).
 
 SmolLM2-135M in bf16, by itself and with the adapter that `python -m benchmarks.intent_banking77` has trained, where it
 is there: how many labels are hopeless depends on how sure the model is. How far the log-probabilities of the tree are
@@ -92,7 +92,7 @@ def _ways(
     return {
         ALONE: lambda: _alone(engine, requests, labels),
         TREE: lambda: engine.score(requests, choices),
-        QUICK: lambda: engine.score(requests, choices, within=WITHIN),
+        QUICK: lambda: engine.score(requests, choices, prune_margin=WITHIN),
     }
 
 

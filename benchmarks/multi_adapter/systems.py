@@ -11,7 +11,7 @@ import torch
 
 from searchlora.adapters.attach import attach, new_adapter, save_adapter
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.requests import Work
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe
@@ -79,7 +79,7 @@ def _engine(engine: LocalEngine, count: int) -> Run:
             Work(ids=tuple(ids), adapter=f"a{row % count}" if count else None, most=tokens, endless=True)
             for row, ids in enumerate(prompts)
         ]
-        works[-1].told = lambda _: first.append(time.perf_counter())
+        works[-1].on_token = lambda _: first.append(time.perf_counter())
         begun = time.perf_counter()
         engine._core.finish(works)
         return first[0] - begun, time.perf_counter() - first[0]

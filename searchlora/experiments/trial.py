@@ -152,9 +152,9 @@ class _Counted:
         return completions
 
     def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, within: float | None = None
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[Scored]:
-        scored = self.engine.score(requests, choices, within=within)
+        scored = self.engine.score(requests, choices, prune_margin=prune_margin)
         self.prompt += sum(each.prompt_tokens for each in scored)
         self.new += sum(each.scored_tokens for each in scored)
         return scored

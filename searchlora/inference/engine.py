@@ -1,4 +1,4 @@
-"""The engine contract: what turns requests into completions, in process or on a server."""
+"""The engine contract: requests in, completions and choice scores out, in process or over HTTP."""
 
 from __future__ import annotations
 
@@ -15,29 +15,40 @@ class Request:
     """One prompt for one adapter.
 
     Attributes:
-        messages: The chat up to the answer, as `prompts.messages` makes it.
-        adapter: A reference as the store knows it (`name`, `name@3`, `name@production`), or None for the bare base.
-        max_new_tokens: Where generation is cut.
-        grammar: What the answer may look like; None: anything. A grammar holds what is generated, not what is scored,
-            and not what the answer begins with.
-        begins: What the answer begins with, given and not generated. Generation goes on behind it, choices are scored
-            behind it, and a completion does not repeat it.
-        ends: What follows each choice that is scored, in place of the stop token; None: the stop token.
-        again: The same messages are asked once more soon; an engine that scores may keep what it has read of them.
+        messages: The chat up to the answer, as `prompts.messages` renders it.
+        adapter: A store reference (`name`, `name@3`, `name@production`); None selects the bare base model.
+        max_new_tokens: Maximum number of generated tokens.
+        grammar: Constraint on the generated text; None means no constraint. It does not apply to `answer_prefix` or to
+            scored choices.
+        answer_prefix: Fixed beginning of the answer. Generation and scoring continue after it; a completion does not
+            repeat it.
+        choice_suffix: Text after each scored choice; None means the stop token.
+        keep_prefix: Hint that the same messages follow again soon, so that a scoring engine keeps their KV cache.
+
+    Examples:
+        >>> Request(({"role": "user", "content": "tent"},), adapter="shop-intent@production").max_new_tokens
+        64
     """
 
     messages: tuple[Message, ...]
     adapter: str | None = None
     max_new_tokens: int = 64
     grammar: Grammar | None = None
-    begins: str = ""
-    ends: str | None = None
-    again: bool = False
+    answer_prefix: str = ""
+    choice_suffix: str | None = None
+    keep_prefix: bool = False
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back: the text, why it ended, and what it cost in tokens, `begins` counted with the prompt."""
+    """A generated answer and its cost.
+
+    Attributes:
+        text: The generated text without `answer_prefix` and without the stop token.
+        finish: "stop" at the stop token, "length" at `max_new_tokens`.
+        prompt_tokens: Length of the prompt, `answer_prefix` included.
+        completion_tokens: Number of generated tokens, the stop token included.
+    """
 
     text: str
     finish: Literal["stop", "length"]
@@ -47,12 +58,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class Scored:
-    """How likely the choices of a request are, and what it cost in tokens.
+    """Log-probabilities of the choices of a request, and their cost.
 
     Attributes:
-        log_probabilities: Of each choice, in order; natural, summed over all its tokens and the stop token (or `ends`).
-        prompt_tokens: Tokens of the prompt, as often as it was computed.
-        scored_tokens: Tokens of the choices whose probability was computed; one that choices share counts once.
+        log_probabilities: Natural log-probability of each choice, in order, summed over its tokens and the stop token
+            (or `choice_suffix`).
+        prompt_tokens: Prompt tokens, multiplied by the number of times the prompt was computed.
+        scored_tokens: Choice tokens whose probability was computed; a token shared by choices counts once.
     """
 
     log_probabilities: tuple[float, ...]
@@ -61,7 +73,7 @@ class Scored:
 
 
 class Engine(Protocol):
-    """What every engine does; `tests/contract` holds what it must keep."""
+    """The interface of every engine; `tests/contract` holds the shared tests."""
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
@@ -69,18 +81,22 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Greedy completions, one per request, in order; the requests may name different adapters.
 
-        A completion that a grammar holds either fits it whole (`finish` is "stop") or was cut (`finish` is "length").
-        Raises `EngineError`, naming the request, for a grammar that cannot be used; nothing is computed then.
+        A constrained completion either matches its grammar completely (`finish` is "stop") or was cut (`finish` is
+        "length").
+
+        Raises:
+            EngineError: for the first request with an unusable grammar; nothing is computed then.
         """
 
     def score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, within: float | None = None
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[Scored]:
-        """How likely each choice of each request is, all of its tokens counted.
+        """Log-probability of each choice of each request, summed over all tokens of the choice.
 
         Args:
-            within: Nats by which choices may together fall behind the best one before their tokens need not be
-                computed: the unlikeliest, as far as their first tokens tell. These get the log-probability of their
-                first tokens, an upper bound of their own. The best choice and its log-probability stay exact; a
-                probability made of the scores is off by at most exp(-within) (8: 0.0004). None: all are exact.
+            choices: The choices of each request.
+            prune_margin: Log-probability margin in nats. Choices whose first tokens together fall this far behind the
+                best choice are not scored to the end and get an upper bound. The best choice and its log-probability
+                stay exact; a probability computed from the scores is off by at most exp(-prune_margin) (8: 0.0004).
+                None scores every choice exactly.
         """

@@ -12,13 +12,13 @@ from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UsageError
-from searchlora.inference.asking import Asking
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.fetching import Fetch, the_store
 from searchlora.inference.futures import then
-from searchlora.inference.one_adapter import one_adapter_core
-from searchlora.inference.scheduling.core import Core, Stats
-from searchlora.inference.scheduling.work import Limits, Work
+from searchlora.inference.input_processor import Asking
+from searchlora.inference.scheduling.engine_core import Core, Stats
+from searchlora.inference.scheduling.requests import Limits, Work
+from searchlora.inference.sequential import one_adapter_core
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
@@ -167,14 +167,14 @@ class LocalEngine:
         requests: Sequence[Request],
         choices: Sequence[Sequence[str]],
         *,
-        within: float | None = None,
+        prune_margin: float | None = None,
         progress: Progress = silent,
     ) -> list[Scored]:
         """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
 
         The choices become one tree of tokens behind the prompt.
         """
-        works = self._asking.to_score(requests, choices, within)
+        works = self._asking.to_score(requests, choices, prune_margin)
         self._await([work for work in works if work.answers], progress)
         return [work.result.result() if work.answers else Scored((), 0, 0) for work in works]
 
@@ -184,22 +184,22 @@ class LocalEngine:
         *,
         caller: Hashable = None,
         seconds: float | None = None,
-        told: Callable[[str], None] | None = None,
+        on_token: Callable[[str], None] | None = None,
     ) -> Future[Completion]:
         """Ask for one completion without waiting for it; cancelling the future takes the request back.
 
         Args:
             caller: Those of one caller wait in one line; lines are served in turn.
             seconds: Until it must be done; then it fails with `DeadlineExceeded`.
-            told: Called with the text so far after each token, by the engine's thread; it must be quick.
+            on_token: Called with the text so far after each token, by the engine's thread; it must be quick.
 
         Raises:
             EngineBusy: when too many requests wait already.
             What `generate` raises for the request alone, but that an adapter that must not be loaded fails the future.
         """
         (work,) = self._asking.to_write([request])
-        if told is not None:
-            work.told = lambda ids: told(self._text(ids))
+        if on_token is not None:
+            work.on_token = lambda ids: on_token(self._text(ids))
         self._submit([work], caller, seconds)
         return then(work.result, lambda ids: self._completion(work.ids, ids))
 
@@ -213,10 +213,12 @@ class LocalEngine:
         """Ask for the scores of requests without waiting for them, of all or of none; as `submit`.
 
         Args:
-            asked: Of each the request, at least one choice, and `within` as for `score`. It is read one by one, so
-                that who gives a generator knows of which one an error is.
+            asked: The request, its choices (at least one) and its `prune_margin`, see `Engine.score`. The iterable is
+                read one item at a time, so a generator knows which item an error belongs to.
         """
-        works = [self._asking.to_score([request], [choices], within)[0] for request, choices, within in asked]
+        works = [
+            self._asking.to_score([request], [choices], prune_margin)[0] for request, choices, prune_margin in asked
+        ]
         self._submit(works, caller, seconds)
         return [then(work.result, lambda scored: scored) for work in works]
 

@@ -113,7 +113,7 @@ def test_within_changes_neither_the_best_choice_nor_its_score(engine):
     requests = [asked(text, "one@1") for text in PROMPTS]
     choices = [[f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in PROMPTS]] * len(PROMPTS)
     exact = engine.score(requests, choices)
-    for one, other in zip(exact, engine.score(requests, choices, within=2.0), strict=True):
+    for one, other in zip(exact, engine.score(requests, choices, prune_margin=2.0), strict=True):
         best = one.log_probabilities.index(max(one.log_probabilities))
         assert other.log_probabilities.index(max(other.log_probabilities)) == best
         assert other.log_probabilities[best] == pytest.approx(one.log_probabilities[best], abs=1e-4)

@@ -9,8 +9,8 @@ from searchlora.inference.batched.core import batched_core
 from searchlora.inference.batched.forward import fits
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.core import Core
-from searchlora.inference.scheduling.work import Limits, Work
+from searchlora.inference.scheduling.engine_core import Core
+from searchlora.inference.scheduling.requests import Limits, Work
 from searchlora.inference.scoring import score_whole
 from searchlora.models.resolve import resolve
 from tests.inference.small_models import small
@@ -62,7 +62,9 @@ def test_other_architectures_share_batches_or_are_told_apart(name, settings):
     shared = core(model)
     for within in (None, 50.0):
         writing = [Work(ids=prompt, most=9) for prompt in PROMPTS]
-        scoring = [Work(ids=prompt, answers=each, within=within) for prompt, each in zip(PROMPTS, ANSWERS, strict=True)]
+        scoring = [
+            Work(ids=prompt, answers=each, prune_margin=within) for prompt, each in zip(PROMPTS, ANSWERS, strict=True)
+        ]
         shared.finish([*writing, *scoring])
         assert [work.result.result() for work in writing] == wanted
         for row, work in enumerate(scoring):

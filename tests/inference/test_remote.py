@@ -12,7 +12,7 @@ from searchlora.errors import EngineError
 from searchlora.inference.engine import Completion, Request
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.outputs import Grammar
-from tests.inference.answering import Told, answering
+from tests.inference.http_server import Told, answering
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
@@ -50,7 +50,7 @@ def test_other_servers_are_asked_in_chats(tiny_base):
     [
         (Request(CHAT, grammar=Grammar("regex", "red")), "cannot hold an answer to a regular expression.*vLLM"),
         (Request(CHAT, grammar=Grammar("lark", 'start: "red"')), "cannot hold an answer to a Lark grammar"),
-        (Request(CHAT, begins="gre"), "cannot go on behind the beginning of an answer.*'searchlora serve'"),
+        (Request(CHAT, answer_prefix="gre"), "cannot go on behind the beginning of an answer.*'searchlora serve'"),
     ],
 )
 def test_what_other_servers_cannot_do_is_refused_by_request(tiny_base, request_, says):
@@ -197,5 +197,5 @@ def test_scores_within_infinity_are_all_exact(tiny_base):
         return Told({"log_probabilities": [-1.0], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
 
     with answering(answer) as server:
-        RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], within=float("inf"))
+        RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], prune_margin=float("inf"))
         assert "within" not in server.asked[-1].body

@@ -12,7 +12,7 @@ import pytest
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 from searchlora.inference.remote import http
 from searchlora.inference.remote.http import Refused, Server
-from tests.inference.answering import Told, answering
+from tests.inference.http_server import Told, answering
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
-from tests.inference.answering import Told, answering
+from tests.inference.http_server import Told, answering
 from tests.made import made_adapter
 from tests.words import first_word
 
@@ -91,7 +91,9 @@ class LikeVllm:
 def test_vllm_is_asked_with_token_ids_and_its_ids_are_decoded_here(tiny_base, renderer):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base)
-        assert engine.generate([Request(CHAT, begins="gre", max_new_tokens=7)]) == [Completion("red", "stop", 9, 4)]
+        assert engine.generate([Request(CHAT, answer_prefix="gre", max_new_tokens=7)]) == [
+            Completion("red", "stop", 9, 4)
+        ]
     body = server.asked[-1].body
     assert body["prompt"] == [renderer.prompt_ids(CHAT, "gre")]
     assert (body["model"], body["max_tokens"], body["stop_token_ids"]) == ("the-base", 7, [renderer.stop_id])
@@ -133,11 +135,11 @@ def test_vllm_gets_schemas_that_leave_no_room_for_runs_of_spaces(tiny_base, rend
 
 
 def test_vllm_scores_choices_as_a_tree_of_tokens(tiny_base, renderer):
-    request = Request(CHAT, begins="a ", ends="\n")
+    request = Request(CHAT, answer_prefix="a ", choice_suffix="\n")
     choices = ["red", "reed", "green", "red", *(f"{number:02}x" for number in range(60))]
     prompt = renderer.prompt_ids(CHAT, "a ")
     with answering(LikeVllm(renderer)) as server:
-        (found,) = RemoteEngine(server.url, tiny_base).score([request], [choices], within=0.1)
+        (found,) = RemoteEngine(server.url, tiny_base).score([request], [choices], prune_margin=0.1)
         prompts = [each for asked in server.asked[1:] for each in asked.body["prompt"]]
     for choice, score in zip(choices, found.log_probabilities, strict=True):
         ids = renderer.completion_ids(choice, "\n")
@@ -160,7 +162,7 @@ def test_nothing_to_score(tiny_base, renderer):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base)
         assert engine.score([Request(CHAT)], [[]]) == [Scored((), 0, 0)]
-        assert engine.score([Request(CHAT, ends="")], [[""]]) == [Scored((0.0,), 0, 0)]
+        assert engine.score([Request(CHAT, choice_suffix="")], [[""]]) == [Scored((0.0,), 0, 0)]
 
 
 def test_an_older_vllm_that_tells_no_given_token_is_named(tiny_base, renderer):

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.store import Store
+from searchlora.inference.batched.choice_tree import Search, tree
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.requests import Work
 from searchlora.inference.scoring import score_whole
-from searchlora.inference.tree import Search, tree
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from tests.made import made_adapter
@@ -77,7 +77,7 @@ def plain(sharp_base, store):
 def scored_ids(engine, prompts, answers, within=None):
     """Scores of token ids as they stand, without a chat around them."""
     works = [
-        Work(ids=tuple(prompt), adapter="one@1", answers=tuple(map(tuple, each)), within=within)
+        Work(ids=tuple(prompt), adapter="one@1", answers=tuple(map(tuple, each)), prune_margin=within)
         for prompt, each in zip(prompts, answers, strict=True)
     ]
     engine._core.finish(works)
@@ -117,7 +117,7 @@ def test_within_keeps_the_winner_and_bounds_the_rest(engine, plain, rows, within
     prompts, answers = [list(row) for row in zip(*rows, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Search, "SMALL", 0)
-        patch.setattr("searchlora.inference.batched.trees._FEW", 1)
+        patch.setattr("searchlora.inference.batched.choice_scoring._FEW", 1)
         scored = scored_ids(engine, prompts, answers, within)
         exact = whole(plain, prompts, answers)
     for found, wanted in zip(scored, exact, strict=True):
@@ -144,7 +144,7 @@ def mixed(engine, within=None):
     """Requests that wear adapters in turn, answers to each as token ids, and what the engine makes of these."""
     requests = [asked("where is my card " + "now " * n, ADAPTERS[n % 3]) for n in range(7)]
     choices = [LABELS[: 2 + n] for n in range(7)]
-    scored = [found.log_probabilities for found in engine.score(requests, choices, within=within)]
+    scored = [found.log_probabilities for found in engine.score(requests, choices, prune_margin=within)]
     return requests, [[engine.renderer.completion_ids(text) for text in texts] for texts in choices], scored
 
 
@@ -207,7 +207,7 @@ def test_within_leaves_out_what_is_far_behind(engine, plain):
 
 
 def test_the_vocabulary_is_met_in_slices(engine, plain, monkeypatch):
-    monkeypatch.setattr("searchlora.inference.batched.trees._LOGITS", 3)
+    monkeypatch.setattr("searchlora.inference.batched.choice_scoring._LOGITS", 3)
     answers = [[7, 8, 9, 2], [7, 9, 2], [8, 2], [9, 9, 9, 9, 2]]
     (found,) = scored_ids(engine, [[5, 6, 7]], [answers])
     assert found.log_probabilities == pytest.approx(whole(plain, [[5, 6, 7]], [answers])[0], abs=5e-3)

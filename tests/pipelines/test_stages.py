@@ -118,7 +118,7 @@ def test_records_of_different_forms_are_answered_in_order(stage):
 
 def test_a_grade_that_a_reason_follows_is_scored_up_to_the_end_of_its_line(stage, engine):
     asked = stage(REASONED, tokens=1300)
-    requests = [Request(messages(asked.task, record), "made", ends="\n") for record in RECORDS[:2]]
+    requests = [Request(messages(asked.task, record), "made", choice_suffix="\n") for record in RECORDS[:2]]
     scored = engine.score(requests, [REASONED.choices] * 2)
     for place, output in enumerate(asked.ask(RECORDS[:2])):
         graded = REASONED.from_scores(scored[place].log_probabilities)
@@ -136,7 +136,7 @@ def test_a_reason_without_an_end_is_none_and_its_grade_stands(stage):
 def test_a_reason_stands_behind_the_settled_grade(stage, engine):
     asked = stage(REASONED, tokens=1300, of=Harsh)
     (output,) = asked.ask(RECORDS[:1])
-    behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.rest, begins="bad\n")
+    behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.rest, answer_prefix="bad\n")
     assert (output.value, output.reason) == (0, engine.generate([behind])[0].text.strip())
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from searchlora.inference.batched.decode import Writer
 from searchlora.inference.batched.forward import Forward
-from searchlora.inference.batched.passes import Passes
-from searchlora.inference.batched.prefixes import Prefixes
-from searchlora.inference.batched.reading import Reader
-from searchlora.inference.batched.slots import Slots
-from searchlora.inference.batched.writing import Writer
-from searchlora.inference.scheduling.core import Core, Counts
-from searchlora.inference.scheduling.work import Limits
+from searchlora.inference.batched.lora_slots import Slots
+from searchlora.inference.batched.model_runner import Passes
+from searchlora.inference.batched.prefill import Reader
+from searchlora.inference.batched.prefix_cache import Prefixes
+from searchlora.inference.scheduling.engine_core import Core, Counts
+from searchlora.inference.scheduling.requests import Limits
 
 
 def batched_core(

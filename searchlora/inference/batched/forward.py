@@ -9,13 +9,13 @@ import torch
 
 from searchlora.errors import EngineError
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.decoder import take_over_layers
-from searchlora.inference.batched.frozen import Linear, is_linear, packing, side_by_side
-from searchlora.inference.batched.key_values import KeyValues
-from searchlora.inference.batched.native.pages import in_large_pages
+from searchlora.inference.batched.frozen_linear import Linear, is_linear, packing, side_by_side
+from searchlora.inference.batched.fused_layers import take_over_layers
+from searchlora.inference.batched.kv_cache import KeyValues
+from searchlora.inference.batched.lora_layers import take_over
+from searchlora.inference.batched.lora_mapping import route
+from searchlora.inference.batched.native.huge_pages import in_large_pages
 from searchlora.inference.batched.norms import take_over_norms
-from searchlora.inference.batched.projections import take_over
-from searchlora.inference.batched.routing import route
 
 
 class NotFinite(Exception):

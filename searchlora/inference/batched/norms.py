@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import Kernels
+from searchlora.inference.batched.native.bindings import Kernels
 
 
 class Norm(torch.nn.Module):

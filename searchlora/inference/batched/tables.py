@@ -12,11 +12,11 @@ from typing import Protocol
 
 import torch
 
-from searchlora.inference.batched import frozen
-from searchlora.inference.batched.frozen import Linear
+from searchlora.inference.batched import frozen_linear
+from searchlora.inference.batched.frozen_linear import Linear
+from searchlora.inference.batched.lora_mapping import Routing
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import COLUMNS, DEPTH, Kernels, Layers, packed, unpacked
-from searchlora.inference.batched.routing import Routing
+from searchlora.inference.batched.native.bindings import COLUMNS, DEPTH, Kernels, Layers, packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Packed:
         return y
 
     def changed(self, base: Linear, x: torch.Tensor, routing: Routing) -> torch.Tensor:
-        if isinstance(base, frozen.Packed) and self._all.even and base.adds(x):
+        if isinstance(base, frozen_linear.Packed) and self._all.even and base.adds(x):
             return base.few(x, (self._all, routing.items(x.shape[1])))
         return self.add(x, base(x), routing)
 

@@ -30,7 +30,9 @@ class Dialect(Protocol):
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         """The greedy completion of one request by the model that the server calls so."""
 
-    def score(self, post: Post, model: str, request: Request, choices: Sequence[str], within: float | None) -> Scored:
+    def score(
+        self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
+    ) -> Scored:
         """How likely the choices are."""
 
 
@@ -41,7 +43,7 @@ class Vllm:
         self._renderer = renderer
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
-        prompt = self._renderer.prompt_ids(request.messages, request.begins)
+        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix)
         body = {
             **self._asked(model, [prompt], request.max_new_tokens),
             # An answer ends where the template ends a turn. What else a base's configuration stops at is a token like
@@ -55,18 +57,20 @@ class Vllm:
         (choice,) = answer["choices"]
         return _completion(self._renderer.decode(choice["token_ids"]), choice["finish_reason"], answer["usage"])
 
-    def score(self, post: Post, model: str, request: Request, choices: Sequence[str], within: float | None) -> Scored:
+    def score(
+        self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
+    ) -> Scored:
         """The choices are one tree of tokens: the server is asked at each beginning how likely its next tokens are.
 
-        Every score is exact, so `within` changes nothing. The cost counts each beginning with its prompt, as sent:
-        of several prompts in a call vLLM says of the last only how much of it was in its cache.
+        Every score is exact; `prune_margin` is ignored. The cost counts each choice prefix with its prompt, as sent: of
+        several prompts in a call, vLLM reports cached tokens for the last one only.
 
         (vLLM's `prompt_logprobs` would give a choice's score at once. With LoRA they bring its CPU engine down and
         elsewhere leave out an adapter's output layer: vLLM's issues 29955 and 51594.)
         """
-        del within
-        prompt = self._renderer.prompt_ids(request.messages, request.begins)
-        answers = [tuple(self._renderer.completion_ids(choice, request.ends)) for choice in choices]
+        del prune_margin
+        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix)
+        answers = [tuple(self._renderer.completion_ids(choice, request.choice_suffix)) for choice in choices]
         found: dict[tuple[int, ...], float] = {}
         sent = 0
         for part in _parts(answers):
@@ -103,17 +107,19 @@ class Searchlora:
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         body = {
             **_chat(model, request),
-            **({"begins": request.begins} if request.begins else {}),
+            **({"begins": request.answer_prefix} if request.answer_prefix else {}),
             **({"structured_outputs": _structured(request.grammar)} if request.grammar else {}),
         }
         return _message(post("/v1/chat/completions", body))
 
-    def score(self, post: Post, model: str, request: Request, choices: Sequence[str], within: float | None) -> Scored:
+    def score(
+        self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
+    ) -> Scored:
         if not choices:
             return Scored((), 0, 0)
         body = {"model": model, "messages": [dict(message) for message in request.messages], "choices": list(choices)}
-        within = None if within == math.inf else within  # the same, and JSON has no infinity
-        more = {"begins": request.begins or None, "ends": request.ends, "within": within}
+        prune_margin = None if prune_margin == math.inf else prune_margin  # the same, and JSON has no infinity
+        more = {"begins": request.answer_prefix or None, "ends": request.choice_suffix, "within": prune_margin}
         answer = post("/v1/score", {**body, **{key: value for key, value in more.items() if value is not None}})
         found, usage = tuple(map(float, answer["log_probabilities"])), answer["usage"]
         if len(found) != len(choices):
@@ -125,7 +131,7 @@ class OpenAI:
     """Any other server: its own template renders the chat, and what only token ids can say is refused."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
-        if request.begins:
+        if request.answer_prefix:
             raise EngineError("the server cannot go on behind the beginning of an answer", fix=f"For this, {_OTHER}")
         body = _chat(model, request)
         if request.grammar is not None:
@@ -136,8 +142,10 @@ class OpenAI:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return _message(post("/v1/chat/completions", body))
 
-    def score(self, post: Post, model: str, request: Request, choices: Sequence[str], within: float | None) -> Scored:
-        del post, model, request, choices, within
+    def score(
+        self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
+    ) -> Scored:
+        del post, model, request, choices, prune_margin
         raise EngineError(
             "the server cannot score choices: OpenAI's API gives no log-probability of a text that is not its own",
             fix=f"{_FREE} {_OTHER}",

@@ -138,23 +138,23 @@ class RemoteEngine:
         requests: Sequence[Request],
         choices: Sequence[Sequence[str]],
         *,
-        within: float | None = None,
+        prune_margin: float | None = None,
         progress: Progress = silent,
     ) -> list[Scored]:
         """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
 
-        vLLM's scores are all exact, whatever `within` is.
+        vLLM's scores are all exact, whatever `prune_margin` is.
         """
         self._check_open()
         if not requests:
             return []
         longest = [
-            max((len(self.renderer.completion_ids(choice, request.ends)) for choice in row), default=0)
+            max((len(self.renderer.completion_ids(choice, request.choice_suffix)) for choice in row), default=0)
             for request, row in zip(requests, choices, strict=True)
         ]
         self._check_room(requests, longest)
         jobs = [
-            partial(self._dialect.score, request=request, choices=row, within=within)
+            partial(self._dialect.score, request=request, choices=row, prune_margin=prune_margin)
             for request, row in zip(requests, choices, strict=True)
         ]
         return self._done(requests, jobs, progress)
@@ -238,6 +238,6 @@ class RemoteEngine:
         if context is None:
             return
         for row, (request, answer) in enumerate(zip(requests, answers, strict=True)):
-            prompt = len(self.renderer.prompt_ids(request.messages, request.begins))
+            prompt = len(self.renderer.prompt_ids(request.messages, request.answer_prefix))
             if prompt + answer > context:
                 raise PromptTooLong(row, prompt, answer, context)

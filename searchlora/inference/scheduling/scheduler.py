@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 
 from searchlora.errors import EngineBusy, EngineError
-from searchlora.inference.scheduling.lines import Lines
-from searchlora.inference.scheduling.work import Limits, Work
+from searchlora.inference.scheduling.fair_queue import Lines
+from searchlora.inference.scheduling.requests import Limits, Work
 
 #: Seconds between two looks through all lines for works that nobody waits for any more.
 _LOOK = 0.25

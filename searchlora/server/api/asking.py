@@ -22,7 +22,7 @@ def engine_request(service: Service, asked: ChatRequest | ScoreRequest, **more: 
         Refusal: 400, for messages that the chat template refuses and for a prompt longer than the server takes.
     """
     messages = tuple(message.plain for message in asked.messages)
-    request = Request(messages, service.pinned(asked.model), begins=asked.begins, **more)
+    request = Request(messages, service.pinned(asked.model), answer_prefix=asked.begins, **more)
     try:
         length = len(service.engine.renderer.prompt_ids(messages, asked.begins))
     except TemplateError as error:

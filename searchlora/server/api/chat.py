@@ -97,7 +97,7 @@ def _begin(service: Service, asked: ChatRequest, caller: str, pieces: Pieces | N
     request, prompt = engine_request(service, asked, grammar=held)
     request = replace(request, max_new_tokens=length or _room(service, prompt))
     future = service.engine.submit(
-        request, caller=caller, seconds=service.settings.seconds, told=pieces.told if pieces else None
+        request, caller=caller, seconds=service.settings.seconds, on_token=pieces.told if pieces else None
     )
     return _Answer(future, request.adapter or service.base, held)
 

@@ -52,7 +52,7 @@ def _begin(
 
     def each() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
         for asked in several:
-            request, _ = engine_request(service, asked, ends=asked.ends)
+            request, _ = engine_request(service, asked, choice_suffix=asked.ends)
             yield request, asked.choices, asked.within
             models.append(request.adapter or service.base)
 

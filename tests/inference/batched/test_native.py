@@ -15,9 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from searchlora.inference.batched import attention, native
 from searchlora.inference.batched.attention import attend
-from searchlora.inference.batched.native.calls import Items
+from searchlora.inference.batched.lora_mapping import route
+from searchlora.inference.batched.native.bindings import Items
 from searchlora.inference.batched.norms import Norm, take_over_norms
-from searchlora.inference.batched.routing import route
 from searchlora.inference.batched.tables import Blocks, Change, Packed
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")

@@ -11,13 +11,13 @@ import torch
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 from searchlora.inference.batched import tables as batched_tables
-from searchlora.inference.batched.routing import route
+from searchlora.inference.batched.lora_mapping import route
 from searchlora.inference.batched.tables import Blocks, Change, tables
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.one_adapter import one_adapter_core
-from searchlora.inference.scheduling.lines import PATIENCE, Lines
-from searchlora.inference.scheduling.work import Limits, Work
-from tests.inference.scheduling.asking import asked, hold
+from searchlora.inference.scheduling.fair_queue import PATIENCE, Lines
+from searchlora.inference.scheduling.requests import Limits, Work
+from searchlora.inference.sequential import one_adapter_core
+from tests.inference.scheduling.requests import asked, hold
 from tests.inference.small_models import small
 
 
@@ -128,7 +128,7 @@ def test_a_listener_that_fails_fails_its_own_request_only(engine):
         raise ValueError("no")
 
     free = hold(engine)
-    good, bad = engine.submit(asked("tent", "x", 9)), engine.submit(asked("rope", "x", 9), told=told)
+    good, bad = engine.submit(asked("tent", "x", 9)), engine.submit(asked("rope", "x", 9), on_token=told)
     free.set()
     with pytest.raises(ValueError, match="no"):
         bad.result(10)
@@ -219,7 +219,7 @@ def test_rows_that_are_taken_back_while_they_write(either):
         pieces.append(text)
         first.set()
 
-    future = either.submit(asked("tent", tokens=3000), told=told)
+    future = either.submit(asked("tent", tokens=3000), on_token=told)
     assert first.wait(30)
     assert future.cancel()
     assert either.generate([asked("rope")])[0].completion_tokens > 0

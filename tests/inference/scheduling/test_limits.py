@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from searchlora.errors import RequestRefused, UsageError
-from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.kv_cache import KeyValues
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Grammar
-from tests.inference.scheduling.asking import asked, hold
+from tests.inference.scheduling.requests import asked, hold
 
 
 def test_adapters_come_and_go_within_their_slots(either, folders):
@@ -46,7 +46,7 @@ def test_a_request_is_named_by_its_place_in_the_call(either):
     with pytest.raises(RequestRefused, match="request 2: asks for no token"):
         either.generate([asked(), asked(tokens=0)])
     with pytest.raises(RequestRefused, match="request 1: a choice has no tokens"):
-        either.score([Request(({"role": "user", "content": "?"},), ends="")], [["", "a"]])
+        either.score([Request(({"role": "user", "content": "?"},), choice_suffix="")], [["", "a"]])
 
 
 def test_choices_that_have_no_room_in_a_pass_are_refused(tiny_base):

@@ -14,9 +14,9 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, TamperedAdapter
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.lines import Lines
-from searchlora.inference.scheduling.work import Work
-from tests.inference.scheduling.asking import asked, hold
+from searchlora.inference.scheduling.fair_queue import Lines
+from searchlora.inference.scheduling.requests import Work
+from tests.inference.scheduling.requests import asked, hold
 from tests.made import made_adapter
 from tests.words import first_word
 
@@ -133,7 +133,7 @@ def test_what_is_late_fails_and_what_is_cancelled_is_not_computed(engine):
 
 def test_text_is_told_as_it_comes(engine):
     pieces: list[str] = []
-    done = engine.submit(asked("tent", "a1", 6), told=pieces.append).result(30)
+    done = engine.submit(asked("tent", "a1", 6), on_token=pieces.append).result(30)
     assert pieces[-1] == done.text
     assert all(later.startswith(earlier.rstrip("\ufffd")) for earlier, later in pairwise(pieces))
 
@@ -204,7 +204,7 @@ def test_adapters_are_loaded_and_unloaded_by_name(engine):
         begun.set()
         free.wait(10)
 
-    future = engine.submit(asked("tent", "a3", 4), told=told)
+    future = engine.submit(asked("tent", "a3", 4), on_token=told)
     begun.wait(10)
     unloading: list[BaseException] = []
 

@@ -23,8 +23,11 @@ def samples(client):
 
 def test_scores_are_the_engines(client, service):
     body = {"model": "one", "messages": MESSAGES, "choices": CHOICES}
-    for more, settings in (({}, {}), ({"begins": "It is ", "ends": "."}, {}), ({"within": 1e9}, {"within": 1e9})):
-        fields = {key: value for key, value in more.items() if key != "within"}
+    for more, fields, settings in (
+        ({}, {}, {}),
+        ({"begins": "It is ", "ends": "."}, {"answer_prefix": "It is ", "choice_suffix": "."}, {}),
+        ({"within": 1e9}, {}, {"prune_margin": 1e9}),
+    ):
         (wanted,) = service.engine.score([Request(tuple(MESSAGES), "one", **fields)], [CHOICES], **settings)
         found = client.post("/v1/score", json=body | more).json()
         assert found["model"] == "one@1"

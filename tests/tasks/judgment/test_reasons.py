@@ -143,7 +143,7 @@ def test_the_reason_is_written_behind_the_grade_of_the_cut_points(tiny_base, tmp
         cuts = [-1 if grade <= wanted else 4 for grade in task.grades[1:]]
         tuned = REASONED.bound(REASONED.settings, {"cuts": cuts})
         (found,) = AdapterStage(tuned, engine, "made", 1300).ask([PAIR])
-        begun = {"grammar": tuned.output(PAIR).rest, "begins": f"{wanted}\n"}
+        begun = {"grammar": tuned.output(PAIR).rest, "answer_prefix": f"{wanted}\n"}
         (completion,) = engine.generate([Request(messages(tuned, PAIR), "made", 1300, **begun)])
         assert found == Grade(wanted, plain.probabilities, completion.text.strip())
         reasons.append(found.reason)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from searchlora.inference.batched.native.calls import Kernels
+from searchlora.inference.batched.native.bindings import Kernels
 from searchlora.models.resolve import cache_dir
 
 _FOLDER = Path(__file__).parent

@@ -10,7 +10,7 @@ from typing import Any
 from searchlora.errors import PromptTooLong, RequestRefused
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Request
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.requests import Work
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
 
@@ -48,24 +48,28 @@ class Asking:
         ]
 
     def to_score(
-        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], within: float | None
+        self, requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
     ) -> list[Work]:
         """Works that score. Raises as `LocalEngine.score`, of all requests before any is computed."""
         prompts = self._prompts(requests)
-        asked = [[(text, request.ends) for text in row] for request, row in zip(requests, choices, strict=True)]
+        asked = [
+            [(text, request.choice_suffix) for text in row] for request, row in zip(requests, choices, strict=True)
+        ]
         ids = {each: tuple(self._renderer.completion_ids(*each)) for each in set(itertools.chain(*asked))}
         answers = [tuple(ids[each] for each in row) for row in asked]
         self._check_choices(answers)
         self._check_room(prompts, [max(map(len, options), default=0) for options in answers])
         return [
-            Work(ids=prompt, adapter=adapter, answers=options, within=within, again=request.again)
+            Work(
+                ids=prompt, adapter=adapter, answers=options, prune_margin=prune_margin, keep_prefix=request.keep_prefix
+            )
             for prompt, adapter, options, request in zip(
                 prompts, self._pinned(requests), answers, requests, strict=True
             )
         ]
 
     def _prompts(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        return [tuple(self._renderer.prompt_ids(request.messages, request.begins)) for request in requests]
+        return [tuple(self._renderer.prompt_ids(request.messages, request.answer_prefix)) for request in requests]
 
     def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
         """Each reference is pinned once, so that all requests of a call see one version."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from searchlora.inference.batched.native.calls import Items
+from searchlora.inference.batched.native.bindings import Items
 
 #: The slot of the bare base: its A and B are zero.
 BARE = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from searchlora.inference.engine import Request
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.requests import Work
 from searchlora.outputs import Grammar
 
 

@@ -11,7 +11,7 @@ from searchlora.adapters.attach import attach
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.requests import Work
 from searchlora.models.load import load_model
 from tests.made import made_folder
 

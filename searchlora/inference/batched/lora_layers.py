@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from searchlora.inference.batched.frozen import bias_of, is_linear, packing, shape_of, side_by_side
-from searchlora.inference.batched.native.pages import in_large_pages
-from searchlora.inference.batched.routing import Routing
+from searchlora.inference.batched.frozen_linear import bias_of, is_linear, packing, shape_of, side_by_side
+from searchlora.inference.batched.lora_mapping import Routing
+from searchlora.inference.batched.native.huge_pages import in_large_pages
 from searchlora.inference.batched.tables import Change, tables
 
 #: Layers that a transformer block gives the same input, by their names.
@@ -36,7 +36,7 @@ class Group:
     Args:
         layers: Path of each layer in the model -> the layer.
         worn: Shared by all groups of a model.
-        packed: Whether to lay weights out as the CPU's matrix kernels want them, see `frozen.packing`.
+        packed: Whether to lay weights out as the CPU's matrix kernels want them, see `frozen_linear.packing`.
         like: A tensor of the kind that A and B are held as.
     """
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import Items, Kernels, Layers, lying
+from searchlora.inference.batched.native.bindings import Items, Kernels, Layers, lying
 
 
 class Linear(Protocol):

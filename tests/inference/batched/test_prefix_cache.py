@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.inference.batched.prefixes import LEAST, Prefixes, shared
+from searchlora.inference.batched.prefix_cache import LEAST, Prefixes, shared
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 
@@ -89,9 +89,12 @@ def test_a_prompt_that_is_scored_and_then_written_is_read_once(tiny_base, begins
     plain = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0)
     asked = [pairs()[place] for place in (3, 40, 17, 11)]  # of different lengths, with a beginning in common
     for each in (reusing, plain):
-        each.score([replace(request, again=True, ends="\n") for request in asked], [["0", "1 or 2"]] * len(asked))
+        each.score(
+            [replace(request, keep_prefix=True, choice_suffix="\n") for request in asked],
+            [["0", "1 or 2"]] * len(asked),
+        )
     before = reusing.stats()
-    wanted = [replace(request, begins=begins, max_new_tokens=12) for request in asked]
+    wanted = [replace(request, answer_prefix=begins, max_new_tokens=12) for request in asked]
     assert reusing.generate(wanted) == plain.generate(wanted)
     after = reusing.stats()
     reused = after.prompt_tokens_reused - before.prompt_tokens_reused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 
-from searchlora.inference.scheduling.work import Work
+from searchlora.inference.scheduling.requests import Work
 
 #: A work behind which so often others were taken, because they fitted and it did not, holds up all others until what is
 #: under way has made room for it. Between two takings lies one step of the rows that write.

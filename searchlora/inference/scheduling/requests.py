@@ -20,15 +20,15 @@ class Work:
         ids: The prompt.
         adapter: Pinned; None is the bare base.
         answers: Token ids of the answers to score; None where one is written.
-        within: As for `Engine.score`.
-        again: The same prompt comes once more soon.
+        prune_margin: As for `Engine.score`.
+        keep_prefix: The same prompt comes once more soon.
         most: Tokens after which an answer is cut.
         matcher: What the answer's grammar admits next; None: anything.
         endless: Goes on after the token that ends an answer, up to `most`; for measuring speed.
         errand: Called with nothing; all else is left out then.
         deadline: On the monotonic clock, after which nobody wants it.
-        told: Called with the tokens of a row after each one, by the computing thread; it must be quick. What it raises
-            fails this work.
+        on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
+            that it raises fails this work.
         passed_over: In how many takings others fitted behind it and it did not.
         result: The tokens written (a list), a `Scored`, or what the errand returned.
     """
@@ -36,14 +36,14 @@ class Work:
     ids: tuple[int, ...] = ()
     adapter: str | None = None
     answers: tuple[tuple[int, ...], ...] | None = None
-    within: float | None = None
-    again: bool = False
+    prune_margin: float | None = None
+    keep_prefix: bool = False
     most: int = 0
     matcher: Any = None
     endless: bool = False
     errand: Callable[[], Any] | None = None
     deadline: float | None = None
-    told: Callable[[list[int]], None] | None = None
+    on_token: Callable[[list[int]], None] | None = None
     passed_over: int = 0
     result: Future[Any] = field(default_factory=Future)
 
@@ -79,9 +79,9 @@ class Work:
 
     def tell(self, ids: list[int]) -> None:
         """Tell who listens the tokens so far."""
-        if self.told is not None:
+        if self.on_token is not None:
             try:
-                self.told(ids)
+                self.on_token(ids)
             except Exception as error:
                 self.fail(error)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from searchlora.inference.batched.native.pages import in_large_pages
+from searchlora.inference.batched.native.huge_pages import in_large_pages
 
 #: Columns are made by so many at once.
 _STEP = 64

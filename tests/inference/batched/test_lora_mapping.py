@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.inference.batched.routing import BARE, route
+from searchlora.inference.batched.lora_mapping import BARE, route
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.key_values import KeyValues
+from searchlora.inference.batched.kv_cache import KeyValues
+from searchlora.inference.batched.lora_layers import Group, Member
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.calls import Kernels
+from searchlora.inference.batched.native.bindings import Kernels
 from searchlora.inference.batched.norms import Norm
-from searchlora.inference.batched.projections import Group, Member
 
 #: Layers of transformers that compute what Llama's do, by the names of their classes. Others have the same parts, but
 #: turn the heads of some layers only, or scale queries at far positions, which a look at a few tokens does not show.

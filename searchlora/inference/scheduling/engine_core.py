@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from searchlora.inference.scheduling.requests import Limits, Work
 from searchlora.inference.scheduling.scheduler import Machine, Scheduler
-from searchlora.inference.scheduling.work import Limits, Work
 
 #: Seconds that what is under way may take when the interpreter ends.
 _AT_EXIT = 1.0

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched.forward import Forward, NotFinite
-from searchlora.inference.batched.key_values import KeyValues
-from searchlora.inference.batched.prefixes import Ids, Prefixes
-from searchlora.inference.scheduling.core import Counts
-from searchlora.inference.scheduling.work import Limits
+from searchlora.inference.batched.kv_cache import KeyValues
+from searchlora.inference.batched.prefix_cache import Ids, Prefixes
+from searchlora.inference.scheduling.engine_core import Counts
+from searchlora.inference.scheduling.requests import Limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,13 @@ class Prompt:
     """A prompt, and the adapter that reads it: its name, and the slot that it is in.
 
     Attributes:
-        again: It comes once more soon.
+        keep_prefix: It comes once more soon.
     """
 
     ids: Ids
     adapter: str | None
     slot: int
-    again: bool = False
+    keep_prefix: bool = False
 
 
 class Spoiled(Exception):

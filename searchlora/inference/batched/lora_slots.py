@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from searchlora.errors import EngineBusy, EngineError
-from searchlora.inference.batched.changes import read_changes
-from searchlora.inference.batched.projections import Projections
-from searchlora.inference.batched.routing import BARE
-from searchlora.inference.scheduling.core import Counts
+from searchlora.inference.batched.lora_layers import Projections
+from searchlora.inference.batched.lora_mapping import BARE
+from searchlora.inference.batched.lora_weights import read_changes
+from searchlora.inference.scheduling.engine_core import Counts
 
 
 class Slots:

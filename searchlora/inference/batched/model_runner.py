@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from searchlora.inference.batched.choice_scoring import score_trees
+from searchlora.inference.batched.decode import Row, Writer
 from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.reading import Prompt, Reader, Spoiled
-from searchlora.inference.batched.slots import Slots
-from searchlora.inference.batched.trees import score_trees
-from searchlora.inference.batched.writing import Row, Writer
-from searchlora.inference.scheduling.core import Counts
-from searchlora.inference.scheduling.work import Limits, Work
+from searchlora.inference.batched.lora_slots import Slots
+from searchlora.inference.batched.prefill import Prompt, Reader, Spoiled
+from searchlora.inference.scheduling.engine_core import Counts
+from searchlora.inference.scheduling.requests import Limits, Work
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Passes:
         if work.answers is not None:
             longest = max(each.tokens for each in [work, *taken.scored])
             room = self._limits.pass_holds(len(taken.scored) + 1, longest)
-            if taken.scored and (not room or work.within != taken.scored[0].within):
+            if taken.scored and (not room or work.prune_margin != taken.scored[0].prune_margin):
                 return False
             taken.scored.append(work)
         else:
@@ -105,7 +105,7 @@ class Passes:
                 else:
                     try:
                         slot = self._slots.wear(work.adapter)
-                        ready[Prompt(work.ids, work.adapter, slot, work.again)] = work
+                        ready[Prompt(work.ids, work.adapter, slot, work.keep_prefix)] = work
                     except Exception as error:
                         refused[work.adapter] = error
                         work.fail(error)
@@ -128,7 +128,7 @@ class Passes:
 
     def _score(self, works: dict[Prompt, Work]) -> None:
         answers = [work.answers or () for work in works.values()]
-        found = score_trees(self._reader, list(works), answers, next(iter(works.values())).within)
+        found = score_trees(self._reader, list(works), answers, next(iter(works.values())).prune_margin)
         self._counts.scored += len(found)
         for work, scored in zip(works.values(), found, strict=True):
             work.done(scored)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchlora.inference.batched import frozen, native, tables
-from searchlora.inference.batched.frozen import Kept, Packed
-from searchlora.inference.batched.routing import route
+from searchlora.inference.batched import frozen_linear, native, tables
+from searchlora.inference.batched.frozen_linear import Kept, Packed
+from searchlora.inference.batched.lora_mapping import route
 from searchlora.inference.batched.tables import Change
 from searchlora.models.load import load_model
 
@@ -43,7 +43,9 @@ def packed(monkeypatch, weight, bias, lies):
     """With our own kernel, or with oneDNN's alone."""
     with monkeypatch.context() as patch:
         if not lies:
-            patch.setattr(frozen, "lying", lambda *_: weight.view(6, 48, 32, 2))  # of its size, but not as it lies
+            patch.setattr(
+                frozen_linear, "lying", lambda *_: weight.view(6, 48, 32, 2)
+            )  # of its size, but not as it lies
         found = Packed(weight, bias)
     assert (found._compiled is not None) == lies
     return found

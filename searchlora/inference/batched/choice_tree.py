@@ -88,23 +88,23 @@ class Search:
     """What of a tree is computed: all at once, or in rounds only what may still come near the best answer.
 
     Args:
-        within: How far behind the best answer, in nats, answers may be left together by their first tokens before the
-            rest of them is left out; None: everything is computed.
+        prune_margin: Margin in nats: choices that are together this far behind the best one are not scored to the end;
+            None scores every choice exactly.
     """
 
     #: Fewer nodes than this are computed at once with the prompt; another pass through the model would cost more.
     SMALL = 16
 
-    def __init__(self, tree: Tree, within: float | None) -> None:
+    def __init__(self, tree: Tree, prune_margin: float | None) -> None:
         self.tree = tree
-        self.within = within
+        self.prune_margin = prune_margin
         self._values = np.zeros(len(tree.targets))
         self._known = np.zeros(len(tree.targets), dtype=bool)
         self._read = np.zeros(len(tree.tokens), dtype=bool)
 
     def first(self) -> Ints:
         """The nodes that are computed together with the prompt."""
-        if self.within is None or len(self.tree.tokens) < self.SMALL:
+        if self.prune_margin is None or len(self.tree.tokens) < self.SMALL:
             return self.reading(np.arange(len(self.tree.tokens)))
         return self.reading(np.array(self.tree.run(-1)[1:], dtype=np.int64))
 
@@ -114,7 +114,7 @@ class Search:
         The first so many of them can be had alone; what is computed is told by `reading`.
         """
         scores, missing = self.scores(), self._missing
-        if self.within is None or not missing.any():
+        if self.prune_margin is None or not missing.any():
             return np.array([], dtype=np.int64)
         if missing.all():
             open_ = [int(scores.argmax())]
@@ -122,7 +122,7 @@ class Search:
             places = np.flatnonzero(missing)
             places = places[np.argsort(scores[places], kind="stable")]
             together = np.cumsum(np.exp(scores[places] - scores[~missing].max()))
-            open_ = places[together > math.exp(-self.within)].tolist()
+            open_ = places[together > math.exp(-self.prune_margin)].tolist()
         open_.sort(key=lambda answer: -scores[answer])
         heads = dict.fromkeys(int(np.flatnonzero(self.tree.nodes_of[answer] & ~self._read)[0]) for answer in open_)
         unread = dict.fromkeys(node for head in heads for node in self.tree.run(head))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchlora.inference.batched.native import pages
-from searchlora.inference.batched.native.pages import in_large_pages
+from searchlora.inference.batched.native import huge_pages
+from searchlora.inference.batched.native.huge_pages import in_large_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -52,10 +52,10 @@ def test_memory_that_is_empty_comes_to_lie_in_large_pages_when_it_is_used():
 
 
 def test_spans_that_touch_are_one():
-    assert pages._joined([(4, 6), (0, 2), (1, 3), (6, 8), (5, 6)]) == [(0, 3), (4, 8)]
+    assert huge_pages._joined([(4, 6), (0, 2), (1, 3), (6, 8), (5, 6)]) == [(0, 3), (4, 8)]
 
 
 def test_where_the_system_has_none_nothing_happens(monkeypatch):
-    monkeypatch.setattr(pages.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(huge_pages.platform, "system", lambda: "Darwin")
     in_large_pages([torch.ones(3)])
     in_large_pages([])

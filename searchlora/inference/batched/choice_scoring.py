@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from searchlora.inference.batched.choice_tree import Bools, Ints, Search, Tree, tree
 from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.prefixes import Ids
-from searchlora.inference.batched.reading import Prompt, Reader, Spoiled
+from searchlora.inference.batched.prefill import Prompt, Reader, Spoiled
+from searchlora.inference.batched.prefix_cache import Ids
 from searchlora.inference.engine import Scored
-from searchlora.inference.tree import Bools, Ints, Search, Tree, tree
 
 #: Rows of logits that are in memory at once: at a vocabulary of 50,000, 50 MB.
 _LOGITS = 256
@@ -29,16 +29,16 @@ _KEPT = 1024
 
 
 def score_trees(
-    reader: Reader, prompts: Sequence[Prompt], answers: Sequence[tuple[Ids, ...]], within: float | None
+    reader: Reader, prompts: Sequence[Prompt], answers: Sequence[tuple[Ids, ...]], prune_margin: float | None
 ) -> list[Scored]:
     """Score every answer of each prompt, all in one batch; what prompts begin with in common is computed once.
 
     Args:
         answers: Token ids of each prompt's answers, at least one.
-        within: As for `Engine.score`.
+        prune_margin: As for `Engine.score`.
     """
     shapes = {each: _tree(each) for each in set(answers)}
-    searches = [Search(shapes[each], within) for each in answers]
+    searches = [Search(shapes[each], prune_margin) for each in answers]
     chosen = [search.first() for search in searches]
     reader.share(prompts)
     batch = _Batch(reader, prompts, searches)
@@ -129,7 +129,7 @@ class _Batch:
     def _keep_prompts(self) -> None:
         """Keep what was read of prompts that come again; the last token is read then, for what follows it."""
         for row, (prompt, given) in enumerate(zip(self._prompts, self._given, strict=True)):
-            if prompt.again and self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
+            if prompt.keep_prefix and self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
                 begin = self._width - (len(prompt.ids) - given)
                 columns = self._cache.taken(row, slice(given), slice(begin, self._width - 1))
                 self._prefixes.keep(prompt.adapter, prompt.ids[:-1], columns)

@@ -10,7 +10,7 @@ import torch
 
 from searchlora.adapters.peft_folder import read_config, read_weights
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
-from searchlora.inference.batched.projections import Projections
+from searchlora.inference.batched.lora_layers import Projections
 from searchlora.inference.batched.tables import Change
 
 _PREFIX = "base_model.model."

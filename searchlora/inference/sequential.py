@@ -11,8 +11,8 @@ from typing import Any
 
 from searchlora.adapters.attach import attach
 from searchlora.inference.constrained import GrammarMask
-from searchlora.inference.scheduling.core import Core, Counts
-from searchlora.inference.scheduling.work import Limits, Work
+from searchlora.inference.scheduling.engine_core import Core, Counts
+from searchlora.inference.scheduling.requests import Limits, Work
 from searchlora.inference.scoring import score_whole
 from searchlora.models.batch import collate
 from searchlora.prompts import Example

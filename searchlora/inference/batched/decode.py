@@ -11,8 +11,8 @@ import torch
 
 from searchlora.errors import EngineError
 from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.key_values import KeyValues
-from searchlora.inference.batched.reading import Prompt, Reader
+from searchlora.inference.batched.kv_cache import KeyValues
+from searchlora.inference.batched.prefill import Prompt, Reader
 from searchlora.inference.constrained import admitted, cannot_go_on
 
 
