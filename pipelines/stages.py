@@ -124,7 +124,7 @@ class AdapterStage:
         }
 
     def _settled(self, output: Any, record: Record) -> Any:
-        return output if isinstance(output, InvalidOutput) else self.task.settle(output, record)
+        return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
 
     def _with_rest(self, records: Sequence[Record], specs: Mapping[int, ClosedSet], values: list[Any]) -> list[Any]:
         goes_on = {

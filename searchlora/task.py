@@ -17,6 +17,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,6 +31,64 @@ from searchlora.recipe import read_recipe
 from searchlora.records import Format, Options, Record, SearchContext
 
 GROUP = "searchlora.tasks"
+
+
+@dataclass(frozen=True)
+class EvaluationInput:
+    """Everything that `Task.evaluate` may measure.
+
+    Attributes:
+        records: The gold records.
+        outputs: One output per record, in the same order; `InvalidOutput` where parsing failed.
+        run: The run retrieved with the outputs, for a task that is evaluated by retrieval.
+        qrels: The relevance judgments for that run.
+        relevant: The lowest grade that counts as relevant in binary measures.
+
+    Raises:
+        ValueError: if the numbers of records and outputs differ.
+
+    Examples:
+        >>> inputs = EvaluationInput([{"id": "q1", "group": "g", "kind": "short"}], [InvalidOutput("?", "no grade")])
+        >>> inputs.ids, inputs.clusters, inputs.invalid, inputs.slices("kind")
+        (['q1'], {'q1': 'g'}, {'q1': 'no grade'}, {'kind': {'q1': 'short'}})
+    """
+
+    records: Sequence[Record]
+    outputs: Sequence[Any | InvalidOutput]
+    run: Run | None = None
+    qrels: Qrels | None = None
+    relevant: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.records) != len(self.outputs):
+            raise ValueError(f"there are {len(self.outputs)} outputs for {len(self.records)} records")
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each record, in order."""
+        return [str(record["id"]) for record in self.records]
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Record id -> group. Records of one group are not independent, so intervals resample whole groups."""
+        return {str(record["id"]): str(record["group"]) for record in self.records}
+
+    @property
+    def invalid(self) -> dict[str, str]:
+        """Record id -> why its output could not be parsed, for the invalid outputs only."""
+        return {
+            id_: output.reason
+            for id_, output in zip(self.ids, self.outputs, strict=True)
+            if isinstance(output, InvalidOutput)
+        }
+
+    def slices(self, *fields: str) -> dict[str, dict[str, str]]:
+        """Field -> record id -> value, over the records that have the field; fields that no record has are left out."""
+        values = {
+            field: {str(record["id"]): str(record[field]) for record in self.records if field in record}
+            for field in fields
+        }
+        return {field: rows for field, rows in values.items() if rows}
 
 
 class Task(ABC):
@@ -114,22 +173,8 @@ class Task(ABC):
         return json.dumps({key: value for key, value in record.items() if key not in ("id", "group")}, sort_keys=True)
 
     @abstractmethod
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Any | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
-        """Measure outputs (one per record, in order) over all rows, an invalid one counted as the fallback or worst.
-
-        Args:
-            run: What was retrieved with the outputs, for a task that is evaluated by retrieval.
-            qrels: The judgments for that run.
-            relevant: The grade from which on a document counts in binary measures.
-        """
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
+        """Measure outputs over all records; an invalid output counts as the task's fallback, or else as worst."""
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
         """Outputs without any model, by name, that are always reported beside the adapter."""
@@ -182,8 +227,8 @@ class PromptedTask(Task):
         """Read a completion strictly: a value, or `InvalidOutput`."""
         return self.output(record).parse(text)
 
-    def settle(self, output: Any, record: Record) -> Any:
-        """A valid output with what was tuned on validation applied: another temperature, a threshold."""
+    def apply_tuning(self, output: Any, record: Record) -> Any:
+        """A valid output with the tuned values (temperature, thresholds) applied."""
         del record
         return output
 

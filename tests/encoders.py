@@ -32,7 +32,7 @@ class Shout(EncoderTask):
     def label(self, record):
         return record.get("label")
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
+    def evaluate(self, inputs):
         raise NotImplementedError
 
 

@@ -24,10 +24,9 @@ class FirstWord(PromptedTask):
         del record
         return FreeText()
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
-        del run, qrels, relevant
-        right = {r["id"]: float(o == self.target(r)) for r, o in zip(records, outputs, strict=True)}
-        return Evaluation("accuracy", {"accuracy": right}, {r["id"]: r["group"] for r in records})
+    def evaluate(self, inputs):
+        right = {r["id"]: float(o == self.target(r)) for r, o in zip(inputs.records, inputs.outputs, strict=True)}
+        return Evaluation("accuracy", {"accuracy": right}, inputs.clusters)
 
 
 def first_word(folder: Path) -> FirstWord:

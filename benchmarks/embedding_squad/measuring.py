@@ -18,7 +18,7 @@ from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.progress import Steps
 from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.encoder import Encoder
-from searchlora.task import load_encoder_task
+from searchlora.task import EvaluationInput, load_encoder_task
 
 BM25, COMMONEST = "BM25", "commonest intent"
 ZERO, LORA, FULL = "zero-shot", "LoRA", "full fine-tuning"
@@ -75,7 +75,7 @@ def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[s
     return {
         system: replace(
             trial.task.evaluate(
-                trial.records, [None] * len(trial.records), run=each["run"], qrels=trial.qrels, relevant=trial.relevant
+                EvaluationInput(trial.records, [None] * len(trial.records), each["run"], trial.qrels, trial.relevant)
             ),
             costs=each["costs"],
         )
@@ -101,9 +101,9 @@ def classes(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str
     commonest = next(iter(trial.task.baselines(trial.records, fold.dataset.folder).values()))
     found: dict[str, dict[str, Evaluation]] = {}
     for head in HEADS:
-        found[head] = {COMMONEST: trial.task.evaluate(trial.records, commonest)}
+        found[head] = {COMMONEST: trial.task.evaluate(EvaluationInput(trial.records, commonest))}
         for system in (ZERO, FULL, LORA):
-            found[head][system] = trial.task.evaluate(trial.records, said[system][head])
+            found[head][system] = trial.task.evaluate(EvaluationInput(trial.records, said[system][head]))
     return found
 
 

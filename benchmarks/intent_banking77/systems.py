@@ -45,9 +45,9 @@ def run_all(
         (Model(FREE, stored), free),
     ):
         systems[model.name] = _asked(model, trial, engine, keep, steps)
-    settling = task.bound(task.settings, tuned)
+    tuned_task = task.bound(task.settings, tuned)
     raw = systems[RAW]
-    outputs = [settling.settle(output, record) for output, record in zip(raw.outputs, records, strict=True)]
+    outputs = [tuned_task.apply_tuning(output, record) for output, record in zip(raw.outputs, records, strict=True)]
     systems[ADAPTER] = held.given(ADAPTER, outputs, raw.evaluation.costs)
     return systems, tuned
 

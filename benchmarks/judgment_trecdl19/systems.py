@@ -14,7 +14,7 @@ from searchlora.eval.scoring import evaluate_run
 from searchlora.eval.trec import Qrels, Run, ranked
 from searchlora.outputs import Grade
 from searchlora.records import Hit, Record
-from searchlora.task import load_task
+from searchlora.task import EvaluationInput, load_task
 from searchlora.tasks.judgment import JudgmentTask
 from searchlora.tasks.judgment.baselines import BM25, COMMONEST, learnt
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
@@ -68,7 +68,7 @@ def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tup
     """The judges against people, over all graded pairs; the adapter against each other one."""
     records: list[Record] = list(topics.records(list(topics.pairs)))
     found = {
-        name: task().evaluate(records, [grades[str(record["id"])] for record in records])
+        name: task().evaluate(EvaluationInput(records, [grades[str(record["id"])] for record in records]))
         for name, grades in systems.items()
     }
     return compare({name: _shown(each) for name, each in found.items()}, candidate=ADAPTER_TUNED), found

@@ -10,7 +10,7 @@ from benchmarks.rag_mtrag.answering import Answers
 from benchmarks.rag_mtrag.records import TASK, Record
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.task import load_task
+from searchlora.task import EvaluationInput, load_task
 
 ADAPTER, BASE = "adapter", "base zero-shot"
 
@@ -45,7 +45,7 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
             pooled={each: its for each, its in found.pooled.items() if each in MEASURES},
         )
         for name, outputs in systems.items()
-        for found in [task.evaluate(rows, [outputs[row["id"]] for row in rows])]
+        for found in [task.evaluate(EvaluationInput(rows, [outputs[row["id"]] for row in rows]))]
     }
 
 

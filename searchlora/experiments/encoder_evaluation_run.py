@@ -17,7 +17,7 @@ from searchlora.retrieval.classifying import classify
 from searchlora.retrieval.dense import DenseIndex
 from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.retriever import Retriever
-from searchlora.task import EncoderTask
+from searchlora.task import EncoderTask, EvaluationInput
 
 #: Hits of a query, as deep as the deepest measure looks.
 DEPTH = 100
@@ -60,13 +60,13 @@ class EncoderEvaluationRun:
         ]
         run = {str(search["id"]): {hit.document: hit.score for hit in search["hits"]} for search in searches}
         nothing = [None] * len(self.records)
-        evaluation = self.task.evaluate(self.records, nothing, run=run, qrels=self.qrels, relevant=self.relevant)
+        evaluation = self.task.evaluate(EvaluationInput(self.records, nothing, run, self.qrels, self.relevant))
         costs = {"ms per query": 1000 * seconds / len(self.records)}
         return SystemResult(name, [""] * len(searches), searches, replace(evaluation, costs=costs), seconds)
 
     def given(self, name: str, outputs: Sequence[Any]) -> SystemResult:
         """Take classes that exist already, a baseline's."""
-        evaluation = self.task.evaluate(self.records, outputs)
+        evaluation = self.task.evaluate(EvaluationInput(self.records, outputs))
         return SystemResult(name, list(outputs), [self._search(record) for record in self.records], evaluation, 0.0)
 
     def _classified(self, name: str, encoder: Encoder, progress: Progress) -> SystemResult:

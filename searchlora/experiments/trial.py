@@ -17,7 +17,7 @@ from searchlora.pipelines.pipeline import Pipeline, run_of
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 
 #: The system that is the base model without an adapter.
 BASE = "base zero-shot"
@@ -112,7 +112,7 @@ class Trial:
         outputs = [search["outputs"][self.task.name][0] for search in searches]
         run = run_of(searches) if self.retrieve is not None else None
         measured = self._measurable(outputs, task)
-        evaluation = self.task.evaluate(self.records, measured, run=run, qrels=self.qrels, relevant=self.relevant)
+        evaluation = self.task.evaluate(EvaluationInput(self.records, measured, run, self.qrels, self.relevant))
         return SystemResult(name, outputs, searches, evaluation, seconds)
 
     def _measurable(self, outputs: Sequence[Any], task: PromptedTask) -> list[Any]:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.labels import confusion_of
 from searchlora.eval.measures import RETRIEVAL_MEASURES, retrieval_notes, retrieval_values, with_relevant
 from searchlora.eval.pooled import macro_f1
-from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput
-from searchlora.records import Record
+from searchlora.task import EvaluationInput
 
 
-def evaluate(
-    records: Sequence[Record],
-    outputs: Sequence[Any | InvalidOutput],
-    *,
-    run: Run | None = None,
-    qrels: Qrels | None = None,
-    relevant: int = 1,
-) -> Evaluation:
+def evaluate(inputs: EvaluationInput) -> Evaluation:
     """Measure runs (records without a label) or predicted classes (records with one).
 
     Measures:
@@ -30,43 +19,36 @@ def evaluate(
         macro-F1 (headline): the mean F1 of the classes that stand in the records, each of the same weight.
         accuracy: 1 where the class is right.
     """
-    clusters = {str(record["id"]): str(record["group"]) for record in records}
-    slices = {"kind": {str(record["id"]): str(record["kind"]) for record in records if "kind" in record}}
-    sliced = {name: rows for name, rows in slices.items() if rows}
-    if records and "label" in records[0]:
-        return _classes(records, outputs, clusters, sliced)
-    own = {topic: qrels[topic] for topic in clusters if topic in qrels} if qrels else {}
+    if inputs.records and "label" in inputs.records[0]:
+        return _classes(inputs)
+    clusters, run = inputs.clusters, inputs.run
+    own = {topic: grades for topic, grades in (inputs.qrels or {}).items() if topic in clusters}
     if run is None or not own:
         return Evaluation("nDCG@10", {}, clusters, notes=("There was no run or no judgment, so nothing is measured.",))
-    names = [with_relevant(name, relevant) for name in RETRIEVAL_MEASURES]
+    names = [with_relevant(name, inputs.relevant) for name in RETRIEVAL_MEASURES]
     return Evaluation(
         headline=names[0],
         values=retrieval_values(run, own, names),
         clusters=clusters,
-        slices=sliced,
+        slices=inputs.slices("kind"),
         tested=tuple(names),
         notes=retrieval_notes(run, own),
     )
 
 
-def _classes(
-    records: Sequence[Record],
-    outputs: Sequence[Any | InvalidOutput],
-    clusters: Mapping[str, str],
-    slices: Mapping[str, Mapping[str, str]],
-) -> Evaluation:
-    gold = {str(record["id"]): str(record["label"]) for record in records}
-    said = {
-        row: None if isinstance(output, InvalidOutput) else str(output)
-        for row, output in zip(gold, outputs, strict=True)
+def _classes(inputs: EvaluationInput) -> Evaluation:
+    gold = {str(record["id"]): str(record["label"]) for record in inputs.records}
+    predicted = {
+        id_: None if isinstance(output, InvalidOutput) else str(output)
+        for id_, output in zip(gold, inputs.outputs, strict=True)
     }
-    labels = sorted({*gold.values(), *(label for label in said.values() if label is not None)})
+    labels = sorted({*gold.values(), *(label for label in predicted.values() if label is not None)})
     return Evaluation(
         headline="macro-F1",
-        values={"accuracy": {row: float(said[row] == label) for row, label in gold.items()}},
-        clusters=clusters,
-        slices=slices,
-        pooled={"macro-F1": macro_f1(gold, said, labels)},
-        confusions={"Classes": confusion_of(gold, said, labels)},
+        values={"accuracy": {id_: float(predicted[id_] == label) for id_, label in gold.items()}},
+        clusters=inputs.clusters,
+        slices=inputs.slices("kind"),
+        pooled={"macro-F1": macro_f1(gold, predicted, labels)},
+        confusions={"Classes": confusion_of(gold, predicted, labels)},
         tested=("macro-F1", "accuracy"),
     )

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.trec import Qrels, Run
-from searchlora.outputs import InvalidOutput
 from searchlora.records import Format, Options, Record
-from searchlora.task import EncoderTask
+from searchlora.task import EncoderTask, EvaluationInput
 from searchlora.tasks.embedding import baselines, evaluator
 from searchlora.tasks.embedding.dataset import FORMATS, check_kind
 
@@ -46,16 +44,8 @@ class EmbeddingTask(EncoderTask):
     def label(self, record: Record) -> str | None:
         return record.get("label")
 
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Any | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
-        return evaluator.evaluate(records, outputs, run=run, qrels=qrels, relevant=relevant)
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
+        return evaluator.evaluate(inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
         return baselines.all_of(records, dataset)

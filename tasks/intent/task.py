@@ -8,10 +8,9 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.records import Format, Options, Record
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.intent import answers, baselines, calibration, evaluator
 from searchlora.tasks.intent.dataset import FORMATS
 from searchlora.tasks.intent.settings import settings_from
@@ -62,21 +61,12 @@ class IntentTask(PromptedTask):
     def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
         return calibration.tuned_on(self.settings, records, outputs)
 
-    def settle(self, output: Any, record: Record) -> Any:
+    def apply_tuning(self, output: Any, record: Record) -> Any:
         del record
         return calibration.settled(self.settings, self.tuned, output)
 
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Any | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
-        del run, qrels, relevant
-        return evaluator.evaluate(self.settings, records, outputs)
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
+        return evaluator.evaluate(self.settings, inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
         return baselines.all_of(self.settings, records, dataset)

@@ -9,20 +9,14 @@ from searchlora.eval import pooled
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.labels import confusion_of, curve_of
 from searchlora.outputs import Grade, InvalidOutput
-from searchlora.records import Record
+from searchlora.task import EvaluationInput
 
 KAPPA, BINARY, QUADRATIC = "kappa", "kappa binary", "kappa quadratic"
 ALPHA, BIAS, MAE = "alpha", "bias", "MAE"
 CALIBRATION = "calibration error"
 
 
-def evaluate(
-    records: Sequence[Record],
-    outputs: Sequence[Grade | InvalidOutput],
-    *,
-    scale: Sequence[int],
-    relevant: int,
-) -> Evaluation:
+def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) -> Evaluation:
     """Hold grades, one per record, against those of people, over all records.
 
     Measures:
@@ -41,10 +35,9 @@ def evaluate(
         scale: The grades there are, rising.
         relevant: The grade from which on a passage counts as relevant.
     """
-    ids = [str(record["id"]) for record in records]
-    gold = {id_: int(record["grade"]) for id_, record in zip(ids, records, strict=True)}
+    ids, outputs = inputs.ids, inputs.outputs
+    gold = {str(record["id"]): int(record["grade"]) for record in inputs.records}
     said = {id_: _grade(output) for id_, output in zip(ids, outputs, strict=True)}
-    clusters = {id_: str(record["group"]) for id_, record in zip(ids, records, strict=True)}
     chances = {id_: _relevant(output, scale, relevant) for id_, output in zip(ids, outputs, strict=True)}
     probability = {id_: chance for id_, chance in chances.items() if chance is not None}
     truly = {id_: gold[id_] >= relevant for id_ in probability}
@@ -66,14 +59,12 @@ def evaluate(
             "invalid": {id_: float(said[id_] is None) for id_ in ids},
         },
         pooled=figures,
-        clusters=clusters,
-        slices=_slices(records),
-        invalid={
-            id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
-        },
+        clusters=inputs.clusters,
+        slices={"human grade": {id_: str(grade) for id_, grade in gold.items()}, **inputs.slices("kind")},
+        invalid=inputs.invalid,
         tested=(KAPPA, BINARY),
         confusions={"grades": confusion_of(_names(gold), _names(said), [str(each) for each in scale])},
-        curves={"probability of relevant": curve_of(probability, truly, clusters)} if probability else {},
+        curves={"probability of relevant": curve_of(probability, truly, inputs.clusters)} if probability else {},
         less_is_better=(MAE, CALIBRATION, "invalid"),
     )
 
@@ -95,12 +86,3 @@ def _off(gold: int, said: int | None, worst: Mapping[int, int]) -> int:
 
 def _names(grades: Mapping[str, Any]) -> dict[str, Any]:
     return {id_: None if grade is None else str(grade) for id_, grade in grades.items()}
-
-
-def _slices(records: Sequence[Record]) -> Mapping[str, Mapping[str, str]]:
-    slices: dict[str, dict[str, str]] = {"human grade": {}}
-    for record in records:
-        slices["human grade"][str(record["id"])] = str(record["grade"])
-        if "kind" in record:
-            slices.setdefault("kind", {})[str(record["id"])] = str(record["kind"])
-    return slices

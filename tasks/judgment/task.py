@@ -8,10 +8,9 @@ from typing import Any
 
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Format, Options, Record, SearchContext
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.judgment import baselines, evaluator, reasons, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
@@ -114,7 +113,7 @@ class JudgmentTask(PromptedTask):
     def tune(self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput]) -> Mapping[str, Any]:
         return tuning.tuned(records, outputs, self.grades)
 
-    def settle(self, output: Grade, record: Record) -> Grade:
+    def apply_tuning(self, output: Grade, record: Record) -> Grade:
         """Probabilities at the tuned temperature; the grade by the tuned cut points, where there are any."""
         del record
         return tuning.settled(output, self.tuned, self.grades)
@@ -122,18 +121,8 @@ class JudgmentTask(PromptedTask):
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
         return baselines.all_of(records, dataset, self.grades)
 
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Grade | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
-        """As `evaluator.evaluate`; what is relevant the settings say, and a run says nothing here."""
-        del run, qrels, relevant
-        return evaluator.evaluate(records, outputs, scale=self.grades, relevant=self.settings["relevant"])
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
+        return evaluator.evaluate(inputs, scale=self.grades, relevant=self.settings["relevant"])
 
 
 def _check_sides(relevant: Sequence[bool], least: int) -> None:

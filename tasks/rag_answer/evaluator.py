@@ -18,6 +18,7 @@ from searchlora.eval.overlap import rouge_l
 from searchlora.eval.pooled import Pooled, f1, macro_f1, micro_f1, micro_precision, micro_recall, precision, recall
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
+from searchlora.task import EvaluationInput
 from searchlora.tasks.rag_answer.evidence import SUPPORTED, supported
 from searchlora.tasks.rag_answer.sentences import Sentence, sentences, without_marks
 
@@ -76,9 +77,7 @@ class _Row:
         return set(self.answer.citations) if self.answer else set()
 
 
-def evaluate(
-    records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput], *, citations: bool = True
-) -> Evaluation:
+def evaluate(inputs: EvaluationInput, *, citations: bool = True) -> Evaluation:
     """Measure answers, one per record, over all records; an invalid one counts as an abstention.
 
     Pooled measures (functions of sums over rows):
@@ -101,7 +100,7 @@ def evaluate(
     Args:
         citations: Whether answers cite; if not, citations are not measured.
     """
-    rows = [_Row(record, output) for record, output in zip(records, outputs, strict=True)]
+    rows = [_Row(record, output) for record, output in zip(inputs.records, inputs.outputs, strict=True)]
     values = {
         "right to answer": {row.id: float(row.record["answerable"] == (row.answer is not None)) for row in rows},
         **_likeness([row for row in rows if row.record["answerable"]]),
@@ -113,9 +112,12 @@ def evaluate(
         headline=HEADLINE,
         values={measure: its for measure, its in values.items() if its},
         pooled={**_answerability(rows), **(_citations(rows) if citations else {}), **_evidence(rows)},
-        clusters={row.id: str(row.record["group"]) for row in rows},
-        slices=_slices(rows),
-        invalid={row.id: row.output.reason for row in rows if isinstance(row.output, InvalidOutput)},
+        clusters=inputs.clusters,
+        slices={
+            **inputs.slices("kind", "source"),
+            "conversation": {row.id: "yes" if row.record.get("history") else "no" for row in rows},
+        },
+        invalid=inputs.invalid,
         confusions={"what should have been done, and what was": _confusion(rows)},
         tested=TESTED if citations else TESTED[:2],
         notes=NOTES if citations else tuple(note for note in NOTES if note is not OF_CITATIONS),
@@ -214,13 +216,3 @@ def _confusion(rows: Sequence[_Row]) -> Confusion:
 
 def _out_of_range(output: CitedAnswer | InvalidOutput) -> bool:
     return isinstance(output, InvalidOutput) and output.reason.startswith("cites passage")
-
-
-def _slices(rows: Sequence[_Row]) -> Mapping[str, Mapping[str, str]]:
-    slices: dict[str, dict[str, str]] = {}
-    for row in rows:
-        for name in ("kind", "source"):
-            if name in row.record:
-                slices.setdefault(name, {})[row.id] = str(row.record[name])
-        slices.setdefault("conversation", {})[row.id] = "yes" if row.record.get("history") else "no"
-    return slices

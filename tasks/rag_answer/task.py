@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
 from searchlora.records import Format, Options, Record
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rag_answer import abstaining, baselines, evaluator, settings
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.sentences import without_marks
@@ -58,7 +57,7 @@ class RagAnswerTask(PromptedTask):
     def tune(self, records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> Mapping[str, Any]:
         return abstaining.tuned(records, outputs)
 
-    def settle(self, output: CitedAnswer, record: Record) -> CitedAnswer:
+    def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer:
         """Abstains from the tuned probability on; an answer whose abstention was not scored stays as it is."""
         if "abstain_from" not in self.tuned or output.abstention_probability is None:
             return output
@@ -70,17 +69,8 @@ class RagAnswerTask(PromptedTask):
         del record
         return CitedAnswer(str(self.settings["abstention"]), (), abstained=True)
 
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Any | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
-        del run, qrels, relevant
-        return evaluator.evaluate(records, outputs, citations=self.settings["citations"])
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
+        return evaluator.evaluate(inputs, citations=self.settings["citations"])
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
         return baselines.all_of(records, dataset, str(self.settings["abstention"]))

@@ -9,22 +9,15 @@ from typing import Any
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.measures import retrieval_notes, retrieval_values, with_relevant
 from searchlora.eval.overlap import corpus_bleu, rouge_l
-from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
+from searchlora.task import EvaluationInput
 
 MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
 _WORD = re.compile(r"\w+")
 
 
-def evaluate(
-    records: Sequence[Record],
-    outputs: Sequence[str | InvalidOutput],
-    *,
-    run: Run | None = None,
-    qrels: Qrels | None = None,
-    relevant: int = 1,
-) -> Evaluation:
+def evaluate(inputs: EvaluationInput) -> Evaluation:
     """Measure rewrites, one per record, over all records; in place of an invalid one the query as typed counts.
 
     Measures:
@@ -39,16 +32,18 @@ def evaluate(
         invalid: 1 where the output did not parse.
         BLEU (total): of all rewrites against the references, by sacrebleu.
     """
+    records, ids, run = inputs.records, inputs.ids, inputs.run
     texts = [
-        str(record["query"]) if isinstance(output, InvalidOutput) else output
-        for record, output in zip(records, outputs, strict=True)
+        str(record["query"]) if isinstance(output, InvalidOutput) else str(output)
+        for record, output in zip(records, inputs.outputs, strict=True)
     ]
-    ids = [str(record["id"]) for record in records]
     values: dict[str, dict[str, float]] = {}
     notes: tuple[str, ...] = ()
-    own = {topic: qrels[topic] for topic in ids if topic in qrels} if qrels else {}
+    qrels = inputs.qrels or {}
+    own = {topic: qrels[topic] for topic in ids if topic in qrels}
+    measures = tuple(with_relevant(name, inputs.relevant) for name in MEASURES)
     if run is not None and own:
-        values.update(retrieval_values(run, own, [with_relevant(name, relevant) for name in MEASURES]))
+        values.update(retrieval_values(run, own, measures))
         notes = retrieval_notes(run, own)
     else:
         notes = ("There was no run or no judgment, so this is likeness to the reference, not whether a rewrite finds.",)
@@ -68,19 +63,15 @@ def evaluate(
         for id_, record, text in zip(ids, records, texts, strict=True)
         if (protected := _protected(record))
     }
-    values["invalid"] = {
-        id_: float(isinstance(output, InvalidOutput)) for id_, output in zip(ids, outputs, strict=True)
-    }
+    values["invalid"] = {id_: float(id_ in inputs.invalid) for id_ in ids}
     return Evaluation(
         headline=MEASURES[0] if MEASURES[0] in values else "ROUGE-L",
         values={measure: rows for measure, rows in values.items() if rows},
-        clusters={id_: str(record["group"]) for id_, record in zip(ids, records, strict=True)},
+        clusters=inputs.clusters,
         slices=_slices(records),
-        invalid={
-            id_: output.reason for id_, output in zip(ids, outputs, strict=True) if isinstance(output, InvalidOutput)
-        },
+        invalid=inputs.invalid,
         totals=totals,
-        tested=tuple(with_relevant(name, relevant) for name in MEASURES) if MEASURES[0] in values else ("ROUGE-L",),
+        tested=measures if MEASURES[0] in values else ("ROUGE-L",),
         notes=notes,
     )
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.trec import Qrels, Run
-from searchlora.outputs import FreeText, InvalidOutput, OutputSpec
+from searchlora.outputs import FreeText, OutputSpec
 from searchlora.records import Format, Record
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rewriting import baselines, evaluator
 from searchlora.tasks.rewriting.conversation import shortened
 from searchlora.tasks.rewriting.dataset import FORMATS
@@ -45,16 +44,8 @@ class RewritingTask(PromptedTask):
         """The query as it was typed."""
         return str(record["query"])
 
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Any | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
-        return evaluator.evaluate(records, outputs, run=run, qrels=qrels, relevant=relevant)
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
+        return evaluator.evaluate(inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
         return baselines.all_of(records, dataset)

@@ -38,7 +38,7 @@ class EchoTask(PromptedTask):
         del record
         return FreeText()
 
-    def evaluate(self, records: Any, outputs: Any, *, run: Any = None, qrels: Any = None, relevant: int = 1) -> Any:
+    def evaluate(self, inputs: Any) -> Any:
         raise NotImplementedError
 
 

@@ -22,7 +22,7 @@ from searchlora.eval.formats import read_topics
 from searchlora.eval.judgments.pool import read_pairs
 from searchlora.outputs import Grade
 from searchlora.prompts import messages
-from searchlora.task import load_prompted_task
+from searchlora.task import EvaluationInput, load_prompted_task
 
 TOPICS = [f"t{n}" for n in range(12)]
 
@@ -167,5 +167,5 @@ def test_the_judging_task_holds_what_it_promises():
         assert record["query"] in user["content"]
         assert record["passage"] in user["content"]
         assert task.parse(task.target(record), record) == Grade(int(record["answer"] == "Yes"))
-    right = task.evaluate(task.examples, [Grade(1), task.parse("perhaps", task.examples[1])])
+    right = task.evaluate(EvaluationInput(task.examples, [Grade(1), task.parse("perhaps", task.examples[1])]))
     assert right.mean("accuracy") == 0.5

@@ -42,7 +42,7 @@ def test_every_verb(cli, tmp_path, tiny_base):
     assert not (store / ".runs" / "shop-colour").exists()
     manifest = Store(store).get("shop-colour").manifest
     assert manifest.settings == load_dataset(data).settings == {"colours": ["green", "red"]}
-    assert manifest.tuned == {"rows": load_dataset(data).card.rows["validation"], "settled": {}}
+    assert manifest.tuned == {"rows": load_dataset(data).card.rows["validation"], "before": {}}
 
     evaluated = cli("evaluate", "shop-colour", "--data", data, "--store", store, "--out", tmp_path / "evaluation")
     assert evaluated.code == 0, evaluated.err

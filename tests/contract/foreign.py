@@ -54,18 +54,16 @@ class Colour(PromptedTask):
         return {"colours": sorted({record["colour"] for record in records})}
 
     def tune(self, records, outputs):
-        return {"rows": len(records), "settled": self.tuned}
+        return {"rows": len(records), "before": self.tuned}
 
-    def settle(self, output, record):
+    def apply_tuning(self, output, record):
         return Label(output.value, (0.5, 0.5)) if self.tuned else output
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
-        said = [getattr(o, "value", None) for o in outputs]
-        right = {r["id"]: float(o == r["colour"]) for r, o in zip(records, said, strict=True)}
-        invalid = {r["id"]: o.reason for r, o in zip(records, outputs, strict=True) if isinstance(o, InvalidOutput)}
-        groups = {r["id"]: r["group"] for r in records}
-        slices = {"colour": {r["id"]: r["colour"] for r in records}}
-        return Evaluation("accuracy", {"accuracy": right}, groups, slices=slices, invalid=invalid)
+    def evaluate(self, inputs):
+        predicted = [getattr(output, "value", None) for output in inputs.outputs]
+        right = {r["id"]: float(p == r["colour"]) for r, p in zip(inputs.records, predicted, strict=True)}
+        slices = inputs.slices("colour")
+        return Evaluation("accuracy", {"accuracy": right}, inputs.clusters, slices=slices, invalid=inputs.invalid)
 
     def baselines(self, records, dataset):
         return {"always red": [Label("red")] * len(records)}

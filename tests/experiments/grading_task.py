@@ -33,10 +33,11 @@ class Fit(PromptedTask):
     def output(self, record):
         return Graded({"bad": 0, "poor": 0, "fair": 1, "good": 2})
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
+    def evaluate(self, inputs):
         scale = self.output(None).scale
-        right = {r["id"]: float(getattr(o, "value", None) == scale[r["answer"]]) for r, o in zip(records, outputs)}
-        return Evaluation("accuracy", {"accuracy": right}, {r["id"]: r["group"] for r in records})
+        rows = zip(inputs.records, inputs.outputs, strict=True)
+        right = {r["id"]: float(getattr(o, "value", None) == scale[r["answer"]]) for r, o in rows}
+        return Evaluation("accuracy", {"accuracy": right}, inputs.clusters)
 
 
 task = Fit()

@@ -56,12 +56,12 @@ class OneOf(FirstWord):
         del record
         return OneLabel(tuple(self.settings["labels"]))
 
-    def evaluate(self, records, outputs, *, run=None, qrels=None, relevant=1):
-        found = super().evaluate(records, [each.value for each in outputs], run=run, qrels=qrels, relevant=relevant)
-        spec = self.output(records[0])
+    def evaluate(self, inputs):
+        found = super().evaluate(replace(inputs, outputs=[output.value for output in inputs.outputs]))
+        spec = self.output(inputs.records[0])
         sure = {
             record["id"]: dict(zip(spec.labels, output.probabilities, strict=True))[output.value]
-            for record, output in zip(records, outputs, strict=True)
+            for record, output in zip(inputs.records, inputs.outputs, strict=True)
             if output.probabilities is not None
         }
         return replace(found, values={**found.values, "sure": sure})

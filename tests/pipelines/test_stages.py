@@ -152,7 +152,7 @@ CITED = CitedText(2, "I do not know.")
 class Abstaining(Held):
     """Abstains where the abstention is likelier than it is for half of the records."""
 
-    def settle(self, output, record):
+    def apply_tuning(self, output, record):
         del record
         return CITED.settled(output.abstention_probability, self.least)
 
@@ -189,13 +189,13 @@ def test_what_is_read_for_the_score_is_not_read_again_for_the_answer(tiny_base, 
 
 
 class Harsh(Held):
-    def settle(self, output, record):
+    def apply_tuning(self, output, record):
         del record
         return replace(output, value=0)
 
 
 class Settling(Held):
-    def settle(self, output, record):
+    def apply_tuning(self, output, record):
         return (output, record["id"])
 
 

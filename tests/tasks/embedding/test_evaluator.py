@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from searchlora.eval.measures import retrieval_values
 from searchlora.outputs import InvalidOutput
-from searchlora.task import EncoderTask, load_encoder_task
+from searchlora.task import EncoderTask, EvaluationInput, load_encoder_task
 
 TASK = load_encoder_task("embedding")
 FOUND = [
@@ -26,20 +26,25 @@ def test_the_contract():
 def test_retrieval_over_every_judged_record():
     qrels = {"q0": {"d": 1}, "q1": {"e": 2, "d": 1}, "q2": {"d": 1}, "other": {"d": 1}}
     run = {"q0": {"d": 1.0, "e": 0.5}, "q1": {"d": 0.4, "e": 0.3}, "q3": {"d": 1.0}}
-    found = TASK.evaluate(FOUND, [None] * 4, run=run, qrels=qrels)
+    found = TASK.evaluate(EvaluationInput(FOUND, [None] * 4, run=run, qrels=qrels))
     own = {topic: grades for topic, grades in qrels.items() if topic != "other"}
     assert found.headline == "nDCG@10"
     assert found.values == retrieval_values(run, own, ["nDCG@10", "MRR@10", "Recall@10", "Recall@100"])
     assert found.values["nDCG@10"]["q2"] == 0.0
     assert (found.clusters["q1"], found.slices["kind"]["q1"]) == ("g0", "b")
-    assert TASK.evaluate(FOUND, [None] * 4, run=run, qrels=qrels, relevant=2).values["MRR(rel=2)@10"]["q1"] == 0.5
-    assert "nothing is measured" in TASK.evaluate(FOUND, [None] * 4).notes[0]
+    assert (
+        TASK.evaluate(EvaluationInput(FOUND, [None] * 4, run=run, qrels=qrels, relevant=2)).values["MRR(rel=2)@10"][
+            "q1"
+        ]
+        == 0.5
+    )
+    assert "nothing is measured" in TASK.evaluate(EvaluationInput(FOUND, [None] * 4)).notes[0]
 
 
 def test_classes_as_scikit_learn_measures_them():
     outputs = ["a", "b", "c", "b", "b", "z", "a", "c", InvalidOutput("?", "no class")]
     gold, said = [record["label"] for record in CLASSES], [o if isinstance(o, str) else "invalid" for o in outputs]
-    found = TASK.evaluate(CLASSES, outputs)
+    found = TASK.evaluate(EvaluationInput(CLASSES, outputs))
     assert found.headline == "macro-F1"
     assert found.mean("accuracy") == accuracy_score(gold, said)
     wanted = f1_score(gold, said, average="macro", labels=["a", "b", "c"], zero_division=0)

@@ -38,7 +38,7 @@ def test_the_temperature_is_how_much_too_sure_the_model_was(factor):
     gold = [record["label"] for record in records]
     bound = task.bound(CLOSED, tuned)
     before = log_loss(gold, [output.probabilities for output in outputs])
-    after = log_loss(gold, [bound.settle(o, r).probabilities for o, r in zip(outputs, records, strict=True)])
+    after = log_loss(gold, [bound.apply_tuning(o, r).probabilities for o, r in zip(outputs, records, strict=True)])
     assert after <= before + 1e-9
     for near in (0.98, 1.02):
         other = {"temperature": tuned["temperature"] * near}

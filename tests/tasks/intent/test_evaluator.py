@@ -10,6 +10,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from searchlora.eval.compare import compare
 from searchlora.outputs import InvalidOutput, Label
+from searchlora.task import EvaluationInput
 from searchlora.tasks.intent import task
 
 INVALID = InvalidOutput("?", "not one of the labels")
@@ -37,7 +38,7 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn():
     labels = [f"l{n}" for n in range(6)]
     gold, said = _drawn(labels, 200)
     found = _label_task(labels).evaluate(
-        _records("label", gold), [INVALID if label is None else Label(label) for label in said]
+        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in said])
     )
     told = ["invalid" if label is None else label for label in said]
     assert found.headline == "accuracy"
@@ -57,7 +58,7 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn():
 def test_out_of_scope_is_a_class_of_its_own():
     gold, said = _drawn(["a", "b", "oos"], 120, seed=2)
     found = _label_task(["a", "b"], "oos").evaluate(
-        _records("label", gold), [INVALID if label is None else Label(label) for label in said]
+        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in said])
     )
     told = ["invalid" if label is None else label for label in said]
     precision, recall, f1, _ = (
@@ -74,7 +75,7 @@ def test_out_of_scope_is_a_class_of_its_own():
 def test_the_calibration_error_is_of_the_likeliest_label_whatever_the_threshold_made_of_it():
     records = _records("label", ["a", "a", "oos", "b"])
     outputs = [Label("a", (0.9, 0.1)), Label("oos", (0.7, 0.3)), Label("oos", (0.7, 0.3)), INVALID]
-    found = _label_task(["a", "b"], "oos").evaluate(records, outputs)
+    found = _label_task(["a", "b"], "oos").evaluate(EvaluationInput(records, outputs))
     # Two bins: one row at 0.9, right; two at 0.7, one of which is right.
     assert found.pooled["calibration error"].value == pytest.approx((0.1 + abs(2 * 0.7 - 1)) / 3)
     assert found.curves["the likeliest label"].points
@@ -85,7 +86,7 @@ def test_of_many_labels_the_whole_matrix_is_handed_on():
     labels = [f"l{n:02}" for n in range(30)]
     gold = [*labels, "l00", "l00", "l01"]
     said = [*labels, "l01", "l01", "l02"]
-    found = _label_task(labels).evaluate(_records("label", gold), [Label(label) for label in said])
+    found = _label_task(labels).evaluate(EvaluationInput(_records("label", gold), [Label(label) for label in said]))
     matrix = found.confusions["labels"]
     assert matrix.rows == tuple(labels)
     assert matrix.columns == (*labels, "invalid")
@@ -94,7 +95,7 @@ def test_of_many_labels_the_whole_matrix_is_handed_on():
 
 
 def test_a_label_that_no_training_row_has_is_told():
-    found = _label_task(["a", "b"]).evaluate(_records("label", ["a", "new"]), [Label("a"), Label("b")])
+    found = _label_task(["a", "b"]).evaluate(EvaluationInput(_records("label", ["a", "new"]), [Label("a"), Label("b")]))
     assert found.notes == ("In no training row and so never said: new.",)
     assert found.pooled["macro-F1"].value == 0.5
 
@@ -104,8 +105,8 @@ def test_systems_with_and_without_probabilities_can_be_compared():
     bound = _label_task(["a", "b"])
     scored = [Label(label or "a", (0.7, 0.3) if label != "b" else (0.2, 0.8)) for label in said]
     systems = {
-        "plain": bound.evaluate(_records("label", gold), [Label("a")] * 60),
-        "scored": bound.evaluate(_records("label", gold), scored),
+        "plain": bound.evaluate(EvaluationInput(_records("label", gold), [Label("a")] * 60)),
+        "scored": bound.evaluate(EvaluationInput(_records("label", gold), scored)),
     }
     found = compare(systems, candidate="scored", resamples=200)
     assert found.find("scored", "calibration error") is not None
@@ -123,7 +124,9 @@ def test_sets_are_measured_as_scikit_learn_does():
     gold = [sorted(rng.sample(labels, rng.randint(0, 3))) for _ in range(80)]
     said = [each if rng.random() < 0.4 else sorted(rng.sample(labels, 2)) for each in gold]
     outputs = [INVALID if n % 9 == 0 else each for n, each in enumerate(said)]
-    found = task.bound({"kind": "labels", "labels": labels}).evaluate(_records("labels", gold), outputs)
+    found = task.bound({"kind": "labels", "labels": labels}).evaluate(
+        EvaluationInput(_records("labels", gold), outputs)
+    )
     rows = MultiLabelBinarizer(classes=labels)
     true = rows.fit_transform(gold)
     told = rows.transform([[] if isinstance(each, InvalidOutput) else each for each in outputs])
@@ -148,7 +151,7 @@ def test_an_object_is_measured_whole_by_field_and_by_part():
     gold = [{"need": "buy", "sizes": ["s", "m"], "most": 80}, {"need": "else"}, {"need": "ask", "sizes": []}]
     said = [{"most": 80.0, "need": "buy", "sizes": ["m"]}, INVALID, {"need": "ask", "sizes": []}]
     bound = task.bound({"kind": "object", "schema": SCHEMA, "out_of_scope": "else"})
-    found = bound.evaluate(_records("object", gold), said)
+    found = bound.evaluate(EvaluationInput(_records("object", gold), said))
     assert found.headline == "exact match"
     assert found.values["exact match"] == {"r0": 0.0, "r1": 0.0, "r2": 1.0}
     assert found.values["field: most"] == {"r0": 1.0, "r1": 0.0, "r2": 1.0}
@@ -161,5 +164,5 @@ def test_an_object_is_measured_whole_by_field_and_by_part():
 
 def test_true_is_not_one():
     bound = task.bound({"kind": "object", "schema": {"type": "object", "properties": {"a": {}}}})
-    found = bound.evaluate(_records("object", [{"a": 1}, {"a": 1}]), [{"a": True}, {"a": 1.0}])
+    found = bound.evaluate(EvaluationInput(_records("object", [{"a": 1}, {"a": 1}]), [{"a": True}, {"a": 1.0}]))
     assert found.values["exact match"] == {"r0": 0.0, "r1": 1.0}

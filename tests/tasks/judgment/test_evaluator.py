@@ -13,6 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 from searchlora.data.building import build
 from searchlora.eval.compare import compare
 from searchlora.outputs import Grade, InvalidOutput
+from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores, learnt
 
@@ -29,7 +30,7 @@ def records(grades, queries: int = 3):
 @given(st.lists(st.tuples(st.sampled_from(SCALE), st.sampled_from(SCALE)), min_size=3, max_size=40))
 def test_the_figures_are_those_of_scikit_learn(pairs):
     gold, said = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    found = task.evaluate(records(gold), [Grade(grade) for grade in said]).figures()
+    found = task.evaluate(EvaluationInput(records(gold), [Grade(grade) for grade in said])).figures()
     theirs = {
         "kappa": cohen_kappa_score(gold, said, labels=SCALE),
         "kappa binary": cohen_kappa_score([each >= 2 for each in gold], [each >= 2 for each in said]),
@@ -45,8 +46,8 @@ def test_the_figures_are_those_of_scikit_learn(pairs):
 
 def test_an_invalid_answer_is_the_worst_and_never_a_grade():
     gold = [0, 1, 2, 3]
-    right = task.evaluate(records(gold), [Grade(grade) for grade in gold])
-    found = task.evaluate(records(gold), [Grade(0), Grade(1), NO_GRADE, Grade(3)])
+    right = task.evaluate(EvaluationInput(records(gold), [Grade(grade) for grade in gold]))
+    found = task.evaluate(EvaluationInput(records(gold), [Grade(0), Grade(1), NO_GRADE, Grade(3)]))
     assert right.figures()["kappa"] == 1
     assert found.figures()["kappa"] < 1 and found.figures()["MAE"] == pytest.approx(2 / 4)
     assert found.figures()["bias"] == 0  # over the valid ones
@@ -60,22 +61,24 @@ def test_an_invalid_answer_is_the_worst_and_never_a_grade():
 def test_calibration_is_of_the_probability_of_a_relevant_passage():
     gold = [0, 3, 3, 0]
     sure = [Grade(0, (1.0, 0.0, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.0, 1.0))]
-    found = task.evaluate(records(gold), [sure[0], sure[1], Grade(0, (0.5, 0.0, 0.25, 0.25)), Grade(2)])
+    found = task.evaluate(
+        EvaluationInput(records(gold), [sure[0], sure[1], Grade(0, (0.5, 0.0, 0.25, 0.25)), Grade(2)])
+    )
     assert found.figures()["calibration error"] == pytest.approx(0.5 / 3)
     assert len(found.curves["probability of relevant"].points) == 3
-    assert "calibration error" not in task.evaluate(records(gold), [Grade(0)] * 4).figures()
+    assert "calibration error" not in task.evaluate(EvaluationInput(records(gold), [Grade(0)] * 4)).figures()
 
 
 def test_two_grades_have_the_same_kappa_binary_or_not():
     two = task.bound({**task.default_settings, "scale": task.default_settings["scale"][:2], "relevant": 1})
-    found = two.evaluate(records([0, 1, 1, 0]), [Grade(0), Grade(1), Grade(0), Grade(0)]).figures()
+    found = two.evaluate(EvaluationInput(records([0, 1, 1, 0]), [Grade(0), Grade(1), Grade(0), Grade(0)])).figures()
     assert found["kappa"] == found["kappa binary"] == pytest.approx(0.5)
 
 
 def test_systems_are_compared_by_kappa_with_clusters():
     gold = [0, 1, 2, 3] * 12
-    good = task.evaluate(records(gold, queries=12), [Grade(grade) for grade in gold])
-    poor = task.evaluate(records(gold, queries=12), [Grade(0)] * len(gold))
+    good = task.evaluate(EvaluationInput(records(gold, queries=12), [Grade(grade) for grade in gold]))
+    poor = task.evaluate(EvaluationInput(records(gold, queries=12), [Grade(0)] * len(gold)))
     found = compare({"poor": poor, "good": good}, candidate="good", resamples=200)
     first = found.comparisons[0]
     assert (first.measure, first.difference) == ("kappa", pytest.approx(1.0))
@@ -94,7 +97,7 @@ def test_baselines_learn_from_the_training_split(tmp_path):
     test = [json.loads(line) for line in (tmp_path / "data" / "test.jsonl").open(encoding="utf-8")]
     found = task.baselines(test, tmp_path / "data")
     assert found[COMMONEST] == [Grade(0)] * len(test)
-    assert task.evaluate(test, found[BM25]).figures()["kappa"] == pytest.approx(1)
+    assert task.evaluate(EvaluationInput(test, found[BM25])).figures()["kappa"] == pytest.approx(1)
 
 
 def test_bm25_scores_are_of_pairs():

@@ -109,9 +109,9 @@ def test_the_task_tunes_and_settles_on_its_own_scale():
     records, outputs = rows(10, 20, 2.0, shift=1.0)
     bound = task.bound(tuned=task.tune(records, outputs))
     assert set(bound.tuned) >= {"temperature", "validation"}
-    after = [bound.settle(output, record) for record, output in zip(records, outputs, strict=True)]
+    after = [bound.apply_tuning(output, record) for record, output in zip(records, outputs, strict=True)]
     assert all(isinstance(each, Grade) and len(each.probabilities or ()) == 4 for each in after)
     order = np.argsort([expected(each, SCALE) for each in after])
     assert [after[place].value for place in order] == sorted(each.value for each in after) or "cuts" not in bound.tuned
-    assert task.settle(outputs[0], records[0]) == outputs[0]
-    assert bound.settle(Grade(2), records[0]) == Grade(2)
+    assert task.apply_tuning(outputs[0], records[0]) == outputs[0]
+    assert bound.apply_tuning(Grade(2), records[0]) == Grade(2)

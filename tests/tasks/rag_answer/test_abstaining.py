@@ -57,10 +57,10 @@ def test_a_tuned_task_abstains_from_its_threshold_on():
     record = task.examples[0]
     (_, (likely, unlikely)) = scored([(0.3, True), (0.1, False)])
     bound = task.bound(task.settings, {"abstain_from": 0.2})
-    assert bound.settle(likely, record).text == task.settings["abstention"]
-    assert not bound.settle(unlikely, record).abstained
-    assert task.settle(likely, record) == likely
+    assert bound.apply_tuning(likely, record).text == task.settings["abstention"]
+    assert not bound.apply_tuning(unlikely, record).abstained
+    assert task.apply_tuning(likely, record) == likely
     (_, (sure,)) = scored([(0.6, True)])
-    assert task.bound(task.settings, {"abstain_from": 0.9}).settle(sure, record).abstained
+    assert task.bound(task.settings, {"abstain_from": 0.9}).apply_tuning(sure, record).abstained
     written = CitedAnswer("Dry [1].", (1,), abstained=False)
-    assert bound.settle(written, record) == written
+    assert bound.apply_tuning(written, record) == written

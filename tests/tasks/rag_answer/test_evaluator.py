@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from searchlora.outputs import CitedAnswer, InvalidOutput
+from searchlora.task import EvaluationInput
 from searchlora.tasks.rag_answer import task
 from searchlora.tasks.rag_answer.baselines import ALWAYS, FIRST, THRESHOLD, fitted
 from searchlora.tasks.rag_answer.baselines import given as baselines
@@ -55,7 +56,7 @@ OUTPUTS = st.sampled_from(
 @given(st.lists(st.tuples(st.booleans(), OUTPUTS), min_size=1, max_size=12))
 def test_whether_to_answer_is_what_scikit_learn_says(rows: list[tuple[bool, Any]]) -> None:
     records = [_record(number, answerable=answerable) for number, (answerable, _) in enumerate(rows)]
-    found = evaluate(records, [output for _, output in rows]).pooled
+    found = evaluate(EvaluationInput(records, [output for _, output in rows])).pooled
     gold = [not answerable for answerable, _ in rows]
     said = [isinstance(output, InvalidOutput) or output.abstained for _, output in rows]
     assert found["abstention F1"].value == pytest.approx(f1_score(gold, said, zero_division=0))
@@ -82,7 +83,7 @@ def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
         SILENCE,
         _answer("It weighs 2 kilograms [1]."),
     ]
-    found = evaluate(records, outputs)
+    found = evaluate(EvaluationInput(records, outputs))
     assert found.pooled["citation precision"].value == pytest.approx(1 / 3)
     assert found.pooled["citation recall"].value == pytest.approx(1 / 3)
     assert found.pooled["citation F1"].value == pytest.approx(2 / (3 + 3))
@@ -92,14 +93,17 @@ def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
 
 def test_sentences_are_held_against_all_passages_and_against_those_they_cite() -> None:
     text = "The dome tent weighs 2 kilograms [1]. It stands on rock [2]. It costs 90 pounds. It is."
-    found = evaluate([_record(1)], [_answer(text)])
+    found = evaluate(EvaluationInput([_record(1)], [_answer(text)]))
     assert found.pooled["unsupported sentences"].value == pytest.approx(1 / 3)
     assert found.pooled["unsupported by what they cite"].value == pytest.approx(1 / 2)
     assert found.pooled["sentences that cite"].value == pytest.approx(2 / 3)
 
 
 def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
-    found = evaluate([_record(1), _record(2, answerable=False)], [_answer("It weighs much."), SILENCE], citations=False)
+    found = evaluate(
+        EvaluationInput([_record(1), _record(2, answerable=False)], [_answer("It weighs much."), SILENCE]),
+        citations=False,
+    )
     assert not [name for name in found.pooled if name.startswith("citation")]
     assert found.tested == ("answerability F1", "abstention F1")
     assert not [note for note in found.notes if note.startswith("Citations")]
@@ -107,7 +111,7 @@ def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
 
 def test_an_invalid_output_is_an_abstention_and_told() -> None:
     strange = task.parse("It weighs little [7].", _record(1))
-    found = evaluate([_record(1), _record(2, answerable=False)], [strange, InvalidOutput("", "empty")])
+    found = evaluate(EvaluationInput([_record(1), _record(2, answerable=False)], [strange, InvalidOutput("", "empty")]))
     assert found.values["invalid"] == {"r1": 1.0, "r2": 1.0}
     assert found.values["cites what was not given"] == {"r1": 1.0, "r2": 0.0}
     assert found.values["right to answer"] == {"r1": 0.0, "r2": 1.0}
@@ -120,7 +124,9 @@ def test_an_invalid_output_is_an_abstention_and_told() -> None:
 def test_likeness_is_of_answerable_rows_to_the_whole_reference_without_marks() -> None:
     whole = _record(1, reference="The dome tent weighs 2 kilograms. It stands on rock.")
     found = evaluate(
-        [whole, _record(2), _record(3, answerable=False)], [_answer("The dome tent weighs 2 kilograms [2].")] * 3
+        EvaluationInput(
+            [whole, _record(2), _record(3, answerable=False)], [_answer("The dome tent weighs 2 kilograms [2].")] * 3
+        )
     )
     assert set(found.values["ROUGE-L"]) == {"r1", "r2"}
     assert found.values["token F1"]["r2"] == found.values["ROUGE-L"]["r2"] == 1.0
@@ -140,7 +146,7 @@ def test_token_f1_is_over_words_as_squad_normalises_them() -> None:
 
 def test_slices_are_by_kind_source_and_conversation() -> None:
     rows = [_record(1, kind="unanswerable", source="shop", history=[{"role": "user", "text": "Hi"}]), _record(2)]
-    assert evaluate(rows, [SILENCE, SILENCE]).slices == {
+    assert evaluate(EvaluationInput(rows, [SILENCE, SILENCE])).slices == {
         "kind": {"r1": "unanswerable"},
         "source": {"r1": "shop"},
         "conversation": {"r1": "yes", "r2": "no"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.outputs import InvalidOutput
+from searchlora.task import EvaluationInput
 from searchlora.tasks.rewriting.evaluator import evaluate
 
 RECORDS = [
@@ -17,7 +18,7 @@ RUN = {"1": {"d1": 2.0, "d9": 1.0}, "2": {"d9": 2.0, "d2": 1.0}, "3": {}}
 
 
 def test_measures_are_over_the_given_records_only_and_a_topic_without_hits_counts_0():
-    found = evaluate(RECORDS, ["running shoes", "red tent", "acme torch"], run=RUN, qrels=QRELS)
+    found = evaluate(EvaluationInput(RECORDS, ["running shoes", "red tent", "acme torch"], run=RUN, qrels=QRELS))
     assert found.headline == "nDCG@10"
     assert found.values["MRR@10"] == {"1": 1.0, "2": 0.5, "3": 0.0}
     assert found.mean("MRR@10") == pytest.approx(0.5)
@@ -26,7 +27,9 @@ def test_measures_are_over_the_given_records_only_and_a_topic_without_hits_count
 
 
 def test_an_invalid_output_counts_as_the_query_typed():
-    found = evaluate(RECORDS, [InvalidOutput("", "empty"), InvalidOutput("\n", "empty"), "acme 200 head torch"])
+    found = evaluate(
+        EvaluationInput(RECORDS, [InvalidOutput("", "empty"), InvalidOutput("\n", "empty"), "acme 200 head torch"])
+    )
     assert found.values["invalid"] == {"1": 1.0, "2": 1.0, "3": 0.0}
     assert set(found.invalid) == {"1", "2"}
     assert found.values["ROUGE-L"]["1"] == 0.0
@@ -36,18 +39,18 @@ def test_an_invalid_output_counts_as_the_query_typed():
 
 @pytest.mark.parametrize(("text", "alone"), [("Red tent!", 1.0), ("red tents", 0.0), ("a red tent", 0.0)])
 def test_left_alone_looks_past_case_and_punctuation_only(text, alone):
-    assert evaluate(RECORDS, ["x", text, "y"]).values["left alone"] == {"2": alone}
+    assert evaluate(EvaluationInput(RECORDS, ["x", text, "y"])).values["left alone"] == {"2": alone}
 
 
 @pytest.mark.parametrize(
     ("text", "share"), [("acme 200 torch", 1.0), ("ACME torch", 0.5), ("acme 2000 torch", 0.5), ("torch", 0.0)]
 )
 def test_protected_words_are_kept_whole(text, share):
-    assert evaluate(RECORDS, ["x", "y", text]).values["protected words kept"] == {"3": share}
+    assert evaluate(EvaluationInput(RECORDS, ["x", "y", text])).values["protected words kept"] == {"3": share}
 
 
 def test_without_a_run_likeness_to_the_reference_is_the_headline():
-    found = evaluate(RECORDS, [record["rewrite"] for record in RECORDS])
+    found = evaluate(EvaluationInput(RECORDS, [record["rewrite"] for record in RECORDS]))
     assert found.headline == "ROUGE-L"
     assert found.tested == ("ROUGE-L",)
     assert found.totals["BLEU"] == pytest.approx(100)
@@ -55,13 +58,13 @@ def test_without_a_run_likeness_to_the_reference_is_the_headline():
 
 def test_records_without_a_reference_are_measured_by_retrieval_alone():
     records = [{key: value for key, value in record.items() if key != "rewrite"} for record in RECORDS]
-    found = evaluate(records, ["a", "b", "c"], run=RUN, qrels=QRELS)
+    found = evaluate(EvaluationInput(records, ["a", "b", "c"], run=RUN, qrels=QRELS))
     assert "ROUGE-L" not in found.values
     assert found.totals == {}
 
 
 def test_slices_by_need_and_turn():
-    slices = evaluate(RECORDS, ["a", "b", "c"]).slices
+    slices = evaluate(EvaluationInput(RECORDS, ["a", "b", "c"])).slices
     assert slices["needs a rewrite"] == {"1": "yes", "2": "no"}
     assert slices["turn"] == {"1": "1", "2": "6 and later"}
 
@@ -69,4 +72,4 @@ def test_slices_by_need_and_turn():
 def test_numbers_and_codes_are_protected_where_the_reference_keeps_them():
     record = {"id": "1", "group": "1", "query": "wo0012 6ft 4 lamps", "rewrite": "WO0012 180 cm 4 lamps"}
     for text, share in (("wo0012 180 cm 4 lamps", 1.0), ("180 cm 4 lamps", 0.5), ("lamps", 0.0)):
-        assert evaluate([record], [text]).values["protected words kept"] == {"1": share}
+        assert evaluate(EvaluationInput([record], [text])).values["protected words kept"] == {"1": share}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from searchlora.data.files import read_rows
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import Grade, Graded, InvalidOutput, OutputSpec
+from searchlora.outputs import Grade, Graded, OutputSpec
 from searchlora.records import Format, Record
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 
 
 class Fit(PromptedTask):
@@ -34,16 +33,13 @@ class Fit(PromptedTask):
         del record
         return Graded({"no": 0, "yes": 1})
 
-    def evaluate(
-        self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput], **retrieval: Any
-    ) -> Evaluation:
-        del retrieval
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         wanted = {"no": 0, "yes": 1}
         right = {
             str(record["id"]): float(isinstance(output, Grade) and output.value == wanted[record["answer"]])
-            for record, output in zip(records, outputs, strict=True)
+            for record, output in zip(inputs.records, inputs.outputs, strict=True)
         }
-        return Evaluation("accuracy", {"accuracy": right}, {str(record["id"]): record["group"] for record in records})
+        return Evaluation("accuracy", {"accuracy": right}, inputs.clusters)
 
 
 task = Fit()

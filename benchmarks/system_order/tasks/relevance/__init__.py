@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from searchlora.data.files import Rows, read_rows
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Record
-from searchlora.task import PromptedTask
+from searchlora.task import EvaluationInput, PromptedTask
 
 SCALE = {"No": 0, "Yes": 1}
 
@@ -38,22 +36,13 @@ class Relevance(PromptedTask):
         del record
         return Graded(SCALE)
 
-    def evaluate(
-        self,
-        records: Sequence[Record],
-        outputs: Sequence[Any | InvalidOutput],
-        *,
-        run: Run | None = None,
-        qrels: Qrels | None = None,
-        relevant: int = 1,
-    ) -> Evaluation:
+    def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         """The share of right answers; an invalid one is wrong."""
-        del run, qrels, relevant
         right = {
             str(record["id"]): float(not isinstance(output, InvalidOutput) and output.value == SCALE[record["answer"]])
-            for record, output in zip(records, outputs, strict=True)
+            for record, output in zip(inputs.records, inputs.outputs, strict=True)
         }
-        return Evaluation("accuracy", {"accuracy": right}, {str(record["id"]): record["group"] for record in records})
+        return Evaluation("accuracy", {"accuracy": right}, inputs.clusters)
 
 
 def _read(path: Path, options: Mapping[str, str]) -> Rows:
