@@ -10,7 +10,7 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.compare import Comparison, compare
-from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.experiments.trial import SystemResult, Trial
 from searchlora.inference.local import LocalEngine
 from searchlora.pipelines.stages import AdapterStage
@@ -79,12 +79,12 @@ def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
 
 
 def _asked(model: Model, trial: Trial, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
-    kept = Kept(keep, trial)
-    known = kept.outputs(model)
+    cache = OutputCache(keep, trial)
+    known = cache.outputs(model)
     if known is not None:
         return trial.given(model.name, *known)
     found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
-    kept.save(model, found.outputs, found.evaluation.costs)
+    cache.save(model, found.outputs, found.evaluation.costs)
     return found
 
 

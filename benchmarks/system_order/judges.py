@@ -20,7 +20,7 @@ from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, query_hash
 from searchlora.eval.judgments.probabilities import read_probabilities
 from searchlora.eval.trec import Qrels, Run, read_qrels, read_run, write_run
-from searchlora.experiments.judging import judge
+from searchlora.experiments.judge.command import judge
 from searchlora.progress import Steps
 from searchlora.retrieval import Encoder
 from searchlora.retrieval.encoder import Vectors

@@ -30,25 +30,24 @@ def serve(
     seed: int = typer.Option(0, "--seed", help="Of the order in which each rater gets the pairs."),
 ) -> None:
     """Serve the grading page until Ctrl+C."""
-    from searchlora.experiments.pairs import wanted_pairs, with_texts
+    from searchlora.experiments.judge.pairs import wanted_pairs, with_texts
     from searchlora.server.binding import address, bind, is_loopback
+    from searchlora.server.grading.app import serve as run_server
     from searchlora.server.grading.guideline import read_guideline
-    from searchlora.server.grading.ledger import Ledger
-    from searchlora.server.grading.pairs import blind
-    from searchlora.server.grading.serve import serve as run_server
-    from searchlora.server.grading.session import Session
+    from searchlora.server.grading.ratings_log import RatingsLog
+    from searchlora.server.grading.session import Session, blind_pairs
 
     rules = read_guideline(guideline, grades(scale))
     pool = wanted_pairs(runs, depth, pairs)
-    about = blind(with_texts(pool, topics, corpus))
+    about = blind_pairs(with_texts(pool, topics, corpus))
     with _warnings_told():
-        ledger = Ledger(out)
-    if ledger.repaired:
-        typer.echo(f"warning: {ledger.repaired}", err=True)
+        log = RatingsLog(out)
+    if log.repaired:
+        typer.echo(f"warning: {log.repaired}", err=True)
     try:
-        session = Session(about, rules, ledger, overlap=overlap, seed=seed)
+        session = Session(about, rules, log, overlap=overlap, seed=seed)
         with bind(host, port) as listening:
-            typer.echo(f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {ledger.path}.")
+            typer.echo(f"{len(about)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {log.path}.")
             if not is_loopback(host):
                 typer.echo(
                     "warning: whoever reaches this address can read the passages and grade under any name.", err=True
@@ -56,7 +55,7 @@ def serve(
             typer.echo(f"Open {address(listening)} to grade. Ctrl+C stops; starting again goes on.")
             run_server(session, listening, host)
     finally:
-        ledger.close()
+        log.close()
 
 
 @app.command()

@@ -32,7 +32,7 @@ def judge(
     """Grade query-passage pairs by an LLM and write qrels that are marked as such. A killed run goes on."""
     from searchlora.adapters.store import Store
     from searchlora.cli.bars import bars
-    from searchlora.experiments.judging import judge as verb
+    from searchlora.experiments.judge.command import judge as verb
 
     with bars() as steps:
         judged = verb(

@@ -15,7 +15,7 @@ from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
 from searchlora.experiments.encoder_train import read_about
-from searchlora.experiments.judgments import Judgments
+from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.trial import BASE, SystemResult
 from searchlora.models.catalogue import public_name

@@ -12,7 +12,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.compare import Comparison
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
-from searchlora.experiments.judgments import Judgments, judgments_of
+from searchlora.experiments.judge.judgments import Judgments, judgments_of
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.experiments.trial import SystemResult

@@ -20,7 +20,7 @@ from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.scoring import evaluate_run
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.inputs import changes, hashes, refuse_changes
-from searchlora.experiments.judgments import judged_topics, unknown_source
+from searchlora.experiments.judge.judgments import judged_topics, unknown_source
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import MadeRun, Runs, plans

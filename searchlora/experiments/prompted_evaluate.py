@@ -13,9 +13,9 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import UsageError
 from searchlora.eval.compare import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
-from searchlora.experiments.judgments import Judgments
-from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
+from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_tokenizer
@@ -76,10 +76,10 @@ def evaluate_prompted(
     free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
     reused: list[str] = []
     for conditions, its in ((replace(trial, constrained=False), free if unconstrained else []), (trial, models)):
-        kept = Kept(keep, conditions)
+        cache = OutputCache(keep, conditions)
         for model in its:
-            systems[model.name] = _answer(model, conditions, kept, engines, steps)
-        reused += kept.reused
+            systems[model.name] = _answer(model, conditions, cache, engines, steps)
+        reused += cache.reused
     circular |= {each.name: circular.get(each.reference or BASE, "") for each in free}
     evaluations = {
         name: replace(system.evaluation, circular=circular.get(name, "")) for name, system in systems.items()
@@ -116,13 +116,13 @@ def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
         yield Model(each.reference, each)
 
 
-def _answer(model: Model, trial: Trial, kept: Kept, engines: _Engines, steps: Steps) -> SystemResult:
-    known = kept.outputs(model)
+def _answer(model: Model, trial: Trial, cache: OutputCache, engines: _Engines, steps: Steps) -> SystemResult:
+    known = cache.outputs(model)
     if known is not None:
         return trial.given(model.name, *known, model.task(trial))
     engine = engines.engine(model.adapter)
     found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"), model.task(trial))
-    kept.save(model, found.outputs, found.evaluation.costs)
+    cache.save(model, found.outputs, found.evaluation.costs)
     return found
 
 

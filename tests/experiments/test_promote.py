@@ -184,7 +184,7 @@ def test_kept_outputs_of_another_machine_give_no_latency_and_damaged_ones_nothin
     shop.promote(ALWAYS_RED, policy, force=None)
     (shop.store.root / NAME / "aliases.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.kept.machine", lambda: "another")
+        patch.setattr("searchlora.experiments.output_cache.machine", lambda: "another")
         with pytest.raises(UsageError, match=f"{NAME}@1 was not timed"):
             shop.promote(ALWAYS_RED, policy)
     file = shop.root / "outputs" / f"{NAME}@1.json"

@@ -1,51 +1,71 @@
-"""The HTTP face of a grading session: the page, and the few requests that it makes.
+"""FastAPI application of the grading page: static assets, JSON endpoints and request checks.
 
-What a browser gets to know of a pair is query, title, passage, and what this rater said about it: no ids, no system,
-no rank, no score, no grade of anybody else.
+The browser receives a pair's query, title and passage and the rater's own earlier rating. It never receives ids of
+topics or documents, systems, ranks, scores or other raters' grades: raters are blind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.errors import SearchloraError, UsageError
+from searchlora.server.binding import is_own
 from searchlora.server.closed import CLOSED
-from searchlora.server.grading.guard import Guard
-from searchlora.server.grading.session import Session, Shown
+from searchlora.server.grading.session import Assignment, Session
 
 _ASSETS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
-_LONGEST_NOTE = 4000
+
+#: Characters of a rater's note.
+MAX_NOTE_CHARACTERS = 4000
+
+#: Bytes of a request body. A rating with the longest note has about 25,000.
+MAX_BODY_BYTES = 100_000
+
+#: Headers of every response: the page loads nothing from other origins and is not cached or framed.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 
-class Given(BaseModel):
-    """What a rater says about a pair. `grade` is null for "cannot tell"."""
+class RatingRequest(BaseModel):
+    """Body of a rating. `grade` is null for "cannot tell"."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     pair: str
     grade: int | None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    note: Annotated[str, Field(max_length=_LONGEST_NOTE)] = ""
+    note: Annotated[str, Field(max_length=MAX_NOTE_CHARACTERS)] = ""
 
 
 def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
-    """The application over a session.
+    """The application for one grading session.
 
     Args:
-        names: Host names, besides localhost, this machine's own, and addresses in digits, by which it may be reached.
+        names: Host names that requests may use, besides localhost, this machine's own name and numeric addresses.
     """
     app = FastAPI(title="searchlora grading", **CLOSED)
-    app.add_middleware(Guard, names=tuple(names))
-    app.exception_handler(SearchloraError)(_complaint)
-    app.exception_handler(RequestValidationError)(_misfit)
+    app.add_middleware(RequestGuard, names=tuple(names))
+    app.exception_handler(SearchloraError)(_searchlora_error)
+    app.exception_handler(RequestValidationError)(_validation_error)
     for name in _ASSETS:
         app.get("/" if name == "page.html" else f"/{name}")(_asset(name))
 
@@ -54,40 +74,98 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
         return {
             "guideline": session.guideline.text,
             "scale": [asdict(grade) for grade in session.guideline.scale],
-            "longest_note": _LONGEST_NOTE,
+            "max_note_characters": MAX_NOTE_CHARACTERS,
         }
 
-    # Looking takes a seat at the pair, so it is no GET.
+    # POST, not GET: the request reserves a seat at the pair.
     @app.post("/api/raters/{rater}/next")
     def next_pair(rater: str) -> dict[str, Any]:
         return _view(session, rater, session.next(rater))
 
     @app.get("/api/raters/{rater}/before/{pair}")
     def pair_before(rater: str, pair: str) -> dict[str, Any]:
-        shown = session.before(rater, pair)
-        if shown is None:
-            raise HTTPException(404, "There is nothing before this one.")
-        return _view(session, rater, shown)
+        assignment = session.before(rater, pair)
+        if assignment is None:
+            raise HTTPException(404, "There is no earlier pair.")
+        return _view(session, rater, assignment)
 
     @app.post("/api/raters/{rater}/ratings")
-    def rate(rater: str, given: Given) -> dict[str, Any]:
-        session.rate(rater, given.pair, given.grade, seconds=round(given.seconds, 1), note=given.note.strip())
+    def rate(rater: str, rating: RatingRequest) -> dict[str, Any]:
+        session.rate(rater, rating.pair, rating.grade, seconds=round(rating.seconds, 1), note=rating.note.strip())
         return _view(session, rater, session.next(rater))
 
     return app
 
 
-def _view(session: Session, rater: str, shown: Shown | None) -> dict[str, Any]:
+def serve(session: Session, listening: socket.socket, host: str) -> None:
+    """Serve the page on a bound socket until interrupted."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        create_app(session, names=[host]), log_level="warning", access_log=False, server_header=False, lifespan="off"
+    )
+    # uvicorn finishes the requests in progress and then raises the interrupt again.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+class RequestGuard:
+    """ASGI middleware that answers only requests of the page itself, and adds `HEADERS` to every response.
+
+    It refuses foreign host names (DNS rebinding) and foreign origins (cross-site requests) with 403, and bodies that
+    are too long or of undeclared length with 413, before they are read.
+
+    Args:
+        names: Host names that requests may use, see `binding.is_own`.
+    """
+
+    def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
+        self._app = app
+        self._names = frozenset(names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward the request or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        answer: ASGIApp = self._app
+        if refusal := self._refusal(headers, scope["path"]):
+            answer = PlainTextResponse(refusal, status_code=403)
+        elif "transfer-encoding" in headers or int(headers.get("content-length", 0)) > MAX_BODY_BYTES:
+            answer = PlainTextResponse("The request body is too long.", status_code=413)
+        await answer(scope, receive, send_with_headers)
+
+    def _refusal(self, headers: Headers, path: str) -> str:
+        host = headers.get("host", "")
+        if not is_own(host, self._names):
+            return f"This server is not reached by the name {host!r}. Start it with --host and that name."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return "The request comes from another page."
+        # A link on another site may open the page, but API requests must come from the page itself.
+        if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return "The request comes from another page."
+        return ""
+
+
+def _view(session: Session, rater: str, assignment: Assignment | None) -> dict[str, Any]:
     view: dict[str, Any] = {"progress": asdict(session.progress(rater)), "pair": None, "earlier": None}
-    if shown is not None:
-        pair = shown.pair
+    if assignment is not None:
+        pair, earlier = assignment.pair, assignment.earlier
         view["pair"] = {"id": pair.id, "query": pair.query, "title": pair.title, "text": pair.text}
-        if shown.earlier is not None:
-            view["earlier"] = {"grade": shown.earlier.grade, "note": shown.earlier.note}
+        if earlier is not None:
+            view["earlier"] = {"grade": earlier.grade, "note": earlier.note}
     return view
 
 
-def _asset(name: str) -> Any:
+def _asset(name: str) -> Callable[[], Response]:
     content = files("searchlora.server.grading").joinpath("assets", name).read_bytes()
 
     def asset() -> Response:
@@ -96,17 +174,16 @@ def _asset(name: str) -> Any:
     return asset
 
 
-def _complaint(_: Request, error: Exception) -> JSONResponse:
+def _searchlora_error(_: Request, error: Exception) -> JSONResponse:
+    """400 for an invalid request, 500 for a valid one that could not be carried out. Paths are not sent."""
     assert isinstance(error, SearchloraError)
-    said = " ".join(filter(None, [f"{error.what}.", error.fix]))
-    # 400: the request is wrong; 500: it is right, and could not be carried out.
-    return JSONResponse(
-        {"detail": said[0].upper() + said[1:]}, status_code=400 if isinstance(error, UsageError) else 500
-    )
+    detail = " ".join(filter(None, [f"{error.what}.", error.fix]))
+    status = 400 if isinstance(error, UsageError) else 500
+    return JSONResponse({"detail": detail[0].upper() + detail[1:]}, status_code=status)
 
 
-def _misfit(_: Request, error: Exception) -> JSONResponse:
-    """What does not fit `Given`, without repeating it: it may hold what cannot be sent back."""
+def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    """422 naming the invalid field, without its value: it may hold characters that UTF-8 cannot encode."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return JSONResponse({"detail": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}, status_code=422)

@@ -1,4 +1,4 @@
-"""The guideline beside the passage, and the scale of grades whose names it may hold."""
+"""Grading guideline shown beside the passage, and the scale whose grades it names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from searchlora.errors import DataError, UsageError
 
 # `* 3: Perfect`, `- **2**: Highly relevant. The passage ...`: the name ends where the explanation begins.
-_NAMED = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)")
+_NAMED_GRADE = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)")
 
 
 @dataclass(frozen=True)
 class Grade:
-    """A grade of the scale; its digit is its key on the page. The name is empty where the guideline gives none."""
+    """A grade of the scale; its digit is its key on the page. The name is empty if the guideline has none."""
 
     grade: int
     name: str
@@ -23,14 +23,14 @@ class Grade:
 
 @dataclass(frozen=True)
 class Guideline:
-    """The text that raters follow, in Markdown, and the grades from lowest to highest."""
+    """The guideline as Markdown, and the grades from lowest to highest."""
 
     text: str
     scale: tuple[Grade, ...]
 
     @property
     def grades(self) -> frozenset[int]:
-        """The grades that may be given."""
+        """The grades as integers."""
         return frozenset(grade.grade for grade in self.scale)
 
 
@@ -38,9 +38,9 @@ def read_guideline(path: Path, scale: Sequence[int]) -> Guideline:
     """Read a guideline; lines such as `* 3: Perfect` in it name the grades.
 
     Raises:
-        UsageError: when the scale is not two or more different digits, or the guideline names a grade that is not on
-            it.
-        DataError: when the file is missing, is not text, or holds nothing.
+        UsageError: when the scale is not two or more different grades from 0 to 9, or the guideline names a grade
+            outside it.
+        DataError: when the file is missing, is not UTF-8 or is empty.
     """
     grades = sorted(set(scale))
     if len(grades) < 2 or len(grades) != len(scale) or not 0 <= grades[0] <= grades[-1] <= 9:
@@ -55,16 +55,16 @@ def read_guideline(path: Path, scale: Sequence[int]) -> Guideline:
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 text ({error.reason})", where=str(path)) from None
     if not text.strip():
-        raise DataError("the guideline is empty", where=str(path), fix="Say what each grade means.")
+        raise DataError("the guideline is empty", where=str(path), fix="Describe what each grade means.")
     names: dict[int, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if found := _NAMED.match(line):
-            grade = int(found[1])
+        if match := _NAMED_GRADE.match(line):
+            grade = int(match[1])
             if grade not in grades:
                 raise UsageError(
                     f"names the grade {grade}, which is not on the scale {','.join(map(str, grades))}",
                     where=f"{path}, line {number}",
                     fix="Change --scale or the guideline.",
                 )
-            names.setdefault(grade, found[2].strip(" *"))
+            names.setdefault(grade, match[2].strip(" *"))
     return Guideline(text, tuple(Grade(grade, names.get(grade, "")) for grade in grades))

@@ -1,29 +1,62 @@
-"""Who grades which pair next. Several people and several tabs at once; nothing here knows the web."""
+"""Assignment of query-passage pairs to raters: overlap, seats and progress, independent of HTTP."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.ratings import Rating, check_rater
+from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.server.grading.guideline import Guideline
-from searchlora.server.grading.ledger import Ledger
-from searchlora.server.grading.pairs import Pair
+from searchlora.server.grading.ratings_log import RatingsLog
 
-#: How long a pair that somebody is looking at is kept from others, in seconds.
-CLAIM_LASTS = 15 * 60
+#: Seconds for which a pair on a rater's screen is reserved.
+RESERVATION_SECONDS = 15 * 60
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a passage as shown to raters.
+
+    Attributes:
+        id: Identifier in the browser: a hash of topic and document, because ids or pool positions could reveal which
+            system retrieved the passage.
+    """
+
+    id: str
+    topic: str
+    document: str
+    query: str
+    title: str
+    text: str
+
+
+def blind_pairs(pairs: Iterable[QueryPassage]) -> tuple[Pair, ...]:
+    """The pairs with opaque ids, in the same order."""
+    return tuple(
+        Pair(
+            id=hashlib.sha256(f"{pair.topic} {pair.document.id}".encode()).hexdigest()[:20],
+            topic=pair.topic,
+            document=pair.document.id,
+            query=pair.query,
+            title=pair.document.title,
+            text=pair.document.text,
+        )
+        for pair in pairs
+    )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How many pairs a rater has rated, of how many that are this rater's as things stand.
+    """Pairs that a rater has rated (`done`) out of those that are or may become this rater's (`total`).
 
-    What others are looking at is among them: it may yet fall to this rater.
+    Pairs on other raters' screens are counted in `total`: they are assigned to this rater if the others leave.
     """
 
     done: int
@@ -31,146 +64,151 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A pair as it is put before a rater, with what this rater said about it earlier."""
+class Assignment:
+    """A pair to show to a rater, with the rater's own earlier rating of it."""
 
     pair: Pair
     earlier: Rating | None
 
 
 class Session:
-    """The state of a grading: what everybody has rated, and what everybody is looking at.
+    """State of a grading session: all ratings, and the pair on each rater's screen. Thread-safe.
 
-    A pair goes to `overlap` raters. Each rater has an order of his or her own, made of the seed and the name, in which
-    the pairs of a topic stay together. All state but who is looking at what is read from the ledger, so a restart goes
-    on where everyone was.
+    A pair is assigned to `overlap` raters. Each rater has a random order of the topics and of the pairs within a
+    topic, derived from the seed and the rater's name. All state but the reservations is read from the ratings log, so
+    a restarted server continues where each rater stopped.
 
     Args:
-        overlap: Raters per pair, 1 or more. One more may come to a pair that lay open for long; no grade is refused.
-        clock: Seconds that only grow.
+        overlap: Raters per pair, at least 1. A pair may get one rater more if a reservation expired before its rating
+            arrived; no rating is refused for that.
+        clock: Monotonic time in seconds.
 
     Raises:
-        UsageError: when the overlap is below 1, or the ledger holds a grade that is not on the scale.
+        UsageError: when the overlap is below 1, or the log holds a grade outside the scale.
     """
 
     def __init__(
         self,
         pairs: Sequence[Pair],
         guideline: Guideline,
-        ledger: Ledger,
+        log: RatingsLog,
         *,
         overlap: int,
         seed: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if overlap < 1:
-            raise UsageError(f"{overlap} raters per pair are too few", where="--overlap")
+            raise UsageError(f"{overlap} raters per pair are too few", where="--overlap", fix="Give 1 or more.")
         self.guideline = guideline
         self._pairs = {pair.id: pair for pair in pairs}
         self._ids = {(pair.topic, pair.document): pair.id for pair in pairs}
-        self._ledger = ledger
+        self._log = log
         self._overlap = overlap
         self._seed = seed
         self._clock = clock
         self._lock = threading.RLock()
         self._orders: dict[str, list[str]] = {}
-        self._said: dict[str, dict[str, Rating]] = {}
+        self._ratings: dict[str, dict[str, Rating]] = {}
         self._raters: dict[str, set[str]] = {pair.id: set() for pair in pairs}
-        self._looking: dict[str, tuple[str, float]] = {}
-        for rating in ledger.ratings:
+        self._reserved: dict[str, tuple[str, float]] = {}
+        for rating in log.ratings:
             self._check_grade(rating.grade)
-            self._note(rating)
+            self._add(rating)
 
     def progress(self, rater: str) -> Progress:
-        """Raises `UsageError` for a name outside the grammar."""
+        """A rater's progress. Raises `UsageError` for an invalid name."""
         with self._lock:
-            done = len(self._said.get(check_rater(rater), {}))
+            done = len(self._ratings.get(check_rater(rater), {}))
             return Progress(done, done + sum(1 for pair in self._pairs if self._has_seat(pair, rater)))
 
-    def next(self, rater: str) -> Shown | None:
-        """The pair to rate now, the same one until it is rated; None when nothing is left for this rater.
+    def next(self, rater: str) -> Assignment | None:
+        """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
 
         Raises:
-            UsageError: for a name outside the grammar.
+            UsageError: for an invalid name.
         """
         with self._lock:
-            looking, _ = self._looking.get(check_rater(rater), ("", 0.0))
-            if not (looking and self._open(looking, rater)):
-                looking = next((pair for pair in self._order(rater) if self._open(pair, rater)), "")
-            if not looking:
-                self._looking.pop(rater, None)
+            pair, _ = self._reserved.get(check_rater(rater), ("", 0.0))
+            if not (pair and self._is_available(pair, rater)):
+                pair = next((candidate for candidate in self._order(rater) if self._is_available(candidate, rater)), "")
+            if not pair:
+                self._reserved.pop(rater, None)
                 return None
-            self._looking[rater] = looking, self._clock()
-            return Shown(self._pairs[looking], None)
+            self._reserved[rater] = pair, self._clock()
+            return Assignment(self._pairs[pair], None)
 
-    def before(self, rater: str, pair: str) -> Shown | None:
-        """The pair that this rater rated before `pair`, or last, if `pair` is not rated yet; None when there is none.
+    def before(self, rater: str, pair: str) -> Assignment | None:
+        """The pair rated before `pair` by this rater; the last one if `pair` is not rated yet; None if there is none.
 
         Raises:
-            UsageError: for a name outside the grammar.
+            UsageError: for an invalid name.
         """
         with self._lock:
-            said = self._said.get(check_rater(rater), {})
-            rated = list(said)
-            place = rated.index(pair) if pair in said else len(rated)
-            return Shown(self._pairs[rated[place - 1]], said[rated[place - 1]]) if place else None
+            ratings = self._ratings.get(check_rater(rater), {})
+            rated = list(ratings)
+            position = rated.index(pair) if pair in ratings else len(rated)
+            if position == 0:
+                return None
+            earlier = rated[position - 1]
+            return Assignment(self._pairs[earlier], ratings[earlier])
 
     def rate(self, rater: str, pair: str, grade: int | None, *, seconds: float, note: str) -> None:
-        """Keep a grade, or a correction of one; on return it is on the disk.
+        """Append a rating, or a correction of one, to the log; on return it is on disk.
 
         Raises:
-            UsageError: for a name outside the grammar, an unknown pair or a grade that is not on the scale.
-            DataError: when it could not be saved.
+            UsageError: for an invalid name, an unknown pair or a grade outside the scale.
+            DataError: when it cannot be written.
         """
         with self._lock:
             self._check_grade(grade)
             if pair not in self._pairs:
                 raise UsageError("there is no such pair", fix="Load the page again.")
-            about = self._pairs[pair]
+            shown = self._pairs[pair]
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            rating = Rating(about.topic, about.document, grade, check_rater(rater), now, seconds, note)
-            self._ledger.append(rating)
-            self._note(rating)
+            rating = Rating(shown.topic, shown.document, grade, check_rater(rater), now, seconds, note)
+            self._log.append(rating)
+            self._add(rating)
 
     def _check_grade(self, grade: int | None) -> None:
         if grade is not None and grade not in self.guideline.grades:
             scale = ", ".join(str(grade.grade) for grade in self.guideline.scale)
             raise UsageError(
                 f"the grade {grade} is not on the scale {scale}",
-                where=str(self._ledger.path),
-                fix="Grades of two scales do not go into one file: name another folder.",
+                where=str(self._log.path),
+                fix="A file holds ratings on one scale: name another folder for another scale.",
             )
 
-    def _note(self, rating: Rating) -> None:
+    def _add(self, rating: Rating) -> None:
         pair = self._ids.get(rating.pair)
-        if pair is not None:  # ratings of an earlier pool stay in the file and are no part of this grading
-            self._said.setdefault(rating.rater, {})[pair] = rating
+        if pair is not None:  # ratings of pairs outside this session stay in the file and are not counted
+            self._ratings.setdefault(rating.rater, {})[pair] = rating
             self._raters[pair].add(rating.rater)
 
     def _has_seat(self, pair: str, rater: str) -> bool:
-        """Whether this rater has not rated the pair, and fewer others than it needs have."""
+        """Whether the pair needs more ratings and has none of this rater."""
         return rater not in self._raters[pair] and len(self._raters[pair]) < self._overlap
 
-    def _open(self, pair: str, rater: str) -> bool:
-        """Whether the pair may be put before this rater: it has a seat that nobody else is sitting on."""
-        sitting = sum(
+    def _is_available(self, pair: str, rater: str) -> bool:
+        """Whether the pair has a seat that no other rater has reserved."""
+        reserved = sum(
             1
-            for other, (looking, since) in self._looking.items()
-            if looking == pair and other not in (rater, *self._raters[pair]) and self._clock() - since < CLAIM_LASTS
+            for other, (on_screen, since) in self._reserved.items()
+            if on_screen == pair
+            and other not in (rater, *self._raters[pair])
+            and self._clock() - since < RESERVATION_SECONDS
         )
-        return self._has_seat(pair, rater) and len(self._raters[pair]) + sitting < self._overlap
+        return self._has_seat(pair, rater) and len(self._raters[pair]) + reserved < self._overlap
 
     def _order(self, rater: str) -> list[str]:
         if rater not in self._orders:
             topics: dict[str, list[str]] = {}
             for pair in self._pairs.values():
                 topics.setdefault(pair.topic, []).append(pair.id)
-            chance = random.Random(f"{self._seed} {rater}")
+            rng = random.Random(f"{self._seed} {rater}")
             shuffled = sorted(topics)
-            chance.shuffle(shuffled)
+            rng.shuffle(shuffled)
             for topic in shuffled:
-                # Sorted first, so that the order tells nothing about the one in the pool.
-                topics[topic].sort()
-                chance.shuffle(topics[topic])
+                topics[topic].sort()  # removes the pool order before shuffling
+                rng.shuffle(topics[topic])
             self._orders[rater] = [pair for topic in shuffled for pair in topics[topic]]
         return self._orders[rater]

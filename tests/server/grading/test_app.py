@@ -18,22 +18,22 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from searchlora.eval.judgments.ratings import read_ratings
-from searchlora.experiments.pairs import QueryPassage
+from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
 from searchlora.server.binding import address, bind, is_loopback
 from searchlora.server.grading.app import create_app
-from searchlora.server.grading.pairs import blind
-from tests.server.grading.made import ATTACK, made_session
+from searchlora.server.grading.session import blind_pairs
+from tests.server.grading.synthetic import ATTACK, synthetic_session
 
 BASE = "http://localhost:8765"
 
 
 @pytest.fixture
 def client(tmp_path):
-    session = made_session(tmp_path)
+    session = synthetic_session(tmp_path)
     with TestClient(create_app(session), base_url=BASE) as client:
         yield client
-    session._ledger.close()
+    session._log.close()
 
 
 def rate(client, rater, pair, grade, **more):
@@ -76,7 +76,7 @@ def test_the_browser_learns_query_and_passage_and_nothing_else(client):
 
 def test_a_pairs_id_tells_no_place_in_the_pool():
     pool = [QueryPassage("1", {"query": "q"}, Document(f"d{n}", "t")) for n in range(5)]
-    forward, backward = blind(pool), blind(reversed(pool))
+    forward, backward = blind_pairs(pool), blind_pairs(reversed(pool))
     assert {pair.document: pair.id for pair in forward} == {pair.document: pair.id for pair in backward}
     assert [pair.id for pair in forward] != sorted(pair.id for pair in forward)
     assert not any(pair.document in pair.id for pair in forward)
@@ -126,13 +126,13 @@ def test_names_outside_the_grammar_and_nothing_before_the_first(client):
 
 
 def test_a_grade_that_could_not_be_saved_is_not_confirmed(client, tmp_path, monkeypatch):
-    from searchlora.server.grading import ledger
+    from searchlora.server.grading import ratings_log
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     pair = first(client)
-    monkeypatch.setattr(ledger.os, "fsync", full)
+    monkeypatch.setattr(ratings_log.os, "fsync", full)
     answer = rate(client, "anna", pair["id"], 1)
     assert (answer.status_code, "No space left" in answer.json()["detail"]) == (500, True)
     assert str(tmp_path) not in answer.text
@@ -140,9 +140,9 @@ def test_a_grade_that_could_not_be_saved_is_not_confirmed(client, tmp_path, monk
 
 
 def test_many_at_once_lose_nothing(client, tmp_path, monkeypatch):
-    from searchlora.server.grading import ledger
+    from searchlora.server.grading import ratings_log
 
-    monkeypatch.setattr(ledger.os, "fsync", lambda _: None)
+    monkeypatch.setattr(ratings_log.os, "fsync", lambda _: None)
 
     def work(rater):
         given = []
@@ -189,7 +189,7 @@ def test_its_own_page_is_answered_under_its_names_and_any_address_in_digits(clie
 
 
 def test_a_link_from_elsewhere_leads_to_the_page_and_a_name_given_is_one_of_ours(tmp_path):
-    session = made_session(tmp_path)
+    session = synthetic_session(tmp_path)
     with TestClient(create_app(session, names=["Grading.example"]), base_url="http://grading.example") as client:
         assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
@@ -253,7 +253,7 @@ def test_in_a_browser_an_attack_in_a_passage_is_shown_as_text(tmp_path):
         pytest.skip("no Chromium on the path")
     switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     quiet = ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    session = made_session(tmp_path / "grades")
+    session = synthetic_session(tmp_path / "grades")
     with served(session) as url:
         command = [chromium, *switches, *quiet, "--virtual-time-budget=5000", "--dump-dom", f"{url}#anna"]
         page = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout

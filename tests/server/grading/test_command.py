@@ -47,7 +47,7 @@ class Served:
         return self.process.communicate(timeout=20)[1]
 
 
-def made_files(folder):
+def write_files(folder):
     rows = [{"id": f"d{n}", "text": f"text {n}"} for n in range(4)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "topics.tsv").write_text("1\tfirst query\n2\tsecond query\n")
@@ -60,7 +60,7 @@ def made_files(folder):
 
 def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
     runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
-    files = made_files(tmp_path)
+    files = write_files(tmp_path)
     server = Served(*files, *runs)
     assert "4 pairs of 2 topics, 2 raters each" in server.said[0]
     anna = server.next("anna")
@@ -78,7 +78,7 @@ def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
     while ben["pair"]:
         ben = server.rate("ben", ben["pair"]["id"], 0 if ben["progress"]["done"] == 3 else None)
     assert server.next("carl")["progress"] == {"done": 0, "total": 0}
-    assert re.fullmatch(r"warning: .*its last line was cut off.*\n", server.stop(signal.SIGINT))
+    assert re.fullmatch(r"warning: .*the last line was incomplete.*\n", server.stop(signal.SIGINT))
     assert server.process.returncode == 0
 
     ratings = tmp_path / "grades" / "ratings.jsonl"
@@ -131,7 +131,7 @@ def test_passages_of_trec_dl_2019(real_data, tmp_path):
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line_and_nothing_is_collected(tmp_path, change, says):
-    files = made_files(tmp_path)
+    files = write_files(tmp_path)
     command = [SCRIPT, "grade", "serve", *files, "--runs", tmp_path / "a.trec", *change]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode in (1, 2)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.ratings import by_pair, read_ratings
-from searchlora.server.grading.session import CLAIM_LASTS, Progress
-from tests.server.grading.made import made_pairs, made_session
+from searchlora.server.grading.session import RESERVATION_SECONDS, Progress
+from tests.server.grading.synthetic import synthetic_pairs, synthetic_session
 
 
 def grade_all(session, rater, grade=1):
@@ -26,7 +26,7 @@ def grade_all(session, rater, grade=1):
 def test_topics_stay_together_and_every_rater_has_an_order_that_the_seed_repeats(tmp_path):
     orders = {}
     for seed, rater, folder in ((0, "anna", "a"), (0, "ben", "b"), (0, "anna", "c"), (1, "anna", "d")):
-        seen = grade_all(made_session(tmp_path / folder, seed=seed), rater)
+        seen = grade_all(synthetic_session(tmp_path / folder, seed=seed), rater)
         topics = [topic for topic, _ in groupby(pair.topic for pair in seen)]
         assert len(topics) == len(set(topics)) == 6
         orders[folder] = [pair.id for pair in seen]
@@ -37,9 +37,9 @@ def test_topics_stay_together_and_every_rater_has_an_order_that_the_seed_repeats
 
 
 def test_the_order_says_nothing_of_the_order_in_the_pool(tmp_path):
-    pairs = made_pairs()
-    forward = grade_all(made_session(tmp_path / "a", pairs=pairs), "anna")
-    backward = grade_all(made_session(tmp_path / "b", pairs=pairs[::-1]), "anna")
+    pairs = synthetic_pairs()
+    forward = grade_all(synthetic_session(tmp_path / "a", pairs=pairs), "anna")
+    backward = grade_all(synthetic_session(tmp_path / "b", pairs=pairs[::-1]), "anna")
     assert forward == backward
 
 
@@ -51,8 +51,8 @@ def test_the_order_says_nothing_of_the_order_in_the_pool(tmp_path):
 )
 def test_every_pair_gets_its_raters_and_no_more_whoever_comes_when(tmp_path_factory, raters, overlap, turns):
     folder = tmp_path_factory.mktemp("grades")
-    pairs = made_pairs(topics=3, documents=3)
-    session = made_session(folder, overlap=overlap, pairs=pairs)
+    pairs = synthetic_pairs(topics=3, documents=3)
+    session = synthetic_session(folder, overlap=overlap, pairs=pairs)
     names = [f"rater-{number}" for number in range(raters)]
     for turn, only_looks in turns:
         rater = names[turn % raters]
@@ -64,12 +64,12 @@ def test_every_pair_gets_its_raters_and_no_more_whoever_comes_when(tmp_path_fact
     counts = Counter(row.pair for row in read_ratings(folder / "ratings.jsonl"))
     assert set(counts.values()) == {min(overlap, raters)}
     assert len(counts) == len(pairs)
-    assert all(len(grades) == counts[pair] for pair, grades in by_pair(session._ledger.ratings).items())
-    session._ledger.close()
+    assert all(len(grades) == counts[pair] for pair, grades in by_pair(session._log.ratings).items())
+    session._log.close()
 
 
 def test_two_raters_at_once_never_get_the_last_seat_of_a_pair(tmp_path):
-    session = made_session(tmp_path, overlap=1, pairs=made_pairs(1, 2))
+    session = synthetic_session(tmp_path, overlap=1, pairs=synthetic_pairs(1, 2))
     first, second = session.next("anna"), session.next("ben")
     assert first.pair != second.pair
     assert session.next("carl") is None
@@ -79,11 +79,11 @@ def test_two_raters_at_once_never_get_the_last_seat_of_a_pair(tmp_path):
 
 def test_a_pair_that_was_left_lying_comes_to_the_next_one_and_a_late_grade_is_kept(tmp_path):
     now = [0.0]
-    session = made_session(tmp_path, overlap=1, pairs=made_pairs(1, 1), clock=lambda: now[0])
+    session = synthetic_session(tmp_path, overlap=1, pairs=synthetic_pairs(1, 1), clock=lambda: now[0])
     lying = session.next("anna").pair
-    now[0] = CLAIM_LASTS - 1
+    now[0] = RESERVATION_SECONDS - 1
     assert session.next("ben") is None
-    now[0] = CLAIM_LASTS + 1
+    now[0] = RESERVATION_SECONDS + 1
     assert session.next("ben").pair == lying
     session.rate("ben", lying.id, 1, seconds=1, note="")
     session.rate("anna", lying.id, 0, seconds=999, note="")
@@ -91,7 +91,7 @@ def test_a_pair_that_was_left_lying_comes_to_the_next_one_and_a_late_grade_is_ke
 
 
 def test_back_shows_what_this_rater_said_and_a_correction_is_a_line_of_its_own(tmp_path):
-    session = made_session(tmp_path)
+    session = synthetic_session(tmp_path)
     first = session.next("anna").pair
     session.rate("anna", first.id, 1, seconds=1, note="why")
     second = session.next("anna").pair
@@ -110,20 +110,20 @@ def test_back_shows_what_this_rater_said_and_a_correction_is_a_line_of_its_own(t
 
 
 def test_a_restart_goes_on_where_everyone_was(tmp_path):
-    session = made_session(tmp_path)
+    session = synthetic_session(tmp_path)
     for rater, count in (("anna", 7), ("ben", 3)):
         for _ in range(count):
             session.rate(rater, session.next(rater).pair.id, 1, seconds=1, note="")
     expected = {rater: (session.next(rater), session.progress(rater)) for rater in ("anna", "ben")}
     last = session.before("anna", "none")
-    session._ledger.close()
-    again = made_session(tmp_path)
+    session._log.close()
+    again = synthetic_session(tmp_path)
     assert {rater: (again.next(rater), again.progress(rater)) for rater in ("anna", "ben")} == expected
     assert again.before("anna", "none") == last
 
 
 def test_what_is_refused_is_not_written(tmp_path):
-    session = made_session(tmp_path)
+    session = synthetic_session(tmp_path)
     pair = session.next("anna").pair.id
     for rater, to, grade, says in (
         ("anna", pair, 2, "not on the scale 0, 1"),
@@ -136,18 +136,18 @@ def test_what_is_refused_is_not_written(tmp_path):
 
 
 def test_ratings_of_another_pool_stay_and_those_of_another_scale_are_refused(tmp_path):
-    session = made_session(tmp_path, pairs=made_pairs(1, 1))
+    session = synthetic_session(tmp_path, pairs=synthetic_pairs(1, 1))
     grade_all(session, "anna")
-    session._ledger.close()
-    other = made_session(tmp_path, pairs=made_pairs()[4:])
+    session._log.close()
+    other = synthetic_session(tmp_path, pairs=synthetic_pairs()[4:])
     assert other.progress("anna") == Progress(0, 20)
-    other._ledger.close()
+    other._log.close()
     path = tmp_path / "ratings.jsonl"
     path.write_text(path.read_text().replace('"grade": 1', '"grade": 3'))
     with pytest.raises(UsageError, match="grade 3 is not on the scale"):
-        made_session(tmp_path)
+        synthetic_session(tmp_path)
 
 
 def test_overlap_below_one(tmp_path):
     with pytest.raises(UsageError, match="too few"):
-        made_session(tmp_path, overlap=0)
+        synthetic_session(tmp_path, overlap=0)

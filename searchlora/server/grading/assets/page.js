@@ -253,7 +253,7 @@ at("end-leave").addEventListener("click", leave);
 exchange(async () => {
   const task = await ask("GET", "/api/task");
   scale = task.scale;
-  at("note").maxLength = task.longest_note;
+  at("note").maxLength = task.max_note_characters;
   drawGuideline(task.guideline);
   drawGrades();
 }).then(() => {

@@ -17,9 +17,9 @@ from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
 from searchlora.eval.judgments.probabilities import write_probabilities
-from searchlora.experiments.judge import Judge, load_judge
-from searchlora.experiments.judged import graded
-from searchlora.experiments.pairs import QueryPassage, wanted_pairs, with_texts
+from searchlora.experiments.judge.grade_log import graded
+from searchlora.experiments.judge.llm_judge import Judge, load_judge
+from searchlora.experiments.judge.pairs import QueryPassage, wanted_pairs, with_texts
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Steps, unwatched
 from searchlora.records import SearchContext
@@ -70,7 +70,7 @@ def judge(
     A killed run goes on where it was when it is started again; `<out>.partial` holds the grades given so far.
 
     Args:
-        topics: What is asked, in any format that is read. What a judging task reads stands in `experiments.judge`.
+        topics: The queries, in any topics format; `llm_judge` lists the fields that a judging task reads.
         corpus: Rows with `id`, `text` and, if there is one, `title`.
         out: The qrels, in the format of the name (`.txt`: TREC). Beside it: `<out>.card.json`,
             `<out>.probabilities.jsonl`, with the reasons of a judge that gives some (or, with `generate`,

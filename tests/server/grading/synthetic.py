@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from searchlora.server.grading.guideline import Grade, Guideline
-from searchlora.server.grading.ledger import Ledger
-from searchlora.server.grading.pairs import Pair
-from searchlora.server.grading.session import Session
+from searchlora.server.grading.ratings_log import RatingsLog
+from searchlora.server.grading.session import Pair, Session
 
 ATTACK = '<script>document.title = "taken"</script><img src=x onerror=\'document.title = "taken"\'> & "quoted"'
 GUIDELINE = Guideline(
@@ -16,7 +15,7 @@ GUIDELINE = Guideline(
 )
 
 
-def made_pairs(topics: int = 6, documents: int = 4) -> tuple[Pair, ...]:
+def synthetic_pairs(topics: int = 6, documents: int = 4) -> tuple[Pair, ...]:
     return tuple(
         Pair(f"p{topic}x{document}", f"topic-{topic}", f"document-{topic}-{document}", f"query {topic} {ATTACK}", *text)
         for topic in range(topics)
@@ -25,5 +24,5 @@ def made_pairs(topics: int = 6, documents: int = 4) -> tuple[Pair, ...]:
     )
 
 
-def made_session(folder: Path, *, overlap: int = 2, seed: int = 0, pairs: tuple[Pair, ...] | None = None, **more):
-    return Session(pairs or made_pairs(), GUIDELINE, Ledger(folder), overlap=overlap, seed=seed, **more)
+def synthetic_session(folder: Path, *, overlap: int = 2, seed: int = 0, pairs: tuple[Pair, ...] | None = None, **more):
+    return Session(pairs or synthetic_pairs(), GUIDELINE, RatingsLog(folder), overlap=overlap, seed=seed, **more)

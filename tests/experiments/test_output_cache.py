@@ -1,4 +1,4 @@
-"""Outputs of every kind are kept, and are taken back only for the same model, asked the same in the same way."""
+"""The output cache: outputs of every kind, reused only for the same model, prompts and decoding options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.experiments.kept import Kept, Model
+from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.experiments.trial import Trial
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
 from tests.made import made_adapter
@@ -34,23 +34,23 @@ def asked(tiny_base, tmp_path_factory):
 
 def test_outputs_of_every_kind_come_back(asked, tmp_path):
     model, trial = asked
-    Kept(tmp_path, trial).save(model, OUTPUTS, {"ms per query": 2.0})
-    kept = Kept(tmp_path, trial)
-    assert kept.outputs(model) == (OUTPUTS, {"ms per query": 2.0})
-    assert kept.reused == ["one@1"]
+    OutputCache(tmp_path, trial).save(model, OUTPUTS, {"ms per query": 2.0})
+    cache = OutputCache(tmp_path, trial)
+    assert cache.outputs(model) == (OUTPUTS, {"ms per query": 2.0})
+    assert cache.reused == ["one@1"]
 
 
 def test_another_way_of_asking_gives_nothing_back(asked, tmp_path):
     model, trial = asked
-    Kept(tmp_path, trial).save(model, OUTPUTS, {})
+    OutputCache(tmp_path, trial).save(model, OUTPUTS, {})
     for other in (
         replace(trial, constrained=False),
         replace(trial, max_new_tokens=5),
         replace(trial, records=word_records(7)),
     ):
-        assert Kept(tmp_path, other).outputs(model) is None
-    assert Kept(tmp_path, trial).outputs(replace(model, bare=True)) is None
-    assert Kept(None, trial).outputs(model) is None
+        assert OutputCache(tmp_path, other).outputs(model) is None
+    assert OutputCache(tmp_path, trial).outputs(replace(model, bare=True)) is None
+    assert OutputCache(None, trial).outputs(model) is None
 
 
 def test_what_no_file_can_hold_is_not_kept(asked, tmp_path):
@@ -60,5 +60,5 @@ def test_what_no_file_can_hold_is_not_kept(asked, tmp_path):
 
     model, trial = asked
     for outputs in ([Own(1)], [{"tent", "boot"}], [[Label("tent")]]):
-        Kept(tmp_path, trial).save(model, outputs, {})
+        OutputCache(tmp_path, trial).save(model, outputs, {})
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import write_run
-from searchlora.experiments.pairs import wanted_pairs, with_texts
+from searchlora.experiments.judge.pairs import wanted_pairs, with_texts
 
 ROWS = [{"id": "d1", "text": "one", "title": "One"}, {"id": "d2", "text": "two"}, {"id": "d3", "text": "three"}]
 

@@ -1,4 +1,4 @@
-"""`ratings.jsonl`: what was confirmed to a rater is on the disk, whatever happens next."""
+"""Append-only log of ratings (`ratings.jsonl`), synced to disk before a rating is confirmed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.ratings import Rating, parse_rating, rating_line, read_ratings
 
 
-class Ledger:
-    """The file of ratings, held by one process and appended to by any of its threads.
+class RatingsLog:
+    """The ratings file of a folder, locked by one process; any of its threads may append.
+
+    Attributes:
+        path: The file.
+        ratings: All ratings of the file, corrections included, in file order.
+        repaired: What was repaired at the end of the file after an interruption; empty if nothing.
 
     Raises:
         UsageError: when another process holds the file.
-        DataError: when a line of it is malformed, or the folder cannot be written to.
+        DataError: when a line is malformed or the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "ratings.jsonl"
-        self._writing = threading.Lock()
-        self._held = FileLock(folder / ".ratings.lock", thread_local=False)
+        self._write_lock = threading.Lock()
+        self._process_lock = FileLock(folder / ".ratings.lock", thread_local=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._held.acquire(timeout=0)
+            self._process_lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(
                 "another process is collecting grades there", where=str(folder), fix="Stop it, or name another folder."
@@ -34,22 +39,22 @@ class Ledger:
         except OSError as error:
             raise DataError(f"cannot be written to ({error.strerror})", where=str(folder)) from None
         try:
-            self.repaired = _mend_end(self.path)
+            self.repaired = _repair_end(self.path)
             self.ratings = read_ratings(self.path) if self.path.exists() else []
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             _sync_folder(folder)
         except BaseException:
-            self._held.release()
+            self._process_lock.release()
             raise
 
     def append(self, rating: Rating) -> None:
-        """Write a rating through to the disk; on return it is there.
+        """Append a rating and sync the file; on return it is on disk.
 
         Raises:
-            DataError: when it could not be written; the file is as it was.
+            DataError: when it cannot be written; the file is unchanged.
         """
         line = rating_line(rating)
-        with self._writing:
+        with self._write_lock:
             before = os.fstat(self._file).st_size
             try:
                 written = os.write(self._file, line)
@@ -62,13 +67,16 @@ class Ledger:
             self.ratings.append(rating)
 
     def close(self) -> None:
-        """Let another process have the file."""
+        """Close the file and release the lock."""
         os.close(self._file)
-        self._held.release()
+        self._process_lock.release()
 
 
-def _mend_end(path: Path) -> str:
-    """Let the file end with a whole line, so that the next one does not run into it; says what was done."""
+def _repair_end(path: Path) -> str:
+    """Make the file end with a complete line and describe what was changed; empty if nothing.
+
+    A partial last line is what a kill during a write leaves. It was never confirmed to the rater and is removed.
+    """
     data = path.read_bytes() if path.exists() else b""
     start = data.rfind(b"\n") + 1
     tail = data[start:]
@@ -78,14 +86,14 @@ def _mend_end(path: Path) -> str:
         parse_rating(tail, str(path))
     except DataError:
         os.truncate(path, start)
-        return f"{path}: its last line was cut off by an interruption, was never confirmed, and was taken out."
+        return f"{path}: the last line was incomplete after an interruption and was removed; it was never confirmed."
     with path.open("ab") as file:
         file.write(b"\n")
-    return f"{path}: its last line had no end and got one."
+    return f"{path}: the last line lacked its line break, which was added."
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new file's name lasting. Windows cannot open folders and needs no such call."""
+    """Sync the folder entry of a new file. Windows cannot open folders and does not need it."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

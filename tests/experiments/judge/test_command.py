@@ -21,9 +21,9 @@ from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pool import pool
 from searchlora.eval.judgments.probabilities import read_probabilities
 from searchlora.eval.trec import read_qrels, read_run
-from searchlora.experiments import judged as kept
-from searchlora.experiments.judge import Judge
-from searchlora.experiments.judging import judge
+from searchlora.experiments.judge import grade_log
+from searchlora.experiments.judge.command import judge
+from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.task import load_prompted_task
 from tests.adapters.made import draft_for, made_adapter
 from tests.experiments.grading_task import build_task, write_collection
@@ -247,7 +247,7 @@ def test_a_judge_of_unknown_training_is_doubted(by_adapter):
 
 _KILLED = """
 import sys
-from searchlora.experiments.judging import judge
+from searchlora.experiments.judge.command import judge
 folder, base, tasks = sys.argv[1:]
 judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/killed.txt", base=base, task="fit", tasks=tasks,
       runs=[f"{folder}/a.trec", f"{folder}/b.trec"], depth=15, store=f"{folder}/store")
@@ -295,7 +295,7 @@ def test_what_another_judge_or_another_text_gave_is_not_taken(ask, files, monkey
     calls: list[int] = []
     grade = Judge.grade
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.judging.write_judgments", stopped)
+        patch.setattr("searchlora.experiments.judge.command.write_judgments", stopped)
         with pytest.raises(KeyboardInterrupt):
             ask()
     monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
@@ -305,7 +305,7 @@ def test_what_another_judge_or_another_text_gave_is_not_taken(ask, files, monkey
     assert calls == [18]  # one chunk, judged anew as a whole
     calls.clear()
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.judging.write_judgments", stopped)
+        patch.setattr("searchlora.experiments.judge.command.write_judgments", stopped)
         with pytest.raises(KeyboardInterrupt):
             ask("again.txt")
     ask("again.txt")
@@ -328,4 +328,4 @@ def test_a_damaged_partial_is_named(ask, tmp_path):
 
 
 def test_the_chunk_is_what_the_tests_take_it_for():
-    assert 18 <= kept.CHUNK <= 60
+    assert 18 <= grade_log.CHUNK <= 60

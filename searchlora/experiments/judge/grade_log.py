@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.experiments.judge import Judge
+from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Progress
 from searchlora.records import Record

@@ -13,18 +13,18 @@ import pytest
 
 from searchlora.errors import DataError
 from searchlora.eval.judgments.ratings import Rating, rating_line, read_ratings
-from searchlora.server.grading import ledger as room
-from searchlora.server.grading.ledger import Ledger
+from searchlora.server.grading import ratings_log as room
+from searchlora.server.grading.ratings_log import RatingsLog
 
 ROW = Rating("1", "d", 2, "anna", "2026-03-01T12:00:00.000+00:00", 1.5, "é")
 
 
 def test_what_was_appended_is_there_for_the_next_one(tmp_path):
-    first = Ledger(tmp_path / "deep" / "grades")
+    first = RatingsLog(tmp_path / "deep" / "grades")
     first.append(ROW)
     first.append(replace(ROW, grade=None))
     first.close()
-    second = Ledger(tmp_path / "deep" / "grades")
+    second = RatingsLog(tmp_path / "deep" / "grades")
     assert second.ratings == [ROW, replace(ROW, grade=None)] == read_ratings(second.path)
     assert second.repaired == ""
 
@@ -34,11 +34,11 @@ def test_a_cut_off_last_line_is_taken_out_wherever_it_was_cut(tmp_path):
     for cut in range(1, len(whole) + 1):
         path = tmp_path / "ratings.jsonl"
         path.write_bytes(whole + whole[:cut])
-        ledger = Ledger(tmp_path)
+        log = RatingsLog(tmp_path)
         complete = cut >= len(whole) - 1
-        assert bool(ledger.repaired) == (cut < len(whole)), cut
-        ledger.append(replace(ROW, grade=0))
-        ledger.close()
+        assert bool(log.repaired) == (cut < len(whole)), cut
+        log.append(replace(ROW, grade=0))
+        log.close()
         assert read_ratings(path) == [ROW] * (2 if complete else 1) + [replace(ROW, grade=0)], cut
 
 
@@ -46,26 +46,26 @@ def test_a_malformed_line_is_an_error_and_leaves_the_file_and_the_lock(tmp_path)
     (tmp_path / "ratings.jsonl").write_text("broken\n")
     for _ in range(2):
         with pytest.raises(DataError, match="line 1"):
-            Ledger(tmp_path)
+            RatingsLog(tmp_path)
     assert (tmp_path / "ratings.jsonl").read_text() == "broken\n"
 
 
 def test_a_second_process_is_refused(tmp_path):
-    held = Ledger(tmp_path)
-    program = f"from pathlib import Path; from {room.__name__} import Ledger; Ledger(Path({str(tmp_path)!r}))"
+    held = RatingsLog(tmp_path)
+    program = f"from pathlib import Path; from {room.__name__} import RatingsLog; RatingsLog(Path({str(tmp_path)!r}))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "UsageError" in ended.stderr
     assert "another process is collecting grades there" in ended.stderr
     held.close()
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
     with pytest.raises(DataError, match="cannot be written to"):
-        Ledger(tmp_path / "ratings.jsonl" / "under a file")
+        RatingsLog(tmp_path / "ratings.jsonl" / "under a file")
 
 
 @pytest.mark.parametrize("how", ["nothing", "half", "no sync"])
 def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path, monkeypatch, how):
-    ledger = Ledger(tmp_path)
-    ledger.append(ROW)
+    log = RatingsLog(tmp_path)
+    log.append(ROW)
     write = os.write
 
     def full(*_):
@@ -77,18 +77,18 @@ def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path, monkeypatch, h
         else:
             patch.setattr(room.os, "write", full if how == "nothing" else lambda f, data: write(f, data[:20]))
         with pytest.raises(DataError, match="could not be saved"):
-            ledger.append(replace(ROW, document="lost"))
-    ledger.append(replace(ROW, document="next"))
-    assert [row.document for row in read_ratings(ledger.path)] == ["d", "next"]
-    assert ledger.ratings == read_ratings(ledger.path)
+            log.append(replace(ROW, document="lost"))
+    log.append(replace(ROW, document="next"))
+    assert [row.document for row in read_ratings(log.path)] == ["d", "next"]
+    assert log.ratings == read_ratings(log.path)
 
 
 def test_threads_do_not_write_into_each_others_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(room.os, "fsync", lambda _: None)
-    ledger = Ledger(tmp_path)
+    log = RatingsLog(tmp_path)
     threads = [
         threading.Thread(
-            target=lambda name=name: [ledger.append(replace(ROW, rater=name, document=str(n))) for n in range(50)]
+            target=lambda name=name: [log.append(replace(ROW, rater=name, document=str(n))) for n in range(50)]
         )
         for name in ("anna", "ben", "carl", "dora")
     ]
@@ -96,7 +96,7 @@ def test_threads_do_not_write_into_each_others_lines(tmp_path, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    found = read_ratings(ledger.path)
+    found = read_ratings(log.path)
     assert {(row.rater, row.document) for row in found} == {
         (name, str(n)) for name in ("anna", "ben", "carl", "dora") for n in range(50)
     }
@@ -106,9 +106,9 @@ def test_threads_do_not_write_into_each_others_lines(tmp_path, monkeypatch):
 def test_every_confirmed_grade_outlives_a_kill(tmp_path):
     program = (
         "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
-        "from tests.server.grading.test_ledger import ROW, Ledger\n"
-        "ledger = Ledger(Path(sys.argv[1]))\nn = 0\n"
-        "while True:\n    ledger.append(replace(ROW, document=str(n)))\n    print(n, flush=True)\n    n += 1\n"
+        "from tests.server.grading.test_ratings_log import ROW, RatingsLog\n"
+        "log = RatingsLog(Path(sys.argv[1]))\nn = 0\n"
+        "while True:\n    log.append(replace(ROW, document=str(n)))\n    print(n, flush=True)\n    n += 1\n"
     )
     child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     confirmed = [child.stdout.readline() for _ in range(30)]
@@ -116,6 +116,6 @@ def test_every_confirmed_grade_outlives_a_kill(tmp_path):
     confirmed += child.stdout.readlines()
     child.wait()
     numbers = [int(line) for line in confirmed if line.endswith("\n")]
-    found = [int(row.document) for row in Ledger(tmp_path).ratings]
+    found = [int(row.document) for row in RatingsLog(tmp_path).ratings]
     assert found[: len(numbers)] == numbers == list(range(len(numbers)))
     assert len(found) <= len(numbers) + 1

@@ -9,8 +9,8 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.experiments.judge import Judge, load_judge
-from searchlora.experiments.judged import graded
+from searchlora.experiments.judge.grade_log import graded
+from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import silent
 

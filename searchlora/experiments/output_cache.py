@@ -1,4 +1,4 @@
-"""Outputs of models, kept in files and taken from there when they would come out the same again."""
+"""Cache of model outputs on disk, keyed by prompts, decoding options, base, adapter and settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from searchlora.task import PromptedTask
 
 @dataclass(frozen=True)
 class Model:
-    """A system that is a model: an adapter on its base, or (`bare`) that base alone."""
+    """A system that is a model: an adapter on its base, or (`bare`) that base without the adapter."""
 
     name: str
     adapter: StoredAdapter
@@ -29,64 +29,67 @@ class Model:
 
     @property
     def reference(self) -> str | None:
-        """What an engine is asked for."""
+        """The adapter that an engine applies; None for the bare base."""
         return None if self.bare else self.adapter.reference
 
     def task(self, trial: Trial) -> PromptedTask:
-        """The trial's task as this model does it: with the adapter's settings, and what was tuned for it."""
+        """The trial's task with this adapter's settings and, unless bare, its tuned values."""
         manifest = self.adapter.manifest
         return trial.task.bound(manifest.settings, None if self.bare else manifest.tuned)
 
 
-class Kept:
-    """The kept outputs of a trial.
+class OutputCache:
+    """The cached outputs of one trial, one JSON file per model.
 
     Args:
-        folder: Where they lie; None keeps nothing.
+        folder: Where the files are; None: nothing is read or written.
+
+    Attributes:
+        reused: Names of the models whose outputs were read from the cache.
     """
 
     def __init__(self, folder: Path | None, trial: Trial) -> None:
         self.folder = folder
-        self.asked = _asked(trial)
         self.reused: list[str] = []
+        self._conditions = _conditions(trial)
 
     def outputs(self, model: Model) -> tuple[list[Any], dict[str, float]] | None:
-        """What a model answered to these very prompts before, and at what cost; None: it was not asked.
+        """A model's outputs and costs for exactly these prompts; None where they are not in the cache.
 
-        Costs are of this machine only: those of another would be held against the others' here.
+        Costs are returned only if they were measured on this machine: costs of two machines are not comparable.
         """
         file = self._file(model)
         if file is None or not file.is_file():
             return None
         try:
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["key"] != self._key(model):
+            entry = json.loads(file.read_text(encoding="utf-8"))
+            if entry["key"] != self._key(model):
                 return None
-            outputs = [from_json(each) for each in kept["outputs"]]
-            costs = kept["costs"] if kept["machine"] == machine() else {}
+            outputs = [from_json(value) for value in entry["outputs"]]
+            costs = entry["costs"] if entry["machine"] == machine() else {}
         except (OSError, ValueError, KeyError, TypeError):
             return None
         self.reused.append(model.name)
         return outputs, costs
 
     def save(self, model: Model, outputs: Sequence[Any], costs: Mapping[str, float]) -> None:
-        """Keep a model's outputs, unless a task's own kind of value is among them, which no file can hold."""
+        """Write a model's outputs; outputs of a type that JSON cannot represent are not cached."""
         file = self._file(model)
         if file is None:
             return
         try:
-            lines = [to_json(each) for each in outputs]
+            values = [to_json(output) for output in outputs]
         except TypeError:
             return
-        kept = {
+        entry = {
             "system": model.name,
             "key": self._key(model),
             "machine": machine(),
             "costs": dict(costs),
-            "outputs": lines,
+            "outputs": values,
         }
         with atomic_text(file) as out:
-            json.dump(kept, out, indent=1)
+            json.dump(entry, out, indent=1)
 
     def _file(self, model: Model) -> Path | None:
         return self.folder / f"{file_name(model.name)}.json" if self.folder is not None else None
@@ -95,13 +98,13 @@ class Kept:
         manifest = model.adapter.manifest
         weights = {} if model.bare else manifest.files
         task = [manifest.settings, {} if model.bare else manifest.tuned]
-        how = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"], weights, task]
-        return hashlib.sha256((self.asked + json.dumps(how, sort_keys=True)).encode()).hexdigest()
+        parts = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"], weights, task]
+        return hashlib.sha256((self._conditions + json.dumps(parts, sort_keys=True)).encode()).hexdigest()
 
 
-def _asked(trial: Trial) -> str:
-    """Everything but the model that an answer depends on: the prompts themselves, and how they are answered."""
+def _conditions(trial: Trial) -> str:
+    """All that an output depends on besides the model: prompts, decoding options, and the task's version."""
     prompts = [[dict(message) for message in messages(trial.task, record)] for record in trial.records]
-    of_prompts = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-    how = {"max_new_tokens": trial.max_new_tokens, "constrained": trial.constrained}
-    return json.dumps([of_prompts, how, f"{trial.task.name} version {trial.task.version}"])
+    prompts_sha256 = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    options = {"max_new_tokens": trial.max_new_tokens, "constrained": trial.constrained}
+    return json.dumps([prompts_sha256, options, f"{trial.task.name} version {trial.task.version}"])
