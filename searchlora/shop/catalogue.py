@@ -1,4 +1,4 @@
-"""The shop's products: product number i is a function of the seed and i, so that none has to be kept in memory."""
+"""Product catalogue of the shop: product i is a function of the seed and i, so none is kept in memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from searchlora.shop.tables import ProductType, Tables
 #: Variants (colours, sizes) of one product family.
 FAMILY_SIZE = 3
 
-_KEPT = 4096
+_CACHE_SIZE = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One article.
+    """A product.
 
     Args:
         type: Product type in catalogue language.
-        family: Type, brand, line and model: what its variants share.
-        facts: `brand`, `line`, `sku` and the type's attributes -> value in catalogue language.
+        family: Type, brand, line and model, shared by its variants.
+        facts: `brand`, `line`, `sku` and the attributes of the type -> value in catalogue language.
         model: The number in its title.
         feature: A sentence of its description.
     """
@@ -36,7 +36,14 @@ class Product:
 
 
 class Catalogue:
-    """`size` products over all product types in turn. Same seed and tables: the same products in the same order."""
+    """`size` products that cycle through the product types; the same seed and tables give the same products.
+
+    Examples:
+        >>> from searchlora.shop.tables import load_tables
+        >>> catalogue = Catalogue(load_tables(), size=600, seed=13)
+        >>> catalogue.product(7) == catalogue.by_id("p0000007")
+        True
+    """
 
     def __init__(self, tables: Tables, *, size: int, seed: int) -> None:
         self.size = size
@@ -45,7 +52,7 @@ class Catalogue:
         self._types: list[ProductType] = list(tables.types.values())
         self._values = {name: list(attribute.values) for name, attribute in tables.attributes.items()}
         self._lines = tables.phrases["lines"]
-        self._kept = lru_cache(maxsize=_KEPT)(self._make)
+        self._cached = lru_cache(maxsize=_CACHE_SIZE)(self._make)
 
     def __len__(self) -> int:
         return self.size
@@ -58,18 +65,18 @@ class Catalogue:
         return self.product(int(product[1:]))
 
     def product(self, number: int) -> Product:
-        """Product `number`, 0 <= number < size, without making the others; the last few thousand are kept."""
-        return self._kept(number)
+        """Product `number`, 0 <= number < size, in constant time; the last few thousand are cached."""
+        return self._cached(number)
 
     def _make(self, number: int) -> Product:
         variant, place = divmod(number, len(self._types))
         kind = self._types[place]
         shared = Random(f"{self._seed} family {place} {variant // FAMILY_SIZE}")
-        own = Random(f"{self._seed} product {number}")
+        single = Random(f"{self._seed} product {number}")
         brand, line = shared.choice(kind.brands), shared.choice(self._lines)
         model = shared.randrange(110, 990, 10)
         facts = {"brand": brand.lower(), "line": line.lower(), "sku": f"{brand[:2].upper()}{number:07d}"}
-        facts.update(self._facts(kind, shared, own))
+        facts.update(self._facts(kind, shared, single))
         return Product(
             id=f"p{number:07d}",
             type=kind.name,
@@ -79,23 +86,23 @@ class Catalogue:
             feature=shared.choice(kind.features),
         )
 
-    def _facts(self, kind: ProductType, shared: Random, own: Random) -> dict[str, str]:
-        """A value for each attribute, the shared ones first: they decide which others make no sense."""
+    def _facts(self, kind: ProductType, shared: Random, single: Random) -> dict[str, str]:
+        """A value for each attribute, shared ones first: they exclude values of the others."""
         attributes = [self._tables.attributes[name] for name in kind.attributes]
         facts: dict[str, str] = {}
-        senseless: list[str] = []
+        excluded: list[str] = []
         for attribute in sorted(attributes, key=lambda attribute: not attribute.shared):
             values = self._values[attribute.name]
-            if senseless:
-                values = [value for value in values if value not in senseless]
-            value = (shared if attribute.shared else own).choice(values)
-            senseless += attribute.never_with.get(value, ())
+            if excluded:
+                values = [value for value in values if value not in excluded]
+            value = (shared if attribute.shared else single).choice(values)
+            excluded += attribute.never_with.get(value, ())
             facts[attribute.name] = value
         return facts
 
 
 def document(product: Product, tables: Tables) -> dict[str, str]:
-    """The product as a document to index: `id`, `title`, `text`, all in catalogue language."""
+    """The product as a document: `id`, `title` and `text` in catalogue language."""
     kind = tables.types[product.type]
     brand, line = product.facts["brand"].title(), product.facts["line"].title()
     values = ", ".join(product.facts[name] for name in kind.attributes)

@@ -1,32 +1,50 @@
-"""Graded judgments by construction, in the four ESCI grades.
+"""Graded judgments by construction in the four ESCI grades, and the query-product pairs made from them.
 
-exact 3: a product of the type asked for that has every fact asked for.
-substitute 2: a product of the type asked for that misses exactly one of them.
-complement 1: a product of a type that goes with the one asked for.
-irrelevant 0: every other product; these are not listed.
+* exact 3: a product of the requested type that has every requested fact.
+* substitute 2: a product of the requested type that lacks exactly one of them.
+* complement 1: a product of a type that goes with the requested one.
+* irrelevant 0: every other product; these are not listed.
 
-A query lists at most as many products of a grade as `CAPS` says: the first in the order of the catalogue. So in a
-large shop there are exact matches that no line lists; `Judge.capped` counts the queries concerned.
+A query lists at most `CAPS[grade]` products of a grade: the first ones in catalogue order. So a large shop has exact
+matches that are not listed; `Judge.capped` counts the queries concerned.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from random import Random
+from typing import Any
 
-from searchlora.records import Judgment
-from searchlora.shop.catalogue import Product
-from searchlora.shop.needs import Need
+from searchlora.records import Document, Judgment
+from searchlora.shop.catalogue import Catalogue, Product, document
+from searchlora.shop.sampling import SPLITS, Need, Sampler, portions
 from searchlora.shop.tables import Tables
 
 EXACT, SUBSTITUTE, COMPLEMENT, IRRELEVANT = 3, 2, 1, 0
 
-#: Grade -> the most products of this grade that a query lists.
+#: Grade -> maximum number of products of this grade that a query lists.
 CAPS = {EXACT: 60, SUBSTITUTE: 40, COMPLEMENT: 20}
+
+#: Grade -> maximum number of pairs of a query. The first irrelevant product is of the requested type and lacks two
+#: facts or more, if there is one; the others are of another type, mostly of the same category.
+MAX_PAIRS = {EXACT: 2, SUBSTITUTE: 2, COMPLEMENT: 1, IRRELEVANT: 2}
+
+#: One query in this many is judged.
+QUERIES_PER_JUDGED = 4
+
+#: Maximum number of negatives of a training pair.
+MAX_NEGATIVES = 2
+
+_SAME_CATEGORY = 0.7
+_TRIES = 20
+
+#: A record of `rewriting.jsonl`, its need, and grade -> products listed in `qrels.txt`.
+Topic = tuple[Mapping[str, Any], Need, Mapping[int, Sequence[str]]]
 
 
 def grade(product: Product, need: Need, tables: Tables) -> int:
-    """The grade of one product for one need, as a `Judge` gives it."""
+    """The grade of a product for a need."""
     if product.type == need.type:
         missed = sum(product.facts[name] != value for name, value in need.facts.items())
         return {0: EXACT, 1: SUBSTITUTE}.get(missed, IRRELEVANT)
@@ -34,31 +52,33 @@ def grade(product: Product, need: Need, tables: Tables) -> int:
 
 
 class Judge:
-    """Grades a stream of products for all topics at once. Memory: at most the sum of `CAPS` ids for each topic.
+    """Grades a stream of products for all topics at once.
+
+    Memory: at most the sum of `CAPS` product ids for each topic.
 
     Args:
-        topics: Record id and need, in the order in which the judgments are to be written.
+        topics: Record id and need, in output order.
     """
 
     def __init__(self, topics: Sequence[tuple[str, Need]], tables: Tables) -> None:
         self._topics = topics
-        self._found: list[dict[int, list[str]]] = [{grade: [] for grade in CAPS} for _ in topics]
+        self._listed: list[dict[int, list[str]]] = [{grade: [] for grade in CAPS} for _ in topics]
         self._overfull: set[int] = set()
         self._by_type: dict[str, list[tuple[int, Mapping[str, str]]]] = defaultdict(list)
         self._complements: dict[str, list[int]] = defaultdict(list)
-        for place, (_, need) in enumerate(topics):
-            self._by_type[need.type].append((place, need.facts))
+        for index, (_, need) in enumerate(topics):
+            self._by_type[need.type].append((index, need.facts))
             for other in tables.types[need.type].goes_with:
-                self._complements[other].append(place)
+                self._complements[other].append(index)
 
     @property
     def capped(self) -> int:
-        """Topics with more exact matches than are listed."""
+        """Number of topics with more exact matches than `CAPS` allows."""
         return len(self._overfull)
 
     def see(self, product: Product) -> None:
-        """Grade one more product."""
-        for place, facts in self._by_type[product.type]:
+        """Grade a product for all topics."""
+        for index, facts in self._by_type[product.type]:
             missed = 0
             for name, value in facts.items():
                 if product.facts[name] != value:
@@ -66,28 +86,146 @@ class Judge:
                     if missed > 1:
                         break
             if missed <= 1:
-                self._add(place, SUBSTITUTE if missed else EXACT, product.id)
+                self._add(index, SUBSTITUTE if missed else EXACT, product.id)
         waiting = self._complements[product.type]
-        for place in waiting:
-            self._add(place, COMPLEMENT, product.id)
-        if waiting and len(self._found[waiting[0]][COMPLEMENT]) >= CAPS[COMPLEMENT]:
+        for index in waiting:
+            self._add(index, COMPLEMENT, product.id)
+        if waiting and len(self._listed[waiting[0]][COMPLEMENT]) >= CAPS[COMPLEMENT]:
             # Topics that wait for the same type fill up at nearly the same time.
-            self._complements[product.type] = [p for p in waiting if len(self._found[p][COMPLEMENT]) < CAPS[COMPLEMENT]]
+            self._complements[product.type] = [
+                p for p in waiting if len(self._listed[p][COMPLEMENT]) < CAPS[COMPLEMENT]
+            ]
 
     def judgments(self) -> Iterator[Judgment]:
-        """Topic by topic, best grade first, then in the order of the catalogue."""
-        for (topic, _), found in zip(self._topics, self._found, strict=True):
-            for grade, products in found.items():
+        """All judgments: by topic, then from the best grade, then in catalogue order."""
+        for (topic, _), by_grade in zip(self._topics, self._listed, strict=True):
+            for grade, products in by_grade.items():
                 yield from (Judgment(topic, product, grade) for product in products)
 
     def listed(self) -> Iterator[tuple[Need, Mapping[int, Sequence[str]]]]:
-        """For every topic, in order: its need, and grade -> ids of the products listed."""
-        for (_, need), found in zip(self._topics, self._found, strict=True):
-            yield need, found
+        """For each topic: its need, and grade -> ids of the listed products."""
+        for (_, need), by_grade in zip(self._topics, self._listed, strict=True):
+            yield need, by_grade
 
-    def _add(self, place: int, grade: int, product: str) -> None:
-        products = self._found[place][grade]
+    def _add(self, index: int, grade: int, product: str) -> None:
+        products = self._listed[index][grade]
         if len(products) < CAPS[grade]:
             products.append(product)
         elif grade == EXACT:
-            self._overfull.add(place)
+            self._overfull.add(index)
+
+
+def judged_pairs(topics: Iterable[Topic], writer: PairWriter, *, queries: int) -> Iterator[dict[str, Any]]:
+    """The rows of `judgment.jsonl`: all pairs of one in `QUERIES_PER_JUDGED` queries, in the usual split shares."""
+    left = portions(queries // QUERIES_PER_JUDGED, SPLITS)
+    for record, need, listed in topics:
+        split = str(record["split"])
+        if left[split] and not record["history"]:
+            left[split] -= 1
+            yield from writer.judged(record, need, listed)
+
+
+def training_pairs(topics: Iterable[Topic], writer: PairWriter) -> Iterator[dict[str, Any]]:
+    """The rows of `embedding.jsonl`: one for each stand-alone query, with its id in `qrels.txt`."""
+    for record, need, listed in topics:
+        if not record["history"]:
+            row = writer.training(record, need, listed)
+            if row:
+                yield row
+
+
+class PairWriter:
+    """Draws the products that are paired with a query.
+
+    All of them are of families in the split of the query, so training data holds no product of a test row.
+    """
+
+    def __init__(self, catalogue: Catalogue, tables: Tables, *, seed: int) -> None:
+        self._tables = tables
+        self._sampler = Sampler(catalogue, tables, seed=seed)
+        self._seed = seed
+        self._shelves: dict[str, list[str]] = {}
+        for kind in tables.types.values():
+            self._shelves.setdefault(kind.category, []).append(kind.name)
+
+    def judged(
+        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[str]]
+    ) -> list[dict[str, Any]]:
+        """All rows of one query, shuffled."""
+        rng = Random(f"{self._seed} judged {record['id']}")
+        split = str(record["split"])
+        products = [
+            product
+            for value in (EXACT, SUBSTITUTE, COMPLEMENT)
+            for product in self._sampler.select(listed[value], split, rng, limit=MAX_PAIRS[value])
+        ]
+        products += self._irrelevant(need, split, rng)
+        rng.shuffle(products)
+        return [self._pair(record, product, need) for product in products]
+
+    def training(
+        self, record: Mapping[str, Any], need: Need, listed: Mapping[int, Sequence[str]]
+    ) -> dict[str, Any] | None:
+        """A query with an exact match, and products of the type that lack a requested fact as negatives.
+
+        None when no listed exact match is in the split.
+        """
+        rng = Random(f"{self._seed} training {record['id']}")
+        split = str(record["split"])
+        positives = self._sampler.select(listed[EXACT], split, rng, limit=1)
+        if not positives:
+            return None
+        hard = self._of_type(need.type, need, split, rng) if len(need.facts) > 1 else None
+        negatives = self._sampler.select(listed[SUBSTITUTE], split, rng, limit=MAX_NEGATIVES - (hard is not None))
+        return {
+            "id": record["id"],
+            "group": need.combination if need.by_attributes else f"{need.type}: {need.facts['sku']}",
+            "query": record["query"],
+            "positive": self._searchable(positives[0]),
+            "document": positives[0].id,
+            "negatives": [self._searchable(product) for product in [*negatives, *([hard] if hard else [])]],
+            "split": split,
+            "kind": record["kind"],
+        }
+
+    def _searchable(self, product: Product) -> str:
+        return Document(**document(product, self._tables)).searchable
+
+    def _pair(self, record: Mapping[str, Any], product: Product, need: Need) -> dict[str, Any]:
+        shown = document(product, self._tables)
+        return {
+            "id": f"{record['id']} {product.id}",
+            "group": record["id"],
+            "query": record["query"],
+            "passage": shown["text"],
+            "title": shown["title"],
+            "grade": grade(product, need, self._tables),
+            "split": record["split"],
+            "kind": record["kind"],
+        }
+
+    def _irrelevant(self, need: Need, split: str, rng: Random) -> list[Product]:
+        irrelevant: dict[str, Product] = {}
+        hard = self._of_type(need.type, need, split, rng) if len(need.facts) > 1 else None
+        if hard:
+            irrelevant[hard.id] = hard
+        for _ in range(5 * _TRIES):
+            if len(irrelevant) == MAX_PAIRS[IRRELEVANT]:
+                break
+            other = self._of_type(self._other_type(need, rng), need, split, rng)
+            if other:
+                irrelevant[other.id] = other
+        return list(irrelevant.values())
+
+    def _other_type(self, need: Need, rng: Random) -> str:
+        shelf = self._shelves[self._tables.types[need.type].category]
+        names = shelf if rng.random() < _SAME_CATEGORY else list(self._tables.types)
+        return rng.choice([name for name in names if name != need.type])
+
+    def _of_type(self, kind: str, need: Need, split: str, rng: Random) -> Product | None:
+        """An irrelevant product of that type, or None when the draws yield none."""
+        for _ in range(_TRIES):
+            product = self._sampler.product_of_type(kind, split, rng, tries=1)
+            if product is not None and grade(product, need, self._tables) == IRRELEVANT:
+                return product
+        return None

@@ -1,4 +1,4 @@
-"""Reads the shop's tables (`data_tables/`): attributes, product types with their brands, and phrases."""
+"""Source tables of the synthetic shop (`data_tables/`): attributes, product types with their brands, and phrases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent / "data_tables"
 
 @dataclass(frozen=True)
 class Words:
-    """What shoppers say for one catalogue term; `unseen` words occur in test queries only."""
+    """Shopper words for one catalogue term; `unseen` words occur in test queries only."""
 
     words: Sequence[str]
     unseen: Sequence[str]
@@ -23,14 +23,14 @@ class Words:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A property of products.
+    """A product attribute.
 
     Args:
-        unit: The shopper's words are other notations of a measure or a size.
+        unit: The shopper words are other notations of a measure or a size.
         shared: All variants of a product family have the same value.
-        follow: Templates by which a later turn of a conversation names a value.
-        never_with: Value -> values of other attributes that no product has beside it.
-        values: Value in catalogue language -> shoppers' words.
+        follow: Templates with which a later turn of a conversation names a value.
+        never_with: Value -> values of other attributes that exclude it.
+        values: Value in catalogue language -> shopper words.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ProductType:
     """A product type in catalogue language.
 
     Args:
-        ambiguous: Pairs of a word that has several meanings and what has to stand beside it to mean this type.
+        ambiguous: Pairs of an ambiguous word and the context word that resolves it to this type.
         attributes: Names of its attributes.
         goes_with: Types that complement it.
     """
@@ -63,16 +63,26 @@ class ProductType:
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything that the shop is made from, besides the seed."""
+    """All inputs of the generator besides the seed."""
 
     attributes: Mapping[str, Attribute]
     types: Mapping[str, ProductType]
     phrases: Mapping[str, Sequence[str]]
 
+    @property
+    def categories(self) -> list[str]:
+        """All categories, in table order."""
+        return list(dict.fromkeys(kind.category for kind in self.types.values()))
+
+    @property
+    def brands(self) -> list[str]:
+        """All brands in lower case, sorted."""
+        return sorted({brand.lower() for kind in self.types.values() for brand in kind.brands})
+
 
 @lru_cache(maxsize=1)
 def load_tables() -> Tables:
-    """The tables as packaged; read once."""
+    """The packaged tables; read once."""
     attributes = {
         name: _attribute(name, raw)
         for file in sorted((_FOLDER / "attributes").glob("*.yaml"))
@@ -88,13 +98,13 @@ def load_tables() -> Tables:
 
 
 def table_names(folder: str) -> list[str]:
-    """The tables of a folder of `data_tables/`, in order."""
+    """Names of the tables in a folder of `data_tables/`, sorted."""
     return sorted(file.stem for file in (_FOLDER / folder).glob("*.yaml"))
 
 
 @cache
 def load_table(name: str) -> dict[str, Any]:
-    """A table of `data_tables/` by its path without ending ("intents/prices"); read once, not to be changed."""
+    """A table of `data_tables/` by its path without suffix ("intents/prices"); cached, so treat it as read-only."""
     return _read(_FOLDER / f"{name}.yaml")
 
 

@@ -1,8 +1,10 @@
-"""Writes a made shop as a folder, whole or not at all."""
+"""Generator of the synthetic shop: writes all files of a shop folder, atomically."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,35 +14,32 @@ from typing import Any
 from searchlora.data.folders import folder_in_the_making
 from searchlora.errors import DataError, UsageError
 from searchlora.progress import Progress, silent
-from searchlora.shop.answers import make_answers
 from searchlora.shop.catalogue import Catalogue, document
-from searchlora.shop.files import ShopFiles
-from searchlora.shop.help_centre import make_articles
-from searchlora.shop.intent_objects import intent_schema
-from searchlora.shop.intents import make_intents
-from searchlora.shop.judgments import CAPS, Judge
-from searchlora.shop.pairs import PairWriter, judged_pairs, training_pairs
-from searchlora.shop.records import make_drafts
+from searchlora.shop.help_centre import make_answers, make_articles
+from searchlora.shop.intents import intent_schema, make_intents, make_titles
+from searchlora.shop.judgments import CAPS, Judge, PairWriter, judged_pairs, training_pairs
+from searchlora.shop.rewriting import make_drafts
 from searchlora.shop.tables import Tables, load_tables
-from searchlora.shop.titles import make_titles
 from searchlora.shop.vocabulary import dictionary
 
-FEWEST_PRODUCTS = 600
-FEWEST_QUERIES = 100
-MADE = (
-    "Made data: products, queries and judgments were generated from a seed, no person wrote or judged them. "
+MIN_PRODUCTS = 600
+MIN_QUERIES = 100
+STATEMENT = (
+    "Synthetic data: products, queries and judgments were generated from a seed, no person wrote or judged them. "
     "Report the dictionary baseline beside every result, and rest no claim about quality on this shop alone."
 )
-_STEP = 1000
+_PROGRESS_STEP = 1000
 
 
 @dataclass(frozen=True)
 class ShopCard:
-    """What is in a shop's folder; written to it as `shop.json`.
+    """The card of a shop, stored in its folder as `shop.json`.
 
     Args:
-        counts: Products, product types, categories, dictionary entries, judgments, help articles; the rows of each
-            task's file (those of rewriting as `records`), by split and kind, pairs by grade.
+        statement: States that the data is synthetic.
+        counts: Products, product types, categories, dictionary entries, judgments, help articles; the rows of the file
+            of each task (those of rewriting as `records`) by split and kind, pairs by grade.
+        caps: Grade -> maximum number of products that a query lists.
         capped_queries: Records with more exact matches than `qrels.txt` lists (see `judgments`).
         files: File name -> sha256.
     """
@@ -56,20 +55,28 @@ class ShopCard:
 def make_shop(
     out: str | Path, *, products: int = 2000, queries: int = 2400, seed: int = 13, progress: Progress | None = None
 ) -> ShopCard:
-    """Make a shop in the new folder `out`; the same arguments give the same bytes.
+    """Generate a shop in the new folder `out`; the same arguments give the same bytes.
 
-    Memory does not grow with `products`: each is made, written, judged and forgotten.
+    Memory does not grow with `products`.
 
     Args:
         out: A folder that does not exist, or is empty.
         products: At least 600.
-        queries: Records in `rewriting.jsonl`, at least 100; the other tasks' files grow with it.
-        progress: Told now and then the products done and the products in all.
+        queries: Records in `rewriting.jsonl`, at least 100; the files of the other tasks grow with it.
+        seed: Seed of all random choices.
+        progress: Called every thousand products with the products written and their total.
 
     Raises:
-        UsageError: for a number that is too small.
-        DataError: where there is something in the folder, the shop is too small for so many different queries, or the
-            folder cannot be written. Nothing is left behind.
+        UsageError: if a number is too small.
+        DataError: if the folder is not empty or cannot be written, or the shop is too small for that many different
+            queries. No partial folder is left.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     card = make_shop(f"{folder}/shop", products=600, queries=100)
+        >>> card.counts["products"], card.counts["categories"]
+        (600, 12)
     """
     _check(products, queries)
     with folder_in_the_making(Path(out)) as folder:
@@ -77,18 +84,18 @@ def make_shop(
 
 
 def read_card(folder: Path) -> ShopCard:
-    """The card of a shop that was made before. Raises `DataError` where there is none."""
+    """Read the card of a shop folder. Raises `DataError` if there is none."""
     try:
         return ShopCard(**json.loads((folder / "shop.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError("is not a made shop: it has no readable shop.json", where=str(folder)) from error
+        raise DataError("is not a synthetic shop: it has no readable shop.json", where=str(folder)) from error
 
 
 def _check(products: int, queries: int) -> None:
-    if products < FEWEST_PRODUCTS:
-        raise UsageError(f"a shop has at least {FEWEST_PRODUCTS} products, not {products}")
-    if queries < FEWEST_QUERIES:
-        raise UsageError(f"a shop has at least {FEWEST_QUERIES} queries, not {queries}")
+    if products < MIN_PRODUCTS:
+        raise UsageError(f"a shop has at least {MIN_PRODUCTS} products, not {products}")
+    if queries < MIN_QUERIES:
+        raise UsageError(f"a shop has at least {MIN_QUERIES} queries, not {queries}")
 
 
 def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Progress) -> ShopCard:
@@ -115,7 +122,7 @@ def _fill(folder: Path, *, products: int, queries: int, seed: int, progress: Pro
         **_write_help(files, queries=queries, seed=seed),
     }
     caps = {str(grade): cap for grade, cap in CAPS.items()}
-    card = ShopCard(MADE, seed, counts, caps, judge.capped, dict(files.sha256))
+    card = ShopCard(STATEMENT, seed, counts, caps, judge.capped, dict(files.sha256))
     files.value("shop.json", asdict(card), indent=2)
     return card
 
@@ -124,7 +131,7 @@ def _corpus(catalogue: Catalogue, tables: Tables, judge: Judge, progress: Progre
     for number, product in enumerate(catalogue, start=1):
         judge.see(product)
         yield document(product, tables)
-        if number % _STEP == 0 or number == len(catalogue):
+        if number % _PROGRESS_STEP == 0 or number == len(catalogue):
             progress(number, len(catalogue), "products")
 
 
@@ -180,8 +187,42 @@ def _numbered(letter: str, rows: Iterable[Mapping[str, object]]) -> list[dict[st
 
 
 def _counts(rows: Iterable[Mapping[str, object]], field: str) -> dict[str, dict[str, int]]:
-    """Split -> value of the field -> rows."""
+    """Split -> value of the field -> number of rows."""
     counts: dict[str, Counter[str]] = {}
     for row in rows:
         counts.setdefault(str(row["split"]), Counter())[str(row[field])] += 1
     return {split: dict(sorted(values.items())) for split, values in counts.items()}
+
+
+class ShopFiles:
+    """Writes the files of a shop folder, each synced to disk and hashed.
+
+    Attributes:
+        sha256: File name -> hash of the file, for the files written so far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.sha256: dict[str, str] = {}
+
+    def lines(self, name: str, lines: Iterable[str]) -> None:
+        """Write text; each line carries its own line end."""
+        file = self._folder / name
+        file.parent.mkdir(exist_ok=True)
+        digest = hashlib.sha256()
+        with file.open("wb") as stream:
+            for line in lines:
+                data = line.encode()
+                digest.update(data)
+                stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.sha256[name] = digest.hexdigest()
+
+    def rows(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:
+        """Write JSON Lines."""
+        self.lines(name, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def value(self, name: str, value: object, *, indent: int = 1) -> None:
+        """Write one indented JSON value in ASCII."""
+        self.lines(name, [json.dumps(value, indent=indent) + "\n"])

@@ -38,7 +38,7 @@ def _labelled(data: Mapping[str, Any]) -> Record:
 
 
 def _shop_options(source: Path) -> Options:
-    from searchlora.shop.intent_objects import OUT_OF_SCOPE
+    from searchlora.shop.intents import OUT_OF_SCOPE
 
     return {"schema": str(source / SHOP_SCHEMA), "out_of_scope": OUT_OF_SCOPE}
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from searchlora.outputs import CitedAnswer, CitedText
-from searchlora.shop.answers import ABSTENTION, PASSAGES
-from searchlora.shop.help_centre import Article, make_articles
+from searchlora.shop.help_centre import ABSTENTION, PASSAGES, Article, make_articles
 from searchlora.shop.tables import load_table, table_names
 from tests.shop.reading import only_in_one, rows_of, splits_of
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from searchlora.shop.conversations import plural
+from searchlora.shop.rewriting import plural
 from searchlora.shop.tables import load_tables
 
 

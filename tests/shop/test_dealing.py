@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.shop.dealing import SPLITS, deal, distinct, portions
+from searchlora.shop.sampling import SPLITS, deal, distinct, portions
 
 
 @given(st.integers(0, 10_000))

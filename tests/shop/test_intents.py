@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from searchlora.shop.needs import Need
-from searchlora.shop.prices import price_bound
+from searchlora.shop.intents import price_bound
+from searchlora.shop.sampling import Need
 from searchlora.shop.tables import load_table, load_tables
 from tests.shop.reading import only_in_one, rows_of, splits_of
 

@@ -11,7 +11,7 @@ import pytest
 from searchlora.shop import dictionary_rewrite, make_shop
 from searchlora.shop.catalogue import Catalogue
 from searchlora.shop.judgments import CAPS, Judge
-from searchlora.shop.needs import Need
+from searchlora.shop.sampling import Need
 from searchlora.shop.tables import load_tables
 
 TABLES = load_tables()

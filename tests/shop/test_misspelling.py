@@ -7,9 +7,9 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.shop.misspelling import NEIGHBOURS, SHORTEST, can_misspell, misspell
+from searchlora.shop.queries import MIN_MISSPELLED_LENGTH, NEIGHBOURS, can_misspell, misspell
 
-words = st.text(alphabet=string.ascii_lowercase, min_size=SHORTEST, max_size=12)
+words = st.text(alphabet=string.ascii_lowercase, min_size=MIN_MISSPELLED_LENGTH, max_size=12)
 
 
 def test_neighbours_are_those_of_a_qwerty_keyboard():

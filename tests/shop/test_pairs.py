@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from searchlora.shop.catalogue import Catalogue
 from searchlora.shop.judgments import Judge, grade
-from searchlora.shop.needs import Need
+from searchlora.shop.sampling import Need
 from searchlora.shop.tables import load_tables
 from tests.shop.reading import only_in_one, rows_of, splits_of
 

@@ -9,9 +9,9 @@ import pytest
 
 from searchlora.errors import DataError
 from searchlora.shop import make_shop
-from searchlora.shop import records as records_module
+from searchlora.shop import rewriting as rewriting_module
 from searchlora.shop.catalogue import Catalogue
-from searchlora.shop.records import make_drafts
+from searchlora.shop.rewriting import make_drafts
 from searchlora.shop.tables import load_tables
 from searchlora.shop.vocabulary import known_words
 
@@ -114,7 +114,7 @@ def test_conversations_have_turns_and_a_history(records: Records):
 
 
 def test_too_many_queries_for_the_products_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(records_module, "_PATIENCE", 200)
+    monkeypatch.setattr(rewriting_module, "_PATIENCE", 200)
     with pytest.raises(DataError, match=r"only \d+ different queries of kind 'plain' in train.*more products"):
         make_shop(tmp_path / "shop", products=600, queries=30_000)
     assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from searchlora.errors import DataError, UsageError
-from searchlora.shop import files as files_module
 from searchlora.shop import make_shop, read_card
+from searchlora.shop import write as write_module
 from searchlora.shop.catalogue import Catalogue
 from searchlora.shop.tables import load_tables
 from tests.memory import PEAK
@@ -72,7 +72,7 @@ def test_the_card_tells_what_is_in_the_folder(shop: Path, corpus: list[dict[str,
     assert sum(sum(kinds.values()) for kinds in card.counts["records"].values()) == 2400
     assert sum(card.counts["judgments"].values()) == len((shop / "qrels.txt").read_text().splitlines())
     assert card.capped_queries == 0
-    assert card.statement.startswith("Made data")
+    assert card.statement.startswith("Synthetic data")
     assert set(card.files) == FILES - {"shop.json"}
     for name, digest in card.files.items():
         assert hashlib.sha256((shop / name).read_bytes()).hexdigest() == digest
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files_module.os, "fsync", full)
+    monkeypatch.setattr(write_module.os, "fsync", full)
     with pytest.raises(DataError, match="No space left on device"):
         make_shop(tmp_path / "shop", products=600, queries=100)
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_without_a_card_is_no_shop(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "shop.json").write_text(content)
-    with pytest.raises(DataError, match="not a made shop"):
+    with pytest.raises(DataError, match="not a synthetic shop"):
         read_card(tmp_path)
 
 

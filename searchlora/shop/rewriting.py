@@ -1,30 +1,84 @@
-"""Short conversations: a request, then turns that mean something only after it.
+"""Query rewriting records of the shop: their kinds and shares, and the conversations among them.
 
-The first turn ("show me tents") is no record: a product type alone is too broad to be judged. Each later turn is one,
-with the stand-alone query as its rewrite: it adds a fact, changes one, asks for another product type with the same
-facts, or opens a new topic in the catalogue's language, which is to be left alone.
+The first turn of a conversation ("show me tents") is no record: a product type alone is too broad to be judged. Each
+later turn is a record whose rewrite is the stand-alone query. It adds a fact, changes one, asks for another product
+type with the same facts, or opens a new topic in catalogue language, which needs no rewrite.
 """
 
 from __future__ import annotations
 
 from random import Random
 
-from searchlora.shop.catalogue import Product
-from searchlora.shop.needs import Draft, Need, Sampler, draft
-from searchlora.shop.tables import Tables, Words
+from searchlora.errors import DataError
+from searchlora.shop.catalogue import Catalogue, Product
+from searchlora.shop.queries import Draft, QueryWriter, draft
+from searchlora.shop.sampling import SPLITS, Need, Sampler, portions
+from searchlora.shop.tables import Tables
+from searchlora.shop.vocabulary import pick_word, plural
+
+#: Kind -> share of the records, in per cent. In test, half of the share of "slang" goes to "unseen-word".
+SHARES = {"plain": 15, "slang": 22, "misspelling": 20, "unit": 8, "ambiguous": 11, "code": 2, "conversation": 22}
+TEST_SHARES = {**SHARES, "slang": 11, "unseen-word": 11}
+
+#: Consecutive draws without a new record after which a catalogue counts as exhausted.
+_PATIENCE = 20_000
+
+#: Share of shopper words for the product type, and for an attribute value, in conversations.
+_SLANG_TYPE, _SLANG_VALUE = 0.6, 0.7
 
 _PREPOSITIONS = ("for ", "with ", "without ", "in ", "to ")
 
 
+def make_drafts(catalogue: Catalogue, tables: Tables, *, total: int, seed: int) -> list[Draft]:
+    """Make `total` drafts: train first, then validation, then test, shuffled within each split.
+
+    Raises:
+        DataError: if the catalogue is too small for that many different queries.
+    """
+    sampler = Sampler(catalogue, tables, seed=seed)
+    queries, conversations = QueryWriter(sampler, tables), ConversationWriter(sampler, tables)
+    seen: set[tuple[str, ...]] = set()
+    drafts: list[Draft] = []
+    for split, count in portions(total, SPLITS).items():
+        rng = Random(f"{seed} {split}")
+        mixed: list[Draft] = []
+        for kind, quota in portions(count, TEST_SHARES if split == "test" else SHARES).items():
+            writer = conversations if kind == "conversation" else queries
+            mixed += _distinct_drafts(writer, kind, split, quota, rng, seen)
+        rng.shuffle(mixed)
+        drafts += mixed
+    return drafts
+
+
+def _distinct_drafts(
+    writer: QueryWriter | ConversationWriter, kind: str, split: str, quota: int, rng: Random, seen: set[tuple[str, ...]]
+) -> list[Draft]:
+    """`quota` drafts whose visible words differ from each other and from those in `seen`."""
+    drafts: list[Draft] = []
+    idle = 0
+    while len(drafts) < quota:
+        fresh = {draft.word_bag: draft for draft in writer.write(kind, split, rng) if draft.word_bag not in seen}
+        new = list(fresh.values())[: quota - len(drafts)]
+        idle = 0 if new else idle + 1
+        if idle > _PATIENCE:
+            raise DataError(
+                f"the shop is too small: it has only {len(drafts)} different queries of kind '{kind}' in {split}",
+                fix="Ask for fewer queries or more products.",
+            )
+        seen.update(draft.word_bag for draft in new)
+        drafts += new
+    return drafts
+
+
 class ConversationWriter:
-    """Writes conversations whose every need is in the split asked for."""
+    """Writes conversations all of whose needs belong to the requested split."""
 
     def __init__(self, sampler: Sampler, tables: Tables) -> None:
         self._sampler = sampler
         self._tables = tables
 
     def write(self, kind: str, split: str, rng: Random) -> list[Draft]:
-        """The records of one conversation, turns 2 and 3, in one group; none when this draw does not make one."""
+        """The records of one conversation, turns 2 and 3, in one group; an empty list when the draw yields none."""
         product = self._sampler.product(split, rng)
         first, second = rng.sample(list(self._tables.types[product.type].attributes), 2)
         need = self._sampler.need(product, [first], split)
@@ -43,7 +97,7 @@ class ConversationWriter:
 
     def _opening(self, product: Product, rng: Random) -> list[dict[str, str]]:
         table = self._tables.types[product.type]
-        word = _pick(table.words, table.name, 0.6, rng)
+        word = pick_word(table.words, table.name, _SLANG_TYPE, rng)
         opener = rng.choice(self._tables.phrases["openers"]).format(word=word, plural=plural(word))
         history = [{"role": "user", "text": opener}]
         if rng.random() < 0.5:
@@ -68,18 +122,18 @@ class ConversationWriter:
         return (need, rng.choice(self._tables.phrases["changes"]).format(words)) if need else None
 
     def _switch(self, product: Product, first: str, _: str, split: str, rng: Random) -> tuple[Need, str] | None:
-        here = self._tables.types[product.type].category
+        category = self._tables.types[product.type].category
         kinds = [
             kind
             for kind in self._tables.types.values()
-            if kind.name != product.type and kind.category == here and first in kind.attributes
+            if kind.name != product.type and kind.category == category and first in kind.attributes
         ]
         kind = rng.choice(kinds) if kinds else None
         other = self._sampler.product_of_type(kind.name, split, rng) if kind else None
         if kind is None or other is None or other.facts[first] != product.facts[first]:
             return None
         need = self._sampler.need(other, [first], split)
-        word = _pick(kind.words, kind.name, 0.6, rng)
+        word = pick_word(kind.words, kind.name, _SLANG_TYPE, rng)
         query = rng.choice(self._tables.phrases["switches"]).format(word=word, plural=plural(word))
         return (need, query) if need else None
 
@@ -97,25 +151,8 @@ class ConversationWriter:
 
     def _word(self, product: Product, name: str, rng: Random) -> str:
         value = product.facts[name]
-        return _pick(self._tables.attributes[name].values[value], value, 0.7, rng)
-
-
-def plural(words: str) -> str:
-    """The regular English plural of the last word; a word that ends in one s is taken to be one already."""
-    if words.endswith("s") and not words.endswith("ss"):
-        return words
-    if words.endswith(("ch", "sh", "x", "ss")):
-        return f"{words}es"
-    if words.endswith("y") and words[-2] not in "aeiou":
-        return f"{words[:-1]}ies"
-    if words.endswith("fe"):
-        return f"{words[:-2]}ves"
-    return f"{words}s"
+        return pick_word(self._tables.attributes[name].values[value], value, _SLANG_VALUE, rng)
 
 
 def _stand_alone(need: Need) -> str:
     return " ".join([*need.facts.values(), need.type])
-
-
-def _pick(words: Words, term: str, slang: float, rng: Random) -> str:
-    return rng.choice(words.words) if rng.random() < slang else term
