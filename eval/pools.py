@@ -12,7 +12,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.blocks import Resampling
 from searchlora.eval.comparison import Pair, Row
 from searchlora.eval.intervals import LIMIT, Floats, by_cluster
-from searchlora.eval.judge.rates import rate
+from searchlora.eval.judge.measures import rate
 from searchlora.eval.pooled import Pooled
 from searchlora.eval.power import detectable_effect
 from searchlora.eval.resampling import Statistic, intervals, standard_errors, swap_p

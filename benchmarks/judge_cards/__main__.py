@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.common import real_data, save_figures
 from searchlora.eval.judge.card import JudgeCard
-from searchlora.eval.judge.from_files import JudgeCards, judge_cards
+from searchlora.eval.judge.cards_from_files import JudgeCards, judge_cards
 from searchlora.eval.significance import correct
 
 SHOWN = ("kappa", "kappa_binary", "kappa_quadratic", "alpha", "mae", "bias", "invalid")

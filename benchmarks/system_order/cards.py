@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.system_order.judges import Judge
 from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
-from searchlora.eval.judge.comparing import compare_judges
+from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.trec import Qrels
 
 KAPPA = "kappa_binary"

@@ -16,9 +16,9 @@ from benchmarks.system_order.pairs import Pool, write_inputs
 from searchlora.adapters.golden import prompt_hash
 from searchlora.errors import UsageError
 from searchlora.eval.files import file_sha256
+from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, query_hash
-from searchlora.eval.judgments.probabilities import read_probabilities
 from searchlora.eval.trec import Qrels, Run, read_qrels, read_run, write_run
 from searchlora.experiments.judge.command import judge
 from searchlora.progress import Steps

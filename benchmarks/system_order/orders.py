@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from searchlora.eval.judge.agreement import Floats
-from searchlora.eval.judge.order import Values, kendall_tau, order_agreement, tau_ap
+from searchlora.eval.judge.system_order import Values, kendall_tau, order_agreement, tau_ap
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.resampling import drawn_queries
 from searchlora.eval.trec import Qrels, Run

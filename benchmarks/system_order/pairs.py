@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.cranfield_runs.systems import Cranfield
 from searchlora.eval.files import atomic_text, numbered_lines
-from searchlora.eval.judgments.pool import pool
+from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import Qrels, Run
 
 #: Documents of each run that are judged, as many as the measures look at.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.intervals import bootstrap_interval
-from searchlora.eval.judge.rates import rate
+from searchlora.eval.judge.measures import rate
 from searchlora.eval.trec import Qrels, Run
 
 

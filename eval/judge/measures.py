@@ -12,7 +12,6 @@ import numpy as np
 from searchlora.errors import UsageError
 from searchlora.eval.judge import agreement
 from searchlora.eval.judge.agreement import Floats
-from searchlora.eval.judge.rates import rate
 from searchlora.eval.resampling import Figure, Statistic, intervals
 
 Mask: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
@@ -124,3 +123,41 @@ def named(measures: dict[str, JudgeMeasure], name: str) -> JudgeMeasure:
     if name not in measures:
         raise UsageError(f"there is no measure '{name}' of a judge", fix=f"Known: {', '.join(measures)}.")
     return measures[name]
+
+
+def rate(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
+    """A proportion of clustered counts with its 95% interval: value, low, high.
+
+    Korn and Graubard, Confidence intervals for proportions with small expected number of positive counts estimated
+    from survey data (Survey Methodology 1998): the exact binomial interval (Clopper and Pearson 1934) at the effective
+    number of independent pairs, the one that has the observed standard error between queries. A bootstrap has nothing
+    to resample where a proportion is 0 or all hits are in one query. If no query has a hit, or all pairs are hits, no
+    spread between queries is visible and pairs count as independent.
+
+    By simulation with 25 queries of some 160 pairs (1,000 draws each) it covered proportions of 0.1 to 5% in 95–98% of
+    draws with independent failures and in 90–96% with weakly clustered ones (intraclass correlation 0.01). With five
+    times that correlation it covered proportions of 0.5% and more in 86–93%, and one of 0.1% in 66%: failures confined
+    to one query in hundreds cannot be observed in 25.
+
+    Args:
+        hits: Hits of each query, `(queries,)`.
+        sizes: Pairs of each query, `(queries,)`.
+
+    Examples:
+        >>> value, low, high = rate(np.array([0.0, 0.0]), np.array([50.0, 50.0]))
+        >>> value, low, round(high, 3)
+        (0.0, 0.0, 0.036)
+    """
+    from scipy import stats
+
+    n, queries = float(sizes.sum()), len(sizes)
+    share = float(hits.sum()) / n
+    effective = n
+    spread = float(((hits - share * sizes) ** 2).sum()) * queries / max(queries - 1, 1) / n**2
+    if spread > 0 and queries > 1:
+        narrowing = (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, queries - 1)) ** 2
+        effective = min(n, share * (1 - share) / spread * narrowing)
+    count = share * effective
+    low = stats.beta.ppf(0.025, count, effective - count + 1) if share > 0 else 0.0
+    high = stats.beta.ppf(0.975, count + 1, effective - count) if share < 1 else 1.0
+    return share, float(np.clip(low, 0, share)), float(np.clip(high, share, 1))

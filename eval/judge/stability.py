@@ -11,8 +11,8 @@ import numpy as np
 from searchlora.errors import UsageError
 from searchlora.eval.judge import agreement
 from searchlora.eval.judge.agreement import Floats, as_scale
+from searchlora.eval.judge.labels import Labels, common
 from searchlora.eval.judge.measures import invalid_figure
-from searchlora.eval.judge.pairing import Labels, common
 from searchlora.eval.resampling import Figure, Statistic, intervals
 
 

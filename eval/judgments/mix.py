@@ -10,7 +10,7 @@ import numpy as np
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.agreement import Floats, agreement_rate, as_scale, confusion, disagreement, kappa
 from searchlora.eval.judge.calibration import Calibration
-from searchlora.eval.judge.pairing import Labels
+from searchlora.eval.judge.labels import Labels
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.resampling import Figure, intervals
 from searchlora.eval.trec import Qrels

@@ -1,4 +1,4 @@
-"""The ratings of people as files: merged qrels, qrels of each rater, and their agreement in JSON and Markdown."""
+"""Export of a grading session: merged qrels, qrels of each rater, and their agreement as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.files import atomic_text
+from searchlora.eval.judge.rater_agreement import RatingPair, RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
-from searchlora.eval.judgments.rater_agreement import Agreement, Two, agreement
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
 from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.printed import figure, markdown_table
@@ -28,43 +28,79 @@ def write_ratings(
     rule: str = "majority",
     resamples: int = 10_000,
     seed: int = 0,
-) -> Agreement:
-    """Write `qrels.txt` with its card, a `qrels.RATER.txt` for each rater, `agreement.json` and `agreement.md`.
+) -> RatingsAgreement:
+    """Write `qrels.txt` with its card, `qrels.RATER.txt` for each rater, `agreement.json` and `agreement.md`.
 
-    Qrels that an earlier call wrote here, of raters who have no grade any more, are taken away.
+    Qrels of raters that an earlier export wrote and who no longer have a grade are deleted.
 
     Args:
-        created: When, ISO 8601, for the card.
-        made_from: Name of each file that the ratings are from -> its sha256, for the card.
-        rule: How several grades of a pair become one, see `merged`.
+        created: Time in ISO 8601, for the card.
+        made_from: Name of each input file -> its sha256, for the card.
+        rule: How several grades of a pair are merged, see `merged`.
 
     Raises:
-        UsageError: for another rule, or when nobody gave a grade.
+        UsageError: for an unknown rule, or when there is no grade.
         DataError: when the folder cannot be written to.
     """
     folder = Path(folder)
-    found = agreement(ratings, resamples=resamples, seed=seed)
-    qrels, own = merged(ratings, rule), by_rater(ratings)
+    agreement = ratings_agreement(ratings, resamples=resamples, seed=seed)
+    qrels, qrels_by_rater = merged(ratings, rule), by_rater(ratings)
     counts = {"human": sum(map(len, qrels.values()))}
     card = JudgmentsCard("human", created, counts=counts, rule=rule, made_from=made_from)
-    gone = [rater for rater in _raters_before(folder) if rater not in own]
+    obsolete = [rater for rater in _exported_raters(folder) if rater not in qrels_by_rater]
     write_judgments(folder / "qrels.txt", qrels, card)
-    for rater, grades in own.items():
-        write_qrels(_of_rater(folder, rater), grades)
-    for rater in gone:
-        _of_rater(folder, rater).unlink(missing_ok=True)
-    write_json(folder / "agreement.json", {"rule": rule, **to_json(found)})
+    for rater, grades in qrels_by_rater.items():
+        write_qrels(_rater_file(folder, rater), grades)
+    for rater in obsolete:
+        _rater_file(folder, rater).unlink(missing_ok=True)
+    write_json(folder / "agreement.json", {"rule": rule, **to_json(agreement)})
     with atomic_text(folder / "agreement.md") as out:
-        out.write(to_markdown(found, rule))
-    return found
+        out.write(to_markdown(agreement, rule))
+    return agreement
 
 
-def _of_rater(folder: Path, rater: str) -> Path:
+def to_json(agreement: RatingsAgreement) -> dict[str, Any]:
+    """The agreement as plain values; unknown numbers are None, never NaN."""
+    return {
+        **plain(asdict(agreement)),
+        "disputed": [{**plain(asdict(pair)), "spread": pair.spread} for pair in agreement.disputed],
+    }
+
+
+def to_markdown(agreement: RatingsAgreement, rule: str) -> str:
+    """The agreement as a Markdown page."""
+    parts = [
+        "# Agreement of the raters",
+        f"{_count(agreement.pairs, 'pair')} graded, {agreement.shared} of them by two or more raters. "
+        f"`qrels.txt` holds one grade per pair by the rule *{rule}*, without the"
+        f' {_count(len(agreement.undecided), "pair")} that all raters rated "cannot tell".',
+        _alpha(agreement.alpha),
+        markdown_table(
+            ["rater", "pairs rated", "cannot tell, share (95%)"],
+            [[rater.name, str(rater.rated), _figure(rater.cannot_tell)] for rater in agreement.raters],
+        ),
+    ]
+    if agreement.rater_pairs:
+        head = ["raters", "kappa (95%)", "weighted kappa (95%)", "pairs", "topics"]
+        parts += ["## Pairs of raters", markdown_table(head, [_rater_pair(pair) for pair in agreement.rater_pairs])]
+        parts += [_confusion(pair, agreement.scale) for pair in agreement.rater_pairs]
+    if agreement.disputed:
+        rows = [
+            [pair.topic, pair.document, ", ".join(f"{rater} {grade}" for rater, grade in sorted(pair.grades.items()))]
+            for pair in agreement.disputed
+        ]
+        shown = f"The {len(rows)} widest of {agreement.disputes}." if agreement.disputes > len(rows) else "All of them."
+        parts += ["## Disagreements", shown, markdown_table(["topic", "document", "grades"], rows, words=3)]
+    parts.append('Intervals resample topics. Weighted: quadratic weights. "Cannot tell" is no grade and in no kappa.')
+    return "\n\n".join(parts) + "\n"
+
+
+def _rater_file(folder: Path, rater: str) -> Path:
     return folder / f"qrels.{rater}.txt"
 
 
-def _raters_before(folder: Path) -> list[str]:
-    """The raters of the agreement that lies there; none where it is not one."""
+def _exported_raters(folder: Path) -> list[str]:
+    """The raters of the folder's `agreement.json`; none if it is missing or not readable."""
     try:
         rows = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))["raters"]
         return [check_rater(row["name"]) for row in rows]
@@ -72,62 +108,27 @@ def _raters_before(folder: Path) -> list[str]:
         return []
 
 
-def to_json(found: Agreement) -> dict[str, Any]:
-    """The agreement as plain values; what is unknown is None, never NaN."""
-    return {
-        **plain(asdict(found)),
-        "disputed": [{**plain(asdict(pair)), "spread": pair.spread} for pair in found.disputed],
-    }
-
-
-def to_markdown(found: Agreement, rule: str) -> str:
-    """The agreement for people."""
-    parts = [
-        "# Agreement of the raters",
-        f"{_count(found.pairs, 'pair')} graded, {found.shared} of them by two or more raters. "
-        f"`qrels.txt` holds one grade per pair by the rule *{rule}*; {_count(len(found.undecided), 'pair')} on which "
-        "nobody could tell are not in it.",
-        _alpha(found.alpha),
-        markdown_table(
-            ["rater", "pairs rated", "cannot tell, share (95%)"],
-            [[rater.name, str(rater.rated), _figure(rater.cannot_tell)] for rater in found.raters],
-        ),
-    ]
-    if found.twos:
-        head = ["raters", "kappa (95%)", "weighted kappa (95%)", "pairs", "topics"]
-        parts += ["## Two by two", markdown_table(head, [_two(two) for two in found.twos])]
-        parts += [_confusion(two, found.scale) for two in found.twos]
-    if found.disputed:
-        rows = [
-            [pair.topic, pair.document, ", ".join(f"{rater} {grade}" for rater, grade in sorted(pair.grades.items()))]
-            for pair in found.disputed
-        ]
-        shown = f"The {len(rows)} widest of {found.disputes}." if found.disputes > len(rows) else "All of them."
-        parts += ["## Where they differ", shown, markdown_table(["topic", "document", "grades"], rows, words=3)]
-    parts.append('Intervals resample topics. Weighted: quadratic weights. "Cannot tell" is no grade and in no kappa.')
-    return "\n\n".join(parts) + "\n"
-
-
 def _alpha(alpha: Figure | None) -> str:
     if alpha is None:
-        return "No pair has two grades, so nothing can be said of agreement."
+        return "No pair has two grades, so there is no agreement to report."
     over = f"{_count(alpha.n, 'pair')} of {_count(alpha.queries, 'topic')}"
     return f"Krippendorff's alpha (ordinal): **{_figure(alpha)}**, over {over}."
 
 
-def _two(two: Two) -> list[str]:
-    return [f"{two.a}, {two.b}", _figure(two.kappa), _figure(two.weighted), str(two.kappa.n), str(two.kappa.queries)]
+def _rater_pair(pair: RatingPair) -> list[str]:
+    counts = [str(pair.kappa.n), str(pair.kappa.queries)]
+    return [f"{pair.a}, {pair.b}", _figure(pair.kappa), _figure(pair.weighted), *counts]
 
 
-def _confusion(two: Two, scale: Sequence[int]) -> str:
-    head = [f"{two.a} \\ {two.b}", *map(str, scale)]
-    rows = [[str(grade), *map(str, counts)] for grade, counts in zip(scale, two.confusion, strict=True)]
+def _confusion(pair: RatingPair, scale: Sequence[int]) -> str:
+    head = [f"{pair.a} \\ {pair.b}", *map(str, scale)]
+    rows = [[str(grade), *map(str, counts)] for grade, counts in zip(scale, pair.confusion, strict=True)]
     return markdown_table(head, rows)
 
 
-def _figure(found: Figure) -> str:
-    return figure(found.value, found.low, found.high)
+def _figure(value: Figure) -> str:
+    return figure(value.value, value.low, value.high)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from searchlora.eval.judge.calibration_curve import CurvePoint
-from searchlora.eval.judge.order import SystemOrder
+from searchlora.eval.judge.system_order import SystemOrder
 from searchlora.eval.report.drawing import ACCENT, LINE, MUTED, drawing, svg
 
 _SIDE = 3.0

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchlora.eval.judge.calibration_curve import CurvePoint
-from searchlora.eval.judge.card import JudgeCard
-from searchlora.eval.judge.comparing import JudgeComparison, JudgeDifference
-from searchlora.eval.judge.markdown import SHOWN, WORDS
-from searchlora.eval.judge.order import SystemOrder
+from searchlora.eval.judge.card import SHOWN, WORDS, JudgeCard
+from searchlora.eval.judge.comparison import JudgeComparison, JudgeDifference
+from searchlora.eval.judge.system_order import SystemOrder
 from searchlora.eval.report.grids import confusion
 from searchlora.eval.report.judge_plots import curve_plot, order_plot
 from searchlora.eval.report.page import Section

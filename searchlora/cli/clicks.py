@@ -39,8 +39,7 @@ def clicks(
     from searchlora.errors import UsageError
     from searchlora.eval.files import file_sha256
     from searchlora.eval.judgments.card import check_new
-    from searchlora.eval.judgments.click_qrels import details_path, write_click_qrels
-    from searchlora.eval.judgments.clicks import ClickCounts
+    from searchlora.eval.judgments.clicks import ClickCounts, details_path, write_click_qrels
 
     try:
         cuts = [float(each) for each in thresholds.split(",")]

@@ -34,7 +34,7 @@ def qrels(
 ) -> None:
     """Judgments: trec, beir, jsonl, parquet, ranx, quepid, opensearch."""
     from searchlora.eval.formats import read_topics
-    from searchlora.eval.judgments.converting import convert_qrels
+    from searchlora.eval.judgments.card import convert_qrels
 
     read_from, write_to = _formats("qrels", source, from_, target, to)
     known = read_topics(topics) if topics is not None else None
@@ -51,7 +51,7 @@ def run(
     tag: str = typer.Option("searchlora", "--tag", help="The name of the run, which a TREC run has on every line."),
 ) -> None:
     """Runs: trec, jsonl, parquet, ranx."""
-    from searchlora.eval.judgments.converting import convert_run
+    from searchlora.eval.judgments.card import convert_run
 
     read_from, write_to = _formats("run", source, from_, target, to)
     found = convert_run(source, target, read_from, write_to, tag=tag)

@@ -16,8 +16,7 @@ from searchlora.data.formats.judged import Judged
 from searchlora.errors import UsageError
 from searchlora.eval.files import file_sha256
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.click_qrels import click_qrels, topic_id
-from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query
+from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
 from searchlora.records import Options
 
 #: The grade from which on a document counts: clicked at least as often as any document at its positions.

@@ -19,7 +19,7 @@ from benchmarks.system_order.judges import SCALE, TASKS, Judge, dealt, encoding_
 from benchmarks.system_order.orders import MEASURE, OTHER, Measured, halves, order_rows, spread_rows, tau_difference
 from benchmarks.system_order.pairs import WORDS, completed, judged_pool, write_inputs
 from searchlora.eval.formats import read_topics
-from searchlora.eval.judgments.pool import read_pairs
+from searchlora.eval.judgments.pooling import read_pairs
 from searchlora.outputs import Grade
 from searchlora.prompts import messages
 from searchlora.task import EvaluationInput, load_prompted_task

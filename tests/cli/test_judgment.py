@@ -8,8 +8,8 @@ import re
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import read_card
-from searchlora.eval.judgments.probabilities import read_probabilities
 from searchlora.eval.trec import ranked, read_qrels, read_run
 from searchlora.tasks.judgment import task
 

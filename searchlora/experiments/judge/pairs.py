@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.data.collection import read_documents
 from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.formats import read_run, read_topics
-from searchlora.eval.judgments.pool import pool, read_pairs
+from searchlora.eval.judgments.pooling import pool, read_pairs
 from searchlora.records import Document
 
 

@@ -10,8 +10,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judge.card import judge_card, to_json
-from searchlora.eval.judge.markdown import cards_markdown
+from searchlora.eval.judge.card import cards_markdown, judge_card, to_json
 from tests.eval.judge import llmjudge
 
 #: grades of people, and of a judge that is right in two of three
@@ -111,7 +110,7 @@ def test_people_are_the_ceiling():
     assert two.kappa.value > found.figures["kappa"].value
     with pytest.raises(UsageError, match="two raters"):
         card(raters={"anna": HUMAN})
-    with pytest.raises(UsageError, match="no pair has labels of two"):
+    with pytest.raises(UsageError, match="no pair has grades of two raters"):
         card(raters={"anna": HUMAN, "bert": {"other": {"d": 1}}})
 
 

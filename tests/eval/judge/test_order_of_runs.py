@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from searchlora.eval.judge.order import kendall_tau
-from searchlora.eval.judge.order_of_runs import order_of_runs
+from searchlora.eval.judge.system_order import kendall_tau, order_of_runs
 from searchlora.eval.measures import retrieval_values
 
 RNG = np.random.default_rng(2)

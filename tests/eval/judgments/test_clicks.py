@@ -13,7 +13,6 @@ from scipy import stats
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import read_card
-from searchlora.eval.judgments.click_qrels import click_qrels, details_path, topic_id, write_click_qrels
 from searchlora.eval.judgments.clicks import (
     POSITION_PRIOR,
     PRIOR,
@@ -21,6 +20,10 @@ from searchlora.eval.judgments.clicks import (
     ClickJudgments,
     Impression,
     clean_query,
+    click_qrels,
+    details_path,
+    topic_id,
+    write_click_qrels,
 )
 from searchlora.eval.trec import read_qrels
 

@@ -10,9 +10,9 @@ from sklearn.metrics import cohen_kappa_score
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.calibration import fit_shift
+from searchlora.eval.judge.labels import read_probabilities, write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.mix import mix, mixed_card
-from searchlora.eval.judgments.probabilities import read_probabilities, write_probabilities
 
 HUMAN = {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1}}
 OTHER = {"t1": {"d1": 0, "d2": 0, "d3": 1}, "t3": {"d1": 3}}

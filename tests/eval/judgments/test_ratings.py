@@ -14,9 +14,8 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.agreement import krippendorff_alpha
-from searchlora.eval.judge.people import people
+from searchlora.eval.judge.rater_agreement import people_agreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
-from searchlora.eval.judgments.rater_agreement import agreement
 from searchlora.eval.judgments.rater_report import write_ratings
 from searchlora.eval.judgments.ratings import (
     RULES,
@@ -186,9 +185,9 @@ def three():
 
 
 def test_agreement_is_that_of_scikit_learn_and_of_our_alpha(three):
-    found = agreement(three, resamples=200)
-    assert [(two.a, two.b) for two in found.twos] == [("anna", "ben"), ("anna", "carl"), ("ben", "carl")]
-    for two in found.twos:
+    found = ratings_agreement(three, resamples=200)
+    assert [(two.a, two.b) for two in found.rater_pairs] == [("anna", "ben"), ("anna", "carl"), ("ben", "carl")]
+    for two in found.rater_pairs:
         both = [(of[two.a], of[two.b]) for of in by_pair(three).values() if two.a in of and two.b in of]
         a, b = zip(*both, strict=True)
         assert two.kappa.value == pytest.approx(cohen_kappa_score(a, b), abs=1e-12)
@@ -204,20 +203,20 @@ def test_agreement_is_that_of_scikit_learn_and_of_our_alpha(three):
 
 def test_intervals_resample_topics_so_more_pairs_of_the_same_kind_add_no_certainty(three):
     copies = [replace(row, document=f"{row.document}-{copy}") for row in three for copy in range(5)]
-    once, often = (agreement(rows, resamples=500).twos[0].kappa for rows in (three, copies))
+    once, often = (ratings_agreement(rows, resamples=500).rater_pairs[0].kappa for rows in (three, copies))
     assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=1e-4)
     assert (once.n, often.n) == (40, 200)
     assert once.low < once.value < once.high
-    one_topic = agreement([replace(row, topic="1") for row in three], resamples=50)
+    one_topic = ratings_agreement([replace(row, topic="1") for row in three], resamples=50)
     assert np.isnan(one_topic.alpha.low)
-    assert np.isnan(one_topic.twos[0].kappa.high)
+    assert np.isnan(one_topic.rater_pairs[0].kappa.high)
 
 
 def test_disputed_pairs_come_widest_first():
     rows = [rated("1", "same", 2, rater) for rater in ("anna", "ben")]
     rows += [rated("1", "near", 2, "anna"), rated("1", "near", 1, "ben")]
     rows += [rated("2", "far", 0, "anna"), rated("2", "far", 3, "ben"), rated("2", "alone", 3, "anna")]
-    found = agreement(rows, widest=1, resamples=10)
+    found = ratings_agreement(rows, widest=1, resamples=10)
     assert [(pair.topic, pair.document, pair.spread) for pair in found.disputed] == [("2", "far", 3)]
     assert (found.disputes, found.shared, found.pairs) == (2, 3, 4)
 
@@ -229,7 +228,7 @@ def test_export_writes_what_can_be_read_back_and_nothing_that_is_no_number(three
     said = json.loads((tmp_path / "out" / "agreement.json").read_text())
     assert said["rule"] == "median"
     assert said["alpha"]["n"] == said["shared"] == 40
-    assert said["twos"][0]["kappa"]["low"] < said["twos"][0]["kappa"]["high"]
+    assert said["rater_pairs"][0]["kappa"]["low"] < said["rater_pairs"][0]["kappa"]["high"]
     assert "| anna, ben |" in (tmp_path / "out" / "agreement.md").read_text()
 
 
@@ -254,9 +253,9 @@ def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
     rows = [rated("1", "a", 3, "anna"), rated("1", "b", None, "anna")]
     write_ratings(rows, tmp_path, **CARD, resamples=10)
     said = json.loads((tmp_path / "agreement.json").read_text())
-    assert (said["alpha"], said["twos"], said["undecided"]) == (None, [], [["1", "b"]])
+    assert (said["alpha"], said["rater_pairs"], said["undecided"]) == (None, [], [["1", "b"]])
     assert said["raters"][0]["cannot_tell"] == {"value": 0.5, "low": None, "high": None, "n": 2, "queries": 1}
-    assert "nothing can be said of agreement" in (tmp_path / "agreement.md").read_text()
+    assert "there is no agreement to report" in (tmp_path / "agreement.md").read_text()
 
 
 def test_nobody_gave_a_grade(tmp_path):
@@ -266,5 +265,5 @@ def test_nobody_gave_a_grade(tmp_path):
 
 
 def test_alpha_is_that_of_the_ceiling_on_a_judge_card(three):
-    ours = agreement(three, resamples=100, seed=4)
-    assert ours.alpha == people(by_rater(three), ours.scale, 2, resamples=100, seed=4).alpha
+    ours = ratings_agreement(three, resamples=100, seed=4)
+    assert ours.alpha == people_agreement(by_rater(three), ours.scale, 2, resamples=100, seed=4).alpha

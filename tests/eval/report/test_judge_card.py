@@ -10,12 +10,11 @@ from dataclasses import replace
 import pytest
 
 from searchlora.eval.judge.calibration_curve import calibration_curve
-from searchlora.eval.judge.card import judge_card
-from searchlora.eval.judge.comparing import compare_judges
-from searchlora.eval.judge.from_files import judge_cards, write
-from searchlora.eval.judge.markdown import SHOWN, WORDS
-from searchlora.eval.judge.order_of_runs import order_of_runs
+from searchlora.eval.judge.card import SHOWN, WORDS, judge_card
+from searchlora.eval.judge.cards_from_files import judge_cards, write
+from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.judge.stability import stability
+from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.printed import chance, interval
 from searchlora.eval.report import write_judge_card
 from tests.eval.report.page import Page

@@ -17,9 +17,9 @@ from searchlora.adapters.exporting import export_merged
 from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, DataError, EngineError, UsageError
 from searchlora.eval.files import file_sha256
+from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
-from searchlora.eval.judgments.pool import pool
-from searchlora.eval.judgments.probabilities import read_probabilities
+from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import read_qrels, read_run
 from searchlora.experiments.judge import grade_log
 from searchlora.experiments.judge.command import judge

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.judgments.pool import pool, read_pairs
+from searchlora.eval.judgments.pooling import pool, read_pairs
 from searchlora.eval.trec import ranked
 
 DOCUMENTS = st.dictionaries(st.sampled_from([f"d{n}" for n in range(12)]), st.integers(0, 3).map(float))

@@ -10,8 +10,7 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_run
-from searchlora.eval.judge.labels_file import check_of_people, read_labels
-from searchlora.eval.judge.pairing import Labels, check_grades
+from searchlora.eval.judge.labels import Labels, check_grades, check_of_people, read_labels
 from searchlora.eval.judge.prediction_powered import (
     PredictionPowered,
     prediction_powered_difference,

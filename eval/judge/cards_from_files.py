@@ -11,13 +11,11 @@ from searchlora.errors import UsageError
 from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.judge.calibration_curve import CurvePoint, calibration_curve
-from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
-from searchlora.eval.judge.comparing import JudgeComparison, compare_judges
-from searchlora.eval.judge.labels_file import check_of_people, read_labels
-from searchlora.eval.judge.markdown import cards_markdown
-from searchlora.eval.judge.order_of_runs import order_of_runs
-from searchlora.eval.judge.pairing import Labels
+from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
+from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
+from searchlora.eval.judge.labels import Labels, check_of_people, read_labels
 from searchlora.eval.judge.stability import stability
+from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
 from searchlora.eval.plain_json import plain, write_json

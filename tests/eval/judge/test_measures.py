@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from searchlora.eval.judge.rates import rate
+from searchlora.eval.judge.measures import rate
 
 SIZES = np.full(25, 160.0)
 

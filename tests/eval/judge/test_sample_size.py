@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge.label_need import LabelNeed, label_need
+from searchlora.eval.judge.labels import pair
 from searchlora.eval.judge.measures import judge_measures
-from searchlora.eval.judge.pairing import pair
+from searchlora.eval.judge.sample_size import LabelNeed, label_need
 from tests.eval.judge import llmjudge
 
 MEASURES = judge_measures((0, 1, 2, 3), 2)

@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 
 from searchlora.errors import UsageError
+from searchlora.eval.judge.labels import Labels, common, only, pair, size
 from searchlora.eval.judge.measures import KAPPA, judge_measures, named
-from searchlora.eval.judge.pairing import Labels, common, only, pair, size
 from searchlora.eval.resampling import intervals, swap_p
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels

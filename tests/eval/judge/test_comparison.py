@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge.comparing import compare_judges
+from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.significance import correct
 from tests.eval.judge import llmjudge
 
