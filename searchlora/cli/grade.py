@@ -31,11 +31,11 @@ def serve(
 ) -> None:
     """Serve the grading page until Ctrl+C."""
     from searchlora.experiments.judge.pairs import wanted_pairs, with_texts
-    from searchlora.server.binding import address, bind, is_loopback
     from searchlora.server.grading.app import serve as run_server
     from searchlora.server.grading.guideline import read_guideline
     from searchlora.server.grading.ratings_log import RatingsLog
     from searchlora.server.grading.session import Session, blind_pairs
+    from searchlora.server.http import address, bind, is_loopback
 
     rules = read_guideline(guideline, grades(scale))
     pool = wanted_pairs(runs, depth, pairs)

@@ -61,25 +61,24 @@ def serve(
 ) -> None:
     """Serve a base and its adapters over HTTP, in OpenAI's format, until Ctrl+C or SIGTERM."""
     from searchlora.adapters.store import Store
-    from searchlora.server.api.descriptors import room_for_connections
-    from searchlora.server.api.serve import make_service
+    from searchlora.server.api.serve import make_service, max_connections
     from searchlora.server.api.serve import serve as run_server
-    from searchlora.server.api.settings import Settings
-    from searchlora.server.binding import address, bind, is_loopback
+    from searchlora.server.api.service import Settings
+    from searchlora.server.http import address, bind, is_loopback
 
     if not api_key and os.environ.get(_KEYS) is not None:
         raise UsageError(f"{_KEYS} is set and holds no key", fix="Put a key into it, or unset it to ask for none.")
-    room = room_for_connections()
+    connections = max_connections()
     settings = Settings(
-        keys=tuple(api_key),
-        names=(host, *name),
-        body_bytes=max_body,
-        prompt_tokens=max_prompt,
-        answer_tokens=max_answer,
-        per_minute=per_minute,
-        seconds=seconds,
-        waiting=waiting,
-        at_once=min(Settings.at_once, room or Settings.at_once),
+        api_keys=tuple(api_key),
+        host_names=(host, *name),
+        max_body_bytes=max_body,
+        max_prompt_tokens=max_prompt,
+        max_answer_tokens=max_answer,
+        requests_per_minute=per_minute,
+        timeout=seconds,
+        max_waiting=waiting,
+        max_active_requests=min(Settings.max_active_requests, connections or Settings.max_active_requests),
     )
     with bind(host, port) as listening:
         service = make_service(

@@ -1,1 +1,1 @@
-"""What people and programs reach over HTTP: the grading page."""
+"""HTTP servers: the inference API and the grading page."""

@@ -91,7 +91,7 @@ def test_a_server_answers_as_this_process_does(tiny_base, store, tmp_path, monke
     here = build_pipeline("p", [AdapterSettings(name="one")], store=store, documents=[])
     file = written(tmp_path, "stages: [adapter: {name: one}, bm25: {}]")
     command = ["run", file, *files, "--out", tmp_path / "run.trec", "--store", store.root]
-    with served(made_service(tiny_base, store, keys=("secret",))) as url:
+    with served(made_service(tiny_base, store, api_keys=("secret",))) as url:
         stage = AdapterSettings(name="one", engine=EngineSettings(url=url, api_key_env="THE_KEY"))
         there = build_pipeline("p", [stage], store=store, documents=[])
         assert [found["outputs"] for found in there.run(searches)] == [found["outputs"] for found in here.run(searches)]

@@ -1,1 +1,1 @@
-"""The HTTP API over an engine: OpenAI's requests and answers, scores of choices, loading of adapters, metrics."""
+"""HTTP API of an engine: OpenAI-compatible chat and embeddings, scores of choices, adapter loading, metrics."""

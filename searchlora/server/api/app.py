@@ -1,23 +1,23 @@
-"""The application: routes, and what every request passes."""
+"""The FastAPI application: middleware, routes, health probes and metrics."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
 from starlette.concurrency import run_in_threadpool
 
-from searchlora.server.api import adapters, chat, embeddings, health, models, score
-from searchlora.server.api.gate import Gate
-from searchlora.server.api.metrics import Counted
-from searchlora.server.api.refusals import add_refusals
+from searchlora.errors import EngineBusy
+from searchlora.server.api import chat, embeddings, models, score
+from searchlora.server.api.errors import UnexpectedErrors, add_error_handlers
+from searchlora.server.api.metrics import RequestMetrics
+from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.service import Service
-from searchlora.server.api.unforeseen import Unforeseen
-from searchlora.server.closed import CLOSED
+from searchlora.server.http import PRIVATE_APP
 
-#: That are counted under their names; those of single models are counted as one.
-_PATHS = frozenset(
+#: Paths that are metric labels of their own; single models share the label "/v1/models/NAME".
+_COUNTED_PATHS = frozenset(
     {
         "/v1/models",
         "/v1/chat/completions",
@@ -33,19 +33,40 @@ _PATHS = frozenset(
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application over an engine, which it closes when it ends."""
+    """The application of a service. It closes the service's engine at shutdown."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.engine.close, service.settings.seconds)
+        await run_in_threadpool(service.engine.close, service.settings.timeout)
 
-    app = FastAPI(title="searchlora", lifespan=lifespan, **CLOSED)
+    app = FastAPI(title="searchlora", lifespan=lifespan, **PRIVATE_APP)
     service.metrics.watch(service.engine.stats)
-    add_refusals(app)
-    for room in (models, chat, score, embeddings, adapters, health):
-        app.include_router(room.routes(service))
-    app.add_middleware(Gate, settings=service.settings)
-    app.add_middleware(Unforeseen)
-    app.add_middleware(Counted, metrics=service.metrics, paths=_PATHS)
+    add_error_handlers(app)
+    for routes in (models.routes, chat.routes, score.routes, embeddings.routes, _probe_routes):
+        app.include_router(routes(service))
+    app.add_middleware(RequestGuard, settings=service.settings)
+    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(RequestMetrics, metrics=service.metrics, paths=_COUNTED_PATHS)
     return app
+
+
+def _probe_routes(service: Service) -> APIRouter:
+    """Liveness, readiness (whether a request would be accepted now) and Prometheus metrics."""
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        if service.engine.stats().waiting >= service.settings.max_waiting:
+            raise EngineBusy("the queue is full", fix="Ask again later.")
+        return {"status": "ready"}
+
+    @router.get("/metrics")
+    def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router

@@ -1,33 +1,45 @@
-"""`/v1/embeddings`."""
+"""`/v1/embeddings`: text encoders, with and without adapters, loaded on first use."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from searchlora.errors import DeadlineExceeded
-from searchlora.retrieval.encoder import Vectors
-from searchlora.server.api.leaving import unless_gone
-from searchlora.server.api.service import Service
-from searchlora.server.api.wire import EmbeddingRequest
+from searchlora.adapters.load_check import check_base
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import DeadlineExceeded, LoadCheckFailed, NotInStore, UsageError
+from searchlora.models.catalogue import public_name
+from searchlora.models.resolve import BaseModel, resolve
+from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.server.api.disconnect import unless_disconnected
+from searchlora.server.api.schemas import EmbeddingRequest
+from searchlora.server.api.work_queue import Job, WorkQueue
+
+if TYPE_CHECKING:
+    from searchlora.server.api.service import Service
 
 
 def routes(service: Service) -> APIRouter:
-    """Vectors of texts by an encoder or an adapter of one."""
+    """`POST /v1/embeddings`."""
     router = APIRouter()
 
     @router.post("/v1/embeddings")
-    async def embeddings(asked: EmbeddingRequest, http: Request) -> dict[str, Any]:
-        pinned = await run_in_threadpool(service.encoders.pinned, asked.model)
-        seconds = service.settings.seconds
-        future = service.encoders.submit(pinned, asked.input, asked.dimensions, cut=asked.truncate, seconds=seconds)
+    async def embeddings(body: EmbeddingRequest, http: Request) -> dict[str, Any]:
+        pinned = await run_in_threadpool(service.encoders.pin, body.model)
+        timeout = service.settings.timeout
+        future = service.encoders.submit(pinned, body.input, body.dimensions, truncate=body.truncate, timeout=timeout)
         try:
-            async with asyncio.timeout(seconds):
-                embedded = await unless_gone(http, asyncio.wrap_future(future))
+            async with asyncio.timeout(timeout):
+                embedded = await unless_disconnected(http, asyncio.wrap_future(future))
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before this was done", fix="Ask for fewer texts.") from None
         service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)
@@ -35,8 +47,8 @@ def routes(service: Service) -> APIRouter:
             "object": "list",
             "model": pinned,
             "data": [
-                {"object": "embedding", "index": place, "embedding": vector}
-                for place, vector in enumerate(_written(embedded.vectors, asked.encoding_format == "base64"))
+                {"object": "embedding", "index": index, "embedding": vector}
+                for index, vector in enumerate(_encoded(embedded.vectors, body.encoding_format == "base64"))
             ],
             "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
         }
@@ -44,8 +56,121 @@ def routes(service: Service) -> APIRouter:
     return router
 
 
-def _written(vectors: Vectors, base64_: bool) -> list[Any]:
-    """Numbers, or the bytes of little-endian float32 in base64, as the official client asks for."""
-    if not base64_:
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of shape (texts, dimensions), and the tokens of all texts, special tokens included."""
+
+    vectors: Vectors
+    tokens: int
+
+
+class Encoders:
+    """The encoders that the server was started with, and the store's adapters for them. Safe for threads.
+
+    Args:
+        names: Encoders as `resolve` takes them; requests use the last part of a path.
+        store: The store of their adapters.
+        max_loaded: Encoders in memory at most; an encoder with an adapter is a whole copy.
+        max_waiting: Requests that wait or run at most; they run one after the other.
+
+    Raises:
+        BaseModelError: for an encoder that does not exist.
+        UsageError: for two encoders with one name.
+    """
+
+    def __init__(self, names: Sequence[str], store: Store, *, max_loaded: int = 4, max_waiting: int = 64) -> None:
+        self.bases: dict[str, BaseModel] = {}
+        for name in names:
+            base = resolve(name)
+            if self.bases.setdefault(public_name(name), base) != base:
+                raise UsageError(
+                    f"two encoders would both be called '{public_name(name)}'",
+                    where=name,
+                    fix="Rename the folder of one: requests name an encoder by the last part of its path.",
+                )
+        self._store = store
+        self._max_loaded = max_loaded
+        self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # least recently used first
+        self._queue = WorkQueue(max_waiting)
+
+    def pin(self, model: str) -> str:
+        """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
+        return model if model in self.bases else self._store.pin(model)
+
+    def submit(
+        self,
+        pinned: str,
+        texts: Sequence[str],
+        dimensions: int | None,
+        *,
+        truncate: bool,
+        timeout: float | None = None,
+    ) -> Future[Embedded]:
+        """Request the vectors of texts without waiting; cancelling the future drops a job that has not started.
+
+        Args:
+            pinned: From `pin`.
+            texts: The texts to embed.
+            dimensions: Leading dimensions to keep, as for `Encoder`.
+            truncate: Whether texts that are too long are cut instead of refused.
+            timeout: Seconds until the job fails.
+
+        Raises:
+            EngineBusy: when the queue is full. The future raises the following errors.
+            DeadlineExceeded: when the job is late; it stops between two batches.
+            NotInStore: for an adapter of another base model.
+            LoadCheckFailed: for an adapter that fails its load check.
+            UsageError: for a text that is too long, and for too many dimensions.
+        """
+        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, truncate), timeout)
+
+    def _encode(self, job: Job, pinned: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Embedded:
+        encoder = self._encoder(pinned)
+        job.check_deadline()  # loading may have taken long
+        lengths = [encoder.tokens(text) for text in texts]
+        limit = encoder.max_tokens
+        if limit is not None and not truncate and max(lengths) > limit:
+            index = next(index for index, length in enumerate(lengths) if length > limit)
+            raise UsageError(
+                f"text {index + 1} has {lengths[index]} tokens, and {pinned} reads {limit}",
+                fix="Shorten it, or let it be cut with 'truncate': true.",
+            )
+        # Errors of the encoder name it: use the request's name, not the folder of the base model.
+        named = Encoder(encoder.model, pinned, dimensions)
+        vectors = named.encode(texts, progress=lambda *_: job.check_deadline())
+        return Embedded(vectors, sum(min(length, limit or length) for length in lengths))
+
+    def _encoder(self, pinned: str) -> Encoder:
+        if pinned not in self._loaded:
+            while len(self._loaded) >= self._max_loaded:  # evict first: the limit holds at every moment
+                self._loaded.popitem(last=False)
+            self._loaded[pinned] = self._load(pinned)
+        self._loaded.move_to_end(pinned)
+        return self._loaded[pinned]
+
+    def _load(self, pinned: str) -> Encoder:
+        if pinned in self.bases:
+            return Encoder.load(self.bases[pinned].name)
+        adapter = self._store.get(pinned)
+        base = next((base for base in self.bases.values() if _fits(adapter, base)), None)
+        if base is None:
+            raise NotInStore(
+                f"{pinned} is no adapter of an encoder of this server",
+                fix=f"Its encoders: {', '.join(self.bases) or 'none, start it with --encoder'}.",
+            )
+        return Encoder.load(base.name, adapter=adapter)
+
+
+def _fits(adapter: StoredAdapter, base: BaseModel) -> bool:
+    try:
+        check_base(adapter.reference, adapter.manifest.base, base)
+    except LoadCheckFailed:
+        return False
+    return True
+
+
+def _encoded(vectors: Vectors, as_base64: bool) -> list[Any]:
+    """Lists of numbers, or base64 of little-endian float32 bytes, which OpenAI's client requests by default."""
+    if not as_base64:
         return list(vectors.tolist())
     return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]

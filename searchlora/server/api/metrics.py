@@ -1,4 +1,4 @@
-"""What Prometheus reads: counts of the server's own, and the engine's as they stand."""
+"""Prometheus metrics: counters of the server, and gauges and counters read from the engine."""
 
 from __future__ import annotations
 
@@ -17,93 +17,94 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The measures of one application, in a registry of its own."""
+    """The metrics of one application, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "searchlora_requests", "Requests answered or refused.", ["path", "status"], registry=self.registry
+            "searchlora_requests", "Requests, by path and status.", ["path", "status"], registry=self.registry
         )
         self.seconds = Histogram(
             "searchlora_request_seconds",
-            "From a request's first byte to its answer's last.",
+            "From a request's first byte to the last byte of its response.",
             ["path"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.first_token = Histogram(
             "searchlora_time_to_first_token_seconds",
-            "From a request to the first token of its answer, where answers are streamed.",
+            "From a request to its first token; streamed answers only.",
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.tokens = Counter(
             "searchlora_tokens",
-            "Tokens of answered requests, by kind: prompt, completion, scored, embedded.",
+            "Tokens of completed requests, by kind: prompt, completion, scored, embedded.",
             ["model", "kind"],
             registry=self.registry,
         )
         self.invalid = Counter(
             "searchlora_invalid_outputs",
-            "Completions under a grammar that were cut before they fitted it.",
+            "Completions that were truncated before they matched their grammar.",
             ["model"],
             registry=self.registry,
         )
 
     def completed(self, model: str, completion: Completion, *, invalid: bool) -> None:
-        """Count a completion; `invalid` where it does not fit the grammar that it was asked under."""
+        """Count a completion; `invalid`: it does not match its grammar."""
         self.tokens.labels(model, "prompt").inc(completion.prompt_tokens)
         self.tokens.labels(model, "completion").inc(completion.completion_tokens)
         self.invalid.labels(model).inc(invalid)
 
     def watch(self, stats: Callable[[], Stats]) -> None:
-        """Read an engine's counts whenever somebody asks."""
-        self.registry.register(_EngineCounts(stats))
+        """Read an engine's statistics at every scrape."""
+        self.registry.register(_EngineCollector(stats))
 
     def text(self) -> bytes:
-        """All measures in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class _EngineCounts(Collector):
+class _EngineCollector(Collector):
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """The measures."""
+        """The metrics of this moment."""
         stats = self._stats()
         yield GaugeMetricFamily("searchlora_requests_waiting", "Requests in the engine's queue.", stats.waiting)
-        yield GaugeMetricFamily("searchlora_rows_writing", "Answers being written now.", stats.writing)
-        yield GaugeMetricFamily("searchlora_adapters_loaded", "Adapters in slots.", len(stats.loaded))
+        yield GaugeMetricFamily("searchlora_rows_writing", "Answers being generated now.", stats.writing)
+        yield GaugeMetricFamily("searchlora_adapters_loaded", "Adapters loaded into slots.", len(stats.loaded))
         yield SummaryMetricFamily(
             "searchlora_batch_size",
-            "Rows of each step in which all rows that write wrote a token.",
+            "Rows per decode step.",
             count_value=stats.steps,
             sum_value=stats.rows_stepped,
         )
-        for name, about, value in (
-            ("engine_prompt_tokens", "Tokens of prompts that were read.", stats.prompt_tokens),
+        for name, help_text, value in (
+            ("engine_prompt_tokens", "Prompt tokens, computed or reused.", stats.prompt_tokens),
             (
                 "engine_prompt_tokens_reused",
-                "Those of them that were kept from earlier ones.",
+                "Prompt tokens reused from the prefix cache.",
                 stats.prompt_tokens_reused,
             ),
-            ("engine_tokens_written", "Tokens written, those of answers given up among them.", stats.tokens_written),
+            ("engine_tokens_written", "Generated tokens, including those of cancelled requests.", stats.tokens_written),
             ("engine_requests_scored", "Requests whose choices were scored.", stats.scored),
-            ("engine_requests_refused", "Requests that found no room in the queue.", stats.refused),
-            ("slot_hits", "Adapters found loaded.", stats.slot_hits),
-            ("slot_misses", "Adapters loaded because they were not.", stats.slot_misses),
-            ("slot_evictions", "Adapters put out to make room.", stats.slot_evictions),
+            ("engine_requests_refused", "Requests refused because the queue was full.", stats.refused),
+            ("slot_hits", "Requests whose adapter was loaded.", stats.slot_hits),
+            ("slot_misses", "Requests whose adapter had to be loaded.", stats.slot_misses),
+            ("slot_evictions", "Adapters evicted to free a slot.", stats.slot_evictions),
         ):
-            yield CounterMetricFamily(f"searchlora_{name}", about, value)
+            yield CounterMetricFamily(f"searchlora_{name}", help_text, value)
 
 
-class Counted:
+class RequestMetrics:
     """ASGI middleware: counts and times every request.
 
     Args:
-        paths: That are counted under their names; what lies below one of them is counted as "PATH/NAME", others as
-            "other".
+        app: The next application.
+        metrics: Where requests are counted.
+        paths: Paths with a label of their own. Paths below one of them have the label "PATH/NAME", all others "other".
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
@@ -116,20 +117,20 @@ class Counted:
             return
         status = 500
 
-        async def send_and_see(message: Message) -> None:
+        async def tracked_send(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
-        path = self._name(scope["path"])
+        path = self._label(scope["path"])
         started = time.monotonic()
         try:
-            await self._app(scope, receive, send_and_see)
+            await self._app(scope, receive, tracked_send)
         finally:
             self._metrics.requests.labels(path, status).inc()
             self._metrics.seconds.labels(path).observe(time.monotonic() - started)
 
-    def _name(self, path: str) -> str:
+    def _label(self, path: str) -> str:
         if path in self._paths:
             return path
-        return next((f"{above}/NAME" for above in self._paths if path.startswith(f"{above}/")), "other")
+        return next((f"{parent}/NAME" for parent in self._paths if path.startswith(f"{parent}/")), "other")

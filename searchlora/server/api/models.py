@@ -1,69 +1,99 @@
-"""`/v1/models`: what requests may name as their model."""
+"""`/v1/models` lists what requests may name; `/v1/adapters/load` and `/v1/adapters/unload` manage loaded adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
 from searchlora.adapters.manifest import Manifest
-from searchlora.errors import NotInStore
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
 from searchlora.models.fingerprint import Fingerprint, fingerprint
+from searchlora.server.api.errors import ApiError
+from searchlora.server.api.schemas import AdapterRequest
 from searchlora.server.api.service import Service
+from searchlora.server.api.work_queue import run_in_new_thread
+
+T = TypeVar("T")
 
 
 def routes(service: Service) -> APIRouter:
-    """The base, the encoders, and every adapter of theirs: by name, by version and by alias."""
+    """The base, the encoders, and every adapter for them: by name, by version and by alias."""
     router = APIRouter()
     bases = {service.base: service.engine.base, **service.encoders.bases}
-    prints = {name: fingerprint(base.path) for name, base in bases.items()}
+    fingerprints = {name: fingerprint(base.path) for name, base in bases.items()}
+    _add_adapter_routes(router, service)
 
     @router.get("/v1/models")
     def models() -> dict[str, Any]:
-        return {"object": "list", "data": list(_all(service, prints))}
+        return {"object": "list", "data": list(_all_models(service, fingerprints))}
 
     @router.get("/v1/models/{model:path}")
     def model(model: str) -> dict[str, Any]:
-        found = next((each for each in _all(service, prints) if each["id"] == model), None)
-        if found is None:
+        entry = next((entry for entry in _all_models(service, fingerprints) if entry["id"] == model), None)
+        if entry is None:
             raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
-        return found
+        return entry
 
     return router
 
 
-def _all(service: Service, prints: dict[str, Fingerprint]) -> Iterator[dict[str, Any]]:
-    for name in prints:
+def _add_adapter_routes(router: APIRouter, service: Service) -> None:
+    """Load an adapter before its first request, or free its slot. Both run between two engine steps."""
+    one_at_a_time = asyncio.Lock()
+
+    async def run(function: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(service.settings.timeout), one_at_a_time:
+                return await asyncio.wrap_future(run_in_new_thread(function))
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before this was done", fix="Ask again later.") from None
+
+    @router.post("/v1/adapters/load")
+    async def load(body: AdapterRequest) -> dict[str, Any]:
+        pinned = await run(lambda: service.engine.load(body.adapter))
+        return {"adapter": pinned, "loaded": True}
+
+    @router.post("/v1/adapters/unload")
+    async def unload(body: AdapterRequest) -> dict[str, Any]:
+        try:
+            was_loaded = await run(lambda: service.engine.unload(body.adapter))
+        except (EngineBusy, DeadlineExceeded):
+            raise
+        except EngineError as error:  # it is in use
+            raise ApiError(409, "in_use", str(error), param="adapter") from None
+        return {"adapter": body.adapter, "loaded": False, "was_loaded": was_loaded}
+
+
+def _all_models(service: Service, fingerprints: dict[str, Fingerprint]) -> Iterator[dict[str, Any]]:
+    for name in fingerprints:
         yield {"id": name, "object": "model", "created": 0, "owned_by": "searchlora", "root": name, "parent": None}
     newest: dict[str, dict[str, Any] | None] = {}
     for entry in service.store.list():
         newest[entry.name] = None
         manifest = entry.manifest
-        base = next((name for name, print_ in prints.items() if manifest and _fits(manifest, print_)), None)
+        base = next((name for name, print_ in fingerprints.items() if manifest and _fits(manifest, print_)), None)
         if manifest is None or base is None:
             continue
-        about = {
+        description = {
             "object": "model",
-            "created": int(_seconds(manifest.created)),
+            "created": int(datetime.fromisoformat(manifest.created).timestamp()),
             "owned_by": "searchlora",
             "root": manifest.reference,
             "parent": base,
         }
-        newest[entry.name] = about
+        newest[entry.name] = description
         for target in (entry.version, *entry.aliases):
-            yield {"id": f"{entry.name}@{target}", **about}
-    for name, newest_about in newest.items():
-        if newest_about is not None and name not in prints:  # a base of that name is what requests get
-            yield {"id": name, **newest_about}
+            yield {"id": f"{entry.name}@{target}", **description}
+    for name, newest_description in newest.items():
+        if newest_description is not None and name not in fingerprints:  # the base has precedence over an adapter
+            yield {"id": name, **newest_description}
 
 
-def _seconds(created: str) -> float:
-    return datetime.fromisoformat(created).timestamp()
-
-
-def _fits(manifest: Manifest, now: Fingerprint) -> bool:
-    then = manifest.base.fingerprint
+def _fits(manifest: Manifest, current: Fingerprint) -> bool:
+    recorded = manifest.base.fingerprint
     # A manifest of schema 1 holds no hash of the configuration.
-    return (then if then.config else then.model_copy(update={"config": now.config})) == now
+    return (recorded if recorded.config else recorded.model_copy(update={"config": current.config})) == current

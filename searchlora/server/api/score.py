@@ -1,4 +1,4 @@
-"""`/v1/score`: how likely each of several answers is."""
+"""`/v1/score`: log-probabilities of given answers (choices)."""
 
 from __future__ import annotations
 
@@ -14,61 +14,63 @@ from starlette.concurrency import run_in_threadpool
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.inference.engine import Scored
-from searchlora.server.api.asking import engine_request
-from searchlora.server.api.leaving import unless_gone
-from searchlora.server.api.refusals import Refusal, refusal_among
+from searchlora.server.api.disconnect import unless_disconnected
+from searchlora.server.api.errors import ApiError, api_error_at
+from searchlora.server.api.schemas import ScoreBody, ScoreRequest, ScoreRequests
 from searchlora.server.api.service import Service
-from searchlora.server.api.wire import ScoreBody, ScoreRequest, ScoreRequests
 
 
 def routes(service: Service) -> APIRouter:
-    """One request, or several at once."""
+    """`POST /v1/score`, for one request or a batch."""
     router = APIRouter()
 
     @router.post("/v1/score")
-    async def score(asked: ScoreBody, http: Request) -> dict[str, Any]:
-        several = asked.requests if isinstance(asked, ScoreRequests) else [asked]
-        models, futures = await run_in_threadpool(_begin, service, several, http.state.caller)
-        wanted = asyncio.gather(*map(asyncio.wrap_future, futures))
+    async def score(body: ScoreBody, http: Request) -> dict[str, Any]:
+        requests = body.requests if isinstance(body, ScoreRequests) else [body]
+        models, futures = await run_in_threadpool(_submit, service, requests, http.state.caller)
         try:
-            found = await unless_gone(http, wanted)
+            scores = await unless_disconnected(http, asyncio.gather(*map(asyncio.wrap_future, futures)))
         finally:
             for future in futures:
                 future.cancel()
-        results = [_result(service, model, scored) for model, scored in zip(models, found, strict=True)]
-        return {"results": results} if isinstance(asked, ScoreRequests) else results[0]
+        results = [_result(service, model, scored) for model, scored in zip(models, scores, strict=True)]
+        return {"results": results} if isinstance(body, ScoreRequests) else results[0]
 
     return router
 
 
-def _begin(
-    service: Service, several: Sequence[ScoreRequest], caller: str
+def _submit(
+    service: Service, requests: Sequence[ScoreRequest], caller: str
 ) -> tuple[list[str], Sequence[Future[Scored]]]:
-    """What each is scored by, and all of them handed over, or none."""
-    if len(several) > service.settings.waiting:
-        most = service.settings.waiting
-        raise Refusal(400, "invalid_value", f"No more than {most} requests are taken at once.", param="requests")
+    """Submit all requests or none. Returns the model of each, and its future."""
+    if len(requests) > service.settings.max_waiting:
+        limit = service.settings.max_waiting
+        raise ApiError(400, "invalid_value", f"At most {limit} requests are taken at once.", param="requests")
     models: list[str] = []
 
-    def each() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
-        for asked in several:
-            request, _ = engine_request(service, asked, choice_suffix=asked.ends)
-            yield request, asked.choices, asked.within
+    def engine_requests() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
+        for body in requests:
+            messages = tuple(message.plain for message in body.messages)
+            request, _ = service.engine_request(
+                EngineRequest(messages, body.model, answer_prefix=body.answer_prefix, choice_suffix=body.choice_suffix)
+            )
+            yield request, body.choices, body.prune_margin
             models.append(request.adapter or service.base)
 
     try:
-        return models, service.engine.submit_scores(each(), caller=caller, seconds=service.settings.seconds)
-    except (Refusal, SearchloraError) as error:
-        if len(models) < len(several) > 1:
-            raise refusal_among(error, len(models)) from error
+        futures = service.engine.submit_scores(engine_requests(), caller=caller, seconds=service.settings.timeout)
+    except (ApiError, SearchloraError) as error:
+        if len(models) < len(requests) > 1:
+            raise api_error_at(error, len(models)) from error
         raise
+    return models, futures
 
 
 def _result(service: Service, model: str, scored: Scored) -> dict[str, Any]:
     service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
     service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
     top = max(scored.log_probabilities)
-    weights = [math.exp(each - top) for each in scored.log_probabilities]
+    weights = [math.exp(log_probability - top) for log_probability in scored.log_probabilities]
     return {
         "object": "score",
         "model": model,

@@ -1,11 +1,11 @@
-"""Making the engine and running the server."""
+"""Server start-up: loads the models, raises the limit of open files and runs uvicorn."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -16,10 +16,15 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.catalogue import public_name
 from searchlora.models.resolve import resolve
 from searchlora.server.api.app import create_app
-from searchlora.server.api.encoders import Encoders
-from searchlora.server.api.service import Service
-from searchlora.server.api.settings import Settings
-from searchlora.server.api.threads import in_new_thread
+from searchlora.server.api.embeddings import Encoders
+from searchlora.server.api.service import Service, Settings
+from searchlora.server.api.work_queue import run_in_new_thread
+
+#: File descriptors reserved for files, libraries and idle connections.
+_RESERVED_DESCRIPTORS = 128
+
+#: The soft limit that is requested where the hard limit is infinite.
+_MAX_DESCRIPTORS = 65_536
 
 
 def make_service(
@@ -31,48 +36,70 @@ def make_service(
     load: Sequence[str] = (),
     **engine: Any,
 ) -> Service:
-    """Load a base, and adapters before they are first asked for.
+    """Load the base model, and adapters before their first request.
 
     Args:
-        encoders: As `resolve` takes them.
-        load: References of adapters.
-        engine: Goes to `LocalEngine`.
+        base: The base model, as `resolve` takes it.
+        store: The adapter store.
+        settings: Limits of the server.
+        encoders: Encoders, as `resolve` takes them.
+        load: References of adapters to load.
+        engine: Keyword arguments of `LocalEngine`.
 
     Raises:
-        BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for what is not there or must not be loaded.
-        UsageError: for two models that requests would call by one name.
+        BaseModelError, InvalidName, NotInStore, LoadCheckFailed: for models that do not exist or fail their load check.
+        UsageError: for two models with one name.
     """
-    encoding = Encoders(encoders, store)
-    if (name := public_name(base)) in encoding.bases:
+    loaded_encoders = Encoders(encoders, store)
+    if (name := public_name(base)) in loaded_encoders.bases:
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
 
-    def made() -> LocalEngine:
-        local = LocalEngine(resolve(base), store, waiting=settings.waiting, **engine)
+    def make_engine() -> LocalEngine:
+        local = LocalEngine(resolve(base), store, waiting=settings.max_waiting, **engine)
         for adapter in load:
             local.load(adapter)
         return local
 
-    return Service(in_new_thread(made).result(), store, encoding, settings)
+    return Service(run_in_new_thread(make_engine).result(), store, loaded_encoders, settings)
 
 
 def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
-    """A server that finishes what is in flight when it is told to stop.
+    """A uvicorn server that completes requests in progress when it is told to stop.
 
     Args:
-        grace: Seconds for that; what takes longer breaks off. Infinity: nothing does.
+        service: What is served.
+        grace: Seconds for requests in progress; longer ones are aborted. Infinity: none is.
     """
     config = uvicorn.Config(
         create_app(service),
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # whoever may set them could ask under any address
+        proxy_headers=False,  # a client that sets them could claim any address
         timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),
     )
     return uvicorn.Server(config)
 
 
 def serve(service: Service, listening: socket.socket, *, grace: float = 60.0) -> None:
-    """Serve until interrupted or terminated."""
-    with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has finished
+    """Serve until SIGINT or SIGTERM."""
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after shutdown
         make_server(service, grace=grace).run(sockets=[listening])
+
+
+def max_connections() -> int | None:
+    """Raise the soft limit of open files to the hard limit; the connections that fit below it. None: no limit.
+
+    The usual soft limit of 1024 exists for programs that use `select`; a server at its limit accepts no connection.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < target:
+        with contextlib.suppress(OSError, ValueError):  # some systems have a lower kernel limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            soft = target
+    return None if soft == resource.RLIM_INFINITY else max(1, soft - _RESERVED_DESCRIPTORS)

@@ -23,9 +23,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.errors import SearchloraError, UsageError
-from searchlora.server.binding import is_own
-from searchlora.server.closed import CLOSED
 from searchlora.server.grading.session import Assignment, Session
+from searchlora.server.http import PRIVATE_APP, is_own_host
 
 _ASSETS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -62,7 +61,7 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
     Args:
         names: Host names that requests may use, besides localhost, this machine's own name and numeric addresses.
     """
-    app = FastAPI(title="searchlora grading", **CLOSED)
+    app = FastAPI(title="searchlora grading", **PRIVATE_APP)
     app.add_middleware(RequestGuard, names=tuple(names))
     app.exception_handler(SearchloraError)(_searchlora_error)
     app.exception_handler(RequestValidationError)(_validation_error)
@@ -116,7 +115,7 @@ class RequestGuard:
     are too long or of undeclared length with 413, before they are read.
 
     Args:
-        names: Host names that requests may use, see `binding.is_own`.
+        names: Host names that requests may use, see `http.is_own_host`.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
@@ -144,7 +143,7 @@ class RequestGuard:
 
     def _refusal(self, headers: Headers, path: str) -> str:
         host = headers.get("host", "")
-        if not is_own(host, self._names):
+        if not is_own_host(host, self._names):
             return f"This server is not reached by the name {host!r}. Start it with --host and that name."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from searchlora.server.api.serve import make_server, make_service
-from searchlora.server.api.service import Service
-from searchlora.server.api.settings import Settings
-from searchlora.server.binding import address, bind
+from searchlora.server.api.service import Service, Settings
+from searchlora.server.http import address, bind
 
 
 def made_service(base, store, encoder=None, engine=None, **settings) -> Service:

@@ -75,8 +75,8 @@ def test_what_cannot_be_served_is_said_before_anything_is(refused, tiny_base, tm
     [
         ("", (), "SEARCHLORA_API_KEY is set and holds no key"),
         ("  ", (), "SEARCHLORA_API_KEY is set and holds no key"),
-        (None, ("--api-key", ""), "an API key is empty, or has blanks"),
-        (None, ("--api-key", "good", "--api-key", " "), "an API key is empty, or has blanks"),
+        (None, ("--api-key", ""), "an API key is empty, or begins or ends with a blank"),
+        (None, ("--api-key", "good", "--api-key", " "), "an API key is empty, or begins or ends with a blank"),
     ],
 )
 def test_a_key_that_is_none_does_not_open_the_server(refused, monkeypatch, env, arguments, words):
@@ -88,10 +88,10 @@ def test_a_key_that_is_none_does_not_open_the_server(refused, monkeypatch, env, 
 
 def test_as_many_connections_as_the_system_allows():
     code = (
-        "import resource; from searchlora.server.api.descriptors import room_for_connections;"
+        "import resource; from searchlora.server.api.serve import max_connections;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 600));"
-        "print(room_for_connections(), resource.getrlimit(resource.RLIMIT_NOFILE));"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); print(room_for_connections())"
+        "print(max_connections(), resource.getrlimit(resource.RLIMIT_NOFILE));"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); print(max_connections())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split("\n")[:2] == ["472 (600, 600)", "1"]

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from searchlora.errors import DeadlineExceeded, UsageError
-from searchlora.server.api import encoders
-from searchlora.server.api.encoders import Encoders
+from searchlora.server.api import embeddings
+from searchlora.server.api.embeddings import Encoders
 from tests.server.api.made import made_service, served
 
 EMBED = "/v1/embeddings"
@@ -28,13 +28,13 @@ def embedded(monkeypatch, go):
     """The first text of each call of an encoder."""
     texts: list[str] = []
 
-    class Seen(encoders.Encoder):
+    class Seen(embeddings.Encoder):
         def encode(self, given, **more):
             texts.append(given[0])
             assert given[0] != "held" or go.wait(30)
             return super().encode(given, **more)
 
-    monkeypatch.setattr(encoders, "Encoder", Seen)
+    monkeypatch.setattr(embeddings, "Encoder", Seen)
     return texts
 
 
@@ -69,12 +69,14 @@ def test_nothing_is_computed_where_loading_took_all_the_time(encoder_base, store
 
     monkeypatch.setattr(Encoders, "_load", slow)
     with pytest.raises(DeadlineExceeded):
-        Encoders([str(encoder_base.path)], store).submit("encoder", ["late"], None, cut=True, seconds=0.1).result(60)
+        Encoders([str(encoder_base.path)], store).submit("encoder", ["late"], None, truncate=True, timeout=0.1).result(
+            60
+        )
     assert embedded == []
 
 
 def test_no_more_copies_are_in_memory_than_allowed(encoder_base, store, monkeypatch):
-    served, seen = Encoders([str(encoder_base.path)], store, loaded=1), []
+    served, seen = Encoders([str(encoder_base.path)], store, max_loaded=1), []
     load = Encoders._load
 
     def counted(self, pinned):
@@ -83,7 +85,7 @@ def test_no_more_copies_are_in_memory_than_allowed(encoder_base, store, monkeypa
 
     monkeypatch.setattr(Encoders, "_load", counted)
     for model in ("encoder", "meaning@1", "encoder"):
-        served.submit(model, ["x"], None, cut=True).result(30)
+        served.submit(model, ["x"], None, truncate=True).result(30)
     assert seen == [1, 1, 1]
 
 

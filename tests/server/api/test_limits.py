@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from searchlora.server.api.rates import Rates
+from searchlora.server.api.middleware import RateLimiter
 from searchlora.server.api.serve import make_server
 from tests.server.api.made import asked, made_service, served
 
@@ -38,7 +38,7 @@ def until(true, seconds=5.0):
 
 
 def test_a_key_is_asked_for_where_there_is_one(tiny_base, store):
-    with serving(tiny_base, store, keys=("first-key", "schlüssel"), per_minute=3) as (_, client):
+    with serving(tiny_base, store, api_keys=("first-key", "schlüssel"), requests_per_minute=3) as (_, client):
         for headers in (
             {},
             {"authorization": "Bearer wrong"},
@@ -61,7 +61,7 @@ def test_a_key_is_asked_for_where_there_is_one(tiny_base, store):
 
 
 def test_a_caller_that_asks_too_often_is_told_when_to_come_back(tiny_base, store):
-    with serving(tiny_base, store, per_minute=2) as (_, client):
+    with serving(tiny_base, store, requests_per_minute=2) as (_, client):
         answers = [client.post(CHAT, json=asked()) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
         assert 1 <= int(answers[2].headers["retry-after"]) <= 30
@@ -73,17 +73,17 @@ def test_a_caller_that_asks_too_often_is_told_when_to_come_back(tiny_base, store
 
 def test_a_bucket_fills_steadily_and_no_further_than_full():
     now = [0.0]
-    rates = Rates(60, clock=lambda: now[0])
-    assert [rates.wait("a") for _ in range(61)] == [0] * 60 + [1]
-    assert rates.wait("b") == 0
+    rates = RateLimiter(60, clock=lambda: now[0])
+    assert [rates.retry_after("a") for _ in range(61)] == [0] * 60 + [1]
+    assert rates.retry_after("b") == 0
     now[0] += 1.5
-    assert [rates.wait("a"), rates.wait("a")] == [0, 1]
+    assert [rates.retry_after("a"), rates.retry_after("a")] == [0, 1]
     now[0] += 1e6
-    assert [rates.wait("a") for _ in range(61)] == [0] * 60 + [1]
+    assert [rates.retry_after("a") for _ in range(61)] == [0] * 60 + [1]
 
 
 def test_bodies_and_prompts_and_answers_that_are_too_long(tiny_base, store):
-    with serving(tiny_base, store, body_bytes=2000, prompt_tokens=100, answer_tokens=16) as (_, client):
+    with serving(tiny_base, store, max_body_bytes=2000, max_prompt_tokens=100, max_answer_tokens=16) as (_, client):
         assert client.post(CHAT, content=b"x" * 2001).status_code == 413
         chunks = (b"x" * 500 for _ in range(1000))
         assert client.post(CHAT, content=chunks).status_code == 413
@@ -100,7 +100,7 @@ def test_bodies_and_prompts_and_answers_that_are_too_long(tiny_base, store):
 
 
 def test_pages_of_other_sites_and_foreign_names_are_refused_where_there_is_no_key(tiny_base, store):
-    with serving(tiny_base, store, names=("Box.example",)) as (_, client):
+    with serving(tiny_base, store, host_names=("Box.example",)) as (_, client):
         pages = ({"origin": origin} for origin in ("http://evil.example", "null", "http://["))
         for headers in ({"host": "evil.example"}, {"host": ""}, *pages):
             answer = client.post(CHAT, json=asked(), headers=headers)
@@ -115,7 +115,7 @@ def test_pages_of_other_sites_and_foreign_names_are_refused_where_there_is_no_ke
 
 
 def test_a_full_queue_is_503_and_has_room_again(tiny_base, store):
-    with serving(tiny_base, store, {"batch_rows": 1}, waiting=1, answer_tokens=4000) as (service, client):
+    with serving(tiny_base, store, {"batch_rows": 1}, max_waiting=1, max_answer_tokens=4000) as (service, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             assert stream.status_code == 200
             lines = stream.iter_lines()  # held: the client leaves when nobody holds it
@@ -138,7 +138,7 @@ def test_a_full_queue_is_503_and_has_room_again(tiny_base, store):
 
 
 def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny_base, store):
-    with serving(tiny_base, store, seconds=0.3, answer_tokens=4000) as (service, client):
+    with serving(tiny_base, store, timeout=0.3, max_answer_tokens=4000) as (service, client):
         answer = client.post(CHAT, json=long(3000))
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
         assert answer.headers["x-should-retry"] == "false"
@@ -152,7 +152,7 @@ def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny
 
 
 def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
-    with serving(tiny_base, store, at_once=1, answer_tokens=4000) as (_, client):
+    with serving(tiny_base, store, max_active_requests=1, max_answer_tokens=4000) as (_, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             lines = stream.iter_lines()
             next(lines)
@@ -164,10 +164,10 @@ def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
 
 def test_more_scores_at_once_than_may_wait_are_refused_for_good(tiny_base, store):
     one = {"model": "one", "messages": [{"role": "user", "content": "tent"}], "choices": ["yes", "no"]}
-    with serving(tiny_base, store, waiting=4) as (_, client):
+    with serving(tiny_base, store, max_waiting=4) as (_, client):
         answer = client.post("/v1/score", json={"requests": [one] * 5})
         assert answer.status_code == 400
-        assert "No more than 4 requests are taken at once" in answer.json()["error"]["message"]
+        assert "At most 4 requests are taken at once" in answer.json()["error"]["message"]
         assert len(client.post("/v1/score", json={"requests": [one] * 4}).json()["results"]) == 4
 
 
@@ -190,7 +190,7 @@ def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, m
 
 
 def test_what_takes_longer_than_the_grace_breaks_off(tiny_base, store):
-    service = made_service(tiny_base, store, answer_tokens=4000)
+    service = made_service(tiny_base, store, max_answer_tokens=4000)
     started = time.monotonic()
     with httpx.Client(timeout=30) as client, served(service, grace=0) as url:
         stream = client.send(client.build_request("POST", url + CHAT, json=long(3000, stream=True)), stream=True)
@@ -201,7 +201,7 @@ def test_what_takes_longer_than_the_grace_breaks_off(tiny_base, store):
 
 
 def test_what_is_cut_before_its_answer_began_is_told_so(tiny_base, store, caplog):
-    service, found = made_service(tiny_base, store, answer_tokens=4000), []
+    service, found = made_service(tiny_base, store, max_answer_tokens=4000), []
     with served(service, grace=0) as url:
         waits = threading.Thread(target=lambda: found.append(httpx.post(url + CHAT, json=long(3000), timeout=30)))
         waits.start()
@@ -231,7 +231,7 @@ def test_a_grace_without_end_is_one(tiny_base, store):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_row(tiny_base, store, stream):
-    with serving(tiny_base, store, answer_tokens=4000) as (service, client):
+    with serving(tiny_base, store, max_answer_tokens=4000) as (service, client):
         if stream:
             with client.stream("POST", CHAT, json=long(3000, stream=True)) as answer:
                 lines = answer.iter_lines()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
-from searchlora.server.api.threads import Line
+from searchlora.server.api.work_queue import WorkQueue
 
 
 class Held:
@@ -28,7 +28,7 @@ class Held:
 
 
 def test_what_was_taken_back_is_not_done_and_leaves_its_place():
-    held, line = Held(), Line(2)
+    held, line = Held(), WorkQueue(2)
     first = line.put(held.first, None)
     assert held.began.wait(5)
     left = line.put(held.named("left"), None)
@@ -43,7 +43,7 @@ def test_what_was_taken_back_is_not_done_and_leaves_its_place():
 
 
 def test_what_is_late_when_its_turn_comes_is_not_done():
-    held, line = Held(), Line(8)
+    held, line = Held(), WorkQueue(8)
     line.put(held.first, None)
     late, in_time = line.put(held.named("late"), 0.05), line.put(held.named("in time"), 60)
     time.sleep(0.1)
@@ -55,17 +55,17 @@ def test_what_is_late_when_its_turn_comes_is_not_done():
 
 
 def test_an_errand_sees_that_it_is_late():
-    def slow(errand):
+    def slow(job):
         for _ in range(100):
             time.sleep(0.02)
-            errand.check_time()
+            job.check_deadline()
 
     with pytest.raises(DeadlineExceeded):
-        Line(1).put(slow, 0.05).result(1)
+        WorkQueue(1).put(slow, 0.05).result(1)
 
 
 def test_a_thread_that_cannot_be_started_takes_no_place(monkeypatch):
-    line = Line(1)
+    line = WorkQueue(1)
     with monkeypatch.context() as patch:
 
         def none_left(_):
@@ -79,10 +79,10 @@ def test_a_thread_that_cannot_be_started_takes_no_place(monkeypatch):
 
 
 def test_no_thread_outlives_the_line():
-    line = Line(4)
+    line = WorkQueue(4)
     for number in range(3):
         assert line.put(lambda _, number=number: number, None).result(5) == number
     end = time.monotonic() + 5
-    while any(thread.name == "searchlora-line" for thread in threading.enumerate()):
+    while any(thread.name == "searchlora-work-queue" for thread in threading.enumerate()):
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -110,7 +110,9 @@ def test_answers_are_held_to_a_form(official, more, fits):
 
 
 def test_what_an_answer_begins_with_is_not_said_again(official, service):
-    answer = official.chat.completions.create(model="one", messages=CHAT, max_tokens=8, extra_body={"begins": "Well, "})
+    answer = official.chat.completions.create(
+        model="one", messages=CHAT, max_tokens=8, extra_body={"answer_prefix": "Well, "}
+    )
     assert answer.choices[0].message.content == expected(service, "one", answer_prefix="Well, ").text
 
 

@@ -50,7 +50,7 @@ def test_what_is_no_json_or_no_object(client, path, body):
         ({"messages": [{"role": "user", "content": None}]}, "invalid_value", "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_offered", "messages.0.content"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "invalid_value", "messages.0.content"),
-        ({"begins": "\udfff"}, "invalid_value", "begins"),
+        ({"answer_prefix": "\udfff"}, "invalid_value", "answer_prefix"),
         ({"structured_outputs": {"choice": ["\ud800"]}}, "invalid_value", "structured_outputs.choice.0"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "\ud800"}}}}, None, None),
         ({"model": "\ud800"}, "invalid_name", None),
@@ -177,7 +177,7 @@ def test_a_long_text_is_cut_where_that_is_asked_for(client):
         ({"choices": ["a"] * 1001}, "choices"),
         ({"choices": ["a" * 16_001]}, "choices"),
         ({"choices": [1]}, "choices.0"),
-        ({"within": -1}, "within"),
+        ({"prune_margin": -1}, "prune_margin"),
         ({"temperature": 0}, "temperature"),
     ],
 )

@@ -23,9 +23,13 @@ def samples(client):
 
 def test_scores_are_the_engines(client, service):
     body = {"model": "one", "messages": MESSAGES, "choices": CHOICES}
+    texts = {"answer_prefix": "It is ", "choice_suffix": "."}
     for more, fields, settings in (
         ({}, {}, {}),
-        ({"begins": "It is ", "ends": "."}, {"answer_prefix": "It is ", "choice_suffix": "."}, {}),
+        (texts, texts, {}),
+        ({"prune_margin": 1e9}, {}, {"prune_margin": 1e9}),
+        # Names of an earlier version, which are still read.
+        ({"begins": "It is ", "ends": "."}, texts, {}),
         ({"within": 1e9}, {}, {"prune_margin": 1e9}),
     ):
         (wanted,) = service.engine.score([Request(tuple(MESSAGES), "one", **fields)], [CHOICES], **settings)

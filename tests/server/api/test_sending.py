@@ -13,21 +13,21 @@ import httpx
 import pytest
 
 from searchlora.inference.engine import Completion
-from searchlora.server.api import sending
+from searchlora.server.api import disconnect
+from searchlora.server.api.chat import TextStream
 from searchlora.server.api.serve import make_server
-from searchlora.server.api.streaming import Pieces
-from searchlora.server.binding import bind
+from searchlora.server.http import bind
 from tests.server.api.made import asked, made_service
 
 
 def test_only_the_newest_text_is_held_for_a_reader_that_is_behind():
     async def read():
-        pieces, future = Pieces(), Future()
-        texts = pieces.of(future)
-        pieces.told("a")
+        pieces, future = TextStream(), Future()
+        texts = pieces.deltas(future)
+        pieces.on_token("a")
         found = [await anext(texts)]
         for count in range(1, 500):
-            pieces.told("a" + "word " * count)
+            pieces.on_token("a" + "word " * count)
         await asyncio.sleep(0.01)
         held = [each for each in vars(pieces).values() if isinstance(each, str)]
         found.append(await anext(texts))
@@ -43,11 +43,11 @@ def test_only_the_newest_text_is_held_for_a_reader_that_is_behind():
 
 def test_half_a_character_waits_for_its_other_half():
     async def read():
-        pieces, future = Pieces(), Future()
-        texts = pieces.of(future)
+        pieces, future = TextStream(), Future()
+        texts = pieces.deltas(future)
         found = []
         for text in ("a", "a\ufffd", "a\u00e9b"):
-            pieces.told(text)
+            pieces.on_token(text)
             found.append(await anext(texts))
         future.set_result(Completion("a\u00e9b", "stop", 1, 3))
         return found + [each async for each in texts]
@@ -58,9 +58,9 @@ def test_half_a_character_waits_for_its_other_half():
 @pytest.mark.parametrize(("told", "found"), [("a", ["a"]), ("", [])])
 def test_what_was_told_before_a_failure_comes_before_it(told, found):
     async def read():
-        pieces, future, read = Pieces(), Future(), []
-        texts = pieces.of(future)
-        pieces.told(told)
+        pieces, future, read = TextStream(), Future(), []
+        texts = pieces.deltas(future)
+        pieces.on_token(told)
         future.set_exception(RuntimeError("broken"))
         with pytest.raises(RuntimeError, match="broken"):
             async for text in texts:
@@ -71,8 +71,8 @@ def test_what_was_told_before_a_failure_comes_before_it(told, found):
 
 
 def test_a_client_that_does_not_read_gives_its_place_back(tiny_base, store, monkeypatch):
-    monkeypatch.setattr(sending, "_LAST_SECONDS", 0.3)
-    service = made_service(tiny_base, store, seconds=1.0, at_once=1)
+    monkeypatch.setattr(disconnect, "_LAST_SECONDS", 0.3)
+    service = made_service(tiny_base, store, timeout=1.0, max_active_requests=1)
     monkeypatch.setattr(service.engine, "submit", writes_much)
     with bind("127.0.0.1", 0) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # connections inherit it
@@ -101,7 +101,7 @@ def test_a_client_that_does_not_read_gives_its_place_back(tiny_base, store, monk
             thread.join()
 
 
-def writes_much(request, *, told, **more):
+def writes_much(request, *, on_token, **more):
     """An engine's answer of many long pieces."""
     del request, more
     future: Future[Completion] = Future()
@@ -110,7 +110,7 @@ def writes_much(request, *, told, **more):
         text = ""
         while not future.done() and len(text) < 20_000_000:
             text += "word " * 2000
-            told(text)
+            on_token(text)
             time.sleep(0.002)
 
     threading.Thread(target=write, daemon=True).start()

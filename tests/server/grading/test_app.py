@@ -20,9 +20,9 @@ from fastapi.testclient import TestClient
 from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
-from searchlora.server.binding import address, bind, is_loopback
 from searchlora.server.grading.app import create_app
 from searchlora.server.grading.session import blind_pairs
+from searchlora.server.http import address, bind, is_loopback
 from tests.server.grading.synthetic import ATTACK, synthetic_session
 
 BASE = "http://localhost:8765"

@@ -1,0 +1,207 @@
+"""Error responses in OpenAI's format, and the handlers that turn exceptions into them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from searchlora.errors import (
+    BaseModelError,
+    DeadlineExceeded,
+    EngineBusy,
+    InvalidName,
+    LoadCheckFailed,
+    ManifestError,
+    NotInStore,
+    PromptTooLong,
+    RequestRefused,
+    SearchloraError,
+    StoreError,
+    UsageError,
+)
+
+_LOG = logging.getLogger(__name__)
+
+#: Status and code per exception class; the first class that matches decides.
+_STATUS: tuple[tuple[type[SearchloraError], int, str], ...] = (
+    (EngineBusy, 503, "busy"),
+    (DeadlineExceeded, 504, "deadline_exceeded"),
+    (PromptTooLong, 400, "context_length_exceeded"),
+    (RequestRefused, 400, "not_served"),
+    (InvalidName, 400, "invalid_name"),
+    (NotInStore, 404, "model_not_found"),
+    (LoadCheckFailed, 409, "adapter_refused"),
+    (ManifestError, 409, "adapter_refused"),
+    (UsageError, 400, "invalid_value"),
+)
+
+#: The folders of an absolute path, all but its last part.
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*")
+
+_JSON = re.compile(r"\s*application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
+
+#: Seconds after which a client may retry a 503: a busy engine has room as soon as one row ends.
+_RETRY_AFTER = 1
+
+#: Statuses that OpenAI's client retries by default although the same request would fail the same way.
+_NOT_RETRIED = (409, 504)
+
+#: How the engine names a single request. The server submits requests one by one, so this name carries no information.
+_ONLY_REQUEST = "request 1"
+
+
+class ApiError(Exception):
+    """An error that is sent to the client.
+
+    Args:
+        status: HTTP status.
+        code: Machine-readable error code.
+        message: Sentence for people.
+        param: The request field concerned.
+        retry_after: Seconds after which the client may retry.
+
+    Examples:
+        >>> ApiError(404, "not_found", "Not Found.").body["error"]["code"]
+        'not_found'
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param, self.retry_after = status, code, message, param, retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """`{"error": {"message", "type", "param", "code"}}`."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The HTTP response, with `Retry-After`, `X-Should-Retry` and `WWW-Authenticate` where they apply."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.status in _NOT_RETRIED:
+            headers["X-Should-Retry"] = "false"
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body, self.status, headers)
+
+
+def api_error_of(error: BaseException) -> ApiError:
+    """The error that the client sees for an exception. Unexpected exceptions become 500 without any detail.
+
+    Examples:
+        >>> api_error_of(NotInStore("there is no adapter 'a'", where="store")).message
+        "store: there is no adapter 'a'."
+        >>> api_error_of(KeyError("secret")).message
+        'The server failed at this request; its log says why.'
+    """
+    if isinstance(error, ApiError):
+        return error
+    if not isinstance(error, SearchloraError):
+        return ApiError(500, "internal_error", "The server failed at this request; its log says why.")
+    status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "failed"))
+    return ApiError(status, code, _message(error), retry_after=_RETRY_AFTER if status == 503 else None)
+
+
+def api_error_at(error: BaseException, index: int) -> ApiError:
+    """The same for one of several requests: message and parameter name its position (`index` counts from 0)."""
+    api_error = api_error_of(error)
+    if not isinstance(error, EngineBusy):
+        api_error.message = f"Request {index + 1}: {api_error.message[:1].lower()}{api_error.message[1:]}"
+        api_error.param = api_error.param and f"requests.{index}.{api_error.param}"
+    return api_error
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every expected exception with an `ApiError`."""
+
+    def expected(_: Request, error: Exception) -> JSONResponse:
+        return api_error_of(error).response()
+
+    for kind in (ApiError, SearchloraError):
+        app.exception_handler(kind)(expected)
+    app.exception_handler(RequestValidationError)(_invalid_body)
+    app.exception_handler(HTTPException)(_http_error)
+
+
+class UnexpectedErrors:
+    """ASGI middleware: logs an unexpected exception with its traceback and answers 500; the connection stays open.
+
+    A request that is cancelled because the server stops gets 503. If the response has begun, the exception is raised
+    again, so that the connection is closed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        response_begun = False
+
+        async def tracked_send(message: Message) -> None:
+            nonlocal response_begun
+            response_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tracked_send)
+        except asyncio.CancelledError:
+            if not response_begun:
+                stopping = ApiError(503, "stopping", "The server stops, and could not finish this.", retry_after=1)
+                await stopping.response()(scope, receive, send)
+        except Exception as error:
+            if response_begun:
+                raise
+            _LOG.exception("%s %s failed", scope["method"], scope["path"])
+            await api_error_of(error).response()(scope, receive, send)
+
+
+def _message(error: SearchloraError) -> str:
+    """The exception's message without folders of this machine, which store and base errors may contain."""
+    has_paths = isinstance(error, (StoreError, BaseModelError)) and not isinstance(error, InvalidName)
+    what = _FOLDERS.sub("", error.what) if has_paths else error.what
+    if error.where and error.where != _ONLY_REQUEST:
+        message = f"{error.where.rpartition(os.sep)[2] if has_paths else error.where}: {what}."
+    else:
+        message = f"{what[:1].upper()}{what[1:]}."
+    return f"{message} {error.fix}" if error.fix else message
+
+
+def _invalid_body(request: Request, error: Exception) -> JSONResponse:
+    """400 for a body that does not match its schema. The body is not repeated: it may not be encodable."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    kind, message = first["type"], first["msg"]
+    # "<single>" and "<batch>" are tags of `schemas.ScoreBody`, not fields.
+    field = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith("<"))
+    if not _JSON.match(request.headers.get("content-type", "")):
+        message = "The body is not sent as JSON: set the header 'Content-Type: application/json'."
+        return ApiError(400, "invalid_json", message).response()
+    if kind == "json_invalid":
+        return ApiError(400, "invalid_json", f"The body is not JSON: {first['ctx']['error']}.").response()
+    if kind == "extra_forbidden":
+        return ApiError(400, "unknown_parameter", f"There is no parameter '{field}'.", param=field).response()
+    code = {"missing": "missing_parameter", "not_offered": "not_offered"}.get(kind, "invalid_value")
+    return ApiError(400, code, f"{field or 'The body'}: {message}.", param=field or None).response()
+
+
+def _http_error(_: Request, error: Exception) -> JSONResponse:
+    """Starlette's own errors, such as an unknown path."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    return ApiError(error.status_code, code, f"{error.detail}.").response()

@@ -1,0 +1,179 @@
+"""Request guard: authentication, host and origin checks, rate limit, body size and body time-out."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from searchlora.server.api.disconnect import ResponseNotRead, client_disconnected, with_write_timeout
+from searchlora.server.api.errors import ApiError
+from searchlora.server.api.service import Settings
+from searchlora.server.http import is_own_host
+
+#: Paths that need no API key: probes of an orchestrator.
+_PUBLIC_PATHS = ("/healthz", "/readyz")
+
+#: Seconds within which a whole body must arrive.
+_BODY_SECONDS = 30.0
+
+#: Callers whose bucket is remembered; a forgotten caller starts with a full bucket.
+_REMEMBERED_CALLERS = 10_000
+
+
+class RequestGuard:
+    """ASGI middleware that answers 401, 403, 408, 413, 429 and 503 itself.
+
+    A request that passes carries its caller in `scope["state"]["caller"]`: an API key's number, or the client's address
+    where no keys are set. Its response has a write time-out.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._key_digests = [_digest(key.encode()) for key in settings.api_keys]
+        per_minute = settings.requests_per_minute
+        self._rate_limiter = RateLimiter(per_minute) if per_minute else None
+        self._active_requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in _PUBLIC_PATHS:
+            await self._app(scope, receive, send)
+            return
+        self._active_requests += 1
+        try:
+            await self._check_and_forward(scope, receive, send)
+        finally:
+            self._active_requests -= 1
+
+    async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if self._active_requests > self._settings.max_active_requests:
+                message = f"The server is busy with {self._active_requests - 1} requests."
+                raise ApiError(503, "busy", message, retry_after=1)
+            scope.setdefault("state", {})["caller"] = self._caller(scope)
+            body = await self._read_body(Headers(scope=scope), receive)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+        with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
+            await self._app(scope, _replay(body, receive), with_write_timeout(send, self._settings.timeout))
+
+    def _caller(self, scope: Scope) -> str:
+        headers = Headers(scope=scope)
+        if self._key_digests:
+            caller = self._authenticate(headers)
+        else:
+            self._check_host_and_origin(headers)
+            caller = (scope.get("client") or ("unknown",))[0]
+        if self._rate_limiter and scope["method"] == "POST" and (seconds := self._rate_limiter.retry_after(caller)):
+            message = f"No more than {self._settings.requests_per_minute} requests a minute."
+            raise ApiError(429, "rate_limit_exceeded", message, retry_after=seconds)
+        return caller
+
+    def _authenticate(self, headers: Headers) -> str:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        digest = _digest(key.strip().encode("latin-1"))
+        # All keys are compared, each in constant time: the duration reveals nothing about any key.
+        matches = [hmac.compare_digest(digest, key_digest) for key_digest in self._key_digests]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise ApiError(401, "invalid_api_key", "Give an API key of this server: 'Authorization: Bearer KEY'.")
+        return f"key {matches.index(True)}"
+
+    def _check_host_and_origin(self, headers: Headers) -> None:
+        """Without API keys, pages of other sites in a browser on this machine must not send requests."""
+        host = headers.get("host", "")
+        if not is_own_host(host, self._settings.host_names):
+            message = "This server does not have that host name. Start it with --name and the name."
+            raise ApiError(403, "unknown_host", message)
+        origin = headers.get("origin")
+        if origin is not None and _network_location(origin) != host.lower():
+            raise ApiError(403, "foreign_page", "This request comes from a page of another site.")
+
+    async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
+        limit = self._settings.max_body_bytes
+        too_long = ApiError(413, "body_too_long", f"A body has at most {limit} bytes.")
+        content_length = headers.get("content-length", "0")
+        if content_length.isdigit() and int(content_length) > limit:
+            raise too_long
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise client_disconnected()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > limit:
+                        raise too_long
+        except TimeoutError:
+            too_slow = f"The body did not arrive within {_BODY_SECONDS:.0f} seconds."
+            raise ApiError(408, "body_too_slow", too_slow) from None
+        return body
+
+
+class RateLimiter:
+    """Token bucket per caller: full at first, refilled steadily, one token per request. Not safe for threads.
+
+    Args:
+        per_minute: Capacity of a bucket, and tokens added per minute.
+        clock: Monotonic clock in seconds.
+
+    Examples:
+        >>> limiter = RateLimiter(1, clock=lambda: 0.0)
+        >>> limiter.retry_after("a"), limiter.retry_after("a"), limiter.retry_after("b")
+        (0, 60, 0)
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capacity = per_minute
+        self._clock = clock
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()  # tokens, and when they were counted
+
+    def retry_after(self, caller: Hashable) -> int:
+        """Whole seconds until the caller may send a request; 0 means now, and takes a token."""
+        now = self._clock()
+        tokens, since = self._buckets.pop(caller, (float(self._capacity), now))
+        tokens = min(self._capacity, tokens + (now - since) * self._capacity / 60)
+        seconds = 0 if tokens >= 1 else math.ceil((1 - tokens) * 60 / self._capacity)
+        self._buckets[caller] = (tokens if seconds else tokens - 1, now)
+        if len(self._buckets) > _REMEMBERED_CALLERS:
+            self._buckets.popitem(last=False)
+        return seconds
+
+
+def _network_location(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # for example an unclosed bracket
+        return None
+
+
+def _digest(key: bytes) -> bytes:
+    """A digest has the same length for all keys, so comparing reveals no key's length."""
+    return hashlib.sha256(key).digest()
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was already read, then whatever comes next: the disconnect."""
+    body_given = False
+
+    async def next_message() -> Message:
+        nonlocal body_given
+        if body_given:
+            return await receive()
+        body_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return next_message

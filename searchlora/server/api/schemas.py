@@ -1,0 +1,219 @@
+"""Pydantic schemas of request bodies.
+
+OpenAI parameters without effect on greedy decoding are accepted and ignored. Parameters that would change the answer
+are refused unless they have their neutral value. Unknown parameters are refused, as OpenAI does.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from searchlora.prompts import Message
+
+#: Limits of one score request; all tokens of all choices are computed in one forward pass.
+_MAX_CHOICES, _MAX_CHOICE_CHARACTERS = 1000, 16_000
+_MAX_BATCH = 256
+_MAX_TEXTS = 2048
+
+#: Earlier names of request fields, still accepted.
+_EARLIER_NAMES = {"begins": "answer_prefix", "ends": "choice_suffix", "within": "prune_margin"}
+
+
+def _no_surrogates(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("lone_surrogate", "holds half a character (a lone surrogate)")
+    return text
+
+
+#: Text that can be encoded as UTF-8. JSON escapes can write a lone surrogate, which no tokenizer reads.
+Text = Annotated[str, AfterValidator(_no_surrogates)]
+
+
+def _neutral(*values: Any, fix: str) -> BeforeValidator:
+    """Validator of an unsupported parameter: absent, null or one of its neutral values."""
+
+    def check(value: Any) -> Any:
+        if value is not None and not any(
+            value == neutral and isinstance(value, type(neutral) | float) for neutral in values
+        ):
+            raise PydanticCustomError("not_offered", "{fix}", {"fix": fix})
+        return value
+
+    return BeforeValidator(check)
+
+
+def _join_parts(content: Any) -> Any:
+    """The concatenated texts of a message that is a list of parts."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+    if not texts or len(texts) < len(content):
+        raise PydanticCustomError("not_offered", "only text is read")
+    return "".join(texts)
+
+
+def _as_list(texts: Any) -> Any:
+    return [texts] if isinstance(texts, str) else texts
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_earlier_fields(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not _EARLIER_NAMES.keys() & data.keys():
+            return data
+        renamed = {name: value for name, value in data.items() if name not in _EARLIER_NAMES}
+        for name, new in _EARLIER_NAMES.items():
+            if name in data:
+                known = new in cls.model_fields and new not in renamed
+                renamed[new if known else name] = data[name]
+        return renamed
+
+
+class ChatMessage(BaseModel):
+    """One message. Other fields of this server's answers (`refusal`, `annotations`) are ignored when sent back."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_join_parts)]
+
+    @property
+    def plain(self) -> Message:
+        """The message as chat templates read it."""
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1)]
+
+
+class StreamOptions(_Body):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class JsonSchema(_Body):
+    """OpenAI's wrapper of a JSON Schema. The answer always matches the schema, whether `strict` is set or not."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """OpenAI's `response_format`: any text, any JSON object, or JSON that matches a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(_Body):
+    """vLLM's `structured_outputs`: exactly one of a schema (object or text), a regex, a Lark grammar or choices."""
+
+    json_: dict[str, Any] | Text | None = Field(None, alias="json")
+    regex: Text | None = None
+    grammar: Text | None = None
+    choice: list[Text] | None = Field(None, min_length=1)
+
+
+class ChatRequest(_Body):
+    """Body of `/v1/chat/completions`. `answer_prefix` and `structured_outputs` are not OpenAI's."""
+
+    model: str
+    messages: Messages
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    answer_prefix: Text = ""
+
+    # Unsupported: refused unless neutral.
+    temperature: Annotated[Any, _neutral(0, fix="answers are greedy: leave it out, or give 0")] = None
+    n: Annotated[Any, _neutral(1, fix="a greedy answer is one: leave it out, or give 1")] = None
+    stop: Annotated[Any, _neutral([], fix="stop sequences are not supported: use a regex instead")] = None
+    logprobs: Annotated[Any, _neutral(False, fix="/v1/score gives probabilities")] = None
+    top_logprobs: Annotated[Any, _neutral(0, fix="/v1/score gives probabilities")] = None
+    frequency_penalty: Annotated[Any, _neutral(0, fix="penalties are not supported: leave it out, or give 0")] = None
+    presence_penalty: Annotated[Any, _neutral(0, fix="penalties are not supported: leave it out, or give 0")] = None
+    logit_bias: Annotated[Any, _neutral({}, fix="logit biases are not supported: leave it out")] = None
+    tools: Annotated[Any, _neutral([], fix="tools are not supported: give a schema as response_format")] = None
+    tool_choice: Annotated[
+        Any, _neutral("none", "auto", fix="tools are not supported: give a schema as response_format")
+    ] = None
+    modalities: Annotated[Any, _neutral(["text"], fix="only text is generated")] = None
+
+    # Ignored: without effect on greedy decoding.
+    top_p: Any = None
+    seed: Any = None
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    parallel_tool_calls: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+
+
+def _not_too_long(choices: list[str]) -> list[str]:
+    if sum(map(len, choices)) > _MAX_CHOICE_CHARACTERS:
+        raise PydanticCustomError(
+            "too_long", "all choices together have at most {limit} characters", {"limit": _MAX_CHOICE_CHARACTERS}
+        )
+    return choices
+
+
+class ScoreRequest(_Body):
+    """One request to `/v1/score`."""
+
+    model: str
+    messages: Messages
+    choices: Annotated[list[Text], Field(min_length=1, max_length=_MAX_CHOICES), AfterValidator(_not_too_long)]
+    answer_prefix: Text = ""
+    choice_suffix: Text | None = None
+    prune_margin: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+class ScoreRequests(_Body):
+    """A batch of requests to `/v1/score`."""
+
+    requests: list[ScoreRequest] = Field(min_length=1, max_length=_MAX_BATCH)
+
+
+#: Tags in the location of a validation error; they do not name fields.
+SINGLE, BATCH = "<single>", "<batch>"
+
+ScoreBody = Annotated[
+    Annotated[ScoreRequest, Tag(SINGLE)] | Annotated[ScoreRequests, Tag(BATCH)],
+    Discriminator(lambda body: BATCH if isinstance(body, dict) and "requests" in body else SINGLE),
+]
+
+
+class AdapterRequest(_Body):
+    """Body of `/v1/adapters/load` and `/v1/adapters/unload`."""
+
+    adapter: str
+
+
+class EmbeddingRequest(_Body):
+    """Body of `/v1/embeddings`. `truncate` is not OpenAI's: whether texts that are too long are cut."""
+
+    model: str
+    input: Annotated[list[Text], Field(min_length=1, max_length=_MAX_TEXTS), BeforeValidator(_as_list)]
+    dimensions: int | None = Field(None, ge=1)
+    encoding_format: Literal["float", "base64"] | None = None
+    truncate: bool = False
+    user: Any = None

@@ -1,0 +1,85 @@
+"""HTTP basics of both servers: listening sockets, host name checks and private FastAPI settings."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from searchlora.errors import UsageError
+
+#: Keyword arguments of every FastAPI application: nothing is loaded from other sites, nothing is reported to anyone.
+PRIVATE_APP: dict[str, Any] = {
+    # No interactive documentation: its page loads scripts from another site.
+    "openapi_url": None,
+    "docs_url": None,
+    "redoc_url": None,
+    # Recent FastAPI versions report requests and their paths to any OpenTelemetry collector that the process or its
+    # environment configures. Older versions ignore the argument.
+    "telemetry": {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False},
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine only.
+
+    Examples:
+        >>> is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
+        (True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 selects a free port.
+
+    Raises:
+        UsageError: when the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be used ({error.strerror})", where=f"host {host}", fix="Give another --port or --host."
+        ) from None
+    # Accepted connections inherit it. asyncio sets it only on sockets created with an explicit protocol number. Without
+    # it the second packet of a response waits about 40 ms for the acknowledgement of the first (Nagle's algorithm).
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of a listening socket, to open in a browser."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def is_own_host(host: str, names: Collection[str]) -> bool:
+    """Whether a `Host` header names this server: localhost, this machine, one of `names`, or a numeric address.
+
+    The check stops DNS rebinding: a page of another site can let its own name resolve to this machine, and its requests
+    then carry that name. A numeric address cannot be rebound.
+
+    Examples:
+        >>> is_own_host("localhost:8000", ()), is_own_host("box.example", {"box.example"}), is_own_host("evil.test", ())
+        (True, True, False)
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return False
+    if name in {"localhost", socket.gethostname().lower(), *(own.lower() for own in names)}:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
