@@ -16,7 +16,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.outputs import Grammar, InvalidOutput, JsonObject
 from tests.made import made_adapter
-from tests.server.api.made import made_service, served
+from tests.server.api.serving import made_service, served
 from tests.words import first_word
 
 SCHEMA = {

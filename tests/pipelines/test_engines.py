@@ -14,7 +14,7 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.pipelines.building import build_pipeline
 from searchlora.pipelines.config import AdapterSettings, Bm25Settings, EngineSettings, read_pipeline
 from tests.made import made_folder
-from tests.server.api.made import made_service, served
+from tests.server.api.serving import made_service, served
 from tests.words import first_word
 
 STAGES = "stages:\n  - adapter: {name: one}\n  - adapter: {name: one, engine: {url: 'http://b'}}\n  - bm25: {}\n"

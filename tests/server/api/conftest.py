@@ -1,4 +1,4 @@
-"""Three adapters of a tiny base, one of a tiny encoder, and a server of them that all tests of a file share."""
+"""Fixtures: a store with three LLM adapters and one encoder adapter, and a running server per test module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from searchlora.adapters.store import Store
 from tests.encoders import made_encoder_adapter, shout
 from tests.made import made_adapter
-from tests.server.api.made import made_service, served
+from tests.server.api.serving import made_service, served
 from tests.words import first_word
 
 NAMES = ("one", "two", "three")

@@ -1,4 +1,4 @@
-"""`searchlora serve` as its users run it, and as it is stopped."""
+"""`searchlora serve` as a subprocess: start, errors at start, shutdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.api.made import asked
+from tests.server.api.serving import asked
 
 SCRIPT = str(Path(sys.executable).with_name("searchlora"))
 LONG = asked(max_tokens=1000, structured_outputs={"regex": "[a-z]{999}"}, stream=True)

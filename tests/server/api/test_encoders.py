@@ -1,4 +1,4 @@
-"""Embeddings under load: nothing is computed for those who left, no more copies than allowed, no path is told."""
+"""Embeddings under load: cancelled requests are not computed, and the limit of loaded encoders holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from searchlora.errors import DeadlineExceeded, UsageError
 from searchlora.server.api import embeddings
 from searchlora.server.api.embeddings import Encoders
-from tests.server.api.made import made_service, served
+from tests.server.api.serving import made_service, served
 
 EMBED = "/v1/embeddings"
 

@@ -1,4 +1,4 @@
-"""Who may ask, how much, and what is said when it is too much; the server goes on serving."""
+"""Authentication, rate limits, size limits, time-outs and back-pressure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from searchlora.server.api.middleware import RateLimiter
 from searchlora.server.api.serve import make_server
-from tests.server.api.made import asked, made_service, served
+from tests.server.api.serving import asked, made_service, served
 
 CHAT = "/v1/chat/completions"
 

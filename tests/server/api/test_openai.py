@@ -1,4 +1,4 @@
-"""The official client, unmodified, against a server."""
+"""Compatibility with OpenAI's unmodified client."""
 
 from __future__ import annotations
 

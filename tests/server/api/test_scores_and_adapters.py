@@ -1,4 +1,4 @@
-"""Scores of choices, loading and unloading by name, and what is counted."""
+"""Scores of choices, loading and unloading adapters, and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from searchlora.inference.engine import Request
-from tests.server.api.made import asked
+from tests.server.api.serving import asked
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "tent"}]

@@ -1,4 +1,4 @@
-"""Streams: what is held for a client that does not read, and for how long."""
+"""Streamed answers: bounded buffering, and clients that do not read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from searchlora.server.api import disconnect
 from searchlora.server.api.chat import TextStream
 from searchlora.server.api.serve import make_server
 from searchlora.server.http import bind
-from tests.server.api.made import asked, made_service
+from tests.server.api.serving import asked, made_service
 
 
 def test_only_the_newest_text_is_held_for_a_reader_that_is_behind():

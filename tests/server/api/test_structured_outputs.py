@@ -1,4 +1,4 @@
-"""Whether an answer that was cut fits its grammar all the same."""
+"""Whether a truncated answer matches its grammar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many callers at once over more adapters than fit: everybody gets the answer of the adapter that was named."""
+"""Many concurrent clients over more adapters than slots: every answer comes from the adapter that was named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from searchlora.inference.engine import Request
 from tests.server.api.conftest import NAMES
-from tests.server.api.made import asked, made_service, served
+from tests.server.api.serving import asked, made_service, served
 
 THREADS, SECONDS = 64, 3.0
 TEXTS = ("tent", "boot", "a rope and a stove")

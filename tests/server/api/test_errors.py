@@ -1,4 +1,4 @@
-"""What cannot be answered is refused with a status and a reason, and the server goes on."""
+"""Error responses: status, code and parameter; the server keeps serving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from tests.made import made_adapter
-from tests.server.api.made import asked, made_service, served
+from tests.server.api.serving import asked, made_service, served
 from tests.words import first_word
 
 CHAT, SCORE, EMBED, LOAD = "/v1/chat/completions", "/v1/score", "/v1/embeddings", "/v1/adapters/load"

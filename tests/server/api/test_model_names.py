@@ -1,4 +1,4 @@
-"""Names of models that hold a slash, and names that two of them would have."""
+"""Model ids that contain a slash, and name clashes between base, encoders and adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from searchlora.errors import UsageError
 from searchlora.models.resolve import resolve
-from tests.server.api.made import asked, made_service, served
+from tests.server.api.serving import asked, made_service, served
 
 
 def test_a_base_named_by_its_hub_id_is_found_by_it(tiny_base, store):

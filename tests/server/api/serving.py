@@ -1,4 +1,4 @@
-"""A served engine with adapters that answer differently: tiny, but real all the way down."""
+"""Helpers that run a real server over tiny models."""
 
 from __future__ import annotations
 
