@@ -1,17 +1,18 @@
-"""The contracts of a task plugin, and how plugins are found.
+"""Contracts of task plugins, and plugin discovery.
 
-`Task` is what every task has: a record schema, formats to read, a recipe, an evaluator. `PromptedTask` adds what a
-task needs that is done by a prompted LLM, `EncoderTask` what one needs that is done by an encoder of texts.
+`Task` defines what every task provides: a record schema, source formats, a recipe and an evaluator. `PromptedTask`
+adds the contract of tasks that prompt an LLM, `EncoderTask` that of tasks that train a text encoder.
 
-A plugin is a folder (`record.schema.json`, `recipe.yaml`, `prompt.jinja`, `examples.jsonl`, Python for the rest)
-whose package exports `task`. It is found through the entry-point group `searchlora.tasks`, or in a folder of one's
-own named by `--tasks DIR` or the variable SEARCHLORA_TASKS.
+A plugin is a package that exports `task`, with the files `record.schema.json`, `recipe.yaml`, `examples.jsonl` and, for
+a prompted task, `prompt.jinja`. Plugins are found through the entry-point group `searchlora.tasks`, or as folders in a
+directory given by `--tasks DIR` or by the environment variable SEARCHLORA_TASKS.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -92,58 +93,70 @@ class EvaluationInput:
 
 
 class Task(ABC):
-    """A job of the search pipeline for which an adapter can be trained.
+    """A step of the search pipeline for which adapters are trained and evaluated.
 
     Args:
-        folder: The plugin's folder, from which schema, recipe and examples are read.
+        folder: The plugin folder, which holds schema, recipe and examples; default: the folder of the class's module.
 
     Attributes:
-        settings: What a team decided about its own task: labels, grades, a guideline, an abstention. The builder finds
-            them (`settings_of`), the dataset and each adapter's manifest keep them; a task just loaded has its default
-            ones. Plain JSON.
-        tuned: What was chosen on validation rows after training (`tune`): a temperature, thresholds. An adapter's
-            manifest keeps it; empty for a bare base. Plain JSON.
+        name: The name of the task, equal to its entry point or folder.
+        version: Increased whenever prompts, outputs or measures change.
+        formats: Format name -> source format that the dataset builder reads.
+        settings: A team's own choices: labels, grades, a guideline, an abstention. `settings_of` derives them when a
+            dataset is built; the dataset and the manifest of each adapter store them. JSON values only.
+        tuned: Values chosen on validation records after training (`tune`): a temperature, thresholds. The manifest of
+            the adapter stores them; empty for a bare base model. JSON values only.
     """
 
     name: str
     version: int = 1
+    formats: Mapping[str, Format] = {}
     default_settings: Mapping[str, Any] = {}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(inspect.getfile(type(self))).parent
         self.settings: Mapping[str, Any] = self.default_settings
         self.tuned: Mapping[str, Any] = {}
 
     def bound(self, settings: Mapping[str, Any] | None = None, tuned: Mapping[str, Any] | None = None) -> Self:
-        """This task with other settings and tuned values; None: the default ones, and nothing tuned."""
+        """A copy of the task with other settings and tuned values.
+
+        Args:
+            settings: None: the default settings.
+            tuned: None: nothing is tuned.
+        """
         task = copy.copy(self)
         task.settings = self.default_settings if settings is None else settings
         task.tuned = {} if tuned is None else tuned
         return task
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-        """What the builder keeps as the settings of a dataset.
+        """The settings that the builder stores with a dataset.
 
         Args:
-            options: As given to the format's reader.
-            records: Of the training split, read lazily.
+            options: The `--option` values of the build.
+            records: The records of the training split, read lazily.
 
         Raises:
-            DataError, UsageError: when an option names a file that cannot be used, or the rows contradict it.
+            DataError, UsageError: if an option names an unusable file, or the records contradict the options.
         """
         del options, records
         return self.default_settings
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to be measured on a dataset with these settings, where under this task's own that makes no sense.
+        """Check that this task can be evaluated on a dataset with the given settings.
 
         Raises:
-            UsageError: saying how the two differ.
+            UsageError: if they are incompatible with the task's own settings.
         """
         del settings
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
-        """What to choose on validation rows, from the trained adapter's outputs (one per record) as they are."""
+        """The values to store as `tuned`, chosen on validation records.
+
+        Args:
+            outputs: The untuned outputs of the trained adapter, one per record.
+        """
         del records, outputs
         return {}
 
@@ -155,21 +168,16 @@ class Task(ABC):
 
     @cached_property
     def default_recipe(self) -> Mapping[str, Any]:
-        """The task's own recipe, over which a user's file and overrides are laid. Raises `RecipeError`."""
+        """The task's recipe, which a user's recipe file and overrides extend. Raises `RecipeError`."""
         return read_recipe(self.folder / "recipe.yaml")
 
     @cached_property
     def examples(self) -> Sequence[Record]:
-        """A few made records. They go into manifests as golden renders, so they hold nobody's data."""
+        """A few synthetic records. Manifests store them as golden records, so they contain nobody's data."""
         return [json.loads(line) for line in self._read("examples.jsonl").splitlines() if line.strip()]
 
-    @property
-    @abstractmethod
-    def formats(self) -> Mapping[str, Format]:
-        """The source formats that the dataset builder reads, by name."""
-
     def input_text(self, record: Record) -> str:
-        """Everything of a record that a model without a prompt sees; two splits may not share it."""
+        """The model's input as text. The leak check compares it: two splits may not share it."""
         return json.dumps({key: value for key, value in record.items() if key not in ("id", "group")}, sort_keys=True)
 
     @abstractmethod
@@ -177,7 +185,11 @@ class Task(ABC):
         """Measure outputs over all records; an invalid output counts as the task's fallback, or else as worst."""
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
-        """Outputs without any model, by name, that are always reported beside the adapter."""
+        """Outputs of baselines without a model: name -> one output per record. Reports show them beside the adapter.
+
+        Args:
+            dataset: The dataset folder, for baselines that are fitted on its training split.
+        """
         del records, dataset
         return {}
 
@@ -186,32 +198,32 @@ class Task(ABC):
 
 
 class PromptedTask(Task):
-    """A task done by a prompted LLM.
+    """A task that prompts an LLM.
 
     Attributes:
-        reads: Record field -> field of the search context that it is taken from.
-        writes: The field of the search context that the output becomes. A task that writes `query` is evaluated by
-            retrieving with its outputs.
+        reads: Record field -> the field of the search context from which a pipeline stage fills it.
+        writes: The field of the search context to which a pipeline stage writes the output. A task that writes `query`
+            is evaluated by retrieval with its outputs.
     """
 
     reads: Mapping[str, str]
     writes: str
 
     def input_text(self, record: Record) -> str:
-        """Not for prompted tasks: what their model sees is rendered, see `prompts.input_text`."""
+        """Not available: the input of a prompted task is the rendered prompt, see `prompts.input_text`."""
         raise NotImplementedError
 
     @cached_property
     def template(self) -> str:
-        """Jinja source with the blocks `system` and `user`; what requests share stands first (see `prompts`)."""
+        """Source of `prompt.jinja`, with the blocks `system` and `user` (see `searchlora.prompts`)."""
         return self._read("prompt.jinja")
 
     def fields(self, record: Record) -> Mapping[str, Any]:
-        """What the template sees; the place for cutting a long conversation or numbering passages."""
+        """The variables of the template. Override it to truncate a conversation or to number passages."""
         return record
 
     def query(self, record: Record) -> str | None:
-        """What a record asks: its field that a pipeline fills with the query; None where there is none."""
+        """The record field that a pipeline fills with the query; None where there is none."""
         field = next((field for field, source in self.reads.items() if source == "query"), None)
         return str(record[field]) if field is not None and field in record else None
 
@@ -221,10 +233,10 @@ class PromptedTask(Task):
 
     @abstractmethod
     def output(self, record: Record) -> OutputSpec:
-        """The form of the answer to this record."""
+        """The output form of this record's answer."""
 
     def parse(self, text: str, record: Record) -> Any | InvalidOutput:
-        """Read a completion strictly: a value, or `InvalidOutput`."""
+        """Parse a completion strictly: a value, or `InvalidOutput`."""
         return self.output(record).parse(text)
 
     def apply_tuning(self, output: Any, record: Record) -> Any:
@@ -233,39 +245,43 @@ class PromptedTask(Task):
         return output
 
     def fallback(self, record: Record) -> Any | None:
-        """What a pipeline goes on with, and the headline figure counts, where the output is invalid; None: worst."""
+        """The value that replaces an invalid output in pipelines and headline figures; None: it counts as worst."""
         del record
         return None
 
     def records_from(self, context: SearchContext) -> list[Record]:
-        """The records to ask the model about in this search: one, or one per hit for a task that judges hits."""
+        """The records of one search: a single record, or one per hit for a task that judges hits."""
         fields = {field: context[source] for field, source in self.reads.items() if source in context}
         return [{"id": str(context["id"]), "group": str(context["id"]), **fields}]
 
     def updates(self, context: SearchContext, outputs: Sequence[Any]) -> Mapping[str, Any]:
-        """What the stage writes back; `outputs` are valid values, the fallback already in place of invalid ones."""
+        """The fields that a pipeline stage writes to the search context.
+
+        Args:
+            outputs: Valid values, one per record of `records_from`; invalid ones are replaced by the fallback.
+        """
         del context
         return {self.writes: outputs[0]}
 
 
 class EncoderTask(Task):
-    """A task done by an encoder that turns texts into vectors: what belongs together lies close together.
+    """A task that trains an encoder, which maps texts to vectors so that related texts are close.
 
-    A record either has texts that its query shall find, and is evaluated by retrieval over the documents and judgments
-    of its dataset, or it has a label, and is evaluated by classification. A dataset holds records of one kind.
+    A record either has positive texts, and is evaluated by retrieval over the documents and judgments of its dataset;
+    or it has a label, and is evaluated by classification. A dataset holds records of one kind only.
     """
 
     @abstractmethod
     def query(self, record: Record) -> str:
-        """The text that is encoded for a record: a query, or what is to be classified."""
+        """The text to encode: a query, or a text to classify."""
 
     def positives(self, record: Record) -> Sequence[str]:
-        """Texts that the query shall find, each as an index holds it (`Document.searchable`)."""
+        """Texts that are relevant to the query, as an index holds them (`Document.searchable`)."""
         del record
         return ()
 
     def negatives(self, record: Record) -> Sequence[str]:
-        """Texts that the query shall not find although one might think so."""
+        """Hard negatives: texts that are similar but not relevant to the query."""
         del record
         return ()
 
@@ -275,7 +291,7 @@ class EncoderTask(Task):
         return None
 
     def target(self, record: Record) -> str:
-        """What is right for a record, in a line that a reader of a report is shown."""
+        """The expected result in one line, for reports: the label, or the positives."""
         return self.label(record) or " | ".join(self.positives(record))
 
     def input_text(self, record: Record) -> str:
@@ -283,16 +299,28 @@ class EncoderTask(Task):
 
 
 def load_tasks(folder: str | Path | None = None) -> dict[str, Task]:
-    """Every task plugin, by name: the installed ones, then those in `folder` (or SEARCHLORA_TASKS).
+    """All task plugins by name: installed ones, then those in `folder`.
+
+    Args:
+        folder: A directory of plugin folders; default: the environment variable SEARCHLORA_TASKS.
 
     Raises:
-        UsageError: when two plugins share a name, one cannot be imported or does not export a `Task` called `task`.
+        UsageError: if two plugins share a name, or one cannot be imported or does not export a `Task` called `task`.
+
+    Examples:
+        >>> sorted(load_tasks())
+        ['embedding', 'intent', 'judgment', 'rag_answer', 'rewriting']
     """
     return {name: load() for name, load in _plugins(folder).items()}
 
 
 def load_task(name: str, folder: str | Path | None = None) -> Task:
-    """One task by name; the others are not imported. Raises `UsageError` with the names there are."""
+    """The task of a given name; no other plugin is imported. Raises `UsageError`, which lists the known names.
+
+    Examples:
+        >>> load_task("rewriting").writes
+        'query'
+    """
     plugins = _plugins(folder)
     if name not in plugins:
         raise UsageError(f"there is no task '{name}'", fix=f"Known tasks: {', '.join(sorted(plugins)) or 'none'}.")
@@ -300,54 +328,54 @@ def load_task(name: str, folder: str | Path | None = None) -> Task:
 
 
 def load_encoder_task(name: str, folder: str | Path | None = None) -> EncoderTask:
-    """One encoder task by name. Raises `UsageError`, also for a task of another kind."""
+    """The encoder task of a given name. Raises `UsageError`, also for a task of another type."""
     task = load_task(name, folder)
     if not isinstance(task, EncoderTask):
-        raise UsageError(f"the task '{name}' is not done by an encoder")
+        raise UsageError(f"the task '{name}' does not train an encoder")
     return task
 
 
 def load_prompted_task(name: str, folder: str | Path | None = None) -> PromptedTask:
-    """One prompted task by name. Raises `UsageError`, also for a task that has no prompt."""
+    """The prompted task of a given name. Raises `UsageError`, also for a task without a prompt."""
     return prompted(load_task(name, folder))
 
 
 def prompted(task: Task) -> PromptedTask:
-    """The task itself, which has a prompt. Raises `UsageError` where it has none."""
+    """The task, checked to be a `PromptedTask`. Raises `UsageError` otherwise."""
     if not isinstance(task, PromptedTask):
-        raise UsageError(f"the task '{task.name}' has no prompt, so this verb does not know what to ask a model")
+        raise UsageError(f"the task '{task.name}' has no prompt, which this command requires")
     return task
 
 
 def _plugins(folder: str | Path | None) -> dict[str, Callable[[], Task]]:
-    """Name -> what imports the plugin: the name of the entry point, or of the package in a folder of one's own."""
-    found: dict[str, Callable[[], Task]] = {}
+    """Name of the entry point or plugin folder -> a function that imports the plugin."""
+    plugins: dict[str, Callable[[], Task]] = {}
     for point in entry_points(group=GROUP):
-        if point.name in found:
+        if point.name in plugins:
             raise UsageError(f"there are two tasks called '{point.name}'", fix="Uninstall one of them.")
-        found[point.name] = partial(_loaded, point.name, point.load, f"entry point {point.name} = {point.value}")
-    own = folder or os.environ.get("SEARCHLORA_TASKS")
-    if own:
-        if not Path(own).is_dir():
-            raise UsageError("is not a folder of tasks", where=str(own))
-        for package in sorted(Path(own).iterdir()):
+        plugins[point.name] = partial(_loaded, point.name, point.load, f"entry point {point.name} = {point.value}")
+    directory = folder or os.environ.get("SEARCHLORA_TASKS")
+    if directory:
+        if not Path(directory).is_dir():
+            raise UsageError("is not a folder of tasks", where=str(directory))
+        for package in sorted(Path(directory).iterdir()):
             if (package / "__init__.py").is_file():
-                if package.name in found:
+                if package.name in plugins:
                     raise UsageError(f"there are two tasks called '{package.name}'", where=str(package))
-                found[package.name] = partial(_loaded, package.name, partial(_import_folder, package), str(package))
-    return found
+                plugins[package.name] = partial(_loaded, package.name, partial(_import_folder, package), str(package))
+    return plugins
 
 
 def _loaded(name: str, load: Callable[[], object], where: str) -> Task:
     try:
         task = load()
-    except Exception as error:  # a plugin may fail in any way; whose it is, is what the user needs to know
+    except Exception as error:  # a plugin may raise anything; the message names the plugin
         raise UsageError(f"the task cannot be imported ({type(error).__name__}: {error})", where=where) from error
     if not isinstance(task, Task):
         raise UsageError("does not export a searchlora Task called 'task'", where=where)
     if task.name != name:
         raise UsageError(
-            f"the task calls itself '{task.name}', but its entry point or folder is called '{name}'",
+            f"the task is named '{task.name}', but its entry point or folder is named '{name}'",
             where=where,
             fix="Give both the same name.",
         )

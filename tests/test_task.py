@@ -52,7 +52,7 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
 def test_a_task_under_another_name_is_refused(tmp_path):
     build_distribution(tmp_path)
     (tmp_path / "colour").rename(tmp_path / "color")
-    with pytest.raises(UsageError, match="calls itself 'colour'"):
+    with pytest.raises(UsageError, match="is named 'colour'"):
         load_task("color", tmp_path)
 
 

@@ -12,7 +12,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.progress import Steps
 from searchlora.records import Record
-from searchlora.tasks.rewriting.baselines import all_of, first_and
+from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
 
 MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
 ADAPTER, FUSED = "adapter", "adapter + first question"
@@ -31,7 +31,7 @@ def run_all(
     trial: Trial, engine: LocalEngine, adapter: str, dialogue: Callable[[Record], str], steps: Steps
 ) -> dict[str, SystemResult]:
     """Every row of the table, in its order; rows with a human rewrite only where the records have one."""
-    baselines = all_of(trial.records)
+    baselines = baseline_outputs(trial.records)
     systems = {_NAMES[name]: trial.given(name, outputs) for name, outputs in baselines.items()}
     human = systems.pop(HUMAN, None)
     systems[BASE] = trial.generated(BASE, engine, None, steps("Base zero-shot"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from searchlora.records import Record
 
 
-def all_of(records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
+def baseline_outputs(records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
     """`commonest class` of the training split, where records have labels. (For retrieval the verb adds BM25.)"""
     if not records or "label" not in records[0]:
         return {}

@@ -247,13 +247,13 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
-            description="a folder written by the made shop: queries find products",
+            description="a folder written by the synthetic shop: queries find products",
             read=_shop,
             collection=_shop_collection,
         ),
         Format(
             name="shop-categories",
-            description="a folder written by the made shop: titles and their category",
+            description="a folder written by the synthetic shop: titles and their category",
             read=_shop_categories,
         ),
     )

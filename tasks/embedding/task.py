@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.records import Format, Options, Record
+from searchlora.records import Options, Record
 from searchlora.task import EncoderTask, EvaluationInput
 from searchlora.tasks.embedding import baselines, evaluator
 from searchlora.tasks.embedding.dataset import FORMATS, check_kind
@@ -18,13 +18,7 @@ class EmbeddingTask(EncoderTask):
 
     name = "embedding"
     version = 1
-
-    def __init__(self) -> None:
-        super().__init__(Path(__file__).parent)
-
-    @property
-    def formats(self) -> Mapping[str, Format]:
-        return FORMATS
+    formats = FORMATS
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         """Nothing is kept; records of two kinds are refused."""
@@ -48,4 +42,4 @@ class EmbeddingTask(EncoderTask):
         return evaluator.evaluate(inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
-        return baselines.all_of(records, dataset)
+        return baselines.baseline_outputs(records, dataset)

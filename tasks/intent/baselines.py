@@ -1,4 +1,4 @@
-"""What a model must beat: the commonest answer, and words counted."""
+"""Baselines of the intent task: the most frequent answer, and TF-IDF with logistic regression or nearest neighbour."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ import numpy as np
 from searchlora.data.dataset import load_dataset
 from searchlora.outputs import Label
 from searchlora.records import Record
-from searchlora.tasks.intent.answers import written
+from searchlora.tasks.intent.answers import target_text
 from searchlora.tasks.intent.calibration import settled, tuned_on
 
 COMMONEST = "commonest answer"
 LINEAR = "TF-IDF + logistic regression"
 NEAREST = "nearest training query"
 
-#: Inverse strength of the L2 penalty; of 1, 10 and 100 the best on BANKING77's training rows, cross-validated.
+#: Inverse strength of the L2 penalty: the best of 1, 10 and 100 in cross-validation on BANKING77's training rows.
 C = 100.0
 
 
-def all_of(settings: Mapping[str, Any], records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
-    """Baseline answers by name, fitted on the dataset's training split; temperature and threshold as for an adapter."""
+def baseline_outputs(
+    settings: Mapping[str, Any], records: Sequence[Record], dataset: Path
+) -> Mapping[str, Sequence[Any]]:
+    """Baseline name -> one output per record, fitted on the dataset's training split.
+
+    Temperature and threshold are tuned on the validation split, as for an adapter.
+    """
     built = load_dataset(dataset)
     kind = settings["kind"]
     training = [record for record in built.iter_records("train") if kind in record]
     queries = [str(record["query"]) for record in records]
-    commonest, _ = Counter(map(written, training)).most_common(1)[0]
-    answer = next(record[kind] for record in training if written(record) == commonest)
+    commonest, _ = Counter(map(target_text, training)).most_common(1)[0]
+    answer = next(record[kind] for record in training if target_text(record) == commonest)
     found: dict[str, Sequence[Any]] = {COMMONEST: [Label(answer) if kind == "label" else answer] * len(queries)}
     if kind == "object":
         found[NEAREST] = _nearest(training, queries)
@@ -40,7 +45,7 @@ def all_of(settings: Mapping[str, Any], records: Sequence[Record], dataset: Path
         found[LINEAR] = _several(settings["labels"], training, queries)
         return found
     validation = [record for record in built.iter_records("validation") if kind in record]
-    # A dataset may be newer than the adapter's labels; what the adapter cannot say, no baseline of it says either.
+    # A dataset may be newer than the adapter's label set; a baseline predicts only labels that the adapter can.
     known = [record for record in training if record["label"] in settings["labels"]]
     if len({record["label"] for record in known}) < 2:
         return found
@@ -51,7 +56,7 @@ def all_of(settings: Mapping[str, Any], records: Sequence[Record], dataset: Path
 
 
 def _scored(labels: Sequence[str], training: Sequence[Record], queries: Sequence[str]) -> list[Label]:
-    """By multinomial logistic regression over TF-IDF of words and pairs of words."""
+    """Labels with probabilities, by multinomial logistic regression over TF-IDF of unigrams and bigrams."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
@@ -67,7 +72,7 @@ def _scored(labels: Sequence[str], training: Sequence[Record], queries: Sequence
 
 
 def _several(labels: Sequence[str], training: Sequence[Record], queries: Sequence[str]) -> list[list[str]]:
-    """A logistic regression per label; those above one half are said."""
+    """Label sets, by one logistic regression per label; labels with a probability above 0.5 are predicted."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
@@ -76,13 +81,13 @@ def _several(labels: Sequence[str], training: Sequence[Record], queries: Sequenc
     true = MultiLabelBinarizer(classes=labels).fit_transform([record["labels"] for record in training])
     model = make_pipeline(_words(), OneVsRestClassifier(LogisticRegression(C=C, max_iter=1000)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a label is on all rows, or on none, is how data may be
+        warnings.simplefilter("ignore")  # a label on all rows, or on none, is valid data
         model.fit([record["query"] for record in training], true)
-    return [[label for label, said in zip(labels, row, strict=True) if said] for row in model.predict(queries)]
+    return [[label for label, positive in zip(labels, row, strict=True) if positive] for row in model.predict(queries)]
 
 
 def _nearest(training: Sequence[Record], queries: Sequence[str]) -> list[Any]:
-    """The object of the training query with the highest cosine of TF-IDF vectors."""
+    """The object of the nearest training query, by cosine similarity of TF-IDF vectors."""
     words = _words()
     known = words.fit_transform([record["query"] for record in training])
     outputs = []

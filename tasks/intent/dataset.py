@@ -1,36 +1,122 @@
-"""Source formats of the intent task: what each public format calls a thing -> what a record calls it."""
+"""Source formats of the intent task, and the check of each row against the label list or the schema."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.files import Rows
 from searchlora.data.formats import clinc150, labelled
 from searchlora.data.formats.own_records import NATIVE, mapped, native
+from searchlora.data.schema import RecordCheck
 from searchlora.data.text import normalised
+from searchlora.errors import UsageError
 from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
-from searchlora.tasks.intent.checking import AnswerCheck
-from searchlora.tasks.intent.settings import OPTIONS
+from searchlora.tasks.intent.answers import KINDS
+from searchlora.tasks.intent.settings import OPTIONS, read_labels, read_schema, requested_kind
 
 SHOP_RECORDS = "intent.jsonl"
 SHOP_SCHEMA = "intent.schema.json"
 
-NEEDED = ("id", "group", "query")
+REQUIRED_FIELDS = ("id", "group", "query")
 
 #: Fields that a table cell holds as JSON.
-NOT_TEXT = ("labels", "object")
+JSON_FIELDS = ("labels", "object")
+
+
+@dataclass
+class AnswerCheck:
+    """Checks rows one by one: every row has the same kind of answer, and the answer fits the label set or the schema.
+
+    Args:
+        kind: The required kind; None: that of the first row.
+        labels: The label set; None: any label is accepted.
+        schema: JSON Schema of an object answer.
+    """
+
+    kind: str | None
+    labels: frozenset[str] | None
+    schema: Mapping[str, Any] | None
+    requested: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.requested = self.kind is not None
+        self._object_check = RecordCheck(self.schema) if self.schema is not None else None
+
+    @classmethod
+    def from_options(cls, options: Options) -> AnswerCheck:
+        """Build the check from the builder's options. Raises `UsageError` or `DataError` for unusable options."""
+        labels = None
+        if "labels" in options:
+            # The out-of-scope label may occur in test rows only, so the list need not contain it.
+            labels = frozenset({*read_labels(Path(options["labels"])), options.get("out_of_scope") or ""}) - {""}
+        schema = read_schema(Path(options["schema"])) if "schema" in options else None
+        return cls(requested_kind(options), labels, schema)
+
+    def checked(self, row: SourceRow) -> SourceRow | RejectedRow:
+        """The row with its single answer in canonical order, or the rejected row with the reason."""
+        present = [kind for kind in KINDS if kind in row.data]
+        if self.kind is None and len(present) == 1:
+            self.kind = present[0]
+        problem = self._problem(row.data, present)
+        if problem is not None:
+            return RejectedRow(row.where, problem, row.data)
+        kind = self.kind or present[0]
+        record = {name: value for name, value in row.data.items() if name not in KINDS}
+        return SourceRow({**record, kind: self._ordered(row.data[kind])}, row.where)
+
+    def _problem(self, data: Mapping[str, Any], present: list[str]) -> str | None:
+        if not present:
+            return f"has none of the fields {', '.join(KINDS)}"
+        if not self.requested and len(present) > 1:
+            return f"has the fields {' and '.join(present)}; choose one with --option kind={present[0]}"
+        if self.kind not in present:
+            return f"has the field '{present[0]}', but '{self.kind}' is required (first row, or --option kind)"
+        answer = data[self.kind]
+        if self.kind == "object":
+            return self._object_problem(answer)
+        # Values that are not strings are rejected by the record schema.
+        labels = [label for label in (answer if isinstance(answer, list) else [answer]) if isinstance(label, str)]
+        unknown = next((label for label in labels if self.labels is not None and label not in self.labels), None)
+        return None if unknown is None else f"field '{self.kind}': '{unknown}' is not in the list of labels"
+
+    def _object_problem(self, answer: Any) -> str | None:
+        if self._object_check is None:
+            raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
+        problem = self._object_check.problem(answer)
+        return None if problem is None else f"object: {problem}"
+
+    def _ordered(self, answer: Any) -> Any:
+        """Labels sorted; the fields of an object in the order of the schema, in which constrained decoding writes."""
+        if self.kind == "labels" and isinstance(answer, list):
+            return sorted(answer, key=str)
+        if self.kind == "object" and self.schema is not None:
+            return _in_schema_order(self.schema, answer)
+        return answer
+
+
+def _in_schema_order(schema: Any, value: Any) -> Any:
+    """A value with the fields of each object in the order of its schema; fields not in the schema come last."""
+    if not isinstance(schema, Mapping):
+        return value
+    if isinstance(value, dict):
+        properties: Mapping[str, Any] = schema.get("properties", {})
+        names = [*(name for name in properties if name in value), *(name for name in value if name not in properties)]
+        return {name: _in_schema_order(properties.get(name, {}), value[name]) for name in names}
+    if isinstance(value, list):
+        return [_in_schema_order(schema.get("items"), item) for item in value]
+    return value
 
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    return native(source, NEEDED, NOT_TEXT)
+    return native(source, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _labelled(data: Mapping[str, Any]) -> Record:
-    """A text with its label; rows of the same text, but for case and punctuation, are one group."""
+    """The record of a labelled text. Texts that differ in case or punctuation only share a group."""
     text, label = data["text"], data["label"]
     label = str(label).strip() if isinstance(label, str | int) else label
     record = {"id": data["id"], "group": normalised(str(text)), "query": text, "label": label}
@@ -44,10 +130,10 @@ def _shop_options(source: Path) -> Options:
 
 
 def _checking(format: Format) -> Format:
-    """The format with the task's options; each row is checked against them."""
+    """The format with the task's own options; every row is checked against them."""
 
     def read(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-        check = AnswerCheck.of(options)
+        check = AnswerCheck.from_options(options)
         for row in format.read(source, {key: value for key, value in options.items() if key not in OPTIONS}):
             yield check.checked(row) if isinstance(row, SourceRow) else row
 
@@ -69,19 +155,19 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="clinc150",
-            description="CLINC150 (data_full.json and its kin) with its rows that are out of scope (oos)",
+            description="CLINC150 (data_full.json and its variants), including its out-of-scope rows (oos)",
             read=mapped(lambda source, _: clinc150.read(source), _labelled),
         ),
         Format(
             name="csv",
-            description="any two columns, text and label (CSV, TSV, JSONL, JSON, Parquet), or a folder with a file "
+            description="two columns, text and label (CSV, TSV, JSONL, JSON, Parquet), or a folder with one file "
             "per split",
             read=mapped(labelled.read, _labelled),
             options=labelled.COLUMNS,
         ),
         Format(
             name="shop",
-            description="a folder written by the made shop",
+            description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_shop_options,
         ),

@@ -1,4 +1,4 @@
-"""The settings of the task: which answers there are, from the builder's options and the training records."""
+"""Settings of the intent task (kind of answer, label set, schema), from the builder's options and the records."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from typing import Any
 
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Options, Record
-from searchlora.tasks.intent.answers import KINDS, kind_of, values_of
+from searchlora.tasks.intent.answers import KINDS, enum_values, kind_of
 
-#: The options that every format understands, beside its own.
+#: Options of every format of the task.
 OPTIONS: Mapping[str, str] = {
-    "kind": "which answer of a record is used, where it has several: label, labels or object (default: the one it has)",
-    "labels": "a text file with the label set, one a line (default: the labels of the training rows)",
-    "schema": "a file with the JSON Schema of the object; needed where answers are objects",
-    "out_of_scope": "the label, or the value of a field, for what none of the others means; empty for none "
+    "kind": "the answer to use where a record has several: label, labels or object (default: the one that it has)",
+    "labels": "a text file with the label set, one label per line (default: the labels of the training rows)",
+    "schema": "a file with the JSON Schema of the object; required where answers are objects",
+    "out_of_scope": "the label, or the value of a field, for queries that no other label fits; empty for none "
     "(default: the label oos, where rows have it)",
 }
 
-#: What data sets call the label for what none of the others means (CLINC150, and those after it).
-USUAL_OUT_OF_SCOPE = "oos"
+#: The usual name of the out-of-scope label in public data (CLINC150 and later sets).
+DEFAULT_OOS_LABEL = "oos"
 
 
 def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-    """Kind, labels, out-of-scope label, schema; see `IntentTask`.
+    """The settings of a dataset: kind, labels, out-of-scope label, schema; see `IntentTask`.
+
+    Args:
+        options: Options of the dataset builder, see `OPTIONS`.
+        records: The records of the training split.
 
     Raises:
-        DataError: when a file cannot be used, or there are fewer labels than two.
-        UsageError: when answers are objects and no schema was given, or no field of it has the out-of-scope value; or
-            an out-of-scope label is given for rows with several labels.
+        DataError: if a file cannot be used, or there are fewer than two labels.
+        UsageError: if answers are objects and no schema was given or none of its fields has the out-of-scope value;
+            or if an out-of-scope label is given for records with several labels.
     """
     kind = None
     labels: set[str] = set()
@@ -41,25 +45,30 @@ def settings_from(options: Options, records: Iterable[Record]) -> Mapping[str, A
         if "schema" not in options:
             raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
         schema = read_schema(Path(options["schema"]))
-        return {"kind": kind, "schema": schema, "out_of_scope": _value_of(schema, options.get("out_of_scope"))}
-    usual = USUAL_OUT_OF_SCOPE if USUAL_OUT_OF_SCOPE in labels else None
-    beyond = options.get("out_of_scope", usual) or None
+        oos_value = options.get("out_of_scope") or None
+        if oos_value and scope_field(schema, oos_value) is None:
+            raise UsageError(
+                f"no field of the schema has '{oos_value}' among its values (enum)", where="--option out_of_scope"
+            )
+        return {"kind": kind, "schema": schema, "out_of_scope": oos_value}
+    default = DEFAULT_OOS_LABEL if DEFAULT_OOS_LABEL in labels else None
+    oos_label = options.get("out_of_scope", default) or None
     if "labels" in options:
-        labels = {*read_labels(Path(options["labels"])), *(labels & {beyond})}
+        labels = {*read_labels(Path(options["labels"])), *(labels & {oos_label})}
     if len(labels) < 2:
         raise DataError(
-            f"the training rows have {len(labels)} label, and a choice needs two",
+            f"the training rows have {len(labels)} label, but at least two are required",
             fix="Give the label set with --option labels=FILE, or more data.",
         )
     if kind == "labels":
         if options.get("out_of_scope"):
-            raise UsageError("rows with several labels have no label out of scope", where="--option out_of_scope")
+            raise UsageError("records with several labels have no out-of-scope label", where="--option out_of_scope")
         return {"kind": kind, "labels": sorted(labels)}
-    return {"kind": kind, "labels": sorted(labels), "out_of_scope": beyond}
+    return {"kind": kind, "labels": sorted(labels), "out_of_scope": oos_label}
 
 
-def wanted_kind(options: Options) -> str | None:
-    """The kind that the options ask for. Raises `UsageError` for one that there is not."""
+def requested_kind(options: Options) -> str | None:
+    """The kind of answer in the options, if any. Raises `UsageError` for an unknown kind."""
     kind = options.get("kind")
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no kind '{kind}'", where="--option kind", fix=f"Known kinds: {', '.join(KINDS)}.")
@@ -67,20 +76,20 @@ def wanted_kind(options: Options) -> str | None:
 
 
 def read_labels(path: Path) -> list[str]:
-    """The lines of a label file. Raises `DataError` for one that cannot be read, is empty, or has a label twice."""
+    """The labels of a file, one per line. Raises `DataError` if it is unreadable or empty, or repeats a label."""
     labels = [line.strip() for line in _text(path, "a list of labels").splitlines() if line.strip()]
-    twice = next((label for place, label in enumerate(labels) if label in labels[:place]), None)
-    if not labels or twice is not None:
-        what = "holds no label" if twice is None else f"holds the label '{twice}' twice"
-        raise DataError(what, where=str(path), fix="Write each label once, one a line.")
+    repeated = next((label for index, label in enumerate(labels) if label in labels[:index]), None)
+    if not labels or repeated is not None:
+        what = "contains no label" if repeated is None else f"contains the label '{repeated}' twice"
+        raise DataError(what, where=str(path), fix="Write each label once, one per line.")
     return labels
 
 
 def read_schema(path: Path) -> dict[str, Any]:
-    """A JSON Schema of objects.
+    """The JSON Schema of an object answer.
 
     Raises:
-        DataError: for a file that is none, or one to which generation cannot be constrained.
+        DataError: if the file is not a JSON Schema of an object, or constrained decoding does not support it.
     """
     import jsonschema
     from llguidance import LLMatcher
@@ -91,35 +100,27 @@ def read_schema(path: Path) -> dict[str, Any]:
         raise DataError(f"is not JSON ({error})", where=str(path)) from None
     if not isinstance(schema, dict) or schema.get("type") != "object" or not schema.get("properties"):
         raise DataError(
-            "is no schema of objects with named fields",
+            "is not the schema of an object with named fields",
             where=str(path),
             fix='Write {"type": "object", "properties": {...}, "required": [...], "additionalProperties": false}.',
         )
     try:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise DataError(f"is no JSON Schema ({error.message})", where=str(path)) from None
+        raise DataError(f"is not a JSON Schema ({error.message})", where=str(path)) from None
     refused = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
     if refused:
         raise DataError(
-            f"generation cannot be constrained to it ({refused.strip()})",
+            f"is not supported by constrained decoding ({refused.strip()})",
             where=str(path),
-            fix="Write the schema without what is refused.",
+            fix="Write the schema without the unsupported keyword.",
         )
     return schema
 
 
-def scope_field(schema: Mapping[str, Any], beyond: str) -> str | None:
-    """The field of an object that has the out-of-scope value among its values."""
-    return next((name for name, form in schema["properties"].items() if beyond in values_of(form)), None)
-
-
-def _value_of(schema: Mapping[str, Any], beyond: str | None) -> str | None:
-    if beyond and scope_field(schema, beyond) is None:
-        raise UsageError(
-            f"no field of the schema has '{beyond}' among its values (enum)", where="--option out_of_scope"
-        )
-    return beyond or None
+def scope_field(schema: Mapping[str, Any], oos_value: str) -> str | None:
+    """The field whose `enum` contains the out-of-scope value; None where no field has it."""
+    return next((name for name, form in schema["properties"].items() if oos_value in enum_values(form)), None)
 
 
 def _text(path: Path, what: str) -> str:

@@ -1,4 +1,4 @@
-"""The intent task: ties schema, prompt, dataset builder, settings and evaluator together."""
+"""The intent task: classify a query by a label, several labels, or a JSON object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from searchlora.errors import UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import InvalidOutput, OutputSpec
-from searchlora.records import Format, Options, Record
+from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.intent import answers, baselines, calibration, evaluator
 from searchlora.tasks.intent.dataset import FORMATS
@@ -17,12 +17,12 @@ from searchlora.tasks.intent.settings import settings_from
 
 
 class IntentTask(PromptedTask):
-    """Query -> what it wants: a label of a closed set, several labels, or a JSON object by the user's schema.
+    """Query -> intent: one label of a closed set, several labels, or a JSON object by the user's schema.
 
     Settings:
         kind: "label", "labels" or "object".
-        labels: The set, sorted, where the kind is one of the first two.
-        out_of_scope: The label, or the value of a field, for what none of the others means; None: there is none.
+        labels: The label set, sorted; for the first two kinds.
+        out_of_scope: The label, or the value of a field, for queries that no other label fits; None: there is none.
         schema: JSON Schema of the object.
     """
 
@@ -30,13 +30,7 @@ class IntentTask(PromptedTask):
     version = 1
     reads: Mapping[str, str] = {"query": "query"}
     writes = "intent"
-
-    def __init__(self) -> None:
-        super().__init__(Path(__file__).parent)
-
-    @property
-    def formats(self) -> Mapping[str, Format]:
-        return FORMATS
+    formats = FORMATS
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         return settings_from(options, records)
@@ -44,19 +38,19 @@ class IntentTask(PromptedTask):
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         if settings.get("kind") != self.settings.get("kind"):
             raise UsageError(
-                f"the adapter answers with '{self.settings.get('kind')}', the dataset holds '{settings.get('kind')}'",
-                fix="Build the dataset with --option kind=, or evaluate an adapter of its kind.",
+                f"the adapter answers with '{self.settings.get('kind')}', the dataset has '{settings.get('kind')}'",
+                fix="Build the dataset with --option kind=, or evaluate an adapter of the same kind.",
             )
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         return answers.prompt_fields(self.settings, record)
 
     def target(self, record: Record) -> str:
-        return answers.written(record)
+        return answers.target_text(record)
 
     def output(self, record: Record) -> OutputSpec:
         del record
-        return answers.form(self.settings)
+        return answers.output_spec(self.settings)
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
         return calibration.tuned_on(self.settings, records, outputs)
@@ -69,4 +63,4 @@ class IntentTask(PromptedTask):
         return evaluator.evaluate(self.settings, inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
-        return baselines.all_of(self.settings, records, dataset)
+        return baselines.baseline_outputs(self.settings, records, dataset)

@@ -18,7 +18,7 @@ _ROWS = 5_000
 COMMONEST, BM25 = "commonest grade", "BM25 score, cut"
 
 
-def all_of(records: Sequence[Record], dataset: Path, scale: Sequence[int]) -> Mapping[str, Sequence[Grade]]:
+def baseline_outputs(records: Sequence[Record], dataset: Path, scale: Sequence[int]) -> Mapping[str, Sequence[Grade]]:
     """Baseline grades by name, learnt from the first 5,000 training rows of a dataset; see `learnt`."""
     return learnt(records, list(islice(load_dataset(dataset).iter_records("train"), _ROWS)), scale)
 

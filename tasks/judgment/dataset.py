@@ -126,7 +126,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
-            description="a folder written by the made shop",
+            description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_of_products,
         ),

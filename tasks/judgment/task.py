@@ -9,7 +9,7 @@ from typing import Any
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import Grade, Graded, InvalidOutput
-from searchlora.records import Format, Options, Record, SearchContext
+from searchlora.records import Options, Record, SearchContext
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.judgment import baselines, evaluator, reasons, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS
@@ -29,16 +29,10 @@ class JudgmentTask(PromptedTask):
 
     name = "judgment"
     version = 2
+    formats = FORMATS
     reads: Mapping[str, str] = {"query": "query", "passage": "passage", "title": "title"}
     writes = "grade"
     default_settings: Mapping[str, Any] = guideline_of({}).settings()
-
-    def __init__(self) -> None:
-        super().__init__(Path(__file__).parent)
-
-    @property
-    def formats(self) -> Mapping[str, Format]:
-        return FORMATS
 
     @property
     def grades(self) -> tuple[int, ...]:
@@ -119,7 +113,7 @@ class JudgmentTask(PromptedTask):
         return tuning.settled(output, self.tuned, self.grades)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
-        return baselines.all_of(records, dataset, self.grades)
+        return baselines.baseline_outputs(records, dataset, self.grades)
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(inputs, scale=self.grades, relevant=self.settings["relevant"])

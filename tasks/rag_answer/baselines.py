@@ -20,7 +20,7 @@ ALWAYS, THRESHOLD, FIRST = "always answer", "BM25 threshold", "first passage"
 _WORDS = Analyzer(stemmer="english", shortest=1)
 
 
-def all_of(records: Sequence[Record], dataset: Path, abstention: str) -> Mapping[str, Sequence[CitedAnswer]]:
+def baseline_outputs(records: Sequence[Record], dataset: Path, abstention: str) -> Mapping[str, Sequence[CitedAnswer]]:
     """Baseline answers by name; see `given`. The threshold is fitted on the dataset's training rows."""
     return given(records, load_dataset(dataset).records("train"), abstention)
 

@@ -70,7 +70,7 @@ FORMATS: Mapping[str, Format] = {
         _format("native", NATIVE, _native),
         _format(
             "shop",
-            "a folder written by the made shop",
+            "a folder written by the synthetic shop",
             lambda source, options: _native(source / SHOP_RECORDS, options),
         ),
         _format(

@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
-from searchlora.records import Format, Options, Record
+from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rag_answer import abstaining, baselines, evaluator, settings
 from searchlora.tasks.rag_answer.dataset import FORMATS
@@ -21,16 +21,10 @@ class RagAnswerTask(PromptedTask):
 
     name = "rag_answer"
     version = 2
+    formats = FORMATS
     default_settings = settings.DEFAULT
     reads: Mapping[str, str] = {"question": "query", "history": "history", "passages": "passages"}
     writes = "answer"
-
-    def __init__(self) -> None:
-        super().__init__(Path(__file__).parent)
-
-    @property
-    def formats(self) -> Mapping[str, Format]:
-        return FORMATS
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         del records
@@ -73,4 +67,4 @@ class RagAnswerTask(PromptedTask):
         return evaluator.evaluate(inputs, citations=self.settings["citations"])
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
-        return baselines.all_of(records, dataset, str(self.settings["abstention"]))
+        return baselines.baseline_outputs(records, dataset, str(self.settings["abstention"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.records import Record
 
 
-def all_of(records: Sequence[Record], dataset: Path | None = None) -> Mapping[str, Sequence[str]]:
+def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> Mapping[str, Sequence[str]]:
     """Baseline rewrites by name, each only where the data has what it needs.
 
     * `raw query`: as typed.

@@ -158,7 +158,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
-            description="a folder written by the made shop",
+            description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             collection=_shop_collection,
             sidecars=(VOCABULARY,),

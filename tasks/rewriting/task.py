@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import FreeText, OutputSpec
-from searchlora.records import Format, Record
+from searchlora.records import Record
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rewriting import baselines, evaluator
 from searchlora.tasks.rewriting.conversation import shortened
@@ -20,15 +20,9 @@ class RewritingTask(PromptedTask):
 
     name = "rewriting"
     version = 1
+    formats = FORMATS
     reads: Mapping[str, str] = {"query": "query", "history": "history"}
     writes = "query"
-
-    def __init__(self) -> None:
-        super().__init__(Path(__file__).parent)
-
-    @property
-    def formats(self) -> Mapping[str, Format]:
-        return FORMATS
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         return {"query": record["query"], "history": shortened(record.get("history", []))}
@@ -48,4 +42,4 @@ class RewritingTask(PromptedTask):
         return evaluator.evaluate(inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
-        return baselines.all_of(records, dataset)
+        return baselines.baseline_outputs(records, dataset)

@@ -159,7 +159,7 @@ def test_the_command_line(cli, refused, place, data, fast, tmp_path):
     said = cli("train", "embedding", "--name", "typed", *where, "--out", tmp_path / "typed-full", *how)
     assert f"Wrote {tmp_path / 'typed-full'}" in said.out and "MB" in said.out
     assert "--out" in refused("train", "embedding", "--name", "typed", *where, "--set", "full=true", *how)
-    assert "is not done by an encoder" in refused(
+    assert "does not train an encoder" in refused(
         "train", "rewriting", "--name", "typed", *where, "--out", tmp_path / "other", *how
     )
     told = cli("evaluate", "finder", *where, "--beside-encoder", tmp_path / "typed-full", "--out", tmp_path / "report")

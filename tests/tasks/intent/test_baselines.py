@@ -58,7 +58,7 @@ def test_a_dataset_with_labels_that_the_adapter_does_not_know(tmp_path):
     assert set(older.baselines(records, tmp_path / "data")) == {COMMONEST}
     both = task.bound({"kind": "label", "labels": ["account", "card", "rate"], "out_of_scope": None})
     assert both.baselines(records, tmp_path / "data")[LINEAR][0].value == "card"
-    with pytest.raises(UsageError, match="answers with 'label', the dataset holds 'object'"):
+    with pytest.raises(UsageError, match="answers with 'label', the dataset has 'object'"):
         both.check_dataset({"kind": "object"})
 
 

@@ -168,8 +168,8 @@ def test_an_object_outside_the_schema_is_refused_by_field(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
-        ([], "no schema of objects"),
-        ({"type": "object", "properties": {"a": {"type": "nothing"}}}, "no JSON Schema"),
+        ([], "not the schema of an object"),
+        ({"type": "object", "properties": {"a": {"type": "nothing"}}}, "not a JSON Schema"),
         ({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
     ],
 )
@@ -198,11 +198,11 @@ def test_every_row_has_the_kind_of_answer_that_the_first_has(tmp_path: Path) -> 
         ("rows.jsonl, line 2", "has none of the fields label, labels, object"),
         (
             "rows.jsonl, line 3",
-            "has the field 'labels' where 'label' is wanted, as in the first row or by --option kind",
+            "has the field 'labels', but 'label' is required (first row, or --option kind)",
         ),
         (
             "rows.jsonl, line 4",
-            "has the fields label and labels; say which one is meant with --option kind=label",
+            "has the fields label and labels; choose one with --option kind=label",
         ),
     ]
 
@@ -236,12 +236,12 @@ def test_the_rows_of_several_files_of_one_split_are_counted_on(tmp_path: Path) -
 
 def test_rows_with_several_labels_have_none_out_of_scope(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"labels": ["a"]}, {"labels": ["b"]})
-    with pytest.raises(UsageError, match="no label out of scope"):
+    with pytest.raises(UsageError, match="no out-of-scope label"):
         _dataset(source, "native", options={"out_of_scope": "a"})
 
 
 def test_one_label_is_no_choice(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a choice needs two"):
+    with pytest.raises(DataError, match="at least two are required"):
         _dataset(_jsonl(tmp_path / "rows.jsonl", {"label": "a"}, {"label": "a"}), "native")
 
 

@@ -96,7 +96,7 @@ def test_of_many_labels_the_whole_matrix_is_handed_on():
 
 def test_a_label_that_no_training_row_has_is_told():
     found = _label_task(["a", "b"]).evaluate(EvaluationInput(_records("label", ["a", "new"]), [Label("a"), Label("b")]))
-    assert found.notes == ("In no training row and so never said: new.",)
+    assert found.notes == ("Not in the training data, so never predicted: new.",)
     assert found.pooled["macro-F1"].value == 0.5
 
 

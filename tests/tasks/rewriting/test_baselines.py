@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from searchlora.tasks.rewriting.baselines import all_of, first_and
+from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
 from searchlora.tasks.rewriting.conversation import LATEST_TURNS, WORDS_OF_AN_ANSWER, shortened
 
 
@@ -16,7 +16,7 @@ RECORD = {"query": "why?", "rewrite": "why did it rain", "history": turns("rain?
 
 
 def test_conversation_baselines():
-    found = all_of([RECORD])
+    found = baseline_outputs([RECORD])
     assert found["raw query"] == ["why?"]
     assert found["previous turn + query"] == ["where? here why?"]
     assert found["whole conversation"] == ["rain? yes where? here why?"]
@@ -27,13 +27,13 @@ def test_conversation_baselines():
 
 
 def test_a_record_without_history_is_its_query():
-    found = all_of([RECORD, {"query": "tent", "rewrite": "tent"}])
+    found = baseline_outputs([RECORD, {"query": "tent", "rewrite": "tent"}])
     assert [outputs[1] for outputs in found.values()] == ["tent"] * 5
 
 
 def test_the_dictionary_where_the_dataset_has_one(tmp_path):
     (tmp_path / "vocabulary.json").write_text(json.dumps({"kicks": "running shoes"}), encoding="utf-8")
-    found = all_of([{"query": "red kicks", "rewrite": "red running shoes"}], tmp_path)
+    found = baseline_outputs([{"query": "red kicks", "rewrite": "red running shoes"}], tmp_path)
     assert found["dictionary"] == ["red running shoes"]
     assert "first turn + query" not in found
 
