@@ -1,13 +1,13 @@
-"""Adapters: names, manifests, the store, what must hold before one is loaded, and the verbs over them.
+"""LoRA adapters with manifests, versions and aliases in a store, and the checks before one is loaded.
 
-The functions here carry the names of the verbs of `searchlora adapters`.
+The functions have the names of the subcommands of `searchlora adapters`.
 """
 
 from __future__ import annotations
 
+from searchlora.adapters.operations import alias, diff, export, merge, pull, push, remove, rollback, show, verify
+from searchlora.adapters.operations import list_ as list
 from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.adapters.verbs import alias, diff, export, merge, pull, push, remove, rollback, show, verify
-from searchlora.adapters.verbs import list_ as list
 
 __all__ = [
     "Store",

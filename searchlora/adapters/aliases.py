@@ -1,12 +1,15 @@
-"""`aliases.json`: every move of every alias of a name, and every decision about one, refusals included.
+"""Alias history of an adapter name: every move of an alias and every promotion decision, stored in `aliases.json`.
 
-Where an alias points now is its last entry; a refusal is an entry that moves nothing.
+The last move of an alias says which version it points to. A refused promotion is recorded as a move that keeps the
+current target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from searchlora.adapters.files import replace_text
 from searchlora.errors import NotInStore, StoreError
 
+ALIASES = "aliases.json"
+
 
 class Rule(BaseModel):
-    """A rule of a promotion policy as it was found (`searchlora.eval.policy.decide.RuleResult`)."""
+    """Outcome of one rule of a promotion policy; same fields as `searchlora.eval.policy.decide.RuleResult`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,14 +33,14 @@ class Rule(BaseModel):
 
 
 class Decision(BaseModel):
-    """Why an alias was moved to a version by a policy, or why not.
+    """Decision of a promotion policy about one candidate version.
 
     Attributes:
         version: The candidate.
-        outcome: `forced`: the policy refused it and somebody put it through, with the reason of the move.
-        rules: Each rule of the policy, held or broken.
-        policy: The policy as it was.
-        evidence: What the figures came from (fingerprint of the data, judgments, command) and the figures themselves.
+        outcome: `forced` if the policy refused the candidate and a user promoted it anyway; the move holds the reason.
+        rules: Outcome of every rule.
+        policy: The policy as it was applied.
+        evidence: Figures and their origin: fingerprint of the data, judgments, command.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +53,12 @@ class Decision(BaseModel):
 
 
 class AliasMove(BaseModel):
-    """One move. `from` and `to` are versions; None where the alias did not exist before, or was taken away."""
+    """One move of an alias.
+
+    Attributes:
+        source: Version before the move, `from` in JSON; None if the alias did not exist.
+        target: Version after the move, `to` in JSON; None if the alias was deleted.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -62,97 +72,120 @@ class AliasMove(BaseModel):
 
     @property
     def refused(self) -> bool:
-        """Whether this is a refusal, after which the alias points where it did before."""
+        """True if a policy refused the candidate, so the alias still points to its previous version."""
         return self.decision is not None and self.decision.outcome == "refused"
 
     @property
     def forced(self) -> bool:
-        """Whether the alias was moved against its policy."""
+        """True if the alias was moved against its policy."""
         return self.decision is not None and self.decision.outcome == "forced"
 
     def __str__(self) -> str:
         if self.decision is not None and self.refused:
             broken = "; ".join(f"{rule.rule} ({rule.said})" for rule in self.decision.rules if not rule.passed)
             return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}"
-        where = "nowhere" if self.target is None else f"version {self.target}"
+        target = "nowhere" if self.target is None else f"version {self.target}"
         before = "" if self.source is None else f" (before: {self.source})"
         kind = ", a rollback" if self.rollback else ""
         if self.decision is not None:
             broken = ", ".join(rule.rule for rule in self.decision.rules if not rule.passed)
             kind = f", BY FORCE against: {broken}" if self.forced else ", by its policy"
         reason = f": {self.reason}" if self.reason else ""
-        return f"{self.time} {self.alias} -> {where}{before}{kind}{reason}"
+        return f"{self.time} {self.alias} -> {target}{before}{kind}{reason}"
 
 
 _MOVES = TypeAdapter(list[AliasMove])
 
 
-class Aliases:
-    """The aliases of one name. Whoever moves one holds the name's lock."""
+@dataclass(frozen=True)
+class AliasHistory:
+    """All moves of the aliases of one name, oldest first: an immutable snapshot of `aliases.json`.
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "aliases.json"
+    Read it once per operation and hold the lock of the name while it is changed.
 
-    def history(self) -> list[AliasMove]:
-        """All moves, oldest first. Raises `StoreError` when the file is damaged."""
-        if not self.file.is_file():
-            return []
+    Args:
+        file: `aliases.json` of the name.
+        moves: Its moves.
+    """
+
+    file: Path
+    moves: tuple[AliasMove, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> AliasHistory:
+        """The history of the name with this folder; empty if there is no file.
+
+        Raises:
+            StoreError: if the file is damaged.
+        """
+        file = folder / ALIASES
         try:
-            return _MOVES.validate_json(self.file.read_bytes())
-        except ValidationError as error:
+            return cls(file, tuple(_MOVES.validate_json(file.read_bytes())))
+        except FileNotFoundError:
+            return cls(file)
+        except (ValidationError, OSError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise StoreError(
-                f"is not a list of alias moves ({error.errors()[0]['msg']})",
-                where=str(self.file),
+                f"is not a list of alias moves ({problem})",
+                where=str(file),
                 fix="Restore it from a copy, or remove it and set the aliases again.",
             ) from None
 
+    @cached_property
     def current(self) -> dict[str, int]:
         """Alias -> version."""
-        last = {move.alias: move.target for move in self.history()}
+        last = {move.alias: move.target for move in self.moves}
         return {alias: target for alias, target in last.items() if target is not None}
 
+    @cached_property
     def forced(self) -> frozenset[str]:
-        """The aliases that point to a version that was forced, however they came back to it since.
+        """Aliases that point to a version whose latest policy decision was `forced`.
 
-        A move by hand or a rollback decides nothing, so only a policy's later yes to that version ends it.
+        A manual move or a rollback is not a policy decision, so neither clears the mark.
         """
-        now = self.current()
-        last: dict[str, AliasMove] = {}
-        for move in self.history():
-            if move.decision is not None and not move.refused and move.decision.version == now.get(move.alias):
-                last[move.alias] = move
-        return frozenset(alias for alias, move in last.items() if move.forced)
+        decided = {
+            move.alias: move
+            for move in self.moves
+            if move.decision is not None
+            and not move.refused
+            and move.decision.version == self.current.get(move.alias)
+        }
+        return frozenset(alias for alias, move in decided.items() if move.forced)
 
+    @cached_property
     def by_hand(self) -> frozenset[str]:
-        """The aliases that were moved by hand after there had been a decision about them, a refusal as well.
+        """Aliases that were last moved by hand although a policy had decided about them before.
 
-        A rollback to a version that was let through, or forced, is none: there it was decided on.
+        A rollback to a version that a policy promoted, or a user forced, does not count as a manual move.
         """
         decided: set[str] = set()
-        through: set[tuple[str, int]] = set()
-        found: dict[str, bool] = {}
-        for move in self.history():
+        promoted: set[tuple[str, int]] = set()
+        result: dict[str, bool] = {}
+        for move in self.moves:
             if move.decision is not None:
                 decided.add(move.alias)
             if move.refused or move.target is None:
                 continue
             if move.decision is not None:
-                through.add((move.alias, move.target))
-            back = move.rollback and (move.alias, move.target) in through
-            found[move.alias] = move.decision is None and move.alias in decided and not back
-        return frozenset(alias for alias, hand in found.items() if hand).intersection(self.current())
+                promoted.add((move.alias, move.target))
+            to_promoted = move.rollback and (move.alias, move.target) in promoted
+            result[move.alias] = move.decision is None and move.alias in decided and not to_promoted
+        return frozenset(alias for alias, manual in result.items() if manual).intersection(self.current)
 
     def previous(self, alias: str, versions: Collection[int]) -> int:
-        """The last version that the alias pointed to before, other than the one now, that is still there.
+        """The version to which a rollback moves the alias: its last other target that still exists.
 
-        After a rollback it goes on from where that one went. Raises `NotInStore` where there is none.
+        Repeated rollbacks go further back.
 
         Args:
-            versions: Those that are there.
+            versions: Versions that exist.
+
+        Raises:
+            NotInStore: if there is no such version.
         """
         past: list[int] = []
         now = None
-        for move in self.history():
+        for move in self.moves:
             if move.alias != alias or move.refused:
                 continue
             now = move.target
@@ -178,17 +211,24 @@ class Aliases:
         *,
         rollback: bool = False,
         decision: Decision | None = None,
-    ) -> AliasMove:
-        """Add a move to the file; with a decision that refuses, `version` is where the alias stays."""
+    ) -> tuple[AliasHistory, AliasMove]:
+        """Append a move and write the file.
+
+        Args:
+            version: New target; None deletes the alias. For a refused decision, the current target.
+
+        Returns:
+            The history with the move, and the move.
+        """
         move = AliasMove(
             alias=alias,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
-            source=self.current().get(alias),
+            source=self.current.get(alias),
             target=version,
             reason=reason,
             rollback=rollback,
             decision=decision,
         )
-        moves = [*self.history(), move]
-        replace_text(self.file, _MOVES.dump_json(moves, indent=2, by_alias=True).decode() + "\n")
-        return move
+        history = AliasHistory(self.file, (*self.moves, move))
+        replace_text(self.file, _MOVES.dump_json(list(history.moves), indent=2, by_alias=True).decode() + "\n")
+        return history, move

@@ -1,106 +1,119 @@
-"""Where an adapter comes from: its ancestors, and the queries that it was trained on. A judge is asked for both."""
+"""Ancestry of an adapter: its parents in the store, and the queries that it was trained on.
+
+A judge must not grade runs of its own descendants or queries that it was trained on, so both are looked up here.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from searchlora.adapters.exporting import REPORT
 from searchlora.adapters.manifest import Manifest
+from searchlora.adapters.merging import REPORT
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import BaseModelError, NotInStore
 from searchlora.eval.files import atomic_text, numbered_lines
 from searchlora.eval.judgments.lineage import query_hash
 
-#: Beside the weights: `query_hash` of each query seen in training, sorted, one a line.
+#: File beside the weights: `query_hash` of each training query, sorted, one per line.
 TRAINING_QUERIES = "training_queries.txt"
 
 
 def ancestors(store: Store, reference: str) -> tuple[str, ...]:
-    """References of all that an adapter was combined or copied from, or that was merged into its base, each once.
+    """References of all adapters that one was combined or copied from, or that were merged into its base.
 
-    The parents stand first.
-
-    The parents of one that is not in the store are not known; the one itself is still named.
+    Each is named once, nearest first. The parents of an adapter that is not in the store are unknown; the adapter
+    itself is still named. Cycles in damaged or forged manifests are followed once.
 
     Raises:
         InvalidName, NotInStore, ManifestError: for the adapter itself.
     """
-    found: dict[str, None] = {}
-    waiting = _parents(store.get(reference).manifest)
-    while waiting:
-        parent = waiting.pop(0)
-        if parent not in found:
-            found[parent] = None
-            with suppress(NotInStore):
-                waiting += _parents(store.get(parent).manifest)
-    return tuple(found)
+    start = store.get(reference)
+    return tuple(parent for parent, _ in _family(store, start) if parent != start.reference)
 
 
 def training_queries(store: Store, reference: str) -> tuple[str, ...] | None:
-    """Sorted hashes of the queries that an adapter was trained on; of a combined one, those of all its parents.
-
-    What was merged into its base was trained, too.
+    """Sorted hashes of the queries that an adapter was trained on, with those of its parents and its merged base.
 
     Returns:
-        None where they are not known: stored before they were recorded, of a task that reads no query, or a parent is
-        not in the store.
+        None if they are unknown: the adapter was stored before queries were recorded, its task reads no query, or a
+        parent is not in the store.
 
     Raises:
         InvalidName, NotInStore, ManifestError: for the adapter itself.
     """
-    stored = store.get(reference)
-    file = stored.path / TRAINING_QUERIES
-    if file.is_file():
-        found = {line.strip() for _, line in numbered_lines(file)}
-        others = _merged_into_base(stored.manifest)
-    else:
-        found = set()
-        others = _parents(stored.manifest)
-        if not stored.manifest.parents:
+    hashes: set[str] = set()
+    start = store.get(reference)
+    family = _family(store, start, weights_only=True)
+    for _, stored in [(start.reference, start), *family]:
+        if stored is None:
             return None
-    for parent in others:
-        try:
-            of_parent = training_queries(store, parent)
-        except NotInStore:
+        file = stored.path / TRAINING_QUERIES
+        if file.is_file():
+            hashes |= {line.strip() for _, line in numbered_lines(file)}
+        elif not stored.manifest.parents:
             return None
-        if of_parent is None:
-            return None
-        found.update(of_parent)
-    return tuple(sorted(found))
+    return tuple(sorted(hashes))
 
 
 def merged_adapter(model: Path) -> str | None:
-    """The adapter that was merged into a model by `export_merged`; None where its folder tells of none.
+    """The adapter that `export_merged` merged into a model; None if the folder has no report of a merge.
 
     Raises:
-        BaseModelError: when what the folder tells cannot be read.
+        BaseModelError: if the report cannot be read.
     """
     report = model / REPORT
     if not report.is_file():
         return None
     try:
         return str(json.loads(report.read_text(encoding="utf-8"))["adapter"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BaseModelError(
             "does not say which adapter was merged", where=str(report), fix="Export the adapter again."
         ) from None
 
 
 def write_training_queries(folder: Path, queries: Iterable[str]) -> Path:
-    """Write the file that goes beside the weights. Hashes, so that an adapter does not hand on what was typed.
+    """Write `training_queries.txt`, which is stored beside the weights.
 
-    (A hash still tells whether a query that one has was among them. That is what it is for.)
+    It holds hashes, so an adapter does not disclose the queries of users. A hash still shows whether a known query was
+    among them, which is its purpose.
     """
     with atomic_text(folder / TRAINING_QUERIES) as out:
-        out.writelines(f"{each}\n" for each in sorted({query_hash(query) for query in queries}))
+        out.writelines(f"{digest}\n" for digest in sorted({query_hash(query) for query in queries}))
     return folder / TRAINING_QUERIES
 
 
-def _parents(manifest: Manifest) -> list[str]:
-    return [*manifest.parents, *_merged_into_base(manifest)]
+def _family(store: Store, start: StoredAdapter, *, weights_only: bool = False) -> Iterator[tuple[str, StoredAdapter | None]]:
+    """Breadth-first walk over the ancestors, each once: reference and version, None if it is not in the store.
+
+    Args:
+        weights_only: Skip the parents of an adapter that lists its own training queries: those of its parents are
+            among them, but not those of an adapter merged into its base.
+    """
+    seen: set[str] = {start.reference}
+    waiting = _parents(start, weights_only)
+    while waiting:
+        parent = waiting.pop(0)
+        if parent in seen:
+            continue
+        seen.add(parent)
+        try:
+            stored = store.get(parent)
+        except NotInStore:
+            yield parent, None
+            continue
+        yield parent, stored
+        waiting += _parents(stored, weights_only)
+
+
+def _parents(stored: StoredAdapter, weights_only: bool) -> list[str]:
+    merged = _merged_into_base(stored.manifest)
+    if weights_only and (stored.path / TRAINING_QUERIES).is_file():
+        return merged
+    return [*stored.manifest.parents, *merged]
 
 
 def _merged_into_base(manifest: Manifest) -> list[str]:

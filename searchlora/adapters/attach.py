@@ -1,8 +1,7 @@
-"""Adapters on a base: a new one to train, a stored one to use, and saving what was trained.
+"""LoRA modules on a base model: create a trainable adapter, save it, and attach a saved one.
 
-This is the only way that adapter weights get onto a base. PEFT's own `load_adapter` overwrites an adapter of the same
-name silently, hides keys that match nothing (`strict=False`), does not activate what it loaded, and asks the hub for
-what it does not find on disk.
+All adapter weights are attached here. PEFT's own `load_adapter` silently overwrites an adapter of the same name, hides
+keys that match nothing (`strict=False`), does not activate the adapter, and asks the hub for files that are not on disk.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
+from searchlora.adapters.peft_folder import WEIGHTS, read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
 from searchlora.models.catalogue import public_name
 from searchlora.models.libraries import quiet
@@ -19,19 +18,19 @@ from searchlora.recipe import AnyRecipe
 if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
 
-#: Where the A and B that PiSSA began with are kept on the model, for the conversion to plain LoRA.
+#: Attribute of the model that holds the initial A and B of PiSSA, for the conversion to plain LoRA.
 _PISSA_START = "searchlora_pissa_start"
 
 
 def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
-    """Put a fresh, trainable adapter named `default` on a base.
+    """Add a new trainable adapter named `default` to a base.
 
     Args:
-        model: A base from `load_model` that has run no forward pass, or an encoder from `load_encoder`, which gets the
-            adapter's modules in place. PiSSA changes its weights.
+        model: A base from `load_model` that has run no forward pass, or an encoder from `load_encoder`, which is
+            changed in place. PiSSA changes the weights of the base.
 
     Returns:
-        A `peft.PeftModel` whose A and B are fp32 and require gradients, all else frozen.
+        A `peft.PeftModel` whose A and B are fp32 and require gradients; all other parameters are frozen.
 
     Raises:
         RecipeError: for target modules that the base does not have, or PiSSA on a 4-bit base.
@@ -41,7 +40,7 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
     lora = recipe.lora
     if lora.variant == "pissa" and getattr(model, "is_loaded_in_4bit", False):
         raise RecipeError(
-            "lora.variant = pissa takes the principal part out of the base's weights, which 4-bit weights do not allow",
+            "lora.variant = pissa subtracts the principal components from the base's weights, which 4-bit weights do not allow",
             where="recipe",
             fix="Set quantization=none, or another variant.",
         )
@@ -71,40 +70,40 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
 
 
 def save_adapter(model: Any, folder: Path, recipe: AnyRecipe) -> None:
-    """Write the adapter as it is now as a plain PEFT folder, without a look-up on the hub.
+    """Write the current adapter as a plain PEFT folder, without a look-up on the hub.
 
     PiSSA is converted to a plain LoRA of twice the rank: with W' = W - s·B0·A0 the trained W' + s·B·A equals
     W + s·[B, -B0]·[A; A0] (arXiv:2404.02948, appendix on converting), up to the rounding of W' to the base's precision.
 
     Args:
-        model: What `new_adapter` returned.
-        recipe: Its `base` becomes `base_model_name_or_path`, without the path where it is one.
+        model: Returned by `new_adapter`.
+        recipe: Its `base` becomes `base_model_name_or_path`; of a path, only the last part.
     """
     config = _plain_config(model.peft_config["default"], recipe)
     tensors = _tensors(model)
     start = getattr(model, _PISSA_START, None)
     if start is not None:
-        tensors = _without_start(tensors, start)
+        tensors = _subtract_start(tensors, start)
         config["r"] *= 2
         config["lora_alpha"] *= 2
     write_folder(folder, config, tensors)
 
 
 def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "default") -> Any:
-    """Put a saved adapter on a base (or beside the adapters already there) and make it the active one.
+    """Attach a saved adapter to a base, beside any other adapters, and make it the active one.
 
-    Nothing is checked but configuration, keys and shapes; `load_check` holds the rest.
+    Only configuration, keys and shapes are checked here; see `load_check` for the rest.
 
     Args:
-        model: A base from `load_model`, an encoder from `load_encoder` (which gets the adapter's modules in place, and
-            may be used on as before), or what an earlier `attach` returned.
+        model: A base from `load_model`, an encoder from `load_encoder` (changed in place, and still usable as an
+            encoder), or a model that an earlier `attach` returned.
         adapter: A stored adapter or a plain PEFT folder.
 
     Returns:
-        The `peft.PeftModel`, in eval mode, A and B in fp32; what they multiply is cast to it and back.
+        The `peft.PeftModel` in eval mode. A and B are fp32; their inputs are cast to fp32 and the result back.
 
     Raises:
-        NameTaken: when the model has an adapter of that name; PEFT would overwrite it.
+        NameTaken: if the model has an adapter of that name; PEFT would overwrite it.
         MissingKey, UnexpectedKey: naming the keys; a wrong shape is an unexpected key. The model is as it was.
     """
     import torch
@@ -123,7 +122,7 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
     try:
         _check_keys(tensors, _parameters(adapted, adapter_name), folder)
     except SearchloraError:
-        _take_off(adapted, adapter_name, last=first)
+        _detach(adapted, adapter_name, last=first)
         raise
     set_peft_model_state_dict(adapted, tensors, adapter_name, low_cpu_mem_usage=True)
     for key, parameter in _parameters(adapted, adapter_name).items():
@@ -137,20 +136,20 @@ def attach(model: Any, adapter: StoredAdapter | Path, adapter_name: str = "defau
 def _transformer(model: Any) -> Any:
     """The transformer inside a `SentenceTransformer`; any other model itself.
 
-    PEFT puts its modules into the transformer in place, so the encoder around it goes on working. (The encoder's own
-    `add_adapter` is transformers', which wants a newer PEFT than there is.)
+    PEFT changes the transformer in place, so the encoder around it still works. (The encoder's own `add_adapter` is
+    that of transformers, which requires a PEFT that is not released yet.)
     """
     inner = getattr(model, "transformers_model", None)
     return model if inner is None else inner
 
 
 def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, folder: Path) -> Any:
-    """The model with the adapter's modules in place and their tensors on the meta device."""
+    """The model with the modules of the adapter, their tensors on the meta device."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    # Without the base's name, or PEFT warns that it differs from the path that the base was loaded from.
-    own = {"init_lora_weights": True, "inference_mode": True, "base_model_name_or_path": None}
-    settings = LoraConfig.from_peft_type(**{**config, **own})
+    # Without the base's name, since PEFT warns if it differs from the path that the base was loaded from.
+    overrides = {"init_lora_weights": True, "inference_mode": True, "base_model_name_or_path": None}
+    settings = LoraConfig.from_peft_type(**{**config, **overrides})
     try:
         if isinstance(model, PeftModel):
             model.add_adapter(adapter_name, settings, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
@@ -165,55 +164,55 @@ def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, f
         ) from error
 
 
-def _take_off(adapted: Any, adapter_name: str, *, last: bool) -> None:
+def _detach(adapted: Any, adapter_name: str, *, last: bool) -> None:
     if last:
         adapted.unload()
     else:
         adapted.delete_adapter(adapter_name)
 
 
-def _check_keys(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    from searchlora.adapters.peft_folder import WEIGHTS
-
+def _check_keys(tensors: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
+    """Compare the keys and shapes of a file with those of the model."""
     where = str(folder / WEIGHTS)
-    if missing := sorted(wanted.keys() - found.keys()):
+    if missing := sorted(expected.keys() - tensors.keys()):
         raise MissingKey(
-            f"{len(missing)} of {len(wanted)} weights are missing: {some(missing)}",
+            f"{len(missing)} of {len(expected)} weights are missing: {some(missing)}",
             where=where,
             fix="Store the adapter again; it must not be used in part.",
         )
-    if unexpected := sorted(found.keys() - wanted.keys()):
+    if unexpected := sorted(tensors.keys() - expected.keys()):
         raise UnexpectedKey(
-            f"{len(unexpected)} weights have no place in the base: {some(unexpected)}",
+            f"{len(unexpected)} weights match no module of the base: {some(unexpected)}",
             where=where,
             fix="Load the adapter on the base, and with the configuration, it was trained with.",
         )
-    for key, tensor in found.items():
-        if tensor.shape != wanted[key].shape:
+    for key, tensor in tensors.items():
+        if tensor.shape != expected[key].shape:
             raise UnexpectedKey(
-                f"{key} has shape {tuple(tensor.shape)}, the base wants {tuple(wanted[key].shape)}",
+                f"{key} has shape {tuple(tensor.shape)}, the base needs {tuple(expected[key].shape)}",
                 where=where,
                 fix="Load the adapter on the base it was trained on.",
             )
 
 
 def _parameters(model: Any, adapter_name: str) -> dict[str, Any]:
-    """A and B (and DoRA's magnitudes) of the model itself, by the names they have in a file."""
+    """A and B (and DoRA's magnitudes) of the model, by their names in a file."""
     from peft import get_peft_model_state_dict
 
-    own = {name: value for name, value in model.named_parameters() if "lora_" in name}
-    state: dict[str, Any] = get_peft_model_state_dict(model, own, adapter_name, save_embedding_layers=False)
+    parameters = {name: value for name, value in model.named_parameters() if "lora_" in name}
+    state: dict[str, Any] = get_peft_model_state_dict(model, parameters, adapter_name, save_embedding_layers=False)
     return state
 
 
 def _tensors(model: Any) -> dict[str, Any]:
-    """As `_parameters` of the adapter that `new_adapter` made, as contiguous fp32 copies on the CPU."""
+    """Contiguous fp32 copies on the CPU of the parameters of the `default` adapter."""
     return {
         key: value.detach().float().cpu().contiguous().clone() for key, value in _parameters(model, "default").items()
     }
 
 
-def _without_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+def _subtract_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+    """A and B of twice the rank whose product is B·A - B0·A0."""
     import torch
 
     is_a = {key: ".lora_A." in key or key.endswith("lora_embedding_A") for key in now}
@@ -224,7 +223,7 @@ def _without_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]
 
 
 def _plain_config(settings: Any, recipe: AnyRecipe) -> dict[str, Any]:
-    """The configuration as `adapter_config.json` holds it, sets in a fixed order."""
+    """The configuration for `adapter_config.json`, sets in a fixed order."""
     values = {
         key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in settings.to_dict().items()
     }

@@ -1,9 +1,8 @@
-"""Folders that appear whole or not at all, and the hashes of what is in them."""
+"""Atomic writes: folders and files that become visible complete or not at all."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 import uuid
@@ -13,16 +12,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from searchlora.errors import StoreError, TamperedAdapter
-from searchlora.eval.files import file_sha256
+from searchlora.errors import StoreError
 
 TEMPORARY = ".tmp-"
 
 #: Seconds after which a temporary folder belongs to a writer that was killed, not to one still at work.
 ABANDONED_AFTER = 24 * 3600
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 @contextmanager
@@ -86,62 +81,6 @@ def sweep(parent: Path) -> None:
                 shutil.rmtree(leftover)
         except OSError:  # its writer, or another sweep, was faster
             continue
-
-
-def copy_plain(source: Path, target: Path) -> None:
-    """Copy the files of a flat folder. Raises `StoreError` as `copy_file` does."""
-    if not source.is_dir():
-        raise StoreError("is not a folder", where=str(source))
-    for file in sorted(source.iterdir()):
-        copy_file(file, target)
-
-
-def copy_file(file: Path, target: Path) -> None:
-    """Copy a file into a folder.
-
-    Raises:
-        StoreError: for a symbolic link, a folder, a pickle, or a name that could leave the folder.
-    """
-    check_file_name(file.name, str(file.parent))
-    if file.is_symlink() or not file.is_file():
-        raise StoreError(
-            "is not a plain file (links and folders are not stored)",
-            where=str(file),
-            fix="Put copies of the files themselves into one folder.",
-        )
-    shutil.copyfile(file, target / file.name)
-
-
-def make_read_only(folder: Path) -> None:
-    """Take away the right to write the files, as a courtesy to those who would edit in place."""
-    for file in folder.iterdir():
-        file.chmod(0o444)
-
-
-def check_file_name(name: str, where: str) -> str:
-    """The name itself. Raises `StoreError` for one that is hidden, too long, a pickle's, or could leave its folder."""
-    if Path(name).suffix in _PICKLES:
-        raise StoreError(f"{name} is a pickle, which is never stored", where=where, fix="Save it as safetensors.")
-    if not _FILE_NAME.fullmatch(name):
-        raise StoreError(
-            f"the file name {name!r} is not stored", where=where, fix="Use letters, digits, '.', '_', '-'."
-        )
-    return name
-
-
-def hashes(folder: Path, skip: str) -> dict[str, str]:
-    """sha256 of each file by name, without the file `skip`.
-
-    Raises:
-        TamperedAdapter: for anything in the folder that is not a plain file.
-    """
-    found = {}
-    for file in sorted(folder.iterdir()):
-        if file.is_symlink() or not file.is_file():
-            raise TamperedAdapter("is a link or a folder, which no adapter holds", where=str(file))
-        if file.name != skip:
-            found[file.name] = file_sha256(file)
-    return found
 
 
 def _sync(path: Path) -> None:

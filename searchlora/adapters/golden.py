@@ -1,4 +1,4 @@
-"""Golden renders and logits: a few made records whose token ids and logits an adapter must reproduce for ever."""
+"""Golden renders, logits and vectors: example records whose outputs a stored adapter must reproduce at `verify`."""
 
 from __future__ import annotations
 
@@ -9,83 +9,80 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchlora.adapters.attach import attach
-from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender
+from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender, GoldenVector
+from searchlora.models.encoder import load_encoder
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
-from searchlora.task import PromptedTask
+from searchlora.task import EncoderTask, PromptedTask, Task
 
-#: How far a logit may be from the one stored, as a share of the largest |logit| of its prompt.
+#: Largest difference of a logit from the stored one, as a share of the largest |logit| of its prompt.
 #:
-#: Measured on SmolLM2-135M (logits up to 34, two CPU cores with AVX512-BF16): the same call again and with another
-#: number of threads gives the same bits; another batch shape or another matrix library moves a logit by at most
-#: 4e-5 in fp32 (1.2e-6 of the largest) and 0.375 in bf16 (1.1e-2). fp32 leaves a factor of 80 for other machines; bf16,
-#: with 8 bits of mantissa and no room to spare, a factor of 3.
+#: Measured on SmolLM2-135M (logits up to 34, two CPU cores with AVX512-BF16): repeating the call, also with another
+#: number of threads, gives the same bits; another batch shape or another matrix library moves a logit by at most
+#: 4e-5 in fp32 (1.2e-6 of the largest) and 0.375 in bf16 (1.1e-2). This leaves other machines a factor of 80 in fp32
+#: and, with 8 bits of mantissa, a factor of 3 in bf16.
 TOLERANCE: dict[str, float] = {"fp32": 1e-4, "bf16": 1 / 32}
 
-#: Weights of at most so many bytes are checked in fp32, which is four orders stricter; beyond, memory forbids it.
-_FP32_UP_TO = 4_000_000_000
+#: Largest difference of a component of a vector from the stored one, as a share of the largest component.
+#:
+#: Measured on all-MiniLM-L6-v2 in float32: the same text alone, in a batch and with another number of threads moves a
+#: component by at most 4e-7 (3e-6 of the largest), which leaves other machines a factor of 30.
+VECTOR_TOLERANCE = 1e-4
 
+#: Largest size of a base in bytes that is checked in fp32, which is four orders stricter; larger bases need bf16.
+_FP32_MAX_BYTES = 4_000_000_000
+
+#: Number of largest logits stored per prompt.
 TOP = 16
 
 
-def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
-    """In what the golden logits of adapters on a base are computed."""
-    size = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
-    return "fp32" if size <= _FP32_UP_TO else "bf16"
+def golden_of(task: Task, base: BaseModel, folder: Path) -> Golden:
+    """Golden outputs of a PEFT folder on the task's examples, computed on a fresh copy of the base.
 
+    The copy is not quantised, and in fp32 if memory allows it.
 
-def prompt_hash(task: PromptedTask) -> str:
-    """sha256 of the task's template and, where it has any, its settings."""
-    settings = json.dumps(task.settings, sort_keys=True) if task.settings else ""
-    return hashlib.sha256((task.template + settings).encode()).hexdigest()
-
-
-def golden_of(task: PromptedTask, base: BaseModel, folder: Path) -> Golden:
-    """What the manifest of a PEFT folder holds, from the task's examples, on a copy of the base loaded for it.
-
-    The copy is not quantised, and in fp32 where memory allows it, which makes the check far stricter.
+    Returns:
+        Renders and logits for a prompted task, vectors for an encoder task, nothing for a task of another kind.
     """
+    if isinstance(task, EncoderTask):
+        return _golden_vectors(task, base, folder)
+    if not isinstance(task, PromptedTask):
+        return Golden()
     precision = precision_for(base)
     model = attach(load_model(base, quantization="none", precision=precision), folder)
     renders = golden_renders(task, Renderer(load_tokenizer(base)))
     prompts = [render.token_ids[: render.prompt_length] for render in renders]
     return Golden(
-        renders=renders, logits=golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
+        renders=renders, logits=_golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
     )
 
 
+def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
+    """Precision in which the golden logits of adapters on a base are computed."""
+    size = sum(file.stat().st_size for file in base.path.glob("*.safetensors"))
+    return "fp32" if size <= _FP32_MAX_BYTES else "bf16"
+
+
+def prompt_hash(task: PromptedTask) -> str:
+    """sha256 of the task's template and, if it has any, its settings."""
+    settings = json.dumps(task.settings, sort_keys=True) if task.settings else ""
+    return hashlib.sha256((task.template + settings).encode()).hexdigest()
+
+
 def golden_renders(task: PromptedTask, renderer: Renderer) -> list[GoldenRender]:
-    """The task's examples as training would see them."""
-    found = []
+    """Token ids of the task's examples as training rows."""
+    renders = []
     for record in task.examples:
         example = renderer.example(task, record)
-        found.append(
+        renders.append(
             GoldenRender(record=dict(record), token_ids=list(example.input_ids), prompt_length=example.prompt_length)
         )
-    return found
-
-
-def golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[GoldenLogits]:
-    """The largest logits behind each prompt, and the distance from the base's, on a `peft.PeftModel`."""
-    adapted = last_logits(model, prompts)
-    with model.disable_adapter():
-        plain = last_logits(model, prompts)
-    found = []
-    for row, base_row in zip(adapted, plain, strict=True):
-        top = row.topk(min(TOP, len(row)))
-        found.append(
-            GoldenLogits(
-                ids=top.indices.tolist(),
-                logits=top.values.tolist(),
-                base_difference=float((row - base_row).abs().max()),
-            )
-        )
-    return found
+    return renders
 
 
 def last_logits(model: Any, prompts: Sequence[Sequence[int]]) -> Any:
-    """Logits for the token after each prompt, one prompt per forward pass so that no padding disturbs them.
+    """Logits for the token after each prompt; each prompt has its own forward pass, so there is no padding.
 
     Returns:
         fp32 tensor on the CPU, shape (prompts, vocabulary).
@@ -98,3 +95,51 @@ def last_logits(model: Any, prompts: Sequence[Sequence[int]]) -> Any:
             inputs = torch.tensor([list(ids)], device=model.device)
             rows.append(model(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu())
     return torch.stack(rows)
+
+
+def encode_texts(encoder: Any, texts: Sequence[str]) -> Any:
+    """Vectors of texts, each encoded by itself, so there is no padding.
+
+    Returns:
+        float32 array, shape (texts, dimensions).
+    """
+    import numpy as np
+
+    options = {"prompt": "", "show_progress_bar": False, "convert_to_numpy": True}
+    return np.concatenate([encoder.encode([text], **options) for text in texts])
+
+
+def _golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[GoldenLogits]:
+    """The largest logits after each prompt, and their distance from the base's, on a `peft.PeftModel`."""
+    adapted = last_logits(model, prompts)
+    with model.disable_adapter():
+        plain = last_logits(model, prompts)
+    golden = []
+    for row, base_row in zip(adapted, plain, strict=True):
+        top = row.topk(min(TOP, len(row)))
+        golden.append(
+            GoldenLogits(
+                ids=top.indices.tolist(),
+                logits=top.values.tolist(),
+                base_difference=float((row - base_row).abs().max()),
+            )
+        )
+    return golden
+
+
+def _golden_vectors(task: EncoderTask, base: BaseModel, folder: Path) -> Golden:
+    """Vectors of the texts of the task's examples, each text once."""
+    unique: dict[str, None] = {}
+    for record in task.examples:
+        unique |= dict.fromkeys([task.query(record), *task.positives(record)])
+    texts = list(unique)
+    encoder = load_encoder(base, device="cpu")
+    adapted = attach(encoder, folder)
+    rows = encode_texts(encoder, texts)
+    with adapted.disable_adapter():
+        plain = encode_texts(encoder, texts)
+    vectors = [
+        GoldenVector(text=text, vector=row.tolist(), base_difference=float(abs(row - base_row).max()))
+        for text, row, base_row in zip(texts, rows, plain, strict=True)
+    ]
+    return Golden(vectors=vectors, precision="fp32", tolerance=VECTOR_TOLERANCE)

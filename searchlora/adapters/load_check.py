@@ -1,9 +1,9 @@
-"""What an adapter must pass to be loaded.
+"""Load check: the conditions that an adapter must meet before it is used.
 
-At every load (`check_files`, then `attach`): hashes, the base's fingerprint, keys and shapes; no forward pass. When it
-is stored and on `adapters verify` (`verify`), also: the delta is not zero, the golden records render to the same
-token ids, and the logits on the golden prompts (for an encoder, the vectors of the golden texts) differ from the base's
-and are those of the day it was stored.
+Every load calls `check_files`, then `attach`: hashes, fingerprint of the base, keys and shapes; no forward pass.
+Storing and `adapters verify` call `verify`, which also requires that the delta is not zero, the golden records render
+to the same token ids, and the golden logits (of an encoder, the golden vectors) differ from the base's and are
+reproduced.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from searchlora.adapters.attach import attach
-from searchlora.adapters.golden import last_logits, prompt_hash
-from searchlora.adapters.golden_vectors import check_vectors
+from searchlora.adapters.golden import encode_texts, last_logits, prompt_hash
 from searchlora.adapters.manifest import Base
-from searchlora.adapters.peft_folder import read_config
+from searchlora.adapters.peft_folder import check_delta, read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
-from searchlora.adapters.weights import check_delta
-from searchlora.errors import BaseMismatch, GoldenLogitsMismatch, GoldenRenderMismatch, RenderError, TokenizerMismatch
+from searchlora.errors import (
+    BaseMismatch,
+    GoldenLogitsMismatch,
+    GoldenRenderMismatch,
+    GoldenVectorsMismatch,
+    RenderError,
+    TokenizerMismatch,
+)
+from searchlora.models.encoder import load_encoder
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
@@ -27,7 +33,7 @@ from searchlora.task import EncoderTask, PromptedTask, Task, load_task
 
 
 def check_files(stored: StoredAdapter, base: BaseModel) -> None:
-    """What is checked at every load before `attach` compares keys and shapes.
+    """Check what every load checks before `attach` compares keys and shapes.
 
     Raises:
         TamperedAdapter: a file is missing, extra or changed.
@@ -50,7 +56,7 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
             where=reference,
             fix="Load it on the base it was trained on, or train it again on this one.",
         )
-    # A manifest of schema 1 holds no hash of the configuration; `verify` compares logits for it, too.
+    # A manifest of schema 1 holds no hash of the configuration; `verify` still compares logits.
     if then.config and then.config != now.config:
         raise BaseMismatch(
             f"was trained on '{trained_on.name}' with another configuration (config.json) than '{base.name}' has now, "
@@ -60,29 +66,29 @@ def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:
         )
     changed = [part for part in ("tokenizer", "template") if getattr(then, part) != getattr(now, part)]
     if changed:
-        what = " and ".join("chat template" if part == "template" else part for part in changed)
+        parts = " and ".join("chat template" if part == "template" else part for part in changed)
         raise TokenizerMismatch(
-            f"the {what} of '{base.name}' changed since training",
+            f"the {parts} of '{base.name}' changed since training",
             where=reference,
             fix="Restore the tokenizer files of the base, or train the adapter again.",
         )
 
 
 def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | None = None) -> None:
-    """The full check, with forward passes on a copy of the base loaded for it.
+    """The full check, with forward passes on a fresh copy of the base.
 
-    A task of neither kind has nothing golden; for it hashes, fingerprint and delta are checked.
+    A task that is neither prompted nor an encoder's has no golden records; only files, base and delta are checked.
 
     Args:
-        task: The adapter's task, which is bound to the manifest's settings; None looks it up by the name there.
+        task: The adapter's task, which is bound to the settings in the manifest; None loads it by its name there.
         base: The base; None resolves the name in the manifest.
 
     Raises:
         What `check_files` and `attach` raise, and:
         ZeroDelta: the adapter changes nothing.
-        GoldenRenderMismatch: the golden records render to other token ids than at training.
-        GoldenLogitsMismatch: the logits on them equal the base's, or are not those of the day it was stored.
-        GoldenVectorsMismatch: for an encoder, the same of the vectors of the golden texts.
+        GoldenRenderMismatch: a golden record renders to other token ids than at training.
+        GoldenLogitsMismatch: the golden logits equal the base's, or are not reproduced.
+        GoldenVectorsMismatch: for an encoder, the same of the golden vectors.
     """
     manifest = stored.manifest
     base = base or resolve(manifest.base.name, manifest.base.revision)
@@ -98,18 +104,18 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
 
 
 def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer) -> None:
-    """Render the golden records again, with the manifest's settings. Needs a tokenizer, no model.
+    """Render the golden records again with the manifest's settings. Needs a tokenizer, but no model.
 
     Raises:
-        GoldenRenderMismatch: naming the record, where its token ids part, and what changed: the task's `prompt.jinja`,
-            or its code, such as how it cuts a conversation.
+        GoldenRenderMismatch: naming the record, the first token id that differs, and whether the task's `prompt.jinja`
+            changed or its code.
     """
     fix = "Restore the task as it was when the adapter was trained, or train it again."
     task = task.bound(stored.manifest.settings)
     for golden in stored.manifest.golden.renders:
         try:
             example = renderer.example(task, golden.record)
-        except (RenderError, KeyError) as error:  # the template or the code wants a field that was not there then
+        except (RenderError, KeyError) as error:  # the template or the code needs a field that the record lacks
             raise GoldenRenderMismatch(
                 f"golden record '{golden.record.get('id')}' no longer renders ({error}); {_cause(stored, task)}",
                 where=stored.reference,
@@ -117,10 +123,10 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
             ) from error
         if list(example.input_ids) == golden.token_ids and example.prompt_length == golden.prompt_length:
             continue
-        same = _common(example.input_ids, golden.token_ids)
+        same = _common_prefix(example.input_ids, golden.token_ids)
         raise GoldenRenderMismatch(
             f"golden record '{golden.record.get('id')}' renders otherwise than at training, from token {same} on "
-            f"(now {_shown(renderer, example.input_ids, same)}, then {_shown(renderer, golden.token_ids, same)}); "
+            f"(now {_excerpt(renderer, example.input_ids, same)}, then {_excerpt(renderer, golden.token_ids, same)}); "
             f"{_cause(stored, task)}",
             where=stored.reference,
             fix=fix,
@@ -128,7 +134,7 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
 
 
 def check_logits(stored: StoredAdapter, model: Any) -> None:
-    """Compare the logits on the golden prompts with the manifest.
+    """Compute the golden logits again.
 
     Args:
         model: The adapter alone and active on a base that is not quantised, in the manifest's golden precision.
@@ -143,7 +149,7 @@ def check_logits(stored: StoredAdapter, model: Any) -> None:
     rows = last_logits(model, prompts)
     with model.disable_adapter():
         distance = (rows - last_logits(model, prompts)).abs().max()
-    if not distance > 0:  # so that NaN fails too
+    if not distance > 0:  # NaN fails too
         raise GoldenLogitsMismatch(
             "the logits on every golden prompt equal the base's", where=stored.reference, fix="Was it trained?"
         )
@@ -158,14 +164,46 @@ def check_logits(stored: StoredAdapter, model: Any) -> None:
             )
 
 
-def _common(one: Sequence[int], two: Sequence[int]) -> int:
-    """How many tokens the two begin with in common."""
+def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
+    """Compute the golden vectors again on a fresh copy of the base.
+
+    Raises:
+        MissingKey, UnexpectedKey: see `attach`.
+        GoldenVectorsMismatch: naming the text and the largest difference.
+    """
+    golden = stored.manifest.golden
+    texts = [vector.text for vector in golden.vectors]
+    encoder = load_encoder(base, device="cpu")
+    adapted = attach(encoder, stored)
+    if not texts:
+        return
+    rows = encode_texts(encoder, texts)
+    with adapted.disable_adapter():
+        distance = abs(rows - encode_texts(encoder, texts)).max()
+    if not distance > 0:  # NaN fails too
+        raise GoldenVectorsMismatch(
+            "the vectors of all golden texts equal the base's", where=stored.reference, fix="Was it trained?"
+        )
+    for row, then in zip(rows, golden.vectors, strict=True):
+        allowed = golden.tolerance * max(map(abs, then.vector))
+        same_length = len(row) == len(then.vector)
+        largest = float(abs(row - then.vector).max()) if same_length else float("inf")
+        if not largest <= allowed:
+            raise GoldenVectorsMismatch(
+                f"the vector of the golden text {then.text[:40]!r} is {largest:.3g} off, over {allowed:.3g}",
+                where=stored.reference,
+                fix="Check the versions of torch, transformers and sentence-transformers against the manifest's.",
+            )
+
+
+def _common_prefix(one: Sequence[int], two: Sequence[int]) -> int:
+    """Length of the common prefix of two sequences."""
     return next(
         (at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), min(len(one), len(two))
     )
 
 
-def _shown(renderer: Renderer, ids: Sequence[int], start: int) -> str:
+def _excerpt(renderer: Renderer, ids: Sequence[int], start: int) -> str:
     text: str = renderer.tokenizer.decode(list(ids[start : start + 8]))
     return repr(text)  # a line feed must not break the message
 

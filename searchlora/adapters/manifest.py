@@ -1,4 +1,4 @@
-"""The manifest: what an adapter was made from and measured at, as `searchlora.json` beside its weights."""
+"""Adapter manifest: base, recipe, data, golden outputs and measures of a version, in `searchlora.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from searchlora.errors import ManifestError
 from searchlora.models.fingerprint import Fingerprint
 
-#: Raised by one whenever a field is added, renamed or changes its meaning. 2: the base's fingerprint has `config`.
+#: Incremented whenever a field is added, renamed or changes its meaning. 2: the fingerprint of the base has `config`.
 #: 3: `settings` and `tuned`.
 SCHEMA_VERSION = 3
 
@@ -23,7 +23,7 @@ class _Part(BaseModel):
 
 
 class Base(_Part):
-    """The base model that the adapter was trained on; `name` as the user gave it, `revision` the hub's commit."""
+    """Base model of the adapter; `name` as the user gave it, `revision` the commit on the hub."""
 
     name: str
     revision: str | None = None
@@ -31,21 +31,21 @@ class Base(_Part):
 
 
 class Precision(_Part):
-    """How the base's weights were held and in what they were computed."""
+    """Quantisation of the base's weights and precision of the computation."""
 
     quantization: Literal["nf4", "none"]
     precision: Literal["bf16", "fp32"]
 
 
 class Dataset(_Part):
-    """What was trained on: the dataset's own fingerprint and a summary of its card."""
+    """Training data: the fingerprint of the dataset and a summary of its card."""
 
     fingerprint: str
     card: dict[str, Any] = {}
 
 
 class GoldenRender(_Part):
-    """A made record and its token ids: prompt (the first `prompt_length`), completion and stop token."""
+    """An example record and its token ids: prompt (the first `prompt_length`), completion and stop token."""
 
     record: dict[str, Any]
     token_ids: list[int]
@@ -53,11 +53,11 @@ class GoldenRender(_Part):
 
 
 class GoldenLogits(_Part):
-    """The adapter's largest logits for the token after a golden prompt, and how far all logits are from the base's.
+    """The adapter's largest logits for the token after a golden prompt, and their distance from the base's.
 
     Attributes:
-        ids: Token ids, the largest logit first.
-        logits: Their logits.
+        ids: Token ids, largest logit first.
+        logits: Logits of these ids.
         base_difference: max |logit with adapter - logit of the base| over the vocabulary.
     """
 
@@ -67,11 +67,11 @@ class GoldenLogits(_Part):
 
 
 class GoldenVector(_Part):
-    """A made text, the vector that the encoder with the adapter gives it, and how far that is from the base's.
+    """An example text and its vector with the adapter.
 
     Attributes:
-        vector: As the encoder gives it.
-        base_difference: max |number with adapter - number of the base|.
+        vector: Output of the encoder with the adapter.
+        base_difference: max |component with adapter - component of the base|.
     """
 
     text: str
@@ -80,11 +80,12 @@ class GoldenVector(_Part):
 
 
 class Golden(_Part):
-    """What `adapters verify` reproduces: renders and logits of a prompted task, vectors of an encoder's.
+    """Outputs that `adapters verify` reproduces: renders and logits of a prompted task, vectors of an encoder task.
 
     Attributes:
-        tolerance: Largest |difference| of a logit or of a number of a vector at which it still counts as reproduced,
-            as a share of the largest one; see `golden.TOLERANCE`.
+        precision: Precision in which logits and vectors were computed.
+        tolerance: Largest |difference| of a reproduced logit or component, as a share of the largest one; see
+            `golden.TOLERANCE`.
     """
 
     renders: list[GoldenRender] = []
@@ -95,18 +96,18 @@ class Golden(_Part):
 
 
 class ManifestDraft(_Part):
-    """Everything that training and evaluation know; the store adds the rest.
+    """The part of a manifest that training and evaluation fill in; the store adds the rest.
 
     Attributes:
-        recipe: As `Recipe.model_dump()` gave it; a mapping, so that manifests outlive changes of the recipe's schema.
-        trained: How the base was held while training.
-        evaluated: How it was held while `metrics` were measured; None where nothing was measured.
+        recipe: `Recipe.model_dump()`; a mapping, so that manifests outlive changes of the recipe's schema.
+        trained: Precision of the base in training.
+        evaluated: Precision of the base while `metrics` were measured; None if nothing was measured.
         prompt_hash: sha256 of the task's `prompt.jinja` and settings; None for a task without a prompt.
-        settings: Of the task (`Task.settings`): labels, grades, a guideline; None in manifests of an older schema.
-        tuned: What was chosen on validation rows (`Task.tune`): a temperature, thresholds.
-        metrics: Measures by name; free.
-        training: `seconds`, `parameters_trained`, steps, tokens, ...; free.
-        parents: References `name@3` that this adapter was combined from or copied from.
+        settings: `Task.settings`: labels, grades, a guideline; None in manifests of schema 1 and 2.
+        tuned: Values chosen on validation rows by `Task.tune`: a temperature, thresholds.
+        metrics: Measures by name.
+        training: `seconds`, `parameters_trained`, steps, tokens, ...
+        parents: References `name@3` of the adapters that this one was combined or copied from.
     """
 
     task: str
@@ -126,7 +127,13 @@ class ManifestDraft(_Part):
 
 
 class Manifest(ManifestDraft):
-    """A draft with what the store knows: name, version, sha256 of each file, time (ISO 8601, UTC), versions."""
+    """Complete manifest of a stored version.
+
+    Attributes:
+        created: Time of storing, ISO 8601 in UTC.
+        versions: Versions of the packages that stored it.
+        files: sha256 of each file of the version, without the manifest itself.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -147,15 +154,15 @@ class Manifest(ManifestDraft):
         return f"{self.name}@{self.version}"
 
     def draft(self) -> ManifestDraft:
-        """The part that does not depend on the store, for putting the adapter under another name."""
+        """The part that does not depend on the store, for storing the adapter under another name."""
         return ManifestDraft.model_validate(self.model_dump(include=set(ManifestDraft.model_fields)))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an adapter folder.
+    """The manifest of a version's folder.
 
     Raises:
-        ManifestError: when there is none, it is not valid JSON, lacks a field, or a newer searchlora wrote it.
+        ManifestError: if it is missing, not valid JSON, lacks a field, or was written by a newer searchlora.
     """
     file = folder / MANIFEST
     try:
@@ -167,7 +174,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
-    """A manifest from its JSON text. Raises `ManifestError` as `read_manifest` does."""
+    """Parse a manifest from JSON. Raises `ManifestError` as `read_manifest` does."""
     restore = "Restore the file from a copy, or remove this version and store the adapter again."
     try:
         values = json.loads(text)
@@ -184,7 +191,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         return Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise ManifestError(
             f"is not a manifest: field '{field}': {first['msg'].lower()}", where=where, fix=restore
         ) from None

@@ -1,13 +1,18 @@
-"""Reading and writing a plain PEFT folder: `adapter_config.json` and `adapter_model.safetensors`, nothing pickled."""
+"""Plain PEFT folders: reading, writing and LoRA arithmetic on A and B without a base model.
+
+A folder holds `adapter_config.json` and `adapter_model.safetensors`; pickles are never read.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.files import reason
-from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter
+from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter, ZeroDelta
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -32,13 +37,15 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "velora_config": (None,),
 }
 
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(embedding_)?(?P<factor>[AB])(\.weight)?")
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json` of a LoRA adapter.
 
     Raises:
-        TamperedAdapter: when it is missing or not JSON.
-        LoadCheckFailed: when it is not LoRA, or asks for more than A and B on an unchanged base.
+        TamperedAdapter: if it is missing or not JSON.
+        LoadCheckFailed: if it is not LoRA, or asks for more than A and B on an unchanged base.
     """
     file = folder / CONFIG
     try:
@@ -59,11 +66,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
-    """Tensors on the CPU, by the names in the file.
+    """Tensors on the CPU, by their names in the file.
 
     Raises:
-        MissingKey: when there is no safetensors file (a pickle is never read).
-        TamperedAdapter: when the file is not safetensors.
+        MissingKey: if there is no safetensors file; a pickle is never read.
+        TamperedAdapter: if the file is not safetensors.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -84,7 +91,7 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any]) 
     """Write both files; the same input gives the same bytes.
 
     Raises:
-        StoreError: when they cannot be written, for example because the disk is full.
+        StoreError: if they cannot be written, for example because the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -97,3 +104,77 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any]) 
         raise StoreError(
             f"cannot be written ({reason(error)})", where=str(folder), fix="Make room or give another folder."
         ) from error
+
+
+def check_delta(folder: Path) -> None:
+    """Refuse an adapter that changes nothing or holds NaN or infinity.
+
+    Raises:
+        ZeroDelta: if B·A is zero in every module (a trained B is never exactly zero; a new one is).
+        LoadCheckFailed: naming a tensor with NaN or infinity.
+    """
+    where = str(folder / WEIGHTS)
+    tensors = read_weights(folder)
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise LoadCheckFailed(f"{key} holds NaN or infinity", where=where, fix="Train with a lower learning rate.")
+    if not any(a.any() and b.any() for a, b in factors(tensors).values()):
+        raise ZeroDelta(
+            "A or B is zero in every module, so the adapter changes nothing",
+            where=where,
+            fix="Was it trained? Check the number of steps and the learning rate.",
+        )
+
+
+def relative_distance(first: Path, second: Path) -> float | None:
+    """Relative distance of two adapters, ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖.
+
+    Frobenius norms over all modules, without DoRA's magnitudes. No ΔW is formed, since
+    ⟨B₁A₁, B₂A₂⟩ = sum(B₁ᵀB₂ ∘ A₁A₂ᵀ) needs only products of the small factors.
+
+    Returns:
+        None if the two do not fit the same base.
+    """
+    one, two = _scaled_factors(first), _scaled_factors(second)
+    norm = distance = 0.0
+    for module in one.keys() | two.keys():
+        a, b = one.get(module), two.get(module)
+        if a and b and (a[0].shape[1], a[1].shape[0]) != (b[0].shape[1], b[1].shape[0]):
+            return None
+        squared = _inner(a, a) if a else 0.0
+        norm += squared
+        distance += squared + (_inner(b, b) if b else 0.0) - (2 * _inner(a, b) if a and b else 0.0)
+    if norm == 0:
+        return math.inf if distance else 0.0
+    return math.sqrt(max(distance, 0.0) / norm)
+
+
+def factors(tensors: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Module -> (A of shape (r, in), B of shape (out, r)); modules that lack one of the two are left out."""
+    halves: dict[str, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        if match := _FACTOR.fullmatch(key):
+            halves.setdefault(match["module"], {})[match["factor"]] = tensor
+    return {module: (half["A"], half["B"]) for module, half in halves.items() if len(half) == 2}
+
+
+def scaling(config: dict[str, Any], module: str, rank: int) -> float:
+    """Scale of B·A: alpha / r, or alpha / √r for rsLoRA (arXiv:2312.03732)."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("alpha_pattern") or {}
+    alpha = float(patterns.get(get_pattern_key(patterns, module), config["lora_alpha"]))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _scaled_factors(folder: Path) -> dict[str, tuple[Any, Any]]:
+    """A and B in double precision, with the scaling multiplied into B."""
+    config = read_config(folder)
+    return {
+        module: (a.double(), b.double() * scaling(config, module, len(a)))
+        for module, (a, b) in factors(read_weights(folder)).items()
+    }
+
+
+def _inner(one: tuple[Any, Any], two: tuple[Any, Any]) -> float:
+    return float(((one[1].T @ two[1]) * (one[0] @ two[0].T)).sum())

@@ -1,40 +1,76 @@
-"""The store: a folder per adapter, in it a folder per version that never changes.
+"""Adapter store: a folder per adapter name, with one immutable folder per version.
 
-root/NAME/3/           adapter_config.json, adapter_model.safetensors, searchlora.json, README.md, ...
-root/NAME/aliases.json where each alias points, and where it pointed before
-root/NAME/removed.json versions taken away, whose numbers are not given again
+root/NAME/3/            adapter_config.json, adapter_model.safetensors, searchlora.json, README.md, ...
+root/NAME/aliases.json  history of the aliases (see `aliases`)
+root/NAME/removed.json  numbers of removed versions, which are never assigned again
+root/NAME/.lock         held by the process that writes to this name
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.adapters import files
-from searchlora.adapters.aliases import Aliases, AliasMove, Decision
-from searchlora.adapters.entries import Entry, read_entry
-from searchlora.adapters.locking import locked
+from searchlora.adapters.aliases import AliasHistory, AliasMove, Decision
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest
-from searchlora.adapters.names import Reference, check_alias, check_name, is_name, parse_reference
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
-from searchlora.adapters.removed import Removed
-from searchlora.adapters.stored import StoredAdapter, finish, new_manifest
+from searchlora.adapters.references import Reference, check_alias, check_name, is_name, parse_reference
+from searchlora.adapters.stored import StoredAdapter, copy_file, copy_folder, finish, make_read_only, new_manifest
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
 
-__all__ = ["Store", "StoredAdapter"]
+__all__ = ["Entry", "Store", "StoredAdapter"]
+
+REMOVED = "removed.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version in the listing of a store.
+
+    Attributes:
+        aliases: Aliases that point to this version.
+        manifest: None if it cannot be read; `problem` then holds the reason.
+        forced: Aliases that were moved to this version against their promotion policy.
+        by_hand: Aliases that were moved to it by hand although a policy had decided about them before.
+    """
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    manifest: Manifest | None
+    problem: str | None = None
+    forced: frozenset[str] = frozenset()
+    by_hand: frozenset[str] = frozenset()
 
 
 class Store:
-    """Adapters in a folder.
+    """A folder of adapters with versions and aliases.
+
+    Stored versions never change; only aliases move. Each name has one writer at a time, also across processes.
 
     Args:
-        root: The folder, made when the first adapter is stored; SEARCHLORA_STORE, else `store` in the working folder.
+        root: The folder, created when the first adapter is stored. None: SEARCHLORA_STORE, or `store` in the working
+            directory.
+
+    Examples:
+        >>> import tempfile
+        >>> store = Store(tempfile.mkdtemp())
+        >>> store.names()
+        ()
+        >>> store.get("shop-rewriter@production")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        searchlora.errors.NotInStore: ...there is no adapter 'shop-rewriter'. Adapters there: none.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
+
+    # Versions
 
     def add(
         self,
@@ -42,47 +78,47 @@ class Store:
         folder: Path,
         draft: ManifestDraft,
         *,
-        beside: Sequence[Path] = (),
+        extra_files: Sequence[Path] = (),
         check: Callable[[StoredAdapter], None] | None = None,
     ) -> StoredAdapter:
-        """Store a PEFT folder as the next version of `name`; all of it or nothing.
+        """Store a PEFT folder as the next version of `name`, completely or not at all.
 
         Args:
-            folder: Flat; holds `adapter_config.json`, `adapter_model.safetensors` and what else should go along.
-            beside: Further files that go along, for example `metrics.jsonl` and `loss.svg` of the training run.
-            check: Called on the finished version before anybody can see it; what it raises keeps it out.
+            folder: A flat folder with `adapter_config.json`, `adapter_model.safetensors` and other files to store.
+            extra_files: Files to store beside them, for example `metrics.jsonl` and `loss.svg` of the training run.
+            check: Called with the complete version before it becomes visible; if it raises, nothing is stored.
 
         Raises:
             InvalidName: for a name outside the grammar.
-            NameTaken: when the name belongs to another task.
+            NameTaken: if the name belongs to another task.
             StoreError: for links and folders in `folder`, a missing file, or a full disk.
         """
 
         def fill(new: Path, number: int) -> Manifest:
-            files.copy_plain(folder, new)
-            for file in beside:
-                files.copy_file(file, new)
+            copy_folder(folder, new)
+            for file in extra_files:
+                copy_file(file, new)
             return finish(new, new_manifest(draft, name, number))
 
         return self._put(name, draft.task, None, fill, check)
 
     def adopt(self, folder: Path, manifest: Manifest, name: str | None = None) -> StoredAdapter:
-        """Take in a version from another store whose hashes were checked.
+        """Store a version from another store; its hashes must have been checked.
 
-        Under its own name it keeps its number and every byte, and what is already here is returned as it is. Under
-        another `name` it becomes that name's next version, with the original among its parents.
+        Under its own name it keeps its number and every byte; if it is in this store already, that version is
+        returned. Under another `name` it becomes the next version of that name, with the original as a parent.
 
         Raises:
             InvalidName, NameTaken, StoreError: as `add`.
         """
 
         def keep(new: Path, _: int) -> Manifest:
-            files.copy_plain(folder, new)
-            files.make_read_only(new)
+            copy_folder(folder, new)
+            make_read_only(new)
             return manifest
 
         def rename(new: Path, number: int) -> Manifest:
-            files.copy_plain(folder, new)
+            copy_folder(folder, new)
             parents = [*manifest.parents, manifest.reference]
             return finish(
                 new, manifest.model_copy(update={"name": name, "version": number, "parents": parents, "files": {}})
@@ -96,20 +132,8 @@ class Store:
                 return existing
         return self._put(manifest.name, manifest.task, manifest.version, keep)
 
-    def check_task(self, name: str, task: str) -> None:
-        """Whether a name is good for an adapter of a task; ask before a long training. `InvalidName`, `NameTaken`."""
-        for number in reversed(self.versions(name)):
-            owner = read_manifest(self.root / name / str(number)).task
-            if owner != task:
-                raise NameTaken(
-                    f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
-                    where=str(self.root),
-                    fix="Choose another name.",
-                )
-            return
-
     def get(self, reference: str) -> StoredAdapter:
-        """The version that a reference means now; its files are not checked (see `load_check`).
+        """The version that a reference points to now; its files are not checked (see `load_check`).
 
         Raises:
             InvalidName, NotInStore, ManifestError.
@@ -120,98 +144,45 @@ class Store:
         manifest = read_manifest(folder)
         if manifest.reference != f"{parsed.name}@{number}":
             raise ManifestError(
-                f"says it is {manifest.reference}, but lies where {parsed.name}@{number} belongs",
+                f"is the manifest of {manifest.reference}, but lies in the folder of {parsed.name}@{number}",
                 where=str(folder / MANIFEST),
                 fix="Do not rename folders in a store; restore it, or store the adapter again.",
             )
         return StoredAdapter(folder, manifest)
 
     def pin(self, reference: str) -> str:
-        """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
+        """The exact version that a reference points to now, as `name@3`. Raises `InvalidName`, `NotInStore`."""
         parsed = parse_reference(reference)
         return f"{parsed.name}@{self._resolve(parsed)}"
 
-    def list(self) -> Sequence[Entry]:
-        """Every version in the store, by name and number; a broken one is listed with its problem."""
-        return [read_entry(self.root / name, name, number) for name in self.names() for number in self.versions(name)]
-
-    def names(self) -> tuple[str, ...]:
-        """The names that have a version; folders of other names are not the store's."""
-        if not self.root.is_dir():
-            return ()
-        found = [folder.name for folder in self.root.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-        return tuple(sorted(name for name in found if is_name(name) and self.versions(name)))
-
-    def versions(self, name: str) -> tuple[int, ...]:
-        """The numbers of a name's versions, ascending; none for a name that is not there."""
-        folders = (self.root / check_name(name)).glob("[1-9]*/")
-        return tuple(sorted(int(folder.name) for folder in folders if folder.name.isdigit()))
-
-    def aliases(self, name: str) -> dict[str, int]:
-        """Alias -> version."""
-        return self._aliases(name).current()
-
-    def alias(self, name: str, alias: str, version: int, reason: str | None = None) -> AliasMove:
-        """Let an alias point to a version. Raises `InvalidName`, `NotInStore`."""
-        check_alias(alias)
-        with self._locked_existing(name):
-            self._resolve(Reference(name, version=version))
-            return self._aliases(name).move(alias, version, reason)
-
-    def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
-        """Let an alias point to where it pointed before: the last other version that is still there.
+    def check_task(self, name: str, task: str) -> None:
+        """Check that an adapter of `task` may be stored under `name`; call it before a long training run.
 
         Raises:
-            NotInStore: when the alias never pointed to another version that is there.
+            InvalidName: for a name outside the grammar.
+            NameTaken: if the name belongs to another task.
         """
-        check_alias(alias)
-        with self._locked_existing(name):
-            aliases = self._aliases(name)
-            version = aliases.previous(alias, self.versions(name))
-            return aliases.move(alias, version, reason, rollback=True)
-
-    def decide(
-        self, name: str, alias: str, decision: Decision, reason: str | None = None, *, incumbent: int | None
-    ) -> AliasMove:
-        """Put a decision about an alias into its history and, unless it refuses, move the alias.
-
-        Args:
-            incumbent: The version that the candidate was compared with: where the alias pointed then.
-
-        Raises:
-            InvalidName, NotInStore: as `alias`.
-            StoreError: when the alias was moved meanwhile; nothing is decided then.
-        """
-        check_alias(alias)
-        with self._locked_existing(name):
-            self._resolve(Reference(name, version=decision.version))
-            aliases = self._aliases(name)
-            if (now := aliases.current().get(alias)) != incumbent:
-                was, is_ = (f"version {each}" if each else "nowhere" for each in (incumbent, now))
-                raise StoreError(
-                    f"'{alias}' was moved while the candidate was measured: it pointed to {was}, now to {is_}",
-                    where=name,
-                    fix="Decide again; outputs that were kept are used again.",
+        for number in reversed(self.versions(name)):
+            owner = read_manifest(self.root / name / str(number)).task
+            if owner != task:
+                raise NameTaken(
+                    f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
+                    where=str(self.root),
+                    fix="Choose another name.",
                 )
-            refused = decision.outcome == "refused"
-            target = aliases.current().get(alias) if refused else decision.version
-            return aliases.move(alias, target, reason, decision=decision)
-
-    def history(self, name: str) -> Sequence[AliasMove]:
-        """The moves of a name's aliases, oldest first."""
-        return self._aliases(name).history()
+            return
 
     def remove(self, reference: str, *, force: bool = False) -> str:
-        """Take a version away and return what it was, `name@3`. Its number is never given again.
+        """Remove a version and return its exact reference, `name@3`. Its number is never assigned again.
 
         Raises:
-            StoreError: when an alias points to it and not `force`; with `force` the alias goes too.
+            StoreError: if an alias points to it and not `force`; with `force` the alias is deleted too.
         """
         parsed = parse_reference(reference)
         with self._locked_existing(parsed.name):
             number = self._resolve(parsed)
-            aliases = self._aliases(parsed.name)
-            pointing = [alias for alias, target in aliases.current().items() if target == number]
+            history = self._aliases(parsed.name)
+            pointing = [alias for alias, target in history.current.items() if target == number]
             if pointing and not force:
                 raise StoreError(
                     f"the alias {', '.join(pointing)} points to it",
@@ -219,11 +190,102 @@ class Store:
                     fix="Move the alias first, or use --force to remove both.",
                 )
             for alias in pointing:
-                aliases.move(alias, None, "its version was removed")
-            Removed(self.root / parsed.name).add(number)
-            with files.whole_folder(self.root) as gone:
-                (self.root / parsed.name / str(number)).rename(gone / "removed")
+                history, _ = history.move(alias, None, "its version was removed")
+            removed = sorted({*self._removed(parsed.name), number})
+            files.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
+            with files.whole_folder(self.root) as trash:
+                (self.root / parsed.name / str(number)).rename(trash / "removed")
         return f"{parsed.name}@{number}"
+
+    # Listing
+
+    def list(self) -> Sequence[Entry]:
+        """Every version in the store, by name and number; a broken one is listed with its problem."""
+        return [entry for name in self.names() for entry in self._entries(name)]
+
+    def names(self) -> tuple[str, ...]:
+        """Sorted names that have a version; other folders in the root are ignored."""
+        if not self.root.is_dir():
+            return ()
+        folders = [folder.name for folder in self.root.iterdir() if folder.is_dir() and is_name(folder.name)]
+        return tuple(sorted(name for name in folders if self.versions(name)))
+
+    def versions(self, name: str) -> tuple[int, ...]:
+        """Version numbers of a name in ascending order; empty for an unknown name."""
+        folders = (self.root / check_name(name)).glob("[1-9]*/")
+        return tuple(sorted(int(folder.name) for folder in folders if folder.name.isdigit()))
+
+    def _entries(self, name: str) -> Iterator[Entry]:
+        history = self._aliases(name)
+        for number in self.versions(name):
+            manifest, problem = None, None
+            try:
+                manifest = read_manifest(self.root / name / str(number))
+            except ManifestError as error:
+                problem = str(error)
+            aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
+            forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
+            yield Entry(name, number, aliases, manifest, problem, forced, by_hand)
+
+    # Aliases
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias -> version."""
+        return dict(self._aliases(name).current)
+
+    def alias(self, name: str, alias: str, version: int, reason: str | None = None) -> AliasMove:
+        """Move an alias to a version. Raises `InvalidName`, `NotInStore`."""
+        check_alias(alias)
+        with self._locked_existing(name):
+            self._resolve(Reference(name, version=version))
+            _, move = self._aliases(name).move(alias, version, reason)
+            return move
+
+    def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
+        """Move an alias back to its last other target that still exists.
+
+        Raises:
+            NotInStore: if the alias never pointed to another version that still exists.
+        """
+        check_alias(alias)
+        with self._locked_existing(name):
+            history = self._aliases(name)
+            version = history.previous(alias, self.versions(name))
+            _, move = history.move(alias, version, reason, rollback=True)
+            return move
+
+    def decide(
+        self, name: str, alias: str, decision: Decision, reason: str | None = None, *, incumbent: int | None
+    ) -> AliasMove:
+        """Record a promotion decision and move the alias unless the decision is a refusal.
+
+        Args:
+            incumbent: Version with which the candidate was compared, or None if there was no incumbent.
+
+        Raises:
+            InvalidName, NotInStore: as `alias`.
+            StoreError: if the alias no longer points to `incumbent`; nothing is recorded then.
+        """
+        check_alias(alias)
+        with self._locked_existing(name):
+            self._resolve(Reference(name, version=decision.version))
+            history = self._aliases(name)
+            if (now := history.current.get(alias)) != incumbent:
+                before, after = (f"version {number}" if number else "nowhere" for number in (incumbent, now))
+                raise StoreError(
+                    f"'{alias}' was moved while the candidate was measured: it pointed to {before}, now to {after}",
+                    where=name,
+                    fix="Decide again; stored outputs are reused.",
+                )
+            target = now if decision.outcome == "refused" else decision.version
+            _, move = history.move(alias, target, reason, decision=decision)
+            return move
+
+    def history(self, name: str) -> Sequence[AliasMove]:
+        """Moves of the aliases of a name, oldest first."""
+        return self._aliases(name).moves
+
+    # Internals
 
     def _put(
         self,
@@ -233,7 +295,7 @@ class Store:
         fill: Callable[[Path, int], Manifest],
         check: Callable[[StoredAdapter], None] | None = None,
     ) -> StoredAdapter:
-        """Let `fill` write a version into a folder that nobody sees, check it, and bring it to its place."""
+        """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
         check_name(name)
         files.sweep(self.root)
         with self._locked(name), files.whole_folder(self.root) as new:
@@ -249,6 +311,7 @@ class Store:
             return StoredAdapter(target, manifest)
 
     def _resolve(self, reference: Reference) -> int:
+        """The version number that a reference points to. Raises `NotInStore`, `StoreError` for damaged aliases."""
         versions = self.versions(reference.name)
         if not versions:
             raise NotInStore(
@@ -274,21 +337,47 @@ class Store:
             )
         return number
 
-    def _free_version(self, name: str, wanted: int | None) -> int:
-        used = {*self.versions(name), *Removed(self.root / name).numbers()}
-        if wanted in used:
+    def _free_version(self, name: str, requested: int | None) -> int:
+        used = {*self.versions(name), *self._removed(name)}
+        if requested in used:
             raise NameTaken(
-                f"there is, or was, another {name}@{wanted}", where=str(self.root), fix="Choose another name."
+                f"there is, or was, another {name}@{requested}", where=str(self.root), fix="Choose another name."
             )
-        return wanted or max(used, default=0) + 1
+        return requested or max(used, default=0) + 1
 
-    def _aliases(self, name: str) -> Aliases:
-        return Aliases(self.root / check_name(name))
+    def _removed(self, name: str) -> list[int]:
+        """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
+        file = self.root / name / REMOVED
+        if not file.is_file():
+            return []
+        try:
+            return [int(number) for number in json.loads(file.read_text(encoding="utf-8"))]
+        except (ValueError, TypeError):
+            raise StoreError("is not a list of version numbers", where=str(file), fix="Restore it.") from None
 
-    def _locked_existing(self, name: str) -> AbstractContextManager[None]:
-        """For a name that must be there: taking the lock of another would leave an empty folder."""
+    def _aliases(self, name: str) -> AliasHistory:
+        return AliasHistory.read(self.root / check_name(name))
+
+    @contextmanager
+    def _locked_existing(self, name: str) -> Iterator[None]:
+        """As `_locked`, for a name that must exist: locking an unknown name would leave an empty folder."""
         self._resolve(Reference(check_name(name)))
-        return self._locked(name)
+        with self._locked(name):
+            yield
 
-    def _locked(self, name: str) -> AbstractContextManager[None]:
-        return locked(self.root / check_name(name))
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold the lock of a name, creating its folder if needed. Raises `StoreError` if it cannot be written."""
+        from filelock import FileLock
+
+        folder = self.root / check_name(name)
+        lock = FileLock(folder / ".lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise StoreError(f"cannot be written ({error.strerror})", where=str(folder)) from error
+        try:
+            yield
+        finally:
+            lock.release()

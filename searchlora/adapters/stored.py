@@ -1,24 +1,32 @@
-"""A stored version: its folder and manifest, how it is finished, and whether its files are still those."""
+"""A stored version: its folder (a plain PEFT folder), manifest, model card and file hashes."""
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
-from searchlora.adapters import files
-from searchlora.adapters.card import card
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, write_manifest
-from searchlora.errors import TamperedAdapter
+from searchlora.errors import StoreError, TamperedAdapter
+from searchlora.eval.files import file_sha256
+from searchlora.models.catalogue import public_name
 
-CARD = "README.md"
+MODEL_CARD = "README.md"
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """One version of an adapter: its folder (a plain PEFT folder) and its manifest."""
+    """One version of an adapter: its folder and its manifest."""
 
     path: Path
     manifest: Manifest
@@ -29,17 +37,50 @@ class StoredAdapter:
         return self.manifest.reference
 
 
+def new_manifest(draft: ManifestDraft, name: str, version: int) -> Manifest:
+    """The manifest of a new version, without the hashes of its files."""
+    return Manifest(
+        **dict(draft),
+        name=name,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_package_versions(),
+    )
+
+
+def finish(folder: Path, manifest: Manifest) -> Manifest:
+    """Write model card and manifest into a version's folder; returns the manifest with the hashes of its files."""
+    (folder / MODEL_CARD).write_text(model_card(manifest), encoding="utf-8")
+    manifest = manifest.model_copy(update={"files": file_hashes(folder)})
+    write_manifest(manifest, folder)
+    make_read_only(folder)
+    return manifest
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for package in ("searchlora", "torch", "transformers", "peft"):
+        try:
+            versions[package] = installed_version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+# Files of a version
+
+
 def check_hashes(stored: StoredAdapter) -> None:
     """Compare every file with its sha256 in the manifest.
 
     Raises:
-        TamperedAdapter: naming the file that is missing, changed or extra.
+        TamperedAdapter: naming a file that is missing, changed or extra.
     """
-    files_now = files.hashes(stored.path, skip=MANIFEST)
+    expected, actual = stored.manifest.files, file_hashes(stored.path)
     for problem, names in (
-        ("is missing", stored.manifest.files.keys() - files_now.keys()),
-        ("does not belong to the adapter", files_now.keys() - stored.manifest.files.keys()),
-        ("was changed", {name for name, found in files_now.items() if stored.manifest.files.get(name) != found}),
+        ("is missing", expected.keys() - actual.keys()),
+        ("does not belong to the adapter", actual.keys() - expected.keys()),
+        ("was changed", {name for name, digest in actual.items() if expected.get(name) != digest}),
     ):
         if names:
             raise TamperedAdapter(
@@ -49,31 +90,127 @@ def check_hashes(stored: StoredAdapter) -> None:
             )
 
 
-def new_manifest(draft: ManifestDraft, name: str, version: int) -> Manifest:
-    """The manifest of a version made here and now; `files` are still to come."""
-    return Manifest(
-        **dict(draft),
-        name=name,
-        version=version,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=_versions(),
+def file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a version by name, without the manifest.
+
+    Raises:
+        TamperedAdapter: for a link or a folder inside the folder.
+    """
+    hashes = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_symlink() or not file.is_file():
+            raise TamperedAdapter("is a link or a folder, which no adapter holds", where=str(file))
+        if file.name != MANIFEST:
+            hashes[file.name] = file_sha256(file)
+    return hashes
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a flat folder. Raises `StoreError` as `copy_file` does."""
+    if not source.is_dir():
+        raise StoreError("is not a folder", where=str(source))
+    for file in sorted(source.iterdir()):
+        copy_file(file, target)
+
+
+def copy_file(file: Path, target: Path) -> None:
+    """Copy a file into a folder.
+
+    Raises:
+        StoreError: for a symbolic link, a folder, a pickle, or a name that could leave the folder.
+    """
+    check_file_name(file.name, str(file.parent))
+    if file.is_symlink() or not file.is_file():
+        raise StoreError(
+            "is not a plain file (links and folders are not stored)",
+            where=str(file),
+            fix="Put copies of the files themselves into one folder.",
+        )
+    shutil.copyfile(file, target / file.name)
+
+
+def check_file_name(name: str, where: str) -> str:
+    """Return the name.
+
+    Raises:
+        StoreError: for a name that is hidden, too long, that of a pickle, or that could leave its folder.
+    """
+    if Path(name).suffix.lower() in _PICKLES:
+        raise StoreError(f"{name} is a pickle, which is never stored", where=where, fix="Save it as safetensors.")
+    if not _FILE_NAME.fullmatch(name):
+        raise StoreError(
+            f"the file name {name!r} is not stored", where=where, fix="Use letters, digits, '.', '_', '-'."
+        )
+    return name
+
+
+def make_read_only(folder: Path) -> None:
+    """Remove write permission from the files, so that nobody edits them by accident."""
+    for file in folder.iterdir():
+        file.chmod(0o444)
+
+
+# Model card
+
+
+def model_card(manifest: Manifest) -> str:
+    """README.md of an adapter: Markdown with the front matter that the hub reads."""
+    base = public_name(manifest.base.name)
+    parts = [
+        _front_matter(manifest, base),
+        f"# {manifest.reference}",
+        f"A LoRA adapter for the task **{manifest.task}** (version {manifest.task_version}) on the base model "
+        f"`{base}`, made with searchlora on {manifest.created}.",
+        _usage(manifest),
+        "## Measured\n\n" + (_table(manifest.metrics) or "Nothing was measured."),
+        "## Training\n\n" + _table(_training(manifest)),
+        "## Recipe\n\n```json\n" + json.dumps({**manifest.recipe, "base": base}, indent=2) + "\n```",
+        f"## Made from\n\n{', '.join(f'`{parent}`' for parent in manifest.parents)}" if manifest.parents else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(manifest: Manifest, base: str) -> str:
+    # The hub refuses a card whose base_model is not a hub id.
+    lines = ["---", "library_name: peft", *([f"base_model: {base}"] if "/" in base else [])]
+    return "\n".join([*lines, "tags:", "- lora", "- searchlora", f"- {manifest.task}", "---"])
+
+
+def _usage(manifest: Manifest) -> str:
+    revision = f" at revision `{manifest.base.revision}`" if manifest.base.revision else ""
+    prints = manifest.base.fingerprint
+    if manifest.golden.vectors:
+        golden = (
+            "The base is the transformer inside the encoder; its pooling is unchanged. The golden vectors in "
+            "`searchlora.json` show the expected output."
+        )
+    else:
+        golden = "Render prompts as in training; the golden renders in `searchlora.json` show the token ids."
+    return (
+        f"Use it on exactly this base{revision}: {prints.architecture}, tensors `{prints.tensors[:16]}`, tokenizer "
+        f"`{prints.tokenizer[:16]}`, chat template `{prints.template[:16]}`. The folder is a plain PEFT folder: "
+        f"`PeftModel.from_pretrained(base, folder)` reads it. {golden}"
     )
 
 
-def finish(folder: Path, manifest: Manifest) -> Manifest:
-    """Write card and manifest into a version's folder, and return the manifest with the hashes of its files."""
-    (folder / CARD).write_text(card(manifest), encoding="utf-8")
-    manifest = manifest.model_copy(update={"files": files.hashes(folder, skip=MANIFEST)})
-    write_manifest(manifest, folder)
-    files.make_read_only(folder)
-    return manifest
+def _training(manifest: Manifest) -> dict[str, Any]:
+    rows: dict[str, Any] = {
+        "base held in": f"{manifest.trained.quantization}, {manifest.trained.precision}",
+        **manifest.training,
+    }
+    if manifest.dataset is not None:
+        rows["dataset"] = manifest.dataset.fingerprint
+        rows.update({f"dataset {key}": value for key, value in manifest.dataset.card.items()})
+    return {**rows, **{f"version of {name}": version for name, version in manifest.versions.items()}}
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("searchlora", "torch", "transformers", "peft"):
-        try:
-            found[package] = installed_version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+def _table(values: Mapping[str, Any]) -> str:
+    if not values:
+        return ""
+    rows = [f"| {name} | {_cell(value)} |" for name, value in values.items()]
+    return "\n".join(["| what | value |", "|---|---|", *rows])
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
+    return text.replace("|", "\\|")

@@ -1,6 +1,7 @@
-"""Adapters to and from elsewhere, through fsspec: a folder, an object store (`s3://...`), the hub (`hf://OWNER/REPO`).
+"""Push and pull: copy a version to and from a folder, an object store (`s3://...`) or the hub (`hf://OWNER/REPO`).
 
-The place holds one version, as a plain PEFT folder. The manifest is written last, so what has no manifest is not whole.
+The target holds one version as a plain PEFT folder. The manifest is written last, so a copy without one is incomplete.
+Transport is fsspec's.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.files import check_file_name
 from searchlora.adapters.manifest import MANIFEST, Manifest, parse_manifest
-from searchlora.adapters.peft_folder import read_config
+from searchlora.adapters.peft_folder import check_delta, read_config
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter, check_hashes
-from searchlora.adapters.weights import check_delta
+from searchlora.adapters.stored import StoredAdapter, check_file_name, check_hashes
 from searchlora.errors import BaseModelError, NameTaken, NotInStore, StoreError, TamperedAdapter, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a version lies now; `already` when the same version lay there before and nothing was sent."""
+    """Result of a push; `already` if the same version was at the URL before, so nothing was sent."""
 
     reference: str
     url: str
@@ -36,7 +35,7 @@ class Pushed:
 
 @dataclass(frozen=True)
 class Pulled(StoredAdapter):
-    """The version in the store; `unverified` says why it could not be verified in full, None where it was."""
+    """The version in the store; `unverified` is the reason why it was not verified in full, or None."""
 
     unverified: str | None = None
 
@@ -44,31 +43,31 @@ class Pulled(StoredAdapter):
         if self.unverified is None:
             return f"{self.reference} is in the store and was verified in full"
         return (
-            f"{self.reference} is in the store; its files are whole and its delta is not zero, but it was NOT verified "
-            f"in full: {self.unverified} Run: searchlora adapters verify {self.reference}"
+            f"{self.reference} is in the store; its files match their hashes and its delta is not zero, but it was NOT "
+            f"verified in full: {self.unverified} Run: searchlora adapters verify {self.reference}"
         )
 
 
 def push(stored: StoredAdapter, url: str) -> Pushed:
-    """Send a version somewhere. A new repository on the hub is made private.
+    """Copy a version to a URL. A new repository on the hub is private.
 
     Raises:
-        TamperedAdapter: when the version is not what it was when stored.
-        NameTaken: when something else lies there.
+        TamperedAdapter: if a file of the version changed since it was stored.
+        NameTaken: if the target holds another version or other files.
         UsageError: for a kind of URL that no installed package serves.
-        StoreError: when it cannot be written there.
+        StoreError: if the target cannot be written.
     """
     check_hashes(stored)
     system, root = _open(url)
     try:
-        theirs = _manifest_at(system, root, url)
-        if theirs is not None:
-            if theirs != stored.manifest:
-                raise NameTaken(f"{theirs.reference} lies there already", where=url, fix="Push to another place.")
+        remote = _manifest_at(system, root, url)
+        if remote is not None:
+            if remote != stored.manifest:
+                raise NameTaken(f"{remote.reference} is there already", where=url, fix="Push to another URL.")
             return Pushed(stored.reference, url, already=True)
         names = [*sorted(stored.manifest.files), MANIFEST]
         if others := sorted(_names_at(system, root) - set(names)):
-            raise NameTaken(f"other files lie there, such as {others[0]}", where=url, fix="Push to an empty place.")
+            raise NameTaken(f"there are other files, such as {others[0]}", where=url, fix="Push to an empty folder.")
         _prepare(system, root)
         for name in names:
             system.put_file(str(stored.path / name), f"{root}/{name}")
@@ -85,20 +84,20 @@ def pull(
     base: BaseModel | None = None,
     tasks: str | Path | None = None,
 ) -> Pulled:
-    """Fetch a version into the store, checked before anything lands there.
+    """Copy a version into the store; it is checked before it becomes visible.
 
-    Hashes say only that the files are those of their manifest, so the delta is checked too, and where task and base
-    are on this machine all that `load_check.verify` checks. The hub is not asked for the base. It keeps its name and
+    Hashes show only that the files match their manifest, so the delta is checked too and, if task and base are on this
+    machine, everything that `load_check.verify` checks. The base is never downloaded. The version keeps its name and
     number, or becomes the next version of `name`.
 
     Args:
-        base: The base; None looks for the one in the manifest on this machine.
-        tasks: A folder of task plugins of one's own.
+        base: The base; None looks on this machine for the one in the manifest.
+        tasks: A folder of further task plugins.
 
     Raises:
-        NotInStore: when there is no adapter at the URL.
-        ManifestError, TamperedAdapter: when it is not whole, or not what its manifest says.
-        ZeroDelta, LoadCheckFailed: what `check_delta` and, where it is called, `verify` raise.
+        NotInStore: if there is no adapter at the URL.
+        ManifestError, TamperedAdapter: if it is incomplete or does not match its manifest.
+        ZeroDelta, LoadCheckFailed: what `check_delta` and, if task and base are known, `verify` raise.
         InvalidName, NameTaken: see `Store.adopt`.
         UsageError, StoreError: see `push`.
     """
@@ -122,7 +121,7 @@ def pull(
 
 
 def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:
-    """Verify in full, or say why that cannot be done here."""
+    """Verify in full; returns the reason if task or base are not on this machine."""
     from searchlora.adapters.load_check import verify
     from searchlora.models.resolve import resolve
     from searchlora.task import load_task
@@ -143,7 +142,7 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"is not a place that can be reached ({error})", where=url) from error
+        raise UsageError(f"is not a URL that can be opened ({error})", where=url) from error
     return system, str(root).rstrip("/")
 
 
@@ -167,11 +166,11 @@ def _manifest_at(system: Any, root: str, url: str) -> Manifest | None:
 
 def _names_at(system: Any, root: str) -> set[str]:
     try:
-        found = system.ls(root, detail=False)
+        paths = system.ls(root, detail=False)
     except FileNotFoundError:
         return set()
-    names = {str(path).rstrip("/").rpartition("/")[2] for path in found}
-    return {name for name in names if not name.startswith(".")}  # the hub begins a repository with .gitattributes
+    names = {str(path).rstrip("/").rpartition("/")[2] for path in paths}
+    return {name for name in names if not name.startswith(".")}  # a new repository on the hub holds .gitattributes
 
 
 def _fetch(system: Any, source: str, target: Path) -> None:

@@ -1,0 +1,272 @@
+"""Merging: several adapters into a new adapter, or one adapter into its base model.
+
+Combining adapters needs only A and B, no base. The arithmetic is that of PEFT's `add_weighted_adapter`, which is not
+called because it returns silently if the name exists, scales a combination of rsLoRA adapters wrongly by √r, drops
+DoRA's magnitudes, and rounds to the base's bf16.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from searchlora.adapters import files
+from searchlora.adapters.attach import attach
+from searchlora.adapters.golden import encode_texts, last_logits, precision_for
+from searchlora.adapters.load_check import check_files
+from searchlora.adapters.manifest import Manifest
+from searchlora.adapters.peft_folder import factors, read_config, read_weights, scaling, write_folder
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import BaseMismatch, NameTaken, UnexpectedKey, UsageError
+from searchlora.models.encoder import load_encoder
+from searchlora.models.libraries import quiet
+from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.resolve import BaseModel, resolve
+
+COMBINATIONS = ("cat", "linear", "ties", "dare_ties")
+
+#: Report of `export_merged`, in the folder of the merged model.
+REPORT = "merged.json"
+
+#: Seed of the random choice that `dare_ties` makes.
+_SEED = 13
+
+
+# Several adapters into one
+
+
+def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float], combination: str) -> None:
+    """Check that adapters can be combined.
+
+    Raises:
+        UsageError: for an unknown combination, fewer than two adapters, another number of weights, different tasks or
+            settings, DoRA, or (except for `cat`) different ranks.
+        BaseMismatch: if they were trained on different bases.
+    """
+    if combination not in COMBINATIONS:
+        raise UsageError(f"there is no combination called '{combination}'", fix=f"One of {', '.join(COMBINATIONS)}.")
+    if len(adapters) < 2 or len(adapters) != len(weights):
+        raise UsageError(
+            f"{len(adapters)} adapters and {len(weights)} weights",
+            fix="Give two or more adapters and a weight for each.",
+        )
+    first = adapters[0].manifest
+    for adapter in adapters:
+        manifest = adapter.manifest
+        if _base_identity(manifest) != _base_identity(first):
+            raise BaseMismatch(
+                f"was trained on '{manifest.base.name}', {first.reference} on '{first.base.name}'",
+                where=adapter.reference,
+                fix="Only adapters of one base can be combined.",
+            )
+        if manifest.task != first.task:
+            raise UsageError(f"is for '{manifest.task}', {first.reference} for '{first.task}'", where=adapter.reference)
+        if (manifest.settings or {}) != (first.settings or {}):
+            raise UsageError(f"was trained with other settings than {first.reference}", where=adapter.reference)
+        if read_config(adapter.path).get("use_dora"):
+            raise UsageError("is a DoRA adapter, whose magnitudes cannot be combined", where=adapter.reference)
+    ranks = {read_config(adapter.path)["r"] for adapter in adapters}
+    if combination != "cat" and len(ranks) > 1:
+        raise UsageError(f"'{combination}' needs one rank, these have {sorted(ranks)}", fix="Use 'cat'.")
+
+
+def combine_folders(
+    folders: Sequence[Path],
+    weights: Sequence[float],
+    out: Path,
+    *,
+    combination: str = "cat",
+    density: float = 0.5,
+) -> dict[str, Any]:
+    """Write a PEFT folder with Σ wᵢ·ΔWᵢ, or an approximation of it, and return its configuration.
+
+    Args:
+        combination: `cat` is exact, its rank the sum of the ranks; `linear` adds the √-weighted factors, a rough
+            approximation of the same rank; `ties` (arXiv:2306.01708) and `dare_ties` (arXiv:2311.03099) also prune.
+        density: Share of the values that `ties` and `dare_ties` keep.
+
+    Raises:
+        UnexpectedKey: if the adapters do not cover the same modules in the same shapes.
+    """
+    import torch
+
+    configs = [read_config(folder) for folder in folders]
+    halves = [factors(read_weights(folder)) for folder in folders]
+    for folder, half in zip(folders, halves, strict=True):
+        if extra := sorted(half.keys() ^ halves[0].keys()):
+            raise UnexpectedKey(f"covers other modules than the first, such as {extra[0]}", where=str(folder))
+    tensors = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        for module in sorted(halves[0]):
+            parts = [half[module] for half in halves]
+            scales = [
+                weight * scaling(config, module, len(a))
+                for weight, config, (a, _) in zip(weights, configs, parts, strict=True)
+            ]
+            a, b = _combine(parts, scales, combination, density)
+            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a.contiguous(), b.contiguous()
+    rank = sum(config["r"] for config in configs) if combination == "cat" else configs[0]["r"]
+    # The scaling is in the factors, so alpha / r must be one.
+    plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
+    config = {**configs[0], **plain}
+    write_folder(out, config, tensors)
+    return config
+
+
+def _base_identity(manifest: Manifest) -> dict[str, Any]:
+    """The fingerprint without `config`, which schema 1 lacks; `check_files` compares it with the base's own."""
+    return manifest.base.fingerprint.model_dump(exclude={"config"})
+
+
+def _combine(
+    parts: Sequence[tuple[Any, Any]], scales: Sequence[float], combination: str, density: float
+) -> tuple[Any, Any]:
+    import torch
+    from peft.utils.merge_utils import dare_ties, task_arithmetic, ties
+
+    if combination == "cat":
+        return (
+            torch.cat([a * scale for (a, _), scale in zip(parts, scales, strict=True)], dim=0),
+            torch.cat([b for _, b in parts], dim=1),
+        )
+    # Each factor is weighted by the root of the scale; the sign goes to A alone.
+    a_weights = torch.tensor([math.copysign(math.sqrt(abs(scale)), scale) for scale in scales])
+    sides = ([a for a, _ in parts], a_weights), ([b for _, b in parts], a_weights.abs())
+    if combination == "linear":
+        a, b = (task_arithmetic(side, weights) for side, weights in sides)
+    elif combination == "ties":
+        a, b = (ties(side, weights, density) for side, weights in sides)
+    else:
+        a, b = (dare_ties(side, weights, density) for side, weights in sides)
+    return a, b
+
+
+# One adapter into its base
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """Error that merging introduced, measured on the golden prompts (of an encoder, on the golden texts).
+
+    Attributes:
+        path: Folder of the merged model.
+        relative_error: ‖merged - adapter‖ / ‖adapter‖ of the logits or vectors; None without golden records.
+        effect_error: ‖merged - adapter‖ / ‖adapter - base‖: the share of the adapter's effect that changed.
+        prompts: Number of golden prompts or texts.
+        precision: Precision of the comparison; the merged weights of an LLM are bf16, those of an encoder float32.
+    """
+
+    path: Path
+    adapter: str
+    relative_error: float | None
+    effect_error: float | None
+    prompts: int
+    precision: Literal["bf16", "fp32"]
+
+    def __str__(self) -> str:
+        if self.relative_error is None:
+            return f"Merged {self.adapter} into {self.path}; there are no golden records to compare on."
+        return (
+            f"Merged {self.adapter} into {self.path}. On {self.prompts} golden prompts or texts, the output changed by "
+            f"{self.relative_error:.2e} of its norm, which is {self.effect_error:.2e} of the adapter's effect."
+        )
+
+
+def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
+    """Write the merged model to `out`, completely or not at all, with the report as `merged.json`.
+
+    An LLM is written as bf16 safetensors with its tokenizer, an encoder whole in float32. The weights are merged into a
+    fresh bf16 copy of the base that has run no forward pass: merging into a 4-bit base, or into one whose first
+    forward pass repacked its weights, gives wrong weights. The comparison runs on other copies.
+
+    Args:
+        base: None resolves the name in the manifest.
+
+    Raises:
+        NameTaken: if `out` exists and is not an empty folder.
+        StoreError: if it cannot be written.
+        LoadCheckFailed: what `check_files` and `attach` raise.
+    """
+    base = base or resolve(stored.manifest.base.name, stored.manifest.base.revision)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise NameTaken("the folder is not empty", where=str(out), fix="Give a folder that does not exist.")
+    check_files(stored, base)
+    with files.whole_folder(out.absolute().parent) as new:
+        merge = _merge_encoder if stored.manifest.golden.vectors else _merge_llm
+        report = merge(stored, base, new, out)
+        (new / REPORT).write_text(_report_json(report, stored.manifest), encoding="utf-8")
+        files.publish(new, out)
+    return report
+
+
+def _merge_llm(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
+    model = attach(load_model(base, quantization="none", precision="bf16"), stored)
+    with quiet():
+        model.merge_and_unload(safe_merge=True).save_pretrained(new)
+        _save_tokenizer(load_tokenizer(base), new)
+    return _compare_logits(stored, base, BaseModel("merged", new), out)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is Exception:  # raised by tokenizers if it cannot write; `whole_folder` expects an OSError
+            raise OSError(str(error)) from error
+        raise
+
+
+def _compare_logits(stored: StoredAdapter, base: BaseModel, merged: BaseModel, out: Path) -> MergeReport:
+    golden = stored.manifest.golden
+    prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
+    precision = precision_for(base)
+    if not prompts:
+        return MergeReport(out, stored.reference, None, None, 0, precision)
+    model = attach(load_model(base, quantization="none", precision=precision), stored)
+    adapted = last_logits(model, prompts)
+    with model.disable_adapter():
+        plain = last_logits(model, prompts)
+    del model
+    error = (last_logits(load_model(merged, quantization="none", precision=precision), prompts) - adapted).norm()
+    return MergeReport(
+        path=out,
+        adapter=stored.reference,
+        relative_error=float(error / adapted.norm()),
+        effect_error=float(error / (adapted - plain).norm()),
+        prompts=len(prompts),
+        precision=precision,
+    )
+
+
+def _merge_encoder(stored: StoredAdapter, base: BaseModel, new: Path, out: Path) -> MergeReport:
+    from numpy.linalg import norm
+
+    texts = [vector.text for vector in stored.manifest.golden.vectors]
+    encoder = load_encoder(base, device="cpu")
+    plain = encode_texts(encoder, texts)
+    model = attach(encoder, stored)
+    adapted = encode_texts(encoder, texts)
+    with quiet():
+        model.merge_and_unload(safe_merge=True)  # in place, so the encoder around it is merged too
+        encoder.save_pretrained(str(new), create_model_card=False, safe_serialization=True)
+    error = norm(encode_texts(load_encoder(BaseModel("merged", new), device="cpu"), texts) - adapted)
+    return MergeReport(
+        path=out,
+        adapter=stored.reference,
+        relative_error=float(error / norm(adapted)),
+        effect_error=float(error / norm(adapted - plain)),
+        prompts=len(texts),
+        precision="fp32",
+    )
+
+
+def _report_json(report: MergeReport, manifest: Manifest) -> str:
+    """The report, with the settings and tuned values needed to prompt the merged model and read its answers."""
+    values: dict[str, Any] = {**asdict(report), "settings": manifest.settings, "tuned": manifest.tuned}
+    del values["path"]
+    return json.dumps(values, indent=2) + "\n"

@@ -1,0 +1,275 @@
+"""Operations on stored adapters: the Python API behind `searchlora adapters`, and storing a trained adapter.
+
+`store` is a `Store`, its folder, or None for the default store.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from searchlora.adapters.aliases import AliasMove
+from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft, Precision
+from searchlora.adapters.references import parse_reference
+from searchlora.adapters.store import Entry, Store
+from searchlora.adapters.stored import StoredAdapter
+
+if TYPE_CHECKING:
+    from searchlora.adapters.merging import MergeReport
+    from searchlora.adapters.transfer import Pulled, Pushed
+    from searchlora.models.resolve import BaseModel
+    from searchlora.recipe import AnyRecipe
+    from searchlora.task import Task
+
+AnyStore = Store | str | Path | None
+
+_COMPARED = ("task", "task_version", "base", "recipe", "trained", "evaluated", "dataset", "prompt_hash", "metrics")
+_COMPARED_TOO = ("settings", "tuned", "training", "parents", "versions")
+
+
+def list_(store: AnyStore = None) -> Sequence[Entry]:
+    """Every version in the store, by name and number."""
+    return _store(store).list()
+
+
+def show(reference: str, store: AnyStore = None) -> Manifest:
+    """The manifest of the version that a reference points to. Raises `InvalidName`, `NotInStore`, `ManifestError`."""
+    return _store(store).get(reference).manifest
+
+
+def verify(
+    reference: str, *, base: str | None = None, tasks: str | Path | None = None, store: AnyStore = None
+) -> StoredAdapter:
+    """The full load check; see `load_check.verify`.
+
+    Args:
+        base: Name or folder of the base, if it is not found under the name in the manifest.
+        tasks: A folder of further task plugins.
+    """
+    from searchlora.adapters.load_check import verify as check
+    from searchlora.models.resolve import resolve
+    from searchlora.task import load_task
+
+    stored = _store(store).get(reference)
+    check(stored, load_task(stored.manifest.task, tasks), resolve(base) if base else None)
+    return stored
+
+
+def alias(reference: str, name: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:
+    """Move the alias `name` to a version. Raises `InvalidName`, `NotInStore`."""
+    store = _store(store)
+    pinned = parse_reference(store.pin(reference))
+    return store.alias(pinned.name, name, pinned.version or 0, reason)
+
+
+def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:
+    """Move an alias back to its previous version. Raises `NotInStore` if there is none."""
+    return _store(store).rollback(name, alias, reason)
+
+
+def remove(reference: str, *, force: bool = False, store: AnyStore = None) -> str:
+    """Remove a version and return its exact reference. Raises `StoreError` if an alias points to it and not `force`."""
+    return _store(store).remove(reference, force=force)
+
+
+def export(reference: str, out: str | Path, *, base: str | None = None, store: AnyStore = None) -> MergeReport:
+    """Merge an adapter into its base and write the model; see `merging.export_merged`."""
+    from searchlora.adapters.merging import export_merged
+    from searchlora.models.resolve import resolve
+
+    return export_merged(_store(store).get(reference), Path(out), base=resolve(base) if base else None)
+
+
+def push(reference: str, url: str, *, store: AnyStore = None) -> Pushed:
+    """Copy a version to a folder, an object store or the hub; see `transfer.push`."""
+    from searchlora.adapters.transfer import push as push_version
+
+    return push_version(_store(store).get(reference), url)
+
+
+def pull(
+    url: str,
+    *,
+    name: str | None = None,
+    base: str | None = None,
+    tasks: str | Path | None = None,
+    store: AnyStore = None,
+) -> Pulled:
+    """Copy a version from a folder, an object store or the hub; see `transfer.pull`.
+
+    Args:
+        base: Name or folder of the base, if it is not found under the name in the manifest.
+        tasks: A folder of further task plugins.
+    """
+    from searchlora.adapters.transfer import pull as pull_version
+    from searchlora.models.resolve import resolve
+
+    return pull_version(url, _store(store), name, base=resolve(base) if base else None, tasks=tasks)
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Differences of two versions.
+
+    Attributes:
+        fields: Manifest field, its parts joined by dots, -> its two values; None where one version lacks it.
+        weights: ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖ over all modules; None if the two do not fit the same base.
+    """
+
+    first: str
+    second: str
+    fields: dict[str, tuple[Any, Any]]
+    weights: float | None
+
+    def __str__(self) -> str:
+        lines = [f"{key}: {one!r} | {two!r}" for key, (one, two) in self.fields.items()]
+        if self.weights is None:
+            distance = "cannot be compared (the adapters do not fit the same base)"
+        else:
+            distance = f"relative distance {self.weights:.3g}"
+        return "\n".join([f"{self.first} | {self.second}", *lines, f"weights: {distance}"])
+
+
+def diff(first: str, second: str, *, store: AnyStore = None) -> Diff:
+    """The manifest fields in which two versions differ, and the relative distance of their weights."""
+    from searchlora.adapters.peft_folder import relative_distance
+
+    adapters = [_store(store).get(reference) for reference in (first, second)]
+    one, two = (_flat(adapter.manifest.model_dump(include={*_COMPARED, *_COMPARED_TOO})) for adapter in adapters)
+    fields = {
+        key: (one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)
+    }
+    weights = relative_distance(adapters[0].path, adapters[1].path)
+    return Diff(adapters[0].reference, adapters[1].reference, fields, weights)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def merge(
+    references: Sequence[str],
+    name: str,
+    *,
+    weights: Sequence[float] | None = None,
+    method: str = "cat",
+    density: float = 0.5,
+    base: str | None = None,
+    tasks: str | Path | None = None,
+    store: AnyStore = None,
+) -> StoredAdapter:
+    """Combine adapters of one task and base into a new version of `name`, with them as its parents.
+
+    It keeps their settings but no tuned values, which were chosen on the outputs of a single adapter.
+
+    Args:
+        weights: One weight for each reference; None gives equal weights with a sum of one.
+        method: See `merging.combine_folders`; `cat` is exact.
+
+    Raises:
+        UsageError, BaseMismatch: see `merging.check_combinable`.
+        What `store_adapter` raises.
+    """
+    from searchlora.adapters.load_check import check_files
+    from searchlora.adapters.merging import check_combinable, combine_folders
+    from searchlora.models.resolve import resolve
+    from searchlora.recipe import parse_encoder_recipe, parse_recipe
+    from searchlora.task import EncoderTask, load_task
+
+    store = _store(store)
+    parents = [store.get(reference) for reference in references]
+    shares = [1 / len(parents)] * len(parents) if weights is None else [float(weight) for weight in weights]
+    check_combinable(parents, shares, method)
+    first = parents[0].manifest
+    store.check_task(name, first.task)
+    model = resolve(base) if base else resolve(first.base.name, first.base.revision)
+    for parent in parents:
+        check_files(parent, model)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [parent.path for parent in parents]
+        config = combine_folders(folders, shares, Path(temporary), combination=method, density=density)
+        task = load_task(first.task, tasks).bound(first.settings)
+        parse = parse_encoder_recipe if isinstance(task, EncoderTask) else parse_recipe
+        lora = {**first.recipe["lora"], "r": config["r"], "alpha": config["lora_alpha"], "variant": "lora"}
+        return store_adapter(
+            store,
+            name,
+            Path(temporary),
+            task=task,
+            recipe=parse({**first.recipe, "lora": lora}),
+            base=model,
+            training={"combination": method, "weights": shares},
+            parents=[parent.reference for parent in parents],
+        )
+
+
+def store_adapter(
+    store: Store,
+    name: str,
+    folder: Path,
+    *,
+    task: Task,
+    recipe: AnyRecipe,
+    base: BaseModel,
+    dataset: Dataset | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    evaluated: Precision | None = None,
+    training: Mapping[str, Any] | None = None,
+    tuned: Mapping[str, Any] | None = None,
+    parents: Sequence[str] = (),
+    extra_files: Sequence[Path] = (),
+) -> StoredAdapter:
+    """Write the manifest of a trained adapter, verify it, and store it as the next version of `name`.
+
+    Two copies of the base are loaded in turn: one computes the golden logits, the other reproduces them.
+
+    Args:
+        folder: A plain PEFT folder as `save_adapter` writes it.
+        task: Bound to the settings that it was trained with.
+        evaluated: Precision of the base while `metrics` were measured.
+        training: `Trained.summary`: seconds, parameters trained, ...
+        tuned: Values chosen by `Task.tune`.
+        extra_files: Files to store beside the weights, for example `metrics.jsonl` and `loss.svg`.
+
+    Raises:
+        What `Store.add` and `load_check.verify` raise; then nothing is stored.
+    """
+    from searchlora.adapters.golden import golden_of, prompt_hash
+    from searchlora.adapters.load_check import verify as check
+    from searchlora.adapters.peft_folder import check_delta
+    from searchlora.models.fingerprint import fingerprint
+    from searchlora.task import PromptedTask
+
+    store.check_task(name, task.name)
+    check_delta(folder)
+    draft = ManifestDraft(
+        task=task.name,
+        task_version=task.version,
+        base=Base(name=base.name, revision=base.revision, fingerprint=fingerprint(base.path)),
+        recipe=recipe.model_dump(),
+        trained=Precision(quantization=recipe.quantization, precision=recipe.precision),
+        evaluated=evaluated,
+        dataset=dataset,
+        prompt_hash=prompt_hash(task) if isinstance(task, PromptedTask) else None,
+        settings=dict(task.settings),
+        tuned=dict(tuned or {}),
+        golden=golden_of(task, base, folder),
+        metrics=dict(metrics or {}),
+        training=dict(training or {}),
+        parents=list(parents),
+    )
+    return store.add(name, folder, draft, extra_files=extra_files, check=lambda stored: check(stored, task, base))
+
+
+def _store(store: AnyStore) -> Store:
+    return store if isinstance(store, Store) else Store(store)
