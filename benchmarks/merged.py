@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from searchlora.adapters.exporting import export_merged
+from searchlora.adapters.merging import export_merged
 from searchlora.adapters.stored import StoredAdapter
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from searchlora.adapters.attach import new_adapter, save_adapter
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.adapters.storing import store_adapter
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import Recipe, load_recipe

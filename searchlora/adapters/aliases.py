@@ -146,9 +146,7 @@ class AliasHistory:
         decided = {
             move.alias: move
             for move in self.moves
-            if move.decision is not None
-            and not move.refused
-            and move.decision.version == self.current.get(move.alias)
+            if move.decision is not None and not move.refused and move.decision.version == self.current.get(move.alias)
         }
         return frozenset(alias for alias, move in decided.items() if move.forced)
 

@@ -86,7 +86,9 @@ def write_training_queries(folder: Path, queries: Iterable[str]) -> Path:
     return folder / TRAINING_QUERIES
 
 
-def _family(store: Store, start: StoredAdapter, *, weights_only: bool = False) -> Iterator[tuple[str, StoredAdapter | None]]:
+def _family(
+    store: Store, start: StoredAdapter, *, weights_only: bool = False
+) -> Iterator[tuple[str, StoredAdapter | None]]:
     """Breadth-first walk over the ancestors, each once: reference and version, None if it is not in the store.
 
     Args:

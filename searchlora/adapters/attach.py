@@ -1,7 +1,7 @@
 """LoRA modules on a base model: create a trainable adapter, save it, and attach a saved one.
 
 All adapter weights are attached here. PEFT's own `load_adapter` silently overwrites an adapter of the same name, hides
-keys that match nothing (`strict=False`), does not activate the adapter, and asks the hub for files that are not on disk.
+keys that match nothing (`strict=False`), does not activate the adapter, and asks the hub for missing files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
     lora = recipe.lora
     if lora.variant == "pissa" and getattr(model, "is_loaded_in_4bit", False):
         raise RecipeError(
-            "lora.variant = pissa subtracts the principal components from the base's weights, which 4-bit weights do not allow",
+            "lora.variant = pissa changes the base's weights, which 4-bit weights do not allow",
             where="recipe",
             fix="Set quantization=none, or another variant.",
         )

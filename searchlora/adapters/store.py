@@ -345,13 +345,13 @@ class Store:
             )
         return requested or max(used, default=0) + 1
 
-    def _removed(self, name: str) -> list[int]:
+    def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
         file = self.root / name / REMOVED
         if not file.is_file():
-            return []
+            return ()
         try:
-            return [int(number) for number in json.loads(file.read_text(encoding="utf-8"))]
+            return tuple(int(number) for number in json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise StoreError("is not a list of version numbers", where=str(file), fix="Restore it.") from None
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from searchlora.adapters.entries import Entry
-    from searchlora.adapters.store import Store
+    from searchlora.adapters.store import Entry, Store
 
 app = typer.Typer(help="The adapter store: list, check, name, compare, move and merge adapters.", no_args_is_help=True)
 

@@ -15,10 +15,10 @@ from searchlora.adapters import files
 from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.manifest import Dataset as TrainedOn
 from searchlora.adapters.manifest import Precision
-from searchlora.adapters.names import check_name
+from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import NameTaken, RecipeError, TrainingError
 from searchlora.eval.plain_json import write_json
@@ -97,7 +97,7 @@ def train_encoder_adapter(
             metrics=found,
             evaluated=Precision(quantization="none", precision="fp32") if found else None,
             training=trained.summary,
-            beside=[
+            extra_files=[
                 trained.folder / "metrics.jsonl",
                 trained.folder / "loss.svg",
                 write_training_queries(trained.folder, queries),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.aliases import AliasMove, Decision, Rule
-from searchlora.adapters.names import check_alias, parse_reference
+from searchlora.adapters.references import check_alias, parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy

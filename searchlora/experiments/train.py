@@ -12,10 +12,10 @@ from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.manifest import Dataset as TrainedOn
 from searchlora.adapters.manifest import Precision
-from searchlora.adapters.names import check_name
+from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.adapters.storing import store_adapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.experiments.encoder_train import train_encoder_adapter
 from searchlora.experiments.training_runs import dataset_for, measures, only_run, recipe_for, run_folder, summary
@@ -103,7 +103,7 @@ def train(
             evaluated=Precision(quantization="none", precision=wanted.precision) if found else None,
             training=trained.summary,
             tuned=tuned_on(validator, trained.adapter, dataset, wanted, steps("Tuning")),
-            beside=[
+            extra_files=[
                 trained.folder / "metrics.jsonl",
                 trained.folder / "loss.svg",
                 *_queries_beside(plugin, dataset, trained.folder),

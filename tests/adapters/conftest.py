@@ -10,7 +10,7 @@ from searchlora.adapters.golden import golden_of
 from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.models.resolve import BaseModel, resolve
-from tests.adapters.made import EchoTask, draft_for, echo_task, made_adapter
+from tests.adapters.factories import EchoTask, draft_for, echo_task, made_adapter
 from tests.tiny import build_tiny_base
 
 # Read when torch is loaded, which no import above does. Where other processes want the cores too, OpenMP's threads

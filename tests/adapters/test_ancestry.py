@@ -20,7 +20,7 @@ def family(store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path) ->
 
     def add(name: str, *parents: str, queries: tuple[str, ...] = ()) -> None:
         beside = [write_training_queries(tmp_path, queries)] if queries else []
-        store.add(name, trained, draft.model_copy(update={"parents": list(parents)}), beside=beside)
+        store.add(name, trained, draft.model_copy(update={"parents": list(parents)}), extra_files=beside)
 
     add("a", queries=("red shoes", "Tent  pegs", "tent pegs"))
     add("b", queries=("boots",))
@@ -65,7 +65,7 @@ def test_what_was_merged_into_the_base_is_an_ancestor_and_was_trained(
     base.mkdir()
     (base / "merged.json").write_text('{"adapter": "both@1"}', encoding="utf-8")
     on_it = draft.model_copy(update={"base": draft.base.model_copy(update={"name": str(base)})})
-    family.add("above", trained, on_it, beside=[write_training_queries(tmp_path, ["a stove"])])
+    family.add("above", trained, on_it, extra_files=[write_training_queries(tmp_path, ["a stove"])])
     family.add("untold", trained, on_it)
     assert ancestors(family, "above") == ("both@1", "a@1", "b@1")
     queries = ("red shoes", "tent pegs", "boots", "a stove")

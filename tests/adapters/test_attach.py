@@ -12,7 +12,7 @@ from searchlora.adapters.peft_folder import CONFIG
 from searchlora.errors import LoadCheckFailed, MissingKey, NameTaken, RecipeError, UnexpectedKey
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
-from tests.adapters.made import edit_weights, made_adapter, recipe_for, train_a_little
+from tests.adapters.factories import edit_weights, made_adapter, recipe_for, train_a_little
 
 IDS = torch.arange(3, 43)[None]
 

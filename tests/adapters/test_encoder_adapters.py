@@ -11,13 +11,12 @@ import pytest
 
 from searchlora.adapters import merge
 from searchlora.adapters.attach import attach, new_adapter, save_adapter
-from searchlora.adapters.exporting import export_merged
-from searchlora.adapters.golden_vectors import check_vectors
-from searchlora.adapters.load_check import check_files, verify
+from searchlora.adapters.load_check import check_files, check_vectors, verify
 from searchlora.adapters.manifest import MANIFEST
+from searchlora.adapters.merging import export_merged
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.adapters.storing import store_adapter
 from searchlora.errors import (
     BaseMismatch,
     GoldenVectorsMismatch,
@@ -32,7 +31,7 @@ from searchlora.models.encoder import load_encoder
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.retrieval import Encoder
-from tests.adapters.made import copy_of, edit_weights
+from tests.adapters.factories import copy_of, edit_weights
 from tests.encoders import Shout, made_encoder_adapter, made_encoder_folder, recipe_for, shout
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -140,7 +139,7 @@ def test_vectors_that_equal_the_bases(stored, store, encoder_base):
 
 
 def test_the_tolerance_holds_for_other_batches_and_threads(stored, encoder_base):
-    """The measured claim behind `golden_vectors.TOLERANCE`, on the tiny encoder."""
+    """The measured claim behind `golden.VECTOR_TOLERANCE`, on the tiny encoder."""
     encoder = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
     texts = [each.text for each in stored.manifest.golden.vectors]
     beside = encoder.encode([*texts, "x" * 60], batch_size=8)[: len(texts)]

@@ -8,9 +8,9 @@ import torch
 
 from searchlora.adapters.load_check import check_files, check_renders, verify
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.adapters.storing import store_adapter
 from searchlora.errors import (
     BaseMismatch,
     GoldenLogitsMismatch,
@@ -26,7 +26,7 @@ from searchlora.errors import (
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
-from tests.adapters.made import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
+from tests.adapters.factories import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
 
 
 def test_a_stored_adapter_passes(store: Store, trained: Path, task: EchoTask, base: BaseModel) -> None:

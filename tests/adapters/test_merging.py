@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from searchlora.adapters import exporting
-from searchlora.adapters.combining import combine_folders
-from searchlora.adapters.exporting import export_merged
-from searchlora.adapters.peft_folder import CONFIG
+from searchlora.adapters import merging
+from searchlora.adapters.merging import combine_folders, export_merged
+from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.peft_folder import CONFIG, relative_distance
 from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.adapters.storing import store_adapter
-from searchlora.adapters.weights import relative_distance
 from searchlora.errors import NameTaken, TamperedAdapter
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
-from tests.adapters.made import EchoTask, edit_weights, made_adapter, recipe_for
+from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
 
 
 def test_merging_writes_a_bf16_model_and_says_what_it_changed(stored: StoredAdapter, tmp_path: Path) -> None:
@@ -66,7 +64,7 @@ def test_the_base_that_is_merged_into_ran_no_forward_pass(
         at_merge.append(passes[id(self.model)])
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(exporting, "load_model", watched)
+    monkeypatch.setattr(merging, "load_model", watched)
     monkeypatch.setattr(LoraModel, "merge_and_unload", merge_and_unload)
     export_merged(stored, tmp_path / "merged")
     assert at_merge == [0]
@@ -88,7 +86,7 @@ def test_nothing_is_merged_over_something_or_from_a_spoilt_adapter(stored: Store
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from searchlora.adapters import exporting
+from searchlora.adapters import merging
 from searchlora.adapters.peft_folder import read_config, read_weights, write_folder
 from searchlora.adapters.store import Store
 from searchlora.errors import StoreError
@@ -98,20 +96,20 @@ stored = Store(root).get("echo@1")
 def fill():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-load_tokenizer = exporting.load_tokenizer
+load_tokenizer = merging.load_tokenizer
 def late(base):
     fill()
     return load_tokenizer(base)
 try:
     if what == "model":
         fill()
-    exporting.load_tokenizer = late
+    merging.load_tokenizer = late
     if what == "adapter":
         config, tensors = read_config(stored.path), read_weights(stored.path)
         fill()
         write_folder(Path(out), config, tensors)
     else:
-        exporting.export_merged(stored, Path(out))
+        merging.export_merged(stored, Path(out))
 except StoreError as error:
     print(type(error).__name__, error)
     sys.exit(error.exit_code)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from searchlora import adapters
-from searchlora.adapters import verbs
+from searchlora.adapters import operations
 from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import BaseMismatch, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel
-from tests.adapters.made import EchoTask, copy_of, made_adapter
+from tests.adapters.factories import EchoTask, copy_of, made_adapter
 
 
 def test_importing_the_package_imports_no_torch() -> None:
@@ -67,8 +67,8 @@ def test_merge_makes_a_new_version_with_parents(
     merged = adapters.merge(["echo@1", "echo@2"], "both", weights=[0.5, 0.5], store=store)
     assert merged.manifest.parents == ["echo@1", "echo@2"]
     assert merged.manifest.recipe["lora"]["r"] == 8
-    verbs.verify("both", store=store)
-    verbs.verify("both", base=str(copy_of(base, tmp_path / "moved").path), store=store)
+    operations.verify("both", store=store)
+    operations.verify("both", base=str(copy_of(base, tmp_path / "moved").path), store=store)
 
 
 def test_merge_refuses_what_does_not_fit(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.adapters.names import Reference, check_name, parse_reference
+from searchlora.adapters.references import Reference, check_name, parse_reference
 from searchlora.errors import InvalidName
 
 

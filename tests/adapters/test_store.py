@@ -25,7 +25,7 @@ def test_a_version_holds_peft_files_manifest_card_and_what_lay_beside(
     store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    stored = store.add("echo", trained, draft, beside=[tmp_path / "metrics.jsonl"])
+    stored = store.add("echo", trained, draft, extra_files=[tmp_path / "metrics.jsonl"])
     names = {"adapter_config.json", "adapter_model.safetensors", "README.md", "metrics.jsonl"}
     assert set(stored.manifest.files) == names
     assert {file.name for file in stored.path.iterdir()} == {*names, MANIFEST}

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from searchlora.adapters.files import hashes
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store, StoredAdapter
-from searchlora.adapters.stored import check_hashes
+from searchlora.adapters.stored import check_hashes, file_hashes
 from searchlora.adapters.transfer import pull, push
 from searchlora.errors import (
     GoldenLogitsMismatch,
@@ -26,7 +25,7 @@ from searchlora.errors import (
     ZeroDelta,
 )
 from searchlora.models.resolve import BaseModel
-from tests.adapters.made import EchoTask, edit_weights
+from tests.adapters.factories import EchoTask, edit_weights
 
 
 def same_bytes(one: Path, two: Path) -> bool:
@@ -106,7 +105,7 @@ def spoilt_push(stored: StoredAdapter, there: Path, change: Any, **manifest: Any
     for file in there.iterdir():
         file.chmod(0o644)
     edit_weights(there, change)
-    own = stored.manifest.model_copy(update={"files": hashes(there, skip=MANIFEST), **manifest})
+    own = stored.manifest.model_copy(update={"files": file_hashes(there), **manifest})
     write_manifest(own, there)
     return str(there)
 

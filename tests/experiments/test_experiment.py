@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from searchlora.adapters.ancestry import write_training_queries
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.adapters.storing import store_adapter
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
 from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
@@ -228,7 +228,7 @@ def test_invalid_outputs_and_queries_of_the_training_break_the_policy(folder, ti
     made, recipe = made_folder(tiny_base, folder / "made", 1)
     learnt = [write_training_queries(folder, ["red tent", "GREEN  shoes"])]
     task = load_prompted_task("rewriting")
-    store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, beside=learnt)
+    store_adapter(store, "rewriter", made, task=task, recipe=recipe, base=tiny_base, extra_files=learnt)
     systems = {"faulty": {"run": "faulty.trec"}, "rewriter": {"adapter": "rewriter"}}
     policy = {"beat": {}, "invalid_rate": {"at_most": 0.1}}
     spec = write_spec(folder, systems=systems, candidate="rewriter", policy=policy)

@@ -242,7 +242,7 @@ def test_scores_that_nobody_waits_for_are_not_asked_on(tiny_base, renderer):
 
 
 def test_a_tampered_adapter_is_not_loaded(tiny_base, renderer, store, monkeypatch):
-    monkeypatch.setattr("searchlora.adapters.files.hashes", lambda *_, **__: {})
+    monkeypatch.setattr("searchlora.adapters.stored.file_hashes", lambda *_, **__: {})
     with answering(LikeVllm(renderer)) as server:
         with pytest.raises(LoadCheckFailed):
             RemoteEngine(server.url, tiny_base, store, load=True).load("one@1")

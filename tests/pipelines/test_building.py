@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.adapters.storing import store_adapter
 from searchlora.pipelines.building import build_pipeline
 from searchlora.pipelines.settings import AdapterSettings
 from tests.made import made_adapter, made_folder

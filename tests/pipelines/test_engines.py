@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.adapters.storing import store_adapter
 from searchlora.errors import PipelineError
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from threading import Event
 from typing import TypeVar
 
-from searchlora.adapters.names import parse_reference
+from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, NotInStore, PromptTooLong
 from searchlora.inference.constrained import Constraints

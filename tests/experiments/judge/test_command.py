@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.adapters.ancestry import write_training_queries
-from searchlora.adapters.exporting import export_merged
+from searchlora.adapters.merging import export_merged
 from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, DataError, EngineError, UsageError
 from searchlora.eval.files import file_sha256
@@ -25,7 +25,7 @@ from searchlora.experiments.judge import grade_log
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.task import load_prompted_task
-from tests.adapters.made import draft_for, made_adapter
+from tests.adapters.factories import draft_for, made_adapter
 from tests.experiments.grading_task import build_task, write_collection
 
 
@@ -67,7 +67,7 @@ def by_adapter(ask, weights, tasks, tiny_base, tmp_path):
     def call(*queries, parents=("old@1",), **options):
         beside = [write_training_queries(tmp_path, queries)] if queries else []
         draft = draft_for(tiny_base, load_prompted_task("fit", tasks), parents=list(parents))
-        Store(tmp_path / "store").add("judge", weights, draft, beside=beside)
+        Store(tmp_path / "store").add("judge", weights, draft, extra_files=beside)
         return ask(adapter="judge", base=None, task=None, **options)
 
     return call
