@@ -283,7 +283,7 @@ class Store:
 
     def history(self, name: str) -> Sequence[AliasMove]:
         """Moves of the aliases of a name, oldest first."""
-        return self._aliases(name).moves
+        return [*self._aliases(name).moves]
 
     # Internals
 

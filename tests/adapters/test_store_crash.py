@@ -16,7 +16,7 @@ from searchlora.adapters.stored import check_hashes
 WRITER = """
 import os, resource, signal, sys
 from pathlib import Path
-from searchlora.adapters import files
+from searchlora.adapters import files, stored
 from searchlora.adapters.manifest import parse_manifest
 from searchlora.adapters.store import Store
 from searchlora.errors import StoreError
@@ -24,11 +24,10 @@ from searchlora.errors import StoreError
 root, folder, manifest, how = sys.argv[1:]
 draft = parse_manifest(Path(manifest).read_text(), manifest).draft()
 if how == "killed-in-copy":
-    whole = files.copy_file
     def copy_file(file, target):
         (target / file.name).write_bytes(file.read_bytes()[:100])
         os.kill(os.getpid(), signal.SIGKILL)
-    files.copy_file = copy_file
+    stored.copy_file = copy_file
 elif how == "killed-before-rename":
     files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 elif how == "full":
