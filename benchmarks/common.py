@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.compare import Comparison
+from searchlora.eval.comparison import Comparison
 from searchlora.eval.files import atomic_text
-from searchlora.eval.plain_json import write_json
+from searchlora.eval.formatting import write_json
 from searchlora.eval.tables import Header, to_json
 from searchlora.experiments.machine import machine, versions
 

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
-from searchlora.eval.printed import chance, figure, markdown_table
+from searchlora.eval.formatting import figure, markdown_table, p_value
 
 _PLACE = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -63,7 +63,7 @@ def table(name: str) -> str:
     caption = results.get("caption", "mean and 95% interval")
     parts = [markdown_table(["", *measures], figures), f"n = {n}; {caption}. {made}"]
     compared = [
-        [f"{pair['a']} − {pair['b']}", _figure(pair, "difference", "+"), chance(pair["p_corrected"])]
+        [f"{pair['a']} − {pair['b']}", _figure(pair, "difference", "+"), p_value(pair["p_corrected"])]
         for pair in results["comparisons"]
         if pair["measure"] == measures[0]
     ]

@@ -1,78 +1,43 @@
-"""What a comparison of systems holds: figures with intervals, paired differences, slices, traffic, costs."""
+"""Comparison of systems over the same rows: figures with intervals, paired differences, slices, traffic and costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from searchlora.errors import UsageError
+from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.figures import (
+    Pair,
+    Resampling,
+    Row,
+    ValueTable,
+    WeightedPair,
+    aggregate_figures,
+    aggregate_tables,
+    mean_differences,
+    mean_figures,
+    value_tables,
+    weighted_mean_differences,
+)
+from searchlora.eval.significance import correct
 
-@dataclass(frozen=True)
-class Row:
-    """A measure of a system over n rows, with its 95% interval (nan where there is one cluster only).
+__all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
 
-    The mean, or a pooled figure (`eval.pooled`); of the latter `value` is nan where the figure does not exist.
-    """
+#: The name of the traffic slice, and its values in order.
+TRAFFIC = "traffic"
+BANDS = ("head", "torso", "tail")
 
-    system: str
-    measure: str
-    value: float
-    low: float
-    high: float
-    n: int
+TRAFFIC_NOTE = (
+    "Traffic: the head is the most frequent topics that carry the first third of the traffic, the torso those that "
+    "carry the second, the tail the rest; topics asked equally often stay together."
+)
 
-
-@dataclass(frozen=True)
-class Pair:
-    """System a against system b: a minus b, over the same n rows, as `significance.PairedDifference`.
-
-    Of a pooled figure no single row has a value: there are no wins, losses and ties, no effect, and `p_t` and `mde` are
-    by the jackknife's standard error. Where a figure does not exist, nor does its difference or p (nan).
-
-    Attributes:
-        p: Two-sided, by paired randomisation.
-        p_corrected: The same, corrected over all pairs and measures of the comparison (of a slice's pair: over all
-            pairs of all slices).
-        wins, losses, ties: Rows on which a is better, worse, the same.
-        p_t: Two-sided, by the paired t test over clusters; not corrected.
-        effect: Cohen's d_z.
-        mde: The smallest true difference that such a test finds in four cases of five.
-    """
-
-    a: str
-    b: str
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_corrected: float
-    wins: int | None
-    losses: int | None
-    ties: int | None
-    n: int
-    p_t: float
-    effect: float
-    mde: float
-
-
-@dataclass(frozen=True)
-class WeightedPair:
-    """System a against system b over n rows weighted by traffic, as `significance.WeightedDifference`.
-
-    Attributes:
-        p: Two-sided, by paired randomisation of the weighted sums of clusters.
-        p_corrected: The same, corrected over all weighted pairs and measures of the comparison.
-    """
-
-    a: str
-    b: str
-    measure: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_corrected: float
-    n: int
+_AnyPair = TypeVar("_AnyPair", Pair, WeightedPair)
+_Attribute = TypeVar("_Attribute", str, float)
 
 
 @dataclass(frozen=True)
@@ -95,28 +60,29 @@ class SlicePair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
-        systems: Names, in the order given.
-        measures: The measures compared, the headline first in the order asked for. One that is not the headline may
-            be of some systems only.
-        candidate: The system under test, set against every other one; None where there is none.
-        baseline: The system that every other one is set against; None where there is none.
-        correction: How `p_corrected` was made.
-        groups: How many clusters the rows come in.
+        systems: Names, in the order of tables.
+        measures: The compared measures, the headline first. A measure other than the headline may exist for some
+            systems only.
+        candidate: The system under test, compared with every other system; None without a candidate.
+        baseline: The system that every other system is compared with; None without a baseline.
+        correction: The method behind `p_corrected`.
+        groups: Number of clusters.
         rows, comparisons, slices, slice_pairs: The figures.
-        values: measure -> system -> row id -> value, over the common rows; what plots and tables of queries show.
-        invalid: system -> row id -> why its output did not parse.
-        less_is_better: Those of the measures of which less is better.
-        answered: system -> how many rows it answered, also those that others did not; what a rate of `invalid` is of.
-        totals: system -> figures that exist only over all rows, without interval.
-        weighted: Means weighted by traffic, of the rows whose traffic is known.
+        values: Measure -> system -> row id -> value, over the shared rows; shown in plots and tables of queries.
+        invalid: System -> row id -> why its output did not parse.
+        answered: System -> number of rows it answered, including those that other systems did not; the denominator of
+            the invalid rate.
+        totals: System -> figures that exist only over all rows, without an interval.
+        weighted: Means weighted by traffic, over the rows with known traffic.
         weighted_pairs: Differences of those means, in the tested measures.
-        unjudged: What unjudged documents do to the figures; measures are named as `eval.unjudged` names them.
-        costs: system -> what a row cost on average.
-        circular: system -> why its figures are circular; only those systems whose figures are.
-        notes: What a reader must know, beginning with what was left out.
+        unjudged: Figures under other assumptions about unjudged documents, named as in `eval.unjudged`.
+        costs: System -> mean costs of a row.
+        circular: System -> why its figures are circular; only systems with circular figures.
+        notes: Notes for the reader, starting with what was left out.
+        less_is_better: The measures of which smaller values are better.
     """
 
     systems: tuple[str, ...]
@@ -142,57 +108,348 @@ class Comparison:
     less_is_better: tuple[str, ...] = ()
 
     @property
-    def met(self) -> tuple[tuple[str, str], ...]:
-        """The pairs (a, b) to be looked at first: the candidate and each other, else each other and the baseline."""
+    def main_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The pairs (a, b) shown first: the candidate with each other system, else each other one with the baseline."""
         others = [system for system in self.systems if system != (self.candidate or self.baseline)]
         if self.candidate is not None:
             return tuple((self.candidate, other) for other in others)
         return tuple((other, self.baseline) for other in others if self.baseline is not None)
 
     @property
-    def by_row(self) -> str | None:
-        """The first measure with a value per row in all systems: the headline, unless that is pooled; else None."""
+    def row_measure(self) -> str | None:
+        """The first measure with a value per row in all systems: the headline, unless it is an aggregate; else None."""
         return next((m for m in self.measures if len(self.values.get(m, ())) == len(self.systems)), None)
 
     @property
-    def pooled(self) -> tuple[str, ...]:
-        """The measures that are no mean of rows."""
+    def aggregates(self) -> tuple[str, ...]:
+        """The measures that are not means of rows."""
         return tuple(measure for measure in self.measures if measure not in self.values)
 
     @property
-    def order_of_gain(self) -> str:
-        """How `gains` are taken, in words."""
-        turned = self.by_row in self.less_is_better
-        return "the second system minus the first, since less is better" if turned else "the first minus the second"
+    def gain_direction(self) -> str:
+        """The order of subtraction behind `gains`, in words."""
+        reversed_ = self.row_measure in self.less_is_better
+        return "the second system minus the first, since less is better" if reversed_ else "the first minus the second"
 
     def gains(self, a: str, b: str) -> dict[str, float]:
-        """Row id -> by how much a is better than b in the measure `by_row`, which must be there."""
-        measure = str(self.by_row)
-        ours, theirs = self.values[measure][a], self.values[measure][b]
-        return {row: self.gain(measure, ours[row] - theirs[row]) for row in ours}
+        """Row id -> by how much a is better than b in `row_measure`, which must not be None."""
+        measure = str(self.row_measure)
+        first, second = self.values[measure][a], self.values[measure][b]
+        return {row: self.gain(measure, first[row] - second[row]) for row in first}
 
     def gain(self, measure: str, difference: float) -> float:
-        """A difference in a measure, above 0 where it is for the better."""
+        """A difference in a measure with its sign turned so that above 0 is better."""
         return -difference if measure in self.less_is_better else difference
 
-    def shown(self, system: str) -> str:
-        """The name of a system as it is printed: `name (circular)` where its figures are."""
+    def label(self, system: str) -> str:
+        """The printed name of a system: `name (circular)` if its figures are circular."""
         return f"{system} (circular)" if system in self.circular else system
 
     def row(self, system: str, measure: str) -> Row:
-        """The figure of one system. Raises KeyError where there is none."""
-        found = self.find(system, measure)
-        if found is None:
+        """The figure of one system. Raises KeyError if it does not exist."""
+        row = self.find(system, measure)
+        if row is None:
             raise KeyError((system, measure))
-        return found
+        return row
 
     def find(self, system: str, measure: str) -> Row | None:
-        """The figure of one system, if it has it."""
+        """The figure of one system, or None."""
         return next((row for row in self.rows if (row.system, row.measure) == (system, measure)), None)
 
     def pair(self, a: str, b: str, measure: str) -> Pair:
-        """The comparison of a with b. Raises KeyError where it was not made."""
+        """The comparison of a with b. Raises KeyError if it was not made."""
         for pair in self.comparisons:
             if (pair.a, pair.b, pair.measure) == (a, b, measure):
                 return pair
         raise KeyError((a, b, measure))
+
+
+def compare(
+    systems: Mapping[str, Evaluation],
+    *,
+    candidate: str | None = None,
+    baseline: str | None = None,
+    measures: Sequence[str] | None = None,
+    correction: str = "holm",
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare systems over the rows that all of them have.
+
+    Args:
+        systems: Name -> evaluation, in the order of tables.
+        candidate: The system under test, compared with every other one (a is the candidate, b the other).
+        baseline: The system that every other one is compared with (b is the baseline). At least one of candidate and
+            baseline must be given.
+        measures: The measures to compare and test, means and aggregates. None: all measures, with the headline of the
+            candidate (else of the baseline) first; those named in its evaluation's `tested` are tested. The first
+            measure must exist in every system; another one is compared between the systems that have it.
+        correction: `holm` or `bh`, over all comparisons made. Comparisons within slices, and those weighted by
+            traffic, are corrected among themselves.
+        resamples, seed: Of the bootstrap and of the randomisation tests.
+
+    Raises:
+        UsageError: when a system does not exist, candidate and baseline are the same or both missing, no measure or no
+            row is shared by all systems, a name is both a mean and an aggregate, or two systems give a row different
+            clusters or different traffic.
+
+    Examples:
+        >>> base = Evaluation("MRR", {"MRR": {"q1": 0.5, "q2": 0.2, "q3": 0.0, "q4": 1.0}}, clusters={})
+        >>> adapter = Evaluation("MRR", {"MRR": {"q1": 1.0, "q2": 0.5, "q3": 0.2, "q4": 1.0}}, clusters={})
+        >>> result = compare({"base": base, "adapter": adapter}, candidate="adapter", resamples=200)
+        >>> pair = result.pair("adapter", "base", "MRR")
+        >>> round(pair.difference, 2), pair.wins, pair.losses, pair.ties
+        (0.25, 3, 0, 1)
+    """
+    leading = systems[_leading(systems, candidate, baseline)]
+    clusters = clusters_of(systems)
+    weights = _agreed("traffic", {name: system.weights for name, system in systems.items()})
+    requested = tuple(measures) if measures is not None else _all_measures(systems, leading.headline)
+    aggregates = {measure for system in systems.values() for measure in system.aggregates}
+    _refuse_ambiguous_names(systems, aggregates)
+    required = requested[:1]
+    tables, notes = value_tables(
+        {name: system.values for name, system in systems.items()},
+        [measure for measure in requested if measure not in aggregates],
+        clusters,
+        required,
+    )
+    sums, notes_on_sums = aggregate_tables(
+        {name: system.aggregates for name, system in systems.items()},
+        [measure for measure in requested if measure in aggregates],
+        clusters,
+        required,
+    )
+    if not tables and not sums:
+        raise UsageError("no measure has a row that all systems share", fix=f"Asked for: {', '.join(requested)}.")
+    present = {measure for table in tables for measure in table.measures} | {table.measure for table in sums}
+    known = [measure for measure in requested if measure in present]
+    tested = leading.tested if measures is None and leading.tested else tuple(known)
+    pairs = tuple(_pairs(list(systems), candidate, baseline))
+    resampling = Resampling(resamples, seed)
+    order = _by_measure(known)
+    less = {measure for system in systems.values() for measure in system.less_is_better}
+
+    slices, slice_pairs = _slices(_sliced(systems, weights), tables, pairs, tested, resampling)
+    slice_pairs = [replace(part, pair=_with_wins_of_better(part.pair, less)) for part in slice_pairs]
+    rows = [row for table in tables for row in mean_figures(table, resampling)]
+    compared = [
+        _with_wins_of_better(pair, less)
+        for table in tables
+        for pair in mean_differences(table, pairs, tested, resampling)
+    ]
+    for table in sums:
+        own_rows, own_pairs = aggregate_figures(table, pairs if table.measure in tested else (), resampling)
+        rows += own_rows
+        compared += own_pairs
+    traffic_tables = list(_with_traffic(tables, weights, notes))
+    weighted = [row for table in traffic_tables for row in mean_figures(table, resampling, weights)]
+    weighted_pairs = [
+        pair
+        for table in traffic_tables
+        for pair in weighted_mean_differences(table, pairs, tested, resampling, weights)
+    ]
+    return Comparison(
+        systems=tuple(systems),
+        measures=tuple(known),
+        candidate=candidate,
+        baseline=baseline,
+        correction=correction,
+        groups=len(set().union(*(table.groups for table in tables), *(table.groups for table in sums))),
+        rows=tuple(sorted(rows, key=order)),
+        comparisons=_corrected(sorted(compared, key=order), correction),
+        slices=tuple(sorted(slices, key=lambda part: order(part.row))),
+        slice_pairs=_corrected_slices(sorted(slice_pairs, key=lambda part: order(part.pair)), correction),
+        values={
+            measure: next(table.by_system(measure) for table in tables if measure in table.measures)
+            for measure in known
+            if measure not in aggregates
+        },
+        invalid={name: dict(system.invalid) for name, system in systems.items()},
+        answered={name: len(_answered_rows(system)) for name, system in systems.items()},
+        totals={name: dict(system.totals) for name, system in systems.items()},
+        weighted=tuple(sorted(weighted, key=order)),
+        weighted_pairs=_corrected(sorted(weighted_pairs, key=order), correction),
+        unjudged=_unjudged(systems, clusters, resampling),
+        costs={name: dict(system.costs) for name, system in systems.items() if system.costs},
+        circular={name: system.circular for name, system in systems.items() if system.circular},
+        notes=tuple(notes + notes_on_sums + _system_notes(systems)),
+        less_is_better=tuple(measure for measure in known if measure in less),
+    )
+
+
+def clusters_of(systems: Mapping[str, Evaluation]) -> dict[str, str]:
+    """Row id -> its cluster; a row without one is its own cluster. Raises `UsageError` where systems differ."""
+    return _agreed(
+        "cluster",
+        {
+            name: {
+                row: system.clusters.get(row, row) for row in _answered_rows(system).union(*system.unjudged.values())
+            }
+            for name, system in systems.items()
+        },
+    )
+
+
+def _answered_rows(evaluation: Evaluation) -> set[str]:
+    """Every row that a system answered: rows with a value and rows with an invalid output."""
+    aggregated = (aggregate.cells for aggregate in evaluation.aggregates.values())
+    return set(evaluation.invalid).union(*evaluation.values.values(), *aggregated)
+
+
+def _agreed(attribute: str, systems: Mapping[str, Mapping[str, _Attribute]]) -> dict[str, _Attribute]:
+    """The attribute of each row, merged over systems. Raises `UsageError` where two systems differ."""
+    merged: dict[str, _Attribute] = {}
+    for name, by_row in systems.items():
+        for row, value in by_row.items():
+            if merged.setdefault(row, value) != value:
+                raise UsageError(f"row {row} is in {attribute} {merged[row]} and in {value}", where=f"system {name}")
+    return merged
+
+
+def _leading(systems: Mapping[str, Evaluation], candidate: str | None, baseline: str | None) -> str:
+    """The system whose headline comes first."""
+    for name in (candidate, baseline):
+        if name is not None and name not in systems:
+            raise UsageError(f"there is no system '{name}'", fix=f"Systems: {', '.join(systems)}.")
+    leading = candidate if candidate is not None else baseline
+    if leading is None:
+        raise UsageError("neither a candidate nor a baseline is named", fix=f"Systems: {', '.join(systems)}.")
+    if candidate == baseline:
+        raise UsageError(f"'{candidate}' cannot be both candidate and baseline", fix="Name one of them only.")
+    return leading
+
+
+def _all_measures(systems: Mapping[str, Evaluation], headline: str) -> tuple[str, ...]:
+    names = [name for evaluation in systems.values() for name in (*evaluation.values, *evaluation.aggregates)]
+    return tuple(dict.fromkeys([headline, *names]))
+
+
+def _refuse_ambiguous_names(systems: Mapping[str, Evaluation], aggregates: Collection[str]) -> None:
+    for name, evaluation in systems.items():
+        if ambiguous := [measure for measure in evaluation.values if measure in aggregates]:
+            raise UsageError(f"'{ambiguous[0]}' is both a mean and an aggregate", where=f"system {name}")
+
+
+def _pairs(names: Sequence[str], candidate: str | None, baseline: str | None) -> Iterator[tuple[str, str]]:
+    if candidate is not None:
+        yield from ((candidate, name) for name in names if name != candidate)
+    if baseline is not None:
+        yield from ((name, baseline) for name in names if name not in (baseline, candidate))
+
+
+def _sliced(systems: Mapping[str, Evaluation], weights: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """Slice -> row id -> value; where two systems differ the later one counts."""
+    slices: dict[str, dict[str, str]] = {}
+    for evaluation in systems.values():
+        for name, by_row in evaluation.slices.items():
+            slices.setdefault(name, {}).update(by_row)
+    return {**slices, TRAFFIC: by_traffic(weights)} if weights else slices
+
+
+def _slices(
+    sliced: Mapping[str, Mapping[str, str]],
+    tables: Sequence[ValueTable],
+    pairs: Sequence[tuple[str, str]],
+    tested: Sequence[str],
+    resampling: Resampling,
+) -> tuple[list[Slice], list[SlicePair]]:
+    rows: list[Slice] = []
+    compared: list[SlicePair] = []
+    for name, by_row in sliced.items():
+        for table in tables:
+            places: dict[str, list[int]] = {}
+            for place, row in enumerate(table.rows):
+                if row in by_row:
+                    places.setdefault(by_row[row], []).append(place)
+            for value in sorted(places, key=slice_order):
+                part = table.take(places[value])
+                rows += [Slice(name, value, row) for row in mean_figures(part, resampling)]
+                compared += [SlicePair(name, value, pair) for pair in mean_differences(part, pairs, tested, resampling)]
+    return rows, compared
+
+
+def _with_traffic(tables: Sequence[ValueTable], weights: Mapping[str, float], notes: list[str]) -> Iterator[ValueTable]:
+    """The rows of the tables whose traffic is known. Adds to `notes`."""
+    if not weights:
+        return
+    notes.append(TRAFFIC_NOTE)
+    for table in tables:
+        places = [place for place, row in enumerate(table.rows) if row in weights]
+        if missing := len(table.rows) - len(places):
+            names = ", ".join(table.measures)
+            notes.append(f"{missing} rows whose traffic is not known are not in the weighted mean of {names}.")
+        if sum(weights[table.rows[place]] for place in places) > 0:
+            yield table.take(places)
+
+
+def _unjudged(
+    systems: Mapping[str, Evaluation], clusters: Mapping[str, str], resampling: Resampling
+) -> tuple[Row, ...]:
+    """Figures of the systems that have them, each measure over the rows that these systems share."""
+    present = {name: system.unjudged for name, system in systems.items() if system.unjudged}
+    names = list(dict.fromkeys(measure for values in present.values() for measure in values))
+    tables, _ = value_tables(present, names, clusters, names)
+    return tuple(sorted((row for table in tables for row in mean_figures(table, resampling)), key=_by_measure(names)))
+
+
+def _by_measure(measures: Sequence[str]) -> Callable[[Row | Pair | WeightedPair], int]:
+    place = {measure: index for index, measure in enumerate(measures)}
+    return lambda figure: place[figure.measure]
+
+
+def _with_wins_of_better(pair: Pair, less: Collection[str]) -> Pair:
+    """Wins are the rows on which a is better: where less is better, the rows on which a is below b."""
+    return replace(pair, wins=pair.losses, losses=pair.wins) if pair.measure in less else pair
+
+
+def _corrected(pairs: Sequence[_AnyPair], method: str) -> tuple[_AnyPair, ...]:
+    """Corrected over the pairs that have a p; an undefined figure is not tested."""
+    known = [pair.p for pair in pairs if not math.isnan(pair.p)]
+    corrected = iter(correct(known, method))
+    return tuple(pair if math.isnan(pair.p) else replace(pair, p_corrected=next(corrected)) for pair in pairs)
+
+
+def _corrected_slices(parts: Sequence[SlicePair], method: str) -> tuple[SlicePair, ...]:
+    corrected = _corrected([part.pair for part in parts], method)
+    return tuple(replace(part, pair=pair) for part, pair in zip(parts, corrected, strict=True))
+
+
+def _system_notes(systems: Mapping[str, Evaluation]) -> list[str]:
+    """Each note once; a note that not all systems share starts with the systems that have it."""
+    owners: dict[str, list[str]] = {}
+    for name, evaluation in systems.items():
+        for note in evaluation.notes:
+            owners.setdefault(note, []).append(name)
+    return [note if len(names) == len(systems) else f"{', '.join(names)}: {note}" for note, names in owners.items()]
+
+
+def by_traffic(weights: Mapping[str, float]) -> dict[str, str]:
+    """Row id -> `head`, `torso` or `tail`.
+
+    Rows are ordered by falling weight. A row is in the head if the rows before it carry less than a third of all
+    traffic, and in the torso if they carry less than two thirds. Rows of equal weight are in one band, whatever their
+    order.
+
+    Examples:
+        >>> by_traffic({"q1": 60, "q2": 30, "q3": 10})
+        {'q1': 'head', 'q2': 'torso', 'q3': 'tail'}
+    """
+    total = sum(weights.values())
+    bands: dict[str, str] = {}
+    before = passed = 0.0
+    last = None
+    for row in sorted(weights, key=lambda row: -weights[row]):
+        if weights[row] != last:
+            before, last = passed, weights[row]
+        bands[row] = BANDS[0 if before < total / 3 else 1 if before < total * 2 / 3 else 2]
+        passed += weights[row]
+    return bands
+
+
+def slice_order(value: str) -> tuple[int, float, str]:
+    """Sort key for the values of a slice: head, torso, tail; then values that start with a number; then words."""
+    if value in BANDS:
+        return 0, BANDS.index(value), value
+    number = re.match(r"-?\d+(\.\d+)?(e[+-]?\d+)?", value)
+    return (1, float(number[0]), value) if number else (2, 0.0, value)

@@ -1,6 +1,8 @@
-"""Retrieval measures per topic, computed by trec_eval's own code through ir_measures.
+"""Retrieval measures per topic (trec_eval's code through ir_measures), and text overlap (BLEU, ROUGE-L).
 
-ir_measures: MacAvaney, Macdonald, Ounis (ECIR 2022). pytrec_eval: Van Gysel, de Rijke (SIGIR 2018).
+Sources: ir_measures: MacAvaney, Macdonald and Ounis (ECIR 2022). pytrec_eval: Van Gysel and de Rijke (SIGIR 2018).
+BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018). ROUGE: Lin (2004). Text overlap is a secondary
+figure: a rewrite is judged by what it retrieves.
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.trec import Qrels, Run, ranked
 
-#: The measures of a table of retrieval results, by the names shown there.
+#: The default retrieval measures.
 RETRIEVAL_MEASURES = ("nDCG@10", "MRR@10", "Recall@10", "Recall@100")
 
-#: Names that people use -> names of ir_measures. Any other name is given to ir_measures as it is.
+#: Common names -> names in ir_measures. Any other name is passed to ir_measures unchanged.
 _SPELLINGS = (("MRR", "RR"), ("Recall", "R"))
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of a name.
+    """A parsed measure.
 
     Attributes:
-        name: As asked for and shown.
-        measure: What ir_measures calculates.
-        cutoff: The rank at which it ends, None where it takes the whole ranking.
+        name: The name as requested and shown.
+        measure: The measure of ir_measures.
+        cutoff: The rank cutoff; None for the whole ranking.
     """
 
     name: str
@@ -37,10 +39,14 @@ class Measure:
 
 
 def parse_measure(name: str) -> Measure:
-    """The measure of a name as shown (`MRR@10`, `Recall@100`) or of ir_measures (`AP(rel=2)`, `P@5`).
+    """Parse the name of a measure, a common one (`MRR@10`, `Recall@100`) or one of ir_measures (`AP(rel=2)`, `P@5`).
 
     Raises:
-        UsageError: when there is no such measure.
+        UsageError: when the measure is unknown or a parameter is invalid.
+
+    Examples:
+        >>> parse_measure("MRR@10").measure, parse_measure("MRR@10").cutoff
+        (RR@10, 10)
     """
     import ir_measures
 
@@ -55,7 +61,7 @@ def parse_measure(name: str) -> Measure:
         fix = "Examples: nDCG@10, MRR@10, Recall@100, AP, P@5."
         raise UsageError(f"'{name}' is not a measure ({why})", fix=fix) from None
     for key in ("cutoff", "rel"):
-        if measure.params.get(key, 1) < 1:  # trec_eval ends the whole process over a cutoff of 0
+        if measure.params.get(key, 1) < 1:  # trec_eval aborts the process for a cutoff of 0
             raise UsageError(
                 f"'{name}' is not a measure ({key} must be at least 1)", fix="Examples: nDCG@10, P(rel=2)@5."
             )
@@ -63,11 +69,15 @@ def parse_measure(name: str) -> Measure:
 
 
 def with_relevant(name: str, relevant: int) -> str:
-    """The name with `rel=N` written in, where the measure takes it and has none: `MRR@10` -> `MRR(rel=2)@10`.
+    """Add `rel=N` to the name of a measure that supports it and does not have it.
 
     Args:
-        relevant: The grade from which on a document counts in binary measures. 1 is what measures take anyway and
-            leaves the name as it is.
+        relevant: The lowest grade that counts as relevant in binary measures. 1 is the default of all measures and
+            leaves the name unchanged.
+
+    Examples:
+        >>> with_relevant("MRR@10", 2), with_relevant("nDCG@10", 2)
+        ('MRR(rel=2)@10', 'nDCG@10')
     """
     measure = parse_measure(name).measure
     if relevant == 1 or "rel" not in measure.SUPPORTED_PARAMS or "rel" in measure.params:
@@ -80,33 +90,39 @@ def with_relevant(name: str, relevant: int) -> str:
 def retrieval_values(
     run: Run, qrels: Qrels, measures: Sequence[str] = RETRIEVAL_MEASURES
 ) -> dict[str, dict[str, float]]:
-    """Measure a run: measure -> topic -> value, for every topic of the qrels, all measures in one pass of trec_eval.
+    """Measure a run: measure -> topic -> value for every topic of the qrels, all measures in one pass of trec_eval.
 
-    A topic without results counts 0. A topic of the run that has no qrels is left out (`retrieval_notes` says so).
-    MRR@k is trec_eval's reciprocal rank, 0 where the first relevant document stands below rank k. What trec_eval does
-    not know (`RBP`, `ERR`) is left to the other providers of ir_measures, which get the ranking that trec_eval sees.
+    A topic without results counts 0. A topic of the run without qrels is left out (see `retrieval_notes`). MRR@k is
+    trec_eval's reciprocal rank, and 0 if the first relevant document is below rank k. Measures that trec_eval does not
+    have (`RBP`, `ERR`) are computed by other providers of ir_measures, on the ranking that trec_eval uses.
 
     Args:
-        measures: Names as `parse_measure` takes them.
+        run: Topic -> document -> score.
+        qrels: Topic -> document -> grade.
+        measures: Names as in `parse_measure`.
 
     Raises:
-        UsageError: when a measure is unknown or cannot be calculated here, or the qrels are empty.
+        UsageError: when a measure is unknown or cannot be computed here, or the qrels are empty.
+
+    Examples:
+        >>> retrieval_values({"q1": {"d1": 2.0, "d2": 1.0}}, {"q1": {"d2": 1}}, ["MRR@10", "Recall@1"])
+        {'MRR@10': {'q1': 0.5}, 'Recall@1': {'q1': 0.0}}
     """
     if not qrels:
         raise UsageError("there are no judgments to measure against")
-    wanted = [_calculated(parse_measure(name)) for name in measures]
-    # pytrec_eval takes plain dictionaries only; a large run is not copied without need.
-    found = {
+    parsed = [_computed(parse_measure(name)) for name in measures]
+    # pytrec_eval takes plain dictionaries only; a large run is copied only where needed.
+    results = {
         topic: scores if isinstance(scores, dict) else dict(scores)
         for topic, scores in run.items()
         if scores and topic in qrels
     }
-    values = _calculate(found, qrels, dict.fromkeys(each.measure for each in wanted))
-    return {each.name: _cut(values[each.measure], each) for each in wanted}
+    values = _compute(results, qrels, dict.fromkeys(measure.measure for measure in parsed))
+    return {measure.name: _cut(values[measure.measure], measure) for measure in parsed}
 
 
 def retrieval_notes(run: Run, qrels: Qrels) -> tuple[str, ...]:
-    """What a reader of the figures must know: topics left out, and topics that count 0 because nothing was found."""
+    """Notes on topics that are left out, and on topics that count 0 because nothing was retrieved."""
     unjudged = [topic for topic in run if topic not in qrels]
     empty = [topic for topic in qrels if not run.get(topic)]
     notes = []
@@ -117,8 +133,8 @@ def retrieval_notes(run: Run, qrels: Qrels) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _calculated(measure: Measure) -> Measure:
-    """RR without its cutoff, which pytrec_eval does not know; another provider would order ties otherwise."""
+def _computed(measure: Measure) -> Measure:
+    """RR without its cutoff, which pytrec_eval does not support; another provider would order ties differently."""
     import ir_measures
 
     if measure.measure.NAME != "RR" or measure.cutoff is None:
@@ -133,29 +149,31 @@ def _cut(values: dict[str, float], measure: Measure) -> dict[str, float]:
     return {topic: value if value >= 1 / measure.cutoff else 0.0 for topic, value in values.items()}
 
 
-def _calculate(run: dict[str, dict[str, float]], qrels: Qrels, measures: Iterable[Any]) -> dict[Any, dict[str, float]]:
+def _compute(run: dict[str, dict[str, float]], qrels: Qrels, measures: Iterable[Any]) -> dict[Any, dict[str, float]]:
     """measure of ir_measures -> topic -> value."""
     import ir_measures
 
-    # pytrec_eval makes a pass for each level of relevance; measures without one join a pass that is there already.
+    # pytrec_eval makes a pass for each relevance level; measures without a level join an existing pass.
     ordered = sorted(measures, key=lambda measure: "rel" not in measure.SUPPORTED_PARAMS)
     values = {measure: dict.fromkeys(qrels, 0.0) for measure in ordered}
-    ours = [measure for measure in ordered if ir_measures.pytrec_eval.supports(measure)]
-    others = [measure for measure in ordered if measure not in ours]
-    if run and ours:
-        for metric in ir_measures.pytrec_eval.iter_calc(ours, qrels, run):
+    supported = [measure for measure in ordered if ir_measures.pytrec_eval.supports(measure)]
+    others = [measure for measure in ordered if measure not in supported]
+    if run and supported:
+        for metric in ir_measures.pytrec_eval.iter_calc(supported, qrels, run):
             values[metric.measure][metric.query_id] = float(metric.value)
     if run and others:
-        for measure, topic, value in _by_others(run, qrels, others):
+        for measure, topic, value in _by_other_providers(run, qrels, others):
             values[measure][topic] = value
     return values
 
 
-def _by_others(run: dict[str, dict[str, float]], qrels: Qrels, measures: list[Any]) -> list[tuple[Any, str, float]]:
-    """Measure, topic and value, from the providers beside trec_eval.
+def _by_other_providers(
+    run: dict[str, dict[str, float]], qrels: Qrels, measures: list[Any]
+) -> list[tuple[Any, str, float]]:
+    """Measure, topic and value from the providers beside trec_eval.
 
-    They get the ranking that trec_eval sees, and plain ids: some write files whose columns are parted by blanks and
-    whose topics are numbers.
+    They receive the ranking that trec_eval uses, with plain ids: some of them write files with blank-separated columns
+    and numeric topics.
     """
     import ir_measures
 
@@ -170,13 +188,55 @@ def _by_others(run: dict[str, dict[str, float]], qrels: Qrels, measures: list[An
         if ranking:
             places[numbers[topic]] = {ids[document]: float(-place) for place, document in enumerate(ranking)}
     try:
-        found = list(ir_measures.iter_calc(measures, judged, places))
+        metrics = list(ir_measures.iter_calc(measures, judged, places))
     except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, SubprocessError) as error:
         names = ", ".join(map(str, measures))
         why = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"{names} cannot be calculated here ({why})") from None
-    return [(metric.measure, named[metric.query_id], float(metric.value)) for metric in found]
+        raise UsageError(f"{names} cannot be computed here ({why})") from None
+    return [(metric.measure, named[metric.query_id], float(metric.value)) for metric in metrics]
 
 
 def _counted(topics: Sequence[str]) -> str:
     return f"{len(topics)} topic{'s' if len(topics) != 1 else ''} ({some(topics)})"
+
+
+def corpus_bleu(outputs: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU over all rows, 0 to 100, one reference per row, by sacrebleu with its defaults (13a tokens, exp smoothing).
+
+    Raises:
+        UsageError: when the numbers of outputs and references differ, or there are none.
+    """
+    import sacrebleu
+
+    _check_texts(outputs, references)
+    return float(sacrebleu.corpus_bleu(list(outputs), [list(references)]).score)
+
+
+def rouge_l(outputs: Sequence[str], references: Sequence[str]) -> list[float]:
+    """ROUGE-L F1 per row, 0 to 1, by rouge-score without stemming, over words of any alphabet.
+
+    Raises:
+        UsageError: as `corpus_bleu`.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    _check_texts(outputs, references)
+    scorer = RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
+    return [
+        float(scorer.score(reference, output)["rougeL"].fmeasure)
+        for output, reference in zip(outputs, references, strict=True)
+    ]
+
+
+class _WordTokenizer:
+    """Tokenizer for words of any alphabet; rouge-score's own one keeps the letters a to z only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"[^\W_]+", text.lower())
+
+
+def _check_texts(outputs: Sequence[str], references: Sequence[str]) -> None:
+    if len(outputs) != len(references):
+        raise UsageError(f"{len(outputs)} outputs cannot be compared with {len(references)} references")
+    if not outputs:
+        raise UsageError("there are no outputs to measure")

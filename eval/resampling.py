@@ -19,7 +19,7 @@ at n = 43, 68% at 200).
 `significance.paired_differences` does for means; with the +1 of Phipson and Smyth (2010). Where two judges are
 interchangeable it rejects at 0.05 in 3.5–6.8% (400 times, six pairs of judges, 25 and 50 queries). Where their kappas
 are equal but their ways of grading are not, it rejects less often than it says (0.3–5.0%): it errs on the safe side.
-Intervals of the difference covered it in 93.0–98.3% of the same draws. Of pooled figures of two systems alike it
+Intervals of the difference covered it in 93.0–98.3% of the same draws. Of aggregates of two systems alike it
 rejects in 3.4–5.4%.
 """
 
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from searchlora.eval.intervals import Floats, blocks, drawn
+from searchlora.eval.intervals import Floats, batches, cluster_draws
 
 #: Tables of sums `(..., *table)` -> figures `(...)`; nan where the figure does not exist.
 Statistic = Callable[[Floats], Floats]
@@ -85,8 +85,8 @@ def intervals(
     rng = np.random.default_rng(seed)
     ratios = np.concatenate(
         [
-            _ratios(statistic, _drawn(block, counts, rng), kinds, sums, value, clusters)
-            for block in blocks(resamples, cells)
+            _ratios(statistic, _drawn(batch, counts, rng), kinds, sums, value, clusters)
+            for batch in batches(resamples, cells)
         ]
     )
     ends = [
@@ -118,8 +118,8 @@ def swap_p(
     observed = statistic(totals)
     reached = np.zeros(len(pairs))
     rng = np.random.default_rng(seed)
-    for block in blocks(resamples, max(flat.shape)):
-        own = (_kept(block, counts, rng) @ flat).reshape(block, *totals.shape)
+    for batch in batches(resamples, max(flat.shape)):
+        own = (_kept(batch, counts, rng) @ flat).reshape(batch, *totals.shape)
         for at, (a, b) in enumerate(pairs):
             first = own[:, a] + totals[b] - own[:, b]
             shift = statistic(first) - statistic(totals[a] + totals[b] - first)
@@ -163,9 +163,9 @@ def influences(statistic: Statistic, totals: Floats, *, axes: int = 2) -> Floats
 
 
 def drawn_queries(queries: int, resamples: int, cells: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each query was drawn, in blocks of (resamples of the block, queries); a resample takes `cells`."""
-    for block in blocks(resamples, cells):
-        yield drawn(block, queries, rng)
+    """How often each query was drawn, in batches of (resamples of the batch, queries); a resample takes `cells`."""
+    for batch in batches(resamples, cells):
+        yield cluster_draws(batch, queries, rng)
 
 
 def _kinds(tables: Floats) -> tuple[Floats, Floats]:
@@ -181,7 +181,7 @@ def _kinds(tables: Floats) -> tuple[Floats, Floats]:
 def _drawn(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
     """How often clusters of each kind are drawn: (resamples, kinds)."""
     if len(counts) == counts.sum():
-        return drawn(resamples, len(counts), rng)
+        return cluster_draws(resamples, len(counts), rng)
     return rng.multinomial(int(counts.sum()), counts / counts.sum(), size=resamples).astype(float)
 
 

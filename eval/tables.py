@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.eval.compare import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
-from searchlora.eval.plain_json import plain
-from searchlora.eval.printed import chance, figure, markdown_table, number
+from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
+from searchlora.eval.formatting import figure, markdown_table, number, p_value, to_plain
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
@@ -37,7 +36,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
 
     The figures of a system that is circular carry `circular`, the reason. Beside the agreed keys stand, where there is
     something to tell, `slices`, `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`,
-    `circular`, `pooled` (the measures that are no means), `less_is_better` and `notes`.
+    `circular`, `aggregates` (the measures that are not means), `less_is_better` and `notes`.
     """
     more = {
         "slices": [
@@ -51,10 +50,10 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
         "weighted": [_row(comparison, row) for row in comparison.weighted],
         "weighted_comparisons": [_compared(comparison, pair) for pair in comparison.weighted_pairs],
         "unjudged": [_row(comparison, row) for row in comparison.unjudged],
-        "totals": {system: plain(totals) for system, totals in comparison.totals.items() if totals},
-        "costs": {system: plain(costs) for system, costs in comparison.costs.items()},
+        "totals": {system: to_plain(totals) for system, totals in comparison.totals.items() if totals},
+        "costs": {system: to_plain(costs) for system, costs in comparison.costs.items()},
         "circular": dict(comparison.circular),
-        "pooled": list(comparison.pooled),
+        "aggregates": list(comparison.aggregates),
         "less_is_better": list(comparison.less_is_better),
         "notes": list(comparison.notes),
     }
@@ -81,7 +80,7 @@ def to_markdown(comparison: Comparison) -> str:
         *_weighted(comparison),
         *_slices(comparison),
         *_costs(comparison),
-        "\n".join([f"* **{comparison.shown(name)}**: {why}" for name, why in comparison.circular.items()]
+        "\n".join([f"* **{comparison.label(name)}**: {why}" for name, why in comparison.circular.items()]
                   + [f"* {note}" for note in comparison.notes]),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -101,8 +100,8 @@ def _systems(comparison: Comparison) -> str:
 
 def _kinds(comparison: Comparison) -> Iterator[str]:
     """Which measures are no means, and of which less is better."""
-    if comparison.pooled:
-        yield f"From sums over all rows, not a mean of rows: {', '.join(comparison.pooled)}."
+    if comparison.aggregates:
+        yield f"From sums over all rows, not a mean of rows: {', '.join(comparison.aggregates)}."
     if comparison.less_is_better:
         yield f"Less is better: {', '.join(comparison.less_is_better)}."
 
@@ -121,7 +120,7 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
 
 
 def _pair(comparison: Comparison, pair: Pair) -> list[str]:
-    tests = [chance(pair.p), chance(pair.p_corrected), _wins(pair), chance(pair.p_t)]
+    tests = [p_value(pair.p), p_value(pair.p_corrected), _wins(pair), p_value(pair.p_t)]
     sizes = [number(pair.effect, "+.2f"), number(pair.mde)]
     return [_names(comparison, pair), pair.measure, _difference(pair), *tests, *sizes]
 
@@ -167,8 +166,8 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
                 _names(comparison, pair),
                 pair.measure,
                 _difference(pair),
-                chance(pair.p),
-                chance(pair.p_corrected),
+                p_value(pair.p),
+                p_value(pair.p_corrected),
                 str(pair.n),
             ]
             for pair in comparison.weighted_pairs
@@ -182,7 +181,7 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
 
 def _slices(comparison: Comparison) -> Iterator[str]:
     """Per slice, the headline (else the first mean) of each system and the pairs that are looked at first."""
-    headline = comparison.by_row
+    headline = comparison.row_measure
     for name in dict.fromkeys(each.slice for each in comparison.slices):
         yield f"### {headline} by {name}"
         own = [each for each in comparison.slices if (each.slice, each.row.measure) == (name, headline)]
@@ -190,7 +189,8 @@ def _slices(comparison: Comparison) -> Iterator[str]:
         pairs = [
             each
             for each in comparison.slice_pairs
-            if (each.slice, each.pair.measure) == (name, headline) and (each.pair.a, each.pair.b) in comparison.met
+            if (each.slice, each.pair.measure) == (name, headline)
+            and (each.pair.a, each.pair.b) in comparison.main_pairs
         ]
         if pairs:
             said = (
@@ -214,8 +214,8 @@ def _slice_pair(comparison: Comparison, each: SlicePair) -> list[str]:
         each.value,
         _names(comparison, pair),
         _difference(pair),
-        chance(pair.p),
-        chance(pair.p_corrected),
+        p_value(pair.p),
+        p_value(pair.p_corrected),
         _wins(pair),
         number(pair.mde),
         str(pair.n),
@@ -244,12 +244,12 @@ def _by_system(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _name(comparison: Comparison, system: str) -> str:
-    shown = comparison.shown(system)
+    shown = comparison.label(system)
     return f"**{shown}**" if system == comparison.candidate else shown
 
 
 def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:
-    return f"{comparison.shown(pair.a)} − {comparison.shown(pair.b)}"
+    return f"{comparison.label(pair.a)} − {comparison.label(pair.b)}"
 
 
 def _counts(rows: Sequence[Row | None]) -> str:
@@ -276,11 +276,11 @@ def _difference(pair: Pair | WeightedPair) -> str:
 
 
 def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
-    return {**plain(vars(row)), **_marked(comparison, row.system)}
+    return {**to_plain(vars(row)), **_marked(comparison, row.system)}
 
 
 def _compared(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
-    return {**plain(vars(pair)), **_marked(comparison, pair.a, pair.b)}
+    return {**to_plain(vars(pair)), **_marked(comparison, pair.a, pair.b)}
 
 
 def _marked(comparison: Comparison, *systems: str) -> dict[str, str]:

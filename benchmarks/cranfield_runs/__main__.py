@@ -12,8 +12,8 @@ from benchmarks.common import WORK, real_data, save
 from benchmarks.cranfield_runs.systems import BASELINE, DEPTH, ENCODER, FUSIONS, Cranfield, cranfield_systems
 from searchlora.cli.bars import bars
 from searchlora.cli.tables import show
-from searchlora.eval.compare import compare
-from searchlora.eval.scoring import evaluate_run
+from searchlora.eval.comparison import compare
+from searchlora.eval.evaluation import evaluate_run
 from searchlora.eval.trec import read_run
 from searchlora.retrieval import Encoder
 

@@ -26,7 +26,7 @@ from benchmarks.embedding_squad.table import trained_rows, trained_table
 from searchlora.adapters.store import Store
 from searchlora.cli.bars import bars
 from searchlora.cli.tables import show
-from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.progress import Steps
 

@@ -12,7 +12,7 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.plain_json import write_json
+from searchlora.eval.formatting import write_json
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.progress import Steps

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.embedding_squad.measuring import FULL, LORA, Fold
-from searchlora.eval.printed import markdown_table
+from searchlora.eval.formatting import markdown_table
 
 _COLUMNS = ("", "parameters trained", "share", "peak memory, GB", "training, s", "on disk, MB")
 

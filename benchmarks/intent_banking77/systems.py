@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
-from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.experiments.trial import SystemResult, Trial
 from searchlora.inference.local import LocalEngine
@@ -63,7 +63,7 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
         evaluations[name] = replace(
             system.evaluation,
             values={ACCURACY: values[ACCURACY], VALID: valid},
-            pooled={MACRO_F1: system.evaluation.pooled[MACRO_F1]},
+            aggregates={MACRO_F1: system.evaluation.aggregates[MACRO_F1]},
             slices={},
         )
     return compare(evaluations, candidate=ADAPTER, measures=(ACCURACY, MACRO_F1, VALID))
@@ -72,7 +72,9 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
 def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
     """The calibration error of all systems that give probabilities, against the adapter's without temperature."""
     evaluations = {
-        name: replace(systems[name].evaluation, slices={}, pooled={ERROR: systems[name].evaluation.pooled[ERROR]})
+        name: replace(
+            systems[name].evaluation, slices={}, aggregates={ERROR: systems[name].evaluation.aggregates[ERROR]}
+        )
         for name in (LINEAR, BASE, RAW, ADAPTER)
     }
     return compare(evaluations, candidate=ADAPTER, measures=(ERROR,))

@@ -1,4 +1,4 @@
-"""By simulation: how often intervals of pooled figures hold the truth, and swap tests reject where nothing differs.
+"""By simulation: how often intervals of aggregates hold the truth, and swap tests reject where nothing differs.
 
     python -m benchmarks.intervals.pooled [--draws 500]
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.common import save_figures
 from benchmarks.intervals.rows import TOPICS, band, markdown, row
-from searchlora.eval.blocks import Resampling
-from searchlora.eval.pooled import Pooled, cohen_kappa, expected_calibration_error, f1, macro_f1
-from searchlora.eval.pools import Pool, pool, pooled_figures
+from searchlora.eval.aggregate import Aggregate, cohen_kappa, f1, macro_f1
+from searchlora.eval.calibration import expected_calibration_error
+from searchlora.eval.figures import AggregateTable, Resampling, aggregate_figures, aggregate_table
 
 RESAMPLES = 1_000
 OURS, PERCENTILE = "bootstrap-t, limited (ours)", "percentile"
@@ -26,7 +26,7 @@ OURS, PERCENTILE = "bootstrap-t, limited (ours)", "percentile"
 _MANY = 40_000
 
 #: Two systems that are equally good over the same rows, and the cluster of each row that has others in it.
-_Drawn = tuple[Pooled, Pooled, Mapping[str, str]]
+_Drawn = tuple[Aggregate, Aggregate, Mapping[str, str]]
 
 
 def _kappa(n: int, rng: np.random.Generator) -> _Drawn:
@@ -84,7 +84,7 @@ SHAPES: Mapping[str, Callable[[int, np.random.Generator], _Drawn]] = {
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description="Coverage and level of pooled figures, by simulation.")
+    arguments = argparse.ArgumentParser(description="Coverage and level of aggregates, by simulation.")
     arguments.add_argument("--draws", type=int, default=500)
     count = arguments.parse_args().draws
     covered = [each for n in TOPICS for kind in SHAPES for each in _coverage(kind, n, count)]
@@ -110,10 +110,10 @@ def _coverage(kind: str, n: int, count: int) -> Iterator[dict[str, Any]]:
     found: dict[str, list[tuple[float, float]]] = {OURS: [], PERCENTILE: []}
     for draw in range(count):
         drawn = _pool(kind, n, rng)
-        (ours, _), _ = pooled_figures(drawn, (), Resampling(RESAMPLES, draw))
+        (ours, _), _ = aggregate_figures(drawn, (), Resampling(RESAMPLES, draw))
         found[OURS].append((ours.low, ours.high))
-        picked = rng.multinomial(len(drawn.tables), np.full(len(drawn.tables), 1 / len(drawn.tables)), RESAMPLES)
-        values = drawn.statistic(picked @ drawn.tables[:, 0])
+        picked = rng.multinomial(len(drawn.sums), np.full(len(drawn.sums), 1 / len(drawn.sums)), RESAMPLES)
+        values = drawn.statistic(picked @ drawn.sums[:, 0])
         found[PERCENTILE].append(tuple(np.nanquantile(values, [0.025, 0.975])))
     for name, ends in found.items():
         low, high = np.array(ends).T
@@ -126,16 +126,16 @@ def _rejections(kind: str, n: int, count: int) -> dict[str, Any]:
     rng = np.random.default_rng(n + 1)
     rejected = 0
     for draw in range(count):
-        _, (pair,) = pooled_figures(_pool(kind, n, rng), [("a", "b")], Resampling(RESAMPLES, draw))
+        _, (pair,) = aggregate_figures(_pool(kind, n, rng), [("a", "b")], Resampling(RESAMPLES, draw))
         rejected += pair.p <= 0.05
     low, high = band(count)
     inside = bool(low <= rejected / count <= high)
     return row("swap", f"rejections, {kind}, n = {n}", rejected, count, {"inside_band": inside})
 
 
-def _pool(kind: str, n: int, rng: np.random.Generator) -> Pool:
+def _pool(kind: str, n: int, rng: np.random.Generator) -> AggregateTable:
     a, b, clusters = SHAPES[kind](n, rng)
-    return pool(kind, {"a": a, "b": b}, list(a.cells), {row: clusters.get(row, row) for row in a.cells})
+    return aggregate_table(kind, {"a": a, "b": b}, list(a.cells), {row: clusters.get(row, row) for row in a.cells})
 
 
 if __name__ == "__main__":

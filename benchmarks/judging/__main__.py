@@ -28,7 +28,7 @@ from benchmarks.multi_adapter.systems import made_adapters
 from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
 from searchlora.data.formats import trecdl
-from searchlora.eval.printed import markdown_table
+from searchlora.eval.formatting import markdown_table
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.scoring import score_whole

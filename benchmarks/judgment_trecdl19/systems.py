@@ -8,9 +8,8 @@ from typing import Any
 
 from benchmarks.judgment_trecdl19.answering import Answers
 from benchmarks.judgment_trecdl19.folds import Topics
-from searchlora.eval.compare import Comparison, compare
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.scoring import evaluate_run
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.trec import Qrels, Run, ranked
 from searchlora.outputs import Grade
 from searchlora.records import Hit, Record
@@ -100,7 +99,9 @@ def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, d
 
 def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
     """Expected calibration error of the probability of a relevant passage, of the judges that give one."""
-    return {name: each.pooled[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.pooled}
+    return {
+        name: each.aggregates[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.aggregates
+    }
 
 
 def _shown(evaluation: Evaluation) -> Evaluation:
@@ -108,7 +109,7 @@ def _shown(evaluation: Evaluation) -> Evaluation:
     return replace(
         evaluation,
         values={name: evaluation.values[name] for name in MEASURES if name in evaluation.values},
-        pooled={name: evaluation.pooled[name] for name in MEASURES if name in evaluation.pooled},
+        aggregates={name: evaluation.aggregates[name] for name in MEASURES if name in evaluation.aggregates},
     )
 
 

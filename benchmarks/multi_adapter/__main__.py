@@ -33,7 +33,7 @@ from benchmarks.multi_adapter.systems import (
     with_adapters,
 )
 from benchmarks.speed import speed_ratio, speed_row
-from searchlora.eval.printed import markdown_table
+from searchlora.eval.formatting import markdown_table
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 

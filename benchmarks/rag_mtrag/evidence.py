@@ -34,9 +34,9 @@ from benchmarks.rag_mtrag.records import SEED
 from searchlora.cli.tables import show
 from searchlora.data.formats import squad
 from searchlora.data.text import fingerprint, normalised
-from searchlora.eval.compare import compare
+from searchlora.eval.aggregate import cohen_kappa
+from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.pooled import cohen_kappa
 from searchlora.eval.tables import to_json
 from searchlora.records import SourceRow
 from searchlora.tasks.rag_answer.citing import reference_sentences
@@ -177,7 +177,7 @@ def _evaluation(cases: Sequence[Case], scores: Mapping[str, float], threshold: f
     return Evaluation(
         headline="told right",
         values={"told right": {case.id: float(said[case.id] == case.supported) for case in cases}},
-        pooled={
+        aggregates={
             "kappa": cohen_kappa(
                 {case.id: int(case.supported) for case in cases}, {id_: int(each) for id_, each in said.items()}, (0, 1)
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.rag_mtrag.answering import Answers
 from benchmarks.rag_mtrag.records import TASK, Record
-from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.task import EvaluationInput, load_task
 
@@ -42,7 +42,7 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
         name: replace(
             found,
             values={each: its for each, its in found.values.items() if each in MEASURES},
-            pooled={each: its for each, its in found.pooled.items() if each in MEASURES},
+            aggregates={each: its for each, its in found.aggregates.items() if each in MEASURES},
         )
         for name, outputs in systems.items()
         for found in [task.evaluate(EvaluationInput(rows, [outputs[row["id"]] for row in rows]))]

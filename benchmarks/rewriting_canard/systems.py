@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.trial import BASE, SystemResult, Trial
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput

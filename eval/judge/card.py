@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from searchlora.eval.formatting import figure, markdown_table, p_value, to_plain
 from searchlora.eval.judge.agreement import confusion, disagreement, kappa
 from searchlora.eval.judge.comparison import JudgeComparison
 from searchlora.eval.judge.labels import Labels, Paired, pair
@@ -31,8 +32,6 @@ from searchlora.eval.judge.rater_agreement import People, people_agreement
 from searchlora.eval.judge.sample_size import LabelNeed, label_need
 from searchlora.eval.judge.stability import Stability
 from searchlora.eval.judge.system_order import SystemOrder
-from searchlora.eval.plain_json import plain
-from searchlora.eval.printed import chance, figure, markdown_table
 from searchlora.eval.resampling import Figure
 from searchlora.eval.trec import Qrels
 
@@ -151,7 +150,7 @@ def judge_card(
 
 def to_json(card: JudgeCard) -> dict[str, Any]:
     """The card as JSON holds it; what is not known is None, never NaN."""
-    found: dict[str, Any] = plain(asdict(card))
+    found: dict[str, Any] = to_plain(asdict(card))
     return found
 
 
@@ -240,7 +239,7 @@ def _differences(comparison: JudgeComparison) -> Iterator[str]:
     best = next(each.a for each in comparison.differences if each.a not in losers)
     of_best = [each for each in comparison.differences if each.a == best]
     rows = [
-        [f"{each.a} − {each.b}", figure(each.difference, each.low, each.high, "+"), chance(each.p_corrected)]
+        [f"{each.a} − {each.b}", figure(each.difference, each.low, each.high, "+"), p_value(each.p_corrected)]
         for each in of_best
     ]
     over = f"{of_best[0].n} pairs of {of_best[0].queries} queries"

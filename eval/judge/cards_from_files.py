@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import UsageError
+from searchlora.eval.calibration import CurvePoint, grade_curve
 from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_qrels, read_run, read_topics
-from searchlora.eval.judge.calibration_curve import CurvePoint, calibration_curve
+from searchlora.eval.formatting import to_plain, write_json
 from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
 from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
 from searchlora.eval.judge.labels import Labels, check_of_people, read_labels
@@ -18,7 +19,6 @@ from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
-from searchlora.eval.plain_json import plain, write_json
 from searchlora.eval.report.judge_card import write_judge_card
 from searchlora.eval.report.judge_sections import judge_name
 from searchlora.eval.trec import Qrels
@@ -146,7 +146,7 @@ def cards_json(found: JudgeCards) -> dict[str, Any]:
     return {
         "cards": [to_json(card) for card in found.cards],
         "comparison": asdict(found.comparison) if found.comparison else None,
-        "calibration": {name: [plain(asdict(point)) for point in points] for name, points in found.curves.items()},
+        "calibration": {name: [to_plain(asdict(point)) for point in points] for name, points in found.curves.items()},
         "inputs": dict(found.inputs),
     }
 
@@ -168,7 +168,7 @@ def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Seq
         for topic, row in labels.items()
     }
     shared = any(document in graded.get(topic, {}) for topic, row in human.items() for document in row)
-    return calibration_curve(human, graded, seed=seed) if shared else ()
+    return grade_curve(human, graded, seed=seed) if shared else ()
 
 
 def _checked(

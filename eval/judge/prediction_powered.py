@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.intervals import Floats, blocks, bootstrap_interval, drawn
+from searchlora.eval.intervals import Floats, batches, bootstrap_interval, cluster_draws
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels, Run
 
@@ -287,6 +287,6 @@ def interval(
 
 def _draws(sizes: list[int], resamples: int, rng: np.random.Generator) -> Iterator[tuple[Floats, Floats]]:
     """How often each cluster of the two strata was drawn, in blocks of (resamples of the block, clusters)."""
-    for rows in blocks(resamples, sum(sizes)):
-        labelled, others = (drawn(rows, size, rng) for size in sizes)
+    for rows in batches(resamples, sum(sizes)):
+        labelled, others = (cluster_draws(rows, size, rng) for size in sizes)
         yield labelled, others

@@ -10,6 +10,7 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_run
+from searchlora.eval.formatting import figure, markdown_table
 from searchlora.eval.judge.labels import Labels, check_grades, check_of_people, read_labels
 from searchlora.eval.judge.prediction_powered import (
     PredictionPowered,
@@ -18,7 +19,6 @@ from searchlora.eval.judge.prediction_powered import (
 )
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import doubts, read_lineage, refuse_circular
-from searchlora.eval.printed import figure, markdown_table
 from searchlora.eval.trec import Qrels
 
 

@@ -17,7 +17,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.files import atomic_text, file_sha256, numbered_lines
 from searchlora.eval.formats import Topics, format_for_name, read_qrels, read_run, write_qrels, write_run
 from searchlora.eval.formats.beir import qrels_file
-from searchlora.eval.plain_json import write_json
+from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Qrels, Run
 
 Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]

@@ -10,11 +10,10 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.files import atomic_text
+from searchlora.eval.formatting import figure, markdown_table, to_plain, write_json
 from searchlora.eval.judge.rater_agreement import RatingPair, RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
-from searchlora.eval.plain_json import plain, write_json
-from searchlora.eval.printed import figure, markdown_table
 from searchlora.eval.resampling import Figure
 from searchlora.eval.trec import write_qrels
 
@@ -62,8 +61,8 @@ def write_ratings(
 def to_json(agreement: RatingsAgreement) -> dict[str, Any]:
     """The agreement as plain values; unknown numbers are None, never NaN."""
     return {
-        **plain(asdict(agreement)),
-        "disputed": [{**plain(asdict(pair)), "spread": pair.spread} for pair in agreement.disputed],
+        **to_plain(asdict(agreement)),
+        "disputed": [{**to_plain(asdict(pair)), "spread": pair.spread} for pair in agreement.disputed],
     }
 
 

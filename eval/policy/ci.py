@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from searchlora.eval.compare import Comparison
+from searchlora.eval.comparison import Comparison
 from searchlora.eval.files import atomic_text
+from searchlora.eval.formatting import markdown_table
 from searchlora.eval.policy.decide import RuleResult
-from searchlora.eval.printed import markdown_table
 from searchlora.eval.tables import to_markdown
 
 

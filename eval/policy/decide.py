@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from searchlora.errors import UsageError, some
-from searchlora.eval.compare import Comparison, Pair
+from searchlora.eval.comparison import Comparison, Pair
+from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.policy.change import changes
 from searchlora.eval.policy.policy import Policy, SliceRule
-from searchlora.eval.printed import chance, interval
 
 #: Of the paired randomisation test, two-sided.
 LEVEL = 0.05
@@ -154,7 +154,7 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         )
         said = (
             f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
-            f"p {chance(pair.p)}; the {end} and p at most {LEVEL}"
+            f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
         )
         yield RuleResult(f"beat {role}", passed, said, 0.0 if passed else _size(short))
 
@@ -162,7 +162,7 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
     if not policy.slices:
         return
-    if measure in comparison.pooled:
+    if measure in comparison.aggregates:
         raise UsageError(
             f"the policy names slices, but {measure} is computed from sums over all rows and has none",
             fix=f"Leave 'slices' out, or take one of: {', '.join(comparison.values)}.",

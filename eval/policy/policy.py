@@ -43,7 +43,7 @@ class Margin(_Strict):
 
 class SliceRule(_Strict):
     """No value of the slice may fall against the incumbent (where there is none, against the base, else the first of
-    `beat`). Where less is better, a rise is a fall. A pooled figure has no slices, so it cannot be held to such a rule.
+    `beat`). Where less is better, a rise is a fall. An aggregate has no slices, so it cannot be held to such a rule.
 
     Attributes:
         largest_fall: In units of the measure.
@@ -84,7 +84,7 @@ class Policy(_Strict):
     """See the module's docstring.
 
     Attributes:
-        measure: A mean or a pooled figure; None takes the headline of the candidate's evaluation.
+        measure: A mean or an aggregate; None takes the headline of the candidate's evaluation.
         beat: `base`, `incumbent`, or the name of another system of the comparison. All must be beaten, so none of the
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
         held_out: Where it cannot be told what the candidate was trained on, `required` breaks the rule and `told` only

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from searchlora.eval.labels import Confusion, Curve
+from searchlora.eval.calibration import Curve
+from searchlora.eval.evaluation import Confusion
 from searchlora.eval.report.details import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes
 from searchlora.eval.report.judge_card import write_judge_card
 from searchlora.eval.report.write import write_report

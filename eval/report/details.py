@@ -54,10 +54,10 @@ def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[li
     They are those of the headline, or, where it has no value per row, of the first measure that has.
 
     Args:
-        a, b: Two systems, for example one of `Comparison.met`.
+        a, b: Two systems, for example one of `Comparison.main_pairs`.
         count: At most so many of each; rows without a difference are neither.
     """
-    differences = comparison.gains(a, b) if comparison.by_row is not None else {}
+    differences = comparison.gains(a, b) if comparison.row_measure is not None else {}
     order = sorted(differences, key=lambda row: differences[row], reverse=True)
     wins = [row for row in order[:count] if differences[row] > 0]
     losses = [row for row in reversed(order[-count:]) if differences[row] < 0]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from searchlora.eval.judge.calibration_curve import CurvePoint
+from searchlora.eval.calibration import CurvePoint
+from searchlora.eval.formatting import interval
 from searchlora.eval.judge.card import JudgeCard
 from searchlora.eval.judge.comparison import JudgeComparison
-from searchlora.eval.printed import interval
 from searchlora.eval.report.judge_sections import apart_section, card_sections, judge_name, overview_section
 from searchlora.eval.report.page import Alert, write_page
 from searchlora.eval.report.words import LEVEL

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from searchlora.eval.judge.calibration_curve import CurvePoint
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.judge.system_order import SystemOrder
 from searchlora.eval.report.drawing import ACCENT, LINE, MUTED, drawing, svg
 
@@ -22,12 +22,15 @@ def curve_plot(
         said, truth: What the axes are called.
     """
     figure, axes = drawing(_SIDE * 0.85, _SIDE)
-    ends = [min(min(each.judged, each.human) for each in points), max(max(each.judged, each.human) for each in points)]
+    ends = [
+        min(min(each.predicted, each.observed) for each in points),
+        max(max(each.predicted, each.observed) for each in points),
+    ]
     axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     for each in points:
-        axes.plot([each.judged, each.judged], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
-    axes.plot([each.judged for each in points], [each.human for each in points], "o-", color=ACCENT, markersize=4.5,
-              linewidth=1.2)  # fmt: skip
+        axes.plot([each.predicted, each.predicted], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
+    x, y = [each.predicted for each in points], [each.observed for each in points]
+    axes.plot(x, y, "o-", color=ACCENT, markersize=4.5, linewidth=1.2)
     axes.set_xlabel(said, color=MUTED, fontsize=8)
     axes.set_ylabel(truth, color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from searchlora.eval.judge.calibration_curve import CurvePoint
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.judge.card import SHOWN, WORDS, JudgeCard
 from searchlora.eval.judge.comparison import JudgeComparison, JudgeDifference
 from searchlora.eval.judge.system_order import SystemOrder

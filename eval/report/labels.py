@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from searchlora.eval.labels import Confusion, Curve
+from searchlora.eval.calibration import Curve
+from searchlora.eval.evaluation import Confusion
 from searchlora.eval.report.grids import confusion
 from searchlora.eval.report.judge_plots import curve_plot
 from searchlora.eval.report.page import Section

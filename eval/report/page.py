@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.files import atomic_text
-from searchlora.eval.printed import chance, interval, number
+from searchlora.eval.formatting import interval, number, p_value
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def write_page(
     environment = Environment(
         loader=PackageLoader("searchlora.eval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"chance": chance, "interval": interval, "number": number, "share": share}
+    environment.filters |= {"p_value": p_value, "interval": interval, "number": number, "share": share}
     last = Section("provenance", "Provenance", "provenance", {"entries": provenance}) if provenance else None
     page = environment.get_template("page.html.jinja").render(
         title=title,

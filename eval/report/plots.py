@@ -22,7 +22,7 @@ def interval_plot(comparison: Comparison, measure: str) -> Markup:
         colour = ACCENT if row.system == (comparison.candidate or comparison.baseline) else MUTED
         axes.plot([row.low, row.high], [-place, -place], color=colour, linewidth=2.5, solid_capstyle="round")
         axes.plot([row.value], [-place], "o", color=colour, markersize=6)
-        for side, text in ((0, shortened(comparison.shown(row.system))), (1, f"{row.value:.3f}")):
+        for side, text in ((0, shortened(comparison.label(row.system))), (1, f"{row.value:.3f}")):
             axes.text(side, -place + 0.28, text, color=INK, fontsize=9, ha="right" if side else "left",
                       transform=axes.get_yaxis_transform())  # fmt: skip
     axes.set_ylim(-len(rows) + 0.55, 0.75)
@@ -48,5 +48,6 @@ def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
     axes.set_xlabel("% of rows, ordered by difference", color=MUTED, fontsize=8)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     return svg(
-        figure, f"Difference in {comparison.by_row} for each row, {comparison.shown(a)} minus {comparison.shown(b)}"
+        figure,
+        f"Difference in {comparison.row_measure} for each row, {comparison.label(a)} minus {comparison.label(b)}",
     )

@@ -28,7 +28,7 @@ def systems_section(comparison: Comparison) -> Section:
     """Figures with intervals, as a table and as plots."""
     systems = [
         {
-            "name": comparison.shown(system),
+            "name": comparison.label(system),
             "role": _role(comparison, system),
             "ours": system == comparison.candidate,
             "rows": [comparison.find(system, measure) for measure in comparison.measures],
@@ -43,7 +43,7 @@ def systems_section(comparison: Comparison) -> Section:
         "n": _common_n(comparison.rows),
         "groups": comparison.groups,
         "plots": [(measure, interval_plot(comparison, measure)) for measure in comparison.measures],
-        "pooled": comparison.pooled,
+        "aggregates": comparison.aggregates,
         "less": comparison.less_is_better,
     }
     return Section("systems", "Systems", "systems", content)
@@ -64,15 +64,15 @@ def pairs_section(comparison: Comparison) -> Section | None:
 
 def rows_section(comparison: Comparison) -> Section | None:
     """The difference of every row, for each pair that is looked at first."""
-    measure = comparison.by_row
-    if not comparison.met or measure is None:
+    measure = comparison.row_measure
+    if not comparison.main_pairs or measure is None:
         return None
     plots = []
-    for a, b in comparison.met:
+    for a, b in comparison.main_pairs:
         differences = list(comparison.gains(a, b).values())
         plots.append(
             {
-                "title": f"{comparison.shown(a)} against {comparison.shown(b)}",
+                "title": f"{comparison.label(a)} against {comparison.label(b)}",
                 "plot": difference_plot(comparison, a, b),
                 "n": len(differences),
                 "wins": sum(each > 0 for each in differences),
@@ -83,7 +83,7 @@ def rows_section(comparison: Comparison) -> Section | None:
         )
     return Section(
         "rows", "Row by row", "rows", {"shown": plots[:_OPEN], "folded": plots[_OPEN:]},
-        f"The difference in {measure} of every row, {comparison.order_of_gain}: wins above the line, losses below.",
+        f"The difference in {measure} of every row, {comparison.gain_direction}: wins above the line, losses below.",
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def unjudged_section(comparison: Comparison) -> Section | None:
             measure,
             [
                 (
-                    comparison.shown(system),
+                    comparison.label(system),
                     [
                         comparison.row(system, measure),
                         own[f"{measure} {CONDENSED}"],
@@ -113,7 +113,7 @@ def unjudged_section(comparison: Comparison) -> Section | None:
     ]
     content = {
         "depths": depths,
-        "shares": [(comparison.shown(name), [own[depth] for depth in depths]) for name, own in figures.items()],
+        "shares": [(comparison.label(name), [own[depth] for depth in depths]) for name, own in figures.items()],
         "tables": [(measure, lines) for measure, lines in tables if lines],
     }
     return Section("unjudged", "Unjudged documents", "unjudged", content)
@@ -130,7 +130,7 @@ def traffic_section(comparison: Comparison) -> Section | None:
         "n": _common_n(row for row in comparison.weighted if row.measure in measures),
         "systems": [
             (
-                comparison.shown(name),
+                comparison.label(name),
                 name == comparison.candidate,
                 [(own[m], comparison.row(name, m)) for m in measures],
             )
@@ -160,13 +160,13 @@ def costs_section(comparison: Comparison, base: str | None) -> Section | None:
         "kinds": kinds,
         "systems": [
             (
-                comparison.shown(system),
+                comparison.label(system),
                 system == comparison.candidate,
                 [(costs.get(kind), _ratio(costs.get(kind), against.get(kind), system == reference)) for kind in kinds],
             )
             for system, costs in comparison.costs.items()
         ],
-        "reference": comparison.shown(reference) if reference is not None else None,
+        "reference": comparison.label(reference) if reference is not None else None,
     }
     return Section("costs", "Cost and speed", "costs", content)
 
@@ -181,7 +181,7 @@ def invalid_section(comparison: Comparison) -> Section | None:
         for reason in comparison.invalid[system].values():
             reasons[reason] = reasons.get(reason, 0) + 1
         frequent = sorted(reasons.items(), key=lambda item: -item[1])[:5]
-        systems.append((comparison.shown(system), sum(reasons.values()), comparison.answered[system], frequent))
+        systems.append((comparison.label(system), sum(reasons.values()), comparison.answered[system], frequent))
     return Section("invalid", "Invalid outputs", "invalid", {"systems": systems})
 
 
@@ -191,7 +191,7 @@ def totals_section(comparison: Comparison) -> Section | None:
     if not names:
         return None
     content = {
-        "systems": [comparison.shown(system) for system in comparison.systems],
+        "systems": [comparison.label(system) for system in comparison.systems],
         "figures": [(name, [comparison.totals[system].get(name) for system in comparison.systems]) for name in names],
     }
     return Section("totals", "Over all rows at once", "totals", content, "These have no value per row, so no interval.")
@@ -219,7 +219,7 @@ def _line(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
     verdict = ""
     if pair.p_corrected <= LEVEL:
         verdict = "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad"
-    return {"pair": pair, "a": comparison.shown(pair.a), "b": comparison.shown(pair.b), "verdict": verdict}
+    return {"pair": pair, "a": comparison.label(pair.a), "b": comparison.label(pair.b), "verdict": verdict}
 
 
 def _role(comparison: Comparison, system: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from searchlora.eval.comparison import Comparison, Pair, Row
-from searchlora.eval.printed import chance, interval
+from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.report.grids import Cell, Grid, Head, readable
 from searchlora.eval.report.page import Section
 from searchlora.eval.report.words import LEVEL
@@ -16,7 +16,7 @@ APART, SHOWN = "○", "●"
 
 def slices_section(comparison: Comparison) -> Section | None:
     """A heat map of means and one of differences for each slice, in the headline, else the first mean."""
-    headline = comparison.by_row
+    headline = comparison.row_measure
     means: dict[str, dict[str, list[Row]]] = {}
     for each in comparison.slices:
         if each.row.measure == headline:
@@ -25,7 +25,7 @@ def slices_section(comparison: Comparison) -> Section | None:
         return None
     pairs: dict[str, dict[str, list[Pair]]] = {}
     for found in comparison.slice_pairs:
-        if found.pair.measure == headline and (found.pair.a, found.pair.b) in comparison.met:
+        if found.pair.measure == headline and (found.pair.a, found.pair.b) in comparison.main_pairs:
             pairs.setdefault(found.slice, {}).setdefault(found.value, []).append(found.pair)
     slices = [
         (name, _means(comparison, name, values), _differences(comparison, name, pairs.get(name, {})))
@@ -48,18 +48,18 @@ def slices_section(comparison: Comparison) -> Section | None:
 def _against(comparison: Comparison) -> str:
     """What the differences are of, for the line above them."""
     if comparison.candidate is not None:
-        return f"{comparison.shown(comparison.candidate)} minus each other system"
-    return f"each other system minus {comparison.shown(comparison.baseline)}" if comparison.baseline else ""
+        return f"{comparison.label(comparison.candidate)} minus each other system"
+    return f"each other system minus {comparison.label(comparison.baseline)}" if comparison.baseline else ""
 
 
 def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> Grid:
     found = [row.value for rows in values.values() for row in rows]
-    less = comparison.by_row in comparison.less_is_better
+    less = comparison.row_measure in comparison.less_is_better
     ends = (max(found), min(found)) if less else (min(found), max(found))
     columns = tuple(Head(value, f"n = {rows[0].n}") for value, rows in values.items())
     by_system = zip(*values.values(), strict=True)
     rows = tuple(
-        (Head(comparison.shown(system)), tuple(_mean(row, ends) for row in of_system))
+        (Head(comparison.label(system)), tuple(_mean(row, ends) for row in of_system))
         for system, of_system in zip(comparison.systems, by_system, strict=True)
     )
     return readable(Grid("system", columns, rows), name)
@@ -80,10 +80,10 @@ def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]
     by_pair = zip(*values.values(), strict=True)
     rows = tuple(
         (
-            Head(comparison.shown(b if a == comparison.candidate else a)),
+            Head(comparison.label(b if a == comparison.candidate else a)),
             tuple(_difference(comparison, each, most) for each in pairs),
         )
-        for (a, b), pairs in zip(comparison.met, by_pair, strict=True)
+        for (a, b), pairs in zip(comparison.main_pairs, by_pair, strict=True)
     )
     return readable(Grid("system", columns, rows), name)
 
@@ -93,7 +93,7 @@ def _difference(comparison: Comparison, pair: Pair, most: float) -> Cell:
     mark = SHOWN if pair.p_corrected <= LEVEL else APART if apart else ""
     return Cell(
         f"{pair.difference:+.3f}",
-        (interval(pair.low, pair.high, "+"), f"p {chance(pair.p_corrected)}"),
+        (interval(pair.low, pair.high, "+"), f"p {p_value(pair.p_corrected)}"),
         abs(pair.difference) / most,
         "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad",
         mark,

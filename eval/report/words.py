@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from searchlora.eval.comparison import Comparison, Pair
-from searchlora.eval.printed import interval, number
+from searchlora.eval.formatting import interval, number
 
 #: A difference is called one from this corrected p down.
 LEVEL = 0.05
@@ -21,10 +21,14 @@ def summary(comparison: Comparison) -> list[str]:
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
     own = comparison.row(leading, headline)
     first = (
-        f"{comparison.shown(leading)} reaches {headline} {number(own.value)} {interval(own.low, own.high)} "
+        f"{comparison.label(leading)} reaches {headline} {number(own.value)} {interval(own.low, own.high)} "
         f"over {own.n} rows" + (f" in {comparison.groups} independent groups." if comparison.groups != own.n else ".")
     )
-    met = [pair for pair in comparison.comparisons if (pair.a, pair.b) in comparison.met and pair.measure == headline]
+    met = [
+        pair
+        for pair in comparison.comparisons
+        if (pair.a, pair.b) in comparison.main_pairs and pair.measure == headline
+    ]
     if len(met) <= _PAIRS:
         told = met
     else:
@@ -38,7 +42,7 @@ def summary(comparison: Comparison) -> list[str]:
 
 
 def _sentence(comparison: Comparison, pair: Pair) -> str:
-    a, b = comparison.shown(pair.a), comparison.shown(pair.b)
+    a, b = comparison.label(pair.a), comparison.label(pair.b)
     if math.isnan(pair.difference):
         return f"{a} and {b} cannot be compared: there is no {pair.measure} of one of them."
     said = f"{interval(pair.low, pair.high, '+')}, {chance(pair.p_corrected)}"
@@ -60,14 +64,14 @@ def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
     won, lost = ([pair for pair in shown if comparison.gain(measure, pair.difference) * sign > 0] for sign in (1, -1))
     rest = len(met) - len(shown)
     if comparison.candidate is not None:
-        name = comparison.shown(comparison.candidate)
+        name = comparison.label(comparison.candidate)
         yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(met))}."
         if lost:
             yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(met))}."
         if rest:
             yield f"From {rest} of {len(met)} it is not shown to differ."
         return
-    name = comparison.shown(met[0].b)
+    name = comparison.label(met[0].b)
     yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(met))}."
     if lost:
         yield f"Behind it: {_counted(comparison, [pair.a for pair in lost], len(met))}."
@@ -78,7 +82,7 @@ def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
 def _counted(comparison: Comparison, systems: Sequence[str], of: int) -> str:
     if not systems:
         return f"none of {of} systems"
-    names = [comparison.shown(system) for system in systems[:_PAIRS]]
+    names = [comparison.label(system) for system in systems[:_PAIRS]]
     more = [f"{len(systems) - _PAIRS} more"] if len(systems) > _PAIRS else []
     return f"{len(systems)} of {of} systems ({', '.join([*names, *more])})"
 
@@ -91,8 +95,8 @@ def _judged(comparison: Comparison) -> Iterator[str]:
         return
     least, most = (find(rows, key=lambda row: row.value) for find in (min, max))
     cutoff = least.measure.removeprefix("Judged@")
-    told = f"Of the first {cutoff} documents, {least.value:.0%} are judged for {comparison.shown(least.system)}"
-    yield told + (f" and {most.value:.0%} for {comparison.shown(most.system)}." if most.system != least.system else ".")
+    told = f"Of the first {cutoff} documents, {least.value:.0%} are judged for {comparison.label(least.system)}"
+    yield told + (f" and {most.value:.0%} for {comparison.label(most.system)}." if most.system != least.system else ".")
 
 
 def chance(p: float) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from searchlora.eval.calibration import Curve
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.labels import Confusion, Curve
+from searchlora.eval.evaluation import Confusion
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.details import Detail
 from searchlora.eval.report.examples import examples_section
@@ -104,5 +105,5 @@ def _circular(comparison: Comparison) -> list[Alert]:
     """Law 6."""
     if not comparison.circular:
         return []
-    reasons = tuple(f"{comparison.shown(system)}: {why}" for system, why in comparison.circular.items())
+    reasons = tuple(f"{comparison.label(system)}: {why}" for system, why in comparison.circular.items())
     return [Alert("Circular: a judge had a part in what it judged", reasons)]

@@ -69,9 +69,9 @@ def export(
     from datetime import UTC, datetime
 
     from searchlora.eval.files import file_sha256
+    from searchlora.eval.formatting import interval
     from searchlora.eval.judgments.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
-    from searchlora.eval.printed import interval
 
     with _warnings_told():
         found = write_ratings(

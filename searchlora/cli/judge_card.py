@@ -30,8 +30,8 @@ def judge_card(
 ) -> None:
     """How far LLM judges agree with people: kappa, error, bias, order of systems, all with intervals by query."""
     from searchlora.eval.files import check_writable
+    from searchlora.eval.formatting import figure
     from searchlora.eval.judge.cards_from_files import judge_cards, write
-    from searchlora.eval.printed import figure
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
     variants: dict[str, list[str]] = {}

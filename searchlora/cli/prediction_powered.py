@@ -23,8 +23,8 @@ def prediction_powered(
     """Measures of runs from few topics judged by people and many judged by an LLM, with an interval that holds."""
     from searchlora.eval.files import check_writable
     from searchlora.eval.formats import read_topics
+    from searchlora.eval.formatting import write_json
     from searchlora.eval.judge.prediction_powered_runs import powered_runs
-    from searchlora.eval.plain_json import write_json
 
     check_writable(out)
     found = powered_runs(

@@ -17,7 +17,7 @@ def mix_qrels(
     calibrate: str | None = typer.Option(None, "--calibrate", help="shift or isotonic, fitted where both judged."),
 ) -> None:
     """Put judgments of an LLM or of clicks beside human ones. Where both judged, the human grade stands."""
-    from searchlora.eval.printed import figure
+    from searchlora.eval.formatting import figure
     from searchlora.experiments.mixing import mix_qrels as verb
 
     found = verb(

@@ -21,7 +21,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import NameTaken, RecipeError, TrainingError
-from searchlora.eval.plain_json import write_json
+from searchlora.eval.formatting import write_json
 from searchlora.experiments.encoder_validation import EncoderValidator
 from searchlora.experiments.training_runs import dataset_for, measures, only_run, run_folder, summary
 from searchlora.models.fingerprint import fingerprint

@@ -10,7 +10,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.compare import Comparison
+from searchlora.eval.comparison import Comparison
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
 from searchlora.experiments.judge.judgments import Judgments, judgments_of
 from searchlora.experiments.prompted_evaluate import evaluate_prompted

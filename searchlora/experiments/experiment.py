@@ -10,14 +10,13 @@ from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
-from searchlora.eval.compare import Comparison, compare
-from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.formats import read_run, read_topics
 from searchlora.eval.judgments.card import read_card
 from searchlora.eval.judgments.lineage import doubts, refuse_circular
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
-from searchlora.eval.scoring import evaluate_run
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.inputs import changes, hashes, refuse_changes
 from searchlora.experiments.judge.judgments import judged_topics, unknown_source

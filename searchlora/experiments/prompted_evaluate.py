@@ -11,7 +11,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.errors import UsageError
-from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage

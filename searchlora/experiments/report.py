@@ -61,7 +61,7 @@ def _titled(evaluated: Evaluated, of_system: Mapping[str, Mapping[str, _Shown]])
     shown = [evaluated.adapter.reference, BASE]
     titles = dict.fromkeys(title for name in shown for title in of_system.get(name, {}))
     return {
-        f"{title}: {evaluated.comparison.shown(name)}": of_system[name][title]
+        f"{title}: {evaluated.comparison.label(name)}": of_system[name][title]
         for title in titles
         for name in shown
         if title in of_system.get(name, {})
@@ -96,7 +96,7 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
     """The texts of the rows that the report shows: the biggest wins and losses of each pair."""
     comparison = evaluated.comparison
     shown: set[str] = set()
-    for a, b in comparison.met:
+    for a, b in comparison.main_pairs:
         wins, losses = extremes(comparison, a, b)
         shown |= {*wins, *losses}
     documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
-from searchlora.eval.compare import Comparison
+from searchlora.eval.comparison import Comparison
 from searchlora.eval.files import atomic_text
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
@@ -75,7 +75,7 @@ def _details(found: Experimented) -> Mapping[str, Detail]:
     """The texts of the topics that the report shows: the biggest wins and losses of each headline pair."""
     comparison = found.comparison
     shown = set()
-    for a, b in comparison.met:
+    for a, b in comparison.main_pairs:
         for topics in extremes(comparison, a, b):
             shown.update(topics)
     firsts: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown}

@@ -16,9 +16,9 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
 from searchlora.eval.files import tree_sha256
+from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
 from searchlora.eval.judgments.lineage import RunLineage
-from searchlora.eval.plain_json import write_json
 from searchlora.eval.trec import write_run
 from searchlora.experiments.figures import file_name
 from searchlora.experiments.machine import machine

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.labels import confusion_of
+from searchlora.eval.aggregate import macro_f1
+from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.eval.measures import RETRIEVAL_MEASURES, retrieval_notes, retrieval_values, with_relevant
-from searchlora.eval.pooled import macro_f1
 from searchlora.outputs import InvalidOutput
 from searchlora.task import EvaluationInput
 
@@ -48,7 +47,7 @@ def _classes(inputs: EvaluationInput) -> Evaluation:
         values={"accuracy": {id_: float(predicted[id_] == label) for id_, label in gold.items()}},
         clusters=inputs.clusters,
         slices=inputs.slices("kind"),
-        pooled={"macro-F1": macro_f1(gold, predicted, labels)},
-        confusions={"Classes": confusion_of(gold, predicted, labels)},
+        aggregates={"macro-F1": macro_f1(gold, predicted, labels)},
+        confusions={"Classes": confusion_matrix(gold, predicted, labels)},
         tested=("macro-F1", "accuracy"),
     )

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.labels import Confusion, Curve, confusion_of, curve_of
-from searchlora.eval.pooled import Pooled, expected_calibration_error, f1, macro_f1, micro_f1, precision, recall
+from searchlora.eval.aggregate import Aggregate, f1, macro_f1, micro_f1, precision, recall
+from searchlora.eval.calibration import Curve, calibration_curve, expected_calibration_error
+from searchlora.eval.evaluation import Confusion, Evaluation, confusion_matrix
 from searchlora.outputs import InvalidOutput, Label
 from searchlora.task import EvaluationInput
 from searchlora.tasks.intent.settings import scope_field
@@ -23,7 +23,7 @@ class _Measured:
 
     headline: str
     values: Mapping[str, Mapping[str, float]]
-    pooled: Mapping[str, Pooled]
+    aggregates: Mapping[str, Aggregate]
     tested: tuple[str, ...]
     slices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     confusions: Mapping[str, Confusion] = field(default_factory=dict)
@@ -70,7 +70,7 @@ def evaluate(settings: Mapping[str, Any], inputs: EvaluationInput) -> Evaluation
         invalid=inputs.invalid,
         tested=measured.tested,
         notes=measured.notes,
-        pooled=measured.pooled,
+        aggregates=measured.aggregates,
         confusions=measured.confusions,
         curves=measured.curves,
         less_is_better=("invalid", CALIBRATION_ERROR),
@@ -99,14 +99,14 @@ def _measure_label(
     return _Measured(
         headline="accuracy",
         values={name: rows for name, rows in values.items() if rows},
-        pooled={
+        aggregates={
             "macro-F1": macro_f1(gold, predicted, labels),
             **calibration,
             **_out_of_scope(outside, {id_: label == oos_label for id_, label in predicted.items()}),
         },
         tested=("accuracy", "macro-F1"),
         slices={"label": dict(gold)},
-        confusions={"labels": confusion_of(gold, predicted, labels)},
+        confusions={"labels": confusion_matrix(gold, predicted, labels)},
         curves=curves,
         notes=(f"Not in the training data, so never predicted: {', '.join(unseen)}.",) if unseen else (),
     )
@@ -117,7 +117,7 @@ def _calibration(
     gold: Mapping[str, str],
     outputs: Mapping[str, Label | None],
     clusters: Mapping[str, str],
-) -> tuple[dict[str, Pooled], dict[str, Curve]]:
+) -> tuple[dict[str, Aggregate], dict[str, Curve]]:
     """Calibration of the most likely label's probability; empty where no output has probabilities."""
     probability: dict[str, float] = {}
     correct: dict[str, bool] = {}
@@ -130,7 +130,7 @@ def _calibration(
         return {}, {}
     return (
         {CALIBRATION_ERROR: expected_calibration_error(probability, correct)},
-        {"the likeliest label": curve_of(probability, correct, clusters)},
+        {"the likeliest label": calibration_curve(probability, correct, clusters)},
     )
 
 
@@ -149,7 +149,7 @@ def _measure_labels(
     return _Measured(
         headline="exact match",
         values={"exact match": {id_: float(predicted[id_] == labels) for id_, labels in gold.items()}},
-        pooled={
+        aggregates={
             "micro-F1": _set_f1(gold, predicted),
             "macro-F1": macro_f1(gold, predicted, sorted({*settings["labels"]}.union(*gold.values()))),
         },
@@ -190,7 +190,7 @@ def _measure_object(
     return _Measured(
         headline="exact match",
         values=values,
-        pooled={"F1 of parts": parts_f1, **out_of_scope},
+        aggregates={"F1 of parts": parts_f1, **out_of_scope},
         tested=("exact match", "F1 of parts"),
     )
 
@@ -232,7 +232,7 @@ def _normalised(value: Any) -> Any:
 # Shared
 
 
-def _set_f1(gold: Mapping[str, frozenset[Any]], predicted: Mapping[str, frozenset[Any] | None]) -> Pooled:
+def _set_f1(gold: Mapping[str, frozenset[Any]], predicted: Mapping[str, frozenset[Any] | None]) -> Aggregate:
     """Micro-F1 over the elements of sets; an invalid prediction counts as the empty set."""
     valid = {id_: predicted[id_] or frozenset() for id_ in gold}
     return micro_f1(
@@ -242,7 +242,7 @@ def _set_f1(gold: Mapping[str, frozenset[Any]], predicted: Mapping[str, frozense
     )
 
 
-def _out_of_scope(gold: Mapping[str, bool], predicted: Mapping[str, bool]) -> dict[str, Pooled]:
+def _out_of_scope(gold: Mapping[str, bool], predicted: Mapping[str, bool]) -> dict[str, Aggregate]:
     """Recall, precision and F1 of out-of-scope detection; empty where no record is out of scope."""
     if not any(gold.values()):
         return {}

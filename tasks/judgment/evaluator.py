@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from searchlora.eval import pooled
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.labels import confusion_of, curve_of
+from searchlora.eval import aggregate
+from searchlora.eval.calibration import calibration_curve, expected_calibration_error
+from searchlora.eval.evaluation import Evaluation, confusion_matrix
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.task import EvaluationInput
 
@@ -42,14 +42,14 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
     probability = {id_: chance for id_, chance in chances.items() if chance is not None}
     truly = {id_: gold[id_] >= relevant for id_ in probability}
     figures = {
-        KAPPA: pooled.cohen_kappa(gold, said, scale),
-        BINARY: pooled.cohen_kappa(gold, said, scale, relevant=relevant),
-        QUADRATIC: pooled.cohen_kappa(gold, said, scale, weights="quadratic"),
-        ALPHA: pooled.krippendorff_alpha(gold, said, scale),
-        BIAS: pooled.signed_bias(gold, said, scale),
+        KAPPA: aggregate.cohen_kappa(gold, said, scale),
+        BINARY: aggregate.cohen_kappa(gold, said, scale, relevant=relevant),
+        QUADRATIC: aggregate.cohen_kappa(gold, said, scale, weights="quadratic"),
+        ALPHA: aggregate.krippendorff_alpha(gold, said, scale),
+        BIAS: aggregate.signed_bias(gold, said, scale),
     }
     if probability:
-        figures[CALIBRATION] = pooled.expected_calibration_error(probability, truly)
+        figures[CALIBRATION] = expected_calibration_error(probability, truly)
     worst = {grade: max(grade - scale[0], scale[-1] - grade) for grade in scale}
     return Evaluation(
         headline=KAPPA,
@@ -58,13 +58,15 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
             MAE: {id_: float(_off(gold[id_], said[id_], worst)) for id_ in ids},
             "invalid": {id_: float(said[id_] is None) for id_ in ids},
         },
-        pooled=figures,
+        aggregates=figures,
         clusters=inputs.clusters,
         slices={"human grade": {id_: str(grade) for id_, grade in gold.items()}, **inputs.slices("kind")},
         invalid=inputs.invalid,
         tested=(KAPPA, BINARY),
-        confusions={"grades": confusion_of(_names(gold), _names(said), [str(each) for each in scale])},
-        curves={"probability of relevant": curve_of(probability, truly, inputs.clusters)} if probability else {},
+        confusions={"grades": confusion_matrix(_names(gold), _names(said), [str(each) for each in scale])},
+        curves={"probability of relevant": calibration_curve(probability, truly, inputs.clusters)}
+        if probability
+        else {},
         less_is_better=(MAE, CALIBRATION, "invalid"),
     )
 

@@ -12,10 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.labels import Confusion, confusion_of
-from searchlora.eval.overlap import rouge_l
-from searchlora.eval.pooled import Pooled, f1, macro_f1, micro_f1, micro_precision, micro_recall, precision, recall
+from searchlora.eval.aggregate import (
+    Aggregate,
+    f1,
+    macro_f1,
+    micro_f1,
+    micro_precision,
+    micro_recall,
+    precision,
+    recall,
+)
+from searchlora.eval.evaluation import Confusion, Evaluation, confusion_matrix
+from searchlora.eval.measures import rouge_l
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
 from searchlora.task import EvaluationInput
@@ -80,7 +88,7 @@ class _Row:
 def evaluate(inputs: EvaluationInput, *, citations: bool = True) -> Evaluation:
     """Measure answers, one per record, over all records; an invalid one counts as an abstention.
 
-    Pooled measures (functions of sums over rows):
+    Aggregates (functions of sums over rows):
         answerability F1 (headline): the mean of the next two, where there are rows of both kinds.
         abstention F1, precision, recall: abstained, of the rows that are not answerable.
         answering F1: of the rows that are.
@@ -111,7 +119,7 @@ def evaluate(inputs: EvaluationInput, *, citations: bool = True) -> Evaluation:
     return Evaluation(
         headline=HEADLINE,
         values={measure: its for measure, its in values.items() if its},
-        pooled={**_answerability(rows), **(_citations(rows) if citations else {}), **_evidence(rows)},
+        aggregates={**_answerability(rows), **(_citations(rows) if citations else {}), **_evidence(rows)},
         clusters=inputs.clusters,
         slices={
             **inputs.slices("kind", "source"),
@@ -144,7 +152,7 @@ def _words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
-def _answerability(rows: Sequence[_Row]) -> dict[str, Pooled]:
+def _answerability(rows: Sequence[_Row]) -> dict[str, Aggregate]:
     silent = {row.id: not row.record["answerable"] for row in rows}
     abstained: dict[str, bool | None] = {row.id: row.answer is None for row in rows}
     return {
@@ -158,7 +166,7 @@ def _answerability(rows: Sequence[_Row]) -> dict[str, Pooled]:
     }
 
 
-def _citations(rows: Sequence[_Row]) -> dict[str, Pooled]:
+def _citations(rows: Sequence[_Row]) -> dict[str, Aggregate]:
     judged = [row for row in rows if row.gold or not row.record["answerable"]]
     hits = {row.id: float(len(row.cited & row.gold)) for row in judged}
     cited = {row.id: float(len(row.cited)) for row in judged}
@@ -174,7 +182,7 @@ def _classes(abstained: Mapping[str, bool | None]) -> dict[str, str]:
     return {row: ABSTAINED if silent else ANSWERED for row, silent in abstained.items()}
 
 
-def _evidence(rows: Sequence[_Row]) -> dict[str, Pooled]:
+def _evidence(rows: Sequence[_Row]) -> dict[str, Aggregate]:
     said, unsupported, citing, wrong = ({row.id: 0.0 for row in rows} for _ in range(4))
     for row in rows:
         for sentence in row.sentences:
@@ -211,7 +219,7 @@ def _confusion(rows: Sequence[_Row]) -> Confusion:
     said = {
         row.id: None if isinstance(row.output, InvalidOutput) else ANSWERED if row.answer else ABSTAINED for row in rows
     }
-    return confusion_of(gold, said, (ANSWERED, ABSTAINED))
+    return confusion_matrix(gold, said, (ANSWERED, ABSTAINED))
 
 
 def _out_of_range(output: CitedAnswer | InvalidOutput) -> bool:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.measures import retrieval_notes, retrieval_values, with_relevant
-from searchlora.eval.overlap import corpus_bleu, rouge_l
+from searchlora.eval.measures import corpus_bleu, retrieval_notes, retrieval_values, rouge_l, with_relevant
 from searchlora.outputs import InvalidOutput
 from searchlora.records import Record
 from searchlora.task import EvaluationInput

@@ -1,4 +1,4 @@
-"""Measures are trec_eval's own, with the rows that must count counted."""
+"""Retrieval measures are trec_eval's; BLEU and ROUGE-L are sacrebleu's and rouge-score's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.measures import retrieval_notes, retrieval_values
+from searchlora.eval.measures import corpus_bleu, retrieval_notes, retrieval_values, rouge_l
 from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
 from tests.eval import cranfield
 
@@ -82,7 +82,7 @@ def test_cutoffs_and_levels_below_one_are_refused():
 
 
 def test_faults_of_other_providers_are_put_into_words():
-    with pytest.raises(UsageError, match="Accuracy cannot be calculated here"):
+    with pytest.raises(UsageError, match="Accuracy cannot be computed here"):
         retrieval_values({"1": {"a": 1.0}}, {"1": {"a": 1}}, ["Accuracy"])
 
 
@@ -107,7 +107,7 @@ def test_unknown_measures_and_no_judgments():
     for name in ("Foo@3", "nDCG@", "nDCG(dcg=2", "nDCG(dcg=2)", "P", "MRR(colour=1)@10", "SDCG@10"):
         with pytest.raises(UsageError, match="is not a measure"):
             retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
-    with pytest.raises(UsageError, match="alpha_nDCG@10 cannot be calculated here"):
+    with pytest.raises(UsageError, match="alpha_nDCG@10 cannot be computed here"):
         retrieval_values({"1": {"a": 1.0}}, QRELS, ["nDCG@10", "alpha_nDCG@10"])
     with pytest.raises(UsageError, match="no judgments"):
         retrieval_values({}, {})
@@ -170,3 +170,30 @@ def _through_files(run, qrels, tmp_path):
     write_run(tmp_path / "run", run, "bm25")
     write_qrels(tmp_path / "qrels", qrels)
     return read_run(tmp_path / "run"), read_qrels(tmp_path / "qrels")
+
+
+def test_same_text_is_perfect_and_foreign_text_is_not():
+    assert corpus_bleu(["when did they disband in 1969"], ["when did they disband in 1969"]) == pytest.approx(100)
+    assert rouge_l(["a b c", "x"], ["a b c", "y"]) == [1.0, 0.0]
+
+
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
+    # a c of the output stands in order in the reference: precision 2/2, recall 2/4.
+    assert rouge_l(["a c"], ["a b c d"]) == pytest.approx([2 * 1 * 0.5 / 1.5])
+
+
+def test_bleu_is_over_the_corpus_not_a_mean_of_rows():
+    rows = [("the cat sat on the mat", "the cat sat on the mat"), ("no", "yes it did so")]
+    both = corpus_bleu(*map(list, zip(*rows, strict=True)))
+    assert both != pytest.approx(sum(corpus_bleu([out], [ref]) for out, ref in rows) / 2)
+
+
+def test_lengths_must_agree():
+    with pytest.raises(UsageError, match="2 outputs"):
+        rouge_l(["a", "b"], ["a"])
+    with pytest.raises(UsageError, match="no outputs"):
+        corpus_bleu([], [])
+
+
+def test_rouge_reads_other_alphabets():
+    assert rouge_l(["Палатка весит два килограмма"], ["палатка весит 2 килограмма"]) == [pytest.approx(0.75)]

@@ -18,7 +18,6 @@ from searchlora.eval.judge.calibration import (
     fit_isotonic,
     fit_shift,
 )
-from searchlora.eval.judge.calibration_curve import calibration_curve, expected_calibration_error
 from searchlora.eval.trec import read_qrels
 
 SCALE = (0, 1, 2, 3)
@@ -157,59 +156,6 @@ def test_expected_grade_of_probabilities():
     for chances in ({0: 0.5, 1: 0.2}, {0: 1.5, 1: -0.5}, {}):
         with pytest.raises(DataError, match="query q, document d"):
             expected_grades({"q": {"d": chances}})
-
-
-def test_points_of_the_curve():
-    human, judged = made()
-    points = calibration_curve(human, judged)
-    both = pairs(human, judged)
-    assert [point.judged for point in points] == [0, 1, 2, 3]
-    assert sum(point.n for point in points) == 300
-    for point in points:
-        assert point.human == pytest.approx(both[both[:, 0] == point.judged, 1].mean())
-        assert point.low <= point.human <= point.high
-        assert 0 < point.queries <= 20
-
-
-def probabilities(off: float, queries: int = 60, each: int = 30):
-    rng = np.random.default_rng(2)
-    human, said = {}, {}
-    for query in range(queries):
-        chance = rng.beta(0.8, 1.2, each)
-        human[f"q{query}"] = {f"d{at}": int(rng.random() < p) * 2 for at, p in enumerate(chance)}
-        said[f"q{query}"] = {f"d{at}": float(np.clip(p + off, 0, 1)) for at, p in enumerate(chance)}
-    return human, said
-
-
-def test_binned_curve_is_that_of_scikit_learn():
-    from sklearn.calibration import calibration_curve as theirs
-
-    human, said = probabilities(0.1)
-    points = calibration_curve(human, said, bins=10, relevant=2)
-    both = pairs(human, said)
-    share, mean = theirs(both[:, 1] >= 2, both[:, 0], n_bins=10)
-    assert [point.human for point in points] == pytest.approx(list(share))
-    assert [point.judged for point in points] == pytest.approx(list(mean))
-
-
-def test_expected_calibration_error_of_sound_and_of_shifted_probabilities():
-    sound = expected_calibration_error(*probabilities(0), relevant=2)
-    shifted = expected_calibration_error(*probabilities(0.15), relevant=2)
-    assert sound.value < 0.04
-    assert shifted.value == pytest.approx(0.13, abs=0.03)
-    assert sound.high < shifted.low
-    assert (sound.n, sound.queries) == (1800, 60)
-    human, said = probabilities(0.15)
-    points = calibration_curve(human, said, bins=10, relevant=2)
-    written_out = sum(point.n * abs(point.human - point.judged) for point in points) / 1800
-    assert shifted.value == pytest.approx(written_out)
-
-
-def test_curves_refuse_what_is_no_probability_and_no_pair():
-    with pytest.raises(DataError, match=r"query q: 1.2 is not a probability"):
-        expected_calibration_error({"q": {"d": 1}}, {"q": {"d": 1.2}})
-    with pytest.raises(UsageError, match="no pair in common"):
-        calibration_curve({"q": {"d": 1}}, {"q": {"e": 1}})
 
 
 def test_judges_of_llmjudge(real_data):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.compare import Comparison, compare
+from searchlora.eval.aggregate import cohen_kappa
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.policy import Facts, Policy, decide
-from searchlora.eval.pooled import cohen_kappa
 
 ROLES = {"base": "base", "incumbent": "old@1"}
 ROWS = [str(row) for row in range(200)]
@@ -184,7 +184,7 @@ def graded(skill: float, seed: int) -> Evaluation:
     right = {row: float(said[row] == grade) for row, grade in gold.items()}
     kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
     figures = {"kappa": cohen_kappa(gold, said, (0, 1, 2))}
-    return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, pooled=figures)
+    return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, aggregates=figures)
 
 
 def test_a_pooled_figure_is_decided_on_and_has_no_slices():

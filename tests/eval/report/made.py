@@ -5,10 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from searchlora.eval.compare import compare
-from searchlora.eval.comparison import Comparison
-from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.scoring import evaluate_run
+from searchlora.eval.comparison import Comparison, compare
+from searchlora.eval.evaluation import Evaluation, evaluate_run
 
 DOCUMENTS = [f"d{number}" for number in range(40)]
 

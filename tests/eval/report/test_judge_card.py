@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.eval.judge.calibration_curve import calibration_curve
+from searchlora.eval.calibration import grade_curve
+from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.judge.card import SHOWN, WORDS, judge_card
 from searchlora.eval.judge.cards_from_files import judge_cards, write
 from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
-from searchlora.eval.printed import chance, interval
 from searchlora.eval.report import write_judge_card
 from tests.eval.report.page import Page
 
@@ -69,7 +69,7 @@ def curves():
         name: {topic: {doc: grade for doc, grade in row.items() if grade is not None} for topic, row in labels.items()}
         for name, labels in JUDGES.items()
     }
-    return {name: calibration_curve(HUMAN, labels) for name, labels in valid.items()}
+    return {name: grade_curve(HUMAN, labels) for name, labels in valid.items()}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_which_differ(page, comparison):
         if name != "good":
             found = next(each for each in own if each.a == "good")
             assert lines[shown][0] == (f"{found.difference:+.3f}", interval(found.low, found.high, "+"))
-            assert lines[shown][1] == (chance(found.p_corrected),)
+            assert lines[shown][1] == (p_value(found.p_corrected),)
 
 
 def test_each_judge(page, cards, curves):
@@ -159,7 +159,7 @@ def test_each_judge(page, cards, curves):
             counts = [(str(each),) for each in (grade.grade, grade.human, grade.judge)]
             assert line == [*counts, figure(grade.precision), figure(grade.recall)]
         for line, point in zip(page.tables[f"Calibration, {name}"][1:], curves[card.judge], strict=True):
-            assert line[1] == (f"{point.human:.2f}", interval(point.low, point.high)) and line[2] == (str(point.n),)
+            assert line[1] == (f"{point.observed:.2f}", interval(point.low, point.high)) and line[2] == (str(point.n),)
         assert f"a note on {card.judge}" in page.texts
 
 

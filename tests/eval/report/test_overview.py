@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from searchlora.eval.compare import compare
+from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.report.overview import Chapter, Stored, write_overview
 

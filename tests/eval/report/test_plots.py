@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from searchlora.eval.compare import compare
+from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.report.drawing import drawing, shortened, svg
 from searchlora.eval.report.plots import difference_plot, interval_plot

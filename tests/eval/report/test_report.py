@@ -7,12 +7,12 @@ import random
 import pytest
 
 from searchlora.errors import DataError
-from searchlora.eval.compare import compare
+from searchlora.eval.aggregate import mean_absolute_error
+from searchlora.eval.calibration import grade_curve
+from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.judge.calibration_curve import calibration_curve
+from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.policy import RuleResult
-from searchlora.eval.pooled import mean_absolute_error
-from searchlora.eval.printed import chance, interval
 from searchlora.eval.report import Answer, Confusion, Curve, Detail, Found, extremes, write_report
 from tests.eval.report.made import comparison, evaluation, topics
 from tests.eval.report.page import Page
@@ -76,18 +76,18 @@ def test_pairs(page, compared):
             ]  # fmt: skip
             assert line[1:] == [
                 (f"{pair.difference:+.3f}", interval(pair.low, pair.high, "+")),
-                (chance(pair.p_corrected),),
+                (p_value(pair.p_corrected),),
                 (counts, "n = 40"),
                 (f"{pair.effect:+.2f}",),
                 (f"{pair.mde:.3f}",),
-                (chance(pair.p),),
-                (chance(pair.p_t),),
+                (p_value(pair.p),),
+                (p_value(pair.p_t),),
             ]
     assert found == list(compared.comparisons)
 
 
 def test_a_plot_of_every_pair_and_of_every_measure(page, compared):
-    labels = [f"Difference in {HEADLINE} for each row, {a} minus {b}" for a, b in compared.met]
+    labels = [f"Difference in {HEADLINE} for each row, {a} minus {b}" for a, b in compared.main_pairs]
     assert [label for label in page.plots if label.startswith("Difference")] == labels
     for measure in compared.measures:
         texts = next(texts for label, texts in page.plots.items() if label.startswith(f"{measure} of 3 systems"))
@@ -107,13 +107,13 @@ def test_slices_and_a_mark_where_the_interval_excludes_0(page, compared):
     head, *lines = page.tables[f"Differences in {HEADLINE} by kind"]
     pairs = {(each.value, each.pair.a, each.pair.b): each.pair for each in compared.slice_pairs
              if (each.slice, each.pair.measure) == ("kind", HEADLINE)}  # fmt: skip
-    for (a, b), line in zip(compared.met, lines, strict=True):
+    for (a, b), line in zip(compared.main_pairs, lines, strict=True):
         assert line[0] == (b if compared.candidate else a,)
         for value, cell in zip(values, line[1:], strict=True):
             pair = pairs[value, a, b]
             excludes = pair.low > 0 or pair.high < 0
             mark = "●" if pair.p_corrected <= 0.05 else "○" if excludes else None
-            told = [interval(pair.low, pair.high, "+"), f"p {chance(pair.p_corrected)}"]
+            told = [interval(pair.low, pair.high, "+"), f"p {p_value(pair.p_corrected)}"]
             assert list(cell) == [f"{pair.difference:+.3f}", *([mark] if mark else []), *told]
 
 
@@ -162,7 +162,7 @@ def test_differences_weighted_by_traffic(page, compared):
         assert line[:2] == [(f"{pair.a} − {pair.b}",), (pair.measure,)]
         assert line[2][0] == f"{pair.difference:+.3f}"
         assert line[2][1] == interval(pair.low, pair.high, "+")
-        assert line[3:] == [(chance(pair.p_corrected),), (chance(pair.p),), (str(pair.n),)]
+        assert line[3:] == [(p_value(pair.p_corrected),), (p_value(pair.p),), (str(pair.n),)]
 
 
 def test_costs_and_their_ratio(page, compared, tmp_path):
@@ -184,7 +184,7 @@ def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_pat
     details = {row: Detail(f"What is asked in {row}?", found, reference="what was wanted") for row in topics()}
     page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
     page.check_whole()
-    a, b = next(pair for pair in compared.met if set(pair) == {"strong", "base"})
+    a, b = next(pair for pair in compared.main_pairs if set(pair) == {"strong", "base"})
     wins, losses = extremes(compared, a, b)
     values = compared.values[HEADLINE]
     told = [f"{values[a][row] - values[b][row]:+.3f}What is asked in {row}?" for row in (*wins, *losses)]
@@ -257,7 +257,7 @@ def test_policy(compared, tmp_path, rules, forced, heading, line):
 def test_confusions_and_curves(compared, tmp_path):
     human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
     said = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
-    points = tuple(calibration_curve(human, said))
+    points = tuple(grade_curve(human, said))
     page = Page(
         write_report(
             tmp_path / "r.html", "t", compared, {}, {},
@@ -271,7 +271,7 @@ def test_confusions_and_curves(compared, tmp_path):
         [("ask", "n = 5"), ("0",), ("5", "100%"), ("0",)],
     ]
     assert page.tables["Calibration, grades"][1:] == [
-        [(f"{p.judged:.3g}",), (f"{p.human:.2f}", interval(p.low, p.high)), (str(p.n),), (str(p.queries),)]
+        [(f"{p.predicted:.3g}",), (f"{p.observed:.2f}", interval(p.low, p.high)), (str(p.n),), (str(p.groups),)]
         for p in points
     ]
     assert any(label.startswith("Calibration curve, grades") for label in page.plots)
@@ -317,10 +317,10 @@ def test_a_pooled_headline_of_which_less_is_better(tmp_path):
         errors = {row: float(abs(said[row] - grade)) for row, grade in gold.items()}
         systems[name] = Evaluation(
             "error of grades", {"absolute error": errors}, {}, slices={"third": {row: str(gold[row]) for row in rows}},
-            pooled={"error of grades": mean_absolute_error(gold, said, (0, 1, 2))},
+            aggregates={"error of grades": mean_absolute_error(gold, said, (0, 1, 2))},
             less_is_better=("error of grades", "absolute error"),
         )  # fmt: skip
-    systems["other"] = Evaluation("error of grades", {}, {}, pooled=dict(systems["base"].pooled))
+    systems["other"] = Evaluation("error of grades", {}, {}, aggregates=dict(systems["base"].aggregates))
     found = compare(systems, candidate="strong", resamples=300)
     details = {row: Detail(f"asked {row}") for row in rows}
     del details["q0"]
@@ -397,7 +397,7 @@ def test_everything_is_escaped(tmp_path):
             rules=[RuleResult(f"rule {EVIL}", False, f"found {EVIL}", 1.0)],
             forced=f"forced {EVIL}",
             confusions={f"matrix {EVIL}": Confusion((f"row {EVIL}",), (f"column {EVIL}",), ((3,),))},
-            curves={f"curve {EVIL}": Curve(tuple(calibration_curve(human, human)))},
+            curves={f"curve {EVIL}": Curve(tuple(grade_curve(human, human)))},
         )
     )  # fmt: skip
     page.check_whole()

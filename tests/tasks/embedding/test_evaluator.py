@@ -48,7 +48,7 @@ def test_classes_as_scikit_learn_measures_them():
     assert found.headline == "macro-F1"
     assert found.mean("accuracy") == accuracy_score(gold, said)
     wanted = f1_score(gold, said, average="macro", labels=["a", "b", "c"], zero_division=0)
-    assert found.pooled["macro-F1"].value == pytest.approx(wanted)
+    assert found.aggregates["macro-F1"].value == pytest.approx(wanted)
     assert found.confusions["Classes"].counts[0] == (2, 1, 0, 0, 0)
 
 

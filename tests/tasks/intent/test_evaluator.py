@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from searchlora.eval.compare import compare
+from searchlora.eval.comparison import compare
 from searchlora.outputs import InvalidOutput, Label
 from searchlora.task import EvaluationInput
 from searchlora.tasks.intent import task
@@ -44,10 +44,10 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn():
     assert found.headline == "accuracy"
     assert found.mean("accuracy") == pytest.approx(accuracy_score(gold, told))
     expected = f1_score(gold, told, labels=labels, average="macro", zero_division=0)
-    assert found.pooled["macro-F1"].value == pytest.approx(expected)
+    assert found.aggregates["macro-F1"].value == pytest.approx(expected)
     assert found.mean("invalid") == pytest.approx(told.count("invalid") / 200)
     assert len(found.invalid) == told.count("invalid")
-    assert "calibration error" not in found.pooled
+    assert "calibration error" not in found.aggregates
     matrix = found.confusions["labels"]
     assert matrix.columns == (*labels, "invalid")
     assert sum(map(sum, matrix.counts)) == 200
@@ -64,9 +64,9 @@ def test_out_of_scope_is_a_class_of_its_own():
     precision, recall, f1, _ = (
         each[0] for each in precision_recall_fscore_support(gold, told, labels=["oos"], zero_division=0)
     )
-    assert found.pooled["out-of-scope recall"].value == pytest.approx(recall)
-    assert found.pooled["out-of-scope precision"].value == pytest.approx(precision)
-    assert found.pooled["out-of-scope F1"].value == pytest.approx(f1)
+    assert found.aggregates["out-of-scope recall"].value == pytest.approx(recall)
+    assert found.aggregates["out-of-scope precision"].value == pytest.approx(precision)
+    assert found.aggregates["out-of-scope F1"].value == pytest.approx(f1)
     inside = [(true, label) for true, label in zip(gold, told, strict=True) if true != "oos"]
     assert found.mean("accuracy in scope") == pytest.approx(accuracy_score(*zip(*inside, strict=True)))
     assert not found.notes
@@ -77,7 +77,7 @@ def test_the_calibration_error_is_of_the_likeliest_label_whatever_the_threshold_
     outputs = [Label("a", (0.9, 0.1)), Label("oos", (0.7, 0.3)), Label("oos", (0.7, 0.3)), INVALID]
     found = _label_task(["a", "b"], "oos").evaluate(EvaluationInput(records, outputs))
     # Two bins: one row at 0.9, right; two at 0.7, one of which is right.
-    assert found.pooled["calibration error"].value == pytest.approx((0.1 + abs(2 * 0.7 - 1)) / 3)
+    assert found.aggregates["calibration error"].value == pytest.approx((0.1 + abs(2 * 0.7 - 1)) / 3)
     assert found.curves["the likeliest label"].points
     assert found.mean("accuracy") == 0.5
 
@@ -97,7 +97,7 @@ def test_of_many_labels_the_whole_matrix_is_handed_on():
 def test_a_label_that_no_training_row_has_is_told():
     found = _label_task(["a", "b"]).evaluate(EvaluationInput(_records("label", ["a", "new"]), [Label("a"), Label("b")]))
     assert found.notes == ("Not in the training data, so never predicted: new.",)
-    assert found.pooled["macro-F1"].value == 0.5
+    assert found.aggregates["macro-F1"].value == 0.5
 
 
 def test_systems_with_and_without_probabilities_can_be_compared():
@@ -132,7 +132,7 @@ def test_sets_are_measured_as_scikit_learn_does():
     told = rows.transform([[] if isinstance(each, InvalidOutput) else each for each in outputs])
     for average in ("micro", "macro"):
         expected = f1_score(true, told, average=average, zero_division=0)
-        assert found.pooled[f"{average}-F1"].value == pytest.approx(expected)
+        assert found.aggregates[f"{average}-F1"].value == pytest.approx(expected)
     assert found.mean("exact match") == pytest.approx(
         sum(one == other for one, other in zip(gold, outputs, strict=True)) / 80
     )
@@ -157,8 +157,8 @@ def test_an_object_is_measured_whole_by_field_and_by_part():
     assert found.values["field: most"] == {"r0": 1.0, "r1": 0.0, "r2": 1.0}
     assert found.values["field: sizes"] == {"r0": 0.0, "r1": 0.0, "r2": 1.0}
     # Parts: 4, 1 and 1 in gold; 3, 0 and 1 said, all of them right.
-    assert found.pooled["F1 of parts"].value == pytest.approx(2 * 4 / (4 + 6))
-    assert found.pooled["out-of-scope recall"].value == 0.0
+    assert found.aggregates["F1 of parts"].value == pytest.approx(2 * 4 / (4 + 6))
+    assert found.aggregates["out-of-scope recall"].value == 0.0
     assert found.mean("invalid") == pytest.approx(1 / 3)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from searchlora.data.building import build
-from searchlora.eval.compare import compare
+from searchlora.eval.comparison import compare
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment import task

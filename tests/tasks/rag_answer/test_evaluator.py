@@ -56,7 +56,7 @@ OUTPUTS = st.sampled_from(
 @given(st.lists(st.tuples(st.booleans(), OUTPUTS), min_size=1, max_size=12))
 def test_whether_to_answer_is_what_scikit_learn_says(rows: list[tuple[bool, Any]]) -> None:
     records = [_record(number, answerable=answerable) for number, (answerable, _) in enumerate(rows)]
-    found = evaluate(EvaluationInput(records, [output for _, output in rows])).pooled
+    found = evaluate(EvaluationInput(records, [output for _, output in rows])).aggregates
     gold = [not answerable for answerable, _ in rows]
     said = [isinstance(output, InvalidOutput) or output.abstained for _, output in rows]
     assert found["abstention F1"].value == pytest.approx(f1_score(gold, said, zero_division=0))
@@ -84,9 +84,9 @@ def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
         _answer("It weighs 2 kilograms [1]."),
     ]
     found = evaluate(EvaluationInput(records, outputs))
-    assert found.pooled["citation precision"].value == pytest.approx(1 / 3)
-    assert found.pooled["citation recall"].value == pytest.approx(1 / 3)
-    assert found.pooled["citation F1"].value == pytest.approx(2 / (3 + 3))
+    assert found.aggregates["citation precision"].value == pytest.approx(1 / 3)
+    assert found.aggregates["citation recall"].value == pytest.approx(1 / 3)
+    assert found.aggregates["citation F1"].value == pytest.approx(2 / (3 + 3))
     assert found.headline == "answerability F1"
     assert found.clusters["r1"] == "g1"
 
@@ -94,9 +94,9 @@ def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
 def test_sentences_are_held_against_all_passages_and_against_those_they_cite() -> None:
     text = "The dome tent weighs 2 kilograms [1]. It stands on rock [2]. It costs 90 pounds. It is."
     found = evaluate(EvaluationInput([_record(1)], [_answer(text)]))
-    assert found.pooled["unsupported sentences"].value == pytest.approx(1 / 3)
-    assert found.pooled["unsupported by what they cite"].value == pytest.approx(1 / 2)
-    assert found.pooled["sentences that cite"].value == pytest.approx(2 / 3)
+    assert found.aggregates["unsupported sentences"].value == pytest.approx(1 / 3)
+    assert found.aggregates["unsupported by what they cite"].value == pytest.approx(1 / 2)
+    assert found.aggregates["sentences that cite"].value == pytest.approx(2 / 3)
 
 
 def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
@@ -104,7 +104,7 @@ def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
         EvaluationInput([_record(1), _record(2, answerable=False)], [_answer("It weighs much."), SILENCE]),
         citations=False,
     )
-    assert not [name for name in found.pooled if name.startswith("citation")]
+    assert not [name for name in found.aggregates if name.startswith("citation")]
     assert found.tested == ("answerability F1", "abstention F1")
     assert not [note for note in found.notes if note.startswith("Citations")]
 

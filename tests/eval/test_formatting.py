@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from searchlora.eval.plain_json import plain, write_json
-from searchlora.eval.printed import chance, figure, interval, markdown_table
+from searchlora.eval.formatting import figure, interval, markdown_table, p_value, to_plain, write_json
 
 
 def test_figures_have_three_digits_and_their_interval():
@@ -21,7 +20,7 @@ def test_figures_have_three_digits_and_their_interval():
 
 
 def test_a_small_p_is_told_as_a_bound():
-    assert [chance(p) for p in (0.0009999, 0.001, 0.0324, 1.0, math.nan)] == ["<0.001", "0.001", "0.032", "1.000", "–"]
+    assert [p_value(p) for p in (0.0009999, 0.001, 0.0324, 1.0, math.nan)] == ["<0.001", "0.001", "0.032", "1.000", "–"]
 
 
 def test_no_cell_breaks_its_table():
@@ -37,8 +36,8 @@ class Figures:
 
 def test_json_has_null_for_what_is_not_known(tmp_path):
     found = {"figures": asdict(Figures((0.5, math.nan, np.float64("inf")), {1: -math.inf})), "word": "é"}
-    assert plain(found)["figures"] == {"values": [0.5, None, None], "by_grade": {"1": None}}
+    assert to_plain(found)["figures"] == {"values": [0.5, None, None], "by_grade": {"1": None}}
     write_json(tmp_path / "new" / "found.json", found)
     text = (tmp_path / "new" / "found.json").read_text(encoding="utf-8")
-    assert json.loads(text, parse_constant=lambda name: f"not JSON: {name}") == plain(found)
+    assert json.loads(text, parse_constant=lambda name: f"not JSON: {name}") == to_plain(found)
     assert "é" in text and text.endswith("}\n")

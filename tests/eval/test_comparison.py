@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from searchlora.errors import UsageError
-from searchlora.eval.compare import compare
+from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.intervals import bootstrap_interval
 from searchlora.eval.significance import correct, paired_difference
@@ -66,9 +66,9 @@ def test_with_a_baseline_alone_every_other_is_set_against_it(systems):
     found = compare(systems, baseline="base", resamples=200)
     assert (found.candidate, found.baseline) == (None, "base")
     assert {(pair.a, pair.b) for pair in found.comparisons} == {("raw", "base"), ("adapter", "base")}
-    assert found.met == (("raw", "base"), ("adapter", "base"))
+    assert found.main_pairs == (("raw", "base"), ("adapter", "base"))
     with_both = compare(systems, candidate="adapter", baseline="base", resamples=200)
-    assert with_both.met == (("adapter", "raw"), ("adapter", "base"))
+    assert with_both.main_pairs == (("adapter", "raw"), ("adapter", "base"))
     assert with_both.pair("adapter", "base", "MRR@10") == replace(
         found.pair("adapter", "base", "MRR@10"), p_corrected=with_both.pair("adapter", "base", "MRR@10").p_corrected
     )
@@ -81,7 +81,7 @@ def test_what_is_not_common_is_left_out_and_said(systems):
     assert found.measures == ("MRR@10", "nDCG@10")
     assert {row.n for row in found.rows if row.measure == "MRR@10"} == {42}
     assert [pair.n for pair in found.comparisons] == [42, 42, 45]
-    assert found.find("base", "nDCG@10") is None and found.by_row == "MRR@10"
+    assert found.find("base", "nDCG@10") is None and found.row_measure == "MRR@10"
     assert found.notes == (
         "MRR@10 is over 42 rows; 3 that not all systems have are left out.",
         "nDCG@10 is shown without base, which has no value of it.",

@@ -1,4 +1,4 @@
-"""Pooled figures in a comparison: with interval, n, paired difference and p, beside the means."""
+"""Aggregates in a comparison: with interval, n, paired difference and p, beside the means."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 
 from searchlora.errors import UsageError
-from searchlora.eval import pooled
-from searchlora.eval.blocks import Resampling
-from searchlora.eval.compare import compare
+from searchlora.eval import aggregate
+from searchlora.eval.aggregate import Aggregate
+from searchlora.eval.calibration import expected_calibration_error
+from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.pooled import Pooled
-from searchlora.eval.pools import pool, pooled_figures
+from searchlora.eval.figures import Resampling, aggregate_figures, aggregate_table
 from searchlora.eval.significance import correct
 from searchlora.eval.tables import Header, to_json, to_markdown
 
@@ -37,9 +37,9 @@ def evaluation(skill: float, seed: int, **more: object) -> Evaluation:
         values={"accuracy": {row: float(each) for row, each in right.items()}},
         clusters=CLUSTERS,
         slices={"turn": {row: row.split("_")[1] for row in IDS}},
-        pooled={
-            "macro-F1": pooled.macro_f1(GOLD, said, LABELS),
-            "calibration error": pooled.expected_calibration_error(given, right),
+        aggregates={
+            "macro-F1": aggregate.macro_f1(GOLD, said, LABELS),
+            "calibration error": expected_calibration_error(given, right),
         },
         less_is_better=("calibration error",),
     )
@@ -54,10 +54,10 @@ def systems() -> dict[str, Evaluation]:
 def test_a_pooled_figure_is_compared_beside_the_means(systems):
     found = compare(systems, candidate="adapter", baseline="base", resamples=300)
     assert found.measures == ("macro-F1", "accuracy", "calibration error")
-    assert (found.by_row, found.pooled) == ("accuracy", ("macro-F1", "calibration error"))
+    assert (found.row_measure, found.aggregates) == ("accuracy", ("macro-F1", "calibration error"))
     for name, each in systems.items():
         row = found.row(name, "macro-F1")
-        assert row.value == pytest.approx(each.pooled["macro-F1"].value)
+        assert row.value == pytest.approx(each.aggregates["macro-F1"].value)
         assert row.low < row.value < row.high and row.n == 80
     names = [(pair.a, pair.b) for pair in found.comparisons if pair.measure == "macro-F1"]
     assert names == [("adapter", "commonest"), ("adapter", "base"), ("commonest", "base")]
@@ -74,8 +74,8 @@ def test_a_pooled_figure_is_compared_beside_the_means(systems):
 def test_a_mean_given_as_a_pooled_figure_has_the_interval_and_p_of_a_mean(systems):
     for name, each in systems.items():
         ones = {row: (value, 1.0) for row, value in each.values["accuracy"].items()}
-        again = Pooled(ones, lambda sums: sums[..., 0] / sums[..., 1], (0, 1))
-        systems[name] = replace(each, pooled={"again": again}, headline="accuracy")
+        again = Aggregate(ones, lambda sums: sums[..., 0] / sums[..., 1], (0, 1))
+        systems[name] = replace(each, aggregates={"again": again}, headline="accuracy")
     found = compare(systems, candidate="adapter", resamples=4000)
     for name in systems:
         mean, same = (found.row(name, measure) for measure in ("accuracy", "again"))
@@ -88,15 +88,17 @@ def test_a_mean_given_as_a_pooled_figure_has_the_interval_and_p_of_a_mean(system
 
 def _of_ten(evaluation: Evaluation) -> Evaluation:
     """The first ten clusters, of which every way to swap can be tried."""
-    figure = evaluation.pooled["macro-F1"]
-    return replace(evaluation, pooled={"macro-F1": replace(figure, cells={row: figure.cells[row] for row in IDS[:40]})})
+    figure = evaluation.aggregates["macro-F1"]
+    return replace(
+        evaluation, aggregates={"macro-F1": replace(figure, cells={row: figure.cells[row] for row in IDS[:40]})}
+    )
 
 
 def test_p_is_that_of_all_swaps_of_clusters(systems):
     systems = {name: _of_ten(systems[name]) for name in ("base", "commonest")}
     found = compare(systems, candidate="base", measures=["macro-F1"], resamples=20_000)
     pair = found.pair("base", "commonest", "macro-F1")
-    both = [systems[name].pooled["macro-F1"] for name in ("base", "commonest")]
+    both = [systems[name].aggregates["macro-F1"] for name in ("base", "commonest")]
     sums = np.array(
         [[sum(np.array(f.cells[row]) for row in IDS if CLUSTERS[row] == f"d{d}") for f in both] for d in range(10)]
     )
@@ -112,7 +114,7 @@ def test_rows_of_their_own_are_drawn_by_their_kinds(systems):
     """Every row a cluster: few kinds of rows, each drawn so often; the figures are those of drawing rows."""
     alone = {name: replace(each, clusters={}) for name, each in systems.items()}
     found = compare(alone, candidate="adapter", measures=["macro-F1"], resamples=4000)
-    figure = alone["base"].pooled["macro-F1"]
+    figure = alone["base"].aggregates["macro-F1"]
     cells = np.array([figure.cells[row] for row in IDS])
     rng = np.random.default_rng(0)
     spread = np.std([figure.statistic(cells[rng.integers(0, 80, 80)].sum(axis=0)) for _ in range(2000)])
@@ -122,9 +124,9 @@ def test_rows_of_their_own_are_drawn_by_their_kinds(systems):
 
 
 def test_systems_without_the_figure_or_with_other_rows(systems):
-    fewer = dict(list(systems["base"].pooled["macro-F1"].cells.items())[4:])
-    of_base = {"macro-F1": replace(systems["base"].pooled["macro-F1"], cells=fewer)}
-    systems["base"] = replace(systems["base"], pooled=of_base)
+    fewer = dict(list(systems["base"].aggregates["macro-F1"].cells.items())[4:])
+    of_base = {"macro-F1": replace(systems["base"].aggregates["macro-F1"], cells=fewer)}
+    systems["base"] = replace(systems["base"], aggregates=of_base)
     found = compare(systems, candidate="adapter", resamples=100)
     assert {row.n for row in found.rows if row.measure == "macro-F1"} == {76}
     assert found.notes == (
@@ -136,7 +138,7 @@ def test_systems_without_the_figure_or_with_other_rows(systems):
     line = next(line for line in text.splitlines() if line.startswith("| base |"))
     assert line.endswith("| – | 76/80/– | 0 of 80 |")
     assert "| adapter − base | macro-F1 |" in text and "| – | " in text
-    systems["base"] = replace(systems["base"], pooled={})
+    systems["base"] = replace(systems["base"], aggregates={})
     without = compare(systems, candidate="adapter", resamples=100)
     assert without.measures == ("accuracy", "calibration error")
     assert without.notes[0] == "macro-F1 is left out: base has no value of it."
@@ -147,7 +149,9 @@ def test_a_figure_that_does_not_exist_is_not_tested(systems):
     grades = {row: 1 + (index % 3 == 0) for index, row in enumerate(IDS)}
     for name, each in systems.items():
         said = invalid if name == "base" else dict.fromkeys(IDS, 1)
-        systems[name] = replace(each, pooled={"bias": pooled.signed_bias(grades, said, (1, 2))}, headline="accuracy")
+        systems[name] = replace(
+            each, aggregates={"bias": aggregate.signed_bias(grades, said, (1, 2))}, headline="accuracy"
+        )
     found = compare(systems, candidate="adapter", resamples=200)
     assert np.isnan(found.row("base", "bias").value)
     assert found.row("adapter", "bias").low < found.row("adapter", "bias").value < 0
@@ -158,7 +162,7 @@ def test_a_figure_that_does_not_exist_is_not_tested(systems):
     assert [each.p_corrected for each in known] == correct([each.p for each in known])
     content = to_json(found, Header("demo", "make demo", "2025-01-02", "2 cores", {}))
     json.dumps(content, allow_nan=False)
-    assert content["pooled"] == ["bias"] and "less_is_better" not in content
+    assert content["aggregates"] == ["bias"] and "less_is_better" not in content
     row = next(row for row in content["rows"] if (row["system"], row["measure"]) == ("adapter", "bias"))
     assert row.keys() == {"system", "measure", "value", "low", "high", "n"}
     assert "adapter − base | bias | – |" in to_markdown(found)
@@ -169,9 +173,9 @@ def test_a_share_without_spread_has_an_interval_all_the_same():
     rows = [str(row) for row in range(40)]
     gold = {row: int(row) < 30 for row in rows}
     systems = {
-        name: Evaluation("recall", {}, {}, pooled={"recall": pooled.recall(gold, said), "precision": precision})
+        name: Evaluation("recall", {}, {}, aggregates={"recall": aggregate.recall(gold, said), "precision": precision})
         for name, said in (("never", dict.fromkeys(rows, False)), ("always", dict.fromkeys(rows, True)))
-        for precision in [pooled.precision(gold, said)]
+        for precision in [aggregate.precision(gold, said)]
     }
     found = compare(systems, candidate="always", resamples=200)
     for name, hits in (("never", 0), ("always", 30)):
@@ -187,7 +191,7 @@ def test_a_share_without_spread_has_an_interval_all_the_same():
 def test_a_pooled_figure_alone(systems):
     alone = {name: replace(each, values={}) for name, each in systems.items()}
     found = compare(alone, candidate="adapter", resamples=100)
-    assert found.by_row is None and found.measures == ("macro-F1", "calibration error")
+    assert found.row_measure is None and found.measures == ("macro-F1", "calibration error")
     assert found.answered == dict.fromkeys(systems, 80)
     one = {name: replace(each, clusters=dict.fromkeys(IDS, "one")) for name, each in alone.items()}
     single = compare(one, candidate="adapter", resamples=100)
@@ -195,12 +199,12 @@ def test_a_pooled_figure_alone(systems):
 
 
 def test_what_cannot_be_compared_is_refused(systems):
-    twice = {"accuracy": systems["base"].pooled["macro-F1"]}
-    with pytest.raises(UsageError, match="'accuracy' is a mean and a pooled figure"):
-        compare({**systems, "base": replace(systems["base"], pooled=twice)}, candidate="adapter")
-    other = {"macro-F1": pooled.macro_f1(GOLD, GOLD, (*LABELS, "more"))}
+    twice = {"accuracy": systems["base"].aggregates["macro-F1"]}
+    with pytest.raises(UsageError, match="'accuracy' is both a mean and an aggregate"):
+        compare({**systems, "base": replace(systems["base"], aggregates=twice)}, candidate="adapter")
+    other = {"macro-F1": aggregate.macro_f1(GOLD, GOLD, (*LABELS, "more"))}
     with pytest.raises(UsageError, match="macro-F1 has 9 cells in one row and 12 in another"):
-        compare({**systems, "base": replace(systems["base"], pooled=other)}, candidate="adapter")
+        compare({**systems, "base": replace(systems["base"], aggregates=other)}, candidate="adapter")
 
 
 @pytest.mark.parametrize("n", [43, 200])
@@ -221,11 +225,11 @@ def test_intervals_cover(figure, n):
         pairs = rng.choice(16, n, p=joint.ravel())
         gold, said = (dict(zip(rows, side.tolist(), strict=True)) for side in (pairs // 4, pairs % 4))
         if figure == "kappa":
-            made = pooled.cohen_kappa(gold, said, (0, 1, 2, 3))
+            made = aggregate.cohen_kappa(gold, said, (0, 1, 2, 3))
         else:
             names = [{row: "abcd"[grade] for row, grade in side.items()} for side in (gold, said)]
-            made = pooled.macro_f1(*names, "abcd")
-        drawn = pool(figure, {"one": made}, rows, dict(zip(rows, rows, strict=True)))
-        ((row,), _) = pooled_figures(drawn, (), Resampling(300, draw))
+            made = aggregate.macro_f1(*names, "abcd")
+        drawn = aggregate_table(figure, {"one": made}, rows, dict(zip(rows, rows, strict=True)))
+        ((row,), _) = aggregate_figures(drawn, (), Resampling(300, draw))
         covered += row.low <= truth <= row.high
     assert 0.90 <= covered / draws <= 1

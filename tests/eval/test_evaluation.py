@@ -1,13 +1,17 @@
-"""A run becomes an evaluation: every judged topic is a row, and what could not be told is told."""
+"""A run becomes an evaluation: values, slices, traffic, clusters and notes."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.compare import compare
+from searchlora.eval.comparison import BANDS, by_traffic, compare, slice_order
+from searchlora.eval.evaluation import by_thirds, confusion_matrix, evaluate_run
 from searchlora.eval.measures import retrieval_values
-from searchlora.eval.scoring import evaluate_run
 
 QRELS = {str(number): {"a": 2, "b": 1, "c": 0} for number in range(1, 13)}
 RUN = {str(number): {"a": 1.0, "b": 2.0, "x": 3.0} for number in range(2, 14)}
@@ -49,7 +53,7 @@ def test_topic_fields_make_slices_weights_and_clusters():
     assert found.slices["length"] == {
         str(n): "1 to 4" if n < 5 else "5 to 8" if n < 9 else "9 to 12" for n in range(1, 13)
     }
-    assert "length has 12 values and is cut into thirds." in found.notes
+    assert "length has 12 values and is divided into thirds." in found.notes
     assert found.weights["4"] == 25
     assert (found.clusters["2"], found.clusters["3"], found.clusters["4"]) == ("n1", "n1", "n2")
     compared = compare({"run": found}, candidate="run", resamples=100)
@@ -92,7 +96,7 @@ def test_circular_figures_are_marked_all_the_way():
     }
     compared = compare(systems, baseline="other", resamples=100)
     assert compared.circular == {"ours": "the judge is its reranker"}
-    assert (compared.shown("ours"), compared.shown("other")) == ("ours (circular)", "other")
+    assert (compared.label("ours"), compared.label("other")) == ("ours (circular)", "other")
 
 
 def test_values_are_those_of_the_measures():
@@ -104,5 +108,50 @@ def test_values_are_those_of_the_measures():
 @pytest.mark.parametrize("traffic", [0, 1e308])
 def test_traffic_that_says_nothing_is_refused(traffic):
     topics = {topic: {"query": topic, "traffic": traffic} for topic in QRELS}
-    with pytest.raises(DataError, match="field traffic: the traffic of all topics together"):
+    with pytest.raises(DataError, match="field traffic: the total traffic of all topics"):
         evaluate_run(RUN, QRELS, topics=topics, weight="traffic")
+
+
+def test_head_torso_and_tail_by_hand():
+    weights = {"a": 40, "b": 15, "c": 15, "d": 10, "e": 10, "f": 5, "g": 5}
+    assert by_traffic(weights) == {
+        "a": "head", "b": "torso", "c": "torso", "d": "tail", "e": "tail", "f": "tail", "g": "tail",
+    }  # fmt: skip
+    assert by_traffic({"a": 99, "b": 1}) == {"a": "head", "b": "tail"}
+    assert set(by_traffic(dict.fromkeys("abcdef", 2.0)).values()) == {"head"}
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), min_size=1))
+def test_bands_fall_with_traffic_and_keep_ties_together(weights):
+    bands = by_traffic(weights)
+    assert set(bands) == set(weights)
+    for one in weights:
+        for two in weights:
+            if weights[one] >= weights[two]:
+                assert BANDS.index(bands[one]) <= BANDS.index(bands[two])
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(-5, 20).map(float), min_size=3))
+def test_thirds_are_ranges_that_do_not_overlap(numbers):
+    thirds = by_thirds(numbers)
+    ends = sorted({(min(m), max(m)) for label in set(thirds.values())
+                   for m in [[numbers[row] for row in numbers if thirds[row] == label]]})  # fmt: skip
+    assert 1 <= len(ends) <= 3
+    assert all(one[1] < two[0] for one, two in pairwise(ends))
+    if len(set(numbers.values())) == len(numbers):
+        sizes = [list(thirds.values()).count(label) for label in set(thirds.values())]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_values_of_slices_are_shown_in_their_order():
+    shown = ["tail", "head", "10 to 12", "9", "-1 to 8", "yes", "torso", "6 and later", "later"]
+    assert sorted(shown, key=slice_order) == [
+        "head", "torso", "tail", "-1 to 8", "6 and later", "9", "10 to 12", "later", "yes",
+    ]  # fmt: skip
+
+
+def test_a_confusion_matrix_counts_every_row_once():
+    gold = {"1": "a", "2": "a", "3": "b", "4": "b"}
+    found = confusion_matrix(gold, {"1": "a", "2": "b", "3": None, "4": "other"}, ("a", "b"))
+    assert found.columns == ("a", "b", "invalid")
+    assert found.counts == ((1, 1, 0), (0, 0, 2))

@@ -1,0 +1,268 @@
+"""Calibration of probabilities: expected calibration error, calibration curves and temperature scaling.
+
+Source of all three: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks (ICML 2017). Bins have
+equal width. Intervals resample whole clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.aggregate import Aggregate
+from searchlora.eval.intervals import LIMIT, Floats, bootstrap_interval, cluster_sums
+from searchlora.eval.judge.agreement import ratio
+from searchlora.eval.judge.measures import rate
+from searchlora.eval.resampling import Figure, intervals
+from searchlora.eval.trec import Qrels, Run
+
+#: Bins of the expected calibration error and of curves of probabilities (Guo et al. 2017).
+BINS = 15
+
+#: Bounds of a fitted temperature. A value at a bound means too few rows, not a model that is off by so much.
+TEMPERATURES = (0.2, 5.0)
+
+#: Smallest probability whose logarithm is taken, so that one label scored as impossible does not decide the fit.
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a calibration curve: a bin, or one grade.
+
+    Attributes:
+        predicted: Mean predicted value in the bin: a probability, or the judge's grade.
+        observed: Mean observed value: the share that was correct, or the mean human grade.
+        low, high: 95% interval of `observed` by cluster; nan with a single cluster. For a share that is 0 or 1 in
+            every cluster it is the interval of `judge.measures.rate`.
+        n: Number of rows.
+        groups: Number of clusters (queries, dialogues) that they come from.
+    """
+
+    predicted: float
+    observed: float
+    low: float
+    high: float
+    n: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A calibration curve: its points by rising prediction. Empty bins have no point."""
+
+    points: tuple[CurvePoint, ...]
+
+
+def expected_calibration_error(
+    probability: Mapping[str, float], correct: Mapping[str, bool], *, bins: int = BINS
+) -> Aggregate:
+    """Expected calibration error: mean of |mean probability − share correct| over bins, weighted by their rows.
+
+    The bins have equal width from 0 to 1, not equal mass: they are then the same for every system and every resample.
+    The error is never below 0, so with few rows its expectation lies above the true error.
+
+    Args:
+        probability: Row id -> the probability of the predicted label. Rows without one are not counted.
+        correct: Row id -> whether the prediction is correct.
+        bins: Number of bins.
+
+    Raises:
+        UsageError: when a value is not a probability.
+
+    Examples:
+        >>> error = expected_calibration_error({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
+        >>> round(error.value, 3)
+        0.4
+    """
+    cells = np.zeros((len(probability), bins + 1))
+    cells[:, -1] = 1
+    for row, (id_, value) in zip(cells, probability.items(), strict=True):
+        if not 0 <= value <= 1:
+            raise UsageError(f"{value} is not a probability", where=f"row {id_}")
+        row[min(int(value * bins), bins - 1)] = float(correct[id_]) - value
+    return Aggregate(dict(zip(probability, cells, strict=True)), _calibration_error, (0.0, 1.0))
+
+
+def judge_calibration_error(
+    human: Qrels,
+    probabilities: Mapping[str, Mapping[str, float]],
+    *,
+    relevant: int = 1,
+    bins: int = BINS,
+    resamples: int = 2_000,
+    seed: int = 0,
+) -> Figure:
+    """`expected_calibration_error` of a judge's probabilities that a document is relevant, with its interval by query.
+
+    Args:
+        human: Query -> document -> human grade; relevant from grade `relevant` on.
+        probabilities: Query -> document -> the judge's probability of that.
+
+    Raises:
+        DataError: when a value is not a probability.
+        UsageError: when no pair has both a human grade and a probability.
+    """
+    predicted, observed, queries = _common_pairs(human, probabilities, relevant)
+    ids = [str(place) for place in range(len(queries))]
+    correct = {row: bool(value) for row, value in zip(ids, observed, strict=True)}
+    error = expected_calibration_error(dict(zip(ids, predicted.tolist(), strict=True)), correct, bins=bins)
+    tables, _ = cluster_sums(np.array(list(error.cells.values())), queries)
+    value, low, high = intervals(
+        error.statistic, tables[:, None], bounds=error.bounds, limit=LIMIT, resamples=resamples, seed=seed
+    )[0]
+    return Figure(float(value), float(low), float(high), len(ids), len(tables))
+
+
+def calibration_curve(
+    probability: Mapping[str, float],
+    correct: Mapping[str, bool],
+    clusters: Mapping[str, str] | None = None,
+    *,
+    bins: int = BINS,
+    seed: int = 0,
+) -> Curve:
+    """Share of correct predictions by predicted probability, in bins of equal width from 0 to 1.
+
+    Args:
+        probability, correct: As in `expected_calibration_error`.
+        clusters: Row id -> its cluster; None: every row is independent.
+
+    Examples:
+        >>> curve = calibration_curve({"a": 0.9, "b": 0.9}, {"a": True, "b": False})
+        >>> [(point.predicted, point.observed, point.n) for point in curve.points]
+        [(0.9, 0.5, 2)]
+    """
+    if not probability:
+        return Curve(())
+    groups = [row if clusters is None else clusters.get(row, row) for row in probability]
+    predicted = np.array(list(probability.values()), dtype=float)
+    observed = np.array([float(correct[row]) for row in probability])
+    return Curve(tuple(_points(predicted, observed, groups, _bins(predicted, bins, (0.0, 1.0)), True, seed)))
+
+
+def grade_curve(
+    human: Qrels, judged: Run, *, bins: int | None = None, relevant: int | None = None, seed: int = 0
+) -> list[CurvePoint]:
+    """Mean human grade by the judge's grade, over the pairs that both graded.
+
+    Args:
+        human: Query -> document -> human grade.
+        judged: Query -> document -> the judge's grade, expected grade or probability.
+        bins: Number of bins of equal width between the least and the greatest value, or from 0 to 1 with `relevant`.
+            None: a point for each distinct value, which suits grades.
+        relevant: Human grades from this one on count as 1, others as 0, and `judged` holds probabilities of that.
+
+    Raises:
+        DataError: when `relevant` is given and a value is not a probability.
+        UsageError: when no pair was graded by both.
+
+    Examples:
+        >>> points = grade_curve({"q": {"d1": 0, "d2": 2}}, {"q": {"d1": 1, "d2": 1}})
+        >>> [(point.predicted, point.observed, point.n) for point in points]
+        [(1.0, 1.0, 2)]
+    """
+    predicted, observed, queries = _common_pairs(human, judged, relevant)
+    limits = (0.0, 1.0) if relevant is not None else (predicted.min(), predicted.max())
+    members = _bins(predicted, bins, limits)
+    return _points(predicted, observed, queries, members, relevant is not None, seed)
+
+
+def fit_temperature(probabilities: Floats, labels: Sequence[int]) -> float:
+    """The temperature T, within `TEMPERATURES`, that minimises the mean negative log-likelihood of the true labels.
+
+    Args:
+        probabilities: `(rows, labels)`, each row summing to 1.
+        labels: The index of the true label of each row.
+
+    Examples:
+        >>> overconfident = np.array([[0.99, 0.01]] * 10)
+        >>> fit_temperature(overconfident, [0] * 7 + [1] * 3) > 1
+        True
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    logs = np.log(np.maximum(probabilities, _SMALLEST))
+    rows, places = np.arange(len(labels)), np.asarray(labels)
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logs / math.exp(log_temperature), axis=1)[rows, places].mean())
+
+    low, high = map(math.log, TEMPERATURES)
+    return math.exp(float(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+
+
+def apply_temperature(probabilities: Sequence[float] | Floats, temperature: float) -> Floats:
+    """Probabilities proportional to p^(1/T), along the last axis; above 1 they become flatter, below 1 sharper.
+
+    Examples:
+        >>> apply_temperature([0.8, 0.2], 2.0).round(3).tolist()
+        [0.667, 0.333]
+    """
+    logs = np.log(np.maximum(np.asarray(probabilities, dtype=float), _SMALLEST)) / temperature
+    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def _calibration_error(sums: Floats) -> Floats:
+    """Sums `(..., bins + 1)` of correct − probability by bin, then of rows."""
+    return ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
+
+
+def _common_pairs(human: Qrels, judged: Run, relevant: int | None) -> tuple[Floats, Floats, list[str]]:
+    """Predicted and observed value and query of each pair that both graded."""
+    rows = [
+        (judged[query][document], grade, query)
+        for query, row in human.items()
+        for document, grade in row.items()
+        if document in judged.get(query, {})
+    ]
+    if not rows:
+        raise UsageError("people and the judge have no pair in common")
+    predicted = np.array([value for value, _, _ in rows], dtype=float)
+    observed = np.array([grade for _, grade, _ in rows], dtype=float)
+    queries = [query for _, _, query in rows]
+    if relevant is None:
+        return predicted, observed, queries
+    outside = np.flatnonzero(~((predicted >= 0) & (predicted <= 1)))
+    if len(outside):
+        raise DataError(f"{predicted[outside[0]]} is not a probability", where=f"query {queries[outside[0]]}")
+    return predicted, (observed >= relevant).astype(float), queries
+
+
+def _bins(predicted: Floats, bins: int | None, limits: tuple[float, float]) -> list[NDArray[np.intp]]:
+    """The places of the rows of each bin that is not empty, by rising value."""
+    if bins is None:
+        return [np.flatnonzero(predicted == value) for value in np.unique(predicted)]
+    width = (limits[1] - limits[0]) / bins or 1.0
+    bin_of = np.minimum(((predicted - limits[0]) / width).astype(int), bins - 1)
+    return [np.flatnonzero(bin_of == number) for number in np.unique(bin_of)]
+
+
+def _points(
+    predicted: Floats,
+    observed: Floats,
+    groups: Sequence[str],
+    bins: Sequence[NDArray[np.intp]],
+    shares: bool,
+    seed: int,
+) -> list[CurvePoint]:
+    """A point for each bin; `shares`: `observed` holds 0 and 1 only."""
+    names = np.asarray(groups, dtype=object)
+    points = []
+    for places in bins:
+        members = names[places].tolist()
+        low, high = bootstrap_interval(observed[places].tolist(), members, seed=seed)
+        if shares and low == high:
+            _, cluster = np.unique(members, return_inverse=True)
+            hits = np.bincount(cluster, weights=observed[places]).astype(np.float64)
+            _, low, high = rate(hits, np.bincount(cluster).astype(np.float64))
+        mean, share = float(predicted[places].mean()), float(observed[places].mean())
+        points.append(CurvePoint(mean, share, low, high, len(members), len(set(members))))
+    return points

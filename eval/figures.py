@@ -1,0 +1,417 @@
+"""Figures of several systems over shared rows: means and aggregates with intervals, and paired differences.
+
+All measures that the same systems have on the same rows share one array, so one set of resamples serves them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from searchlora.errors import UsageError
+from searchlora.eval.aggregate import Aggregate
+from searchlora.eval.intervals import LIMIT, Floats, bootstrap_intervals, cluster_sums
+from searchlora.eval.judge.measures import rate
+from searchlora.eval.resampling import Statistic, intervals, standard_errors, swap_p
+from searchlora.eval.significance import detectable_effect, paired_differences, weighted_differences
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure of one system over n rows, with its 95% interval (nan with a single cluster).
+
+    It is a mean, or an aggregate (`eval.aggregate`); the `value` of an aggregate that is undefined is nan.
+    """
+
+    system: str
+    measure: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Paired comparison of system a with system b over the same n rows, as `significance.PairedDifference`.
+
+    An aggregate has no value per row: wins, losses and ties are None, `effect` is nan, and `p_t` and `mde` use the
+    jackknife standard error. Where an aggregate is undefined, so are its difference and p (nan).
+
+    Attributes:
+        difference: a minus b.
+        low, high: Its 95% interval.
+        p: Two-sided p of the paired randomisation test.
+        p_corrected: p corrected over all pairs and measures of the comparison (for slices: over all pairs of all
+            slices).
+        wins, losses, ties: Rows on which a is better, worse, equal.
+        p_t: Two-sided p of the paired t test over clusters; not corrected.
+        effect: Cohen's d_z.
+        mde: Minimum detectable effect: the smallest true difference that the t test detects with power 0.8.
+    """
+
+    a: str
+    b: str
+    measure: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+    wins: int | None
+    losses: int | None
+    ties: int | None
+    n: int
+    p_t: float
+    effect: float
+    mde: float
+
+
+@dataclass(frozen=True)
+class WeightedPair:
+    """Paired comparison of traffic-weighted means over n rows, as `significance.WeightedDifference`.
+
+    Attributes:
+        p: Two-sided p of the paired randomisation of the weighted sums of clusters.
+        p_corrected: p corrected over all weighted pairs and measures of the comparison.
+    """
+
+    a: str
+    b: str
+    measure: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Number of resamples and their random seed."""
+
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ValueTable:
+    """Values per row of some measures of some systems.
+
+    Attributes:
+        rows: Row ids.
+        groups: The cluster of each row.
+        systems, measures: Names.
+        values: `(rows, measures, systems)`.
+    """
+
+    rows: tuple[str, ...]
+    groups: tuple[str, ...]
+    systems: tuple[str, ...]
+    measures: tuple[str, ...]
+    values: Floats
+
+    def take(self, places: Sequence[int]) -> ValueTable:
+        """The table of the rows at these positions."""
+        return replace(
+            self,
+            rows=tuple(self.rows[place] for place in places),
+            groups=tuple(self.groups[place] for place in places),
+            values=self.values[np.asarray(places)],
+        )
+
+    def by_system(self, measure: str) -> dict[str, dict[str, float]]:
+        """System -> row id -> value."""
+        columns = self.values[:, self.measures.index(measure)].T.tolist()
+        return {
+            system: dict(zip(self.rows, column, strict=True))
+            for system, column in zip(self.systems, columns, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class AggregateTable:
+    """Sums of the cells of one aggregate, by cluster and system.
+
+    Attributes:
+        rows: Number of rows.
+        groups: Names of the clusters.
+        systems: Names.
+        sums: `(clusters, systems, cells)`.
+        statistic, bounds, share: As in `Aggregate`.
+    """
+
+    measure: str
+    rows: int
+    groups: frozenset[str]
+    systems: tuple[str, ...]
+    sums: Floats
+    statistic: Statistic
+    bounds: tuple[float, float]
+    share: bool
+
+
+def value_tables(
+    systems: Mapping[str, Mapping[str, Mapping[str, float]]],
+    measures: Iterable[str],
+    clusters: Mapping[str, str],
+    required: Collection[str],
+) -> tuple[list[ValueTable], list[str]]:
+    """One table for all measures that the same systems have on the same rows, and notes on what was left out.
+
+    Args:
+        systems: Name -> measure -> row id -> value.
+        clusters: Row id -> its cluster.
+        required: Measures that are left out unless every system has them. Other measures are compared between the
+            systems that have them.
+    """
+    members: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    notes: list[str] = []
+    for measure in measures:
+        columns = {name: values.get(measure, {}) for name, values in systems.items()}
+        if shared := _shared_rows(measure, columns, measure in required, notes):
+            members.setdefault(shared, []).append(measure)
+    tables = []
+    for (names, rows), members_of_table in members.items():
+        values = [[[systems[name][measure][row] for row in rows] for name in names] for measure in members_of_table]
+        array = np.ascontiguousarray(np.array(values, dtype=float).transpose(2, 0, 1))
+        tables.append(ValueTable(rows, tuple(clusters[row] for row in rows), names, tuple(members_of_table), array))
+    return tables, notes
+
+
+def aggregate_tables(
+    systems: Mapping[str, Mapping[str, Aggregate]],
+    measures: Iterable[str],
+    clusters: Mapping[str, str],
+    required: Collection[str],
+) -> tuple[list[AggregateTable], list[str]]:
+    """A table for each aggregate over the rows shared by the systems that have it, and notes; as `value_tables`."""
+    tables: list[AggregateTable] = []
+    notes: list[str] = []
+    for measure in measures:
+        by_name = {name: aggregates[measure] for name, aggregates in systems.items() if measure in aggregates}
+        columns = {name: by_name[name].cells if name in by_name else {} for name in systems}
+        if shared := _shared_rows(measure, columns, measure in required, notes):
+            names, rows = shared
+            tables.append(aggregate_table(measure, {name: by_name[name] for name in names}, rows, clusters))
+    return tables, notes
+
+
+def aggregate_table(
+    measure: str, by_system: Mapping[str, Aggregate], rows: Sequence[str], clusters: Mapping[str, str]
+) -> AggregateTable:
+    """Sum the cells of an aggregate by cluster.
+
+    Args:
+        by_system: System -> its aggregate; the statistic is the same in all.
+        rows: Rows that all systems have, at least one.
+
+    Raises:
+        UsageError: when two rows have different numbers of cells.
+    """
+    widths = {len(aggregate.cells[row]) for aggregate in by_system.values() for row in rows}
+    if len(widths) > 1:
+        raise UsageError(f"{measure} has {min(widths)} cells in one row and {max(widths)} in another")
+    cells = np.array([[aggregate.cells[row] for aggregate in by_system.values()] for row in rows], dtype=float)
+    groups = [clusters[row] for row in rows]
+    sums, _ = cluster_sums(cells.reshape(len(rows), -1), groups)
+    first = next(iter(by_system.values()))
+    return AggregateTable(
+        measure=measure,
+        rows=len(rows),
+        groups=frozenset(groups),
+        systems=tuple(by_system),
+        sums=sums.reshape(-1, *cells.shape[1:]),
+        statistic=first.statistic,
+        bounds=first.bounds,
+        share=first.share,
+    )
+
+
+def mean_figures(table: ValueTable, resampling: Resampling, weights: Mapping[str, float] | None = None) -> list[Row]:
+    """The mean of each measure of each system, with its interval.
+
+    Args:
+        weights: Row id -> weight, for weighted means.
+    """
+    columns = table.values.reshape(len(table.rows), -1)
+    row_weights = np.array([weights[row] for row in table.rows], dtype=float) if weights is not None else None
+    ends = bootstrap_intervals(
+        columns, table.groups, weights=row_weights, resamples=resampling.resamples, seed=resampling.seed
+    )
+    names = [(system, measure) for measure in table.measures for system in table.systems]
+    means = np.average(columns, axis=0, weights=row_weights)
+    return [
+        Row(system, measure, float(mean), float(low), float(high), len(table.rows))
+        for (system, measure), mean, (low, high) in zip(names, means, ends, strict=True)
+    ]
+
+
+def mean_differences(
+    table: ValueTable, pairs: Sequence[tuple[str, str]], measures: Sequence[str], resampling: Resampling
+) -> list[Pair]:
+    """Paired differences of the pairs (a, b) in those of `measures` that the table has; p is not corrected yet."""
+    names = _compared(table, pairs, measures)
+    if not names:
+        return []
+    differences = paired_differences(
+        _difference_columns(table, names), table.groups, resamples=resampling.resamples, seed=resampling.seed
+    )
+    return [
+        Pair(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
+        for (a, b, measure), difference in zip(names, differences, strict=True)
+    ]
+
+
+def weighted_mean_differences(
+    table: ValueTable,
+    pairs: Sequence[tuple[str, str]],
+    measures: Sequence[str],
+    resampling: Resampling,
+    weights: Mapping[str, float],
+) -> list[WeightedPair]:
+    """As `mean_differences`, for means weighted by `weights` (row id -> weight)."""
+    names = _compared(table, pairs, measures)
+    if not names:
+        return []
+    row_weights = np.array([weights[row] for row in table.rows], dtype=float)
+    differences = weighted_differences(
+        _difference_columns(table, names),
+        row_weights,
+        table.groups,
+        resamples=resampling.resamples,
+        seed=resampling.seed,
+    )
+    return [
+        WeightedPair(a, b, measure, **vars(difference), p_corrected=difference.p, n=len(table.rows))
+        for (a, b, measure), difference in zip(names, differences, strict=True)
+    ]
+
+
+def aggregate_figures(
+    table: AggregateTable, pairs: Sequence[tuple[str, str]], resampling: Resampling
+) -> tuple[list[Row], list[Pair]]:
+    """The aggregate of each system, and the differences of the pairs (a, b) of which both systems have it."""
+    place = {system: index for index, system in enumerate(table.systems)}
+    names = [(a, b) for a, b in pairs if a in place and b in place]
+    signs = np.zeros((len(names), len(place)))
+    for row, (a, b) in zip(signs, names, strict=True):
+        row[place[a]], row[place[b]] = 1, -1
+    reach = table.bounds[1] - table.bounds[0]
+    ends = intervals(
+        table.statistic,
+        table.sums,
+        # Wide enough for values and differences; values are clipped to their own bounds below.
+        bounds=(min(table.bounds[0], -reach), max(table.bounds[1], reach)),
+        contrasts=np.concatenate([np.eye(len(place)), signs]),
+        limit=LIMIT,
+        resamples=resampling.resamples,
+        seed=resampling.seed,
+    )
+    rows = [
+        Row(system, table.measure, float(value), *_clipped(table, index, float(low), float(high)), table.rows)
+        for index, (system, (value, low, high)) in enumerate(zip(table.systems, ends[: len(place)], strict=True))
+    ]
+    return rows, _aggregate_pairs(table, names, signs, ends[len(place) :], resampling) if names else []
+
+
+def _shared_rows(
+    measure: str, columns: Mapping[str, Mapping[str, _T]], required: bool, notes: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The systems that have a measure and the rows that they share; None where it is left out. Adds to `notes`."""
+    lacking = [name for name, column in columns.items() if not column]
+    if lacking and (required or len(lacking) == len(columns)):
+        notes.append(f"{measure} is left out: {', '.join(lacking)} has no value of it.")
+        return None
+    having = {name: column for name, column in columns.items() if column}
+    first, *others = having.values()
+    rows = tuple(row for row in first if all(row in column for column in others))
+    if not rows:
+        notes.append(f"{measure} is left out: no row has it in all systems.")
+        return None
+    if lacking:
+        notes.append(f"{measure} is shown without {', '.join(lacking)}, which has no value of it.")
+    if missing := len(set().union(*having.values())) - len(rows):
+        notes.append(f"{measure} is over {len(rows)} rows; {missing} that not all systems have are left out.")
+    return tuple(having), rows
+
+
+def _compared(
+    table: ValueTable, pairs: Sequence[tuple[str, str]], measures: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    present = [(a, b) for a, b in pairs if a in table.systems and b in table.systems]
+    return [(a, b, measure) for measure in table.measures if measure in measures for a, b in present]
+
+
+def _difference_columns(table: ValueTable, names: Sequence[tuple[str, str, str]]) -> Floats:
+    """a minus b in a measure, for each (a, b, measure): `(rows, names)`."""
+    place = {name: index for index, name in enumerate(table.systems)}
+    columns = [
+        table.values[:, table.measures.index(measure), place[a]]
+        - table.values[:, table.measures.index(measure), place[b]]
+        for a, b, measure in names
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _clipped(table: AggregateTable, system: int, low: float, high: float) -> tuple[float, float]:
+    """An interval within the bounds; for a share without spread, that of `judge.measures.rate`."""
+    if table.share and low == high:
+        part, whole = table.sums[:, system].T
+        return rate(part, whole)[1:] if whole.sum() > 0 else table.bounds
+    low, high = np.clip([low, high], *table.bounds).tolist()
+    return low, high
+
+
+def _aggregate_pairs(
+    table: AggregateTable,
+    names: Sequence[tuple[str, str]],
+    signs: Floats,
+    ends: Floats,
+    resampling: Resampling,
+) -> list[Pair]:
+    places = [(table.systems.index(a), table.systems.index(b)) for a, b in names]
+    p_values = swap_p(table.statistic, table.sums, places, resamples=resampling.resamples, seed=resampling.seed)
+    errors = standard_errors(table.statistic, table.sums, signs)
+    clusters = len(table.sums)
+    pairs = []
+    for (a, b), (shift, low, high), p, error in zip(names, ends.tolist(), p_values, errors.tolist(), strict=True):
+        known_p = math.nan if math.isnan(shift) else p
+        pairs.append(
+            Pair(
+                a=a,
+                b=b,
+                measure=table.measure,
+                difference=shift,
+                low=low,
+                high=high,
+                p=known_p,
+                p_corrected=known_p,
+                wins=None,
+                losses=None,
+                ties=None,
+                n=table.rows,
+                p_t=_t_test_p(shift, error, clusters),
+                effect=math.nan,
+                mde=detectable_effect(clusters) * error * math.sqrt(clusters),
+            )
+        )
+    return pairs
+
+
+def _t_test_p(difference: float, error: float, clusters: int) -> float:
+    """Two-sided p; nan with a single cluster, 1 without difference and spread."""
+    from scipy import stats
+
+    if clusters < 2 or math.isnan(difference) or math.isnan(error):
+        return math.nan
+    if error <= 1e-12:
+        return 1.0 if abs(difference) <= 1e-12 else 0.0
+    return float(2 * stats.t.sf(abs(difference) / error, clusters - 1))

@@ -1,0 +1,100 @@
+"""Formatting of figures, Markdown tables and JSON for screens, reports and result files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.files import atomic_text
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A single figure in the given format; a dash for None, nan and infinity.
+
+    Examples:
+        >>> number(0.31), number(float("nan"))
+        ('0.310', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}"
+
+
+def figure(value: float, low: float, high: float, sign: str = "") -> str:
+    """A figure with its interval; a dash for nan. With sign "+", the way differences are written.
+
+    Examples:
+        >>> figure(0.31, 0.29, 0.33)
+        '0.310 (0.290 to 0.330)'
+        >>> figure(0.02, -0.01, 0.05, "+")
+        '+0.020 (-0.010 to +0.050)'
+    """
+    return "–" if math.isnan(value) else f"{value:{sign}.3f} {interval(low, high, sign)}"
+
+
+def interval(low: float, high: float, sign: str = "") -> str:
+    """An interval in brackets; `(no interval)` for nan.
+
+    Examples:
+        >>> interval(0.29, 0.33)
+        '(0.290 to 0.330)'
+    """
+    if math.isnan(low):
+        return "(no interval)"
+    return f"({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def p_value(p: float) -> str:
+    """A p value with three digits; a dash for nan.
+
+    Examples:
+        >>> p_value(0.0321), p_value(0.00001)
+        ('0.032', '<0.001')
+    """
+    return "–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """A Markdown table. Pipes and line breaks in cells are escaped.
+
+    Args:
+        head: Column titles.
+        rows: Cells of each row, as many as there are titles.
+        words: Number of leading columns with text, aligned left; the other columns hold figures, aligned right.
+
+    Examples:
+        >>> print(markdown_table(["system", "MRR"], [["a|b", "0.31"]]))
+        | system | MRR |
+        | --- | ---: |
+        | a\\|b | 0.31 |
+    """
+    lines = [head, ["---"] * words + ["---:"] * (len(head) - words), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def to_plain(value: Any) -> Any:
+    """Mappings, sequences and scalars as JSON represents them; a number that is not finite becomes None.
+
+    Examples:
+        >>> to_plain({"value": float("nan"), "measures": ("MRR",)})
+        {'value': None, 'measures': ['MRR']}
+    """
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value converted by `to_plain`, atomically. Raises `DataError` when it cannot be written."""
+    with atomic_text(path) as out:
+        json.dump(to_plain(value), out, indent=1, ensure_ascii=False, allow_nan=False)
+        out.write("\n")

@@ -1,0 +1,126 @@
+"""Aggregates are scikit-learn's, an invalid output is never a label, and sums of parts are the whole."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from searchlora.errors import UsageError
+from searchlora.eval import aggregate
+from searchlora.eval.judge import agreement
+
+LABELS = ("a", "b", "c", "d")
+SCALE = (0, 1, 2, 3)
+
+
+def rows(of):
+    """Pairs of gold and said, by row id."""
+    return st.lists(st.tuples(*of), min_size=1, max_size=40).map(
+        lambda pairs: tuple({f"r{n}": pair[side] for n, pair in enumerate(pairs)} for side in (0, 1))
+    )
+
+
+label = st.sampled_from(LABELS)
+grade = st.sampled_from(SCALE)
+
+
+@given(rows((label, st.one_of(label, st.none()))))
+def test_macro_f1_is_that_of_scikit_learn(drawn):
+    gold, said = drawn
+    standing = sorted(set(gold.values()))
+    named = [each or "none" for each in said.values()]
+    expected = metrics.f1_score(list(gold.values()), named, labels=standing, average="macro", zero_division=0)
+    assert aggregate.macro_f1(gold, said, LABELS).value == pytest.approx(expected, abs=1e-12)
+
+
+sets = st.sets(label)
+
+
+@given(rows((sets, sets)))
+def test_several_labels_of_a_row(drawn):
+    gold, said = drawn
+    true, found = (np.array([[each in row for each in LABELS] for row in side.values()]) for side in drawn)
+    standing = np.flatnonzero(true.any(axis=0))
+    ours = aggregate.macro_f1(gold, said, LABELS).value
+    if not len(standing):
+        assert ours == 0
+        return
+    assert ours == pytest.approx(metrics.f1_score(true, found, labels=standing, average="macro", zero_division=0))
+    counts = [{row: float(sum(side)) for row, side in zip(gold, of, strict=True)} for of in (true & found, found, true)]
+    micro = metrics.precision_recall_fscore_support(true, found, average="micro", zero_division=0)
+    ours = [aggregate.micro_precision(counts[0], counts[1]), aggregate.micro_recall(counts[0], counts[2]),
+            aggregate.micro_f1(*counts)]  # fmt: skip
+    assert [each.value for each in ours] == pytest.approx(micro[:3], abs=1e-12)
+
+
+@given(rows((st.booleans(), st.one_of(st.booleans(), st.none()))))
+def test_one_class_is_that_of_scikit_learn(drawn):
+    gold, said = drawn
+    expected = metrics.precision_recall_fscore_support(
+        list(gold.values()), [each is True for each in said.values()], average="binary", zero_division=0
+    )
+    found = [of(gold, said).value for of in (aggregate.precision, aggregate.recall, aggregate.f1)]
+    assert found == pytest.approx(expected[:3], abs=1e-12)
+
+
+@pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
+def test_kappa_is_that_of_scikit_learn(weights):
+    rng = random.Random(1)
+    gold = {f"r{n}": rng.choice(SCALE) for n in range(80)}
+    said = {row: rng.choice((value, rng.choice(SCALE))) for row, value in gold.items()}
+    pair = list(gold.values()), list(said.values())
+    expected = metrics.cohen_kappa_score(*pair, weights=None if weights == "none" else weights)
+    assert aggregate.cohen_kappa(gold, said, SCALE, weights=weights).value == pytest.approx(expected, abs=1e-12)
+    two = [[value >= 2 for value in side] for side in pair]
+    assert aggregate.cohen_kappa(gold, said, SCALE, relevant=2).value == pytest.approx(metrics.cohen_kappa_score(*two))
+    assert aggregate.mean_absolute_error(gold, said, SCALE).value == pytest.approx(metrics.mean_absolute_error(*pair))
+    assert aggregate.signed_bias(gold, said, SCALE).value == pytest.approx(np.subtract(pair[1], pair[0]).mean())
+
+
+@given(rows((grade, st.one_of(grade, st.none(), st.just(9)))))
+def test_figures_of_agreement_are_those_of_two_lists(drawn):
+    gold, said = drawn
+    pair = list(gold.values()), list(said.values())
+    kappa = agreement.cohen_kappa(*pair, scale=SCALE)
+    assert aggregate.cohen_kappa(gold, said, SCALE).value == pytest.approx(kappa, nan_ok=True)
+    units = [{"a": true, "b": found} for true, found in zip(*pair, strict=True) if found in SCALE]
+    if units:
+        alpha = aggregate.krippendorff_alpha(gold, said, SCALE).value
+        assert alpha == pytest.approx(agreement.krippendorff_alpha(units), nan_ok=True)
+    worst = [
+        max(true, 3 - true) if found not in SCALE else abs(true - found) for true, found in zip(*pair, strict=True)
+    ]
+    assert aggregate.mean_absolute_error(gold, said, SCALE).value == pytest.approx(np.mean(worst))
+
+
+@given(rows((label, st.one_of(label, st.none()))), st.integers(0, 40))
+def test_a_figure_of_sums_of_parts_is_that_of_all_rows(drawn, cut):
+    figure = aggregate.macro_f1(*drawn, LABELS)
+    cells = np.array(list(figure.cells.values()))
+    parts = cells[:cut].sum(axis=0) + cells[cut:].sum(axis=0)
+    assert figure.statistic(parts) == pytest.approx(figure.value)
+    many = np.stack([parts, 7 * parts])
+    assert figure.statistic(many) == pytest.approx([figure.value] * 2)  # one call for all; of shares, not of counts
+
+
+def test_an_invalid_output_is_wrong_and_nothing_said():
+    gold, said = {"1": "a", "2": "a", "3": "b"}, {"1": "a", "2": None, "3": "b"}
+    assert aggregate.macro_f1(gold, said, LABELS).value == pytest.approx((2 / 3 + 1) / 2)
+    assert aggregate.f1({"1": True, "2": False}, {"1": None, "2": None}).value == 0
+    assert aggregate.precision({"1": True}, {"1": None}).value == 0
+    assert np.isnan(aggregate.signed_bias({"1": 2}, {"1": None}, SCALE).value)
+    assert aggregate.mean_absolute_error({"1": 2}, {"1": None}, SCALE).value == 2
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(UsageError, match=r"'z' is not one of the labels.*row 2|row 2.*'z' is not one of the labels"):
+        aggregate.macro_f1({"1": "a", "2": "z"}, {"1": "a", "2": "a"}, LABELS)
+    with pytest.raises(UsageError, match="the row has no prediction"):
+        aggregate.f1({"1": True}, {})
+    with pytest.raises(UsageError, match="divides no scale"):
+        aggregate.cohen_kappa({"1": 0}, {"1": 0}, SCALE, relevant=0)
