@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from searchlora.eval.calibration import apply_temperature, fit_temperature
 from searchlora.outputs import Label
 from searchlora.records import Record
-
-#: Outside these a temperature says that there are too few rows, not how sure the model is.
-TEMPERATURES = (0.2, 5.0)
-
-_LEAST = 1e-300  # of a probability whose logarithm is taken
 
 
 def tuned_on(settings: Mapping[str, Any], records: Sequence[Record], outputs: Sequence[Any]) -> dict[str, float]:
@@ -39,7 +34,7 @@ def tuned_on(settings: Mapping[str, Any], records: Sequence[Record], outputs: Se
     known = [(place[label], probabilities) for label, probabilities in scored if label in place]
     if not known:
         return {}
-    temperature = _temperature(np.array([given for _, given in known]), np.array([index for index, _ in known]))
+    temperature = fit_temperature(np.array([given for _, given in known]), [index for index, _ in known])
     beyond = settings.get("out_of_scope")
     gold = np.array([label == beyond for label, _ in scored])
     if beyond is None or gold.all() or not gold.any():
@@ -62,11 +57,7 @@ def settled(settings: Mapping[str, Any], tuned: Mapping[str, Any], output: Any) 
 def _settled(
     labels: Sequence[str], beyond: str | None, given: Sequence[float], temperature: float, below: float
 ) -> Label:
-    logits = [math.log(max(value, _LEAST)) / temperature for value in given]
-    top = max(logits)
-    weights = [math.exp(logit - top) for logit in logits]
-    total = math.fsum(weights)
-    probabilities = tuple(weight / total for weight in weights)
+    probabilities = tuple(apply_temperature(given, temperature).tolist())
     if beyond is not None and _in_scope(labels, beyond, probabilities) < below:
         return Label(beyond, probabilities)
     return Label(labels[probabilities.index(max(probabilities))], probabilities)
@@ -75,22 +66,6 @@ def _settled(
 def _in_scope(labels: Sequence[str], beyond: str, probabilities: Sequence[float]) -> float:
     """The highest probability of a label in scope."""
     return max(value for label, value in zip(labels, probabilities, strict=True) if label != beyond)
-
-
-def _temperature(given: NDArray[np.float64], true: NDArray[np.int64]) -> float:
-    """Probabilities (rows, labels) and the place of the true label (rows,)."""
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    logs = np.log(np.maximum(given, _LEAST))
-    rows = np.arange(len(true))
-
-    def loss(log_temperature: float) -> float:
-        return -float(log_softmax(logs / math.exp(log_temperature), axis=1)[rows, true].mean())
-
-    low, high = map(math.log, TEMPERATURES)
-    best: float = minimize_scalar(loss, bounds=(low, high), method="bounded").x
-    return math.exp(best)
 
 
 def _threshold(highest: NDArray[np.float64], said: NDArray[np.bool_], gold: NDArray[np.bool_]) -> float:

@@ -1,7 +1,6 @@
 """What is chosen on validation rows: a temperature for the probabilities, and cut points on the expected grade.
 
-* **Temperature** T: probabilities become p^(1/T), normalised; T is that of the least negative log-likelihood of the
-  human grades (Guo et al., On Calibration of Modern Neural Networks, ICML 2017).
+* **Temperature**: temperature scaling of the probabilities towards the human grades (`eval.calibration`).
 * **Cut points** (`cuts`): kept only where, chosen on other queries, they agree better with people than the likeliest
   grade does, in cross-validation over the validation queries.
 
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from searchlora.eval.judge.agreement import Floats
+from searchlora.eval.calibration import apply_temperature, fit_temperature
 from searchlora.eval.judge.calibration import MINIMUM_LABELS, MINIMUM_QUERIES
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.records import Record
@@ -24,7 +23,6 @@ from searchlora.tasks.judgment.cuts import best_cuts, cut, kappa_of
 from searchlora.tasks.judgment.reranking import expected
 
 _FOLDS = 5
-_LEAST = 1e-12
 
 
 def tuned(
@@ -43,7 +41,9 @@ def tuned(
     queries = list(dict.fromkeys(groups))
     if len(rows) < MINIMUM_LABELS or len(queries) < MINIMUM_QUERIES:
         return {}
-    found = temperature(np.array([output.probabilities for _, output in rows]), [scale.index(each) for each in gold])
+    found = fit_temperature(
+        np.array([output.probabilities for _, output in rows]), [scale.index(each) for each in gold]
+    )
     scores = [expected(settled(output, {"temperature": found}, scale), scale) for _, output in rows]
     plain = kappa_of(gold, [output.value for _, output in rows], scale)
     with_cuts = kappa_of(gold, _held_out(scores, gold, groups, queries, scale), scale)
@@ -60,37 +60,12 @@ def settled(output: Grade, values: Mapping[str, Any], scale: Sequence[int]) -> G
     if output.probabilities is None:
         return output
     if "temperature" in values:
-        tempered = _tempered(np.array([output.probabilities]), values["temperature"])[0]
-        output = replace(output, probabilities=tuple(tempered.tolist()))
+        probabilities = apply_temperature(output.probabilities, values["temperature"])
+        output = replace(output, probabilities=tuple(probabilities.tolist()))
     if "cuts" in values:
         grade = cut(expected(output, scale), values["cuts"], scale)
         output = replace(output, value=grade, reason=output.reason if grade == output.value else None)
     return output
-
-
-def temperature(probabilities: Floats, gold: Sequence[int]) -> float:
-    """The temperature, from 0.05 to 20, of the least negative log-likelihood.
-
-    Args:
-        probabilities: `(rows, grades)`.
-        gold: Of each row, the place of people's grade on the scale.
-    """
-    from scipy.optimize import minimize_scalar
-
-    rows = np.arange(len(gold))
-
-    def loss(log_temperature: float) -> float:
-        given = _tempered(probabilities, float(np.exp(log_temperature)))[rows, gold]
-        return float(-np.log(np.maximum(given, _LEAST)).mean())
-
-    least, most = np.log(0.05), np.log(20.0)
-    return float(np.exp(minimize_scalar(loss, bounds=(least, most), method="bounded").x))
-
-
-def _tempered(probabilities: Floats, value: float) -> Floats:
-    logs = np.log(np.maximum(probabilities, _LEAST)) / value
-    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def _held_out(

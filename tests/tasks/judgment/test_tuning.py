@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
+from searchlora.eval.calibration import fit_temperature
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.tasks.judgment import task
 from searchlora.tasks.judgment.cuts import best_cuts, cut, kappa_of
 from searchlora.tasks.judgment.reranking import expected
-from searchlora.tasks.judgment.tuning import settled, temperature, tuned
+from searchlora.tasks.judgment.tuning import settled, tuned
 
 SCALE = (0, 1, 2, 3)
 graded = st.lists(st.sampled_from(SCALE), min_size=2, max_size=30)
@@ -66,7 +67,7 @@ def rows(queries: int, each: int, sharpness: float, seed: int = 0, shift: float 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
 def test_the_temperature_that_undoes_overconfidence(sharpness):
     records, outputs = rows(20, 100, sharpness)
-    found = temperature(np.array([each.probabilities for each in outputs]), [each["grade"] for each in records])
+    found = fit_temperature(np.array([each.probabilities for each in outputs]), [each["grade"] for each in records])
     assert found == pytest.approx(sharpness, rel=0.15)
 
 
