@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from searchlora.adapters.attach import new_adapter
+from searchlora.models.attention import attention
 from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.models.load import load_model
 from searchlora.prompts import Example
@@ -78,3 +79,13 @@ def test_attention_is_pytorchs_for_few_and_many_scores(rows):
             query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
         torch.testing.assert_close(found, wanted.transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("new", [1, 5, 9])
+def test_causal_attention_of_later_tokens_sees_all_earlier_ones(new):
+    torch.manual_seed(0)
+    query, (key, value) = torch.randn(2, 4, new, 8), torch.randn(2, 2, 2, 9, 8)
+    mask = torch.ones(new, 9, dtype=torch.bool).tril(9 - new)
+    output = attention(query, key, value, None, causal=True)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(output, expected.transpose(1, 2), rtol=1e-4, atol=1e-5)

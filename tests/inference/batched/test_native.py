@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from searchlora.inference.batched import attention, native
+from searchlora.inference.batched import native
 from searchlora.inference.batched.attention import attend
 from searchlora.inference.batched.lora_mapping import route
 from searchlora.inference.batched.native.bindings import Items
 from searchlora.inference.batched.norms import Norm, take_over_norms
 from searchlora.inference.batched.tables import Blocks, Change, Packed
+from searchlora.models import attention
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
 
@@ -236,9 +237,9 @@ def test_rows_attend_alike_in_parts_and_together(monkeypatch, rows):
     query, (key, value) = torch.randn(rows, 6, 9, 8), torch.randn(2, rows, 2, 9, 8)
     mask = torch.zeros(rows, 1, 9, 9).masked_fill(~torch.ones(9, 9).tril().bool(), torch.finfo(torch.float32).min)
     together, _ = attend(torch.nn.Module(), query, key, value, mask)
-    monkeypatch.setattr(attention, "_AT_ONCE", 3 * 6 * 9 * 9)
+    monkeypatch.setattr(attention, "_SCORES_PER_BLOCK", 3 * 6 * 9 * 9)
     in_parts, _ = attend(torch.nn.Module(), query, key, value, mask)
-    monkeypatch.setattr(attention, "_OF_ROW", 0)
+    monkeypatch.setattr(attention, "_MAX_SCORES_PER_ROW", 0)
     blockwise, _ = attend(torch.nn.Module(), query, key, value, mask)
     near(in_parts, together)
     near(blockwise, together)
