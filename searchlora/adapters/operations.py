@@ -237,7 +237,7 @@ def store_adapter(
         folder: A plain PEFT folder as `save_adapter` writes it.
         task: Bound to the settings that it was trained with.
         evaluated: Precision of the base while `metrics` were measured.
-        training: `Trained.summary`: seconds, parameters trained, ...
+        training: `TrainingResult.summary`: seconds, parameters trained, ...
         tuned: Values chosen by `Task.tune`.
         extra_files: Files to store beside the weights, for example `metrics.jsonl` and `loss.svg`.
 

@@ -33,7 +33,7 @@ from searchlora.retrieval.retriever import Retriever
 from searchlora.task import EncoderTask
 from searchlora.training.contrastive import train_encoder
 from searchlora.training.pairs import PairRow, pair_rows
-from searchlora.training.sft import Trained
+from searchlora.training.training_run import TrainingResult
 
 #: Beside the weights of a model that was trained in full: what it was made from.
 ABOUT = "searchlora_training.json"
@@ -177,7 +177,7 @@ def _trained(
     restart: bool,
     store: Store,
     steps: Steps,
-) -> Iterator[tuple[BaseModel, Trained]]:
+) -> Iterator[tuple[BaseModel, TrainingResult]]:
     """The base and a finished run, whose folder is there until its outcome is kept."""
     base = resolve(recipe.base)
     records = dataset.records("train")

@@ -14,7 +14,7 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, TrainingError
 from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe
 from searchlora.task import EncoderTask, Task
-from searchlora.training.sft import Trained
+from searchlora.training.training_run import TrainingResult
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     return {"format": card.format, "source": card.source["name"], "seed": card.seed, "rows": dict(card.rows)}
 
 
-def measures(trained: Trained) -> dict[str, float]:
+def measures(trained: TrainingResult) -> dict[str, float]:
     """What was measured of the adapter that was kept, as a manifest names it."""
     best = trained.summary["best"] or {}
     return {f"validation {key}": value for key, value in best.items() if key != "step"}

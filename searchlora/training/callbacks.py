@@ -1,4 +1,4 @@
-"""What happens beside training: live figures, `metrics.jsonl`, validation on another copy, early stop."""
+"""Trainer callbacks: live metrics, and validation with selection of the best step and early stopping."""
 
 from __future__ import annotations
 
@@ -8,58 +8,33 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from searchlora.errors import TrainingError
-from searchlora.eval.files import atomic_text
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
-from searchlora.training.checkpoints import mark_stopped
+from searchlora.training.metrics import MetricsLog, read_metrics
+from searchlora.training.training_run import mark_stopped
 
-#: Called with a plain PEFT folder of the adapter as it is now (a model's, where all weights are trained); returns
-#: measures by name, `loss` among them. It must not touch the model being trained (on a 4-bit CPU base one eval-mode
-#: forward there makes all later gradients wrong).
-Validate = Callable[[Path], Mapping[str, float]]
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one line per logged step, appended as training goes.
-
-    Args:
-        path: The file. Lines later than `resumed_step` (written after the checkpoint, before the kill) are cut off.
-    """
-
-    def __init__(self, path: Path, resumed_step: int = 0) -> None:
-        self.path = path
-        self.paused = 0.0  # seconds in which something else than training happened
-        kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
-        trained = [line for line in kept if "loss" in line]
-        self.tokens_before = trained[-1]["tokens"] if trained else 0
-        self.seconds_before = trained[-1]["seconds"] if trained else 0.0
-        with atomic_text(path) as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-
-    def add(self, step: int, values: Mapping[str, float | str]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+#: Called with a plain PEFT folder of the current adapter (a model folder where all weights are trained). Returns
+#: measures by name, `loss` among them. It must not use the model being trained: bitsandbytes repacks 4-bit weights in
+#: the first eval-mode forward on CPU, and gradients computed after that are wrong. A callable may have an attribute
+#: `less_is_better`: the names of measures other than `loss` for which a lower value is better.
+Validate: TypeAlias = Callable[[Path], Mapping[str, float]]
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
-    """Loss, tokens per second and memory, to the progress bar and to `metrics.jsonl`."""
+    """Reports loss, tokens per second and memory (GB) to the progress bar and to `metrics.jsonl`.
+
+    Args:
+        tokens_seen: Returns the tokens trained on in this process.
+
+    Raises:
+        TrainingError: for a loss or gradient norm that is not finite.
+    """
 
     def __init__(self, log: MetricsLog, progress: Progress, tokens_seen: Callable[[], int]) -> None:
         self.log = log
@@ -67,15 +42,25 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self.tokens_seen = tokens_seen
         self.started = self.last = (time.monotonic(), 0)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         del args, control, kwargs
         self.started = self.last = (time.monotonic(), 0)
         self.progress(state.global_step, state.max_steps)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float],
+        **kwargs: object,
+    ) -> None:
         del args, control, kwargs
         if "loss" not in logs:
             return
+        _check_finite(state.global_step, logs)
         now = (time.monotonic() - self.log.paused, self.tokens_seen())
         speed = (now[1] - self.last[1]) / max(now[0] - self.last[0], 1e-9)
         self.last = now
@@ -94,15 +79,26 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self.progress(state.global_step, state.max_steps, f"loss {loss:.3f}  {speed:,.0f} tokens/s  {memory:.1f} GB")
 
 
+def _check_finite(step: int, logs: Mapping[str, float]) -> None:
+    for key, name in (("loss", "loss"), ("grad_norm", "gradient norm")):
+        value = float(logs.get(key, 0.0))
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {name} is {value} at step {step}",
+                where="training",
+                fix="Lower optim.learning_rate or optim.max_grad_norm, or set precision=fp32, and use --restart.",
+            )
+
+
 def peak_memory() -> float:
-    """GB: the most that this process has held so far, on the GPU where there is one."""
+    """Peak memory of this process so far in GB: allocated on the GPU if there is one, else resident."""
     import torch
 
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated()) / 1e9
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:  # not Linux; there, what a process inherits from the one that started it is in it too
+    except OSError:  # not Linux; `ru_maxrss` includes what the process inherited from its parent
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
@@ -110,7 +106,7 @@ def peak_memory() -> float:
 
 
 def _memory() -> float:
-    """GB: what the GPU has allocated at most, or this process's resident memory where there is none."""
+    """GB: peak allocation on the GPU if there is one, else the current resident memory of this process."""
     import torch
 
     if torch.cuda.is_available():
@@ -119,12 +115,12 @@ def _memory() -> float:
 
 
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
-    """Saves the adapter, lets `validate` measure it on another copy, keeps the best, stops when nothing improves.
+    """Saves the adapter, has `validate` measure it, keeps the best step, and stops training when nothing improves.
 
     Args:
-        folder: Of the run; `best/` holds the best adapter so far and `best.json` its step and figures.
-        validate: May have `less_is_better`, the measures beside the loss of which less is better.
-        save: Writes the adapter as it is now into a folder.
+        folder: Folder of the training run; `best/` holds the best adapter so far, `best.json` its step and measures.
+        save: Writes the current adapter into a folder.
+        log: Receives the measures.
     """
 
     def __init__(
@@ -142,15 +138,17 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         file = self.folder / "best.json"
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         del args, kwargs
         if not self._is_due(state.global_step, state.max_steps):
             return
-        now = self.folder / "now"
-        shutil.rmtree(now, ignore_errors=True)
-        self.save(now)
+        current = self.folder / "current"
+        shutil.rmtree(current, ignore_errors=True)
+        self.save(current)
         started = time.monotonic()
-        measures = dict(self.validate(now))
+        measures = dict(self.validate(current))
         seconds = round(time.monotonic() - started, 1)
         self.log.paused += seconds
         self.log.add(
@@ -159,34 +157,34 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         )
         best = self.best
         if best is None or self._is_better(measures, best):
-            self._keep(now, {"step": state.global_step, **measures})
+            self._keep(current, {"step": state.global_step, **measures})
         elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
             control.should_training_stop = True
             mark_stopped(self.folder, state.global_step)
 
-    def _is_due(self, step: int, last: int) -> bool:
-        """At the last step, and every so many steps before, but not again just before the last."""
-        every = self.recipe.validation.every_steps or max(1, last // 4)
-        return step == last or (step % every == 0 and last - step >= every / 2)
+    def _is_due(self, step: int, last_step: int) -> bool:
+        """At the last step, and at each interval before it unless the last step follows within half an interval."""
+        interval = self.recipe.validation.every_steps or max(1, last_step // 4)
+        return step == last_step or (step % interval == 0 and last_step - step >= interval / 2)
 
     def _validations_since(self, step: int) -> int:
         return sum("validation_loss" in line and line["step"] > step for line in read_metrics(self.log.path))
 
     def _is_better(self, measures: Mapping[str, float], best: Mapping[str, float]) -> bool:
         metric = self.recipe.validation.metric
-        if math.isnan(best[metric]):  # as kappa is where all say the same; no comparison with it ever holds
+        if math.isnan(best[metric]):  # an undefined value, such as kappa of constant grades, never compares as worse
             return True
-        less = metric in ("loss", *getattr(self.validate, "less_is_better", ()))
-        return measures[metric] < best[metric] if less else measures[metric] > best[metric]
+        less_is_better = metric in ("loss", *getattr(self.validate, "less_is_better", ()))
+        return measures[metric] < best[metric] if less_is_better else measures[metric] > best[metric]
 
-    def _keep(self, now: Path, about: Mapping[str, Any]) -> None:
+    def _keep(self, current: Path, measured: Mapping[str, Any]) -> None:
         metric = self.recipe.validation.metric
-        if metric not in about:
-            measured = ", ".join(sorted(about.keys() - {"step"}))
-            raise TrainingError(f"validation.metric = '{metric}' was not measured", fix=f"Measured: {measured}.")
+        if metric not in measured:
+            names = ", ".join(sorted(measured.keys() - {"step"}))
+            raise TrainingError(f"validation.metric = '{metric}' was not measured", fix=f"Measured: {names}.")
         best = self.folder / "best"
         shutil.rmtree(best, ignore_errors=True)
-        now.replace(best)
+        current.replace(best)
         temporary = self.folder / "best.json.tmp"
-        temporary.write_text(json.dumps(about), encoding="utf-8")
+        temporary.write_text(json.dumps(measured), encoding="utf-8")
         temporary.replace(self.folder / "best.json")

@@ -1,11 +1,10 @@
-"""One training run of an encoder: pairs of texts to an adapter, or to a whole model."""
+"""Contrastive training of a text encoder: an adapter, or all weights, from pairs of texts."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import RecipeError
 from searchlora.models.encoder import load_encoder
@@ -13,9 +12,15 @@ from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.recipe import EncoderRecipe
-from searchlora.training.checkpoints import go_on, last_whole_checkpoint, step_of
 from searchlora.training.pairs import PairRow
-from searchlora.training.sft import Trained
+from searchlora.training.training_run import TrainingResult, TrainingRun
+
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+
+    from searchlora.training.callbacks import Validate
 
 
 def train_encoder(
@@ -24,82 +29,48 @@ def train_encoder(
     rows: Sequence[PairRow],
     folder: Path,
     *,
-    validate: Any = None,
+    validate: Validate | None = None,
     resume: bool = False,
     progress: Progress = silent,
-) -> Trained:
-    """Train with sentence-transformers' trainer and a multiple negatives ranking loss.
+) -> TrainingResult:
+    """Train with sentence-transformers' trainer and the multiple negatives ranking loss (arXiv:1705.00652).
 
     Args:
-        folder: Of this run; holds its checkpoints. Nothing outside it is written.
-        validate: See `callbacks.Validate`; None trains without validation.
-        resume: Go on from the last whole checkpoint in `folder`, or from the start where there is none.
+        rows: Training rows, see `pairs.pair_rows`.
+        folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
+        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
+        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
 
     Returns:
-        `adapter` is a plain PEFT folder, or where `recipe.full` a model's; `summary` also tells the peak memory (GB)
-        and all parameters of the model.
+        The adapter as a plain PEFT folder, or a model folder where `recipe.full`; `summary` also has
+        `peak_memory_gb` and `parameters`, the number of all parameters of the model.
 
     Raises:
         RecipeError: for target modules or dimensions that the base does not have.
+        TrainingError: for a loss that is not finite.
     """
-    with quiet(), off_the_hub():  # trainers import bitsandbytes
-        from transformers import PrinterCallback, set_seed
-
-        from searchlora.training.callbacks import (
-            MetricsCallback,
-            MetricsLog,
-            ValidationCallback,
-            peak_memory,
-            read_metrics,
-        )
+    with quiet(), off_the_hub():  # the trainers import bitsandbytes
+        from searchlora.training.callbacks import peak_memory
         from searchlora.training.contrastive_trainer import PairTrainer
-        from searchlora.training.plot import plot_losses
 
-    checkpoint = last_whole_checkpoint(folder) if resume else None
-    folder.mkdir(parents=True, exist_ok=True)
-    set_seed(recipe.seed)
+    run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     model = load_encoder(base)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    save = _prepared(model, recipe)
+    save = _prepare(model, recipe)
     with quiet():
-        trainer = PairTrainer(model, _arguments(recipe, folder), rows, _loss(model, recipe))
-    trainer.remove_callback(PrinterCallback)
-    log = MetricsLog(folder / "metrics.jsonl", step_of(checkpoint))
-    trainer.add_callback(MetricsCallback(log, progress, lambda: trainer.tokens_seen))
-    beside = None
-    if validate is not None:
-        beside = ValidationCallback(recipe, folder, validate, save, log)
-        trainer.add_callback(beside)
-    with quiet():
-        go_on(trainer, checkpoint)
-    best = beside.best if beside else None
-    trained = folder / "best" if best else folder / "adapter"
-    if not best:
-        shutil.rmtree(trained, ignore_errors=True)
-        save(trained)
-    last = [line for line in read_metrics(log.path) if "loss" in line][-1]
-    plot_losses(log.path, folder / "loss.svg", "nats")
-    return Trained(
-        trained,
-        folder,
-        {
-            "steps": trainer.state.global_step,
-            "seconds": last["seconds"],
-            "resumed_from_step": step_of(checkpoint),
-            "final_loss": last["loss"],
-            "rows": len(rows),
-            "negatives_per_row": len(rows[0].negatives),
-            "tokens": last["tokens"],
-            "parameters_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "parameters": parameters,
-            "peak_memory_gb": round(peak_memory(), 3),
-            "best": best,
-        },
+        trainer = PairTrainer(model, _arguments(recipe, run), rows, _loss(model, recipe))
+    result = run.execute(
+        trainer,
+        save,
+        loss_unit="nats",
+        details={"rows": len(rows), "negatives_per_row": len(rows[0].negatives), "parameters": parameters},
     )
+    result.summary["peak_memory_gb"] = round(peak_memory(), 3)
+    return result
 
 
-def _prepared(model: Any, recipe: EncoderRecipe) -> Callable[[Path], None]:
-    """Make ready what is to be trained, and return what saves it as it is."""
+def _prepare(model: SentenceTransformer, recipe: EncoderRecipe) -> Callable[[Path], None]:
+    """Set the length limit and add the adapter, or unfreeze all weights. Returns the function that saves them."""
     from searchlora.adapters.attach import new_adapter, save_adapter
 
     limit = model.max_seq_length
@@ -110,14 +81,14 @@ def _prepared(model: Any, recipe: EncoderRecipe) -> Callable[[Path], None]:
     model.requires_grad_(True)
 
     def save(target: Path) -> None:
-        model.max_seq_length, training = limit, model.max_seq_length
+        model.max_seq_length, training_limit = limit, model.max_seq_length
         model.save_pretrained(str(target), create_model_card=False, safe_serialization=True)
-        model.max_seq_length = training
+        model.max_seq_length = training_limit
 
     return save
 
 
-def _loss(model: Any, recipe: EncoderRecipe) -> Any:
+def _loss(model: SentenceTransformer, recipe: EncoderRecipe) -> torch.nn.Module:
     from sentence_transformers.sentence_transformer import losses
 
     scale = 1 / recipe.temperature
@@ -127,7 +98,7 @@ def _loss(model: Any, recipe: EncoderRecipe) -> Any:
     else:
         loss = losses.MultipleNegativesRankingLoss(model, scale=scale)
     if recipe.matryoshka is None:
-        return loss
+        return loss  # type: ignore[no-any-return]
     largest = model.get_embedding_dimension()
     if largest not in recipe.matryoshka or max(recipe.matryoshka) > largest:
         raise RecipeError(
@@ -135,37 +106,13 @@ def _loss(model: Any, recipe: EncoderRecipe) -> Any:
             where="recipe",
             fix=f"Give {largest} and smaller dimensions.",
         )
-    return losses.MatryoshkaLoss(model, loss, recipe.matryoshka)
+    return losses.MatryoshkaLoss(model, loss, recipe.matryoshka)  # type: ignore[no-any-return]
 
 
-def _arguments(recipe: EncoderRecipe, folder: Path) -> Any:
-    import torch
+def _arguments(recipe: EncoderRecipe, run: TrainingRun) -> SentenceTransformerTrainingArguments:
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
-    on_cpu = not torch.cuda.is_available()
-    optim = recipe.optim
     return SentenceTransformerTrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=optim.batch_size,
-        gradient_accumulation_steps=optim.gradient_accumulation,
-        gradient_checkpointing=optim.gradient_checkpointing,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=optim.schedule,
-        warmup_steps=optim.warmup_ratio,
-        weight_decay=optim.weight_decay,
-        max_grad_norm=optim.max_grad_norm,
-        num_train_epochs=optim.epochs,
-        max_steps=optim.max_steps or -1,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        use_cpu=on_cpu,
-        eval_strategy="no",  # validation happens beside
-        save_strategy="steps",
-        save_steps=recipe.checkpoints.every_steps,
-        save_total_limit=recipe.checkpoints.keep,
-        logging_steps=1,
-        logging_first_step=True,
-        disable_tqdm=True,
-        report_to=list(recipe.report_to) or "none",
-        dataloader_pin_memory=not on_cpu,
+        **{**run.arguments(), "learning_rate": recipe.learning_rate},
+        gradient_checkpointing=recipe.optim.gradient_checkpointing,
     )

@@ -9,7 +9,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe
 from searchlora.task import load_prompted_task
-from searchlora.training.callbacks import read_metrics
+from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from searchlora.experiments.trial import Trial
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.recipe import load_recipe
-from searchlora.training.callbacks import read_metrics
+from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
 from tests.words import first_word, word_records
 

@@ -1,0 +1,205 @@
+"""One training run: arguments, checkpoints, resuming, validation and metrics, shared by all trainers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from searchlora.models.libraries import quiet
+from searchlora.progress import Progress, silent
+from searchlora.recipe import AnyRecipe
+from searchlora.training.metrics import MetricsLog, plot_losses, read_metrics
+
+if TYPE_CHECKING:
+    from searchlora.training.callbacks import Validate
+
+_STATE = "trainer_state.json"
+_STOPPED = "stopped_after.txt"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training run.
+
+    Attributes:
+        adapter: A plain PEFT folder (a model folder where all weights were trained): the best validated step, or the
+            last step if there was no validation.
+        folder: The folder of the training run, with `metrics.jsonl` and `loss.svg`.
+        summary: Steps, seconds of training over all parts of a resumed run without validation, tokens, final loss,
+            rows, parameters trained and the best validation. It becomes `training` in the manifest.
+    """
+
+    adapter: Path
+    folder: Path
+    summary: dict[str, Any]
+
+
+class TrainingRun:
+    """A training run in a folder of its own. Creating it seeds all random generators.
+
+    Args:
+        folder: Holds checkpoints, metrics and the result. Nothing is written elsewhere.
+        validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
+        resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
+        progress: Receives steps, loss, speed and memory.
+    """
+
+    def __init__(
+        self,
+        recipe: AnyRecipe,
+        folder: Path,
+        *,
+        validate: Validate | None = None,
+        resume: bool = False,
+        progress: Progress = silent,
+    ) -> None:
+        from transformers import set_seed
+
+        self.recipe = recipe
+        self.folder = folder
+        self.validate = validate
+        self.progress = progress
+        self.checkpoint = last_complete_checkpoint(folder) if resume else None
+        folder.mkdir(parents=True, exist_ok=True)
+        set_seed(recipe.seed)
+
+    def arguments(self) -> dict[str, Any]:
+        """The `transformers.TrainingArguments` that all trainers share."""
+        import torch
+
+        on_cpu = not torch.cuda.is_available()
+        optim = self.recipe.optim
+        return {
+            "output_dir": str(self.folder / "checkpoints"),
+            "per_device_train_batch_size": optim.batch_size,
+            "gradient_accumulation_steps": optim.gradient_accumulation,
+            "learning_rate": optim.learning_rate,
+            "lr_scheduler_type": optim.schedule,
+            "warmup_steps": optim.warmup_ratio,
+            "weight_decay": optim.weight_decay,
+            "max_grad_norm": optim.max_grad_norm,
+            "num_train_epochs": optim.epochs,
+            "max_steps": optim.max_steps or -1,
+            "seed": self.recipe.seed,
+            "data_seed": self.recipe.seed,
+            "use_cpu": on_cpu,
+            "eval_strategy": "no",  # `ValidationCallback` measures a second copy of the model
+            "save_strategy": "steps",
+            "save_steps": self.recipe.checkpoints.every_steps,
+            "save_total_limit": self.recipe.checkpoints.keep,
+            "logging_steps": 1,
+            "logging_first_step": True,
+            "logging_nan_inf_filter": False,  # `MetricsCallback` raises an error instead
+            "disable_tqdm": True,
+            "report_to": list(self.recipe.report_to) or "none",
+            "dataloader_pin_memory": not on_cpu,
+        }
+
+    def execute(
+        self, trainer: Any, save: Callable[[Path], None], *, loss_unit: str, details: Mapping[str, Any]
+    ) -> TrainingResult:
+        """Train to the end and keep the best step.
+
+        Args:
+            trainer: A `transformers.Trainer` with `tokens_seen`, the tokens that it has trained on.
+            save: Writes the weights being trained into a folder.
+            loss_unit: For the plot.
+            details: Further entries of the summary.
+        """
+        from transformers import PrinterCallback
+
+        from searchlora.training.callbacks import MetricsCallback, ValidationCallback
+
+        trainer.remove_callback(PrinterCallback)
+        resumed_step = step_of(self.checkpoint)
+        log = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
+        trainer.add_callback(MetricsCallback(log, self.progress, lambda: trainer.tokens_seen))
+        best = None
+        if self.validate is not None:
+            validation = ValidationCallback(self.recipe, self.folder, self.validate, save, log)
+            trainer.add_callback(validation)
+        with quiet():
+            _train(trainer, self.checkpoint)
+        if self.validate is not None:
+            best = validation.best
+        adapter = self.folder / ("best" if best else "adapter")
+        if not best:
+            shutil.rmtree(adapter, ignore_errors=True)
+            save(adapter)
+        last = [line for line in read_metrics(log.path) if "loss" in line][-1]
+        plot_losses(log.path, self.folder / "loss.svg", loss_unit)
+        summary = {
+            "steps": trainer.state.global_step,
+            "seconds": last["seconds"],
+            "resumed_from_step": resumed_step,
+            "final_loss": last["loss"],
+            "tokens": last["tokens"],
+            "parameters_trained": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            "best": best,
+            **details,
+        }
+        return TrainingResult(adapter, self.folder, summary)
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a training run. Incomplete ones, which a killed process left, are deleted.
+
+    The trainer writes `trainer_state.json` last, so a checkpoint that has it is complete.
+    """
+    complete = []
+    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
+        try:
+            json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+            continue
+        complete.append(checkpoint)
+    return max(complete, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The step after which a checkpoint was written; 0 for None.
+
+    Examples:
+        >>> step_of(Path("checkpoints/checkpoint-50"))
+        50
+        >>> step_of(None)
+        0
+    """
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def mark_stopped(folder: Path, step: int) -> None:
+    """Record that training stopped early after this step, so that resuming does not continue it."""
+    (folder / _STOPPED).write_text(str(step), encoding="utf-8")
+
+
+def _train(trainer: Any, checkpoint: Path | None) -> None:
+    """Train from a checkpoint, or from the start.
+
+    The checkpoint of a run that reached its last step or stopped early is only loaded: `transformers.Trainer` tests
+    whether training has ended after each step, so it would train one step too many.
+    """
+    from transformers import TrainerState
+
+    if checkpoint is None:
+        trainer.train()
+        return
+    state = TrainerState.load_from_json(str(checkpoint / _STATE))
+    stopped_early = state.global_step == _stopped_step(checkpoint.parents[1])
+    if state.global_step < state.max_steps and not stopped_early:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state
+
+
+def _stopped_step(folder: Path) -> int | None:
+    try:
+        return int((folder / _STOPPED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
