@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.models.catalogue import public_name
+from searchlora.models.resolve import public_name
 from searchlora.pipelines.passages import PassagesStage
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.pipelines.settings import (

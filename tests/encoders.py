@@ -10,7 +10,7 @@ from searchlora.adapters.attach import new_adapter, save_adapter
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.models.encoder import load_encoder
+from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import EncoderRecipe, load_encoder_recipe
 from searchlora.task import EncoderTask

@@ -15,8 +15,7 @@ import numpy as np
 
 from benchmarks.child_server import child_server
 from searchlora.adapters.peft_folder import read_config, read_weights
-from searchlora.models.catalogue import CATALOGUE, PackagedWeights
-from searchlora.models.resolve import BaseModel
+from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedWeights
 
 _PREFIX = "base_model.model."
 

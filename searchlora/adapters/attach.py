@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.peft_folder import WEIGHTS, read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
-from searchlora.models.catalogue import public_name
 from searchlora.models.libraries import quiet
+from searchlora.models.resolve import public_name
 from searchlora.recipe import AnyRecipe
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender, GoldenVector
-from searchlora.models.encoder import load_encoder
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import Renderer
 from searchlora.task import EncoderTask, PromptedTask, Task

@@ -24,9 +24,8 @@ from searchlora.errors import (
     RenderError,
     TokenizerMismatch,
 )
-from searchlora.models.encoder import load_encoder
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.prompts import Renderer
 from searchlora.task import EncoderTask, PromptedTask, Task, load_task

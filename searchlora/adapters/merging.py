@@ -22,9 +22,8 @@ from searchlora.adapters.manifest import Manifest
 from searchlora.adapters.peft_folder import factors, read_config, read_weights, scaling, write_folder
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import BaseMismatch, NameTaken, UnexpectedKey, UsageError
-from searchlora.models.encoder import load_encoder
 from searchlora.models.libraries import quiet
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 
 COMBINATIONS = ("cat", "linear", "ties", "dare_ties")

@@ -18,8 +18,7 @@ from searchlora.experiments.encoder_train import read_about
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.trial import BASE, SystemResult
-from searchlora.models.catalogue import public_name
-from searchlora.models.resolve import resolve
+from searchlora.models.resolve import public_name, resolve
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record

@@ -244,7 +244,7 @@ def _mined(
     steps: Steps,
 ) -> dict[str, list[str]]:
     """Hard negatives of the training records, among the dataset's documents."""
-    from searchlora.models.encoder import load_encoder
+    from searchlora.models.load import load_encoder
     from searchlora.retrieval.bm25 import BM25Index
     from searchlora.retrieval.dense import DenseIndex
     from searchlora.retrieval.encoder import Encoder

@@ -9,7 +9,7 @@ import numpy as np
 
 from searchlora.adapters.attach import attach
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
-from searchlora.models.encoder import load_encoder
+from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import EncoderRecipe
 from searchlora.records import Document, Record

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.eval.report.overview import Stored
-from searchlora.models.catalogue import public_name
-from searchlora.models.resolve import resolve
+from searchlora.models.resolve import public_name, resolve
 
 
 def footprint(adapters: Sequence[StoredAdapter]) -> list[Stored]:

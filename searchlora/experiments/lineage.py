@@ -13,7 +13,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import NotInStore
 from searchlora.eval.judgments.card import RunCard
 from searchlora.eval.judgments.lineage import RunLineage, query_hash
-from searchlora.models.catalogue import public_name
+from searchlora.models.resolve import public_name
 from searchlora.records import Record
 from searchlora.task import EncoderTask, PromptedTask
 

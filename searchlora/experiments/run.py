@@ -15,7 +15,7 @@ from searchlora.eval.files import check_writable
 from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import is_word, write_run
 from searchlora.experiments.lineage import run_lineage
-from searchlora.models.catalogue import public_name
+from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     EngineSettings,
     RetrieveSettings,

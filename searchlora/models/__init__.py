@@ -1,1 +1,1 @@
-"""Resolving, fingerprinting and loading base models."""
+"""Base models: resolve, fingerprint, load; attention and batches shared by training and inference."""

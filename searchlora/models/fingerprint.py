@@ -1,4 +1,4 @@
-"""The identity of a base model: configuration, tensor bytes, tokenizer and chat template, wherever they came from."""
+"""Fingerprint of a base model: hashes of its configuration, tensors, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from searchlora.errors import BaseModelError, DataError
 from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.models.resolve import cache_dir
 
-#: Keys of config.json that do not change the logits, and so may differ between copies of one base.
-_NOT_COMPUTED = frozenset(
+#: Keys of config.json that do not change the logits and may differ between copies of one base.
+_IGNORED_KEYS = frozenset(
     {
-        # Where the copy came from and what wrote it.
+        # Origin of the copy.
         "_name_or_path",
         "transformers_version",
         "transformers.js_config",
-        # A field of the fingerprint of its own.
+        # A separate field of the fingerprint.
         "architectures",
-        # How the file's tensors are held is hashed with them; what is computed in, whoever loads the base decides.
+        # The dtypes of the stored tensors are hashed with them; the precision of computation is the caller's choice.
         "torch_dtype",
         "dtype",
         # Speed only.
         "use_cache",
-        # For generating and padding; the tokenizer, which turns text into ids, is hashed on its own.
+        # For generation and padding; the tokenizer is hashed separately.
         "bos_token_id",
         "eos_token_id",
         "pad_token_id",
@@ -40,13 +40,15 @@ _NOT_COMPUTED = frozenset(
 
 
 class Fingerprint(PydanticModel):
-    """sha256 each, but for `architecture`, which is the class name.
-
-    Two folders with the same fingerprint hold the same base, whether sharded or in one file, from hub or disk.
+    """Two folders with equal fingerprints hold the same base, sharded or not, from the hub or from disk.
 
     Attributes:
-        config: Of the settings in config.json that change what is computed, and of the modules that an encoder of texts
-            has behind its transformer; empty only in manifests of schema 1, which did not record it.
+        architecture: Class name of the model.
+        tensors: sha256 over names, dtypes, shapes and bytes of all tensors.
+        tokenizer: sha256 of the content of `tokenizer.json` that turns text into ids.
+        template: sha256 of the chat template.
+        config: sha256 of the settings that change the logits, and of the modules after a text encoder's transformer;
+            empty in manifests of schema 1, which did not record it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,10 +61,10 @@ class Fingerprint(PydanticModel):
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """The fingerprint of a base in a local folder; hashing is remembered by path, size and time of the files.
+    """The fingerprint of a base in a local folder. Hashes are cached by path, size and modification time of the files.
 
     Raises:
-        BaseModelError: when the folder lacks weights or tokenizer.
+        BaseModelError: for a folder without weights or tokenizer.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return Fingerprint(
@@ -75,39 +77,43 @@ def fingerprint(folder: Path) -> Fingerprint:
 
 
 def _modules(folder: Path) -> dict[str, Any]:
-    """What an encoder of texts does after its transformer (pooling, dense layers), as if it stood in config.json."""
+    """The modules of a text encoder after its transformer (pooling, dense layers), as entries of config.json."""
     file = folder / "modules.json"
     if not file.is_file():
         return {}
-    found = []
+    modules = []
     for module in json.loads(file.read_text(encoding="utf-8")):
-        inner = folder / str(module["path"])
-        own = inner / "config.json"
+        subfolder = folder / str(module["path"])
+        config = subfolder / "config.json"
         if not module["path"]:  # the transformer itself
             continue
-        found.append(
+        modules.append(
             {
                 "type": str(module["type"]).rpartition(".")[2],
-                "config": json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {},
-                "weights": [file_sha256(weights) for weights in sorted(inner.glob("*.safetensors"))],
+                "config": json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {},
+                "weights": [file_sha256(weights) for weights in sorted(subfolder.glob("*.safetensors"))],
             }
         )
-    return {"modules": found}
+    return {"modules": modules}
 
 
 def hash_config(config: dict[str, Any]) -> str:
-    """sha256 over the canonical JSON of what a config.json says about the arithmetic.
+    """sha256 of the canonical JSON of the settings in a config.json that change the logits.
 
-    Settings that are null count as absent, 1.0 as 1, and RoPE in the spelling of transformers 4 (`rope_theta`,
-    `rope_scaling`) as in that of 5 (`rope_parameters`). `quantization_config` counts: it says how packed weights are
-    unpacked. A known limit: a default that a newer transformers writes out where an older one did not (`head_dim`, say)
-    makes another hash, so a base saved again by another version may be refused although it computes the same.
+    Null counts as absent and 1.0 as 1. RoPE as spelled by transformers 4 (`rope_theta`, `rope_scaling`) equals that of
+    transformers 5 (`rope_parameters`). `quantization_config` is hashed, because it defines how weights are unpacked.
+    Known limit: a default that newer releases of transformers write out (such as `head_dim`) changes the hash, so a
+    base saved again by another release may be refused although its logits are the same.
+
+    Examples:
+        >>> hash_config({"head_dim": 8, "dtype": "float32"}) == hash_config({"head_dim": 8.0, "dtype": "bfloat16"})
+        True
     """
-    settings = {key: value for key, value in config.items() if key not in _NOT_COMPUTED}
+    settings = {key: value for key, value in config.items() if key not in _IGNORED_KEYS}
     rope = {key: settings.pop(key, None) for key in ("rope_theta", "rope_scaling", "rope_parameters")}
     if any(rope.values()):
         merged = {"rope_theta": rope["rope_theta"], **(rope["rope_scaling"] or {}), **(rope["rope_parameters"] or {})}
-        kind = merged.pop("type", None)  # as rope_type was once called
+        kind = merged.pop("type", None)  # earlier name of rope_type
         settings["rope_parameters"] = {"rope_type": kind or "default", **merged}
     return hashlib.sha256(json.dumps(_canonical(settings), sort_keys=True).encode()).hexdigest()
 
@@ -130,32 +136,32 @@ def _tensors(folder: Path, tied: bool) -> str:
     if memo.is_file() and len(known := memo.read_text(encoding="utf-8")) == len(key):
         return known
     digest = _hash_tensors(files, skip=frozenset({"lm_head.weight"} if tied else ()))
-    # Whole or not at all: half a digest would be another base for ever.
-    with suppress(DataError), atomic_text(memo) as out:  # a full cache costs the next caller the hashing, no more
+    # Atomic, because a truncated digest would be another base; a full disk only costs the next caller the hashing.
+    with suppress(DataError), atomic_text(memo) as out:
         out.write(digest)
     return digest
 
 
 def _hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:
-    """sha256 over names, dtypes, shapes and bytes of all tensors in the order of their names, however sharded."""
-    places: dict[str, tuple[Path, dict[str, Any], int]] = {}
+    """sha256 over names, dtypes, shapes and bytes of all tensors in name order, independent of sharding."""
+    locations: dict[str, tuple[Path, dict[str, Any], int]] = {}
     for file in files:
         header, start = _header(file)
-        places.update({name: (file, about, start) for name, about in header.items() if name not in skip})
+        locations.update({name: (file, entry, start) for name, entry in header.items() if name not in skip})
     digest = hashlib.sha256()
-    for name in sorted(places):
-        file, about, start = places[name]
-        digest.update(f"{name} {about['dtype']} {about['shape']}\n".encode())
-        first, last = about["data_offsets"]
+    for name in sorted(locations):
+        file, entry, start = locations[name]
+        digest.update(f"{name} {entry['dtype']} {entry['shape']}\n".encode())
+        first, last = entry["data_offsets"]
         with file.open("rb") as stream:
             stream.seek(start + first)
-            left = last - first
-            while left:
-                block = stream.read(min(left, 1 << 22))
+            remaining = last - first
+            while remaining:
+                block = stream.read(min(remaining, 1 << 22))
                 if not block:
                     raise BaseModelError(f"ends in the middle of tensor {name}", where=str(file))
                 digest.update(block)
-                left -= len(block)
+                remaining -= len(block)
     return digest.hexdigest()
 
 
@@ -169,7 +175,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _tokenizer(folder: Path) -> str:
-    """Over vocabulary, merges, normaliser and added tokens: what turns text into ids. Comments and paths are not."""
+    """sha256 of what turns text into ids: vocabulary, merges, normaliser and added tokens."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise BaseModelError("the folder holds no tokenizer.json", where=str(folder))
@@ -179,7 +185,7 @@ def _tokenizer(folder: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _tokenizer_hash(file: Path, size: int, changed: int) -> str:
-    """Kept, since every load of an adapter asks for it."""
+    """Cached, because every load of an adapter compares it."""
     del size, changed
     content = json.loads(file.read_text(encoding="utf-8"))
     content.pop("truncation", None)

@@ -1,4 +1,4 @@
-"""Keeping the libraries that load models off the screen and off the network."""
+"""Context managers that silence third-party libraries and keep them offline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the libraries' own bars, notices and deprecation warnings off the screen; errors come through."""
+    """Hide progress bars, notices and deprecation warnings of the libraries; errors are raised as usual."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def off_the_hub() -> Iterator[None]:
-    """No look-up on the hub while libraries are imported: on some CPUs bitsandbytes seeks a kernel there."""
+    """No request to the hub, for example for the kernel that bitsandbytes looks for on some CPUs when imported."""
     from huggingface_hub import constants
 
     was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

@@ -1,8 +1,9 @@
-"""Loading a base model's weights and tokenizer; safetensors only, and no code from the folder is run."""
+"""Load base models, tokenizers and text encoders: safetensors only, and no code from the folder is run."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 from searchlora.errors import BaseModelError
@@ -12,12 +13,15 @@ from searchlora.models.resolve import BaseModel
 Quantization = Literal["nf4", "none"]
 Precision = Literal["bf16", "fp32"]
 
-#: What stands in the class names of models that write text.
-_GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+#: Parts of the class names of generative models.
+_GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+#: Package of the module classes that an encoder may name.
+_ENCODER_CLASSES = "sentence_transformers."
 
 
 def load_tokenizer(base: BaseModel) -> Any:
-    """The tokenizer of a base, with a padding token (the end-of-text token where it has none of its own)."""
+    """The tokenizer of a base; its end-of-text token pads if it has no padding token."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
@@ -29,25 +33,25 @@ def load_tokenizer(base: BaseModel) -> Any:
 def load_model(
     base: BaseModel, *, quantization: Quantization = "none", precision: Precision = "bf16", device: str | None = None
 ) -> Any:
-    """A fresh copy of a base model, frozen, in training mode off.
+    """A fresh copy of a base model, frozen, in eval mode.
 
-    On a CPU, a 4-bit model repacks its weights in its first forward pass in eval mode; after that its gradients are
-    wrong and so is a merge. Whoever trains or merges therefore asks for a copy of their own here.
+    bitsandbytes repacks 4-bit weights in the first eval-mode forward on CPU. Gradients computed after that are wrong,
+    and so is a merge; load a separate copy to train or merge.
 
     Args:
         quantization: "nf4" is 4-bit NormalFloat with double quantisation (arXiv:2305.14314).
-        precision: Of the computation, and of the weights where they are not quantised.
-        device: "cpu", "cuda", ...; the GPU where there is one.
+        precision: Of the computation, and of weights that are not quantised.
+        device: "cpu", "cuda", ...; by default the GPU if there is one.
 
     Raises:
-        BaseModelError: when the folder does not hold a causal language model that transformers can load. (An encoder
-            it would load, and put a random head on it.)
+        BaseModelError: for a folder without a causal language model that transformers can load. An encoder is refused:
+            transformers would load it with a random output layer.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    _check_generates(base)
+    _check_generative(base)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     settings: dict[str, Any] = {"dtype": dtype}
     settings["device_map"] = {"": device or ("cuda" if torch.cuda.is_available() else "cpu")}
@@ -61,27 +65,60 @@ def load_model(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
     model.requires_grad_(False)
-    _contiguous_into_the_head(model)
+    _contiguous_head_input(model)
     return model.eval()
 
 
-def _contiguous_into_the_head(model: Any) -> None:
-    """Let the output layer see its input in one piece.
+def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
+    """A fresh `SentenceTransformer` in float32, frozen, in eval mode.
 
-    `logits_to_keep` hands it the last columns of the hidden states, which do not lie together in memory. For a frozen
-    weight PyTorch then copies that weight once per row of the batch and multiplies row by row; copying the few hidden
-    states instead makes a training step on a CPU take about half the time (`benchmarks/training_speed`).
+    A folder without `modules.json` is a plain transformer; the mean of its token vectors is the vector of a text.
+
+    Args:
+        device: "cpu", "cuda", ...; by default the GPU if there is one.
+
+    Raises:
+        BaseModelError: for a folder that names a class outside sentence-transformers, has weights that are not
+            safetensors, or cannot be loaded.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    _check_modules(base.path)
+    with quiet(), off_the_hub():
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            model = SentenceTransformer(
+                str(base.path),
+                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            )
+        except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise BaseModelError(f"cannot be loaded as an encoder ({error})", where=str(base.path)) from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _contiguous_head_input(model: Any) -> None:
+    """Make the input of the output layer contiguous.
+
+    `logits_to_keep` passes it the last columns of the hidden states, which are not contiguous. PyTorch then copies a
+    frozen weight once per row of the batch and multiplies row by row; copying the few hidden states instead halves the
+    time of a training step on CPU (`benchmarks/training_speed`).
     """
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
 
-def _check_generates(base: BaseModel) -> None:
+def _check_generative(base: BaseModel) -> None:
     try:
         config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BaseModelError(f"the configuration cannot be read ({error})", where=str(base.path)) from None
     kinds = config.get("architectures") or []
-    if kinds and not any(mark in kind for kind in kinds for mark in _GENERATING):
+    if kinds and not any(mark in kind for kind in kinds for mark in _GENERATIVE):
         raise BaseModelError(
             f"'{base.name}' is a {kinds[0]}, which writes no text", fix="Name a causal language model as the base."
         )
@@ -98,3 +135,28 @@ def _nf4(dtype: Any) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuse foreign classes and pickles, which older releases of sentence-transformers run and unpickle."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        return
+    try:
+        modules = [(str(module["type"]), str(module["path"])) for module in json.loads(file.read_text("utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaseModelError(f"is not a list of modules ({error})", where=str(file)) from None
+    for kind, path in modules:
+        if not kind.startswith(_ENCODER_CLASSES):
+            raise BaseModelError(
+                f"the module '{kind}' is not sentence-transformers' own, and code of a model is never run",
+                where=str(file),
+                fix="Use an encoder made of sentence-transformers' own modules.",
+            )
+        place = (folder / path).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise BaseModelError(f"the path '{path}' leaves the folder", where=str(file))
+        if (place / "pytorch_model.bin").is_file() and not list(place.glob("*.safetensors")):
+            raise BaseModelError(
+                "the weights are a pickle, which is never read", where=str(place), fix="Save them as safetensors."
+            )

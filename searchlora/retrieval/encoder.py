@@ -58,7 +58,7 @@ class Encoder:
             BaseModelError: when there is no such model, or it cannot be loaded.
             LoadCheckFailed: when the adapter must not be loaded.
         """
-        from searchlora.models.encoder import load_encoder
+        from searchlora.models.load import load_encoder
         from searchlora.models.resolve import resolve
 
         base = resolve(name, adapter.manifest.base.revision if adapter is not None else None)

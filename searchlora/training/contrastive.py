@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import RecipeError
-from searchlora.models.encoder import load_encoder
 from searchlora.models.libraries import off_the_hub, quiet
+from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.recipe import EncoderRecipe

@@ -27,8 +27,8 @@ from searchlora.errors import (
     UnexpectedKey,
     ZeroDelta,
 )
-from searchlora.models.encoder import load_encoder
 from searchlora.models.fingerprint import fingerprint
+from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.retrieval import Encoder
 from tests.adapters.factories import copy_of, edit_weights

@@ -10,10 +10,8 @@ import pytest
 
 from searchlora.errors import BaseModelError
 from searchlora.eval.files import file_sha256
-from searchlora.models.catalogue import CATALOGUE, PackagedFolder
-from searchlora.models.encoder import load_encoder
-from searchlora.models.load import load_model
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.load import load_encoder, load_model
+from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedFolder, resolve
 from tests.tiny_encoder import build_tiny_encoder
 
 NAME = "all-minilm-l6-v2"

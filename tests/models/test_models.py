@@ -9,10 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from searchlora.errors import BaseModelError
-from searchlora.models.catalogue import CATALOGUE, PackagedWeights
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_model, load_tokenizer
-from searchlora.models.resolve import resolve
+from searchlora.models.resolve import CATALOGUE, PackagedWeights, resolve
 from searchlora.prompts import Renderer
 from tests.tiny import build_tiny_base
 
@@ -143,7 +142,7 @@ def test_a_base_that_is_not_there(name, says):
 
 def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(BaseModelError, match="'nobody/nothing' could not be had from the hub"):
+    with pytest.raises(BaseModelError, match="'nobody/nothing' could not be downloaded from the hub"):
         resolve("nobody/nothing")
 
 
@@ -213,7 +212,7 @@ def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, 
     import transformers
     from transformers.utils import logging
 
-    from searchlora.models.gguf import convert
+    from searchlora.models.resolve import convert_gguf
 
     for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
         read = kind.from_pretrained
@@ -223,7 +222,7 @@ def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, 
             lambda _, gguf_file, read=read, **settings: read(tiny_base.path, **settings),  # noqa: ARG005
         )
     logging.enable_progress_bar()
-    convert(tmp_path / "model.gguf", tmp_path / "converted")
+    convert_gguf(tmp_path / "model.gguf", tmp_path / "converted")
     assert capfd.readouterr() == ("", "")
     assert fingerprint(tmp_path / "converted") == fingerprint(tiny_base.path)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from searchlora.adapters.attach import attach
 from searchlora.errors import RecipeError, TrainingError
-from searchlora.models.encoder import load_encoder
+from searchlora.models.load import load_encoder
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_encoder_recipe
 from searchlora.training.contrastive import train_encoder

@@ -26,9 +26,8 @@ from searchlora.experiments.lineage import base_lineage, base_queries
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.inference.engine import Engine
 from searchlora.inference.local import LocalEngine
-from searchlora.models.catalogue import public_name
 from searchlora.models.fingerprint import fingerprint
-from searchlora.models.resolve import resolve
+from searchlora.models.resolve import public_name, resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages

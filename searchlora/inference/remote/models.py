@@ -12,8 +12,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError
 from searchlora.inference.remote.dialects import Dialect, DialectName, OpenAI, Searchlora, Vllm
 from searchlora.inference.remote.http import Refused, Server
-from searchlora.models.catalogue import public_name
-from searchlora.models.resolve import BaseModel
+from searchlora.models.resolve import BaseModel, public_name
 from searchlora.prompts import Renderer
 
 

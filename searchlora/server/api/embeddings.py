@@ -17,8 +17,7 @@ from searchlora.adapters.load_check import check_base
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import DeadlineExceeded, LoadCheckFailed, NotInStore, UsageError
-from searchlora.models.catalogue import public_name
-from searchlora.models.resolve import BaseModel, resolve
+from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.schemas import EmbeddingRequest

@@ -13,8 +13,7 @@ import uvicorn
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.local import LocalEngine
-from searchlora.models.catalogue import public_name
-from searchlora.models.resolve import resolve
+from searchlora.models.resolve import public_name, resolve
 from searchlora.server.api.app import create_app
 from searchlora.server.api.embeddings import Encoders
 from searchlora.server.api.service import Service, Settings

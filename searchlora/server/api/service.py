@@ -12,7 +12,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.models.catalogue import public_name
+from searchlora.models.resolve import public_name
 from searchlora.prompts import Message
 from searchlora.server.api.embeddings import Encoders
 from searchlora.server.api.errors import ApiError
