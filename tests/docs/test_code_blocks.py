@@ -1,0 +1,94 @@
+"""Every code block of README.md and `docs/` is run, page by page, as a reader would."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.blocks import PAGES, ROOT, blocks
+from tests.docs.conftest import write_block
+
+RUN = [page for page in PAGES if any(block.language in ("bash", "python", "yaml", "json") for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_of_page(page, workplace, cli):
+    """Files first, since a page may show a file after the command that names it."""
+    found = blocks(page)
+    for block in found:
+        if block.title and block.skipped is None:
+            write_block(workplace, block.title, block.body)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    with background() as servers:
+        for block in found:
+            if block.skipped is not None or block.title:
+                continue
+            if block.language == "python":
+                exec(compile(block.body, block.where, "exec"), namespace)
+            elif block.language == "bash":
+                for words in block.commands():
+                    code = run(words, cli, servers)
+                    assert code == block.exit, (block.where, words, code)
+            else:
+                pytest.fail(f"{block.where}: a {block.language} block needs a title, or a reason why it is not run")
+
+
+def run(words, cli, servers):
+    """One command of a shell block: searchlora's in this process, servers in the background, curl for real."""
+    if words[:2] == ["searchlora", "serve"] or words[:3] == ["searchlora", "grade", "serve"]:
+        servers.start(words)
+        return 0
+    if words[0] == "searchlora":
+        called = cli(*words[1:])
+        if called.code:
+            print(called.err, file=sys.stderr)
+        return called.code
+    if words[0] == "curl":
+        return subprocess.run([*words, "--silent", "--fail-with-body"], timeout=60).returncode
+    if words[0] == "export":
+        name, _, value = words[1].partition("=")
+        servers.environment[name] = value
+        return 0
+    if words[0] == "python":
+        return subprocess.run([sys.executable, *words[1:]], timeout=300).returncode
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), words
+        return 0
+    pytest.fail(f"a page shows a command that no test runs: {words}")
+
+
+class background:
+    """Servers that a page starts; they end with the page."""
+
+    def __init__(self):
+        self.environment = {}
+        self.running = []
+
+    def __enter__(self):
+        return self
+
+    def start(self, words):
+        import os
+        import time
+        import urllib.request
+        from pathlib import Path
+
+        port = words[words.index("--port") + 1] if "--port" in words else "8000"
+        script = Path(sys.executable).with_name("searchlora")
+        self.running.append(subprocess.Popen([script, *words[1:]], env={**os.environ, **self.environment}))
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
+                return
+            except OSError:
+                assert self.running[-1].poll() is None, words
+                time.sleep(0.1)
+        pytest.fail(f"did not start: {words}")
+
+    def __exit__(self, *_):
+        for each in self.running:
+            each.terminate()
+            each.wait(30)
