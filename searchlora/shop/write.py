@@ -76,7 +76,7 @@ def make_shop(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     card = make_shop(f"{folder}/shop", products=600, queries=100)
         >>> card.counts["products"], card.counts["categories"]
-        (600, 12)
+        (600, 17)
     """
     _check(products, queries)
     with folder_in_the_making(Path(out)) as folder:

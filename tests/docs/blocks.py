@@ -1,8 +1,7 @@
 """Fenced code blocks of Markdown pages, and how each kind is run.
 
-A page's blocks are run in order in one folder. `yaml`, `json` and `text` blocks with a `title` are files. A comment before
-a block changes how it is run: `<!-- exit: 1 -->` for a command that must fail, `<!-- not run: REASON -->` for one that
-cannot run in a test, `<!-- replaces: OLD = NEW -->` for a value that differs on every machine.
+A page's blocks are run in order in one folder. Blocks with a `title` are files. A comment before a block changes how it
+is run: `<!-- exit: 1 -->` for a command that must fail, `<!-- not run: REASON -->` for one that cannot run in a test.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _COMMENT = re.compile(r"<!-- *(exit|not run): *(.+?) *-->\s*\Z", re.S)
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language, its text, the file that it is (`title`), the expected exit code, or why not run."""
+    """One fenced block: language, text, file name (`title`), expected exit code, and why it is not run, if so."""
 
     page: Path
     line: int

@@ -1,0 +1,221 @@
+"""Reference pages written from the code: `python docs/generate_reference.py` writes `docs/reference/*.md`.
+
+`--check` writes nothing and fails where a page is not what the code says.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+FOLDER = Path(__file__).parent / "reference"
+NOTE = "<!-- Written by docs/generate_reference.py; change the code instead. -->\n"
+
+
+def cli() -> str:
+    """Every command with its arguments and options."""
+    import typer.main
+
+    from searchlora.cli.app import app
+
+    root = typer.main.get_command(app)
+    parts = ["# Command line\n", NOTE, f"{_text(root.help)}\n", "`searchlora COMMAND --help` says the same.\n"]
+    for path, command in _commands(root, ()):
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+        usage = " ".join(["searchlora", *path, *(_metavar(each) for each in arguments), "[OPTIONS]" if options else ""])
+        parts.append(f"## searchlora {' '.join(path)}\n")
+        parts.append(f"{_help(command.help)}\n")
+        parts.append(f"```text\n{usage.strip()}\n```\n")
+        if arguments or options:
+            rows = [(_metavar(each), each.help, "required" if each.required else "") for each in arguments]
+            rows += [(_flag(each), each.help, _default(each)) for each in options]
+            parts.append(_table(("argument or option", "meaning", "default"), rows))
+    return "\n".join(parts)
+
+
+def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, child in command.commands.items():
+        if hasattr(child, "commands"):
+            yield from _commands(child, (*path, name))
+        elif not child.hidden:
+            yield (*path, name), child
+
+
+def _metavar(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def _flag(option: Any) -> str:
+    names = ", ".join(option.opts)
+    return f"`{names}`" if option.is_flag else f"`{names} {option.metavar or 'VALUE'}`"
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    default = option.default
+    if default is None or default == [] or default is False or callable(default):
+        return ""
+    return f"`{default}`"
+
+
+def recipe() -> str:
+    """Every key of both kinds of recipe."""
+    from searchlora.recipe import EncoderRecipe, Recipe
+
+    return "\n".join(
+        [
+            "# Recipe keys\n",
+            NOTE,
+            "A recipe is a YAML file with everything that training needs besides data. Each task has one; `--recipe`\n"
+            "and `--set` are laid over it. An unknown key, or a value out of range, is refused.\n",
+            "## LLM tasks\n",
+            _model_table(Recipe),
+            "## Encoder tasks\n",
+            _model_table(EncoderRecipe),
+        ]
+    )
+
+
+def pipeline() -> str:
+    """Every key of every kind of stage."""
+    from searchlora.pipelines.settings import KINDS, EngineSettings
+
+    parts = [
+        "# Pipeline keys\n",
+        NOTE,
+        "A pipeline is a YAML file:\n",
+        '```yaml title="pipeline.yaml"\n'
+        "name: rewrite_bm25\n"
+        "parameters:            # values for $NAME below, changed by --set NAME=VALUE\n"
+        "  adapter: shop-rewriter\n"
+        "stages:\n"
+        "  - adapter: {name: $adapter}\n"
+        "  - bm25: {k: 100}\n```\n",
+        "A stage is a mapping with one key, its kind.\n",
+    ]
+    for kind, model in {**KINDS, "engine": EngineSettings}.items():
+        parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
+    return "\n".join(parts)
+
+
+def _model_table(model: Any) -> str:
+    return _table(("key", "type", "default", "meaning"), list(_fields(model, "")))
+
+
+def _fields(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if inspect.isclass(inner) and hasattr(inner, "model_fields"):
+            yield from _fields(inner, f"{prefix}{name}.")
+            continue
+        bounds = ", ".join(_bound(each) for each in field.metadata if _bound(each))
+        default = (
+            "required"
+            if field.is_required()
+            else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
+        )
+        kind = _type(inner) + (f" ({bounds})" if bounds else "")
+        yield f"`{prefix}{name}`", kind, default, field.description or ""
+
+
+def _bound(constraint: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
+    return ", ".join(f"{sign} {getattr(constraint, key)}" for key, sign in signs.items() if hasattr(constraint, key))
+
+
+def _type(annotation: Any) -> str:
+    import types
+    import typing
+
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{each}`" for each in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(each) for each in arguments)
+    if annotation is type(None):
+        return "none"
+    if origin in (list, tuple):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
+        getattr(annotation, "__name__", ""), "stage"
+    )
+
+
+def errors() -> str:
+    """Every error class, by what it is about."""
+    import searchlora.errors as module
+
+    parts = [
+        "# Errors\n",
+        NOTE,
+        "Every error that searchlora raises on purpose derives from `SearchloraError`. Its message says what is\n"
+        "wrong, where, and what to do. The command line prints it and exits with the code below; `--debug` shows\n"
+        "the traceback.\n",
+    ]
+    rows = []
+    for name, error in vars(module).items():
+        if inspect.isclass(error) and issubclass(error, module.SearchloraError):
+            parent = error.__bases__[0].__name__
+            rows.append(
+                (
+                    f"`{name}`",
+                    f"`{parent}`",
+                    str(error.exit_code),
+                    _text((inspect.getdoc(error) or "").split("\n\n")[0]),
+                )
+            )
+    parts.append(_table(("error", "is a", "exit code", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_text(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(text: str | None) -> str:
+    return re.sub(r"\s+", " ", text or "").strip()
+
+
+def _help(text: str | None) -> str:
+    """A help text; its example stands apart as code."""
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc((text or "").replace("\b", "")))
+    return "\n\n".join(
+        f"```text\n{inspect.cleandoc(each.removeprefix('Example:')).strip()}\n```"
+        if each.startswith("Example:")
+        else _text(each)
+        for each in paragraphs
+    )
+
+
+PAGES = {"cli": cli, "recipe": recipe, "pipeline": pipeline, "errors": errors}
+
+
+def main(check: bool = False) -> int:
+    """Write the pages, or name those that are out of date."""
+    old = []
+    for name, page in PAGES.items():
+        file, text = FOLDER / f"{name}.md", page().rstrip() + "\n"
+        if check and (not file.is_file() or file.read_text(encoding="utf-8") != text):
+            old.append(file.name)
+        if not check:
+            file.write_text(text, encoding="utf-8")
+    if old:
+        print(f"out of date: {', '.join(old)}; run python docs/generate_reference.py", file=sys.stderr)
+    return 1 if old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))

@@ -1,0 +1,75 @@
+"""The documentation builds strictly, and pages written from code are what the code says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT
+
+sys.path.insert(0, str(ROOT / "docs"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+class References(HTMLParser):
+    """Addresses that a page loads by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe") or (tag == "link" and values.get("rel") in ("stylesheet", "preload")):
+            self.loaded.append(values.get("src") or values.get("href") or "")
+
+
+def test_site_loads_nothing_from_elsewhere(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
+        parser = References()
+        parser.feed(page.read_text(encoding="utf-8"))
+        assert [each for each in parser.loaded if each.startswith(("http", "//"))] == [], page
+
+
+def test_public_functions_are_on_the_python_page(site):
+    text = (site / "reference" / "python.html").read_text(encoding="utf-8")
+    for name in ("experiments.train.train", "experiments.promote.promote", "task.PromptedTask", "adapters.store.Store"):
+        assert f'id="searchlora.{name}"' in text, name
+
+
+def test_reference_pages_are_what_the_code_says():
+    import generate_reference
+
+    assert generate_reference.main(check=True) == 0
+
+
+def test_diagrams_are_what_the_script_draws():
+    import diagrams
+
+    drawn = {name: diagram.svg() for name, diagram in diagrams.DIAGRAMS.items()}
+    kept = {file.stem: file.read_text(encoding="utf-8") for file in Path(diagrams.FOLDER).glob("*.svg")}
+    assert drawn == kept
+
+
+def test_every_page_is_in_the_navigation():
+    named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert str(page.relative_to(ROOT / "docs")) in named, page
