@@ -86,15 +86,15 @@ class AdapterStage:
 
     def _goes_on(self, record: Record) -> bool:
         spec = self.task.output(record)
-        return self.constrained and isinstance(spec, Continued) and spec.goes_on
+        return self.constrained and isinstance(spec, Continued) and spec.continues
 
     def _scored(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
         requests = [
             Request(
                 messages(self.task, records[place]),
                 self.adapter,
-                choice_suffix=spec.ends if isinstance(spec, Continued) else None,
-                keep_prefix=self.rest and isinstance(spec, Continued) and spec.goes_on,
+                choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
+                keep_prefix=self.rest and isinstance(spec, Continued) and spec.continues,
             )
             for place, spec in specs.items()
         ]
@@ -130,18 +130,22 @@ class AdapterStage:
         goes_on = {
             place: (spec, begins)
             for place, spec in specs.items()
-            if isinstance(spec, Continued) and (begins := spec.begins(values[place])) is not None
+            if isinstance(spec, Continued) and (begins := spec.answer_prefix(values[place])) is not None
         }
         requests = [
             Request(
-                messages(self.task, records[place]), self.adapter, self.max_new_tokens, spec.rest, answer_prefix=begins
+                messages(self.task, records[place]),
+                self.adapter,
+                self.max_new_tokens,
+                spec.continuation,
+                answer_prefix=begins,
             )
             for place, (spec, begins) in goes_on.items()
         ]
         found = list(values)
         completions = self.engine.generate(requests) if requests else []
         for (place, (spec, _)), completion in zip(goes_on.items(), completions, strict=True):
-            found[place] = spec.with_rest(values[place], _ended(completion))
+            found[place] = spec.with_continuation(values[place], _ended(completion))
         return found
 
 

@@ -75,7 +75,15 @@ class PipelineError(SearchloraError):
 
 
 class RenderError(SearchloraError):
-    """A record that cannot be turned into tokens that may be trained on; names the record."""
+    """A chat or record that cannot be rendered to token ids; names the record."""
+
+
+class OutputSchemaError(SearchloraError):
+    """A JSON Schema of outputs that cannot be used."""
+
+
+class InvalidScores(SearchloraError):
+    """Scores of choices from which no value follows: NaN, infinite, or of the wrong number."""
 
 
 # Base models

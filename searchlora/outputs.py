@@ -1,4 +1,7 @@
-"""What a task's model may answer, and the strict reading of it: a value or `InvalidOutput`, never a guess."""
+"""Output specifications of tasks: strict parsing of completions, choice scoring, grammars, and outputs as JSON.
+
+A completion becomes a value or an `InvalidOutput`, never a guess.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,21 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from searchlora.errors import InvalidScores, OutputSchemaError
 
 JsonValue: TypeAlias = Any
 
 
 @dataclass(frozen=True)
 class InvalidOutput:
-    """A completion that does not parse. It is kept whole and never becomes 0, the first label or the old order.
+    """A completion that does not parse. It never becomes grade 0, the first label or the original order.
 
     Attributes:
-        raw: The completion as the model wrote it.
-        reason: Why it was refused, for the trace and the reader of a report.
+        raw: The completion, unchanged.
+        reason: Why it does not parse, for traces and reports.
     """
 
     raw: str
@@ -27,10 +32,10 @@ class InvalidOutput:
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a completion may look like, for constrained generation.
+    """A grammar for constrained generation.
 
     Attributes:
-        kind: How `text` is written: a JSON Schema, a regular expression, or a grammar in llguidance's Lark dialect.
+        kind: Language of `text`: JSON Schema, regular expression, or llguidance's dialect of Lark.
     """
 
     kind: Literal["json_schema", "regex", "lark"]
@@ -38,54 +43,68 @@ class Grammar:
 
 
 class OutputSpec(Protocol):
-    """The form of a task's answer: how a completion is read, and what holds a model to that form."""
+    """Specification of a task's output: how a completion is parsed, and the grammar that constrains it."""
 
     def parse(self, text: str) -> Any:
-        """Read a completion strictly; returns the value or `InvalidOutput`."""
+        """Parse a completion strictly; returns the value or `InvalidOutput`."""
 
     @property
     def choices(self) -> tuple[str, ...] | None:
-        """The answers that are scored and not generated: all there can be, unless the form is `Continued`; or None."""
+        """Answers that are scored instead of generated; None if answers are generated."""
 
     @property
     def grammar(self) -> Grammar | None:
-        """What generation is constrained to, so that every finished completion parses; None: nothing."""
+        """Grammar that constrains generation, so that every finished completion parses; None: unconstrained."""
 
 
 @runtime_checkable
 class ClosedSet(OutputSpec, Protocol):
-    """A form with choices: the value can be had from their scores, with probabilities."""
+    """Output with a closed set of choices, whose value and probabilities follow from their scores."""
 
     def from_scores(self, log_probabilities: Sequence[float]) -> Any:
-        """The likeliest value, with all probabilities, from each choice's log-probability (shape: one per choice)."""
+        """The likeliest value, with the probabilities of all choices.
+
+        Args:
+            log_probabilities: One per choice, in nats, in the order of `choices`.
+
+        Raises:
+            InvalidScores: for NaN, infinite scores, or another number of scores than choices.
+        """
 
 
 @runtime_checkable
 class Continued(ClosedSet, Protocol):
-    """Choices are scored first; where the value that is settled on has more to say, that is written afterwards."""
+    """Output in two steps: choices are scored first, then a text is generated for the chosen value if it needs one."""
 
     @property
-    def ends(self) -> str | None:
-        """What follows a choice in an answer that goes on; None: a choice is scored as a whole answer."""
+    def choice_suffix(self) -> str | None:
+        """Text between a choice and its continuation; None: a choice is scored as a complete answer."""
 
     @property
-    def goes_on(self) -> bool:
-        """Whether any value of this form has more to say."""
+    def continues(self) -> bool:
+        """True if some value of this specification needs a continuation."""
 
     @property
-    def rest(self) -> Grammar:
-        """What the text is constrained to."""
+    def continuation(self) -> Grammar:
+        """Grammar of the continuation."""
 
-    def begins(self, value: Any) -> str | None:
-        """How the answer of this value begins, "" where all of it is still to be written; None: it is whole."""
+    def answer_prefix(self, value: Any) -> str | None:
+        """Beginning of the answer of a value, "" if all of it is generated; None: the answer is complete."""
 
-    def with_rest(self, value: Any, written: str | InvalidOutput) -> Any:
-        """The value with what was written behind its beginning; `InvalidOutput`: that had no end."""
+    def with_continuation(self, value: Any, text: str | InvalidOutput) -> Any:
+        """The value with its continuation; `InvalidOutput` if the continuation did not end."""
 
 
 @dataclass(frozen=True)
 class FreeText:
-    """Any text that is not empty; one line unless `multiline`."""
+    """Any non-empty text; one line unless `multiline`.
+
+    Examples:
+        >>> FreeText().parse(" waterproof hiking boots ")
+        'waterproof hiking boots'
+        >>> FreeText().parse("")
+        InvalidOutput(raw='', reason='empty')
+    """
 
     max_chars: int = 2000
     multiline: bool = False
@@ -105,15 +124,32 @@ class FreeText:
 
 @dataclass(frozen=True)
 class Label:
-    """A label of a closed set; `probabilities` (one per label, in the order of the set) only where they were scored."""
+    """A label of a closed set.
+
+    Attributes:
+        probabilities: One per label, in the order of the set; None if labels were not scored.
+    """
 
     value: str
     probabilities: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        _check_probabilities(self.probabilities or ())
+
 
 @dataclass(frozen=True)
 class OneLabel:
-    """One label of a closed set, letter for letter."""
+    """One label of a closed set, letter for letter.
+
+    Examples:
+        >>> spec = OneLabel(("buy", "return"))
+        >>> spec.parse("return").value
+        'return'
+        >>> spec.parse("I think: return")
+        InvalidOutput(raw='I think: return', reason='not one of the labels')
+        >>> spec.from_scores([0.0, 0.0]).probabilities
+        (0.5, 0.5)
+    """
 
     labels: tuple[str, ...]
     grammar: None = None
@@ -131,35 +167,48 @@ class OneLabel:
         return Label(value) if value in self.labels else InvalidOutput(text, "not one of the labels")
 
     def from_scores(self, log_probabilities: Sequence[float]) -> Label:
-        """The likeliest label, with all probabilities, from each label's log-probability (shape: one per label)."""
-        best, probabilities = _softmax(log_probabilities)
+        """The likeliest label; see `ClosedSet.from_scores`."""
+        best, probabilities = _softmax(log_probabilities, self.labels)
         return Label(self.labels[best], probabilities)
 
 
 @dataclass(frozen=True)
 class Grade:
-    """A graded judgment; `probabilities` (one per grade, in the order of the scale) only where labels were scored.
+    """A graded relevance judgment.
 
-    `reason` is one line on why, where one was asked for. A grade that was scored is valid without it: None where the
-    reason had no end within the tokens allowed.
+    Attributes:
+        probabilities: One per grade, in the order of the scale; None if grades were not scored.
+        reason: One line that explains the grade, if the task asks for one. A scored grade is valid without it: None if
+            the reason did not end within the allowed tokens.
     """
 
     value: int
     probabilities: tuple[float, ...] | None = None
     reason: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_probabilities(self.probabilities or ())
 
-#: A reason: one line of 1 to 300 characters, a blank not the first of them.
+
+#: A reason: one line of 1 to 300 characters that does not begin with a blank.
 _REASON = r"[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,299}"
 
 
 @dataclass(frozen=True)
 class Graded:
-    """One grade of a scale, each grade written as its label.
+    """One grade of a scale, written as its label.
 
     Args:
-        scale: label -> grade, in the order in which probabilities are given.
-        reasoned: A second line, of at most 300 characters, says why: "LABEL\\nREASON".
+        scale: Label -> grade, in the order of the probabilities.
+        reasoned: A second line of at most 300 characters gives the reason: "LABEL\\nREASON".
+
+    Examples:
+        >>> spec = Graded({"Irrelevant": 0, "Relevant": 1})
+        >>> spec.parse("Relevant").value
+        1
+        >>> spec.from_scores([float("nan"), -1.0])
+        Traceback (most recent call last):
+        searchlora.errors.InvalidScores: the score of 'Irrelevant' is nan. ...
     """
 
     scale: Mapping[str, int]
@@ -171,11 +220,11 @@ class Graded:
         return tuple(self.scale)
 
     @property
-    def ends(self) -> str | None:
+    def choice_suffix(self) -> str | None:
         return "\n" if self.reasoned else None
 
     @property
-    def rest(self) -> Grammar:
+    def continuation(self) -> Grammar:
         return Grammar("regex", _REASON)
 
     def parse(self, text: str) -> Grade | InvalidOutput:
@@ -187,29 +236,39 @@ class Graded:
         return Grade(self.scale[label], reason=reason or None)
 
     def from_scores(self, log_probabilities: Sequence[float]) -> Grade:
-        """The likeliest grade, with all probabilities, from each label's log-probability (shape: one per grade)."""
-        best, probabilities = _softmax(log_probabilities)
+        """The likeliest grade; see `ClosedSet.from_scores`."""
+        best, probabilities = _softmax(log_probabilities, self.choices)
         return Grade(tuple(self.scale.values())[best], probabilities)
 
     @property
-    def goes_on(self) -> bool:
+    def continues(self) -> bool:
         return self.reasoned
 
-    def begins(self, value: Grade) -> str | None:
-        """The label of a grade, the likeliest where several mean that grade, and the end of its line."""
+    def answer_prefix(self, value: Grade) -> str | None:
+        """The label of a grade and a line feed; the likeliest label if several have that grade."""
         if not self.reasoned:
             return None
-        chances = dict(zip(self.scale, value.probabilities or (), strict=False))
+        probabilities = dict(zip(self.scale, value.probabilities or (), strict=False))
         labels = (label for label, grade in self.scale.items() if grade == value.value)
-        return max(labels, key=lambda label: chances.get(label, 0.0)) + "\n"
+        return max(labels, key=lambda label: probabilities.get(label, 0.0)) + "\n"
 
-    def with_rest(self, value: Grade, written: str | InvalidOutput) -> Grade:
-        return value if isinstance(written, InvalidOutput) else replace(value, reason=written.strip())
+    def with_continuation(self, value: Grade, text: str | InvalidOutput) -> Grade:
+        return value if isinstance(text, InvalidOutput) else replace(value, reason=text.strip())
 
 
 @dataclass(frozen=True)
 class JsonObject:
-    """One JSON value that fits a JSON Schema; nothing before it, nothing behind it, no key twice."""
+    """One JSON value that is valid under a JSON Schema, without text around it and without duplicate keys.
+
+    `$ref` is resolved inside the schema only; nothing is fetched.
+
+    Examples:
+        >>> spec = JsonObject({"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]})
+        >>> spec.parse('{"size": 42}')
+        {'size': 42}
+        >>> spec.parse('{"size": "42"}').reason
+        "size: '42' is not of type 'integer'"
+    """
 
     schema: Mapping[str, Any]
     choices: None = None
@@ -219,14 +278,16 @@ class JsonObject:
         return Grammar("json_schema", json.dumps(self.schema))
 
     def parse(self, text: str) -> JsonValue | InvalidOutput:
-        import jsonschema
-
         try:
-            value = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+            value = json.loads(
+                text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite_float
+            )
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be written anywhere
         except ValueError as error:
             return InvalidOutput(text, f"not JSON: {error}")
-        validator = jsonschema.validators.validator_for(self.schema)(self.schema)
-        problem = next(validator.iter_errors(value), None)
+        except RecursionError:
+            return InvalidOutput(text, "not JSON: nested too deeply")
+        problem = _first_schema_error(self.schema, value)
         if problem is not None:
             field = "/".join(str(part) for part in problem.absolute_path) or "the value"
             return InvalidOutput(text, f"{field}: {problem.message}")
@@ -238,8 +299,9 @@ class CitedAnswer:
     """An answer whose sentences cite numbered passages as [1] or [1][3].
 
     Attributes:
-        citations: Each once, in order.
-        abstention_probability: Of the abstention word for word, only where it was scored.
+        citations: Numbers of the cited passages, each once, in order.
+        abstained: True if the answer is the abstention.
+        abstention_probability: Probability of the abstention; None if it was not scored.
     """
 
     text: str
@@ -247,19 +309,29 @@ class CitedAnswer:
     abstained: bool
     abstention_probability: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_probabilities(() if self.abstention_probability is None else (self.abstention_probability,))
+
 
 @dataclass(frozen=True)
 class CitedText:
-    """An answer with citations of passages 1..`passages`, or the stated abstention word for word.
+    """An answer with citations of passages 1 to `passages`, or the abstention word for word.
 
-    The abstention is scored first, so that when to abstain is a matter of its probability. What is written after that
-    may still be the abstention, where that is what the model would rather write.
+    The abstention is scored first, so a threshold on its probability decides when to abstain. A generated answer may
+    still be the abstention.
+
+    Examples:
+        >>> spec = CitedText(passages=2, abstention="I cannot say.")
+        >>> spec.parse("It is waterproof [2].").citations
+        (2,)
+        >>> spec.parse("It is waterproof [7].").reason
+        'cites passage 7, but only 1 to 2 were given'
     """
 
     passages: int
     abstention: str
-    goes_on = True
-    ends: None = None
+    continues = True
+    choice_suffix: None = None
 
     @property
     def choices(self) -> tuple[str]:
@@ -267,30 +339,38 @@ class CitedText:
 
     @property
     def grammar(self) -> Grammar:
-        """The abstention, or what `rest` admits."""
-        return Grammar("regex", f"{literally(self.abstention)}|{self.rest.text}")
+        """The abstention, or an answer as in `continuation`."""
+        return Grammar("regex", f"{escape_regex(self.abstention)}|{self.continuation.text}")
 
     @property
-    def rest(self) -> Grammar:
-        """A regex: brackets hold a passage that was given, or no digit at all; a bracket that opens is closed."""
+    def continuation(self) -> Grammar:
+        """A regex: brackets are closed and hold the number of a passage, or no digit at all."""
         cited = rf"\[({'|'.join(str(number) for number in range(1, self.passages + 1))})\]"
         piece = "|".join([r"\[[^\]\d]*\]", *([cited] if self.passages else [])])
         return Grammar("regex", rf"([^\[\s\x00-\x1f]|{piece})([^\[]|{piece})*")
 
     def from_scores(self, log_probabilities: Sequence[float]) -> CitedAnswer:
-        """The abstention where it is as likely as everything else; else an answer still to be written."""
-        return self.settled(math.exp(log_probabilities[0]), 0.5)
+        """The abstention if its probability is at least 0.5, else an answer without text yet.
 
-    def settled(self, probability: float, threshold: float) -> CitedAnswer:
-        """The abstention where its probability is not below the threshold; else an answer still to be written."""
+        Args:
+            log_probabilities: That of the abstention, in nats.
+
+        Raises:
+            InvalidScores: for NaN, infinity, or another number of scores than one.
+        """
+        _check_scores(log_probabilities, self.choices)
+        return self.at_threshold(min(math.exp(min(log_probabilities[0], 0.0)), 1.0), 0.5)
+
+    def at_threshold(self, probability: float, threshold: float) -> CitedAnswer:
+        """The abstention if its probability is at least the threshold, else an answer without text yet."""
         abstained = probability >= threshold
         return CitedAnswer(self.abstention if abstained else "", (), abstained, probability)
 
-    def begins(self, value: CitedAnswer) -> str | None:
+    def answer_prefix(self, value: CitedAnswer) -> str | None:
         return None if value.abstained else ""
 
-    def with_rest(self, value: CitedAnswer, written: str | InvalidOutput) -> CitedAnswer | InvalidOutput:
-        answer = written if isinstance(written, InvalidOutput) else self.parse(written)
+    def with_continuation(self, value: CitedAnswer, text: str | InvalidOutput) -> CitedAnswer | InvalidOutput:
+        answer = text if isinstance(text, InvalidOutput) else self.parse(text)
         if isinstance(answer, InvalidOutput):
             return answer
         return replace(answer, abstention_probability=value.abstention_probability)
@@ -313,25 +393,130 @@ class CitedText:
         return CitedAnswer(value, tuple(dict.fromkeys(cited)), abstained=False)
 
 
-def _softmax(log_probabilities: Sequence[float]) -> tuple[int, tuple[float, ...]]:
-    """The place of the highest score, and all scores as probabilities that sum to one."""
-    top = max(log_probabilities)
-    weights = [math.exp(score - top) for score in log_probabilities]
-    total = math.fsum(weights)
-    return log_probabilities.index(top), tuple(weight / total for weight in weights)
+def escape_regex(text: str) -> str:
+    """Text as a regular expression that matches only it; `re.escape` also escapes what llguidance refuses.
 
-
-def literally(text: str) -> str:
-    """Text as a regular expression that only it matches; Python's `re.escape` also escapes what llguidance refuses."""
+    Examples:
+        >>> print(escape_regex("size 42 (EU)"))
+        size 42 \\(EU\\)
+    """
     return re.sub(r"[\\^$.|?*+(){}\[\]]", r"\\\g<0>", text)
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _softmax(log_probabilities: Sequence[float], choices: Sequence[str]) -> tuple[int, tuple[float, ...]]:
+    """Index of the highest score, and the scores as probabilities that sum to one. Raises `InvalidScores`."""
+    _check_scores(log_probabilities, choices)
+    top = max(log_probabilities)
+    weights = [math.exp(score - top) for score in log_probabilities]
+    total = math.fsum(weights)
+    return list(log_probabilities).index(top), tuple(weight / total for weight in weights)
+
+
+def _check_scores(log_probabilities: Sequence[float], choices: Sequence[str]) -> None:
+    """Raises `InvalidScores` for another number of scores than choices, NaN, or infinity."""
+    if len(log_probabilities) != len(choices):
+        raise InvalidScores(
+            f"{len(log_probabilities)} scores for {len(choices)} choices", fix="Each choice needs one log-probability."
+        )
+    for choice, score in zip(choices, log_probabilities, strict=True):
+        if not math.isfinite(score):
+            raise InvalidScores(
+                f"the score of {choice[:80]!r} is {score}",
+                fix="Check the weights of the base and the adapter with `searchlora adapters verify`.",
+            )
+
+
+def _check_probabilities(probabilities: Sequence[float]) -> None:
+    """Raises `InvalidScores` for NaN and for values outside [0, 1], up to rounding."""
+    for probability in probabilities:
+        if not -1e-6 <= probability <= 1 + 1e-6:  # NaN fails too
+            raise InvalidScores(f"a probability of {probability} is not between 0 and 1")
+
+
+# JSON and JSON Schema
+
+
+def schema_validator(schema: Mapping[str, Any]) -> Any:
+    """A `jsonschema` validator that fetches nothing: a `$ref` outside the schema is an error, not a download."""
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    return validator_for(schema)(schema, registry=Registry())
+
+
+def _first_schema_error(schema: Mapping[str, Any], value: JsonValue) -> Any:
+    """The first error of a value under a schema, or None. Raises `OutputSchemaError` for an unusable schema."""
+    from referencing.exceptions import Unresolvable
+
+    try:
+        return next(schema_validator(schema).iter_errors(value), None)
+    except Unresolvable as error:
+        raise OutputSchemaError(
+            f"the output schema refers to {error.ref!r}, which is not part of it",
+            fix="Copy the definition into the schema's '$defs'; nothing is fetched.",
+        ) from None
+    except RecursionError:
+        raise OutputSchemaError("the output schema refers to itself without end", fix="Remove the cycle.") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         raise ValueError("a key stands twice")
     return dict(pairs)
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large")
+    return value
+
+
+# Outputs in files
+
+#: Output classes by the key under which `to_json` stores them.
+_KINDS: Mapping[str, type[Any]] = {"invalid": InvalidOutput, "label": Label, "grade": Grade, "cited": CitedAnswer}
+
+
+def to_json(output: Any) -> dict[str, JsonValue]:
+    """An output as a JSON object with one key that names its kind; `from_json` returns an equal output.
+
+    Raises:
+        TypeError: for a value that is neither an output class nor plain JSON.
+
+    Examples:
+        >>> to_json(Grade(2))
+        {'grade': {'value': 2, 'probabilities': None, 'reason': None}}
+        >>> from_json({"value": {"size": 42}})
+        {'size': 42}
+    """
+    for kind, output_class in _KINDS.items():
+        if isinstance(output, output_class):
+            return {kind: asdict(output)}
+    try:
+        plain = json.loads(json.dumps(output)) == output  # no tuples, and no keys that are numbers
+    except TypeError:
+        plain = False
+    if not plain:
+        raise TypeError(f"a {type(output).__name__} is not an output that can be stored")
+    return {"value": output}
+
+
+def from_json(stored: Mapping[str, JsonValue]) -> Any:
+    """The output that `to_json` stored. Raises `ValueError` for anything else."""
+    if len(stored) != 1:
+        raise ValueError(f"an output is stored under one key, not under {sorted(stored)}")
+    ((kind, value),) = stored.items()
+    if kind == "value":
+        return value
+    if kind not in _KINDS:
+        raise ValueError(f"'{kind}' is no kind of output")
+    try:
+        return _KINDS[kind](**{name: tuple(part) if isinstance(part, list) else part for name, part in value.items()})
+    except (TypeError, AttributeError, InvalidScores) as error:
+        raise ValueError(f"is no stored {kind} ({error})") from None

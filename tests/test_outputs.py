@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.output_json import from_json, to_json
+from searchlora.errors import InvalidScores, OutputSchemaError
 from searchlora.outputs import (
     CitedAnswer,
     CitedText,
@@ -22,6 +24,8 @@ from searchlora.outputs import (
     JsonObject,
     Label,
     OneLabel,
+    from_json,
+    to_json,
 )
 
 SCALE = Graded({"Irrelevant": 0, "Related": 1, "Relevant": 2})
@@ -105,12 +109,12 @@ def test_grade_probabilities_sum_to_one(scores):
 def test_a_reason_is_written_behind_the_likeliest_label_of_its_grade():
     scored = REASONED.from_scores([-2.0, -3.0, -1.0])
     assert scored.value == 2 and scored.reason is None
-    assert REASONED.begins(scored) == "Exact" + REASONED.ends
-    assert REASONED.begins(Grade(1, scored.probabilities)) == "Related\n"
-    assert REASONED.begins(Grade(2)) == "Relevant\n"
-    assert REASONED.with_rest(scored, "It answers. ") == Grade(2, scored.probabilities, "It answers.")
-    assert REASONED.with_rest(scored, InvalidOutput("It ans", "no end")) == scored
-    assert SCALE.ends is None and SCALE.begins(scored) is None
+    assert REASONED.answer_prefix(scored) == "Exact" + REASONED.choice_suffix
+    assert REASONED.answer_prefix(Grade(1, scored.probabilities)) == "Related\n"
+    assert REASONED.answer_prefix(Grade(2)) == "Relevant\n"
+    assert REASONED.with_continuation(scored, "It answers. ") == Grade(2, scored.probabilities, "It answers.")
+    assert REASONED.with_continuation(scored, InvalidOutput("It ans", "no end")) == scored
+    assert SCALE.choice_suffix is None and SCALE.answer_prefix(scored) is None
 
 
 CITED = CitedText(2, "I cannot say.")
@@ -121,27 +125,27 @@ def test_an_answer_is_written_where_the_abstention_is_less_likely_than_asked_for
     value = CITED.from_scores([score])
     assert value.abstention_probability == pytest.approx(math.exp(score))
     assert value.abstained == (math.exp(score) >= 0.5)
-    settled = CITED.settled(value.abstention_probability, threshold)
+    settled = CITED.at_threshold(value.abstention_probability, threshold)
     assert settled.abstained == (value.abstention_probability >= threshold)
-    assert CITED.begins(settled) == (None if settled.abstained else "")
+    assert CITED.answer_prefix(settled) == (None if settled.abstained else "")
     assert (settled.text, settled.citations) == ("I cannot say." if settled.abstained else "", ())
 
 
 def test_what_is_written_after_an_abstention_was_scored_is_read_strictly():
-    value = CITED.settled(0.25, 0.5)
+    value = CITED.at_threshold(0.25, 0.5)
     assert CITED.choices == ("I cannot say.",)
-    assert CITED.with_rest(value, "Dry [2].") == CitedAnswer(
+    assert CITED.with_continuation(value, "Dry [2].") == CitedAnswer(
         "Dry [2].", (2,), abstained=False, abstention_probability=0.25
     )
-    assert CITED.with_rest(value, "I cannot say.").abstained
-    assert isinstance(CITED.with_rest(value, "Dry [3]."), InvalidOutput)
+    assert CITED.with_continuation(value, "I cannot say.").abstained
+    assert isinstance(CITED.with_continuation(value, "Dry [3]."), InvalidOutput)
     cut = InvalidOutput("Dry [", "no end")
-    assert CITED.with_rest(value, cut) == cut
+    assert CITED.with_continuation(value, cut) == cut
 
 
 @given(st.text(st.sampled_from("ab .\n\r\t\x1c\x85\u2028é"), max_size=8))
 def test_what_the_grammar_of_a_reason_admits_is_read_behind_a_grade(text):
-    admitted = re.fullmatch(REASONED.rest.text, text) is not None
+    admitted = re.fullmatch(REASONED.continuation.text, text) is not None
     found = REASONED.parse(f"Related\n{text}")
     assert isinstance(found, Grade) or not admitted
     assert found == Grade(1, reason=text.strip()) or not admitted
@@ -216,8 +220,8 @@ def test_what_is_no_kept_output_is_refused():
         ({}, "one key"),
         ({"value": 1, "label": 2}, "one key"),
         ({"colour": "red"}, "no kind"),
-        ({"label": {"name": "x"}}, "no kept label"),
-        ({"grade": 3}, "no kept grade"),
+        ({"label": {"name": "x"}}, "no stored label"),
+        ({"grade": 3}, "no stored grade"),
     ):
         with pytest.raises(ValueError, match=reason):
             from_json(kept)
@@ -232,3 +236,103 @@ def test_a_label_twice_is_refused():
 def test_what_json_would_not_give_back_equal_is_not_kept(output):
     with pytest.raises(TypeError):
         to_json(output)
+
+
+CHOICE_SPECS = [OneLabel(("a", "b", "c")), SCALE, REASONED]
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("spec", CHOICE_SPECS, ids=repr)
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [NAN, -1.0, -2.0],
+        [-1.0, NAN, -2.0],
+        [-1.0, -2.0, NAN],
+        [NAN] * 3,
+        [INF, -1.0, -2.0],
+        [-INF] * 3,
+        [-1.0, -INF, -2.0],
+    ],
+)
+def test_scores_that_are_no_numbers_are_an_error_and_never_the_first_choice(spec, scores):
+    with pytest.raises(InvalidScores, match=r"the score of .* is (nan|inf|-inf)"):
+        spec.from_scores(scores)
+
+
+@pytest.mark.parametrize("spec", [*CHOICE_SPECS, CITED], ids=repr)
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_another_number_of_scores_than_choices_is_an_error(spec, count):
+    with pytest.raises(InvalidScores, match=rf"{count} scores for"):
+        spec.from_scores([-1.0] * count)
+
+
+@pytest.mark.parametrize("score", [NAN, INF, -INF])
+def test_the_score_of_an_abstention_is_a_number(score):
+    with pytest.raises(InvalidScores, match="I cannot say"):
+        CITED.from_scores([score])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: Label("a", (p, 0.5)), lambda p: Grade(1, (0.5, p)), lambda p: CITED.at_threshold(p, 0.5)]
+)
+@pytest.mark.parametrize("probability", [NAN, INF, -0.1, 1.1])
+def test_no_output_holds_a_probability_that_is_none(make, probability):
+    with pytest.raises(InvalidScores, match="not between 0 and 1"):
+        make(probability)
+
+
+def test_a_stored_output_with_nan_is_refused():
+    with pytest.raises(ValueError, match="no stored grade"):
+        from_json({"grade": {"value": 1, "probabilities": [NAN, 0.5]}})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ('{"category": "boots", "price": 1e999}', "too large"),
+        ('{"category": "boots", "price": -1e999}', "too large"),
+        ('"\\ud800"', "not JSON"),
+        ('{"category": "boots", "price": ' + "9" * 5000 + "}", "not JSON"),
+    ],
+    ids=["brackets", "braces", "infinity", "minus-infinity", "surrogate", "digits"],
+)
+def test_json_that_nothing_could_go_on_with_is_invalid(text, reason):
+    found = JsonObject(SCHEMA).parse(text)
+    assert isinstance(found, InvalidOutput)
+    assert reason in found.reason
+
+
+@pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:{port}/s.json", "file:///etc/passwd", "other.json", "#/$defs/none"]
+)
+def test_a_reference_out_of_the_schema_is_never_fetched(keyword, target):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        schema = {"properties": {"a": {keyword: target.format(port=server.server_port)}}}
+        with pytest.raises(OutputSchemaError, match="nothing is fetched"):
+            JsonObject(schema).parse('{"a": 1}')
+    finally:
+        server.shutdown()
+    assert asked == []
+
+
+def test_references_inside_the_schema_are_resolved_and_cycles_are_an_error():
+    inside = JsonObject({"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}})
+    assert inside.parse('{"a": 1}') == {"a": 1}
+    assert isinstance(inside.parse('{"a": "x"}'), InvalidOutput)
+    with pytest.raises(OutputSchemaError, match="without end"):
+        JsonObject({"$ref": "#"}).parse("1")

@@ -17,7 +17,7 @@ from searchlora.eval.files import atomic_text
 from searchlora.experiments.judge.grade_log import graded
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.train import train_or_reuse
-from searchlora.output_json import from_json, to_json
+from searchlora.outputs import from_json, to_json
 from searchlora.progress import Steps
 
 BASE = "smollm2-135m-instruct-q4_1"

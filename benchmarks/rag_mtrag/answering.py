@@ -21,7 +21,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from searchlora.output_json import from_json, to_json
+from searchlora.outputs import from_json, to_json
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages

@@ -14,7 +14,7 @@ from searchlora.eval.files import atomic_text
 from searchlora.experiments.figures import file_name
 from searchlora.experiments.machine import machine
 from searchlora.experiments.trial import Trial
-from searchlora.output_json import from_json, to_json
+from searchlora.outputs import from_json, to_json
 from searchlora.prompts import messages
 from searchlora.task import PromptedTask
 

@@ -56,7 +56,7 @@ class RagAnswerTask(PromptedTask):
         if "abstain_from" not in self.tuned or output.abstention_probability is None:
             return output
         least = min(float(self.tuned["abstain_from"]), abstaining.MOST)
-        return self.output(record).settled(output.abstention_probability, least)
+        return self.output(record).at_threshold(output.abstention_probability, least)
 
     def fallback(self, record: Record) -> CitedAnswer:
         """The abstention: who cannot be understood has said nothing."""

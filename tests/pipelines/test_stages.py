@@ -136,7 +136,7 @@ def test_a_reason_without_an_end_is_none_and_its_grade_stands(stage):
 def test_a_reason_stands_behind_the_settled_grade(stage, engine):
     asked = stage(REASONED, tokens=1300, of=Harsh)
     (output,) = asked.ask(RECORDS[:1])
-    behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.rest, answer_prefix="bad\n")
+    behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.continuation, answer_prefix="bad\n")
     assert (output.value, output.reason) == (0, engine.generate([behind])[0].text.strip())
 
 
@@ -154,7 +154,7 @@ class Abstaining(Held):
 
     def apply_tuning(self, output, record):
         del record
-        return CITED.settled(output.abstention_probability, self.least)
+        return CITED.at_threshold(output.abstention_probability, self.least)
 
 
 def test_an_abstention_is_scored_and_all_else_written_under_the_rest_of_the_grammar(stage, engine):
@@ -163,7 +163,7 @@ def test_an_abstention_is_scored_and_all_else_written_under_the_rest_of_the_gram
     scores = [each.log_probabilities[0] for each in engine.score(requests, [CITED.choices] * 6)]
     asked.task.least = sorted(map(math.exp, scores))[3]
     outputs = asked.ask(RECORDS)
-    behind = [replace(request, max_new_tokens=30, grammar=CITED.rest) for request in requests]
+    behind = [replace(request, max_new_tokens=30, grammar=CITED.continuation) for request in requests]
     for output, score, wanted in zip(outputs, scores, engine.generate(behind), strict=True):
         if math.exp(score) >= asked.task.least:
             assert (output.text, output.abstained) == ("I do not know.", True)

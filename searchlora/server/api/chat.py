@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from searchlora.errors import PromptTooLong
 from searchlora.inference.engine import Completion
 from searchlora.inference.engine import Request as EngineRequest
-from searchlora.outputs import Grammar, literally
+from searchlora.outputs import Grammar, escape_regex
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_of
 from searchlora.server.api.schemas import ChatRequest, ResponseFormat, StructuredOutputs
@@ -254,7 +254,7 @@ def _of_structured_outputs(outputs: StructuredOutputs) -> Grammar:
     if outputs.grammar is not None:
         return Grammar("lark", outputs.grammar)
     assert outputs.choice is not None
-    return Grammar("regex", "|".join(literally(choice) for choice in outputs.choice))
+    return Grammar("regex", "|".join(escape_regex(choice) for choice in outputs.choice))
 
 
 def _of_schema(schema: dict[str, Any]) -> Grammar:

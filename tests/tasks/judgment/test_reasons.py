@@ -34,7 +34,7 @@ def test_without_a_reason_prompt_settings_and_recipe_are_the_plain_ones():
     assert "reason" not in task.default_settings
     assert recipe_for(task).max_new_tokens == 4
     assert [task.target(record) for record in task.examples] == ["3", "1", "2", "0"]
-    assert task.output(PAIR).ends is None
+    assert task.output(PAIR).choice_suffix is None
 
 
 def test_with_a_reason_the_last_instruction_asks_for_it_and_the_rest_is_the_same():
@@ -143,7 +143,7 @@ def test_the_reason_is_written_behind_the_grade_of_the_cut_points(tiny_base, tmp
         cuts = [-1 if grade <= wanted else 4 for grade in task.grades[1:]]
         tuned = REASONED.bound(REASONED.settings, {"cuts": cuts})
         (found,) = AdapterStage(tuned, engine, "made", 1300).ask([PAIR])
-        begun = {"grammar": tuned.output(PAIR).rest, "answer_prefix": f"{wanted}\n"}
+        begun = {"grammar": tuned.output(PAIR).continuation, "answer_prefix": f"{wanted}\n"}
         (completion,) = engine.generate([Request(messages(tuned, PAIR), "made", 1300, **begun)])
         assert found == Grade(wanted, plain.probabilities, completion.text.strip())
         reasons.append(found.reason)

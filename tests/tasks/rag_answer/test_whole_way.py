@@ -7,8 +7,7 @@ from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
-from searchlora.output_json import from_json
-from searchlora.outputs import CitedAnswer
+from searchlora.outputs import CitedAnswer, from_json
 from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
 
 QUICK = (
