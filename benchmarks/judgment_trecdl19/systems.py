@@ -15,9 +15,9 @@ from searchlora.outputs import Grade
 from searchlora.records import Hit, Record
 from searchlora.task import EvaluationInput, load_task
 from searchlora.tasks.judgment import JudgmentTask
-from searchlora.tasks.judgment.baselines import BM25, COMMONEST, learnt
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST, fitted_baselines
 from searchlora.tasks.judgment.evaluator import ALPHA, BIAS, BINARY, CALIBRATION, KAPPA, MAE, QUADRATIC
-from searchlora.tasks.judgment.tuning import settled, tuned
+from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
 ADAPTER, ADAPTER_TUNED = "adapter, likeliest grade", "adapter"
 ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
@@ -50,16 +50,16 @@ def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
         records = topics.records(test)
         others = topics.records([topic for topic in topics.pairs if topic not in test])
         values = tuned(others, [answers.base[each["id"]] for each in others], scale)
-        for name, grades in learnt(
+        for name, grades in fitted_baselines(
             records, others, scale, score=lambda rows: [bm25[each["id"]] for each in rows]
         ).items():
             found[name] |= {record["id"]: grade for record, grade in zip(records, grades, strict=True)}
         for record in records:
             id_ = record["id"]
             found[ZERO_SHOT][id_] = answers.base[id_]
-            found[ZERO_SHOT_TUNED][id_] = settled(answers.base[id_], values, scale)
+            found[ZERO_SHOT_TUNED][id_] = with_tuning(answers.base[id_], values, scale)
             found[ADAPTER][id_] = answers.adapter[id_]
-            found[ADAPTER_TUNED][id_] = settled(answers.adapter[id_], answers.tuned[number], scale)
+            found[ADAPTER_TUNED][id_] = with_tuning(answers.adapter[id_], answers.tuned[number], scale)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Source formats of the judgment task: what each public format calls a thing -> what a record calls it."""
+"""Source formats of the judgment task, and the mapping of source grades to the guideline's scale."""
 
 from __future__ import annotations
 
@@ -13,38 +13,51 @@ from searchlora.data.formats.judged import Judged, graded_pairs
 from searchlora.data.formats.own_records import NATIVE, Found, Read, mapped, native
 from searchlora.data.text import normalised
 from searchlora.errors import UsageError
+from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
-from searchlora.tasks.judgment import reasons
-from searchlora.tasks.judgment.guideline import OPTIONS, Guideline, guideline_of
+from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, Guideline, guideline_of, settings_of
 
 SHOP_RECORDS = "judgment.jsonl"
-NEEDED = ("id", "group", "query", "passage", "grade")
-UNJUDGED = {"unjudged": "take so many passages of each query that nobody graded as grade 0 (default 0)"}
+REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
+UNJUDGED = {"unjudged": "add this many unjudged passages per query with grade 0 (default 0)"}
 
-#: Cranfield's grades as `cranfield.collection` has them (4: complete answer; 1: of minimum interest) -> ours.
-CRANFIELD = {4: 3, 3: 2, 2: 1, 1: 1}
+#: Cranfield's grade as in `cranfield.collection` (4: complete answer, 1: minimum interest) -> grade of a record.
+CRANFIELD_GRADES = {4: 3, 3: 2, 2: 1, 1: 1}
 
 
 def _native(source: Path, options: Options) -> Rows:
-    reasoned = bool(reasons.settings_of(options))
-    for row in native(source, NEEDED):
+    reasoned = bool(settings_of({"reason": options.get("reason", "no")}).get("reason"))
+    for row in native(source, REQUIRED_FIELDS):
         if isinstance(row, RejectedRow):
             yield row
-        elif reasoned and (problem := reasons.problem(row.data)):
+        elif reasoned and (problem := _reason_problem(row.data)):
             yield RejectedRow(row.where, problem, row.data)
         else:
-            yield SourceRow(_whole_grade(row.data), row.where)
+            yield SourceRow(_with_integer_grade(row.data), row.where)
 
 
-def _whole_grade(record: Record) -> Record:
-    """A table's cell has no whole numbers."""
+def reason_line(record: Record) -> str:
+    """The reason of a record on one line."""
+    return " ".join(str(record["reason"]).split())
+
+
+def _reason_problem(record: Record) -> str | None:
+    """Why the reason of a record is unusable, or None. Records of the source's own test split need no reason."""
+    if "reason" not in record:
+        return None if record.get("split") == "test" else "field 'reason' is missing"
+    parsed = Graded({"0": 0}, reasoned=True).parse(f"0\n{reason_line(record)}")
+    return f"field 'reason': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
+
+
+def _with_integer_grade(record: Record) -> Record:
+    """The record with a grade from a table cell ("2" or 2.0) as an integer."""
     grade = record["grade"]
     whole = (isinstance(grade, str) and grade.isdecimal()) or (isinstance(grade, float) and grade.is_integer())
     return {**record, "grade": int(grade)} if whole else record
 
 
 def _pairs(read: Read) -> Read:
-    """From a reader of graded pairs (`topic`, `query`, `document`, `passage`, `title`, `grade`, `split`)."""
+    """A reader of records from a reader of graded pairs (topic, query, document, passage, title, grade, split)."""
     return mapped(read, _record)
 
 
@@ -61,12 +74,12 @@ def _record(data: Mapping[str, Any]) -> Record:
 
 
 def _graded(format: Format) -> Format:
-    """The format with the options of the task's settings: each grade becomes one of the scale asked for."""
+    """The format with the options of the task's settings; source grades are mapped to the guideline's scale."""
 
     def read(source: Path, options: Options) -> Found:
         guideline = guideline_of(options)
-        own = {key: value for key, value in options.items() if key not in OPTIONS}
-        for row in format.read(source, own):
+        reader_options = {key: value for key, value in options.items() if key not in OPTIONS}
+        for row in format.read(source, reader_options):
             yield _folded(row, guideline) if isinstance(row, SourceRow) else row
 
     return replace(format, read=read, options={**(format.options or {}), **OPTIONS})
@@ -75,29 +88,30 @@ def _graded(format: Format) -> Format:
 def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     grade = row.data.get("grade")
     if not isinstance(grade, int) or isinstance(grade, bool):
-        return row  # the schema says what is wrong with it
+        return row  # rejected by the record schema
     folded = guideline.fold(grade)
     if folded is None:
-        known = ", ".join(str(one) for each in guideline.grades for one in each.covers)
-        return RejectedRow(row.where, f"field 'grade': {grade} is none of the guideline's ({known})", row.data)
+        known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
+        return RejectedRow(row.where, f"field 'grade': {grade} is not one of the guideline's ({known})", row.data)
     return SourceRow({**row.data, "grade": folded}, row.where)
 
 
 def _collection(judged: Callable[[Path, Options], Judged]) -> Read:
-    """From a test collection."""
+    """A reader of records from a reader of a test collection."""
     return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
 
 
 def _cranfield(source: Path, options: Options) -> Judged:
     del options
-    found = cranfield.collection(source)
     qrels: dict[str, dict[str, int]] = {}
-    for each in found.judgments:
-        qrels.setdefault(each.topic, {})[each.document] = CRANFIELD[each.grade]
+    for judgment in cranfield.collection(source).judgments:
+        qrels.setdefault(judgment.topic, {})[judgment.document] = CRANFIELD_GRADES[judgment.grade]
     return Judged(
         source.name,
         cranfield.topics(source),
-        lambda: (replace(each, title="") for each in cranfield.collection(source).documents),  # the text repeats it
+        lambda: (
+            replace(doc, title="") for doc in cranfield.collection(source).documents
+        ),  # the text repeats the title
         {None: qrels},
         cranfield.unexplained(source),
     )
@@ -109,10 +123,10 @@ def _of_products(source: Path) -> Options:
 
 
 def _count(options: Options, name: str) -> int:
-    given = options.get(name, "0")
-    if not given.isdigit():
-        raise UsageError(f"{name} is a number, not '{given}'", where="--option")
-    return int(given)
+    value = options.get(name, "0")
+    if not value.isdigit():
+        raise UsageError(f"'{value}' is not a whole number", where=f"--option {name}")
+    return int(value)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -122,7 +136,7 @@ FORMATS: Mapping[str, Format] = {
             name="native",
             description=NATIVE,
             read=_native,
-            options=reasons.OPTIONS,
+            options=REASON_OPTION,
         ),
         Format(
             name="shop",
@@ -132,13 +146,13 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="trecdl",
-            description="TREC Deep Learning: a folder with the JSON of retrieved passages and the qrels",
+            description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
             read=_pairs(lambda source, options: trecdl.read(source, unjudged=_count(options, "unjudged"))),
             options=UNJUDGED,
         ),
         Format(
             name="trec",
-            description="a folder with topics, qrels and the documents",
+            description="a folder with topics, qrels and documents",
             read=_collection(trec.judged),
             options={**trec.OPTIONS, **UNJUDGED},
         ),
@@ -150,7 +164,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="cranfield",
-            description="the Cranfield collection; its grades 1 to 4 become 3, 2, 1, 1",
+            description="the Cranfield collection; its grades 1 to 4 are mapped to 3, 2, 1, 1",
             read=_collection(_cranfield),
             options=UNJUDGED,
         ),

@@ -1,15 +1,15 @@
-"""The grades of a scale, their names and meanings: from a team's own guideline file, or one of ours.
+"""Judging guidelines: the grades of a scale with their names and meanings, from a YAML or Markdown file.
 
 A YAML guideline:
 
-    relevant: 2                     # from this grade on a passage counts as relevant
-    text: Judge as a customer would.  # optional, shown below the grades
+    relevant: 2                       # the lowest grade that counts as relevant
+    text: Judge as a customer would.  # optional, follows the grades in the prompt
     grades:
       - {grade: 0, name: unrelated, meaning: about something else, from: [0, 1]}   # `from`: grades of the source
       - ...
 
-A Markdown guideline is the one that `searchlora grade serve` shows to people: lines such as `* 3: Perfect. Answers the
-query.` are the grades, all other lines are text.
+A Markdown guideline is the file that `searchlora grade serve` shows to human assessors: lines such as
+`* 3: Perfect. Answers the query.` define the grades, all other lines are text.
 """
 
 from __future__ import annotations
@@ -25,20 +25,26 @@ import yaml
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Options
 
-#: Characters of title and passage that the model is shown, about 80 words of English. Of the passages of TREC DL 2019,
-#: one in four is longer.
+#: Default maximum of characters of title and passage in the prompt, about 80 words of English. One in four passages of
+#: TREC DL 2019 is longer.
 CHARACTERS = 480
 
 OPTIONS: Mapping[str, str] = {
-    "guideline": "a YAML or Markdown file with the grades and their meanings, or 'products' for our grades of products",
-    "grades": "2, 3 or 4: our grades of passages, the source's four grades folded into so many (default 4)",
-    "relevant": "the grade from which on a passage counts as relevant (default: as the guideline says, else the upper "
-    "half of the scale)",
-    "characters": f"how many characters of title and passage are shown to the model (default {CHARACTERS})",
+    "guideline": "a YAML or Markdown file with the grades and their meanings, or 'products' for the built-in product "
+    "grades",
+    "grades": "2, 3 or 4: the built-in passage grades, with the source's four grades mapped to this many (default 4)",
+    "relevant": "the lowest grade that counts as relevant (default: as in the guideline, else the upper half of the "
+    "scale)",
+    "characters": f"maximum number of characters of title and passage in the prompt (default {CHARACTERS})",
 }
 
-_OURS = Path(__file__).parent
-_NAMED = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)[:.(–—]*\s*(.*)")
+#: An option of formats whose records have a reason.
+REASON_OPTION: Mapping[str, str] = {
+    "reason": "yes or no: whether the model learns to give a one-sentence reason, from the field 'reason' (default: no)"
+}
+
+_BUILT_IN = Path(__file__).parent
+_MARKDOWN_GRADE = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)[:.(–—]*\s*(.*)")
 _KEYS = {"grade", "name", "meaning", "from"}
 
 
@@ -47,8 +53,8 @@ class Grade:
     """One grade of a scale.
 
     Attributes:
-        grade: Written out as its digit.
-        covers: The grades of a source that become this one.
+        grade: A digit, as which the grade is written.
+        covers: The grades of the source that are mapped to this grade.
     """
 
     grade: int
@@ -59,55 +65,71 @@ class Grade:
 
 @dataclass(frozen=True)
 class Guideline:
-    """A scale of two to four grades, rising, and what is said about it."""
+    """A scale of two to four grades in ascending order, the relevance threshold, and further text."""
 
     grades: tuple[Grade, ...]
     relevant: int
     text: str = ""
 
     def fold(self, grade: int) -> int | None:
-        """The grade of this scale that a source's grade becomes; None where no grade covers it."""
-        return next((each.grade for each in self.grades if grade in each.covers), None)
+        """Map a grade of the source to this scale; None where no grade covers it."""
+        return next((own.grade for own in self.grades if grade in own.covers), None)
 
     def settings(self, *, characters: int = CHARACTERS) -> dict[str, Any]:
-        """As the task keeps it: plain JSON."""
+        """The task settings as plain JSON."""
         scale = [{"grade": each.grade, "name": each.name, "meaning": each.meaning} for each in self.grades]
         return {"scale": scale, "guideline": self.text, "relevant": self.relevant, "characters": characters}
 
 
 def guideline_of(options: Options) -> Guideline:
-    """The guideline that a builder's options ask for.
+    """The guideline selected by a builder's options.
 
     Raises:
-        UsageError: when the options contradict each other or the file.
-        DataError: when the file cannot be read or does not say what the grades are, naming its line or field.
+        UsageError: if the options contradict each other or the file.
+        DataError: if the file cannot be read or defines no valid scale; names the line or field.
+
+    Examples:
+        >>> [(grade.grade, grade.name) for grade in guideline_of({"grades": "2"}).grades]
+        [(0, 'not relevant'), (1, 'relevant')]
+        >>> guideline_of({"grades": "2"}).fold(3)
+        1
     """
-    named, grades = options.get("guideline"), options.get("grades")
-    if named is not None and grades is not None:
-        raise UsageError("a guideline says itself which grades there are", where="--option grades", fix="Leave it out.")
+    name, grades = options.get("guideline"), options.get("grades")
+    if name is not None and grades is not None:
+        raise UsageError("a guideline defines the grades itself", where="--option grades", fix="Leave it out.")
     if grades not in (None, "2", "3", "4"):
         raise UsageError(f"'{grades}' is not 2, 3 or 4", where="--option grades")
-    ours = _OURS / f"guideline_{'products' if named == 'products' else grades or 4}.yaml"
-    found = read_guideline(ours if named in (None, "products") else Path(str(named)))
+    built_in = _BUILT_IN / f"guideline_{'products' if name == 'products' else grades or 4}.yaml"
+    guideline = read_guideline(built_in if name in (None, "products") else Path(str(name)))
     if "relevant" not in options:
-        return found
-    return _checked(found.grades, _number(options["relevant"], "--option relevant"), found.text, "--option relevant")
+        return guideline
+    relevant = _number(options["relevant"], "--option relevant")
+    return _checked(guideline.grades, relevant, guideline.text, "--option relevant")
 
 
 def settings_of(options: Options) -> dict[str, Any]:
-    """The task's settings that a builder's options ask for; raises as `guideline_of`."""
+    """The task settings selected by a builder's options.
+
+    The key `reason` is present only where reasons are requested, so that settings without reasons do not change.
+
+    Raises:
+        UsageError, DataError: as `guideline_of`, and for an option with an invalid value.
+    """
     characters = _number(options.get("characters", str(CHARACTERS)), "--option characters")
     if characters < 1:
-        raise UsageError("of a passage at least one character is shown", where="--option characters")
-    return guideline_of(options).settings(characters=characters)
+        raise UsageError("must be at least 1", where="--option characters")
+    reason = options.get("reason", "no")
+    if reason not in ("yes", "no"):
+        raise UsageError(f"'{reason}' is neither yes nor no", where="--option reason")
+    return guideline_of(options).settings(characters=characters) | ({"reason": True} if reason == "yes" else {})
 
 
 def read_guideline(path: Path) -> Guideline:
     """Read a guideline file, YAML (`.yaml`, `.yml`) or Markdown (any other name).
 
     Raises:
-        DataError: naming the file, and the line or field that is wrong.
-        UsageError: when `relevant` leaves one side without a grade.
+        DataError: if it cannot be read or defines no valid scale; names the file and the line or field.
+        UsageError: if `relevant` leaves no relevant or no non-relevant grade.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -129,53 +151,57 @@ def _from_yaml(text: str, where: str) -> Guideline:
         raise DataError("has no list 'grades'", where=where, fix="List each grade with its name and meaning.")
     if unknown := sorted(set(content) - {"grades", "relevant", "text"}):
         raise DataError(f"unknown key '{unknown[0]}'", where=where, fix="Known keys: grades, relevant, text.")
-    grades = [_grade(each, f"{where}, grades/{place}") for place, each in enumerate(content["grades"])]
+    grades = [_grade(entry, f"{where}, grades/{index}") for index, entry in enumerate(content["grades"])]
     relevant = content.get("relevant")
     if relevant is not None and not isinstance(relevant, int):
         raise DataError(f"'{relevant}' is not a grade", where=f"{where}, relevant")
     return _checked(grades, relevant, str(content.get("text") or "").strip(), where)
 
 
-def _grade(each: Any, where: str) -> Grade:
-    if not isinstance(each, dict) or not isinstance(each.get("grade"), int) or not isinstance(each.get("name"), str):
-        raise DataError("a grade has a number 'grade' and a text 'name'", where=where)
-    if unknown := sorted(map(str, set(each) - _KEYS)):
+def _grade(entry: Any, where: str) -> Grade:
+    if not isinstance(entry, dict) or not isinstance(entry.get("grade"), int) or not isinstance(entry.get("name"), str):
+        raise DataError("a grade needs a number 'grade' and a text 'name'", where=where)
+    if unknown := sorted(map(str, set(entry) - _KEYS)):
         raise DataError(f"unknown key '{unknown[0]}'", where=where, fix="Known keys: grade, name, meaning, from.")
-    covers = each.get("from", [each["grade"]])
-    if not isinstance(covers, list) or not all(isinstance(one, int) for one in covers):
+    covers = entry.get("from", [entry["grade"]])
+    if not isinstance(covers, list) or not all(isinstance(grade, int) for grade in covers):
         raise DataError("'from' is not a list of the source's grades", where=where)
-    return Grade(each["grade"], each["name"].strip(), str(each.get("meaning") or "").strip(), tuple(covers))
+    return Grade(entry["grade"], entry["name"].strip(), str(entry.get("meaning") or "").strip(), tuple(covers))
 
 
 def _from_markdown(text: str, where: str) -> Guideline:
     grades, rest = [], []
     for line in text.splitlines():
-        if found := _NAMED.match(line):
-            number = int(found[1])
-            grades.append(Grade(number, found[2].strip(" *"), found[3].strip(" *)"), (number,)))
+        if match := _MARKDOWN_GRADE.match(line):
+            number = int(match[1])
+            grades.append(Grade(number, match[2].strip(" *"), match[3].strip(" *)"), (number,)))
         else:
             rest.append(line)
     if not grades:
-        raise DataError("names no grade", where=where, fix="Write a line for each, such as '* 3: Perfect. Answers it.'")
+        raise DataError(
+            "defines no grade", where=where, fix="Write one line per grade, such as '* 3: Perfect. Answers it.'"
+        )
     return _checked(grades, None, "\n".join(rest).strip(), where)
 
 
 def _checked(grades: list[Grade] | tuple[Grade, ...], relevant: int | None, text: str, where: str) -> Guideline:
-    ordered = tuple(sorted(grades, key=lambda each: each.grade))
-    numbers = [each.grade for each in ordered]
-    told = ", ".join(map(str, numbers))
+    ordered = tuple(sorted(grades, key=lambda grade: grade.grade))
+    numbers = [grade.grade for grade in ordered]
+    listed = ", ".join(map(str, numbers))
     if not 2 <= len(numbers) <= 4 or len(set(numbers)) < len(numbers) or not 0 <= numbers[0] <= numbers[-1] <= 9:
-        raise DataError(f"the grades {told} are no scale", where=where, fix="A scale is two to four different digits.")
-    covered = [one for each in ordered for one in each.covers]
-    if twice := sorted({one for one in covered if covered.count(one) > 1}):
-        raise DataError(f"the source's grade {twice[0]} would become two grades", where=where, fix="Correct 'from'.")
+        raise DataError(
+            f"the grades {listed} are not a scale", where=where, fix="A scale has two to four different digits."
+        )
+    covered = [source for grade in ordered for source in grade.covers]
+    if repeated := sorted({source for source in covered if covered.count(source) > 1}):
+        raise DataError(f"the source's grade {repeated[0]} is mapped to two grades", where=where, fix="Correct 'from'.")
     if relevant is None:
         relevant = numbers[len(numbers) // 2]
     if not numbers[0] < relevant <= numbers[-1]:
         raise UsageError(
-            f"from grade {relevant} on as relevant divides no scale {told}",
+            f"relevant={relevant} does not divide the scale {listed}",
             where=where,
-            fix="Give the lowest grade that counts as relevant.",
+            fix="Give the lowest grade that counts as relevant; at least one grade must be below it.",
         )
     return Guideline(ordered, relevant, text)
 

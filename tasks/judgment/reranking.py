@@ -1,4 +1,4 @@
-"""The passages of a search in the order of their expected grades."""
+"""Reranking: the passages of a search ordered by the expected grade."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from searchlora.outputs import Grade
 from searchlora.records import Hit, Record, SearchContext
 
-#: What trec_eval, which ranks by scores in single precision, holds apart at any grade.
+#: The smallest score difference that trec_eval, which ranks by single-precision scores, distinguishes at any grade.
 _STEP = 2e-6
 
 
-def records(context: SearchContext) -> list[Record]:
-    """A record for each passage of a search, its id `query-id document-id`."""
+def passage_records(context: SearchContext) -> list[Record]:
+    """One record per passage of a search, with the id `query-id document-id`."""
     return [
         {
             "id": f"{context['id']} {passage['id']}",
@@ -28,31 +28,38 @@ def records(context: SearchContext) -> list[Record]:
 
 
 def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[int]) -> Mapping[str, Any]:
-    """What a search becomes when its passages (best first) were given these grades, in the same order.
+    """The fields that reranking writes to a search context.
+
+    Args:
+        context: Its `passages` are in ranked order, best first.
+        outputs: The grade of each passage, in the same order.
+        scale: The grades in ascending order.
 
     Returns:
-        `passages` by expected grade, which is their new `score`; `hits` likewise, those without a passage behind, in
-        their old order, with scores below the scale; `grades`, of each passage its `id`, `grade`, `expected` grade,
-        `probabilities` (one per grade of the scale, or None) and `reason` (or None). Equal ones keep their order.
+        `passages` by expected grade, which becomes their `score`; `hits` likewise, followed by the hits without a
+        passage in their previous order and with scores below the scale; `grades`: for each passage its `id`, `grade`,
+        `expected` grade, `probabilities` (one per grade, or None) and `reason` (or None). The sort is stable.
     """
     judged = sorted(
-        zip(context["passages"], outputs, strict=True), key=lambda pair: expected(pair[1], scale), reverse=True
+        zip(context["passages"], outputs, strict=True),
+        key=lambda pair: expected_grade(pair[1], scale),
+        reverse=True,
     )
-    scores = _falling([expected(output, scale) for _, output in judged])
+    scores = _strictly_decreasing([expected_grade(output, scale) for _, output in judged])
     passages = [{**passage, "score": score} for (passage, _), score in zip(judged, scores, strict=True)]
-    seen = {passage["id"] for passage in passages}
-    behind = [hit for hit in context.get("hits", []) if hit.document not in seen]
+    judged_ids = {passage["id"] for passage in passages}
+    unjudged = [hit for hit in context.get("hits", []) if hit.document not in judged_ids]
     return {
         "passages": passages,
         "hits": [
             *(Hit(passage["id"], passage["score"]) for passage in passages),
-            *(Hit(hit.document, float(scale[0] - place)) for place, hit in enumerate(behind, start=1)),
+            *(Hit(hit.document, float(scale[0] - rank)) for rank, hit in enumerate(unjudged, start=1)),
         ],
         "grades": [
             {
                 "id": passage["id"],
                 "grade": output.value,
-                "expected": expected(output, scale),
+                "expected": expected_grade(output, scale),
                 "probabilities": output.probabilities,
                 "reason": output.reason,
             }
@@ -61,16 +68,21 @@ def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[i
     }
 
 
-def expected(output: Grade, scale: Sequence[int]) -> float:
-    """The mean grade under an output's probabilities; its grade where it has none."""
+def expected_grade(output: Grade, scale: Sequence[int]) -> float:
+    """The mean grade under an output's probabilities; its grade where it has none.
+
+    Examples:
+        >>> expected_grade(Grade(2, (0.0, 0.5, 0.5)), (0, 1, 2)), expected_grade(Grade(2), (0, 1, 2))
+        (1.5, 2.0)
+    """
     if output.probabilities is None:
         return float(output.value)
     return math.fsum(grade * share for grade, share in zip(scale, output.probabilities, strict=True))
 
 
-def _falling(scores: Sequence[float]) -> list[float]:
-    """Scores that never rise, as near as can be but all different: a run file ranks by score and then by id."""
-    found: list[float] = []
+def _strictly_decreasing(scores: Sequence[float]) -> list[float]:
+    """The scores lowered as little as possible so that all differ: run files break ties by id, not by order."""
+    result: list[float] = []
     for score in scores:
-        found.append(min(score, found[-1] - _STEP) if found else score)
-    return found
+        result.append(min(score, result[-1] - _STEP) if result else score)
+    return result

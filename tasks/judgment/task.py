@@ -1,4 +1,4 @@
-"""The judgment task: ties schema, prompt, guideline, dataset builder and evaluator together."""
+"""The judgment task: grade the relevance of a passage to a query."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Options, Record, SearchContext
 from searchlora.task import EvaluationInput, PromptedTask
-from searchlora.tasks.judgment import baselines, evaluator, reasons, reranking, tuning
-from searchlora.tasks.judgment.dataset import FORMATS
+from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
+from searchlora.tasks.judgment.dataset import FORMATS, reason_line
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
+
+#: `max_new_tokens` of the default recipe with reasons: 300 characters of English are about 70 of SmolLM2's tokens.
+REASON_TOKENS = 80
 
 
 class JudgmentTask(PromptedTask):
-    """Query and passage -> grade, with the probability of each grade, and one sentence on why where that is asked for.
+    """Query and passage -> grade, with the probability of each grade and, optionally, a one-sentence reason.
 
-    In a pipeline it judges every one of `passages` and puts `hits` and `passages` into the order of their expected
-    grades: a reranker.
+    In a pipeline it is a reranker: it judges every one of `passages` and orders `passages` and `hits` by expected
+    grade.
 
-    Settings: `scale` (grades with name and meaning, rising; each is written out as its digit), `guideline` (text below
-    them), `relevant` (the grade from which on a passage counts as relevant), `characters` (of title and passage
-    that are shown), `reason` (true: a line below the grade says why; else the key is not there).
+    Settings:
+        scale: The grades in ascending order, each with its name and meaning. A grade is written as its digit.
+        guideline: Text that follows the grades in the prompt.
+        relevant: The lowest grade that counts as relevant.
+        characters: The maximum number of characters of title and passage in the prompt.
+        reason: True: a sentence on the second line gives the reason. Absent otherwise.
     """
 
     name = "judgment"
@@ -36,61 +42,61 @@ class JudgmentTask(PromptedTask):
 
     @property
     def grades(self) -> tuple[int, ...]:
-        """The scale, rising."""
+        """The scale in ascending order."""
         return tuple(each["grade"] for each in self.settings["scale"])
 
     @property
     def reasoned(self) -> bool:
-        """Whether a grade comes with its reason."""
+        """Whether each grade comes with a reason."""
         return bool(self.settings.get("reason"))
 
     @property
-    def template(self) -> str:
-        """`prompt.jinja`; where a reason is asked for, its last instruction says so."""
-        return reasons.asked(super().template) if self.reasoned else super().template
-
-    @property
     def default_recipe(self) -> Mapping[str, Any]:
-        """`recipe.yaml`; where a reason is asked for, with the tokens that it takes."""
-        return {**super().default_recipe, **({"max_new_tokens": reasons.TOKENS} if self.reasoned else {})}
+        """`recipe.yaml`, with more new tokens where reasons are requested."""
+        return {**super().default_recipe, **({"max_new_tokens": REASON_TOKENS} if self.reasoned else {})}
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-        settings = {**settings_of(options), **reasons.settings_of(options)}
-        _check_sides([record["grade"] >= settings["relevant"] for record in records], settings["relevant"])
+        settings = settings_of(options)
+        _check_both_classes([record["grade"] >= settings["relevant"] for record in records], settings["relevant"])
         return settings
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         theirs = tuple(each["grade"] for each in settings["scale"])
         if theirs != self.grades:
-            ours, told = (", ".join(map(str, grades)) for grades in (self.grades, theirs))
+            adapter, dataset = (", ".join(map(str, grades)) for grades in (self.grades, theirs))
             raise UsageError(
-                f"the adapter grades {ours}, the dataset {told}",
-                fix="Build the dataset with the guideline that the adapter was trained by.",
+                f"the adapter uses the grades {adapter}, the dataset {dataset}",
+                fix="Build the dataset with the guideline that the adapter was trained with.",
             )
 
     def fields(self, record: Record) -> Mapping[str, Any]:
-        """The passage with its title before it, cut at the end of a word; white space is made one blank."""
-        passage = ". ".join(part for part in (_line(record.get("title", "")), _line(record["passage"])) if part)
-        shown = {"scale": self.settings["scale"], "guideline": self.settings["guideline"]}
-        return {**shown, "query": _line(record["query"]), "passage": _cut(passage, self.settings["characters"])}
+        """Title and passage as one text, truncated at a word boundary; white space is collapsed."""
+        texts = (_collapsed(record.get("title", "")), _collapsed(record["passage"]))
+        return {
+            "scale": self.settings["scale"],
+            "guideline": self.settings["guideline"],
+            "reason": self.reasoned,
+            "query": _collapsed(record["query"]),
+            "passage": _truncated(". ".join(filter(None, texts)), self.settings["characters"]),
+        }
 
     def target(self, record: Record) -> str:
-        """The grade; where a reason is asked for and the record has one, that on the next line."""
+        """The grade; with reasons, the reason of the record on the second line, if it has one."""
         grade = str(record["grade"])
-        return reasons.written(grade, record) if self.reasoned else grade
+        return f"{grade}\n{reason_line(record)}" if self.reasoned and "reason" in record else grade
 
     def output(self, record: Record) -> Graded:
         del record
         return Graded({str(grade): grade for grade in self.grades}, reasoned=self.reasoned)
 
     def records_from(self, context: SearchContext) -> list[Record]:
-        """One record per passage of a search, or one of a context that is a pair of query and passage.
+        """One record per passage of a search, or a single one for a context with one `passage`.
 
         Raises:
-            PipelineError: when there is neither.
+            PipelineError: if the context has neither.
         """
         if "passages" in context:
-            return reranking.records(context)
+            return reranking.passage_records(context)
         if "passage" not in context:
             raise PipelineError(
                 "there are no passages to judge",
@@ -108,36 +114,37 @@ class JudgmentTask(PromptedTask):
         return tuning.tuned(records, outputs, self.grades)
 
     def apply_tuning(self, output: Grade, record: Record) -> Grade:
-        """Probabilities at the tuned temperature; the grade by the tuned cut points, where there are any."""
+        """Probabilities at the tuned temperature; the grade by the tuned thresholds, if there are any."""
         del record
-        return tuning.settled(output, self.tuned, self.grades)
-
-    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
-        return baselines.baseline_outputs(records, dataset, self.grades)
+        return tuning.with_tuning(output, self.tuned, self.grades)
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(inputs, scale=self.grades, relevant=self.settings["relevant"])
 
+    def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Grade]]:
+        return baselines.baseline_outputs(records, dataset, self.grades)
 
-def _check_sides(relevant: Sequence[bool], least: int) -> None:
-    """A judge that sees one side only learns to say nothing else."""
+
+def _check_both_classes(relevant: Sequence[bool], threshold: int) -> None:
+    """Raise `DataError` where all training rows are relevant or none is: such a judge learns a constant."""
     if not relevant or len(set(relevant)) == 2:
         return
     if relevant[0]:
-        what, fix = "relevant", "Add others; of a collection, --option unjudged=5 takes passages that nobody graded."
+        what, fix = "relevant", "Add other rows; with a test collection, --option unjudged=5 adds unjudged passages."
     else:
         what = "not relevant"
-        fix = "Give a guideline in which 'from' says which of the source's grades are relevant, or --option relevant=."
-    raise DataError(f"all {len(relevant)} training rows are {what} (relevant from grade {least} on)", fix=fix)
+        fix = "Give a guideline whose 'from' lists the source's relevant grades, or give --option relevant=."
+    raise DataError(f"all {len(relevant)} training rows are {what} (relevant from grade {threshold})", fix=fix)
 
 
-def _line(text: Any) -> str:
+def _collapsed(text: Any) -> str:
     return " ".join(str(text).split())
 
 
-def _cut(text: str, most: int) -> str:
-    """At most so many characters, and "…" where there were more; the last word is whole, unless it is the only one."""
-    if len(text) <= most:
+def _truncated(text: str, max_characters: int) -> str:
+    """At most `max_characters` characters, with "…" appended where text was removed. Words stay whole, except a text
+    that is a single word."""
+    if len(text) <= max_characters:
         return text
-    whole, blank, _ = text[: most + 1].rpartition(" ")
-    return f"{whole if blank else text[:most]} …"
+    whole, blank, _ = text[: max_characters + 1].rpartition(" ")
+    return f"{whole if blank else text[:max_characters]} …"

@@ -1,10 +1,10 @@
-"""What is chosen on validation rows: a temperature for the probabilities, and cut points on the expected grade.
+"""Tuning of a judge on validation records: temperature scaling, and thresholds on the expected grade.
 
 * **Temperature**: temperature scaling of the probabilities towards the human grades (`eval.calibration`).
-* **Cut points** (`cuts`): kept only where, chosen on other queries, they agree better with people than the likeliest
-  grade does, in cross-validation over the validation queries.
+* **Thresholds**: kept only if, in cross-validation over the validation queries, they agree better with human grades
+  than the most likely grade does.
 
-With fewer rows or queries than any judge's calibration takes (`eval.judge.calibration`), nothing is chosen.
+Nothing is tuned on fewer rows or queries than `eval.judge.calibration` requires.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from searchlora.eval.calibration import apply_temperature, fit_temperature
+from searchlora.eval.calibration import fit_temperature
 from searchlora.eval.judge.calibration import MINIMUM_LABELS, MINIMUM_QUERIES
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.records import Record
-from searchlora.tasks.judgment.cuts import best_cuts, cut, kappa_of
-from searchlora.tasks.judgment.reranking import expected
+from searchlora.tasks.judgment.reranking import expected_grade
+from searchlora.tasks.judgment.thresholds import best_thresholds, cohen_kappa, grade_of
 
 _FOLDS = 5
 
@@ -28,8 +28,16 @@ _FOLDS = 5
 def tuned(
     records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput], scale: Sequence[int]
 ) -> Mapping[str, Any]:
-    """`temperature`; `cuts` where they help; and `validation`: the rows, the queries, and kappa without cut points and
-    with some that were chosen on other queries. Empty where there is too little to choose from.
+    """The tuned values of a judge; empty where the validation split is too small.
+
+    Args:
+        records: Validation records with human grades.
+        outputs: One output per record; outputs without probabilities are skipped.
+        scale: The grades in ascending order.
+
+    Returns:
+        `temperature`; `thresholds`, if they help; and `validation`: the numbers of rows and queries, and the
+        cross-validated kappa without and with thresholds.
     """
     rows = [
         (record, output)
@@ -41,45 +49,54 @@ def tuned(
     queries = list(dict.fromkeys(groups))
     if len(rows) < MINIMUM_LABELS or len(queries) < MINIMUM_QUERIES:
         return {}
-    found = fit_temperature(
-        np.array([output.probabilities for _, output in rows]), [scale.index(each) for each in gold]
+    fitted = fit_temperature(
+        np.array([output.probabilities for _, output in rows]), [scale.index(grade) for grade in gold]
     )
-    scores = [expected(settled(output, {"temperature": found}, scale), scale) for _, output in rows]
-    plain = kappa_of(gold, [output.value for _, output in rows], scale)
-    with_cuts = kappa_of(gold, _held_out(scores, gold, groups, queries, scale), scale)
-    about = {"rows": len(rows), "queries": len(queries), "kappa": plain, "kappa with cuts": with_cuts}
-    chosen = {"cuts": list(best_cuts(scores, gold, groups, scale))} if with_cuts > plain else {}
-    return {"temperature": found, **chosen, "validation": about}
+    scores = [expected_grade(with_tuning(output, {"temperature": fitted}, scale), scale) for _, output in rows]
+    plain = cohen_kappa(gold, [output.value for _, output in rows], scale)
+    with_thresholds = cohen_kappa(gold, _cross_validated(scores, gold, groups, queries, scale), scale)
+    validation = {
+        "rows": len(rows),
+        "queries": len(queries),
+        "kappa": plain,
+        "kappa with thresholds": with_thresholds,
+    }
+    chosen = {"thresholds": list(best_thresholds(scores, gold, groups, scale))} if with_thresholds > plain else {}
+    return {"temperature": fitted, **chosen, "validation": validation}
 
 
-def settled(output: Grade, values: Mapping[str, Any], scale: Sequence[int]) -> Grade:
-    """An output with what `tuned` chose applied; one without probabilities stays as it is.
+def with_tuning(output: Grade, values: Mapping[str, Any], scale: Sequence[int]) -> Grade:
+    """An output with tuned values applied; an output without probabilities is returned unchanged.
 
-    A reason that stood behind another grade than the cut points give is dropped.
+    A reason is dropped if the thresholds change the grade that it explains.
+
+    Args:
+        values: `temperature` and `thresholds`, both optional. Manifests up to schema version 3 call the latter `cuts`.
     """
     if output.probabilities is None:
         return output
     if "temperature" in values:
         probabilities = apply_temperature(output.probabilities, values["temperature"])
         output = replace(output, probabilities=tuple(probabilities.tolist()))
-    if "cuts" in values:
-        grade = cut(expected(output, scale), values["cuts"], scale)
+    thresholds = values.get("thresholds", values.get("cuts"))
+    if thresholds is not None:
+        grade = grade_of(expected_grade(output, scale), thresholds, scale)
         output = replace(output, value=grade, reason=output.reason if grade == output.value else None)
     return output
 
 
-def _held_out(
+def _cross_validated(
     scores: Sequence[float], gold: Sequence[int], groups: Sequence[str], queries: Sequence[str], scale: Sequence[int]
 ) -> list[int]:
-    """The grade of each row by cut points that were chosen without its query."""
-    fold = {query: place % _FOLDS for place, query in enumerate(queries)}
-    said = [scale[0]] * len(scores)
-    for each in range(_FOLDS):
-        seen = [place for place, group in enumerate(groups) if fold[group] != each]
-        cuts = best_cuts(
-            [scores[place] for place in seen], [gold[place] for place in seen], [groups[place] for place in seen], scale
+    """The grade of each row, by thresholds chosen on the queries of the other folds."""
+    fold_of = {query: index % _FOLDS for index, query in enumerate(queries)}
+    predicted = [scale[0]] * len(scores)
+    for fold in range(_FOLDS):
+        training = [row for row, group in enumerate(groups) if fold_of[group] != fold]
+        thresholds = best_thresholds(
+            [scores[row] for row in training], [gold[row] for row in training], [groups[row] for row in training], scale
         )
-        for place, group in enumerate(groups):
-            if fold[group] == each:
-                said[place] = cut(scores[place], cuts, scale)
-    return said
+        for row, group in enumerate(groups):
+            if fold_of[group] == fold:
+                predicted[row] = grade_of(scores[row], thresholds, scale)
+    return predicted

@@ -15,7 +15,7 @@ from searchlora.eval.comparison import compare
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.task import EvaluationInput
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores, learnt
+from searchlora.tasks.judgment.baselines import BM25, COMMONEST, bm25_scores, fitted_baselines
 
 SCALE = (0, 1, 2, 3)
 NO_GRADE = InvalidOutput("relevant", "not a grade of the scale")
@@ -114,5 +114,5 @@ def test_bm25_scores_are_cut_by_their_share_of_the_best_of_the_query():
         for place, grade in enumerate((3, 0, 0))
     ]
     scores = {f"{n} {place}": share * 2.0**n for n in range(8) for place, share in enumerate((10, 3, 0))}
-    found = learnt(rows[:6], rows[6:], SCALE, score=lambda pairs: [scores[each["id"]] for each in pairs])
+    found = fitted_baselines(rows[:6], rows[6:], SCALE, score=lambda pairs: [scores[each["id"]] for each in pairs])
     assert [each.value for each in found[BM25]] == [3, 0, 0] * 2

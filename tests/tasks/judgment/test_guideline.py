@@ -87,14 +87,14 @@ TWO = "grades:\n  - {grade: 0, name: a}\n  - {grade: 1, name: b}\n"
         ("grades: {0: a}", "has no list 'grades'"),
         (TWO + "scale: 4\n", "unknown key 'scale'.*Known keys: grades, relevant, text"),
         (TWO + "relevant: high\n", "relevant: 'high' is not a grade"),
-        (TWO + "relevant: 0\n", "from grade 0 on as relevant divides no scale 0, 1"),
-        (TWO + "  - {grade: 1, name: c}\n", "the grades 0, 1, 1 are no scale"),
-        ("grades: [{grade: 0, name: a}]", "the grades 0 are no scale.*two to four different digits"),
-        (TWO + "  - {grade: 12, name: c}\n", "the grades 0, 1, 12 are no scale"),
-        (TWO + "  - {grade: 2}\n", "grades/2: a grade has a number 'grade' and a text 'name'"),
+        (TWO + "relevant: 0\n", "relevant=0 does not divide the scale 0, 1"),
+        (TWO + "  - {grade: 1, name: c}\n", "the grades 0, 1, 1 are not a scale"),
+        ("grades: [{grade: 0, name: a}]", "the grades 0 are not a scale.*two to four different digits"),
+        (TWO + "  - {grade: 12, name: c}\n", "the grades 0, 1, 12 are not a scale"),
+        (TWO + "  - {grade: 2}\n", "grades/2: a grade needs a number 'grade' and a text 'name'"),
         (TWO + "  - {grade: 2, name: c, label: x}\n", "grades/2: unknown key 'label'"),
         (TWO + "  - {grade: 2, name: c, from: 3}\n", "grades/2: 'from' is not a list"),
-        (TWO + "  - {grade: 2, name: c, from: [1]}\n", "the source's grade 1 would become two grades"),
+        (TWO + "  - {grade: 2, name: c, from: [1]}\n", "the source's grade 1 is mapped to two grades"),
     ],
 )
 def test_a_yaml_guideline_with_an_error(tmp_path, text, said):
@@ -105,7 +105,7 @@ def test_a_yaml_guideline_with_an_error(tmp_path, text, said):
 def test_a_file_that_is_no_guideline(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read"):
         read_guideline(tmp_path / "none.md")
-    with pytest.raises(DataError, match=r"names no grade"):
+    with pytest.raises(DataError, match=r"defines no grade"):
         read_guideline(written(tmp_path, "Grade well.", "guide.md"))
     (tmp_path / "latin.md").write_bytes("* 0: schön".encode("latin-1"))
     with pytest.raises(DataError, match=r"is not UTF-8"):
@@ -116,9 +116,9 @@ def test_a_file_that_is_no_guideline(tmp_path):
     ("options", "said"),
     [
         ({"grades": "5"}, "'5' is not 2, 3 or 4"),
-        ({"grades": "2", "guideline": "products"}, "says itself which grades there are"),
-        ({"relevant": "4"}, "from grade 4 on as relevant divides no scale 0, 1, 2, 3"),
-        ({"characters": "0"}, "at least one character"),
+        ({"grades": "2", "guideline": "products"}, "defines the grades itself"),
+        ({"relevant": "4"}, "relevant=4 does not divide the scale 0, 1, 2, 3"),
+        ({"characters": "0"}, "must be at least 1"),
         ({"characters": "ten"}, "'ten' is not a whole number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Grades with a reason: asked for, read, refused where it is missing; and without one all is as it ever was."""
+"""Grades with a reason: requested, parsed, rejected where it is missing; without one nothing changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from searchlora.outputs import Grade
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.tuning import settled
+from searchlora.tasks.judgment.tuning import with_tuning
 from searchlora.training.rows import render_rows
 from tests.made import made_folder
 
@@ -25,11 +25,19 @@ REASONED = task.bound({**task.default_settings, "reason": True})
 PAIR = {"id": "1", "group": "g", "query": "a tent", "passage": "It sleeps two.", "grade": 2}
 
 #: Of template and default settings; another one means another version of the prompt.
-HASH = "cbd9b2963eb5f9893f4f99792044ff8531a5cfd2291476f952aaa614038d3d6e"
+HASH = "40bf5a19d7898c7c38d8a18c3d6ae4f5ba6a48994723b463d7a704afc3dca2e7"
 
 
 def test_without_a_reason_prompt_settings_and_recipe_are_the_plain_ones():
     assert prompt_hash(task) == HASH
+    assert messages(task, PAIR) == (
+        {
+            "role": "system",
+            "content": "Grade the passage for the query.\n0 = unrelated\n1 = related: no answer\n"
+            "2 = partial: unclear or incomplete answer\n3 = perfect: clear and full answer\nReply with the grade only.",
+        },
+        {"role": "user", "content": "Passage: It sleeps two.\nQuery: a tent"},
+    )
     assert task.settings_of({}, []) == task.settings_of({"reason": "no"}, []) == task.default_settings
     assert "reason" not in task.default_settings
     assert recipe_for(task).max_new_tokens == 4
@@ -125,23 +133,24 @@ def test_a_row_without_a_reason_is_not_trained_on(tiny_base):
         render_rows(REASONED, renderer, [{**whole, "id": "0"}, PAIR], recipe)
 
 
-def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another():
+@pytest.mark.parametrize("key", ["thresholds", "cuts"])  # `cuts` in manifests up to schema version 3
+def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another(key):
     output = Grade(0, (0.5, 0.3, 0.1, 0.1), "It is about boots.")
-    tempered = settled(output, {"temperature": 2.0}, (0, 1, 2, 3))
+    tempered = with_tuning(output, {"temperature": 2.0}, (0, 1, 2, 3))
     assert tempered.reason == output.reason and tempered.probabilities != output.probabilities
-    assert settled(output, {"cuts": [2, 2.5, 2.8]}, (0, 1, 2, 3)) == output
-    assert settled(output, {"cuts": [0.1, 0.2, 2]}, (0, 1, 2, 3)) == Grade(2, output.probabilities)
+    assert with_tuning(output, {key: [2, 2.5, 2.8]}, (0, 1, 2, 3)) == output
+    assert with_tuning(output, {key: [0.1, 0.2, 2]}, (0, 1, 2, 3)) == Grade(2, output.probabilities)
 
 
-def test_the_reason_is_written_behind_the_grade_of_the_cut_points(tiny_base, tmp_path):
+def test_the_reason_is_written_after_the_grade_that_thresholds_choose(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("made", made_folder(tiny_base, tmp_path / "made", seed=4)[0])
     (plain,) = AdapterStage(REASONED, engine, "made", rest=False).ask([PAIR])
     assert plain.reason is None
     reasons = []
     for wanted in (0, 3):
-        cuts = [-1 if grade <= wanted else 4 for grade in task.grades[1:]]
-        tuned = REASONED.bound(REASONED.settings, {"cuts": cuts})
+        thresholds = [-1 if grade <= wanted else 4 for grade in task.grades[1:]]
+        tuned = REASONED.bound(REASONED.settings, {"thresholds": thresholds})
         (found,) = AdapterStage(tuned, engine, "made", 1300).ask([PAIR])
         begun = {"grammar": tuned.output(PAIR).continuation, "answer_prefix": f"{wanted}\n"}
         (completion,) = engine.generate([Request(messages(tuned, PAIR), "made", 1300, **begun)])

@@ -14,7 +14,7 @@ from searchlora.outputs import Grade
 from searchlora.prompts import messages
 from searchlora.records import Hit
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.reranking import expected
+from searchlora.tasks.judgment.reranking import expected_grade
 
 
 def search(passages: int, hits: int) -> dict:
@@ -69,7 +69,7 @@ def test_ties_keep_their_order_in_a_run_file_too(grades, behind):
 @given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4))
 def test_the_expected_grade_lies_on_the_scale(weights):
     probabilities = tuple(weight / math.fsum(weights) for weight in weights)
-    assert 0 <= expected(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
+    assert 0 <= expected_grade(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
 
 
 def test_the_passage_stands_before_the_query_and_is_cut_at_a_word():

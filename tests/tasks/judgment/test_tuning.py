@@ -14,38 +14,38 @@ from sklearn.metrics import cohen_kappa_score
 from searchlora.eval.calibration import fit_temperature
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.tasks.judgment import task
-from searchlora.tasks.judgment.cuts import best_cuts, cut, kappa_of
-from searchlora.tasks.judgment.reranking import expected
-from searchlora.tasks.judgment.tuning import settled, tuned
+from searchlora.tasks.judgment.reranking import expected_grade
+from searchlora.tasks.judgment.thresholds import best_thresholds, cohen_kappa, grade_of
+from searchlora.tasks.judgment.tuning import tuned, with_tuning
 
 SCALE = (0, 1, 2, 3)
 graded = st.lists(st.sampled_from(SCALE), min_size=2, max_size=30)
 
 
 def test_a_score_at_a_cut_point_is_above_it():
-    cuts = (0.5, 1.5, 1.5)
-    assert [cut(score, cuts, SCALE) for score in (-9, 0.49, 0.5, 1.49, 1.5, 9)] == [0, 0, 1, 1, 3, 3]
+    thresholds = (0.5, 1.5, 1.5)
+    assert [grade_of(score, thresholds, SCALE) for score in (-9, 0.49, 0.5, 1.49, 1.5, 9)] == [0, 0, 1, 1, 3, 3]
 
 
 @given(graded, st.randoms())
 def test_kappa_is_that_of_scikit_learn(gold, rng):
     said = [rng.choice(SCALE) for _ in gold]
     theirs = cohen_kappa_score(gold, said, labels=SCALE)
-    assert kappa_of(gold, said, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
+    assert cohen_kappa(gold, said, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from(SCALE)), min_size=4, max_size=25))
 def test_of_one_query_the_cuts_are_the_best_there_are(rows):
     scores, gold = [score for score, _ in rows], [grade for _, grade in rows]
-    found = best_cuts(scores, gold, ["q"] * len(rows), SCALE)
+    found = best_thresholds(scores, gold, ["q"] * len(rows), SCALE)
     assert list(found) == sorted(found)
     places = [min(scores) - 1, *np.quantile(scores, np.linspace(0, 1, 22)[1:-1]), max(scores) + 1]
     best = max(
-        kappa_of(gold, [cut(score, each, SCALE) for score in scores], SCALE)
+        cohen_kappa(gold, [grade_of(score, each, SCALE) for score in scores], SCALE)
         for each in combinations_with_replacement(sorted(set(places))[:: max(1, len(set(places)) // 8)], 3)
     )
-    assert kappa_of(gold, [cut(score, found, SCALE) for score in scores], SCALE) >= best - 1e-12
+    assert cohen_kappa(gold, [grade_of(score, found, SCALE) for score in scores], SCALE) >= best - 1e-12
 
 
 def rows(queries: int, each: int, sharpness: float, seed: int = 0, shift: float = 0.0):
@@ -75,11 +75,13 @@ def test_cut_points_help_a_judge_that_always_says_the_same():
     records, outputs = rows(12, 40, 1.0, shift=2.5)
     assert sum(output.value == 0 for output in outputs) > 0.85 * len(outputs)
     values = tuned(records, outputs, SCALE)
-    assert values["validation"]["kappa with cuts"] > values["validation"]["kappa"] + 0.05
+    assert values["validation"]["kappa with thresholds"] > values["validation"]["kappa"] + 0.05
     others, said = rows(12, 40, 1.0, seed=1, shift=2.5)
     gold = [each["grade"] for each in others]
-    after = [settled(each, values, SCALE) for each in said]
-    assert kappa_of(gold, [each.value for each in after], SCALE) > kappa_of(gold, [each.value for each in said], SCALE)
+    after = [with_tuning(each, values, SCALE) for each in said]
+    assert cohen_kappa(gold, [each.value for each in after], SCALE) > cohen_kappa(
+        gold, [each.value for each in said], SCALE
+    )
     assert all(sum(each.probabilities) == pytest.approx(1) for each in after)
 
 
@@ -94,8 +96,8 @@ def test_cut_points_are_left_out_where_the_likeliest_grade_is_as_good():
         records.append({"id": str(number), "group": f"q{number % 10}", "grade": grade})
         outputs.append(Grade(grade, tuple(chances)))
     values = tuned(records, outputs, SCALE)
-    assert "cuts" not in values and values["validation"]["kappa"] == pytest.approx(1)
-    assert [settled(each, values, SCALE).value for each in outputs] == [each.value for each in outputs]
+    assert "thresholds" not in values and values["validation"]["kappa"] == pytest.approx(1)
+    assert [with_tuning(each, values, SCALE).value for each in outputs] == [each.value for each in outputs]
 
 
 def test_too_few_rows_or_queries_or_no_probabilities_tune_nothing():
@@ -112,7 +114,9 @@ def test_the_task_tunes_and_settles_on_its_own_scale():
     assert set(bound.tuned) >= {"temperature", "validation"}
     after = [bound.apply_tuning(output, record) for record, output in zip(records, outputs, strict=True)]
     assert all(isinstance(each, Grade) and len(each.probabilities or ()) == 4 for each in after)
-    order = np.argsort([expected(each, SCALE) for each in after])
-    assert [after[place].value for place in order] == sorted(each.value for each in after) or "cuts" not in bound.tuned
+    order = np.argsort([expected_grade(each, SCALE) for each in after])
+    assert [after[place].value for place in order] == sorted(
+        each.value for each in after
+    ) or "thresholds" not in bound.tuned
     assert task.apply_tuning(outputs[0], records[0]) == outputs[0]
     assert bound.apply_tuning(Grade(2), records[0]) == Grade(2)
