@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from searchlora.eval.calibration import fit_temperature
+from searchlora.eval.calibration import apply_temperature, fit_temperature
 from searchlora.eval.judge.calibration import MINIMUM_LABELS, MINIMUM_QUERIES
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.records import Record
