@@ -14,7 +14,7 @@ from searchlora.data.dataset import load_dataset
 from searchlora.outputs import Label
 from searchlora.records import Record
 from searchlora.tasks.intent.answers import target_text
-from searchlora.tasks.intent.calibration import settled, tuned_on
+from searchlora.tasks.intent.tuning import tuned, with_tuning
 
 COMMONEST = "commonest answer"
 LINEAR = "TF-IDF + logistic regression"
@@ -50,8 +50,8 @@ def baseline_outputs(
     if len({record["label"] for record in known}) < 2:
         return found
     scored = _scored(settings["labels"], known, [*queries, *(str(record["query"]) for record in validation)])
-    tuned = tuned_on(settings, validation, scored[len(queries) :])
-    found[LINEAR] = [settled(settings, tuned, output) for output in scored[: len(queries)]]
+    values = tuned(settings, validation, scored[len(queries) :])
+    found[LINEAR] = [with_tuning(settings, values, output) for output in scored[: len(queries)]]
     return found
 
 

@@ -11,7 +11,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, PromptedTask
-from searchlora.tasks.intent import answers, baselines, calibration, evaluator
+from searchlora.tasks.intent import answers, baselines, evaluator, tuning
 from searchlora.tasks.intent.dataset import FORMATS
 from searchlora.tasks.intent.settings import settings_from
 
@@ -53,11 +53,11 @@ class IntentTask(PromptedTask):
         return answers.output_spec(self.settings)
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput]) -> Mapping[str, Any]:
-        return calibration.tuned_on(self.settings, records, outputs)
+        return tuning.tuned(self.settings, records, outputs)
 
     def apply_tuning(self, output: Any, record: Record) -> Any:
         del record
-        return calibration.settled(self.settings, self.tuned, output)
+        return tuning.with_tuning(self.settings, self.tuned, output)
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(self.settings, inputs)

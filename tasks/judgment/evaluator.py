@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from searchlora.eval import aggregate
 from searchlora.eval.calibration import calibration_curve, expected_calibration_error
@@ -72,7 +72,13 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
         slices={"human grade": {id_: str(grade) for id_, grade in gold.items()}, **inputs.slices("kind")},
         invalid=inputs.invalid,
         tested=(KAPPA, BINARY),
-        confusions={"grades": confusion_matrix(_as_text(gold), _as_text(predicted), [str(grade) for grade in scale])},
+        confusions={
+            "grades": confusion_matrix(
+                {id_: str(grade) for id_, grade in gold.items()},
+                {id_: None if grade is None else str(grade) for id_, grade in predicted.items()},
+                [str(grade) for grade in scale],
+            )
+        },
         curves={"probability of relevant": calibration_curve(probability, is_relevant, inputs.clusters)}
         if probability
         else {},
@@ -83,7 +89,3 @@ def evaluate(inputs: EvaluationInput, *, scale: Sequence[int], relevant: int) ->
 def _probability_relevant(output: Grade, scale: Sequence[int], relevant: int) -> float:
     probabilities = zip(scale, output.probabilities or (), strict=True)
     return min(sum(probability for grade, probability in probabilities if grade >= relevant), 1.0)
-
-
-def _as_text(grades: Mapping[str, int | None]) -> dict[str, str | None]:
-    return {id_: None if grade is None else str(grade) for id_, grade in grades.items()}

@@ -10,7 +10,8 @@ from sklearn.metrics import f1_score, log_loss
 
 from searchlora.outputs import InvalidOutput, Label
 from searchlora.tasks.intent import task
-from searchlora.tasks.intent.calibration import settled, tuned_on
+from searchlora.tasks.intent.tuning import tuned as tuned_values
+from searchlora.tasks.intent.tuning import with_tuning
 
 LABELS = ["a", "b", "c"]
 CLOSED = {"kind": "label", "labels": LABELS, "out_of_scope": None}
@@ -42,14 +43,14 @@ def test_the_temperature_is_how_much_too_sure_the_model_was(factor):
     assert after <= before + 1e-9
     for near in (0.98, 1.02):
         other = {"temperature": tuned["temperature"] * near}
-        assert after <= log_loss(gold, [settled(CLOSED, other, output).probabilities for output in outputs])
+        assert after <= log_loss(gold, [with_tuning(CLOSED, other, output).probabilities for output in outputs])
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda p: sum(p) > 0), st.floats(0.2, 5))
 def test_a_temperature_changes_no_answer_and_leaves_probabilities(weights, temperature):
     given_ = tuple(weight / sum(weights) for weight in weights)
     best = LABELS[given_.index(max(given_))]
-    found = settled(CLOSED, {"temperature": temperature}, Label(best, given_))
+    found = with_tuning(CLOSED, {"temperature": temperature}, Label(best, given_))
     assert found.value == best
     assert sum(found.probabilities) == pytest.approx(1)
     assert all(0 <= value <= 1 for value in found.probabilities)
@@ -58,11 +59,11 @@ def test_a_temperature_changes_no_answer_and_leaves_probabilities(weights, tempe
 def test_what_has_no_probabilities_stays_as_it_is():
     records = _records(["a", "b"])
     written = [Label("a"), InvalidOutput("x", "not one of the labels")]
-    assert tuned_on(CLOSED, records, written) == {}
+    assert tuned_values(CLOSED, records, written) == {}
     for output in written:
-        assert settled(CLOSED, {"temperature": 2.0}, output) is output
+        assert with_tuning(CLOSED, {"temperature": 2.0}, output) is output
     scored = Label("a", (0.5, 0.3, 0.2))
-    assert settled(CLOSED, {}, scored) is scored
+    assert with_tuning(CLOSED, {}, scored) is scored
 
 
 # Out-of-scope
@@ -86,11 +87,13 @@ def test_the_threshold_has_the_best_f1_of_out_of_scope(among):
     labels = [*LABELS, beyond] if among else LABELS
     settings = {"kind": "label", "labels": labels, "out_of_scope": beyond}
     records, outputs = _doubtful(np.random.default_rng(3), labels, 150, beyond)
-    tuned = tuned_on(settings, records, outputs)
+    tuned = tuned_values(settings, records, outputs)
     gold = [record["label"] == beyond for record in records]
 
     def f1(below):
-        said = [settled(settings, {**tuned, "out_of_scope_below": below}, output).value == beyond for output in outputs]
+        said = [
+            with_tuning(settings, {**tuned, "out_of_scope_below": below}, output).value == beyond for output in outputs
+        ]
         return f1_score(gold, said)
 
     best = f1(tuned["out_of_scope_below"])
@@ -107,4 +110,4 @@ def test_a_threshold_wants_rows_on_both_sides():
             for record, output in zip(records, outputs, strict=True)
             if (record["label"] == "oos") is keep
         ]
-        assert "out_of_scope_below" not in tuned_on(settings, *map(list, zip(*rows, strict=True)))
+        assert "out_of_scope_below" not in tuned_values(settings, *map(list, zip(*rows, strict=True)))
