@@ -14,13 +14,19 @@ _PACKAGES = (
 
 
 def machine() -> str:
-    """Processor, cores and memory, and the GPU if one is used."""
+    """Processor, cores, memory, and the GPU that torch uses; without torch nothing here uses one."""
     import psutil
-    import torch
 
     memory = psutil.virtual_memory().total / 2**30
-    words = f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
-    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{words}, no GPU"
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_gpu() or 'no GPU'}"
+
+
+def _gpu() -> str | None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
 def versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
@@ -17,7 +18,6 @@ from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.output_cache import Model, OutputCache
 from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving
-from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.config import Bm25Settings
@@ -25,6 +25,9 @@ from searchlora.progress import Steps, unwatched
 from searchlora.prompts import Renderer
 from searchlora.records import Record
 from searchlora.task import PromptedTask
+
+if TYPE_CHECKING:
+    from searchlora.inference.local import LocalEngine
 
 
 def evaluate_prompted(
@@ -149,6 +152,8 @@ class _Engines:
         base, precision = self._base(adapter), adapter.manifest.recipe["precision"]
         key = (base.path, precision)
         if key not in self._engines:
+            from searchlora.inference.local import LocalEngine
+
             self._engines[key] = LocalEngine(base, self.store, precision=precision)
         return self._engines[key]
 
