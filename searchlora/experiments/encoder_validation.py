@@ -79,7 +79,7 @@ def _loss(encoder: Encoder, rows: Sequence[PairRow], temperature: float) -> floa
     )
     scores = (anchors @ positives.T).astype(np.float64) / temperature
     own = scores.diagonal().copy()
-    right = np.array([[not row.finds.isdisjoint(other.shows) for other in rows] for row in rows])
+    right = np.array([[not row.relevant.isdisjoint(other.shown) for other in rows] for row in rows])
     np.fill_diagonal(right, False)
     scores[right] = -np.inf
     return float((np.logaddexp.reduce(scores, axis=1) - own).mean())

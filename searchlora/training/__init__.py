@@ -1,1 +1,1 @@
-"""Training adapters. Validation comes in as a callback, so this room knows no evaluator."""
+"""Training adapters: supervised fine-tuning and contrastive training. Validation is a callback of the caller."""

@@ -1,4 +1,4 @@
-"""Batches in which no row is a false negative of another."""
+"""Batch sampler for contrastive training: no row of a batch is a false negative of another."""
 
 from __future__ import annotations
 
@@ -11,38 +11,41 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 
 from searchlora.training.pairs import PairRow
 
-#: Batches among which rows are sorted by length, so that little is padded.
+#: Number of batches within which rows are sorted by length, to reduce padding.
 BLOCK = 16
 
-#: Rows that are passed over, in batches, before a batch is let go short.
-_PASSED_OVER = 32
+#: Rows that may be skipped, in batches, before a batch is closed with fewer rows.
+_MAX_SKIPPED = 32
 
 
 class DuplicateFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
-    """Batches of rows of similar length, in random order, none of which shows what the anchor of another is to find.
+    """Batches of rows of similar length, in random order, without false negatives.
 
     In a contrastive loss every other row of a batch is a negative. sentence-transformers' `NoDuplicatesBatchSampler`
-    keeps the same text from standing twice; here a text that is right for another row's anchor is kept away too, though
-    another of its texts is in the batch, and so are two rows of one label. A row that does not fit waits for the next
-    batch. The batches of an epoch are the same for the same seed.
+    only keeps equal texts apart. This sampler also keeps apart a row's anchor and any text that is a positive of that
+    anchor in the dataset, and two rows of the same label. A row that does not fit waits for the next batch. The batches
+    of an epoch are the same for the same seed.
 
     Args:
         rows: In the order of the dataset.
+        dataset: Passed to the base class.
+        batch_size: Rows per batch.
+        seed: Of the order.
     """
 
     def __init__(self, rows: Sequence[PairRow], dataset: Any, batch_size: int, seed: int, **options: Any) -> None:
         super().__init__(dataset, batch_size=batch_size, drop_last=False, seed=seed, **options)
         self.rows = rows
-        self._first = self._batches(0)
+        self._first_epoch = self._batches(0)
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._first_epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self._batches(self.epoch) if self.epoch else self._first
-        # Another order may need a batch more or less, while the trainer has counted those of the first epoch.
+        batches = self._batches(self.epoch) if self.epoch else self._first_epoch
+        # Another order may need more or fewer batches, but the trainer counted those of the first epoch.
         batches.sort(key=len, reverse=True)
-        chosen = [batches[place % len(batches)] for place in range(len(self))]
+        chosen = [batches[index % len(batches)] for index in range(len(self))]
         random.Random(f"order/{self.seed}/{self.epoch}").shuffle(chosen)
         return iter(chosen)
 
@@ -50,8 +53,8 @@ class DuplicateFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
         waiting = deque(self._order(epoch))
         batches: list[list[int]] = []
         while waiting:
-            batch = self._next(waiting)
-            if len(batch) > 1 or not batches:  # alone, a row has no negative
+            batch = self._next_batch(waiting)
+            if len(batch) > 1 or not batches:  # a row alone in a batch has no negative
                 batches.append(batch)
         return batches
 
@@ -66,18 +69,18 @@ class DuplicateFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]
             for row in sorted(order[start : start + size], key=lambda row: (len(self.rows[row].positive), row))
         ]
 
-    def _next(self, waiting: deque[int]) -> list[int]:
+    def _next_batch(self, waiting: deque[int]) -> list[int]:
         batch: list[int] = []
-        finds: set[int] = set()
-        shows: set[int] = set()
-        passed: list[int] = []
-        while waiting and len(batch) < self.batch_size and len(passed) < _PASSED_OVER * self.batch_size:
+        relevant: set[int] = set()
+        shown: set[int] = set()
+        skipped: list[int] = []
+        while waiting and len(batch) < self.batch_size and len(skipped) < _MAX_SKIPPED * self.batch_size:
             row = waiting.popleft()
-            if self.rows[row].clashes(finds, shows):
-                passed.append(row)
+            if self.rows[row].clashes(relevant, shown):
+                skipped.append(row)
                 continue
             batch.append(row)
-            finds |= self.rows[row].finds
-            shows |= self.rows[row].shows
-        waiting.extendleft(reversed(passed))
+            relevant |= self.rows[row].relevant
+            shown |= self.rows[row].shown
+        waiting.extendleft(reversed(skipped))
         return batch

@@ -1,4 +1,4 @@
-"""Training rows of an encoder: a text, one that it shall find, and some that it shall not."""
+"""Rows of contrastive training: an anchor text, a positive, and hard negatives."""
 
 from __future__ import annotations
 
@@ -17,23 +17,39 @@ class PairRow:
     """A row of contrastive training.
 
     Attributes:
-        finds: What the anchor is right to find: fingerprints of texts, or of its label.
-        shows: What the row puts before the anchors of other rows: the same of positive and negatives.
+        anchor: The text that is encoded as a query.
+        positive: A text that the anchor should rank first.
+        negatives: Texts that the anchor should rank below the positive.
+        relevant: Keys of all positives of the anchor in the dataset, or the key of its label.
+        shown: Keys of the texts that the anchors of other rows of a batch see: positive and negatives.
     """
 
     anchor: str
     positive: str
     negatives: tuple[str, ...]
-    finds: frozenset[int]
-    shows: frozenset[int]
+    relevant: frozenset[int]
+    shown: frozenset[int]
 
-    def clashes(self, finds: set[int], shows: set[int]) -> bool:
-        """Whether rows that find and show these would make a false negative beside this one."""
-        return not self.finds.isdisjoint(shows) or not self.shows.isdisjoint(finds)
+    def clashes(self, relevant: set[int], shown: set[int]) -> bool:
+        """Whether this row and rows with these keys would be false negatives of each other in one batch.
+
+        Examples:
+            >>> row = PairRow("tents", "a tent", (), relevant=frozenset({1, 2}), shown=frozenset({1}))
+            >>> row.clashes(relevant={7}, shown={2})
+            True
+            >>> row.clashes(relevant={7}, shown={7})
+            False
+        """
+        return not self.relevant.isdisjoint(shown) or not self.shown.isdisjoint(relevant)
 
 
 def text_key(text: str) -> int:
-    """What stands for a text; the same for texts that differ in case and punctuation only."""
+    """A key of a text, equal for texts that differ only in case and punctuation.
+
+    Examples:
+        >>> text_key("A tent!") == text_key("a tent")
+        True
+    """
     return fingerprint(normalised(text))
 
 
@@ -45,70 +61,75 @@ def pair_rows(
     negatives: int = 1,
     seed: int = 13,
 ) -> list[PairRow]:
-    """One row for each text that a record shall find; for a record with a label, one with another text of that label.
+    """One row per positive of a record; for a record with a label, one row with another text of that label.
 
     Args:
-        mined: Record id -> hard negatives, beside the record's own.
-        negatives: Of a row, where any record has some. A row with fewer is filled with texts that others shall find.
+        records: Training records of the task.
+        mined: Record id -> hard negatives, used after the record's own.
+        negatives: Number per row if any record has some. Missing ones are filled with positives of other records.
+        seed: For the choice among the texts of a label.
 
     Raises:
-        TrainingError: when there is no row, or some records have a label and others none.
+        TrainingError: for fewer than two rows, or if only some records have a label.
     """
     labelled = [task.label(record) is not None for record in records]
     if any(labelled) and not all(labelled):
         raise TrainingError("some records have a label and others none", fix="Build two datasets of them.")
-    rows = list(_by_label(task, records, seed)) if any(labelled) else _by_text(task, records, mined or {}, negatives)
+    rows = (
+        list(_rows_by_label(task, records, seed))
+        if any(labelled)
+        else _rows_by_text(task, records, mined or {}, negatives)
+    )
     if len(rows) < 2:
         raise TrainingError("there are no two pairs to train on", fix="Check the dataset's train.jsonl.")
     return rows
 
 
-def _by_text(
-    task: EncoderTask, records: Sequence[Record], mined: Mapping[str, Sequence[str]], count: int
+def _rows_by_text(
+    task: EncoderTask, records: Sequence[Record], mined: Mapping[str, Sequence[str]], negatives: int
 ) -> list[PairRow]:
-    found = [(record, [*task.negatives(record), *mined.get(str(record["id"]), ())]) for record in records]
-    width = count if any(given for _, given in found) else 0
-    fill = _Fill([text for record in records for text in task.positives(record)])
+    candidates = [(record, [*task.negatives(record), *mined.get(str(record["id"]), ())]) for record in records]
+    count = negatives if any(texts for _, texts in candidates) else 0
+    fillers = _Fillers([text for record in records for text in task.positives(record)])
     rows = []
-    for record, given in found:
-        finds = frozenset(map(text_key, task.positives(record)))
+    for record, texts in candidates:
+        relevant = frozenset(map(text_key, task.positives(record)))
         for positive in task.positives(record):
-            kept = fill.up_to(width, given, finds)
-            shows = frozenset(map(text_key, [positive, *kept]))
-            rows.append(PairRow(task.query(record), positive, tuple(kept), finds, shows))
+            chosen = fillers.complete(texts, count, relevant)
+            shown = frozenset(map(text_key, [positive, *chosen]))
+            rows.append(PairRow(task.query(record), positive, tuple(chosen), relevant, shown))
     return rows
 
 
-class _Fill:
-    """Texts for rows that have too few negatives, in turn."""
+class _Fillers:
+    """Texts that complete rows with too few negatives, taken in turn."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
-        self.at = 0
+        self.position = 0
 
-    def up_to(self, count: int, given: Sequence[str], finds: frozenset[int]) -> list[str]:
-        kept = [text for text in dict.fromkeys(given) if text_key(text) not in finds][:count]
+    def complete(self, negatives: Sequence[str], count: int, relevant: frozenset[int]) -> list[str]:
+        """`count` distinct texts, the negatives first, none of them relevant."""
+        chosen = [text for text in dict.fromkeys(negatives) if text_key(text) not in relevant][:count]
         tried = 0
-        while len(kept) < count and tried < len(self.texts):
-            text = self.texts[self.at % len(self.texts)]
-            self.at, tried = self.at + 1, tried + 1
-            if text_key(text) not in finds and text not in kept:
-                kept.append(text)
-        if len(kept) < count:
-            raise TrainingError(
-                f"there are no {count} texts that a query shall not find", fix="Lower negatives.per_query."
-            )
-        return kept
+        while len(chosen) < count and tried < len(self.texts):
+            text = self.texts[self.position % len(self.texts)]
+            self.position, tried = self.position + 1, tried + 1
+            if text_key(text) not in relevant and text not in chosen:
+                chosen.append(text)
+        if len(chosen) < count:
+            raise TrainingError(f"there are no {count} negatives for a query", fix="Lower negatives.per_query.")
+        return chosen
 
 
-def _by_label(task: EncoderTask, records: Sequence[Record], seed: int) -> Iterator[PairRow]:
-    of_label: dict[str, list[str]] = {}
+def _rows_by_label(task: EncoderTask, records: Sequence[Record], seed: int) -> Iterator[PairRow]:
+    texts_by_label: dict[str, list[str]] = {}
     for record in records:
-        of_label.setdefault(str(task.label(record)), []).append(task.query(record))
+        texts_by_label.setdefault(str(task.label(record)), []).append(task.query(record))
     generator = random.Random(seed)
     for record in records:
         label, text = str(task.label(record)), task.query(record)
-        others = [other for other in of_label[label] if other != text]
-        if others:  # a text that is alone in its class has nothing to lie close to
+        others = [other for other in texts_by_label[label] if other != text]
+        if others:  # a text that is alone in its class has no positive
             key = frozenset([fingerprint(label)])
             yield PairRow(text, generator.choice(others), (), key, key)

@@ -1,4 +1,4 @@
-"""Training rows: records rendered, and put into batches of similar length."""
+"""Rows of supervised fine-tuning: rendered records, and a sampler of batches of similar length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from searchlora.task import PromptedTask
 
 @dataclass(frozen=True)
 class Rows:
-    """Rendered training rows and the ids of those left out because they are too long."""
+    """Rendered training rows, and the ids of records dropped because they are too long."""
 
     examples: list[Example]
     dropped: list[str]
@@ -26,9 +26,9 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
     """Render records for training.
 
     Raises:
-        TrainingError: when there are no records, the task would not read a row's target as an answer, or a row exceeds
-            `max_length` and the recipe does not say `drop`.
-        RenderError: naming the record that cannot be rendered or has nothing to train on.
+        TrainingError: for no rows, a target that the task cannot parse, or a row above `max_length` unless the recipe
+            has `too_long: drop`.
+        RenderError: for a record that cannot be rendered or has no tokens to train on; names the record.
     """
     examples, dropped = [], []
     for record in records:
@@ -36,7 +36,7 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
         answer = task.parse(task.target(record), record)
         if isinstance(answer, InvalidOutput):
             raise TrainingError(
-                f"its target is no answer that the task would read ({answer.reason})",
+                f"the task cannot parse its target ({answer.reason})",
                 where=f"record {record['id']}",
                 fix="Correct the record, or leave it out.",
             )
@@ -56,15 +56,20 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
 
 
 class LengthGroupedBatches:
-    """A sampler that puts rows of similar length into one batch and the batches into random order.
+    """Sampler that groups rows of similar length into batches and shuffles the batches.
 
-    transformers' own grouping leaves the batches of a block sorted from long to short; here the order within an epoch
-    is random, and the same for the same seed and epoch, so that a resumed run sees the batches it would have seen.
+    transformers' own grouping leaves the batches of a block sorted from long to short. Here their order is random, and
+    the same for the same seed and epoch, so a resumed run sees the same batches.
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows of a batch.
-        block: Batches among which rows are sorted by length.
+        batch_size: Rows per batch.
+        seed: Of the order.
+        block: Number of batches within which rows are sorted by length.
+
+    Examples:
+        >>> list(LengthGroupedBatches([9, 1, 8, 2], batch_size=2, seed=0))
+        [1, 3, 2, 0]
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, block: int = 32) -> None:
@@ -90,7 +95,7 @@ class LengthGroupedBatches:
         for start in range(0, len(order), size):
             grouped += sorted(order[start : start + size], key=lambda index: (self.lengths[index], index))
         batches = [grouped[start : start + self.batch_size] for start in range(0, len(grouped), self.batch_size)]
-        last = batches.pop() if len(batches[-1]) < self.batch_size else []  # a short batch must stay the last
+        last = batches.pop() if len(batches[-1]) < self.batch_size else []  # an incomplete batch must be the last
         generator.shuffle(batches)
         for batch in [*batches, last]:
             yield from batch

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, without what costs time and nobody asked for."""
+"""TRL's SFTTrainer with loss and logits at completion tokens only and fp32 adapters."""
 
 from __future__ import annotations
 
@@ -13,42 +13,48 @@ from searchlora.training.rows import LengthGroupedBatches
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFT on completions: loss and logits at completion tokens only, adapters as fp32 masters.
+    """Supervised fine-tuning on completions.
 
-    Differences from its base class, each measured or needed:
+    Differences from the base class:
 
-    * `compute_loss` asks the model for the logits of the last columns only (see `models.batch`), and computes neither
-      entropy nor token accuracy.
-    * SFTTrainer casts the adapter of a 4-bit base to bf16, in which small updates are lost; here it stays in fp32.
-    * Batches are grouped by length in random order, the same again after a resume.
-    * Checkpoints are plain PEFT folders written without a look-up on the hub; no model card, no telemetry.
+    * `compute_loss` computes the logits of the last columns only (see `models.batch`), and neither entropy nor token
+      accuracy.
+    * The adapter of a 4-bit base stays in fp32. SFTTrainer casts it to bf16, which loses small updates.
+    * Batches hold rows of similar length in an order that depends only on seed and epoch, so resuming repeats it.
+    * Checkpoints are plain PEFT folders, written without a request to the hub, a model card or telemetry.
+
+    Args:
+        plus_ratio: LoRA+ ratio of the learning rates of B and A (arXiv:2402.12354); None uses one rate.
+
+    Attributes:
+        tokens_seen: Tokens trained on in this process.
     """
 
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args: Any, plus_ratio: float | None = None, **kwargs: Any) -> None:
         model = kwargs["model"]
-        masters = {name: value.detach().float().clone() for name, value in _trainable(model)}
+        weights = {name: value.detach().float().clone() for name, value in _trainable(model)}
         super().__init__(*args, **kwargs)
         for name, value in _trainable(self.model):
-            value.data = masters[name].to(value.device)
+            value.data = weights[name].to(value.device)
         self.plus_ratio = plus_ratio
         self.tokens_seen = 0
-        self._loss_shifts_labels = False  # `collate` gives labels that stand where they are predicted
+        self._loss_shifts_labels = False  # `collate` aligns labels with the logits that predict them
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean negative log-likelihood (nats) of the completion tokens of a batch made by `models.batch.collate`."""
+        """Mean negative log-likelihood in nats of the completion tokens of a batch from `models.batch.collate`."""
         del return_outputs
-        found = completion_log_probabilities(model, inputs)
+        log_probabilities = completion_log_probabilities(model, inputs)
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        loss = -found.sum() / num_items_in_batch
-        # The count is over all processes, and their gradients are averaged: as transformers' own loss does.
+        loss = -log_probabilities.sum() / num_items_in_batch
+        # The count is over all processes, whose gradients are averaged; transformers' own loss does the same.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or LoRA+ (arXiv:2402.12354) where the recipe gives a ratio."""
+        """AdamW, or LoRA+ if the recipe has a ratio."""
         if self.plus_ratio is None:
             return super().create_optimizer(*args, **kwargs)
         optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -69,14 +75,14 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         self.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The store writes the card, from the manifest."""
+        """Do nothing: the store writes the card from the manifest."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the plain Trainer logs, without SFTTrainer's averages."""
+        """Log as `transformers.Trainer` does, without SFTTrainer's averages."""
         super(SFTTrainer, self).log(logs, start_time)
 
     def _send_telemetry(self) -> None:
-        """Nothing phones home."""
+        """Send nothing."""
 
 
 def _trainable(model: Any) -> list[tuple[str, Any]]:

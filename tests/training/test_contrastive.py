@@ -42,9 +42,9 @@ def labelled(count: int) -> list[dict]:
 def test_a_row_for_each_positive_and_what_it_finds_and_shows(task):
     first, second = pair_rows(task, records(2))
     assert (first.anchor, first.positive, first.negatives) == ("tent tent 0", "TENT TENT 0", ())
-    assert first.finds == first.shows == {text_key("tent, TENT 0")}
-    assert not first.clashes(set(second.finds), set(second.shows))
-    assert first.clashes(set(), set(first.shows)) and first.clashes(set(first.finds), set())
+    assert first.relevant == first.shown == {text_key("tent, TENT 0")}
+    assert not first.clashes(set(second.relevant), set(second.shown))
+    assert first.clashes(set(), set(first.shown)) and first.clashes(set(first.relevant), set())
 
 
 def test_own_negatives_come_first_then_mined_ones_and_the_rest_is_filled(task):
@@ -54,8 +54,8 @@ def test_own_negatives_come_first_then_mined_ones_and_the_rest_is_filled(task):
     assert rows[1].negatives[0] == "mined" and rows[1].negatives[1].isupper()
     for row in rows:
         assert len(row.negatives) == 2
-        assert row.finds.isdisjoint(map(text_key, row.negatives))
-        assert row.shows == {text_key(row.positive), *map(text_key, row.negatives)}
+        assert row.relevant.isdisjoint(map(text_key, row.negatives))
+        assert row.shown == {text_key(row.positive), *map(text_key, row.negatives)}
 
 
 def test_without_any_negative_there_is_no_column_for_them(task):
@@ -63,7 +63,7 @@ def test_without_any_negative_there_is_no_column_for_them(task):
 
 
 def test_too_few_texts_to_fill_with(task):
-    with pytest.raises(TrainingError, match=r"no 5 texts.*negatives\.per_query"):
+    with pytest.raises(TrainingError, match=r"no 5 negatives for a query.*negatives\.per_query"):
         pair_rows(task, records(3), mined={"r0": ["x"]}, negatives=5)
 
 
@@ -72,7 +72,7 @@ def test_a_text_with_a_label_finds_another_of_its_label(task):
     of = {record["text"]: record["label"] for record in labelled(12)}
     assert len(rows) == 12
     assert all(of[row.anchor] == of[row.positive] and row.anchor != row.positive for row in rows)
-    assert all(row.finds == row.shows and len(row.finds) == 1 for row in rows)
+    assert all(row.relevant == row.shown and len(row.relevant) == 1 for row in rows)
     assert pair_rows(task, labelled(12), seed=1) != rows
     alone = [*labelled(4), {**records(5)[4], "label": "tent"}]
     assert {row.anchor for row in pair_rows(task, alone)} == {"tent tent 0", "lamp tent 4"}
@@ -111,7 +111,7 @@ def test_no_batch_shows_what_another_of_its_rows_finds(rows, size, epoch):
         assert len(batch) == len(set(batch)) <= size
         for one in batch:
             for other in batch:
-                assert one == other or rows[one].finds.isdisjoint(rows[other].shows)
+                assert one == other or rows[one].relevant.isdisjoint(rows[other].shown)
     if epoch == 0:
         assert sum(map(len, batches)) == len({row for batch in batches for row in batch})
 
