@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
+from benchmarks.summary import summary
 from searchlora.eval.formatting import figure, markdown_table, p_value
 
 _PLACE = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -45,6 +46,8 @@ def table(name: str) -> str:
     What the figures are is its `caption`, where they are no plain means; where rows per system do not fit, the
     benchmark gives its own `table`.
     """
+    if name == "summary":
+        return summary()
     file = RESULTS / f"{name}.json"
     if not file.is_file():
         sys.exit(f"There is no {file.relative_to(ROOT)}; run the benchmark first.")
