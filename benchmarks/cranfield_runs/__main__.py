@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from benchmarks.common import WORK, real_data, save
 from benchmarks.cranfield_runs.systems import BASELINE, DEPTH, ENCODER, FUSIONS, Cranfield, cranfield_systems
-from searchlora.cli.bars import bars
-from searchlora.cli.tables import show
+from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import evaluate_run
 from searchlora.eval.trec import read_run
@@ -21,7 +20,7 @@ MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
 
 def main() -> None:
-    with bars() as steps:
+    with progress_bars() as steps:
         paths = cranfield_systems(WORK / "cranfield_runs", steps=steps)
     data = Cranfield(real_data() / "cranfield")
     # Cranfield counts as judged completely: a document without a judgment is not relevant.
@@ -31,7 +30,7 @@ def main() -> None:
     }
     comparison = compare(systems, baseline=BASELINE, measures=MEASURES)
     save("cranfield_runs", comparison, _about(data))
-    show(comparison)
+    print_comparison(comparison)
 
 
 def _about(data: Cranfield) -> dict[str, object]:

@@ -24,8 +24,7 @@ from benchmarks.embedding_squad.collections import Collected
 from benchmarks.embedding_squad.measuring import FULL, HEADS, LORA, Fold
 from benchmarks.embedding_squad.table import trained_rows, trained_table
 from searchlora.adapters.store import Store
-from searchlora.cli.bars import bars
-from searchlora.cli.tables import show
+from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.progress import Steps
@@ -54,13 +53,13 @@ def main() -> None:
     trial = arguments.limit is not None or bool(arguments.set)
     work = WORK / ("embedding_trial" if trial else "embedding")
     trained: list[tuple[str, Fold]] = []
-    with bars() as steps:
+    with progress_bars() as steps:
         for name in arguments.collections or COLLECTIONS:
             found = COLLECTIONS[name](real_data(), work)
             folds = list(_folds(found, Store(work / "store"), arguments.set))
             trained += [(found.title, fold) for fold in folds]
             for result, comparison in _compared(found, folds, work / "kept", steps, arguments.limit):
-                show(comparison)
+                print_comparison(comparison)
                 if not trial:
                     save(result, comparison, _about(found, folds, comparison), module=NAME)
     if not trial and not arguments.collections:

@@ -12,7 +12,7 @@ from typing import Any
 
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.cli.bars import bars
+from searchlora.cli.terminal import progress_bars
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.experiments.encoder_train import read_about, train_full_model
 from searchlora.experiments.train import train_or_reuse
@@ -44,7 +44,7 @@ def _run(name: str, dataset: Dataset, store: Store, recipe: str, what: str, over
 def main(name: str, data: str, root: str, recipe: str, what: str, *overrides: str) -> None:
     """As the command line has it."""
     store = Store(root)
-    with bars() as steps:
+    with progress_bars() as steps:
         if what == LORA:
             train_or_reuse("embedding", data, name, recipe=recipe, overrides=overrides, store=store, steps=steps)
             return

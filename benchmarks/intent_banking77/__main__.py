@@ -16,8 +16,7 @@ from benchmarks.intent_banking77.labels import confused, per_label, to_read
 from benchmarks.intent_banking77.systems import ADAPTER, FREE, calibrated, compared, run_all
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.cli.bars import bars
-from searchlora.cli.tables import show
+from searchlora.cli.terminal import progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.files import atomic_text
@@ -34,7 +33,7 @@ OUT = WORK / "intent_banking77"
 
 
 def main() -> None:
-    with bars() as steps:
+    with progress_bars() as steps:
         dataset = _dataset()
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
@@ -60,8 +59,8 @@ def main() -> None:
     )
     with atomic_text(OUT / "answers.md") as file:
         file.write(to_read(records, outputs, systems[FREE].outputs))
-    show(comparison)
-    show(calibration)
+    print_comparison(comparison)
+    print_comparison(calibration)
 
 
 def _dataset() -> Dataset:

@@ -19,8 +19,7 @@ from benchmarks.judgment_trecdl19 import systems as made
 from benchmarks.judgment_trecdl19.answering import Answers, answer
 from benchmarks.judgment_trecdl19.examples import write_examples
 from benchmarks.judgment_trecdl19.folds import EACH, FOLDS, VALIDATING, Topics
-from searchlora.cli.bars import bars
-from searchlora.cli.tables import show
+from searchlora.cli.terminal import progress_bars
 from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.trec import read_qrels, write_qrels
 
@@ -34,7 +33,7 @@ def main() -> None:
     file = work / "answers.json"
     if "--evaluate" not in sys.argv:
         work.mkdir(parents=True, exist_ok=True)
-        with bars() as steps:
+        with progress_bars() as steps:
             answer(topics, data, work, steps).save(file)
     evaluate(topics, data, Answers.load(file), work)
 
@@ -60,10 +59,10 @@ def evaluate(topics: Topics, data: Path, answers: Answers, work: Path) -> None:
         "cards": cards,
     }
     save(NAME, comparison, about)
-    show(comparison)
+    print_comparison(comparison)
     ranked = made.reranking(made.runs(topics, answers), human)
     save(f"{NAME}_rerank", ranked, {"caption": "mean over queries and 95% interval"}, module=NAME)
-    show(ranked)
+    print_comparison(ranked)
     write_examples(work / "examples.md", topics, systems[made.ADAPTER_TUNED])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.common import WORK, save_figures
 from benchmarks.promotion.made import JUDGE, NAME, TASKS, make
-from searchlora.cli.bars import bars
+from searchlora.cli.terminal import progress_bars
 
 POLICY = Path(__file__).parent / "policy.yaml"
 
@@ -25,7 +25,7 @@ POLICY = Path(__file__).parent / "policy.yaml"
 def main() -> None:
     work = WORK / "promotion"
     work.mkdir(parents=True, exist_ok=True)
-    with bars() as steps:
+    with progress_bars() as steps:
         make(work, steps)
     for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
         kept.unlink(missing_ok=True)

@@ -23,8 +23,7 @@ from benchmarks.rag_mtrag.reading import write_answers
 from benchmarks.rag_mtrag.records import Record
 from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations
 from benchmarks.rag_mtrag.warm import ROWS
-from searchlora.cli.bars import bars
-from searchlora.cli.tables import show
+from searchlora.cli.terminal import progress_bars
 
 NAME = "rag_mtrag"
 
@@ -32,7 +31,7 @@ NAME = "rag_mtrag"
 def main() -> None:
     data, work = real_data(), WORK / NAME
     mtrag = MtRag.read(data)
-    with bars() as steps:
+    with progress_bars() as steps:
         answers = answer(mtrag, data, work, steps)
     evaluate(mtrag, mtrag.official, answers, work)
 
@@ -43,7 +42,7 @@ def evaluate(mtrag: MtRag, rows: Sequence[Record], answers: Answers, work: Path)
     comparison = compared(found)
     save(NAME, comparison, _about(mtrag, rows, answers, found))
     write_answers(work / "answers.md", rows, answers.adapter, found[ADAPTER])
-    show(comparison)
+    print_comparison(comparison)
 
 
 def _about(mtrag: MtRag, rows: Sequence[Record], answers: Answers, found: Any) -> dict[str, Any]:

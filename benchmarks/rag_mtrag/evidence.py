@@ -31,7 +31,6 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.common import header, real_data, save
 from benchmarks.rag_mtrag.data import MtRag
 from benchmarks.rag_mtrag.records import SEED
-from searchlora.cli.tables import show
 from searchlora.data.formats import squad
 from searchlora.data.text import fingerprint, normalised
 from searchlora.eval.aggregate import cohen_kappa
@@ -93,7 +92,7 @@ def main() -> None:
         "fitted_on": len(fitting),
     }
     save(NAME, comparison, about, module="rag_mtrag.evidence")
-    show(comparison)
+    print_comparison(comparison)
 
 
 def squad_cases(path: Path, questions: int = QUESTIONS) -> list[Case]:

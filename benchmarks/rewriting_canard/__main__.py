@@ -15,8 +15,7 @@ from benchmarks.common import WORK, real_data, save
 from benchmarks.rewriting_canard.systems import compared, run_all
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.cli.bars import bars
-from searchlora.cli.tables import show
+from searchlora.cli.terminal import progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.mtrag import read_mtrag
@@ -36,7 +35,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    with bars() as steps:
+    with progress_bars() as steps:
         dataset = _dataset()
         store = Store(WORK / "store")
         recipe = HERE / "recipe.yaml"
@@ -75,7 +74,7 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
             **_about(stored, systems),
         },
     )
-    show(comparison)
+    print_comparison(comparison)
 
 
 def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
@@ -105,7 +104,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     comparison = compared(systems)
     about = {"test_questions": len(records), "passages": len(passages), **_about(stored, systems)}
     save("rewriting_mtrag", comparison, about, module="rewriting_canard")
-    show(comparison)
+    print_comparison(comparison)
 
 
 def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str, object]:

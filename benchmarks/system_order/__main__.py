@@ -35,7 +35,7 @@ from benchmarks.system_order.orders import (
     tau_difference,
 )
 from benchmarks.system_order.pairs import DEPTH, WORDS, Pool, completed, judged_pool, shuffled
-from searchlora.cli.bars import bars
+from searchlora.cli.terminal import progress_bars
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels, Run, ranked, read_run
 
@@ -69,7 +69,7 @@ class Ground:
 def main() -> None:
     work = WORK / "system_order"
     data = Cranfield(real_data() / "cranfield")
-    with bars() as steps:
+    with progress_bars() as steps:
         paths = cranfield_systems(WORK / "cranfield_runs", steps=steps)
         runs = {name: _top(read_run(path)) for name, path in paths.items()}
         pooled = judged_pool(data.folder, runs)

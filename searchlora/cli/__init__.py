@@ -1,4 +1,4 @@
-"""The command line: one file per group of verbs, nothing heavy imported before a verb runs."""
+"""Command line of searchlora. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 
 
 def main() -> None:
-    """Entry point of `searchlora`. Errors end in one paragraph and a non-zero exit code, never in a traceback."""
+    """Entry point of `searchlora`. An error prints one paragraph; `--debug` adds the traceback."""
     from searchlora.cli.app import app
     from searchlora.errors import SearchloraError
 
-    debug = "--debug" in sys.argv  # wherever it stands, since people put it at the end
+    debug = "--debug" in sys.argv  # anywhere on the command line
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app(standalone_mode=True)
     except SearchloraError as error:
         if debug:
             raise
-        _complain(str(error), error.exit_code)
+        _exit(str(error), error.exit_code)
     except Exception as error:
         if debug:
             raise
@@ -25,10 +25,10 @@ def main() -> None:
             from searchlora.extras import missing_extra
 
             if (missing := missing_extra(error)) is not None:
-                _complain(str(missing), missing.exit_code)
-        _complain(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
+                _exit(str(missing), missing.exit_code)
+        _exit(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
 
 
-def _complain(message: str, code: int) -> None:
+def _exit(message: str, code: int) -> None:
     print(f"searchlora: {message}", file=sys.stderr)
     sys.exit(code)

@@ -1,19 +1,35 @@
-"""`searchlora adapters`."""
+"""`searchlora adapters`: the adapter store."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from searchlora.cli.options import (
+    AdapterArgument,
+    BaseOption,
+    JsonOption,
+    StoreOption,
+    TasksOption,
+    example,
+    parse_numbers,
+)
 
 if TYPE_CHECKING:
     from searchlora.adapters.store import Entry, Store
 
-app = typer.Typer(help="The adapter store: list, check, name, compare, move and merge adapters.", no_args_is_help=True)
+app = typer.Typer(help="List, verify, alias, compare, copy and merge stored adapters.", no_args_is_help=True)
 
-_STORE = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store.")
-_REFERENCE = typer.Argument(help="name, name@3 or name@alias.")
+_VersionArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Exact version, name@3.")]
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Adapter name, without a version.")]
+_AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="Alias, for example production.")]
+_ReasonOption = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Reason, recorded in the alias history.")
+]
 
 
 def _store(path: Path | None) -> Store:
@@ -22,20 +38,24 @@ def _store(path: Path | None) -> Store:
     return Store(path)
 
 
-@app.command("list")
-def list_(store: Path | None = _STORE) -> None:
-    """Every version, with its aliases."""
-    from rich.console import Console
+@app.command("list", epilog=example("searchlora adapters list --store store"))
+def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List every version with its aliases, task, base and measures."""
     from rich.table import Table
 
+    from searchlora.cli.terminal import print_json, table_console
+
     entries = _store(store).list()
+    if as_json:
+        print_json([_entry_json(entry) for entry in entries])
+        return
     if not entries:
         typer.echo(f"There is no adapter in {_store(store).root}.")
         return
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:
         reference = f"{entry.name}@{entry.version}"
-        aliases = ", ".join(f"{alias}{_how(entry, alias)}" for alias in entry.aliases)
+        aliases = ", ".join(f"{alias}{_alias_marks(entry, alias)}" for alias in entry.aliases)
         if entry.manifest is None:
             table.add_row(reference, aliases, f"broken: {entry.problem}")
             continue
@@ -48,140 +68,162 @@ def list_(store: Path | None = _STORE) -> None:
             entry.manifest.created[:16].replace("T", " "),
             ", ".join(figures),
         )
-    Console(width=None if Console().is_terminal else 140).print(table)
+    table_console(140).print(table)
 
 
-def _how(entry: Entry, alias: str) -> str:
-    """What is to be known of how an alias came to a version."""
-    said = [mark for mark, found in (("BY FORCE", entry.forced), ("by hand", entry.by_hand)) if alias in found]
-    return f" ({', '.join(said)})" if said else ""
-
-
-@app.command()
-def show(reference: str = _REFERENCE, store: Path | None = _STORE) -> None:
-    """The manifest of a version, as JSON, without its golden renders, and the moves of its aliases."""
+@app.command(epilog=example("searchlora adapters show shop-rewriter@production"))
+def show(reference: AdapterArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Print a version's manifest without its golden records, and the history of its aliases."""
     from searchlora.adapters import show as verb
+    from searchlora.cli.terminal import print_json
 
-    typer.echo(verb(reference, store=_store(store)).model_dump_json(indent=2, exclude={"golden"}))
-    for move in _store(store).history(reference.partition("@")[0]):
+    manifest = verb(reference, store=_store(store)).model_dump_json(indent=2, exclude={"golden"})
+    history = _store(store).history(reference.partition("@")[0])
+    if as_json:
+        print_json({"manifest": json.loads(manifest), "history": [move.model_dump(mode="json") for move in history]})
+        return
+    typer.echo(manifest)
+    for move in history:
         typer.echo(str(move))
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters verify shop-rewriter@3"))
 def verify(
-    reference: str = _REFERENCE,
-    base: str | None = typer.Option(None, "--base", help="Where its base is, if not under the manifest's name."),
-    store: Path | None = _STORE,
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+    reference: AdapterArgument, base: BaseOption = None, store: StoreOption = None, tasks: TasksOption = None
 ) -> None:
-    """The full load check: hashes, base, keys, delta, golden renders and logits."""
+    """Run the full load check: hashes, base, keys, delta, golden renders and logits."""
     from searchlora.adapters import verify as verb
 
-    found = verb(reference, base=base, store=_store(store), tasks=tasks)
-    typer.echo(f"{found.reference} passes the load check.")
+    stored = verb(reference, base=base, store=_store(store), tasks=tasks)
+    typer.echo(f"{stored.reference} passes the load check.")
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters alias shop-rewriter@3 production --reason 'first release'"))
 def alias(
-    reference: str = typer.Argument(help="name@3: the version that the alias shall mean."),
-    to: str = typer.Argument(help="The alias, for example production."),
-    reason: str | None = typer.Option(None, "--reason"),
-    store: Path | None = _STORE,
+    reference: _VersionArgument, to: _AliasArgument, reason: _ReasonOption = None, store: StoreOption = None
 ) -> None:
-    """Let an alias mean a version."""
+    """Point an alias to a version."""
     from searchlora.adapters import alias as verb
 
     typer.echo(str(verb(reference, to, reason=reason, store=_store(store))))
 
 
-@app.command()
-def rollback(
-    name: str = typer.Argument(help="The adapter's name."),
-    to: str = typer.Argument(help="The alias."),
-    reason: str | None = typer.Option(None, "--reason"),
-    store: Path | None = _STORE,
-) -> None:
-    """Let an alias mean what it meant before."""
+@app.command(epilog=example("searchlora adapters rollback shop-rewriter production"))
+def rollback(name: _NameArgument, to: _AliasArgument, reason: _ReasonOption = None, store: StoreOption = None) -> None:
+    """Point an alias back to its previous version."""
     from searchlora.adapters import rollback as verb
 
     typer.echo(str(verb(name, to, reason=reason, store=_store(store))))
 
 
-@app.command()
-def diff(a: str = _REFERENCE, b: str = _REFERENCE, store: Path | None = _STORE) -> None:
-    """What differs between two versions: recipe, data, base, measures, weights."""
+@app.command(epilog=example("searchlora adapters diff shop-rewriter@2 shop-rewriter@3"))
+def diff(a: AdapterArgument, b: AdapterArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show what differs between two versions: recipe, data, base, measures, weights."""
     from searchlora.adapters import diff as verb
+    from searchlora.cli.terminal import print_json
 
-    typer.echo(str(verb(a, b, store=_store(store))))
+    difference = verb(a, b, store=_store(store))
+    if as_json:
+        print_json(asdict(difference))
+    else:
+        typer.echo(str(difference))
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters remove shop-rewriter@1"))
 def remove(
-    reference: str = typer.Argument(help="name@3."),
-    force: bool = typer.Option(False, "--force", help="Even if an alias means it."),
-    store: Path | None = _STORE,
+    reference: _VersionArgument,
+    force: Annotated[bool, typer.Option("--force", help="Remove it although an alias points to it.")] = False,
+    store: StoreOption = None,
 ) -> None:
-    """Take a version out of the store for good; its number is never used again."""
+    """Remove a version permanently; its number is never used again."""
     from searchlora.adapters import remove as verb
 
     typer.echo(f"Removed {verb(reference, force=force, store=_store(store))}")
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters merge first@1 second@1 --name both --weights 0.5,0.5"))
 def merge(
-    references: list[str] = typer.Argument(help="Two or more adapters of one base and task."),
-    name: str = typer.Option(..., "--name", help="Of the new adapter."),
-    weights: str = typer.Option("", "--weights", help="As many numbers, for example 0.5,0.5; equal if not given."),
-    method: str = typer.Option("cat", "--method", help="cat (exact, larger rank), linear, ties or dare_ties."),
-    base: str | None = typer.Option(None, "--base", help="Where the base is, if not under the manifest's name."),
-    store: Path | None = _STORE,
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+    references: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER...", help="Two or more adapters of one base and task.")
+    ],
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new adapter.")],
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="NUMBERS", help="One weight per adapter, as 0.5,0.5. Default: equal.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option("--method", metavar="METHOD", help="cat (exact, larger rank), linear, ties or dare_ties.")
+    ] = "cat",
+    base: BaseOption = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
 ) -> None:
     """Combine adapters into a new one."""
     from searchlora.adapters import merge as verb
-    from searchlora.errors import UsageError
 
-    try:
-        shares = [float(weight) for weight in weights.split(",")] if weights else None
-    except ValueError:
-        raise UsageError(f"'{weights}' are no numbers", where="--weights") from None
+    shares = parse_numbers(weights, "--weights") if weights else None
     stored = verb(references, name, weights=shares, method=method, base=base, tasks=tasks, store=_store(store))
     typer.echo(f"Stored {stored.reference}")
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters export shop-rewriter@3 --out merged"))
 def export(
-    reference: str = _REFERENCE,
-    out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist."),
-    store: Path | None = _STORE,
+    reference: AdapterArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
+    store: StoreOption = None,
 ) -> None:
-    """Merge an adapter into a fresh copy of its base, as bf16 safetensors, and say what merging changed."""
+    """Merge an adapter into a copy of its base as bf16 safetensors, and report the numerical change."""
     from searchlora.adapters import export as verb
 
     typer.echo(str(verb(reference, out, store=_store(store))))
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters push shop-rewriter@3 s3://bucket/adapters"))
 def push(
-    reference: str = _REFERENCE,
-    url: str = typer.Argument(help="A folder, or an fsspec address such as s3://bucket/adapters or hf://user/name."),
-    store: Path | None = _STORE,
+    reference: AdapterArgument,
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Folder or fsspec URL: s3://bucket/adapters, hf://user/name.")
+    ],
+    store: StoreOption = None,
 ) -> None:
-    """Copy a version out of the store."""
+    """Copy a version to a folder or URL."""
     from searchlora.adapters import push as verb
 
     typer.echo(verb(reference, url, store=_store(store)))
 
 
-@app.command()
+@app.command(epilog=example("searchlora adapters pull s3://bucket/adapters --name shop-rewriter"))
 def pull(
-    url: str = typer.Argument(help="Where `push` put it."),
-    name: str | None = typer.Option(None, "--name", help="Under another name than it has."),
-    base: str | None = typer.Option(None, "--base", help="Where its base is, if not under the manifest's name."),
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
-    store: Path | None = _STORE,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where `push` copied it to.")],
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="New name. Default: its name.")] = None,
+    base: BaseOption = None,
+    tasks: TasksOption = None,
+    store: StoreOption = None,
 ) -> None:
-    """Copy a version into the store, if its files are what its manifest says and it passes the load check."""
+    """Copy a version into the store, after its hashes and load check pass."""
     from searchlora.adapters import pull as verb
 
     typer.echo(str(verb(url, name=name, base=base, tasks=tasks, store=_store(store))))
+
+
+def _alias_marks(entry: Entry, alias: str) -> str:
+    """How an alias was moved, where that was not a passed policy."""
+    marks = [mark for mark, aliases in (("BY FORCE", entry.forced), ("by hand", entry.by_hand)) if alias in aliases]
+    return f" ({', '.join(marks)})" if marks else ""
+
+
+def _entry_json(entry: Entry) -> dict[str, object]:
+    described: dict[str, object] = {
+        "adapter": f"{entry.name}@{entry.version}",
+        "aliases": list(entry.aliases),
+        "forced": sorted(entry.forced),
+        "by_hand": sorted(entry.by_hand),
+    }
+    if entry.manifest is None:
+        return described | {"problem": entry.problem}
+    manifest = entry.manifest
+    return described | {
+        "task": manifest.task,
+        "base": manifest.base.name,
+        "created": manifest.created,
+        "metrics": dict(manifest.metrics),
+    }

@@ -1,57 +1,126 @@
-"""The command tree."""
+"""The command tree of `searchlora`, grouped by job."""
 
 from __future__ import annotations
 
-import typer
+from typing import Annotated, Any
 
-from searchlora.cli import (
-    adapters,
-    clicks,
-    convert,
-    data,
-    demo,
-    evaluate,
-    experiment,
-    grade,
-    judge,
-    judge_card,
-    prediction_powered,
-    promote,
-    qrels,
-    run,
-    serve,
-    train,
+import typer
+from typer.core import TyperGroup
+
+from searchlora.cli import adapters, convert, data, evaluate, judge, judgments, serve, train
+from searchlora.cli.options import example
+
+_HEADINGS = _START, _DATA, _TRAIN, _EVALUATE, _JUDGE, _STORE, _SERVE = (
+    "Start",
+    "Data",
+    "Train",
+    "Evaluate",
+    "Judgments",
+    "Store",
+    "Serve",
 )
 
+
+class CommandGroups(TyperGroup):
+    """A group whose help lists commands under the heading of their `rich_help_panel`.
+
+    Typer does that itself only with rich, whose import takes longer than the help may.
+    """
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # click's types, which typer may bundle
+        """Write one section per heading."""
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                heading = getattr(command, "rich_help_panel", None)
+                heading = heading if isinstance(heading, str) else "Commands"
+                sections.setdefault(heading, []).append((name, command.get_short_help_str(width)))
+        for heading, rows in sections.items():
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
 app = typer.Typer(
+    cls=CommandGroups,
     name="searchlora",
-    help="Train, keep, evaluate and use small LoRA adapters for the stages of a search pipeline.",
+    help="Train, store, evaluate and serve LoRA adapters for the stages of a search pipeline.",
+    epilog=example("searchlora demo"),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.add_typer(adapters.app, name="adapters")
-app.command("evaluate")(evaluate.evaluate)
-app.command("experiment")(experiment.experiment)
-app.command("promote")(promote.promote)
-app.add_typer(grade.app, name="grade")
-app.command("judge")(judge.judge)
-app.command("judge-card")(judge_card.judge_card)
-app.command("prediction-powered")(prediction_powered.prediction_powered)
-app.command("clicks")(clicks.clicks)
-app.command("mix-qrels")(qrels.mix_qrels)
-app.add_typer(convert.app, name="convert")
-app.command("run")(run.run)
-app.command("serve")(serve.serve)
-app.command("demo")(demo.demo)
+
+app.command("demo", rich_help_panel=_START, epilog=example("searchlora demo --out demo"))(train.demo)
+app.add_typer(data.app, name="data", rich_help_panel=_DATA, epilog=example("searchlora data shop --out shop"))
+app.add_typer(
+    convert.app, name="convert", rich_help_panel=_DATA, epilog=example("searchlora convert run bm25.trec bm25.parquet")
+)
+app.command(
+    "train",
+    rich_help_panel=_TRAIN,
+    epilog=example("searchlora train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
+)(train.train)
+app.command(
+    "evaluate",
+    rich_help_panel=_EVALUATE,
+    epilog=example("searchlora evaluate shop-rewriter --data data/rewriting --out evaluation"),
+)(evaluate.evaluate)
+app.command(
+    "experiment", rich_help_panel=_EVALUATE, epilog=example("searchlora experiment systems.yaml --out experiment")
+)(evaluate.experiment)
+app.command(
+    "promote",
+    rich_help_panel=_EVALUATE,
+    epilog=example("searchlora promote shop-rewriter@3 --to production --policy policy.yaml --data data/rewriting"),
+)(evaluate.promote)
+app.command(
+    "judge",
+    rich_help_panel=_JUDGE,
+    epilog=example(
+        "searchlora judge shop-judge --topics topics.jsonl --corpus docs.jsonl --pool bm25.trec --out llm.txt"
+    ),
+)(judge.judge)
+app.command(
+    "judge-card",
+    rich_help_panel=_JUDGE,
+    epilog=example("searchlora judge-card --human qrels.txt --judge llm=llm.txt --out card"),
+)(judge.judge_card)
+app.command(
+    "prediction-powered",
+    rich_help_panel=_JUDGE,
+    epilog=example("searchlora prediction-powered --human qrels.txt --judged llm.txt --run a=a.trec --run b=b.trec"),
+)(judge.prediction_powered)
+app.add_typer(
+    judgments.app,
+    name="grade",
+    rich_help_panel=_JUDGE,
+    epilog=example("searchlora grade export --ratings grades/ratings.jsonl --out judged"),
+)
+app.command("clicks", rich_help_panel=_JUDGE, epilog=example("searchlora clicks log.parquet --out clicks.txt"))(
+    judgments.clicks
+)
+app.command(
+    "mix-qrels", rich_help_panel=_JUDGE, epilog=example("searchlora mix-qrels human.txt llm.txt --out mixed.txt")
+)(judgments.mix_qrels)
+app.add_typer(
+    adapters.app, name="adapters", rich_help_panel=_STORE, epilog=example("searchlora adapters list --store store")
+)
+app.command(
+    "run",
+    rich_help_panel=_SERVE,
+    epilog=example("searchlora run pipeline.yaml --queries queries.jsonl --corpus corpus.jsonl --out run.trec"),
+)(serve.run)
+app.command(
+    "serve", rich_help_panel=_SERVE, epilog=example("searchlora serve --base smollm2-135m-instruct-q4_1 --store store")
+)(serve.serve)
 
 
 @app.callback()
-def options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options that stand before the verb."""
-    del debug  # for the help text: `main`, which catches the errors, has read it and taken it out
+    """Train, store, evaluate and serve LoRA adapters for the stages of a search pipeline."""
+    del debug  # declared for the help text: `main`, which catches errors, reads and removes it

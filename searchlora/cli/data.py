@@ -1,55 +1,64 @@
-"""`searchlora data`."""
+"""`searchlora data`: build datasets, list source formats, generate the synthetic shop."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
+from searchlora.cli.options import JsonOption, SeedOption, TaskArgument, TasksOption, example, parse_key_values
+from searchlora.errors import UsageError
 
-class OnLeak(StrEnum):
-    """What to do with rows whose input stands in two splits."""
-
-    refuse = "refuse"
-    drop = "drop"
+app = typer.Typer(help="Build datasets from source files.", no_args_is_help=True)
 
 
-app = typer.Typer(help="Build datasets from source files, and look at them.", no_args_is_help=True)
-
-
-@app.command()
+@app.command(epilog=example("searchlora data build rewriting pairs.csv --format pairs --out data/rewriting"))
 def build(
-    task: str = typer.Argument(help="The task, for example rewriting."),
-    source: Path = typer.Argument(help="The source file or folder."),
-    format: str = typer.Option(..., "--format", help="See `searchlora data formats TASK`."),
-    out: Path = typer.Option(..., "--out", help="The dataset folder to write; it must not exist."),
-    option: list[str] = typer.Option([], "--option", help="key=value for the format's reader, several times."),
-    shares: str = typer.Option("0.8,0.1,0.1", "--shares", help="Of groups in train, validation and test."),
-    seed: int = typer.Option(13, "--seed", help="Of the split."),
-    limit: int | None = typer.Option(None, "--limit", help="Read so many rows at most."),
-    on_leak: OnLeak = typer.Option(OnLeak.refuse, "--on-leak", help="refuse, or drop colliding rows from train."),
-    corpus: Path | None = typer.Option(None, "--corpus", help="Documents (id, text, title) to evaluate by retrieval."),
-    qrels: Path | None = typer.Option(None, "--qrels", help="TREC judgments of the records' ids for that corpus."),
-    relevant: int | None = typer.Option(None, "--relevant", min=1, help="The grade that counts in MRR and Recall; 1."),
-    allow_rejects: bool = typer.Option(False, "--allow-rejects", help="Build although rows were rejected."),
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+    task: TaskArgument,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Source file or folder.")],
+    format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="Source format; `data formats TASK` lists them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Dataset folder to write; it must not exist.")],
+    option: Annotated[
+        list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the format's reader; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+    shares: Annotated[
+        str, typer.Option("--shares", metavar="NUMBERS", help="Shares of groups in train, validation and test.")
+    ] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of the split.")] = 13,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Read at most N rows.")] = None,
+    on_leak: Annotated[
+        Literal["refuse", "drop"],
+        typer.Option("--on-leak", metavar="refuse|drop", help="Inputs in two splits: refuse, or drop them from train."),
+    ] = "refuse",
+    corpus: Annotated[
+        Path | None,
+        typer.Option("--corpus", metavar="FILE", help="Documents (id, text, title) for evaluation by retrieval."),
+    ] = None,
+    qrels: Annotated[
+        Path | None,
+        typer.Option("--qrels", metavar="FILE", help="TREC judgments of the records' ids for the corpus."),
+    ] = None,
+    relevant: Annotated[
+        int | None,
+        typer.Option("--relevant", metavar="GRADE", min=1, help="Lowest relevant grade of MRR and Recall. Default: 1."),
+    ] = None,
+    allow_rejects: Annotated[bool, typer.Option("--allow-rejects", help="Build although rows were rejected.")] = False,
+    tasks: TasksOption = None,
 ) -> None:
     """Read, validate, split by group, check for leaks, and write train, validation and test with a card."""
-    from searchlora.cli.bars import bars
+    from searchlora.cli.terminal import progress_bars
     from searchlora.data.building import build as verb
-    from searchlora.errors import UsageError
     from searchlora.task import load_task
 
-    for pair in option:
-        if "=" not in pair:
-            raise UsageError(f"'{pair}' is not of the form key=value", where="--option")
-    options = dict(pair.split("=", 1) for pair in option)
+    options = parse_key_values(option, "--option")
     try:
         train, validation, test = (float(share) for share in shares.split(","))
     except ValueError:
-        raise UsageError(f"'{shares}' are not three numbers", where="--shares") from None
-    with bars() as steps:
+        raise UsageError(f"'{shares}' is not three numbers separated by commas", where="--shares") from None
+    with progress_bars() as steps:
         card = verb(
             load_task(task, tasks),
             source,
@@ -59,7 +68,7 @@ def build(
             shares=(train, validation, test),
             seed=seed,
             limit=limit,
-            on_leak=on_leak.value,
+            on_leak=on_leak,
             allow_rejects=allow_rejects,
             corpus=corpus,
             qrels=qrels,
@@ -72,37 +81,46 @@ def build(
     for reason, rows in card.rejected.items():
         typer.echo(f"rejected    {rows:>10,} rows: {reason}")
     typer.echo(f"leaks       {card.leaks['found']:>10,} rows, taken out: {card.leaks['taken out']}")
-    for what, count in card.report.get("counts", {}).items():
-        typer.echo(f"{what}: {count:,}")
+    for label, count in card.report.get("counts", {}).items():
+        typer.echo(f"{label}: {count:,}")
     for warning in card.warnings:
         typer.echo(f"warning: {warning}")
 
 
-@app.command()
-def formats(
-    task: str = typer.Argument(help="The task."),
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
-) -> None:
+@app.command(epilog=example("searchlora data formats rewriting"))
+def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption = False) -> None:
     """List the source formats that a task reads, and their options."""
+    from searchlora.cli.terminal import print_json
     from searchlora.task import load_task
 
-    for name, entry in sorted(load_task(task, tasks).formats.items()):
+    entries = sorted(load_task(task, tasks).formats.items())
+    if as_json:
+        print_json(
+            [
+                {"name": name, "description": entry.description, "options": dict(entry.options or {})}
+                for name, entry in entries
+            ]
+        )
+        return
+    for name, entry in entries:
         typer.echo(f"{name:<12} {entry.description}")
         for key, meaning in (entry.options or {}).items():
             typer.echo(f"{'':<12}   --option {key}=…  {meaning}")
 
 
-@app.command()
+@app.command(epilog=example("searchlora data shop --out shop"))
 def shop(
-    out: Path = typer.Option(..., "--out", help="The folder to write; it must not exist."),
-    products: int = typer.Option(2000, "--products", help="At least 600."),
-    queries: int = typer.Option(2400, "--queries", help="Records of query rewriting, at least 100."),
-    seed: int = typer.Option(13, "--seed"),
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
+    products: Annotated[int, typer.Option("--products", metavar="N", help="Products, at least 600.")] = 2000,
+    queries: Annotated[
+        int, typer.Option("--queries", metavar="N", help="Records of query rewriting, at least 100.")
+    ] = 2400,
+    seed: SeedOption = 13,
 ) -> None:
-    """Make the made shop: products, judgments, a help centre and the records of every task from one seed."""
-    from searchlora.cli.bars import bars
+    """Generate the synthetic shop: products, judgments, a help centre and the records of every task."""
+    from searchlora.cli.terminal import progress_bars
     from searchlora.shop import make_shop
 
-    with bars() as steps:
-        card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Making products"))
+    with progress_bars() as steps:
+        card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Generating products"))
     typer.echo(f"Wrote {out}: {card.counts}")

@@ -1,52 +1,68 @@
-"""`searchlora evaluate`."""
+"""`searchlora evaluate`, `experiment` and `promote`: offline evaluation and the decision on an alias."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from searchlora.cli.options import (
+    AcceptChangesOption,
+    AdapterArgument,
+    AllowCircularOption,
+    DataOption,
+    JunitOption,
+    QrelsOption,
+    SplitOption,
+    StoreOption,
+    SummaryOption,
+    TasksOption,
+)
+
 
 def evaluate(
-    adapter: str = typer.Argument(help="name, name@3 or name@alias."),
-    data: Path = typer.Option(..., "--data", help="A dataset folder."),
-    out: Path = typer.Option(..., "--out", help="Folder for outputs, evaluation.json and report.html."),
-    beside: list[str] = typer.Option([], "--beside", help="A further adapter to compare with, several times."),
-    model: list[Path] = typer.Option(
-        [], "--beside-encoder", help="An encoder's folder to compare with, several times."
-    ),
-    split: str = typer.Option("test", "--split"),
-    qrels: Path | None = typer.Option(None, "--qrels", help="Judgments instead of the dataset's own."),
-    allow_circular: bool = typer.Option(
-        False, "--allow-circular", help="Go on though the judge had a part in a system; the figures are marked."
-    ),
-    limit: int | None = typer.Option(None, "--limit", help="The first so many records."),
-    unconstrained: bool = typer.Option(
-        False, "--unconstrained", help="Ask base and adapter once more without holding them to the task's form."
-    ),
-    stemmer: str | None = typer.Option(None, "--stemmer", help="english: Snowball stemming in BM25."),
-    backend: str = typer.Option(
-        "bm25s",
-        "--backend",
-        help="bm25s (lucene), or rank-bm25 (robertson).",
-    ),
-    store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+    adapter: AdapterArgument,
+    data: DataOption,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, evaluation.json and report.html.")
+    ],
+    beside: Annotated[
+        list[str], typer.Option("--beside", metavar="ADAPTER", help="Further adapter to compare; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+    encoder: Annotated[
+        list[Path],
+        typer.Option("--beside-encoder", metavar="FOLDER", help="Further encoder to compare; repeatable."),
+    ] = [],  # noqa: B006
+    split: SplitOption = "test",
+    qrels: QrelsOption = None,
+    allow_circular: AllowCircularOption = False,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Use the first N records.")] = None,
+    unconstrained: Annotated[
+        bool, typer.Option("--unconstrained", help="Evaluate base and adapter also without the output grammar.")
+    ] = False,
+    stemmer: Annotated[
+        str | None, typer.Option("--stemmer", metavar="LANGUAGE", help="Snowball stemmer of BM25, for example english.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="BM25 library: bm25s (lucene) or rank-bm25 (robertson).")
+    ] = "bm25s",
+    store: StoreOption = None,
+    tasks: TasksOption = None,
 ) -> None:
     """Compare an adapter with its base and the task's baselines, with intervals, and write a report."""
     from searchlora.adapters.store import Store
-    from searchlora.cli.bars import bars
-    from searchlora.cli.tables import show
+    from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
     from searchlora.experiments.report import write
     from searchlora.pipelines.config import bm25_settings
 
-    with bars() as steps:
-        found = verb(
+    with progress_bars() as steps:
+        evaluated = verb(
             adapter,
             data,
             beside=beside,
-            models=model,
+            models=encoder,
             split=split,
             limit=limit,
             qrels=qrels,
@@ -58,7 +74,114 @@ def evaluate(
             steps=steps,
             tasks=tasks,
         )
-    show(found.comparison)
-    if found.reused:
-        typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(found.reused)}.")
-    typer.echo(f"Report: {write(found, out)}")
+    print_comparison(evaluated.comparison)
+    if evaluated.reused:
+        typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(evaluated.reused)}.")
+    typer.echo(f"Report: {write(evaluated, out)}")
+
+
+def experiment(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="YAML file: systems, topics, qrels, measures, baseline, policy."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for runs, figures and report.html.")],
+    since: Annotated[
+        Path | None,
+        typer.Option("--since", metavar="FILE", help="Earlier experiment.json; its inputs must be the same."),
+    ] = None,
+    accept_changes: AcceptChangesOption = False,
+    allow_circular: AllowCircularOption = False,
+    junit: JunitOption = None,
+    summary: SummaryOption = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+) -> None:
+    """Compare systems over topics with intervals and paired tests. Exits with 1 if the policy refuses."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
+    from searchlora.eval.files import check_writable
+    from searchlora.experiments.experiment import experiment as verb
+    from searchlora.experiments.results import write, write_decision
+
+    check_writable(junit, summary, out / "report.html")
+    with progress_bars() as steps:
+        result = verb(
+            file,
+            out,
+            since=since,
+            accept_changes=accept_changes,
+            allow_circular=allow_circular,
+            store=Store(store),
+            tasks=tasks,
+            steps=steps,
+        )
+    print_comparison(result.comparison)
+    if reused := [name for name, run in result.runs.items() if run.reused]:
+        typer.echo(f"Runs taken from {out / 'runs'}: {', '.join(reused)}.")
+    write_decision(result.spec.name, result.comparison, result.results, junit=junit, summary=summary)
+    typer.echo(f"Report: {write(result, out)}")
+    if result.results:
+        print_rules(result.results)
+    if result.refused:
+        broken = sum(not rule.passed for rule in result.results)
+        typer.echo(f"Refused: {broken} of {len(result.results)} rules are broken.", err=True)
+        raise typer.Exit(1)
+
+
+def promote(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Candidate version, name@3.")],
+    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="Alias to move, for example production.")],
+    policy: Annotated[Path, typer.Option("--policy", metavar="FILE", help="YAML file of rules.")],
+    data: DataOption,
+    split: SplitOption = "test",
+    qrels: QrelsOption = None,
+    force: Annotated[
+        str | None,
+        typer.Option("--force", metavar="REASON", help="Move the alias against the policy; the reason is recorded."),
+    ] = None,
+    accept_changes: AcceptChangesOption = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder for outputs, report.html and figures.")
+    ] = None,
+    junit: JunitOption = None,
+    summary: SummaryOption = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+) -> None:
+    """Move an alias to a version if the policy passes. Exits with 1 if it does not. Both decisions are recorded."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
+    from searchlora.eval.files import check_writable
+    from searchlora.experiments.promote import promote as verb
+    from searchlora.experiments.report import write
+    from searchlora.experiments.results import write_decision
+
+    check_writable(junit, summary, out / "report.html" if out is not None else None)
+    with progress_bars() as steps:
+        decision = verb(
+            adapter,
+            to,
+            policy,
+            data,
+            split=split,
+            qrels=qrels,
+            force=force,
+            accept_changes=accept_changes,
+            store=Store(store),
+            keep=out / "outputs" if out is not None else None,
+            tasks=tasks,
+            steps=steps,
+        )
+    evaluated, results = decision.evaluated, decision.results
+    print_comparison(evaluated.comparison)
+    print_rules(results)
+    title = f"{evaluated.adapter.reference} to {to}"
+    write_decision(title, evaluated.comparison, results, force or "", junit=junit, summary=summary)
+    if out is not None:
+        typer.echo(f"Report: {write(evaluated, out, rules=results, forced=force or '')}")
+    if decision.refused:
+        broken = sum(not rule.passed for rule in results)
+        typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)
+        raise typer.Exit(1)
+    typer.echo(str(decision.move))

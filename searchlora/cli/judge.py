@@ -1,40 +1,70 @@
-"""`searchlora judge`."""
+"""`searchlora judge`, `judge-card` and `prediction-powered`: an LLM as judge, and how far to rely on it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from searchlora.cli.options import (
+    AllowCircularOption,
+    CorpusOption,
+    MeasureOption,
+    ScaleOption,
+    SeedOption,
+    StoreOption,
+    TasksOption,
+    TopicsOption,
+    parse_grades,
+    parse_named_file,
+    parse_named_files,
+)
+
+_TrainingTopicsOption = Annotated[
+    Path | None,
+    typer.Option("--topics", metavar="FILE", help="Topics, to detect a judge that was trained on them."),
+]
+
 
 def judge(
-    adapter: str | None = typer.Argument(None, help="The judge: name, name@3 or name@alias; or give --base."),
-    base: str | None = typer.Option(None, "--base", help="A bare base model as the judge, zero-shot."),
-    task: str | None = typer.Option(None, "--task", help="The task whose answer is a grade; an adapter knows its own."),
-    settings: Path | None = typer.Option(
-        None, "--settings", help="For --base: a dataset folder by whose grades and guideline it is asked."
-    ),
-    topics: Path = typer.Option(..., "--topics", help="What is asked: topics with their query."),
-    corpus: Path = typer.Option(..., "--corpus", help="JSON lines with id, text and title."),
-    pool: list[Path] = typer.Option([], "--pool", help="A run whose first documents are judged, several times."),
-    depth: int = typer.Option(10, "--depth", min=1, help="How many documents of each run are pooled."),
-    pairs: Path | None = typer.Option(
-        None, "--pairs", help="Not --pool but these: lines 'topic document', qrels, or JSONL."
-    ),
-    out: Path = typer.Option(..., "--out", help="The qrels to write, with a card beside them."),
-    generate: bool = typer.Option(False, "--generate", help="Let the judge write; invalid answers give no grade."),
-    allow_circular: bool = typer.Option(
-        False, "--allow-circular", help="Judge runs that the judge had a part in, or topics that it was trained on."
-    ),
-    store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+    topics: TopicsOption,
+    corpus: CorpusOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
+    adapter: Annotated[
+        str | None, typer.Argument(metavar="ADAPTER", help="Judge: name, name@3 or name@alias; or give --base.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="MODEL", help="Base model as a zero-shot judge, without adapter.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Task whose answer is a grade. Default: the adapter's.")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", metavar="FOLDER", help="With --base: dataset folder with the grades and guideline."),
+    ] = None,
+    pool: Annotated[
+        list[Path], typer.Option("--pool", metavar="FILE", help="Run whose top documents are judged; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+    depth: Annotated[int, typer.Option("--depth", metavar="N", min=1, help="Pool depth: documents per run.")] = 10,
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", metavar="FILE", help="Pairs, instead of a pool: 'topic document', qrels or JSONL."),
+    ] = None,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Generate the grade as text; an invalid answer gives no grade.")
+    ] = False,
+    allow_circular: AllowCircularOption = False,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
 ) -> None:
-    """Grade query-passage pairs by an LLM and write qrels that are marked as such. A killed run goes on."""
+    """Grade query-passage pairs with an LLM and write qrels that are marked as such. Continues an interrupted run."""
     from searchlora.adapters.store import Store
-    from searchlora.cli.bars import bars
+    from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.judge.command import judge as verb
 
-    with bars() as steps:
+    with progress_bars() as steps:
         judged = verb(
             topics,
             corpus,
@@ -59,3 +89,114 @@ def judge(
     grades = ", ".join(f"{count} of grade {grade}" for grade, count in judged.grades.items())
     invalid = f"; {judged.invalid} answers were no grade ({out}.invalid.jsonl)" if judged.invalid else ""
     typer.echo(f"Wrote {sum(judged.grades.values())} judgments of {judged.card.judge} to {out}: {grades}{invalid}")
+
+
+def judge_card(
+    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels of people.")],
+    judges: Annotated[list[str], typer.Option("--judge", metavar="NAME=FILE", help="Qrels of a judge; repeatable.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for judge_card.json, judge_card.md and .html.")
+    ],
+    scale: ScaleOption = "0,1,2,3",
+    relevant: Annotated[int, typer.Option("--relevant", metavar="GRADE", help="Lowest grade that is relevant.")] = 2,
+    raters: Annotated[
+        list[str], typer.Option("--rater", metavar="NAME=FILE", help="Qrels of one person; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+    variants: Annotated[
+        list[str],
+        typer.Option("--variant", metavar="JUDGE=FILE", help="Labels of a judge with another prompt; repeatable."),
+    ] = [],  # noqa: B006
+    runs: Annotated[
+        list[str], typer.Option("--run", metavar="NAME=FILE", help="Run to rank by both judgments; repeatable.")
+    ] = [],  # noqa: B006
+    measure: MeasureOption = "nDCG@10",
+    top: Annotated[int, typer.Option("--top", metavar="N", min=2, help="Number of best runs compared.")] = 5,
+    topics: _TrainingTopicsOption = None,
+    allow_circular: AllowCircularOption = False,
+    correction: Annotated[
+        str, typer.Option("--correction", metavar="NAME", help="Correction over pairs of judges: holm or bh.")
+    ] = "holm",
+    resamples: Annotated[int, typer.Option("--resamples", metavar="N", min=100, help="Bootstrap resamples.")] = 10_000,
+    seed: SeedOption = 0,
+) -> None:
+    """Measure agreement of LLM judges with human judgments: kappa, error, bias, system order, with intervals."""
+    from searchlora.eval.files import check_writable
+    from searchlora.eval.judge.cards_from_files import judge_cards, write
+    from searchlora.eval.printed import figure
+
+    check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
+    files_by_judge: dict[str, list[str]] = {}
+    for name, file in map(parse_named_file, variants):
+        files_by_judge.setdefault(name, []).append(file)
+    result = judge_cards(
+        human,
+        parse_named_files(judges, "judges"),
+        scale=parse_grades(scale),
+        relevant=relevant,
+        raters=parse_named_files(raters, "raters"),
+        variants=files_by_judge,
+        runs=parse_named_files(runs, "runs"),
+        measure=measure,
+        top=top,
+        topics=topics,
+        allow_circular=allow_circular,
+        correction=correction,
+        resamples=resamples,
+        seed=seed,
+    )
+    for card in result.cards:
+        kappa = card.figures["kappa"]
+        for reason in card.circular:
+            typer.echo(f"CIRCULAR: {card.judge}: {reason}")
+        typer.echo(
+            f"{card.judge}: kappa {figure(kappa.value, kappa.low, kappa.high)}, {kappa.n} pairs of"
+            f" {kappa.queries} queries"
+        )
+        for note in card.notes:
+            typer.echo(f"  {note}")
+    if result.comparison is not None:
+        differences = result.comparison.differences
+        significant = sum(difference.p_corrected <= 0.05 for difference in differences)
+        typer.echo(f"{significant} of {len(differences)} pairs of judges differ ({correction}, 0.05).")
+    typer.echo(f"Wrote {', '.join(map(str, write(result, out)))}")
+
+
+def prediction_powered(
+    human: Annotated[Path, typer.Option("--human", metavar="FILE", help="Qrels of people, for 10 or more topics.")],
+    judged: Annotated[
+        Path, typer.Option("--judged", metavar="FILE", help="Qrels of a judge, for those topics and many more.")
+    ],
+    runs: Annotated[
+        list[str], typer.Option("--run", metavar="NAME=FILE", help="Run; repeatable; the first is the baseline.")
+    ],
+    measure: MeasureOption = "nDCG@10",
+    scale: ScaleOption = "0,1,2,3",
+    topics: _TrainingTopicsOption = None,
+    allow_circular: AllowCircularOption = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Estimate measures from few human-judged and many LLM-judged topics, with a valid confidence interval."""
+    from searchlora.eval.files import check_writable
+    from searchlora.eval.formats import read_topics
+    from searchlora.eval.judge.prediction_powered_runs import powered_runs
+    from searchlora.eval.plain_json import write_json
+
+    check_writable(out)
+    result = powered_runs(
+        human,
+        judged,
+        {name: Path(file) for name, file in parse_named_files(runs, "runs").items()},
+        measure=measure,
+        scale=parse_grades(scale),
+        queries={topic: str(fields["query"]) for topic, fields in read_topics(topics).items()} if topics else None,
+        allow_circular=allow_circular,
+        seed=seed,
+    )
+    for name, reason in result.circular.items():
+        typer.echo(f"CIRCULAR: {name}: {reason}")
+    for note in result.notes:
+        typer.echo(f"Note: {note}")
+    typer.echo(result.to_markdown(), nl=False)
+    if out is not None:
+        write_json(out, result.to_json())

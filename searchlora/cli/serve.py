@@ -1,73 +1,100 @@
-"""`searchlora serve`."""
+"""`searchlora serve` and `run`: adapters behind an HTTP API, and in a search pipeline."""
 
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
+from searchlora.cli.options import CorpusOption, HostOption, PortOption, SetOption, StoreOption, TasksOption
 from searchlora.errors import UsageError
 
-_KEYS = "SEARCHLORA_API_KEY"
-
-
-class Precision(StrEnum):
-    """Of the computation."""
-
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Quantization(StrEnum):
-    """Of the base's weights."""
-
-    none = "none"
-    nf4 = "nf4"
+_API_KEY_VARIABLE = "SEARCHLORA_API_KEY"
 
 
 def serve(
-    base: str = typer.Option("smollm2-135m-instruct-q4_1", "--base", help="The base LLM, as for training."),
-    store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
-    encoder: list[str] = typer.Option([], "--encoder", help="An encoder for /v1/embeddings, several times."),
-    load: list[str] = typer.Option([], "--load", help="An adapter to load before the first request, several times."),
-    host: str = typer.Option("127.0.0.1", "--host", help="Another address lets other machines in."),
-    port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any free one."),
-    name: list[str] = typer.Option([], "--name", help="A host name that requests without a key may come by."),
-    api_key: list[str] = typer.Option(
-        [],
-        "--api-key",
-        envvar=_KEYS,
-        help="Asked of every request; several: any of them. Better in the"
-        " environment than here, where other users of the machine see it.",
-    ),
-    quantization: Quantization = typer.Option(Quantization.none, "--quantization"),
-    precision: Precision = typer.Option(Precision.bf16, "--precision"),
-    adapters: int = typer.Option(16, "--adapters", min=1, help="Adapters that are loaded at once."),
-    batch_rows: int = typer.Option(32, "--batch-rows", min=1, help="Answers that are written at once."),
-    batch_tokens: int = typer.Option(
-        8192, "--batch-tokens", min=1, help="Rows read or scored at once, by the longest."
-    ),
-    cache_tokens: int = typer.Option(65536, "--cache-tokens", min=1, help="Rows that write, by the longest."),
-    prefix_tokens: int = typer.Option(16384, "--prefix-tokens", min=0, help="Kept of prompts that begin alike."),
-    waiting: int = typer.Option(1024, "--waiting", min=1, help="Requests in the queue; 503 beyond."),
-    seconds: float = typer.Option(120.0, "--seconds", min=0.001, help="Until a request must be done; 504 beyond."),
-    grace: float = typer.Option(60.0, "--grace", min=0, help="Seconds to finish what is in flight when it is stopped."),
-    per_minute: int | None = typer.Option(None, "--per-minute", min=1, help="POSTs of one caller; 429 beyond."),
-    max_body: int = typer.Option(1_000_000, "--max-body", min=1, help="Bytes of a request; 413 beyond."),
-    max_prompt: int | None = typer.Option(None, "--max-prompt", min=1, help="Tokens of a prompt; 400 beyond."),
-    max_answer: int = typer.Option(1024, "--max-answer", min=1, help="Tokens of an answer; 400 for more."),
+    base: Annotated[
+        str, typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name.")
+    ] = "smollm2-135m-instruct-q4_1",
+    store: StoreOption = None,
+    encoder: Annotated[
+        list[str], typer.Option("--encoder", metavar="MODEL", help="Encoder for /v1/embeddings; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+    load: Annotated[
+        list[str], typer.Option("--load", metavar="ADAPTER", help="Adapter to load at start; repeatable.")
+    ] = [],  # noqa: B006
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    name: Annotated[
+        list[str], typer.Option("--name", metavar="HOST", help="Further host name of this server; repeatable.")
+    ] = [],  # noqa: B006
+    api_key: Annotated[
+        list[str],
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            envvar=_API_KEY_VARIABLE,
+            help="API key that requests must carry; repeatable. Prefer the environment variable: other users of the"
+            " machine can read the command line.",
+        ),
+    ] = [],  # noqa: B006
+    quantization: Annotated[
+        Literal["none", "nf4"],
+        typer.Option("--quantization", metavar="none|nf4", help="Quantisation of the base's weights."),
+    ] = "none",
+    precision: Annotated[
+        Literal["bf16", "fp32"],
+        typer.Option("--precision", metavar="bf16|fp32", help="Precision of the computation."),
+    ] = "bf16",
+    adapters: Annotated[int, typer.Option("--adapters", metavar="N", min=1, help="Adapter slots.")] = 16,
+    batch_rows: Annotated[
+        int, typer.Option("--batch-rows", metavar="N", min=1, help="Rows of one batch, for decoding and prefill.")
+    ] = 32,
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", metavar="TOKENS", min=1, help="Rows times longest row of one prefill.")
+    ] = 8192,
+    cache_tokens: Annotated[
+        int, typer.Option("--cache-tokens", metavar="TOKENS", min=1, help="KV cache: rows times longest sequence.")
+    ] = 65536,
+    prefix_tokens: Annotated[
+        int, typer.Option("--prefix-tokens", metavar="TOKENS", min=0, help="Prefix cache shared by prompts.")
+    ] = 16384,
+    waiting: Annotated[
+        int, typer.Option("--waiting", metavar="N", min=1, help="Queue length; further requests get 503.")
+    ] = 1024,
+    seconds: Annotated[
+        float, typer.Option("--seconds", metavar="SECONDS", min=0.001, help="Time limit of a request; then 504.")
+    ] = 120.0,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", metavar="SECONDS", min=0, help="Time for requests in progress when the server stops."),
+    ] = 60.0,
+    per_minute: Annotated[
+        int | None, typer.Option("--per-minute", metavar="N", min=1, help="POST requests per caller; then 429.")
+    ] = None,
+    max_body: Annotated[
+        int, typer.Option("--max-body", metavar="BYTES", min=1, help="Size of a request body; beyond it 413.")
+    ] = 1_000_000,
+    max_prompt: Annotated[
+        int | None, typer.Option("--max-prompt", metavar="TOKENS", min=1, help="Length of a prompt; beyond it 400.")
+    ] = None,
+    max_answer: Annotated[
+        int, typer.Option("--max-answer", metavar="TOKENS", min=1, help="Length of an answer; beyond it 400.")
+    ] = 1024,
 ) -> None:
-    """Serve a base and its adapters over HTTP, in OpenAI's format, until Ctrl+C or SIGTERM."""
+    """Serve a base model and its adapters through an OpenAI-compatible HTTP API, until Ctrl+C or SIGTERM."""
     from searchlora.adapters.store import Store
     from searchlora.server.api.serve import make_service, max_connections
     from searchlora.server.api.serve import serve as run_server
     from searchlora.server.api.service import Settings
     from searchlora.server.http import address, bind, is_loopback
 
-    if not api_key and os.environ.get(_KEYS) is not None:
-        raise UsageError(f"{_KEYS} is set and holds no key", fix="Put a key into it, or unset it to ask for none.")
+    if not api_key and os.environ.get(_API_KEY_VARIABLE) is not None:
+        raise UsageError(
+            f"{_API_KEY_VARIABLE} is set and holds no key", fix="Set it to a key, or unset it to require none."
+        )
     connections = max_connections()
     settings = Settings(
         api_keys=tuple(api_key),
@@ -87,8 +114,8 @@ def serve(
             settings,
             encoders=encoder,
             load=load,
-            quantization=quantization.value,
-            precision=precision.value,
+            quantization=quantization,
+            precision=precision,
             adapters=adapters,
             batch_rows=batch_rows,
             batch_tokens=batch_tokens,
@@ -96,6 +123,49 @@ def serve(
             prefix_tokens=prefix_tokens,
         )
         if not api_key and not is_loopback(host):
-            typer.echo("warning: there is no API key, so whoever reaches this address may ask.", err=True)
+            typer.echo("warning: there is no API key: everyone who reaches this address can use the server.", err=True)
         typer.echo(f"Serving {service.base} and its adapters at {address(listening)}v1. Ctrl+C stops.")
         run_server(service, listening, grace=grace)
+
+
+def run(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a ready pipeline.")],
+    queries: Annotated[
+        Path,
+        typer.Option("--queries", metavar="FILE", help="JSON lines with id, query and further fields, or TSV."),
+    ],
+    corpus: CorpusOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="TREC run to write.")],
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="Inference server for the adapter stages.")
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
+    ] = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+) -> None:
+    """Execute a pipeline over queries and write a TREC run. Its tag names the exact adapter versions."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.run import run as verb
+    from searchlora.pipelines.config import engine_settings
+
+    if api_key_env and not server:
+        raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
+    engine = engine_settings(url=server, api_key_env=api_key_env) if server else None
+    with progress_bars() as steps:
+        tag, count = verb(
+            pipeline,
+            queries,
+            corpus,
+            out,
+            overrides=settings,
+            engine=engine,
+            store=Store(store),
+            tasks=tasks,
+            steps=steps,
+        )
+    typer.echo(f"Wrote {count} topics as {tag} to {out}")

@@ -1,51 +1,92 @@
-"""`searchlora train`."""
+"""`searchlora train` and `demo`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from searchlora.cli.options import DataOption, SetOption, StoreOption, TaskArgument, TasksOption
+
 
 def train(
-    task: str = typer.Argument(help="The task, for example rewriting."),
-    data: Path = typer.Option(..., "--data", help="A dataset folder, as `data build` writes it."),
-    name: str = typer.Option(..., "--name", help="Of the adapter in the store; a new version if it exists."),
-    base: str | None = typer.Option(None, "--base", help="Base model: hub id, folder, GGUF file or catalogue name."),
-    recipe: Path | None = typer.Option(None, "--recipe", help="A YAML file laid over the task's own recipe."),
-    settings: list[str] = typer.Option([], "--set", help="For example lora.r=8; may be given several times."),
-    resume: bool = typer.Option(False, "--resume", help="Go on from the last checkpoint of an unfinished run."),
-    restart: bool = typer.Option(False, "--restart", help="Throw an unfinished run of this name away."),
-    out: Path | None = typer.Option(None, "--out", help="For an encoder: train all weights, write the model here."),
-    store: Path | None = typer.Option(None, "--store", help="The adapter store; SEARCHLORA_STORE or ./store."),
-    tasks: Path | None = typer.Option(None, "--tasks", help="A folder of task plugins of your own."),
+    task: TaskArgument,
+    data: DataOption,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="YAML file that overrides the task's recipe.")
+    ] = None,
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an unfinished training run from its last checkpoint.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Discard an unfinished training run of this name.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Encoders only: train all weights and write the model here."),
+    ] = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
 ) -> None:
-    """Train an adapter, check it and put it into the store."""
+    """Train an adapter, run its load check and store it."""
     from searchlora.adapters.store import Store
-    from searchlora.cli.bars import bars
+    from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.train import train as verb
 
-    how: dict[str, Any] = {"base": base, "recipe": recipe, "overrides": settings, "resume": resume, "restart": restart}
+    config: dict[str, Any] = {
+        "base": base,
+        "recipe": recipe,
+        "overrides": settings,
+        "resume": resume,
+        "restart": restart,
+    }
     if out is not None:
         from searchlora.experiments.encoder_train import train_full_model
         from searchlora.task import load_encoder_task
 
-        with bars() as steps:
+        with progress_bars() as steps:
             plugin = load_encoder_task(task, tasks)
-            model = train_full_model(plugin, data, name, out, store=Store(store), steps=steps, **how)
+            model = train_full_model(plugin, data, name, out, store=Store(store), steps=steps, **config)
         typer.echo(f"Wrote {model.path}: {model.bytes / 1e6:.1f} MB")
         return
-    with bars() as steps:
-        stored = verb(
-            task,
-            data,
-            name,
-            store=Store(store),
-            tasks=tasks,
-            steps=steps,
-            **how,
-        )
-    best = stored.manifest.metrics
+    with progress_bars() as steps:
+        stored = verb(task, data, name, store=Store(store), tasks=tasks, steps=steps, **config)
     typer.echo(f"Stored {stored.reference} in {stored.path}")
-    typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in best.items()))
+    typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in stored.manifest.metrics.items()))
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for shop, datasets, store and reports.")
+    ] = Path("demo"),
+    all_tasks: Annotated[
+        bool, typer.Option("--all", help="Run every task that reads the shop; one joint report.")
+    ] = False,
+) -> None:
+    """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""
+    from searchlora.cli.terminal import print_comparison, progress_bars
+    from searchlora.experiments.demo import demo as demo_one
+    from searchlora.experiments.demo import demo_all
+
+    with progress_bars() as steps:
+        if all_tasks:
+            results = demo_all(out, say=typer.echo, steps=steps)
+            evaluated, report = {name: task.evaluated for name, task in results.tasks.items()}, results.report
+        else:
+            single = demo_one(out, say=typer.echo, steps=steps)
+            evaluated, report = {"": single.evaluated}, single.report
+    for name, evaluation in evaluated.items():
+        if name:
+            typer.echo(f"\n{name}")
+        print_comparison(evaluation.comparison)
+    typer.echo("Synthetic data: the figures show that the workflow runs, not how good an adapter is on a real shop.")
+    typer.echo(f"Report: {report}")

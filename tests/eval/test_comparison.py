@@ -266,8 +266,6 @@ def test_markdown_shows_every_figure_with_its_interval_and_n(systems):
 
 @pytest.mark.parametrize("roles", [{"candidate": "adapter"}, {"baseline": "adapter"}])
 def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys):
-    from searchlora.cli.tables import show
-
     systems["adapter"] = replace(
         systems["adapter"],
         circular="its own judge",
@@ -286,6 +284,6 @@ def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys
     for key in ("comparisons", "slice_comparisons", "weighted_comparisons"):
         assert content[key]
         assert all(row.get("circular") == "its own judge" for row in content[key] if "adapter" in (row["a"], row["b"]))
-    show(found)
+    print_comparison(found)
     screen = capsys.readouterr().out
     assert screen.count("adapter (circular)") >= 2 and "its own judge" in screen

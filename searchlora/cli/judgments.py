@@ -1,0 +1,254 @@
+"""`searchlora grade`, `clicks` and `mix-qrels`: judgments by people, from clicks, and from several sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from searchlora.cli.options import (
+    CorpusOption,
+    HostOption,
+    PortOption,
+    ScaleOption,
+    SeedOption,
+    TopicsOption,
+    example,
+    parse_grade_map,
+    parse_grades,
+    parse_numbers,
+)
+
+if TYPE_CHECKING:
+    from searchlora.eval.judgments.clicks import ClickJudgments
+    from searchlora.eval.trec import Qrels
+
+app = typer.Typer(help="Collect judgments from people in a browser, and export them.", no_args_is_help=True)
+
+#: Positions of a result page that are printed.
+_PRINTED_POSITIONS = 20
+
+
+@app.command(
+    epilog=example("searchlora grade serve --topics topics.jsonl --corpus docs.jsonl --guideline guide.md --out grades")
+)
+def serve(
+    topics: TopicsOption,
+    corpus: CorpusOption,
+    guideline: Annotated[
+        Path,
+        typer.Option("--guideline", metavar="FILE", help="Markdown; lines such as '* 3: Perfect' name the grades."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for ratings.jsonl; continues it.")],
+    pairs: Annotated[
+        Path | None,
+        typer.Option("--pairs", metavar="FILE", help="Pairs to grade: 'topic document' lines, qrels or JSONL."),
+    ] = None,
+    runs: Annotated[
+        list[Path], typer.Option("--runs", metavar="FILE", help="Run to pool pairs from; repeatable.")
+    ] = [],  # noqa: B006 (typer copies it)
+    depth: Annotated[int, typer.Option("--depth", metavar="N", help="Pool depth: documents per run.")] = 10,
+    scale: ScaleOption = "0,1,2,3",
+    overlap: Annotated[int, typer.Option("--overlap", metavar="N", help="Raters per pair.")] = 2,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8765,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of each rater's order.")] = 0,
+) -> None:
+    """Serve the grading page until Ctrl+C."""
+    from searchlora.cli.terminal import warnings_on_stderr
+    from searchlora.experiments.judge.pairs import wanted_pairs, with_texts
+    from searchlora.server.grading.app import serve as run_server
+    from searchlora.server.grading.guideline import read_guideline
+    from searchlora.server.grading.ratings_log import RatingsLog
+    from searchlora.server.grading.session import Session, blind_pairs
+    from searchlora.server.http import address, bind, is_loopback
+
+    rules = read_guideline(guideline, parse_grades(scale))
+    pool = wanted_pairs(runs, depth, pairs)
+    blinded = blind_pairs(with_texts(pool, topics, corpus))
+    with warnings_on_stderr():
+        log = RatingsLog(out)
+    if log.repaired:
+        typer.echo(f"warning: {log.repaired}", err=True)
+    try:
+        session = Session(blinded, rules, log, overlap=overlap, seed=seed)
+        with bind(host, port) as listening:
+            typer.echo(f"{len(blinded)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {log.path}.")
+            if not is_loopback(host):
+                typer.echo(
+                    "warning: everyone who reaches this address can read the passages and grade under any name.",
+                    err=True,
+                )
+            typer.echo(f"Open {address(listening)} to grade. Ctrl+C stops; the next start continues.")
+            run_server(session, listening, host)
+    finally:
+        log.close()
+
+
+@app.command(epilog=example("searchlora grade export --ratings grades/ratings.jsonl --out judged"))
+def export(
+    ratings: Annotated[
+        Path, typer.Option("--ratings", metavar="FILE", help="The ratings.jsonl that `grade serve` wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the qrels and the agreement.")],
+    rule: Annotated[
+        str,
+        typer.Option("--rule", metavar="RULE", help="majority, median, highest or lowest; ties go to the lower."),
+    ] = "majority",
+    seed: SeedOption = 0,
+) -> None:
+    """Write merged qrels, qrels per rater, and the agreement of the raters."""
+    from datetime import UTC, datetime
+
+    from searchlora.cli.terminal import warnings_on_stderr
+    from searchlora.eval.files import file_sha256
+    from searchlora.eval.judgments.rater_report import write_ratings
+    from searchlora.eval.judgments.ratings import read_ratings
+    from searchlora.eval.printed import interval
+
+    with warnings_on_stderr():
+        exported = write_ratings(
+            read_ratings(ratings),
+            out,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            made_from={"ratings": file_sha256(ratings)},
+            rule=rule,
+            seed=seed,
+        )
+    typer.echo(
+        f"Wrote {out}: {exported.pairs} pairs of {len(exported.raters)} raters, {exported.shared} by two or more."
+    )
+    if exported.alpha is not None:
+        ends = interval(exported.alpha.low, exported.alpha.high)
+        typer.echo(f"Krippendorff's alpha {exported.alpha.value:.3f} {ends}, n = {exported.alpha.n} pairs.")
+
+
+def clicks(
+    log: Annotated[
+        Path,
+        typer.Argument(metavar="LOG", help="Click log, one row per shown document: .jsonl, .csv, .tsv or .parquet."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with card and figures beside.")],
+    query: Annotated[str, typer.Option("--query-column", metavar="COLUMN", help="Column of the query.")] = "query",
+    document: Annotated[
+        str, typer.Option("--document-column", metavar="COLUMN", help="Column of the document id.")
+    ] = "document",
+    position: Annotated[
+        str, typer.Option("--position-column", metavar="COLUMN", help="Column of the position, from 1.")
+    ] = "position",
+    clicked: Annotated[
+        str, typer.Option("--clicked-column", metavar="COLUMN", help="Column that is 1 or true for a click.")
+    ] = "clicked",
+    topics: Annotated[
+        Path | None,
+        typer.Option("--topics", metavar="FILE", help="Topics to judge. Default: every query, its id as in a URL."),
+    ] = None,
+    minimum: Annotated[int, typer.Option("--minimum", metavar="N", help="Impressions required to judge a pair.")] = 10,
+    thresholds: Annotated[
+        str,
+        typer.Option(
+            "--thresholds", metavar="NUMBERS", help="Increasing ratios of clicks to expected clicks, one per grade."
+        ),
+    ] = "0.5,1,2",
+) -> None:
+    """Derive judgments from clicks, corrected for position bias. They are marked as weaker than human judgments."""
+    from datetime import UTC, datetime
+
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.data.files import check_file
+    from searchlora.data.formats.clicks import read_clicks
+    from searchlora.data.meter import Meter, metered
+    from searchlora.eval.files import file_sha256
+    from searchlora.eval.judgments.card import check_new
+    from searchlora.eval.judgments.clicks import ClickCounts, details_path, write_click_qrels
+
+    ratios = parse_numbers(thresholds, "--thresholds")
+    columns = {"query": query, "document": document, "position": position, "clicked": clicked}
+    check_new(out)
+    check_file(log)
+    queries = None if topics is None else _queries(topics)
+    counts = ClickCounts()
+    with progress_bars() as steps, metered(Meter(log.stat().st_size, steps("Reading the log"))) as meter:
+        for impression in read_clicks(log, columns):
+            counts.add(impression)
+            meter.rows = counts.rows
+    judgments = counts.judge(minimum=minimum, thresholds=ratios)
+    inputs = {path.name: file_sha256(path) for path in (log, topics) if path is not None}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    qrels = write_click_qrels(out, judgments, created=now, topics=queries, made_from=inputs)
+    _print_clicks(judgments, qrels)
+    typer.echo(f"Wrote {out} and {details_path(out)}, source: clicks.")
+
+
+def mix_qrels(
+    human: Annotated[Path, typer.Argument(metavar="HUMAN", help="Qrels of people; they take precedence.")],
+    other: Annotated[
+        Path, typer.Argument(metavar="OTHER", help="Qrels of an LLM or of clicks, for pairs without human grade.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
+    source: Annotated[
+        Literal["llm", "clicks"] | None,
+        typer.Option("--source", metavar="llm|clicks", help="Source of OTHER, if it has no card."),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option("--scale", metavar="GRADES", help="Grades of the scale, as 0,1,2,3; others are invalid."),
+    ] = None,
+    grades: Annotated[
+        str | None,
+        typer.Option("--grades", metavar="MAP", help="OTHER's grades on the human scale, as 0=0,1=2."),
+    ] = None,
+    calibrate: Annotated[
+        Literal["shift", "isotonic"] | None,
+        typer.Option("--calibrate", metavar="shift|isotonic", help="Calibration, fitted on pairs with both grades."),
+    ] = None,
+) -> None:
+    """Merge judgments of an LLM or of clicks with human ones. Where both exist, the human grade is kept."""
+    from searchlora.eval.printed import figure
+    from searchlora.experiments.mixing import mix_qrels as verb
+
+    result = verb(
+        human,
+        other,
+        out,
+        source=source,
+        scale=None if scale is None else parse_grades(scale),
+        grades=None if grades is None else parse_grade_map(grades, "--grades"),
+        calibrate=calibrate,
+    )
+    mixed, same, kappa = result.mixed, result.mixed.same, result.mixed.kappa
+    typer.echo(f"Wrote {mixed.human} human and {mixed.other} other judgments to {out} ({mixed.rule})")
+    if mixed.invalid:
+        typer.echo(f"{mixed.invalid} of the other judgments have a grade outside the scale and were left out")
+    if same is None or kappa is None:
+        typer.echo("No pair has both judgments, so their agreement is unknown")
+    else:
+        typer.echo(
+            f"Pairs with both judgments ({same.n}, {same.queries} topics): the same grade in"
+            f" {figure(same.value, same.low, same.high)}, kappa {figure(kappa.value, kappa.low, kappa.high)}"
+        )
+
+
+def _queries(topics: Path) -> dict[str, str]:
+    from searchlora.eval.formats import read_topics
+
+    return {topic: str(fields["query"]) for topic, fields in read_topics(topics).items()}
+
+
+def _print_clicks(judgments: ClickJudgments, qrels: Qrels) -> None:
+    from collections import Counter
+
+    judged = len(judgments.judgments)
+    typer.echo(f"{judgments.rows:,} rows, {judgments.pairs:,} pairs of query and document")
+    typer.echo("position   impressions     clicks    rate  95% interval")
+    for row in judgments.positions[:_PRINTED_POSITIONS]:
+        figures = f"{row.impressions:>13,} {row.clicks:>10,}   {row.rate:.3f}  {row.low:.3f}–{row.high:.3f}"
+        typer.echo(f"{row.position:>8} {figures}")
+    if len(judgments.positions) > _PRINTED_POSITIONS:
+        typer.echo(f"{len(judgments.positions) - _PRINTED_POSITIONS:>8} more positions")
+    typer.echo(f"{judgments.pairs - judged:,} pairs with fewer than {judgments.minimum} impressions have no judgment")
+    grades = Counter(grade for row in qrels.values() for grade in row.values())
+    for grade in range(len(judgments.thresholds) + 1):
+        typer.echo(f"grade {grade}: {grades[grade]:>10,} pairs")
+    typer.echo(f"{grades.total():,} judgments of {len(qrels):,} topics. Rule: {judgments.rule}.")

@@ -1,0 +1,173 @@
+"""Options and arguments that several commands share, and parsers of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from searchlora.errors import UsageError
+
+
+def example(*lines: str) -> str:
+    """The epilog of a command: example command lines, printed verbatim below the options.
+
+    Examples:
+        >>> print(example("searchlora demo"))
+        \b
+        Example:
+          searchlora demo
+    """
+    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", metavar="FOLDER", help="Adapter store. Default: SEARCHLORA_STORE, else ./store."),
+]
+TasksOption = Annotated[
+    Path | None, typer.Option("--tasks", metavar="FOLDER", help="Folder of further task plugins, without packaging.")
+]
+DataOption = Annotated[Path, typer.Option("--data", metavar="FOLDER", help="Dataset folder, from `data build`.")]
+SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help="Split to evaluate on.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="Where the base model is, if it moved since training."),
+]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one key, for example lora.r=8; repeatable.")
+]
+QrelsOption = Annotated[
+    Path | None, typer.Option("--qrels", metavar="FILE", help="Judgments to use instead of the dataset's own.")
+]
+JunitOption = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit XML file with one test case per rule.")
+]
+SummaryOption = Annotated[
+    Path | None, typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request.")
+]
+AcceptChangesOption = Annotated[
+    bool, typer.Option("--accept-changes", help="Accept inputs that differ from the earlier result's.")
+]
+AllowCircularOption = Annotated[
+    bool,
+    typer.Option("--allow-circular", help="Accept a judge that took part in a system or saw the topics; marked."),
+]
+CorpusOption = Annotated[Path, typer.Option("--corpus", metavar="FILE", help="Documents: rows with id, text, title.")]
+TopicsOption = Annotated[Path, typer.Option("--topics", metavar="FILE", help="Topics: rows with id and query.")]
+ScaleOption = Annotated[str, typer.Option("--scale", metavar="GRADES", help="Grades of the scale, as 0,1,2,3.")]
+MeasureOption = Annotated[str, typer.Option("--measure", metavar="MEASURE", help="Measure of the runs.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")]
+HostOption = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Address to listen on; 0.0.0.0 accepts other machines.")
+]
+PortOption = Annotated[
+    int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port; 0 selects a free one.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter: name, name@3 or name@alias.")]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Task, for example rewriting.")]
+
+
+def parse_key_values(texts: Sequence[str], option: str) -> dict[str, str]:
+    """The pairs of `KEY=VALUE` texts.
+
+    Raises:
+        UsageError: for a text without `=`.
+
+    Examples:
+        >>> parse_key_values(["a=1", "b=x=y"], "--option")
+        {'a': '1', 'b': 'x=y'}
+    """
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"'{text}' is not KEY=VALUE", where=option)
+    return dict(text.split("=", 1) for text in texts)
+
+
+def parse_named_file(text: str) -> tuple[str, str]:
+    """Name and file of `NAME=FILE`.
+
+    Raises:
+        UsageError: for another form.
+
+    Examples:
+        >>> parse_named_file("umbrela=umbrela.qrels")
+        ('umbrela', 'umbrela.qrels')
+    """
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise UsageError(f"'{text}' is not NAME=FILE", fix="For example --judge umbrela=umbrela.qrels.")
+    return name, file
+
+
+def parse_named_files(texts: Sequence[str], what: str) -> dict[str, str]:
+    """Name to file of several `NAME=FILE` texts.
+
+    Args:
+        texts: The option's values.
+        what: What the files are, in the plural, for the error message.
+
+    Raises:
+        UsageError: for another form, and for a name that is used twice.
+    """
+    pairs = [parse_named_file(text) for text in texts]
+    files = dict(pairs)
+    if len(files) < len(pairs):
+        raise UsageError(f"two {what} have one name", where=", ".join(name for name, _ in pairs))
+    return files
+
+
+def parse_numbers(text: str, option: str) -> list[float]:
+    """The numbers of a comma-separated list.
+
+    Raises:
+        UsageError: for anything else.
+
+    Examples:
+        >>> parse_numbers("0.5,1,2", "--thresholds")
+        [0.5, 1.0, 2.0]
+    """
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"'{text}' is not a list of numbers separated by commas", where=option) from None
+
+
+def parse_grades(text: str, option: str = "--scale") -> tuple[int, ...]:
+    """The grades of a comma-separated scale.
+
+    Raises:
+        UsageError: for anything else.
+
+    Examples:
+        >>> parse_grades("0,1,2,3")
+        (0, 1, 2, 3)
+    """
+    try:
+        return tuple(int(grade) for grade in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"the scale '{text}' is not a list of whole numbers", where=option, fix=f"For example {option} 0,1,2,3."
+        ) from None
+
+
+def parse_grade_map(text: str, option: str) -> dict[int, int]:
+    """The mapping of grades to grades in a list such as `0=0,1=2`.
+
+    Raises:
+        UsageError: for another form, and for a grade that is mapped twice.
+
+    Examples:
+        >>> parse_grade_map("0=0,1=2", "--grades")
+        {0: 0, 1: 2}
+    """
+    try:
+        pairs = [(int(grade), int(mapped)) for grade, mapped in (part.split("=") for part in text.split(","))]
+    except ValueError:
+        raise UsageError(f"'{text}' is not a list of pairs such as 0=0,1=2", where=option) from None
+    if len(dict(pairs)) < len(pairs):
+        raise UsageError("one grade has two meanings", where=option)
+    return dict(pairs)

@@ -1,0 +1,162 @@
+"""Terminal output: progress bars, comparison tables, policy rules and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from searchlora.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    from searchlora.eval.comparison import Comparison
+    from searchlora.eval.policy import RuleResult
+
+#: Measures shown in the terminal, where the comparison has them; the report shows all.
+_MAIN_MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
+
+
+@contextmanager
+def progress_bars() -> Iterator[ProgressBars]:
+    """Progress bars on stderr while the block runs; plain lines where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield ProgressBars(None)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    ) as rich_progress:
+        yield ProgressBars(rich_progress)
+
+
+class ProgressBars:
+    """Creates one bar per step: call it with the description of the step."""
+
+    def __init__(self, rich_progress: RichProgress | None) -> None:
+        self._rich_progress = rich_progress
+
+    def __call__(self, step: str) -> Progress:
+        return _plain_progress(step) if self._rich_progress is None else self._bar(step, self._rich_progress)
+
+    def _bar(self, step: str, rich_progress: RichProgress) -> Progress:
+        bar = rich_progress.add_task(step, total=None, note="")
+
+        def progress(done: int, total: int | None, note: str = "") -> None:
+            rich_progress.update(bar, completed=done, total=total, note=note)
+
+        return progress
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print the main measures of each system with 95% intervals, and p against the candidate, else the baseline."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from searchlora.eval.formatting import interval, number, p_value
+
+    # MRR(rel=2)@10 counts as MRR@10.
+    by_bare_name = {re.sub(r"\(.*?\)", "", name): name for name in comparison.measures}
+    measures = [by_bare_name[name] for name in _MAIN_MEASURES if name in by_bare_name]
+    measures = measures or list(comparison.measures[:3])
+    leading = comparison.candidate or comparison.baseline or comparison.systems[0]
+    pairs = {b if a == leading else a: (a, b) for a, b in comparison.main_pairs}
+    tested = next((pair.measure for pair in comparison.comparisons), None)
+    table = Table(title=escape(f"{comparison.label(leading)} compared"), title_justify="left")
+    table.add_column("system")
+    for measure in measures:
+        table.add_column(f"{measure}\n95% interval", justify="right")
+    if tested is not None:
+        table.add_column(escape(f"p against\n{comparison.label(leading)}\n({tested})"), justify="right")
+    for system in comparison.systems:
+        cells = [escape(comparison.label(system))]
+        for measure in measures:
+            row = comparison.find(system, measure)
+            cells.append("–" if row is None else f"{number(row.value)}\n{interval(row.low, row.high)}")
+        if tested is not None and system in pairs:
+            pair = next((p for p in comparison.comparisons if (p.a, p.b, p.measure) == (*pairs[system], tested)), None)
+            cells.append("–" if pair is None else p_value(pair.p_corrected))
+        table.add_row(*cells, style="bold" if system == comparison.candidate else None)
+    console = table_console(120)
+    console.print(table)
+    n = comparison.row(leading, measures[0]).n
+    console.print(
+        f"n = {n}. p: paired randomisation test, two-sided, corrected ({comparison.correction}) over all comparisons."
+    )
+    for system, reason in comparison.circular.items():
+        console.print(escape(f"{comparison.label(system)}: {reason}"))
+
+
+def print_rules(results: Sequence[RuleResult]) -> None:
+    """Print each rule of a policy, whether it held, and by how much a broken one was missed."""
+    from rich.table import Table
+
+    table = Table("", "rule", "result", title="Promotion policy", title_justify="left")
+    for result in results:
+        table.add_row("held" if result.passed else "BROKEN", result.rule, result.told)
+    table_console(120).print(table)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on stdout."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def table_console(width: int) -> Console:
+    """A console for tables: as wide as the terminal, or `width` columns where stdout is not a terminal."""
+    from rich.console import Console
+
+    return Console(width=None if Console().is_terminal else width)
+
+
+@contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Print Python warnings of the block on stderr, one line each, without the source line that raised them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        typer.echo(f"warning: {warning.message}", err=True)
+
+
+def _plain_progress(step: str) -> Progress:
+    """Without a terminal: a line at about every tenth of the total, with the remaining time."""
+    started = time.monotonic()
+    printed = -1
+
+    def progress(done: int, total: int | None, note: str = "") -> None:
+        nonlocal printed
+        tenth = 10 * done // total if total else done // 100_000
+        if tenth == printed:
+            return
+        printed = tenth
+        seconds = time.monotonic() - started
+        left = f", {seconds * (total - done) / done:.0f} s left" if total and done else ""
+        print(f"{step}: {done}{f'/{total}' if total else ''} after {seconds:.0f} s{left}  {note}", file=sys.stderr)
+
+    return progress
