@@ -16,7 +16,7 @@ from benchmarks.intent_banking77.labels import confused, per_label, to_read
 from benchmarks.intent_banking77.systems import ADAPTER, FREE, calibrated, compared, run_all
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.cli.terminal import progress_bars
+from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.eval.files import atomic_text

@@ -23,7 +23,7 @@ from benchmarks.rag_mtrag.reading import write_answers
 from benchmarks.rag_mtrag.records import Record
 from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations
 from benchmarks.rag_mtrag.warm import ROWS
-from searchlora.cli.terminal import progress_bars
+from searchlora.cli.terminal import print_comparison, progress_bars
 
 NAME = "rag_mtrag"
 

@@ -31,6 +31,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.common import header, real_data, save
 from benchmarks.rag_mtrag.data import MtRag
 from benchmarks.rag_mtrag.records import SEED
+from searchlora.cli.terminal import print_comparison
 from searchlora.data.formats import squad
 from searchlora.data.text import fingerprint, normalised
 from searchlora.eval.aggregate import cohen_kappa

@@ -15,7 +15,7 @@ from benchmarks.common import WORK, real_data, save
 from benchmarks.rewriting_canard.systems import compared, run_all
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.cli.terminal import progress_bars
+from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.mtrag import read_mtrag

@@ -28,7 +28,7 @@ _VersionArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Exact 
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Adapter name, without a version.")]
 _AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="Alias, for example production.")]
 _ReasonOption = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Reason, recorded in the alias history.")
+    str | None, typer.Option("--reason", metavar="REASON", help="Reason, recorded in the alias history.")
 ]
 
 
@@ -80,7 +80,12 @@ def show(reference: AdapterArgument, store: StoreOption = None, as_json: JsonOpt
     manifest = verb(reference, store=_store(store)).model_dump_json(indent=2, exclude={"golden"})
     history = _store(store).history(reference.partition("@")[0])
     if as_json:
-        print_json({"manifest": json.loads(manifest), "history": [move.model_dump(mode="json") for move in history]})
+        print_json(
+            {
+                "manifest": json.loads(manifest),
+                "history": [move.model_dump(mode="json", by_alias=True) for move in history],
+            }
+        )
         return
     typer.echo(manifest)
     for move in history:
@@ -144,7 +149,7 @@ def remove(
 @app.command(epilog=example("searchlora adapters merge first@1 second@1 --name both --weights 0.5,0.5"))
 def merge(
     references: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER...", help="Two or more adapters of one base and task.")
+        list[str], typer.Argument(metavar="ADAPTER", help="Two or more adapters of one base and task.")
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new adapter.")],
     weights: Annotated[

@@ -121,8 +121,8 @@ def judge_card(
 ) -> None:
     """Measure agreement of LLM judges with human judgments: kappa, error, bias, system order, with intervals."""
     from searchlora.eval.files import check_writable
+    from searchlora.eval.formatting import figure
     from searchlora.eval.judge.cards_from_files import judge_cards, write
-    from searchlora.eval.printed import figure
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
     files_by_judge: dict[str, list[str]] = {}
@@ -179,8 +179,8 @@ def prediction_powered(
     """Estimate measures from few human-judged and many LLM-judged topics, with a valid confidence interval."""
     from searchlora.eval.files import check_writable
     from searchlora.eval.formats import read_topics
+    from searchlora.eval.formatting import write_json
     from searchlora.eval.judge.prediction_powered_runs import powered_runs
-    from searchlora.eval.plain_json import write_json
 
     check_writable(out)
     result = powered_runs(

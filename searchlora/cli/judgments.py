@@ -103,9 +103,9 @@ def export(
 
     from searchlora.cli.terminal import warnings_on_stderr
     from searchlora.eval.files import file_sha256
+    from searchlora.eval.formatting import interval
     from searchlora.eval.judgments.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
-    from searchlora.eval.printed import interval
 
     with warnings_on_stderr():
         exported = write_ratings(
@@ -205,7 +205,7 @@ def mix_qrels(
     ] = None,
 ) -> None:
     """Merge judgments of an LLM or of clicks with human ones. Where both exist, the human grade is kept."""
-    from searchlora.eval.printed import figure
+    from searchlora.eval.formatting import figure
     from searchlora.experiments.mixing import mix_qrels as verb
 
     result = verb(

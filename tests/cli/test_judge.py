@@ -71,7 +71,9 @@ def test_from_training_to_mixed_qrels(cli, refused, tmp_path, tiny_base):
     people.write_text(f"t0 0 {first} {2 - qrels['t0'][first]}\nt0 0 d10 1\n", encoding="utf-8")
     mixed = cli("mix-qrels", people, out, "--out", tmp_path / "mixed.txt", "--scale", "0,1,2")
     assert mixed.code == 0, mixed.err
-    assert "Wrote 2 human and 11 other judgments" in mixed.out and "1 pairs of 1 topics" in mixed.out
+    assert (
+        "Wrote 2 human and 11 other judgments" in mixed.out and "Pairs with both judgments (1, 1 topics)" in mixed.out
+    )
     assert read_qrels(tmp_path / "mixed.txt")["t0"][first] == 2 - qrels["t0"][first]
     card = read_card(tmp_path / "mixed.txt")
     assert (card.source, card.judge, card.counts) == ("mixed", "fit-judge@1", {"human": 2, "llm": 11})
@@ -90,7 +92,7 @@ def test_mixing_what_has_no_card(cli, refused, tmp_path):
     assert "there is no card that says who judged" in refused(*command)
     assert "the grade 4 is none that people gave (0, 1)" in refused(*command, "--source", "llm")
     called = cli(*command, "--source", "llm", "--grades", "4=1,3=0", "--scale", "0,1")
-    assert "1 of the other judgments are no grade of the scale and were left out" in called.out, called.err
+    assert "1 of the other judgments have a grade outside the scale and were left out" in called.out, called.err
     assert read_qrels(tmp_path / "mixed.txt") == {"t0": {"d1": 1, "d2": 0}, "t1": {"d1": 1}}
     assert read_card(tmp_path / "mixed.txt").judge_queries is None
     assert "is there already" in refused(*command, "--source", "llm")
@@ -117,4 +119,4 @@ def test_answers_that_were_no_grade_count_in_the_agreement_of_a_mixture(cli, ref
     rows = [json.dumps({"topic": topic, "document": "d1", "raw": "well"}) for topic in ("t4", "t5")]
     (tmp_path / "other.txt.invalid.jsonl").write_text("\n".join(rows), encoding="utf-8")
     called = cli(*command)
-    assert "Where both judged (6 pairs of 6 topics): the same grade in 0.667" in called.out, called.err
+    assert "Pairs with both judgments (6, 6 topics): the same grade in 0.667" in called.out, called.err

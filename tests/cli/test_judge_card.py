@@ -100,7 +100,7 @@ def test_grades_of_people_must_be_of_people(refused, files):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--scale", "0,one"), "the scale '0,one' is no list of whole numbers"),
+        (("--scale", "0,one"), "the scale '0,one' is not a list of whole numbers"),
         (("--scale", "0,1"), "is outside the scale 0, 1"),
         (("--relevant", 4), "from grade 4 on as relevant divides no scale"),
         (("--judge", "nameless"), "'nameless' is not NAME=FILE"),

@@ -82,7 +82,7 @@ def test_an_answer_that_is_no_grade_is_unjudged_and_counted(folder, cli, refused
     assert found["runs"]["a"] == dataclasses.asdict(expected)
     assert expected.n_judged == 61 and len(found["notes"]) == 3
     assert "the human grade 2 is outside the scale 0, 1" in refused(*arguments(folder), "--scale", "0,1")
-    assert "no list of whole numbers" in refused(*arguments(folder), "--scale", "many")
+    assert "not a list of whole numbers" in refused(*arguments(folder), "--scale", "many")
 
 
 def test_judgments_of_an_llm_are_not_taken_for_people_s_nor_a_judge_without_a_card_for_known(folder, cli, refused):

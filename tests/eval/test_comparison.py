@@ -284,6 +284,8 @@ def test_a_circular_system_is_marked_wherever_it_is_named(systems, roles, capsys
     for key in ("comparisons", "slice_comparisons", "weighted_comparisons"):
         assert content[key]
         assert all(row.get("circular") == "its own judge" for row in content[key] if "adapter" in (row["a"], row["b"]))
+    from searchlora.cli.terminal import print_comparison
+
     print_comparison(found)
     screen = capsys.readouterr().out
     assert screen.count("adapter (circular)") >= 2 and "its own judge" in screen

@@ -120,7 +120,7 @@ def test_passages_of_trec_dl_2019(real_data, tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--scale=0,x"], "the scale '0,x' is no list of whole numbers"),
+        (["--scale=0,x"], "the scale '0,x' is not a list of whole numbers"),
         (["--scale=0"], "0 is no scale"),
         (["--pairs=none.txt"], "a pool of runs or a file of pairs"),
         (["--overlap=0"], "too few"),

@@ -1,0 +1,128 @@
+"""The whole command tree: value names, help texts, examples, headings, completion, and JSON of list and show verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from searchlora.adapters.manifest import MANIFEST
+from searchlora.adapters.store import Store
+from searchlora.cli.app import app
+from tests.made import made_adapter
+from tests.words import first_word
+
+ROOT = typer.main.get_command(app)
+
+#: Placeholders that say nothing about the value.
+TYPE_NAMES = {"TEXT", "PATH", "INTEGER", "FLOAT", "STR", "INT", "BOOLEAN", "DIRECTORY"}
+
+
+def walk(command, *path):
+    """Every command below, groups included, with its path."""
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from walk(child, *path, name)
+
+
+TREE = {" ".join(path): command for path, command in walk(ROOT)}
+LEAVES = {path: command for path, command in TREE.items() if not hasattr(command, "commands")}
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_every_command_has_a_help_text_and_an_example_that_parses(path):
+    command = TREE[path]
+    assert command.help and command.help.splitlines()[0].endswith("."), path
+    lines = command.epilog.splitlines()
+    assert lines[:2] == ["\b", "Example:"]
+    examples = [shlex.split(line) for line in lines[2:]]
+    assert examples
+    for program, *words in examples:
+        assert program == "searchlora"
+        assert words[: len(path.split())] == path.split()
+        leaf = max((leaf for leaf in LEAVES if words[: len(leaf.split())] == leaf.split()), key=len)
+        LEAVES[leaf].make_context(leaf, words[len(leaf.split()) :])  # raises for an unknown or missing option
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_value_has_a_name_that_says_what_it_is_and_a_help_text(path):
+    for parameter in LEAVES[path].params:
+        if parameter.name in ("help", "install_completion", "show_completion"):
+            continue
+        assert parameter.help, (path, parameter.name)
+        if not getattr(parameter, "is_flag", False):
+            assert parameter.metavar, (path, parameter.name)
+            assert parameter.metavar not in TYPE_NAMES, (path, parameter.name)
+
+
+def test_options_of_one_name_have_one_value_name():
+    names = {}
+    for path, command in LEAVES.items():
+        for parameter in command.params:
+            if not getattr(parameter, "is_flag", False):
+                for option in (each for each in parameter.opts if each.startswith("--")):
+                    names.setdefault(option, {}).setdefault(parameter.metavar, []).append(path)
+    assert names["--data"].keys() == names["--store"].keys() == names["--tasks"].keys() == {"FOLDER"}
+    assert names["--set"].keys() == {"KEY=VALUE"}
+    assert names["--recipe"].keys() == {"FILE"}
+
+
+def test_help_lists_all_commands_by_job(cli):
+    called = cli("--help")
+    assert called.code == 0
+    headings = re.findall(r"^(\w+):$", called.out, re.MULTILINE)
+    assert headings == ["Options", "Start", "Data", "Train", "Evaluate", "Judgments", "Store", "Serve"]
+    for name in ROOT.commands:
+        assert re.search(rf"^  {name} ", called.out, re.MULTILINE), name
+    assert "--install-completion" in called.out
+
+
+def test_the_shell_completes_commands_and_options():
+    def completions(words):
+        script = Path(sys.executable).with_name("searchlora")
+        env = os.environ | {"_SEARCHLORA_COMPLETE": "complete_bash", "COMP_WORDS": words}
+        env["COMP_CWORD"] = str(len(words.split(" ")) - 1)
+        return subprocess.run([script], env=env, capture_output=True, text=True, check=False).stdout.split()
+
+    assert completions("searchlora ev") == ["evaluate"]
+    assert completions("searchlora adapters sh") == ["show"]
+    assert "--recipe" in completions("searchlora train --re")
+
+
+def test_list_and_show_verbs_print_one_json_document(cli, tmp_path, tiny_base):
+    store = Store(tmp_path / "store")
+    assert json.loads(cli("adapters", "list", "--store", store.root, "--json").out) == []
+    task = first_word(tmp_path / "task")
+    for seed in (1, 2):
+        made_adapter(store, "first", task, tiny_base, tmp_path / f"made{seed}", seed=seed)
+    cli("adapters", "alias", "first@1", "production", "--reason", "first release", "--store", store.root)
+    entries = json.loads(cli("adapters", "list", "--store", store.root, "--json").out)
+    assert [(entry["adapter"], entry["aliases"]) for entry in entries] == [("first@1", ["production"]), ("first@2", [])]
+    assert {entry["base"] for entry in entries} == {store.get("first").manifest.base.name}
+    shown = json.loads(cli("adapters", "show", "first@production", "--store", store.root, "--json").out)
+    assert (shown["manifest"]["version"], "golden" in shown["manifest"]) == (1, False)
+    assert [(move["alias"], move["to"], move["reason"]) for move in shown["history"]] == [
+        ("production", 1, "first release")
+    ]
+    difference = json.loads(cli("adapters", "diff", "first@1", "first@2", "--store", store.root, "--json").out)
+    assert (difference["first"], difference["second"], difference["weights"] > 0) == ("first@1", "first@2", True)
+    formats = json.loads(cli("data", "formats", "rewriting", "--json").out)
+    assert {"native", "pairs"} <= {entry["name"] for entry in formats}
+
+
+def test_a_broken_version_is_listed_with_its_problem_in_json(cli, tmp_path, tiny_base):
+    store = Store(tmp_path / "store")
+    stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
+    manifest = stored.path / MANIFEST
+    manifest.chmod(0o644)
+    manifest.write_text("{", encoding="utf-8")
+    (entry,) = json.loads(cli("adapters", "list", "--store", store.root, "--json").out)
+    assert entry["adapter"] == "first@1"
+    assert MANIFEST in entry["problem"]
