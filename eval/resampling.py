@@ -1,26 +1,26 @@
-"""Intervals and tests of figures of sums, resampled by cluster: kappa, F1, calibration error.
+"""Bootstrap intervals and paired randomisation tests of statistics of sums (kappa, F1, calibration error), by cluster.
 
-Each cluster (query, dialogue, or single row) has a table of cells for each system, counts mostly; a figure is a
-function of their sums, so a resample of clusters is one matrix product.
+Each cluster (query, dialogue, or single row) has a table of cells for each system, mostly counts. A statistic is a
+function of their sums, so a resample of clusters takes one matrix product.
 
-**Interval**: studentised bootstrap (bootstrap-t). Whole clusters are drawn; the error within each resample is the
-infinitesimal jackknife's, that of the data the jackknife's. By simulation with the queries of four LLMJudge judges,
-drawn as they are and from a population modelled on them (400 times each, 25 queries, 500 resamples), the interval of
-kappa over four grades covered the truth in 93.0–96.2%; the percentile interval in 88.5–94.0%, BCa in 86.0–94.8%. With
-three of the judges it covered weighted kappa and alpha in 92.8–96.8% and the absolute error in 93.8–97.2%. It is a
-little too narrow where a figure is near 0 and few queries carry it (binary kappa of the worst judge: 90%, percentile
-86%), and with 10 queries (kappa: 90.5–95.2%, percentile 87.5–90.2%). Sources: Efron and Tibshirani, An Introduction to
-the Bootstrap (1993), chapters 11, 12 and 22. Of single rows (benchmarks/intervals.pooled, 500 times each) it covered F1
-of one class in 95.6% and macro-F1 of ten labels in 98.2% at n = 200; at n = 43, four rows a label, both in 99% and
-more, being wide. Of calibration error, whose bias no interval tried corrects in full, it covered 89–90% (percentile 9%
-at n = 43, 68% at 200).
+**Interval**: studentised bootstrap (bootstrap-t) over whole clusters. The error within a resample is estimated by the
+infinitesimal jackknife, the error of the data by the jackknife (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, chapters 11, 12 and 22). Coverage of the 95% interval in simulations:
 
-**Test** of two systems: their tables of whole clusters are swapped at random (paired randomisation), as
-`significance.paired_differences` does for means; with the +1 of Phipson and Smyth (2010). Where two judges are
-interchangeable it rejects at 0.05 in 3.5–6.8% (400 times, six pairs of judges, 25 and 50 queries). Where their kappas
-are equal but their ways of grading are not, it rejects less often than it says (0.3–5.0%): it errs on the safe side.
-Intervals of the difference covered it in 93.0–98.3% of the same draws. Of aggregates of two systems alike it
-rejects in 3.4–5.4%.
+* Grades of four LLMJudge judges, drawn from the data and from a population modelled on them (400 draws, 25 queries, 500
+  resamples): kappa over four grades 93.0–96.2% (percentile 88.5–94.0%, BCa 86.0–94.8%); weighted kappa and alpha, for
+  three of the judges, 92.8–96.8%; absolute error 93.8–97.2%. The interval is slightly too narrow for a value near 0 that
+  rests on few queries (binary kappa of the worst judge: 90%, percentile 86%), and with 10 queries (kappa 90.5–95.2%,
+  percentile 87.5–90.2%).
+* Independent rows (benchmarks/statistics/intervals, 500 draws): F1 of one class 95.6% and macro-F1 of ten labels 98.2%
+  at n = 200; at n = 43, with four rows a label, both at least 99%, since the interval is wide. Calibration error, whose
+  bias no interval that was tried corrects fully: 89–90% (percentile 9% at n = 43, 68% at n = 200).
+
+**Test** of two systems: the tables of whole clusters are swapped between them at random, as
+`significance.paired_differences` does for means, with the +1 of Phipson and Smyth (2010). It rejects at level 0.05 in
+3.5–6.8% of draws when two judges are interchangeable (400 draws, six pairs of judges, 25 and 50 queries), and in
+3.4–5.4% for aggregates of two equal systems. It is conservative (0.3–5.0%) when two kappas are equal but the judges
+grade differently. The interval of the difference covers 93.0–98.3% of the same draws.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from numpy.typing import NDArray
 
 from searchlora.eval.intervals import Floats, batches, cluster_draws
 
-#: Tables of sums `(..., *table)` -> figures `(...)`; nan where the figure does not exist.
+#: Sums `(..., *table)` -> values `(...)`; nan where the statistic is undefined.
 Statistic = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over n pairs of so many queries, with its 95% interval.
+    """A statistic with its 95% interval, over n pairs of a number of queries.
 
-    `low` and `high` are nan where the queries allow no interval (one only, or all that a figure has in one of them);
-    `value` is nan where the figure does not exist.
+    `low` and `high` are nan when there is no interval (a single query, or all data of the statistic in one query);
+    `value` is nan when the statistic is undefined.
     """
 
     value: float
@@ -63,15 +63,15 @@ def intervals(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Floats:
-    """Figures of several systems, or their differences, with 95% intervals by cluster.
+    """Values of a statistic for several systems, or their differences, with 95% intervals by cluster.
 
     Args:
-        statistic: A smooth figure that does not change when all sums are multiplied by the same number.
+        statistic: A smooth statistic that does not change when all sums are multiplied by the same number.
         tables: Cells of each cluster and system, `(clusters, systems, *table)`.
-        bounds: The least and greatest value there can be; intervals end there.
-        contrasts: Sums of systems' figures to give, `(contrasts, systems)`, for example a row of +1 and −1 for the
-            difference of two; None: each system's own figure.
-        limit: How many standard errors an end may lie from the figure, see `intervals.LIMIT`.
+        bounds: The least and greatest possible value; intervals are clipped to them.
+        contrasts: Linear combinations of the systems' values, `(contrasts, systems)`, for example a row with +1 and −1
+            for a difference; None: the value of each system.
+        limit: Greatest distance of an end from the value, in standard errors (see `intervals.LIMIT`).
 
     Returns:
         `(contrasts, 3)`: value, low, high.
@@ -104,13 +104,13 @@ def swap_p(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[float]:
-    """Two-sided p that two systems have the same figure, by swapping their tables of whole clusters.
+    """Two-sided p of the hypothesis that two systems have the same value, by swapping tables of whole clusters.
 
-    A swap after which there is no such figure counts as one that reaches the difference.
+    A swap after which the statistic is undefined counts as reaching the observed difference.
 
     Args:
         tables: Cells of each cluster and system, `(clusters, systems, *table)`.
-        pairs: Places of the two systems of each test.
+        pairs: Indices of the two systems of each test.
     """
     totals = tables.sum(axis=0)
     kinds, counts = _kinds(tables)
@@ -123,18 +123,18 @@ def swap_p(
         for at, (a, b) in enumerate(pairs):
             first = own[:, a] + totals[b] - own[:, b]
             shift = statistic(first) - statistic(totals[a] + totals[b] - first)
-            # Sums in another order differ in their last digits; what is equal but for those counts as equal.
+            # Sums taken in another order differ in their last digits; those count as equal.
             reached[at] += (~(np.abs(shift) < abs(observed[a] - observed[b]) - 1e-10)).sum()
     return [float(p) for p in (reached + 1) / (resamples + 1)]
 
 
 def standard_error(statistic: Statistic, tables: Floats) -> float:
-    """The jackknife's standard error of a figure of tables `(clusters, *table)`, leaving out one cluster at a time."""
+    """Jackknife standard error of a statistic of tables `(clusters, *table)`, leaving out one cluster at a time."""
     return float(standard_errors(statistic, tables[:, None], np.eye(1))[0])
 
 
 def standard_errors(statistic: Statistic, tables: Floats, contrasts: Floats) -> Floats:
-    """The same of sums of figures `(contrasts, systems)` of tables `(clusters, systems, *table)`."""
+    """Jackknife standard errors of contrasts `(contrasts, systems)` of tables `(clusters, systems, *table)`."""
     clusters = len(tables)
     kinds, counts = _kinds(tables)
     without = _contrasted(statistic(tables.sum(axis=0) - kinds), contrasts)
@@ -144,16 +144,16 @@ def standard_errors(statistic: Statistic, tables: Floats, contrasts: Floats) -> 
 
 
 def influences(statistic: Statistic, totals: Floats, *, axes: int = 2) -> Floats:
-    """How a figure moves per unit added to a cell: the derivative by each cell, in the shape of `totals`.
+    """The derivative of a statistic by each cell, in the shape of `totals`, by finite differences.
 
     Args:
-        totals: Tables of sums; the last `axes` of its shape are the table's.
+        totals: Tables of sums; the last `axes` axes are those of one table.
     """
     flat = totals.reshape(*totals.shape[: totals.ndim - axes], -1)
     step = 1e-6 * np.abs(flat).sum(axis=-1)
     base = statistic(totals)
     moved, out = flat.copy(), np.zeros_like(flat)
-    # A cell that is empty everywhere has nothing in any cluster either, so nothing asks for its derivative.
+    # A cell that is 0 in all totals is 0 in every cluster, so its derivative is not needed.
     for cell in np.flatnonzero(flat.reshape(-1, flat.shape[-1]).any(axis=0)):
         moved[..., cell] += step
         shift = statistic(moved.reshape(totals.shape)) - base
@@ -169,9 +169,9 @@ def drawn_queries(queries: int, resamples: int, cells: int, rng: np.random.Gener
 
 
 def _kinds(tables: Floats) -> tuple[Floats, Floats]:
-    """The different clusters, and how many there are of each: to draw kinds by their counts is to draw clusters.
+    """Distinct clusters and their counts; drawing kinds in proportion to their counts equals drawing clusters.
 
-    Where every row is a cluster there are few kinds, as four of (true, said) for one class.
+    When every row is a cluster there are few kinds, for example four pairs of (gold, predicted) for one class.
     """
     _, first, counts = np.unique(tables.reshape(len(tables), -1), axis=0, return_index=True, return_counts=True)
     order = np.argsort(first)
@@ -193,28 +193,30 @@ def _kept(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _ratios(statistic: Statistic, draw: Floats, kinds: Floats, sums: Floats, value: Floats, clusters: int) -> Floats:
-    """(figure* − figure) / its error*, `(resamples, contrasts)`; nan where a resample has no such figure."""
+    """(value* − value) / error*, `(resamples, contrasts)`; nan where the statistic is undefined in a resample."""
     count, systems = kinds.shape[:2]
     totals = (draw @ kinds.reshape(count, -1)).reshape(len(draw), *kinds.shape[1:])
     shift = _contrasted(statistic(totals), sums) - value
     slope = influences(statistic, totals, axes=kinds.ndim - 2).reshape(len(draw), systems, -1)
-    # (systems, resamples, kinds): what a cluster of each kind adds to the figure.
+    # (systems, resamples, kinds): the influence of a cluster of each kind.
     moved = slope.transpose(1, 0, 2) @ kinds.reshape(count, systems, -1).transpose(1, 2, 0)
-    spread = [np.einsum("rk,rk,rk->r", draw, each, each) for each in (_sum_of(moved, contrast) for contrast in sums)]
+    spread = [
+        np.einsum("rk,rk,rk->r", draw, each, each) for each in (_weighted_sum(moved, contrast) for contrast in sums)
+    ]
     error = np.sqrt(np.stack(spread, axis=1) * clusters / max(clusters - 1, 1))
-    # Where a resample has no spread (one cluster drawn again and again), finite differences leave some 1e-6 of it.
+    # In a resample without spread (one cluster drawn every time) finite differences leave about 1e-6.
     flat = error <= 1e-5
     ratio = np.divide(shift, error, out=np.zeros_like(shift), where=~flat)
     return np.where(flat & (np.abs(shift) > 1e-9), np.copysign(math.inf, shift), ratio)
 
 
 def _contrasted(figures: Floats, contrasts: Floats) -> Floats:
-    """Sums of systems' figures: `(..., systems)` -> `(..., contrasts)`."""
-    return np.stack([_sum_of(np.moveaxis(figures, -1, 0), contrast) for contrast in contrasts], axis=-1)
+    """Contrasts of the systems' values: `(..., systems)` -> `(..., contrasts)`."""
+    return np.stack([_weighted_sum(np.moveaxis(figures, -1, 0), contrast) for contrast in contrasts], axis=-1)
 
 
-def _sum_of(figures: Floats, contrast: Floats) -> Floats:
-    """`(systems, ...)` -> `(...)`; a system that is not in the contrast says nothing, though it has no figure (nan)."""
+def _weighted_sum(figures: Floats, contrast: Floats) -> Floats:
+    """`(systems, ...)` -> `(...)`; a system with weight 0 is ignored even if its value is nan."""
     named = np.flatnonzero(contrast)
     return np.asarray(sum(contrast[system] * figures[system] for system in named))
 

@@ -1,4 +1,4 @@
-"""A comparison as the JSON of a benchmark's results, and as Markdown."""
+"""A comparison as JSON (the format of benchmark results) and as Markdown tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 @dataclass(frozen=True)
 class Header:
-    """How the figures came about: given by whoever ran the systems, since eval looks at no clock and no machine.
+    """Provenance of the figures, supplied by the caller, since eval reads neither the clock nor the machine.
 
     Args:
         benchmark: Name of the benchmark or experiment.
@@ -32,11 +32,12 @@ class Header:
 
 
 def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
-    """The object that `benchmarks/results/NAME.json` holds (DESIGN, Results); what is unknown is None, never NaN.
+    """The content of `benchmarks/results/NAME.json`; an undefined value is None, never NaN.
 
-    The figures of a system that is circular carry `circular`, the reason. Beside the agreed keys stand, where there is
-    something to tell, `slices`, `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`,
-    `circular`, `aggregates` (the measures that are not means), `less_is_better` and `notes`.
+    `rows` and `comparisons` are always present. The other keys are present if they are not empty: `slices`,
+    `slice_comparisons`, `weighted`, `weighted_comparisons`, `unjudged`, `totals`, `costs`, `circular`, `aggregates`
+    (measures that are not means), `less_is_better` and `notes`. Figures of a circular system have a key `circular` with
+    the reason.
     """
     more = {
         "slices": [
@@ -70,9 +71,7 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """A table for each subject that there are figures of (systems, pairs, unjudged documents, traffic, slices, costs),
-    and the notes.
-    """
+    """Markdown tables of systems, pairs, unjudged documents, traffic, slices and costs, and the notes."""
     parts = [
         _systems(comparison),
         *_pairs(comparison),
@@ -94,14 +93,14 @@ def _systems(comparison: Comparison) -> str:
         cells = [figures.get(system, {}).get(measure) for measure in comparison.measures]
         invalid = f"{len(comparison.invalid.get(system, {}))} of {comparison.answered[system]}"
         lines.append([_name(comparison, system), *map(_figure, cells), _counts(cells), invalid])
-    said = "Mean and 95% interval (bootstrap-t over clusters). Invalid: of all rows that the system answered."
-    return _table(head, lines, " ".join([said, *_kinds(comparison)]))
+    caption = "Mean and 95% interval (bootstrap-t over clusters). Invalid: of all rows that the system answered."
+    return _table(head, lines, " ".join([caption, *_measure_notes(comparison)]))
 
 
-def _kinds(comparison: Comparison) -> Iterator[str]:
-    """Which measures are no means, and of which less is better."""
+def _measure_notes(comparison: Comparison) -> Iterator[str]:
+    """Which measures are aggregates, and of which less is better."""
     if comparison.aggregates:
-        yield f"From sums over all rows, not a mean of rows: {', '.join(comparison.aggregates)}."
+        yield f"Aggregates of all rows, not means of rows: {', '.join(comparison.aggregates)}."
     if comparison.less_is_better:
         yield f"Less is better: {', '.join(comparison.less_is_better)}."
 
@@ -111,12 +110,12 @@ def _pairs(comparison: Comparison) -> Iterator[str]:
         return
     tests = ["p", "p corrected", "wins/losses/ties", "p (t)", "effect", "detectable"]
     lines = [_pair(comparison, pair) for pair in comparison.comparisons]
-    said = (
+    caption = (
         f"p by paired randomisation over clusters, corrected by {_correction(comparison)} over the {len(lines)} rows; "
         "p (t) by the paired t test, not corrected. Effect: Cohen's d_z. Detectable: the smallest true difference that "
-        "the t test finds four times in five at the level 0.05, with this many rows of this spread."
+        "the t test detects with power 0.8 at level 0.05, for this number of rows and this spread."
     )
-    yield _table(["comparison", "measure", "difference", *tests], lines, said, words=2)
+    yield _table(["comparison", "measure", "difference", *tests], lines, caption, words=2)
 
 
 def _pair(comparison: Comparison, pair: Pair) -> list[str]:
@@ -126,7 +125,7 @@ def _pair(comparison: Comparison, pair: Pair) -> list[str]:
 
 
 def _unjudged(comparison: Comparison) -> Iterator[str]:
-    """A line per system and measure, worst to best; and how much is judged."""
+    """The figures of each system under the three assumptions about unjudged documents, and the share judged."""
     if not comparison.unjudged:
         return
     yield "### Unjudged documents"
@@ -135,17 +134,23 @@ def _unjudged(comparison: Comparison) -> Iterator[str]:
     depths = list(dict.fromkeys(row.measure for row in comparison.unjudged if row.measure.startswith("Judged@")))
     lines = []
     for measure in comparison.measures:
-        for system, own in figures.items():
-            if f"{measure} {CONDENSED}" in own and measure in plain[system]:
-                cells = [plain[system][measure], own[f"{measure} {CONDENSED}"], own[f"{measure} {AS_BEST}"]]
+        for system, by_measure in figures.items():
+            if f"{measure} {CONDENSED}" in by_measure and measure in plain[system]:
+                cells = [
+                    plain[system][measure],
+                    by_measure[f"{measure} {CONDENSED}"],
+                    by_measure[f"{measure} {AS_BEST}"],
+                ]
                 lines.append([_name(comparison, system), measure, *map(_figure, cells), _counts(cells)])
-    said = (
-        "As worst: unjudged documents count as not relevant, as in all other tables. Condensed: they are taken out of "
-        "the ranking. As best: the greatest value over giving the first of them, up to some number, the best grade."
+    caption = (
+        "As worst: unjudged documents count as not relevant, as in all other tables. Condensed: they are removed from "
+        "the ranking. As best: the greatest value when the first j of them get the best grade, over all j."
     )
     if lines:
-        yield _table(["system", "measure", "as worst", "condensed", "as best", "n"], lines, said, words=2)
-    shares = [[_name(comparison, system), *(_figure(own[d]) for d in depths)] for system, own in figures.items()]
+        yield _table(["system", "measure", "as worst", "condensed", "as best", "n"], lines, caption, words=2)
+    shares = [
+        [_name(comparison, system), *(_figure(by_measure[d]) for d in depths)] for system, by_measure in figures.items()
+    ]
     yield _table(["system", *depths], shares, "Share of the first documents that are judged.")
 
 
@@ -153,10 +158,14 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
     if not comparison.weighted:
         return
     figures = _by_system(comparison.weighted)
-    measures = [m for m in comparison.measures if all(m in own for own in figures.values())]
+    measures = [m for m in comparison.measures if all(m in by_measure for by_measure in figures.values())]
     lines = [
-        [_name(comparison, system), *(_figure(own[m]) for m in measures), _counts([own[m] for m in measures])]
-        for system, own in figures.items()
+        [
+            _name(comparison, system),
+            *(_figure(by_measure[m]) for m in measures),
+            _counts([by_measure[m] for m in measures]),
+        ]
+        for system, by_measure in figures.items()
     ]
     yield "### Weighted by traffic"
     yield _table(["system", *measures, "n"], lines, "Mean weighted by traffic, and its 95% interval.")
@@ -172,20 +181,20 @@ def _weighted(comparison: Comparison) -> Iterator[str]:
             ]
             for pair in comparison.weighted_pairs
         ]
-        said = (
+        caption = (
             "Difference of the weighted means; p by paired randomisation of the weighted sums of clusters, corrected "
             f"by {_correction(comparison)} over the {len(pairs)} rows."
         )
-        yield _table(["comparison", "measure", "difference", "p", "p corrected", "n"], pairs, said, words=2)
+        yield _table(["comparison", "measure", "difference", "p", "p corrected", "n"], pairs, caption, words=2)
 
 
 def _slices(comparison: Comparison) -> Iterator[str]:
-    """Per slice, the headline (else the first mean) of each system and the pairs that are looked at first."""
+    """For each slice, the headline (else the first mean) of each system, and the main pairs."""
     headline = comparison.row_measure
     for name in dict.fromkeys(each.slice for each in comparison.slices):
         yield f"### {headline} by {name}"
-        own = [each for each in comparison.slices if (each.slice, each.row.measure) == (name, headline)]
-        yield _table([name, *(_name(comparison, s) for s in comparison.systems), "n"], _slice_lines(own))
+        by_measure = [each for each in comparison.slices if (each.slice, each.row.measure) == (name, headline)]
+        yield _table([name, *(_name(comparison, s) for s in comparison.systems), "n"], _slice_lines(by_measure))
         pairs = [
             each
             for each in comparison.slice_pairs
@@ -193,12 +202,12 @@ def _slices(comparison: Comparison) -> Iterator[str]:
             and (each.pair.a, each.pair.b) in comparison.main_pairs
         ]
         if pairs:
-            said = (
+            caption = (
                 f"p corrected by {_correction(comparison)} over the {len(comparison.slice_pairs)} pairs of all slices "
                 "and tested measures."
             )
             head = [name, "comparison", "difference", "p", "p corrected", "wins/losses/ties", "detectable", "n"]
-            yield _table(head, [_slice_pair(comparison, each) for each in pairs], said, words=2)
+            yield _table(head, [_slice_pair(comparison, each) for each in pairs], caption, words=2)
 
 
 def _slice_lines(slices: Sequence[Slice]) -> list[list[str]]:
@@ -253,14 +262,14 @@ def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:
 
 
 def _counts(rows: Sequence[Row | None]) -> str:
-    """One number where all measures have the same rows, else one each."""
+    """One number if all measures have the same rows, else one for each."""
     known = {row.n for row in rows if row is not None}
     return str(*known) if len(known) == 1 else "/".join("–" if row is None else str(row.n) for row in rows)
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], said: str = "", *, words: int = 1) -> str:
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]], caption: str = "", *, words: int = 1) -> str:
     table = markdown_table(head, lines, words=words)
-    return f"{table}\n\n{said}" if said else table
+    return f"{table}\n\n{caption}" if caption else table
 
 
 def _wins(pair: Pair) -> str:

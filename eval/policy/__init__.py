@@ -1,4 +1,4 @@
-"""Promotion policies: what a system must show before it goes further, and whether it does."""
+"""Promotion policies: rules that a candidate must meet to be promoted, and the decision on them."""
 
 from __future__ import annotations
 

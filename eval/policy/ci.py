@@ -1,4 +1,4 @@
-"""A decision for machines and reviewers: JUnit XML, and Markdown for a pull request."""
+"""Policy decisions as JUnit XML for CI and as Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from searchlora.eval.tables import to_markdown
 
 
 def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> None:
-    """Write a JUnit file with a test case per rule, a broken one as a failure; at once or not at all.
+    """Write a JUnit XML file with a test case per rule; a broken rule is a failure. The write is atomic.
 
     Raises:
-        DataError: when it cannot be written.
+        DataError: when the file cannot be written.
     """
     failed = sum(not result.passed for result in results)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")
     for result in results:
-        rule, told = _legal(result.rule), _legal(result.told)
+        rule, told = _xml_text(result.rule), _xml_text(result.told)
         case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=rule)
         if result.passed:
             ElementTree.SubElement(case, "system-out").text = told
         else:
-            ElementTree.SubElement(case, "failure", message=_legal(result.said)).text = f"{told}."
+            ElementTree.SubElement(case, "failure", message=_xml_text(result.said)).text = f"{told}."
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -37,16 +37,16 @@ def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> N
 
 
 def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleResult], reason: str = "") -> str:
-    """A heading that says how it ended, the rules, and the tables folded away.
+    """Markdown summary: a heading with the verdict, the rules, and the tables of figures in a folded section.
 
     Args:
-        reason: Given where a refused system was put through by force.
+        reason: The reason given for a forced promotion; empty: not forced.
     """
     broken = [result for result in results if not result.passed]
     verdict = "passes" if not broken else f"refused, {len(broken)} of {len(results)} rules broken"
     parts = [f"### {title}: {verdict}"]
     if reason:
-        parts.append(f"**Put through by force:** {reason}")
+        parts.append(f"**Promoted by force:** {reason}")
     if results:
         parts.append(rules_table(results))
     parts.append(f"<details><summary>Figures</summary>\n\n{to_markdown(comparison)}\n</details>")
@@ -62,6 +62,6 @@ def rules_table(results: Sequence[RuleResult]) -> str:
     return markdown_table(["", "rule", "found"], rows, words=3)
 
 
-def _legal(text: str) -> str:
-    """Text as XML may hold it: a value of a slice can have control characters, for which it has no way of writing."""
+def _xml_text(text: str) -> str:
+    """Replace characters that XML cannot represent, such as control characters in a slice value."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -1,4 +1,4 @@
-"""Holding a comparison against a policy, rule by rule. Nothing is moved and nothing is run here."""
+"""Decision on a promotion policy: each rule checked against a comparison. Runs no system and moves no alias."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.policy.change import changes
-from searchlora.eval.policy.policy import Policy, SliceRule
+from searchlora.eval.policy.policy import Policy, SliceRule, changes
 
-#: Of the paired randomisation test, two-sided.
+#: Significance level of the two-sided paired randomisation test.
 LEVEL = 0.05
 
-#: The rule on the data of the last decision.
+#: Name of the rule on the data of the last decision.
 UNCHANGED = "unchanged data"
 
-#: How the names of the rules on slices begin.
+#: Prefix of the names of rules on slices.
 SLICE = "slice "
 
-#: How it begins what a rule says that would be broken, had nobody said that the change is meant.
+#: Prefix of the finding of a rule that is met only because the change was accepted by a person.
 ACCEPTED = "accepted: "
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """One rule, held or broken.
+    """The result of one rule.
 
     Attributes:
         rule: Its name, for example `beat incumbent` or `slice turn = 3`.
-        said: What was found and what was asked, in a sentence.
-        short_by: By how much it was missed, in the unit of the rule; 0 where it was held, None where it has no size.
+        passed: Whether the rule is met.
+        said: The finding and the requirement, in a sentence.
+        short_by: By how much the rule was missed, in its unit; 0 if it is met, None if it has no size.
     """
 
     rule: str
@@ -43,24 +43,24 @@ class RuleResult:
 
     @property
     def told(self) -> str:
-        """What was found, and by how much the rule was missed."""
+        """The finding, with the amount by which the rule was missed."""
         return f"{self.said}; missed by {self.short_by:.3g}" if not self.passed and self.short_by else self.said
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a policy needs to know beside the figures.
+    """Facts that a policy needs in addition to the figures.
 
     Attributes:
-        roles: `base`, `incumbent` -> the system's name in the comparison; a missing incumbent is one that is not there.
-        data: The fingerprint of the data evaluated on.
-        changed: What was changed since the last decision on this alias, in words; empty: nothing.
-        accepted: Whether somebody said that these changes are meant.
-        source: Where the judgments come from (`human`, `llm`, `clicks`, `mixed`).
-        removed: The version that was the incumbent and was taken away, in words; empty: none was.
-        policy: The policy of the last decision on this alias, as JSON; None: there is none.
-        sliced: Rules on slices of that decision, by name, of values that its data had.
-        leaked: Ids of evaluated rows whose query the candidate was trained on; None: it cannot be told.
+        roles: `base` or `incumbent` -> name of the system in the comparison. No key `incumbent`: there is none.
+        data: Fingerprint of the evaluated dataset.
+        changed: Changes of the data since the last decision on this alias, in words; empty: none.
+        accepted: Whether a person accepted these changes.
+        source: Source of the judgments (`human`, `llm`, `clicks`, `mixed`).
+        removed: The incumbent version that was removed from the store, in words; empty: none.
+        policy: The policy of the last decision on this alias, as JSON; None: there was none.
+        sliced: Names of the rules on slice values of that decision.
+        leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
     """
 
     roles: Mapping[str, str]
@@ -75,10 +75,10 @@ class Facts:
 
 
 def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
-    """Every rule of a policy, held against a comparison in which the candidate meets the systems to be beaten.
+    """Check every rule of a policy against a comparison of the candidate with the systems to beat.
 
     Raises:
-        UsageError: when the policy names a measure, a system or a slice that the comparison does not have.
+        UsageError: when the policy names a measure, a system or a slice that does not exist in the comparison.
     """
     measure = policy.measure or comparison.measures[0]
     if measure not in comparison.measures:
@@ -94,7 +94,7 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
 
 
 def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
-    """Whether the figures may be believed at all: enough rows, the same data, held out, judged by somebody else."""
+    """Rules on the data: enough rows, unchanged data, held-out queries, accepted and independent judgments."""
     rows = comparison.row(candidate, measure).n
     lacking = max(policy.least.rows - rows, policy.least.groups - comparison.groups, 0)
     yield RuleResult(
@@ -116,12 +116,12 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         yield RuleResult("the policy of the last decision", True, f"changed: {other}" if other else "the same")
     if facts.leaked is None:
         required = policy.held_out == "required"
-        said = "the candidate does not tell what it was trained on"
+        said = "the training data of the candidate is unknown"
         said = f"{said}, which the policy requires" if required else f"not checked: {said}"
         yield RuleResult("held out", not required, said, None if required else 0.0)
     else:
         shown = f" ({some(facts.leaked)})" if facts.leaked else ""
-        said = f"{len(facts.leaked)} of {rows} queries{shown} were seen in the candidate's training"
+        said = f"{len(facts.leaked)} of {rows} queries{shown} are in the candidate's training data"
         yield RuleResult("held out", not facts.leaked, said, float(len(facts.leaked)))
     known = facts.source in policy.judgments
     said = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are asked for"
@@ -145,7 +145,7 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         pair = _pair(comparison, candidate, system, measure)
         reached = _worse_end(comparison, pair)
         above = reached > asked.margin
-        # Where few rows differ, or there are few, the interval alone lets chance through (up to 14% of null pairs).
+        # With few rows, or few that differ, the interval alone lets chance results pass (up to 14% of null pairs).
         passed = above and pair.p <= LEVEL
         short = pair.p - LEVEL if above else asked.margin - reached
         less = measure in comparison.less_is_better
@@ -164,8 +164,8 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         return
     if measure in comparison.aggregates:
         raise UsageError(
-            f"the policy names slices, but {measure} is computed from sums over all rows and has none",
-            fix=f"Leave 'slices' out, or take one of: {', '.join(comparison.values)}.",
+            f"the policy names slices, but {measure} is an aggregate without slices",
+            fix=f"Remove 'slices', or use one of: {', '.join(comparison.values)}.",
         )
     other = _rival(policy, facts)
     for name, rule in policy.slices.items():
@@ -186,7 +186,7 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
 
 
 def _gone(name: str, rule: SliceRule, present: Collection[str], facts: Facts) -> Iterator[RuleResult]:
-    """Values that were held to the rule in the last decision: to leave them out of the data is no way around it."""
+    """Slice values of the last decision that are missing now: removing them from the data does not avoid the rule."""
     for then in facts.sliced:
         value = then.removeprefix(_slice_rule(name, ""))
         if value != then and value not in present and (rule.values is None or value in rule.values):
@@ -199,12 +199,12 @@ def _slice_rule(name: str, value: str) -> str:
 
 
 def _rival(policy: Policy, facts: Facts) -> str:
-    """The system that slices are set against."""
+    """The system that slices are compared with."""
     for role in ("incumbent", "base"):
         if role in facts.roles:
             return facts.roles[role]
     if not policy.beat:
-        raise UsageError("the policy names slices, but no system to set them against", fix="Name one under 'beat'.")
+        raise UsageError("the policy names slices, but no system to compare them with", fix="Name one under 'beat'.")
     return next(iter(policy.beat))
 
 
@@ -220,12 +220,14 @@ def _slice(comparison: Comparison, name: str, value: str, pair: Pair, rule: Slic
         f"{what} must not be {limit}"
     )
     if rule.least_rows is not None and pair.n < rule.least_rows:
-        return RuleResult(_slice_rule(name, value), True, f"told only, of fewer than {rule.least_rows} rows: {said}")
+        return RuleResult(
+            _slice_rule(name, value), True, f"reported only, with fewer than {rule.least_rows} rows: {said}"
+        )
     return RuleResult(_slice_rule(name, value), passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
 
 
 def _worse_end(comparison: Comparison, pair: Pair) -> float:
-    """The end of the interval that is the worse one for a; above 0 where it is still for the better."""
+    """The unfavourable end of the interval, with its sign turned so that above 0 is better."""
     less = pair.measure in comparison.less_is_better
     return comparison.gain(pair.measure, pair.high if less else pair.low)
 
@@ -251,7 +253,7 @@ def _at_most(rule: str, found: float, limit: float, unit: str) -> RuleResult:
 
 
 def _size(short: float) -> float | None:
-    """None for a single group of rows, over which there is no interval."""
+    """None for a single cluster, which has no interval."""
     return None if math.isnan(short) else short
 
 
@@ -261,7 +263,7 @@ def _milliseconds(comparison: Comparison, system: str) -> float:
     except KeyError:
         raise UsageError(
             f"the policy bounds the latency, but {system} was not timed",
-            fix="Evaluate it anew, without kept outputs, or take the rule out.",
+            fix="Evaluate it again without stored outputs, or remove the rule.",
         ) from None
 
 
@@ -270,6 +272,6 @@ def _pair(comparison: Comparison, candidate: str, system: str, measure: str) -> 
         return comparison.pair(candidate, system, measure)
     except KeyError:
         raise UsageError(
-            f"the policy sets {candidate} against '{system}' in {measure}, which was not compared",
+            f"the policy compares {candidate} with '{system}' in {measure}, which was not done",
             fix=f"Systems: {', '.join(comparison.systems)}.",
         ) from None

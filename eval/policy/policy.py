@@ -1,24 +1,27 @@
-"""A policy as it is written: YAML, each key a rule.
+"""Promotion policy: its YAML schema, reading it, and the differences between two policies.
 
-measure: nDCG@10
-beat:                                  # each by its margin, with the 95% interval of the difference
-  base: {margin: 0.02}
-  incumbent: {margin: 0.0}
-slices:
-  turn: {largest_fall: 0.03, least_rows: 30}   # no turn may fall by more against the incumbent
-  kind: {largest_fall: 0.0, values: [complaint], by: interval}
-invalid_rate: {at_most: 0.02}
-latency: {at_most_ms: 900, at_most_times_base: 1.5}
-least: {rows: 200, groups: 50}
-data: 3f9a0c…                          # the fingerprint of the dataset, or its beginning
-judgments: [human, mixed]              # sources of judgments that count
-held_out: required                     # or `told`
+Each key is a rule:
+
+    measure: nDCG@10
+    beat:                                  # systems to beat; the 95% interval of the difference must exclude the margin
+      base: {margin: 0.02}
+      incumbent: {margin: 0.0}
+    slices:
+      turn: {largest_fall: 0.03, least_rows: 30}   # no turn may fall by more than this against the incumbent
+      kind: {largest_fall: 0.0, values: [complaint], by: interval}
+    invalid_rate: {at_most: 0.02}
+    latency: {at_most_ms: 900, at_most_times_base: 1.5}
+    least: {rows: 200, groups: 50}
+    data: 3f9a0c…                          # fingerprint of the dataset, or its first characters
+    judgments: [human, mixed]              # accepted sources of judgments
+    held_out: required                     # or `told`
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,27 +34,28 @@ class _Strict(BaseModel):
 
 
 class Margin(_Strict):
-    """The lower end of the 95% interval of the difference must be above `margin`, in units of the measure; where less
-    is better, the upper end must be below −`margin`.
+    """The margin by which a system must be beaten.
 
-    And p of the paired randomisation test at most 0.05: where few rows differ, or there are few, the interval alone
-    would let chance through.
+    The lower end of the 95% interval of the difference must be above `margin`, in units of the measure; where less is
+    better, the upper end must be below −`margin`. In addition p of the paired randomisation test must be at most 0.05:
+    with few rows, or few rows that differ, the interval alone would let chance results pass.
     """
 
     margin: float = Field(0.0, ge=0)
 
 
 class SliceRule(_Strict):
-    """No value of the slice may fall against the incumbent (where there is none, against the base, else the first of
-    `beat`). Where less is better, a rise is a fall. An aggregate has no slices, so it cannot be held to such a rule.
+    """Largest fall allowed in a value of a slice, against the incumbent (else the base, else the first of `beat`).
+
+    Where less is better, a rise counts as a fall. An aggregate has no slices, so this rule does not apply to it.
 
     Attributes:
         largest_fall: In units of the measure.
-        values: Only these; None takes every value that occurs.
-        by: `difference`: the mean difference must not be below −largest_fall. `interval`: a greater fall must be
-            excluded, so the lower end of the 95% interval must not be below it; strict, since slices are small.
-        least_rows: A value with fewer rows is told and does not decide: a few rows fall by chance. None: every value
-            decides.
+        values: The values to check; None: every value that occurs.
+        by: `difference`: the mean difference must not be below −largest_fall. `interval`: the lower end of the 95%
+            interval must not be below −largest_fall, which is strict, since slices are small.
+        least_rows: A value with fewer rows is reported and does not decide, since a few rows fall by chance. None:
+            every value decides.
     """
 
     largest_fall: float = Field(0.0, ge=0)
@@ -61,34 +65,38 @@ class SliceRule(_Strict):
 
 
 class InvalidRate(_Strict):
-    """The share of the candidate's outputs that do not parse."""
+    """Bound on the share of the candidate's outputs that do not parse."""
 
     at_most: float = Field(ge=0, le=1)
 
 
 class Latency(_Strict):
-    """Mean wall time per query, measured in the evaluation's own run, batched as it was there."""
+    """Bounds on the mean wall time per query, as measured and batched in the evaluation."""
 
     at_most_ms: float | None = Field(None, gt=0)
     at_most_times_base: float | None = Field(None, gt=0)
 
 
 class Least(_Strict):
-    """How much there must be to decide on."""
+    """Minimum amount of data for a decision."""
 
     rows: int = Field(1, ge=1)
     groups: int = Field(1, ge=1)
 
 
 class Policy(_Strict):
-    """See the module's docstring.
+    """The rules of a promotion policy.
 
     Attributes:
-        measure: A mean or an aggregate; None takes the headline of the candidate's evaluation.
+        measure: A mean or an aggregate; None: the headline of the candidate's evaluation.
         beat: `base`, `incumbent`, or the name of another system of the comparison. All must be beaten, so none of the
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
-        held_out: Where it cannot be told what the candidate was trained on, `required` breaks the rule and `told` only
-            says so. Rows that it was trained on break it in both. None: `promote` requires, an experiment tells.
+        slices: Slice name -> its rule.
+        data: Fingerprint of the dataset, or its first characters; None: any dataset.
+        judgments: Accepted sources of judgments.
+        held_out: What happens if the candidate's training data is unknown: `required` breaks the rule, `told` reports
+            it. Rows that it was trained on always break the rule. None: `required` for `promote`, `told` for an
+            experiment.
     """
 
     measure: str | None = None
@@ -106,7 +114,7 @@ def read_policy(path: str | Path) -> Policy:
     """Read a policy file.
 
     Raises:
-        UsageError: when it is not there, is not YAML, or naming the key that is refused.
+        UsageError: when the file cannot be read, is not YAML, or has an invalid key (named in the error).
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -124,3 +132,30 @@ def read_policy(path: str | Path) -> Policy:
             where=str(path),
             fix=f"The rules of a policy: {', '.join(Policy.model_fields)}.",
         ) from None
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    """Each key whose value differs between two policies, for example `slices.kind.largest_fall was 0.03, is 0.1`.
+
+    Args:
+        before, after: Policies as `Policy.model_dump(mode="json")` returns them. A key with the value None counts as
+            not set, so a policy stored before a key existed equals one that leaves it out.
+
+    Examples:
+        >>> changes({"least": {"rows": 100}}, {"least": {"rows": 50}})
+        ('least.rows was 100, is 50',)
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return tuple(
+        f"{key} was {old.get(key, 'not set')}, is {new.get(key, 'not set')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    )
+
+
+def _leaves(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in part.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value

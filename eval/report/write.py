@@ -95,7 +95,7 @@ def _decision(rules: Sequence[RuleResult], forced: str) -> list[Alert]:
     broken = sum(not rule.passed for rule in rules)
     said = f"{broken} of {len(rules)} rules of the policy are broken."
     if forced:
-        return [Alert("Put through by force", (said, f"The reason given: {forced}"))]
+        return [Alert("Promoted by force", (said, f"The reason given: {forced}"))]
     if broken:
         return [Alert("Refused by the policy", (said,))]
     return [Alert("The policy is met", (f"{len(rules)} of {len(rules)} rules are held.",), "good")]

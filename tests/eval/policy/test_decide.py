@@ -138,7 +138,7 @@ def test_a_small_slice_is_told_and_does_not_decide():
     policy = Policy(slices={"kind": {**rule, "least_rows": 101}})
     assert broken(policy, comparison) == {}
     said = {result.rule: result.said for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
-    assert said["slice kind = odd"].startswith("told only, of fewer than 101 rows: nDCG@10 -0.0")
+    assert said["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
 
 
 def test_where_less_is_better_a_rise_is_a_fall():

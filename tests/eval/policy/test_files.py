@@ -66,7 +66,7 @@ def test_control_characters_do_not_break_the_junit_file(tmp_path):
 
 def test_the_summary_says_how_it_ended_first():
     text = summary_markdown("new@2 to production", compared(0.05), RESULTS, reason="agreed")
-    assert text.startswith("### new@2 to production: refused, 2 of 3 rules broken\n\n**Put through by force:** agreed")
+    assert text.startswith("### new@2 to production: refused, 2 of 3 rules broken\n\n**Promoted by force:** agreed")
     assert text.index("no circular judge") < text.index("beat base")
     assert "slice turn = 3 \\| 4" in text
     assert "<details>" in text

@@ -237,14 +237,14 @@ RULES = (
     ("rules", "forced", "heading", "line"),
     [
         (RULES, "", "Refused by the policy", "2 of 3 rules of the policy are broken."),
-        (RULES, "the team agreed", "Put through by force", "The reason given: the team agreed"),
+        (RULES, "the team agreed", "Promoted by force", "The reason given: the team agreed"),
         (RULES[:1], "a reason that was not needed", "The policy is met", "1 of 1 rules are held."),
     ],
 )
 def test_policy(compared, tmp_path, rules, forced, heading, line):
     page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}, rules=rules, forced=forced))
     page.check_whole()
-    assert ("Put through by force" in page.source) == (heading == "Put through by force")
+    assert ("Promoted by force" in page.source) == (heading == "Promoted by force")
     assert page.sections()[0] == "Policy" and heading in page.labels and line in page.texts
     expected = [
         [("enough data",), ("held",), ("40 rows in 40 groups",), ()],
