@@ -9,9 +9,9 @@ infinitesimal jackknife, the error of the data by the jackknife (Efron and Tibsh
 
 * Grades of four LLMJudge judges, drawn from the data and from a population modelled on them (400 draws, 25 queries, 500
   resamples): kappa over four grades 93.0–96.2% (percentile 88.5–94.0%, BCa 86.0–94.8%); weighted kappa and alpha, for
-  three of the judges, 92.8–96.8%; absolute error 93.8–97.2%. The interval is slightly too narrow for a value near 0 that
-  rests on few queries (binary kappa of the worst judge: 90%, percentile 86%), and with 10 queries (kappa 90.5–95.2%,
-  percentile 87.5–90.2%).
+  three of the judges, 92.8–96.8%; absolute error 93.8–97.2%. The interval is slightly too narrow for a value near 0
+  that rests on few queries (binary kappa of the worst judge: 90%, percentile 86%), and with 10 queries (kappa
+  90.5–95.2%, percentile 87.5–90.2%).
 * Independent rows (benchmarks/statistics/intervals, 500 draws): F1 of one class 95.6% and macro-F1 of ten labels 98.2%
   at n = 200; at n = 43, with four rows a label, both at least 99%, since the interval is wide. Calibration error, whose
   bias no interval that was tried corrects fully: 89–90% (percentile 9% at n = 43, 68% at n = 200).

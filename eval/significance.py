@@ -21,6 +21,12 @@ import numpy as np
 from searchlora.errors import UsageError
 from searchlora.eval.intervals import Floats, batches, bootstrap_intervals, cluster_errors, cluster_sums
 
+#: Significance level of the statements in reports and policies.
+LEVEL = 0.05
+
+#: The printed names of the corrections of `correct`.
+CORRECTION_NAMES = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
+
 
 @dataclass(frozen=True)
 class PairedDifference:

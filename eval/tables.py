@@ -9,6 +9,7 @@ from typing import Any
 
 from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
 from searchlora.eval.formatting import figure, markdown_table, number, p_value, to_plain
+from searchlora.eval.significance import CORRECTION_NAMES
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
 
@@ -242,7 +243,7 @@ def _costs(comparison: Comparison) -> Iterator[str]:
 
 
 def _correction(comparison: Comparison) -> str:
-    return {"holm": "Holm", "bh": "Benjamini–Hochberg"}[comparison.correction]
+    return CORRECTION_NAMES[comparison.correction]
 
 
 def _by_system(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:

@@ -19,8 +19,7 @@ from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
-from searchlora.eval.report.judge_card import write_judge_card
-from searchlora.eval.report.judge_sections import judge_name
+from searchlora.eval.report.judge_card import judge_name, write_judge_card
 from searchlora.eval.trec import Qrels
 
 Files = Mapping[str, str | Path]

@@ -11,9 +11,7 @@ from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.formatting import interval, p_value
 from searchlora.eval.policy.policy import Policy, SliceRule, changes
-
-#: Significance level of the two-sided paired randomisation test.
-LEVEL = 0.05
+from searchlora.eval.significance import LEVEL
 
 #: Name of the rule on the data of the last decision.
 UNCHANGED = "unchanged data"

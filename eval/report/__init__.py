@@ -1,21 +1,24 @@
-"""A comparison, or judges against people, as one HTML file that opens offline."""
+"""HTML reports: comparisons of systems and judge cards, each as one file that opens offline."""
 
 from __future__ import annotations
 
 from searchlora.eval.calibration import Curve
 from searchlora.eval.evaluation import Confusion
-from searchlora.eval.report.details import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes
+from searchlora.eval.report.comparison import Chapter, Stored, write_overview, write_report
+from searchlora.eval.report.examples import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes
 from searchlora.eval.report.judge_card import write_judge_card
-from searchlora.eval.report.write import write_report
 
 __all__ = [
     "SHOWN_DOCUMENTS",
     "Answer",
+    "Chapter",
     "Confusion",
     "Curve",
     "Detail",
     "Found",
+    "Stored",
     "extremes",
     "write_judge_card",
+    "write_overview",
     "write_report",
 ]

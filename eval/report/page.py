@@ -17,8 +17,8 @@ class Section:
 
     Attributes:
         id: For links within the page.
-        template: The name of its template without the ending.
-        content: What the template shows, by the names that it uses.
+        template: The template file (without its ending) and the macro in it, for example `comparison.pairs`.
+        content: The variables of the macro.
         lead: A sentence below the heading.
     """
 
@@ -27,6 +27,16 @@ class Section:
     template: str
     content: Mapping[str, Any] = field(default_factory=dict)
     lead: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name of the template file."""
+        return f"{self.template.split('.')[0]}.html.jinja"
+
+    @property
+    def macro(self) -> str:
+        """The name of the macro."""
+        return self.template.split(".")[1]
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ def write_page(
         loader=PackageLoader("searchlora.eval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"p_value": p_value, "interval": interval, "number": number, "share": share}
-    last = Section("provenance", "Provenance", "provenance", {"entries": provenance}) if provenance else None
+    last = Section("provenance", "Provenance", "macros.provenance", {"entries": provenance}) if provenance else None
     page = environment.get_template("page.html.jinja").render(
         title=title,
         introduction=introduction,

@@ -1,14 +1,90 @@
-"""The plots of the report: means with intervals, and differences row by row."""
+"""SVG plots of the report, drawn by matplotlib; text stays text and colours follow the page, light or dark."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.report.drawing import ACCENT, BAD, GOOD, INK, LINE, MUTED, drawing, shortened, svg
+from searchlora.eval.judge.system_order import SystemOrder
+
+# What matplotlib is told to paint with -> what the page paints with.
+INK, MUTED, LINE, ACCENT, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+_COLOURS = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    ACCENT: "var(--accent)",
+    GOOD: "var(--good)",
+    BAD: "var(--bad)",
+}
+#: Narrow enough that its text is still readable on a phone; inches of 72 units.
+WIDTH = 3.9
+
+#: Characters of a name that a plot has room for.
+_NAME = 40
+
+
+def drawing(height: float, width: float = WIDTH) -> tuple[Any, Any]:
+    """An empty figure of so many inches and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
+    axes.set_axisbelow(True)
+    axes.locator_params(nbins=5)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure, axes
+
+
+def svg(figure: Any, label: str) -> Markup:
+    """The figure as an SVG element that fills the width there is.
+
+    Args:
+        label: What it shows, for those who cannot see it; unlike that of every other plot of the page.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    out = io.StringIO()
+    # A name with two dollar signs is not mathematics; the salt keeps the ids of two plots in one page apart.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}):
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
+    drawn = out.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r"<style[^>]*>.*?</style>", "", drawn, flags=re.DOTALL)  # of every element of the page
+    drawn = re.sub(r"<!--.*?-->", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)  # named figure_1 and so on in every plot
+    drawn = re.sub(r"font: (\d+)px [^;\"]*", r"font-size: \1px", drawn)
+    # HTML knows what an svg is, and needs no address to say so.
+    drawn = (
+        re.sub(r' (xmlns(:\w+)?|version|height|width)="[^"]*"', "", drawn[: (end := drawn.index(">"))]) + drawn[end:]
+    )
+    drawn = drawn.replace("xlink:href", "href")
+    # A hundredth of a unit is not seen; what stands between the tags is text and stays.
+    drawn = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(?<=\d\.\d\d)\d+", "", tag[0]), drawn)
+    drawn = re.sub(r"\s*\n\s*", "\n", drawn)
+    for colour, variable in _COLOURS.items():
+        drawn = drawn.replace(colour, variable)
+    return Markup(drawn.strip().replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+def shortened(name: str) -> str:
+    """A name with its middle left out where a plot has no room for it; names differ at their ends."""
+    if len(name) <= _NAME:
+        return name
+    return f"{name[: _NAME - 20]}…{name[-19:]}"
+
 
 #: A longer list of differences is drawn by so many of its quantiles: more steps than the plot is wide are not seen.
 _STEPS = 240
@@ -51,3 +127,41 @@ def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
         figure,
         f"Difference in {comparison.row_measure} for each row, {comparison.label(a)} minus {comparison.label(b)}",
     )
+
+
+_SIDE = 3.0
+
+
+def curve_plot(
+    points: Sequence[CurvePoint], title: str, said: str = "the judge said", truth: str = "people said, mean"
+) -> Markup:
+    """What was so, on average, over what was said, with intervals; on the dashed line both are the same.
+
+    Args:
+        said, truth: What the axes are called.
+    """
+    figure, axes = drawing(_SIDE * 0.85, _SIDE)
+    ends = [
+        min(min(each.predicted, each.observed) for each in points),
+        max(max(each.predicted, each.observed) for each in points),
+    ]
+    axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    for each in points:
+        axes.plot([each.predicted, each.predicted], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
+    x, y = [each.predicted for each in points], [each.observed for each in points]
+    axes.plot(x, y, "o-", color=ACCENT, markersize=4.5, linewidth=1.2)
+    axes.set_xlabel(said, color=MUTED, fontsize=8)
+    axes.set_ylabel(truth, color=MUTED, fontsize=8)
+    axes.grid(color=LINE, linewidth=0.6)
+    return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
+
+
+def order_plot(order: SystemOrder, judge: str) -> Markup:
+    """Each system's mean under human grades and under the judge's; the best systems stand out."""
+    figure, axes = drawing(_SIDE * 0.85, _SIDE)
+    for part, colour in ((slice(order.top, None), MUTED), (slice(0, order.top), ACCENT)):
+        axes.plot(order.human[part], order.judge[part], "o", color=colour, markersize=4.5)
+    axes.set_xlabel(f"{order.measure}, people", color=MUTED, fontsize=8)
+    axes.set_ylabel(f"{order.measure}, judge", color=MUTED, fontsize=8)
+    axes.grid(color=LINE, linewidth=0.6)
+    return svg(figure, f"{order.measure} of {len(order.systems)} systems under the grades of people and of {judge}")

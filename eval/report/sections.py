@@ -10,10 +10,8 @@ from searchlora.eval.comparison import Comparison, Pair, Row, WeightedPair
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.report.page import Section
 from searchlora.eval.report.plots import difference_plot, interval_plot
-from searchlora.eval.report.words import LEVEL
+from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
-
-CORRECTIONS = {"holm": "Holm", "bh": "Benjamini–Hochberg"}
 
 #: More plots than this are folded away.
 _OPEN = 4
@@ -21,7 +19,7 @@ _OPEN = 4
 
 def rules_section(results: Sequence[RuleResult], forced: str) -> Section | None:
     """The rules of the policy, held or broken, and by how much."""
-    return Section("policy", "Policy", "rules", {"results": results, "forced": forced}) if results else None
+    return Section("policy", "Policy", "comparison.policy", {"results": results, "forced": forced}) if results else None
 
 
 def systems_section(comparison: Comparison) -> Section:
@@ -46,7 +44,7 @@ def systems_section(comparison: Comparison) -> Section:
         "aggregates": comparison.aggregates,
         "less": comparison.less_is_better,
     }
-    return Section("systems", "Systems", "systems", content)
+    return Section("systems", "Systems", "comparison.systems", content)
 
 
 def pairs_section(comparison: Comparison) -> Section | None:
@@ -56,10 +54,10 @@ def pairs_section(comparison: Comparison) -> Section | None:
     tables = [(measure, _lines(comparison, measure)) for measure in comparison.measures]
     content = {
         "tables": [(measure, lines) for measure, lines in tables if lines],
-        "correction": CORRECTIONS[comparison.correction],
+        "correction": CORRECTION_NAMES[comparison.correction],
         "count": len(comparison.comparisons),
     }
-    return Section("pairs", "Paired comparisons", "pairs", content)
+    return Section("pairs", "Paired comparisons", "comparison.pairs", content)
 
 
 def rows_section(comparison: Comparison) -> Section | None:
@@ -82,7 +80,7 @@ def rows_section(comparison: Comparison) -> Section | None:
             }
         )
     return Section(
-        "rows", "Row by row", "rows", {"shown": plots[:_OPEN], "folded": plots[_OPEN:]},
+        "rows", "Row by row", "comparison.rows", {"shown": plots[:_OPEN], "folded": plots[_OPEN:]},
         f"The difference in {measure} of every row, {comparison.gain_direction}: wins above the line, losses below.",
     )  # fmt: skip
 
@@ -116,7 +114,7 @@ def unjudged_section(comparison: Comparison) -> Section | None:
         "shares": [(comparison.label(name), [own[depth] for depth in depths]) for name, own in figures.items()],
         "tables": [(measure, lines) for measure, lines in tables if lines],
     }
-    return Section("unjudged", "Unjudged documents", "unjudged", content)
+    return Section("unjudged", "Unjudged documents", "comparison.unjudged", content)
 
 
 def traffic_section(comparison: Comparison) -> Section | None:
@@ -137,10 +135,10 @@ def traffic_section(comparison: Comparison) -> Section | None:
             for name, own in figures.items()
         ],
         "pairs": [_line(comparison, pair) for pair in comparison.weighted_pairs],
-        "correction": CORRECTIONS[comparison.correction],
+        "correction": CORRECTION_NAMES[comparison.correction],
     }
     return Section(
-        "traffic", "Weighted by traffic", "traffic", content,
+        "traffic", "Weighted by traffic", "comparison.traffic", content,
         "Means over topics weighted by how often each is asked, with their 95% intervals; below, the plain mean.",
     )  # fmt: skip
 
@@ -168,7 +166,7 @@ def costs_section(comparison: Comparison, base: str | None) -> Section | None:
         ],
         "reference": comparison.label(reference) if reference is not None else None,
     }
-    return Section("costs", "Cost and speed", "costs", content)
+    return Section("costs", "Cost and speed", "comparison.costs", content)
 
 
 def invalid_section(comparison: Comparison) -> Section | None:
@@ -182,7 +180,7 @@ def invalid_section(comparison: Comparison) -> Section | None:
             reasons[reason] = reasons.get(reason, 0) + 1
         frequent = sorted(reasons.items(), key=lambda item: -item[1])[:5]
         systems.append((comparison.label(system), sum(reasons.values()), comparison.answered[system], frequent))
-    return Section("invalid", "Invalid outputs", "invalid", {"systems": systems})
+    return Section("invalid", "Invalid outputs", "comparison.invalid", {"systems": systems})
 
 
 def totals_section(comparison: Comparison) -> Section | None:
@@ -194,12 +192,14 @@ def totals_section(comparison: Comparison) -> Section | None:
         "systems": [comparison.label(system) for system in comparison.systems],
         "figures": [(name, [comparison.totals[system].get(name) for system in comparison.systems]) for name in names],
     }
-    return Section("totals", "Over all rows at once", "totals", content, "These have no value per row, so no interval.")
+    return Section(
+        "totals", "Over all rows at once", "comparison.totals", content, "These have no value per row, so no interval."
+    )
 
 
 def notes_section(notes: Sequence[str]) -> Section | None:
     """What a reader must know."""
-    return Section("notes", "Notes", "notes", {"notes": notes}) if notes else None
+    return Section("notes", "Notes", "macros.notes", {"notes": notes}) if notes else None
 
 
 def by_system(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:

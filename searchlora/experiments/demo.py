@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.report.overview import Chapter, write_overview
+from searchlora.eval.report import Chapter, write_overview
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.figures import header, provenance
 from searchlora.experiments.footprint import footprint

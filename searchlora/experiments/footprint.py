@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.eval.report.overview import Stored
+from searchlora.eval.report import Stored
 from searchlora.models.resolve import public_name, resolve
 
 

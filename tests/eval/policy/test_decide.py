@@ -100,7 +100,7 @@ def test_a_system_called_incumbent_is_the_incumbent():
 
 
 def test_slices_without_anything_to_set_them_against():
-    with pytest.raises(UsageError, match="no system to set them against"):
+    with pytest.raises(UsageError, match="no system to compare them with"):
         decide(Policy(beat={}, slices={"kind": {}}), compared(0.05), "new@2", Facts({}))
 
 
@@ -194,7 +194,7 @@ def test_a_pooled_figure_is_decided_on_and_has_no_slices():
     pair = comparison.pair("new@2", "old@1", "kappa")
     found = broken(Policy(beat={"incumbent": {"margin": 0.4}}), comparison)
     assert found == {"beat incumbent": pytest.approx(0.4 - pair.low)}
-    with pytest.raises(UsageError, match=r"kappa is computed from sums over all rows.*one of: accuracy"):
+    with pytest.raises(UsageError, match=r"kappa is an aggregate without slices.*one of: accuracy"):
         broken(Policy(slices={"kind": {}}), comparison)
     assert broken(Policy(measure="accuracy", slices={"kind": {"largest_fall": 0.1}}), comparison) == {}
 

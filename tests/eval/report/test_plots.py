@@ -8,8 +8,7 @@ import pytest
 
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.report.drawing import drawing, shortened, svg
-from searchlora.eval.report.plots import difference_plot, interval_plot
+from searchlora.eval.report.plots import difference_plot, drawing, interval_plot, shortened, svg
 
 
 def compared(differences: list[float]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from searchlora.eval.comparison import Pair, Row
-from searchlora.eval.report.words import summary
+from searchlora.eval.report.comparison import summary
 from tests.eval.report.made import comparison
 
 HEADLINE = "nDCG@10"
