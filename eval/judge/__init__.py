@@ -1,1 +1,1 @@
-"""How far a judge (an LLM, an adapter, a person) agrees with people: figures, intervals by query, order of systems."""
+"""Agreement of an LLM judge with human judgments: statistics, intervals by query, order of systems, calibration."""

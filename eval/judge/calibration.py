@@ -1,13 +1,12 @@
-"""What an LLM judge's grades mean in human grades, learnt from a small human sample.
+"""Calibration of judge grades to human grades on a small human sample: shift and isotonic regression.
 
-* **shift**: each grade g of the judge becomes the mean human grade of its n labels, shrunk towards g by `WEIGHT` labels
-  that agree with the judge: (n mean + WEIGHT g) / (n + WEIGHT). A grade that the sample lacks stays as it is.
-* **isotonic**: the rising step function of least squares (Barlow and others, Statistical Inference under Order
-  Restrictions, 1972; by scikit-learn), of the judge's grade or of its expected grade from probabilities.
+* **shift**: grade g of the judge is mapped to the mean human grade of its n labels, shrunk towards g by `WEIGHT`
+  pseudo-labels that agree with the judge: (n mean + WEIGHT g) / (n + WEIGHT). A grade without labels is unchanged.
+* **isotonic**: isotonic regression (Barlow and others, Statistical Inference under Order Restrictions, 1972; by
+  scikit-learn) of the human grade on the judge's grade or on its expected grade.
 
-Whether it helps is measured by cross-validation that leaves whole queries out. A calibrated grade is a mean, so it
-takes away bias and squared error. Absolute error it can raise, and does for judges that are good already:
-`Calibration.errors` shows both.
+The effect is measured by cross-validation over queries. A calibrated grade is a mean, so it reduces bias and squared
+error. It can increase the absolute error, and does for good judges: `Calibration.errors` reports both.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from searchlora.eval.trec import Qrels, Run
 
 Method = Literal["shift", "isotonic"]
 
-#: The fewest human labels, and queries that they are from, that a calibration is fitted to.
+#: Minimum number of human labels, and of their queries, for a calibration.
 MINIMUM_LABELS = 50
 MINIMUM_QUERIES = 5
 
-#: Labels that the judge's own grade counts for, in `shift`.
+#: Number of pseudo-labels that agree with the judge, in `shift`.
 WEIGHT = 5.0
 
 _FOLDS = 10
@@ -47,14 +46,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far grades are from the human ones, over labels of queries that the calibration had not seen.
+    """Cross-validated errors of a grade with respect to the human grade.
 
     Attributes:
-        of: `judge` (as it said), `expected` (calibrated), `grade` (calibrated and rounded to the scale).
+        of: `judge` (uncalibrated), `expected` (calibrated) or `grade` (calibrated and rounded to the scale).
         mae: Mean absolute error.
         mse: Mean squared error.
-        bias: Mean of grade less human grade; above 0 is lenient.
-        mae_change, mse_change: Its error less that of the judge, label by label; below 0 it helped.
+        bias: Mean of grade minus human grade; positive is lenient.
+        mae_change, mse_change: Paired difference of the error to that of `judge`; negative is an improvement.
     """
 
     of: str
@@ -67,16 +66,16 @@ class Errors:
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a judge's grade to the human grade to expect.
+    """A fitted map from a judge's grade to the expected human grade.
 
     Attributes:
-        method: How it was fitted.
-        scale: The grades there are, rising.
-        points: (judge's value, expected human grade), rising; `isotonic` goes in straight lines between them.
-        n: Human labels fitted to.
-        queries: Queries that they are from.
-        invalid: Labels left out because the judge's value was not on the scale.
-        errors: Of judge, expected and grade, cross-validated by query.
+        method: `shift` or `isotonic`.
+        scale: The grades, ascending.
+        points: (judge's value, expected human grade), ascending; interpolated linearly between points.
+        n: Number of human labels in the fit.
+        queries: Number of their queries.
+        invalid: Number of labels left out because the judge's value is not on the scale.
+        errors: Cross-validated errors of judge, expected and grade.
     """
 
     method: Method
@@ -88,75 +87,81 @@ class Calibration:
     errors: tuple[Errors, ...]
 
     def expected(self, grade: float) -> float:
-        """The human grade to expect where the judge says `grade`.
+        """The expected human grade for a judge's grade.
 
         Raises:
-            DataError: for a value that is not on the scale (shift) or outside it; an invalid output is no grade.
+            DataError: for a value that is not on the scale (`shift`) or outside its range (`isotonic`).
         """
         if not _on_scale(grade, self.scale, self.method):
             raise DataError(f"the judge's value {grade} is not on the scale {_named(self.scale)}")
         return _applied(self.points, grade)
 
     def grade(self, grade: float) -> int:
-        """`expected`, rounded to the nearest grade of the scale, from halfway up."""
+        """`expected`, rounded to the nearest grade of the scale; halves round up."""
         return _rounded(self.expected(grade), self.scale)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Calibration:
-        """What `to_json` made, read back.
-
-        Raises:
-            DataError: when it is something else.
-        """
+        """Inverse of `to_json`. Raises `DataError` for malformed values."""
         try:
             return cls(
                 method=values["method"],
                 scale=tuple(values["scale"]),
-                points=tuple((float(said), float(means)) for said, means in values["points"]),
+                points=tuple((float(value), float(expected)) for value, expected in values["points"]),
                 n=values["n"],
                 queries=values["queries"],
                 invalid=values["invalid"],
                 errors=tuple(_read_errors(each) for each in values["errors"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"is not a calibration ({error})", fix="Fit it anew.") from None
+            raise DataError(f"is not a calibration ({error})", fix="Fit it again.") from None
 
 
 def fit_shift(human: Qrels, judged: Run, *, scale: Sequence[int], seed: int = 0) -> Calibration:
-    """Fit a shift per grade, on the pairs that both judged.
+    """Fit a shift per grade on the pairs labelled by both.
 
     Args:
         human: Query -> document -> human grade.
-        judged: Query -> document -> the judge's grade. A pair whose grade is not on the scale is left out and counted.
-        scale: The grades there are.
-        seed: Of the folds and the bootstrap.
+        judged: Query -> document -> judge's grade. Pairs whose grade is not on the scale are left out and counted.
+        scale: The grades of the scale.
+        seed: Random seed of the folds and the bootstrap.
 
     Raises:
         DataError: when a human grade is not on the scale.
-        UsageError: when there are fewer than `MINIMUM_LABELS` labels, or `MINIMUM_QUERIES` queries.
+        UsageError: when there are fewer than `MINIMUM_LABELS` labels or `MINIMUM_QUERIES` queries.
+
+    Examples:
+        >>> human = {f"q{q}": {f"d{d}": d % 3 for d in range(10)} for q in range(6)}
+        >>> judged = {q: {d: min(grade + 1, 2) for d, grade in row.items()} for q, row in human.items()}
+        >>> calibration = fit_shift(human, judged, scale=(0, 1, 2))
+        >>> [round(calibration.expected(grade), 2) for grade in (0, 1, 2)]
+        [0.0, 0.17, 1.56]
     """
     return _fit("shift", human, judged, scale, seed)
 
 
 def fit_isotonic(human: Qrels, judged: Run, *, scale: Sequence[int], seed: int = 0) -> Calibration:
-    """Fit a rising step function, on the pairs that both judged; as `fit_shift`.
+    """Fit an isotonic regression on the pairs labelled by both; arguments and errors as `fit_shift`.
 
     Args:
-        judged: Query -> document -> the judge's grade, or its expected grade (`expected_grades`), anywhere within the
-            scale.
+        judged: Query -> document -> judge's grade, or its expected grade (`expected_grades`), within the scale's range.
     """
     return _fit("isotonic", human, judged, scale, seed)
 
 
 def expected_grades(probabilities: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, float]]:
-    """The mean grade of each pair: query -> document -> grade -> probability, to query -> document -> mean grade.
+    """The expected grade of each pair: query -> document -> grade -> probability, to query -> document -> mean grade.
 
     Raises:
         DataError: when the probabilities of a pair are not between 0 and 1 or do not sum to 1.
+
+    Examples:
+        >>> expected_grades({"q1": {"d1": {0: 0.25, 1: 0.5, 3: 0.25}}})
+        {'q1': {'d1': 1.25}}
     """
     means: dict[str, dict[str, float]] = {}
     for query, row in probabilities.items():
@@ -173,29 +178,29 @@ _Points = tuple[tuple[float, float], ...]
 
 def _fit(method: Method, human: Qrels, judged: Run, scale: Sequence[int], seed: int) -> Calibration:
     grades = tuple(sorted(set(scale)))
-    said, truth, queries, invalid = _pairs(method, human, judged, grades)
-    found = len(set(queries))
-    if len(truth) < MINIMUM_LABELS or found < MINIMUM_QUERIES:
+    judge_values, human_values, queries, invalid = _pairs(method, human, judged, grades)
+    n_queries = len(set(queries))
+    if len(human_values) < MINIMUM_LABELS or n_queries < MINIMUM_QUERIES:
         raise UsageError(
-            f"{len(truth)} human labels of {found} queries are too few to calibrate a judge",
+            f"{len(human_values)} human labels of {n_queries} queries are too few to calibrate a judge",
             fix=f"Label {MINIMUM_LABELS} pairs of {MINIMUM_QUERIES} queries or more.",
         )
     fit = _shift_points if method == "shift" else _isotonic_points
     return Calibration(
         method=method,
         scale=grades,
-        points=fit(said, truth, grades),
-        n=len(truth),
-        queries=found,
+        points=fit(judge_values, human_values, grades),
+        n=len(human_values),
+        queries=n_queries,
         invalid=invalid,
-        errors=_validated(fit, said, truth, queries, grades, seed),
+        errors=_validated(fit, judge_values, human_values, queries, grades, seed),
     )
 
 
 def _pairs(
     method: Method, human: Qrels, judged: Run, scale: tuple[int, ...]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str], int]:
-    said, truth, queries, invalid = [], [], [], 0
+    judge_values, human_values, queries, invalid = [], [], [], 0
     for query, row in human.items():
         for document, grade in row.items():
             value = judged.get(query, {}).get(document)
@@ -207,34 +212,38 @@ def _pairs(
             if not _on_scale(value, scale, method):
                 invalid += 1
                 continue
-            said.append(value)
-            truth.append(grade)
+            judge_values.append(value)
+            human_values.append(grade)
             queries.append(query)
-    return np.asarray(said, dtype=float), np.asarray(truth, dtype=float), queries, invalid
+    return np.asarray(judge_values, dtype=float), np.asarray(human_values, dtype=float), queries, invalid
 
 
 def _on_scale(value: float, scale: tuple[int, ...], method: Method) -> bool:
     return value in scale if method == "shift" else scale[0] <= value <= scale[-1]
 
 
-def _shift_points(said: NDArray[np.float64], truth: NDArray[np.float64], scale: tuple[int, ...]) -> _Points:
+def _shift_points(
+    judge_values: NDArray[np.float64], human_values: NDArray[np.float64], scale: tuple[int, ...]
+) -> _Points:
     points = []
     for grade in scale:
-        labels = truth[said == grade]
+        labels = human_values[judge_values == grade]
         points.append((float(grade), float((labels.sum() + WEIGHT * grade) / (len(labels) + WEIGHT))))
     return tuple(points)
 
 
-def _isotonic_points(said: NDArray[np.float64], truth: NDArray[np.float64], scale: tuple[int, ...]) -> _Points:
+def _isotonic_points(
+    judge_values: NDArray[np.float64], human_values: NDArray[np.float64], scale: tuple[int, ...]
+) -> _Points:
     from sklearn.isotonic import IsotonicRegression
 
-    curve = IsotonicRegression(y_min=scale[0], y_max=scale[-1], out_of_bounds="clip").fit(said, truth)
+    curve = IsotonicRegression(y_min=scale[0], y_max=scale[-1], out_of_bounds="clip").fit(judge_values, human_values)
     return tuple(zip(curve.X_thresholds_.tolist(), curve.y_thresholds_.tolist(), strict=True))
 
 
 def _applied(points: _Points, value: float) -> float:
-    """Straight lines between the points, level outside. The points of a shift stand at every grade there is."""
-    return float(np.interp(value, [said for said, _ in points], [means for _, means in points]))
+    """Linear interpolation between the points, constant outside. A shift has a point at every grade."""
+    return float(np.interp(value, [value for value, _ in points], [expected for _, expected in points]))
 
 
 def _rounded(value: float, scale: tuple[int, ...]) -> int:
@@ -243,33 +252,37 @@ def _rounded(value: float, scale: tuple[int, ...]) -> int:
 
 def _validated(
     fit: Callable[[NDArray[np.float64], NDArray[np.float64], tuple[int, ...]], _Points],
-    said: NDArray[np.float64],
-    truth: NDArray[np.float64],
+    judge_values: NDArray[np.float64],
+    human_values: NDArray[np.float64],
     queries: list[str],
     scale: tuple[int, ...],
     seed: int,
 ) -> tuple[Errors, ...]:
     names = np.random.default_rng(seed).permutation(sorted(set(queries)))
-    fold_of = {str(name): at % _FOLDS for at, name in enumerate(names)}
+    fold_of = {str(name): position % _FOLDS for position, name in enumerate(names)}
     folds = np.array([fold_of[query] for query in queries])
-    expected = np.empty(len(said))
+    expected = np.empty(len(judge_values))
     for fold in set(folds.tolist()):
-        kept = folds != fold
-        points = fit(said[kept], truth[kept], scale)
-        expected[~kept] = [_applied(points, value) for value in said[~kept]]
+        training = folds != fold
+        points = fit(judge_values[training], human_values[training], scale)
+        expected[~training] = [_applied(points, value) for value in judge_values[~training]]
     rounded = np.array([_rounded(value, scale) for value in expected])
     return tuple(
-        _errors(name, values - truth, said - truth, queries, seed)
-        for name, values in (("judge", said), ("expected", expected), ("grade", rounded))
+        _errors(name, values - human_values, judge_values - human_values, queries, seed)
+        for name, values in (("judge", judge_values), ("expected", expected), ("grade", rounded))
     )
 
 
-def _errors(name: str, off: NDArray[np.float64], before: NDArray[np.float64], queries: list[str], seed: int) -> Errors:
-    columns = np.stack([np.abs(off), off**2, off, np.abs(off) - np.abs(before), off**2 - before**2], axis=1)
-    ends = bootstrap_intervals(columns, queries, seed=seed)
+def _errors(
+    name: str, errors: NDArray[np.float64], judge_errors: NDArray[np.float64], queries: list[str], seed: int
+) -> Errors:
+    absolute, squared = np.abs(errors), errors**2
+    changes = (absolute - np.abs(judge_errors), squared - judge_errors**2)
+    columns = np.stack([absolute, squared, errors, *changes], axis=1)
+    bounds = bootstrap_intervals(columns, queries, seed=seed)
     figures = (
         Figure(float(value), float(low), float(high))
-        for value, (low, high) in zip(columns.mean(axis=0), ends, strict=True)
+        for value, (low, high) in zip(columns.mean(axis=0), bounds, strict=True)
     )
     return Errors(name, *figures)
 

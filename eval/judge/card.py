@@ -1,11 +1,11 @@
-"""The judge card: how far a judge agrees with people, every figure with its n and its interval by query.
+"""Judge card: agreement of an LLM judge with human judgments, every figure with its n and 95% interval by query.
 
 **Invalid answers** never become a grade. In the headline figures, which are over all pairs, they count as the worst:
 they agree with no grade, and for weighted kappa and the absolute error they are as far off as the scale allows. The
-figures over valid answers only stand beside them and are named so (`kappa_valid`, `kappa_binary_valid`, `mae_valid`);
-alpha and signed bias, which have no place for an answer without a grade, are over the valid ones too.
+figures over valid answers only are listed too (`kappa_valid`, `kappa_binary_valid`, `mae_valid`). Alpha and signed
+bias, which are undefined for an answer without a grade, are over the valid answers.
 
-**Intervals** are studentised, by query: the variant that held its coverage with 25 queries (`resampling`).
+**Intervals** are studentised bootstrap intervals by query, which kept their coverage with 25 queries (`resampling`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from searchlora.eval.trec import Qrels
 
 @dataclass(frozen=True)
 class GradeFigures:
-    """One grade of the scale: how often people and the judge gave it, and how far they mean the same pairs."""
+    """One grade of the scale: its counts by humans and by the judge, its precision and its recall."""
 
     grade: int
     human: int
@@ -49,25 +49,25 @@ class GradeFigures:
 
 @dataclass(frozen=True)
 class JudgeCard:
-    """What `judge_card` found.
+    """Result of `judge_card`.
 
     Attributes:
-        judge: The judge's name.
-        scale: The grades there are, rising.
-        relevant: From this grade on a pair is relevant, in the binary figures.
-        n, queries: Pairs that both people and the judge labelled, and the queries they are of.
-        figures: name -> figure, the names those of `measures.judge_measures`, kappa first, and `invalid`.
+        judge: Name of the judge.
+        scale: The grades, ascending.
+        relevant: The lowest grade that counts as relevant in binary figures.
+        n, queries: Number of pairs labelled by humans and the judge, and of their queries.
+        figures: name -> figure; names of `measures.judge_measures`, kappa first, and `invalid`.
         grades: Each grade of the scale.
-        confusion: Rows are the human grades, columns the judge's, invalid last.
-        invalid: What was no grade -> how often.
-        missing: Pairs that people graded and the judge has no label for; they are in no figure.
-        extra: Pairs that only the judge has.
-        people: How far people agree with each other, the ceiling; None where there is one label of each pair only.
-        order: How far systems are ordered alike; None where no runs were given.
-        stability: None where the judge was asked in one way only.
-        needs: For kappa, binary kappa and absolute error, how many labels a narrower interval takes.
-        circular: Why the figures are circular, law 6; shown wherever they are.
-        notes: What a reader must know.
+        confusion: Counts; rows are human grades, columns judge grades, invalid last.
+        invalid: Invalid label -> count.
+        missing: Number of human-graded pairs without a label of the judge; they are in no figure.
+        extra: Number of pairs labelled by the judge only.
+        people: Agreement of human raters with each other, the ceiling; None with one rater per pair.
+        order: Correlation of system orders; None without runs.
+        stability: Agreement of prompt variants; None with one variant.
+        needs: Sample-size advice for kappa, binary kappa and absolute error.
+        circular: Reasons why the figures are circular (the judge is part of what it is compared with).
+        notes: Notes for the reader.
     """
 
     judge: str
@@ -104,24 +104,30 @@ def judge_card(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> JudgeCard:
-    """Hold a judge's labels against those of people.
+    """Compare a judge's labels with human grades.
 
     Args:
         human: topic -> document -> grade.
-        judged: topic -> document -> grade; None where the judge's answer was no grade. A grade outside the scale is
-            invalid as well.
-        name: Of the judge.
-        scale: The grades there are.
+        judged: topic -> document -> grade; None and grades outside the scale are invalid answers.
+        name: Name of the judge.
+        scale: The grades of the scale.
         relevant: The lowest grade that counts as relevant.
-        raters: name -> qrels of each person, where pairs were labelled by several.
-        order: Of systems under both sets of grades, by `order_agreement`.
-        stability: Of the judge, by `stability`.
-        circular: Why the figures are circular, by `judgments.lineage`.
-        notes: More for the reader.
+        raters: name -> qrels of each human rater, if pairs have several raters.
+        order: Result of `order_agreement` or `order_of_runs`.
+        stability: Result of `stability`.
+        circular: Reasons of circularity, from `judgments.lineage`.
+        notes: Further notes for the reader.
 
     Raises:
-        UsageError: when the scale has fewer than two grades, or `relevant` leaves one side without a grade.
-        DataError: when a human grade is outside the scale, or no pair is common.
+        UsageError: when the scale has fewer than two grades, or all grades or none are relevant.
+        DataError: when a human grade is outside the scale, or no pair has both a human grade and a label.
+
+    Examples:
+        >>> human = {f"q{q}": {"d1": 3, "d2": q % 3, "d3": 0} for q in range(12)}
+        >>> judged = {**human, "q0": {"d1": 2, "d2": None, "d3": 0}}
+        >>> card = judge_card(human, judged, name="tiny@1", resamples=200)
+        >>> card.n, card.invalid, round(card.figures["kappa"].value, 3)
+        (36, {'none': 1}, 0.919)
     """
     paired = pair(human, judged, scale)
     tables, total = paired.tables, paired.tables.sum(axis=0)
@@ -149,20 +155,20 @@ def judge_card(
 
 
 def to_json(card: JudgeCard) -> dict[str, Any]:
-    """The card as JSON holds it; what is not known is None, never NaN."""
-    found: dict[str, Any] = to_plain(asdict(card))
-    return found
+    """The card as JSON values; unknown numbers are None, never NaN."""
+    values: dict[str, Any] = to_plain(asdict(card))
+    return values
 
 
 def _figures(paired: Paired, measures: Mapping[str, JudgeMeasure], resamples: int, seed: int) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for name, measure in measures.items():
         headline = name.removesuffix("_valid")
         if headline != name and not paired.invalid:
-            found[name] = found[headline]  # the same pairs
+            figures[name] = figures[headline]  # the same pairs
         else:
-            found[name] = measure.figure(paired.tables, resamples=resamples, seed=seed)
-    return {**found, "invalid": invalid_figure(paired.tables)}
+            figures[name] = measure.figure(paired.tables, resamples=resamples, seed=seed)
+    return {**figures, "invalid": invalid_figure(paired.tables)}
 
 
 def _grade(paired: Paired, index: int, resamples: int, seed: int) -> GradeFigures:
@@ -176,32 +182,33 @@ def _grade(paired: Paired, index: int, resamples: int, seed: int) -> GradeFigure
 def _notes(human: Qrels, paired: Paired) -> list[str]:
     notes = []
     if paired.invalid:
-        said = ", ".join(f"{label} ({count})" for label, count in paired.invalid.items())
+        labels = ", ".join(f"{label} ({count})" for label, count in paired.invalid.items())
         notes.append(
-            f"{sum(paired.invalid.values())} of {paired.n} answers are no grade of the scale and count as the worst:"
-            f" {said}."
+            f"{sum(paired.invalid.values())} of {paired.n} answers are invalid and count as the worst disagreement:"
+            f" {labels}."
         )
     if paired.missing:
         grades = [grade for row in human.values() for grade in row.values()]
-        lacking = paired.tables.sum(axis=0)
-        # Were the lacking labels failures that the judge's file does not tell, this would be its kappa.
-        lacking[:, -1] += confusion(grades, grades, paired.scale)[:, :-1].sum(axis=1) - lacking.sum(axis=1)
-        worst = float(kappa(lacking, disagreement(paired.scale)))
+        table = paired.tables.sum(axis=0)
+        # Kappa if the missing labels were invalid answers that the judge's file does not list.
+        table[:, -1] += confusion(grades, grades, paired.scale)[:, :-1].sum(axis=1) - table.sum(axis=1)
+        worst = float(kappa(table, disagreement(paired.scale)))
         notes.append(
-            f"{paired.missing} of {paired.missing + paired.n} pairs that people graded have no label of the judge and"
-            f" are in no figure. If those were answers that failed, kappa would be {worst:.3f}."
+            f"{paired.missing} of {paired.missing + paired.n} human-graded pairs have no label of the judge and are in"
+            f" no figure. If they were invalid answers, kappa would be {worst:.3f}."
         )
     if paired.extra:
-        notes.append(f"{paired.extra} labels of the judge are of pairs that people did not grade and are left out.")
+        notes.append(f"{paired.extra} labels of the judge are on pairs without a human grade and are left out.")
     if len(paired.tables) < 10:
-        notes.append(f"The pairs are of {len(paired.tables)} queries only: intervals by query say little.")
+        notes.append(f"The pairs are of only {len(paired.tables)} queries: intervals by query are unreliable.")
     return notes
 
 
 #: Figures of the table of all judges.
-SHOWN = ("kappa", "kappa_binary", "kappa_quadratic", "mae", "bias", "invalid")
+OVERVIEW_FIGURES = ("kappa", "kappa_binary", "kappa_quadratic", "mae", "bias", "invalid")
 
-WORDS = {
+#: Figure -> its heading in tables.
+HEADINGS = {
     "kappa": "kappa, all grades",
     "kappa_binary": "kappa, relevant or not",
     "kappa_linear": "kappa, linear weights",
@@ -218,7 +225,7 @@ WORDS = {
 
 
 def cards_markdown(cards: Sequence[JudgeCard], comparison: JudgeComparison | None) -> str:
-    """All cards in one table by kappa, the differences of the best to the others, and each card."""
+    """Cards as Markdown: an overview sorted by kappa, differences of the best judge to the others, and each card."""
     ranked = sorted(cards, key=_kappa, reverse=True)
     parts = [*(_overview(ranked) if len(ranked) > 1 else ()), *(_differences(comparison) if comparison else ())]
     for card in ranked:
@@ -228,36 +235,36 @@ def cards_markdown(cards: Sequence[JudgeCard], comparison: JudgeComparison | Non
 
 def _overview(cards: Sequence[JudgeCard]) -> Iterator[str]:
     rows = [
-        [_name(card), *(_named(name, card.figures[name]) for name in SHOWN), str(card.n), str(card.queries)]
+        [_name(card), *(_named(name, card.figures[name]) for name in OVERVIEW_FIGURES), str(card.n), str(card.queries)]
         for card in cards
     ]
-    yield markdown_table(["judge", *(WORDS[name] for name in SHOWN), "n", "queries"], rows)
+    yield markdown_table(["judge", *(HEADINGS[name] for name in OVERVIEW_FIGURES), "n", "queries"], rows)
 
 
 def _differences(comparison: JudgeComparison) -> Iterator[str]:
-    losers = {each.b for each in comparison.differences}
-    best = next(each.a for each in comparison.differences if each.a not in losers)
-    of_best = [each for each in comparison.differences if each.a == best]
+    beaten = {each.b for each in comparison.differences}
+    best = next(each.a for each in comparison.differences if each.a not in beaten)
+    differences = [each for each in comparison.differences if each.a == best]
     rows = [
         [f"{each.a} − {each.b}", figure(each.difference, each.low, each.high, "+"), p_value(each.p_corrected)]
-        for each in of_best
+        for each in differences
     ]
-    over = f"{of_best[0].n} pairs of {of_best[0].queries} queries"
-    yield f"Differences of {comparison.measure} to the best, paired over {over}:"
+    pairs = f"{differences[0].n} pairs of {differences[0].queries} queries"
+    yield f"Differences in {comparison.measure} between the best judge and the others, paired over {pairs}:"
     yield markdown_table(["", "difference", f"p, corrected ({comparison.correction})"], rows)
-    apart = sum(each.p_corrected <= 0.05 for each in comparison.differences)
-    yield f"{apart} of {len(comparison.differences)} pairs of judges differ at 0.05 after correction."
+    significant = sum(each.p_corrected <= 0.05 for each in comparison.differences)
+    yield f"{significant} of {len(comparison.differences)} pairs of judges differ at 0.05 after correction."
 
 
 def _card(card: JudgeCard) -> Iterator[str]:
     for reason in card.circular:
         yield f"**Circular**: {reason}."
-    yield f"{card.n} pairs of {card.queries} queries; 95% intervals by query; relevant from grade {card.relevant} on."
+    yield f"{card.n} pairs of {card.queries} queries; 95% intervals by query; relevant from grade {card.relevant}."
     yield markdown_table(
         ["", "value", "n"],
         [
-            [WORDS[name], _named(name, found), str(found.n)]
-            for name, found in card.figures.items()
+            [HEADINGS[name], _named(name, value), str(value.n)]
+            for name, value in card.figures.items()
             if card.invalid or not name.endswith("_valid")
         ],
     )
@@ -270,17 +277,17 @@ def _card(card: JudgeCard) -> Iterator[str]:
         ],
     )
     if card.people:
-        yield from _people(card.people)
+        yield from _raters(card.people)
     if card.order:
         yield from _order(card.order)
     if card.stability:
         yield from _stability(card.stability)
     if card.needs:
-        yield "How many queries, of as many pairs as here, for an interval of ± so much:"
+        yield "Number of queries (with as many pairs as here) for an interval of a given half width:"
         yield markdown_table(
             ["", *(f"± {width:g}" for width, _ in card.needs[0].wanted)],
             [
-                [WORDS[need.measure], *(str(count or "over a million") for _, count in need.wanted)]
+                [HEADINGS[need.measure], *(str(count or "over a million") for _, count in need.wanted)]
                 for need in card.needs
             ],
         )
@@ -288,13 +295,13 @@ def _card(card: JudgeCard) -> Iterator[str]:
         yield "\n".join(f"* {note}" for note in card.notes)
 
 
-def _people(people: People) -> Iterator[str]:
-    yield f"Agreement between people, the ceiling (alpha of all: {_figure(people.alpha)}, n = {people.alpha.n}):"
+def _raters(people: People) -> Iterator[str]:
+    yield f"Agreement of human raters, the ceiling (alpha of all: {_figure(people.alpha)}, n = {people.alpha.n}):"
     rows = []
     for two in people.pairs:
         figures = (two.kappa, two.kappa_binary, two.kappa_quadratic, two.mae)
         rows.append([f"{two.a}, {two.b}", *map(_figure, figures), str(two.kappa.n)])
-    head = ["", *(WORDS[name] for name in ("kappa", "kappa_binary", "kappa_quadratic", "mae")), "n"]
+    head = ["", *(HEADINGS[name] for name in ("kappa", "kappa_binary", "kappa_quadratic", "mae")), "n"]
     yield markdown_table(head, rows)
 
 
@@ -306,16 +313,16 @@ def _order(order: SystemOrder) -> Iterator[str]:
     ]
     yield markdown_table(["", "Kendall's tau", "tau-ap"], rows)
     systems = zip(order.systems, order.human, order.judge, strict=True)
-    yield markdown_table(["system", "people", "judge"], [[name, f"{a:.3f}", f"{b:.3f}"] for name, a, b in systems])
+    yield markdown_table(["system", "human", "judge"], [[name, f"{a:.3f}", f"{b:.3f}"] for name, a, b in systems])
     if order.notes:
         yield "\n".join(f"* {note}" for note in order.notes)
 
 
 def _stability(stability: Stability) -> Iterator[str]:
     yield (
-        f"Asked in {len(stability.variants) + 1} ways, the judge gave the same grade in all of them for"
-        f" {_figure(stability.unchanged)} of {stability.unchanged.n} pairs (alpha {_figure(stability.alpha)}); worst:"
-        f" {stability.worst}. Against {stability.reference}:"
+        f"Under {len(stability.variants) + 1} prompt variants, the proportion of pairs with the same grade in all is"
+        f" {_figure(stability.unchanged)}, n = {stability.unchanged.n} (alpha {_figure(stability.alpha)}); worst"
+        f" variant: {stability.worst}. Compared with {stability.reference}:"
     )
     rows = [
         [each.name, *map(_figure, (each.unchanged, each.kappa, each.alpha, each.shift, each.invalid))]
@@ -323,7 +330,7 @@ def _stability(stability: Stability) -> Iterator[str]:
     ]
     yield markdown_table(["variant", "unchanged", "kappa", "alpha", "shift of the mean", "invalid"], rows)
     if stability.left_out:
-        yield f"* {stability.left_out} pairs that not all variants have are left out."
+        yield f"* {stability.left_out} pairs that some variant lacks are left out."
 
 
 def _kappa(card: JudgeCard) -> float:
@@ -335,12 +342,12 @@ def _name(card: JudgeCard) -> str:
     return f"{card.judge} (circular)" if card.circular else card.judge
 
 
-def _figure(found: Figure) -> str:
-    return figure(found.value, found.low, found.high)
+def _figure(value: Figure) -> str:
+    return figure(value.value, value.low, value.high)
 
 
-def _named(name: str, found: Figure) -> str:
-    """Invalid answers are few: in hundredths."""
+def _named(name: str, value: Figure) -> str:
+    """The figure; the small rate of invalid answers as a percentage."""
     if name != "invalid":
-        return _figure(found)
-    return f"{found.value:.2%} ({found.low:.2%} to {found.high:.2%})"
+        return _figure(value)
+    return f"{value.value:.2%} ({value.low:.2%} to {value.high:.2%})"

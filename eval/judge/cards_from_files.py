@@ -1,4 +1,4 @@
-"""Judge cards from files: qrels of people and of judges, with what the cards beside them say of their lineage."""
+"""Judge cards from files: read qrels, check for circularity, compare, and write JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.formatting import to_plain, write_json
 from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
 from searchlora.eval.judge.comparison import JudgeComparison, compare_judges
-from searchlora.eval.judge.labels import Labels, check_of_people, read_labels
+from searchlora.eval.judge.labels import Labels, check_human, read_labels
 from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
@@ -24,19 +24,19 @@ from searchlora.eval.trec import Qrels
 
 Files = Mapping[str, str | Path]
 
-#: The name under which the lineage check knows the figures of agreement, where runs have theirs.
-_AGREEMENT = "the agreement with people"
+#: Name of the agreement figures in the lineage check, beside the names of runs.
+_AGREEMENT = "the agreement with human grades"
 
 
 @dataclass(frozen=True)
 class JudgeCards:
-    """Cards of judges that were held against the same people.
+    """Cards of judges that are compared with the same human grades.
 
     Attributes:
-        cards: In the order of the judges given.
-        comparison: Of every two judges; None for one judge.
-        curves: Judge -> what people said where it gave each grade.
-        inputs: Each file read -> its sha256.
+        cards: In the order of the judges passed in.
+        comparison: Paired comparison of every two judges; None for one judge.
+        curves: Judge -> its calibration curve: the mean human grade of each of its grades.
+        inputs: Path of each input file -> its sha256.
     """
 
     cards: tuple[JudgeCard, ...]
@@ -62,115 +62,134 @@ def judge_cards(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> JudgeCards:
-    """A card of each judge and, where there are several, which of them differ.
+    """Make a card of each judge and, for several judges, their paired comparison.
 
     Args:
-        human: Qrels of people.
-        judges: name -> qrels; answers that were no grade are read from `<file>.invalid.jsonl` (`read_labels`).
-        raters: name -> qrels of each person.
-        variants: Judge -> more files with its labels of the same pairs, asked in another way.
-        runs: name -> run; their order under both sets of grades is compared by `measure`, and among the best `top`.
-        topics: The topics with their queries, to see whether a judge was trained on them.
-        allow_circular: Make the card of a judge that was trained on the topics or works in a run, marked as circular.
+        human: Human qrels.
+        judges: name -> qrels; invalid answers are read from `<file>.invalid.jsonl` (`read_labels`).
+        scale: The grades of the scale.
+        relevant: The lowest grade that counts as relevant.
+        raters: name -> qrels of each human rater.
+        variants: Judge -> files with its labels of the same pairs under other prompts.
+        runs: name -> run; the orders of runs under human and judge grades are compared.
+        measure: The measure that orders the runs.
+        top: Number of best runs whose order is compared separately.
+        topics: The topics with their queries, to check whether a judge was trained on them.
+        allow_circular: Make the card of a judge that was trained on the topics or is part of a run, marked as circular.
+        correction: Of the p-values of the comparison: `holm` or `bh`.
 
     Raises:
-        UsageError: for a circular judge that is not allowed, variants of a judge that there is not, and what
-            `judge_card`, `compare_judges` and `order_of_runs` refuse.
-        DataError: for a file that cannot be read, or qrels of people whose card says that they are not.
+        UsageError: for a circular judge without `allow_circular`, variants of an unknown judge, and as `judge_card`,
+            `compare_judges` and `order_of_runs`.
+        DataError: for a file that cannot be read, or human qrels whose card names another source.
     """
     for path in (human, *(raters or {}).values()):
-        check_of_people(path)
-    asked = variants or {}
-    if unknown := sorted(asked.keys() - judges.keys()):
+        check_human(path)
+    variants = variants or {}
+    if unknown := sorted(variants.keys() - judges.keys()):
         raise UsageError(f"there is no judge '{unknown[0]}' to be a variant of", fix=f"Judges: {', '.join(judges)}.")
-    people = read_qrels(human)
+    human_qrels = read_qrels(human)
     labels = {name: read_labels(path) for name, path in judges.items()}
     queries = {topic: str(each["query"]) for topic, each in read_topics(topics).items()} if topics else None
     lineage = {name: read_lineage(path) for name, path in (runs or {}).items()}
-    found = {name: read_run(path) for name, path in (runs or {}).items()}
-    of_people = {name: read_qrels(path) for name, path in (raters or {}).items()}
+    runs_by_name = {name: read_run(path) for name, path in (runs or {}).items()}
+    rater_qrels = {name: read_qrels(path) for name, path in (raters or {}).items()}
     cards = []
     for name, path in judges.items():
-        reasons, notes = _checked(name, path, lineage, queries, people, allow_circular)
-        ways = {name: labels[name], **_variants(name, asked.get(name, ()))}
-        order = order_of_runs(
-            people, labels[name], found, measure=measure, scale=scale, top=top, resamples=resamples, seed=seed
-        ) if found else None  # fmt: skip
+        reasons, notes = _check_lineage(name, path, lineage, queries, human_qrels, allow_circular)
+        label_sets = {name: labels[name], **_variants(name, variants.get(name, ()))}
+        order = None
+        if runs_by_name:
+            order = order_of_runs(
+                human_qrels,
+                labels[name],
+                runs_by_name,
+                measure=measure,
+                scale=scale,
+                top=top,
+                resamples=resamples,
+                seed=seed,
+            )
+        stable = None
+        if len(label_sets) > 1:
+            stable = stability(label_sets, scale=scale, resamples=resamples, seed=seed)
         cards.append(
             judge_card(
-                people,
+                human_qrels,
                 labels[name],
                 name=name,
                 scale=scale,
                 relevant=relevant,
-                raters=of_people or None,
+                raters=rater_qrels or None,
                 order=order,
-                stability=stability(ways, scale=scale, resamples=resamples, seed=seed) if len(ways) > 1 else None,
+                stability=stable,
                 circular=reasons,
                 notes=notes,
                 resamples=resamples,
                 seed=seed,
             )
         )
-    comparison = compare_judges(
-        people, labels, scale=scale, relevant=relevant, correction=correction, resamples=resamples, seed=seed
-    ) if len(labels) > 1 else None  # fmt: skip
-    judged = [*judges.values(), *(file for others in asked.values() for file in others)]
-    failed = [path for path in map(invalid_path, judged) if path.exists()]
-    of_others = [*(raters or {}).values(), *(runs or {}).values()]
-    files = [human, *judged, *failed, *of_others, *([topics] if topics else [])]
-    curves = {name: _curve(people, of_judge, scale, seed) for name, of_judge in labels.items()}
+    comparison = None
+    if len(labels) > 1:
+        comparison = compare_judges(
+            human_qrels, labels, scale=scale, relevant=relevant, correction=correction, resamples=resamples, seed=seed
+        )
+    label_files = [*judges.values(), *(file for files in variants.values() for file in files)]
+    invalid_files = [path for path in map(invalid_path, label_files) if path.exists()]
+    other_files = [*(raters or {}).values(), *(runs or {}).values(), *([topics] if topics else [])]
+    files = [human, *label_files, *invalid_files, *other_files]
+    curves = {name: _curve(human_qrels, judge, scale, seed) for name, judge in labels.items()}
     return JudgeCards(tuple(cards), comparison, curves, {str(path): file_sha256(path) for path in files})
 
 
-def write(found: JudgeCards, folder: str | Path) -> tuple[Path, Path, Path]:
-    """Write `judge_card.json`, `.md` and `.html` into the folder; returns their paths. Raises `DataError`."""
-    as_json, as_text, as_page = (Path(folder) / f"judge_card.{kind}" for kind in ("json", "md", "html"))
-    write_json(as_json, cards_json(found))
-    with atomic_text(as_text) as out:
-        out.write(cards_markdown(found.cards, found.comparison))
+def write(cards: JudgeCards, folder: str | Path) -> tuple[Path, Path, Path]:
+    """Write `judge_card.json`, `.md` and `.html` into a folder; returns their paths. Raises `DataError`."""
+    json_path, markdown_path, html_path = (Path(folder) / f"judge_card.{kind}" for kind in ("json", "md", "html"))
+    write_json(json_path, cards_json(cards))
+    with atomic_text(markdown_path) as out:
+        out.write(cards_markdown(cards.cards, cards.comparison))
     write_judge_card(
-        as_page,
-        "Judge cards" if len(found.cards) > 1 else f"Judge card of {judge_name(found.cards[0])}",
-        found.cards,
-        {path: f"sha256 {digest}" for path, digest in found.inputs.items()},
-        comparison=found.comparison,
-        curves=found.curves,
+        html_path,
+        "Judge cards" if len(cards.cards) > 1 else f"Judge card of {judge_name(cards.cards[0])}",
+        cards.cards,
+        {path: f"sha256 {digest}" for path, digest in cards.inputs.items()},
+        comparison=cards.comparison,
+        curves=cards.curves,
     )
-    return as_json, as_text, as_page
+    return json_path, markdown_path, html_path
 
 
-def cards_json(found: JudgeCards) -> dict[str, Any]:
-    """What `judge_card.json` holds: `cards` (`card.to_json`), `comparison`, `calibration` (`curves`), `inputs`."""
+def cards_json(cards: JudgeCards) -> dict[str, Any]:
+    """Content of `judge_card.json`: `cards` (`card.to_json`), `comparison`, `calibration` (the curves), `inputs`."""
     return {
-        "cards": [to_json(card) for card in found.cards],
-        "comparison": asdict(found.comparison) if found.comparison else None,
-        "calibration": {name: [to_plain(asdict(point)) for point in points] for name, points in found.curves.items()},
-        "inputs": dict(found.inputs),
+        "cards": [to_json(card) for card in cards.cards],
+        "comparison": asdict(cards.comparison) if cards.comparison else None,
+        "calibration": {name: [to_plain(asdict(point)) for point in points] for name, points in cards.curves.items()},
+        "inputs": dict(cards.inputs),
     }
 
 
 def _variants(judge: str, files: Sequence[str | Path]) -> dict[str, Labels]:
-    """Name -> labels: the file's name, or its path where that is another variant's too."""
+    """Variant -> labels; a variant is named by its file name, or by its path if file names repeat."""
     names = [Path(file).name for file in files]
     if len({judge, *names}) <= len(names):
         names = [str(file) for file in files]
     if len({judge, *names}) <= len(names):
-        raise UsageError("a file is given twice as a variant", where=f"judge {judge}")
+        raise UsageError("a variant file is repeated", where=f"judge {judge}")
     return {name: read_labels(file) for name, file in zip(names, files, strict=True)}
 
 
 def _curve(human: Qrels, labels: Labels, scale: Sequence[int], seed: int) -> Sequence[CurvePoint]:
-    """Of the answers that are grades; none where no pair has one."""
-    graded = {
+    """Calibration curve of the valid answers; empty if no human-graded pair has one."""
+    valid = {
         topic: {document: float(grade) for document, grade in row.items() if grade is not None and grade in scale}
         for topic, row in labels.items()
     }
-    shared = any(document in graded.get(topic, {}) for topic, row in human.items() for document in row)
-    return grade_curve(human, graded, seed=seed) if shared else ()
+    shared = any(document in valid.get(topic, {}) for topic, row in human.items() for document in row)
+    return grade_curve(human, valid, seed=seed) if shared else ()
 
 
-def _checked(
+def _check_lineage(
     name: str,
     path: str | Path,
     runs: Mapping[str, RunLineage | None],
@@ -178,20 +197,19 @@ def _checked(
     human: Mapping[str, object],
     allow: bool,
 ) -> tuple[list[str], list[str]]:
-    """Why the card of a judge is circular, and what could not be looked into."""
+    """Reasons why the card of a judge is circular, and notes on what is unknown."""
     card = read_card(path)
-    asked = {topic: query for topic, query in (queries or {}).items() if topic in human}
+    judged_queries = {topic: query for topic, query in (queries or {}).items() if topic in human}
     systems = {_AGREEMENT: RunLineage(()), **runs}
-    found = circular(card, systems, asked)
-    # Training topics concern the agreement and every run alike: once is enough.
-    reasons = list(dict.fromkeys(found.values()))
+    # A judge trained on the topics is circular for every system: list each reason once.
+    reasons = list(dict.fromkeys(circular(card, systems, judged_queries).values()))
     if reasons and not allow:
         raise UsageError(
             f"the card would be circular: {reasons[0]}",
             where=f"judge {name}",
-            fix="Hold the judge against other topics and runs, or say that a circular card is wanted.",
+            fix="Compare the judge on other topics and runs, or pass --allow-circular.",
         )
     notes = list(doubts(card, systems))
     if card is not None and card.judge_queries and queries is None:
-        notes.append("Whether the judge was trained on these topics was not looked into, for want of their queries.")
+        notes.append("It was not checked whether the judge was trained on these topics: no topics file was given.")
     return reasons, notes

@@ -1,4 +1,4 @@
-"""Which judges agree with people better than which: paired differences over the same pairs, corrected."""
+"""Paired comparison of judges: differences of their agreement with human grades, with corrected p-values."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from itertools import combinations
 import numpy as np
 
 from searchlora.errors import UsageError
-from searchlora.eval.judge.labels import Labels, common, only, pair, size
-from searchlora.eval.judge.measures import KAPPA, judge_measures, named
+from searchlora.eval.judge.labels import Labels, common_pairs, pair, restrict, size
+from searchlora.eval.judge.measures import KAPPA, judge_measures
 from searchlora.eval.resampling import intervals, swap_p
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels
 
-#: Swaps per comparison of the family, so that the smallest p there can be survives a correction by Holm.
+#: Random swaps per comparison of the family, so that the smallest possible p survives a Holm correction.
 _SWAPS_PER_PAIR = 200
 
 
 @dataclass(frozen=True)
 class JudgeDifference:
-    """Judge a less judge b, over the same n pairs of the same queries.
+    """Judge a minus judge b, over the same n pairs of the same queries.
 
     Attributes:
-        low, high: The 95% interval of this difference alone, not corrected.
-        p: Two-sided, by swapping the labels of the two judges query by query.
-        p_corrected: Over all differences of the comparison.
+        low, high: 95% interval of this difference alone, not corrected for multiple comparisons.
+        p: Two-sided p-value of a randomisation test that swaps the labels of both judges by query.
+        p_corrected: Corrected over all differences of the comparison.
     """
 
     a: str
@@ -43,13 +43,13 @@ class JudgeDifference:
 
 @dataclass(frozen=True)
 class JudgeComparison:
-    """What `compare_judges` found.
+    """Result of `compare_judges`.
 
     Attributes:
-        differences: Each two judges, the better one as a, by falling difference.
-        correction: How `p_corrected` was made.
-        swaps: How many random swaps a p is from.
-        left_out: Human-graded pairs that some judge has no label for.
+        differences: Every two judges, the better one as `a`, sorted by decreasing absolute difference.
+        correction: Method of `p_corrected`.
+        swaps: Number of random swaps behind a p-value.
+        left_out: Number of human-graded pairs without a label of some judge.
     """
 
     measure: str
@@ -70,48 +70,60 @@ def compare_judges(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> JudgeComparison:
-    """Compare every two judges over the pairs that people and all judges labelled.
+    """Compare every two judges over the pairs that have a human grade and a label of every judge.
 
     Args:
-        human: The grades held to be right.
-        judges: name -> labels; None, and a grade outside the scale, is an invalid answer and counts as the worst.
-        measure: A name of `judge_measures`. Of `mae` the lower is the better; elsewhere the higher is put first.
+        human: The reference grades.
+        judges: name -> labels; None and a grade outside the scale are invalid answers and count as the worst.
+        measure: A name of `judge_measures`. For `mae` the lower value is better; otherwise the higher value is first.
         correction: `holm` or `bh`.
-        resamples: Of the intervals; the tests take more where there are many comparisons.
+        resamples: Bootstrap resamples of the intervals; the tests use more for many comparisons.
 
     Raises:
-        UsageError: for fewer than two judges, an unknown measure, or one without a value for some judge.
+        UsageError: for fewer than two judges, an unknown measure, or one that is undefined for some judge.
         DataError: when a human grade is outside the scale, or no pair is common to all.
     """
     if len(judges) < 2:
         raise UsageError("a comparison needs two judges")
-    shared = common([human, *judges.values()])
-    people = {topic: {d: grade for d, grade in row.items() if (topic, d) in shared} for topic, row in human.items()}
-    paired = [pair(people, only(labels, shared), scale) for labels in judges.values()]
+    shared = common_pairs([human, *judges.values()])
+    reference = {topic: {d: grade for d, grade in row.items() if (topic, d) in shared} for topic, row in human.items()}
+    paired = [pair(reference, restrict(labels, shared), scale) for labels in judges.values()]
     tables = np.stack([each.tables for each in paired], axis=1)
-    chosen = named(judge_measures(paired[0].scale, relevant), measure)
+    measures = judge_measures(paired[0].scale, relevant)
+    if measure not in measures:
+        raise UsageError(f"there is no measure '{measure}' of a judge", fix=f"Known: {', '.join(measures)}.")
+    chosen = measures[measure]
     values = chosen.statistic(tables.sum(axis=0))
     if np.isnan(values).any():
-        nameless = [name for name, value in zip(judges, values, strict=True) if np.isnan(value)]
-        raise UsageError(f"there is no {measure} of {', '.join(nameless)}: chance alone would agree fully")
-    ranks = np.argsort(values if measure.startswith("mae") else -values, kind="stable").tolist()
-    pairs = list(combinations(ranks, 2))
-    signs = np.zeros((len(pairs), len(judges)))
-    for row, (a, b) in zip(signs, pairs, strict=True):
+        undefined = [name for name, value in zip(judges, values, strict=True) if np.isnan(value)]
+        raise UsageError(f"{measure} is undefined for {', '.join(undefined)}: expected agreement is 1")
+    ranking = np.argsort(values if measure.startswith("mae") else -values, kind="stable").tolist()
+    pairs = list(combinations(ranking, 2))
+    contrasts = np.zeros((len(pairs), len(judges)))
+    for row, (a, b) in zip(contrasts, pairs, strict=True):
         row[a], row[b] = 1, -1
-    reach = chosen.bounds[1] - chosen.bounds[0]
-    found = intervals(
-        chosen.statistic, tables, bounds=(-reach, reach), contrasts=signs, resamples=resamples, seed=seed
-    )  # fmt: skip
+    width = chosen.bounds[1] - chosen.bounds[0]
+    estimates = intervals(
+        chosen.statistic, tables, bounds=(-width, width), contrasts=contrasts, resamples=resamples, seed=seed
+    )
     swaps = max(resamples, _SWAPS_PER_PAIR * len(pairs))
-    chances = swap_p(chosen.statistic, tables, pairs, resamples=swaps, seed=seed)
+    p_values = swap_p(chosen.statistic, tables, pairs, resamples=swaps, seed=seed)
     names = list(judges)
     differences = [
         JudgeDifference(
-            names[a], names[b], measure, float(shift), float(low), float(high), p, corrected, paired[0].n, len(tables)
+            names[a],
+            names[b],
+            measure,
+            float(difference),
+            float(low),
+            float(high),
+            p,
+            corrected,
+            paired[0].n,
+            len(tables),
         )
-        for (a, b), (shift, low, high), p, corrected in zip(
-            pairs, found, chances, correct(chances, correction), strict=True
+        for (a, b), (difference, low, high), p, corrected in zip(
+            pairs, estimates, p_values, correct(p_values, correction), strict=True
         )
     ]
     return JudgeComparison(

@@ -1,4 +1,4 @@
-"""Human and judge's labels of the same pairs, as a table of counts for each query."""
+"""Labels of a judge: the files beside its qrels, and their pairing with human grades as confusion tables."""
 
 from __future__ import annotations
 
@@ -19,156 +19,57 @@ from searchlora.eval.judge.agreement import Floats, as_scale, confusion
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.trec import Qrels
 
-#: topic -> document -> grade; None where the judge's answer was no grade
-Labels = Mapping[str, Mapping[str, int | None]]
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The pairs that both people and the judge have.
-
-    Attributes:
-        scale: The grades there are, rising.
-        topics: Those that have such pairs.
-        tables: Counts of (human grade, judge's grade) for each topic, `(topics, G, G + 1)`, invalid in the last column.
-        invalid: What the judge said that is no grade of the scale -> how often; `none` for an answer without a grade.
-        missing: Pairs that people graded and the judge has no label for.
-        extra: Pairs that only the judge has.
-    """
-
-    scale: tuple[int, ...]
-    topics: tuple[str, ...]
-    tables: Floats
-    invalid: Mapping[str, int]
-    missing: int
-    extra: int
-
-    @property
-    def n(self) -> int:
-        """How many pairs."""
-        return int(self.tables.sum())
-
-
-def pair(human: Qrels, judged: Labels, scale: Sequence[int]) -> Paired:
-    """Set the judge's labels beside the human ones.
-
-    Raises:
-        UsageError: when the scale has fewer than two grades.
-        DataError: when a human grade is outside the scale, or no pair is common.
-    """
-    grades = as_scale(scale)
-    if len(grades) < 2:
-        raise UsageError("a scale needs two grades at least")
-    check_grades(human, grades)
-    tables: dict[str, Floats] = {}
-    invalid: Counter[str] = Counter()
-    for topic, row in human.items():
-        labels = judged.get(topic, {})
-        both = [document for document in row if document in labels]
-        if not both:
-            continue
-        theirs = [labels[document] for document in both]
-        tables[topic] = confusion([row[document] for document in both], theirs, grades)
-        invalid.update("none" if label is None else str(label) for label in theirs if label not in grades)
-    if not tables:
-        raise DataError("the judge has no label for any pair that people graded", fix="Do the ids agree?")
-    common = int(sum(table.sum() for table in tables.values()))
-    return Paired(
-        scale=grades,
-        topics=tuple(tables),
-        tables=np.array(list(tables.values())),
-        invalid=dict(sorted(invalid.items())),
-        missing=size(human) - common,
-        extra=size(judged) - common,
-    )
-
-
-def check_grades(human: Qrels, scale: Sequence[int], whose: str = "") -> None:
-    """Raise `DataError` naming the first human grade outside the scale; `whose` stands before the topic."""
-    for topic, row in human.items():
-        for document, grade in row.items():
-            if grade not in scale:
-                raise DataError(
-                    f"the human grade {grade} is outside the scale {', '.join(map(str, scale))}",
-                    where=f"{whose}topic {topic}, document {document}",
-                    fix="Give the scale that people graded on.",
-                )
-
-
-def common(labels: Sequence[Labels]) -> set[tuple[str, str]]:
-    """The pairs of topic and document that all of them have."""
-    sets = [{(topic, document) for topic, row in each.items() for document in row} for each in labels]
-    return set.intersection(*sets)
-
-
-def only(labels: Labels, pairs: set[tuple[str, str]]) -> dict[str, dict[str, int | None]]:
-    """The labels of those pairs."""
-    return {
-        topic: {document: label for document, label in row.items() if (topic, document) in pairs}
-        for topic, row in labels.items()
-    }
-
-
-def size(labels: Labels) -> int:
-    """How many pairs are labelled."""
-    return sum(map(len, labels.values()))
-
-
-# MERGE-DOC eval/judge/labels_file.py
-# """The labels of people and of judges from their files, a judge's with the answers that were no grade."""
-
-
-def check_of_people(path: str | Path) -> None:
-    """Raises `DataError` where the card of a qrels file says that its judgments are not people's."""
-    made = read_card(path)
-    if made is not None and made.source != "human":
-        raise DataError(f"holds judgments of source '{made.source}', not of people", where=str(path))
-
-
-def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
-    """Qrels of a judge as topic -> document -> grade, or None for an answer that was no grade.
-
-    Those are in `<path>.invalid.jsonl`, which `searchlora judge` writes beside the qrels: rows with `topic` and
-    `document`. Without that file the qrels alone are read, unless their card says that there are such answers.
-
-    Raises:
-        DataError: naming file and line, for what `read_qrels` and `read_card` refuse, a damaged row, a pair that has a
-            grade too, or fewer such answers, or more, than the card says.
-    """
-    labels: dict[str, dict[str, int | None]] = {topic: dict(row) for topic, row in read_qrels(path).items()}
-    beside, card = invalid_path(path), read_card(path)
-    failed = 0
-    for where, row in json_rows(beside) if beside.exists() else ():
-        if "topic" not in row or "document" not in row:
-            raise DataError("is no row with topic and document", where=where)
-        topic, document = str(row["topic"]), str(row["document"])
-        if document in labels.setdefault(topic, {}):
-            raise DataError(f"document {document} of topic {topic} has a grade or stands twice", where=where)
-        labels[topic][document] = None
-        failed += 1
-    if card is not None and card.invalid != failed:
-        raise DataError(
-            f"has {failed} answers that were no grade where the card of the qrels says {card.invalid}",
-            where=str(beside),
-            fix="Bring the file that was written with the qrels; without it the judge would look better than it is.",
-        )
-    return labels
-
-
-# MERGE-DOC eval/judgments/probabilities.py
-# """The probability that a judge gave each grade, and its reason if it gave one, as JSON lines beside its qrels."""
+#: topic -> document -> grade; None for an invalid answer of the judge
+Labels: TypeAlias = Mapping[str, Mapping[str, int | None]]
 
 #: topic -> document -> grade -> probability
 Probabilities: TypeAlias = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
+def check_human(path: str | Path) -> None:
+    """Raise `DataError` if the card of a qrels file names a source other than human."""
+    card = read_card(path)
+    if card is not None and card.source != "human":
+        raise DataError(f"holds judgments of source '{card.source}', not human ones", where=str(path))
+
+
+def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
+    """Read a judge's qrels with its invalid answers: topic -> document -> grade, or None for an invalid answer.
+
+    Invalid answers are in `<path>.invalid.jsonl`, which `searchlora judge` writes beside the qrels: rows with `topic`
+    and `document`. If that file is missing, the qrels alone are read, unless their card counts invalid answers.
+
+    Raises:
+        DataError: naming file and line, as `read_qrels` and `read_card`; for a malformed row; for a pair with both a
+            grade and an invalid answer; or if the card counts another number of invalid answers.
+    """
+    labels: dict[str, dict[str, int | None]] = {topic: dict(row) for topic, row in read_qrels(path).items()}
+    invalid_file, card = invalid_path(path), read_card(path)
+    invalid = 0
+    for where, row in json_rows(invalid_file) if invalid_file.exists() else ():
+        if "topic" not in row or "document" not in row:
+            raise DataError("has no topic and document", where=where)
+        topic, document = str(row["topic"]), str(row["document"])
+        if document in labels.setdefault(topic, {}):
+            raise DataError(f"document {document} of topic {topic} has a grade or is repeated", where=where)
+        labels[topic][document] = None
+        invalid += 1
+    if card is not None and card.invalid != invalid:
+        raise DataError(
+            f"has {invalid} invalid answers, but the card of the qrels counts {card.invalid}",
+            where=str(invalid_file),
+            fix="Restore the file that was written with the qrels: without it the judge looks better than it is.",
+        )
+    return labels
+
+
 def write_probabilities(
     path: str | Path, probabilities: Probabilities, reasons: Mapping[tuple[str, str], str] | None = None
 ) -> None:
-    """Write a line for each pair: `{"topic": ..., "document": ..., "probabilities": {"0": 0.2, ...}}`.
+    """Write one JSON line per pair: `{"topic": ..., "document": ..., "probabilities": {"0": 0.2, ...}}`.
 
     Args:
-        reasons: Of pairs (topic, document) that have one; it goes into their line as `reason`.
+        reasons: (topic, document) -> the judge's reason, written into the line as `reason`.
     """
     with atomic_text(Path(path)) as out:
         for topic, documents in probabilities.items():
@@ -180,13 +81,112 @@ def write_probabilities(
 
 
 def read_probabilities(path: str | Path) -> dict[str, dict[str, dict[int, float]]]:
-    """Read what `write_probabilities` wrote. Raises `DataError` naming the line that is none of it."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
+    """Read a file of `write_probabilities`. Raises `DataError` naming a malformed line."""
+    probabilities: dict[str, dict[str, dict[int, float]]] = {}
     for number, line in numbered_lines(Path(path)):
         try:
             row = json.loads(line)
             grades = {int(grade): float(value) for grade, value in row["probabilities"].items()}
-            found.setdefault(row["topic"], {})[row["document"]] = grades
+            probabilities.setdefault(row["topic"], {})[row["document"]] = grades
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError("is not a row of probabilities", where=f"{path}, line {number}") from None
-    return found
+    return probabilities
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The pairs that have both a human grade and a label of the judge.
+
+    Attributes:
+        scale: The grades, ascending.
+        topics: The topics with such pairs.
+        tables: Confusion table (human grade, judge grade) of each topic, `(topics, G, G + 1)`, invalid labels in the
+            last column.
+        invalid: Invalid label of the judge -> count; `none` for an answer without a grade.
+        missing: Number of human-graded pairs without a label of the judge.
+        extra: Number of pairs with a label of the judge only.
+    """
+
+    scale: tuple[int, ...]
+    topics: tuple[str, ...]
+    tables: Floats
+    invalid: Mapping[str, int]
+    missing: int
+    extra: int
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return int(self.tables.sum())
+
+
+def pair(human: Qrels, judge: Labels, scale: Sequence[int]) -> Paired:
+    """Pair human grades with a judge's labels.
+
+    Raises:
+        UsageError: when the scale has fewer than two grades.
+        DataError: when a human grade is outside the scale, or no pair has both.
+
+    Examples:
+        >>> paired = pair({"q1": {"d1": 2, "d2": 0}}, {"q1": {"d1": 1, "d2": None, "d3": 2}}, scale=(0, 1, 2))
+        >>> paired.n, paired.invalid, paired.extra
+        (2, {'none': 1}, 1)
+        >>> paired.tables[0].astype(int).tolist()
+        [[0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
+    """
+    grades = as_scale(scale)
+    if len(grades) < 2:
+        raise UsageError("a scale needs at least two grades")
+    check_grades(human, grades)
+    tables: dict[str, Floats] = {}
+    invalid: Counter[str] = Counter()
+    for topic, row in human.items():
+        labels = judge.get(topic, {})
+        documents = [document for document in row if document in labels]
+        if not documents:
+            continue
+        judged = [labels[document] for document in documents]
+        tables[topic] = confusion([row[document] for document in documents], judged, grades)
+        invalid.update("none" if label is None else str(label) for label in judged if label not in grades)
+    if not tables:
+        raise DataError("the judge has no label for any human-graded pair", fix="Check that the ids agree.")
+    n = int(sum(table.sum() for table in tables.values()))
+    return Paired(
+        scale=grades,
+        topics=tuple(tables),
+        tables=np.array(list(tables.values())),
+        invalid=dict(sorted(invalid.items())),
+        missing=size(human) - n,
+        extra=size(judge) - n,
+    )
+
+
+def check_grades(human: Qrels, scale: Sequence[int], prefix: str = "") -> None:
+    """Raise `DataError` naming the first human grade outside the scale; `prefix` precedes the topic."""
+    for topic, row in human.items():
+        for document, grade in row.items():
+            if grade not in scale:
+                raise DataError(
+                    f"the human grade {grade} is outside the scale {', '.join(map(str, scale))}",
+                    where=f"{prefix}topic {topic}, document {document}",
+                    fix="Give the scale of the human grades.",
+                )
+
+
+def common_pairs(labels: Sequence[Labels]) -> set[tuple[str, str]]:
+    """The (topic, document) pairs that all label sets have."""
+    sets = [{(topic, document) for topic, row in each.items() for document in row} for each in labels]
+    return set.intersection(*sets)
+
+
+def restrict(labels: Labels, pairs: set[tuple[str, str]]) -> dict[str, dict[str, int | None]]:
+    """The labels of the given (topic, document) pairs."""
+    return {
+        topic: {document: label for document, label in row.items() if (topic, document) in pairs}
+        for topic, row in labels.items()
+    }
+
+
+def size(labels: Labels) -> int:
+    """Number of labelled pairs."""
+    return sum(map(len, labels.values()))

@@ -1,4 +1,4 @@
-"""The figures of a judge card, by name: how each is computed from a table of counts, and what it is over."""
+"""Measures of a judge card: definition by name, computation from confusion tables, and interval by query."""
 
 from __future__ import annotations
 
@@ -9,69 +9,69 @@ from typing import TypeAlias
 
 import numpy as np
 
-from searchlora.errors import UsageError
 from searchlora.eval.judge import agreement
 from searchlora.eval.judge.agreement import Floats
 from searchlora.eval.resampling import Figure, Statistic, intervals
 
 Mask: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 
-#: What a judge is told by first. The names of `judge_measures`.
+#: Names of the main measures of `judge_measures`.
 KAPPA, BINARY, QUADRATIC, MAE = "kappa", "kappa_binary", "kappa_quadratic", "mae"
 
 
 @dataclass(frozen=True)
 class JudgeMeasure:
-    """A figure of agreement.
+    """An agreement measure.
 
     Attributes:
-        statistic: Tables `(..., G, G + 1)` -> figures `(...)`.
-        bounds: The least and greatest value there can be.
-        of: The cells that it is over, `(G, G + 1)`, True where a pair counts.
-        hits: Of a share, the cells that are counted in it; None for other figures. A share without spread between
-            queries, as 0 mostly is, takes its interval from `rates`.
+        statistic: Tables `(..., G, G + 1)` -> values `(...)`.
+        bounds: The least and the greatest possible value.
+        cells: Mask `(G, G + 1)` of the cells whose pairs count in `n`.
+        hits: For a proportion, mask of the cells in its numerator; None for other measures. The interval of a
+            proportion without spread between queries, mostly 0, is that of `rate`.
     """
 
     name: str
     statistic: Statistic
     bounds: tuple[float, float]
-    of: Mask
+    cells: Mask
     hits: Mask | None = None
 
     def figure(self, tables: Floats, *, resamples: int, seed: int) -> Figure:
-        """The figure of one judge from its tables `(queries, G, G + 1)`."""
+        """Value and interval for one judge, from its tables `(queries, G, G + 1)`."""
         value, low, high = intervals(
             self.statistic, tables[:, None], bounds=self.bounds, resamples=resamples, seed=seed
         )[0]
-        counted = (tables * self.of).sum(axis=(-2, -1))
+        counted = (tables * self.cells).sum(axis=(-2, -1))
         if self.hits is not None and low == high:
             value, low, high = rate((tables * self.hits).sum(axis=(-2, -1)), counted)
         return Figure(float(value), float(low), float(high), int(counted.sum()), int((counted > 0).sum()))
 
 
 def judge_measures(scale: Sequence[int], relevant: int) -> dict[str, JudgeMeasure]:
-    """The measures for a scale, by name, the headline first.
+    """The measures for a scale, by name, the headline measure first.
 
-    `kappa` is over all grades, `kappa_binary` over relevant (from grade `relevant` on) or not, `kappa_linear` and
-    `kappa_quadratic` are weighted, `agreement` is the share of equal grades, `mae` the mean absolute error; these are
-    over all pairs, an invalid label counted as the worst (see `agreement`). `alpha` (Krippendorff's, ordinal), `bias`
-    (judge minus human) and those that end in `_valid` are over the pairs with a valid label.
+    `kappa` (all grades), `kappa_binary` (grade at least `relevant` or not), `kappa_linear`, `kappa_quadratic`
+    (weighted), `agreement` (proportion of equal grades) and `mae` (mean absolute error) are over all pairs, with
+    invalid labels as the worst disagreement (see `agreement`). `alpha` (Krippendorff's, ordinal), `bias` (judge minus
+    human) and the measures ending in `_valid` are over the pairs with a valid label.
 
     Raises:
-        UsageError: when `relevant` leaves one side without a grade.
+        UsageError: when all grades or none are relevant.
     """
     width = float(max(scale) - min(scale))
-    two = agreement.disagreement((0, 1))
-    every = np.ones((len(scale), len(scale) + 1), dtype=bool)
-    graded = every.copy()
-    graded[:, -1] = False
-    agreement.binary(every.astype(float), scale, relevant)  # says so where the threshold divides nothing
+    binary_weights = agreement.disagreement((0, 1))
+    all_cells = np.ones((len(scale), len(scale) + 1), dtype=bool)
+    valid_cells = all_cells.copy()
+    valid_cells[:, -1] = False
+    diagonal = np.eye(*all_cells.shape, dtype=bool)
+    agreement.binary(all_cells.astype(float), scale, relevant)  # checks the threshold
 
     def weighted(kind: agreement.Weights) -> Statistic:
         return partial(agreement.kappa, weights=agreement.disagreement(scale, kind))
 
     def binary(tables: Floats) -> Floats:
-        return agreement.kappa(agreement.binary(tables, scale, relevant), two)
+        return agreement.kappa(agreement.binary(tables, scale, relevant), binary_weights)
 
     def alpha(tables: Floats) -> Floats:
         return agreement.alpha(agreement.paired_coincidences(tables), scale)
@@ -82,47 +82,40 @@ def judge_measures(scale: Sequence[int], relevant: int) -> dict[str, JudgeMeasur
     def valid(statistic: Statistic) -> Statistic:
         return lambda tables: statistic(agreement.valid(tables))
 
-    one = (-1.0, 1.0)
-    listed = [
-        JudgeMeasure(KAPPA, weighted("none"), one, every),
-        JudgeMeasure(BINARY, binary, one, every),
-        JudgeMeasure("kappa_linear", weighted("linear"), one, every),
-        JudgeMeasure(QUADRATIC, weighted("quadratic"), one, every),
-        JudgeMeasure("alpha", alpha, one, graded),
-        JudgeMeasure("agreement", agreement.agreement_rate, (0.0, 1.0), every, np.eye(*every.shape, dtype=bool)),
-        JudgeMeasure(MAE, mae, (0.0, width), every),
-        JudgeMeasure("bias", partial(agreement.signed_bias, scale=scale), (-width, width), graded),
-        JudgeMeasure("kappa_valid", valid(weighted("none")), one, graded),
-        JudgeMeasure("kappa_binary_valid", valid(binary), one, graded),
-        JudgeMeasure("mae_valid", valid(mae), (0.0, width), graded),
+    unit = (-1.0, 1.0)
+    measures = [
+        JudgeMeasure(KAPPA, weighted("none"), unit, all_cells),
+        JudgeMeasure(BINARY, binary, unit, all_cells),
+        JudgeMeasure("kappa_linear", weighted("linear"), unit, all_cells),
+        JudgeMeasure(QUADRATIC, weighted("quadratic"), unit, all_cells),
+        JudgeMeasure("alpha", alpha, unit, valid_cells),
+        JudgeMeasure("agreement", agreement.agreement_rate, (0.0, 1.0), all_cells, diagonal),
+        JudgeMeasure(MAE, mae, (0.0, width), all_cells),
+        JudgeMeasure("bias", partial(agreement.signed_bias, scale=scale), (-width, width), valid_cells),
+        JudgeMeasure("kappa_valid", valid(weighted("none")), unit, valid_cells),
+        JudgeMeasure("kappa_binary_valid", valid(binary), unit, valid_cells),
+        JudgeMeasure("mae_valid", valid(mae), (0.0, width), valid_cells),
     ]
-    return {measure.name: measure for measure in listed}
+    return {measure.name: measure for measure in measures}
 
 
 def grade_measures(scale: Sequence[int], index: int) -> tuple[JudgeMeasure, JudgeMeasure]:
-    """Precision and recall of the grade at `index`; a label that is invalid is among those not recalled."""
-    said = np.zeros((len(scale), len(scale) + 1), dtype=bool)
-    truly = said.copy()
-    said[:, index], truly[index] = True, True
-    grade, hit = scale[index], said & truly
+    """Precision and recall of the grade at `index` of the scale; an invalid label counts as not recalled."""
+    judged = np.zeros((len(scale), len(scale) + 1), dtype=bool)
+    human = judged.copy()
+    judged[:, index], human[index] = True, True
+    grade, hits = scale[index], judged & human
     return (
-        JudgeMeasure(f"precision_{grade}", partial(agreement.precision, index=index), (0.0, 1.0), said, hit),
-        JudgeMeasure(f"recall_{grade}", partial(agreement.recall, index=index), (0.0, 1.0), truly, hit),
+        JudgeMeasure(f"precision_{grade}", partial(agreement.precision, index=index), (0.0, 1.0), judged, hits),
+        JudgeMeasure(f"recall_{grade}", partial(agreement.recall, index=index), (0.0, 1.0), human, hits),
     )
 
 
 def invalid_figure(tables: Floats) -> Figure:
-    """The share of invalid labels of one judge, from its tables `(queries, G, G + 1)`, with the interval of `rates`."""
+    """Proportion of invalid labels of one judge, from its tables `(queries, G, G + 1)`, with the interval of `rate`."""
     sizes = tables.sum(axis=(-2, -1))
-    found = rate(tables[..., -1].sum(axis=-1), sizes)
-    return Figure(*found, int(sizes.sum()), len(tables))
-
-
-def named(measures: dict[str, JudgeMeasure], name: str) -> JudgeMeasure:
-    """The measure of that name. Raises `UsageError` where there is none."""
-    if name not in measures:
-        raise UsageError(f"there is no measure '{name}' of a judge", fix=f"Known: {', '.join(measures)}.")
-    return measures[name]
+    value, low, high = rate(tables[..., -1].sum(axis=-1), sizes)
+    return Figure(value, low, high, int(sizes.sum()), len(tables))
 
 
 def rate(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
@@ -151,13 +144,13 @@ def rate(hits: Floats, sizes: Floats) -> tuple[float, float, float]:
     from scipy import stats
 
     n, queries = float(sizes.sum()), len(sizes)
-    share = float(hits.sum()) / n
+    proportion = float(hits.sum()) / n
     effective = n
-    spread = float(((hits - share * sizes) ** 2).sum()) * queries / max(queries - 1, 1) / n**2
-    if spread > 0 and queries > 1:
-        narrowing = (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, queries - 1)) ** 2
-        effective = min(n, share * (1 - share) / spread * narrowing)
-    count = share * effective
-    low = stats.beta.ppf(0.025, count, effective - count + 1) if share > 0 else 0.0
-    high = stats.beta.ppf(0.975, count + 1, effective - count) if share < 1 else 1.0
-    return share, float(np.clip(low, 0, share)), float(np.clip(high, share, 1))
+    variance = float(((hits - proportion * sizes) ** 2).sum()) * queries / max(queries - 1, 1) / n**2
+    if variance > 0 and queries > 1:
+        t_ratio = (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, queries - 1)) ** 2
+        effective = min(n, proportion * (1 - proportion) / variance * t_ratio)
+    count = proportion * effective
+    low = stats.beta.ppf(0.025, count, effective - count + 1) if proportion > 0 else 0.0
+    high = stats.beta.ppf(0.975, count + 1, effective - count) if proportion < 1 else 1.0
+    return proportion, float(np.clip(low, 0, proportion)), float(np.clip(high, proportion, 1))

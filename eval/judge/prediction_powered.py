@@ -1,17 +1,21 @@
-"""Few human labels and many of an LLM judge, made one mean whose interval holds however bad the judge is.
+"""Prediction-powered inference: a mean from few human and many judge labels, with an interval valid for any judge.
 
-Prediction-powered inference: Angelopoulos, Bates, Fannjiang, Jordan and Zrnic (Science 382, 2023); with the tuning
-parameter lambda of PPI++, Angelopoulos, Duchi and Zrnic (arXiv:2311.01453). The mean over the rows that people
-labelled is moved by what the judge says of the others,
+Sources: Angelopoulos, Bates, Fannjiang, Jordan and Zrnic (Science 382, 2023); the tuning parameter lambda is that of
+PPI++, Angelopoulos, Duchi and Zrnic (arXiv:2311.01453). The mean over the human-labelled rows is corrected by the
+judge's labels of the other rows,
 
     value = mean(human) + lambda (mean(judged, other rows) - mean(judged, labelled rows)),
 
-so that a judge's bias cancels. Lambda is the one of least variance, between 0 (people only) and 1.
+so that a judge's bias cancels. Lambda minimises the variance, between 0 (human labels only) and 1.
 
-**Interval**: studentised bootstrap, resampling whole clusters, labelled and other ones apart, lambda fitted anew in
-each resample. By simulation (`benchmarks/prediction_powered`, which has the figures) it holds from 20 labelled topics
-on, for any judge and for values as skewed as those of MRR. The normal interval of PPI++ is too short there, and
-Student's fails for a poor system's MRR. At ten topics none holds where most values are 0.
+**Interval**: studentised bootstrap that resamples whole clusters, labelled and other clusters separately, and refits
+lambda in each resample. By simulation (see `benchmarks`) it keeps its coverage from 20 labelled topics, for any judge
+and for values as skewed as those of MRR. The normal interval of PPI++ is too short there, and Student's fails for the
+MRR of a poor system. At ten topics no interval keeps its coverage if most values are 0.
+
+**Computation**: the estimate, its standard error and lambda need only sums over clusters and sums of their products,
+so a resample is one row of a matrix product. The standard error is that of a linearised ratio of sums, as in
+`significance`.
 """
 
 from __future__ import annotations
@@ -27,24 +31,24 @@ from searchlora.eval.intervals import Floats, batches, bootstrap_interval, clust
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import Qrels, Run
 
-#: Fewer topics than these that people judged make no interval that could be believed.
+#: Minimum number of human-labelled clusters (topics) for an interval.
 MINIMUM_CLUSTERS = 10
 
 
 @dataclass(frozen=True)
 class PredictionPowered:
-    """A mean from human labels and an LLM judge's, beside what the human labels alone say.
+    """A mean from human and judge labels, beside the mean of the human labels alone.
 
     Attributes:
-        value, low, high: With the judge, and the 95% interval.
-        human_only_value, human_only_low, human_only_high: Without it, by the project's usual interval.
-        lam: Weight of the judge, 0 to 1.
-        n_human: Rows that people labelled.
-        n_judged: Rows that the judge labelled, those of people among them.
-        clusters_human, clusters_judged: The same in clusters (topics).
-        effective_n: How many rows people alone would have to label for the same standard error. About `n_human` where
-            the judge is useless; it can come out a little below, which is the price of fitting lambda. From ten topics
-            it says too much of a judge that errs rarely: by simulation 5 times `n_human` where 3 to 4 was true.
+        value, low, high: Estimate with the judge, and its 95% interval.
+        human_only_value, human_only_low, human_only_high: Mean of the human labels and its usual interval.
+        lam: Weight of the judge (lambda), 0 to 1.
+        n_human: Number of human-labelled rows.
+        n_judged: Number of rows labelled by the judge, the human-labelled ones included.
+        clusters_human, clusters_judged: The same numbers in clusters (topics).
+        effective_n: Number of human labels that would give the same standard error without the judge. About `n_human`
+            for a useless judge, or slightly less, the cost of fitting lambda. With ten topics it is too high for a
+            judge that errs rarely: by simulation 5 times `n_human` where 3 to 4 times is true.
     """
 
     value: float
@@ -71,56 +75,68 @@ def prediction_powered_mean(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
-    """The mean over all rows like `judged`, of which people labelled the random few in `human`.
+    """Mean over the population of the judged rows, of which a random sample has human labels.
 
-    The rows that people labelled must be a random sample of the judged ones, drawn by row or by whole cluster. Where
-    they were chosen (the hard ones, the top ranks), no interval from them holds.
-
-    The judge must not have seen the human labels used here: one calibrated on them looks better than it is.
+    The human-labelled rows must be a random sample of the judged rows, drawn by row or by whole cluster. If they were
+    selected (hard cases, top ranks), the interval is not valid. The judge must not have seen the human labels used
+    here: a judge calibrated on them looks better than it is.
 
     Args:
-        human: Row (topic, or pair of query and document) -> what people found: a measure, a grade, relevant or not.
-        judged: Row -> the same by the judge, the rows of `human` among them. Any unit: where it is not that of
-            `human`, lambda adapts as far as 1 allows.
-        clusters: Row -> topic. Whole topics are resampled, and the mean is about topics like these. None: every row
-            on its own; of pairs, the mean is then about pairs of these very topics.
-        lam: Lambda, instead of fitting it. 0: people only; 1: the first paper's estimator.
+        human: Row (a topic, or a query-document pair) -> human value: a measure, a grade, or relevance.
+        judged: Row -> value by the judge, for all rows of `human` and more. Its unit may differ from that of `human`:
+            lambda adapts, up to 1.
+        clusters: Row -> topic. Whole topics are resampled, and the mean generalises to new topics. None: rows are
+            independent; for pairs, the mean then generalises to new pairs of the same topics.
+        lam: Fixed lambda instead of the fitted one. 0: human labels only; 1: the estimator of the first paper.
+        level: Confidence level of the interval.
         resamples: Bootstrap resamples.
 
     Raises:
-        DataError: when a labelled row was not judged, or a value is not finite.
-        UsageError: when fewer than `MINIMUM_CLUSTERS` clusters have a human label, or lambda is not in 0 to 1.
+        DataError: when a human-labelled row has no label of the judge, or a value is not finite.
+        UsageError: when fewer than `MINIMUM_CLUSTERS` clusters have a human label, or lambda is outside 0 to 1.
+
+    Examples:
+        >>> judged = {f"q{q}": (q % 10) / 10 for q in range(200)}
+        >>> human = {f"q{q}": judged[f"q{q}"] + (0.1 if q % 2 else -0.1) for q in range(20)}
+        >>> result = prediction_powered_mean(human, judged, resamples=200)
+        >>> round(result.value, 2), result.n_human, result.effective_n > 20
+        (0.45, 20, True)
     """
     if lam is not None and not 0 <= lam <= 1:
-        raise UsageError(f"lambda is {lam}", fix="It goes from 0 (people only) to 1.")
+        raise UsageError(f"lambda is {lam}", fix="Give a number from 0 (human labels only) to 1.")
     _check(human, judged, clusters)
-    # Values less their means, so that squares lose no digits.
+    # Values are centred for the precision of their squares.
     shift = float(np.mean(list(human.values())))
     strata = Strata(_sums(human, judged, clusters or {}, shift))
-    found = strata.estimate(lam)
+    estimate = strata.estimate(lam)
     names = None if clusters is None else [clusters[row] for row in human]
-    alone = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
-    low, high = alone
-    if strata.useful:
-        ends = interval(strata, found, lam, level, resamples, np.random.default_rng(seed))
+    human_only = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
+    low, high = human_only
+    if strata.uses_judge:
+        ends = interval(strata, estimate, lam, level, resamples, np.random.default_rng(seed))
         bounds = (*human.values(), *judged.values())
         low, high = max(ends[0] + shift, min(bounds)), min(ends[1] + shift, max(bounds))
-    spent = 1 if lam is None and strata.useful else 0
-    price = (strata.labelled - 1 - spent) / (strata.labelled - 1)
-    error, before = float(found.error[0]), float(strata.estimate(0.0).error[0])
+    fitted = 1 if lam is None and strata.uses_judge else 0
+    correction = (strata.labelled - 1 - fitted) / (strata.labelled - 1)
+    error, human_error = float(estimate.error[0]), float(strata.estimate(0.0).error[0])
+    effective_n = float(len(human))
+    if error > 0:
+        effective_n *= correction * (human_error / error) ** 2
+    elif human_error > 0:
+        effective_n = math.inf
     return PredictionPowered(
-        value=float(found.value[0]) + shift,
+        value=float(estimate.value[0]) + shift,
         low=low,
         high=high,
         human_only_value=shift,
-        human_only_low=alone[0],
-        human_only_high=alone[1],
-        lam=float(found.lam[0]),
+        human_only_low=human_only[0],
+        human_only_high=human_only[1],
+        lam=float(estimate.lam[0]),
         n_human=len(human),
         n_judged=len(judged),
         clusters_human=strata.labelled,
         clusters_judged=strata.clusters,
-        effective_n=len(human) * price * (before / error) ** 2 if error > 0 else math.inf if before > 0 else len(human),
+        effective_n=effective_n,
     )
 
 
@@ -134,16 +150,16 @@ def prediction_powered_measure(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
-    """A measure of a run over topics like these: people judged the topics of `human`, the judge those of `judged`.
+    """Mean of a retrieval measure of a run, from human qrels of few topics and judge qrels of all topics.
 
-    The rows are topics, the values the measure under each set of judgments. Documents that one of the two did not
-    judge count as the measure counts them (nDCG: not relevant), for each by its own judgments.
+    Rows are topics; values are the measure under each set of qrels. Unjudged documents count as the measure defines
+    (nDCG: not relevant), for each set by its own judgments.
 
     Raises:
         DataError, UsageError: as `prediction_powered_mean` and `retrieval_values`.
     """
-    people, judge = (retrieval_values(run, qrels, [measure])[measure] for qrels in (human, judged))
-    return prediction_powered_mean(people, judge, level=level, resamples=resamples, seed=seed)
+    human_values, judge_values = (retrieval_values(run, qrels, [measure])[measure] for qrels in (human, judged))
+    return prediction_powered_mean(human_values, judge_values, level=level, resamples=resamples, seed=seed)
 
 
 def prediction_powered_difference(
@@ -157,56 +173,56 @@ def prediction_powered_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PredictionPowered:
-    """The paired difference of two runs, a minus b, topic by topic; see `prediction_powered_measure`."""
-    people, judge = (_differences(a, b, qrels, measure) for qrels in (human, judged))
-    return prediction_powered_mean(people, judge, level=level, resamples=resamples, seed=seed)
+    """Mean paired difference of two runs, a minus b, by topic; see `prediction_powered_measure`."""
+    human_values, judge_values = (_differences(a, b, qrels, measure) for qrels in (human, judged))
+    return prediction_powered_mean(human_values, judge_values, level=level, resamples=resamples, seed=seed)
 
 
 def _differences(a: Run, b: Run, qrels: Qrels, measure: str) -> dict[str, float]:
-    of_a, of_b = (retrieval_values(run, qrels, [measure])[measure] for run in (a, b))
-    return {topic: of_a[topic] - of_b[topic] for topic in of_a}
+    values_a, values_b = (retrieval_values(run, qrels, [measure])[measure] for run in (a, b))
+    return {topic: values_a[topic] - values_b[topic] for topic in values_a}
 
 
 def _check(human: Mapping[str, float], judged: Mapping[str, float], clusters: Mapping[str, str] | None) -> None:
     missing = next((row for row in human if row not in judged), None)
     if missing is not None:
         raise DataError(
-            "people labelled this row, and the judge did not", where=f"row {missing}", fix="Judge it, or leave it out."
+            "has a human label and no label of the judge", where=f"row {missing}", fix="Judge it, or leave it out."
         )
-    for who, values in (("human", human), ("judged", judged)):
-        odd = next((row for row, value in values.items() if not math.isfinite(value)), None)
-        if odd is not None:
-            raise DataError(f"the {who} value {values[odd]} is not finite", where=f"row {odd}")
-    lost = next((row for row in judged if clusters is not None and row not in clusters), None)
-    if lost is not None:
-        raise DataError("has no cluster", where=f"row {lost}")
+    for source, values in (("human", human), ("judged", judged)):
+        row = next((row for row, value in values.items() if not math.isfinite(value)), None)
+        if row is not None:
+            raise DataError(f"the {source} value {values[row]} is not finite", where=f"row {row}")
+    unclustered = next((row for row in judged if clusters is not None and row not in clusters), None)
+    if unclustered is not None:
+        raise DataError("has no cluster", where=f"row {unclustered}")
     topics = len({row if clusters is None else clusters[row] for row in human})
     if topics < MINIMUM_CLUSTERS:
         raise UsageError(
-            f"people labelled {topics} topic{'s' if topics != 1 else ''}",
-            fix=f"Label {MINIMUM_CLUSTERS} or more; from fewer no interval could be believed.",
+            f"{topics} topic{'s have' if topics != 1 else ' has'} a human label",
+            fix=f"Label {MINIMUM_CLUSTERS} topics or more; an interval from fewer is not valid.",
         )
 
 
 def _sums(human: Mapping[str, float], judged: Mapping[str, float], clusters: Mapping[str, str], shift: float) -> Floats:
-    """What each cluster adds up to: (clusters, 5), as `rectified.SUMS` names them."""
-    place = {name: at for at, name in enumerate(dict.fromkeys(clusters.get(row, row) for row in judged))}
-    of = np.array([place[clusters.get(row, row)] for row in judged], dtype=int)
+    """Sums of each cluster, `(clusters, 5)`, with the columns of `SUMS`."""
+    index = {name: position for position, name in enumerate(dict.fromkeys(clusters.get(row, row) for row in judged))}
+    cluster = np.array([index[clusters.get(row, row)] for row in judged], dtype=int)
     labelled = np.array([row in human for row in judged], dtype=float)
-    people = np.array([human.get(row, shift) for row in judged]) - shift
+    human_values = np.array([human.get(row, shift) for row in judged]) - shift
     judge = np.array(list(judged.values()), dtype=float)
     judge -= judge.mean()
-    columns = (labelled, people, labelled * judge, 1 - labelled, (1 - labelled) * judge)
-    return np.stack([np.bincount(of, weights, minlength=len(place)) for weights in columns], axis=1)
+    columns = (labelled, human_values, labelled * judge, 1 - labelled, (1 - labelled) * judge)
+    return np.stack([np.bincount(cluster, weights, minlength=len(index)) for weights in columns], axis=1)
 
 
-#: What a cluster adds up to: labelled rows, their human values, what the judge said of them; and of its other rows.
+#: Sums of a cluster: number, human values and judge values of its labelled rows; number and judge values of the others.
 SUMS = ("labelled", "human", "judged", "others", "judged others")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """For each resample: the value, its standard error, and lambda."""
+    """Value, standard error and lambda of each resample, `(resamples,)`."""
 
     value: Floats
     error: Floats
@@ -214,10 +230,15 @@ class Estimate:
 
 
 class Strata:
-    """Clusters with a human label and clusters without, and what follows from how often each is drawn.
+    """Clusters with a human label and clusters without: estimates from the counts of each cluster in a resample.
 
     Args:
-        sums: (clusters, 5), see `SUMS`.
+        sums: `(clusters, 5)`, see `SUMS`.
+
+    Attributes:
+        clusters, labelled: Number of all clusters, and of those with a human label.
+        uses_judge: False if fewer than two clusters have other rows: the error of the judge's mean over them is then
+            unknown, and lambda is 0.
     """
 
     def __init__(self, sums: Floats) -> None:
@@ -225,68 +246,70 @@ class Strata:
         self.clusters = len(sums)
         self.labelled = int(with_label.sum())
         self.parts = [sums[with_label], sums[~with_label]]
-        # Without two clusters of other rows the error of the judge's mean over them is not known; it is not used then.
-        self.useful = int((sums[:, 3] > 0).sum()) >= 2
+        self.uses_judge = int((sums[:, 3] > 0).sum()) >= 2
         self._squares = [
             (part[:, :, None] * part[:, None, :]).reshape(len(part), len(SUMS) ** 2) for part in self.parts
         ]
 
     def estimate(self, lam: float | None, draws: tuple[Floats, Floats] | None = None) -> Estimate:
-        """For each resample (row) of `draws`, which hold how often each cluster of the two strata was drawn."""
+        """Estimates for resamples: `draws` holds the counts of each cluster, `(resamples, clusters)`, per stratum."""
         labelled, others = draws or (np.ones((1, len(part))) for part in self.parts)
         total = labelled @ self.parts[0] + others @ self.parts[1]
         square = labelled @ self._squares[0] + others @ self._squares[1]
-        return _combined(total, square.reshape(-1, len(SUMS), len(SUMS)), lam if self.useful else 0.0)
+        return _combined(total, square.reshape(-1, len(SUMS), len(SUMS)), lam if self.uses_judge else 0.0)
 
 
 def _combined(total: Floats, square: Floats, lam: float | None) -> Estimate:
-    """Ratio means, linearised: the variance of a mean is the sum over clusters of squared residual sums."""
+    """Linearised ratio means: the variance of a mean is the sum over clusters of squared residual sums."""
     labelled, human, judged, others, judged_others = total.T
-    mean, known = human / labelled, judged / labelled
-    some = others > 0
-    rest = np.divide(judged_others, others, out=np.zeros_like(others), where=some)
-    one, zero = 1 / labelled, np.zeros_like(labelled)
-    other = np.divide(1.0, others, out=np.zeros_like(others), where=some)
-    # What a cluster's five sums weigh in the human mean, and in labelled minus other mean of the judge.
-    of_human = np.stack([-mean * one, one, zero, zero, zero], axis=1)
-    of_judge = np.stack([-known * one, zero, one, rest * other, -other], axis=1)
+    human_mean, judge_labelled = human / labelled, judged / labelled
+    has_others = others > 0
+    judge_others = np.divide(judged_others, others, out=np.zeros_like(others), where=has_others)
+    per_labelled, zero = 1 / labelled, np.zeros_like(labelled)
+    per_other = np.divide(1.0, others, out=np.zeros_like(others), where=has_others)
+    # Weights of a cluster's five sums in the human mean, and in the judge's mean over labelled minus other rows.
+    human_weights = np.stack([-human_mean * per_labelled, per_labelled, zero, zero, zero], axis=1)
+    judge_weights = np.stack(
+        [-judge_labelled * per_labelled, zero, per_labelled, judge_others * per_other, -per_other], axis=1
+    )
     if lam is None:
-        spread = np.einsum("ri,rij,rj->r", of_judge, square, of_judge)
-        shared = np.einsum("ri,rij,rj->r", of_human, square, of_judge)
-        fitted = np.clip(np.divide(shared, spread, out=np.zeros_like(shared), where=spread > 1e-18), 0, 1)
+        judge_variance = np.einsum("ri,rij,rj->r", judge_weights, square, judge_weights)
+        covariance = np.einsum("ri,rij,rj->r", human_weights, square, judge_weights)
+        ratio = np.divide(covariance, judge_variance, out=np.zeros_like(covariance), where=judge_variance > 1e-18)
+        fitted = np.clip(ratio, 0, 1)
     else:
-        fitted = np.full_like(mean, lam)
-    weights = of_human - fitted[:, None] * of_judge
+        fitted = np.full_like(human_mean, lam)
+    weights = human_weights - fitted[:, None] * judge_weights
     variance = np.maximum(np.einsum("ri,rij,rj->r", weights, square, weights), 0)
-    return Estimate(mean + fitted * (rest - known), np.sqrt(variance), fitted)
+    return Estimate(human_mean + fitted * (judge_others - judge_labelled), np.sqrt(variance), fitted)
 
 
 def interval(
-    strata: Strata, found: Estimate, lam: float | None, level: float, resamples: int, rng: np.random.Generator
+    strata: Strata, estimate: Estimate, lam: float | None, level: float, resamples: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Studentised bootstrap, resampling the clusters of each stratum.
+    """Studentised bootstrap interval that resamples the clusters of each stratum.
 
-    What a good judge leaves over is a few large errors among many rows without any. By simulation (400 draws of nDCG,
-    20 of 200 topics labelled) this interval covered 95%.
+    The residuals of a good judge are a few large errors among many zeros. By simulation (400 draws of nDCG, 20 of 200
+    topics labelled) this interval covered 95%.
     """
-    value, error = float(found.value[0]), float(found.error[0])
+    value, error = float(estimate.value[0]), float(estimate.error[0])
     if error == 0:
         return value, value
     ratios = []
     for draws in _draws([len(part) for part in strata.parts], resamples, rng):
         resampled = strata.estimate(lam, draws)
         shift = resampled.value - value
-        # Rounding leaves an error near 0 where it is 0: such a resample has drawn one value only.
-        flat = resampled.error <= 1e-9 * error
-        ratio = np.divide(shift, resampled.error, out=np.zeros_like(shift), where=~flat)
-        ratios.append(np.where(flat & (np.abs(shift) > 1e-12), np.copysign(math.inf, shift), ratio))
-    # An infinite ratio must not be interpolated with a finite one.
+        # A resample of one value only has an error of 0, up to rounding.
+        constant = resampled.error <= 1e-9 * error
+        ratio = np.divide(shift, resampled.error, out=np.zeros_like(shift), where=~constant)
+        ratios.append(np.where(constant & (np.abs(shift) > 1e-12), np.copysign(math.inf, shift), ratio))
+    # Nearest-rank quantiles: an infinite ratio must not be interpolated with a finite one.
     upper, lower = np.quantile(np.concatenate(ratios), [(1 + level) / 2, (1 - level) / 2], method="nearest")
     return value - float(upper) * error, value - float(lower) * error
 
 
 def _draws(sizes: list[int], resamples: int, rng: np.random.Generator) -> Iterator[tuple[Floats, Floats]]:
-    """How often each cluster of the two strata was drawn, in blocks of (resamples of the block, clusters)."""
+    """Counts of each cluster of both strata in blocks of resamples, `(resamples of the block, clusters)`."""
     for rows in batches(resamples, sum(sizes)):
         labelled, others = (cluster_draws(rows, size, rng) for size in sizes)
         yield labelled, others

@@ -1,4 +1,4 @@
-"""Prediction-powered figures of runs, from files: each run's measure, and the differences to the first."""
+"""Prediction-powered measures of runs from files, and their differences to the first run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from searchlora.errors import UsageError
 from searchlora.eval.formats import read_qrels, read_run
 from searchlora.eval.formatting import figure, markdown_table
-from searchlora.eval.judge.labels import Labels, check_grades, check_of_people, read_labels
+from searchlora.eval.judge.labels import Labels, check_grades, check_human, read_labels
 from searchlora.eval.judge.prediction_powered import (
     PredictionPowered,
     prediction_powered_difference,
@@ -24,14 +24,15 @@ from searchlora.eval.trec import Qrels
 
 @dataclass(frozen=True)
 class PoweredRuns:
-    """What was found.
+    """Prediction-powered measures of several runs.
 
     Attributes:
-        runs: name -> its measure over topics like these.
-        differences: name -> that run minus the first.
-        first: The name of the first run.
-        circular: name -> why its figures are circular.
-        notes: What could not be looked into, and how many answers of the judge are no grade.
+        measure: Name of the measure.
+        runs: name -> mean of the measure.
+        differences: name -> that run minus the first run.
+        first: Name of the first run.
+        circular: name -> reason why its figures are circular.
+        notes: What is unknown about the judge, and the number of its invalid answers.
     """
 
     measure: str
@@ -42,36 +43,36 @@ class PoweredRuns:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the figures of a run under its name."""
+        """JSON values."""
         return {
             "measure": self.measure,
-            "runs": {name: dataclasses.asdict(found) for name, found in self.runs.items()},
+            "runs": {name: dataclasses.asdict(figures) for name, figures in self.runs.items()},
             "first": self.first,
-            "differences": {name: dataclasses.asdict(found) for name, found in self.differences.items()},
+            "differences": {name: dataclasses.asdict(figures) for name, figures in self.differences.items()},
             "circular": dict(self.circular),
             "notes": list(self.notes),
         }
 
     def to_markdown(self) -> str:
-        """One table: with the judge, without it, and how many people's topics the judge is worth."""
-        rows = [self._row(self._shown(name), found, "") for name, found in self.runs.items()]
+        """A table of each run with and without the judge, and the effective number of human-labelled topics."""
+        rows = [self._row(self._label(name), figures, "") for name, figures in self.runs.items()]
         rows += [
-            self._row(f"{self._shown(name)} − {self._shown(self.first)}", found, "+")
-            for name, found in self.differences.items()
+            self._row(f"{self._label(name)} − {self._label(self.first)}", figures, "+")
+            for name, figures in self.differences.items()
         ]
-        head = [self.measure, "people and judge", "people alone", "judge's weight", "worth, in people's topics"]
+        head = [self.measure, "human and judge", "human only", "weight of the judge", "effective human topics"]
         any_run = next(iter(self.runs.values()))
-        said = f"{any_run.n_human} topics judged by people, {any_run.n_judged} by the judge; 95% intervals by topic."
-        return f"{markdown_table(head, rows)}\n\n{said}\n"
+        caption = f"{any_run.n_human} topics with human judgments, {any_run.n_judged} judged; 95% intervals by topic."
+        return f"{markdown_table(head, rows)}\n\n{caption}\n"
 
-    def _shown(self, name: str) -> str:
+    def _label(self, name: str) -> str:
         return f"{name} (circular)" if name in self.circular else name
 
     @staticmethod
-    def _row(name: str, found: PredictionPowered, sign: str) -> list[str]:
-        alone = figure(found.human_only_value, found.human_only_low, found.human_only_high, sign)
-        both = figure(found.value, found.low, found.high, sign)
-        return [name, both, alone, f"{found.lam:.2f}", f"{found.effective_n:.0f} of {found.n_human}"]
+    def _row(name: str, figures: PredictionPowered, sign: str) -> list[str]:
+        human_only = figure(figures.human_only_value, figures.human_only_low, figures.human_only_high, sign)
+        both = figure(figures.value, figures.low, figures.high, sign)
+        return [name, both, human_only, f"{figures.lam:.2f}", f"{figures.effective_n:.0f} of {figures.n_human}"]
 
 
 def powered_runs(
@@ -85,50 +86,58 @@ def powered_runs(
     allow_circular: bool = False,
     seed: int = 0,
 ) -> PoweredRuns:
-    """Few topics judged by people, all of them by an LLM: measures and differences with honest intervals.
+    """Measures of runs and their differences, from human qrels of few topics and judge qrels of all topics.
 
-    An answer of the judge that is no grade of the scale leaves its document unjudged; people's must all be on it.
+    An invalid answer of the judge leaves its document unjudged; human grades must all be on the scale.
 
     Args:
-        judged: Qrels of the judge, with `<file>.invalid.jsonl` where there is one (`read_labels`).
-        queries: topic -> text, to see whether the judge was trained on them; None: that is not looked into.
+        human: Human qrels.
+        judged: Qrels of the judge, with its invalid answers (`read_labels`).
+        runs: name -> run; differences are to the first.
+        measure: A retrieval measure.
+        scale: The grades of the scale.
+        queries: topic -> text, to check whether the judge was trained on them; None: not checked.
+        allow_circular: Report circular figures, marked as such.
 
     Raises:
-        UsageError: without a run, for a circular judge, or for too few topics of people.
-        DataError: for a file that cannot be read, qrels of people whose card says that they are not or that have a
-            grade outside the scale, or a topic that the judge did not judge.
+        UsageError: without a run, for a circular judge without `allow_circular`, or for too few human topics.
+        DataError: for a file that cannot be read, human qrels whose card names another source or that have a grade
+            outside the scale, or a topic that the judge did not judge.
     """
     if not runs:
-        raise UsageError("there is no run to measure", fix="Name one as --run NAME=FILE.")
-    check_of_people(human)
-    people, labels = read_qrels(human), read_labels(judged)
-    check_grades(people, scale)
-    # A topic without a grade stays among the topics, or those that the judge fails on would be missing.
-    judge = {
+        raise UsageError("there is no run to measure", fix="Give one as --run NAME=FILE.")
+    check_human(human)
+    human_qrels, labels = read_qrels(human), read_labels(judged)
+    check_grades(human_qrels, scale)
+    # Topics with invalid answers only are kept: otherwise topics on which the judge fails would be missing.
+    judge_qrels = {
         topic: {document: grade for document, grade in row.items() if grade is not None and grade in scale}
         for topic, row in labels.items()
     }
     lineages = {name: read_lineage(path) for name, path in runs.items()}
     card = read_card(judged) or JudgmentsCard("llm", "")
     circular = refuse_circular(card, lineages, queries or {}, allow=allow_circular)
-    read = {name: read_run(path) for name, path in runs.items()}
-    first = next(iter(read))
+    loaded = {name: read_run(path) for name, path in runs.items()}
+    first = next(iter(loaded))
     return PoweredRuns(
         measure,
-        {name: prediction_powered_measure(run, people, judge, measure, seed=seed) for name, run in read.items()},
         {
-            name: prediction_powered_difference(run, read[first], people, judge, measure, seed=seed)
-            for name, run in read.items()
+            name: prediction_powered_measure(run, human_qrels, judge_qrels, measure, seed=seed)
+            for name, run in loaded.items()
+        },
+        {
+            name: prediction_powered_difference(run, loaded[first], human_qrels, judge_qrels, measure, seed=seed)
+            for name, run in loaded.items()
             if name != first
         },
         first,
         circular,
-        (*_invalid(labels, judge), *doubts(card, lineages)),
+        (*_invalid_note(labels, judge_qrels), *doubts(card, lineages)),
     )
 
 
-def _invalid(labels: Labels, judge: Qrels) -> tuple[str, ...]:
-    answers, grades = (sum(map(len, rows.values())) for rows in (labels, judge))
+def _invalid_note(labels: Labels, valid: Qrels) -> tuple[str, ...]:
+    answers, grades = (sum(map(len, rows.values())) for rows in (labels, valid))
     if answers == grades:
         return ()
-    return (f"{answers - grades} of {answers} answers of the judge are no grade of the scale and count as unjudged.",)
+    return (f"{answers - grades} of {answers} answers of the judge are invalid and count as unjudged.",)

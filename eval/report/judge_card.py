@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.formatting import interval
-from searchlora.eval.judge.card import SHOWN, WORDS, JudgeCard
+from searchlora.eval.judge.card import HEADINGS, OVERVIEW_FIGURES, JudgeCard
 from searchlora.eval.judge.comparison import JudgeComparison, JudgeDifference
 from searchlora.eval.judge.system_order import SystemOrder
 from searchlora.eval.report.heat_maps import confusion
@@ -103,14 +103,14 @@ def overview_section(ranked: Sequence[JudgeCard]) -> Section:
     ends = [end for each in figures for end in (each.value, each.low, each.high) if end == end]
     axis = _Axis(min(0.0, *ends), max(ends)) if ends else _Axis(0.0, 1.0)
     content = {
-        "measures": [WORDS[name] for name in SHOWN],
+        "measures": [HEADINGS[name] for name in OVERVIEW_FIGURES],
         "axis": axis,
         "ceiling": [axis.place(two.kappa.value) for two in people],
         "people": [
             {
                 "name": f"people: {two.a}, {two.b}",
                 "bar": axis.bar(two.kappa),
-                "figures": [getattr(two, name, None) for name in SHOWN],
+                "figures": [getattr(two, name, None) for name in OVERVIEW_FIGURES],
                 "n": two.kappa.n,
                 "queries": two.kappa.queries,
             }
@@ -121,13 +121,13 @@ def overview_section(ranked: Sequence[JudgeCard]) -> Section:
                 "name": judge_name(card),
                 "id": f"judge-{place}",
                 "bar": axis.bar(card.figures["kappa"]),
-                "figures": [card.figures[name] for name in SHOWN],
+                "figures": [card.figures[name] for name in OVERVIEW_FIGURES],
                 "n": card.n,
                 "queries": card.queries,
             }
             for place, card in enumerate(ranked, start=1)
         ],
-        "names": SHOWN,
+        "names": OVERVIEW_FIGURES,
     }
     return Section("judges", "Judges" if len(ranked) > 1 else "Judge", "judges.judges", content)
 
@@ -157,7 +157,7 @@ def apart_section(ranked: Sequence[JudgeCard], comparison: JudgeComparison) -> S
     content = {
         "lines": lines,
         "best": names.get(best, best),
-        "measure": WORDS.get(comparison.measure, comparison.measure),
+        "measure": HEADINGS.get(comparison.measure, comparison.measure),
         "correction": CORRECTION_NAMES[comparison.correction],
         "count": len(comparison.differences),
         "swaps": comparison.swaps,
@@ -175,14 +175,14 @@ def card_sections(ranked: Sequence[JudgeCard], curves: Mapping[str, Sequence[Cur
         for place, card in enumerate(ranked, start=1)
     ]
     return Section(
-        "cards", "Judge by judge", "judges.cards", {"cards": cards, "folded": len(cards) > _OPEN, "words": WORDS}
+        "cards", "Judge by judge", "judges.cards", {"cards": cards, "folded": len(cards) > _OPEN, "words": HEADINGS}
     )
 
 
 def _card(card: JudgeCard, points: Sequence[CurvePoint]) -> dict[str, Any]:
     return {
         "figures": [
-            (name, WORDS[name], figure)
+            (name, HEADINGS[name], figure)
             for name, figure in card.figures.items()
             if card.invalid or not name.endswith("_valid")
         ],

@@ -115,7 +115,7 @@ def test_answers_that_were_no_grade_count_in_the_agreement_of_a_mixture(cli, ref
     said = {f"t{n}": {"d1": n % 2} for n in range(4)}
     write_judgments(other, said, JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), invalid=2))
     command = ("mix-qrels", people, other, "--out", tmp_path / "mixed.txt")
-    assert "has 0 answers that were no grade where the card of the qrels says 2" in refused(*command)
+    assert "has 0 invalid answers, but the card of the qrels counts 2" in refused(*command)
     rows = [json.dumps({"topic": topic, "document": "d1", "raw": "well"}) for topic in ("t4", "t5")]
     (tmp_path / "other.txt.invalid.jsonl").write_text("\n".join(rows), encoding="utf-8")
     called = cli(*command)

@@ -85,7 +85,7 @@ def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
     done = cli(*asked(files, *topics, "--allow-circular"))
     assert done.code == 0 and "CIRCULAR: poor: the judge j@1 was trained on" in done.out
     assert "poor (circular)" in (files / "out" / "judge_card.md").read_text(encoding="utf-8")
-    assert "was not looked into, for want of their queries" in cli(*asked(files)).out
+    assert "no topics file was given" in cli(*asked(files)).out
 
     write_run_card(files / "near", RunCard("near", DATE, adapters=("j@2",), lineage=("j@2",)))
     runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
@@ -94,7 +94,7 @@ def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
 
 def test_grades_of_people_must_be_of_people(refused, files):
     write_card(files / "human", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
-    assert "judgments of source 'llm', not of people" in refused(*asked(files))
+    assert "judgments of source 'llm', not human ones" in refused(*asked(files))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_grades_of_people_must_be_of_people(refused, files):
     [
         (("--scale", "0,one"), "the scale '0,one' is not a list of whole numbers"),
         (("--scale", "0,1"), "is outside the scale 0, 1"),
-        (("--relevant", 4), "from grade 4 on as relevant divides no scale"),
+        (("--relevant", 4), "the relevance threshold 4 does not divide the scale"),
         (("--judge", "nameless"), "'nameless' is not NAME=FILE"),
         (("--judge", "good=x"), "two judges have one name"),
         (("--variant", "other=x"), "there is no judge 'other'"),
@@ -118,15 +118,15 @@ def test_what_cannot_be_done_is_said(refused, files, monkeypatch, more, says):
 
 def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d0"}\n{"topic": "q0"}\n', encoding="utf-8")
-    assert "good.invalid.jsonl, line 2: is no row with topic and document" in refused(*asked(files))
+    assert "good.invalid.jsonl, line 2: has no topic and document" in refused(*asked(files))
     (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d5"}\n', encoding="utf-8")
-    assert "document d5 of topic q0 has a grade or stands twice" in refused(*asked(files))
+    assert "document d5 of topic q0 has a grade or is repeated" in refused(*asked(files))
 
 
 def test_no_llm_is_among_the_people(refused, files):
     write_card(files / "poor", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
     raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'poor'}")
-    assert "poor: holds judgments of source 'llm', not of people" in refused(*asked(files, *raters))
+    assert "poor: holds judgments of source 'llm', not human ones" in refused(*asked(files, *raters))
     (files / "odd").write_text("q0 0 d0 7\n", encoding="utf-8")
     raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'odd'}")
     assert "rater b, topic q0, document d0: the human grade 7 is outside the scale" in refused(*asked(files, *raters))
@@ -142,16 +142,16 @@ def test_variants_of_one_file_name_are_kept_apart(cli, refused, files):
     assert done.code == 0, done.err
     stability = json.loads((files / "out" / "judge_card.json").read_text(encoding="utf-8"))["cards"][1]["stability"]
     assert [each["name"] for each in stability["variants"]] == [str(files / name / "poor") for name in ("one", "two")]
-    assert "given twice" in refused(*asked(files, *variants[:2], *variants[:2]))
+    assert "a variant file is repeated" in refused(*asked(files, *variants[:2], *variants[:2]))
 
 
 def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
     write_qrels(files / "failed", {q: dict.fromkeys(row, 9) for q, row in HUMAN.items()})
     runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
     ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'failed'}", "--out", files / "out")
-    assert "gave no grade to any pair that people graded" in refused(*ask, *runs)
+    assert "has no grade for any human-graded pair" in refused(*ask, *runs)
     done = cli(*ask)
-    assert done.code == 0 and "120 of 120 answers are no grade" in done.out
+    assert done.code == 0 and "120 of 120 answers are invalid" in done.out
 
 
 def test_what_there_is_no_figure_of_is_not_a_number(cli, files):

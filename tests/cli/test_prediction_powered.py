@@ -45,7 +45,7 @@ def test_figures_are_those_of_the_functions(folder, cli):
     called = cli(*arguments(folder), "--out", folder / "powered.json")
     assert called.code == 0, called.err
     assert "| b − a |" in called.out
-    assert "20 topics judged by people, 60 by the judge" in called.out
+    assert "20 topics with human judgments, 60 judged" in called.out
     found = json.loads((folder / "powered.json").read_text())
     people, judge = read_qrels(folder / "human.txt"), read_qrels(folder / "llm.txt")
     a, b = (read_run(folder / f"{name}.trec") for name in ("a", "b"))
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_functions(folder, cli):
 
 def test_too_few_topics_and_a_circular_judge_are_refused(folder, cli, refused):
     write_qrels(folder / "few.txt", {"q1": {"d1": 1}, "q2": {"d1": 1}})
-    assert "people labelled 2 topics" in refused(*arguments(folder, "few.txt"))
+    assert "2 topics have a human label" in refused(*arguments(folder, "few.txt"))
     write_run_card(folder / "b.trec", RunCard("b", "2026-01-01", ("j@2",), ("j@2",)))
     assert "the judge j@1 and the system share j@1" in refused(*arguments(folder))
     assert "| b (circular) |" in cli(*arguments(folder), "--allow-circular").out
@@ -73,7 +73,7 @@ def test_an_answer_that_is_no_grade_is_unjudged_and_counted(folder, cli, refused
     (folder / "llm.txt.invalid.jsonl").write_text(json.dumps(invalid) + "\n", encoding="utf-8")
     write_judgments(folder / "llm.txt", odd, dataclasses.replace(card, invalid=1))
     called = cli(*arguments(folder), "--out", folder / "powered.json")
-    assert "Note: 72 of 721 answers of the judge are no grade of the scale and count as unjudged." in called.out
+    assert "Note: 72 of 721 answers of the judge are invalid and count as unjudged." in called.out
     assert "Note: It is not known on which queries the judge j@1 was trained." in called.out
     assert "Note: It is not known which adapters work in a, b (a run without a card)." in called.out
     people, a = read_qrels(folder / "human.txt"), read_run(folder / "a.trec")
@@ -86,6 +86,6 @@ def test_an_answer_that_is_no_grade_is_unjudged_and_counted(folder, cli, refused
 
 
 def test_judgments_of_an_llm_are_not_taken_for_people_s_nor_a_judge_without_a_card_for_known(folder, cli, refused):
-    assert "llm.txt: holds judgments of source 'llm', not of people" in refused(*arguments(folder, "llm.txt"))
+    assert "llm.txt: holds judgments of source 'llm', not human ones" in refused(*arguments(folder, "llm.txt"))
     (folder / "llm.txt.card.json").unlink()
     assert "It is not known who the judge is" in cli(*arguments(folder)).out

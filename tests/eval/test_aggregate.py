@@ -122,5 +122,5 @@ def test_what_cannot_be_is_refused():
         aggregate.macro_f1({"1": "a", "2": "z"}, {"1": "a", "2": "a"}, LABELS)
     with pytest.raises(UsageError, match="the row has no prediction"):
         aggregate.f1({"1": True}, {})
-    with pytest.raises(UsageError, match="divides no scale"):
+    with pytest.raises(UsageError, match="does not divide the scale"):
         aggregate.cohen_kappa({"1": 0}, {"1": 0}, SCALE, relevant=0)

@@ -51,7 +51,7 @@ def test_out_of_range_grades_of_llmjudge_are_invalid_and_not_clipped(real_data):
     assert found.figures["invalid"].value == pytest.approx(1 / 4423)
     assert found.figures["mae"].value > found.figures["mae_valid"].value
     assert found.figures["kappa_valid"].n == found.figures["bias"].n == found.n - 1
-    assert "1 of 4423 answers are no grade of the scale and count as the worst: 10 (1)." in found.notes
+    assert "1 of 4423 answers are invalid and count as the worst disagreement: 10 (1)." in found.notes
 
 
 def test_figures_are_those_of_all_pairs():
@@ -78,12 +78,12 @@ def test_a_failed_answer_costs_and_a_pair_without_label_is_told():
     assert (dropped.n, dropped.queries, dropped.missing) == (132, 11, 12)
     worst = with_failures.figures["kappa"].value
     assert dropped.notes == (
-        "12 of 144 pairs that people graded have no label of the judge and are in no figure. If those were answers"
-        f" that failed, kappa would be {worst:.3f}.",
+        "12 of 144 human-graded pairs have no label of the judge and are in no figure. If they were invalid answers,"
+        f" kappa would be {worst:.3f}.",
     )
     extra = card({**JUDGED, "q99": {"d1": 2}})
     assert extra.extra == 1
-    assert extra.notes == ("1 labels of the judge are of pairs that people did not grade and are left out.",)
+    assert extra.notes == ("1 labels of the judge are on pairs without a human grade and are left out.",)
 
 
 def test_a_share_of_none_is_not_a_certainty():
@@ -133,13 +133,13 @@ def test_markdown_says_circular_everywhere():
 def test_what_no_card_can_be_made_of_is_said():
     with pytest.raises(DataError, match=r"topic q1, document d0: the human grade 7 is outside the scale 0, 1, 2, 3"):
         card(human={**HUMAN, "q1": {"d0": 7}})
-    with pytest.raises(DataError, match="no label for any pair"):
+    with pytest.raises(DataError, match="no label for any human-graded pair"):
         card({"q1": {"other": 1}})
-    with pytest.raises(UsageError, match="from grade 0 on"):
+    with pytest.raises(UsageError, match="relevance threshold 0"):
         card(relevant=0)
     with pytest.raises(UsageError, match="two grades"):
         card(scale=(1,))
     few = card({q: JUDGED[q] for q in ("q1", "q2")}, {q: HUMAN[q] for q in ("q1", "q2")})
-    assert few.notes == ("The pairs are of 2 queries only: intervals by query say little.",)
+    assert few.notes == ("The pairs are of only 2 queries: intervals by query are unreliable.",)
     one = card({"q1": JUDGED["q1"]}, {"q1": HUMAN["q1"]})
     assert math.isnan(one.figures["kappa"].low) and one.needs == ()

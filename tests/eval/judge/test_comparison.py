@@ -75,5 +75,5 @@ def test_what_cannot_be_compared_is_said():
     with pytest.raises(UsageError, match="no measure 'f1'"):
         compare_judges(HUMAN, {"a": noisy(0.5, 1), "b": noisy(0.5, 2)}, measure="f1")
     same = {q: dict.fromkeys(row, 1) for q, row in HUMAN.items()}
-    with pytest.raises(UsageError, match="no kappa of b"):
+    with pytest.raises(UsageError, match="kappa is undefined for b"):
         compare_judges(same, {"a": noisy(0.5, 1), "b": same})

@@ -44,7 +44,7 @@ def test_a_perfect_judge_of_half_the_pairs_orders_as_people_do_over_that_half():
     assert found.human == found.judge
     assert found.tau.value == 1
     assert found.notes == (
-        "225 of 450 pairs that people graded are not graded by the judge and are left out.",
+        "225 of 450 human-graded pairs have no label of the judge and are left out.",
     )  # fmt: skip
 
 
@@ -56,4 +56,4 @@ def test_invalid_answers_stand_as_unjudged_and_are_told():
     rest = {q: {d: grade for d, grade in row.items() if d not in ("d3", "d4")} for q, row in HUMAN.items()}
     mean = np.mean([*retrieval_values(RUNS[found.systems[0]], rest, ["nDCG@10"])["nDCG@10"].values()])
     assert found.judge[0] == pytest.approx(mean)
-    assert found.notes == ("30 pairs whose answer is no grade stand as unjudged on the judge's side.",)
+    assert found.notes == ("30 pairs with an invalid answer count as unjudged under the judge's grades.",)

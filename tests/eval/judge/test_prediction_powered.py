@@ -160,9 +160,9 @@ def test_constant_values_have_no_width():
 
 def test_what_it_refuses():
     human, judged = draw("good", 12, 40, 1)
-    with pytest.raises(UsageError, match="people labelled 9 topics"):
+    with pytest.raises(UsageError, match="9 topics have a human label"):
         prediction_powered_mean(dict(list(human.items())[:9]), judged)
-    with pytest.raises(UsageError, match="people labelled 0 topics"):
+    with pytest.raises(UsageError, match="0 topics have a human label"):
         prediction_powered_mean({}, judged)
     with pytest.raises(UsageError, match="lambda is 2"):
         prediction_powered_mean(human, judged, lam=2)

@@ -11,7 +11,7 @@ import pytest
 
 from searchlora.eval.calibration import grade_curve
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.judge.card import SHOWN, WORDS, judge_card
+from searchlora.eval.judge.card import HEADINGS, OVERVIEW_FIGURES, judge_card
 from searchlora.eval.judge.cards_from_files import judge_cards, write
 from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.judge.stability import stability
@@ -102,13 +102,13 @@ def test_page_is_whole(page):
 
 def test_all_judges_by_kappa_below_the_people(page, cards):
     head, people, *lines = page.tables["All judges"]
-    assert [cell[0] for cell in head[2:-1]] == [WORDS[name] for name in SHOWN]
+    assert [cell[0] for cell in head[2:-1]] == [HEADINGS[name] for name in OVERVIEW_FIGURES]
     two = cards[0].people.pairs[0]
     assert people[0] == ("people: ann, ben",) and people[2] == figure(two.kappa) and people[-2] == ("–",)
     ranked = sorted(cards, key=lambda card: -card.figures["kappa"].value)
     assert [line[0][0] for line in lines] == ["good", "middling (circular)", "poor"]
     for card, line in zip(ranked, lines, strict=True):
-        assert line[2:-1] == [named(name, card.figures[name]) for name in SHOWN]
+        assert line[2:-1] == [named(name, card.figures[name]) for name in OVERVIEW_FIGURES]
         assert line[-1] == (str(card.n), f"{card.queries} queries")
 
 
@@ -153,7 +153,7 @@ def test_each_judge(page, cards, curves):
         told = {line[0][0]: line[1:] for line in page.tables[f"Agreement of {name}"][1:]}
         for key, found in card.figures.items():
             if card.invalid or not key.endswith("_valid"):
-                assert told.pop(WORDS[key]) == [named(key, found), (str(found.n),)]
+                assert told.pop(HEADINGS[key]) == [named(key, found), (str(found.n),)]
         assert told == {}
         for line, grade in zip(page.tables[f"Grades of {name}"][1:], card.grades, strict=True):
             counts = [(str(each),) for each in (grade.grade, grade.human, grade.judge)]
