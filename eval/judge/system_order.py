@@ -106,7 +106,7 @@ def order_agreement(
     sides = [np.array([[side[name][topic] for name in systems] for topic in topics]) for side in (human, judge)]
     top = min(top, len(systems))
     best = [side[:, :top] for side in sides]
-    overall, among_best = (_figures(*values, resamples, seed) for values in (sides, best))
+    overall, among_best = (_figures(values[0], values[1], resamples, seed) for values in (sides, best))
     all_topics = {topic for side in (human, judge) for values in side.values() for topic in values}
     left_out = len(all_topics) - len(topics)
     return SystemOrder(

@@ -166,7 +166,7 @@ def test_what_it_refuses():
         prediction_powered_mean({}, judged)
     with pytest.raises(UsageError, match="lambda is 2"):
         prediction_powered_mean(human, judged, lam=2)
-    with pytest.raises(DataError, match=r"row new.*the judge did not"):
+    with pytest.raises(DataError, match=r"row new: has a human label and no label of the judge"):
         prediction_powered_mean({**human, "new": 0.1}, judged)
     with pytest.raises(DataError, match=r"row 3.*not finite"):
         prediction_powered_mean(human, {**judged, "3": math.nan})
