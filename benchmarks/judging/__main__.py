@@ -31,7 +31,7 @@ from searchlora.data.formats import trecdl
 from searchlora.eval.formatting import markdown_table
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scoring import score_whole
+from searchlora.inference.sequential import score_sequences
 from searchlora.models.batch import collate
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
@@ -155,8 +155,8 @@ def _scored(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequ
 
     found: dict[int, tuple[float, ...]] = {}
     with torch.inference_mode():
-        for part in score_whole(
-            model, range(len(prompts)), prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x))
+        for part in score_sequences(
+            model, prompts, [answers] * len(prompts), pad_id=0, batches=lambda x: iter(_batches(x))
         ):
             found |= {row: scored.log_probabilities for row, scored in part.items()}
     return [found[row] for row in range(len(prompts))]

@@ -11,7 +11,7 @@ import torch
 
 from searchlora.adapters.attach import attach, new_adapter, save_adapter
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.requests import Work
+from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe
@@ -20,7 +20,7 @@ from searchlora.recipe import load_recipe
 #: token, seconds of writing the others.
 Run = Callable[[Sequence[Sequence[int]], int], tuple[float, float]]
 
-BARE, MERGED, EMPTY = "transformers, bare base", "transformers, merged", "engine, empty slots"
+BASE_SLOT, MERGED, EMPTY = "transformers, bare base", "transformers, merged", "engine, empty slots"
 
 
 def made_adapters(base: BaseModel, folder: Path, count: int, rank: int) -> list[Path]:
@@ -45,7 +45,7 @@ def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Seque
     peft = load_model(base)
     for number, folder in enumerate(folders):
         peft = attach(peft, folder, f"a{number}")
-    found: dict[str, Run] = {BARE: _generating(bare), MERGED: _generating(merged)}
+    found: dict[str, Run] = {BASE_SLOT: _generating(bare), MERGED: _generating(merged)}
     found["PEFT, one adapter"] = _switching(peft, 1)
     for count in counts:
         if count > 1:
@@ -75,13 +75,15 @@ def with_adapters(system: str, count: int) -> str:
 def _engine(engine: LocalEngine, count: int) -> Run:
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
         first: list[float] = []
-        works = [
-            Work(ids=tuple(ids), adapter=f"a{row % count}" if count else None, most=tokens, endless=True)
+        queued = [
+            GenerateRequest(
+                ids=tuple(ids), adapter=f"a{row % count}" if count else None, max_new_tokens=tokens, ignore_stop=True
+            )
             for row, ids in enumerate(prompts)
         ]
-        works[-1].on_token = lambda _: first.append(time.perf_counter())
+        queued[-1].on_token = lambda _: first.append(time.perf_counter())
         begun = time.perf_counter()
-        engine._core.finish(works)
+        engine._core.finish(queued)
         return first[0] - begun, time.perf_counter() - first[0]
 
     return run

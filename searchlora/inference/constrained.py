@@ -1,13 +1,14 @@
-"""Constrained generation: before each step the tokens that a request's grammar does not admit are ruled out.
+"""Constrained decoding: token masks from a grammar, computed by llguidance.
 
-The masks are llguidance's (github.com/guidance-ai/llguidance), one matcher per row.
+One llguidance matcher per row (github.com/guidance-ai/llguidance); tokens that its grammar does not allow next get
+probability zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from searchlora.errors import RequestRefused
 from searchlora.outputs import Grammar
@@ -15,22 +16,40 @@ from searchlora.outputs import Grammar
 if TYPE_CHECKING:
     import torch
 
-#: Between the parts of a JSON value at most one space. llguidance's own default admits any run of spaces and line
-#: ends, in which a small model can go on until its tokens are used up.
+#: At most one space between the parts of a JSON value. llguidance's default allows any run of spaces and newlines, with
+#: which a small model can use up all its tokens.
 _JSON = {"whitespace_pattern": r"[ ]?"}
 
+#: Maximum length of llguidance's messages in errors, in characters.
+_MAX_REASON = 300
 
-#: Characters of llguidance's reasons that are told.
-_LONGEST = 300
+
+class Matcher(Protocol):
+    """The parts of `llguidance.LLMatcher` that are used: the state of one grammar for one row."""
+
+    def compute_bitmask(self) -> bytes:
+        """One bit per token: whether it is allowed next."""
+
+    def consume_token(self, token: int) -> bool:
+        """Advance by a token."""
+
+    def is_error(self) -> bool:
+        """Whether the grammar cannot be followed further."""
+
+    def get_error(self) -> str:
+        """Why."""
+
+    def deep_copy(self) -> Matcher:
+        """An independent copy."""
 
 
 class Constraints:
-    """The grammars of one engine, over its tokenizer's vocabulary.
+    """Compiles grammars to matchers over the tokenizer's vocabulary.
 
     Args:
         tokenizer: A fast transformers tokenizer.
-        vocabulary: How many logits the model gives; more than the tokenizer has tokens where the model is padded.
-        stop_id: The token that ends an answer; a grammar admits it where the answer is complete.
+        vocabulary: Number of logits of the model; larger than the tokenizer's vocabulary if the model is padded.
+        stop_id: The token that ends an answer; a grammar allows it where the answer is complete.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_id: int) -> None:
@@ -38,21 +57,21 @@ class Constraints:
 
         self._vocabulary = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)), eos_token=stop_id)
 
-    def matchers(self, grammars: Sequence[Grammar | None]) -> list[Any | None]:
-        """A fresh matcher for each grammar, None where there is none; equal grammars are compiled once.
+    def matchers(self, grammars: Sequence[Grammar | None]) -> list[Matcher | None]:
+        """A new matcher for each grammar, None for None; equal grammars are compiled once.
 
         Raises:
-            RequestRefused: naming the first request whose grammar llguidance refuses, or that admits no answer.
+            RequestRefused: for the first request whose grammar llguidance rejects, or that allows no answer.
         """
-        compiled: dict[Grammar, Any] = {}
-        found = []
+        compiled: dict[Grammar, Matcher] = {}
+        matchers: list[Matcher | None] = []
         for row, grammar in enumerate(grammars):
             if grammar is not None and grammar not in compiled:
-                compiled[grammar] = self._compiled(grammar, row)
-            found.append(None if grammar is None else compiled[grammar].deep_copy())
-        return found
+                compiled[grammar] = self._compile(grammar, row)
+            matchers.append(None if grammar is None else compiled[grammar].deep_copy())
+        return matchers
 
-    def _compiled(self, grammar: Grammar, row: int) -> Any:
+    def _compile(self, grammar: Grammar, row: int) -> Matcher:
         from llguidance import LLMatcher
 
         read = {
@@ -69,48 +88,48 @@ class Constraints:
         try:
             source = read[grammar.kind](grammar.text)
         except ValueError as error:
-            raise _refused(grammar, row, str(error)) from None
-        matcher = LLMatcher(self._vocabulary, source)
+            raise _rejected(grammar, row, str(error)) from None
+        matcher: Matcher = LLMatcher(self._vocabulary, source)
         trial = matcher.deep_copy()
-        admits_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
-        if not admits_any:
-            raise _refused(grammar, row, matcher.get_error() or trial.get_error() or "it admits no answer")
+        allows_any = not matcher.is_error() and any(trial.compute_bitmask()) and not trial.is_error()
+        if not allows_any:
+            raise _rejected(grammar, row, matcher.get_error() or trial.get_error() or "it admits no answer")
         return matcher
 
 
 class GrammarMask:
-    """A transformers logits processor that keeps each row of a batch within its grammar.
+    """A transformers logits processor that applies one grammar per row of a batch.
 
     Args:
-        matchers: Of each row; None for a row without a grammar.
-        prompt: Columns of the batch that are prompt.
+        matchers: One per row; None for a row without a grammar.
+        prompt: Length of the (padded) prompts in columns.
         stop_id: The token that ends an answer.
 
     Attributes:
-        errors: Row -> why it could not be written further; it was ended there.
+        errors: Row -> why it could not be generated further; the row was ended there.
     """
 
-    def __init__(self, matchers: Sequence[Any | None], prompt: int, stop_id: int) -> None:
+    def __init__(self, matchers: Sequence[Matcher | None], prompt: int, stop_id: int) -> None:
         self.errors: dict[int, RequestRefused] = {}
         self._open = {row: matcher for row, matcher in enumerate(matchers) if matcher is not None}
         self._prompt = prompt
         self._stop_id = stop_id
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (rows, vocabulary) with minus infinity for tokens that are not admitted; ended rows as they were."""
+        """Scores (rows, vocabulary) with -inf for tokens that are not allowed; rows that ended are unchanged."""
         if input_ids.shape[1] > self._prompt:
             self._advance(input_ids[:, -1].tolist())
         for row, matcher in list(self._open.items()):
-            scores[row] = admitted(matcher, scores[row])
+            scores[row] = mask_logits(matcher, scores[row])
             if matcher.is_error():
-                self.errors[row] = cannot_go_on(matcher)
+                self.errors[row] = grammar_error(matcher)
                 scores[row] = -math.inf
                 scores[row, self._stop_id] = 0
                 del self._open[row]
         return scores
 
-    def leave(self, row: int) -> None:
-        """A row that is ended, whatever its grammar says; what is written there now is padding."""
+    def release(self, row: int) -> None:
+        """Stop constraining a row that ended; what follows in it is padding."""
         self._open.pop(row, None)
 
     def _advance(self, tokens: Sequence[int]) -> None:
@@ -121,34 +140,34 @@ class GrammarMask:
                 matcher.consume_token(tokens[row])
 
 
-def admitted(matcher: Any, scores: torch.Tensor) -> torch.Tensor:
-    """Scores (vocabulary,) with minus infinity for tokens that a matcher does not admit next."""
+def mask_logits(matcher: Matcher, logits: torch.Tensor) -> torch.Tensor:
+    """Logits (vocabulary,) with -inf for tokens that the matcher does not allow next."""
     import numpy as np
     import torch
 
     bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-    allowed = torch.from_numpy(bits[: len(scores)]).to(scores.device, torch.bool)
-    return scores.masked_fill(~allowed, -torch.inf)
+    allowed = torch.from_numpy(bits[: len(logits)]).to(logits.device, torch.bool)
+    return logits.masked_fill(~allowed, -torch.inf)
 
 
-def cannot_go_on(matcher: Any) -> RequestRefused:
-    """What is wrong with a matcher that is in error."""
+def grammar_error(matcher: Matcher) -> RequestRefused:
+    """The error of a matcher that cannot go on."""
     return RequestRefused(
-        f"the grammar cannot be followed further ({_short(matcher.get_error())})",
+        f"the grammar cannot be followed further ({_shorten(matcher.get_error())})",
         fix="Simplify the schema or the grammar.",
     )
 
 
-def _short(reason: str) -> str:
-    """llguidance puts the state of its parser behind what is wrong."""
+def _shorten(reason: str) -> str:
+    """llguidance appends its parser state to the message."""
     whole = reason.strip()
-    return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]} ..."
+    return whole if len(whole) <= _MAX_REASON else f"{whole[:_MAX_REASON]} ..."
 
 
-def _refused(grammar: Grammar, row: int, reason: str) -> RequestRefused:
+def _rejected(grammar: Grammar, row: int, reason: str) -> RequestRefused:
     kind = {"json_schema": "JSON Schema", "regex": "regular expression", "lark": "Lark grammar"}[grammar.kind]
     return RequestRefused(
-        f"generation cannot be constrained to this {kind} ({_short(reason)})",
+        f"generation cannot be constrained to this {kind} ({_shorten(reason)})",
         where=f"request {row + 1}",
         fix="Write it without what is refused, or generate without constraint and let the strict parse decide.",
     )

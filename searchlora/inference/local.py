@@ -1,54 +1,59 @@
-"""The engine in this process: one base model, adapters from the store put on it by name."""
+"""In-process engine: one base model, with adapters from the store loaded by name."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UsageError
 from searchlora.inference.engine import Completion, Request, Scored
-from searchlora.inference.fetching import Fetch, the_store
-from searchlora.inference.futures import then
-from searchlora.inference.input_processor import Asking
-from searchlora.inference.scheduling.engine_core import Core, Stats
-from searchlora.inference.scheduling.requests import Limits, Work
-from searchlora.inference.sequential import one_adapter_core
+from searchlora.inference.input_processor import InputProcessor
+from searchlora.inference.scheduling.engine_core import EngineCore, Stats
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.sequential import sequential_core
 from searchlora.models.load import Precision, Quantization, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
 
-#: Requests that are put in order of length at once; those of one query lie together before that.
-_WINDOW = 4
+#: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
+_SORTED_BATCHES = 4
+
+Value = TypeVar("Value")
+Mapped = TypeVar("Mapped")
 
 
 class LocalEngine:
-    """Greedy generation and scoring, batched over callers and over adapters.
+    """Greedy generation and choice scoring, batched over callers and over adapters.
 
-    Requests of all callers, whatever adapters they name, share batches; a caller waits for its own only. Adapters are
-    loaded when they are first asked for and make room for others when they were not used for longest. What prompts
-    begin with in common is computed once.
-
-    A model that attends by a window, keeps a recurrent state or scales its logits is served one adapter at a time.
+    Requests of all callers share batches, whatever adapters they name; a caller waits only for its own requests.
+    Adapters are loaded on first use and evicted least recently used first. Common prefixes of prompts are computed
+    once (prefix cache). Models with sliding-window attention, recurrent state or logit scaling are detected and served
+    one adapter at a time.
 
     Args:
-        base: The base model; the engine loads its own copy, which nobody trains.
-        store: Where adapter references are looked up.
-        batch_rows: Rows of one forward pass at most.
-        batch_tokens: Rows times longest prompt at most, its choices with it where they are scored.
-        adapters: That are loaded at once.
-        cache_tokens: Tokens whose keys and values are held for rows that write: rows times the longest.
-        prefix_tokens: Tokens whose keys and values are kept for prompts that begin alike.
-        waiting: Requests that wait at most.
+        base: The base model; the engine loads its own copy.
+        store: Resolves adapter references.
+        quantization, precision: How the base model is loaded, see `load_model`.
+        batch_rows: Maximum number of rows of one forward pass.
+        batch_tokens: Maximum number of tokens of one prefill or scoring pass: rows times the longest, choices included.
+        adapters: Maximum number of loaded adapters (LoRA slots).
+        cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest.
+        prefix_tokens: Size of the prefix cache in tokens; 0 turns it off.
+        waiting: Maximum number of queued requests.
 
     Attributes:
-        shares_batches: Whether rows with different adapters are computed together.
+        shares_batches: Whether rows with different adapters are computed in one batch.
+        precision: Precision and quantization of the base model, as manifests record it.
+        renderer: Renders chats to token ids.
 
     Raises:
         BaseModelError: for a base that cannot be loaded.
@@ -69,98 +74,99 @@ class LocalEngine:
         prefix_tokens: int = 16384,
         waiting: int = 4096,
     ) -> None:
-        from searchlora.inference.batched.core import batched_core
-        from searchlora.inference.batched.forward import fits
+        from searchlora.inference.batched.forward import is_supported
+        from searchlora.inference.batched.model_runner import batched_core
 
-        limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
-        for name, value in {"adapters": adapters, **asdict(limits)}.items():
+        sizes = {"batch_rows": batch_rows, "batch_tokens": batch_tokens, "adapters": adapters}
+        for name, value in {**sizes, "cache_tokens": cache_tokens, "waiting": waiting}.items():
             if value < 1:
                 raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
+        limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
         self.renderer = Renderer(load_tokenizer(base))
-        self._order = _WINDOW * batch_rows
-        self._by_hand: dict[str, Path] = {}  # name -> folder, see `load_folder`
+        self._sorted_together = _SORTED_BATCHES * batch_rows
+        self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        fetch = Fetch(base, store, self._by_hand)
+        fetch = AdapterFolders(base, store, self._folders)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
-        self.shares_batches = fits(model)
-        self._core: Core
+        self.shares_batches = is_supported(model)
+        self._core: EngineCore
         if self.shares_batches:
             self._core = batched_core(model, stop_id, fetch, slots=adapters, limits=limits, prefix_tokens=prefix_tokens)
         else:
-            self._core = one_adapter_core(model, stop_id, pad_id, fetch, slots=adapters, limits=limits, context=context)
-        self._asking = Asking(self.renderer, self.pin, context, self._core.vocabulary, limits.tokens_of_pass)
+            self._core = sequential_core(model, stop_id, pad_id, fetch, slots=adapters, limits=limits, context=context)
+        self._inputs = InputProcessor(self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens)
 
     @property
     def context(self) -> int | None:
-        """Tokens of prompt and answer that the model takes; None where its positions have no end."""
-        return self._asking.context
+        """Context length in tokens, prompt and answer together; None for unbounded positions."""
+        return self._inputs.context
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
-        if adapter in self._by_hand:
+        if adapter in self._folders:
             return adapter
-        return the_store(self.store).pin(adapter)
+        return _required(self.store).pin(adapter)
 
     def load(self, adapter: str) -> str:
-        """Load an adapter before it is first asked for; its pinned reference.
+        """Load an adapter before its first request, and return its pinned reference.
 
         Raises:
-            NotInStore, LoadCheckFailed: for one that is not there or must not be loaded.
-            EngineBusy: when requests under way wear all slots.
+            NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
+            EngineBusy: when running requests use all slots.
         """
         pinned = self.pin(adapter)
         self._core.load(pinned)
         return pinned
 
     def unload(self, adapter: str) -> bool:
-        """Whether the adapter was loaded, and now is not. Raises `EngineError` while its requests are under way."""
+        """Unload an adapter; False if it was not loaded. Raises `EngineError` while its requests run."""
         return self._core.unload(self.pin(adapter))
 
     def load_folder(self, name: str, folder: Path) -> None:
-        """Put an adapter on that is not in the store, under a name without a version; replaces one of that name.
+        """Load an adapter that is not in the store, under a name without a version; replaces one of that name.
 
-        The folder is read again where its slot went to another meanwhile: it must stay as it is.
+        After an eviction the folder is read again: it must not change.
 
         Raises:
             UsageError: for a name with a version, which would hide a stored adapter.
-            LoadCheckFailed: for one that does not fit the base.
-            EngineError: while requests under way wear the one before, or all slots.
+            LoadCheckFailed: for an adapter that does not fit the base.
+            EngineError: while running requests use the adapter of that name, or all slots.
 
-        What the name meant before it means still when it is raised.
+        After an error the name means what it meant before.
         """
         if "@" in name:
             raise UsageError(f"'{name}' is the name of a stored version", fix="Give a name without '@'.")
 
         def change() -> Callable[[], object]:
-            before = self._by_hand.get(name)
-            self._by_hand[name] = folder
-            return lambda: self._by_hand.pop(name) if before is None else self._by_hand.update({name: before})
+            before = self._folders.get(name)
+            self._folders[name] = folder
+            return lambda: self._folders.pop(name) if before is None else self._folders.update({name: before})
 
         self._core.replace(name, change)
 
     def stats(self) -> Stats:
-        """What the engine is doing and has done."""
+        """Counters and current state."""
         return self._core.stats()
 
     def close(self, seconds: float = 60.0) -> None:
-        """Take no more requests, and finish those that wait; what takes longer fails."""
+        """Refuse new requests and finish the queued ones; those not done after `seconds` fail."""
         self._core.close(seconds)
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
-        """Greedy completions, one per request, in order; the requests may name different adapters.
+        """See `Engine.generate`.
 
         Raises:
-            NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
-            PromptTooLong: naming the first request that has no room in the model's context; nothing is computed.
-            RequestRefused: naming the first request whose grammar or choices cannot be used; nothing is computed.
+            NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
+            PromptTooLong: for the first request that exceeds the context; nothing is computed.
+            RequestRefused: for the first request with an unusable grammar; nothing is computed.
         """
-        works = self._asking.to_write(requests)
-        self._await(works, progress)
-        return [self._completion(work.ids, work.result.result()) for work in works]
+        queued = self._inputs.generate_requests(requests)
+        self._finish(queued, progress)
+        return [self._completion(request.ids, request.result.result()) for request in queued]
 
     def score(
         self,
@@ -170,13 +176,15 @@ class LocalEngine:
         prune_margin: float | None = None,
         progress: Progress = silent,
     ) -> list[Scored]:
-        """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
+        """See `Engine.score`; the choices of a request form one tree of tokens after its prompt.
 
-        The choices become one tree of tokens behind the prompt.
+        Raises:
+            RequestRefused: for the first request with unusable choices; nothing is computed.
+            Otherwise as `generate`.
         """
-        works = self._asking.to_score(requests, choices, prune_margin)
-        self._await([work for work in works if work.answers], progress)
-        return [work.result.result() if work.answers else Scored((), 0, 0) for work in works]
+        queued = self._inputs.score_requests(requests, choices, prune_margin)
+        self._finish([request for request in queued if request.choices], progress)
+        return [request.result.result() if request.choices else Scored((), 0, 0) for request in queued]
 
     def submit(
         self,
@@ -186,77 +194,78 @@ class LocalEngine:
         seconds: float | None = None,
         on_token: Callable[[str], None] | None = None,
     ) -> Future[Completion]:
-        """Ask for one completion without waiting for it; cancelling the future takes the request back.
+        """Queue one generation and return its future; cancelling the future withdraws the request.
 
         Args:
-            caller: Those of one caller wait in one line; lines are served in turn.
-            seconds: Until it must be done; then it fails with `DeadlineExceeded`.
-            on_token: Called with the text so far after each token, by the engine's thread; it must be quick.
+            caller: Requests of one caller form one line; the lines are served round robin.
+            seconds: Time limit; after it the future fails with `DeadlineExceeded`.
+            on_token: Called with the text so far after each token, by the engine's thread; it must be fast.
 
         Raises:
-            EngineBusy: when too many requests wait already.
-            What `generate` raises for the request alone, but that an adapter that must not be loaded fails the future.
+            EngineBusy: when the queue is full.
+            Otherwise as `generate`, except that an adapter that must not be loaded fails the future.
         """
-        (work,) = self._asking.to_write([request])
+        (queued,) = self._inputs.generate_requests([request])
         if on_token is not None:
-            work.on_token = lambda ids: on_token(self._text(ids))
-        self._submit([work], caller, seconds)
-        return then(work.result, lambda ids: self._completion(work.ids, ids))
+            queued.on_token = lambda ids: on_token(self._text(ids))
+        self._submit([queued], caller, seconds)
+        return _mapped(queued.result, lambda ids: self._completion(queued.ids, ids))
 
     def submit_scores(
         self,
-        asked: Iterable[tuple[Request, Sequence[str], float | None]],
+        requests: Iterable[tuple[Request, Sequence[str], float | None]],
         *,
         caller: Hashable = None,
         seconds: float | None = None,
     ) -> list[Future[Scored]]:
-        """Ask for the scores of requests without waiting for them, of all or of none; as `submit`.
+        """Queue scorings, all or none, and return their futures; see `submit`.
 
         Args:
-            asked: The request, its choices (at least one) and its `prune_margin`, see `Engine.score`. The iterable is
-                read one item at a time, so a generator knows which item an error belongs to.
+            requests: Each request with its choices (at least one) and its `prune_margin`, see `Engine.score`. The
+                iterable is read one item at a time, so a generator knows which item an error belongs to.
         """
-        works = [
-            self._asking.to_score([request], [choices], prune_margin)[0] for request, choices, prune_margin in asked
-        ]
-        self._submit(works, caller, seconds)
-        return [then(work.result, lambda scored: scored) for work in works]
+        queued: list[ScoreRequest] = []
+        for request, choices, prune_margin in requests:
+            queued += self._inputs.score_requests([request], [choices], prune_margin)
+        self._submit(queued, caller, seconds)
+        return [_mapped(request.result, lambda scored: scored) for request in queued]
 
-    def _submit(self, works: Sequence[Work], caller: Hashable, seconds: float | None) -> None:
-        for work in works:
-            work.deadline = None if seconds is None else time.monotonic() + seconds
-        self._core.submit(works, caller)
+    def _submit(self, queued: Sequence[ModelRequest[Any]], caller: Hashable, seconds: float | None) -> None:
+        for request in queued:
+            request.deadline = None if seconds is None else time.monotonic() + seconds
+        self._core.submit(queued, caller)
 
-    def _await(self, works: Sequence[Work], progress: Progress) -> None:
-        """Hand works over and wait for all; where one fails the others are taken back.
+    def _finish(self, queued: Sequence[GenerateRequest] | Sequence[ScoreRequest], progress: Progress) -> None:
+        """Compute requests and wait for all; the first error cancels the others.
 
-        Those with one adapter whose prompts begin alike are computed together, and among them those of similar length.
+        Prompts with one adapter and a common prefix are adjacent, and among them those of similar length.
         """
-        alike = sorted(works, key=lambda work: (work.adapter or "", work.ids))
-        windows = [alike[start : start + self._order] for start in range(0, len(alike), self._order)]
-        ordered = [work for window in windows for work in sorted(window, key=lambda work: -len(work.ids))]
+        by_prefix: list[ModelRequest[Any]] = sorted(queued, key=lambda each: (each.adapter or "", each.ids))
+        size = self._sorted_together
+        windows = [by_prefix[start : start + size] for start in range(0, len(by_prefix), size)]
+        ordered = [request for window in windows for request in sorted(window, key=lambda each: -len(each.ids))]
         count, failed = itertools.count(1), list[BaseException]()
 
         def done(result: Future[Any]) -> None:
-            progress(next(count), len(works))
+            progress(next(count), len(queued))
             error = None if result.cancelled() else result.exception()
             if error is not None and not failed:
                 failed.append(error)
-                take_back()
+                cancel_all()
 
-        def take_back() -> None:
-            for work in works:
-                work.result.cancel()
+        def cancel_all() -> None:
+            for request in queued:
+                request.result.cancel()
 
-        for work in works:
-            work.result.add_done_callback(done)
+        for request in queued:
+            request.result.add_done_callback(done)
         try:
             self._core.finish(ordered)
         except BaseException:
-            take_back()
+            cancel_all()
             raise
         if failed:
-            raise _named(failed[0], works)
+            raise _located(failed[0], queued)
 
     def _completion(self, prompt: Sequence[int], ids: list[int]) -> Completion:
         stopped = ids[-1] == self.renderer.stop_id
@@ -271,10 +280,64 @@ class LocalEngine:
         return self.renderer.decode(ids[:-1] if ids and ids[-1] == self.renderer.stop_id else ids)
 
 
-def _named(error: BaseException, works: Sequence[Work]) -> BaseException:
-    """An error that does not say where, with the place of its request among all."""
+@dataclass(frozen=True)
+class AdapterFolders:
+    """Finds the folder of an adapter, after the checks of every load.
+
+    It holds no reference to the engine, so that the engine can be garbage-collected.
+
+    Attributes:
+        base: The base model that adapters must fit.
+        store: Where names with a version are found.
+        folders: Name -> folder of adapters that are not in the store.
+    """
+
+    base: BaseModel
+    store: Store | None
+    folders: Mapping[str, Path]
+
+    def __call__(self, name: str) -> Path:
+        if name in self.folders:
+            return self.folders[name]
+        stored = _required(self.store).get(name)
+        check_files(stored, self.base)
+        return stored.path
+
+
+def _required(store: Store | None) -> Store:
+    if store is None:
+        raise RequestRefused("the engine was made without a store, so it knows no adapter by name")
+    return store
+
+
+def _mapped(source: Future[Value], function: Callable[[Value], Mapped]) -> Future[Mapped]:
+    """A future of `function` of another future's value; cancelling it cancels the other."""
+    target: Future[Mapped] = Future()
+
+    def finish(done: Future[Value]) -> None:
+        if target.cancelled():
+            return
+        with suppress(InvalidStateError):  # another thread may cancel it at any moment
+            try:
+                target.set_result(function(done.result()))
+            except Exception as error:
+                target.set_exception(error)
+
+    def cancel(done: Future[Mapped]) -> None:
+        if done.cancelled():
+            source.cancel()
+            done.set_running_or_notify_cancel()  # else `concurrent.futures.wait` waits for it for ever
+
+    source.add_done_callback(finish)
+    target.add_done_callback(cancel)
+    return target
+
+
+def _located(error: BaseException, queued: Sequence[ModelRequest[Any]]) -> BaseException:
+    """The error with the position of its request, if it does not say where it belongs."""
     if not isinstance(error, EngineError) or type(error) not in (EngineError, RequestRefused) or error.where:
         return error
-    failed = (row for row, work in enumerate(works) if not work.result.cancelled() and work.result.exception() is error)
-    row = next(failed)
-    return type(error)(error.what, where=f"request {row + 1}", fix=error.fix)
+    failed = (
+        row for row, each in enumerate(queued) if not each.result.cancelled() and each.result.exception() is error
+    )
+    return type(error)(error.what, where=f"request {next(failed) + 1}", fix=error.fix)

@@ -1,4 +1,7 @@
-"""Models that `batched` does not fit (windows, recurrent states, scaled logits): one adapter at a time, by PEFT."""
+"""Sequential model runner: one adapter per batch, by PEFT and transformers' own `generate`.
+
+For models that the batched runner does not support (sliding-window attention, recurrent state, logit scaling).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,18 @@ from typing import Any
 
 from searchlora.adapters.attach import attach
 from searchlora.inference.constrained import GrammarMask
-from searchlora.inference.scheduling.engine_core import Core, Counts
-from searchlora.inference.scheduling.requests import Limits, Work
-from searchlora.inference.scoring import score_whole
-from searchlora.models.batch import collate
+from searchlora.inference.engine import Scored
+from searchlora.inference.scheduling.engine_core import Counts, EngineCore
+from searchlora.inference.scheduling.fair_queue import AnyRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.models.batch import collate, completion_log_probabilities
 from searchlora.prompts import Example
 
+#: Lengths of sequences -> the sequences of each batch.
+Batches = Callable[[Mapping[int, int]], Iterator[list[int]]]
 
-def one_adapter_core(
+
+def sequential_core(
     model: Any,
     stop_id: int,
     pad_id: int,
@@ -27,39 +34,40 @@ def one_adapter_core(
     slots: int,
     limits: Limits,
     context: int | None,
-) -> Core:
-    """A core for a model that works on batches with one adapter, as transformers generates.
+) -> EngineCore:
+    """An engine core whose batches have one adapter each.
 
     Args:
-        model: From `models.load.load_model`; PEFT's modules are put into it.
-        fetch: Gives the checked folder of an adapter.
-        slots: Adapters that are loaded at once.
-        context: Tokens that the model takes; None where its positions have no end.
+        model: From `models.load.load_model`; PEFT's modules are inserted into it.
+        stop_id, pad_id: Token ids that end an answer and that pad a batch.
+        fetch: Returns the checked folder of an adapter.
+        slots: Maximum number of loaded adapters.
+        context: Context length in tokens; None for unbounded positions.
     """
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
     adapters = PeftAdapters(model, slots, fetch, counts)
-    machine = OneAdapter(adapters, stop_id, pad_id, limits, counts, context)
-    return Core(machine, adapters, counts, limits, vocabulary)
+    runner = SequentialModelRunner(adapters, stop_id, pad_id, limits, counts, context)
+    return EngineCore(runner, adapters, counts, limits, vocabulary)
 
 
 class PeftAdapters:
-    """A model and the adapters that PEFT has put into it.
+    """A model and the adapters that PEFT has loaded into it.
 
     Attributes:
-        model: With all of them; which one computes is told by `worn`.
-        loaded: Their names; for any thread to read.
+        model: The model with all loaded adapters; `active` selects one.
+        loaded: Names of the loaded adapters; any thread may read it.
     """
 
     def __init__(self, model: Any, count: int, fetch: Callable[[str], Path], counts: Counts) -> None:
         self.model = model
         self.loaded: tuple[str, ...] = ()
         self._count, self._fetch, self._counts = count, fetch, counts
-        self._names: OrderedDict[str, str] = OrderedDict()  # name -> PEFT's for it, without dots; latest used last
+        self._names: OrderedDict[str, str] = OrderedDict()  # name -> PEFT's name, without dots; most recent last
         self._numbers = itertools.count()
 
     @contextmanager
-    def worn(self, name: str | None) -> Iterator[Any]:
-        """The model with an adapter on, None: without any. Raises as `load`."""
+    def active(self, name: str | None) -> Iterator[Any]:
+        """The model with one adapter active, or with none. Raises as `load`."""
         if name is not None:
             self.load(name)
             self.model.set_adapter(self._names[name])
@@ -70,7 +78,7 @@ class PeftAdapters:
             yield self.model
 
     def load(self, name: str) -> None:
-        """Put an adapter on, unless it is; the one used longest ago makes room. Raises `StoreError`."""
+        """Load an adapter unless it is loaded; the least recently used one is evicted. Raises `StoreError`."""
         if name in self._names:
             self._counts.slot_hits += 1
         else:
@@ -86,7 +94,7 @@ class PeftAdapters:
         self.loaded = tuple(self._names)
 
     def unload(self, name: str) -> bool:
-        """Whether the adapter was on."""
+        """Unload an adapter; False if it was not loaded."""
         if name not in self._names:
             return False
         peft_name = self._names.pop(name)
@@ -98,8 +106,8 @@ class PeftAdapters:
         return True
 
 
-class OneAdapter:
-    """The `Machine` of such a model: what is taken is done before anything else is."""
+class SequentialModelRunner:
+    """The `ModelRunner` of such a model: admitted requests are computed completely before others are admitted."""
 
     def __init__(
         self,
@@ -114,101 +122,103 @@ class OneAdapter:
         self._stop_id, self._pad_id = stop_id, pad_id
         self._limits, self._counts = limits, counts
         self._context = context
-        self._writing: tuple[Work, ...] = ()
+        self._generating: tuple[GenerateRequest, ...] = ()
 
     @property
-    def under_way(self) -> Collection[Work]:
-        """Works whose rows write; none between two passes."""
-        return self._writing
+    def running(self) -> Collection[GenerateRequest]:
+        """Requests whose rows generate; none between two steps."""
+        return self._generating
 
-    def leave(self) -> None:
-        """Nothing is left under way."""
+    def release_finished(self) -> None:
+        """Nothing is running between two steps."""
 
-    def drop(self) -> None:
-        """Nothing is left under way."""
-        self._writing = ()
+    def drop_all(self) -> None:
+        """Forget the rows of an interrupted pass."""
+        self._generating = ()
 
-    def admission(self) -> Callable[[Work], bool]:
-        """As many as one pass may hold, of one adapter."""
-        taken: list[Work] = []
+    def admission(self) -> Callable[[AnyRequest], bool]:
+        """Admits requests with one adapter, as many as one pass may hold."""
+        admitted: list[ModelRequest[Any]] = []
 
-        def admits(work: Work) -> bool:
-            if taken and (work.adapter != taken[0].adapter or not self._holds([work, *taken])):
+        def fits(request: AnyRequest) -> bool:
+            assert isinstance(request, ModelRequest)
+            if admitted and (request.adapter != admitted[0].adapter or not self._holds([request, *admitted])):
                 return False
-            taken.append(work)
+            admitted.append(request)
             return True
 
-        return admits
+        return fits
 
-    def _holds(self, works: Sequence[Work]) -> bool:
-        """Whether one pass has room: all write behind the longest prompt, until the last has written its most."""
-        prompt = max(len(work.ids) for work in works)
-        most = max((work.most for work in works if work.answers is None), default=0)
-        longest = max(prompt + most, *(work.tokens for work in works))
-        fits = self._context is None or not most or prompt + most <= self._context
-        return fits and self._limits.pass_holds(len(works), longest)
+    def _holds(self, requests: Sequence[ModelRequest[Any]]) -> bool:
+        """Whether one pass has room: all generate after the longest prompt, until the last row ends."""
+        prompt = max(len(request.ids) for request in requests)
+        new = max((each.max_new_tokens for each in requests if isinstance(each, GenerateRequest)), default=0)
+        longest = max(prompt + new, *(request.max_tokens for request in requests))
+        fits = self._context is None or not new or prompt + new <= self._context
+        return fits and self._limits.pass_holds(len(requests), longest)
 
-    def compute(self, works: Sequence[Work]) -> None:
-        """Write and score; what goes wrong fails those that were in it."""
-        if not works:
+    def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
+        """Generate and score; an error fails all requests of the pass."""
+        if not requests:
             return
         try:
-            with self._adapters.worn(works[0].adapter) as model:
-                self._write(model, [work for work in works if work.answers is None])
-                self._score(model, [work for work in works if work.answers is not None])
+            with self._adapters.active(requests[0].adapter) as model:
+                self._generate(model, [request for request in requests if isinstance(request, GenerateRequest)])
+                self._score(model, [request for request in requests if isinstance(request, ScoreRequest)])
         except Exception as error:
-            for work in works:
-                work.fail(error)
+            for request in requests:
+                request.fail(error)
 
-    def _write(self, model: Any, works: Sequence[Work]) -> None:
-        if not works:
+    def _generate(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
+        if not requests:
             return
-        self._writing = tuple(works)
+        self._generating = tuple(requests)
         try:
-            self._generate(model, works)
+            self._generate_batch(model, requests)
         finally:
-            self._writing = ()
+            self._generating = ()
 
-    def _generate(self, model: Any, works: Sequence[Work]) -> None:
+    def _generate_batch(self, model: Any, requests: Sequence[GenerateRequest]) -> None:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
-        batch = collate([Example(work.ids, len(work.ids)) for work in works], self._pad_id)
+        batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
         prompt = batch["input_ids"].shape[1]
-        mask = GrammarMask([work.matcher for work in works], prompt, self._stop_id)
+        mask = GrammarMask([request.matcher for request in requests], prompt, self._stop_id)
+        criterion = RowStopping(requests, mask, prompt, self._stop_id, self._counts)
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             logits_processor=LogitsProcessorList([mask]),
-            stopping_criteria=StoppingCriteriaList([Rows(works, mask, prompt, self._stop_id, self._counts)]),
-            max_new_tokens=max(work.most for work in works),
+            stopping_criteria=StoppingCriteriaList([criterion]),
+            max_new_tokens=max(request.max_new_tokens for request in requests),
             do_sample=False,
-            repetition_penalty=1.0,  # some bases set another in their generation_config; greedy means greedy
+            repetition_penalty=1.0,  # the generation_config of some bases sets another one; greedy means greedy
             no_repeat_ngram_size=0,
             eos_token_id=self._stop_id,
             pad_token_id=self._pad_id,
         )
-        self._counts.prompt_tokens += sum(len(work.ids) for work in works)
-        for row, (work, ids) in enumerate(zip(works, output[:, prompt:].tolist(), strict=True)):
-            written = _written(ids, work, self._stop_id)
-            self._counts.tokens_written += len(written)
+        self._counts.prompt_tokens += sum(len(request.ids) for request in requests)
+        for row, (request, ids) in enumerate(zip(requests, output[:, prompt:].tolist(), strict=True)):
+            answer = _answer_ids(ids, request, self._stop_id)
+            self._counts.generated_tokens += len(answer)
             if row in mask.errors:
-                work.fail(mask.errors[row])
-            elif work.over:
-                work.fail_late()
+                request.fail(mask.errors[row])
+            elif request.is_over:
+                request.fail_late()
             else:
-                work.done(written)
+                request.finish(answer)
 
-    def _score(self, model: Any, works: Sequence[Work]) -> None:
-        prompts = [work.ids for work in works]
-        answers = [work.answers or () for work in works]
-        for part in score_whole(model, range(len(works)), prompts, answers, pad_id=self._pad_id, batches=self._batches):
+    def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
+        prompts = [request.ids for request in requests]
+        choices = [request.choices for request in requests]
+        for part in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
             for row, scored in part.items():
-                works[row].done(scored)
-                self._counts.scored += 1
+                requests[row].finish(scored)
+                self._counts.scored_requests += 1
                 self._counts.prompt_tokens += scored.prompt_tokens
 
     def _batches(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
-        """Rows of similar length together, the longest first, so that memory runs out at once or not at all."""
+        """Batches of similar length, the longest first: if memory is too small, the first batch shows it."""
         batch: list[int] = []
         for row in sorted(lengths, key=lambda row: -lengths[row]):
             if batch and not self._limits.pass_holds(len(batch) + 1, lengths[batch[0]]):
@@ -219,33 +229,76 @@ class OneAdapter:
             yield batch
 
 
-class Rows:
-    """A transformers stopping criterion: tells each work its tokens, and ends a row that is done or unwanted."""
+class RowStopping:
+    """A transformers stopping criterion: reports each row's tokens, and ends rows that are done or cancelled."""
 
-    def __init__(self, works: Sequence[Work], mask: GrammarMask, prompt: int, stop_id: int, counts: Counts) -> None:
-        self._works, self._mask, self._prompt, self._stop_id = works, mask, prompt, stop_id
+    def __init__(
+        self, requests: Sequence[GenerateRequest], mask: GrammarMask, prompt: int, stop_id: int, counts: Counts
+    ) -> None:
+        self._requests, self._mask, self._prompt, self._stop_id = requests, mask, prompt, stop_id
         self._counts = counts
-        self._open = set(range(len(works)))
+        self._open = set(range(len(requests)))
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """Which rows are done; shape (rows,)."""
         del scores
-        self._counts.steps += 1
-        self._counts.rows_stepped += len(self._open)
+        self._counts.decode_steps += 1
+        self._counts.decoded_rows += len(self._open)
         new = input_ids[:, self._prompt :].tolist()
         for row in list(self._open):
-            work = self._works[row]
-            written = _written(new[row], work, self._stop_id)
+            request = self._requests[row]
+            answer = _answer_ids(new[row], request, self._stop_id)
             if row not in self._mask.errors:
-                work.tell(written)
-            if written[-1] == self._stop_id or len(written) == work.most or work.over:
+                request.report(answer)
+            if answer[-1] == self._stop_id or len(answer) == request.max_new_tokens or request.is_over:
                 self._open.discard(row)
-                self._mask.leave(row)
-        ended = [row not in self._open for row in range(len(self._works))]
+                self._mask.release(row)
+        ended = [row not in self._open for row in range(len(self._requests))]
         return input_ids.new_tensor(ended).bool()
 
 
-def _written(ids: Sequence[int], work: Work, stop_id: int) -> list[int]:
-    """What belongs to the answer, of all that stands behind a prompt in a batch."""
-    found = list(ids[: work.most])
-    return found[: found.index(stop_id) + 1] if stop_id in found else found
+def _answer_ids(ids: Sequence[int], request: GenerateRequest, stop_id: int) -> list[int]:
+    """The tokens of the answer, without the padding after it."""
+    answer = list(ids[: request.max_new_tokens])
+    return answer[: answer.index(stop_id) + 1] if stop_id in answer else answer
+
+
+def score_sequences(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    choices: Sequence[Sequence[Sequence[int]]],
+    *,
+    pad_id: int,
+    batches: Batches,
+) -> Iterator[dict[int, Scored]]:
+    """Score each choice as one sequence with its whole prompt: what any causal language model supports.
+
+    Args:
+        prompts: Token ids of each row's prompt.
+        choices: Token ids of each row's choices, the stop token at the end of each.
+        pad_id: The token that pads a batch.
+        batches: Splits sequences into batches by their lengths.
+
+    Yields:
+        Row -> its scores, batch by batch, for the rows that the batch completes.
+    """
+    rows = range(len(prompts))
+    places = [(row, index) for row in rows for index in range(len(choices[row]))]
+    examples = [Example((*prompts[row], *choices[row][index]), len(prompts[row])) for row, index in places]
+    values: dict[int, dict[int, float]] = {row: {} for row in rows}
+    yield {row: Scored((), 0, 0) for row in rows if not choices[row]}
+    for batch in batches({place: len(example.input_ids) for place, example in enumerate(examples)}):
+        tensors = collate([examples[place] for place in batch], pad_id)
+        on_device = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+        sums = completion_log_probabilities(model, on_device).sum(-1).tolist()
+        complete = []
+        for place, value in zip(batch, sums, strict=True):
+            row, index = places[place]
+            values[row][index] = value
+            complete += [row] if len(values[row]) == len(choices[row]) else []
+        yield {row: _scored(values[row], prompts[row], choices[row]) for row in complete}
+
+
+def _scored(values: Mapping[int, float], prompt: Sequence[int], choices: Sequence[Sequence[int]]) -> Scored:
+    scores = tuple(values[index] for index in range(len(choices)))
+    return Scored(scores, len(prompt) * len(choices), sum(map(len, choices)))

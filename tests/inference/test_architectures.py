@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from searchlora.inference.batched.core import batched_core
-from searchlora.inference.batched.forward import fits
+from searchlora.inference.batched.forward import is_supported
+from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.engine_core import Core
-from searchlora.inference.scheduling.requests import Limits, Work
-from searchlora.inference.scoring import score_whole
+from searchlora.inference.scheduling.engine_core import EngineCore
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.sequential import score_sequences
 from searchlora.models.resolve import resolve
 from tests.inference.small_models import small
 from tests.made import made_folder
@@ -21,7 +21,7 @@ PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]
 
 
-def core(model, fetch=lambda _: None) -> Core:
+def core(model, fetch=lambda _: None) -> EngineCore:
     return batched_core(model, 2, fetch, slots=2, limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
 
 
@@ -51,24 +51,25 @@ def greedy(model, prompt, tokens):
 )
 def test_other_architectures_share_batches_or_are_told_apart(name, settings):
     model = small(name, **settings)
-    taken = fits(model)
+    taken = is_supported(model)
     assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere", "opt"))
     if not taken:
         return
     wanted = [greedy(model, prompt, 9) for prompt in PROMPTS]
     with torch.inference_mode():
-        batches = list(score_whole(model, range(2), PROMPTS, ANSWERS, pad_id=0, batches=lambda rows: [list(rows)]))
+        batches = list(score_sequences(model, PROMPTS, ANSWERS, pad_id=0, batches=lambda rows: [list(rows)]))
     scores = {row: found for part in batches for row, found in part.items()}
     shared = core(model)
     for within in (None, 50.0):
-        writing = [Work(ids=prompt, most=9) for prompt in PROMPTS]
+        writing = [GenerateRequest(ids=prompt, max_new_tokens=9) for prompt in PROMPTS]
         scoring = [
-            Work(ids=prompt, answers=each, prune_margin=within) for prompt, each in zip(PROMPTS, ANSWERS, strict=True)
+            ScoreRequest(ids=prompt, choices=each, prune_margin=within)
+            for prompt, each in zip(PROMPTS, ANSWERS, strict=True)
         ]
         shared.finish([*writing, *scoring])
-        assert [work.result.result() for work in writing] == wanted
-        for row, work in enumerate(scoring):
-            assert work.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
+        assert [request.result.result() for request in writing] == wanted
+        for row, request in enumerate(scoring):
+            assert request.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
@@ -84,11 +85,11 @@ def test_rows_with_and_without_adapters_write_in_one_batch_what_peft_writes(name
     alone = {each: PeftModel.from_pretrained(small(name), tmp_path / each) for each in ("a0", "a1")}
     alone[None] = small(name)
     model = small(name)
-    assert fits(model)
+    assert is_supported(model)
     rows = [(PROMPTS[turn % 2], each) for turn, each in enumerate(["a1", None, "a0", "a0", None, "a1", "a0"])]
-    works = [Work(ids=prompt, adapter=each, most=9) for prompt, each in rows]
-    core(model, lambda each: tmp_path / each).finish(works)
-    assert [work.result.result() for work in works] == [greedy(alone[each], prompt, 9) for prompt, each in rows]
+    queued = [GenerateRequest(ids=prompt, adapter=each, max_new_tokens=9) for prompt, each in rows]
+    core(model, lambda each: tmp_path / each).finish(queued)
+    assert [request.result.result() for request in queued] == [greedy(alone[each], prompt, 9) for prompt, each in rows]
 
 
 def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tiny_base, tmp_path, monkeypatch):
@@ -100,12 +101,12 @@ def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tin
     found = []
     for sharing in (True, False):
         if not sharing:
-            monkeypatch.setattr("searchlora.inference.batched.forward.fits", lambda _: False)
+            monkeypatch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
         engine = LocalEngine(tiny_base, precision="fp32")
         assert engine.shares_batches == sharing
         engine.load_folder("c", folder)
         found.append((engine.generate(requests), engine.score(requests, choices)))
-        assert (engine.stats().loaded, engine.stats().scored) == (("c",), 3)
+        assert (engine.stats().loaded, engine.stats().scored_requests) == (("c",), 3)
         assert engine.unload("c")
         assert not engine.unload("c")
         engine.close()

@@ -94,7 +94,7 @@ def test_a_prompt_without_room_in_the_context_is_refused_before_anything_is_comp
     def computed(*_: object, **__: object) -> None:
         raise AssertionError("the model was asked")
 
-    monkeypatch.setattr(engine._core._machine._reader.forward, "hidden", computed)
+    monkeypatch.setattr(engine._core._runner._prefiller.forward, "hidden_states", computed)
     said = "request 2: the prompt of 4089 tokens and 8 more for the answer do not fit into the model's context of 4096"
     with pytest.raises(PromptTooLong, match=said):
         engine.generate([asked("tent"), asked(longest + "x")])

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.store import Store
-from searchlora.inference.batched.choice_tree import Search, tree
+from searchlora.inference.batched.choice_tree import PrunedSearch, build_tree
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.requests import Work
-from searchlora.inference.scoring import score_whole
+from searchlora.inference.scheduling.requests import ScoreRequest
+from searchlora.inference.sequential import score_sequences
 from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel, resolve
 from tests.made import made_adapter
@@ -76,12 +76,12 @@ def plain(sharp_base, store):
 
 def scored_ids(engine, prompts, answers, within=None):
     """Scores of token ids as they stand, without a chat around them."""
-    works = [
-        Work(ids=tuple(prompt), adapter="one@1", answers=tuple(map(tuple, each)), prune_margin=within)
+    queued = [
+        ScoreRequest(ids=tuple(prompt), adapter="one@1", choices=tuple(map(tuple, each)), prune_margin=within)
         for prompt, each in zip(prompts, answers, strict=True)
     ]
-    engine._core.finish(works)
-    return [work.result.result() for work in works]
+    engine._core.finish(queued)
+    return [request.result.result() for request in queued]
 
 
 def one_batch(lengths):
@@ -92,7 +92,7 @@ def whole(model, prompts, answers):
     """The reference: every answer with its whole prompt before it."""
     found = {}
     with torch.inference_mode():
-        parts = list(score_whole(model, range(len(prompts)), prompts, answers, pad_id=0, batches=one_batch))
+        parts = list(score_sequences(model, prompts, answers, pad_id=0, batches=one_batch))
     for part in parts:
         found.update(part)
     return [found[row].log_probabilities for row in range(len(prompts))]
@@ -116,8 +116,8 @@ def test_a_tree_scores_as_the_whole_does(engine, plain, rows):
 def test_within_keeps_the_winner_and_bounds_the_rest(engine, plain, rows, within):
     prompts, answers = [list(row) for row in zip(*rows, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Search, "SMALL", 0)
-        patch.setattr("searchlora.inference.batched.choice_scoring._FEW", 1)
+        patch.setattr(PrunedSearch, "MIN_NODES", 0)
+        patch.setattr("searchlora.inference.batched.choice_scoring._MIN_NODES", 1)
         scored = scored_ids(engine, prompts, answers, within)
         exact = whole(plain, prompts, answers)
     for found, wanted in zip(scored, exact, strict=True):
@@ -200,14 +200,14 @@ def test_within_leaves_out_what_is_far_behind(engine, plain):
     answers = [[*others, liked(plain, prompt)] for prompt in prompts]
     quick = scored_ids(engine, prompts, answers, 12.0)
     for found, wanted, each in zip(quick, whole(plain, prompts, answers), answers, strict=True):
-        assert found.scored_tokens < 0.5 * len(tree(each).targets)
+        assert found.scored_tokens < 0.5 * len(build_tree(each).targets)
         best = int(np.argmax(wanted))
         assert int(np.argmax(found.log_probabilities)) == best
         assert found.log_probabilities[best] == pytest.approx(wanted[best], abs=5e-3)
 
 
 def test_the_vocabulary_is_met_in_slices(engine, plain, monkeypatch):
-    monkeypatch.setattr("searchlora.inference.batched.choice_scoring._LOGITS", 3)
+    monkeypatch.setattr("searchlora.inference.batched.choice_scoring._LOGIT_ROWS", 3)
     answers = [[7, 8, 9, 2], [7, 9, 2], [8, 2], [9, 9, 9, 9, 2]]
     (found,) = scored_ids(engine, [[5, 6, 7]], [answers])
     assert found.log_probabilities == pytest.approx(whole(plain, [[5, 6, 7]], [answers])[0], abs=5e-3)

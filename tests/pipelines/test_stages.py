@@ -185,7 +185,7 @@ def test_what_is_read_for_the_score_is_not_read_again_for_the_answer(tiny_base, 
     AdapterStage(task, engine, None, 3).ask(RECORDS[:1])
     stats = engine.stats()
     tokens = len(engine.renderer.prompt_ids(messages(task, RECORDS[0])))
-    assert (stats.prompt_tokens, stats.prompt_tokens_reused) == (2 * tokens, tokens - 1)
+    assert (stats.prompt_tokens, stats.cached_prompt_tokens) == (2 * tokens, tokens - 1)
 
 
 class Harsh(Held):

@@ -1,5 +1,5 @@
-"""One base model and many adapters in one batch: what `LocalEngine` computes with.
+"""Batched model runner: one base model and many LoRA adapters in one batch.
 
-`projections` and `routing` hold the adapters, `key_values`, `attention` and `prefixes` what was read before, `forward`
-runs the model over them, `scheduler` decides which rows are computed when.
+`lora_layers` and `lora_mapping` apply each row's adapter, `kv_cache`, `attention` and `prefix_cache` hold what was
+computed before, `forward` runs the model over them, and `model_runner` combines prefill, decode and choice scoring.
 """

@@ -1,4 +1,4 @@
-"""Attention over keys and values that lie in place, registered with transformers by name."""
+"""Attention over the KV cache, registered with transformers by name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from searchlora.inference.batched.native import kernels
 from searchlora.models.attention import attention
 
-#: As the model's `_attn_implementation`.
+#: The model's `_attn_implementation`.
 NAME = "searchlora"
 
 
 def register() -> None:
-    """Make `NAME` known to transformers."""
+    """Register `attend` with transformers as `NAME`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
@@ -29,19 +29,21 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a model served in batches: a compiled kernel for one new token per row, else `models.attention`.
+    """Attention of a batched model: a compiled kernel for one new token per row, else `models.attention`.
 
     Args:
+        module: Unused; transformers passes the attention layer.
         query: Shape (rows, heads, new, size).
-        key, value: Shape (rows, key heads, seen, size).
-        attention_mask: Added to the scores; shape (rows, 1, new, seen).
+        key, value: Shape (rows, key heads, columns, size).
+        attention_mask: Added to the scores; shape (rows, 1, new, columns).
+        scaling: Factor of the scores; 1/√size if None.
 
     Returns:
-        Shape (rows, new, heads, size).
+        Shape (rows, new, heads, size), and None in the place of the attention weights.
     """
     del module
     compiled = kernels(query) if query.shape[2] == 1 else None
-    if compiled and attention_mask is not None and compiled.can_attend(query, key, value, attention_mask):
+    if compiled and attention_mask is not None and compiled.supports_attention(query, key, value, attention_mask):
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return compiled.attend(query, key, value, attention_mask, scale), None
+        return compiled.attention(query, key, value, attention_mask, scale), None
     return attention(query, key, value, attention_mask, scaling), None

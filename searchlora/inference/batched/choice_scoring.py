@@ -1,7 +1,7 @@
-"""Trees of answers, scored for rows with adapters of their own: a mask keeps the branches behind a prompt apart.
+"""Choice scoring with tree attention: all choices of a prompt in one row, kept apart by the attention mask.
 
-Tree attention as in SpecInfer (arXiv:2305.09781): a token sees its prompt, its ancestors and itself, and stands at
-the position that it has in its own answer.
+As in SpecInfer (arXiv:2305.09781): a token attends to the prompt, to its ancestors in the token tree and to itself, at
+the position that it has in its own choice.
 """
 
 from __future__ import annotations
@@ -11,180 +11,190 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from searchlora.inference.batched.choice_tree import Bools, Ints, Search, Tree, tree
-from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.prefill import Prompt, Reader, Spoiled
-from searchlora.inference.batched.prefix_cache import Ids
+from searchlora.inference.batched.choice_tree import Bools, ChoiceTree, Ints, PrunedSearch, build_tree
+from searchlora.inference.batched.forward import NonFiniteOutput
+from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.engine import Scored
+from searchlora.inference.scheduling.requests import TokenIds
 
-#: Rows of logits that are in memory at once: at a vocabulary of 50,000, 50 MB.
-_LOGITS = 256
+#: Rows of logits in memory at once: 50 MB for a vocabulary of 50,000.
+_LOGIT_ROWS = 256
 
-#: A pass through the model costs at least as much as so many nodes of each row.
-_FEW = 8
+#: Minimum number of nodes per row and pass: a forward pass costs at least as much.
+_MIN_NODES = 8
 
-#: Tokens of answers whose tree is kept: a megabyte.
-_KEPT = 1024
+#: Maximum number of choice tokens whose tree is cached (1 MB).
+_CACHED_TREE = 1024
 
 
-def score_trees(
-    reader: Reader, prompts: Sequence[Prompt], answers: Sequence[tuple[Ids, ...]], prune_margin: float | None
+def score_choices(
+    prefiller: Prefiller, prompts: Sequence[Prompt], choices: Sequence[tuple[TokenIds, ...]], margin: float | None
 ) -> list[Scored]:
-    """Score every answer of each prompt, all in one batch; what prompts begin with in common is computed once.
+    """Score all choices of each prompt in one batch; shared prefixes of prompts are computed once.
 
     Args:
-        answers: Token ids of each prompt's answers, at least one.
-        prune_margin: As for `Engine.score`.
+        prefiller: Holds the model and the prefix cache.
+        prompts: The prompts.
+        choices: Token ids of each prompt's choices, at least one choice.
+        margin: The `prune_margin` of `Engine.score`.
+
+    Raises:
+        NonFinitePrompts: if hidden states of some prompts are not finite.
     """
-    shapes = {each: _tree(each) for each in set(answers)}
-    searches = [Search(shapes[each], prune_margin) for each in answers]
-    chosen = [search.first() for search in searches]
-    reader.share(prompts)
-    batch = _Batch(reader, prompts, searches)
+    trees = {each: _tree(each) for each in set(choices)}
+    searches = [PrunedSearch(trees[each], margin) for each in choices]
+    nodes = [search.first_nodes() for search in searches]
+    prefiller.compute_shared_prefixes(prompts)
+    batch = _TreeBatch(prefiller, prompts, searches)
     while batch.rows:
-        batch.forward(chosen)
-        wanted = [searches[row].next() for row in batch.rows]
-        batch.keep([place for place, nodes in enumerate(wanted) if len(nodes)])
-        wanted = [nodes for nodes in wanted if len(nodes)]
-        most = _most(list(map(len, wanted)))
-        chosen = [searches[row].reading(nodes[:most]) for row, nodes in zip(batch.rows, wanted, strict=True)]
+        batch.compute(nodes)
+        candidates = [searches[row].next_nodes() for row in batch.rows]
+        batch.keep([place for place, each in enumerate(candidates) if len(each)])
+        candidates = [each for each in candidates if len(each)]
+        limit = _max_nodes(list(map(len, candidates)))
+        nodes = [searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)]
     return [
-        Scored(tuple(search.scores().tolist()), len(prompt.ids), search.steps_known)
+        Scored(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)
         for search, prompt in zip(searches, prompts, strict=True)
     ]
 
 
-def _most(counts: Sequence[int]) -> int:
-    """How many nodes of a row are computed in one pass: all rows are padded to the longest."""
-    return max(_FEW, 2 * int(np.median(counts))) if counts else 0
+def _max_nodes(counts: Sequence[int]) -> int:
+    """Maximum number of nodes per row in one pass: all rows are padded to the longest."""
+    return max(_MIN_NODES, 2 * int(np.median(counts))) if counts else 0
 
 
-def _tree(answers: tuple[Ids, ...]) -> Tree:
-    """Most prompts have the same few answers; a large tree is made anew, since it takes memory by its square."""
-    return _kept_tree(answers) if sum(map(len, answers)) <= _KEPT else tree(answers)
+def _tree(choices: tuple[TokenIds, ...]) -> ChoiceTree:
+    """Small trees are cached, as most prompts have the same few choices; a tree takes memory by its square."""
+    return _cached_tree(choices) if sum(map(len, choices)) <= _CACHED_TREE else build_tree(choices)
 
 
 @lru_cache(maxsize=32)
-def _kept_tree(answers: tuple[Ids, ...]) -> Tree:
-    return tree(answers)
+def _cached_tree(choices: tuple[TokenIds, ...]) -> ChoiceTree:
+    return build_tree(choices)
 
 
-class _Batch:
-    """Rows of prompt and tree, computed in one pass or several.
+class _TreeBatch:
+    """Rows of prompt and token tree, computed in one or several passes.
 
-    What is kept of each prompt's beginning stands in the first columns; the rest of the prompts end in one column.
+    Cached prefixes fill the first columns of the KV cache; the rest of all prompts ends in one column.
     """
 
-    def __init__(self, reader: Reader, prompts: Sequence[Prompt], searches: Sequence[Search]) -> None:
+    def __init__(self, prefiller: Prefiller, prompts: Sequence[Prompt], searches: Sequence[PrunedSearch]) -> None:
         self.rows = list(range(len(prompts)))
-        self._forward = reader.forward
-        self._prefixes = reader.prefixes
+        self._forward = prefiller.forward
+        self._prefixes = prefiller.prefixes
         self._prompts = prompts
         self._searches = searches
-        self._cache = reader.scratch
-        self._cache.make_room(len(prompts), max(len(prompt.ids) for prompt in prompts), reader.limits.tokens)
-        self._given = reader.begin(prompts, self._cache, 0)
-        self._before = max(self._given)
-        left = [len(prompt.ids) - given for prompt, given in zip(prompts, self._given, strict=True)]
+        self._cache = prefiller.scratch
+        longest = max(len(prompt.ids) for prompt in prompts)
+        self._cache.reserve(len(prompts), longest, prefiller.limits.cache_tokens)
+        self._pasted = prefiller.paste_prefixes(prompts, self._cache, 0)
+        self._before = max(self._pasted)
+        left = [len(prompt.ids) - pasted for prompt, pasted in zip(prompts, self._pasted, strict=True)]
         self._width = self._before + max(left)
         self._past = self._before  # columns computed so far
-        # Where each node stands, -1 while it is not computed; last, so that it is node -1, the prompt's end.
+        # Column of each node, -1 if not computed. The last entry is that of node -1, the end of the prompt.
         self._columns = [np.append(np.full(len(search.tree.tokens), -1), self._width - 1) for search in searches]
 
-    def forward(self, chosen: Sequence[Ints]) -> None:
-        """Compute these nodes of each row, the prompts before them in the first pass, and tell what follows them.
+    def compute(self, chosen: Sequence[Ints]) -> None:
+        """Compute nodes of each remaining row, with the prompts in the first pass, and record the steps after them.
 
         Args:
-            chosen: Of each row that is left.
+            chosen: Nodes of each remaining row.
 
         Raises:
-            Spoiled: where some rows give no finite numbers.
+            NonFinitePrompts: if hidden states of some rows are not finite.
         """
-        ids, positions, seen = self._block(chosen)
-        self._cache.block(slice(0, len(self.rows)), self._past, self._past + ids.shape[1])
+        ids, positions, visible = self._inputs(chosen)
+        self._cache.begin_pass(slice(0, len(self.rows)), self._past, self._past + ids.shape[1])
         prompts = [self._prompts[row] for row in self.rows]
         try:
-            hidden = self._forward.hidden(
+            hidden = self._forward.hidden_states(
                 torch.from_numpy(ids),
                 torch.from_numpy(positions),
-                torch.from_numpy(seen),
+                torch.from_numpy(visible),
                 [prompt.slot for prompt in prompts],
                 self._cache,
             )
-        except NotFinite as error:
-            raise Spoiled([prompts[row] for row in error.rows]) from None
-        self._tell(chosen, hidden)
+        except NonFiniteOutput as error:
+            raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
+        self._record(chosen, hidden)
         if self._past == self._before:
-            self._keep_prompts()
+            self._cache_prompts()
         self._past += ids.shape[1]
 
     def keep(self, places: Sequence[int]) -> None:
-        """Go on with the rows in these places only."""
+        """Continue with the rows in these places only."""
         for target, source in enumerate(places):
             if target != source:
-                self._cache.move(source, target, self._past)
+                self._cache.move_row(source, target, self._past)
         self.rows = [self.rows[place] for place in places]
 
-    def _keep_prompts(self) -> None:
-        """Keep what was read of prompts that come again; the last token is read then, for what follows it."""
-        for row, (prompt, given) in enumerate(zip(self._prompts, self._given, strict=True)):
+    def _cache_prompts(self) -> None:
+        """Add prompts with `keep_prefix` to the prefix cache, without their last token."""
+        for row, (prompt, pasted) in enumerate(zip(self._prompts, self._pasted, strict=True)):
             if prompt.keep_prefix and self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
-                begin = self._width - (len(prompt.ids) - given)
-                columns = self._cache.taken(row, slice(given), slice(begin, self._width - 1))
-                self._prefixes.keep(prompt.adapter, prompt.ids[:-1], columns)
+                begin = self._width - (len(prompt.ids) - pasted)
+                columns = self._cache.copy_columns(row, slice(pasted), slice(begin, self._width - 1))
+                self._prefixes.add(prompt.adapter, prompt.ids[:-1], columns)
 
-    def _block(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
-        """Ids and positions (rows, columns) of what is computed now; what each of it sees (rows, columns, all)."""
+    def _inputs(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
+        """Token ids and positions (rows, new) of a pass, and the columns visible to each (rows, new, columns)."""
         lead = self._width - self._past if self._past == self._before else 0
-        columns = lead + max(map(len, chosen))
-        ids = np.zeros((len(self.rows), columns), dtype=np.int64)
-        positions = np.zeros((len(self.rows), columns), dtype=np.int64)
-        seen = np.zeros((len(self.rows), columns, self._past + columns), dtype=bool)
-        own = np.arange(columns)
-        seen[:, own, self._past + own] = True  # padding sees itself: a softmax over nothing is no number
+        new = lead + max(map(len, chosen))
+        ids = np.zeros((len(self.rows), new), dtype=np.int64)
+        positions = np.zeros((len(self.rows), new), dtype=np.int64)
+        visible = np.zeros((len(self.rows), new, self._past + new), dtype=bool)
+        diagonal = np.arange(new)
+        visible[:, diagonal, self._past + diagonal] = True  # padding sees itself: a softmax over nothing is NaN
         for place, (row, nodes) in enumerate(zip(self.rows, chosen, strict=True)):
-            shape, prompt, given = self._searches[row].tree, self._prompts[row].ids, self._given[row]
-            left = prompt[given:]
-            begin = self._width - len(left)  # the column of the first token that is not given
+            tree, prompt, pasted = self._searches[row].tree, self._prompts[row].ids, self._pasted[row]
+            left = prompt[pasted:]
+            begin = self._width - len(left)  # column of the first token that is not pasted
             if lead:
                 here = slice(lead - len(left), lead)
                 ids[place, here] = left
-                positions[place, here] = np.arange(given, len(prompt))
-                seen[place, here, :given] = True
-                seen[place, here, begin : self._width] = np.tri(len(left), dtype=bool)
+                positions[place, here] = np.arange(pasted, len(prompt))
+                visible[place, here, :pasted] = True
+                visible[place, here, begin : self._width] = np.tri(len(left), dtype=bool)
             here = slice(lead, lead + len(nodes))
-            ids[place, here] = shape.tokens[nodes]
-            positions[place, here] = len(prompt) + shape.depths[nodes]
+            ids[place, here] = tree.tokens[nodes]
+            positions[place, here] = len(prompt) + tree.depths[nodes]
             self._columns[row][nodes] = self._past + lead + np.arange(len(nodes))
             computed = np.flatnonzero(self._columns[row][:-1] >= 0)
-            seen[place, here, :given] = True
-            seen[place, here, begin : self._width] = True
-            seen[place, here, :][:, self._columns[row][computed]] = shape.above[np.ix_(nodes, computed)]
-        return ids, positions, seen
+            visible[place, here, :pasted] = True
+            visible[place, here, begin : self._width] = True
+            visible[place, here, :][:, self._columns[row][computed]] = tree.above[np.ix_(nodes, computed)]
+        return ids, positions, visible
 
-    def _tell(self, chosen: Sequence[Ints], hidden: torch.Tensor) -> None:
-        """Tell each row's search the log-probabilities that the hidden states (rows, columns, size) give."""
-        asked, places, targets = [], [], []
+    def _record(self, chosen: Sequence[Ints], hidden: torch.Tensor) -> None:
+        """Record the log-probabilities that follow from the hidden states (rows, new, hidden size) in each search."""
+        steps_of_rows, places, targets = [], [], []
         for place, (row, nodes) in enumerate(zip(self.rows, chosen, strict=True)):
             search = self._searches[row]
-            steps = search.asked(nodes, prompt=self._past == self._before)
+            steps = search.steps_after(nodes, prompt=self._past == self._before)
             columns = self._columns[row][search.tree.sources[steps]] - self._past
-            asked.append(steps)
+            steps_of_rows.append(steps)
             places.append(place * hidden.shape[1] + columns)
             targets.append(search.tree.targets[steps])
-        found = self._log_probabilities(hidden.flatten(0, 1), np.concatenate(places), np.concatenate(targets))
-        ends = np.cumsum([len(steps) for steps in asked])[:-1]
-        for row, steps, values in zip(self.rows, asked, np.split(found, ends), strict=True):
-            self._searches[row].tell(steps, values)
+        values = self._log_probabilities(hidden.flatten(0, 1), np.concatenate(places), np.concatenate(targets))
+        ends = np.cumsum([len(steps) for steps in steps_of_rows])[:-1]
+        for row, steps, of_row in zip(self.rows, steps_of_rows, np.split(values, ends), strict=True):
+            self._searches[row].record(steps, of_row)
 
-    def _log_probabilities(self, hidden: torch.Tensor, places: Ints, targets: Ints) -> np.ndarray:
-        """Of each target token behind the hidden state (all, size) in its place; the vocabulary's logits in slices."""
+    def _log_probabilities(self, hidden: torch.Tensor, places: Ints, targets: Ints) -> NDArray[np.float64]:
+        """Log-probability of each target token after the hidden state (all, hidden size) in its place.
+
+        The logits are computed in slices of `_LOGIT_ROWS` rows.
+        """
         unique, inverse = np.unique(places, return_inverse=True)
-        found = np.zeros(len(places))
-        for start in range(0, len(unique), _LOGITS):
-            wanted = np.flatnonzero((inverse >= start) & (inverse < start + _LOGITS))
-            logits = self._forward.logits(hidden[torch.from_numpy(unique[start : start + _LOGITS])]).float()
-            rows, ids = torch.from_numpy(inverse[wanted] - start), torch.from_numpy(targets[wanted])
-            found[wanted] = (logits[rows, ids] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
-        return found
+        values = np.zeros(len(places))
+        for start in range(0, len(unique), _LOGIT_ROWS):
+            here = np.flatnonzero((inverse >= start) & (inverse < start + _LOGIT_ROWS))
+            logits = self._forward.logits(hidden[torch.from_numpy(unique[start : start + _LOGIT_ROWS])]).float()
+            rows, ids = torch.from_numpy(inverse[here] - start), torch.from_numpy(targets[here])
+            values[here] = (logits[rows, ids] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
+        return values

@@ -1,4 +1,4 @@
-"""Several answers to one prompt as a tree of tokens, so that what they share is computed once."""
+"""Token tree of a request's choices (a trie), and the pruned search over it by log-probability margin."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Tree:
-    """A node is a token that the model reads behind the prompt; a step is a token whose probability it is asked for.
+class ChoiceTree:
+    """Nodes are tokens that the model reads after the prompt; steps are tokens whose probability is computed.
 
-    Every token of an answer is a step; all but its last are nodes too. An ancestor stands before its descendants.
+    Every token of a choice is a step; all but its last are nodes too. Ancestors come before their descendants.
 
     Attributes:
-        tokens: The token of each node. Shape: (nodes,), as of `depths`.
-        depths: How far behind the prompt each node stands, from 0.
-        sources: The node behind which each step is asked, -1 for the prompt's end. Shape: (steps,), as of `targets`.
-        targets: The token of each step.
+        tokens: Token of each node. Shape: (nodes,).
+        depths: Distance of each node from the end of the prompt, from 0. Shape: (nodes,).
+        sources: The node after which each step is computed, -1 for the end of the prompt. Shape: (steps,).
+        targets: Token of each step. Shape: (steps,).
         above: [i, j]: node j is node i or an ancestor of it. Shape: (nodes, nodes).
-        steps_of: Which steps make up each answer. Shape: (answers, steps).
-        nodes_of: Which nodes each answer leads through. Shape: (answers, nodes).
+        steps_of: The steps of each choice. Shape: (choices, steps).
+        nodes_of: The nodes of each choice. Shape: (choices, nodes).
     """
 
     tokens: Ints
@@ -40,78 +40,84 @@ class Tree:
     nodes_of: Bools
 
     @cached_property
-    def _next(self) -> dict[int, int]:
-        """Node -> the node behind it, where that is the only step behind it; the prompt's end is node -1."""
+    def _only_child(self) -> dict[int, int]:
+        """Node -> the node after it, if that is the only step after it; the end of the prompt is node -1."""
         parents = [
             int(np.flatnonzero(row[:node])[-1]) if row[:node].any() else -1 for node, row in enumerate(self.above)
         ]
-        asked = Counter(self.sources.tolist())
-        return {parent: node for node, parent in enumerate(parents) if asked[parent] == 1}
+        children = Counter(self.sources.tolist())
+        return {parent: node for node, parent in enumerate(parents) if children[parent] == 1}
 
-    def run(self, node: int) -> list[int]:
-        """The nodes from this one on, itself first, down to where the answers part or end."""
-        found = [node]
-        while found[-1] in self._next:
-            found.append(self._next[found[-1]])
-        return found
+    def chain(self, node: int) -> list[int]:
+        """The nodes from this one on, itself first, down to where the choices branch or end."""
+        nodes = [node]
+        while nodes[-1] in self._only_child:
+            nodes.append(self._only_child[nodes[-1]])
+        return nodes
 
 
-def tree(answers: Sequence[Sequence[int]]) -> Tree:
-    """The tree of these answers' token ids, none of them empty; equal answers share every step."""
+def build_tree(choices: Sequence[Sequence[int]]) -> ChoiceTree:
+    """The tree of the choices' token ids, none of them empty; equal choices share every step.
+
+    Examples:
+        >>> tree = build_tree([(5, 6, 2), (5, 7, 2)])
+        >>> tree.tokens.tolist(), tree.targets.tolist(), tree.sources.tolist()
+        ([5, 6, 7], [5, 6, 2, 7, 2], [-1, 0, 1, 0, 2])
+    """
     steps: dict[tuple[int, int], int] = {}  # (node before, token) -> step
     nodes: dict[int, int] = {}  # step -> the node that its token becomes
-    taken: list[list[int]] = []
-    for answer in answers:
+    paths: list[list[int]] = []
+    for choice in choices:
         node, path = -1, []
-        for place, token in enumerate(answer):
+        for place, token in enumerate(choice):
             step = steps.setdefault((node, token), len(steps))
             path.append(step)
-            if place < len(answer) - 1:
+            if place < len(choice) - 1:
                 node = nodes.setdefault(step, len(nodes))
-        taken.append(path)
+        paths.append(path)
     sources, targets = np.array(list(steps), dtype=np.int64).reshape(-1, 2).T
     above = np.zeros((len(nodes), len(nodes)), dtype=bool)
     for step, node in nodes.items():
         if sources[step] >= 0:
             above[node] = above[sources[step]]
         above[node, node] = True
-    steps_of = np.zeros((len(answers), len(steps)), dtype=bool)
-    nodes_of = np.zeros((len(answers), len(nodes)), dtype=bool)
-    for index, path in enumerate(taken):
+    steps_of = np.zeros((len(choices), len(steps)), dtype=bool)
+    nodes_of = np.zeros((len(choices), len(nodes)), dtype=bool)
+    for index, path in enumerate(paths):
         steps_of[index, path] = True
         nodes_of[index, [nodes[step] for step in path[:-1]]] = True
-    made_of = np.array(list(nodes), dtype=np.int64)
-    return Tree(targets[made_of], above.sum(1) - 1, sources, targets, above, steps_of, nodes_of)
+    node_steps = np.array(list(nodes), dtype=np.int64)
+    return ChoiceTree(targets[node_steps], above.sum(1) - 1, sources, targets, above, steps_of, nodes_of)
 
 
-class Search:
-    """What of a tree is computed: all at once, or in rounds only what may still come near the best answer.
+class PrunedSearch:
+    """Decides which nodes of a tree are computed: all at once, or in rounds only those that can still matter.
 
     Args:
         prune_margin: Margin in nats: choices that are together this far behind the best one are not scored to the end;
             None scores every choice exactly.
     """
 
-    #: Fewer nodes than this are computed at once with the prompt; another pass through the model would cost more.
-    SMALL = 16
+    #: A tree with fewer nodes is computed at once with the prompt; another forward pass would cost more.
+    MIN_NODES = 16
 
-    def __init__(self, tree: Tree, prune_margin: float | None) -> None:
+    def __init__(self, tree: ChoiceTree, prune_margin: float | None) -> None:
         self.tree = tree
         self.prune_margin = prune_margin
         self._values = np.zeros(len(tree.targets))
         self._known = np.zeros(len(tree.targets), dtype=bool)
-        self._read = np.zeros(len(tree.tokens), dtype=bool)
+        self._computed = np.zeros(len(tree.tokens), dtype=bool)
 
-    def first(self) -> Ints:
+    def first_nodes(self) -> Ints:
         """The nodes that are computed together with the prompt."""
-        if self.prune_margin is None or len(self.tree.tokens) < self.SMALL:
-            return self.reading(np.arange(len(self.tree.tokens)))
-        return self.reading(np.array(self.tree.run(-1)[1:], dtype=np.int64))
+        if self.prune_margin is None or len(self.tree.tokens) < self.MIN_NODES:
+            return self.mark_computed(np.arange(len(self.tree.tokens)))
+        return self.mark_computed(np.array(self.tree.chain(-1)[1:], dtype=np.int64))
 
-    def next(self) -> Ints:
-        """The nodes to compute next, those of the likeliest answers first; none when the scores are exact enough.
+    def next_nodes(self) -> Ints:
+        """The nodes to compute next, those of the most likely choices first; none when the scores are exact enough.
 
-        The first so many of them can be had alone; what is computed is told by `reading`.
+        Any number of the first ones can be computed alone; pass them to `mark_computed`.
         """
         scores, missing = self.scores(), self._missing
         if self.prune_margin is None or not missing.any():
@@ -123,35 +129,35 @@ class Search:
             places = places[np.argsort(scores[places], kind="stable")]
             together = np.cumsum(np.exp(scores[places] - scores[~missing].max()))
             open_ = places[together > math.exp(-self.prune_margin)].tolist()
-        open_.sort(key=lambda answer: -scores[answer])
-        heads = dict.fromkeys(int(np.flatnonzero(self.tree.nodes_of[answer] & ~self._read)[0]) for answer in open_)
-        unread = dict.fromkeys(node for head in heads for node in self.tree.run(head))
-        return np.array(list(unread), dtype=np.int64)
+        open_.sort(key=lambda choice: -scores[choice])
+        heads = dict.fromkeys(int(np.flatnonzero(self.tree.nodes_of[choice] & ~self._computed)[0]) for choice in open_)
+        nodes = dict.fromkeys(node for head in heads for node in self.tree.chain(head))
+        return np.array(list(nodes), dtype=np.int64)
 
-    def asked(self, nodes: Ints, *, prompt: bool) -> Ints:
-        """The steps that can be told once these nodes (and the prompt) are computed."""
+    def steps_after(self, nodes: Ints, *, prompt: bool) -> Ints:
+        """The steps whose probability is known once these nodes (and the prompt) are computed."""
         return np.flatnonzero(np.isin(self.tree.sources, nodes) | (prompt & (self.tree.sources == -1)))
 
-    def tell(self, steps: Ints, log_probabilities: NDArray[np.float64]) -> None:
-        """The log-probability of each of these steps."""
+    def record(self, steps: Ints, log_probabilities: NDArray[np.float64]) -> None:
+        """Set the log-probability of each of these steps."""
         self._values[steps] = log_probabilities
         self._known[steps] = True
 
     def scores(self) -> NDArray[np.float64]:
-        """Of each answer: the sum over its known steps, which are its first ones, so an upper bound or the value."""
+        """The sum over the known steps of each choice: its log-probability, or an upper bound of it."""
         return self.tree.steps_of @ self._values
 
     @property
-    def steps_known(self) -> int:
-        """How many steps' probabilities were computed."""
+    def known_steps(self) -> int:
+        """Number of steps whose probability was computed."""
         return int(self._known.sum())
 
     @property
     def _missing(self) -> Bools:
-        """Which answers have a step whose probability is not known."""
+        """Which choices have a step whose probability is not known."""
         return np.asarray((self.tree.steps_of & ~self._known).any(1))
 
-    def reading(self, nodes: Ints) -> Ints:
-        """These nodes, which are computed now; an ancestor stands before its descendants."""
-        self._read[nodes] = True
+    def mark_computed(self, nodes: Ints) -> Ints:
+        """Mark nodes as computed and return them; ancestors come before their descendants."""
+        self._computed[nodes] = True
         return nodes

@@ -1,149 +1,154 @@
-"""Rows that write: each takes its next token at every step, rows that end leave, and new ones enter between steps."""
+"""Decode: rows that generate one token per step; rows that end leave the batch, new ones join between steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from searchlora.errors import EngineError
-from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.kv_cache import KeyValues
-from searchlora.inference.batched.prefill import Prompt, Reader
-from searchlora.inference.constrained import admitted, cannot_go_on
+from searchlora.inference.batched.forward import NonFiniteOutput
+from searchlora.inference.batched.kv_cache import KVCache
+from searchlora.inference.batched.prefill import Prefiller, Prompt
+from searchlora.inference.constrained import Matcher, grammar_error, mask_logits
 
 
 @dataclass(eq=False)
 class Row:
-    """One answer being written.
+    """One answer that is being generated.
 
     Attributes:
-        most: Tokens after which it is cut.
-        matcher: What its grammar admits next; None: anything.
-        endless: Goes on after the token that ends an answer, up to `most`; for measuring speed.
-        ids: The tokens so far, the stop token among them.
+        prompt: What it answers.
+        max_new_tokens: Maximum number of generated tokens.
+        matcher: State of the grammar; None means unconstrained.
+        ignore_stop: Generate on after the stop token, up to `max_new_tokens`.
+        ids: The tokens so far, the stop token included.
         error: Why it cannot go on.
     """
 
     prompt: Prompt
-    most: int
-    matcher: Any | None = None
-    endless: bool = False
+    max_new_tokens: int
+    matcher: Matcher | None = None
+    ignore_stop: bool = False
     ids: list[int] = field(default_factory=list)
     error: EngineError | None = None
     stopped: bool = False
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is written."""
-        return self.stopped or self.error is not None or len(self.ids) >= self.most
+        """Whether nothing more is generated."""
+        return self.stopped or self.error is not None or len(self.ids) >= self.max_new_tokens
 
     @property
     def length(self) -> int:
-        """Tokens that are read: the prompt and what is written but for the last token."""
+        """Columns of the KV cache in use: the prompt and the generated tokens but the last."""
         return len(self.prompt.ids) + max(len(self.ids) - 1, 0)
 
     @property
-    def longest(self) -> int:
-        """Tokens that it may come to."""
-        return len(self.prompt.ids) + self.most
+    def max_length(self) -> int:
+        """Maximum length of prompt and answer."""
+        return len(self.prompt.ids) + self.max_new_tokens
 
 
-class Writer:
-    """The rows under way, and their keys and values.
+class DecodeBatch:
+    """The generating rows and their KV cache.
 
     Args:
+        prefiller: Computes the prompts of new rows.
         stop_id: The token that ends an answer.
+
+    Attributes:
+        rows: The rows, in the order of the KV cache.
     """
 
-    def __init__(self, reader: Reader, stop_id: int) -> None:
+    def __init__(self, prefiller: Prefiller, stop_id: int) -> None:
         self.rows: list[Row] = []
-        self._reader = reader
-        self._forward = reader.forward
+        self._prefiller = prefiller
+        self._forward = prefiller.forward
         self._stop_id = stop_id
-        self._cache: KeyValues = reader.forward.key_values()
+        self._cache: KVCache = prefiller.forward.new_cache()
 
-    def enter(self, rows: Sequence[Row]) -> None:
-        """Read the prompts of new rows, and let each write its first token.
+    def add(self, rows: Sequence[Row]) -> None:
+        """Prefill new rows and generate the first token of each.
 
-        Where no row is under way, rows with one adapter come to lie together, as `routing` likes them. When it fails,
-        no new row has entered, and the others are as they were.
+        Rows of one adapter are placed together if no row is generating yet, as `lora_mapping` prefers them. After an
+        error no new row has joined, and the others are unchanged.
         """
         if not self.rows:
             rows = sorted(rows, key=lambda row: row.prompt.slot)
-        every = [*self.rows, *rows]
-        self._cache.make_room(len(every), max(row.longest for row in every), self._reader.limits.tokens)
-        hidden = self._reader.read([row.prompt for row in rows], self._cache, len(self.rows))
-        self._write(rows, hidden)
-        self.rows = every
+        joined = [*self.rows, *rows]
+        self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
+        hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))
+        self._append_tokens(rows, hidden)
+        self.rows = joined
 
     def step(self) -> bool:
-        """Let every row write one more token.
+        """Generate one more token of every row.
 
         Returns:
-            False where rows have come to no finite numbers; these have an error now, and the others wrote nothing.
+            False if hidden states of some rows are not finite; these rows have an error then, and the others generated
+            nothing.
         """
         lengths = torch.tensor([row.length for row in self.rows])
-        seen = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
-        start: Any = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
-        self._cache.block(slice(0, len(self.rows)), start, seen.shape[-1])
+        visible = torch.arange(int(lengths.max()) + 1) <= lengths[:, None, None]
+        start = int(lengths[0]) if bool((lengths == lengths[0]).all()) else lengths.to(self._forward.device)
+        self._cache.begin_pass(slice(0, len(self.rows)), start, visible.shape[-1])
         try:
-            hidden = self._forward.hidden(
+            hidden = self._forward.hidden_states(
                 torch.tensor([row.ids[-1:] for row in self.rows]),
                 lengths[:, None],
-                seen,
+                visible,
                 [row.prompt.slot for row in self.rows],
                 self._cache,
             )
-        except NotFinite as error:
+        except NonFiniteOutput as error:
             for row in (self.rows[place] for place in error.rows):
-                row.error = error.of(row.prompt.adapter)
+                row.error = error.as_engine_error(row.prompt.adapter)
             return False
-        self._write(self.rows, hidden[:, 0])
+        self._append_tokens(self.rows, hidden[:, 0])
         return True
 
-    def leave(self, done: Callable[[Row], bool]) -> list[Row]:
-        """Take out the rows that are done; the last row takes the place of one that leaves."""
-        found = []
+    def remove(self, is_done: Callable[[Row], bool]) -> list[Row]:
+        """Remove the rows that are done; the last row of the cache takes the place of a removed one."""
+        removed = []
         for place in range(len(self.rows) - 1, -1, -1):
-            if done(self.rows[place]):
-                found.append(self.rows[place])
+            if is_done(self.rows[place]):
+                removed.append(self.rows[place])
                 last = self.rows.pop()
                 if place < len(self.rows):
                     self.rows[place] = last
-                    self._cache.move(len(self.rows), place, last.length)
-        return found[::-1]
+                    self._cache.move_row(len(self.rows), place, last.length)
+        return removed[::-1]
 
-    def drop(self) -> None:
+    def clear(self) -> None:
         """Forget all rows, after a pass that failed in the middle."""
         self.rows = []
-        self._cache = self._forward.key_values()
+        self._cache = self._forward.new_cache()
 
-    def _write(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
-        """The likeliest token that each row's grammar admits, behind hidden states (rows, size)."""
+    def _append_tokens(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
+        """Append the most likely token that each row's grammar allows, given hidden states (rows, hidden size)."""
         logits = self._forward.logits(hidden)
         for place, row in enumerate(rows):
             if row.matcher is not None:
-                logits[place] = admitted(row.matcher, logits[place])
-        for row, token in zip(rows, likeliest(logits).tolist(), strict=True):
+                logits[place] = mask_logits(row.matcher, logits[place])
+        for row, token in zip(rows, argmax(logits).tolist(), strict=True):
             row.ids.append(token)
-            row.stopped = token == self._stop_id and not row.endless
+            row.stopped = token == self._stop_id and not row.ignore_stop
             if row.matcher is not None and not row.stopped:
                 row.matcher.consume_token(token)
             if row.matcher is not None and row.matcher.is_error():
-                row.error = cannot_go_on(row.matcher)
+                row.error = grammar_error(row.matcher)
 
 
-def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The place of the largest number of each row, the first of several; (rows, vocabulary) -> (rows,).
+def argmax(logits: torch.Tensor) -> torch.Tensor:
+    """Index of the largest number of each row, the first of equal ones; (rows, vocabulary) -> (rows,).
 
-    Of each block of the vocabulary first: `argmax` over it all takes several times as long on a CPU.
+    It is found per block of the vocabulary first: `torch.argmax` over the whole takes several times as long on a CPU.
     """
     block = math.gcd(logits.shape[1], 256)
     blocks = logits.view(len(logits), -1, block)
     best = blocks.amax(-1).argmax(-1)
-    within = blocks[torch.arange(len(logits), device=logits.device), best].argmax(-1)
-    return best * block + within
+    in_block = blocks[torch.arange(len(logits), device=logits.device), best].argmax(-1)
+    return best * block + in_block

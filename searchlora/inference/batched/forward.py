@@ -1,4 +1,4 @@
-"""A base model that computes rows with adapters of their own over keys and values that lie in place."""
+"""Forward pass of a base model over rows that each have their own adapter and length, with an in-place KV cache."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import torch
 
 from searchlora.errors import EngineError
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.frozen_linear import Linear, is_linear, packing, side_by_side
-from searchlora.inference.batched.fused_layers import take_over_layers
-from searchlora.inference.batched.kv_cache import KeyValues
-from searchlora.inference.batched.lora_layers import take_over
-from searchlora.inference.batched.lora_mapping import route
-from searchlora.inference.batched.native.huge_pages import in_large_pages
-from searchlora.inference.batched.norms import take_over_norms
+from searchlora.inference.batched.frozen_linear import FrozenLinear, can_prepack, is_linear, merged_linear
+from searchlora.inference.batched.fused_layers import fuse_decoder_layers, fuse_norms
+from searchlora.inference.batched.kv_cache import KVCache
+from searchlora.inference.batched.lora_layers import add_lora_layers
+from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.native.huge_pages import use_huge_pages
 
 
-class NotFinite(Exception):
-    """A pass whose outcome is no finite number in some rows; these are empty in the cache now.
+class NonFiniteOutput(Exception):
+    """A forward pass with NaN or infinite hidden states in some rows; these rows of the cache are cleared.
 
     Args:
-        rows: Their places in the pass.
+        rows: Their indices in the pass.
     """
 
     def __init__(self, rows: Sequence[int]) -> None:
@@ -30,8 +29,8 @@ class NotFinite(Exception):
         super().__init__(f"no finite numbers in rows {list(rows)}")
 
     @staticmethod
-    def of(adapter: str | None) -> EngineError:
-        """What those are told who asked for an adapter."""
+    def as_engine_error(adapter: str | None) -> EngineError:
+        """The error for a request with this adapter."""
         return EngineError(
             "computes no finite numbers for this prompt",
             where=adapter or "the base model",
@@ -40,48 +39,53 @@ class NotFinite(Exception):
 
 
 class Forward:
-    """Owns the model: its linear layers are taken over, so nobody else may use it afterwards.
+    """Runs a model. Its linear layers are replaced, so nobody else may use the model afterwards.
 
     Args:
-        model: A base from `models.load.load_model`.
+        model: A base model from `models.load.load_model` that `is_supported`.
+
+    Attributes:
+        device, dtype, config: Of the model.
+        vocabulary: Number of logits.
+        lora_layers: The linear layers with their LoRA slots.
     """
 
     def __init__(self, model: Any) -> None:
-        self.device = model.device
-        self.dtype = model.dtype
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
-        self.vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head: Linear = side_by_side([model.get_output_embeddings()], packing(model))
-        self.projections = take_over(model)
-        take_over_norms(model)
+        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], can_prepack(model))
+        self.lora_layers = add_lora_layers(model)
+        fuse_norms(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
-        take_over_layers(model)
-        weights = [*(group.base for group in self.projections.groups), self._head]
-        in_large_pages(each for weight in weights for each in weight.held())
+        fuse_decoder_layers(model)
+        weights = [*(group.base for group in self.lora_layers.groups), self._head]
+        use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
 
-    def key_values(self) -> KeyValues:
-        """Empty ones."""
-        return KeyValues(self.config.num_hidden_layers)
+    def new_cache(self) -> KVCache:
+        """An empty KV cache for this model."""
+        return KVCache(self.config.num_hidden_layers)
 
-    def hidden(
-        self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor, slots: Sequence[int], cache: KeyValues
+    def hidden_states(
+        self, ids: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, slots: Sequence[int], cache: KVCache
     ) -> torch.Tensor:
-        """The last hidden states, shape (rows, new, size).
+        """The last layer's hidden states, shape (rows, new, hidden size).
 
         Args:
-            ids, positions: Shape (rows, new).
-            seen: Whether each new token sees each column of the cache; shape (rows, new, columns), bool.
-            slots: Of each row.
-            cache: Told by `KeyValues.block` where the new tokens go.
+            ids, positions: Token ids and positions, shape (rows, new).
+            visible: Whether each new token attends to each column of the cache; bool, shape (rows, new, columns).
+            slots: LoRA slot of each row.
+            cache: A cache that `KVCache.begin_pass` has prepared for this pass.
 
         Raises:
-            NotFinite: where some rows give no finite numbers.
+            NonFiniteOutput: if hidden states of some rows are not finite.
         """
-        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(~seen.to(self.device), torch.finfo(self.dtype).min)
-        self.projections.worn.routing = route(slots, self.device)
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(~visible.to(self.device), torch.finfo(self.dtype).min)
+        self.lora_layers.active.mapping = map_rows(slots, self.device)
         output: torch.Tensor = self._backbone(
             input_ids=ids.to(self.device),
             attention_mask=mask[:, None],
@@ -91,23 +95,22 @@ class Forward:
         ).last_hidden_state
         finite = output.isfinite().flatten(1).all(1)
         if not bool(finite.all()):
-            spoiled = [row for row, good in enumerate(finite.tolist()) if not good]
-            # Left there, they would spoil rows that come after: a masked column counts zero times what is in it.
-            cache.wipe(spoiled)
-            raise NotFinite(spoiled)
+            rows = [row for row, is_finite in enumerate(finite.tolist()) if not is_finite]
+            # A masked column still counts as zero times its content, and zero times NaN is NaN.
+            cache.clear_rows(rows)
+            raise NonFiniteOutput(rows)
         return output
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Of hidden states (n, size), shape (n, vocabulary)."""
+        """Logits (n, vocabulary) of hidden states (n, hidden size)."""
         return self._head(hidden)
 
 
-def fits(model: Any) -> bool:
-    """Whether a model computes with `Forward` what it computes without; to be asked before it is taken over.
+def is_supported(model: Any) -> bool:
+    """Whether `Forward` computes what the model itself computes; to be called before its layers are replaced.
 
-    It must attend to everything before a token in every layer, take a mask of four dimensions, positions and an
-    attention function of another's, and give as logits just what its output layer makes of the last hidden states
-    (some scale or cap them afterwards).
+    The model must attend to all earlier tokens in every layer, accept a four-dimensional mask, positions and another
+    attention function, and its logits must be the output layer of the last hidden states (some scale or cap them).
     """
     config = model.config.get_text_config()
     if model._is_stateful or not model._supports_attention_backend:
@@ -120,52 +123,54 @@ def fits(model: Any) -> bool:
     before = config._attn_implementation
     if before not in ("eager", "sdpa"):
         return False
-    some = torch.arange(6, device=model.device).reshape(2, 3)
-    if not _linears_see_rows(model, some):
+    ids = torch.arange(6, device=model.device).reshape(2, 3)
+    if not _linear_layers_keep_rows(model, ids):
         return False
     with torch.inference_mode():
-        model.set_attn_implementation("eager")  # which rounds as `attend` does
-        wanted = model(some, use_cache=False).logits
+        model.set_attn_implementation("eager")  # it rounds as `attention.attend` does
+        expected = model(ids, use_cache=False).logits
         attention.register()
         model.set_attn_implementation(attention.NAME)
         try:
-            cache = KeyValues(config.num_hidden_layers)
-            cache.block(slice(0, 2), 0, 3)
+            cache = KVCache(config.num_hidden_layers)
+            cache.begin_pass(slice(0, 2), 0, 3)
             mask = torch.full((3, 3), torch.finfo(model.dtype).min, dtype=model.dtype, device=model.device).triu(1)
             backbone = getattr(model, model.base_model_prefix)
             hidden = backbone(
-                some,
+                ids,
                 attention_mask=mask.expand(2, 1, 3, 3),
                 position_ids=torch.arange(3, device=model.device).expand(2, 3),
                 cache=cache,
                 use_cache=True,
             ).last_hidden_state
-            found = model.get_output_embeddings()(hidden)
+            actual = model.get_output_embeddings()(hidden)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature, other shapes
             return False
         finally:
             model.set_attn_implementation(before)
-    spread = float(wanted.float().std())
-    return found.shape == wanted.shape and float((found.float() - wanted.float()).abs().max()) < 0.05 * spread
+    spread = float(expected.float().std())
+    difference = (actual.float() - expected.float()).abs().max() if actual.shape == expected.shape else torch.inf
+    return float(difference) < 0.05 * spread
 
 
-def _linears_see_rows(model: Any, some: torch.Tensor) -> bool:
-    """Whether each linear layer that an adapter may change reads (rows, tokens, size), so that it is known whose rows.
+def _linear_layers_keep_rows(model: Any, ids: torch.Tensor) -> bool:
+    """Whether the input of each linear layer that an adapter may change has shape (rows, tokens, size).
 
-    Some models hand their layers all tokens in one row (OPT), or those of an expert only.
+    Otherwise it is unknown which row a vector belongs to: some models flatten the tokens (OPT), or route them to
+    experts.
     """
     head = model.get_output_embeddings()
     shapes: dict[torch.nn.Module, list[tuple[int, ...]]] = {
         layer: [] for layer in model.modules() if is_linear(layer) and layer is not head
     }
     hooks = [
-        layer.register_forward_pre_hook(lambda module, given: shapes[module].append(tuple(given[0].shape[:-1])))
+        layer.register_forward_pre_hook(lambda module, inputs: shapes[module].append(tuple(inputs[0].shape[:-1])))
         for layer in shapes
     ]
     try:
         with torch.inference_mode():
-            model(some, use_cache=False)
+            model(ids, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return all(found == [tuple(some.shape)] for found in shapes.values())
+    return all(seen == [tuple(ids.shape)] for seen in shapes.values())

@@ -1,4 +1,4 @@
-"""The frozen linear layers of a base: how they compute, and how their weights are laid out."""
+"""Frozen linear layers of a base model: how they compute, and the memory layout of their weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.bindings import Items, Kernels, Layers, lying
+from searchlora.inference.batched.native.bindings import Kernels, LoraItems, LoraTables, pack_frozen
 
 
-class Linear(Protocol):
-    """What a frozen linear layer, or several side by side, computes."""
+class FrozenLinear(Protocol):
+    """One frozen linear layer, or several with the same input concatenated along their outputs."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) -> (..., out)."""
@@ -22,14 +22,14 @@ class Linear(Protocol):
     def dense(self) -> torch.Tensor:
         """The weight that is computed with; shape (out, in)."""
 
-    def held(self) -> Sequence[torch.Tensor]:
+    def tensors(self) -> Sequence[torch.Tensor]:
         """What is read at every product."""
 
 
-def packing(model: torch.nn.Module) -> bool:
-    """Whether weights can be laid out once as oneDNN's kernels want them, instead of at every product.
+def can_prepack(model: torch.nn.Module) -> bool:
+    """Whether weights can be packed once in oneDNN's layout, instead of at every product.
 
-    PyTorch offers that for its own compiler (`torch/_inductor/mkldnn_lowerings.py`). On a CPU with bf16 instructions a
+    PyTorch offers this for its own compiler (`torch/_inductor/mkldnn_lowerings.py`). On a CPU with bf16 instructions a
     product with 32 rows takes two thirds of the time then (`benchmarks/multi_adapter`).
     """
     first = next(model.parameters())
@@ -42,7 +42,7 @@ def packing(model: torch.nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainLinear:
     """As `torch.nn.Linear`."""
 
     weight: torch.Tensor
@@ -54,15 +54,19 @@ class Plain:
     def dense(self) -> torch.Tensor:
         return self.weight
 
-    def held(self) -> Sequence[torch.Tensor]:
+    def tensors(self) -> Sequence[torch.Tensor]:
         return (self.weight,)
 
 
-class Packed:
-    """The same with the weight laid out for the CPU; see `packing`.
+class PrepackedLinear:
+    """A linear layer whose weight is packed for the CPU; see `can_prepack`.
 
-    Few rows cost what it takes to read the weight, and our kernel reads it faster than oneDNN's. How oneDNN lays it out
-    is its own affair and may be another way tomorrow, so it is looked at first.
+    Products with few rows are bound by reading the weight, which the compiled kernel does faster than oneDNN. oneDNN
+    does not document its layout, so the packed weight is compared with the layout that the kernel expects.
+
+    Args:
+        weight: Shape (out, in), bf16.
+        bias: Shape (out,).
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -70,62 +74,62 @@ class Packed:
         self._product = torch.ops.mkldnn._linear_pointwise.default
         self._bias = bias
         self._size_out = len(weight)
-        of_kind = bias is None or bias.dtype == weight.dtype
-        self._compiled = _reading(weight, self._packed) if of_kind else None
-        self._most = 0 if self._compiled is None else self._compiled.few * weight.shape[1]  # numbers of x
-        self._place: int = torch.ops.mkldnn.data_ptr(self._packed)
+        same_dtype = bias is None or bias.dtype == weight.dtype
+        self._compiled = _kernels_for(weight, self._packed) if same_dtype else None
+        self._max_numel = 0 if self._compiled is None else self._compiled.max_rows * weight.shape[1]  # of x
+        self._address: int = torch.ops.mkldnn.data_ptr(self._packed)
 
-    def is_few(self, x: torch.Tensor) -> bool:
-        """Whether our kernel computes it."""
-        return x.numel() <= self._most and x.dtype == torch.bfloat16
+    def uses_kernel(self, x: torch.Tensor) -> bool:
+        """Whether the compiled kernel computes this input."""
+        return x.numel() <= self._max_numel and x.dtype == torch.bfloat16
 
-    def adds(self, x: torch.Tensor) -> bool:
-        """Whether it can add what adapters do as well."""
-        return self._compiled is not None and self._compiled.adds and self.is_few(x)
+    def can_add_lora(self, x: torch.Tensor) -> bool:
+        """Whether the kernel can add the rows' adapters in the same product."""
+        return self._compiled is not None and self._compiled.fuses_lora and self.uses_kernel(x)
 
-    def few(self, x: torch.Tensor, worn: tuple[Layers, Items] | None = None) -> torch.Tensor:
-        """What our kernel computes, and what adapters add; see `Kernels.linear`."""
+    def run_kernel(self, x: torch.Tensor, lora: tuple[LoraTables, LoraItems] | None = None) -> torch.Tensor:
+        """The product by the compiled kernel, with the rows' adapters added; see `Kernels.linear`."""
         assert self._compiled is not None
-        return self._compiled.linear(x, self._place, self._bias, self._size_out, worn)
+        return self._compiled.linear(x, self._address, self._bias, self._size_out, lora)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.is_few(x):
-            return self.few(x)
-        found: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
-        return found
+        if self.uses_kernel(x):
+            return self.run_kernel(x)
+        product: torch.Tensor = self._product(x, self._packed, self._bias, "none", [], "")
+        return product
 
     def dense(self) -> torch.Tensor:
         dense: torch.Tensor = self._packed.to_dense()
         return dense
 
-    def held(self) -> Sequence[torch.Tensor]:
+    def tensors(self) -> Sequence[torch.Tensor]:
         return (self._packed,)
 
 
-def _reading(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
-    """What reads a weight as oneDNN laid it out; None where nothing of ours can."""
+def _kernels_for(weight: torch.Tensor, packed: torch.Tensor) -> Kernels | None:
+    """The kernels that can read a weight as oneDNN packed it; None if there are none."""
     compiled, size = kernels(weight), torch.ops.mkldnn._nbytes(packed)
-    wanted = lying(weight, compiled.wide) if compiled is not None and compiled.few else None
-    if wanted is None or size != weight.nbytes:
+    expected = pack_frozen(weight, compiled.panel) if compiled is not None and compiled.max_rows else None
+    if expected is None or size != weight.nbytes:
         return None
     memory = (ctypes.c_char * size).from_address(torch.ops.mkldnn.data_ptr(packed))
-    found = torch.frombuffer(memory, dtype=torch.int16).view(wanted.shape)
-    return compiled if torch.equal(found, wanted.view(torch.int16)) else None
+    actual = torch.frombuffer(memory, dtype=torch.int16).view(expected.shape)
+    return compiled if torch.equal(actual, expected.view(torch.int16)) else None
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A layer of another kind (4-bit, GPT-2's) computes as it did."""
+class WrappedLinear:
+    """A layer of another class (4-bit, GPT-2's Conv1D) that computes as it did."""
 
     layer: Any
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.layer(x)
-        return found
+        product: torch.Tensor = self.layer(x)
+        return product
 
     def dense(self) -> torch.Tensor:
-        # Not from the layer's own weight: bitsandbytes lays 4-bit weights out anew in their first forward pass on a
-        # CPU, and what it then makes of them itself is another matrix.
+        # Not from the layer's own weight: bitsandbytes repacks 4-bit weights in their first forward pass on a CPU, and
+        # its own dequantisation of the repacked weight is another matrix.
         _, size_in = shape_of(self.layer)
         parameter = next(iter(self.layer.parameters()))
         dtype = parameter.dtype if parameter.is_floating_point() else torch.bfloat16
@@ -133,18 +137,18 @@ class Kept:
             columns: torch.Tensor = self.layer(torch.eye(size_in, dtype=dtype, device=parameter.device)).T.float()
             return columns if self.layer.bias is None else columns - self.layer.bias.float()[:, None]
 
-    def held(self) -> Sequence[torch.Tensor]:
+    def tensors(self) -> Sequence[torch.Tensor]:
         return tuple(self.layer.parameters())
 
 
-def linear(weight: torch.Tensor, bias: torch.Tensor | None, packed: bool) -> Linear:
-    """A frozen layer of a weight (out, in)."""
-    return Packed(weight, bias) if packed else Plain(weight, bias)
+def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None, prepack: bool) -> FrozenLinear:
+    """A frozen layer with a weight of shape (out, in)."""
+    return PrepackedLinear(weight, bias) if prepack else PlainLinear(weight, bias)
 
 
 def is_linear(layer: torch.nn.Module) -> bool:
-    """Whether an adapter may change it."""
-    if isinstance(layer, torch.nn.Linear):  # bitsandbytes' 4-bit layers among them
+    """Whether an adapter may change the layer."""
+    if isinstance(layer, torch.nn.Linear):  # including bitsandbytes' 4-bit layers
         return True
     return type(layer).__name__ == "Conv1D"  # GPT-2's, whose weight is (in, out)
 
@@ -156,19 +160,19 @@ def shape_of(layer: Any) -> tuple[int, int]:
     return layer.nf, layer.nx
 
 
-def side_by_side(layers: Sequence[Any], packed: bool) -> Linear:
-    """Layers of the same input as one; a layer of another kind than torch's own stands alone."""
+def merged_linear(layers: Sequence[Any], prepack: bool) -> FrozenLinear:
+    """Layers with the same input as one product; a layer of another class than torch's own must come alone."""
     if not all(type(layer) is torch.nn.Linear for layer in layers):
-        return Kept(layers[0])
+        return WrappedLinear(layers[0])
     weights = [layer.weight.detach() for layer in layers]
-    return linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias_of(layers), packed)
+    return frozen_linear(weights[0] if len(weights) == 1 else torch.cat(weights), merged_bias(layers), prepack)
 
 
-def bias_of(layers: Sequence[Any]) -> torch.Tensor | None:
-    """Of layers side by side, shape (out,); None where none has one."""
-    given = [layer.bias.detach() for layer in layers if layer.bias is not None]
-    if not given:
+def merged_bias(layers: Sequence[Any]) -> torch.Tensor | None:
+    """The biases of merged layers, shape (out,); None if none has one."""
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    if not biases:
         return None
     return torch.cat(
-        [given[0].new_zeros(shape_of(each)[0]) if each.bias is None else each.bias.detach() for each in layers]
+        [biases[0].new_zeros(shape_of(each)[0]) if each.bias is None else each.bias.detach() for each in layers]
     )

@@ -1,7 +1,7 @@
-"""Decoder layers whose steps between the products are computed in one go each, where a model's layers are like Llama's.
+"""Fused RMSNorm and Llama decoder layers: the steps between matrix products as one compiled kernel each.
 
-The model's own code takes about a hundred small operations a layer, which for one token a row cost as much time as the
-products (`benchmarks/multi_adapter`).
+The model's own code takes about a hundred small operations per layer, which for one token per row cost as much time as
+the matrix products (`benchmarks/multi_adapter`). Unsupported layers keep the model's own implementation.
 """
 
 from __future__ import annotations
@@ -11,117 +11,180 @@ from typing import Any
 import torch
 
 from searchlora.inference.batched import attention
-from searchlora.inference.batched.kv_cache import KeyValues
-from searchlora.inference.batched.lora_layers import Group, Member
+from searchlora.inference.batched.kv_cache import KVCache
+from searchlora.inference.batched.lora_layers import LoraLayerGroup, LoraLinear
 from searchlora.inference.batched.native import kernels
 from searchlora.inference.batched.native.bindings import Kernels
-from searchlora.inference.batched.norms import Norm
 
-#: Layers of transformers that compute what Llama's do, by the names of their classes. Others have the same parts, but
-#: turn the heads of some layers only, or scale queries at far positions, which a look at a few tokens does not show.
-_LIKE_LLAMA = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+#: Class names of transformers' layers that compute what Llama's do. Others have the same parts but rotate the heads of
+#: some layers only, or scale queries at far positions, which a comparison on a few tokens does not show.
+_LLAMA_LIKE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+
+#: What calling a layer with an unexpected signature or shapes can raise.
+_CALL_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
-class DecoderLayer(torch.nn.Module):
-    """Stands in the model where a decoder layer stood.
+class FusedRMSNorm(torch.nn.Module):
+    """Replaces an RMSNorm module (arXiv:1910.07467) by one kernel; PyTorch takes eight passes over the numbers.
 
     Args:
-        layer: What stood there, one of `_LIKE_LLAMA`; its linear layers and norms are taken over.
-        place: Its number.
-        compiled: Computes what lies between the products.
+        norm: The module to replace.
+        compiled: The kernels.
+        epsilon: Epsilon of the norm.
+
+    Attributes:
+        parameters_of_kernel: Weight and epsilon, as `Kernels.rms_norm` takes them.
     """
 
-    def __init__(self, layer: Any, place: int, compiled: Kernels) -> None:
+    def __init__(self, norm: Any, compiled: Kernels, epsilon: float) -> None:
         super().__init__()
-        attending, mlp = layer.self_attn, layer.mlp
-        self._place, self._compiled = place, compiled
-        self._size: int = attending.head_dim
-        self._key_heads = attending.k_proj.size // self._size
-        self._scale: float = attending.scaling
-        self._before: tuple[torch.Tensor, float] = layer.input_layernorm.told
-        self._between: tuple[torch.Tensor, float] = layer.post_attention_layernorm.told
-        self._inward: Group = attending.q_proj.group
-        self._outward: Group = attending.o_proj.group
-        self._gate_up: Group = mlp.gate_proj.group
-        self._down: Group = mlp.down_proj.group
+        self._norm = norm
+        self._compiled = compiled
+        self.parameters_of_kernel: tuple[torch.Tensor, float] = (norm.weight.detach().contiguous(), epsilon)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As the norm: the same shape as x."""
+        if x.dtype != self.parameters_of_kernel[0].dtype:
+            return self._norm(x)  # type: ignore[no-any-return]
+        return self._compiled.rms_norm(x, *self.parameters_of_kernel)
+
+
+def fuse_norms(model: Any) -> None:
+    """Replace each RMSNorm of a model whose kernel computes the same, if there are kernels."""
+    for path, norm in list(model.named_modules()):
+        if not type(norm).__name__.endswith("RMSNorm"):
+            continue
+        fused = _fused_norm(norm)
+        if fused is not None:
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, fused)
+
+
+def _fused_norm(norm: Any) -> FusedRMSNorm | None:
+    """None if there are no kernels, or the norm computes something else (some add 1 to their weight)."""
+    weight, epsilon = getattr(norm, "weight", None), getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 1 or not isinstance(epsilon, float):
+        return None
+    compiled = kernels(weight)
+    if compiled is None:
+        return None
+    fused = FusedRMSNorm(norm, compiled, epsilon)
+    x = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+    with torch.inference_mode():
+        expected, actual = norm(x), fused(x)
+    tolerance = 4 * torch.finfo(weight.dtype).eps * expected.abs().float().clamp(min=1e-3)
+    same = actual.dtype == expected.dtype and bool(((actual.float() - expected.float()).abs() <= tolerance).all())
+    return fused if same else None
+
+
+class FusedDecoderLayer(torch.nn.Module):
+    """Replaces a decoder layer.
+
+    Args:
+        layer: The layer to replace, one of `_LLAMA_LIKE`; its linear layers and norms are reused.
+        index: Its index in the model.
+        compiled: The kernels for norm, rotary embedding, attention and SwiGLU.
+    """
+
+    def __init__(self, layer: Any, index: int, compiled: Kernels) -> None:
+        super().__init__()
+        attn, mlp = layer.self_attn, layer.mlp
+        self._index, self._compiled = index, compiled
+        self.head_size: int = attn.head_dim
+        self._key_heads = attn.k_proj.size // self.head_size
+        self._scale: float = attn.scaling
+        self.input_norm: tuple[torch.Tensor, float] = layer.input_layernorm.parameters_of_kernel
+        self._mlp_norm: tuple[torch.Tensor, float] = layer.post_attention_layernorm.parameters_of_kernel
+        self.qkv: LoraLayerGroup = attn.q_proj.group
+        self._output: LoraLayerGroup = attn.o_proj.group
+        self._gate_up: LoraLayerGroup = mlp.gate_proj.group
+        self._down: LoraLayerGroup = mlp.down_proj.group
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        cache: KeyValues,
+        cache: KVCache,
         **unused: Any,
     ) -> torch.Tensor:
-        """As the layer: (rows, tokens, size), the same shape."""
+        """As the layer: (rows, new, hidden size) -> the same shape."""
         del unused
         compiled = self._compiled
-        x = self._inward.all(compiled.norm(hidden_states, *self._before))
-        keys, values, starts = cache.of_layer(self._place, self._key_heads, self._size, x)
-        query = compiled.rotate(x, position_embeddings, keys, values, starts)
+        x = self.qkv.all(compiled.rms_norm(hidden_states, *self.input_norm))
+        keys, values, starts = cache.layer_views(self._index, self._key_heads, self.head_size, x)
+        query = compiled.rope(x, position_embeddings, keys, values, starts)
         attended, _ = attention.attend(self, query, keys, values, attention_mask, self._scale)
-        x = self._outward.all(attended.flatten(2))
-        normed = compiled.norm(x, *self._between, residual=hidden_states.contiguous())  # x is their sum now
-        return self._down.all(compiled.gate(self._gate_up.all(normed))).add_(x)
+        x = self._output.all(attended.flatten(2))
+        # The kernel adds the residual to x in place before it norms: x is the sum afterwards.
+        normed = compiled.rms_norm(x, *self._mlp_norm, residual=hidden_states.contiguous())
+        return self._down.all(compiled.swiglu(self._gate_up.all(normed))).add_(x)
 
 
-def take_over_layers(model: Any) -> None:
-    """Put a `DecoderLayer` in the place of each layer that it computes as the model does, where there are kernels.
+def fuse_decoder_layers(model: Any) -> None:
+    """Replace each decoder layer whose fused version computes the same, if there are kernels.
 
     Args:
-        model: With linear layers, norms and attention that are taken over.
+        model: A model whose linear layers, norms and attention are replaced already.
     """
     backbone = getattr(model, model.base_model_prefix)
     layers, rotary = getattr(backbone, "layers", None), getattr(backbone, "rotary_emb", None)
     compiled = kernels(next(model.parameters()))
     if compiled is None or rotary is None or not isinstance(layers, torch.nn.ModuleList):
         return
-    for place, layer in enumerate(layers):
-        if _is_like_llama(layer, place, compiled.dtype):
-            ours = DecoderLayer(layer, place, compiled)
-            if _same(layer, ours, rotary, model.config.get_text_config()):
-                layers[place] = ours
+    for index, layer in enumerate(layers):
+        if _is_llama_like(layer, index, compiled.dtype):
+            fused = FusedDecoderLayer(layer, index, compiled)
+            if _computes_the_same(layer, fused, rotary, model.config.get_text_config()):
+                layers[index] = fused
 
 
-def _is_like_llama(layer: Any, place: int, dtype: torch.dtype) -> bool:
-    if type(layer).__name__ not in _LIKE_LLAMA or layer.self_attn.layer_idx != place:
+def _is_llama_like(layer: Any, index: int, dtype: torch.dtype) -> bool:
+    if type(layer).__name__ not in _LLAMA_LIKE or layer.self_attn.layer_idx != index:
         return False
-    attending, mlp = layer.self_attn, layer.mlp
+    attn, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    joined = ((attending.q_proj, attending.k_proj, attending.v_proj), (mlp.gate_proj, mlp.up_proj))
-    some = torch.linspace(-4, 4, 9)
+    grouped = ((attn.q_proj, attn.k_proj, attn.v_proj), (mlp.gate_proj, mlp.up_proj))
+    x = torch.linspace(-4, 4, 9)
     return (
-        torch.equal(mlp.act_fn(some), torch.nn.functional.silu(some))
-        and all(isinstance(each, Norm) and each.told[0].dtype == dtype for each in norms)
-        and all(isinstance(each, Member) for each in (attending.o_proj, mlp.down_proj))
-        and all(isinstance(each, Member) and each.group is first.group for first, *others in joined for each in others)
+        torch.equal(mlp.act_fn(x), torch.nn.functional.silu(x))
+        and all(isinstance(each, FusedRMSNorm) and each.parameters_of_kernel[0].dtype == dtype for each in norms)
+        and all(isinstance(each, LoraLinear) for each in (attn.o_proj, mlp.down_proj))
+        and all(
+            isinstance(each, LoraLinear) and each.group is first.group for first, *others in grouped for each in others
+        )
     )
 
 
-def _same(layer: Any, ours: DecoderLayer, rotary: Any, config: Any) -> bool:
-    """Whether both compute the same of random rows (a second look: what it is goes by its class)."""
-    dtype = ours._before[0].dtype
+def _computes_the_same(layer: Any, fused: FusedDecoderLayer, rotary: Any, config: Any) -> bool:
+    """Whether both compute the same for random rows (in addition to the check by class name)."""
+    dtype = fused.input_norm[0].dtype
     positions = torch.arange(3, 6).expand(2, 3)
     generator = torch.Generator().manual_seed(0)
-    # Small beside what the layer adds: that is what is compared.
-    some = 0.1 * torch.randn(2, 3, ours._inward.size_in, generator=generator).to(dtype)
+    # Small beside what the layer adds, so that the comparison is about that.
+    x = 0.1 * torch.randn(2, 3, fused.qkv.size_in, generator=generator).to(dtype)
     mask = torch.full((3, 3), torch.finfo(dtype).min, dtype=dtype).triu(1).expand(2, 1, 3, 3)
-    found = []
+    outputs = []
     with torch.inference_mode():
-        turn = rotary(some, positions)
-        if any(each.shape != (2, 3, ours._size) or each.dtype != dtype for each in turn):
+        embeddings = rotary(x, positions)
+        if any(each.shape != (2, 3, fused.head_size) or each.dtype != dtype for each in embeddings):
             return False
-        for each in (layer, ours):
-            cache = KeyValues(config.num_hidden_layers)
-            cache.block(slice(0, 2), 0, 3)
-            how = {"attention_mask": mask, "position_ids": positions, "position_embeddings": turn, "cache": cache}
+        for each in (layer, fused):
+            cache = KVCache(config.num_hidden_layers)
+            cache.begin_pass(slice(0, 2), 0, 3)
+            inputs = {
+                "attention_mask": mask,
+                "position_ids": positions,
+                "position_embeddings": embeddings,
+                "cache": cache,
+            }
             try:
-                out = each(some, use_cache=True, **how)
-            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # another signature
+                out = each(x, use_cache=True, **inputs)
+            except _CALL_ERRORS:
                 return False
-            if not isinstance(out, torch.Tensor) or out.dtype != dtype or out.shape != some.shape:
+            if not isinstance(out, torch.Tensor) or out.dtype != dtype or out.shape != x.shape:
                 return False
-            found.append(out)
-    wanted, got = (each.float() for each in found)
-    near = 0.03 * (wanted - some.float()).std() + 2 * torch.finfo(dtype).eps * wanted.abs()
-    return bool(((got - wanted).abs() <= near).all())
+            outputs.append(out)
+    expected, actual = (each.float() for each in outputs)
+    tolerance = 0.03 * (expected - x.float()).std() + 2 * torch.finfo(dtype).eps * expected.abs()
+    return bool(((actual - expected).abs() <= tolerance).all())

@@ -1,4 +1,4 @@
-"""Keys and values of all rows under way, written in place; nothing is put together anew as rows grow."""
+"""KV cache shared by all rows of a batch, written in place; rows have lengths of their own."""
 
 from __future__ import annotations
 
@@ -8,146 +8,155 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from searchlora.inference.batched.native.huge_pages import in_large_pages
+from searchlora.inference.batched.native.huge_pages import use_huge_pages
 
-#: Columns are made by so many at once.
-_STEP = 64
+#: Columns are allocated in multiples of this.
+_COLUMN_STEP = 64
 
 
-class KeyValues(Cache):  # type: ignore[misc]
-    """A transformers cache whose rows each have a length of their own.
+class KVCache(Cache):  # type: ignore[misc]
+    """A transformers cache of one tensor, shape (layers, 2, rows, key heads, columns, head size).
 
-    Before a forward pass `block` says where it writes and how far it looks; what each token sees is the mask's affair.
+    `begin_pass` says where the next forward pass writes and how many columns it reads; the attention mask decides which
+    columns a token sees.
 
     Args:
-        layers: Of the model.
+        layers: Number of layers of the model.
     """
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[])
-        self._count = layers
-        self._least = (0, 0)  # rows and columns that there is room for as soon as the sizes of heads are known
-        self._all: torch.Tensor | None = None  # (layers, 2, rows, key heads, columns, size)
+        self._layer_count = layers
+        self._reserved = (0, 0)  # rows and columns to allocate as soon as the head sizes are known
+        self._data: torch.Tensor | None = None
         self._rows = slice(0, 0)
         self._start: int | torch.Tensor = 0
-        self._seen = 0
-        self._laid: list[tuple[torch.Tensor, ...]] = []  # of each layer, what `of_layer` gives
+        self._columns = 0
+        self._views: list[tuple[torch.Tensor, ...]] = []  # of each layer, see `layer_views`
 
-    def block(self, rows: slice, start: int | torch.Tensor, seen: int) -> None:
-        """What the next forward pass computes.
+    def begin_pass(self, rows: slice, start: int | torch.Tensor, columns: int) -> None:
+        """Set what the next forward pass writes and reads.
 
         Args:
-            rows: Which rows.
-            start: The column of the first new token, of all rows or (shape: (rows,)) of each.
-            seen: Columns that are looked at, from the first.
+            rows: The rows of the pass.
+            start: Column of the first new token, one for all rows or one per row (shape (rows,)).
+            columns: Number of columns that attention reads, from the first.
         """
-        self._rows, self._start, self._seen = rows, start, seen
-        self._laid = []
-        if self._all is not None:
-            self._all = self._grown(self._all, rows.stop, seen)
+        self._rows, self._start, self._columns = rows, start, columns
+        self._views = []
+        if self._data is not None:
+            self._data = self._with_room(self._data, rows.stop, columns)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a layer's new keys and values (rows, key heads, new, size); give all that are looked at."""
-        every = self._made(key_states.shape[1], key_states.shape[3], key_states)
-        found = []
-        for place, states in enumerate((key_states, value_states)):
-            kept = every[layer_idx, place, self._rows]
+        """Write a layer's new keys and values (rows, key heads, new, head size); return all columns of the pass."""
+        data = self._allocated(key_states.shape[1], key_states.shape[3], key_states)
+        read = []
+        for part, states in enumerate((key_states, value_states)):
+            target = data[layer_idx, part, self._rows]
             new = states.shape[2]
             if isinstance(self._start, int):
-                kept[:, :, self._start : self._start + new] = states
+                target[:, :, self._start : self._start + new] = states
             elif new == 1:
-                kept[_numbers(len(kept), kept), :, self._start] = states[:, :, 0]
+                target[_arange(len(target), target), :, self._start] = states[:, :, 0]
             else:
-                columns = self._start[:, None] + _numbers(new, kept)
-                kept[_numbers(len(kept), kept)[:, None], :, columns] = states.transpose(1, 2)
-            found.append(kept[:, :, : self._seen])
-        return found[0], found[1]
+                columns = self._start[:, None] + _arange(new, target)
+                target[_arange(len(target), target)[:, None], :, columns] = states.transpose(1, 2)
+            read.append(target[:, :, : self._columns])
+        return read[0], read[1]
 
-    def of_layer(self, layer: int, heads: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For a layer that writes its new keys and values itself, in place.
+    def layer_views(self, layer: int, heads: int, size: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The cache of one layer, for a layer that writes its new keys and values in place.
+
+        Args:
+            layer: Index of the layer.
+            heads, size: Number of key heads and head size.
+            like: A tensor of the cache's dtype and device.
 
         Returns:
-            Keys and values that are looked at, shape (rows, key heads, columns, size), and the column of each row's
-            first new token, shape (rows,).
+            Keys and values of the pass, shape (rows, key heads, columns, head size), and the column of each row's first
+            new token, shape (rows,).
         """
-        if not self._laid:
-            looked_at = self._made(heads, size, like)[:, :, self._rows, :, : self._seen]
+        if not self._views:
+            window = self._allocated(heads, size, like)[:, :, self._rows, :, : self._columns]
             start = self._start
-            starts = torch.full((looked_at.shape[2],), start) if isinstance(start, int) else start
-            self._laid = [(*of_layer.unbind(), starts) for of_layer in looked_at]
-        return self._laid[layer]
+            starts = torch.full((window.shape[2],), start) if isinstance(start, int) else start
+            self._views = [(*of_layer.unbind(), starts) for of_layer in window]
+        return self._views[layer]
 
-    def _made(self, heads: int, size: int, like: torch.Tensor) -> torch.Tensor:
-        """All of it, once it is known how large the heads are."""
-        if self._all is None:
-            self._all = self._grown(like.new_zeros(self._count, 2, 0, heads, 0, size), self._rows.stop, self._seen)
-        return self._all
+    def _allocated(self, heads: int, size: int, like: torch.Tensor) -> torch.Tensor:
+        if self._data is None:
+            empty = like.new_zeros(self._layer_count, 2, 0, heads, 0, size)
+            self._data = self._with_room(empty, self._rows.stop, self._columns)
+        return self._data
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nothing is asked by length: positions and masks are given."""
+        """0: positions and masks are passed explicitly, nothing is derived from a length."""
         del layer_idx
         return 0
 
-    def make_room(self, rows: int, columns: int, tokens: int) -> None:
-        """Room for rows and columns; all that is in use must lie within, what lies beyond may be given back.
+    def reserve(self, rows: int, columns: int, tokens: int) -> None:
+        """Make room for rows and columns. Memory beyond them may be freed, so rows in use must lie within.
 
         Args:
-            tokens: Where rows are few, room for more is made at once, up to so many rows times columns.
+            rows, columns: Sizes needed now.
+            tokens: Budget of rows times columns up to which more rows are allocated at once.
         """
-        columns = -(-columns // _STEP) * _STEP
-        self._least = (rows, columns)
-        self._laid = []
-        if self._all is not None:
-            had_rows, had_columns = self._all.shape[2], self._all.shape[4]
+        columns = -(-columns // _COLUMN_STEP) * _COLUMN_STEP
+        self._reserved = (rows, columns)
+        self._views = []
+        if self._data is not None:
+            had_rows, had_columns = self._data.shape[2], self._data.shape[4]
             if rows > had_rows:
-                self._all = _copied(self._all, max(rows, min(2 * had_rows, tokens // columns)), columns)
+                self._data = _resized(self._data, max(rows, min(2 * had_rows, tokens // columns)), columns)
             elif columns > had_columns:
-                self._all = _copied(self._all, rows, columns)
+                self._data = _resized(self._data, rows, columns)
 
-    def wipe(self, places: Sequence[int]) -> None:
-        """Empty whole rows, by their places in the block."""
-        if self._all is not None:
-            for place in places:
-                self._all[:, :, self._rows.start + place] = 0
+    def clear_rows(self, rows: Sequence[int]) -> None:
+        """Set rows to zero, by their index in the pass."""
+        if self._data is not None:
+            for row in rows:
+                self._data[:, :, self._rows.start + row] = 0
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Let a row stand in the place of another."""
-        assert self._all is not None
-        self._all[:, :, target, :, :length] = self._all[:, :, source, :, :length]
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` columns of a row over another row."""
+        assert self._data is not None
+        self._data[:, :, target, :, :length] = self._data[:, :, source, :, :length]
 
-    def taken(self, row: int, *columns: slice) -> torch.Tensor:
-        """A copy of columns of a row, side by side; shape (layers, 2, key heads, columns, size)."""
-        assert self._all is not None
-        return torch.cat([self._all[:, :, row, :, each] for each in columns], dim=3)
+    def copy_columns(self, row: int, *columns: slice) -> torch.Tensor:
+        """A copy of columns of a row, concatenated; shape (layers, 2, key heads, columns, head size)."""
+        assert self._data is not None
+        return torch.cat([self._data[:, :, row, :, each] for each in columns], dim=3)
 
-    def give(self, row: int, columns: torch.Tensor) -> None:
-        """Put what `taken` gave at the beginning of a row."""
+    def paste_columns(self, row: int, columns: torch.Tensor) -> None:
+        """Write the result of `copy_columns` to the beginning of a row."""
         length = columns.shape[3]
-        if self._all is None:
+        if self._data is None:
             layers, _, heads, _, size = columns.shape
-            self._all = columns.new_zeros(layers, 2, 0, heads, 0, size)
-        self._all = self._grown(self._all, row + 1, length)
-        self._all[:, :, row, :, :length] = columns
+            self._data = columns.new_zeros(layers, 2, 0, heads, 0, size)
+        self._data = self._with_room(self._data, row + 1, length)
+        self._data[:, :, row, :, :length] = columns
 
-    def _grown(self, now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """With room for so many rows and columns at least, beside what there is."""
-        if rows <= now.shape[2] and columns <= now.shape[4]:
-            return now
-        return _copied(now, max(rows, now.shape[2], self._least[0]), max(columns, now.shape[4], self._least[1]))
+    def _with_room(self, data: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        """The data, with at least this many rows and columns."""
+        if rows <= data.shape[2] and columns <= data.shape[4]:
+            return data
+        return _resized(
+            data, max(rows, data.shape[2], self._reserved[0]), max(columns, data.shape[4], self._reserved[1])
+        )
 
 
-def _copied(now: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """With so many rows and columns, what was there in its place."""
-    layers, two, had_rows, heads, had_columns, size = now.shape
-    new = now.new_empty(layers, two, rows, heads, columns, size)
-    in_large_pages([new], empty=True)
+def _resized(data: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A copy with this many rows and columns; new ones are zero."""
+    layers, two, had_rows, heads, had_columns, size = data.shape
+    new = data.new_empty(layers, two, rows, heads, columns, size)
+    use_huge_pages([new], is_empty=True)
     new.zero_()
     kept_rows, kept_columns = min(rows, had_rows), min(columns, had_columns)
-    new[:, :, :kept_rows, :, :kept_columns] = now[:, :, :kept_rows, :, :kept_columns]
+    new[:, :, :kept_rows, :, :kept_columns] = data[:, :, :kept_rows, :, :kept_columns]
     return new
 
 
-def _numbers(count: int, like: torch.Tensor) -> torch.Tensor:
+def _arange(count: int, like: torch.Tensor) -> torch.Tensor:
     return torch.arange(count, device=like.device)

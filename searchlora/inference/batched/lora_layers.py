@@ -1,8 +1,8 @@
-"""The linear layers of a base, with slots for the A and B of many adapters.
+"""Linear layers of a base model with LoRA slots: each row of a batch uses its own A and B.
 
-Layers that read the same input (query, key and value; gate and up) become one product, and so do their A. Each row's
-own A and B are applied as `routing` says, for all adapters of the batch in one batched product (as in Punica,
-arXiv:2310.18547, and S-LoRA, arXiv:2311.03285, whose kernels are for GPUs).
+Layers with the same input (query, key and value; gate and up) are merged into one product, and so are their A. A and B
+are applied as `lora_mapping` says, for all adapters of the batch in one batched product, as in Punica
+(arXiv:2310.18547) and S-LoRA (arXiv:2311.03285), whose kernels are for GPUs.
 """
 
 from __future__ import annotations
@@ -10,179 +10,341 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from searchlora.inference.batched.frozen_linear import bias_of, is_linear, packing, shape_of, side_by_side
-from searchlora.inference.batched.lora_mapping import Routing
-from searchlora.inference.batched.native.huge_pages import in_large_pages
-from searchlora.inference.batched.tables import Change, tables
+from searchlora.inference.batched.frozen_linear import (
+    FrozenLinear,
+    PrepackedLinear,
+    can_prepack,
+    is_linear,
+    merged_bias,
+    merged_linear,
+    shape_of,
+)
+from searchlora.inference.batched.lora_mapping import LoraMapping
+from searchlora.inference.batched.native import kernels
+from searchlora.inference.batched.native.bindings import COLUMNS, DEPTH, Kernels, LoraTables, pack, unpack
+from searchlora.inference.batched.native.huge_pages import use_huge_pages
 
-#: Layers that a transformer block gives the same input, by their names.
-_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+#: Names of layers that get the same input in a transformer block.
+_MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """The weights of an adapter for one linear layer.
+
+    Attributes:
+        a: Shape (rank, in).
+        b: Shape (out, rank), scaling included.
+        factor: Factor of the layer's outputs, shape (out,), for DoRA (arXiv:2402.09353); None for plain LoRA.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    factor: torch.Tensor | None = None
+
+
+class SlotWeights(Protocol):
+    """A and B of all slots for layers with the same input."""
+
+    def reserve(self, slots: int, rank: int) -> None:
+        """Make room for slots of a rank; what is in them stays. If memory runs out, everything is as before."""
+
+    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
+        """Write an adapter's weights for each layer into a slot, None for a layer that it does not change."""
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        """y (rows, tokens, out) plus B·A·x of each row's adapter, x (rows, tokens, in); y may be changed in place."""
+
+    def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        """The base layer's output for x plus B·A·x of each row's adapter; shape (rows, tokens, out)."""
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """A and B."""
+
+
+def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor) -> SlotWeights:
+    """No slots yet.
+
+    Args:
+        size_in: Input size of the layers.
+        spans: Output columns of each layer.
+        like: A tensor with the dtype and device of A and B.
+    """
+    compiled = kernels(like)
+    return TorchSlots(size_in, spans, like) if compiled is None else PackedSlots(size_in, spans, like, compiled)
+
+
+class TorchSlots:
+    """For PyTorch's batched product: A of the layers concatenated, B block-diagonal, so that each is one product."""
+
+    def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor) -> None:
+        self._spans = spans
+        self._a = like.new_zeros(0, size_in, len(spans), 0)  # (slots, in, layers, rank)
+        self._b = like.new_zeros(0, spans[-1].stop, len(spans), 0)  # (slots, out, layers, rank)
+
+    def reserve(self, slots: int, rank: int) -> None:
+        a = _grown(self._a, (slots, *self._a.shape[1:3], rank))
+        self._a, self._b = a, _grown(self._b, (slots, *self._b.shape[1:3], rank))
+
+    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
+        self._a[slot], self._b[slot] = 0, 0
+        for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
+            if each is not None:
+                self._a[slot, :, layer, : len(each.a)] = each.a.T
+                self._b[slot, span, layer, : len(each.a)] = each.b
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        inner = torch.bmm(mapping.to_segments(x), mapping.select(self._a).flatten(2))
+        return mapping.add_product(y, inner, mapping.select(self._b).flatten(2).transpose(1, 2))
+
+    def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        return self.add(x, base(x), mapping)
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        return (self._a, self._b)
+
+
+class PackedSlots:
+    """For the compiled kernels, which read A and B sequentially in blocks of columns."""
+
+    def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
+        self._kernels, self._layers, self._size_in = compiled, len(spans), size_in
+        self._ends = torch.tensor([span.stop for span in spans])
+        counts = [-(-(span.stop - span.start) // COLUMNS) for span in spans]
+        self._blocks = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
+        self._rank = 0
+        self._a = pack(like.new_zeros(0, 0, size_in))  # of (slots, layers * rank, in)
+        self._b = pack(like.new_zeros(0, COLUMNS * sum(counts), 0))  # of (slots, out, rank), each layer padded
+        self._tables = LoraTables(self._a, self._b, self._ends, size_in)
+
+    def reserve(self, slots: int, rank: int) -> None:
+        step = 2 if rank <= DEPTH else DEPTH  # the kernels' granularity
+        rank = max(self._rank, -(-rank // step) * step)
+        if rank == self._rank:
+            a, b = _grown(self._a, (slots, *self._a.shape[1:])), _grown(self._b, (slots, *self._b.shape[1:]))
+        else:
+            before = unpack(self._a)[:, : self._layers * self._rank]
+            before = before.reshape(len(before), self._layers, self._rank, before.shape[2])
+            a = pack(_grown(before, (slots, self._layers, rank, before.shape[3])).flatten(1, 2))
+            b = pack(_grown(unpack(self._b), (slots, COLUMNS * self._b.shape[1], rank)))
+        self._a, self._b, self._rank = a, b, rank
+        self._tables = LoraTables(a, b, self._ends, self._size_in)
+
+    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
+        a = self._a.new_zeros(self._layers, self._rank, self._a.shape[2] * self._a.shape[4])
+        self._b[slot] = 0
+        for layer, (blocks, each) in enumerate(zip(self._blocks, weights, strict=True)):
+            if each is not None:
+                a[layer, : each.a.shape[0], : each.a.shape[1]] = each.a
+                b = self._b.new_zeros(each.b.shape[0], self._rank)
+                b[:, : each.b.shape[1]] = each.b
+                self._b[slot, blocks] = pack(b)
+        self._a[slot] = pack(a.flatten(0, 1))
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        if x.dtype != self._a.dtype or y.dtype != self._a.dtype:
+            return self.add(x.to(self._a.dtype), y.to(self._a.dtype), mapping).to(y.dtype)
+        y = y.contiguous()
+        self._kernels.lora(x.contiguous(), y, self._tables, mapping.items(x.shape[1]))
+        return y
+
+    def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        if isinstance(base, PrepackedLinear) and self._tables.is_aligned and base.can_add_lora(x):
+            return base.run_kernel(x, (self._tables, mapping.items(x.shape[1])))
+        return self.add(x, base(x), mapping)
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        return (self._a, self._b)
+
+
+def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The old tensor in one of at least this shape, zeros elsewhere; never smaller than before.
+
+    If memory runs out between the layers of a model, some have more room than others; that is harmless.
+    """
+    new = old.new_zeros(*map(max, shape, old.shape))
+    new[tuple(slice(size) for size in old.shape)] = old
+    return new
 
 
 @dataclass
-class Worn:
-    """What the rows of the forward pass under way wear; None: all are the bare base."""
+class ActiveMapping:
+    """The mapping of the current forward pass; None if all rows use the bare base model."""
 
-    routing: Routing | None = None
+    mapping: LoraMapping | None = None
 
 
-class Group:
-    """Layers with one input.
+class LoraLayerGroup:
+    """Linear layers with the same input.
 
     Args:
-        layers: Path of each layer in the model -> the layer.
-        worn: Shared by all groups of a model.
-        packed: Whether to lay weights out as the CPU's matrix kernels want them, see `frozen_linear.packing`.
-        like: A tensor of the kind that A and B are held as.
+        layers: Module path of each layer -> the layer.
+        active: Shared by all groups of a model.
+        prepack: Whether to pack frozen weights for the CPU, see `frozen_linear.can_prepack`.
+        like: A tensor with the dtype and device of A and B.
+
+    Attributes:
+        paths: Module paths of the layers.
+        size_in: Input size.
+        spans: Output columns of each layer.
+        base: The frozen product of all layers.
+        slots: A and B of the adapters.
     """
 
-    def __init__(self, layers: Mapping[str, torch.nn.Module], worn: Worn, packed: bool, like: torch.Tensor) -> None:
+    def __init__(
+        self, layers: Mapping[str, torch.nn.Module], active: ActiveMapping, prepack: bool, like: torch.Tensor
+    ) -> None:
         self.paths = tuple(layers)
-        self._worn = worn
+        self._active = active
         shapes = [shape_of(layer) for layer in layers.values()]
         self.size_in = shapes[0][1]
         ends = [0, *accumulate(out for out, _ in shapes)]
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
-        self.base = side_by_side(list(layers.values()), packed)
-        self._bias = bias_of(list(layers.values()))
+        self.base = merged_linear(list(layers.values()), prepack)
+        self._bias = merged_bias(list(layers.values()))
         self._like = like
-        self.tables = tables(self.size_in, self.spans, like)
-        self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has factors
-        self._slots = 0
+        self.slots = empty_slots(self.size_in, self.spans, like)
+        self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has DoRA factors
+        self._slot_count = 0
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def make_room(self, slots: int, rank: int) -> None:
-        """Let there be so many slots of such a rank; what is in them stays."""
-        self.tables.make_room(slots, rank)
-        self._slots = slots
+    def reserve(self, slots: int, rank: int) -> None:
+        """Make room for slots of a rank; what is in them stays."""
+        self.slots.reserve(slots, rank)
+        self._slot_count = slots
         if self._factor is not None:
             self._factor = self._ones(self._factor)
 
-    def put(self, slot: int, changes: Sequence[Change | None]) -> None:
-        """An adapter's change of each layer into a slot, None for a layer that it leaves as it is."""
-        self.tables.put(slot, changes)
+    def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
+        """Write an adapter's weights for each layer into a slot, None for a layer that it does not change."""
+        self.slots.put(slot, weights)
         self._changed.discard(slot)
-        if any(changes):
+        if any(weights):
             self._changed.add(slot)
         if self._factor is not None:
             self._factor[slot] = 1
-        for span, change in zip(self.spans, changes, strict=True):
-            if change is not None and change.factor is not None:
+        for span, each in zip(self.spans, weights, strict=True):
+            if each is not None and each.factor is not None:
                 if self._factor is None:
                     self._factor = self._ones()
-                self._factor[slot, span] = change.factor.to(self._factor.dtype)
+                self._factor[slot, span] = each.factor.to(self._factor.dtype)
 
     def _ones(self, kept: torch.Tensor | None = None) -> torch.Tensor:
-        ones = self._like.new_ones(self._slots, self.spans[-1].stop)
+        ones = self._like.new_ones(self._slot_count, self.spans[-1].stop)
         if kept is not None:
             ones[: len(kept)] = kept
         return ones
 
-    def part(self, place: int, x: torch.Tensor) -> torch.Tensor:
-        """The outcome of one of the layers; all are computed when the first is asked for."""
+    def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """The output of one layer; all are computed when the first is asked for."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, self.all(x))
-        found = self._last[1][..., self.spans[place]]
-        if place == len(self.spans) - 1:
+        output = self._last[1][..., self.spans[index]]
+        if index == len(self.spans) - 1:
             self._last = None
-        return found
+        return output
 
     def all(self, x: torch.Tensor) -> torch.Tensor:
-        """The outcomes of all layers side by side: (rows, tokens, in) -> (rows, tokens, out), a tensor of its own."""
-        routing = self._worn.routing
-        if routing is None or self._changed.isdisjoint(routing.worn):
+        """The outputs of all layers, concatenated: (rows, tokens, in) -> (rows, tokens, out), a new tensor."""
+        mapping = self._active.mapping
+        if mapping is None or self._changed.isdisjoint(mapping.slots_in_use):
             return self.base(x)
-        y = self.tables.changed(self.base, x, routing)
+        y = self.slots.apply(self.base, x, mapping)
         if self._factor is None:
             return y
-        factor = self._factor.index_select(0, routing.rows)[:, None]
+        factor = self._factor.index_select(0, mapping.rows)[:, None]
         return y * factor if self._bias is None else (y - self._bias) * factor + self._bias
 
 
-class Member(torch.nn.Module):
-    """Stands in the model where a layer of a group stood."""
+class LoraLinear(torch.nn.Module):
+    """Replaces one linear layer of a group in the model."""
 
-    def __init__(self, group: Group, place: int) -> None:
+    def __init__(self, group: LoraLayerGroup, index: int) -> None:
         super().__init__()
         self.group = group
-        self.size = group.spans[place].stop - group.spans[place].start
-        self._place = place
+        self.size = group.spans[index].stop - group.spans[index].start
+        self._index = index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the layer: (rows, tokens, in) -> (rows, tokens, out)."""
-        return self.group.part(self._place, x)
+        return self.group.part(self._index, x)
 
 
 @dataclass
-class Projections:
-    """All groups of a model; `take_over` makes them."""
+class LoraLayers:
+    """All groups of a model; made by `add_lora_layers`.
 
-    groups: list[Group]
-    worn: Worn
+    Attributes:
+        groups: The groups, in the model's order.
+        active: The mapping of the current forward pass.
+    """
+
+    groups: list[LoraLayerGroup]
+    active: ActiveMapping
 
     @property
     def paths(self) -> frozenset[str]:
-        """Of every layer that an adapter may change."""
+        """Module paths of all layers that an adapter may change."""
         return frozenset(path for group in self.groups for path in group.paths)
 
     def shape(self, path: str) -> tuple[int, int]:
         """(out, in) of a layer."""
-        group, span = self._where(path)
+        group, span = self._find(path)
         return span.stop - span.start, group.size_in
 
     def weight(self, path: str) -> torch.Tensor:
-        """The weight of a layer as it is computed with; shape (out, in)."""
-        group, span = self._where(path)
+        """The frozen weight of a layer as it is computed with; shape (out, in)."""
+        group, span = self._find(path)
         return group.base.dense()[span]
 
-    def _where(self, path: str) -> tuple[Group, slice]:
+    def _find(self, path: str) -> tuple[LoraLayerGroup, slice]:
         group = next(group for group in self.groups if path in group.paths)
         return group, group.spans[group.paths.index(path)]
 
-    def make_room(self, slots: int, rank: int) -> None:
-        """See `Group.make_room`."""
+    def reserve(self, slots: int, rank: int) -> None:
+        """See `LoraLayerGroup.reserve`."""
         for group in self.groups:
-            group.make_room(slots, rank)
-        in_large_pages(each for group in self.groups for each in group.tables.held())
+            group.reserve(slots, rank)
+        use_huge_pages(tensor for group in self.groups for tensor in group.slots.tensors())
 
-    def put(self, slot: int, changes: Mapping[str, Change]) -> None:
-        """An adapter, by the paths of the layers that it changes."""
+    def put(self, slot: int, weights: Mapping[str, LoraWeights]) -> None:
+        """Write an adapter's weights into a slot, by the paths of the layers that it changes."""
         for group in self.groups:
-            group.put(slot, [changes.get(path) for path in group.paths])
+            group.put(slot, [weights.get(path) for path in group.paths])
 
 
-def take_over(model: Any) -> Projections:
-    """Put groups in the place of a model's linear layers, its output layer aside; the layers' own weights move."""
-    worn = Worn()
-    packed, like = packing(model), torch.empty(0, dtype=model.dtype, device=model.device)
+def add_lora_layers(model: Any) -> LoraLayers:
+    """Replace a model's linear layers, except its output layer, by layers with LoRA slots; their weights move."""
+    active = ActiveMapping()
+    prepack, like = can_prepack(model), torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
-    for layers in list(_grouped(model)):
-        group = Group(layers, worn, packed, like)
-        for place, path in enumerate(layers):
+    for layers in list(_merged_layers(model)):
+        group = LoraLayerGroup(layers, active, prepack, like)
+        for index, path in enumerate(layers):
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, Member(group, place))
+            setattr(model.get_submodule(parent), name, LoraLinear(group, index))
         groups.append(group)
-    return Projections(groups, worn)
+    return LoraLayers(groups, active)
 
 
-def _grouped(model: torch.nn.Module) -> Iterator[dict[str, torch.nn.Module]]:
+def _merged_layers(model: Any) -> Iterator[dict[str, torch.nn.Module]]:
     """Paths and layers of each group, in the model's order."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     layers = {path: each for path, each in model.named_modules() if is_linear(each) and each is not head}
     done: set[str] = set()
     for path, layer in layers.items():
         if path in done:
             continue
         parent, _, name = path.rpartition(".")
-        names = next((names for names in _TOGETHER if name in names), (name,))
+        names = next((names for names in _MERGED if name in names), (name,))
         paths = [f"{parent}.{each}" for each in names]
         others = [layers.get(each) for each in paths]
-        joined = all(type(each) is torch.nn.Linear and shape_of(each)[1] == shape_of(layer)[1] for each in others)
-        found = paths if joined else [path]
-        done.update(found)
-        yield {each: layers[each] for each in found}
+        can_merge = all(type(each) is torch.nn.Linear and shape_of(each)[1] == shape_of(layer)[1] for each in others)
+        group = paths if can_merge else [path]
+        done.update(group)
+        yield {each: layers[each] for each in group}

@@ -1,93 +1,92 @@
-"""Which adapter each row of a batch wears, as the index tensors that all layers share."""
+"""LoRA mapping: which slot each row of a batch uses, as index tensors that all layers share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 
-from searchlora.inference.batched.native.bindings import Items
+from searchlora.inference.batched.native.bindings import LoraItems
 
-#: The slot of the bare base: its A and B are zero.
-BARE = 0
+#: The slot of the bare base model: its A and B are zero.
+BASE_SLOT = 0
 
 
 @dataclass(frozen=True)
-class Routing:
-    """Rows laid out in segments of equal length, one segment for each adapter in the batch.
+class LoraMapping:
+    """Rows arranged in segments of equal length, one segment per adapter of the batch.
 
-    So A and B of all adapters are multiplied in one batched product each, whatever rows wear them; the product reads
-    the weights of each adapter once. Where the rows already lie so, nothing is moved.
+    A and B of all adapters are then multiplied in one batched product each, which reads each adapter's weights once. If
+    the rows already are in that order, nothing is moved.
 
     Attributes:
-        slots: The slot of each segment, a slice where the slots follow each other (nothing is copied then).
-        gather: Shape (segments * width,): the row in each place of the segments; None where rows already lie so.
-        back: Shape (rows,): the place of each row in the segments; None as `gather`.
-        segments: How many adapters, the bare base among them where rows without an adapter are mixed in.
-        rows: Shape (rows,): the slot of each row.
-        wearing: Slots and the rows that wear what is in them, those of the bare base left out.
+        slots: Slot of each segment; a slice if the slots are consecutive (nothing is copied then).
+        gather: The row at each place of the segments, shape (segments * width,); None if the rows are in order.
+        scatter: The place of each row in the segments, shape (rows,); None as `gather`.
+        segments: Number of adapters, the base model included if rows without an adapter are in the batch.
+        rows: Slot of each row, shape (rows,).
+        adapter_rows: Slots and the rows that use them, without the base model's.
     """
 
     slots: slice | torch.Tensor
     gather: torch.Tensor | None
-    back: torch.Tensor | None
+    scatter: torch.Tensor | None
     segments: int
     rows: torch.Tensor
-    wearing: Sequence[tuple[int, Sequence[int]]]
-    _items: dict[int, Items] = field(default_factory=dict)
+    adapter_rows: Sequence[tuple[int, Sequence[int]]]
+    _items: dict[int, LoraItems] = field(default_factory=dict)
 
     @cached_property
-    def worn(self) -> frozenset[int]:
-        """All slots that rows wear, that of the bare base left out."""
-        return frozenset(slot for slot, _ in self.wearing)
+    def slots_in_use(self) -> frozenset[int]:
+        """All slots that rows use, without the base model's."""
+        return frozenset(slot for slot, _ in self.adapter_rows)
 
-    def items(self, tokens: int) -> Items:
-        """For the compiled kernels, of a pass with so many tokens in each row."""
+    def items(self, tokens: int) -> LoraItems:
+        """The mapping for the compiled kernels, for a pass with this many tokens per row."""
         if tokens not in self._items:
-            self._items[tokens] = Items(self.wearing, tokens)
+            self._items[tokens] = LoraItems(self.adapter_rows, tokens)
         return self._items[tokens]
 
-    def of(self, table: torch.Tensor) -> torch.Tensor:
-        """A table's entries (slots, ...) for the segments."""
+    def select(self, table: torch.Tensor) -> torch.Tensor:
+        """Entries of a table (slots, ...) for the segments."""
         return table[self.slots] if isinstance(self.slots, slice) else table.index_select(0, self.slots)
 
-    def segmented(self, x: torch.Tensor) -> torch.Tensor:
-        """(rows, tokens, size) as (segments, width * tokens, size)."""
+    def to_segments(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, size) -> (segments, width * tokens, size)."""
         if self.gather is not None:
             x = x.index_select(0, self.gather)
         return x.reshape(self.segments, -1, x.shape[-1])
 
-    def added(self, y: torch.Tensor, inner: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def add_product(self, y: torch.Tensor, inner: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """y (rows, tokens, out) plus inner (segments, width * tokens, rank) · b (segments, rank, out), in place."""
-        if self.back is None:
+        if self.scatter is None:
             y.view(self.segments, -1, y.shape[-1]).baddbmm_(inner, b)
             return y
-        change = torch.bmm(inner, b).view(-1, *y.shape[1:])
-        return y.add_(change.index_select(0, self.back))
+        product = torch.bmm(inner, b).view(-1, *y.shape[1:])
+        return y.add_(product.index_select(0, self.scatter))
 
 
-def route(slots: Sequence[int], device: Any) -> Routing | None:
-    """The routing of rows that wear the adapters in these slots; None where all are the bare base."""
-    found = sorted(set(slots))
-    if found == [BARE]:
+def map_rows(slots: Sequence[int], device: torch.device | str) -> LoraMapping | None:
+    """The mapping of rows that use these slots; None if all rows use the bare base model."""
+    used = sorted(set(slots))
+    if used == [BASE_SLOT]:
         return None
-    of_slot = {slot: [row for row, other in enumerate(slots) if other == slot] for slot in found}
-    width = max(map(len, of_slot.values()))
-    places = [row for rows in of_slot.values() for row in (*rows, *rows[:1] * (width - len(rows)))]
-    lie_so = places == list(range(len(slots)))
-    back = [0] * len(slots)
-    for segment, rows in enumerate(of_slot.values()):
+    rows_of = {slot: [row for row, other in enumerate(slots) if other == slot] for slot in used}
+    width = max(map(len, rows_of.values()))
+    places = [row for rows in rows_of.values() for row in (*rows, *rows[:1] * (width - len(rows)))]
+    in_order = places == list(range(len(slots)))
+    scatter = [0] * len(slots)
+    for segment, rows in enumerate(rows_of.values()):
         for place, row in enumerate(rows):
-            back[row] = segment * width + place
-    together = found[-1] - found[0] == len(found) - 1
-    return Routing(
-        slots=slice(found[0], found[-1] + 1) if together else torch.tensor(found, device=device),
-        gather=None if lie_so else torch.tensor(places, device=device),
-        back=None if lie_so else torch.tensor(back, device=device),
-        segments=len(found),
+            scatter[row] = segment * width + place
+    consecutive = used[-1] - used[0] == len(used) - 1
+    return LoraMapping(
+        slots=slice(used[0], used[-1] + 1) if consecutive else torch.tensor(used, device=device),
+        gather=None if in_order else torch.tensor(places, device=device),
+        scatter=None if in_order else torch.tensor(scatter, device=device),
+        segments=len(used),
         rows=torch.tensor(slots, device=device),
-        wearing=[(slot, rows) for slot, rows in of_slot.items() if slot != BARE],
+        adapter_rows=[(slot, rows) for slot, rows in rows_of.items() if slot != BASE_SLOT],
     )

@@ -1,4 +1,4 @@
-"""A bounded number of places for adapters; the one that was used longest ago makes room."""
+"""LoRA slots: a bounded number of loaded adapters, the least recently used one evicted first."""
 
 from __future__ import annotations
 
@@ -7,67 +7,70 @@ from collections.abc import Callable
 from pathlib import Path
 
 from searchlora.errors import EngineBusy, EngineError
-from searchlora.inference.batched.lora_layers import Projections
-from searchlora.inference.batched.lora_mapping import BARE
-from searchlora.inference.batched.lora_weights import read_changes
+from searchlora.inference.batched.lora_layers import LoraLayers
+from searchlora.inference.batched.lora_mapping import BASE_SLOT
+from searchlora.inference.batched.lora_weights import read_lora_weights
 from searchlora.inference.scheduling.engine_core import Counts
 
 
-class Slots:
-    """Adapters that are loaded, by name; for the engine's thread alone.
+class LoraSlots:
+    """Loaded adapters by name; used by the computing thread only.
 
     Args:
-        projections: Of the model; what an adapter does goes there.
-        count: How many adapters at most.
-        fetch: Gives the plain PEFT folder of an adapter, checked; called when one is loaded.
-        forgotten: Called with the name of an adapter whose slot is given to another, or that is unloaded.
+        layers: The model's layers, which hold the weights.
+        count: Maximum number of loaded adapters.
+        fetch: Returns the checked PEFT folder of an adapter; called when one is loaded.
+        on_unload: Called with the name of an adapter that is evicted or unloaded.
         counts: Where hits, misses and evictions are counted.
+
+    Attributes:
+        loaded: Names of the loaded adapters; any thread may read it.
     """
 
     def __init__(
         self,
-        projections: Projections,
+        layers: LoraLayers,
         count: int,
         fetch: Callable[[str], Path],
-        forgotten: Callable[[str], None],
+        on_unload: Callable[[str], None],
         counts: Counts,
     ) -> None:
         self.count = count
         self._counts = counts
-        self._projections = projections
-        self._fetch, self._forgotten = fetch, forgotten
-        self.loaded: tuple[str, ...] = ()  # names; for any thread to read
-        self._slot_of: OrderedDict[str, int] = OrderedDict()  # the one used longest ago first
-        self._worn: Counter[str] = Counter()  # name -> rows under way that wear it
-        self._room, self._rank = 0, 0
+        self._layers = layers
+        self._fetch, self._on_unload = fetch, on_unload
+        self.loaded: tuple[str, ...] = ()
+        self._slot_of: OrderedDict[str, int] = OrderedDict()  # least recently used first
+        self._users: Counter[str] = Counter()  # name -> running rows that use it
+        self._reserved_slots, self._reserved_rank = 0, 0
 
     @property
-    def worn(self) -> frozenset[str]:
-        """Names of those that rows under way wear."""
-        return frozenset(self._worn)
+    def in_use(self) -> frozenset[str]:
+        """Names of the adapters that running rows use."""
+        return frozenset(self._users)
 
-    def wear(self, name: str | None) -> int:
-        """The slot of an adapter (None: of the bare base), which is loaded where it is not, and stays until `doff`.
+    def acquire(self, name: str | None) -> int:
+        """The slot of an adapter (None: of the base model); it is loaded if needed, and stays until `release`.
 
         Raises:
-            StoreError: what `fetch` raises, and for an adapter that does not fit the base; nothing was changed.
-            EngineBusy: when rows under way wear all slots.
+            StoreError: from `fetch`, or for an adapter that does not fit the base; nothing was changed.
+            EngineBusy: when running rows use all slots.
         """
         if name is None:
-            return BARE
+            return BASE_SLOT
         slot = self.load(name)
-        self._worn[name] += 1
+        self._users[name] += 1
         return slot
 
-    def doff(self, name: str | None) -> None:
-        """A row that wore the adapter is done."""
+    def release(self, name: str | None) -> None:
+        """End one use of an adapter."""
         if name is not None:
-            self._worn[name] -= 1
-            if not self._worn[name]:
-                del self._worn[name]
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
 
     def load(self, name: str) -> int:
-        """The slot of an adapter; raises as `wear`."""
+        """The slot of an adapter, which is loaded if needed. Raises as `acquire`."""
         if name in self._slot_of:
             self._counts.slot_hits += 1
         else:
@@ -76,48 +79,48 @@ class Slots:
         return self._slot_of[name]
 
     def unload(self, name: str) -> bool:
-        """Whether the adapter was loaded. Raises `EngineError` while rows under way wear it."""
+        """Unload an adapter; False if it was not loaded. Raises `EngineError` while running rows use it."""
         if name not in self._slot_of:
             return False
-        if name in self._worn:
+        if name in self._users:
             raise EngineError("is in use", where=name, fix="Try again when its requests are done.")
-        self._put_out(name)
+        self._remove(name)
         return True
 
     def _load(self, name: str) -> None:
-        changes = read_changes(self._fetch(name), self._projections)
-        slot = self._free()
-        self._make_room(slot, max(len(change.a) for change in changes.values()))
-        self._projections.put(slot, changes)
+        weights = read_lora_weights(self._fetch(name), self._layers)
+        slot = self._free_slot()
+        self._reserve(slot, max(len(each.a) for each in weights.values()))
+        self._layers.put(slot, weights)
         self._slot_of[name] = slot
         self.loaded = tuple(self._slot_of)
         self._counts.slot_misses += 1
 
-    def _free(self) -> int:
+    def _free_slot(self) -> int:
         used = set(self._slot_of.values())
         free = next((slot for slot in range(1, self.count + 1) if slot not in used), None)
         if free is not None:
             return free
-        name = next((name for name in self._slot_of if name not in self._worn), None)
+        name = next((name for name in self._slot_of if name not in self._users), None)
         if name is None:
             raise EngineBusy(
                 f"rows under way wear all {self.count} adapters that fit", fix="Try again later, or make more slots."
             )
         slot = self._slot_of[name]
-        self._put_out(name)
+        self._remove(name)
         self._counts.slot_evictions += 1
         return slot
 
-    def _put_out(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         del self._slot_of[name]
         self.loaded = tuple(self._slot_of)
-        self._forgotten(name)
+        self._on_unload(name)
 
-    def _make_room(self, slot: int, rank: int) -> None:
-        """Slots are laid out as they come to be used, and as wide as the widest adapter so far."""
-        if slot < self._room and rank <= self._rank:
+    def _reserve(self, slot: int, rank: int) -> None:
+        """Slots are allocated as they are first used, as wide as the highest rank so far."""
+        if slot < self._reserved_slots and rank <= self._reserved_rank:
             return
-        room = max(self._room, min(self.count + 1, max(slot + 1, 2 * self._room)))
-        rank = max(self._rank, rank)
-        self._projections.make_room(room, rank)
-        self._room, self._rank = room, rank
+        slots = max(self._reserved_slots, min(self.count + 1, max(slot + 1, 2 * self._reserved_slots)))
+        rank = max(self._reserved_rank, rank)
+        self._layers.reserve(slots, rank)
+        self._reserved_slots, self._reserved_rank = slots, rank

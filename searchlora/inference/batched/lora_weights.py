@@ -1,4 +1,4 @@
-"""What an adapter's folder does to each linear layer of a base."""
+"""LoRA weights: reads a plain PEFT folder into the A and B of each linear layer of a base model."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ import torch
 
 from searchlora.adapters.peft_folder import read_config, read_weights
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
-from searchlora.inference.batched.lora_layers import Projections
-from searchlora.inference.batched.tables import Change
+from searchlora.inference.batched.lora_layers import LoraLayers, LoraWeights
 
 _PREFIX = "base_model.model."
 _PARTS = {".lora_A.weight": "a", ".lora_B.weight": "b", ".lora_magnitude_vector": "magnitude"}
 
 
-def read_changes(folder: Path, projections: Projections) -> dict[str, Change]:
-    """What an adapter's folder does to each layer, by the layer's path.
+def read_lora_weights(folder: Path, layers: LoraLayers) -> dict[str, LoraWeights]:
+    """The weights of an adapter, by module path of the layers that it changes.
 
     Raises:
-        MissingKey: when there is an A without its B, or none at all.
-        UnexpectedKey: for a weight that has no place in the base, or another shape.
-        LoadCheckFailed: for an adapter of a layer that no batch can share, such as the output layer.
+        MissingKey: for an A without its B, or a folder without weights.
+        UnexpectedKey: for a weight without a place in the base model, or of another shape.
+        LoadCheckFailed: for an adapter of a layer that rows with different adapters cannot share (the output layer).
     """
-    config, paths = read_config(folder), projections.paths
+    config, paths = read_config(folder), layers.paths
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in read_weights(folder).items():
-        path, part = _place(key, folder)
+        path, part = _parse_key(key, folder)
         if path not in paths:
-            raise _no_place(path, folder)
+            raise _unknown_path(path, folder)
         parts.setdefault(path, {})[part] = tensor.float()
     needed = {"a", "b", "magnitude"} if config.get("use_dora") else {"a", "b"}
-    lacking = sorted(path for path in {*parts, *_asked_for(config, paths)} if parts.get(path, {}).keys() != needed)
-    if lacking or not parts:
+    missing = sorted(path for path in {*parts, *_target_paths(config, paths)} if parts.get(path, {}).keys() != needed)
+    if missing or not parts:
         raise MissingKey(
-            f"weights are missing: {some(lacking) or 'all of them'}",
+            f"weights are missing: {some(missing) or 'all of them'}",
             where=str(folder),
             fix="Store the adapter again; it must not be used in part.",
         )
-    return {path: _change(path, found, config, projections, folder) for path, found in parts.items()}
+    return {path: _lora_weights(path, of_layer, config, layers, folder) for path, of_layer in parts.items()}
 
 
-def _asked_for(config: Mapping[str, Any], paths: frozenset[str]) -> set[str]:
+def _target_paths(config: Mapping[str, Any], paths: frozenset[str]) -> set[str]:
     """The layers that the configuration names, as PEFT reads it."""
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
     settings = LoraConfig.from_peft_type(**{**config, "inference_mode": True})
     if settings.target_modules == "all-linear":
-        settings.target_modules = ".*"  # which leaves out what `exclude_modules` names, as PEFT does
+        settings.target_modules = ".*"  # PEFT still leaves out `exclude_modules`
     return {path for path in paths if check_target_module_exists(settings, path)}
 
 
-def _change(
-    path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any], projections: Projections, folder: Path
-) -> Change:
+def _lora_weights(
+    path: str, parts: Mapping[str, torch.Tensor], config: Mapping[str, Any], layers: LoraLayers, folder: Path
+) -> LoraWeights:
     a, b = parts["a"], parts["b"]
-    out, into = projections.shape(path)
-    if a.shape[1] != into or b.shape[0] != out or a.shape[0] != b.shape[1]:
+    out, size_in = layers.shape(path)
+    if a.shape[1] != size_in or b.shape[0] != out or a.shape[0] != b.shape[1]:
         raise UnexpectedKey(
-            f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit a layer of {into} to {out}",
+            f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit a layer of {size_in} to {out}",
             where=str(folder),
             fix="Load the adapter on the base it was trained on.",
         )
     b = b * _scaling(path, len(a), config)
     if "magnitude" not in parts:
-        return Change(a, b)
-    norm = (projections.weight(path).float().cpu() + b @ a).norm(dim=1)  # DoRA, arXiv:2402.09353, eq. 5
-    return Change(a, b, parts["magnitude"].flatten() / norm)
+        return LoraWeights(a, b)
+    norm = (layers.weight(path).float().cpu() + b @ a).norm(dim=1)  # DoRA, arXiv:2402.09353, eq. 5
+    return LoraWeights(a, b, parts["magnitude"].flatten() / norm)
 
 
 def _scaling(path: str, rank: int, config: Mapping[str, Any]) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv:2312.03732)."""
     from peft.utils.other import get_pattern_key
 
     patterns = config.get("alpha_pattern") or {}
@@ -80,14 +80,14 @@ def _scaling(path: str, rank: int, config: Mapping[str, Any]) -> float:
     return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
 
 
-def _place(key: str, folder: Path) -> tuple[str, str]:
+def _parse_key(key: str, folder: Path) -> tuple[str, str]:
     for ending, part in _PARTS.items():
         if key.startswith(_PREFIX) and key.endswith(ending):
             return key[len(_PREFIX) : -len(ending)], part
     raise UnexpectedKey(f"'{key}' is no A or B of a linear layer", where=str(folder), fix="Store a plain LoRA adapter.")
 
 
-def _no_place(path: str, folder: Path) -> LoadCheckFailed:
+def _unknown_path(path: str, folder: Path) -> LoadCheckFailed:
     if path.rpartition(".")[2] in ("lm_head", "embed_tokens"):
         return LoadCheckFailed(
             f"changes '{path}', which rows with different adapters cannot share",

@@ -1,158 +1,196 @@
-"""What is computed between two takings: new rows enter, answers are scored, and all rows that write take a step."""
+"""Batched model runner: scores choices, prefills new rows and decodes all rows between two admissions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
-from searchlora.inference.batched.choice_scoring import score_trees
-from searchlora.inference.batched.decode import Row, Writer
-from searchlora.inference.batched.forward import NotFinite
-from searchlora.inference.batched.lora_slots import Slots
-from searchlora.inference.batched.prefill import Prompt, Reader, Spoiled
-from searchlora.inference.scheduling.engine_core import Counts
-from searchlora.inference.scheduling.requests import Limits, Work
+from searchlora.inference.batched.choice_scoring import score_choices
+from searchlora.inference.batched.decode import DecodeBatch, Row
+from searchlora.inference.batched.forward import Forward, NonFiniteOutput
+from searchlora.inference.batched.lora_slots import LoraSlots
+from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
+from searchlora.inference.batched.prefix_cache import PrefixCache
+from searchlora.inference.scheduling.engine_core import Counts, EngineCore
+from searchlora.inference.scheduling.fair_queue import AnyRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+
+Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
+
+
+def batched_core(
+    model: Any, stop_id: int, fetch: Callable[[str], Path], *, slots: int, limits: Limits, prefix_tokens: int
+) -> EngineCore:
+    """An engine core that computes rows with different adapters in one batch.
+
+    Args:
+        model: A model that `forward.is_supported`; its layers are replaced.
+        stop_id: The token that ends an answer.
+        fetch: Returns the checked folder of an adapter.
+        slots: Maximum number of loaded adapters.
+        limits: Sizes of batches and of the queue.
+        prefix_tokens: Size of the prefix cache in tokens.
+    """
+    forward, counts = Forward(model), Counts()
+    prefixes = PrefixCache(prefix_tokens)
+    prefiller = Prefiller(forward, prefixes, limits, counts)
+    adapters = LoraSlots(forward.lora_layers, slots, fetch, prefixes.remove_adapter, counts)
+    runner = BatchedModelRunner(DecodeBatch(prefiller, stop_id), prefiller, adapters, limits, counts)
+    return EngineCore(runner, adapters, counts, limits, forward.vocabulary)
 
 
 @dataclass
-class _Taken:
-    """What is taken from the lines for the next passes, and what is under way."""
+class _Admitted:
+    """What one round of admission has admitted, and what is running."""
 
     rows: int
     longest: int
-    worn: set[str]
-    scored: list[Work] = field(default_factory=list)
+    adapters: set[str]
+    scored: list[ScoreRequest] = field(default_factory=list)
 
 
-class Passes:
-    """The `Machine` of rows with adapters of their own."""
+class BatchedModelRunner:
+    """The `ModelRunner` of rows that each have their own adapter."""
 
-    def __init__(self, writer: Writer, reader: Reader, slots: Slots, limits: Limits, counts: Counts) -> None:
-        self._writer, self._reader, self._slots = writer, reader, slots
+    def __init__(
+        self, batch: DecodeBatch, prefiller: Prefiller, slots: LoraSlots, limits: Limits, counts: Counts
+    ) -> None:
+        self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
-        self._writing: dict[Row, Work] = {}
+        self._generating: dict[Row, GenerateRequest] = {}
 
     @property
-    def under_way(self) -> Collection[Work]:
-        """Works whose rows write."""
-        return self._writing.values()
+    def running(self) -> Collection[GenerateRequest]:
+        """Requests whose rows generate."""
+        return self._generating.values()
 
-    def leave(self) -> None:
-        """Let go of rows that ended, or that nobody waits for."""
-        for row in self._writer.leave(lambda row: row.ended or self._writing[row].over):
-            work = self._writing.pop(row)
-            self._slots.doff(row.prompt.adapter)
+    def release_finished(self) -> None:
+        """Remove rows that ended, were cancelled or are late."""
+        for row in self._batch.remove(lambda row: row.ended or self._generating[row].is_over):
+            request = self._generating.pop(row)
+            self._slots.release(row.prompt.adapter)
             if row.error is not None:
-                work.fail(row.error)
+                request.fail(row.error)
             elif row.ended:
-                work.done(row.ids)
+                request.finish(row.ids)
             else:
-                work.fail_late()
+                request.fail_late()
 
-    def admission(self) -> Callable[[Work], bool]:
-        """For one taking: whether a work can be computed beside those taken before it, and those under way."""
-        rows = self._writer.rows
-        taken = _Taken(len(rows), max((row.longest for row in rows), default=0), set(self._slots.worn))
-        return lambda work: self._admits(work, taken)
+    def admission(self) -> Callable[[AnyRequest], bool]:
+        """Admits what fits beside the running rows: rows, KV cache, LoRA slots, tokens of a pass."""
+        rows = self._batch.rows
+        admitted = _Admitted(len(rows), max((row.max_length for row in rows), default=0), set(self._slots.in_use))
+        return lambda request: self._fits(request, admitted)
 
-    def compute(self, works: Sequence[Work]) -> None:
-        """Score, let new rows enter, and let all rows write a token."""
-        self._begin([work for work in works if work.answers is not None], self._score)
-        self._begin([work for work in works if work.answers is None], self._enter)
-        self.leave()
-        if self._writing:
-            self._step()
+    def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
+        """Score, prefill new rows, and decode one token of all rows."""
+        self._begin([each for each in requests if isinstance(each, ScoreRequest)], self._score)
+        self._begin([each for each in requests if isinstance(each, GenerateRequest)], self._prefill)
+        self.release_finished()
+        if self._generating:
+            self._decode()
 
-    def drop(self) -> None:
+    def drop_all(self) -> None:
         """Forget all rows."""
-        for row in self._writing:
-            self._slots.doff(row.prompt.adapter)
-        self._writing.clear()
-        self._writer.drop()
+        for row in self._generating:
+            self._slots.release(row.prompt.adapter)
+        self._generating.clear()
+        self._batch.clear()
 
-    def _admits(self, work: Work, taken: _Taken) -> bool:
-        if work.adapter is not None and work.adapter not in taken.worn and len(taken.worn) >= self._slots.count:
+    def _fits(self, request: AnyRequest, admitted: _Admitted) -> bool:
+        assert isinstance(request, ModelRequest)
+        adapter, in_use = request.adapter, admitted.adapters
+        if adapter is not None and adapter not in in_use and len(in_use) >= self._slots.count:
             return False
-        if work.answers is not None:
-            longest = max(each.tokens for each in [work, *taken.scored])
-            room = self._limits.pass_holds(len(taken.scored) + 1, longest)
-            if taken.scored and (not room or work.prune_margin != taken.scored[0].prune_margin):
+        if isinstance(request, ScoreRequest):
+            longest = max(each.max_tokens for each in [request, *admitted.scored])
+            has_room = self._limits.pass_holds(len(admitted.scored) + 1, longest)
+            if admitted.scored and (not has_room or request.prune_margin != admitted.scored[0].prune_margin):
                 return False
-            taken.scored.append(work)
+            admitted.scored.append(request)
         else:
-            longest = max(taken.longest, work.tokens)
-            if taken.rows and (taken.rows >= self._limits.rows or (taken.rows + 1) * longest > self._limits.tokens):
+            longest = max(admitted.longest, request.max_tokens)
+            has_room = admitted.rows < self._limits.rows and (admitted.rows + 1) * longest <= self._limits.cache_tokens
+            if admitted.rows and not has_room:
                 return False
-            taken.rows, taken.longest = taken.rows + 1, longest
-        if work.adapter is not None:
-            taken.worn.add(work.adapter)
+            admitted.rows, admitted.longest = admitted.rows + 1, longest
+        if adapter is not None:
+            in_use.add(adapter)
         return True
 
-    def _begin(self, works: Sequence[Work], do: Callable[[dict[Prompt, Work]], None]) -> None:
-        """Load what the works wear, and compute them together; what does not come to write takes it off again.
+    def _begin(self, requests: Sequence[Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
+        """Load the adapters of requests, and compute the requests together.
 
-        Works whose prompts are read as no finite numbers fail, and the others are computed again. What else goes
-        wrong in a pass (memory runs out, a kernel refuses) fails those that were in it; rows that write go on.
+        Requests with non-finite hidden states fail, and the others are computed again. Any other error of a pass (out
+        of memory, a kernel's error) fails the requests of the pass; generating rows go on. Adapters of requests that do
+        not generate are released.
         """
-        ready: dict[Prompt, Work] = {}
-        refused: dict[str | None, Exception] = {}  # a check takes time, and all writing rows wait for it
+        ready: dict[Prompt, Kind] = {}
+        refused: dict[str | None, Exception] = {}  # a load check takes time while all rows wait: one per adapter
         try:
-            for work in works:
-                if work.over:
-                    work.fail_late()
-                elif work.adapter in refused:
-                    work.fail(refused[work.adapter])
+            for request in requests:
+                if request.is_over:
+                    request.fail_late()
+                elif request.adapter in refused:
+                    request.fail(refused[request.adapter])
                 else:
                     try:
-                        slot = self._slots.wear(work.adapter)
-                        ready[Prompt(work.ids, work.adapter, slot, work.keep_prefix)] = work
+                        slot = self._slots.acquire(request.adapter)
+                        keep_prefix = isinstance(request, ScoreRequest) and request.keep_prefix
+                        ready[Prompt(request.ids, request.adapter, slot, keep_prefix)] = request
                     except Exception as error:
-                        refused[work.adapter] = error
-                        work.fail(error)
+                        refused[request.adapter] = error
+                        request.fail(error)
             left = dict(ready)
             while left:
                 try:
-                    do(left)
+                    compute(left)
                     return
-                except Spoiled as error:
+                except NonFinitePrompts as error:
                     for prompt in error.among(list(left)):
-                        left.pop(prompt).fail(NotFinite.of(prompt.adapter))
+                        left.pop(prompt).fail(NonFiniteOutput.as_engine_error(prompt.adapter))
         except Exception as error:
-            for work in ready.values():
-                work.fail(error)
+            for request in ready.values():
+                request.fail(error)
         finally:
-            writing = {id(row.prompt) for row in self._writing}
+            generating = {id(row.prompt) for row in self._generating}
             for prompt in ready:
-                if id(prompt) not in writing:
-                    self._slots.doff(prompt.adapter)
+                if id(prompt) not in generating:
+                    self._slots.release(prompt.adapter)
 
-    def _score(self, works: dict[Prompt, Work]) -> None:
-        answers = [work.answers or () for work in works.values()]
-        found = score_trees(self._reader, list(works), answers, next(iter(works.values())).prune_margin)
-        self._counts.scored += len(found)
-        for work, scored in zip(works.values(), found, strict=True):
-            work.done(scored)
+    def _score(self, requests: dict[Prompt, ScoreRequest]) -> None:
+        choices = [request.choices for request in requests.values()]
+        margin = next(iter(requests.values())).prune_margin
+        scores = score_choices(self._prefiller, list(requests), choices, margin)
+        self._counts.scored_requests += len(scores)
+        for request, scored in zip(requests.values(), scores, strict=True):
+            request.finish(scored)
 
-    def _enter(self, works: dict[Prompt, Work]) -> None:
-        rows = {Row(prompt, work.most, work.matcher, work.endless): work for prompt, work in works.items()}
-        self._writer.enter(list(rows))
-        self._writing.update(rows)
-        self._tell(rows)
+    def _prefill(self, requests: dict[Prompt, GenerateRequest]) -> None:
+        rows = {
+            Row(prompt, request.max_new_tokens, request.matcher, request.ignore_stop): request
+            for prompt, request in requests.items()
+        }
+        self._batch.add(list(rows))
+        self._generating.update(rows)
+        self._report(rows)
 
-    def _step(self) -> None:
+    def _decode(self) -> None:
         try:
-            if not self._writer.step():
+            if not self._batch.step():
                 return
         except Exception as error:
-            for work in self._writing.values():
-                work.fail(error)
-            self.drop()
+            for request in self._generating.values():
+                request.fail(error)
+            self.drop_all()
             return
-        self._counts.steps += 1
-        self._counts.rows_stepped += len(self._writing)
-        self._tell(self._writing)
+        self._counts.decode_steps += 1
+        self._counts.decoded_rows += len(self._generating)
+        self._report(self._generating)
 
-    def _tell(self, rows: dict[Row, Work]) -> None:
-        self._counts.tokens_written += len(rows)
-        for row, work in rows.items():
-            work.tell(row.ids)
+    def _report(self, rows: dict[Row, GenerateRequest]) -> None:
+        self._counts.generated_tokens += len(rows)
+        for row, request in rows.items():
+            request.report(row.ids)

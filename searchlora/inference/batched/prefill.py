@@ -1,113 +1,126 @@
-"""Reading prompts: shared beginnings first, then what is left of each prompt, into rows of keys and values."""
+"""Prefill: computes the KV cache of prompts, shared prefixes first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from searchlora.inference.batched.forward import Forward, NotFinite
-from searchlora.inference.batched.kv_cache import KeyValues
-from searchlora.inference.batched.prefix_cache import Ids, Prefixes
+from searchlora.inference.batched.forward import Forward, NonFiniteOutput
+from searchlora.inference.batched.kv_cache import KVCache
+from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.scheduling.engine_core import Counts
-from searchlora.inference.scheduling.requests import Limits
+from searchlora.inference.scheduling.requests import Limits, TokenIds
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt, and the adapter that reads it: its name, and the slot that it is in.
+    """A prompt and the adapter that computes it.
 
     Attributes:
-        keep_prefix: It comes once more soon.
+        ids: Token ids.
+        adapter: Name of the adapter; None is the bare base model.
+        slot: LoRA slot of the adapter.
+        keep_prefix: Keep its KV cache: the same prompt follows again soon.
     """
 
-    ids: Ids
+    ids: TokenIds
     adapter: str | None
     slot: int
     keep_prefix: bool = False
 
 
-class Spoiled(Exception):
-    """Prompts, or beginnings of some, that are read as no finite numbers."""
+class NonFinitePrompts(Exception):
+    """Prompts, or prefixes of prompts, whose hidden states are not finite."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.prompts = prompts
-        super().__init__(f"{len(prompts)} prompts are read as no finite numbers")
+        super().__init__(f"{len(prompts)} prompts have no finite hidden states")
 
     def among(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """Those that begin so."""
-        return [each for each in prompts if any(_begins_with(each, spoiled) for spoiled in self.prompts)]
+        """The prompts that begin with one of them."""
+        return [prompt for prompt in prompts if any(_starts_with(prompt, prefix) for prefix in self.prompts)]
 
 
-def _begins_with(prompt: Prompt, other: Prompt) -> bool:
-    return prompt.adapter == other.adapter and prompt.ids[: len(other.ids)] == other.ids
+def _starts_with(prompt: Prompt, prefix: Prompt) -> bool:
+    return prompt.adapter == prefix.adapter and prompt.ids[: len(prefix.ids)] == prefix.ids
 
 
 @dataclass
-class Reader:
-    """Reads prompts with a model.
+class Prefiller:
+    """Computes prompts with a model.
 
     Attributes:
-        scratch: Keys and values for what is read and then not written on, such as prompts whose answers are scored.
+        forward, prefixes, limits, counts: The model, the prefix cache, the limits of a pass, the counters to update.
+        scratch: KV cache for prompts that are not generated from, such as those whose choices are scored.
     """
 
     forward: Forward
-    prefixes: Prefixes
+    prefixes: PrefixCache
     limits: Limits
     counts: Counts
 
     def __post_init__(self) -> None:
-        self.scratch = self.forward.key_values()
+        self.scratch = self.forward.new_cache()
 
-    def read(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> torch.Tensor:
-        """Read prompts into the rows of a cache from `first` on; the hidden state behind each, shape (n, size)."""
-        self.share(prompts)
-        starts = self.begin(prompts, cache, first)
+    def prefill(self, prompts: Sequence[Prompt], cache: KVCache, first: int) -> torch.Tensor:
+        """Compute prompts into the rows of a cache from `first` on.
+
+        Returns:
+            The hidden state of each prompt's last token, shape (prompts, hidden size).
+
+        Raises:
+            NonFinitePrompts: if hidden states of some prompts are not finite.
+        """
+        self.compute_shared_prefixes(prompts)
+        starts = self.paste_prefixes(prompts, cache, first)
         hidden: list[torch.Tensor] = []
-        for rows in self._blocks([len(p.ids) - start for p, start in zip(prompts, starts, strict=True)]):
-            hidden += self._block(
+        for rows in self._passes([len(prompt.ids) - start for prompt, start in zip(prompts, starts, strict=True)]):
+            hidden += self._forward_pass(
                 [prompts[row] for row in rows], [starts[row] for row in rows], cache, first + rows.start
             )
         return torch.stack(hidden)
 
-    def begin(self, prompts: Sequence[Prompt], cache: KeyValues, first: int) -> list[int]:
-        """Put what is kept of prompts' beginnings into the rows of a cache from `first` on; how many tokens of each."""
-        starts = [self._begin(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
+    def paste_prefixes(self, prompts: Sequence[Prompt], cache: KVCache, first: int) -> list[int]:
+        """Write cached prefixes into the rows of a cache from `first` on; return their lengths."""
+        starts = [self._paste_prefix(prompt, cache, first + place) for place, prompt in enumerate(prompts)]
         self.counts.prompt_tokens += sum(len(prompt.ids) for prompt in prompts)
-        self.counts.prompt_tokens_reused += sum(starts)
+        self.counts.cached_prompt_tokens += sum(starts)
         return starts
 
-    def share(self, prompts: Sequence[Prompt]) -> None:
-        """Compute and keep the beginnings that these prompts share, where they are not kept yet."""
+    def compute_shared_prefixes(self, prompts: Sequence[Prompt]) -> None:
+        """Compute and cache the prefixes that these prompts share, unless they are cached.
+
+        Raises:
+            NonFinitePrompts: if hidden states of some prefixes are not finite.
+        """
         rounds: list[list[Prompt]] = []
         for adapter, slot in dict.fromkeys((prompt.adapter, prompt.slot) for prompt in prompts):
-            of_adapter = [prompt.ids for prompt in prompts if prompt.adapter == adapter]
-            for turn, found in enumerate(self.prefixes.wanted(adapter, of_adapter)):
+            ids = [prompt.ids for prompt in prompts if prompt.adapter == adapter]
+            for turn, prefixes in enumerate(self.prefixes.to_compute(adapter, ids)):
                 rounds += [[] for _ in range(turn + 1 - len(rounds))]
-                rounds[turn] += [Prompt(ids, adapter, slot) for ids in found]
-        for beginnings in rounds:
-            self._keep(beginnings)
+                rounds[turn] += [Prompt(prefix, adapter, slot) for prefix in prefixes]
+        for prefixes_of_round in rounds:
+            self._cache_prefixes(prefixes_of_round)
 
-    def _keep(self, beginnings: Sequence[Prompt]) -> None:
+    def _cache_prefixes(self, prefixes: Sequence[Prompt]) -> None:
         cache = self.scratch
-        cache.make_room(len(beginnings), max(len(each.ids) for each in beginnings), self.limits.tokens)
-        starts = [self._begin(each, cache, row) for row, each in enumerate(beginnings)]
-        for rows in self._blocks([len(each.ids) - start for each, start in zip(beginnings, starts, strict=True)]):
-            self._block([beginnings[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
-        for row, each in enumerate(beginnings):
-            self.prefixes.keep(each.adapter, each.ids, cache.taken(row, slice(len(each.ids))))
+        cache.reserve(len(prefixes), max(len(prefix.ids) for prefix in prefixes), self.limits.cache_tokens)
+        starts = [self._paste_prefix(prefix, cache, row) for row, prefix in enumerate(prefixes)]
+        for rows in self._passes([len(prefix.ids) - start for prefix, start in zip(prefixes, starts, strict=True)]):
+            self._forward_pass([prefixes[row] for row in rows], [starts[row] for row in rows], cache, rows.start)
+        for row, prefix in enumerate(prefixes):
+            self.prefixes.add(prefix.adapter, prefix.ids, cache.copy_columns(row, slice(len(prefix.ids))))
 
-    def _begin(self, prompt: Prompt, cache: KeyValues, row: int) -> int:
-        """Put what is kept of a prompt's beginning into a row; how many tokens that is."""
-        length, columns = self.prefixes.longest(prompt.adapter, prompt.ids)
+    def _paste_prefix(self, prompt: Prompt, cache: KVCache, row: int) -> int:
+        length, columns = self.prefixes.longest_match(prompt.adapter, prompt.ids)
         if columns is not None:
-            cache.give(row, columns)
+            cache.paste_columns(row, columns)
         return length
 
-    def _blocks(self, lengths: Sequence[int]) -> Iterator[range]:
-        """Neighbouring rows, as many as one pass may hold."""
+    def _passes(self, lengths: Sequence[int]) -> Iterator[range]:
+        """Adjacent rows, as many as one forward pass may hold."""
         start, longest = 0, 0
         for row, length in enumerate(lengths):
             longest = max(longest, length)
@@ -117,9 +130,10 @@ class Reader:
         if lengths:
             yield range(start, len(lengths))
 
-    def _block(
-        self, prompts: Sequence[Prompt], starts: Sequence[int], cache: KeyValues, first: int
+    def _forward_pass(
+        self, prompts: Sequence[Prompt], starts: Sequence[int], cache: KVCache, first: int
     ) -> list[torch.Tensor]:
+        """Compute prompts from their columns `starts` on; the hidden state of each one's last token."""
         left = [prompt.ids[start:] for prompt, start in zip(prompts, starts, strict=True)]
         width = max(map(len, left))
         ids = torch.zeros(len(left), width, dtype=torch.long)
@@ -128,15 +142,15 @@ class Reader:
         begin = torch.tensor(starts)
         positions = begin[:, None] + torch.arange(width)
         columns = max(starts) + width
-        seen = torch.arange(columns) <= positions[:, :, None]
-        uniform: Any = starts[0] if len(set(starts)) == 1 else begin.to(self.forward.device)
-        cache.block(slice(first, first + len(left)), uniform, columns)
-        # Beyond a prompt's end positions may leave the model's context; nothing is read there.
+        visible = torch.arange(columns) <= positions[:, :, None]
+        start = starts[0] if len(set(starts)) == 1 else begin.to(self.forward.device)
+        cache.begin_pass(slice(first, first + len(left)), start, columns)
+        # Positions of the padding after a prompt could exceed the model's context.
         last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])
         try:
-            hidden = self.forward.hidden(
-                ids, positions.minimum(last[:, None]), seen, [prompt.slot for prompt in prompts], cache
+            hidden = self.forward.hidden_states(
+                ids, positions.minimum(last[:, None]), visible, [prompt.slot for prompt in prompts], cache
             )
-        except NotFinite as error:
-            raise Spoiled([prompts[row] for row in error.rows]) from None
+        except NonFiniteOutput as error:
+            raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
         return [hidden[row, len(tokens) - 1] for row, tokens in enumerate(left)]

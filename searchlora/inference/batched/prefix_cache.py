@@ -1,4 +1,4 @@
-"""What prompts begin with in common is computed once: keys and values of shared beginnings, kept for later prompts."""
+"""Prefix cache: the KV cache of prompt prefixes that several requests share, least recently used evicted first."""
 
 from __future__ import annotations
 
@@ -9,109 +9,114 @@ from itertools import pairwise
 
 import torch
 
-Ids = tuple[int, ...]
+from searchlora.inference.scheduling.requests import TokenIds
 
-#: A beginning is kept apart where it is so many tokens longer than the one before it.
-LEAST = 16
+#: A prefix is cached separately if it is at least this many tokens longer than the one it extends.
+MIN_EXTENSION = 16
 
-#: Prompts that later ones are compared with.
+#: Number of recent prompts that later ones are compared with.
 _RECENT = 64
 
 
-def shared(prompts: Sequence[Ids]) -> list[list[Ids]]:
-    """The beginnings that at least two different prompts share, in rounds: each begins with one of a round before.
+def shared_prefixes(prompts: Sequence[TokenIds]) -> list[list[TokenIds]]:
+    """Prefixes that at least two different prompts share, in rounds: each one extends a prefix of an earlier round.
 
-    The last token of a prompt is never in a beginning: something must be left to compute.
+    The last token of a prompt is never part of a prefix: its hidden state must be computed.
+
+    Examples:
+        >>> header = tuple(range(20))
+        >>> shared_prefixes([(*header, 1, 7), (*header, 2, 7)]) == [[header]]
+        True
     """
     order = sorted(set(prompts))
     common = [0, *(_common(one, other) for one, other in pairwise(order))]
-    rounds: list[list[Ids]] = []
+    rounds: list[list[TokenIds]] = []
     open_ = [(0, len(order), 0, 0)] if order else []
     while open_:
         first, end, depth, turn = open_.pop()
         if end - first < 2:
             continue
         least = min(common[first + 1 : end])
-        if least >= depth + LEAST:
+        if least >= depth + MIN_EXTENSION:
             depth = least
             rounds += [[] for _ in range(turn + 1 - len(rounds))]
             rounds[turn].append(order[first][:depth])
             turn += 1
-        cuts = [first, *(at for at in range(first + 1, end) if common[at] < depth + LEAST), end]
+        cuts = [first, *(at for at in range(first + 1, end) if common[at] < depth + MIN_EXTENSION), end]
         open_ += [(start, stop, depth, turn) for start, stop in pairwise(cuts)]
     return rounds
 
 
-def _common(one: Ids, other: Ids) -> int:
+def _common(one: TokenIds, other: TokenIds) -> int:
     length = min(len(one), len(other)) - 1
     return next((place for place in range(length) if one[place] != other[place]), length)
 
 
 @dataclass
-class Prefixes:
-    """Keys and values of beginnings, by what computed them (an adapter) and their tokens.
+class PrefixCache:
+    """Keys and values of prefixes, by adapter and token ids.
 
     Args:
-        budget: Tokens that are kept in all; the ones used longest ago go first.
+        budget: Size in tokens.
     """
 
     budget: int
-    _kept: OrderedDict[tuple[Hashable, Ids], torch.Tensor] = field(default_factory=OrderedDict)
-    _lengths: dict[Hashable, dict[int, int]] = field(default_factory=dict)  # of an adapter: length -> how many
-    _recent: dict[Hashable, deque[Ids]] = field(default_factory=dict)
+    _entries: OrderedDict[tuple[Hashable, TokenIds], torch.Tensor] = field(default_factory=OrderedDict)
+    _lengths: dict[Hashable, dict[int, int]] = field(default_factory=dict)  # adapter -> length -> number of entries
+    _recent: dict[Hashable, deque[TokenIds]] = field(default_factory=dict)
     _tokens: int = 0
 
-    def wanted(self, adapter: Hashable, prompts: Sequence[Ids]) -> list[list[Ids]]:
-        """What is worth computing before these prompts, in rounds: what they share with each other and with late ones.
+    def to_compute(self, adapter: Hashable, prompts: Sequence[TokenIds]) -> list[list[TokenIds]]:
+        """Prefixes worth computing before these prompts, in rounds, without those that are cached.
 
-        What is kept already is left out.
+        They are what the prompts share with each other and with recent ones.
         """
         if not self.budget:
             return []
         recent = self._recent.setdefault(adapter, deque(maxlen=_RECENT))
-        rounds = shared([*prompts, *recent])
+        rounds = shared_prefixes([*prompts, *recent])
         recent.extend(dict.fromkeys(prompts))
         useful = [
-            [prefix for prefix in found if self.is_new(adapter, prefix) and _begins(prefix, prompts)]
-            for found in rounds
+            [prefix for prefix in prefixes if self.is_new(adapter, prefix) and _is_prefix_of_any(prefix, prompts)]
+            for prefixes in rounds
         ]
-        return [found for found in useful if found]
+        return [prefixes for prefixes in useful if prefixes]
 
-    def is_new(self, adapter: Hashable, prefix: Ids) -> bool:
-        """Whether a beginning is not kept yet, and short enough to be."""
-        return (adapter, prefix) not in self._kept and len(prefix) <= self.budget // 2
+    def is_new(self, adapter: Hashable, prefix: TokenIds) -> bool:
+        """Whether a prefix is not cached, and short enough to be."""
+        return (adapter, prefix) not in self._entries and len(prefix) <= self.budget // 2
 
-    def longest(self, adapter: Hashable, prompt: Ids) -> tuple[int, torch.Tensor | None]:
-        """How many first tokens of a prompt are kept (its last one aside), and their keys and values."""
+    def longest_match(self, adapter: Hashable, prompt: TokenIds) -> tuple[int, torch.Tensor | None]:
+        """Length and KV cache of the longest cached prefix of a prompt, its last token excluded."""
         for length in sorted(self._lengths.get(adapter, ()), reverse=True):
             key = (adapter, prompt[:length])
-            if length < len(prompt) and key in self._kept:
-                self._kept.move_to_end(key)
-                return length, self._kept[key]
+            if length < len(prompt) and key in self._entries:
+                self._entries.move_to_end(key)
+                return length, self._entries[key]
         return 0, None
 
-    def keep(self, adapter: Hashable, prefix: Ids, columns: torch.Tensor) -> None:
-        """Keep what `KeyValues.taken` gave."""
+    def add(self, adapter: Hashable, prefix: TokenIds, columns: torch.Tensor) -> None:
+        """Add what `KVCache.copy_columns` returned for a prefix."""
         key = (adapter, prefix)
-        if key in self._kept:
+        if key in self._entries:
             return
-        self._kept[key] = columns
+        self._entries[key] = columns
         self._tokens += len(prefix)
         lengths = self._lengths.setdefault(adapter, {})
         lengths[len(prefix)] = lengths.get(len(prefix), 0) + 1
         while self._tokens > self.budget:
-            self._drop(next(iter(self._kept)))
+            self._remove(next(iter(self._entries)))
 
-    def forget(self, adapter: Hashable) -> None:
-        """Drop all that an adapter computed: its name may mean other weights from now on."""
-        for key in [key for key in self._kept if key[0] == adapter]:
-            self._drop(key)
+    def remove_adapter(self, adapter: Hashable) -> None:
+        """Remove all entries of an adapter: its name may mean other weights from now on."""
+        for key in [key for key in self._entries if key[0] == adapter]:
+            self._remove(key)
         self._recent.pop(adapter, None)
         self._lengths.pop(adapter, None)
 
-    def _drop(self, key: tuple[Hashable, Ids]) -> None:
+    def _remove(self, key: tuple[Hashable, TokenIds]) -> None:
         adapter, prefix = key
-        del self._kept[key]
+        del self._entries[key]
         self._tokens -= len(prefix)
         lengths = self._lengths[adapter]
         lengths[len(prefix)] -= 1
@@ -119,5 +124,5 @@ class Prefixes:
             del lengths[len(prefix)]
 
 
-def _begins(prefix: Ids, prompts: Sequence[Ids]) -> bool:
+def _is_prefix_of_any(prefix: TokenIds, prompts: Sequence[TokenIds]) -> bool:
     return any(len(prompt) > len(prefix) and prompt[: len(prefix)] == prefix for prompt in prompts)

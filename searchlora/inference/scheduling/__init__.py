@@ -1,1 +1,1 @@
-"""Who is computed when: requests of all callers wait in lines, and one thread at a time computes them in batches."""
+"""Continuous batching: a fair queue in front of a model runner, driven by one computing thread at a time."""

@@ -1,37 +1,40 @@
-"""What an engine is made of: a machine that computes, adapters in its slots, and the scheduler before it."""
+"""Engine core: scheduler, model runner and loaded adapters of one in-process engine."""
 
 from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-from searchlora.inference.scheduling.requests import Limits, Work
-from searchlora.inference.scheduling.scheduler import Machine, Scheduler
+from searchlora.inference.scheduling.fair_queue import AnyRequest
+from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, Limits
+from searchlora.inference.scheduling.scheduler import ModelRunner, Scheduler
 
-#: Seconds that what is under way may take when the interpreter ends.
+Result = TypeVar("Result")
+
+#: Seconds that running requests may take when the interpreter exits.
 _AT_EXIT = 1.0
 
 
 @dataclass
 class Counts:
-    """What a machine has done since it was made.
+    """Counters of a model runner since its creation.
 
     Attributes:
-        steps, rows_stepped: Passes in which all rows that write wrote a token, and the rows in them.
-        tokens_written, scored: Tokens; requests whose choices were scored.
-        prompt_tokens, prompt_tokens_reused: Of the prompts that were read; those that were kept from earlier ones.
-        slot_hits, slot_misses, slot_evictions: Adapters found loaded, loaded, put out to make room.
+        decode_steps, decoded_rows: Decode passes, and the sum of their rows.
+        generated_tokens, scored_requests: Tokens generated; requests whose choices were scored.
+        prompt_tokens, cached_prompt_tokens: Prompt tokens; those of them that came from the prefix cache.
+        slot_hits, slot_misses, slot_evictions: Adapters found loaded, adapters loaded, adapters evicted.
     """
 
-    steps: int = 0
-    rows_stepped: int = 0
-    tokens_written: int = 0
-    scored: int = 0
+    decode_steps: int = 0
+    decoded_rows: int = 0
+    generated_tokens: int = 0
+    scored_requests: int = 0
     prompt_tokens: int = 0
-    prompt_tokens_reused: int = 0
+    cached_prompt_tokens: int = 0
     slot_hits: int = 0
     slot_misses: int = 0
     slot_evictions: int = 0
@@ -39,34 +42,39 @@ class Counts:
 
 @dataclass
 class Stats(Counts):
-    """The same, and how an engine stands.
+    """The counters and the current state of an engine.
 
     Attributes:
-        waiting, writing: Requests that wait; rows that write.
-        refused: Requests that found no room in the queue.
-        loaded: Names of the adapters that are loaded.
+        waiting, generating: Queued requests; rows that generate.
+        refused: Requests refused because the queue was full.
+        loaded: Names of the loaded adapters.
     """
 
     waiting: int = 0
-    writing: int = 0
+    generating: int = 0
     refused: int = 0
     loaded: tuple[str, ...] = ()
 
 
-class Adapters(Protocol):
-    """The adapters that a machine has loaded; for the computing thread alone, but for `loaded`."""
+class LoadedAdapters(Protocol):
+    """The adapters that a model runner holds. Only the computing thread uses it; any thread may read `loaded`."""
 
     loaded: tuple[str, ...]
 
     def load(self, name: str) -> object:
-        """Load an adapter, unless it is; the one used longest ago makes room. Raises `StoreError`, `EngineBusy`."""
+        """Load an adapter unless it is loaded; the least recently used one is evicted if needed.
+
+        Raises:
+            StoreError: for an adapter that is missing or must not be loaded.
+            EngineBusy: when running requests use all slots.
+        """
 
     def unload(self, name: str) -> bool:
-        """Whether the adapter was loaded. Raises `EngineError` while requests under way wear it."""
+        """Unload an adapter; False if it was not loaded. Raises `EngineError` while running requests use it."""
 
 
-#: All cores. A thread that computes while the interpreter ends would end the process with an abort.
-_open: WeakSet[Core] = WeakSet()
+#: All open cores. A thread that computes while the interpreter exits would abort the process.
+_open: WeakSet[EngineCore] = WeakSet()
 
 
 @atexit.register
@@ -75,43 +83,45 @@ def _close_all() -> None:
         core.close(_AT_EXIT)
 
 
-class Core:
-    """See `LocalEngine`, which is made of it.
+class EngineCore:
+    """What `LocalEngine` delegates to.
 
     Attributes:
-        vocabulary: How many logits the model gives.
+        vocabulary: Number of logits of the model.
     """
 
-    def __init__(self, machine: Machine, adapters: Adapters, counts: Counts, limits: Limits, vocabulary: int) -> None:
+    def __init__(
+        self, runner: ModelRunner, adapters: LoadedAdapters, counts: Counts, limits: Limits, vocabulary: int
+    ) -> None:
         self.vocabulary = vocabulary
-        self._machine, self._adapters, self._counts = machine, adapters, counts
-        self._scheduler = Scheduler(machine, limits)
+        self._runner, self._adapters, self._counts = runner, adapters, counts
+        self._scheduler = Scheduler(runner, limits)
         _open.add(self)
 
-    def submit(self, works: Sequence[Work], caller: Hashable) -> None:
+    def submit(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
         """See `Scheduler.submit`."""
-        self._scheduler.submit(works, caller)
+        self._scheduler.submit(requests, caller)
 
-    def finish(self, works: Sequence[Work]) -> None:
-        """See `Scheduler.finish`; the works of one call are a line of their own."""
-        self._scheduler.finish(works, object())
+    def finish(self, requests: Sequence[AnyRequest]) -> None:
+        """See `Scheduler.finish`; the requests of one call have a line of their own in the fair queue."""
+        self._scheduler.finish(requests, object())
 
     def load(self, name: str) -> None:
-        """See `Adapters.load`."""
+        """See `LoadedAdapters.load`."""
         self.run(lambda: self._adapters.load(name))
 
     def unload(self, name: str) -> bool:
-        """See `Adapters.unload`."""
-        return bool(self.run(lambda: self._adapters.unload(name)))
+        """See `LoadedAdapters.unload`."""
+        return self.run(lambda: self._adapters.unload(name))
 
     def replace(self, name: str, change: Callable[[], Callable[[], object]]) -> None:
-        """Unload an adapter, change what its name means, and load it; no request comes between.
+        """Unload an adapter, change the meaning of its name, and load it; no request runs in between.
 
         Args:
-            change: Gives what undoes it, which is called where the adapter cannot be loaded.
+            change: Makes the change and returns its undo function, which is called if loading fails.
         """
 
-        def errand() -> None:
+        def callback() -> None:
             self._adapters.unload(name)
             undo = change()
             try:
@@ -120,21 +130,22 @@ class Core:
                 undo()
                 raise
 
-        self.run(errand)
+        self.run(callback)
 
-    def run(self, errand: Callable[[], Any]) -> Any:
-        """Between two passes, in the thread that computes; what it gave or raised."""
-        work = Work(errand=errand)
-        self.finish([work])
-        return work.result.result()
+    def run(self, callback: Callable[[], Result]) -> Result:
+        """Call a function in the computing thread, between two forward passes; return or raise what it does."""
+        request: CallbackRequest[Result] = CallbackRequest(callback=callback)
+        self.finish([request])
+        return request.result.result()
 
     def stats(self) -> Stats:
-        """As it stands."""
-        scheduler = self._scheduler
+        """Counters and current state."""
+        scheduler, counts = self._scheduler, asdict(self._counts)
+        running: list[Any] = list(self._runner.running)
         return Stats(
-            **asdict(self._counts),
+            **counts,
             waiting=scheduler.waiting,
-            writing=sum(work.answers is None for work in list(self._machine.under_way)),
+            generating=sum(isinstance(request, GenerateRequest) for request in running),
             refused=scheduler.refused,
             loaded=self._adapters.loaded,
         )

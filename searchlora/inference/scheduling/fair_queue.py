@@ -1,78 +1,95 @@
-"""A line for each caller, served in turn."""
+"""Fair queue: one first-in-first-out line per caller, served round robin, with a starvation guard."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
-from searchlora.inference.scheduling.requests import Work
+from searchlora.inference.scheduling.requests import QueuedRequest
 
-#: A work behind which so often others were taken, because they fitted and it did not, holds up all others until what is
-#: under way has made room for it. Between two takings lies one step of the rows that write.
-PATIENCE = 64
+#: Starvation guard: after this many requests have overtaken it, a request blocks the queue until it fits. At most one
+#: request per decode step overtakes.
+MAX_OVERTAKEN = 64
+
+AnyRequest = QueuedRequest[Any]
 
 
-class Lines:
-    """All lines; not safe for threads by itself."""
+class FairQueue:
+    """The lines of all callers; not thread-safe.
+
+    Examples:
+        >>> from searchlora.inference.scheduling.requests import GenerateRequest
+        >>> queue = FairQueue()
+        >>> for caller in ("a", "a", "b"):
+        ...     queue.push(GenerateRequest(ids=(1,), max_new_tokens=1), caller)
+        >>> admitted = []
+        >>> queue.admit(lambda request: len(admitted) < 2, admitted)
+        >>> len(admitted), len(queue)
+        (2, 1)
+    """
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[Hashable, deque[Work]] = OrderedDict()
+        self._lines: OrderedDict[Hashable, deque[AnyRequest]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, list(self._lines.values())))
 
-    def put(self, work: Work, caller: Hashable) -> None:
-        """At the end of the caller's line."""
-        self._lines.setdefault(caller, deque()).append(work)
+    def push(self, request: AnyRequest, caller: Hashable) -> None:
+        """Append a request to its caller's line."""
+        self._lines.setdefault(caller, deque()).append(request)
 
-    def take(self, fits: Callable[[Work], bool], taken: list[Work]) -> None:
-        """From the head of each line in turn, as long as something fits; who was served stands behind the others.
+    def admit(self, fits: Callable[[AnyRequest], bool], admitted: list[AnyRequest]) -> None:
+        """Move requests from the heads of the lines to `admitted`, round robin, as long as one fits.
+
+        A caller that was served goes to the end of the rotation.
 
         Args:
-            taken: Where they are put, one by one, so that none is lost when this is interrupted.
+            fits: Whether a request has room beside those already admitted.
+            admitted: Receives the requests one by one, so that an interrupt loses none.
         """
-        first = self._waits_too_long()
+        first = self._starving_caller()
         turn = deque(self._lines) if first is None else deque([first, *self._needing_no_room(first)])
-        refused: list[Work] = []
+        skipped: list[AnyRequest] = []
         while turn:
             caller = turn.popleft()
             line = self._lines[caller]
             if not (line[0].needs_no_room or fits(line[0])):
-                refused.append(line[0])
+                skipped.append(line[0])
                 continue
-            taken.append(line.popleft())
+            admitted.append(line.popleft())
             self._lines.move_to_end(caller)
             if line:
                 turn.append(caller)
             else:
                 del self._lines[caller]
-            for work in refused:  # that nothing more fits is no reason to be impatient; that others do is one
-                work.passed_over += 1
-            refused = []
-            if caller == first:  # it has got its room; the others may have what is left
+            for request in skipped:  # counted only when another request was admitted after it
+                request.overtaken += 1
+            skipped = []
+            if caller == first:  # the starving request fitted; the others share the remaining room
                 first, turn = None, deque(self._lines)
 
-    def _waits_too_long(self) -> Hashable | None:
-        """The caller whose work was passed over most, where that is too often."""
-        caller = max(self._lines, key=lambda caller: self._lines[caller][0].passed_over, default=None)
-        return caller if caller in self._lines and self._lines[caller][0].passed_over >= PATIENCE else None
+    def _starving_caller(self) -> Hashable | None:
+        """The caller whose head request was overtaken most often, if at least `MAX_OVERTAKEN` times."""
+        caller = max(self._lines, key=lambda caller: self._lines[caller][0].overtaken, default=None)
+        return caller if caller in self._lines and self._lines[caller][0].overtaken >= MAX_OVERTAKEN else None
 
     def _needing_no_room(self, first: Hashable) -> list[Hashable]:
         return [caller for caller, line in self._lines.items() if caller != first and line[0].needs_no_room]
 
-    def drop(self, unwanted: Callable[[Work], bool]) -> list[Work]:
-        """Take out all of a kind, wherever they stand."""
-        dropped = []
+    def remove_if(self, unwanted: Callable[[AnyRequest], bool]) -> list[AnyRequest]:
+        """Remove and return all requests that meet a condition, wherever they stand."""
+        removed = []
         for caller, line in list(self._lines.items()):
-            dropped += [work for work in line if unwanted(work)]
-            kept = deque(work for work in line if not unwanted(work))
+            removed += [request for request in line if unwanted(request)]
+            kept = deque(request for request in line if not unwanted(request))
             if kept:
                 self._lines[caller] = kept
             else:
                 del self._lines[caller]
-        return dropped
+        return removed
 
-    def take_back(self, works: Sequence[Work]) -> None:
-        """Take out these."""
-        given = set(map(id, works))
-        self.drop(lambda work: id(work) in given)
+    def remove(self, requests: Sequence[AnyRequest]) -> None:
+        """Remove these requests."""
+        ids = set(map(id, requests))
+        self.remove_if(lambda request: id(request) in ids)

@@ -1,4 +1,4 @@
-"""What an engine is asked to do, and how much of it at once."""
+"""The scheduler's work items: a generation, a scoring or a callback, each with a future for its result."""
 
 from __future__ import annotations
 
@@ -7,78 +7,97 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 from searchlora.errors import DeadlineExceeded
+from searchlora.inference.constrained import Matcher
+from searchlora.inference.engine import Scored
+
+Result = TypeVar("Result")
+TokenIds = tuple[int, ...]
 
 
-@dataclass(eq=False)
-class Work:
-    """One answer to write or to score, or an errand that the computing thread runs between two passes.
+@dataclass(eq=False, kw_only=True)
+class QueuedRequest(Generic[Result]):
+    """What every work item of the scheduler has.
 
     Attributes:
-        ids: The prompt.
-        adapter: Pinned; None is the bare base.
-        answers: Token ids of the answers to score; None where one is written.
-        prune_margin: As for `Engine.score`.
-        keep_prefix: The same prompt comes once more soon.
-        most: Tokens after which an answer is cut.
-        matcher: What the answer's grammar admits next; None: anything.
-        endless: Goes on after the token that ends an answer, up to `most`; for measuring speed.
-        errand: Called with nothing; all else is left out then.
-        deadline: On the monotonic clock, after which nobody wants it.
-        on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
-            that it raises fails this work.
-        passed_over: In how many takings others fitted behind it and it did not.
-        result: The tokens written (a list), a `Scored`, or what the errand returned.
+        deadline: Time on the monotonic clock after which the result is no longer wanted; None means no deadline.
+        overtaken: Number of times that later requests were admitted because they fitted and this one did not.
+        result: The result, or the error that ended the request. Cancelling it withdraws the request.
     """
 
-    ids: tuple[int, ...] = ()
-    adapter: str | None = None
-    answers: tuple[tuple[int, ...], ...] | None = None
-    prune_margin: float | None = None
-    keep_prefix: bool = False
-    most: int = 0
-    matcher: Any = None
-    endless: bool = False
-    errand: Callable[[], Any] | None = None
     deadline: float | None = None
-    on_token: Callable[[list[int]], None] | None = None
-    passed_over: int = 0
-    result: Future[Any] = field(default_factory=Future)
+    overtaken: int = 0
+    result: Future[Result] = field(default_factory=Future)
 
     @property
-    def over(self) -> bool:
-        """Whether nobody waits for it any more."""
+    def is_over(self) -> bool:
+        """Whether the request is done, cancelled or past its deadline."""
         late = self.deadline is not None and time.monotonic() > self.deadline
         return self.result.done() or late
 
     @property
     def needs_no_room(self) -> bool:
-        """Whether it can be taken whatever else is under way."""
-        return self.errand is not None or self.over
-
-    @property
-    def tokens(self) -> int:
-        """That it may come to: the prompt, and what is written or scored behind it."""
-        return len(self.ids) + (self.most if self.answers is None else sum(map(len, self.answers)))
+        """Whether it can be admitted whatever else is running."""
+        return self.is_over
 
     def fail(self, error: BaseException) -> None:
-        """Tell who waits, unless they have given up."""
+        """Set an error, unless the request is done or cancelled."""
         with suppress(InvalidStateError):  # another thread may cancel it at any moment
             self.result.set_exception(error)
 
     def fail_late(self) -> None:
-        """Tell who waits that its deadline has passed."""
+        """Fail with `DeadlineExceeded`, unless the request is done or cancelled."""
         self.fail(DeadlineExceeded("the deadline passed before this was done", fix="Allow more time, or ask less."))
 
-    def done(self, value: Any) -> None:
-        """Give what was asked for, unless nobody waits."""
+    def finish(self, value: Result) -> None:
+        """Set the result, unless the request is done or cancelled."""
         with suppress(InvalidStateError):
             self.result.set_result(value)
 
-    def tell(self, ids: list[int]) -> None:
-        """Tell who listens the tokens so far."""
+
+@dataclass(eq=False, kw_only=True)
+class ModelRequest(QueuedRequest[Result]):
+    """A request that the model runner computes.
+
+    Attributes:
+        ids: Token ids of the prompt.
+        adapter: Pinned name of the adapter; None is the bare base model.
+    """
+
+    ids: TokenIds
+    adapter: str | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """Upper bound of its tokens: the prompt and what is generated or scored after it."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False, kw_only=True)
+class GenerateRequest(ModelRequest[list[int]]):
+    """Generate one answer; the result is its token ids, the stop token included.
+
+    Attributes:
+        max_new_tokens: Maximum number of generated tokens.
+        matcher: State of the grammar; None means unconstrained.
+        ignore_stop: Generate on after the stop token, up to `max_new_tokens` (for speed measurements).
+        on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
+            that it raises fails this request.
+    """
+
+    max_new_tokens: int
+    matcher: Matcher | None = None
+    ignore_stop: bool = False
+    on_token: Callable[[list[int]], None] | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        return len(self.ids) + self.max_new_tokens
+
+    def report(self, ids: list[int]) -> None:
+        """Pass the tokens so far to `on_token`."""
         if self.on_token is not None:
             try:
                 self.on_token(ids)
@@ -86,22 +105,65 @@ class Work:
                 self.fail(error)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What is computed and kept at once.
+@dataclass(eq=False, kw_only=True)
+class ScoreRequest(ModelRequest[Scored]):
+    """Score the choices of one prompt.
 
     Attributes:
-        rows: That write at once, or are scored at once.
-        tokens: Of keys and values: the rows that write times the longest they may become.
-        tokens_of_pass: Rows that are read or scored at once times the longest, the answers to score with it.
-        waiting: Works that wait.
+        choices: Token ids of each choice, at least one choice.
+        prune_margin: See `Engine.score`.
+        keep_prefix: Keep the KV cache of the prompt: the same prompt follows again soon.
+    """
+
+    choices: tuple[TokenIds, ...]
+    prune_margin: float | None = None
+    keep_prefix: bool = False
+
+    @property
+    def max_tokens(self) -> int:
+        return len(self.ids) + sum(map(len, self.choices))
+
+
+@dataclass(eq=False, kw_only=True)
+class CallbackRequest(QueuedRequest[Result]):
+    """Call a function in the computing thread, between two forward passes; the result is what it returns."""
+
+    callback: Callable[[], Result]
+
+    @property
+    def needs_no_room(self) -> bool:
+        return True
+
+    def run(self) -> None:
+        """Call it; an exception fails the request."""
+        try:
+            self.finish(self.callback())
+        except Exception as error:
+            self.fail(error)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds on what is computed and stored at once.
+
+    Attributes:
+        rows: Rows that generate at once, and rows of one prefill or scoring pass.
+        cache_tokens: KV cache of the generating rows: number of rows times the longest.
+        pass_tokens: Tokens of one prefill or scoring pass: number of rows times the longest, choices included.
+        waiting: Requests in the queue.
+
+    Examples:
+        >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(2, 200)
+        True
+        >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(3, 200)
+        False
     """
 
     rows: int
-    tokens: int
-    tokens_of_pass: int
+    cache_tokens: int
+    pass_tokens: int
     waiting: int
 
     def pass_holds(self, rows: int, longest: int) -> bool:
-        """Whether one pass may read or score so many rows, the longest of so many tokens."""
-        return rows <= self.rows and rows * longest <= self.tokens_of_pass
+        """Whether one pass may prefill or score this many rows, the longest of `longest` tokens."""
+        return rows <= self.rows and rows * longest <= self.pass_tokens

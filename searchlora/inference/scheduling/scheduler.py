@@ -1,4 +1,4 @@
-"""One thread at a time computes; callers' works are collected into its batches."""
+"""Scheduler: collects the requests of all callers into batches that one thread at a time computes."""
 
 from __future__ import annotations
 
@@ -7,113 +7,119 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from searchlora.errors import EngineBusy, EngineError
-from searchlora.inference.scheduling.fair_queue import Lines
-from searchlora.inference.scheduling.requests import Limits, Work
+from searchlora.inference.scheduling.fair_queue import AnyRequest, FairQueue
+from searchlora.inference.scheduling.requests import CallbackRequest, Limits, ModelRequest
 
-#: Seconds between two looks through all lines for works that nobody waits for any more.
-_LOOK = 0.25
+#: Seconds between two sweeps of the queue for cancelled and late requests.
+_SWEEP_INTERVAL = 0.25
 
 
-class Machine(Protocol):
-    """What computes works. One thread at a time uses it; only `under_way` may be read beside."""
+class ModelRunner(Protocol):
+    """Computes requests. One thread at a time uses it; other threads may only read `running`."""
 
     @property
-    def under_way(self) -> Collection[Work]:
-        """Works begun and not done."""
+    def running(self) -> Collection[ModelRequest[Any]]:
+        """Requests that were begun and are not done."""
 
-    def leave(self) -> None:
-        """Let go of works under way that are done, or that nobody waits for."""
+    def release_finished(self) -> None:
+        """Free what running requests hold that are done, cancelled or late."""
 
-    def admission(self) -> Callable[[Work], bool]:
-        """For one taking: whether a work can be computed beside those taken before it; if so it counts as taken."""
+    def admission(self) -> Callable[[AnyRequest], bool]:
+        """A test for one round of admission: whether a request has room beside those admitted before it."""
 
-    def compute(self, works: Sequence[Work]) -> None:
-        """Begin works, and go on with those under way by one step. Each work is told its value, or what failed it."""
+    def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
+        """Begin requests, and advance the running ones by one step. Each request gets its result or its error."""
 
-    def drop(self) -> None:
-        """Forget all works under way."""
+    def drop_all(self) -> None:
+        """Forget all running requests."""
 
 
 class Scheduler:
-    """Runs what waits; no thread of its own outlives the work, so an engine that nobody holds can be forgotten."""
+    """Admits queued requests to the model runner between two steps (continuous batching).
 
-    def __init__(self, machine: Machine, limits: Limits) -> None:
+    No thread outlives the work, so an engine without references can be garbage-collected.
+
+    Attributes:
+        refused: Number of requests refused because the queue was full.
+    """
+
+    def __init__(self, runner: ModelRunner, limits: Limits) -> None:
         self.limits = limits
         self.refused = 0
-        self._machine = machine
-        self._lines = Lines()
-        self._taken: list[Work] = []  # from the lines, for the pass under way
+        self._runner = runner
+        self._queue = FairQueue()
+        self._admitted: list[AnyRequest] = []  # of the current step
         self._changed = threading.Condition()
-        self._driven = False  # whether some thread computes
-        self._driver: int | None = None  # which
-        self._calls = 0  # of `finish`, under way
+        self._is_driven = False  # whether a thread computes
+        self._driver: int | None = None  # its id
+        self._calls = 0  # running calls of `finish`
         self._closed = self._stopped = False
-        self._looked = 0.0
+        self._swept = 0.0
 
     @property
     def waiting(self) -> int:
-        """Works that are not begun."""
-        begun = set(map(id, list(self._machine.under_way)))
-        taken = [work for work in self._taken if work.errand is None and not work.result.done()]
-        return len(self._lines) + sum(id(work) not in begun for work in taken)
+        """Number of model requests that are not begun."""
+        begun = set(map(id, list(self._runner.running)))
+        admitted = [each for each in self._admitted if isinstance(each, ModelRequest) and not each.result.done()]
+        return len(self._queue) + sum(id(request) not in begun for request in admitted)
 
-    def submit(self, works: Sequence[Work], caller: Hashable) -> None:
-        """Put works at the end of their caller's line, and go on; a thread computes them.
+    def submit(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
+        """Queue requests, all or none, and return at once; a thread computes them.
 
         Raises:
-            EngineBusy: when they do not all have room, no thread can be started, or the engine is closed.
+            EngineBusy: when the queue has no room for all, no thread can be started, or the engine is closed.
         """
-        late: list[Work] = []
+        late: list[AnyRequest] = []
         try:
             with self._changed:
                 self._check_open()
-                if len(self._lines) + len(works) > self.limits.waiting:
-                    late += self._unwanted()
-                if len(self._lines) + len(works) > self.limits.waiting:
-                    self.refused += len(works)
+                if len(self._queue) + len(requests) > self.limits.waiting:
+                    late += self._sweep()
+                if len(self._queue) + len(requests) > self.limits.waiting:
+                    self.refused += len(requests)
                     raise EngineBusy(
-                        f"{len(self._lines)} requests wait already, {len(works)} came, and no more than "
+                        f"{len(self._queue)} requests wait already, {len(requests)} came, and no more than "
                         f"{self.limits.waiting} may wait",
                         fix="Ask again later, or ask fewer at once.",
                     )
-                for work in works:
-                    self._lines.put(work, caller)
+                for request in requests:
+                    self._queue.push(request, caller)
                 try:
                     self._start_thread()
                 except RuntimeError as error:
-                    self._lines.take_back(works)
+                    self._queue.remove(requests)
                     raise EngineBusy(f"no thread can be started ({error})", fix="Ask again later.") from None
         finally:
-            for work in late:  # without the lock: who is told may ask again
-                work.fail_late()
+            for request in late:  # without the lock: a done-callback may call the engine
+                request.fail_late()
 
-    def finish(self, works: Sequence[Work], caller: Hashable) -> None:
-        """Put works into their caller's line and see them done, whatever becomes of them.
+    def finish(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
+        """Queue requests and return when all are done, successfully or not.
 
-        Where no thread computes, the caller's own does, for all who wait, until its works are done. (OpenMP keeps
-        threads for each thread that computes, and waits idly as soon as there are more than cores: a step takes half
-        as long again in a thread beside one that has computed before.) Of its works no more wait at once than half of
-        those that may, so that others find room.
+        If no thread computes, the calling thread does, for all callers, until its own requests are done. (OpenMP keeps
+        worker threads for each thread that computes, and they slow each other down as soon as there are more than
+        cores: a step takes half as long again in a thread beside one that has computed before.) At most half of the
+        queue's places are used at once, so that other callers find room.
 
         Raises:
             EngineBusy: when the engine is closed.
-            EngineError: in a call-back of the engine, whose thread would wait for itself.
+            EngineError: when called from a callback of the engine, whose thread would wait for itself.
         """
-        left, given_up, open_ = deque(works), deque[Work](), _Countdown(len(works))
-        for work in works:
-            work.result.add_done_callback(open_.down)
-        most = max(1, self.limits.waiting // 2)
+        left, rejected, open_ = deque(requests), deque[AnyRequest](), _Countdown(len(requests))
+        for request in requests:
+            request.result.add_done_callback(open_.down)
+        max_queued = max(1, self.limits.waiting // 2)
 
-        def put() -> None:
+        def push() -> None:
             while left and self._stopped:
-                given_up.append(left.popleft())
-            while left and open_.count - len(left) < most:
-                self._lines.put(left.popleft(), caller)
+                rejected.append(left.popleft())
+            while left and open_.count - len(left) < max_queued:
+                self._queue.push(left.popleft(), caller)
 
         with self._changed:
             self._check_open()
@@ -125,119 +131,119 @@ class Scheduler:
             self._calls += 1
         try:
             while left or open_.count:
-                while given_up:
-                    given_up.popleft().fail(_closed())
+                while rejected:
+                    rejected.popleft().fail(_closed())
                 with self._changed:
-                    put()
-                    if given_up:
+                    push()
+                    if rejected:
                         continue
-                    if self._driven:
+                    if self._is_driven:
                         self._changed.wait()
                         continue
-                    self._driven = True
+                    self._is_driven = True
                 try:
-                    self._drive(lambda: not open_.count, put)
+                    self._drive(lambda: not open_.count, push)
                 finally:
-                    self._let_go()
+                    self._stop_driving()
         finally:
             with self._changed:
                 self._calls -= 1
                 self._changed.notify_all()
 
     def close(self, seconds: float) -> None:
-        """Take nothing more and finish what waits; what is not finished after so many seconds fails."""
+        """Refuse new requests and finish the queued ones; those not done after `seconds` fail."""
         until = time.monotonic() + seconds
         with self._changed:
             self._closed = True
-            while (self._driven or self._calls or self._has_work) and time.monotonic() < until:
-                with suppress(RuntimeError):  # no thread can be started: callers that wait compute
+            while (self._is_driven or self._calls or self._has_work) and time.monotonic() < until:
+                with suppress(RuntimeError):  # no thread can be started: waiting callers compute
                     self._start_thread()
                 self._changed.wait(min(until - time.monotonic(), 1.0))
             self._stopped = True
-            left = [*self._lines.drop(lambda _: True), *self._taken, *list(self._machine.under_way)]
-        for work in left:
-            work.fail(_closed())
+            left = [*self._queue.remove_if(lambda _: True), *self._admitted, *list(self._runner.running)]
+        for request in left:
+            request.fail(_closed())
         with self._changed:
             self._changed.notify_all()
 
     @property
     def _has_work(self) -> bool:
-        return bool(len(self._lines) or self._machine.under_way)
+        return bool(len(self._queue) or self._runner.running)
 
     def _check_open(self) -> None:
         if self._closed:
             raise _closed()
 
     def _start_thread(self) -> None:
-        """Unless some thread computes, or there is nothing to do. Raises `RuntimeError` where none can be started."""
-        if not self._driven and self._has_work:
-            self._driven = True
+        """Start a computing thread, if none runs and there is work. Raises `RuntimeError` if none can be started."""
+        if not self._is_driven and self._has_work:
+            self._is_driven = True
             try:
                 threading.Thread(target=self._run, name="searchlora-engine", daemon=True).start()
             except RuntimeError:
-                self._driven = False
+                self._is_driven = False
                 raise
 
     def _run(self) -> None:
         try:
             self._drive(lambda: False, lambda: None)
         finally:
-            self._let_go()
+            self._stop_driving()
 
-    def _drive(self, enough: Callable[[], bool], put: Callable[[], None]) -> None:
-        """Compute until it is enough or nothing is left to do.
+    def _drive(self, is_enough: Callable[[], bool], push: Callable[[], None]) -> None:
+        """Compute step by step until `is_enough()` or until nothing is left to do.
 
         Args:
-            put: Called with the lock before works are taken.
+            push: Called with the lock before each admission.
         """
         self._driver = threading.get_ident()
         with torch.inference_mode():
             try:
-                while self._has_work and not enough():
-                    self._once(put)
-            except BaseException as error:  # an interrupt, in the middle of anything
-                lost = [*self._taken, *self._machine.under_way]
-                if isinstance(error, Exception):  # it would come again for what waits
+                while self._has_work and not is_enough():
+                    self._step(push)
+            except BaseException as error:  # an interrupt, at any point
+                lost = [*self._admitted, *self._runner.running]
+                if isinstance(error, Exception):  # it would come again for the queued requests
                     with self._changed:
-                        lost += self._lines.drop(lambda _: True)
-                for work in lost:
-                    work.fail(EngineError(f"the computation was interrupted ({type(error).__name__}: {error})"))
-                self._machine.drop()
+                        lost += self._queue.remove_if(lambda _: True)
+                for request in lost:
+                    request.fail(EngineError(f"the computation was interrupted ({type(error).__name__}: {error})"))
+                self._runner.drop_all()
                 raise
             finally:
-                self._taken = []
+                self._admitted = []
 
-    def _let_go(self) -> None:
+    def _stop_driving(self) -> None:
         with self._changed:
-            self._driven, self._driver = False, None
+            self._is_driven, self._driver = False, None
             self._changed.notify_all()
-            with suppress(RuntimeError):  # no thread can be started: the next caller computes what waits
+            with suppress(RuntimeError):  # no thread can be started: the next caller computes the queued requests
                 self._start_thread()
 
-    def _once(self, put: Callable[[], None]) -> None:
-        self._machine.leave()
+    def _step(self, push: Callable[[], None]) -> None:
+        self._runner.release_finished()
         with self._changed:
-            put()
-            late = self._unwanted() if time.monotonic() > self._looked + _LOOK else []
-            self._lines.take(self._machine.admission(), self._taken)
-            self._changed.notify_all()  # there is room again
-        for work in late:
-            work.fail_late()
-        wanted = []
-        for work in self._taken:
-            if work.over:
-                work.fail_late()
-            elif work.errand is not None:
-                _run_errand(work)
-            else:
-                wanted.append(work)
-        self._machine.compute(wanted)
-        self._taken = []
+            push()
+            late = self._sweep() if time.monotonic() > self._swept + _SWEEP_INTERVAL else []
+            self._queue.admit(self._runner.admission(), self._admitted)
+            self._changed.notify_all()  # the queue has room again
+        for request in late:
+            request.fail_late()
+        to_compute: list[ModelRequest[Any]] = []
+        for request in self._admitted:
+            if request.is_over:
+                request.fail_late()
+            elif isinstance(request, CallbackRequest):
+                request.run()
+            elif isinstance(request, ModelRequest):
+                to_compute.append(request)
+        self._runner.compute(to_compute)
+        self._admitted = []
 
-    def _unwanted(self) -> list[Work]:
-        """Taken out of the lines: works whose callers have gone, or whose deadline has passed."""
-        self._looked = time.monotonic()
-        return self._lines.drop(lambda work: work.over)
+    def _sweep(self) -> list[AnyRequest]:
+        """Remove cancelled and late requests from the queue."""
+        self._swept = time.monotonic()
+        return self._queue.remove_if(lambda request: request.is_over)
 
 
 class _Countdown:
@@ -248,14 +254,6 @@ class _Countdown:
     def down(self, _: object) -> None:
         with self._lock:
             self.count -= 1
-
-
-def _run_errand(work: Work) -> None:
-    assert work.errand is not None
-    try:
-        work.done(work.errand())
-    except Exception as error:
-        work.fail(error)
 
 
 def _closed() -> EngineBusy:

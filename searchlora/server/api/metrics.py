@@ -73,23 +73,27 @@ class _EngineCollector(Collector):
         """The metrics of this moment."""
         stats = self._stats()
         yield GaugeMetricFamily("searchlora_requests_waiting", "Requests in the engine's queue.", stats.waiting)
-        yield GaugeMetricFamily("searchlora_rows_writing", "Answers being generated now.", stats.writing)
+        yield GaugeMetricFamily("searchlora_rows_writing", "Answers being generated now.", stats.generating)
         yield GaugeMetricFamily("searchlora_adapters_loaded", "Adapters loaded into slots.", len(stats.loaded))
         yield SummaryMetricFamily(
             "searchlora_batch_size",
             "Rows per decode step.",
-            count_value=stats.steps,
-            sum_value=stats.rows_stepped,
+            count_value=stats.decode_steps,
+            sum_value=stats.decoded_rows,
         )
         for name, help_text, value in (
             ("engine_prompt_tokens", "Prompt tokens, computed or reused.", stats.prompt_tokens),
             (
                 "engine_prompt_tokens_reused",
                 "Prompt tokens reused from the prefix cache.",
-                stats.prompt_tokens_reused,
+                stats.cached_prompt_tokens,
             ),
-            ("engine_tokens_written", "Generated tokens, including those of cancelled requests.", stats.tokens_written),
-            ("engine_requests_scored", "Requests whose choices were scored.", stats.scored),
+            (
+                "engine_tokens_written",
+                "Generated tokens, including those of cancelled requests.",
+                stats.generated_tokens,
+            ),
+            ("engine_requests_scored", "Requests whose choices were scored.", stats.scored_requests),
             ("engine_requests_refused", "Requests refused because the queue was full.", stats.refused),
             ("slot_hits", "Requests whose adapter was loaded.", stats.slot_hits),
             ("slot_misses", "Requests whose adapter had to be loaded.", stats.slot_misses),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.inference.batched.decode import likeliest
+from searchlora.inference.batched.decode import argmax
 
 
 @given(st.integers(1, 4), st.sampled_from([1, 7, 256, 259, 300, 768]), st.integers(1, 6), st.integers(0, 99))
@@ -17,4 +17,4 @@ def test_it_is_the_first_of_the_largest(dtype, rows, vocabulary, values, seed):
     logits = torch.randint(-values, values, (rows, vocabulary), generator=generator).to(dtype)
     logits[0, : vocabulary // 2] = -torch.inf
     wanted = [row.index(max(row)) for row in logits.tolist()]
-    assert likeliest(logits).tolist() == wanted
+    assert argmax(logits).tolist() == wanted

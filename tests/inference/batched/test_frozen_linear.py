@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchlora.inference.batched import frozen_linear, native, tables
-from searchlora.inference.batched.frozen_linear import Kept, Packed
-from searchlora.inference.batched.lora_mapping import route
-from searchlora.inference.batched.tables import Change
+from searchlora.inference.batched import frozen_linear, lora_layers, native
+from searchlora.inference.batched.frozen_linear import PrepackedLinear, WrappedLinear
+from searchlora.inference.batched.lora_layers import LoraWeights
+from searchlora.inference.batched.lora_mapping import map_rows
 from searchlora.models.load import load_model
 
 
@@ -21,7 +21,7 @@ def test_it_is_the_same_before_and_after_a_forward_pass(tiny_base, quantization)
     """bitsandbytes lays 4-bit weights out anew in the first one."""
     model = load_model(tiny_base, quantization=quantization)
     plain = load_model(tiny_base).get_submodule("model.layers.0.mlp.down_proj").weight.float()
-    layer = Kept(model.get_submodule("model.layers.0.mlp.down_proj"))
+    layer = WrappedLinear(model.get_submodule("model.layers.0.mlp.down_proj"))
     for _ in range(2):
         found = layer.dense().float()
         assert float((found - plain).norm() / plain.norm()) < (0.2 if quantization == "nf4" else 0.01)
@@ -31,12 +31,14 @@ def test_it_is_the_same_before_and_after_a_forward_pass(tiny_base, quantization)
 
 def test_a_bias_is_no_part_of_it():
     layer = torch.nn.Linear(5, 3)
-    torch.testing.assert_close(Kept(layer).dense(), layer.weight.detach())
+    torch.testing.assert_close(WrappedLinear(layer).dense(), layer.weight.detach())
 
 
 #: What reads frozen weights, where the processor multiplies bfloat16.
 compiled = native.kernels(torch.empty(0, dtype=torch.bfloat16))
-multiplies = pytest.mark.skipif(not (compiled and compiled.few), reason="this processor does not multiply bfloat16")
+multiplies = pytest.mark.skipif(
+    not (compiled and compiled.max_rows), reason="this processor does not multiply bfloat16"
+)
 
 
 def packed(monkeypatch, weight, bias, lies):
@@ -44,9 +46,9 @@ def packed(monkeypatch, weight, bias, lies):
     with monkeypatch.context() as patch:
         if not lies:
             patch.setattr(
-                frozen_linear, "lying", lambda *_: weight.view(6, 48, 32, 2)
+                frozen_linear, "pack_frozen", lambda *_: weight.view(6, 48, 32, 2)
             )  # of its size, but not as it lies
-        found = Packed(weight, bias)
+        found = PrepackedLinear(weight, bias)
     assert (found._compiled is not None) == lies
     return found
 
@@ -64,13 +66,13 @@ def test_few_rows_are_multiplied_as_by_onednn(layer, monkeypatch, rows):
     found, wanted = (packed(monkeypatch, layer.weight, layer.bias, lies)(x) for lies in (True, False))
     assert found.shape == wanted.shape == (rows, 1, 192)
     torch.testing.assert_close(found, wanted, rtol=2e-2, atol=1e-3)
-    if rows > compiled.few:
+    if rows > compiled.max_rows:
         assert torch.equal(found, wanted)
 
 
 @multiplies
 def test_the_outcome_of_a_row_does_not_depend_on_the_rows_beside_it(layer):
-    ours, x = Packed(layer.weight, layer.bias), torch.randn(70, 1, 96).bfloat16()
+    ours, x = PrepackedLinear(layer.weight, layer.bias), torch.randn(70, 1, 96).bfloat16()
     together = ours(x)
     assert all(torch.equal(ours(x[row : row + 1])[0], together[row]) for row in range(70))
 
@@ -91,23 +93,23 @@ def test_what_adapters_add_is_added(ends, slots, rank, tokens, biased):
     torch.manual_seed(0)
     weight, bias = torch.randn(192, 96).bfloat16() / 10, torch.randn(192).bfloat16() if biased else None
     spans = [slice(start, end) for start, end in pairwise((0, *ends))]
-    base, added = Packed(weight, bias), tables.Packed(96, spans, weight, compiled)
-    added.make_room(5, rank)
+    base, added = PrepackedLinear(weight, bias), lora_layers.PackedSlots(96, spans, weight, compiled)
+    added.reserve(5, rank)
     for slot in range(1, 5):
-        changes = [Change(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
+        changes = [LoraWeights(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
         added.put(slot, [*changes[:-1], None if slot == 2 else changes[-1]])
-    x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), route(slots, "cpu")
+    x, routing = torch.randn(len(slots), tokens, 96).bfloat16(), map_rows(slots, "cpu")
     if routing is None:
         return
-    found = added.changed(base, x, routing)
+    found = added.apply(base, x, routing)
     torch.testing.assert_close(found, added.add(x, base(x), routing), rtol=2e-2, atol=0.1)
     bare = [row for row, slot in enumerate(slots) if slot == 0]
     assert torch.equal(found[bare], base(x)[bare])
-    alone = added.changed(base, x[-1:], route(slots[-1:], "cpu")) if slots[-1] else base(x[-1:])
+    alone = added.apply(base, x[-1:], map_rows(slots[-1:], "cpu")) if slots[-1] else base(x[-1:])
     assert torch.equal(alone[0], found[-1])
 
 
 @multiplies
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (7, 9)])
 def test_sizes_that_our_kernel_cannot_read_are_left_to_onednn(shape):
-    assert Packed(torch.randn(shape).bfloat16(), None)._compiled is None
+    assert PrepackedLinear(torch.randn(shape).bfloat16(), None)._compiled is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from searchlora.inference.batched.forward import Forward
-from searchlora.inference.batched.fused_layers import DecoderLayer
+from searchlora.inference.batched.fused_layers import FusedDecoderLayer
 from tests.inference.small_models import small
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 def taken(model) -> list[bool]:
     Forward(model)
-    return [isinstance(each, DecoderLayer) for each in model.model.layers]
+    return [isinstance(each, FusedDecoderLayer) for each in model.model.layers]
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_tokens_read_at_once_and_one_by_one_come_out_as_from_the_model(name, dty
     with torch.inference_mode():
         wanted = small(name).to(dtype)(ids).logits
         forward = Forward(small(name).to(dtype))
-        cache = forward.key_values()
+        cache = forward.new_cache()
         found = []
         for start, end in ((0, 4), (4, 5), (5, 6)):
-            cache.block(slice(0, 2), start if start < 5 else torch.tensor([start, start]), end)
+            cache.begin_pass(slice(0, 2), start if start < 5 else torch.tensor([start, start]), end)
             seen = torch.arange(end) <= torch.arange(start, end)[:, None]
             positions = torch.arange(start, end).expand(2, -1)
-            hidden = forward.hidden(ids[:, start:end], positions, seen.expand(2, -1, -1), [0, 0], cache)
+            hidden = forward.hidden_states(ids[:, start:end], positions, seen.expand(2, -1, -1), [0, 0], cache)
             found.append(forward.logits(hidden.flatten(0, 1)).view(2, end - start, -1))
     spread = float(wanted.float().std())
     apart = (torch.cat(found, dim=1).float() - wanted.float()).abs().max()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from searchlora.inference.batched.native import huge_pages
-from searchlora.inference.batched.native.huge_pages import in_large_pages
+from searchlora.inference.batched.native.huge_pages import use_huge_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -37,7 +37,7 @@ def test_weights_come_to_lie_in_large_pages_and_stay_as_they_are():
     kept = torch.arange(1 << 22).float()
     weights.copy_(kept)
     assert large(weights) == 0
-    in_large_pages([weights[5:70], weights])
+    use_huge_pages([weights[5:70], weights])
     assert large(weights) >= 1 << 23
     assert torch.equal(weights, kept)
 
@@ -45,17 +45,17 @@ def test_weights_come_to_lie_in_large_pages_and_stay_as_they_are():
 @LARGE
 def test_memory_that_is_empty_comes_to_lie_in_large_pages_when_it_is_used():
     numbers = torch.empty(1 << 24)
-    in_large_pages([numbers], empty=True)
+    use_huge_pages([numbers], is_empty=True)
     before = large(numbers)
     numbers.zero_()
     assert large(numbers) >= before + (1 << 25)
 
 
 def test_spans_that_touch_are_one():
-    assert huge_pages._joined([(4, 6), (0, 2), (1, 3), (6, 8), (5, 6)]) == [(0, 3), (4, 8)]
+    assert huge_pages._merge([(4, 6), (0, 2), (1, 3), (6, 8), (5, 6)]) == [(0, 3), (4, 8)]
 
 
 def test_where_the_system_has_none_nothing_happens(monkeypatch):
     monkeypatch.setattr(huge_pages.platform, "system", lambda: "Darwin")
-    in_large_pages([torch.ones(3)])
-    in_large_pages([])
+    use_huge_pages([torch.ones(3)])
+    use_huge_pages([])

@@ -11,7 +11,7 @@ from searchlora.adapters.attach import attach
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.requests import Work
+from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.models.load import load_model
 from tests.made import made_folder
 
@@ -76,9 +76,9 @@ def greedy(model, prompt, tokens):
 
 
 def written(engine, rows):
-    works = [Work(ids=tuple(ids), adapter=adapter, most=most) for ids, adapter, most in rows]
-    engine._core.finish(works)
-    return [work.result.result() for work in works]
+    queued = [GenerateRequest(ids=tuple(ids), adapter=adapter, max_new_tokens=most) for ids, adapter, most in rows]
+    engine._core.finish(queued)
+    return [request.result.result() for request in queued]
 
 
 @settings(max_examples=20, deadline=None)
@@ -103,9 +103,9 @@ def test_in_bf16_logits_stay_near_peft_in_bf16(tiny_base, folders, quantization)
     """bf16 keeps 8 bits of a number; A and B are rounded to it, where PEFT keeps them in fp32."""
     engine = loaded(LocalEngine(tiny_base, quantization=quantization, adapters=8), folders)
     answers = tuple((token, 2) for token in range(3, 60))
-    works = [Work(ids=tuple(range(40, 60)), adapter=name, answers=answers) for name in ADAPTERS]
-    engine._core.finish(works)
-    for name, work in zip(ADAPTERS, works, strict=True):
+    queued = [ScoreRequest(ids=tuple(range(40, 60)), adapter=name, choices=answers) for name in ADAPTERS]
+    engine._core.finish(queued)
+    for name, request in zip(ADAPTERS, queued, strict=True):
         model = load_model(tiny_base, quantization=quantization)
         if name:
             model = attach(model, folders[name])
@@ -113,7 +113,7 @@ def test_in_bf16_logits_stay_near_peft_in_bf16(tiny_base, folders, quantization)
             logits = model(torch.tensor([[*range(40, 60)]])).logits[0, -1].float().log_softmax(-1)
             seconds = model(torch.tensor([[*range(40, 60), token] for token in range(3, 60)])).logits[:, -1]
         wanted = logits[3:60] + seconds.float().log_softmax(-1)[:, 2]
-        assert work.result.result().log_probabilities == pytest.approx(wanted.tolist(), abs=0.25)
+        assert request.result.result().log_probabilities == pytest.approx(wanted.tolist(), abs=0.25)
 
 
 def test_a_row_without_an_adapter_is_the_base_also_beside_decomposed_ones(engine, alone):

@@ -15,10 +15,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from searchlora.inference.batched import native
 from searchlora.inference.batched.attention import attend
-from searchlora.inference.batched.lora_mapping import route
-from searchlora.inference.batched.native.bindings import Items
-from searchlora.inference.batched.norms import Norm, take_over_norms
-from searchlora.inference.batched.tables import Blocks, Change, Packed
+from searchlora.inference.batched.fused_layers import FusedRMSNorm, fuse_norms
+from searchlora.inference.batched.lora_layers import LoraWeights, PackedSlots, TorchSlots
+from searchlora.inference.batched.lora_mapping import map_rows
+from searchlora.inference.batched.native.bindings import LoraItems
 from searchlora.models import attention
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on the path")
@@ -51,15 +51,15 @@ def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, r
     like = torch.empty(0, dtype=dtype)
     compiled = copy(native.kernels(like))
     assert compiled is not None
-    compiled.tiles = compiled.tiles and tiles
-    tables = [Blocks(size_in, spans, like), Packed(size_in, spans, like, compiled)]
+    compiled.uses_amx = compiled.uses_amx and tiles
+    tables = [TorchSlots(size_in, spans, like), PackedSlots(size_in, spans, like, compiled)]
     for slot, rank in enumerate(ranks, start=1):
-        changes = [Change(torch.randn(rank, size_in) / size_in**0.5, torch.randn(out, rank)) for out in outs]
+        changes = [LoraWeights(torch.randn(rank, size_in) / size_in**0.5, torch.randn(out, rank)) for out in outs]
         changes[-1] = changes[-1] if slot % 2 else None
         for each in tables:
-            each.make_room(slot + 1, max(ranks[:slot]))
+            each.reserve(slot + 1, max(ranks[:slot]))
             each.put(slot, changes)
-    routing = route(slots, "cpu")
+    routing = map_rows(slots, "cpu")
     if routing is not None:
         x, y = torch.randn(len(slots), tokens, size_in).to(dtype), torch.randn(len(slots), tokens, ends[-1]).to(dtype)
         wanted, found = (each.add(x, y.clone(), routing) for each in tables)
@@ -87,8 +87,8 @@ def test_attention_of_one_new_token_is_softmax_over_what_it_sees(dtype, rows, ke
     hidden = torch.rand(rows, 1, 1, seen) < 0.4
     hidden[..., 0] = False
     mask = torch.zeros(rows, 1, 1, seen, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
-    assert compiled.can_attend(query, key, value, mask)
-    found = compiled.attend(query, key, value, mask, 1 / math.sqrt(size))
+    assert compiled.supports_attention(query, key, value, mask)
+    found = compiled.attention(query, key, value, mask, 1 / math.sqrt(size))
     keys, values = (each.float().repeat_interleave(group, 1) for each in (key, value))
     scores = query.float() @ keys.transpose(2, 3) / math.sqrt(size) + mask.float()
     near(found, (scores.softmax(-1) @ values).transpose(1, 2).to(dtype))
@@ -97,14 +97,14 @@ def test_attention_of_one_new_token_is_softmax_over_what_it_sees(dtype, rows, ke
 def test_attention_that_the_kernel_cannot_read_is_computed_by_pytorch():
     key, value = torch.randn(2, 1, 2, 5, 8).transpose(3, 4).contiguous().transpose(3, 4).unbind()
     query, mask = torch.randn(1, 2, 1, 8), torch.zeros(1, 1, 1, 5)
-    assert not native.kernels(query).can_attend(query, key, value, mask)
+    assert not native.kernels(query).supports_attention(query, key, value, mask)
     found, _ = attend(torch.nn.Module(), query, key, value, mask)
     wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     near(found, wanted.transpose(1, 2))
 
 
 def test_rows_of_an_adapter_stand_in_items_of_sixteen():
-    items = Items([(3, [*range(0, 34, 2)]), (1, [1])])
+    items = LoraItems([(3, [*range(0, 34, 2)]), (1, [1])])
     assert items.slots.tolist() == [3, 3, 1]
     assert items.firsts.tolist() == [0, 16, 17]
     assert items.counts.tolist() == [16, 1, 1]
@@ -113,20 +113,20 @@ def test_rows_of_an_adapter_stand_in_items_of_sixteen():
 
 
 def test_tokens_of_rows_that_follow_each_other_are_not_moved():
-    items = Items([(3, [2]), (1, [3])], tokens=20)
+    items = LoraItems([(3, [2]), (1, [3])], tokens=20)
     assert items.counts.tolist() == [16, 4, 16, 4]
     assert items.first == 40
 
 
 def test_without_a_compiler_there_are_none(monkeypatch):
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
-    assert native._loaded.__wrapped__(torch.float32) is None
+    assert native._load.__wrapped__(torch.float32) is None
 
 
 def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
-    monkeypatch.setattr(native, "_COMPILE", ("--no-such-option",))
-    assert native._loaded.__wrapped__(torch.float32) is None
+    monkeypatch.setattr(native, "_FLAGS", ("--no-such-option",))
+    assert native._load.__wrapped__(torch.float32) is None
     assert not list((tmp_path / "kernels").iterdir())
 
 
@@ -143,7 +143,7 @@ def test_norms_are_those_of_llama(dtype, shape, size, spread):
     norm = LlamaRMSNorm(size).to(dtype)
     norm.weight.data.normal_()
     x = (spread * torch.randn(size, *shape)).to(dtype).movedim(0, -1)
-    found = native.kernels(x).norm(x, norm.weight.detach(), norm.variance_epsilon)
+    found = native.kernels(x).rms_norm(x, norm.weight.detach(), norm.variance_epsilon)
     near(found, norm(x).detach())
 
 
@@ -153,7 +153,7 @@ def test_what_is_added_before_a_norm_is_added_in_place(dtype):
     norm = LlamaRMSNorm(70).to(dtype)
     x, residual = torch.randn(2, 3, 5, 70).to(dtype).unbind()
     total = x + residual
-    found = native.kernels(x).norm(x, norm.weight.detach(), norm.variance_epsilon, residual)
+    found = native.kernels(x).rms_norm(x, norm.weight.detach(), norm.variance_epsilon, residual)
     assert torch.equal(x, total)
     near(found, norm(total).detach())
 
@@ -180,7 +180,7 @@ def test_heads_turn_as_those_of_llama_and_keys_and_values_go_to_their_columns(
     room = torch.randn(2, rows, key_heads, new + 9, size).to(dtype)
     keys, values = room[..., 2 : new + 7, :].unbind()
     given_x, before = x.clone().view(rows, new, -1, size).transpose(1, 2), room.clone()
-    query = native.kernels(x).rotate(x, turn, keys, values, starts)
+    query = native.kernels(x).rope(x, turn, keys, values, starts)
     wanted = apply_rotary_pos_emb(given_x[:, :heads], given_x[:, heads : heads + key_heads], *turn)
     near(query, wanted[0])
     for row, start in enumerate(starts.tolist()):
@@ -201,7 +201,7 @@ def test_heads_turn_as_those_of_llama_and_keys_and_values_go_to_their_columns(
 def test_gates_are_silu(dtype, rows, size, spread):
     torch.manual_seed(0)
     x = (spread * torch.randn(rows, 2, 2 * size)).to(dtype)
-    near(native.kernels(x).gate(x), torch.nn.functional.silu(x[..., :size]) * x[..., size:])
+    near(native.kernels(x).swiglu(x), torch.nn.functional.silu(x[..., :size]) * x[..., size:])
 
 
 class AddsOne(LlamaRMSNorm):  # as Gemma's does
@@ -217,8 +217,8 @@ def test_only_norms_that_compute_the_same_are_taken_over():
     kept = dict(model)
     x = torch.randn(3, 32)
     wanted = {name: model[name](x).detach() for name in ("plain", "other")}
-    take_over_norms(model)
-    assert isinstance(model["plain"], Norm)
+    fuse_norms(model)
+    assert isinstance(model["plain"], FusedRMSNorm)
     assert model["other"] is kept["other"]
     for name, each in wanted.items():
         near(model[name](x).detach(), each)
@@ -228,7 +228,7 @@ def test_only_norms_that_compute_the_same_are_taken_over():
 def test_without_kernels_norms_stay(monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     model = torch.nn.ModuleDict({"plain": LlamaRMSNorm(32)})
-    take_over_norms(model)
+    fuse_norms(model)
     assert type(model["plain"]) is LlamaRMSNorm
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.inference.batched.prefix_cache import LEAST, Prefixes, shared
+from searchlora.inference.batched.prefix_cache import MIN_EXTENSION, PrefixCache, shared_prefixes
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 
@@ -19,39 +19,39 @@ SYSTEM = "Grade the passage for the query. " * 3
 def test_beginnings_come_in_rounds():
     guideline, query, other = tuple(range(20)), tuple(range(100, 120)), tuple(range(200, 220))
     prompts = [(*guideline, *middle, *range(300 + n, 310)) for middle in (query, other) for n in range(3)]
-    first, second = shared(prompts)
+    first, second = shared_prefixes(prompts)
     assert first == [guideline]
     assert sorted(second) == sorted([(*guideline, *query), (*guideline, *other)])
-    assert shared(prompts[:1]) == []
-    assert shared([]) == []
-    assert shared([prompts[0]] * 5) == []  # nothing but itself to share with
+    assert shared_prefixes(prompts[:1]) == []
+    assert shared_prefixes([]) == []
+    assert shared_prefixes([prompts[0]] * 5) == []  # nothing but itself to share with
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60).map(tuple), max_size=12))
 def test_every_beginning_is_shared_and_longer_than_the_one_before(prompts):
     seen = {()}
-    for found in shared(prompts):
+    for found in shared_prefixes(prompts):
         for prefix in found:
             assert sum(prompt[: len(prefix)] == prefix and len(prompt) > len(prefix) for prompt in set(prompts)) >= 2
             longest = max((each for each in seen if prefix[: len(each)] == each), key=len)
-            assert len(prefix) >= len(longest) + LEAST
+            assert len(prefix) >= len(longest) + MIN_EXTENSION
         seen |= set(found)
 
 
 def test_the_budget_drops_what_was_used_longest_ago():
-    kept = Prefixes(budget=100)
+    kept = PrefixCache(budget=100)
     columns = torch.zeros(1)
     prompts = {start: tuple(range(start, start + 40)) for start in (0, 1000, 2000)}
-    kept.keep("a", prompts[0], columns)
-    kept.keep("a", prompts[1000], columns)
-    assert kept.longest("a", (*prompts[0], 9))[0] == 40
-    kept.keep("a", prompts[2000], columns)
-    assert kept.longest("a", (*prompts[1000], 9))[0] == 0
-    assert kept.longest("a", (*prompts[0], 9))[0] == 40
-    assert kept.longest("b", (*prompts[0], 9))[0] == 0  # another adapter computes other keys and values
-    assert kept.longest("a", prompts[0])[0] == 0  # something is left to compute
-    kept.forget("a")
-    assert kept.longest("a", (*prompts[0], 9))[0] == 0
+    kept.add("a", prompts[0], columns)
+    kept.add("a", prompts[1000], columns)
+    assert kept.longest_match("a", (*prompts[0], 9))[0] == 40
+    kept.add("a", prompts[2000], columns)
+    assert kept.longest_match("a", (*prompts[1000], 9))[0] == 0
+    assert kept.longest_match("a", (*prompts[0], 9))[0] == 40
+    assert kept.longest_match("b", (*prompts[0], 9))[0] == 0  # another adapter computes other keys and values
+    assert kept.longest_match("a", prompts[0])[0] == 0  # something is left to compute
+    kept.remove_adapter("a")
+    assert kept.longest_match("a", (*prompts[0], 9))[0] == 0
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +70,17 @@ def test_grades_of_many_passages_read_the_guideline_once(engines):
     for one, other in zip(reusing.score(pairs(), choices), plain.score(pairs(), choices), strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
     stats = reusing.stats()
-    assert stats.prompt_tokens_reused > 0.6 * stats.prompt_tokens
-    assert plain.stats().prompt_tokens_reused == 0
+    assert stats.cached_prompt_tokens > 0.6 * stats.prompt_tokens
+    assert plain.stats().cached_prompt_tokens == 0
 
 
 def test_requests_that_come_one_after_the_other_share_too(engines):
     reusing, plain = engines
     for request in pairs()[:5]:
         assert reusing.generate([request]) == plain.generate([request])
-    before = reusing.stats().prompt_tokens_reused
+    before = reusing.stats().cached_prompt_tokens
     reusing.generate([pairs()[6]])
-    assert reusing.stats().prompt_tokens_reused > before
+    assert reusing.stats().cached_prompt_tokens > before
 
 
 @pytest.mark.parametrize("begins", ["", "2\n"])
@@ -97,7 +97,7 @@ def test_a_prompt_that_is_scored_and_then_written_is_read_once(tiny_base, begins
     wanted = [replace(request, answer_prefix=begins, max_new_tokens=12) for request in asked]
     assert reusing.generate(wanted) == plain.generate(wanted)
     after = reusing.stats()
-    reused = after.prompt_tokens_reused - before.prompt_tokens_reused
+    reused = after.cached_prompt_tokens - before.cached_prompt_tokens
     more = len(reusing.renderer.completion_ids(begins, ends=""))
     assert after.prompt_tokens - before.prompt_tokens - reused <= len(asked) * (1 + more)
-    assert plain.stats().prompt_tokens_reused == 0
+    assert plain.stats().cached_prompt_tokens == 0

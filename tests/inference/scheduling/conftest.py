@@ -27,7 +27,7 @@ def folders(tiny_base, tmp_path_factory):
 def either(request, tiny_base, folders, monkeypatch):
     """An engine of each kind."""
     if request.param == "one adapter":
-        monkeypatch.setattr("searchlora.inference.batched.forward.fits", lambda _: False)
+        monkeypatch.setattr("searchlora.inference.batched.forward.is_supported", lambda _: False)
     engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, adapters=2, waiting=8)
     engine.load_folder("x", folders["x"])
     yield engine

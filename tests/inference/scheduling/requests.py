@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from searchlora.inference.engine import Request
-from searchlora.inference.scheduling.requests import Work
+from searchlora.inference.scheduling.requests import CallbackRequest
 from searchlora.outputs import Grammar
 
 
@@ -18,10 +18,10 @@ def hold(engine):
     """Keep the engine busy until the event is set; requests wait meanwhile."""
     begun, free = threading.Event(), threading.Event()
 
-    def errand():
+    def callback():
         begun.set()
         free.wait(20)
 
-    engine._core.submit([Work(errand=errand)], "hold")
+    engine._core.submit([CallbackRequest(callback=callback)], "hold")
     begun.wait(10)
     return free

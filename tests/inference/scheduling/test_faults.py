@@ -10,44 +10,44 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
-from searchlora.inference.batched import tables as batched_tables
-from searchlora.inference.batched.lora_mapping import route
-from searchlora.inference.batched.tables import Blocks, Change, tables
+from searchlora.inference.batched import lora_layers
+from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots
+from searchlora.inference.batched.lora_mapping import map_rows
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.fair_queue import PATIENCE, Lines
-from searchlora.inference.scheduling.requests import Limits, Work
-from searchlora.inference.sequential import one_adapter_core
+from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, FairQueue
+from searchlora.inference.scheduling.requests import CallbackRequest, GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.sequential import sequential_core
 from tests.inference.scheduling.requests import asked, hold
 from tests.inference.small_models import small
 
 
 def take(lines, fits):
     taken = []
-    lines.take(fits, taken)
+    lines.admit(fits, taken)
     return taken
 
 
 def test_who_is_passed_over_too_often_holds_up_the_others_until_it_fits():
-    lines, large = Lines(), Work(ids=(1, 2, 3))
-    lines.put(large, "large")
-    errand = Work(errand=lambda: None)
-    for number in range(PATIENCE):
-        lines.put(Work(ids=(number,)), number)
-        assert len(take(lines, lambda work: len(work.ids) == 1)) == 1
-    lines.put(Work(ids=(1,)), "small")
-    lines.put(errand, "errand")
-    assert take(lines, lambda work: len(work.ids) == 1) == [errand]  # which needs no room
+    lines, large = FairQueue(), GenerateRequest(ids=(1, 2, 3), max_new_tokens=1)
+    lines.push(large, "large")
+    callback = CallbackRequest(callback=lambda: None)
+    for number in range(MAX_OVERTAKEN):
+        lines.push(GenerateRequest(ids=(number,), max_new_tokens=1), number)
+        assert len(take(lines, lambda request: len(request.ids) == 1)) == 1
+    lines.push(GenerateRequest(ids=(1,), max_new_tokens=1), "small")
+    lines.push(callback, "callback")
+    assert take(lines, lambda request: len(request.ids) == 1) == [callback]  # which needs no room
     found = take(lines, lambda _: True)
     assert found[0] is large
     assert len(found) == 2
 
 
 def test_where_nothing_more_fits_nobody_is_passed_over():
-    lines = Lines()
+    lines = FairQueue()
     for caller in range(40):
         for _ in range(3):
-            lines.put(Work(ids=(caller,)), caller)
-    for _ in range(3 * PATIENCE):
+            lines.push(GenerateRequest(ids=(caller,), max_new_tokens=1), caller)
+    for _ in range(3 * MAX_OVERTAKEN):
         assert take(lines, lambda _: False) == []
     room = [32]
 
@@ -55,7 +55,7 @@ def test_where_nothing_more_fits_nobody_is_passed_over():
         room[0] -= 1
         return room[0] >= 0
 
-    assert len({work.ids for work in take(lines, fits)}) == 32
+    assert len({request.ids for request in take(lines, fits)}) == 32
 
 
 def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folders):
@@ -101,23 +101,26 @@ def test_an_adapter_that_computes_no_numbers_fails_and_spoils_nobody(engine, fol
 
 
 def test_an_interrupt_fails_all_that_is_under_way_and_leaves_nothing_behind(engine, monkeypatch):
-    forward = engine._core._machine._reader.forward
+    forward = engine._core._runner._prefiller.forward
     free = hold(engine)
     other = engine._core
-    works = [Work(ids=(5, 6, 7), adapter="x", answers=((3, 2), (4, 2))), Work(ids=(5, 6), adapter="y", most=3)]
-    real = forward.hidden
+    queued = [
+        ScoreRequest(ids=(5, 6, 7), adapter="x", choices=((3, 2), (4, 2))),
+        GenerateRequest(ids=(5, 6), adapter="y", max_new_tokens=3),
+    ]
+    real = forward.hidden_states
 
     def interrupted(*_):
-        monkeypatch.setattr(forward, "hidden", real)
+        monkeypatch.setattr(forward, "hidden_states", real)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forward, "hidden", interrupted)
+    monkeypatch.setattr(forward, "hidden_states", interrupted)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    other.submit(works, "other")
+    other.submit(queued, "other")
     free.set()
-    for work in works:
+    for request in queued:
         with pytest.raises(EngineError, match="interrupted"):
-            work.result.result(10)
+            request.result.result(10)
     assert engine.generate([asked("tent", "x")])
     assert engine.unload("x")
     assert engine.unload("y")
@@ -172,7 +175,7 @@ def test_an_adapter_that_is_refused_is_looked_at_once_a_pass(engine, monkeypatch
         raise EngineError("not today", where=name)
 
     monkeypatch.setattr(engine._core._adapters, "_fetch", fetch)
-    engine._by_hand["z"] = None
+    engine._folders["z"] = None
     free = hold(engine)
     futures = [engine.submit(asked("tent", "z")) for _ in range(4)]
     free.set()
@@ -186,16 +189,16 @@ def test_an_adapter_that_is_refused_is_looked_at_once_a_pass(engine, monkeypatch
 def test_tables_that_could_grow_by_half_only_hold_what_they_held(kind, monkeypatch):
     spans = [slice(0, 8), slice(8, 12)]
     like = torch.empty(0)
-    made = Blocks(6, spans, like) if kind == "blocks" else tables(6, spans, like)
-    if kind == "packed" and isinstance(made, Blocks):
+    made = TorchSlots(6, spans, like) if kind == "blocks" else empty_slots(6, spans, like)
+    if kind == "packed" and isinstance(made, TorchSlots):
         pytest.skip("no compiled kernels here")
-    changes = [Change(torch.randn(2, 6), torch.randn(span.stop - span.start, 2)) for span in spans]
-    made.make_room(2, 2)
+    changes = [LoraWeights(torch.randn(2, 6), torch.randn(span.stop - span.start, 2)) for span in spans]
+    made.reserve(2, 2)
     made.put(1, changes)
-    x, routing = torch.randn(1, 1, 6), route([1], "cpu")
+    x, routing = torch.randn(1, 1, 6), map_rows([1], "cpu")
     wanted = made.add(x, torch.zeros(1, 1, 12), routing)
     with monkeypatch.context() as patch:
-        real, calls = batched_tables._grown, []
+        real, calls = lora_layers._grown, []
 
         def second_fails(*given):
             calls.append(given)
@@ -203,11 +206,11 @@ def test_tables_that_could_grow_by_half_only_hold_what_they_held(kind, monkeypat
                 raise MemoryError
             return real(*given)
 
-        patch.setattr(batched_tables, "_grown", second_fails)
+        patch.setattr(lora_layers, "_grown", second_fails)
         with pytest.raises(MemoryError):
-            made.make_room(2, 16)
+            made.reserve(2, 16)
     for room in ((2, 2), (2, 16), (2, 4)):
-        made.make_room(*room)
+        made.reserve(*room)
         assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
 
 
@@ -226,30 +229,33 @@ def test_rows_that_are_taken_back_while_they_write(either):
     assert len(pieces) < 3000
     with pytest.raises(DeadlineExceeded):
         either.submit(asked("tent", tokens=3000), seconds=0.2).result(30)
-    assert either.stats().steps > 0
+    assert either.stats().decode_steps > 0
     for _ in range(100):
-        if not either.stats().writing:
+        if not either.stats().generating:
             break
         time.sleep(0.05)
-    assert either.stats().writing == 0
+    assert either.stats().generating == 0
 
 
 def test_a_long_prompt_and_a_long_answer_need_not_fit_together():
     model = small("opt", max_position_embeddings=32)
-    core = one_adapter_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=32)
-    works = [Work(ids=tuple(range(3, 29)), most=4), Work(ids=(5, 6), most=28)]
-    core.finish(works)
-    together = [work.result.result() for work in works]
-    alone = [Work(ids=work.ids, most=work.most) for work in works]
-    for work in alone:
-        core.finish([work])
-    assert together == [work.result.result() for work in alone]
+    core = sequential_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=32)
+    queued = [
+        GenerateRequest(ids=tuple(range(3, 29)), max_new_tokens=4),
+        GenerateRequest(ids=(5, 6), max_new_tokens=28),
+    ]
+    core.finish(queued)
+    together = [request.result.result() for request in queued]
+    alone = [GenerateRequest(ids=request.ids, max_new_tokens=request.max_new_tokens) for request in queued]
+    for request in alone:
+        core.finish([request])
+    assert together == [request.result.result() for request in alone]
 
 
 def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeypatch):
     engine = LocalEngine(tiny_base, precision="fp32")
-    group = engine._core._adapters._projections.groups[-1]
-    real = type(group).make_room
+    group = engine._core._adapters._layers.groups[-1]
+    real = type(group).reserve
 
     def full(self, *given):
         if self is group:
@@ -257,10 +263,10 @@ def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeyp
         return real(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(group), "make_room", full)
+        patch.setattr(type(group), "reserve", full)
         with pytest.raises(MemoryError):
             engine.load_folder("z", folders["z"])
-    assert "z" not in engine._by_hand
+    assert "z" not in engine._folders
     engine.load_folder("z", folders["z"])
     assert engine.generate([asked("tent", "z")])
 
@@ -313,7 +319,7 @@ def test_a_prompt_that_is_read_as_no_numbers_fails_alone(tiny_base):
     engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4)
     requests = [asked("a much longer question about tents " * 3), asked("rope"), asked("boot")]
     wanted, scored = engine.generate(requests), engine.score(requests, [["a", "b"]] * 3)
-    embedding = engine._core._machine._reader.forward._backbone.get_input_embeddings()
+    embedding = engine._core._runner._prefiller.forward._backbone.get_input_embeddings()
     (token,) = set(engine.renderer.prompt_ids(asked("~").messages)) - set(
         engine.renderer.prompt_ids(asked("a").messages)
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from searchlora.errors import RequestRefused, UsageError
-from searchlora.inference.batched.kv_cache import KeyValues
+from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Grammar
@@ -83,15 +83,15 @@ def test_a_folder_replaces_another_of_the_name_in_one_step(engine, folders):
 
 
 def test_keys_and_values_take_the_room_that_rows_in_use_need():
-    cache = KeyValues(2)
+    cache = KVCache(2)
     states = torch.ones(4, 1, 8, 2)
-    cache.make_room(4, 8, tokens=512)
-    cache.block(slice(0, 4), 0, 8)
+    cache.reserve(4, 8, tokens=512)
+    cache.begin_pass(slice(0, 4), 0, 8)
     cache.update(states, states, 0)
-    assert cache._all.shape[2] * cache._all.shape[4] <= 512
-    cache.make_room(1, 500, tokens=512)  # one row is left, and writes long
-    assert cache._all.shape[2:5] == (1, 1, 512)
-    assert float(cache._all[0, 0, 0, 0, :8].sum()) == 16
-    cache.make_room(4, 20, tokens=512)
-    assert cache._all.shape[2] * cache._all.shape[4] <= 512
-    assert float(cache._all[0, 0, 0, 0, :8].sum()) == 16
+    assert cache._data.shape[2] * cache._data.shape[4] <= 512
+    cache.reserve(1, 500, tokens=512)  # one row is left, and writes long
+    assert cache._data.shape[2:5] == (1, 1, 512)
+    assert float(cache._data[0, 0, 0, 0, :8].sum()) == 16
+    cache.reserve(4, 20, tokens=512)
+    assert cache._data.shape[2] * cache._data.shape[4] <= 512
+    assert float(cache._data[0, 0, 0, 0, :8].sum()) == 16

@@ -14,8 +14,8 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, TamperedAdapter
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.fair_queue import Lines
-from searchlora.inference.scheduling.requests import Work
+from searchlora.inference.scheduling.fair_queue import FairQueue
+from searchlora.inference.scheduling.requests import GenerateRequest
 from tests.inference.scheduling.requests import asked, hold
 from tests.made import made_adapter
 from tests.words import first_word
@@ -63,32 +63,32 @@ def test_sixteen_threads_over_more_adapters_than_slots(tiny_base, store):
         list(threads.map(hammer, range(16)))
     stats = engine.stats()
     assert stats.slot_evictions > 0
-    assert (stats.waiting, stats.writing) == (0, 0)
+    assert (stats.waiting, stats.generating) == (0, 0)
 
 
 def test_lines_are_served_in_turn():
-    lines = Lines()
+    lines = FairQueue()
     for number in range(6):
-        lines.put(Work(ids=(number,)), "many")
-    lines.put(Work(ids=(100,)), "one")
-    lines.put(Work(ids=(200,)), "other")
+        lines.push(GenerateRequest(ids=(number,), max_new_tokens=1), "many")
+    lines.push(GenerateRequest(ids=(100,), max_new_tokens=1), "one")
+    lines.push(GenerateRequest(ids=(200,), max_new_tokens=1), "other")
     taken = []
 
-    def fits(work):
+    def fits(request):
         if len(taken) < 4:
-            taken.append(work.ids[0])
+            taken.append(request.ids[0])
             return True
         return False
 
-    found: list[Work] = []
-    lines.take(fits, found)
-    assert [work.ids[0] for work in found] == [0, 100, 200, 1]
+    found: list[GenerateRequest] = []
+    lines.admit(fits, found)
+    assert [request.ids[0] for request in found] == [0, 100, 200, 1]
     assert len(lines) == 4
     taken.clear()
     found.clear()
-    lines.put(Work(ids=(300,)), "late")
-    lines.take(fits, found)
-    assert sorted(work.ids[0] for work in found) == [2, 3, 4, 300]
+    lines.push(GenerateRequest(ids=(300,), max_new_tokens=1), "late")
+    lines.admit(fits, found)
+    assert sorted(request.ids[0] for request in found) == [2, 3, 4, 300]
 
 
 def test_a_caller_with_much_does_not_hold_up_another(engine):
@@ -169,25 +169,25 @@ def test_where_one_request_of_a_call_fails_the_others_are_taken_back(engine, mon
     monkeypatch.setattr(engine._core._adapters, "_fetch", fetch)
     with pytest.raises(TamperedAdapter, match="a2@1: was changed"):
         engine.generate([asked("tent", None, 3000), asked("rope", "a1", 3000), asked("boot", "a2", 3)])
-    assert engine.stats().steps < 100
+    assert engine.stats().decode_steps < 100
     engine.generate([asked("tent")])
-    assert engine.stats().writing == 0
+    assert engine.stats().generating == 0
 
 
 def test_a_pass_that_fails_is_told_to_those_in_it_and_the_engine_goes_on(engine, monkeypatch):
     wanted = engine.generate([asked("tent", "a0")])
-    forward = engine._core._machine._reader.forward
-    real = forward.hidden
+    forward = engine._core._runner._prefiller.forward
+    real = forward.hidden_states
 
     def breaks(*_: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(forward, "hidden", breaks)
+    monkeypatch.setattr(forward, "hidden_states", breaks)
     with pytest.raises(MemoryError, match="no room"):
         engine.generate([asked("tent", "a0")])
     with pytest.raises(MemoryError, match="no room"):
         engine.score([asked("tent", "a1")], [["red", "green"]])
-    monkeypatch.setattr(forward, "hidden", real)
+    monkeypatch.setattr(forward, "hidden_states", real)
     assert engine.generate([asked("tent", "a0")]) == wanted
     assert engine.unload("a0")
 

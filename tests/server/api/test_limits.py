@@ -148,7 +148,7 @@ def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny
         assert "deadline_exceeded" in events[-1]
         assert len(events) > 2
         assert client.post(CHAT, json=asked()).status_code == 200
-        until(lambda: service.engine.stats().writing == 0)
+        until(lambda: service.engine.stats().generating == 0)
 
 
 def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
@@ -173,7 +173,7 @@ def test_more_scores_at_once_than_may_wait_are_refused_for_good(tiny_base, store
 
 def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, monkeypatch):
     with serving(tiny_base, store) as (service, client):
-        writer = service.engine._core._machine._writer
+        writer = service.engine._core._runner._batch
 
         def broken():
             monkeypatch.undo()
@@ -197,7 +197,7 @@ def test_what_takes_longer_than_the_grace_breaks_off(tiny_base, store):
         lines = stream.iter_lines()
         next(lines)
     assert time.monotonic() - started < 3
-    assert service.engine.stats().writing == 0
+    assert service.engine.stats().generating == 0
 
 
 def test_what_is_cut_before_its_answer_began_is_told_so(tiny_base, store, caplog):
@@ -205,7 +205,7 @@ def test_what_is_cut_before_its_answer_began_is_told_so(tiny_base, store, caplog
     with served(service, grace=0) as url:
         waits = threading.Thread(target=lambda: found.append(httpx.post(url + CHAT, json=long(3000), timeout=30)))
         waits.start()
-        until(lambda: service.engine.stats().writing == 1)
+        until(lambda: service.engine.stats().generating == 1)
     waits.join()
     assert (found[0].status_code, found[0].json()["error"]["code"]) == (503, "stopping")
     assert found[0].headers["retry-after"] == "1"
@@ -239,10 +239,10 @@ def test_a_client_that_leaves_frees_its_row(tiny_base, store, stream):
         else:
             with pytest.raises(httpx.ReadTimeout):
                 client.post(CHAT, json=long(3000), timeout=0.3)
-        written = service.engine.stats().tokens_written
+        written = service.engine.stats().generated_tokens
         assert written > 0
-        until(lambda: service.engine.stats().writing == 0, seconds=1)
-        assert service.engine.stats().tokens_written < 2900
+        until(lambda: service.engine.stats().generating == 0, seconds=1)
+        assert service.engine.stats().generated_tokens < 2900
         assert client.post(CHAT, json=asked()).status_code == 200
 
 

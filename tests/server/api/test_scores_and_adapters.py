@@ -81,7 +81,7 @@ def test_an_adapter_in_use_is_not_unloaded(client, service):
 
 def test_what_is_done_is_counted(client, service):
     end = time.monotonic() + 30
-    while service.engine.stats().writing:  # a row that a client of another test has just left
+    while service.engine.stats().generating:  # a row that a client of another test has just left
         assert time.monotonic() < end
     before = samples(client)
     answer = client.post(CHAT, json=asked(model="one")).json()

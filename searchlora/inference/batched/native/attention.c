@@ -1,189 +1,208 @@
-/* Attention of one new token a row. */
-#include "numbers.h"
+/* Attention over the KV cache, blockwise with an online softmax. A query's result does not depend on the other queries. */
+#include "numeric.h"
 #include <stdlib.h>
 
 enum {
-    ROWS = 4,   /* queries that are computed together */
-    MANY = 4,   /* keys, as well */
-    SEEN = 64,  /* keys of a block */
-    WIDE = 64,  /* numbers of a head in a piece */
-    BLOCK = 32, /* of these, what stays in registers */
+    QUERIES = 4,    /* queries computed together */
+    KEYS = 4,       /* keys computed together */
+    KEY_BLOCK = 64, /* keys per softmax block */
+    PIECE = 64,     /* elements of a head per accumulator */
+    UNROLL = 32,    /* elements of a piece that stay in registers */
 };
 
-#ifdef VECTORS
-/* Of each of 16 vectors the sum of its 16 numbers, in their order. */
-static inline __m512 sums_of(__m512 v[16]) {
-    for (int i = 0; i < 8; i++) /* of neighbours, in pairs of numbers */
+#ifdef AVX512
+/* The sums of the 16 elements of each of 16 vectors, in order. */
+static inline __m512 horizontal_sums(__m512 v[16]) {
+    for (int i = 0; i < 8; i++) /* pairs of adjacent elements */
         v[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
-    for (int i = 0; i < 4; i++) { /* of four, in each quarter */
+    for (int i = 0; i < 4; i++) { /* four elements, in each quarter */
         __m512d a = _mm512_castps_pd(v[2 * i]), b = _mm512_castps_pd(v[2 * i + 1]);
         v[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
     }
-    for (int i = 0; i < 2; i++) /* quarters: 0 and 2 of the one, 0 and 2 of the other; 1 and 3 added to them */
+    for (int i = 0; i < 2; i++) /* quarters 0 and 2 of both vectors, plus quarters 1 and 3 */
         v[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x88),
                              _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xdd));
     return _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x88), _mm512_shuffle_f32x4(v[0], v[1], 0xdd));
 }
 #endif
 
-/* The products of ROWS vectors x with `many` (at most MANY) vectors that lie `stride` apart; into found[row * next + q].
- * Each vector is read once for all rows. */
-static inline void dots(const value *const *x, const value *w, size_t stride, int many, int size, float *found,
-                        size_t next) {
-    const value *vectors[MANY];
-    for (int q = 0; q < MANY; q++)
-        vectors[q] = w + (size_t)(q < many ? q : many - 1) * stride;
-    float sums[ROWS][MANY];
+/* scores[r * stride + k] = q[r] · keys[k] for QUERIES queries and `count` (at most KEYS) adjacent keys of `size` elements;
+ * each key is read once for all queries. */
+static inline void dot_products(const element *const *q, const element *keys, int count, int size, float *scores,
+                                size_t stride) {
+    const element *key[KEYS];
+    for (int k = 0; k < KEYS; k++)
+        key[k] = keys + (size_t)(k < count ? k : count - 1) * size;
+    float sums[QUERIES][KEYS];
     int i = 0;
-#ifdef VECTORS
-    __m512 lanes[ROWS * MANY];
-    for (int each = 0; each < ROWS * MANY; each++)
-        lanes[each] = _mm512_setzero_ps();
+#ifdef AVX512
+    __m512 lanes[QUERIES * KEYS];
+    for (int l = 0; l < QUERIES * KEYS; l++)
+        lanes[l] = _mm512_setzero_ps();
     for (; i + 2 * LANES <= size; i += 2 * LANES) {
-        __m512bh rows[ROWS];
-        for (int r = 0; r < ROWS; r++)
-            rows[r] = (__m512bh)_mm512_loadu_si512(x[r] + i);
-        for (int q = 0; q < MANY; q++) {
-            __m512bh vector = (__m512bh)_mm512_loadu_si512(vectors[q] + i);
-            for (int r = 0; r < ROWS; r++)
-                lanes[r * MANY + q] = _mm512_dpbf16_ps(lanes[r * MANY + q], rows[r], vector);
+        __m512bh queries[QUERIES];
+        for (int r = 0; r < QUERIES; r++)
+            queries[r] = (__m512bh)_mm512_loadu_si512(q[r] + i);
+        for (int k = 0; k < KEYS; k++) {
+            __m512bh vector = (__m512bh)_mm512_loadu_si512(key[k] + i);
+            for (int r = 0; r < QUERIES; r++)
+                lanes[r * KEYS + k] = _mm512_dpbf16_ps(lanes[r * KEYS + k], queries[r], vector);
         }
     }
-    _mm512_storeu_ps(&sums[0][0], sums_of(lanes));
+    _mm512_storeu_ps(&sums[0][0], horizontal_sums(lanes));
 #else
-    float lanes[ROWS][MANY][LANES] = {0};
+    float lanes[QUERIES][KEYS][LANES] = {0};
     for (; i + LANES <= size; i += LANES)
-        for (int q = 0; q < MANY; q++) {
+        for (int k = 0; k < KEYS; k++) {
             float vector[LANES];
             for (int j = 0; j < LANES; j++)
-                vector[j] = from(vectors[q][i + j]);
-            for (int r = 0; r < ROWS; r++)
+                vector[j] = to_float(key[k][i + j]);
+            for (int r = 0; r < QUERIES; r++)
                 for (int j = 0; j < LANES; j++)
-                    lanes[r][q][j] += vector[j] * from(x[r][i + j]);
+                    lanes[r][k][j] += vector[j] * to_float(q[r][i + j]);
         }
-    for (int r = 0; r < ROWS; r++)
-        for (int q = 0; q < MANY; q++) {
-            sums[r][q] = 0;
+    for (int r = 0; r < QUERIES; r++)
+        for (int k = 0; k < KEYS; k++) {
+            sums[r][k] = 0;
             for (int j = 0; j < LANES; j++)
-                sums[r][q] += lanes[r][q][j];
+                sums[r][k] += lanes[r][k][j];
         }
 #endif
-    for (int r = 0; r < ROWS; r++)
-        for (int q = 0; q < many; q++) {
+    for (int r = 0; r < QUERIES; r++)
+        for (int k = 0; k < count; k++) {
             for (int j = i; j < size; j++)
-                sums[r][q] += from(x[r][j]) * from(vectors[q][j]);
-            found[r * next + q] = sums[r][q];
+                sums[r][k] += to_float(q[r][j]) * to_float(key[k][j]);
+            scores[r * stride + k] = sums[r][k];
         }
 }
 
-/* sums[row][j] += factors[row * next + k] * w[k][j] over `many` vectors w of `width` (at most WIDE) numbers. */
-static inline void weighted(float sums[ROWS][WIDE], const float *factors, size_t next, const value *w,
-                            size_t stride, int many, int width) {
+/* sums[r][j] += weights[r * stride + k] * values[k * size + j] over `count` values, for `width` (at most PIECE) elements. */
+static inline void weighted_sum(float sums[QUERIES][PIECE], const float *weights, size_t stride, const element *values,
+                                size_t size, int count, int width) {
     int start = 0;
-    for (; start + BLOCK <= width; start += BLOCK) { /* few enough to stay in registers */
-        float block[ROWS][BLOCK];
-        for (int r = 0; r < ROWS; r++)
-            for (int j = 0; j < BLOCK; j++)
+    for (; start + UNROLL <= width; start += UNROLL) {
+        float block[QUERIES][UNROLL];
+        for (int r = 0; r < QUERIES; r++)
+            for (int j = 0; j < UNROLL; j++)
                 block[r][j] = sums[r][start + j];
-        for (int k = 0; k < many; k++)
-            for (int j = 0; j < BLOCK; j++) {
-                float number = from(w[k * stride + start + j]);
-                for (int r = 0; r < ROWS; r++)
-                    block[r][j] += factors[r * next + k] * number;
+        for (int k = 0; k < count; k++)
+            for (int j = 0; j < UNROLL; j++) {
+                float v = to_float(values[k * size + start + j]);
+                for (int r = 0; r < QUERIES; r++)
+                    block[r][j] += weights[r * stride + k] * v;
             }
-        for (int r = 0; r < ROWS; r++)
-            for (int j = 0; j < BLOCK; j++)
+        for (int r = 0; r < QUERIES; r++)
+            for (int j = 0; j < UNROLL; j++)
                 sums[r][start + j] = block[r][j];
     }
-    for (int k = 0; k < many; k++)
-        for (int r = 0; r < ROWS; r++)
+    for (int k = 0; k < count; k++)
+        for (int r = 0; r < QUERIES; r++)
             for (int j = start; j < width; j++)
-                sums[r][j] += factors[r * next + k] * from(w[k * stride + j]);
+                sums[r][j] += weights[r * stride + k] * to_float(values[k * size + j]);
 }
 
-/* Attention of one new token a row: softmax(scale * q K' + mask) V, blockwise (arXiv:1805.02867).
+/* softmax(scale * q K' + mask) V with an online softmax over blocks of keys (arXiv:1805.02867).
  *
- * q (rows, heads, size) and out (rows, heads, size) by their strides; k and v (rows, key heads, seen, size) by the
- * strides of a row and of a head; mask (rows, seen), added to the scores, its lowest numbers for what is not seen.
- * Gives 1 where there is no memory.
- */
-int attend(const value *q, const value *k, const value *v, const value *mask, value *out, int64_t rows, int64_t heads,
-           int64_t key_heads, int64_t size, int64_t seen, const int64_t *strides, float scale) {
-    enum { Q_ROW, Q_HEAD, K_ROW, K_HEAD, V_ROW, V_HEAD, MASK_ROW };
-    int64_t group = heads / key_heads, parts = (group + ROWS - 1) / ROWS, pieces = (size + WIDE - 1) / WIDE;
+ * q (rows, heads, new, size) by the strides of a row, a head and a token; k and v (rows, key heads, columns, size) by the
+ * strides of a row and a head; mask (rows, new, columns) by the strides of a row and a token, added to the scores, the
+ * lowest number where a token does not attend; out (rows, new, heads, size). Blocks of keys that no query sees are
+ * skipped; for a query that does not see a block, the block changes nothing, to the last bit.
+ * Returns 1 if memory runs out. */
+int attention(const element *q, const element *k, const element *v, const element *mask, element *out, int64_t rows,
+              int64_t new, int64_t heads, int64_t key_heads, int64_t size, int64_t columns, const int64_t *strides,
+              float scale) {
+    enum { Q_ROW, Q_HEAD, Q_TOKEN, K_ROW, K_HEAD, V_ROW, V_HEAD, MASK_ROW, MASK_TOKEN };
+    const float hidden = -3.3e38f;                     /* score of a key that is not attended to */
+    int64_t group = heads / key_heads, queries = group * new; /* of one row and key head */
+    int64_t parts = (queries + QUERIES - 1) / QUERIES, pieces = (size + PIECE - 1) / PIECE;
+    int64_t tasks = rows * key_heads * parts;
     int failed = 0;
 #pragma omp parallel
     {
-        float(*sums)[ROWS][WIDE] = malloc(sizeof *sums * pieces);
+        float(*sums)[QUERIES][PIECE] = malloc(sizeof *sums * pieces);
         if (sums == NULL) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp for schedule(static)
-        for (int64_t task = 0; task < rows * key_heads * parts; task++) {
+        for (int64_t task = 0; task < tasks; task++) {
             if (sums == NULL)
                 continue;
             int64_t part = task % parts, head = task / parts % key_heads, row = task / parts / key_heads;
-            int64_t first = head * group + part * ROWS, count = group - part * ROWS < ROWS ? group - part * ROWS : ROWS;
-            const value *queries[ROWS], *keys = k + row * strides[K_ROW] + head * strides[K_HEAD];
-            const value *values = v + row * strides[V_ROW] + head * strides[V_HEAD];
-            int64_t other = task + 1 < rows * key_heads * parts ? task + 1 : 0; /* most likely this thread's next one */
-            int64_t other_head = other / parts % key_heads, other_row = other / parts / key_heads;
-            const value *other_keys = k + other_row * strides[K_ROW] + other_head * strides[K_HEAD];
-            const value *other_values = v + other_row * strides[V_ROW] + other_head * strides[V_HEAD];
-            for (int r = 0; r < ROWS; r++)
-                queries[r] = q + row * strides[Q_ROW] + (first + (r < count ? r : 0)) * strides[Q_HEAD];
+            int64_t first = part * QUERIES, count = queries - first < QUERIES ? queries - first : QUERIES;
+            const element *keys = k + row * strides[K_ROW] + head * strides[K_HEAD];
+            const element *values = v + row * strides[V_ROW] + head * strides[V_HEAD];
+            int64_t next = task + 1 < tasks ? task + 1 : 0; /* most likely the same thread's */
+            int64_t next_head = next / parts % key_heads, next_row = next / parts / key_heads;
+            const element *next_keys = k + next_row * strides[K_ROW] + next_head * strides[K_HEAD];
+            const element *next_values = v + next_row * strides[V_ROW] + next_head * strides[V_HEAD];
+            const element *query[QUERIES], *bias[QUERIES];
+            for (int r = 0; r < QUERIES; r++) {
+                int64_t index = first + (r < count ? r : 0), token = index / group;
+                query[r] = q + row * strides[Q_ROW] + (head * group + index % group) * strides[Q_HEAD] +
+                           token * strides[Q_TOKEN];
+                bias[r] = mask + row * strides[MASK_ROW] + token * strides[MASK_TOKEN];
+            }
             memset(sums, 0, sizeof *sums * pieces);
-            float most[ROWS], whole[ROWS] = {0};
-            for (int r = 0; r < ROWS; r++)
-                most[r] = -3e38f;
-            for (int64_t start = 0; start < seen; start += SEEN) {
-                int many = seen - start < SEEN ? seen - start : SEEN, visible = 0;
-                float added[SEEN], scores[ROWS][SEEN];
-                for (int t = 0; t < many; t++) {
-                    added[t] = from(mask[row * strides[MASK_ROW] + start + t]);
-                    visible |= added[t] > -1e30f;
-                }
-                if (!visible)
-                    continue;
-                for (int t = 0; t < many; t += MANY) {
-                    int64_t ahead = start + t + SEEN;
-                    int beyond = ahead >= seen; /* among the next task's */
-                    ahead -= beyond ? seen : 0;
-                    fetch((beyond ? other_keys : keys) + ahead * size, MANY * size);
-                    fetch((beyond ? other_values : values) + ahead * size, MANY * size);
-                    dots(queries, keys + (start + t) * size, size, many - t < MANY ? many - t : MANY, size,
-                         &scores[0][t], SEEN);
-                }
-                for (int r = 0; r < ROWS; r++) {
-                    float highest = most[r];
-#pragma omp simd reduction(max : highest)
-                    for (int t = 0; t < many; t++) {
-                        scores[r][t] = scores[r][t] * scale + added[t];
-                        highest = scores[r][t] > highest ? scores[r][t] : highest;
+            float maximum[QUERIES], total[QUERIES] = {0};
+            for (int r = 0; r < QUERIES; r++)
+                maximum[r] = -3e38f;
+            for (int64_t start = 0; start < columns; start += KEY_BLOCK) {
+                int width = columns - start < KEY_BLOCK ? columns - start : KEY_BLOCK, is_visible = 0;
+                float scores[QUERIES][KEY_BLOCK], added[QUERIES][KEY_BLOCK];
+                for (int r = 0; r < QUERIES; r++)
+                    for (int t = 0; t < width; t++) {
+                        added[r][t] = to_float(bias[r][start + t]);
+                        is_visible |= added[r][t] > -1e30f;
                     }
-                    float kept = power(most[r] - highest);
+                if (!is_visible)
+                    continue;
+                for (int r = 0; r < QUERIES; r++)
+                    for (int t = width; t < KEY_BLOCK; t++) {
+                        scores[r][t] = 0;
+                        added[r][t] = hidden;
+                    }
+                for (int t = 0; t < width; t += KEYS) {
+                    int64_t ahead = start + t + KEY_BLOCK;
+                    int is_next = ahead >= columns; /* prefetch for the next task */
+                    ahead -= is_next ? columns : 0;
+                    prefetch((is_next ? next_keys : keys) + ahead * size, KEYS * size);
+                    prefetch((is_next ? next_values : values) + ahead * size, KEYS * size);
+                    dot_products(query, keys + (start + t) * size, width - t < KEYS ? width - t : KEYS, size,
+                                 &scores[0][t], KEY_BLOCK);
+                }
+                for (int r = 0; r < QUERIES; r++) {
+                    float new_maximum = maximum[r];
+#pragma omp simd reduction(max : new_maximum)
+                    for (int t = 0; t < KEY_BLOCK; t++) {
+                        scores[r][t] = scores[r][t] * scale + added[r][t];
+                        new_maximum = scores[r][t] > new_maximum ? scores[r][t] : new_maximum;
+                    }
+                    float rescale = exp_nonpositive(maximum[r] - new_maximum);
                     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-                    for (int t = 0; t < many; t++) {
-                        scores[r][t] = power(scores[r][t] - highest);
+                    for (int t = 0; t < KEY_BLOCK; t++) {
+                        scores[r][t] = exp_nonpositive(scores[r][t] - new_maximum);
                         sum += scores[r][t];
                     }
-                    whole[r] = whole[r] * kept + sum;
-                    most[r] = highest;
+                    total[r] = total[r] * rescale + sum;
+                    maximum[r] = new_maximum;
                     for (int64_t piece = 0; piece < pieces; piece++)
-                        for (int j = 0; j < WIDE; j++)
-                            sums[piece][r][j] *= kept;
+                        for (int j = 0; j < PIECE; j++)
+                            sums[piece][r][j] *= rescale;
                 }
                 for (int64_t piece = 0; piece < pieces; piece++) {
-                    int64_t column = piece * WIDE;
-                    weighted(sums[piece], &scores[0][0], SEEN, values + start * size + column, size, many,
-                             size - column < WIDE ? size - column : WIDE);
+                    int64_t column = piece * PIECE;
+                    weighted_sum(sums[piece], &scores[0][0], KEY_BLOCK, values + start * size + column, size, width,
+                                 size - column < PIECE ? size - column : PIECE);
                 }
             }
-            for (int r = 0; r < count; r++)
+            for (int r = 0; r < count; r++) {
+                int64_t index = first + r;
+                element *result = out + ((row * new + index / group) * heads + head * group + index % group) * size;
                 for (int64_t i = 0; i < size; i++)
-                    out[(row * heads + first + r) * size + i] = to(sums[i / WIDE][r][i % WIDE] / whole[r]);
+                    result[i] = from_float(sums[i / PIECE][r][i % PIECE] / total[r]);
+            }
         }
         free(sums);
     }

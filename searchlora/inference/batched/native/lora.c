@@ -1,20 +1,20 @@
-/* What the adapters of a batch add to linear layers. */
+/* Batched LoRA: y += (x A') B' with the adapter of each row. */
 #include "lora.h"
 #include <stdlib.h>
-#ifdef TILES
+#ifdef AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
 enum {
-    ROWS = 4,   /* that stay in registers, where there are no tiles */
-    BLOCKS = 4, /* of COLUMNS columns that are computed together */
+    ROWS = 4,   /* rows that stay in registers, without tiles */
+    BLOCKS = 4, /* blocks of COLUMNS columns computed together */
 };
 
-#ifndef VECTORS
-/* a * b + c, rounded once where the processor can: left to itself, the compiler does so in some loops and not in others,
- * and a row's outcome would depend on how many are computed with it. */
-static inline float multiplied(float a, float b, float c) {
+#ifndef AVX512
+/* a * b + c, with one rounding where the processor supports it. Left to itself, the compiler fuses some loops and not
+ * others, and a row's result would depend on the number of rows computed with it. */
+static inline float multiply_add(float a, float b, float c) {
 #ifdef __FP_FAST_FMAF
     return __builtin_fmaf(a, b, c);
 #else
@@ -23,26 +23,27 @@ static inline float multiplied(float a, float b, float c) {
 }
 #endif
 
-/* found[block][r][j] = sum over k of x[r * apart + k] * w[block][k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and
+/* sums[block][r][j] = sum over k of x[r * stride + k] * w[block][k / PAIR][j][k % PAIR] for `rows` (at most ROWS) rows and
  * `blocks` (1 or 2) blocks of COLUMNS columns. */
-static inline __attribute__((always_inline)) void product_of(int rows, int blocks, const value *x, int64_t apart,
-                                                             int64_t size, const value *w,
-                                                             float (*found)[TOGETHER][COLUMNS]) {
-#ifdef VECTORS
-    const value *of_block[2] = {w, w + (size + PAIR - 1) / PAIR * PAIR * COLUMNS};
-    __m512 even[ROWS][2], odd[ROWS][2]; /* two sums, so that a product need not wait for the one before */
+static inline __attribute__((always_inline)) void vector_product(int rows, int blocks, const element *x, int64_t stride,
+                                                                 int64_t size, const element *w,
+                                                                 float (*sums)[ROW_TILE][COLUMNS]) {
+#ifdef AVX512
+    const element *block_at[2] = {w, w + (size + PAIR - 1) / PAIR * PAIR * COLUMNS};
+    __m512 even[ROWS][2], odd[ROWS][2]; /* two accumulators, so that consecutive products are independent */
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < blocks; b++)
             even[r][b] = odd[r][b] = _mm512_setzero_ps();
-#define ADD(sums, k, count)                                                                                            \
+#define ADD(accumulator, k, count)                                                                                     \
     for (int r = 0; r < rows; r++)                                                                                     \
         for (int b = 0; b < blocks; b++)                                                                               \
-            sums[r][b] = _mm512_dpbf16_ps(sums[r][b], (__m512bh)_mm512_loadu_si512(of_block[b] + (k) * COLUMNS),       \
-                                          pair_of(x + r * apart + (k), count));
+            accumulator[r][b] =                                                                                        \
+                _mm512_dpbf16_ps(accumulator[r][b], (__m512bh)_mm512_loadu_si512(block_at[b] + (k) * COLUMNS),         \
+                                 broadcast_pair(x + r * stride + (k), count));
     int64_t k = 0;
     for (; k + 4 <= size; k += 4) {
         for (int b = 0; b < blocks; b++)
-            fetch(of_block[b] + k * COLUMNS + AHEAD, 4 * COLUMNS);
+            prefetch(block_at[b] + k * COLUMNS + PREFETCH_DISTANCE, 4 * COLUMNS);
         ADD(even, k, 2)
         ADD(odd, k + 2, 2)
     }
@@ -51,97 +52,97 @@ static inline __attribute__((always_inline)) void product_of(int rows, int block
 #undef ADD
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < blocks; b++)
-            _mm512_storeu_ps(found[b][r], _mm512_add_ps(even[r][b], odd[r][b]));
+            _mm512_storeu_ps(sums[b][r], _mm512_add_ps(even[r][b], odd[r][b]));
 #else
     for (int b = 0; b < blocks; b++, w += (size + PAIR - 1) / PAIR * PAIR * COLUMNS) {
-        float sums[ROWS][COLUMNS] = {0};
+        float block[ROWS][COLUMNS] = {0};
         for (int64_t k = 0; k < size; k++)
             for (int r = 0; r < rows; r++)
                 for (int j = 0; j < COLUMNS; j++)
-                    sums[r][j] = multiplied(from(x[r * apart + k]), from(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]),
-                                            sums[r][j]);
-        memcpy(found[b], sums, rows * sizeof *sums);
+                    block[r][j] = multiply_add(to_float(x[r * stride + k]),
+                                               to_float(w[(k / PAIR * COLUMNS + j) * PAIR + k % PAIR]), block[r][j]);
+        memcpy(sums[b], block, rows * sizeof *block);
     }
 #endif
 }
 
-#ifdef TILES
-/* Registers 0 to 3 for sums of `rows` rows, 4 for those of x, 5 for a block of w, `depth` deep. */
-static void shape_product(int rows, int depth) {
+#ifdef AMX
+/* Tiles 0 to 3 hold sums of `rows` rows, 4 the rows of x, 5 a block of w, `depth` elements deep. */
+static void configure_tiles(int rows, int depth) {
     enum { X = 4, W = 5 };
-    struct shape shape = {.palette = 1};
+    struct tile_config config = {.palette = 1};
     for (int t = 0; t < X; t++)
-        shape_tile(&shape, t, rows, COLUMNS * sizeof(float));
-    shape_tile(&shape, X, rows, depth * sizeof(value));
-    shape_tile(&shape, W, depth / PAIR, COLUMNS * sizeof(float));
-    _tile_loadconfig(&shape);
+        set_tile(&config, t, rows, COLUMNS * sizeof(float));
+    set_tile(&config, X, rows, depth * sizeof(element));
+    set_tile(&config, W, depth / PAIR, COLUMNS * sizeof(float));
+    _tile_loadconfig(&config);
 }
 
-/* As `product_of` for all rows and up to BLOCKS blocks, in the shape that was told. */
-static void tiled(const value *x, int64_t apart, int64_t size, int depth, const value *w, int blocks,
-                  float (*found)[TOGETHER][COLUMNS]) {
-    const int wide = COLUMNS * sizeof(float);
+/* As `vector_product` for all rows and up to BLOCKS blocks, with the configured tiles. */
+static void tile_product(const element *x, int64_t stride, int64_t size, int depth, const element *w, int blocks,
+                         float (*sums)[ROW_TILE][COLUMNS]) {
+    const int row_bytes = COLUMNS * sizeof(float);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-#define ADD(block) /* the registers have to be constants */                                                            \
+#define ADD(block) /* tile numbers must be constants */                                                                \
     if (block < blocks) {                                                                                              \
-        fetch(w + (block * size + k) * COLUMNS + AHEAD, depth * COLUMNS);                                              \
-        _tile_loadd(5, w + (block * size + k) * COLUMNS, wide);                                                        \
+        prefetch(w + (block * size + k) * COLUMNS + PREFETCH_DISTANCE, depth * COLUMNS);                               \
+        _tile_loadd(5, w + (block * size + k) * COLUMNS, row_bytes);                                                   \
         _tile_dpbf16ps(block, 4, 5);                                                                                   \
     }
     for (int64_t k = 0; k < size; k += depth) {
-        _tile_loadd(4, x + k, apart * sizeof(value));
+        _tile_loadd(4, x + k, stride * sizeof(element));
         ADD(0)
         ADD(1)
         ADD(2)
         ADD(3)
     }
 #undef ADD
-    _tile_stored(0, found[0], wide);
-    _tile_stored(1, found[1], wide);
-    _tile_stored(2, found[2], wide);
-    _tile_stored(3, found[3], wide);
+    _tile_stored(0, sums[0], row_bytes);
+    _tile_stored(1, sums[1], row_bytes);
+    _tile_stored(2, sums[2], row_bytes);
+    _tile_stored(3, sums[3], row_bytes);
 }
 #endif
 
-/* Whether there are matrix registers, and the system lets this process use them. */
-int has_tiles(void) {
-#ifdef TILES
-    enum { ASK = 0x1023, TILE_DATA = 18 }; /* arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) */
-    return syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+/* Whether there are tile registers, and the operating system lets this process use them. */
+int has_amx(void) {
+#ifdef AMX
+    enum { REQUEST = 0x1023, TILE_DATA = 18 }; /* arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) */
+    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
 #else
     return 0;
 #endif
 }
 
-/* found[block][r] = rows of x times blocks of w, for `rows` (at most TOGETHER) rows and up to BLOCKS blocks.
- * `shape` is what the tiles of this thread are shaped for, (0, 0) at first; NULL where there are none. */
-static void product(const value *x, int64_t apart, int rows, int64_t size, const value *w, int blocks,
-                    float (*found)[TOGETHER][COLUMNS], int *shape) {
-#ifdef TILES
+/* sums[block][r] = rows of x times blocks of w, for `rows` (at most ROW_TILE) rows and up to BLOCKS blocks.
+ * `configured` is the tile configuration of this thread, (0, 0) at first; NULL without tiles. */
+static void product(const element *x, int64_t stride, int rows, int64_t size, const element *w, int blocks,
+                    float (*sums)[ROW_TILE][COLUMNS], int *configured) {
+#ifdef AMX
     int depth = size < DEPTH ? size : DEPTH;
-    if (shape != NULL && size % depth == 0 && depth % PAIR == 0) {
-        if (shape[0] != rows || shape[1] != depth)
-            shape_product(shape[0] = rows, shape[1] = depth);
-        tiled(x, apart, size, depth, w, blocks, found);
+    if (configured != NULL && size % depth == 0 && depth % PAIR == 0) {
+        if (configured[0] != rows || configured[1] != depth)
+            configure_tiles(configured[0] = rows, configured[1] = depth);
+        tile_product(x, stride, size, depth, w, blocks, sums);
         return;
     }
 #else
-    (void)shape;
+    (void)configured;
 #endif
     for (int block = 0; block < blocks; block += 2, w += 2 * ((size + PAIR - 1) / PAIR * PAIR * COLUMNS))
         for (int r = 0; r < rows; r += ROWS) {
-            const value *some = x + r * apart;
-            float(*sums)[TOGETHER][COLUMNS] = (float(*)[TOGETHER][COLUMNS])found[block][r];
-            switch (2 * (rows - r < ROWS ? rows - r : ROWS) + (block + 1 < blocks)) { /* numbers that the compiler knows */
+            const element *x_rows = x + r * stride;
+            float(*result)[ROW_TILE][COLUMNS] = (float(*)[ROW_TILE][COLUMNS])sums[block][r];
+            switch (2 * (rows - r < ROWS ? rows - r : ROWS) + (block + 1 < blocks)) { /* compile-time constants */
 #define CASE(count)                                                                                                    \
     case 2 * count:                                                                                                    \
-        product_of(count, 1, some, apart, size, w, sums);                                                              \
+        vector_product(count, 1, x_rows, stride, size, w, result);                                                     \
         break;                                                                                                         \
     case 2 * count + 1:                                                                                                \
-        product_of(count, 2, some, apart, size, w, sums);                                                              \
+        vector_product(count, 2, x_rows, stride, size, w, result);                                                     \
         break;
                 CASE(1)
                 CASE(2)
@@ -152,101 +153,107 @@ static void product(const value *x, int64_t apart, int rows, int64_t size, const
         }
 }
 
-static void end_tiles(const int *shape) {
-#ifdef TILES
-    if (shape[0])
+static void release_tiles(const int *configured) {
+#ifdef AMX
+    if (configured[0])
         _tile_release();
 #else
-    (void)shape;
+    (void)configured;
 #endif
 }
 
-/* How many blocks of COLUMNS columns an A or B of these layers has. */
-int64_t blocks_of_a(const struct layers *group) { return (group->rank * group->layers + COLUMNS - 1) / COLUMNS; }
+/* Blocks of COLUMNS columns of an A, and of a B. */
+int64_t blocks_of_a(const struct lora_tables *tables) {
+    return (tables->rank * tables->layers + COLUMNS - 1) / COLUMNS;
+}
 
-int64_t blocks_of_b(const struct layers *group) {
+int64_t blocks_of_b(const struct lora_tables *tables) {
     int64_t blocks = 0;
-    for (int64_t l = 0, start = 0; l < group->layers; start = group->ends[l++])
-        blocks += (group->ends[l] - start + COLUMNS - 1) / COLUMNS;
+    for (int64_t l = 0, start = 0; l < tables->layers; start = tables->ends[l++])
+        blocks += (tables->ends[l] - start + COLUMNS - 1) / COLUMNS;
     return blocks;
 }
 
-/* How many numbers of x A' there are. */
-static int64_t inner_numbers(const struct layers *group, const struct items *worn) {
-    int64_t last = worn->items - 1;
-    return (worn->firsts[last] + worn->counts[last]) * blocks_of_a(group) * COLUMNS;
+/* Elements of x A'. */
+static int64_t inner_elements(const struct lora_tables *tables, const struct lora_items *rows) {
+    int64_t last = rows->items - 1;
+    return (rows->firsts[last] + rows->counts[last]) * blocks_of_a(tables) * COLUMNS;
 }
 
-/* h = x A' of the adapter that each row wears, by all threads of the region that this is called in, which wait for each
- * other at its end.
+/* h = x A' with the adapter of each row. Called within a parallel region by all its threads, which wait for each other at
+ * the end.
  *
- * x (rows of all items, in), h (rows of all items, blocks_of_a * COLUMNS). `tiles`: whether to use what `has_tiles` found. */
-void times_a(const value *x, const struct layers *group, const struct items *worn, const int64_t *places, value *h,
-             int tiles) {
-    const value *a = group->a;
-    const int64_t *slots = worn->slots, *firsts = worn->firsts, *counts = worn->counts;
-    int64_t in = group->in, parts = blocks_of_a(group), inner = parts * COLUMNS, sweeps = (parts + BLOCKS - 1) / BLOCKS;
-    float found[BLOCKS][TOGETHER][COLUMNS];
-    int shape[2] = {0, 0};
+ * x (rows of all items, in), h (rows of all items, blocks_of_a * COLUMNS). `use_amx`: what `has_amx` returned. */
+void times_a(const element *x, const struct lora_tables *tables, const struct lora_items *rows, const int64_t *places,
+             element *h, int use_amx) {
+    const element *a = tables->a;
+    const int64_t *slots = rows->slots, *firsts = rows->firsts, *counts = rows->counts;
+    int64_t in = tables->in, parts = blocks_of_a(tables), inner = parts * COLUMNS;
+    int64_t sweeps = (parts + BLOCKS - 1) / BLOCKS;
+    float sums[BLOCKS][ROW_TILE][COLUMNS];
+    int configured[2] = {0, 0};
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < worn->items * sweeps; task++) {
+    for (int64_t task = 0; task < rows->items * sweeps; task++) {
         int64_t item = task / sweeps, part = task % sweeps * BLOCKS;
-        int many = parts - part < BLOCKS ? parts - part : BLOCKS;
-        product(x + firsts[item] * in, in, counts[item], in, a + (slots[item] * parts + part) * size_of_block(in), many,
-                found, tiles ? shape : NULL);
+        int blocks = parts - part < BLOCKS ? parts - part : BLOCKS;
+        product(x + firsts[item] * in, in, counts[item], in, a + (slots[item] * parts + part) * block_size(in), blocks,
+                sums, use_amx ? configured : NULL);
         for (int64_t r = 0, row = firsts[item]; r < counts[item]; r++, row++)
-            for (int block = 0; block < many; block++)
-                put(h + (places ? places[row] : row) * inner + (part + block) * COLUMNS, found[block][r], COLUMNS, NULL);
+            for (int block = 0; block < blocks; block++)
+                store(h + (places ? places[row] : row) * inner + (part + block) * COLUMNS, sums[block][r], COLUMNS,
+                      NULL);
     }
-    end_tiles(shape);
+    release_tiles(configured);
 }
 
-/* y += h B of the adapter that each row wears, as `times_a`. */
-static void add_times_b(const value *h, const struct layers *group, const struct items *worn, value *y, int tiles) {
-    const value *b = group->b;
-    const int64_t *ends = group->ends, *slots = worn->slots, *firsts = worn->firsts, *counts = worn->counts;
-    int64_t rank = group->rank, layers = group->layers, items = worn->items, out = ends[layers - 1];
-    int64_t blocks = blocks_of_b(group), inner = blocks_of_a(group) * COLUMNS, groups = 0;
+/* y += h B' with the adapter of each row, as `times_a`. */
+static void add_times_b(const element *h, const struct lora_tables *tables, const struct lora_items *rows, element *y,
+                        int use_amx) {
+    const element *b = tables->b;
+    const int64_t *ends = tables->ends, *slots = rows->slots, *firsts = rows->firsts, *counts = rows->counts;
+    int64_t rank = tables->rank, layers = tables->layers, items = rows->items, out = ends[layers - 1];
+    int64_t all_blocks = blocks_of_b(tables), inner = blocks_of_a(tables) * COLUMNS, sweeps = 0;
     for (int64_t l = 0, start = 0; l < layers; start = ends[l++])
-        groups += ((ends[l] - start + COLUMNS - 1) / COLUMNS + BLOCKS - 1) / BLOCKS;
-    float found[BLOCKS][TOGETHER][COLUMNS];
-    int shape[2] = {0, 0};
+        sweeps += ((ends[l] - start + COLUMNS - 1) / COLUMNS + BLOCKS - 1) / BLOCKS;
+    float sums[BLOCKS][ROW_TILE][COLUMNS];
+    int configured[2] = {0, 0};
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < items * groups; task++) {
-        int64_t item = task / groups, group = task % groups, layer = 0, start = 0, before = 0;
-        int64_t of_layer = (ends[0] + COLUMNS - 1) / COLUMNS;
-        while (group >= (of_layer + BLOCKS - 1) / BLOCKS) {
-            group -= (of_layer + BLOCKS - 1) / BLOCKS;
-            before += of_layer;
+    for (int64_t task = 0; task < items * sweeps; task++) {
+        int64_t item = task / sweeps, sweep = task % sweeps, layer = 0, start = 0, before = 0;
+        int64_t layer_blocks = (ends[0] + COLUMNS - 1) / COLUMNS;
+        while (sweep >= (layer_blocks + BLOCKS - 1) / BLOCKS) {
+            sweep -= (layer_blocks + BLOCKS - 1) / BLOCKS;
+            before += layer_blocks;
             start = ends[layer++];
-            of_layer = (ends[layer] - start + COLUMNS - 1) / COLUMNS;
+            layer_blocks = (ends[layer] - start + COLUMNS - 1) / COLUMNS;
         }
-        int64_t first = group * BLOCKS;
-        int many = of_layer - first < BLOCKS ? of_layer - first : BLOCKS;
+        int64_t first = sweep * BLOCKS;
+        int blocks = layer_blocks - first < BLOCKS ? layer_blocks - first : BLOCKS;
         product(h + firsts[item] * inner + layer * rank, inner, counts[item], rank,
-                b + (slots[item] * blocks + before + first) * size_of_block(rank), many, found, tiles ? shape : NULL);
-        const int64_t *rows = worn->rows + firsts[item], column = start + first * COLUMNS;
+                b + (slots[item] * all_blocks + before + first) * block_size(rank), blocks, sums,
+                use_amx ? configured : NULL);
+        const int64_t *places = rows->rows + firsts[item], column = start + first * COLUMNS;
         for (int r = 0, count = counts[item], width = ends[layer] - column; r < count; r++) {
-            value *some = y + rows[r] * out + column;
-            for (int block = 0; block < many; block++, some += COLUMNS)
-                put(some, found[block][r], width - block * COLUMNS, some);
+            element *result = y + places[r] * out + column;
+            for (int block = 0; block < blocks; block++, result += COLUMNS)
+                store(result, sums[block][r], width - block * COLUMNS, result);
         }
     }
-    end_tiles(shape);
+    release_tiles(configured);
 }
 
-/* y += (x A') B of the adapter that each row wears.
+/* y += (x A') B' with the adapter of each row.
  *
- * x (rows of all items, in), y (rows, out). `tiles` says whether to use what `has_tiles` found. Gives 1 where there is no
- * memory, and has changed nothing then. */
-int lora(const value *x, value *y, const struct layers *group, const struct items *worn, int tiles) {
-    value *h = malloc(inner_numbers(group, worn) * sizeof *h);
+ * x (rows of all items, in), y (rows, out). `use_amx`: what `has_amx` returned. Returns 1 if memory runs out, with y
+ * unchanged. */
+int lora(const element *x, element *y, const struct lora_tables *tables, const struct lora_items *rows, int use_amx) {
+    element *h = malloc(inner_elements(tables, rows) * sizeof *h);
     if (h == NULL)
         return 1;
 #pragma omp parallel
     {
-        times_a(x, group, worn, NULL, h, tiles);
-        add_times_b(h, group, worn, y, tiles);
+        times_a(x, tables, rows, NULL, h, use_amx);
+        add_times_b(h, tables, rows, y, use_amx);
     }
     free(h);
     return 0;

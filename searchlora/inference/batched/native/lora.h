@@ -1,26 +1,26 @@
-/* What adapters add to linear layers: how it lies, and what computes it. */
-#include "blocks.h"
+/* LoRA: A and B of all slots, the rows that use them, and the product with A. */
+#include "packing.h"
 
-/* Layers that read the same x, and the A and B of all slots. Weights lie in blocks of COLUMNS columns, each (size / PAIR,
- * COLUMNS, PAIR), so that it is read from one end to the other. */
-struct layers {
-    const value *a;      /* (slots, blocks, ...): the columns of all layers' A, the last block filled up */
-    const value *b;      /* (slots, blocks, ...): those of the first layer's B, filled up, then the second's */
-    const int64_t *ends; /* (layers): where the columns of y of each layer end */
-    int64_t layers, in, rank; /* the rank is a multiple of PAIR */
+/* A and B of all slots for layers with the same input x. Weights are packed in blocks of COLUMNS columns, each
+ * (size / PAIR, COLUMNS, PAIR), so that they are read sequentially. */
+struct lora_tables {
+    const element *a;         /* (slots, blocks, ...): A of all layers side by side, the last block padded */
+    const element *b;         /* (slots, blocks, ...): B of the first layer, padded to whole blocks, then the next */
+    const int64_t *ends;      /* (layers): end of each layer's columns in y */
+    int64_t layers, in, rank; /* rank is a multiple of PAIR */
 };
 
-/* Rows and what they wear: an item is up to TOGETHER rows with one adapter. */
-struct items {
-    const int64_t *slots, *firsts, *counts; /* (items): whose A and B; the first of its rows; how many they are */
-    const int64_t *rows;                    /* of each row of all items its place in y */
+/* Rows and their slots: an item is up to ROW_TILE rows with the same adapter. */
+struct lora_items {
+    const int64_t *slots, *firsts, *counts; /* (items): slot; index of the first row in `rows`; number of rows */
+    const int64_t *rows;                    /* row of y of each row of all items */
     int64_t items;
 };
 
-/* How many numbers a block of COLUMNS columns takes. */
-static inline int64_t size_of_block(int64_t size) { return (size + PAIR - 1) / PAIR * PAIR * COLUMNS; }
+/* Elements of a block of COLUMNS columns. */
+static inline int64_t block_size(int64_t size) { return (size + PAIR - 1) / PAIR * PAIR * COLUMNS; }
 
-int64_t blocks_of_a(const struct layers *group);
-int64_t blocks_of_b(const struct layers *group);
-void times_a(const value *x, const struct layers *group, const struct items *worn, const int64_t *places, value *h,
-             int tiles);
+int64_t blocks_of_a(const struct lora_tables *tables);
+int64_t blocks_of_b(const struct lora_tables *tables);
+void times_a(const element *x, const struct lora_tables *tables, const struct lora_items *rows, const int64_t *places,
+             element *h, int use_amx);
