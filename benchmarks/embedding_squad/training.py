@@ -14,8 +14,9 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import progress_bars
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.experiments.encoder_train import read_about, train_full_model
+from searchlora.experiments.encoder_train import read_training_file, train_full_model
 from searchlora.experiments.train import train_or_reuse
+from searchlora.experiments.training_runs import TrainingOptions, has_unfinished_run
 from searchlora.recipe import load_encoder_recipe
 from searchlora.task import load_encoder_task
 
@@ -33,7 +34,7 @@ def full(name: str, dataset: Dataset, store: Store, recipe: str, overrides: list
     """The model of a fold with all weights trained, unless it is there, and what its training took."""
     out = store.root.parent / "full" / name
     _run(f"{name}-full", dataset, store, recipe, str(out), overrides)
-    return out, read_about(out)
+    return out, read_training_file(out)
 
 
 def _run(name: str, dataset: Dataset, store: Store, recipe: str, what: str, overrides: list[str]) -> None:
@@ -50,17 +51,16 @@ def main(name: str, data: str, root: str, recipe: str, what: str, *overrides: st
             return
         task, out = load_encoder_task("embedding"), Path(what)
         wanted = load_encoder_recipe(task.default_recipe, recipe, (*overrides, "full=true"))
-        about = read_about(out)
+        about = read_training_file(out)
         if about:
             if about["recipe"] == wanted.model_dump() and about["dataset"] == load_dataset(data).fingerprint:
                 print(f"The model is there, trained on this dataset with this recipe: {out}")
                 return
             sys.exit(f"{out} holds a model of another recipe or dataset; take it away first.")
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = (store.root / ".runs" / name / "run.json").is_file()
-        train_full_model(
-            task, data, name, out, recipe=recipe, overrides=overrides, resume=unfinished, store=store, steps=steps
-        )
+        resume = has_unfinished_run(store, name)
+        options = TrainingOptions(recipe=recipe, overrides=overrides, resume=resume, steps=steps)
+        train_full_model(task, data, name, out, options, store=store)
 
 
 if __name__ == "__main__":

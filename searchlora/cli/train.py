@@ -51,11 +51,12 @@ def train(
     }
     if out is not None:
         from searchlora.experiments.encoder_train import train_full_model
+        from searchlora.experiments.training_runs import TrainingOptions
         from searchlora.task import load_encoder_task
 
         with progress_bars() as steps:
-            plugin = load_encoder_task(task, tasks)
-            model = train_full_model(plugin, data, name, out, store=Store(store), steps=steps, **config)
+            options = TrainingOptions(**config, steps=steps)
+            model = train_full_model(load_encoder_task(task, tasks), data, name, out, options, store=Store(store))
         typer.echo(f"Wrote {model.path}: {model.bytes / 1e6:.1f} MB")
         return
     with progress_bars() as steps:

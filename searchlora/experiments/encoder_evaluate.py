@@ -14,7 +14,7 @@ from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
-from searchlora.experiments.encoder_train import read_about
+from searchlora.experiments.encoder_train import read_training_file
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.trial import BASE, SystemResult
@@ -103,7 +103,7 @@ class _System:
             training: Mapping[str, Any] = self.adapter.manifest.training
             size = (self.adapter.path / "adapter_model.safetensors").stat().st_size
         else:
-            training = read_about(self.model).get("training", {})
+            training = read_training_file(self.model).get("training", {})
             size = sum(file.stat().st_size for file in resolve(self.model).path.rglob("*.safetensors"))
         told = {
             "parameters trained": training.get("parameters_trained"),

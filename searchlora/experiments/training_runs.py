@@ -1,34 +1,300 @@
-"""What training runs of every kind share: the run's folder beside the store, and what a manifest says of data."""
+"""Training runs of all task kinds: folder, lock, identity, resuming, and storing the result exactly once."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from searchlora.adapters.ancestry import write_training_queries
+from searchlora.adapters.manifest import Dataset as ManifestDataset
+from searchlora.adapters.manifest import Precision
+from searchlora.adapters.operations import store_adapter
+from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.errors import DataError, TrainingError
+from searchlora.errors import DataError, StoreError, TrainingError
+from searchlora.models.fingerprint import fingerprint
+from searchlora.models.resolve import BaseModel
+from searchlora.progress import Steps, unwatched
 from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe
 from searchlora.task import EncoderTask, Task
 from searchlora.training.training_run import TrainingResult
 
+_RUN = "run.json"
+
+#: Key of `training` in a manifest: the id of the training run, by which a resumed run finds what it already stored.
+TRAINING_RUN = "training_run"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of a training run besides task, data and name.
+
+    Attributes:
+        base: Base model instead of the recipe's.
+        recipe: A YAML file whose keys override the task's recipe.
+        overrides: `key=value` settings that override both, for example `lora.r=8`.
+        resume: Continue an interrupted run from its last checkpoint. Recipe, base and data must be the same.
+        restart: Delete an interrupted run and start anew.
+        steps: Progress of each step.
+    """
+
+    base: str | None = None
+    recipe: str | Path | None = None
+    overrides: Sequence[str] = ()
+    resume: bool = False
+    restart: bool = False
+    steps: Steps = unwatched
+
+
+@dataclass(frozen=True)
+class TrainingJob(ABC):
+    """What is trained: a task's dataset and recipe on a base. Subclasses implement a kind of training.
+
+    Attributes:
+        task: Bound to the settings of the dataset.
+        base: The resolved base of the recipe.
+    """
+
+    task: Task
+    recipe: AnyRecipe
+    dataset: Dataset
+    base: BaseModel
+    steps: Steps = field(default=unwatched, compare=False)
+
+    @abstractmethod
+    def train(self, folder: Path, resume: bool) -> TrainingResult:
+        """Train in the folder of a training run."""
+
+    @abstractmethod
+    def queries(self) -> Iterable[str] | None:
+        """The queries of training and validation records; None for a task that reads no query.
+
+        A judge must not grade queries that it was trained on. The dataset may be deleted by then, so hashes of the
+        queries are stored with the weights.
+        """
+
+    def tune(self, adapter: Path) -> Mapping[str, Any]:
+        """Values chosen on validation rows with the trained adapter, see `Task.tune`."""
+        del adapter
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What must be unchanged to resume an interrupted run."""
+        return {
+            "task": f"{self.task.name} version {self.task.version}",
+            "settings": dict(self.task.settings),
+            "recipe": self.recipe.model_dump(),
+            "dataset": self.dataset.fingerprint,
+            "base": fingerprint(self.base.path).model_dump(),
+        }
+
+    def produced(self, stored: StoredAdapter) -> bool:
+        """Whether a stored version came from this task, recipe, dataset and base."""
+        manifest = stored.manifest
+        return (
+            manifest.task == self.task.name
+            and manifest.dataset is not None
+            and manifest.dataset.fingerprint == self.dataset.fingerprint
+            and manifest.recipe == self.recipe.model_dump()
+            and manifest.base.fingerprint == fingerprint(self.base.path)
+        )
+
+
+@dataclass(frozen=True)
+class TrainingRunFolder:
+    """The folder of a training run, `.runs/NAME` in the store.
+
+    Attributes:
+        id: Unique; recorded in the manifest of the version that the run stores.
+    """
+
+    path: Path
+    id: str
+
+    def remove(self) -> None:
+        """Delete the folder, `run.json` last, so that a process killed meanwhile leaves a recognisable run."""
+        for entry in self.path.iterdir():
+            if entry.name == _RUN:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        shutil.rmtree(self.path)
+
+
+def train_and_store(job: TrainingJob, name: str, store: Store, options: TrainingOptions) -> StoredAdapter:
+    """Train, verify and store the next version of `name`; exactly one version, however often it is killed and resumed.
+
+    Raises:
+        TrainingError: for an unfinished run without `resume` or `restart`, or one with another identity.
+        LoadCheckFailed: for a trained adapter that does not pass verification; its run is kept.
+    """
+    check_name(name)
+    store.check_task(name, job.task.name)
+    with exclusive_run(store, name):
+        if options.resume and not _run_file(store, name).is_file() and (stored := _newest_of(store, name, job)):
+            return stored  # killed after the run was deleted
+        folder = run_folder(store, name, options, job.identity())
+        stored = _stored_by(store, name, folder.id) if options.resume else None
+        if stored is None:
+            stored = _store(job, name, store, train_in(job, store, name, folder, options), folder.id)
+        folder.remove()
+    return stored
+
+
+def train_in(
+    job: TrainingJob, store: Store, name: str, folder: TrainingRunFolder, options: TrainingOptions
+) -> TrainingResult:
+    """Train in the folder of a run. TensorBoard files outlive it in `.logs/NAME` unless the user chose a folder."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(store.root / ".logs" / name))
+    return job.train(folder.path, options.resume)
+
+
+def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, run_id: str) -> StoredAdapter:
+    measured = validation_measures(result)
+    extra_files = [result.folder / "metrics.jsonl", result.folder / "loss.svg"]
+    if (queries := job.queries()) is not None:
+        extra_files.append(write_training_queries(result.folder, queries))
+    return store_adapter(
+        store,
+        name,
+        result.adapter,
+        task=job.task,
+        recipe=job.recipe,
+        base=job.base,
+        dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job.dataset)),
+        metrics=measured,
+        evaluated=Precision(quantization="none", precision=job.recipe.precision) if measured else None,
+        training={**result.summary, TRAINING_RUN: run_id},
+        tuned=job.tune(result.adapter),
+        extra_files=extra_files,
+    )
+
+
+def _stored_by(store: Store, name: str, run_id: str) -> StoredAdapter | None:
+    """The version that a training run has already stored."""
+    for number in reversed(store.versions(name)):
+        with suppress(StoreError):  # a broken entry is not this run's
+            stored = store.get(f"{name}@{number}")
+            if stored.manifest.training.get(TRAINING_RUN) == run_id:
+                return stored
+    return None
+
+
+def _newest_of(store: Store, name: str, job: TrainingJob) -> StoredAdapter | None:
+    """The newest version of a name if this job produced it."""
+    if not store.versions(name):
+        return None
+    stored = store.get(name)
+    return stored if job.produced(stored) else None
+
+
+def remove_finished_run(store: Store, stored: StoredAdapter) -> None:
+    """Delete the training run of a stored version, if a killed process left it."""
+    name = stored.manifest.name
+    run = _read_run(_run_file(store, name))
+    if run and run.get("id") == stored.manifest.training.get(TRAINING_RUN, ""):
+        TrainingRunFolder(_run_file(store, name).parent, str(run["id"])).remove()
+
+
+def has_unfinished_run(store: Store, name: str) -> bool:
+    """Whether an interrupted training run of a name can be resumed."""
+    return _run_file(store, name).is_file()
+
 
 @contextmanager
-def only_run(store: Store, name: str) -> Iterator[None]:
-    """Two runs of one name would share a folder; the second is told."""
+def exclusive_run(store: Store, name: str) -> Iterator[None]:
+    """Hold the lock of a name's training run. Raises `TrainingError` if another process trains it."""
     from filelock import FileLock, Timeout
 
     runs = store.root / ".runs"
-    runs.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(runs / f"{name}.lock", timeout=0):
-            yield
+        runs.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(runs / f"{name}.lock", timeout=0)
+        lock.acquire()
     except Timeout:
-        raise TrainingError(f"'{name}' is being trained right now", where=str(runs / name)) from None
+        raise TrainingError(f"'{name}' is being trained by another process", where=str(runs / name)) from None
+    except OSError as error:
+        raise TrainingError(f"cannot be written ({error.strerror})", where=str(runs)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_folder(store: Store, name: str, options: TrainingOptions, identity: Mapping[str, Any]) -> TrainingRunFolder:
+    """The folder of a new run, or of an interrupted run that may be resumed.
+
+    Args:
+        identity: Recorded for a new run; must equal that of a resumed one.
+
+    Raises:
+        TrainingError: for an unfinished run without `resume` or `restart`, one with another identity, none to resume,
+            or a folder that cannot be written.
+    """
+    file = _run_file(store, name)
+    folder = file.parent
+    if options.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    run = _read_run(file)
+    if run is not None:
+        if not options.resume:
+            raise TrainingError(
+                f"there is an unfinished run of '{name}'",
+                where=str(folder),
+                fix="Continue it with --resume, or delete it with --restart.",
+            )
+        changed = [key for key, value in identity.items() if run.get(key) != value]
+        if changed:
+            raise TrainingError(
+                f"the unfinished run of '{name}' had another {' and another '.join(changed)}",
+                where=str(folder),
+                fix="Resume it with the same inputs, or delete it with --restart.",
+            )
+        if "id" in run:
+            return TrainingRunFolder(folder, str(run["id"]))
+    elif options.resume:
+        raise TrainingError(f"there is no unfinished run of '{name}' to resume", where=str(folder))
+    run = {**identity, "id": uuid.uuid4().hex}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(run), encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise TrainingError(f"cannot be written ({error.strerror})", where=str(folder), fix="Make room.") from error
+    return TrainingRunFolder(folder, str(run["id"]))
+
+
+def _run_file(store: Store, name: str) -> Path:
+    return store.root / ".runs" / name / _RUN
+
+
+def _read_run(file: Path) -> dict[str, Any] | None:
+    """The content of a `run.json`; None if there is none.
+
+    Raises:
+        TrainingError: for a file that cannot be read.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"cannot be read ({error})", where=str(file), fix="Delete the run with --restart."
+        ) from None
 
 
 def dataset_for(task: Task, data: str | Path) -> Dataset:
@@ -41,56 +307,18 @@ def dataset_for(task: Task, data: str | Path) -> Dataset:
 
 
 def recipe_for(task: Task, file: str | Path | None = None, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """A task's recipe with a user's file and overrides laid over it. Raises `RecipeError`."""
+    """A task's recipe, overridden by a user's file and by `key=value` settings. Raises `RecipeError`."""
     load = load_encoder_recipe if isinstance(task, EncoderTask) else load_recipe
     return load(task.default_recipe, file, overrides)
 
 
-def run_folder(store: Store, name: str, resume: bool, restart: bool, identity: dict[str, Any]) -> Path:
-    """The folder of a run, a new one or that of a stopped run.
-
-    Args:
-        identity: What must be the same for a stopped run to be gone on with.
-
-    Raises:
-        TrainingError: when there is an unfinished run and it may not be gone on with, or none to resume.
-    """
-    folder = store.root / ".runs" / name
-    about = folder / "run.json"
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
-    if about.is_file():
-        if not resume:
-            raise TrainingError(
-                f"there is an unfinished run of '{name}'",
-                where=str(folder),
-                fix="Go on with --resume, or throw it away with --restart.",
-            )
-        then = json.loads(about.read_text(encoding="utf-8"))
-        changed = [key for key, value in identity.items() if then.get(key) != value]
-        if changed:
-            raise TrainingError(
-                f"the unfinished run of '{name}' had another {' and another '.join(changed)}",
-                where=str(folder),
-                fix="Resume it with what it began with, or throw it away with --restart.",
-            )
-        return folder
-    if resume:
-        raise TrainingError(f"there is no unfinished run of '{name}' to resume", where=str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "run.json.tmp"
-    temporary.write_text(json.dumps(identity), encoding="utf-8")
-    temporary.replace(about)
-    return folder
+def validation_measures(result: TrainingResult) -> dict[str, float]:
+    """The measures of the best validated step, as named in a manifest: `validation loss`, `validation nDCG@10`."""
+    best = result.summary["best"] or {}
+    return {f"validation {key}": value for key, value in best.items() if key != "step"}
 
 
-def summary(dataset: Dataset) -> dict[str, Any]:
-    """What a manifest says of the data; the whole card stays with the dataset."""
+def _dataset_summary(dataset: Dataset) -> dict[str, Any]:
+    """The part of a dataset card that a manifest records."""
     card = dataset.card
     return {"format": card.format, "source": card.source["name"], "seed": card.seed, "rows": dict(card.rows)}
-
-
-def measures(trained: TrainingResult) -> dict[str, float]:
-    """What was measured of the adapter that was kept, as a manifest names it."""
-    best = trained.summary["best"] or {}
-    return {f"validation {key}": value for key, value in best.items() if key != "step"}

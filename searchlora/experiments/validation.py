@@ -1,27 +1,51 @@
-"""Validation during training: loss and the task's own measures, on a copy of the base that nobody trains."""
+"""Validation during training, on a second copy of the base: loss and the task's measures; tuning after training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from searchlora.adapters.attach import attach
+from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
 from searchlora.experiments.trial import Trial
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.models.load import load_encoder
+from searchlora.models.resolve import BaseModel
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.progress import Progress, silent
 from searchlora.prompts import messages
-from searchlora.records import Record
-from searchlora.task import PromptedTask
+from searchlora.recipe import EncoderRecipe
+from searchlora.records import Document, Record
+from searchlora.retrieval.encoder import Encoder
+from searchlora.task import EncoderTask, PromptedTask, Task
+from searchlora.training.pairs import PairRow, pair_rows, text_key
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _CANDIDATE = "candidate"
 
+#: Rows answered between two reports of progress while tuning.
+_TUNING_BATCH = 128
+
+#: Training records that label validation records during training; an evaluation uses all of them.
+_MAX_LABELLED = 2000
+
 
 class Validator:
-    """Measures an adapter folder; given to training as its `validate` callback.
+    """Measures an adapter folder of a prompted task; the `validate` callback of training.
 
     Args:
-        engine: With a base of its own.
+        engine: With its own copy of the base.
         records: For the loss.
         trial: Of the records that are also generated; None measures the loss alone.
+
+    Attributes:
+        less_is_better: Names of measures for which a lower value is better; known after the first call.
     """
 
     def __init__(
@@ -31,11 +55,11 @@ class Validator:
         self.engine = engine
         self.records = records
         self.trial = trial
-        self.less_is_better: tuple[str, ...] = ()  # known once the task has measured
+        self.less_is_better: tuple[str, ...] = ()
 
     def __call__(self, adapter: Path) -> dict[str, float]:
-        """`loss` (nats per completion token, stop token included) and the mean of each measure of the task."""
-        self.put_on(adapter)
+        """`loss` in nats per completion token, stop token included, and the mean of each measure of the task."""
+        self.engine.load_folder(_CANDIDATE, adapter)
         measures = {"loss": self._loss()}
         if self.trial is not None:
             evaluation = self.trial.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
@@ -43,10 +67,25 @@ class Validator:
             self.less_is_better = evaluation.less_is_better
         return measures
 
-    def put_on(self, adapter: Path) -> str:
-        """Let the engine know an adapter folder, by the name that is returned."""
+    def tune(
+        self, adapter: Path, records: Sequence[Record], max_new_tokens: int, progress: Progress = silent
+    ) -> Mapping[str, Any]:
+        """The values that `Task.tune` chooses on validation records; empty for a task that tunes nothing.
+
+        Args:
+            adapter: A plain PEFT folder.
+            max_new_tokens: Of an answer.
+        """
+        if type(self.task).tune is Task.tune:
+            return {}
         self.engine.load_folder(_CANDIDATE, adapter)
-        return _CANDIDATE
+        # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
+        stage = AdapterStage(self.task, self.engine, _CANDIDATE, max_new_tokens, rest=False)
+        outputs: list[Any] = []
+        for start in range(0, len(records), _TUNING_BATCH):
+            outputs += stage.ask(records[start : start + _TUNING_BATCH])
+            progress(len(outputs), len(records))
+        return self.task.tune(records, outputs)
 
     def _loss(self) -> float:
         targets = [self.task.target(record) for record in self.records]
@@ -54,3 +93,70 @@ class Validator:
         scores = self.engine.score(requests, [[target] for target in targets])
         tokens = sum(len(self.engine.renderer.completion_ids(target)) for target in targets)
         return -sum(score.log_probabilities[0] for score in scores) / tokens
+
+
+class EncoderValidator:
+    """Measures an adapter folder of an encoder task, or a model folder where all weights are trained.
+
+    Args:
+        records: Validation records. Their positives are the only documents searched.
+        labelled: Training records, for a task with labels.
+
+    Raises:
+        TrainingError: for records without two pairs.
+    """
+
+    def __init__(
+        self,
+        task: EncoderTask,
+        recipe: EncoderRecipe,
+        base: BaseModel,
+        records: Sequence[Record],
+        labelled: Sequence[Record],
+    ) -> None:
+        self.recipe = recipe
+        self.base = base
+        self.rows = pair_rows(task, records, seed=recipe.seed)
+        self.trial = _encoder_trial(task, recipe, records, labelled[:_MAX_LABELLED])
+
+    def __call__(self, folder: Path) -> dict[str, float]:
+        """`loss` in nats per row, all rows as one batch with false negatives masked, and the task's measures."""
+        encoder = Encoder(self._model(folder), _CANDIDATE)
+        evaluation = self.trial.encoded(_CANDIDATE, encoder).evaluation
+        return {"loss": _contrastive_loss(encoder, self.rows, self.recipe.temperature), **evaluation.figures()}
+
+    def _model(self, folder: Path) -> SentenceTransformer:
+        if self.recipe.full:
+            return load_encoder(BaseModel(_CANDIDATE, folder))
+        model = load_encoder(self.base)
+        attach(model, folder)
+        return model
+
+
+def _encoder_trial(
+    task: EncoderTask, recipe: EncoderRecipe, records: Sequence[Record], labelled: Sequence[Record]
+) -> EncoderEvaluationRun:
+    if task.label(records[0]) is not None:
+        return EncoderEvaluationRun(task, records, known=labelled, classifier=recipe.classifier)
+    documents: dict[str, Document] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    for record in records:
+        for text in task.positives(record):
+            name = f"{text_key(text):x}"
+            documents.setdefault(name, Document(name, text))
+            qrels.setdefault(str(record["id"]), {})[name] = 1
+    return EncoderEvaluationRun(task, records, list(documents.values()), qrels)
+
+
+def _contrastive_loss(encoder: Encoder, rows: Sequence[PairRow], temperature: float) -> float:
+    """Mean over rows of -log softmax of the score of the row's positive among the positives of all rows."""
+    anchors, positives = (
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        for vectors in (encoder.encode([row.anchor for row in rows]), encoder.encode([row.positive for row in rows]))
+    )
+    scores = (anchors @ positives.T).astype(np.float64) / temperature
+    positive_scores = scores.diagonal().copy()
+    false_negatives = np.array([[not row.relevant.isdisjoint(other.shown) for other in rows] for row in rows])
+    np.fill_diagonal(false_negatives, False)
+    scores[false_negatives] = -np.inf
+    return float((np.logaddexp.reduce(scores, axis=1) - positive_scores).mean())

@@ -12,11 +12,12 @@ from searchlora.data.building import build
 from searchlora.errors import BaseMismatch, DataError, NameTaken, NotInStore, PipelineError, RecipeError, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
-from searchlora.experiments.encoder_train import read_about, train_full_model
+from searchlora.experiments.encoder_train import read_training_file, train_full_model
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
+from searchlora.experiments.training_runs import TrainingOptions
 from searchlora.task import load_encoder_task
 from tests.tiny_encoder import build_tiny_encoder
 
@@ -64,7 +65,7 @@ def stored(place, data, fast):
 def full(place, data, fast, tmp_path_factory):
     out = tmp_path_factory.mktemp("full") / "finder-full"
     task = load_encoder_task("embedding")
-    return train_full_model(task, data / "pairs", "finder-full", out, overrides=fast, store=place)
+    return train_full_model(task, data / "pairs", "finder-full", out, TrainingOptions(overrides=fast), store=place)
 
 
 def test_what_is_stored(stored, place):
@@ -80,13 +81,13 @@ def test_what_is_stored(stored, place):
 def test_the_same_again_is_used_again(stored, place, data, fast):
     said = []
     again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, say=said.append)
-    assert again.reference == stored.reference and "is there" in said[0]
+    assert again.reference == stored.reference and "Reusing" in said[0]
 
 
 def test_all_weights_make_a_model_beside_the_store(full, stored):
     assert (full.path / "model.safetensors").is_file()
     assert full.bytes > 10 * (stored.path / "adapter_model.safetensors").stat().st_size
-    about = read_about(full.path)
+    about = read_training_file(full.path)
     assert about["recipe"]["full"] and about["dataset"] == stored.manifest.dataset.fingerprint
     assert full.summary["parameters_trained"] == full.summary["parameters"]
 
@@ -95,8 +96,10 @@ def test_a_whole_model_is_no_adapter_and_overwrites_nothing(place, data, fast, f
     with pytest.raises(RecipeError, match=r"full = true.*--out"):
         train("embedding", data / "pairs", "other", overrides=(*fast, "full=true"), store=place)
     with pytest.raises(NameTaken):
-        train_full_model(load_encoder_task("embedding"), data / "pairs", "other", full.path, store=place)
-    assert read_about("/nowhere") == {}
+        train_full_model(
+            load_encoder_task("embedding"), data / "pairs", "other", full.path, TrainingOptions(), store=place
+        )
+    assert read_training_file("/nowhere") == {}
 
 
 @pytest.mark.usefixtures("stored")
