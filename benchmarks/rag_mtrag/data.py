@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.rag_mtrag.records import SEED, Record, dataset_in, records, validates
 from searchlora.data.dataset import Dataset
 from searchlora.data.text import fingerprint
-from searchlora.tasks.rag_answer.choosing import TAKEN_OUT
+from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 
 FOLDS = 3
 
@@ -42,7 +42,7 @@ class MtRag:
     @property
     def official(self) -> list[Record]:
         """The rows that are asked: MT-RAG's own, none whose gold passages were taken out."""
-        return [row for row in self.rows if row["kind"] != TAKEN_OUT]
+        return [row for row in self.rows if row["kind"] != WITHOUT_GOLD]
 
     def test(self, fold: int) -> list[Record]:
         """The rows that are asked in a fold."""

@@ -39,8 +39,7 @@ from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.tables import to_json
 from searchlora.records import SourceRow
-from searchlora.tasks.rag_answer.citing import reference_sentences
-from searchlora.tasks.rag_answer.evidence import SUPPORTED, support
+from searchlora.tasks.rag_answer.citations import SUPPORTED, reference_sentences, support
 
 NAME = "rag_evidence"
 QUESTIONS = 1_000

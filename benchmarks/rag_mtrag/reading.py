@@ -11,7 +11,7 @@ from benchmarks.rag_mtrag.records import SEED, WORDS, Record
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.files import atomic_text
 from searchlora.outputs import CitedAnswer
-from searchlora.tasks.rag_answer.shown import passage_texts
+from searchlora.tasks.rag_answer.truncation import passage_texts
 
 EACH = 10
 

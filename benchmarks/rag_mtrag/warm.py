@@ -18,9 +18,9 @@ from searchlora.data.dataset import Dataset
 from searchlora.data.formats import squad
 from searchlora.data.text import normalised
 from searchlora.records import SourceRow
-from searchlora.tasks.rag_answer.choosing import WITHOUT_GOLD
-from searchlora.tasks.rag_answer.sentences import with_marks
-from searchlora.tasks.rag_answer.shown import passage_texts
+from searchlora.tasks.rag_answer.citations import with_marks
+from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD_SUFFIX
+from searchlora.tasks.rag_answer.truncation import passage_texts
 
 #: Passages of a row -> how many such rows.
 ROWS = {1: 240, 2: 240, 3: 240}
@@ -49,7 +49,7 @@ def _rows(source: Path, wanted: Mapping[int, int]) -> Iterator[Record]:
     for length, count in wanted.items():
         for number in range(count):
             row = next(silent if number % 2 else told)
-            span = spans[row["id"].removesuffix(WITHOUT_GOLD)]
+            span = spans[row["id"].removesuffix(WITHOUT_GOLD_SUFFIX)]
             own = [each for each in row["passages"] if each["id"] in row["gold"]]
             others = [each for each in row["passages"] if each["id"] not in row["gold"]]
             if number % 4 > 1:

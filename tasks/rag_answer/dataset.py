@@ -1,42 +1,59 @@
-"""Source formats of rag_answer: native records and the made shop as they are, the others with passages chosen."""
+"""Source formats of the rag_answer task: native records, MT-RAG, SQuAD and FAQ pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from searchlora.data.formats import faq
+from searchlora.data.formats import faq, squad
+from searchlora.data.formats.mtrag import read_mtrag
 from searchlora.data.formats.own_records import NATIVE, native
-from searchlora.records import Format, Options, RejectedRow, SourceReport, SourceRow
-from searchlora.tasks.rag_answer import choosing, settings
-from searchlora.tasks.rag_answer.sources import from_faq, from_mtrag, from_squad
+from searchlora.data.text import normalised
+from searchlora.outputs import CitedText, InvalidOutput
+from searchlora.records import Document, Format, Options, RejectedRow, SourceReport, SourceRow
+from searchlora.tasks.rag_answer import distractors, settings
+from searchlora.tasks.rag_answer.citations import sentences
+from searchlora.tasks.rag_answer.distractors import PassagePool, RecordPlan, SourceQuestion, make_rows
 
 Rows: TypeAlias = Iterator[SourceRow | RejectedRow | SourceReport]
 
 SHOP_RECORDS = "rag_answer.jsonl"
 
-NEEDED = ("id", "group", "question", "passages", "answerable")
-
-#: Settings by which rows are made too: an answer is made of what is shown.
-_FOR_BUILDING = ("words",)
+REQUIRED_FIELDS = ("id", "group", "question", "passages", "answerable")
 
 #: Fields that a table cell holds as JSON.
-NOT_TEXT = ("history", "passages", "gold", "answerable")
+JSON_FIELDS = ("history", "passages", "gold", "answerable")
+
+#: Settings that readers need too: answers are built from the passages as truncated in the prompt.
+_READER_SETTINGS = ("words",)
+
+#: MT-RAG's answerability -> kind of record. Underspecified questions need a clarifying question and are left out.
+MTRAG_KINDS = {"ANSWERABLE": "answerable", "PARTIAL": "partly answerable", "UNANSWERABLE": "unanswerable"}
+UNDERSPECIFIED = "UNDERSPECIFIED"
+
+# MT-RAG's passage ids end with the offsets in the document: "ibmcld_03080-9575-11239". Wikipedia ids also have the
+# section before the offsets: "806502664_5333-5957-0-624".
+_OFFSETS = re.compile(r"(?:_\d+-\d+)?-\d+-\d+$")
 
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    return native(source, NEEDED, NOT_TEXT)
+    return native(source, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _checked(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options], Rows]:
-    """The rows of a reader, those refused whose gold or citations name a passage that the row does not have."""
+    """A reader that also rejects rows whose gold or citations refer to a passage that the row does not have."""
 
     def rows(source: Path, options: Options) -> Rows:
-        settings.of(options)  # a file that cannot be used is told before the work
-        own = {key: value for key, value in options.items() if key not in settings.OPTIONS or key in _FOR_BUILDING}
-        for row in read(source, own):
+        settings.settings_from(options)  # raises for unusable options before any row is read
+        reader_options = {
+            key: value for key, value in options.items() if key not in settings.OPTIONS or key in _READER_SETTINGS
+        }
+        for row in read(source, reader_options):
             problem = _problem(row.data) if isinstance(row, SourceRow) else None
             if isinstance(row, SourceRow) and problem is not None:
                 yield RejectedRow(row.where, problem, row.data)
@@ -47,17 +64,222 @@ def _checked(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options],
 
 
 def _problem(data: Mapping[str, Any]) -> str | None:
-    """What the schema cannot see; what it can see is left to it."""
+    """A problem that the record schema cannot express; None where there is none."""
     passages, gold, answer = data.get("passages"), data.get("gold", []), data.get("answer", "")
     if not isinstance(passages, list) or not isinstance(gold, list) or not isinstance(answer, str):
         return None
     ids = [passage.get("id") for passage in passages if isinstance(passage, dict)]
     if len(set(map(str, ids))) < len(ids):
         return "field 'passages': two have the same id"
-    strange = next((name for name in gold if name not in ids), None)
-    if strange is not None:
-        return f"field 'gold': '{strange}' is none of the row's passages"
-    return settings.citation_problem(answer, len(passages)) if data.get("answerable") is True else None
+    unknown = next((id_ for id_ in gold if id_ not in ids), None)
+    if unknown is not None:
+        return f"field 'gold': '{unknown}' is not one of the row's passages"
+    if data.get("answerable") is not True:
+        return None
+    parsed = CitedText(len(passages), settings.DEFAULT["abstention"]).parse(answer)
+    return f"field 'answer': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
+
+
+def _from_mtrag(source: Path, options: Options) -> Rows:
+    """Rows that share a conversation, its first turn or a document form a group; partly answerable is answerable."""
+    plan, counts = RecordPlan.from_options(options), Counter[str]()
+    rows: list[SourceRow] = []
+    for row in read_mtrag(source):
+        if isinstance(row, RejectedRow):
+            yield row
+        elif _answerability(row.data) == UNDERSPECIFIED:
+            counts["underspecified questions left out"] += 1
+        elif (problem := _mtrag_problem(row.data)) is not None:
+            yield RejectedRow(row.where, problem, row.data)
+        else:
+            rows.append(row)
+    groups = connected([_mtrag_keys(row.data) for row in rows])
+    of_group: dict[int, set[str]] = defaultdict(set)
+    pools: dict[str, dict[str, Document]] = defaultdict(dict)
+    for row, group in zip(rows, groups, strict=True):
+        of_group[group] |= {passage["id"] for passage in row.data["passages"]}
+        pools[_collection(row.data)] |= {passage.id: passage for passage in _passages(row.data)}
+    questions: dict[str, list[SourceQuestion]] = defaultdict(list)
+    for row, group in zip(rows, groups, strict=True):
+        first = rows[group].data["id"]
+        questions[_collection(row.data)].append(_mtrag_question(row, str(first), frozenset(of_group[group])))
+    for collection, of_collection in questions.items():
+        yield from make_rows(of_collection, PassagePool(list(pools[collection].values())), plan, counts)
+    rule = "MT-RAG's underspecified questions are left out; partly answerable ones count as answerable."
+    yield SourceReport((rule, *plan.rules), dict(counts))
+
+
+def _from_squad(source: Path, options: Options) -> Rows:
+    """The answer is the sentence of the paragraph that contains the span; a group is an article."""
+    plan, counts = RecordPlan.from_options(options), Counter[str]()
+    rejected: list[RejectedRow] = []
+    for _, rows in groupby(_accepted(squad.read(source), rejected), key=lambda row: row.data["article"]):
+        of_article: list[SourceQuestion] = []
+        paragraphs: dict[str, Document] = {}
+        for row in rows:
+            # Without the title, which all passages of a row share.
+            passage = Document(row.data["paragraph"], row.data["context"])
+            paragraphs[passage.id] = passage
+            of_article.append(_squad_question(row, passage))
+        yield from make_rows(of_article, PassagePool(list(paragraphs.values())), plan, counts)
+    yield from rejected
+    rule = "The reference is the sentence of the paragraph that contains the answer span."
+    yield SourceReport((rule, *plan.rules), dict(counts))
+
+
+def _from_faq(source: Path, options: Options) -> Rows:
+    """The passages are the answers without their questions; the pool is the whole source.
+
+    Rows that share a section, a question or an answer form a group.
+    """
+    plan, counts = RecordPlan.from_options(options), Counter[str]()
+    rows: list[SourceRow] = []
+    for row in faq.read(source, {key: value for key, value in options.items() if key in faq.COLUMNS}):
+        if isinstance(row, RejectedRow):
+            yield row
+        else:
+            rows.append(row)
+    keys = [_faq_keys(row.data) for row in rows]
+    answers, passages = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for row, (question, answer, *_) in zip(rows, keys, strict=True):
+        answers[question].add(answer)
+        passages[answer].add(row.data["id"])
+    questions = []
+    for row, (question, *_), group in zip(rows, keys, connected(keys), strict=True):
+        related = (passages[answer] for answer in answers[question])
+        questions.append(_faq_question(row, rows[group].data["group"], frozenset().union(*related)))
+    yield from make_rows(questions, PassagePool([question.passages[0] for question in questions]), plan, counts)
+    yield SourceReport(("The passage of a question is its answer, without the question.", *plan.rules), dict(counts))
+
+
+def _faq_keys(data: Mapping[str, Any]) -> list[str]:
+    section = [f"section {data['section']}"] if data["section"] else []
+    return [f"question {normalised(data['question'])}", f"answer {normalised(data['answer'])}", *section]
+
+
+def _faq_question(row: SourceRow, group: str, related: frozenset[str]) -> SourceQuestion:
+    data = row.data
+    return SourceQuestion(
+        id=data["id"],
+        group=group,
+        question=data["question"],
+        history=(),
+        reference=data["answer"],
+        passages=(Document(data["id"], data["answer"]),),
+        kind="answerable",
+        source=data["section"] or "faq",
+        split=data["split"],
+        where=row.where,
+        related=related,
+    )
+
+
+def _mtrag_question(row: SourceRow, group: str, related: frozenset[str]) -> SourceQuestion:
+    data = row.data
+    kind = MTRAG_KINDS[_answerability(data)]
+    return SourceQuestion(
+        id=data["id"],
+        group=group,
+        question=data["query"],
+        history=data["history"],
+        reference=None if kind == "unanswerable" else data["answer"],
+        passages=_passages(data),
+        kind=kind,
+        source=_collection(data),
+        where=row.where,
+        related=related,
+    )
+
+
+def _mtrag_problem(data: Mapping[str, Any]) -> str | None:
+    answerability = _answerability(data)
+    if answerability not in MTRAG_KINDS:
+        return f"field 'answerability': unknown value '{answerability}'"
+    if MTRAG_KINDS[answerability] == "unanswerable":
+        return "field 'contexts': an unanswerable question has contexts" if data["passages"] else None
+    if not data["passages"]:
+        return "field 'contexts': an answerable question has no contexts"
+    return None if data["answer"] else "field 'targets': an answerable question has no target"
+
+
+def _mtrag_keys(data: Mapping[str, Any]) -> list[str]:
+    first = data["history"][0]["text"] if data["history"] else data["query"]
+    documents = [f"document {_OFFSETS.sub('', passage['id'])}" for passage in data["passages"]]
+    return [f"conversation {data['conversation']}", f"turn {normalised(first)}", *documents]
+
+
+def _passages(data: Mapping[str, Any]) -> Sequence[Document]:
+    return [Document(passage["id"], passage["text"], passage["title"]) for passage in data["passages"]]
+
+
+def _answerability(data: Mapping[str, Any]) -> str:
+    value = data["answerability"]
+    return str(value[0] if isinstance(value, list) and value else value)
+
+
+def _collection(data: Mapping[str, Any]) -> str:
+    return str(data["collection"] or "mtrag")
+
+
+def _squad_question(row: SourceRow, passage: Document) -> SourceQuestion:
+    data = row.data
+    return SourceQuestion(
+        id=data["id"],
+        group=data["article"],
+        question=data["question"],
+        history=(),
+        reference=None if data["impossible"] else _sentence_with(data["answers"][0], passage.text),
+        passages=(passage,),
+        kind="unanswerable" if data["impossible"] else "answerable",
+        source="squad",
+        where=row.where,
+        split=data["split"],
+    )
+
+
+def _sentence_with(answer: Mapping[str, Any], context: str) -> str:
+    """The sentence in which an answer span starts; if the sentence does not contain the whole span, the span itself."""
+    end = 0
+    for sentence in sentences(context):
+        start = context.index(sentence.text, end) if sentence.text in context[end:] else end
+        end = start + len(sentence.text)
+        if end > answer["start"]:
+            return sentence.text if answer["text"] in sentence.text else str(answer["text"])
+    return str(answer["text"])
+
+
+def _accepted(rows: Iterator[SourceRow | RejectedRow], rejected: list[RejectedRow]) -> Iterator[SourceRow]:
+    """The rows that could be read; rejected rows are appended to `rejected`."""
+    for row in rows:
+        if isinstance(row, SourceRow):
+            yield row
+        else:
+            rejected.append(row)
+
+
+def connected(keys: Sequence[Iterable[str]]) -> list[int]:
+    """Connected components of rows that share keys: for each row, the number of the first row of its component.
+
+    Args:
+        keys: The keys of each row; rows that share a key belong to one group.
+
+    Examples:
+        >>> connected([["a"], ["b"], ["a", "c"], ["c"]])
+        [0, 1, 0, 0]
+    """
+    parent = list(range(len(keys)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
+
+    owner: dict[str, int] = {}
+    for row, row_keys in enumerate(keys):
+        for key in row_keys:
+            one, other = root(owner.setdefault(key, row)), root(row)
+            parent[max(one, other)] = min(one, other)
+    return [root(row) for row in range(len(keys))]
 
 
 def _format(name: str, description: str, read: Callable[[Path, Options], Rows], **options: str) -> Format:
@@ -76,20 +298,20 @@ FORMATS: Mapping[str, Format] = {
         _format(
             "mtrag",
             "MT-RAG reference tasks (reference.jsonl); distractors from the passages of the same collection",
-            from_mtrag,
-            **choosing.OPTIONS,
+            _from_mtrag,
+            **distractors.OPTIONS,
         ),
         _format(
             "squad",
             "SQuAD 1.1 or 2.0 (.json, .json.gz), or a folder with a file per split; distractors from the same article",
-            from_squad,
-            **choosing.OPTIONS,
+            _from_squad,
+            **distractors.OPTIONS,
         ),
         _format(
             "faq",
             "question and answer pairs (JSONL, JSON, CSV, TSV, Parquet); distractors are the other answers",
-            from_faq,
-            **choosing.OPTIONS,
+            _from_faq,
+            **distractors.OPTIONS,
             **faq.COLUMNS,
         ),
     )

@@ -1,4 +1,4 @@
-"""What a team decides about its answers: how they abstain, their style, whether they cite."""
+"""Settings of the rag_answer task: abstention sentence, style, citations and passage length."""
 
 from __future__ import annotations
 
@@ -7,68 +7,65 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.outputs import CitedText, InvalidOutput
 from searchlora.records import Options
-from searchlora.tasks.rag_answer.shown import WORDS_OF_A_PASSAGE
+from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE
 
 DEFAULT: Mapping[str, Any] = {
     "abstention": "The passages do not answer this.",
     "style": "Answer in one to three plain sentences.",
     "citations": True,
-    "words": WORDS_OF_A_PASSAGE,
+    "words": WORDS_PER_PASSAGE,
 }
 
 OPTIONS: Mapping[str, str] = {
-    "abstention": f"the sentence with which an unanswerable question is answered (default: {DEFAULT['abstention']})",
-    "style": f"a text file with a sentence or two on how answers are written (default: {DEFAULT['style']})",
-    "citations": "yes or no: whether answers cite their passages (default: yes)",
-    "words": f"how many words of a passage the model is shown at most (default {WORDS_OF_A_PASSAGE})",
+    "abstention": f"the sentence that answers an unanswerable question (default: {DEFAULT['abstention']})",
+    "style": f"a text file with one or two sentences on the style of answers (default: {DEFAULT['style']})",
+    "citations": "yes or no: whether answers cite passages (default: yes)",
+    "words": f"maximum number of words of a passage in the prompt (default {WORDS_PER_PASSAGE})",
 }
 
-LONGEST_STYLE = 600  # characters; every prompt carries them
-FEWEST_WORDS = 10
+MAX_STYLE_CHARACTERS = 600  # every prompt contains the style
+MIN_WORDS = 10
 
 
-def of(options: Options) -> Mapping[str, Any]:
-    """The settings that options ask for.
+def settings_from(options: Options) -> Mapping[str, Any]:
+    """The settings selected by a builder's options.
 
     Raises:
-        UsageError: when a value makes no sense.
-        DataError: when the file with the style cannot be used.
+        UsageError: if a value is out of range.
+        DataError: if the style file cannot be used.
+
+    Examples:
+        >>> settings_from({"citations": "no", "words": "40"})["citations"]
+        False
     """
     abstention = " ".join(options.get("abstention", DEFAULT["abstention"]).split())
     if not abstention or "[" in abstention:
-        raise UsageError("the abstention is a sentence without square brackets", where="--option abstention")
+        raise UsageError("must be a sentence without square brackets", where="--option abstention")
     citations = options.get("citations", "yes")
     if citations not in ("yes", "no"):
-        raise UsageError(f"citations is yes or no, not '{citations}'", where="--option")
-    style = _style(Path(options["style"])) if "style" in options else DEFAULT["style"]
-    return {"abstention": abstention, "style": style, "citations": citations == "yes", "words": words_of(options)}
+        raise UsageError(f"must be yes or no, not '{citations}'", where="--option citations")
+    style = _read_style(Path(options["style"])) if "style" in options else DEFAULT["style"]
+    return {"abstention": abstention, "style": style, "citations": citations == "yes", "words": words_from(options)}
 
 
-def words_of(options: Options) -> int:
-    """How many words of a passage the model is shown. Raises `UsageError` when the option is no such number."""
-    given = options.get("words", str(DEFAULT["words"]))
-    if not given.isdigit() or int(given) < FEWEST_WORDS:
-        raise UsageError(f"words is a whole number from {FEWEST_WORDS} on, not '{given}'", where="--option")
-    return int(given)
+def words_from(options: Options) -> int:
+    """The maximum number of words of a passage in the prompt. Raises `UsageError` for an invalid option."""
+    value = options.get("words", str(DEFAULT["words"]))
+    if not value.isdigit() or int(value) < MIN_WORDS:
+        raise UsageError(f"must be a whole number, at least {MIN_WORDS}, not '{value}'", where="--option words")
+    return int(value)
 
 
-def citation_problem(answer: str, passages: int) -> str | None:
-    """Why an answer cannot be trained on, if it cannot."""
-    parsed = CitedText(passages, DEFAULT["abstention"]).parse(answer)
-    return f"field 'answer': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
-
-
-def _style(path: Path) -> str:
+def _read_style(path: Path) -> str:
     try:
         text = " ".join(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as the style of answers ({error})", where=str(path)) from None
-    if not text or len(text) > LONGEST_STYLE:
+        raise DataError(f"cannot be read as a style of answers ({error})", where=str(path)) from None
+    if not text or len(text) > MAX_STYLE_CHARACTERS:
         raise DataError(
-            f"holds {len(text)} characters",
+            f"has {len(text)} characters",
             where=str(path),
-            fix=f"Write a sentence or two, {LONGEST_STYLE} characters at most.",
+            fix=f"Write one or two sentences, at most {MAX_STYLE_CHARACTERS} characters.",
         )
     return text

@@ -1,4 +1,4 @@
-"""The rag_answer task: ties schema, prompt, dataset builder and evaluator together."""
+"""The rag_answer task: answer a question from passages with citations, or abstain."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
 from searchlora.records import Options, Record
 from searchlora.task import EvaluationInput, PromptedTask
-from searchlora.tasks.rag_answer import abstaining, baselines, evaluator, settings
+from searchlora.tasks.rag_answer import baselines, evaluator, settings, tuning
+from searchlora.tasks.rag_answer.citations import without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
-from searchlora.tasks.rag_answer.sentences import without_marks
-from searchlora.tasks.rag_answer.shown import WORDS_OF_A_PASSAGE, passage_texts, shortened
+from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts, truncated_history
 
 
 class RagAnswerTask(PromptedTask):
-    """Question, conversation and numbered passages -> an answer with citations, or a stated abstention."""
+    """Question, conversation and numbered passages -> an answer with citations, or the abstention.
+
+    Settings:
+        abstention: The sentence that answers an unanswerable question.
+        style: One or two sentences on the style of answers, part of the prompt.
+        citations: Whether answers cite passages.
+        words: Maximum number of words of a passage in the prompt.
+    """
 
     name = "rag_answer"
     version = 2
@@ -28,14 +35,14 @@ class RagAnswerTask(PromptedTask):
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
         del records
-        return settings.of(options)
+        return settings.settings_from(options)
 
     def fields(self, record: Record) -> Mapping[str, Any]:
         return {
             **self.settings,
             "question": " ".join(str(record["question"]).split()),
-            "history": shortened(record.get("history", [])),
-            "passages": passage_texts(record, int(self.settings.get("words", WORDS_OF_A_PASSAGE))),
+            "history": truncated_history(record.get("history", [])),
+            "passages": passage_texts(record, int(self.settings.get("words", WORDS_PER_PASSAGE))),
         }
 
     def target(self, record: Record) -> str:
@@ -49,17 +56,17 @@ class RagAnswerTask(PromptedTask):
         return CitedText(numbered, str(self.settings["abstention"]))
 
     def tune(self, records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> Mapping[str, Any]:
-        return abstaining.tuned(records, outputs)
+        return tuning.tuned(records, outputs)
 
     def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer:
-        """Abstains from the tuned probability on; an answer whose abstention was not scored stays as it is."""
+        """Abstain from the tuned probability on; an output without an abstention probability is unchanged."""
         if "abstain_from" not in self.tuned or output.abstention_probability is None:
             return output
-        least = min(float(self.tuned["abstain_from"]), abstaining.MOST)
-        return self.output(record).at_threshold(output.abstention_probability, least)
+        threshold = min(float(self.tuned["abstain_from"]), tuning.MAX_THRESHOLD)
+        return self.output(record).at_threshold(output.abstention_probability, threshold)
 
     def fallback(self, record: Record) -> CitedAnswer:
-        """The abstention: who cannot be understood has said nothing."""
+        """The abstention."""
         del record
         return CitedAnswer(str(self.settings["abstention"]), (), abstained=True)
 

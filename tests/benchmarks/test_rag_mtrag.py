@@ -16,8 +16,8 @@ from benchmarks.rag_mtrag.warm import warm_dataset
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.outputs import InvalidOutput
 from searchlora.task import load_prompted_task
-from searchlora.tasks.rag_answer.choosing import TAKEN_OUT
-from searchlora.tasks.rag_answer.sentences import with_marks
+from searchlora.tasks.rag_answer.citations import with_marks
+from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def test_every_row_is_asked_once_by_an_adapter_that_never_saw_its_group(mtrag: M
     groups = {split: {row["group"] for row in dataset.records(split)} for split in ("train", "validation", "test")}
     assert not groups["test"] & (groups["train"] | groups["validation"])
     assert not groups["train"] & groups["validation"]
-    assert TAKEN_OUT not in {row["kind"] for row in dataset.records("test")}
-    assert TAKEN_OUT in {row["kind"] for row in dataset.records("train")}
+    assert WITHOUT_GOLD not in {row["kind"] for row in dataset.records("test")}
+    assert WITHOUT_GOLD in {row["kind"] for row in dataset.records("train")}
     assert {row["id"] for row in dataset.records("test")} == {row["id"] for row in mtrag.test(0)}
 
 
@@ -49,9 +49,11 @@ class _Scripted:
         self.asked += requests
         return [Completion(*self.said.pop(0), 1, 1) for _ in requests]
 
-    def score(self, requests: list[Request], choices: Sequence[Sequence[str]], within: float | None) -> list[Scored]:
+    def score(
+        self, requests: list[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
+    ) -> list[Scored]:
         """The abstention of the next requests is as likely as it was told to be."""
-        del requests, within
+        del requests, prune_margin
         return [Scored((log(self.abstentions.pop(0)),), 1, 1) for _ in choices]
 
 

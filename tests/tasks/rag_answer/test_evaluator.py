@@ -13,8 +13,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import EvaluationInput
 from searchlora.tasks.rag_answer import task
-from searchlora.tasks.rag_answer.baselines import ALWAYS, FIRST, THRESHOLD, fitted
-from searchlora.tasks.rag_answer.baselines import given as baselines
+from searchlora.tasks.rag_answer.baselines import ALWAYS, FIRST, THRESHOLD, best_threshold, fitted_baselines
 from searchlora.tasks.rag_answer.evaluator import evaluate, token_f1
 
 PASSAGES = [
@@ -159,7 +158,7 @@ def test_slices_are_by_kind_source_and_conversation() -> None:
 def test_baselines_answer_from_the_nearest_passage_or_the_first_and_abstain_below_the_threshold() -> None:
     training = [_record(1), _record(2, answerable=False, question="Who sings the anthem of Wales?")]
     asked = [_record(3), _record(4, question="Who sings in the choir?", answerable=False)]
-    found = baselines(asked, training, SILENCE.text)
+    found = fitted_baselines(asked, training, SILENCE.text)
     assert found[ALWAYS][0] == CitedAnswer("The dome tent weighs 2 kilograms [2].", (2,), abstained=False)
     assert found[FIRST][1] == CitedAnswer("Leather boots are waxed twice a year [1].", (1,), abstained=False)
     assert [answer.abstained for answer in found[THRESHOLD]] == [False, True]
@@ -169,7 +168,7 @@ def test_baselines_answer_from_the_nearest_passage_or_the_first_and_abstain_belo
 
 
 def test_without_rows_to_abstain_from_there_is_no_threshold() -> None:
-    assert THRESHOLD not in baselines([_record(1)], [_record(2)], SILENCE.text)
+    assert THRESHOLD not in fitted_baselines([_record(1)], [_record(2)], SILENCE.text)
 
 
 @settings(deadline=None, max_examples=40)
@@ -182,4 +181,4 @@ def test_no_threshold_has_a_higher_mean_f1_than_the_fitted_one(rows: list[tuple[
         return float(f1_score(silent, said, average="macro", labels=[False, True], zero_division=0))
 
     best = max(mean_f1(threshold) for threshold in (0, 1, 2, 3, 4, 5, 6))
-    assert mean_f1(fitted(scores, silent)) == pytest.approx(best)
+    assert mean_f1(best_threshold(scores, silent)) == pytest.approx(best)

@@ -15,9 +15,9 @@ from searchlora.errors import RejectedRows, UsageError
 from searchlora.outputs import CitedAnswer
 from searchlora.records import Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import task
-from searchlora.tasks.rag_answer.choosing import TAKEN_OUT
-from searchlora.tasks.rag_answer.evidence import supported
-from searchlora.tasks.rag_answer.groups import connected
+from searchlora.tasks.rag_answer.citations import supported
+from searchlora.tasks.rag_answer.dataset import connected
+from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 from tests.tasks.rag_answer.made import SUBJECTS, mtrag_row, usual_rows, write_mtrag
 
 
@@ -61,7 +61,7 @@ def test_no_row_to_abstain_from_shows_what_answers_it(tmp_path: Path) -> None:
     assert Counter(record["kind"] for record in records.values()) == {
         "answerable": 10,
         "partly answerable": 1,
-        TAKEN_OUT: 11,
+        WITHOUT_GOLD: 11,
         "unanswerable": 2,
     }
     for record in records.values():
@@ -69,7 +69,7 @@ def test_no_row_to_abstain_from_shows_what_answers_it(tmp_path: Path) -> None:
             assert record["gold"] == []
             assert "answer" not in record
             assert task.target(record) == task.settings["abstention"]
-        if record["kind"] == TAKEN_OUT:
+        if record["kind"] == WITHOUT_GOLD:
             answered = records[record["id"].removesuffix("_without_gold")]
             shown = {passage["text"] for passage in record["passages"]}
             assert not shown & {each["text"] for each in answered["passages"] if each["id"] in answered["gold"]}
@@ -132,16 +132,16 @@ def test_the_card_tells_the_rules_and_the_counts(tmp_path: Path) -> None:
     rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"missing": "1"}))
     (report,) = [row for row in rows if isinstance(row, SourceReport)]
     assert report.counts["underspecified questions left out"] == 1
-    assert report.counts[f"rows '{TAKEN_OUT}'"] == 11
+    assert report.counts[f"rows '{WITHOUT_GOLD}'"] == 11
     assert any("100% of the answerable rows" in rule for rule in report.rules)
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (mtrag_row(1, "tents", "PERHAPS"), "is not known"),
-        (mtrag_row(1, "tents", contexts=[]), "has none"),
-        (mtrag_row(1, "tents", "UNANSWERABLE", contexts=[{"document_id": "d-0-1", "text": "x"}]), "has some"),
+        (mtrag_row(1, "tents", "PERHAPS"), "unknown value"),
+        (mtrag_row(1, "tents", contexts=[]), "has no contexts"),
+        (mtrag_row(1, "tents", "UNANSWERABLE", contexts=[{"document_id": "d-0-1", "text": "x"}]), "has contexts"),
     ],
 )
 def test_a_row_that_contradicts_itself_is_refused(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
@@ -272,8 +272,8 @@ def test_some_rows_lack_their_gold_unless_told_otherwise(tmp_path: Path) -> None
     source = tmp_path / "faq.csv"
     source.write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
     kinds = Counter(record["kind"] for record in _records("faq", source, passages="2").values())
-    assert 0.1 < kinds[TAKEN_OUT] / kinds["answerable"] < 0.3
-    assert TAKEN_OUT not in {record["kind"] for record in _records("faq", source, missing="0").values()}
+    assert 0.1 < kinds[WITHOUT_GOLD] / kinds["answerable"] < 0.3
+    assert WITHOUT_GOLD not in {record["kind"] for record in _records("faq", source, missing="0").values()}
 
 
 # Native records
@@ -297,7 +297,7 @@ def _native(**change: Any) -> dict[str, Any]:
     [
         ({"answer": "Two kilograms [3]."}, "cites passage 3, but only 1 to 2"),
         ({"answer": None}, "answer"),
-        ({"gold": ["p9"]}, "'p9' is none of the row's passages"),
+        ({"gold": ["p9"]}, "'p9' is not one of the row's passages"),
         ({"answerable": False}, "gold"),
         ({"passages": [{"id": "p1", "text": "a"}, {"id": "p1", "text": "b"}]}, "two have the same id"),
     ],

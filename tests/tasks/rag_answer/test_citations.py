@@ -9,11 +9,18 @@ from hypothesis import strategies as st
 from searchlora.outputs import CitedAnswer
 from searchlora.prompts import messages
 from searchlora.tasks.rag_answer import task
-from searchlora.tasks.rag_answer.citing import cited, reference_sentences, shortened
-from searchlora.tasks.rag_answer.evidence import support, supported
-from searchlora.tasks.rag_answer.sentences import Sentence, sentences, with_marks, without_marks
-from searchlora.tasks.rag_answer.shown import excerpt, passage_texts
-from searchlora.tasks.rag_answer.shown import shortened as shortened_history
+from searchlora.tasks.rag_answer.citations import (
+    Sentence,
+    cited,
+    leading_supported,
+    reference_sentences,
+    sentences,
+    support,
+    supported,
+    with_marks,
+    without_marks,
+)
+from searchlora.tasks.rag_answer.truncation import excerpt, passage_texts, truncated_history
 
 
 @pytest.mark.parametrize(
@@ -66,9 +73,9 @@ def test_a_sentence_cites_the_gold_passages_that_support_it_most() -> None:
 def test_an_answer_is_made_of_what_can_be_seen() -> None:
     reference = reference_sentences("Good question! It weighs 2.5 kilograms [sic]. It was made in Wales.\nIt is red.")
     assert reference[1] == "It weighs 2.5 kilograms (sic)."
-    assert shortened(reference, list(PASSAGES.values()), 3) == [reference[1], reference[2]]
-    assert shortened(reference, list(PASSAGES.values()), 1) == [reference[1]]
-    assert shortened(reference, ["Boots are waxed."], 3) == ["Good question!"]
+    assert leading_supported(reference, list(PASSAGES.values()), 3) == [reference[1], reference[2]]
+    assert leading_supported(reference, list(PASSAGES.values()), 1) == [reference[1]]
+    assert leading_supported(reference, ["Boots are waxed."], 3) == ["Good question!"]
 
 
 def test_support_is_the_share_of_content_words_and_a_strange_number_is_none() -> None:
@@ -106,8 +113,8 @@ def test_so_many_words_of_a_passage_are_shown() -> None:
 
 def test_a_long_conversation_keeps_its_beginning_and_its_end() -> None:
     turns = [{"role": ("user", "assistant")[number % 2], "text": f"turn {number}"} for number in range(9)]
-    assert [turn["text"] for turn in shortened_history(turns)] == ["turn 0", "…", "turn 7", "turn 8"]
-    assert shortened_history(turns[:3]) == turns[:3]
+    assert [turn["text"] for turn in truncated_history(turns)] == ["turn 0", "…", "turn 7", "turn 8"]
+    assert truncated_history(turns[:3]) == turns[:3]
 
 
 def test_the_order_of_a_prompt_is_instructions_passages_conversation_question() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.task import load_prompted_task
-from searchlora.tasks.rag_answer.abstaining import MOST, tuned
+from searchlora.tasks.rag_answer.tuning import MAX_THRESHOLD, tuned
 
 SCORED = st.lists(st.tuples(st.integers(0, 100).map(lambda each: each / 100), st.booleans()), min_size=1, max_size=20)
 
@@ -32,8 +32,11 @@ def test_no_threshold_abstains_better(rows):
     kinds = {silent for _, silent in rows}
     assert bool(found) == (kinds == {True, False})
     if found:
-        best = max(mean_f1(rows, least) for least in (0.0, MOST, *(given for given, _ in rows if given < MOST)))
-        assert found["abstain_from"] <= MOST
+        best = max(
+            mean_f1(rows, least)
+            for least in (0.0, MAX_THRESHOLD, *(given for given, _ in rows if given < MAX_THRESHOLD))
+        )
+        assert found["abstain_from"] <= MAX_THRESHOLD
         assert mean_f1(rows, found["abstain_from"]) == found["validation"]["mean F1"]
         assert found["validation"]["mean F1"] == best
 
