@@ -25,27 +25,45 @@ LLM: dict[str, Any] = {
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: BaseModel) -> Path:
-    """The working folder, with files that the pages take for granted, tiny bases, and few training steps."""
+def small_recipes(monkeypatch: pytest.MonkeyPatch, tiny_base: BaseModel) -> None:
+    """Tiny LLM bases and few training steps. The encoder stays: it is small enough, and pipelines name it."""
     import searchlora.task
 
     read = searchlora.task.read_recipe
 
     def small(path: Path) -> dict[str, Any]:
         recipe = dict(read(path))
-        # The encoder stays: it is small enough, and pipelines name it.
         is_encoder = recipe.get("base") == "all-minilm-l6-v2"
-        changes = [SMALL] if is_encoder else [SMALL, LLM, {"base": str(tiny_base.path)}]
-        for change in changes:
+        for change in [SMALL] if is_encoder else [SMALL, LLM, {"base": str(tiny_base.path)}]:
             for key, value in change.items():
                 recipe[key] = {**recipe.get(key, {}), **value} if isinstance(value, dict) else value
         return recipe
 
     monkeypatch.setattr("searchlora.task.read_recipe", small)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipes: None) -> Path:
+    """An own working folder, with files that the pages take for granted."""
+    del small_recipes
+    monkeypatch.chdir(tmp_path)
     write_files(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder that the tests of a module share, so that sample adapters are trained once."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+def shared_workplace(module_folder: Path, monkeypatch: pytest.MonkeyPatch, small_recipes: None) -> Path:
+    """The module's folder as the working folder."""
+    del small_recipes
+    monkeypatch.chdir(module_folder)
+    return module_folder
 
 
 def write_files(folder: Path) -> None:
