@@ -56,10 +56,10 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
 def rules_table(results: Sequence[RuleResult]) -> str:
     """The rules as a Markdown table, broken ones first."""
     rows = [
-        ["held" if result.passed else "**broken**", result.rule, result.told]
+        ["met" if result.passed else "**broken**", result.rule, result.told]
         for result in sorted(results, key=lambda result: result.passed)
     ]
-    return markdown_table(["", "rule", "found"], rows, words=3)
+    return markdown_table(["", "rule", "finding"], rows, words=3)
 
 
 def _xml_text(text: str) -> str:

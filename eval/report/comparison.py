@@ -45,23 +45,23 @@ def write_report(
     curves: Mapping[str, Curve] | None = None,
     base: str | None = None,
 ) -> Path:
-    """Write a comparison as one HTML file without any outside part, at once or not at all.
+    """Write a comparison as one self-contained HTML file, atomically.
 
     Args:
-        details: row id -> its texts; only the rows with the biggest wins and losses are shown, those without texts
-            are passed over. `extremes` names them, for a caller who does not want to make all.
-        provenance: What the figures were made from and with, label -> value, in the order shown.
-        introduction: A plain sentence or two on what was compared, shown below the title.
-        examples: How many wins and how many losses are shown for each system set against, at most.
-        rules: What a policy said of the candidate.
-        forced: The reason of somebody who put it through against the policy; not shown where no rule is broken.
-        confusions, curves: By title, where systems give labels or probabilities.
-        base: The system whose costs are the measure of the others'; None: the baseline.
+        details: Row id -> its texts. Only the rows with the largest wins and losses are shown (see
+            `extremes`); rows without texts are skipped.
+        provenance: Inputs and settings behind the figures, label -> value, in the order shown.
+        introduction: One or two sentences on what was compared, shown below the title.
+        examples: Greatest number of wins, and of losses, shown for each pair.
+        rules: The results of a policy for the candidate.
+        forced: The reason given for a forced promotion; not shown if no rule is broken.
+        confusions, curves: By title, for systems that predict labels or probabilities.
+        base: The system that costs are compared with; None: the baseline.
 
     Raises:
         DataError: when the file cannot be written.
     """
-    # Where every rule is held, nothing had to be forced.
+    # If every rule is met, nothing was forced.
     reason = forced if any(not rule.passed for rule in rules) else ""
     sections = [
         rules_section(rules, reason),
@@ -94,48 +94,49 @@ def _decision(rules: Sequence[RuleResult], forced: str) -> list[Alert]:
     if not rules:
         return []
     broken = sum(not rule.passed for rule in rules)
-    said = f"{broken} of {len(rules)} rules of the policy are broken."
+    verdict = f"{broken} of {len(rules)} rules of the policy are broken."
     if forced:
-        return [Alert("Promoted by force", (said, f"The reason given: {forced}"))]
+        return [Alert("Promoted by force", (verdict, f"The reason given: {forced}"))]
     if broken:
-        return [Alert("Refused by the policy", (said,))]
-    return [Alert("The policy is met", (f"{len(rules)} of {len(rules)} rules are held.",), "good")]
+        return [Alert("Refused by the policy", (verdict,))]
+    return [Alert("The policy is met", (f"{len(rules)} of {len(rules)} rules are met.",), "good")]
 
 
 def _circular(comparison: Comparison) -> list[Alert]:
-    """Law 6."""
+    """No judge grades itself: circular figures are marked before any figure is shown."""
     if not comparison.circular:
         return []
     reasons = tuple(f"{comparison.label(system)}: {why}" for system, why in comparison.circular.items())
     return [Alert("Circular: a judge had a part in what it judged", reasons)]
 
 
-#: More pairs than this are told together, and of these only the names of so many systems.
-_PAIRS = 4
+#: Greatest number of pairs with a sentence each, and of systems named in a sentence.
+_MAX_NAMED = 4
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """What was measured, what the pairs that are looked at first say, and how much of it is judged."""
+    """Sentences on the headline, the main pairs and the share of judged documents."""
     headline = comparison.measures[0]
     leading = comparison.candidate or comparison.baseline or comparison.systems[0]
-    own = comparison.row(leading, headline)
+    figure = comparison.row(leading, headline)
     first = (
-        f"{comparison.label(leading)} reaches {headline} {number(own.value)} {interval(own.low, own.high)} "
-        f"over {own.n} rows" + (f" in {comparison.groups} independent groups." if comparison.groups != own.n else ".")
+        f"{comparison.label(leading)} reaches {headline} {number(figure.value)} "
+        f"{interval(figure.low, figure.high)} over {figure.n} rows"
+        + (f" in {comparison.groups} independent groups." if comparison.groups != figure.n else ".")
     )
-    met = [
+    main = [
         pair
         for pair in comparison.comparisons
         if (pair.a, pair.b) in comparison.main_pairs and pair.measure == headline
     ]
-    if len(met) <= _PAIRS:
-        told = met
+    if len(main) <= _MAX_NAMED:
+        single = main
     else:
-        told = [pair for pair in met if comparison.candidate is not None and pair.b == comparison.baseline]
+        single = [pair for pair in main if comparison.candidate is not None and pair.b == comparison.baseline]
     return [
         first,
-        *(_sentence(comparison, pair) for pair in told),
-        *(_together(comparison, met) if len(met) > _PAIRS else ()),
+        *(_sentence(comparison, pair) for pair in single),
+        *(_grouped(comparison, main) if len(main) > _MAX_NAMED else ()),
         *_judged(comparison),
     ]
 
@@ -144,62 +145,63 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
     a, b = comparison.label(pair.a), comparison.label(pair.b)
     if math.isnan(pair.difference):
         return f"{a} and {b} cannot be compared: there is no {pair.measure} of one of them."
-    said = f"{interval(pair.low, pair.high, '+')}, {chance(pair.p_corrected)}"
+    evidence = f"{interval(pair.low, pair.high, '+')}, {_p_phrase(pair.p_corrected)}"
     if pair.p_corrected > LEVEL:
-        return (
-            f"{a} is not shown to differ from {b}: the difference in {pair.measure} is {pair.difference:+.3f} {said}."
-        )
+        difference = f"the difference in {pair.measure} is {pair.difference:+.3f} {evidence}"
+        return f"{a} is not shown to differ from {b}: {difference}."
     verb = "beats" if comparison.gain(pair.measure, pair.difference) > 0 else "falls behind"
     low, high = sorted((pair.low, pair.high), key=abs)
-    # An interval across 0 keeps its signs; any other is told as the size of the difference.
+    # An interval that includes 0 keeps its signs; any other is printed as the size of the difference.
     size = interval(abs(low), abs(high)) if low * high > 0 else interval(pair.low, pair.high, "+")
-    return f"{a} {verb} {b} by {abs(pair.difference):.3f} {pair.measure} {size}, {chance(pair.p_corrected)}."
+    return f"{a} {verb} {b} by {abs(pair.difference):.3f} {pair.measure} {size}, {_p_phrase(pair.p_corrected)}."
 
 
-def _together(comparison: Comparison, met: Sequence[Pair]) -> Iterator[str]:
+def _grouped(comparison: Comparison, pairs: Sequence[Pair]) -> Iterator[str]:
     """One sentence for those that win, one for those that lose, one for the rest."""
-    measure = met[0].measure
-    shown = [pair for pair in met if pair.p_corrected <= LEVEL]
+    measure = pairs[0].measure
+    shown = [pair for pair in pairs if pair.p_corrected <= LEVEL]
     won, lost = ([pair for pair in shown if comparison.gain(measure, pair.difference) * sign > 0] for sign in (1, -1))
-    rest = len(met) - len(shown)
+    rest = len(pairs) - len(shown)
     if comparison.candidate is not None:
         name = comparison.label(comparison.candidate)
-        yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(met))}."
+        yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(pairs))}."
         if lost:
-            yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(met))}."
+            yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(pairs))}."
         if rest:
-            yield f"From {rest} of {len(met)} it is not shown to differ."
+            yield f"From {rest} of {len(pairs)} it is not shown to differ."
         return
-    name = comparison.label(met[0].b)
-    yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(met))}."
+    name = comparison.label(pairs[0].b)
+    yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(pairs))}."
     if lost:
-        yield f"Behind it: {_counted(comparison, [pair.a for pair in lost], len(met))}."
+        yield f"Behind it: {_counted(comparison, [pair.a for pair in lost], len(pairs))}."
     if rest:
-        yield f"{rest} of {len(met)} are not shown to differ from it."
+        yield f"{rest} of {len(pairs)} are not shown to differ from it."
 
 
-def _counted(comparison: Comparison, systems: Sequence[str], of: int) -> str:
+def _counted(comparison: Comparison, systems: Sequence[str], total: int) -> str:
     if not systems:
-        return f"none of {of} systems"
-    names = [comparison.label(system) for system in systems[:_PAIRS]]
-    more = [f"{len(systems) - _PAIRS} more"] if len(systems) > _PAIRS else []
-    return f"{len(systems)} of {of} systems ({', '.join([*names, *more])})"
+        return f"none of {total} systems"
+    names = [comparison.label(system) for system in systems[:_MAX_NAMED]]
+    more = [f"{len(systems) - _MAX_NAMED} more"] if len(systems) > _MAX_NAMED else []
+    return f"{len(systems)} of {total} systems ({', '.join([*names, *more])})"
 
 
 def _judged(comparison: Comparison) -> Iterator[str]:
-    """How far the share of judged documents differs between systems, which favours some of them."""
+    """The smallest and largest share of judged documents; systems with a larger share are favoured."""
     rows = [row for row in comparison.unjudged if row.measure.startswith("Judged@")]
     rows = [row for row in rows if row.measure == rows[0].measure]
     if not rows or min(row.value for row in rows) == 1:
         return
-    least, most = (find(rows, key=lambda row: row.value) for find in (min, max))
+    least, most = (extreme(rows, key=lambda row: row.value) for extreme in (min, max))
     cutoff = least.measure.removeprefix("Judged@")
-    told = f"Of the first {cutoff} documents, {least.value:.0%} are judged for {comparison.label(least.system)}"
-    yield told + (f" and {most.value:.0%} for {comparison.label(most.system)}." if most.system != least.system else ".")
+    shares = f"Of the first {cutoff} documents, {least.value:.0%} are judged for {comparison.label(least.system)}"
+    yield shares + (
+        f" and {most.value:.0%} for {comparison.label(most.system)}." if most.system != least.system else "."
+    )
 
 
-def chance(p: float) -> str:
-    """`p < 0.001` or `p = 0.032`, not broken over two lines."""
+def _p_phrase(p: float) -> str:
+    """`p < 0.001` or `p = 0.032`, with non-breaking spaces."""
     return (
         "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001" if p < 0.001 else f"p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{p:.3f}"
     )
@@ -207,10 +209,10 @@ def chance(p: float) -> str:
 
 @dataclass(frozen=True)
 class Chapter:
-    """One task's evaluation.
+    """One task's comparison in an overview.
 
     Attributes:
-        details: Link to its own report, relative to the page.
+        details: Link to the full report of the task, relative to the page.
     """
 
     title: str
@@ -220,10 +222,12 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Stored:
-    """A part of what lies on disk: a base model with its adapters, or what stands for it if each were a full model.
+    """Disk usage of a base model and its adapters.
 
     Attributes:
-        adapters: Name -> bytes.
+        base: Name of the base model.
+        base_bytes: Its size.
+        adapters: Name -> size in bytes.
     """
 
     base: str
@@ -231,13 +235,13 @@ class Stored:
     adapters: Mapping[str, int]
 
     @property
-    def together(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of the base and its adapters."""
         return self.base_bytes + sum(self.adapters.values())
 
     @property
-    def full_models(self) -> int:
-        """Bytes of as many full models as there are adapters."""
+    def full_model_bytes(self) -> int:
+        """Bytes of one full model per adapter."""
         return self.base_bytes * len(self.adapters)
 
 
@@ -250,25 +254,26 @@ def write_overview(
     *,
     introduction: str = "",
 ) -> Path:
-    """Write the page, at once or not at all. Raises `DataError` when the file cannot be written."""
+    """Write an overview of several comparisons and the disk usage, atomically.
+
+    Raises:
+        DataError: when the file cannot be written.
+    """
     sections = [_footprint(stored), *(_chapter(place, chapter) for place, chapter in enumerate(chapters, 1))]
     return write_page(path, title, sections, provenance, introduction=introduction)
 
 
 def _chapter(place: int, chapter: Chapter) -> Section:
-    found = systems_section(chapter.comparison)
-    content = {"systems": found.content, "said": summary(chapter.comparison), "details": chapter.details}
-    return replace(found, id=f"task-{place}", title=chapter.title, template="comparison.chapter", content=content)
+    section = systems_section(chapter.comparison)
+    content = {"systems": section.content, "summary": summary(chapter.comparison), "details": chapter.details}
+    return replace(section, id=f"task-{place}", title=chapter.title, template="comparison.chapter", content=content)
 
 
 def _footprint(stored: Sequence[Stored]) -> Section:
-    together, full = (sum(of) for of in (
-        [each.together for each in stored], [each.full_models for each in stored]
-    ))  # fmt: skip
     content = {
         "stored": stored,
-        "together": together,
-        "full": full,
-        "count": sum(len(each.adapters) for each in stored),
+        "total": sum(part.total_bytes for part in stored),
+        "full": sum(part.full_model_bytes for part in stored),
+        "count": sum(len(part.adapters) for part in stored),
     }
     return Section("footprint", "On disk", "comparison.footprint", content)

@@ -9,13 +9,13 @@ from typing import Any
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.report.page import Section
 
-#: Documents of each system that the report shows of a row.
+#: Number of documents of each system shown for a row.
 SHOWN_DOCUMENTS = 5
 
 
 @dataclass(frozen=True)
 class Found:
-    """A document that a system found, and how relevant it is (None: not judged)."""
+    """A retrieved document and its grade (None: not judged)."""
 
     document: str
     title: str = ""
@@ -24,11 +24,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one system did with one row.
+    """The output of one system for one row.
 
     Args:
         output: Its output, or the raw text of one that did not parse.
-        found: The first documents that it found, best first; `SHOWN_DOCUMENTS` of them are shown.
+        found: The first retrieved documents, best first; `SHOWN_DOCUMENTS` of them are shown.
     """
 
     output: str
@@ -37,12 +37,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Detail:
-    """One row as a reader wants to see it.
+    """The texts of one row.
 
     Args:
         query: The input, as short as it can be understood; line breaks are kept.
-        answers: system -> what it did.
-        reference: The output that was wanted, where there is one.
+        answers: System -> its answer.
+        reference: The reference output; None: there is none.
     """
 
     query: str
@@ -51,7 +51,7 @@ class Detail:
 
 
 def extremes(comparison: Comparison, a: str, b: str, count: int = 5) -> tuple[list[str], list[str]]:
-    """Row ids of the biggest wins and of the biggest losses of system a against system b.
+    """Row ids of the largest wins and of the largest losses of system a against system b.
 
     They are those of the headline, or, where it has no value per row, of the first measure that has.
 
@@ -71,7 +71,7 @@ _MANY, _FEWER = 5, 2
 
 
 def examples_section(comparison: Comparison, details: Mapping[str, Detail], count: int) -> Section | None:
-    """For each pair that is looked at first, so many wins and losses; rows without texts are passed over."""
+    """For each main pair up to `count` wins and losses; rows without texts are skipped."""
     if comparison.row_measure is None:
         return None
     many = len(comparison.main_pairs) > _MANY

@@ -15,13 +15,13 @@ from searchlora.eval.report.page import Section
 from searchlora.eval.report.plots import curve_plot
 from searchlora.eval.significance import LEVEL
 
-#: More columns than this are hard to read on any screen.
+#: Greatest number of columns that stay readable.
 _COLUMNS = 6
 
 
 @dataclass(frozen=True)
 class Head:
-    """The heading of a column or row, and a small line below it."""
+    """Heading of a column or row, with an optional small line below it."""
 
     text: str
     small: str = ""
@@ -29,13 +29,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell.
+    """Content of a cell.
 
     Attributes:
         small: Lines below.
-        tint: How strong it is coloured, 0 to 1.
+        tint: Strength of the colour, 0 to 1.
         colour: `accent`, `good` or `bad`.
-        mark: A sign beside the text, explained below the table.
+        mark: A symbol beside the text, explained below the table.
     """
 
     text: str
@@ -47,23 +47,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells by row and column; `corner` names what stands in the first column."""
+    """Cells by row and column; `corner` is the heading of the first column."""
 
     corner: str
     columns: tuple[Head, ...]
     rows: tuple[tuple[Head, tuple[Cell, ...]], ...]
 
 
-def readable(grid: Grid, turned_corner: str) -> Grid:
-    """The grid, turned where it has many columns and fewer rows."""
+def readable(grid: Grid, transposed_corner: str) -> Grid:
+    """The grid, transposed if it has many columns and fewer rows."""
     if len(grid.columns) <= _COLUMNS or len(grid.columns) <= len(grid.rows):
         return grid
     heads, cells = zip(*grid.rows, strict=True)
-    return Grid(turned_corner, tuple(heads), tuple(zip(grid.columns, zip(*cells, strict=True), strict=True)))
+    return Grid(transposed_corner, tuple(heads), tuple(zip(grid.columns, zip(*cells, strict=True), strict=True)))
 
 
 def confusion(rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]], corner: str) -> Grid:
-    """Counts, each tinted by its share of its row."""
+    """A grid of counts, tinted by their share of the row."""
     return Grid(
         corner,
         tuple(map(Head, columns)),
@@ -78,7 +78,7 @@ def _count(count: int, total: int) -> Cell:
     return Cell(str(count), (f"{count / total:.0%}",), count / total) if count else Cell("0")
 
 
-#: A difference whose own interval excludes 0, and one that is also shown after correction over all slices.
+#: Marks of a difference whose interval excludes 0, and of one that is significant after correction over all slices.
 APART, SHOWN = "○", "●"
 
 
@@ -109,12 +109,12 @@ def slices_section(comparison: Comparison) -> Section | None:
     }
     return Section(
         "slices", "Slices", "comparison.slices", content,
-        f"Mean {headline} with its 95% interval; the stronger the tint, the better. Below it, the paired differences.",
+        f"Mean {headline} with its 95% interval; a stronger tint is a better value. Below it, the paired differences.",
     )  # fmt: skip
 
 
 def _against(comparison: Comparison) -> str:
-    """What the differences are of, for the line above them."""
+    """The order of subtraction, printed above the differences."""
     if comparison.candidate is not None:
         return f"{comparison.label(comparison.candidate)} minus each other system"
     return f"each other system minus {comparison.label(comparison.baseline)}" if comparison.baseline else ""
@@ -134,7 +134,7 @@ def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> G
 
 
 def _mean(row: Row, ends: tuple[float, float]) -> Cell:
-    """Tinted from the worst mean of the slice to its best."""
+    """A cell tinted from the worst mean of the slice to the best."""
     worst, best = ends
     tint = (row.value - worst) / (best - worst) if best != worst else 0.5
     return Cell(f"{row.value:.3f}", (interval(row.low, row.high),), tint)
@@ -168,34 +168,35 @@ def _difference(comparison: Comparison, pair: Pair, most: float) -> Cell:
     )
 
 
-#: A matrix of more labels than this is not read; the pairs most often confused are shown, so many of them.
+#: Greatest number of labels shown as a matrix, and the number of confused pairs shown instead.
 READABLE, PAIRS = 12, 12
 
 
 def confusions_section(confusions: Mapping[str, Confusion]) -> Section | None:
-    """The matrices, by title: as heat maps, or of many labels the pairs most often confused. None: there are none."""
+    """Confusion matrices by title: as heat maps, or with many labels as the most frequently confused pairs."""
     if not confusions:
         return None
     small = {title: each for title, each in confusions.items() if len(each.rows) <= READABLE}
     content = {
         "grids": [
-            (title, confusion(each.rows, each.columns, each.counts, "true \\ said")) for title, each in small.items()
+            (title, confusion(each.rows, each.columns, each.counts, "gold \\ predicted"))
+            for title, each in small.items()
         ],
         "pairs": [(title, _pairs(each)) for title, each in confusions.items() if title not in small],
         "readable": READABLE,
-        "each": [(title, rows) for title, each in confusions.items() if (rows := _each(each))],
+        "per_label": [(title, rows) for title, matrix in confusions.items() if (rows := _per_label(matrix))],
     }
-    lead = "Rows are what is true; the stronger the tint, the greater the share of the row." if small else ""
+    lead = "Rows are gold labels; a stronger tint is a greater share of the row." if small else ""
     return Section("confusions", "Confusions", "comparison.confusions", content, lead)
 
 
 def _pairs(matrix: Confusion) -> dict[str, Any]:
-    """The cells in which another label was said than the true one, greatest first."""
+    """The cells off the diagonal, by falling count."""
     wrong = [
-        (true, said, count, sum(counts))
+        (true, predicted, count, sum(counts))
         for true, counts in zip(matrix.rows, matrix.counts, strict=True)
-        for said, count in zip(matrix.columns, counts, strict=True)
-        if count and said != true
+        for predicted, count in zip(matrix.columns, counts, strict=True)
+        if count and predicted != true
     ]
     wrong.sort(key=lambda pair: -pair[2])
     return {
@@ -207,30 +208,30 @@ def _pairs(matrix: Confusion) -> dict[str, Any]:
     }
 
 
-def _each(matrix: Confusion) -> list[tuple[str, int, float, float, float]]:
-    """Of each label that stands in gold: how often, and its precision, recall and F1; nothing said counts as 0."""
-    found = []
+def _per_label(matrix: Confusion) -> list[tuple[str, int, float, float, float]]:
+    """Each label that occurs in gold, with its count, precision, recall and F1 (0 if it is never predicted)."""
+    rows = []
     for row, label in enumerate(matrix.rows):
         true = sum(matrix.counts[row])
         if not true or label not in matrix.columns:
             continue
         column = matrix.columns.index(label)
-        hits, said = matrix.counts[row][column], sum(counts[column] for counts in matrix.counts)
-        found.append((label, true, hits / said if said else 0.0, hits / true, 2 * hits / (said + true)))
-    return found
+        hits, predicted = matrix.counts[row][column], sum(counts[column] for counts in matrix.counts)
+        rows.append((label, true, hits / predicted if predicted else 0.0, hits / true, 2 * hits / (predicted + true)))
+    return rows
 
 
 def curves_section(curves: Mapping[str, Curve]) -> Section | None:
-    """Each curve with its figures, by title; None where there are none."""
+    """Calibration curves with their figures, by title."""
     drawn = [
-        (title, curve.points, curve_plot(curve.points, title, "probability given", "how often it was so"))
+        (title, curve.points, curve_plot(curve.points, title, "predicted probability", "observed share"))
         for title, curve in curves.items()
         if curve.points
     ]
     if not drawn:
         return None
-    names = ["probability", "how often so", "n", "groups"]
+    names = ["predicted", "observed", "n", "groups"]
     return Section(
         "calibration", "Calibration", "comparison.curves", {"curves": drawn, "names": names},
-        "How often it was so where that probability was given; on the dashed line both are the same.",
+        "Observed share by predicted probability; on the dashed line they are equal.",
     )  # fmt: skip

@@ -29,7 +29,7 @@ def write_judge_card(
     curves: Mapping[str, Sequence[CurvePoint]] | None = None,
     introduction: str = "",
 ) -> Path:
-    """Write cards of judges that were held against the same people as one HTML file without any outside part.
+    """Write the cards of judges that were compared with the same people as one self-contained HTML file.
 
     Args:
         cards: One at least; shown by falling kappa over all grades.
@@ -53,7 +53,7 @@ def write_judge_card(
         ],
         provenance,
         introduction=introduction,
-        alerts=[Alert("Circular: a judge is held against what it had a part in", reasons)] if reasons else [],
+        alerts=[Alert("Circular: a judge is evaluated on data that it had a part in", reasons)] if reasons else [],
         summary=_summary(ranked, comparison),
     )
 
@@ -87,12 +87,12 @@ def _summary(ranked: Sequence[JudgeCard], comparison: JudgeComparison | None) ->
     return said
 
 
-#: More judges than this are folded away.
+#: Greatest number of judges that are not folded.
 _OPEN = 5
 
 
 def judge_name(card: JudgeCard) -> str:
-    """The name as it is printed: `name (circular)` where the card is."""
+    """The printed name: `name (circular)` if the card is circular."""
     return f"{card.judge} (circular)" if card.circular else card.judge
 
 
@@ -133,7 +133,7 @@ def overview_section(ranked: Sequence[JudgeCard]) -> Section:
 
 
 def apart_section(ranked: Sequence[JudgeCard], comparison: JudgeComparison) -> Section:
-    """Which judges differ: each against the best, and how many it is better or worse than."""
+    """Differences between judges: each against the best, and how many it is better or worse than."""
     names = {card.judge: judge_name(card) for card in ranked}
     against: dict[str, dict[str, JudgeDifference]] = {}
     for each in comparison.differences:
@@ -169,7 +169,7 @@ def apart_section(ranked: Sequence[JudgeCard], comparison: JudgeComparison) -> S
 
 
 def card_sections(ranked: Sequence[JudgeCard], curves: Mapping[str, Sequence[CurvePoint]]) -> Section:
-    """Each judge on its own, folded where there are many."""
+    """The card of each judge, folded if there are many."""
     cards = [
         {"id": f"judge-{place}", "name": judge_name(card), "card": card, **_card(card, curves.get(card.judge, ()))}
         for place, card in enumerate(ranked, start=1)
@@ -200,7 +200,7 @@ def _card(card: JudgeCard, points: Sequence[CurvePoint]) -> dict[str, Any]:
 
 
 def _order(order: SystemOrder) -> list[dict[str, Any]]:
-    """Each system with its place and mean under both sets of grades; equal means share a place."""
+    """Each system with its rank and mean under both sets of grades; equal means share a rank."""
     places = [[1 + sum(other > value for other in side) for value in side] for side in (order.human, order.judge)]
     return [
         {"name": name, "human": a, "judge": b, "place": ours, "judged_place": theirs}
@@ -209,7 +209,7 @@ def _order(order: SystemOrder) -> list[dict[str, Any]]:
 
 
 class _Axis:
-    """Where a value lies between the ends of the bars, in per cent of their width."""
+    """Axis of the bars: positions in per cent of their width."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
@@ -218,7 +218,7 @@ class _Axis:
         return round(2 + 96 * (value - self.low) / ((self.high - self.low) or 1.0), 2)
 
     def bar(self, figure: Figure) -> dict[str, float] | None:
-        """None for a figure that does not exist; without ends for one that has no interval."""
+        """Position and interval of a figure; None if it is undefined, without width if it has no interval."""
         if figure.value != figure.value:
             return None
         value = self.place(figure.value)

@@ -1,4 +1,4 @@
-"""One page made of sections, as a file without any outside part."""
+"""A page of sections as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Alert:
-    """What a reader must see before any figure: `kind` is `bad` or `good`."""
+    """A message shown before any figure; `kind` is `bad` or `good`."""
 
     heading: str
     lines: tuple[str, ...] = ()
@@ -58,17 +58,17 @@ def write_page(
     alerts: Sequence[Alert] = (),
     summary: Sequence[str] = (),
 ) -> Path:
-    """Write a page, at once or not at all; a section that is None is left out.
+    """Write a page, atomically. A section that is None is left out.
 
     Args:
-        provenance: What the figures were made from and with, label -> value, in the order shown.
+        provenance: Inputs and settings behind the figures, label -> value, in the order shown.
 
     Raises:
         DataError: when the file cannot be written.
     """
     from jinja2 import Environment, PackageLoader
 
-    # Everything is escaped but what is Markup: our plots.
+    # Everything is escaped except Markup, which only the plots are.
     environment = Environment(
         loader=PackageLoader("searchlora.eval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -87,5 +87,5 @@ def write_page(
 
 
 def share(value: float, total: float) -> str:
-    """`12.5%`; a dash where there is nothing to be a share of."""
+    """A percentage such as `12.5%`; a dash if the total is 0."""
     return f"{value / total:.1%}" if total else "–"

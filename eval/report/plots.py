@@ -15,7 +15,7 @@ from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.judge.system_order import SystemOrder
 
-# What matplotlib is told to paint with -> what the page paints with.
+# Placeholder colours for matplotlib -> colour variables of the page.
 INK, MUTED, LINE, ACCENT, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _COLOURS = {
     INK: "var(--ink)",
@@ -25,15 +25,15 @@ _COLOURS = {
     GOOD: "var(--good)",
     BAD: "var(--bad)",
 }
-#: Narrow enough that its text is still readable on a phone; inches of 72 units.
+#: Width in inches of 72 units: narrow enough for a phone.
 WIDTH = 3.9
 
-#: Characters of a name that a plot has room for.
+#: Greatest length of a name in a plot, in characters.
 _NAME = 40
 
 
 def drawing(height: float, width: float = WIDTH) -> tuple[Any, Any]:
-    """An empty figure of so many inches and its axes."""
+    """An empty figure of this size in inches, and its axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
@@ -47,7 +47,7 @@ def drawing(height: float, width: float = WIDTH) -> tuple[Any, Any]:
 
 
 def svg(figure: Any, label: str) -> Markup:
-    """The figure as an SVG element that fills the width there is.
+    """The figure as an SVG element that fills the available width.
 
     Args:
         label: What it shows, for those who cannot see it; unlike that of every other plot of the page.
@@ -80,18 +80,18 @@ def svg(figure: Any, label: str) -> Markup:
 
 
 def shortened(name: str) -> str:
-    """A name with its middle left out where a plot has no room for it; names differ at their ends."""
+    """A name with its middle left out if it is too long; names differ at their ends."""
     if len(name) <= _NAME:
         return name
     return f"{name[: _NAME - 20]}…{name[-19:]}"
 
 
-#: A longer list of differences is drawn by so many of its quantiles: more steps than the plot is wide are not seen.
+#: Greatest number of steps in a plot of differences; a longer list is drawn by its quantiles.
 _STEPS = 240
 
 
 def interval_plot(comparison: Comparison, measure: str) -> Markup:
-    """A measure of each system that has it, with its interval, one below the other; the one under test stands out."""
+    """A measure of each system with its interval, one below the other; the system under test is highlighted."""
     rows = [row for row in comparison.rows if row.measure == measure and not math.isnan(row.value)]
     figure, axes = drawing(0.46 * len(rows) + 0.45)
     for place, row in enumerate(rows):
@@ -108,7 +108,7 @@ def interval_plot(comparison: Comparison, measure: str) -> Markup:
 
 
 def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
-    """The difference of every row in the measure `by_row`, greatest first: wins of a above 0, losses below."""
+    """The difference of every row in `row_measure`, greatest first: wins of a above 0, losses below."""
     differences = np.sort(list(comparison.gains(a, b).values()))[::-1]
     steps = min(len(differences), _STEPS)
     # The middle of each step; every row where there are no more rows than steps.
@@ -133,12 +133,12 @@ _SIDE = 3.0
 
 
 def curve_plot(
-    points: Sequence[CurvePoint], title: str, said: str = "the judge said", truth: str = "people said, mean"
+    points: Sequence[CurvePoint], title: str, predicted: str = "judge's grade", observed: str = "mean human grade"
 ) -> Markup:
-    """What was so, on average, over what was said, with intervals; on the dashed line both are the same.
+    """Mean observed value by predicted value, with intervals; on the dashed line they are equal.
 
     Args:
-        said, truth: What the axes are called.
+        predicted, observed: Labels of the axes.
     """
     figure, axes = drawing(_SIDE * 0.85, _SIDE)
     ends = [
@@ -150,14 +150,14 @@ def curve_plot(
         axes.plot([each.predicted, each.predicted], [each.low, each.high], color=ACCENT, linewidth=2.2, alpha=0.6)
     x, y = [each.predicted for each in points], [each.observed for each in points]
     axes.plot(x, y, "o-", color=ACCENT, markersize=4.5, linewidth=1.2)
-    axes.set_xlabel(said, color=MUTED, fontsize=8)
-    axes.set_ylabel(truth, color=MUTED, fontsize=8)
+    axes.set_xlabel(predicted, color=MUTED, fontsize=8)
+    axes.set_ylabel(observed, color=MUTED, fontsize=8)
     axes.grid(color=LINE, linewidth=0.6)
     return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
 
 
 def order_plot(order: SystemOrder, judge: str) -> Markup:
-    """Each system's mean under human grades and under the judge's; the best systems stand out."""
+    """Mean of each system under human grades and under the judge's grades; the best systems are highlighted."""
     figure, axes = drawing(_SIDE * 0.85, _SIDE)
     for part, colour in ((slice(order.top, None), MUTED), (slice(0, order.top), ACCENT)):
         axes.plot(order.human[part], order.judge[part], "o", color=colour, markersize=4.5)

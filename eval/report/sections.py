@@ -1,4 +1,4 @@
-"""The sections of the report that show the figures of a comparison; each is None where there is nothing to show."""
+"""Sections of a comparison report with its figures; a section without content is None."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from searchlora.eval.report.plots import difference_plot, interval_plot
 from searchlora.eval.significance import CORRECTION_NAMES, LEVEL
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
-#: More plots than this are folded away.
+#: Greatest number of plots that are not folded.
 _OPEN = 4
 
 
 def rules_section(results: Sequence[RuleResult], forced: str) -> Section | None:
-    """The rules of the policy, held or broken, and by how much."""
+    """The rules of the policy with their results."""
     return Section("policy", "Policy", "comparison.policy", {"results": results, "forced": forced}) if results else None
 
 
@@ -61,7 +61,7 @@ def pairs_section(comparison: Comparison) -> Section | None:
 
 
 def rows_section(comparison: Comparison) -> Section | None:
-    """The difference of every row, for each pair that is looked at first."""
+    """The difference of every row, for each main pair."""
     measure = comparison.row_measure
     if not comparison.main_pairs or measure is None:
         return None
@@ -86,7 +86,7 @@ def rows_section(comparison: Comparison) -> Section | None:
 
 
 def unjudged_section(comparison: Comparison) -> Section | None:
-    """How much is judged, and what the figures would be were unjudged documents left out, or the best."""
+    """Share of judged documents, and figures under other assumptions about unjudged documents."""
     if not comparison.unjudged:
         return None
     figures = by_system(comparison.unjudged)
@@ -99,19 +99,21 @@ def unjudged_section(comparison: Comparison) -> Section | None:
                     comparison.label(system),
                     [
                         comparison.row(system, measure),
-                        own[f"{measure} {CONDENSED}"],
-                        own[f"{measure} {AS_BEST}"],
+                        by_measure[f"{measure} {CONDENSED}"],
+                        by_measure[f"{measure} {AS_BEST}"],
                     ],
                 )
-                for system, own in figures.items()
-                if f"{measure} {CONDENSED}" in own and comparison.find(system, measure) is not None
+                for system, by_measure in figures.items()
+                if f"{measure} {CONDENSED}" in by_measure and comparison.find(system, measure) is not None
             ],
         )
         for measure in comparison.measures
     ]
     content = {
         "depths": depths,
-        "shares": [(comparison.label(name), [own[depth] for depth in depths]) for name, own in figures.items()],
+        "shares": [
+            (comparison.label(name), [by_measure[depth] for depth in depths]) for name, by_measure in figures.items()
+        ],
         "tables": [(measure, lines) for measure, lines in tables if lines],
     }
     return Section("unjudged", "Unjudged documents", "comparison.unjudged", content)
@@ -120,7 +122,7 @@ def unjudged_section(comparison: Comparison) -> Section | None:
 def traffic_section(comparison: Comparison) -> Section | None:
     """Means weighted by traffic."""
     figures = by_system(comparison.weighted)
-    measures = [m for m in comparison.measures if figures and all(m in own for own in figures.values())]
+    measures = [m for m in comparison.measures if figures and all(m in by_measure for by_measure in figures.values())]
     if not measures:
         return None
     content = {
@@ -130,24 +132,24 @@ def traffic_section(comparison: Comparison) -> Section | None:
             (
                 comparison.label(name),
                 name == comparison.candidate,
-                [(own[m], comparison.row(name, m)) for m in measures],
+                [(by_measure[m], comparison.row(name, m)) for m in measures],
             )
-            for name, own in figures.items()
+            for name, by_measure in figures.items()
         ],
         "pairs": [_line(comparison, pair) for pair in comparison.weighted_pairs],
         "correction": CORRECTION_NAMES[comparison.correction],
     }
     return Section(
         "traffic", "Weighted by traffic", "comparison.traffic", content,
-        "Means over topics weighted by how often each is asked, with their 95% intervals; below, the plain mean.",
+        "Means weighted by the traffic of each topic, with 95% intervals; below each, the unweighted mean.",
     )  # fmt: skip
 
 
 def costs_section(comparison: Comparison, base: str | None) -> Section | None:
-    """What a row cost, and how many times that of the base or baseline.
+    """Mean costs of a row, and their ratio to those of the base or baseline.
 
     Args:
-        base: The system to set costs against; None takes the baseline.
+        base: The system that costs are compared with; None: the baseline.
     """
     kinds = list(dict.fromkeys(kind for costs in comparison.costs.values() for kind in costs))
     if not kinds:
@@ -170,7 +172,7 @@ def costs_section(comparison: Comparison, base: str | None) -> Section | None:
 
 
 def invalid_section(comparison: Comparison) -> Section | None:
-    """How many outputs of each system did not parse, and why; None where all did."""
+    """Number of outputs of each system that did not parse, with the most frequent reasons."""
     if not any(comparison.invalid.values()):
         return None
     systems = []
@@ -193,21 +195,25 @@ def totals_section(comparison: Comparison) -> Section | None:
         "figures": [(name, [comparison.totals[system].get(name) for system in comparison.systems]) for name in names],
     }
     return Section(
-        "totals", "Over all rows at once", "comparison.totals", content, "These have no value per row, so no interval."
+        "totals",
+        "Over all rows at once",
+        "comparison.totals",
+        content,
+        "Figures without a value per row, so without an interval.",
     )
 
 
 def notes_section(notes: Sequence[str]) -> Section | None:
-    """What a reader must know."""
+    """Notes for the reader."""
     return Section("notes", "Notes", "macros.notes", {"notes": notes}) if notes else None
 
 
 def by_system(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """system -> measure -> figure."""
-    found: dict[str, dict[str, Row]] = {}
+    """System -> measure -> figure."""
+    by_name: dict[str, dict[str, Row]] = {}
     for row in rows:
-        found.setdefault(row.system, {})[row.measure] = row
-    return found
+        by_name.setdefault(row.system, {})[row.measure] = row
+    return by_name
 
 
 def _lines(comparison: Comparison, measure: str) -> list[dict[str, Any]]:
@@ -215,7 +221,7 @@ def _lines(comparison: Comparison, measure: str) -> list[dict[str, Any]]:
 
 
 def _line(comparison: Comparison, pair: Pair | WeightedPair) -> dict[str, Any]:
-    """A pair with its names, and `good` or `bad` where a difference is shown, else nothing."""
+    """A pair with its printed names, and `good` or `bad` if the difference is significant."""
     verdict = ""
     if pair.p_corrected <= LEVEL:
         verdict = "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad"
@@ -227,10 +233,12 @@ def _role(comparison: Comparison, system: str) -> str:
 
 
 def _common_n(rows: Iterable[Row]) -> int | None:
-    """The number of rows where all measures have the same; it then stands in one column."""
+    """The number of rows if it is the same for all measures; it is then printed in one column."""
     counts = {row.n for row in rows}
     return counts.pop() if len(counts) == 1 else None
 
 
-def _ratio(value: float | None, of: float | None, itself: bool) -> float | None:
-    return value / of if value is not None and of and math.isfinite(of) and not itself else None
+def _ratio(value: float | None, reference: float | None, is_reference: bool) -> float | None:
+    if value is None or not reference or not math.isfinite(reference) or is_reference:
+        return None
+    return value / reference

@@ -194,7 +194,7 @@ def test_people_stability_and_labels_needed(page, cards):
 
 
 def test_circular_wherever_the_judge_stands(page):
-    assert "Circular: a judge is held against what it had a part in" in page.labels
+    assert "Circular: a judge is evaluated on data that it had a part in" in page.labels
     said = [text for text in [*page.texts, *page.labels] if "middling" in text and text != "a note on middling"]
     assert len(said) > 8
     for text in said:

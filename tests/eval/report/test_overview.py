@@ -38,4 +38,4 @@ def test_each_task_stands_there_with_its_figures_and_a_link(tmp_path):
 
 def test_bytes_add_up():
     stored = Stored("llm", 1000, {"a@1": 20, "b@2": 30})
-    assert (stored.together, stored.full_models) == (1050, 2000)
+    assert (stored.total_bytes, stored.full_model_bytes) == (1050, 2000)

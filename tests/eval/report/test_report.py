@@ -189,8 +189,8 @@ def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_pat
     values = compared.values[HEADLINE]
     told = [f"{values[a][row] - values[b][row]:+.3f}What is asked in {row}?" for row in (*wins, *losses)]
     assert [said for said in page.summaries if said in told] == told
-    place = page.texts.index("wanted")
-    assert page.texts[place : place + 2] == ["wanted", "what was wanted"]
+    place = page.texts.index("reference")
+    assert page.texts[place : place + 2] == ["reference", "what was wanted"]
     grades = {"A title": "grade 2", "d2": "unjudged", "d3": "grade 0"}
     for name, grade in grades.items():
         assert page.texts[page.texts.index(name) + 1] == grade
@@ -238,7 +238,7 @@ RULES = (
     [
         (RULES, "", "Refused by the policy", "2 of 3 rules of the policy are broken."),
         (RULES, "the team agreed", "Promoted by force", "The reason given: the team agreed"),
-        (RULES[:1], "a reason that was not needed", "The policy is met", "1 of 1 rules are held."),
+        (RULES[:1], "a reason that was not needed", "The policy is met", "1 of 1 rules are met."),
     ],
 )
 def test_policy(compared, tmp_path, rules, forced, heading, line):
@@ -247,7 +247,7 @@ def test_policy(compared, tmp_path, rules, forced, heading, line):
     assert ("Promoted by force" in page.source) == (heading == "Promoted by force")
     assert page.sections()[0] == "Policy" and heading in page.labels and line in page.texts
     expected = [
-        [("enough data",), ("held",), ("40 rows in 40 groups",), ()],
+        [("enough data",), ("met",), ("40 rows in 40 groups",), ()],
         [("beat base",), ("broken",), ("nDCG@10 -0.1",), ("0.0123",)],
         [("unchanged data",), ("broken",), ("it was changed",), ("–",)],
     ]
@@ -290,14 +290,14 @@ def test_of_many_labels_the_pairs_most_often_confused_are_shown(compared, tmp_pa
     page.check_whole()
     assert "Confusion matrix, intents" not in page.tables
     head, *lines = page.tables["Confused most often, intents"]
-    assert [cell[0] for cell in head] == ["true", "said", "rows", "of the true ones"]
+    assert [cell[0] for cell in head] == ["gold", "predicted", "rows", "share of the label"]
     assert lines[:3] == [
         [("label 3",), ("label 7",), ("12",), ("23.1%", "of 52")],
         [("label 9",), ("label 1",), ("10",), ("20.0%", "of 50")],
         [("label 5",), ("invalid",), ("9",), ("18.4%", "of 49")],
     ]
     assert len(lines) == 12
-    each = page.tables["Each alone, intents"]
+    each = page.tables["Per label, intents"]
     assert len(each) == 31
     # 40 of 52 rows were said to be label 3, and no other row was.
     assert each[4] == [("label 3",), ("52",), ("1.000",), ("0.769",), ("0.870",)]
