@@ -10,8 +10,8 @@ from email.utils import format_datetime
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
-from searchlora.inference.remote import http
-from searchlora.inference.remote.http import Refused, Server
+from searchlora.inference.remote import http_client
+from searchlora.inference.remote.http_client import HttpClient, Refused
 from tests.inference.http_server import Told, answering
 
 
@@ -25,7 +25,7 @@ def waits(monkeypatch):
             waited.append(timeout)
             return self.is_set()
 
-    monkeypatch.setattr(http, "_NEVER", Given())
+    monkeypatch.setattr(http_client, "_NEVER", Given())
     return waited
 
 
@@ -44,7 +44,7 @@ def failing(times: int, told: Told):
 )
 def test_what_may_pass_is_tried_again(told):
     with answering(failing(3, told)) as server:
-        assert Server(server.url, retries=3).get("/x") == {"done": True}
+        assert HttpClient(server.url, retries=3).get("/x") == {"done": True}
         assert len(server.asked) == 4
 
 
@@ -54,7 +54,7 @@ def test_what_was_refused_is_not_tried_again(status):
         with pytest.raises(
             Refused, match=rf"{server.url}/x: the server refuses with {status} \(no such model\)"
         ) as found:
-            Server(server.url).get("/x")
+            HttpClient(server.url).get("/x")
         assert found.value.status == status
         assert len(server.asked) == 1
 
@@ -74,14 +74,14 @@ def test_what_was_refused_is_not_tried_again(status):
 def test_what_stays_so_is_told_after_the_last_attempt(told, kind, says):
     with answering(lambda _: told) as server:
         with pytest.raises(EngineError, match=says) as found:
-            Server(server.url, retries=2).post("/x", {})
+            HttpClient(server.url, retries=2).post("/x", {})
         assert type(found.value) is kind
         assert len(server.asked) == 3
 
 
 def test_waits_double_and_are_cut_by_chance(waits):
     with answering(lambda _: Told(status=503)) as server, pytest.raises(EngineBusy):
-        Server(server.url, retries=8).get("/x")
+        HttpClient(server.url, retries=8).get("/x")
     longest = [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert len(waits) == 8
     assert all(most / 2 <= waited <= most for waited, most in zip(waits, longest, strict=True))
@@ -93,7 +93,7 @@ def test_a_server_that_says_how_long_to_wait_is_believed(waits):
     for asked, told in (("7", 7), ("0.1", 0.1), (soon, 20), ("soon", 0)):
         waits.clear()
         with answering(failing(1, Told(status=429, headers={"Retry-After": asked}))) as server:
-            Server(server.url).get("/x")
+            HttpClient(server.url).get("/x")
         rounded = 1 if told == 20 else 0  # a date has whole seconds
         assert told + 0.25 - rounded <= waits[0] <= told + 0.5
 
@@ -102,7 +102,7 @@ def test_callers_who_are_told_the_same_wait_do_not_come_back_together(waits):
     with answering(lambda _: Told(status=503, headers={"Retry-After": "5"})) as server:
         for _ in range(8):
             with pytest.raises(EngineBusy):
-                Server(server.url, retries=1).get("/x")
+                HttpClient(server.url, retries=1).get("/x")
     assert len(set(waits)) == 8
     assert all(5 < waited < 6 for waited in waits)
 
@@ -110,7 +110,7 @@ def test_callers_who_are_told_the_same_wait_do_not_come_back_together(waits):
 def test_a_server_that_wants_too_long_a_wait_is_not_waited_for(waits):
     with answering(lambda _: Told(status=503, headers={"Retry-After": "3600"})) as server:
         with pytest.raises(EngineBusy):
-            Server(server.url).get("/x")
+            HttpClient(server.url).get("/x")
         assert (len(server.asked), waits) == (1, [])
 
 
@@ -119,7 +119,7 @@ def test_nothing_is_asked_once_it_was_given_up():
     given_up.set()
     with answering(lambda _: Told(status=503)) as server:
         with pytest.raises(EngineError, match="given up before it was asked"):
-            Server(server.url).post("/x", {}, given_up=given_up)
+            HttpClient(server.url).post("/x", {}, cancelled=given_up)
         assert server.asked == []
 
 
@@ -130,14 +130,14 @@ def test_an_answer_that_does_not_come_in_time_is_not_asked_for_again():
 
     with answering(late) as server:
         with pytest.raises(DeadlineExceeded, match="did not answer within"):
-            Server(server.url, timeout_s=0.2).get("/x")
+            HttpClient(server.url, timeout_s=0.2).get("/x")
         assert len(server.asked) == 1
 
 
 def test_what_the_server_could_not_do_in_time_is_not_asked_for_again():
     with answering(lambda _: Told({"detail": "took too long"}, 504)) as server:
         with pytest.raises(DeadlineExceeded, match=r"not done in time \(504: took too long\)"):
-            Server(server.url, retries=2).post("/x", {})
+            HttpClient(server.url, retries=2).post("/x", {})
         assert len(server.asked) == 1
 
 
@@ -145,7 +145,7 @@ def test_what_the_server_could_not_do_in_time_is_not_asked_for_again():
 def test_what_cannot_be_written_as_json_is_not_sent(value):
     with answering(lambda _: Told({})) as server:
         with pytest.raises(EngineError, match=r"/x, request 3: the request cannot be written as JSON"):
-            Server(server.url).post("/x", {"value": value}, request=2)
+            HttpClient(server.url).post("/x", {"value": value}, request=2)
         assert server.asked == []
 
 
@@ -169,7 +169,7 @@ def test_an_answer_that_comes_in_drops_has_no_more_time():
         thread.start()
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            Server(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.2).get("/x")
+            HttpClient(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.2).get("/x")
         assert time.monotonic() - started < 0.9
         thread.join()
 
@@ -178,13 +178,13 @@ def test_a_server_that_is_not_there():
     with answering(lambda _: Told({})) as server:
         gone = server.url
     with pytest.raises(EngineError, match=r"cannot be reached .*Check the address, and that the server runs"):
-        Server(gone, retries=1).get("/v1/models")
+        HttpClient(gone, retries=1).get("/v1/models")
 
 
 def test_the_key_is_sent_and_never_shown():
     with answering(lambda asked: Told({"error": {"message": f"bad {asked.headers['Authorization']}"}}, 401)) as server:
         with pytest.raises(Refused, match=r"bad Bearer \*\*\*\)\. Check the API key") as found:
-            Server(server.url, api_key="sk-secret").get("/x")
+            HttpClient(server.url, api_key="sk-secret").get("/x")
         assert server.asked[0].headers["Authorization"] == "Bearer sk-secret"
         assert "secret" not in f"{found.value!r} {vars(found.value)}"
 
@@ -192,7 +192,7 @@ def test_the_key_is_sent_and_never_shown():
 @pytest.mark.parametrize("key", ["sk-secret\n", " sk-secret", "sk-sécret"])
 def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key):
     with pytest.raises(EngineError, match="the API key holds") as found:
-        Server("http://127.0.0.1:1", api_key=key)
+        HttpClient("http://127.0.0.1:1", api_key=key)
     assert "secret" not in f"{found.value!r} {vars(found.value)}"
 
 
@@ -200,27 +200,27 @@ def test_no_part_of_the_key_is_shown_where_words_are_cut():
     key = "sk-" + "A1b2C3d4" * 4
     told = Told({"error": {"message": "x" * 485 + " " + key}}, 401)
     with answering(lambda _: told) as server, pytest.raises(Refused) as found:
-        Server(server.url, api_key=key).get("/x")
+        HttpClient(server.url, api_key=key).get("/x")
     assert "sk-" not in str(found.value)
 
 
 def test_no_redirect_is_followed():
     with answering(lambda _: Told(b"", 307, {"Location": "http://example.org/"})) as server:
         with pytest.raises(Refused, match=r"307 \(it sends on to http://example.org/"):
-            Server(server.url).post("/x", {})
+            HttpClient(server.url).post("/x", {})
         assert len(server.asked) == 1
 
 
 def test_an_answer_that_is_no_json():
     with answering(lambda _: Told(b"<html>\n hello")) as server:
         with pytest.raises(EngineError, match=r"does not answer with JSON \('<html> hello'\)"):
-            Server(server.url).get("/x")
-        Server(server.url).tell("/x", {})  # where only success counts
+            HttpClient(server.url).get("/x")
+        HttpClient(server.url).post_only("/x", {})  # where only success counts
 
 
 def test_a_server_that_was_closed_is_not_asked():
     with answering(lambda _: Told({})) as server:
-        closed = Server(server.url)
+        closed = HttpClient(server.url)
         closed.close()
         with pytest.raises(EngineError, match="the engine is closed"):
             closed.post("/x", {})
@@ -230,11 +230,11 @@ def test_a_server_that_was_closed_is_not_asked():
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://host:port", "http://h/?a=1"])
 def test_what_is_no_address(url):
     with pytest.raises(EngineError, match=r"is not .*Write it as in http://localhost:8000"):
-        Server(url)
+        HttpClient(url)
 
 
 def test_an_address_holds_no_password_and_may_end_with_the_version():
     with pytest.raises(EngineError, match="holds a password") as found:
-        Server("http://me:hunter2@host")
+        HttpClient("http://me:hunter2@host")
     assert "hunter2" not in str(found.value)
-    assert {Server(f"http://host:1{end}").url for end in ("", "/", "/v1", "/v1/")} == {"http://host:1"}
+    assert {HttpClient(f"http://host:1{end}").url for end in ("", "/", "/v1", "/v1/")} == {"http://host:1"}

@@ -104,7 +104,7 @@ class LoraSlots:
         name = next((name for name in self._slot_of if name not in self._users), None)
         if name is None:
             raise EngineBusy(
-                f"rows under way wear all {self.count} adapters that fit", fix="Try again later, or make more slots."
+                f"running requests use all {self.count} LoRA slots", fix="Try again later, or make more slots."
             )
         slot = self._slot_of[name]
         self._remove(name)

@@ -1,5 +1,5 @@
-"""An engine on a server: vLLM, `searchlora serve`, or another that speaks OpenAI's HTTP API.
+"""Remote engine: vLLM, `searchlora serve`, or another server with OpenAI's HTTP API.
 
-`http` carries JSON there and back with time-outs and retries, `dialects` says how each kind of server is asked,
-`models` what it calls an adapter, `engine` keeps the engine contract over them.
+`http_client` sends JSON with time-outs and retries, `dialects` holds the requests and responses of each kind of server,
+`server_models` maps adapters to the server's model names, `engine` implements the engine contract.
 """

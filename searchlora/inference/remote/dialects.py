@@ -1,4 +1,4 @@
-"""How each kind of server is asked for a completion and for scores, and how its answers are read."""
+"""Dialects: the HTTP requests and responses of each kind of server, for completions and choice scores."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from searchlora.prompts import Renderer
 
 DialectName = Literal["vllm", "searchlora", "openai"]
 
-#: That one call asks vLLM for: prompts, and tokens whose log-probabilities it tells (it refuses more).
-_PROMPTS_AT_ONCE, _TOKENS_AT_ONCE = 16, 128
+#: Maximum number of prompts, and of tokens with log-probabilities (vLLM refuses more), in one call.
+_MAX_PROMPTS, _MAX_TOKENS = 16, 128
 
 
 class Post(Protocol):
-    """Sends a body to a path and gives the JSON that is answered."""
+    """Sends a JSON body to a path and returns the JSON of the response."""
 
     def __call__(self, path: str, body: Mapping[str, Any]) -> Any: ...
 
 
 class Dialect(Protocol):
-    """One kind of server. An answer of another form than expected raises KeyError, TypeError, ValueError and such."""
+    """One kind of server. An unexpected response raises KeyError, TypeError, ValueError or AttributeError."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
-        """The greedy completion of one request by the model that the server calls so."""
+        """The greedy completion of one request by the model with this name on the server."""
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
     ) -> Scored:
-        """How likely the choices are."""
+        """The log-probabilities of the choices, see `Engine.score`."""
 
 
 class Vllm:
-    """vLLM's completions of token ids: the server renders nothing, so that what it reads is what training saw."""
+    """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
@@ -45,9 +45,9 @@ class Vllm:
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix)
         body = {
-            **self._asked(model, [prompt], request.max_new_tokens),
-            # An answer ends where the template ends a turn. What else a base's configuration stops at is a token like
-            # any other, but to a grammar, whose end the server marks with it.
+            **self._greedy(model, [prompt], request.max_new_tokens),
+            # An answer ends with the template's end-of-turn token. Other stop tokens of the base model's configuration
+            # are ordinary tokens, except under a grammar, whose end the server marks with them.
             "stop_token_ids": [self._renderer.stop_id],
             "ignore_eos": request.grammar is None,
             "return_token_ids": True,
@@ -60,49 +60,49 @@ class Vllm:
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
     ) -> Scored:
-        """The choices are one tree of tokens: the server is asked at each beginning how likely its next tokens are.
+        """The choices form one tree of tokens; the server returns the log-probabilities of the tokens at each node.
 
         Every score is exact; `prune_margin` is ignored. The cost counts each choice prefix with its prompt, as sent: of
         several prompts in a call, vLLM reports cached tokens for the last one only.
 
-        (vLLM's `prompt_logprobs` would give a choice's score at once. With LoRA they bring its CPU engine down and
-        elsewhere leave out an adapter's output layer: vLLM's issues 29955 and 51594.)
+        (vLLM's `prompt_logprobs` would return a choice's score at once. With LoRA they crash its CPU engine, and
+        elsewhere they ignore an adapter's output layer: vLLM's issues 29955 and 51594.)
         """
         del prune_margin
         prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix)
-        answers = [tuple(self._renderer.completion_ids(choice, request.choice_suffix)) for choice in choices]
-        found: dict[tuple[int, ...], float] = {}
-        sent = 0
-        for part in _parts(answers):
-            wanted = sorted({token for _, tokens in part for token in tokens})
+        choice_ids = [tuple(self._renderer.completion_ids(choice, request.choice_suffix)) for choice in choices]
+        log_probabilities: dict[tuple[int, ...], float] = {}
+        prompt_tokens = 0
+        for part in _calls(choice_ids):
+            token_ids = sorted({token for _, tokens in part for token in tokens})
             body = {
-                **self._asked(model, [[*prompt, *beginning] for beginning, _ in part], 1),
-                "logprobs": len(wanted),
-                "logprob_token_ids": wanted,
+                **self._greedy(model, [[*prompt, *prefix] for prefix, _ in part], 1),
+                "logprobs": len(token_ids),
+                "logprob_token_ids": token_ids,
                 "return_tokens_as_token_ids": True,
             }
             answer = post("/v1/completions", body)
-            told = sorted(answer["choices"], key=lambda choice: choice["index"])
-            for (beginning, tokens), choice in zip(part, told, strict=True):
+            results = sorted(answer["choices"], key=lambda choice: choice["index"])
+            for (prefix, tokens), choice in zip(part, results, strict=True):
                 (likely,) = choice["logprobs"]["top_logprobs"]
                 if missing := [token for token in tokens if f"token_id:{token}" not in likely]:
                     raise EngineError(
                         f"this vLLM does not tell how likely a given token is (asked for {missing[0]})",
                         fix="Use a newer one; 0.32 knows 'logprob_token_ids'.",
                     )
-                found |= {(*beginning, token): likely[f"token_id:{token}"] for token in tokens}
-            sent += answer["usage"]["prompt_tokens"]
-        sums = (math.fsum(found[ids[: end + 1]] for end in range(len(ids))) for ids in answers)
-        return Scored(tuple(sums), sent, len(found))
+                log_probabilities |= {(*prefix, token): likely[f"token_id:{token}"] for token in tokens}
+            prompt_tokens += answer["usage"]["prompt_tokens"]
+        sums = (math.fsum(log_probabilities[ids[: end + 1]] for end in range(len(ids))) for ids in choice_ids)
+        return Scored(tuple(sums), prompt_tokens, len(log_probabilities))
 
-    def _asked(self, model: str, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
-        """Greedy, whatever the base's generation_config sets."""
+    def _greedy(self, model: str, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
+        """Fields of a greedy request, whatever the generation_config of the base model sets."""
         fixed = {"temperature": 0, "repetition_penalty": 1.0}
         return {"model": model, "prompt": prompts, "max_tokens": tokens, **fixed}
 
 
 class Searchlora:
-    """`searchlora serve`: it renders with this project's renderer and scores as the local engine does."""
+    """`searchlora serve`: it uses this project's renderer and scores as the local engine does."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         body = {
@@ -121,14 +121,14 @@ class Searchlora:
         prune_margin = None if prune_margin == math.inf else prune_margin  # the same, and JSON has no infinity
         more = {"begins": request.answer_prefix or None, "ends": request.choice_suffix, "within": prune_margin}
         answer = post("/v1/score", {**body, **{key: value for key, value in more.items() if value is not None}})
-        found, usage = tuple(map(float, answer["log_probabilities"])), answer["usage"]
-        if len(found) != len(choices):
-            raise ValueError(f"{len(found)} scores for {len(choices)} choices")
-        return Scored(found, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
+        scores, usage = tuple(map(float, answer["log_probabilities"])), answer["usage"]
+        if len(scores) != len(choices):
+            raise ValueError(f"{len(scores)} scores for {len(choices)} choices")
+        return Scored(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
 
 
 class OpenAI:
-    """Any other server: its own template renders the chat, and what only token ids can say is refused."""
+    """Any other server: it renders the chat with its own template. Requests that need token ids are refused."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         if request.answer_prefix:
@@ -157,20 +157,20 @@ _OTHER = "use vLLM or 'searchlora serve' (name it with 'dialect' where it was no
 
 
 def _structured(grammar: Grammar) -> dict[str, Any]:
-    """A grammar as `structured_outputs`, which vLLM brought in."""
+    """A grammar as vLLM's `structured_outputs`."""
     if grammar.kind == "json_schema":
         return {"json": json.loads(grammar.text)}
     return {"regex" if grammar.kind == "regex" else "grammar": grammar.text}
 
 
-#: At most one space on each side of a separator of JSON and none elsewhere, so that no answer is filled with spaces.
-#: It is told by separators because llguidance 1.7, which vLLM 0.32 brings, lets a `whitespace_pattern` match again and
-#: again. vLLM's other backends pass over it.
+#: At most one space on each side of a JSON separator and none elsewhere, so that no answer is filled with spaces. Given
+#: as separators because llguidance 1.7, part of vLLM 0.32, matches a `whitespace_pattern` repeatedly. vLLM's other
+#: backends ignore it.
 _SPACING = {"whitespace_flexible": False, "item_separator": "[ ]?,[ ]?", "key_separator": "[ ]?:[ ]?"}
 
 
 def _spaced(structured: dict[str, Any]) -> dict[str, Any]:
-    """Without room for runs of spaces in JSON, where the server uses llguidance."""
+    """The same grammar without runs of spaces in JSON, if the server uses llguidance."""
     if "json" not in structured:
         return structured
     return {"json": {**structured["json"], "x-guidance": _SPACING}}
@@ -193,8 +193,8 @@ def _completion(text: str, finish: str, usage: Mapping[str, Any]) -> Completion:
     return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
 
-def _parts(answers: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:
-    """Beginnings of answers, each with the tokens that may follow; together as many as one call may ask for."""
+def _calls(answers: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:
+    """Prefixes of choices with the tokens that may follow each, grouped by what one call may ask for."""
     following: dict[tuple[int, ...], set[int]] = {}
     for ids in answers:
         for end, token in enumerate(ids):
@@ -203,9 +203,9 @@ def _parts(answers: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[tuple[int,
     wanted: set[int] = set()
     for beginning, tokens in following.items():
         ordered = sorted(tokens)
-        for start in range(0, len(ordered), _TOKENS_AT_ONCE):
-            some = ordered[start : start + _TOKENS_AT_ONCE]
-            if part and (len(part) == _PROMPTS_AT_ONCE or len(wanted.union(some)) > _TOKENS_AT_ONCE):
+        for start in range(0, len(ordered), _MAX_TOKENS):
+            some = ordered[start : start + _MAX_TOKENS]
+            if part and (len(part) == _MAX_PROMPTS or len(wanted.union(some)) > _MAX_TOKENS):
                 yield part
                 part, wanted = [], set()
             part.append((beginning, some))

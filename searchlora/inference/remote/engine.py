@@ -1,4 +1,4 @@
-"""The engine contract over a server."""
+"""Remote engine: the engine contract over an OpenAI-compatible HTTP server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from searchlora.errors import EngineError, NotInStore, PromptTooLong
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.remote.dialects import Dialect, DialectName
-from searchlora.inference.remote.http import Refused, Server
-from searchlora.inference.remote.models import Models
+from searchlora.inference.remote.http_client import HttpClient, Refused
+from searchlora.inference.remote.server_models import ServerModels
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
@@ -27,28 +27,28 @@ Answer = TypeVar("Answer")
 class RemoteEngine:
     """Greedy generation and scoring by an OpenAI-compatible server, one HTTP call per request, many at once.
 
-    vLLM gets token ids and `searchlora serve` renders with this project's renderer, so that the model reads what it was
-    trained on. Any other server renders as its own template does; it is asked to generate only, freely or by a JSON
-    Schema. Nothing is asked of the server before the first request.
+    vLLM gets token ids and `searchlora serve` uses this project's renderer, so the model reads what it was trained on.
+    Any other server renders with its own template; it can only generate, freely or under a JSON Schema. The server is
+    contacted with the first request.
 
     Args:
-        url: Where the server answers, with or without `/v1` at the end.
-        base: The base that the server serves; its tokenizer is used, its weights only to check what is loaded.
-        store: Where adapter references are looked up; None: only exact versions and the keys of `names` mean anything.
+        url: Base URL of the server, with or without `/v1` at the end.
+        base: The base model that the server serves; its tokenizer is used, and its fingerprint for load checks.
+        store: Resolves adapter references; None: only exact versions and the keys of `names` are valid.
         api_key: Sent as a bearer token; read it from the environment, not from a file.
-        names: Reference -> the server's name of that adapter, the reference as it is pinned now. An adapter that is
-            not there is called by its pinned reference, `name@3`.
-        model: The server's name of the base; None: what `searchlora serve`, which must have it, calls it; of another
-            server the first model that it lists.
-        dialect: What kind of server it is; None finds out.
-        load: Let vLLM load adapters that it lacks from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
-        concurrency: Requests under way at once, of all callers together.
-        timeout_s: Seconds that one attempt may take.
-        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx but for 504.
+        names: Reference -> the server's name of that adapter; references are pinned now. Other adapters are called by
+            their pinned reference, `name@3`.
+        model: The server's name of the base model; None: the name that `searchlora serve` uses, or the first model
+            that another server lists.
+        dialect: Kind of server; None: detected.
+        load: Let vLLM load missing adapters from the store's folder (`VLLM_ALLOW_RUNTIME_LORA_UPDATING`).
+        concurrency: Maximum number of requests sent at once, over all callers.
+        timeout_s: Time limit of one attempt in seconds.
+        retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
 
     Raises:
-        EngineError: for a URL that is none.
-        InvalidName, NotInStore: for a reference in `names` that means nothing.
+        EngineError: for an invalid URL.
+        InvalidName, NotInStore: for an unknown reference in `names`.
     """
 
     def __init__(
@@ -69,19 +69,21 @@ class RemoteEngine:
         self.base = base
         self.store = store
         self.renderer = Renderer(load_tokenizer(base))
-        self._known = frozenset(names or ()) if store is None else frozenset()
-        self._server = Server(url, api_key=api_key, connections=concurrency, timeout_s=timeout_s, retries=retries)
+        self._named = frozenset(names or ()) if store is None else frozenset()
+        self._client = HttpClient(url, api_key=api_key, connections=concurrency, timeout_s=timeout_s, retries=retries)
         pinned = {self.pin(reference): name for reference, name in (names or {}).items()}
-        self._models = Models(self._server, base, store, names=pinned, base_name=model, dialect=dialect, load=load)
+        self._models = ServerModels(
+            self._client, base, store, names=pinned, base_name=model, dialect=dialect, load=load
+        )
         self._pool = ThreadPoolExecutor(concurrency, "searchlora-remote")
         self._closed = Event()
-        self._under_way: set[Event] = set()  # of each call, set when it is given up
+        self._running: set[Event] = set()  # one per call, set when the call is cancelled
 
     def pin(self, adapter: str) -> str:
         """The exact version that a reference means now, `name@3`. Raises `InvalidName`, `NotInStore`."""
         if self.store is not None:
             return self.store.pin(adapter)
-        if adapter in self._known or parse_reference(adapter).version is not None:
+        if adapter in self._named or parse_reference(adapter).version is not None:
             return adapter
         raise NotInStore(
             f"without a store nobody knows which version '{adapter}' means",
@@ -89,49 +91,49 @@ class RemoteEngine:
         )
 
     def load(self, adapter: str) -> str:
-        """Let the server load an adapter before it is first asked for; its pinned reference.
+        """Let the server load an adapter before its first request, and return its pinned reference.
 
         Raises:
-            NotInStore, LoadCheckFailed: for one that is not there or must not be loaded.
-            EngineError: where the server lacks it and may not, or cannot, load it.
+            NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
+            EngineError: if the server does not have it, and may not or cannot load it.
         """
         pinned = self.pin(adapter)
         self._models.load(pinned)
         return pinned
 
     def unload(self, adapter: str) -> bool:
-        """Whether the server had the adapter, and now has not. Raises `EngineError` where that is not allowed."""
+        """Let the server unload an adapter; False if it was not loaded. Raises `EngineError` if that is not allowed."""
         return self._models.unload(self.pin(adapter))
 
     def close(self) -> None:
-        """Take no more requests. Answers that are on their way are waited for.
+        """Refuse new requests, wait for responses to requests that were sent, and close the connections.
 
-        Nothing else is asked for any more, not again either, and calls that need it fail with `EngineError`.
+        Nothing more is sent, retries included; calls that need it fail with `EngineError`.
         """
         self._closed.set()
-        for given_up in self._under_way.copy():
-            given_up.set()
+        for cancelled in self._running.copy():
+            cancelled.set()
         self._pool.shutdown()
-        self._server.close()
+        self._client.close()
 
     def generate(self, requests: Sequence[Request], progress: Progress = silent) -> list[Completion]:
-        """Greedy completions, one per request, in order; the requests may name different adapters.
+        """See `Engine.generate`.
 
         Raises:
-            NotInStore, LoadCheckFailed: for an adapter that is not there or must not be loaded.
-            PromptTooLong: naming the first request that has no room in the model's context, where the server says
-                how much that is; nothing is asked then.
-            EngineBusy, DeadlineExceeded: where the server is too busy, or does not answer in time.
-            EngineError: naming the first request whose grammar cannot be used, before anything is asked; or naming
-                the server, and what it said; or where the engine is closed, also meanwhile.
+            NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
+            PromptTooLong: for the first request that exceeds the context, if the server reports its length; nothing is
+                sent then.
+            EngineBusy, DeadlineExceeded: if the server is too busy, or does not answer in time.
+            EngineError: for the first request with an unusable grammar, before anything is sent; with the server's
+                message; or if the engine is closed, also meanwhile.
         """
         self._check_open()
         if not requests:
             return []
-        self._constraints.matchers([request.grammar for request in requests])  # refuses as the local engine does
-        self._check_room(requests, [request.max_new_tokens for request in requests])
+        self._constraints.matchers([request.grammar for request in requests])  # raises as the local engine does
+        self._check_length(requests, [request.max_new_tokens for request in requests])
         jobs = [partial(self._dialect.generate, request=request) for request in requests]
-        return self._done(requests, jobs, progress)
+        return self._run(requests, jobs, progress)
 
     def score(
         self,
@@ -141,10 +143,7 @@ class RemoteEngine:
         prune_margin: float | None = None,
         progress: Progress = silent,
     ) -> list[Scored]:
-        """How likely each choice of each request is, see `Engine.score`. Raises as `generate`.
-
-        vLLM's scores are all exact, whatever `prune_margin` is.
-        """
+        """See `Engine.score`. vLLM's scores are all exact, whatever `prune_margin` is. Raises as `generate`."""
         self._check_open()
         if not requests:
             return []
@@ -152,51 +151,51 @@ class RemoteEngine:
             max((len(self.renderer.completion_ids(choice, request.choice_suffix)) for choice in row), default=0)
             for request, row in zip(requests, choices, strict=True)
         ]
-        self._check_room(requests, longest)
+        self._check_length(requests, longest)
         jobs = [
             partial(self._dialect.score, request=request, choices=row, prune_margin=prune_margin)
             for request, row in zip(requests, choices, strict=True)
         ]
-        return self._done(requests, jobs, progress)
+        return self._run(requests, jobs, progress)
 
-    def _done(
+    def _run(
         self, requests: Sequence[Request], jobs: Sequence[Callable[..., Answer]], progress: Progress
     ) -> list[Answer]:
-        """The answers in order. Where one fails, the others are not waited for and not asked for again."""
+        """The answers in order. After a failure the others are neither awaited nor retried."""
         pinned = self._pinned(requests)
-        given_up = Event()
-        self._under_way.add(given_up)
+        cancelled = Event()
+        self._running.add(cancelled)
         futures: dict[Future[Answer], int] = {}
-        found: dict[int, Answer] = {}
+        answers: dict[int, Answer] = {}
         try:
             for row, (job, adapter) in enumerate(zip(jobs, pinned, strict=True)):
-                futures[self._begun(job, adapter, row, given_up)] = row
+                futures[self._start(job, adapter, row, cancelled)] = row
             for future in as_completed(futures):
-                found[futures[future]] = future.result()
-                progress(len(found), len(jobs))
+                answers[futures[future]] = future.result()
+                progress(len(answers), len(jobs))
         finally:
-            given_up.set()
-            self._under_way.discard(given_up)
+            cancelled.set()
+            self._running.discard(cancelled)
             for future in futures:
                 future.cancel()
-        return [found[row] for row in range(len(jobs))]
+        return [answers[row] for row in range(len(jobs))]
 
-    def _begun(self, job: Callable[..., Answer], adapter: str | None, row: int, given_up: Event) -> Future[Answer]:
+    def _start(self, job: Callable[..., Answer], adapter: str | None, row: int, cancelled: Event) -> Future[Answer]:
         try:
-            return self._pool.submit(self._answer, job, adapter, row, given_up)
-        except RuntimeError:  # the pool takes nothing more
+            return self._pool.submit(self._answer, job, adapter, row, cancelled)
+        except RuntimeError:  # the pool is shut down
             self._check_open()
             raise
 
-    def _answer(self, job: Callable[..., Answer], adapter: str | None, row: int, given_up: Event) -> Answer:
+    def _answer(self, job: Callable[..., Answer], adapter: str | None, row: int, cancelled: Event) -> Answer:
         self._check_open()
-        where = f"{self._server.url}, request {row + 1}"
-        post = partial(self._server.post, given_up=given_up, request=row)
+        where = f"{self._client.url}, request {row + 1}"
+        post = partial(self._client.post, cancelled=cancelled, request=row)
         try:
             try:
                 return job(post, model=self._models.name(adapter))
             except Refused as error:
-                if error.status != 404 or not self._models.bring_again(adapter):
+                if error.status != 404 or not self._models.reload(adapter):
                     raise
                 return job(post, model=self._models.name(adapter))
         except EngineError as error:
@@ -212,28 +211,28 @@ class RemoteEngine:
 
     def _check_open(self) -> None:
         if self._closed.is_set():
-            raise EngineError("the engine is closed", where=self._server.url)
+            raise EngineError("the engine is closed", where=self._client.url)
 
     @cached_property
     def _dialect(self) -> Dialect:
-        return self._models.spoken(self.renderer)
+        return self._models.make_dialect(self.renderer)
 
     @cached_property
     def _constraints(self) -> Constraints:
         return Constraints(self.renderer.tokenizer, len(self.renderer.tokenizer), self.renderer.stop_id)
 
     def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
-        """The adapter of each request; a reference is pinned once, so that all see one version.
+        """The adapter of each request. Each reference is pinned once, so a call uses one version.
 
-        The server has them all, or loads them, before anything is asked.
+        The server loads missing adapters before the first request.
         """
-        asked = {request.adapter for request in requests}
-        pinned = {adapter: adapter and self.pin(adapter) for adapter in asked}
+        adapters = {request.adapter for request in requests}
+        pinned = {adapter: adapter and self.pin(adapter) for adapter in adapters}
         for reference in pinned.values():
             self._models.name(reference)
         return [pinned[request.adapter] for request in requests]
 
-    def _check_room(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
+    def _check_length(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
         context = self._models.context
         if context is None:
             return

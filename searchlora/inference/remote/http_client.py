@@ -1,4 +1,4 @@
-"""JSON over HTTP with time-outs, retries and back-off."""
+"""HTTP client for JSON with time-outs, retries and exponential back-off."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import httpx
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 
-#: Seconds before the first retry and between two at most; each wait doubles, and is cut by chance to between half and
-#: all of it, so that callers who were turned away together do not come back together. It is added to what a server asks
-#: for, which is the same for all of them.
+#: Seconds before the first retry, and at most between two. Each wait doubles; a random factor between a half and one
+#: spreads clients that were refused together. It is added to what the server asks for with `Retry-After`.
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-_CONNECT_S = 10.0
+_CONNECT_SECONDS = 10.0
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
 
 
 class Refused(EngineError):
-    """The server understood, and said no.
+    """The server understood the request and refused it.
 
     Args:
-        status: Of HTTP; neither a success nor one that asking again may change.
-        reason: The server's own words.
+        status: HTTP status, neither a success nor one that a retry may change.
+        reason: The server's message.
+        where: The URL.
     """
 
     def __init__(self, status: int, reason: str, where: str) -> None:
@@ -38,25 +38,24 @@ class Refused(EngineError):
         super().__init__(f"the server refuses with {status} ({reason})", where=where, fix=_fix(status))
 
 
-class Server:
-    """A server's endpoints. Safe for threads.
+class HttpClient:
+    """The endpoints of one server. Thread-safe.
 
     Args:
-        url: Where it answers, with or without `/v1` at the end.
-        api_key: Sent as a bearer token; no error shows it.
-        connections: Open at once.
-        timeout_s: Seconds that one attempt may take.
-        retries: Attempts after the first, where a connection fails and on the statuses 429 and 5xx but for 504.
+        url: Base URL, with or without `/v1` at the end.
+        api_key: Sent as a bearer token; never shown in an error.
+        connections: Maximum number of open connections.
+        timeout_s: Time limit of one attempt in seconds.
+        retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
 
     Raises:
-        EngineError: for a URL that is not one of http or https, or that holds a password, or a key that no header can
-            hold.
+        EngineError: for a URL that is not http or https or contains a password, or a key that no header can hold.
     """
 
     def __init__(
         self, url: str, *, api_key: str | None = None, connections: int = 16, timeout_s: float = 60.0, retries: int = 4
     ) -> None:
-        self.url = _checked(url)
+        self.url = _checked_url(url)
         if api_key and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
             raise EngineError(
                 "the API key holds blanks at an end, or what is no printable ASCII",
@@ -68,78 +67,80 @@ class Server:
         self._retries = retries
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S), pool=None),
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
 
     def get(self, path: str) -> Any:
-        """The JSON that stands at a path. Raises as `post`."""
-        return self._json(path, self._asked("GET", path, None))
+        """The JSON at a path. Raises as `post`."""
+        return self._parse(path, self._send("GET", path, None))
 
     def post(
-        self, path: str, body: Mapping[str, Any], *, given_up: Event | None = None, request: int | None = None
+        self, path: str, body: Mapping[str, Any], *, cancelled: Event | None = None, request: int | None = None
     ) -> Any:
-        """The JSON that is answered.
+        """Send JSON and return the JSON of the response.
 
         Args:
-            given_up: Once set, no attempt is made any more.
-            request: Its place among the requests of a call, from 0; errors tell it.
+            path: Path after the base URL.
+            body: The JSON body.
+            cancelled: Once set, no further attempt is made.
+            request: Position of the request in the engine's call, from 0, for error messages.
 
         Raises:
-            Refused: on a status that asking again would not change.
-            EngineBusy: where the server stays at 429 or 503.
-            DeadlineExceeded: where an answer takes longer than `timeout_s`, or than the server gives it (504); it is
-                not asked for again, since the work would be done again, and again in vain.
-            EngineError: for a body that is no JSON; where the server cannot be reached, fails at each attempt, or does
+            Refused: for a status that a retry would not change.
+            EngineBusy: if the server keeps answering 429 or 503.
+            DeadlineExceeded: if a response takes longer than `timeout_s`, or the server answers 504. There is no retry:
+                the server would repeat the work in vain.
+            EngineError: for a body that is not JSON; if the server cannot be reached, fails at each attempt, or does
                 not answer with JSON.
         """
-        return self._json(path, self._asked("POST", path, body, given_up, request))
+        return self._parse(path, self._send("POST", path, body, cancelled, request))
 
-    def tell(self, path: str, body: Mapping[str, Any]) -> None:
-        """Post where only success counts. Raises as `post`."""
-        self._asked("POST", path, body)
+    def post_only(self, path: str, body: Mapping[str, Any]) -> None:
+        """Send JSON and ignore the content of the response. Raises as `post`."""
+        self._send("POST", path, body)
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
-    def _asked(
+    def _send(
         self,
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
-        given_up: Event | None = None,
+        cancelled: Event | None = None,
         request: int | None = None,
     ) -> bytes:
         where = f"{self.url}{path}" if request is None else f"{self.url}{path}, request {request + 1}"
-        sent = None if body is None else _written(body, where)
-        given_up = given_up or _NEVER
+        encoded = None if body is None else _encoded(body, where)
+        cancelled = cancelled or _NEVER
         for attempt in range(self._retries + 1):
-            if given_up.is_set():
+            if cancelled.is_set():
                 raise EngineError("given up before it was asked", where=where)
             try:
-                status, headers, content = self._attempt(method, f"{self.url}{path}", sent)
+                status, headers, content = self._attempt(method, f"{self.url}{path}", encoded)
             except httpx.HTTPError as error:
-                failure, asked_for = self._broken(error, where), 0.0
+                failure, retry_after = self._connection_error(error, where), 0.0
             else:
                 if 200 <= status < 300:
                     return content
                 reason = self._reason(status, headers, content)
                 if status not in _BUSY and status < 500:
                     raise Refused(status, reason, where)
-                failure, asked_for = self._failing(status, reason, where), _retry_after(headers)
-            # What took too long would do so again. A server that wants to be left alone for longer than an answer may
-            # take is not waited for.
-            in_vain = isinstance(failure, DeadlineExceeded) or asked_for > max(self._timeout_s, _LONGEST_WAIT)
+                failure, retry_after = self._server_error(status, reason, where), _retry_after(headers)
+            # A time-out would repeat. A server that wants to be left alone longer than a response may take is not
+            # waited for.
+            in_vain = isinstance(failure, DeadlineExceeded) or retry_after > max(self._timeout_s, _LONGEST_WAIT)
             if in_vain or attempt == self._retries:
                 raise failure
             wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-            if given_up.wait(asked_for + wait):
+            if cancelled.wait(retry_after + wait):
                 raise failure
         raise AssertionError("unreachable")
 
     def _attempt(self, method: str, url: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
-        """Status, headers and content. The clock runs over all of it: httpx's own runs anew with each piece."""
+        """Status, headers and content. The time limit covers the whole response; httpx's restarts with each chunk."""
         end = time.monotonic() + self._timeout_s
         content = bytearray()
         headers = None if body is None else {"Content-Type": "application/json"}
@@ -155,11 +156,13 @@ class Server:
             raise EngineError("the engine is closed", where=url) from None
         return response.status_code, response.headers, bytes(content)
 
-    def _broken(self, error: httpx.HTTPError, where: str) -> EngineError:
-        """What is told where no whole answer came."""
-        what = f"({str(error) or type(error).__name__}; {self._attempts})"
+    def _connection_error(self, error: httpx.HTTPError, where: str) -> EngineError:
+        """The error for a missing or incomplete response."""
+        detail = f"({str(error) or type(error).__name__}; {self._attempts})"
         if isinstance(error, httpx.DecodingError):
-            return EngineError(f"the server's answer cannot be unpacked {what}", where=where, fix="Its log says more.")
+            return EngineError(
+                f"the server's answer cannot be unpacked {detail}", where=where, fix="Its log says more."
+            )
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return DeadlineExceeded(
                 f"the server did not answer within {self._timeout_s:g} seconds",
@@ -167,52 +170,52 @@ class Server:
                 fix="Set a longer timeout_s, or fewer requests at once.",
             )
         return EngineError(
-            f"the server cannot be reached {what}", where=where, fix="Check the address, and that the server runs."
+            f"the server cannot be reached {detail}", where=where, fix="Check the address, and that the server runs."
         )
 
-    def _failing(self, status: int, reason: str, where: str) -> EngineError:
-        what = f"({status}: {reason}; {self._attempts})"
+    def _server_error(self, status: int, reason: str, where: str) -> EngineError:
+        detail = f"({status}: {reason}; {self._attempts})"
         if status in _BUSY:
-            return EngineBusy(f"the server is too busy {what}", where=where, fix="Ask later, or fewer at once.")
+            return EngineBusy(f"the server is too busy {detail}", where=where, fix="Ask later, or fewer at once.")
         if status == HTTPStatus.GATEWAY_TIMEOUT:
-            told = f"the server was not done in time ({status}: {reason})"
-            return DeadlineExceeded(told, where=where, fix="Ask fewer at once.")
-        return EngineError(f"the server fails {what}", where=where, fix="Its log says more.")
+            message = f"the server was not done in time ({status}: {reason})"
+            return DeadlineExceeded(message, where=where, fix="Ask fewer at once.")
+        return EngineError(f"the server fails {detail}", where=where, fix="Its log says more.")
 
     @property
     def _attempts(self) -> str:
         return f"asked up to {self._retries + 1} times" if self._retries else "asked once"
 
-    def _json(self, path: str, content: bytes) -> Any:
+    def _parse(self, path: str, content: bytes) -> Any:
         try:
             return json.loads(content)
         except ValueError:
             raise EngineError(
-                f"the server does not answer with JSON ({self._shown(content)!r})",
+                f"the server does not answer with JSON ({self._shortened(content)!r})",
                 where=f"{self.url}{path}",
                 fix="Give the address of an OpenAI-compatible server.",
             ) from None
 
     def _reason(self, status: int, headers: httpx.Headers, content: bytes) -> str:
-        """The server's own words: OpenAI's `error.message`, FastAPI's `detail`, or the text as it is."""
+        """The server's message: OpenAI's `error.message`, FastAPI's `detail`, or the plain text."""
         if 300 <= status < 400:
             return f"it sends on to {headers.get('location', 'another address')}, where a key is not sent after it"
         try:
-            told = json.loads(content)
-            told = told.get("error", told)
-            told = told if isinstance(told, str) else told.get("message") or told["detail"]
+            message = json.loads(content)
+            message = message.get("error", message)
+            message = message if isinstance(message, str) else message.get("message") or message["detail"]
         except (ValueError, AttributeError, KeyError, TypeError):
-            told = self._shown(content) or httpx.codes.get_reason_phrase(status) or "no reason given"
-        return self._shown(told if isinstance(told, str) else json.dumps(told))
+            message = self._shortened(content) or httpx.codes.get_reason_phrase(status) or "no reason given"
+        return self._shortened(message if isinstance(message, str) else json.dumps(message))
 
-    def _shown(self, text: str | bytes) -> str:
-        """As one line of bounded length; some servers repeat the key that they refuse."""
+    def _shortened(self, text: str | bytes) -> str:
+        """One line of at most 500 characters, without the key: some servers repeat the key that they refuse."""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        text = text.replace(self._key, "***") if self._key else text  # before it is cut: a part of a key is one too
+        text = text.replace(self._key, "***") if self._key else text  # before cutting: part of a key is secret too
         return " ".join(text.split())[:500]
 
 
-def _checked(url: str) -> str:
+def _checked_url(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -224,10 +227,10 @@ def _checked(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def _written(body: Mapping[str, Any], where: str) -> bytes:
+def _encoded(body: Mapping[str, Any], where: str) -> bytes:
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError as error:  # a number without end, half a character
+    except ValueError as error:  # an infinite number, a lone surrogate
         raise EngineError(
             f"the request cannot be written as JSON ({error})", where=where, fix="Check its texts and numbers."
         ) from None
@@ -244,14 +247,14 @@ def _fix(status: int) -> str | None:
 
 
 def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds that the server asks for, as a number or until a date; 0 where it asks for none."""
-    asked = headers.get("retry-after", "")
+    """Seconds of the `Retry-After` header, a number or a date; 0 without one."""
+    value = headers.get("retry-after", "")
     try:
-        return max(float(asked), 0.0)
+        return max(float(value), 0.0)
     except ValueError:
         pass
     try:
-        date = parsedate_to_datetime(asked)
+        date = parsedate_to_datetime(value)
         return max((date - datetime.now(UTC)).total_seconds(), 0.0)
     except (ValueError, TypeError):
         return 0.0

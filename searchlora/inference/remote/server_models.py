@@ -1,0 +1,190 @@
+"""The models of a server: its names for the base model and for adapters, and loading adapters on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+from searchlora.adapters.load_check import check_files
+from searchlora.adapters.store import Store
+from searchlora.errors import EngineError
+from searchlora.inference.remote.dialects import Dialect, DialectName, OpenAI, Searchlora, Vllm
+from searchlora.inference.remote.http_client import HttpClient, Refused
+from searchlora.models.resolve import BaseModel, public_name
+from searchlora.prompts import Renderer
+
+
+class ServerModels:
+    """The models of one server. Thread-safe.
+
+    Args:
+        client: The server's endpoints.
+        base: The base model that the server should have.
+        store: Where adapters are found that are loaded on the server.
+        names: Pinned reference -> the server's name of the adapter; others are called by their reference.
+        base_name: The server's name of the base model; None: as `searchlora serve` calls it, else the first listed.
+        dialect: Kind of server; None: detected from `owned_by` of its models.
+        load: Whether adapters may be loaded on vLLM from the store's folder, which it must see under the same path.
+    """
+
+    def __init__(
+        self,
+        client: HttpClient,
+        base: BaseModel,
+        store: Store | None,
+        *,
+        names: Mapping[str, str],
+        base_name: str | None,
+        dialect: DialectName | None,
+        load: bool,
+    ) -> None:
+        self._client = client
+        self._base = base
+        self._store = store
+        self._names = names
+        self._given_base_name = base_name
+        self._given_dialect = dialect
+        self._load = load
+        self._loading = Lock()
+
+    @cached_property
+    def dialect(self) -> DialectName:
+        """Kind of server."""
+        if self._given_dialect is not None:
+            return self._given_dialect
+        owners = {str(card.get("owned_by")) for card in self._cards.values()}
+        return "vllm" if "vllm" in owners else "searchlora" if "searchlora" in owners else "openai"
+
+    def make_dialect(self, renderer: Renderer) -> Dialect:
+        """The dialect to talk to the server with.
+
+        Raises:
+            EngineError: for a `searchlora serve` with another base model, on which the same request means something
+                else.
+        """
+        if self.dialect == "searchlora" and self._base_name not in self._cards:
+            raise EngineError(
+                f"the server has no base '{self._base_name}' (it has {', '.join(self._cards) or 'none'})",
+                where=self._client.url,
+                fix=f"Start it with --base {self._base_name}, or say with 'model' what it calls the base.",
+            )
+        dialects: dict[DialectName, Callable[[], Dialect]] = {
+            "vllm": lambda: Vllm(renderer),
+            "searchlora": Searchlora,
+            "openai": OpenAI,
+        }
+        return dialects[self.dialect]()
+
+    @cached_property
+    def context(self) -> int | None:
+        """Context length in tokens; None if the server does not report it."""
+        if self.dialect != "vllm":  # others do not report it, and count what they render
+            return None
+        return next((card["max_model_len"] for card in self._cards.values() if card.get("max_model_len")), None)
+
+    def name(self, pinned: str | None) -> str:
+        """The server's name of an adapter, or of the base model; the adapter is loaded if that is allowed.
+
+        Raises:
+            EngineError: if the server lists no base model, or if vLLM does not have the adapter and may not load it.
+            Refused, LoadCheckFailed, NotInStore: if it cannot be loaded.
+        """
+        if pinned is None:
+            return self._base_name
+        name = self._names.get(pinned, pinned)
+        if self.dialect == "vllm" and name not in self._cards:
+            with self._loading:
+                self._ensure_loaded(pinned, name)
+        return name
+
+    def reload(self, pinned: str | None) -> bool:
+        """After a 404, load an adapter on vLLM once more; whether a retry makes sense.
+
+        A restarted vLLM forgets loaded adapters. Raises as `name`.
+        """
+        if pinned is None or self.dialect != "vllm":
+            return False
+        with self._loading:
+            self._ensure_loaded(pinned, self._names.get(pinned, pinned))
+        return True
+
+    def load(self, pinned: str) -> None:
+        """Let the server load an adapter. Raises as `name`."""
+        if self.dialect == "searchlora":
+            self._client.post_only("/v1/adapters/load", {"adapter": self._names.get(pinned, pinned)})
+        else:
+            self.name(pinned)
+
+    def unload(self, pinned: str) -> bool:
+        """Let the server unload an adapter; False if it was not loaded.
+
+        Raises:
+            EngineError: if that is not allowed, or the server cannot do it.
+        """
+        name = self._names.get(pinned, pinned)
+        if self.dialect == "searchlora":
+            return bool(self._client.post("/v1/adapters/unload", {"adapter": name})["was_loaded"])
+        if self.dialect != "vllm" or not self._load:
+            raise EngineError("no adapter is unloaded here", where=self._client.url, fix="Unload it on the server.")
+        try:
+            self._client.post_only("/v1/unload_lora_adapter", {"lora_name": name})
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return False
+        finally:
+            self._forget_cards()
+        return True
+
+    def _ensure_loaded(self, pinned: str, name: str) -> None:
+        """Ask vLLM for its models again; if the adapter is missing, check its files and have vLLM load it."""
+        self._forget_cards()
+        if name in self._cards:
+            return
+        if not self._load or self._store is None:
+            raise EngineError(
+                f"the server has no model '{name}' (it has {', '.join(self._cards) or 'none'})",
+                where=self._client.url,
+                fix=f"Start vLLM with --lora-modules {name}=FOLDER, say with 'names' what it calls the adapter, or "
+                "allow it to be loaded with 'load' (vLLM then needs VLLM_ALLOW_RUNTIME_LORA_UPDATING).",
+            )
+        stored = self._store.get(pinned)
+        check_files(stored, self._base)
+        folder = str(stored.path.resolve())
+        try:
+            self._client.post_only("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        except Refused:
+            self._forget_cards()
+            if name not in self._cards:  # otherwise another client has loaded it meanwhile
+                raise
+        self._forget_cards()
+
+    def _forget_cards(self) -> None:
+        self.__dict__.pop("_cards", None)
+
+    @cached_property
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        """Name -> the server's description of each model that it lists."""
+        answer = self._client.get("/v1/models")
+        try:
+            return {str(card["id"]): card for card in answer["data"]}
+        except (KeyError, TypeError):
+            raise EngineError(
+                "the list of models is not understood",
+                where=f"{self._client.url}/v1/models",
+                fix="Give the address of an OpenAI-compatible server.",
+            ) from None
+
+    @property
+    def _base_name(self) -> str:
+        """The server's name of the base model."""
+        if self._given_base_name is not None:
+            return self._given_base_name
+        if self.dialect == "searchlora":
+            return public_name(self._base.name)
+        for name, card in self._cards.items():
+            if not card.get("parent"):  # adapters have one
+                return name
+        raise EngineError("the server lists no model", where=self._client.url, fix="Name the base with 'model'.")
