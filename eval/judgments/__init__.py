@@ -1,1 +1,1 @@
-"""Where judgments come from: their cards, the lineage of judges, pools, mixtures."""
+"""Sources of relevance judgments: provenance cards, judge lineage, pooling, human ratings, clicks and mixtures."""

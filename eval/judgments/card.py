@@ -1,7 +1,7 @@
-"""Cards: what is known of a qrels file or a run file, as `<file>.card.json` beside it.
+"""Provenance cards of qrels and run files, stored as `<file>.card.json` beside them and kept by format conversion.
 
-A card holds the sha256 of the file that it belongs to, so that a card never speaks of judgments that were changed. A
-qrels file without a card is of unknown source and is treated as human.
+A card holds the sha256 of its file, so that it never describes a file that was changed. A qrels file without a card
+has an unknown source and is treated as human.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _Card = TypeVar("_Card", "JudgmentsCard", "RunCard")
 
 @dataclass(frozen=True)
 class JudgmentsCard:
-    """Who judged, and by what rule.
+    """Provenance of a qrels file.
 
     Attributes:
-        source: Who the grades are from.
-        judge: The LLM judge, pinned: `name@3`, or `base NAME` for a base asked zero-shot; None without one.
+        source: `human`, `llm`, `clicks` or `mixed`.
+        created: Time of creation, ISO 8601.
+        judge: The LLM judge, pinned: `name@3`, or `base NAME` for a zero-shot base; None without a judge.
         judge_lineage: References of the judge and of all its ancestors.
-        base: Name of the base model that the judge stands on.
-        prompt_hash: sha256 of the template that asked for the grades.
-        judge_queries: `lineage.query_hash` of each query that the judge was trained on; None where that is not known.
-            Kept in a file of its own beside the card.
+        base: Name of the judge's base model.
+        prompt_hash: sha256 of the judge's prompt template.
+        judge_queries: `lineage.query_hash` of each query that the judge was trained on; None if unknown. Stored in a
+            file of its own beside the card.
         counts: Source -> number of judgments.
-        invalid: How many answers of the judge were no grade: they are rows of `invalid_path`, and not in the qrels.
-        rule: How several sources were made one.
-        probabilities: Name of a file beside the qrels with the probability of each grade.
+        invalid: Number of invalid answers of the judge; they are rows of `invalid_path` and not in the qrels.
+        rule: How grades were derived or merged.
+        probabilities: Name of the file beside the qrels with the probability of each grade.
         made_from: Name of each input file -> its sha256.
-        created: When, ISO 8601; given by the caller.
-        qrels_sha256: Of the qrels file's bytes; filled in when the card is written.
+        qrels_sha256: sha256 of the qrels file, set when the card is written.
     """
 
     source: Source
@@ -65,16 +65,16 @@ class JudgmentsCard:
 
 @dataclass(frozen=True)
 class RunCard:
-    """What made a run.
+    """Provenance of a run file.
 
     Attributes:
-        system: Label, as tables show it.
-        adapters: Pinned references of the adapters at work in it.
-        lineage: References of those adapters and of all their ancestors, and `base NAME` of each encoder that searched.
-        bases: Names of the base models that the adapters stand on, and of the encoders.
-        pipeline: Name and pinned stages.
-        created: When, ISO 8601; given by the caller.
-        run_sha256: Of the run file's bytes; filled in when the card is written.
+        system: Name of the system in tables.
+        created: Time of creation, ISO 8601.
+        adapters: Pinned references of the adapters of its pipeline.
+        lineage: References of those adapters and of all their ancestors, and `base NAME` of each bare encoder.
+        bases: Names of the base models of the adapters, and of the encoders.
+        pipeline: Name and pinned stages of the pipeline.
+        run_sha256: sha256 of the run file, set when the card is written.
     """
 
     system: str
@@ -87,12 +87,17 @@ class RunCard:
 
 
 def card_path(path: str | Path) -> Path:
-    """Where the card of a qrels or run file lies: `qrels.txt` -> `qrels.txt.card.json`."""
+    """Path of the card of a qrels or run file.
+
+    Examples:
+        >>> card_path("qrels.txt").name
+        'qrels.txt.card.json'
+    """
     return Path(f"{path}.card.json")
 
 
 def invalid_path(path: str | Path) -> Path:
-    """Where the answers lie that were no grade: `qrels.txt` -> `qrels.txt.invalid.jsonl`."""
+    """Path of a judge's invalid answers: `qrels.txt` -> `qrels.txt.invalid.jsonl`."""
     return Path(f"{path}.invalid.jsonl")
 
 
@@ -104,14 +109,18 @@ def write_judgments(
     *,
     topics: Topics | None = None,
 ) -> JudgmentsCard:
-    """Write a qrels file, as `formats.write_qrels` does, and its card; returns the card with the file's hash.
+    """Write a qrels file and its card; returns the card with the hash of the file.
 
-    The card is in place before the qrels are, so that a kill in between leaves a refusal (`read_card`: changed), never
-    an LLM's grades that look like a human's.
+    The card is written before the qrels: after a kill in between, `read_card` reports a changed file, and LLM grades
+    are never taken for human ones.
+
+    Args:
+        format: Name of a qrels format; None: by the extension of `path`.
+        topics: Topics, for formats that store queries instead of ids.
 
     Raises:
-        DataError: when something cannot be written.
-        UsageError: when the name does not tell a format.
+        DataError: when a file cannot be written.
+        UsageError: when the extension is not that of a format.
     """
     target = Path(path)
     temporary = target.with_name(f".new-{target.name}")
@@ -124,39 +133,39 @@ def write_judgments(
             raise
         raise DataError(error.what, where=str(target), fix=error.fix) from None
     finally:
-        with suppress(OSError):  # the folder may be none
+        with suppress(OSError):  # `path` may have no folder
             temporary.unlink()
     return card
 
 
 def check_new(path: str | Path) -> None:
-    """Whether new judgments may be written to a file; ask before a long run.
+    """Check, before a long computation, that new judgments can be written to a path.
 
     Raises:
-        UsageError: when it is there already, or its name does not tell a format of qrels.
+        UsageError: when the file exists, or its extension is not that of a qrels format.
     """
     if Path(path).exists():
-        raise UsageError("is there already", where=str(path), fix="Judgments are not overwritten; give another file.")
+        raise UsageError("already exists", where=str(path), fix="Judgments are not overwritten; give another file.")
     format_for_name(Path(path), "qrels")
 
 
 def write_card(path: str | Path, card: JudgmentsCard) -> JudgmentsCard:
-    """Write the card of a qrels file that is there; returns it with the file's hash. Raises `DataError`."""
+    """Write the card of an existing qrels file; returns it with the hash of the file. Raises `DataError`."""
     return _written(Path(path), card, file_sha256(path))
 
 
 def read_card(path: str | Path) -> JudgmentsCard | None:
-    """The card of a qrels file, or of that in a BEIR folder; None where it has none (unknown source, taken for human).
+    """The card of a qrels file or BEIR folder; None without one (unknown source, treated as human).
 
     Raises:
-        DataError: when the qrels were changed since the card was written, or the card is damaged.
+        DataError: when the qrels changed since the card was written, or the card is malformed.
     """
     path = qrels_file(Path(path))
     values = _read(JudgmentsCard, path)
     if values is None:
         return None
     if values["source"] not in get_args(Source):
-        raise _damaged(path, f"the source '{values['source']}' is none of {', '.join(get_args(Source))}")
+        raise _malformed(path, f"the source '{values['source']}' is none of {', '.join(get_args(Source))}")
     _check_hash(path, values["qrels_sha256"])
     queries = values.pop("judge_queries")
     values["judge_lineage"] = tuple(values["judge_lineage"])
@@ -164,17 +173,17 @@ def read_card(path: str | Path) -> JudgmentsCard | None:
 
 
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:
-    """Write the card of a run file that is there; returns it with the file's hash. Raises `DataError`."""
+    """Write the card of an existing run file; returns it with the hash of the file. Raises `DataError`."""
     card = replace(card, run_sha256=file_sha256(path))
     _write(path, asdict(card))
     return card
 
 
 def read_run_card(path: str | Path) -> RunCard | None:
-    """The card of a run file; None where it has none.
+    """The card of a run file; None without one.
 
     Raises:
-        DataError: when the run was changed since the card was written, or the card is damaged.
+        DataError: when the run changed since the card was written, or the card is malformed.
     """
     values = _read(RunCard, path)
     if values is None:
@@ -208,23 +217,24 @@ def _write(path: str | Path, values: Mapping[str, Any]) -> None:
 
 
 def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
-    """The values of a card as JSON has them, each field of the class among them and no other."""
+    """The JSON values of a card, checked against the fields of its class; None without a card."""
     try:
         text = card_path(path).read_text(encoding="utf-8")
         values = json.loads(text)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
+        raise _malformed(path, str(error)) from None
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
-        raise _damaged(path, f"it is not of schema version {SCHEMA_VERSION}")
+        raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     names = {each.name for each in fields(card)}
-    if odd := sorted(names ^ values.keys()):
-        raise _damaged(path, f"the field '{odd[0]}' is {'missing' if odd[0] in names else 'unknown'}")
+    if different := sorted(names ^ values.keys()):
+        name = different[0]
+        raise _malformed(path, f"the field '{name}' is {'missing' if name in names else 'unknown'}")
     for name in sorted(names):
-        fits, must = _FIELDS.get(name, _TEXT_OR_NULL)
-        if not fits(values[name]):
-            raise _damaged(path, f"the field '{name}' is not {must}")
+        is_valid, expected = _FIELDS.get(name, _TEXT_OR_NULL)
+        if not is_valid(values[name]):
+            raise _malformed(path, f"the field '{name}' is not {expected}")
     return values
 
 
@@ -232,8 +242,8 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def _is_table(of: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(type(each) is of for each in value.values())
+def _is_table(value_type: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(type(each) is value_type for each in value.values())
 
 
 def _is_queries(value: Any) -> bool:
@@ -248,7 +258,7 @@ _TEXT: tuple[Callable[[Any], bool], str] = (lambda value: isinstance(value, str)
 _TEXT_OR_NULL: tuple[Callable[[Any], bool], str] = (lambda value: value is None or isinstance(value, str), "text")
 _TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
 
-#: Of a card's field, what it must be; a lineage of another shape would be one that nobody shares.
+#: Field of a card -> its check and what it must be. A malformed lineage would never be found circular.
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
     **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases"), _TEXTS),
@@ -259,13 +269,13 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _check_hash(path: str | Path, wanted: str) -> None:
-    found = file_sha256(path)
-    if found != wanted:
+def _check_hash(path: str | Path, expected: str) -> None:
+    actual = file_sha256(path)
+    if actual != expected:
         raise DataError(
-            f"was changed since its card was written (sha256 {found[:12]}…, the card says {wanted[:12]}…)",
+            f"was changed since its card was written (sha256 {actual[:12]}…, expected {expected[:12]}…)",
             where=str(path),
-            fix="Restore the file, or make file and card anew.",
+            fix="Restore the file, or write the file and its card again.",
         )
 
 
@@ -278,12 +288,12 @@ def _read_queries(path: str | Path, sha256: str | None) -> tuple[str, ...]:
         return ()
     file = _queries_path(path)
     if file_sha256(file) != sha256:
-        raise _damaged(path, f"{file.name} is not the file that belongs to it")
+        raise _malformed(path, f"{file.name} does not match its sha256")
     return tuple(line.strip() for _, line in numbered_lines(file))
 
 
-def _damaged(path: str | Path, why: str) -> DataError:
-    return DataError(f"is not a card ({why})", where=str(card_path(path)), fix="Make the file and its card anew.")
+def _malformed(path: str | Path, why: str) -> DataError:
+    return DataError(f"is not a card ({why})", where=str(card_path(path)), fix="Write the file and its card again.")
 
 
 def convert_qrels(
@@ -295,9 +305,9 @@ def convert_qrels(
     thresholds: Sequence[float] | None = None,
     topics: Topics | None = None,
 ) -> Qrels:
-    """Write judgments in another format; returns them.
+    """Convert judgments to another format with their card, so that LLM grades stay marked as such; returns them.
 
-    Their card goes along, or an LLM's grades would pass for those of people. The probabilities of grades stay behind.
+    The file of probabilities is not copied.
 
     Args:
         read_from, write_to: Names of formats.
@@ -305,36 +315,36 @@ def convert_qrels(
 
     Raises:
         DataError: when the source cannot be read or was changed since its card was written.
-        UsageError: for a format that there is not, or where answers that were no grade cannot go along.
+        UsageError: for an unknown format, or if invalid answers cannot be copied.
     """
     card = read_card(source)
-    found = read_qrels(source, read_from, thresholds=thresholds, topics=topics)
+    qrels = read_qrels(source, read_from, thresholds=thresholds, topics=topics)
     if card is None:
-        write_qrels(target, found, write_to, topics=topics)
-        return found
+        write_qrels(target, qrels, write_to, topics=topics)
+        return qrels
     if card.invalid:
         if topics is not None:
             raise UsageError(
-                f"{card.invalid} answers of the judge were no grade, and are known by the ids of their topics",
+                f"{card.invalid} invalid answers of the judge are stored by topic id",
                 where=str(invalid_path(source)),
-                fix="Convert into a format with ids, without topics.",
+                fix="Convert to a format with ids, without topics.",
             )
         with atomic_text(invalid_path(target)) as out:
             out.writelines(line for _, line in numbered_lines(invalid_path(source)))
-    write_judgments(target, found, replace(card, probabilities=None), write_to, topics=topics)
-    return found
+    write_judgments(target, qrels, replace(card, probabilities=None), write_to, topics=topics)
+    return qrels
 
 
 def convert_run(source: Path, target: Path, read_from: str, write_to: str, *, tag: str) -> Run:
-    """Write a run in another format, its card beside it; returns it.
+    """Convert a run to another format with its card; returns it.
 
     Raises:
         DataError: when the source cannot be read or was changed since its card was written.
-        UsageError: for a format that there is not.
+        UsageError: for an unknown format.
     """
     card = read_run_card(source)
-    found = read_run(source, read_from)
-    write_run(target, found, tag, write_to)
+    run = read_run(source, read_from)
+    write_run(target, run, tag, write_to)
     if card is not None:
         write_run_card(target, card)
-    return found
+    return run

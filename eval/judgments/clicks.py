@@ -1,17 +1,17 @@
-"""Judgments from clicks, corrected for position by COEC: clicks over expected clicks.
+"""Judgments from clicks with position correction: clicks over expected clicks (COEC).
 
 Source: Zhang and Jones, Comparing Click Logs and Editorial Labels for Training Query Rewriting (WWW 2007 workshop on
-Query Log Analysis); the definition used is that of Chapelle and Zhang (WWW 2009), section 2.1: the clicks on a document
-for a query, over the sum of the mean click rates of the positions that it was shown at. 1 is what any document gets at
-those positions.
+Query Log Analysis), in the definition of Chapelle and Zhang (WWW 2009), section 2.1: the clicks on a document for a
+query, over the sum of the mean click-through rates of the positions at which it was shown. 1 is the average document
+at those positions.
 
-Both are smoothed: the click rate of a position by `POSITION_PRIOR` impressions at the rate of the whole log, COEC by
-`PRIOR` expected clicks at the mean of 1, so (clicks + PRIOR) / (expected + PRIOR). Its interval is the 95% credible
-interval of a Gamma(PRIOR, PRIOR) prior with Poisson clicks; clicks of one user count as independent.
+Both are smoothed: the click-through rate of a position by `POSITION_PRIOR` impressions at the rate of the whole log,
+COEC by `PRIOR` expected clicks at the mean of 1: (clicks + PRIOR) / (expected + PRIOR). Its interval is the 95%
+credible interval of a Gamma(PRIOR, PRIOR) prior with Poisson clicks; clicks of one user count as independent.
 
-**Second class.** The click rate of a position holds the relevance of what used to stand there, so that a good ranking
-makes its own top documents look ordinary; what was never shown has no judgment; and a click is not satisfaction. Such
-qrels are marked as `clicks` in their card, and do not stand in for human grades.
+**Limits.** The click-through rate of a position includes the relevance of the documents shown there, so a good ranking
+makes its own top documents look average; documents that were never shown have no judgment; and a click is not
+satisfaction. Such qrels are marked as `clicks` in their card and do not replace human grades.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from searchlora.eval.judgments.card import JudgmentsCard, check_new, write_judgm
 POSITION_PRIOR = 10.0
 PRIOR = 1.0
 
-#: Impressions that a pair needs to be judged.
+#: Minimum number of impressions of a judged pair.
 MINIMUM = 10
 
-#: The grade is the number of these that COEC reaches: 0 below the first. By convention, not by comparison with people.
+#: The grade is the number of thresholds that COEC reaches. A convention, not fitted to human grades.
 THRESHOLDS = (0.5, 1.0, 2.0)
 
 
 class Impression(NamedTuple):
-    """One document shown once for a query; positions count from 1."""
+    """One document shown once for a query; the first position is 1."""
 
     query: str
     document: str
@@ -52,7 +52,7 @@ class Impression(NamedTuple):
 
 @dataclass(frozen=True)
 class Position:
-    """Click rate of a position, with its 95% interval (Wilson)."""
+    """Click-through rate of a position, with its 95% Wilson interval."""
 
     position: int
     impressions: int
@@ -64,15 +64,15 @@ class Position:
 
 @dataclass(frozen=True)
 class ClickJudgment:
-    """A document judged for a query.
+    """Judgment of a query-document pair.
 
     Attributes:
-        query: As in `clean_query`.
-        document: Its id.
-        impressions, clicks: Over the whole log.
-        expected: Clicks that any document would have had at its positions.
-        coec, low, high: Smoothed clicks over expected clicks, and the 95% interval.
-        grade: By the thresholds.
+        query: Normalised by `clean_query`.
+        document: Document id.
+        impressions, clicks: Counts over the whole log.
+        expected: Expected clicks of an average document at the same positions.
+        coec, low, high: Smoothed clicks over expected clicks, and the 95% credible interval.
+        grade: Number of thresholds that `coec` reaches.
     """
 
     query: str
@@ -91,11 +91,12 @@ class ClickJudgments:
     """All judgments of a log.
 
     Attributes:
-        judgments: By query and document in the order of the log.
-        positions: Click rates, from position 1.
-        rows: Impressions read.
-        pairs: Queries and documents seen together.
-        minimum, thresholds: As they were given. Pairs with fewer impressions than the minimum have no judgment.
+        judgments: In the order of first appearance in the log.
+        positions: Click-through rate of each position, ascending.
+        rows: Number of impressions.
+        pairs: Number of distinct query-document pairs.
+        minimum: Minimum number of impressions of a judged pair.
+        thresholds: COEC thresholds of the grades.
     """
 
     judgments: tuple[ClickJudgment, ...]
@@ -107,20 +108,35 @@ class ClickJudgments:
 
     @property
     def rule(self) -> str:
-        """How grades were made, for the card."""
+        """Description of the grading rule, for the card."""
+        thresholds = ", ".join(f"{each:g}" for each in self.thresholds)
         return (
-            f"clicks over expected clicks by position, (clicks + {PRIOR:g}) / (expected + {PRIOR:g}); grade = how many "
-            f"of {', '.join(f'{each:g}' for each in self.thresholds)} it reaches; {self.minimum} impressions or more"
+            f"clicks over expected clicks by position, (clicks + {PRIOR:g}) / (expected + {PRIOR:g}); grade: number of"
+            f" thresholds {thresholds} reached; {self.minimum} impressions or more"
         )
 
 
 def clean_query(query: str) -> str:
-    """The query by which impressions are counted together: blanks made one, letters small."""
+    """The normalised query under which impressions are aggregated: whitespace collapsed, case folded.
+
+    Examples:
+        >>> clean_query("Red  Running shoes ")
+        'red running shoes'
+    """
     return " ".join(query.split()).casefold()
 
 
 class ClickCounts:
-    """A log, counted by query, document and position; its rows are not kept, so memory grows with the pairs only."""
+    """Click log aggregated by query, document and position; memory grows with the number of pairs, not of rows.
+
+    Examples:
+        >>> counts = ClickCounts()
+        >>> for n in range(20):
+        ...     counts.add(Impression("red shoes", "d1", 1, clicked=n % 2 == 0))
+        ...     counts.add(Impression("red shoes", "d2", 2, clicked=False))
+        >>> [(judgment.document, round(judgment.coec, 2), judgment.grade) for judgment in counts.judge().judgments]
+        [('d1', 1.18, 2), ('d2', 0.38, 0)]
+    """
 
     def __init__(self) -> None:
         self._pairs: dict[str, dict[str, int]] = {}
@@ -130,15 +146,15 @@ class ClickCounts:
         self.rows = 0
 
     def add(self, impression: Impression) -> None:
-        """Count one row.
+        """Add one impression.
 
         Raises:
-            DataError: when the position is below 1, or query or document is empty.
+            DataError: when the position is below 1, or the query or document is empty.
         """
         query, document, position, clicked = impression
         query = clean_query(query)
         if position < 1:
-            raise DataError(f"the position is {position}", fix="Positions count from 1.")
+            raise DataError(f"the position is {position}", fix="The first position is 1.")
         if not query or not document:
             raise DataError(f"the {'document' if query else 'query'} is empty")
         documents = self._pairs.setdefault(query, {})
@@ -152,7 +168,7 @@ class ClickCounts:
         self.rows += 1
 
     def positions(self) -> tuple[Position, ...]:
-        """The click rate of each position, as it was observed."""
+        """Observed click-through rate of each position."""
         from statsmodels.stats.proportion import proportion_confint
 
         rows = []
@@ -163,33 +179,38 @@ class ClickCounts:
         return tuple(rows)
 
     def judge(self, *, minimum: int = MINIMUM, thresholds: Sequence[float] = THRESHOLDS) -> ClickJudgments:
-        """Judge every pair that was shown often enough.
+        """Judge every pair with at least `minimum` impressions.
 
         Raises:
-            UsageError: when the thresholds do not rise from above 0, the minimum is below 1, or nothing was clicked
-                (of a log without rows, too).
+            UsageError: when the thresholds are not ascending positive numbers, the minimum is below 1, or the log has
+                no click.
         """
-        cuts = _checked(minimum, thresholds)
+        thresholds = _checked(minimum, thresholds)
         positions = self.positions()
         if not self._clicked:
             raise UsageError(
                 f"none of the {self.rows} impressions was clicked" if self.rows else "there are no impressions",
-                fix="Check the log, and the column that says what was clicked.",
+                fix="Check the log and its column of clicks.",
             )
         shown, expected = np.zeros(len(self._clicks), dtype=int), np.zeros(len(self._clicks))
         overall = self._clicked.total() / self.rows
-        for each in positions:
-            rate = (each.clicks + POSITION_PRIOR * overall) / (each.impressions + POSITION_PRIOR)
-            counts = self._shown[each.position]
-            pairs, often = np.array(list(counts)), np.array(list(counts.values()))
-            shown[pairs] += often
-            expected[pairs] += often * rate
+        for position in positions:
+            rate = (position.clicks + POSITION_PRIOR * overall) / (position.impressions + POSITION_PRIOR)
+            counts = self._shown[position.position]
+            pairs, impressions = np.array(list(counts)), np.array(list(counts.values()))
+            shown[pairs] += impressions
+            expected[pairs] += impressions * rate
         return ClickJudgments(
-            self._judgments(shown, expected, minimum, cuts), positions, self.rows, len(self._clicks), minimum, cuts
+            self._judgments(shown, expected, minimum, thresholds),
+            positions,
+            self.rows,
+            len(self._clicks),
+            minimum,
+            thresholds,
         )
 
     def _judgments(
-        self, shown: np.ndarray, expected: np.ndarray, minimum: int, cuts: tuple[float, ...]
+        self, shown: np.ndarray, expected: np.ndarray, minimum: int, thresholds: tuple[float, ...]
     ) -> tuple[ClickJudgment, ...]:
         from scipy.stats import gamma
 
@@ -206,7 +227,7 @@ class ClickCounts:
                 float(coec[at]),
                 float(low[at]),
                 float(high[at]),
-                bisect_right(cuts, coec[at]),
+                bisect_right(thresholds, coec[at]),
             )
             for query, documents in self._pairs.items()
             for document, at in documents.items()
@@ -215,83 +236,82 @@ class ClickCounts:
 
 
 def _checked(minimum: int, thresholds: Sequence[float]) -> tuple[float, ...]:
-    cuts = tuple(float(each) for each in thresholds)
-    if (
-        not cuts
-        or not np.isfinite(cuts).all()
-        or any(high <= low for low, high in zip((0.0, *cuts), cuts, strict=False))
-    ):
-        named = ", ".join(f"{each:g}" for each in cuts) or "none"
-        raise UsageError(f"the thresholds ({named}) must be finite and rise, from above 0")
+    values = tuple(float(each) for each in thresholds)
+    ascending = all(low < high for low, high in zip((0.0, *values), values, strict=False))
+    if not values or not np.isfinite(values).all() or not ascending:
+        listed = ", ".join(f"{each:g}" for each in values) or "none"
+        raise UsageError(f"the thresholds are {listed}", fix="Give ascending finite numbers above 0.")
     if minimum < 1:
-        raise UsageError(f"the minimum of impressions is {minimum}", fix="It is 1 or more.")
-    return cuts
+        raise UsageError(f"the minimum number of impressions is {minimum}", fix="Give 1 or more.")
+    return values
 
 
 def topic_id(query: str) -> str:
-    """An id for a query without topics: as in a URL, blanks as `+`; `urllib.parse.unquote_plus` gives the query back.
+    """Topic id of a query: URL-quoted, with `+` for blanks; `urllib.parse.unquote_plus` restores the query.
 
-    `Red  running shoes` -> `red+running+shoes`.
+    Examples:
+        >>> topic_id("Red  running shoes")
+        'red+running+shoes'
     """
     return quote_plus(clean_query(query), safe="")
 
 
-def click_qrels(found: ClickJudgments, topics: Mapping[str, str] | None = None) -> dict[str, dict[str, int]]:
+def click_qrels(clicks: ClickJudgments, topics: Mapping[str, str] | None = None) -> dict[str, dict[str, int]]:
     """Topic -> document -> grade.
 
     Args:
-        topics: Topic id -> query; each query of the log goes to all topics with that text (as `clean_query` has it),
-            the others are left out. None: every query, under the id of `topic_id`.
+        topics: Topic id -> query; a query of the log is matched with all topics of the same `clean_query`, other
+            queries are left out. None: every query, with the id of `topic_id`.
 
     Raises:
-        DataError: when no query of the log is a topic's.
+        DataError: when no query of the log matches a topic, or no pair was judged.
     """
     ids: dict[str, list[str]] = {}
     for topic, query in (topics or {}).items():
         ids.setdefault(clean_query(query), []).append(topic)
     qrels: dict[str, dict[str, int]] = {}
-    for each in found.judgments:
+    for each in clicks.judgments:
         for topic in ids.get(each.query, []) if topics is not None else [topic_id(each.query)]:
             qrels.setdefault(topic, {})[each.document] = each.grade
     if not qrels:
-        if topics is not None and found.judgments:
-            raise DataError(f"none of the {len(topics)} topics has a query of the log", fix="Check their texts.")
-        raise DataError(
-            f"no pair of query and document was shown {found.minimum} times or more", fix="Lower the minimum."
-        )
+        if topics is not None and clicks.judgments:
+            raise DataError(
+                f"none of the {len(topics)} topics has a query of the log", fix="Check the text of the queries."
+            )
+        raise DataError(f"no query-document pair was shown {clicks.minimum} times or more", fix="Lower the minimum.")
     return qrels
 
 
 def details_path(qrels: str | Path) -> Path:
-    """Where the figures behind the grades lie: `qrels.txt` -> `qrels.txt.clicks.jsonl`."""
+    """Path of the click statistics of each judgment: `qrels.txt` -> `qrels.txt.clicks.jsonl`."""
     return Path(f"{qrels}.clicks.jsonl")
 
 
 def write_click_qrels(
     path: str | Path,
-    found: ClickJudgments,
+    clicks: ClickJudgments,
     *,
     created: str,
     topics: Mapping[str, str] | None = None,
     made_from: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Write the qrels with a card that marks them as from clicks, and the figures of each judgment; returns the qrels.
+    """Write qrels with a card of source `clicks`, and the statistics of each judgment; returns the qrels.
 
     Args:
-        created: When, ISO 8601.
-        topics: As `click_qrels`.
+        created: Time of creation, ISO 8601.
+        topics: As in `click_qrels`.
         made_from: Name of each input file -> its sha256.
 
     Raises:
-        DataError: as `click_qrels`, and when something cannot be written.
-        UsageError: when the file is there already, or its name does not tell a format.
+        DataError: as `click_qrels`, and when a file cannot be written.
+        UsageError: when the file exists, or its extension is not that of a qrels format.
     """
     check_new(path)
-    qrels = click_qrels(found, topics)
+    qrels = click_qrels(clicks, topics)
     count = sum(len(row) for row in qrels.values())
-    card = JudgmentsCard("clicks", created, counts={"clicks": count}, rule=found.rule, made_from=made_from or {})
+    card = JudgmentsCard("clicks", created, counts={"clicks": count}, rule=clicks.rule, made_from=made_from or {})
     with atomic_text(details_path(path)) as out:
-        for each in found.judgments:
+        for each in clicks.judgments:
             out.write(json.dumps(asdict(each), ensure_ascii=False) + "\n")
-        write_judgments(path, qrels, card)  # in here, so that qrels that cannot be written leave no figures behind
+        write_judgments(path, qrels, card)  # inside the block: a failure here discards the statistics too
     return qrels

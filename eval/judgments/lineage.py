@@ -1,9 +1,8 @@
-"""Law 6, no judge grades itself: whether the judge also works in the systems, or was trained on the topics.
+"""Circularity check (no judge grades itself): whether a judge is part of the evaluated systems or saw the topics.
 
-A reference is `name@3` for an adapter and `base NAME` for a base model at work without one: asked zero-shot, or an
-encoder that searches. Two references belong together when their names are the same, whatever the version: versions of
-one name are made for one task, mostly from the same data, and a grader that changed a little would still be grading
-itself.
+A reference is `name@3` for an adapter and `base NAME` for a base model without an adapter: a zero-shot judge, or an
+encoder that retrieves. References of the same name are related, whatever their version: versions of one adapter are
+trained for one task, mostly from the same data.
 """
 
 from __future__ import annotations
@@ -20,31 +19,41 @@ from searchlora.eval.same_text import normalised
 
 @dataclass(frozen=True)
 class RunLineage:
-    """Who works in a system: its adapters, all their ancestors, and its bare encoders (`RunCard.lineage`)."""
+    """Models of a system: its adapters, all their ancestors, and its bare encoders (`RunCard.lineage`)."""
 
     references: tuple[str, ...]
 
 
 def read_lineage(run: str | Path) -> RunLineage | None:
-    """Who works in a run, by the card beside it; None where it has none. Raises `DataError` as `read_run_card`."""
+    """Models of a run, from the card beside it; None without a card. Raises `DataError` as `read_run_card`."""
     card = read_run_card(run)
     return RunLineage(card.lineage) if card is not None else None
 
 
 def query_hash(text: str) -> str:
-    """16 hex digits of the sha256 of a query, its case, punctuation and number of blanks left out (`normalised`)."""
+    """16 hex digits of the sha256 of a query, ignoring case, punctuation and whitespace (`normalised`).
+
+    Examples:
+        >>> query_hash("A tent, please!") == query_hash("a  tent please")
+        True
+    """
     return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def circular(
     judgments: JudgmentsCard | None, systems: Mapping[str, RunLineage | None], queries: Mapping[str, str]
 ) -> dict[str, str]:
-    """System -> why its figures would be circular; empty where nothing is known against them.
+    """System -> reason why its figures are circular; systems without a known reason are absent.
 
     Args:
-        judgments: The card of the qrels; None (unknown source, treated as human) is never circular.
-        systems: name -> who works in it; None where that is not known.
+        judgments: Card of the qrels; None (unknown source, treated as human) is never circular.
+        systems: name -> models of the system; None if unknown.
         queries: topic -> query text.
+
+    Examples:
+        >>> card = JudgmentsCard("llm", "2026-07-01", judge="judge@1", judge_lineage=("judge@1", "old@1"))
+        >>> circular(card, {"ours": RunLineage(("old@3",)), "bm25": RunLineage(())}, {})
+        {'ours': 'the judge judge@1 and the system share old@1'}
     """
     if judgments is None or not judgments.judge_lineage:
         return {}
@@ -64,18 +73,18 @@ def circular(
 
 
 def doubts(judgments: JudgmentsCard | None, systems: Mapping[str, RunLineage | None]) -> tuple[str, ...]:
-    """What could not be looked into, in sentences to be shown beside the figures."""
+    """Sentences on what is unknown about the judge and the systems, to be shown beside the figures."""
     if judgments is None or not (judgments.source == "llm" or judgments.counts.get("llm")):
         return ()
     if not judgments.judge_lineage:
         return ("It is not known who the judge is, nor on which queries it was trained.",)
-    found = []
+    sentences = []
     if judgments.judge_queries is None:
-        found.append(f"It is not known on which queries the judge {judgments.judge} was trained.")
+        sentences.append(f"It is not known on which queries the judge {judgments.judge} was trained.")
     unknown = sorted(system for system, lineage in systems.items() if lineage is None)
     if unknown:
-        found.append(f"It is not known which adapters work in {some(unknown)} (a run without a card).")
-    return tuple(found)
+        sentences.append(f"It is not known which adapters work in {some(unknown)} (a run without a card).")
+    return tuple(sentences)
 
 
 def refuse_circular(
@@ -85,10 +94,10 @@ def refuse_circular(
     *,
     allow: bool = False,
 ) -> dict[str, str]:
-    """Refuse a circular judge; with `allow`, give the reasons back, to be shown wherever a figure is.
+    """Refuse a circular judge; with `allow`, return the reasons, to be shown beside every figure.
 
     Raises:
-        UsageError: naming the first circular system and why.
+        UsageError: naming the first circular system and the reason.
     """
     reasons = circular(judgments, systems, queries)
     if reasons and not allow:
@@ -96,7 +105,7 @@ def refuse_circular(
         raise UsageError(
             f"the judgments are circular for {len(reasons)} of {len(systems)} systems: {why}",
             where=f"system {system}",
-            fix="Use judgments of people or of another judge, or say that circular figures are wanted.",
+            fix="Use human judgments or another judge, or allow circular figures.",
         )
     return reasons
 

@@ -1,4 +1,4 @@
-"""Human judgments and others made one: where people judged, their grade stands."""
+"""Mixture of human and other judgments: a human grade takes precedence over one of another source."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ RULE = "human wins"
 
 @dataclass(frozen=True)
 class Mixed:
-    """Judgments of two sources in one.
+    """Merged judgments of two sources.
 
     Attributes:
-        human: How many of the grades are people's.
-        other: How many are the other source's.
-        invalid: What the other source said of pairs that people did not judge and is no grade of the scale; left out.
-        same: Share of equal grades where both judged, by the other's grades as they were before calibration; an
-            invalid one is never equal. None where no pair was judged by both.
-        kappa: Cohen's kappa over all grades, on the same pairs.
-        rule: How they were mixed, in words.
+        qrels: The merged judgments.
+        human: Number of human grades.
+        other: Number of grades of the other source.
+        invalid: Number of labels of the other source that are not on the scale, on pairs without a human grade.
+        same: Proportion of equal grades on pairs labelled by both, before calibration; an invalid label is never
+            equal. None without such pairs.
+        kappa: Cohen's kappa on the same pairs.
+        rule: Description of the rule, for the card.
     """
 
     qrels: Qrels
@@ -50,48 +51,56 @@ def mix(
     calibration: Calibration | None = None,
     seed: int = 0,
 ) -> Mixed:
-    """Put another source's judgments beside human ones. Where both judged, the human grade stands.
+    """Add another source's judgments to human ones. On pairs labelled by both, the human grade is kept.
 
     Args:
-        other: None for an answer that was no grade.
-        scale: The grades there are; what the other source gave outside it is invalid. None: those that people gave,
-            and then a grade outside them is refused.
-        grades: The other source's grade -> grade of the scale, where it grades on another scale.
-        calibration: Laid over the other source's grades after `grades`.
-        seed: Of the bootstrap by topic.
+        human: Human grades.
+        other: Labels of the other source; None for an invalid answer.
+        scale: The grades of the scale; labels of the other source outside it are invalid. None: the grades that occur
+            in `human`, and then a label outside them is an error.
+        grades: Grade of the other source -> grade of the scale, if the source has another scale.
+        calibration: Applied to the grades of the other source after `grades`.
+        seed: Random seed of the bootstrap by topic.
 
     Raises:
-        UsageError: when a grade is outside a scale that was not given, or `calibration` is of another scale.
+        UsageError: when `scale` is None and a label is outside it, or `calibration` is of another scale.
         DataError: when a human grade is outside the scale.
+
+    Examples:
+        >>> mixed = mix({"q1": {"d1": 2, "d2": 0}}, {"q1": {"d1": 1, "d3": 2, "d4": None}}, scale=(0, 1, 2))
+        >>> mixed.qrels, mixed.human, mixed.other, mixed.invalid
+        ({'q1': {'d1': 2, 'd2': 0, 'd3': 2}}, 2, 1, 1)
     """
-    known = as_scale(scale if scale is not None else {grade for row in human.values() for grade in row.values()})
-    if calibration is not None and calibration.scale != known:
-        raise UsageError(f"the calibration is for the grades {_named(calibration.scale)}, not for {_named(known)}")
-    _check_people(human, known)
-    said = {
+    grade_scale = as_scale(scale if scale is not None else {grade for row in human.values() for grade in row.values()})
+    if calibration is not None and calibration.scale != grade_scale:
+        raise UsageError(
+            f"the calibration is for the grades {_named(calibration.scale)}, not for {_named(grade_scale)}"
+        )
+    _check_human(human, grade_scale)
+    labels = {
         topic: {d: grades.get(grade) if grades and grade is not None else grade for d, grade in row.items()}
         for topic, row in other.items()
     }
-    odd = sorted({grade for row in said.values() for grade in row.values() if grade is not None} - set(known))
-    if odd and scale is None:
+    outside = sorted({label for row in labels.values() for label in row.values() if label is not None} - {*grade_scale})
+    if outside and scale is None:
         raise UsageError(
-            f"the grade {odd[0]} is none that people gave ({_named(known)})",
-            fix="Give the grades there are; those outside are then left out as invalid.",
+            f"the grade {outside[0]} does not occur among the human grades ({_named(grade_scale)})",
+            fix="Give the scale; labels outside it are then left out as invalid.",
         )
     qrels: dict[str, dict[str, int]] = {topic: dict(row) for topic, row in human.items()}
     added = invalid = 0
-    for topic, row in said.items():
+    for topic, row in labels.items():
         for document, grade in row.items():
             if document in human.get(topic, {}):
                 continue
-            if grade is None or grade not in known:
+            if grade is None or grade not in grade_scale:
                 invalid += 1
                 continue
             qrels.setdefault(topic, {})[document] = calibration.grade(grade) if calibration is not None else grade
             added += 1
-    same, agreed = _overlap(human, said, known, seed)
-    people = sum(map(len, human.values()))
-    return Mixed(qrels, people, added, invalid, same, agreed, _rule(grades, calibration))
+    same, kappa_figure = _overlap(human, labels, grade_scale, seed)
+    n_human = sum(map(len, human.values()))
+    return Mixed(qrels, n_human, added, invalid, same, kappa_figure, _rule(grades, calibration))
 
 
 def mixed_card(
@@ -102,17 +111,17 @@ def mixed_card(
     created: str,
     made_from: Mapping[str, str],
 ) -> JudgmentsCard:
-    """The card of a mixture: its judge and lineage are the other source's, so it is as circular as that was.
+    """The card of a mixture, with judge and lineage of the other source, so that it is as circular as that source.
 
     Raises:
-        UsageError: when `human` is not from people, or `other` is.
+        UsageError: when `human` is not of source human, or `other` not of source llm or clicks.
     """
     if human is not None and human.source != "human":
-        raise UsageError(f"the judgments that should win are not from people (source: {human.source})")
+        raise UsageError(f"the human judgments have the source '{human.source}'")
     if other.source not in ("llm", "clicks"):
         raise UsageError(
-            f"the judgments to fill in have the source '{other.source}'",
-            fix="Fill in judgments of an LLM or of clicks.",
+            f"the judgments to add have the source '{other.source}'",
+            fix="Add judgments of an LLM or of clicks.",
         )
     return JudgmentsCard(
         source="mixed",
@@ -128,7 +137,7 @@ def mixed_card(
     )
 
 
-def _check_people(human: Qrels, scale: tuple[int, ...]) -> None:
+def _check_human(human: Qrels, scale: tuple[int, ...]) -> None:
     for topic, row in human.items():
         for document, grade in row.items():
             if grade not in scale:
@@ -137,15 +146,13 @@ def _check_people(human: Qrels, scale: tuple[int, ...]) -> None:
                 )
 
 
-def _overlap(
-    human: Qrels, said: Mapping[str, Mapping[str, int | None]], scale: tuple[int, ...], seed: int
-) -> tuple[Figure | None, Figure | None]:
-    """Share of equal grades and kappa on the pairs that both judged, resampled by topic."""
+def _overlap(human: Qrels, labels: Labels, scale: tuple[int, ...], seed: int) -> tuple[Figure | None, Figure | None]:
+    """Proportion of equal grades and kappa on the pairs labelled by both, with intervals by topic."""
     tables = []
     for topic, row in human.items():
-        both = [document for document in row if document in said.get(topic, {})]
+        both = [document for document in row if document in labels.get(topic, {})]
         if both:
-            tables.append(confusion([row[each] for each in both], [said[topic][each] for each in both], scale))
+            tables.append(confusion([row[each] for each in both], [labels[topic][each] for each in both], scale))
     if not tables:
         return None, None
     stacked = np.stack(tables)[:, None]
@@ -157,19 +164,19 @@ def _overlap(
 
     weights = disagreement(scale)
     same = intervals(agreement_rate, stacked, bounds=(0, 1), seed=seed)
-    agreed = intervals(lambda table: kappa(table, weights), stacked, bounds=(-1, 1), seed=seed)
-    return figure(same), figure(agreed)
+    kappas = intervals(lambda table: kappa(table, weights), stacked, bounds=(-1, 1), seed=seed)
+    return figure(same), figure(kappas)
 
 
 def _rule(grades: Mapping[int, int] | None, calibration: Calibration | None) -> str:
-    said = [RULE]
+    parts = [RULE]
     if grades:
-        said.append(f"grades of the other {', '.join(f'{a} as {b}' for a, b in sorted(grades.items()))}")
+        parts.append(f"grades of the other source mapped {', '.join(f'{a} to {b}' for a, b in sorted(grades.items()))}")
     if calibration is not None:
-        said.append(
+        parts.append(
             f"then calibrated ({calibration.method}) on {calibration.n} human labels of {calibration.queries} topics"
         )
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
 def _named(scale: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Pooling: the documents that several runs put on top, to be judged once each.
+"""Pooling: the union of the top documents of several runs, to be judged once each.
 
 As at TREC: the union of the first `depth` documents of every run (K. Spärck Jones and C. J. van Rijsbergen, 1975,
 "Report on the need for and provision of an 'ideal' information retrieval test collection").
@@ -18,33 +18,37 @@ from searchlora.eval.trec import Run, ranked
 
 
 def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dict[str, int]]:
-    """Topic -> document -> how many of the runs have it among their first `depth`.
+    """Topic -> document -> number of runs that rank it among their first `depth`.
 
-    The documents stand in an order made from a hash of seed, topic and document, which says nothing of who found them
-    or at which rank. Topics stand as the runs first name them; one for which no run found anything is not there.
+    Documents are ordered by a hash of seed, topic and document, which reveals neither run nor rank. Topics are in the
+    order of the runs; a topic without retrieved documents is absent.
 
     Raises:
         UsageError: when `depth` is less than 1 or there is no run.
+
+    Examples:
+        >>> runs = {"a": {"q1": {"d1": 2.0, "d2": 1.0}}, "b": {"q1": {"d1": 3.0, "d3": 2.0}}}
+        >>> sorted(pool(runs, depth=2)["q1"].items())
+        [('d1', 2), ('d2', 1), ('d3', 1)]
     """
     if depth < 1:
-        raise UsageError(f"a pool cannot have the depth {depth}", fix="Give 1 or more.")
+        raise UsageError(f"the depth of the pool is {depth}", fix="Give 1 or more.")
     if not runs:
         raise UsageError("there is no run to pool")
-    found: dict[str, Counter[str]] = {}
+    pooled: dict[str, Counter[str]] = {}
     for run in runs.values():
         for topic, scores in run.items():
-            found.setdefault(topic, Counter()).update(ranked(scores)[:depth])
-    return {topic: _shuffled(topic, counts, seed) for topic, counts in found.items() if counts}
+            pooled.setdefault(topic, Counter()).update(ranked(scores)[:depth])
+    return {topic: _shuffled(topic, counts, seed) for topic, counts in pooled.items() if counts}
 
 
 def read_pairs(path: Path) -> dict[str, list[str]]:
-    """Read the pairs to judge: topic -> documents. A pair that stands twice counts once.
+    """Read a file of pairs to judge: topic -> documents. Repeated pairs count once.
 
-    A line is words, `topic document` or of qrels, whose grade is not used; or a JSON object with `topic` and
-    `document`.
+    A line is `topic document`, a qrels line (its grade is ignored), or a JSON object with `topic` and `document`.
 
     Raises:
-        DataError: naming the line that is none of these, or when there is no pair.
+        DataError: naming a malformed line, or when there is no pair.
     """
     pairs: dict[str, dict[str, None]] = {}
     for number, line in numbered_lines(path):
@@ -67,13 +71,13 @@ def _pair(line: str, where: str) -> tuple[str, str]:
         raise DataError(
             f"has {len(words)} fields",
             where=where,
-            fix="A line is 'topic document' or of qrels; a run is pooled, not read as pairs.",
+            fix="A line is 'topic document' or a qrels line; a run is pooled, not read as pairs.",
         )
     return words[0], words[1 if len(words) == 2 else 2]
 
 
 def _shuffled(topic: str, counts: Mapping[str, int], seed: int) -> dict[str, int]:
-    def place(document: str) -> str:
+    def key(document: str) -> str:
         return hashlib.sha256(f"{seed}\t{topic}\t{document}".encode()).hexdigest()
 
-    return {document: counts[document] for document in sorted(counts, key=place)}
+    return {document: counts[document] for document in sorted(counts, key=key)}

@@ -1,8 +1,7 @@
-"""The grades that people gave on the grading page, one JSON line each, and the qrels made of them.
+"""Human ratings of the grading page as JSON lines, and the qrels merged from them.
 
-A line is `{"topic", "document", "grade", "rater", "time", "seconds", "note"}`. A correction is a line of its own: of a
-rater's lines about a pair the last one counts. `grade` is null where the rater could not tell; that is no judgment and
-never becomes one.
+A line is `{"topic", "document", "grade", "rater", "time", "seconds", "note"}`. A correction is a line of its own: the
+last line of a rater and pair counts. `grade` is null for "cannot tell", which is no judgment and never becomes one.
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ from typing import Any
 from searchlora.errors import DataError, UsageError
 
 _RATER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-RATER_RULE = "A rater's name has 1 to 32 of a-z, 0-9, '_' and '-', and begins with a letter."
+RATER_RULE = "A rater's name has 1 to 32 characters of a-z, 0-9, '_' and '-', and begins with a letter."
 
 
 @dataclass(frozen=True)
 class Rating:
-    """What one person said about one pair.
+    """One rater's rating of one pair.
 
     Attributes:
-        grade: 0 or more; None where the rater could not tell.
-        rater: A name by `RATER_RULE`; it becomes part of a file's name.
-        time: When it was said, ISO 8601 with its offset.
-        seconds: How long the pair was looked at.
-        note: What the rater wanted to add; empty for nothing.
+        topic, document: Ids of the pair.
+        grade: 0 or more; None for "cannot tell".
+        rater: A name that follows `RATER_RULE`; it becomes part of a file name.
+        time: Time of the rating, ISO 8601 with UTC offset.
+        seconds: Time that the pair was on the screen.
+        note: The rater's note; empty for none.
     """
 
     topic: str
@@ -52,23 +52,19 @@ class Rating:
 
 
 def check_rater(name: str) -> str:
-    """The name itself. Raises `UsageError` saying what is allowed."""
+    """Return a valid rater's name. Raises `UsageError` for another."""
     if not _RATER.fullmatch(name):
         raise UsageError(f"{name!r} is not a rater's name", fix=RATER_RULE)
     return name
 
 
 def rating_line(rating: Rating) -> bytes:
-    """The line of a rating, UTF-8, with its end."""
+    """A rating as a JSON line in UTF-8, with its line break."""
     return json.dumps(asdict(rating), ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def parse_rating(line: bytes, where: str) -> Rating:
-    """Read one line, UTF-8.
-
-    Raises:
-        DataError: saying what is wrong with it, `where`.
-    """
+    """Parse one line, UTF-8. Raises `DataError` at `where` for a malformed line."""
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -83,20 +79,20 @@ def parse_rating(line: bytes, where: str) -> Rating:
     if missing or unknown:
         what = f"lacks {', '.join(missing)}" if missing else f"has the unknown key {unknown[0]!r}"
         raise DataError(what, where=where, fix=f"A rating has the keys {', '.join(names)}.")
-    for name, (fits, must) in _FIELDS.items():
-        if not fits(row.get(name, "")):
-            raise DataError(f"{name} {row[name]!r} is not {must}", where=where)
+    for name, (is_valid, expected) in _FIELDS.items():
+        if not is_valid(row.get(name, "")):
+            raise DataError(f"{name} {row[name]!r} is not {expected}", where=where)
     return Rating(**row)
 
 
 def read_ratings(path: str | Path) -> list[Rating]:
-    """Every line of a file of ratings, corrections included, in file order.
+    """Read all ratings of a file, corrections included, in file order.
 
-    A last line without its end that cannot be read is what a kill while writing leaves, and was never confirmed to
-    the rater: it is skipped with a warning.
+    A malformed last line without line break is what a kill during a write leaves. It was never confirmed to the rater
+    and is skipped with a warning.
 
     Raises:
-        DataError: when the file is missing, is not UTF-8, or any other line is malformed; names the line.
+        DataError: naming the line, when the file is missing, is not UTF-8, or any other line is malformed.
     """
     try:
         data = Path(path).read_bytes()
@@ -111,12 +107,12 @@ def read_ratings(path: str | Path) -> list[Rating]:
         try:
             ratings.append(parse_rating(tail, where))
         except DataError:
-            warnings.warn(f"{where}: is cut off and was skipped: writing it was interrupted.", stacklevel=2)
+            warnings.warn(f"{where}: is incomplete after an interrupted write and was skipped.", stacklevel=2)
     return ratings
 
 
 def standing(ratings: Iterable[Rating]) -> list[Rating]:
-    """The ratings that count: the last one of each rater and pair, in the order in which the pairs were first rated."""
+    """The effective ratings: the last one of each rater and pair, in the order of the first ones."""
     last: dict[tuple[str, str, str], Rating] = {}
     for rating in ratings:
         last[rating.rater, rating.topic, rating.document] = rating
@@ -124,40 +120,44 @@ def standing(ratings: Iterable[Rating]) -> list[Rating]:
 
 
 def by_rater(ratings: Iterable[Rating]) -> dict[str, dict[str, dict[str, int]]]:
-    """rater -> qrels of that rater, raters by name. Pairs on which the rater could not tell are not in them."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    """rater -> qrels of that rater, sorted by rater, without pairs rated "cannot tell"."""
+    qrels: dict[str, dict[str, dict[str, int]]] = {}
     for rating in sorted(standing(ratings), key=lambda rating: rating.rater):
         if rating.grade is not None:
-            found.setdefault(rating.rater, {}).setdefault(rating.topic, {})[rating.document] = rating.grade
-    return found
+            qrels.setdefault(rating.rater, {}).setdefault(rating.topic, {})[rating.document] = rating.grade
+    return qrels
 
 
 def by_pair(ratings: Iterable[Rating]) -> dict[tuple[str, str], dict[str, int]]:
     """(topic, document) -> rater -> grade, for pairs with at least one grade."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    grades: dict[tuple[str, str], dict[str, int]] = {}
     for rating in standing(ratings):
         if rating.grade is not None:
-            found.setdefault(rating.pair, {})[rating.rater] = rating.grade
-    return found
+            grades.setdefault(rating.pair, {})[rating.rater] = rating.grade
+    return grades
 
 
 def merged(ratings: Iterable[Rating], rule: str = "majority") -> dict[str, dict[str, int]]:
-    """One grade per pair out of those of all its raters.
+    """Merge the grades of all raters into one grade per pair.
 
     Args:
-        rule: `majority`: the grade that most raters gave. `median`: the middle one. `highest`, `lowest`. Where two
-            grades tie for the majority, or two stand in the middle, the lower one is taken: a document is not called
-            more relevant than its raters agree on.
+        rule: `majority`, `median`, `highest` or `lowest`. If grades tie for the majority, or two are in the middle, the
+            lower one is taken: a document is not called more relevant than its raters agree on.
 
     Returns:
-        Qrels. Raters who could not tell have no vote; a pair on which nobody could tell is not in them (`undecided`
-        lists those).
+        Qrels. "Cannot tell" is no vote; pairs with such ratings only are absent (`undecided` lists them).
 
     Raises:
-        UsageError: for another rule.
+        UsageError: for an unknown rule.
+
+    Examples:
+        >>> when = "2026-07-01T12:00:00+00:00"
+        >>> ratings = [Rating("q1", "d1", grade, rater, when, 5.0) for grade, rater in ((2, "anna"), (1, "ben"))]
+        >>> merged(ratings), merged(ratings, "highest")
+        ({'q1': {'d1': 1}}, {'q1': {'d1': 2}})
     """
     if rule not in RULES:
-        raise UsageError(f"there is no rule '{rule}'", fix=f"Known: {', '.join(RULES)}.")
+        raise UsageError(f"the rule is '{rule}'", fix=f"Allowed: {', '.join(RULES)}.")
     qrels: dict[str, dict[str, int]] = {}
     for (topic, document), grades in by_pair(ratings).items():
         qrels.setdefault(topic, {})[document] = RULES[rule](list(grades.values()))
@@ -165,7 +165,7 @@ def merged(ratings: Iterable[Rating], rule: str = "majority") -> dict[str, dict[
 
 
 def undecided(ratings: Iterable[Rating]) -> list[tuple[str, str]]:
-    """The pairs that were rated and on which no rater could tell."""
+    """The pairs that are rated "cannot tell" by all their raters."""
     rows = standing(ratings)
     graded = by_pair(rows)
     return list(dict.fromkeys(rating.pair for rating in rows if rating.pair not in graded))
@@ -176,7 +176,7 @@ def _majority(grades: Sequence[int]) -> int:
     return min(votes, key=lambda grade: (-votes[grade], grade))
 
 
-#: rule -> how it makes one grade out of several.
+#: rule -> function that merges several grades into one.
 RULES: Mapping[str, Callable[[Sequence[int]], int]] = {
     "majority": _majority,
     "median": statistics.median_low,
@@ -209,7 +209,7 @@ _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "document": (_is_word, "one word"),
     "grade": (_is_grade, "a whole number from 0, or null"),
     "rater": (lambda value: isinstance(value, str) and bool(_RATER.fullmatch(value)), "a rater's name"),
-    "time": (_is_time, "a time with its offset in ISO 8601"),
+    "time": (_is_time, "an ISO 8601 time with UTC offset"),
     "seconds": (_is_seconds, "a number from 0"),
     "note": (lambda value: isinstance(value, str), "text"),
 }

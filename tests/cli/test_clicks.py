@@ -119,8 +119,8 @@ def test_nothing_that_is_there_is_overwritten_and_nothing_half_is_left(refused, 
     log.write_text("query,document,position,clicked\n" + "".join(lines))
     people.write_text("q 0 d 1\n")
     before = log.read_bytes()
-    assert "log.csv: is there already" in refused("clicks", log, "--out", log)
-    assert "people.txt: is there already" in refused("clicks", log, "--out", people)
+    assert "log.csv: already exists" in refused("clicks", log, "--out", log)
+    assert "people.txt: already exists" in refused("clicks", log, "--out", people)
     assert "qrels.odd: the name does not say in which format" in refused("clicks", log, "--out", tmp_path / "qrels.odd")
     assert "'d 0' cannot stand in a TREC file" in refused("clicks", log, "--out", tmp_path / "qrels.txt")
     assert (log.read_bytes(), people.read_text()) == (before, "q 0 d 1\n")
@@ -131,7 +131,7 @@ def test_nothing_that_is_there_is_overwritten_and_nothing_half_is_left(refused, 
 def test_thresholds_are_numbers_that_can_be_reached(refused, log, tmp_path, threshold):
     """Nothing is below nan: every document would get the highest grade."""
     out = tmp_path / "made" / "qrels.txt"
-    assert "finite and rise" in refused("clicks", log, "--out", out, "--thresholds", threshold)
+    assert "ascending finite numbers" in refused("clicks", log, "--out", out, "--thresholds", threshold)
     assert not out.parent.exists()
 
 

@@ -90,12 +90,12 @@ def test_mixing_what_has_no_card(cli, refused, tmp_path):
     other.write_text("t0 0 d1 9\nt0 0 d3 9\nt1 0 d1 4\n", encoding="utf-8")
     command = ("mix-qrels", people, other, "--out", tmp_path / "mixed.txt")
     assert "there is no card that says who judged" in refused(*command)
-    assert "the grade 4 is none that people gave (0, 1)" in refused(*command, "--source", "llm")
+    assert "the grade 4 does not occur among the human grades (0, 1)" in refused(*command, "--source", "llm")
     called = cli(*command, "--source", "llm", "--grades", "4=1,3=0", "--scale", "0,1")
     assert "1 of the other judgments have a grade outside the scale and were left out" in called.out, called.err
     assert read_qrels(tmp_path / "mixed.txt") == {"t0": {"d1": 1, "d2": 0}, "t1": {"d1": 1}}
     assert read_card(tmp_path / "mixed.txt").judge_queries is None
-    assert "is there already" in refused(*command, "--source", "llm")
+    assert "already exists" in refused(*command, "--source", "llm")
     assert "too few to calibrate" in refused(
         *command[:-1], tmp_path / "n.txt", "--source", "llm", "--calibrate", "shift"
     )

@@ -93,7 +93,7 @@ def test_changed_judge_queries_are_refused(tmp_path):
     path = tmp_path / "qrels.txt"
     write_judgments(path, QRELS, CARD)
     (tmp_path / "qrels.txt.judge-queries.txt").write_text("0123456789abcdef\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"judge-queries\.txt is not the file that belongs to it"):
+    with pytest.raises(DataError, match=r"judge-queries\.txt does not match its sha256"):
         read_card(path)
 
 
@@ -103,8 +103,8 @@ def test_changed_judge_queries_are_refused(tmp_path):
         (lambda values: values | {"more": 1}, "the field 'more' is unknown"),
         (lambda values: {key: value for key, value in values.items() if key != "rule"}, "the field 'rule' is missing"),
         (lambda values: values | {"source": "a friend"}, "the source 'a friend' is none of human, llm, clicks, mixed"),
-        (lambda values: values | {"schema_version": 2}, "not of schema version 1"),
-        (lambda values: [values], "not of schema version 1"),
+        (lambda values: values | {"schema_version": 2}, "schema version is not 1"),
+        (lambda values: [values], "schema version is not 1"),
         (lambda values: values | {"judge_lineage": "shop-judge@3"}, "the field 'judge_lineage' is not a list of texts"),
         (lambda values: values | {"judge_lineage": None}, "the field 'judge_lineage' is not a list of texts"),
         (lambda values: values | {"judge_lineage": [3]}, "the field 'judge_lineage' is not a list of texts"),

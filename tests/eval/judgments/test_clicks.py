@@ -189,7 +189,7 @@ def test_files_say_that_they_are_from_clicks(tmp_path):
     assert card is not None
     assert (card.source, dict(card.counts), dict(card.made_from)) == ("clicks", {"clicks": 3}, {"log.csv": "ab" * 32})
     assert card.rule == found.rule
-    assert "grade = how many of 0.5, 1, 2 it reaches; 10 impressions or more" in card.rule
+    assert "grade: number of thresholds 0.5, 1, 2 reached; 10 impressions or more" in card.rule
     rows = [json.loads(line) for line in details_path(path).read_text(encoding="utf-8").splitlines()]
     assert [row["coec"] for row in rows] == [each.coec for each in found.judgments]
 
@@ -203,7 +203,7 @@ def test_what_it_refuses():
     with pytest.raises(UsageError, match="none of the 1 impressions"):
         counted([Impression("q", "d", 1, False)]).judge()
     for thresholds in ((), (1.0, 0.5), (0.0, 1.0), (0.5, 0.5)):
-        with pytest.raises(UsageError, match="must be finite and rise"):
+        with pytest.raises(UsageError, match="ascending finite numbers"):
             counted([Impression("q", "d", 1, True)]).judge(thresholds=thresholds)
     with pytest.raises(UsageError, match="minimum"):
         counted([Impression("q", "d", 1, True)]).judge(minimum=0)

@@ -39,7 +39,7 @@ def test_judgments_keep_their_card_and_failed_answers(tmp_path):
     card = read_card(target)
     assert replace(card, qrels_sha256="") == replace(CARD, invalid=1)
     assert read_labels(target) == {"t1": {"d1": 3, "d2": 0}, "t2": {"d1": 1, "d9": None}}
-    with pytest.raises(UsageError, match="1 answers of the judge were no grade, and are known by the ids"):
+    with pytest.raises(UsageError, match="1 invalid answers of the judge are stored by topic id"):
         convert_qrels(source, tmp_path / "q.csv", "trec", "quepid", topics={"t1": {"query": "a"}, "t2": {"query": "b"}})
     assert not (tmp_path / "q.csv").exists()
     source.write_text("t1 0 d1 0\n", encoding="utf-8")

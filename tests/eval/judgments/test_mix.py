@@ -52,7 +52,7 @@ def test_whatever_the_judgments(human, other):
 
 def test_a_grade_that_is_none_is_refused_or_left_out():
     other = {"t1": {"d3": 5, "d4": 1, "d1": 5}}
-    with pytest.raises(UsageError, match="the grade 5 is none that people gave"):
+    with pytest.raises(UsageError, match="the grade 5 does not occur among the human grades"):
         mix(HUMAN, other)
     mixed = mix(HUMAN, other, scale=range(4))
     assert mixed.qrels["t1"] == {"d1": 3, "d2": 0, "d4": 1}
@@ -72,7 +72,7 @@ def test_grades_of_another_scale_are_mapped_and_what_the_map_lacks_is_invalid():
     mixed = mix(HUMAN, {"t1": {"d3": 1, "d4": 2, "d1": 1}}, grades={0: 0, 1: 3})
     assert mixed.qrels["t1"] == {"d1": 3, "d2": 0, "d3": 3}
     assert (mixed.invalid, mixed.same.value) == (1, 1)
-    assert mixed.rule == "human wins; grades of the other 0 as 0, 1 as 3"
+    assert mixed.rule == "human wins; grades of the other source mapped 0 to 0, 1 to 3"
 
 
 def test_a_calibration_changes_what_is_filled_in_and_not_the_agreement():
@@ -99,7 +99,7 @@ def test_the_card_is_as_circular_as_its_judge():
 @pytest.mark.parametrize(
     ("human", "other", "said"),
     [
-        (LLM, LLM, "not from people"),
+        (LLM, LLM, "have the source 'llm'"),
         (None, JudgmentsCard("human", ""), "source 'human'"),
         (None, JudgmentsCard("mixed", ""), "source 'mixed'"),
     ],

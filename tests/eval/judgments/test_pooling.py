@@ -44,7 +44,7 @@ def test_the_order_does_not_follow_the_ranks():
 
 
 def test_no_depth_and_no_run_are_refused():
-    with pytest.raises(UsageError, match="depth 0"):
+    with pytest.raises(UsageError, match="depth of the pool is 0"):
         pool({"a": {}}, 0)
     with pytest.raises(UsageError, match="no run"):
         pool({}, 10)

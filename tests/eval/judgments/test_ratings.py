@@ -77,8 +77,8 @@ ROW = json.loads(rating_line(rated("1", "d", 2, "anna")))
         ({**ROW, "rater": "../anna"}, "'../anna' is not a rater's name"),
         ({**ROW, "topic": "two words"}, "topic 'two words' is not one word"),
         ({**ROW, "document": ""}, "document '' is not one word"),
-        ({**ROW, "time": "2026-03-01T12:00:00"}, "is not a time with its offset"),
-        ({**ROW, "time": 5}, "is not a time with its offset"),
+        ({**ROW, "time": "2026-03-01T12:00:00"}, "is not an ISO 8601 time with UTC offset"),
+        ({**ROW, "time": 5}, "is not an ISO 8601 time with UTC offset"),
         ({**ROW, "seconds": float("nan")}, "seconds nan is not a number from 0"),
         ({**ROW, "note": None}, "note None is not text"),
     ],
@@ -162,7 +162,7 @@ def test_a_merged_grade_was_given_by_somebody_and_does_not_depend_on_who_came_fi
 
 
 def test_an_unknown_rule_and_names_outside_the_grammar():
-    with pytest.raises(UsageError, match="no rule 'mean'"):
+    with pytest.raises(UsageError, match="rule is 'mean'"):
         merged([rated("1", "d", 1, "anna")], "mean")
     assert check_rater("anna-2_b") == "anna-2_b"
     for name in ("", "Anna", "2anna", "anna b", "a/b", "..", "a" * 33, "änna", "anna\n"):

@@ -174,7 +174,7 @@ def _answer(request):
 
 def test_judgments_are_not_overwritten(ask, tmp_path):
     (tmp_path / "qrels.txt").write_text("t0 0 d00 1\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         ask()
 
 
