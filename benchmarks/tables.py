@@ -27,7 +27,7 @@ def main() -> None:
         ROOT / "README.md",
         ROOT / "eval" / "README.md",
         *sorted(ROOT.glob("tasks/*/README.md")),
-        *sorted(ROOT.glob("benchmarks/*/README.md")),
+        *sorted(ROOT.glob("benchmarks/**/README.md")),
     ]:
         text = readme.read_text(encoding="utf-8")
         written = _PLACE.sub(lambda found: found[1] + table(found["name"]) + found[3], text)

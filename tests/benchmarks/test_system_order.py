@@ -14,10 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.cranfield_runs.systems import Cranfield
-from benchmarks.system_order.cutting import cut, thresholds
-from benchmarks.system_order.judges import SCALE, TASKS, Judge, dealt, encoding_systems, votes
-from benchmarks.system_order.orders import MEASURE, OTHER, Measured, halves, order_rows, spread_rows, tau_difference
-from benchmarks.system_order.pairs import WORDS, completed, judged_pool, write_inputs
+from benchmarks.statistics.system_order.cutting import cut, thresholds
+from benchmarks.statistics.system_order.judges import SCALE, TASKS, Judge, dealt, encoding_systems, votes
+from benchmarks.statistics.system_order.orders import (
+    MEASURE,
+    OTHER,
+    Measured,
+    halves,
+    order_rows,
+    spread_rows,
+    tau_difference,
+)
+from benchmarks.statistics.system_order.pairs import WORDS, completed, judged_pool, write_inputs
 from searchlora.eval.formats import read_topics
 from searchlora.eval.judgments.pooling import read_pairs
 from searchlora.outputs import Grade

@@ -1,9 +1,10 @@
 """By simulation: how often intervals of aggregates hold the truth, and swap tests reject where nothing differs.
 
-    python -m benchmarks.intervals.pooled [--draws 500]
+    python -m benchmarks.statistics.intervals.aggregates [--draws 500]
 
 Kappa of grades that come by query, macro-F1 of ten labels, F1 of one class and calibration error, at n = 43 and 200
-queries or rows. Writes `benchmarks/results/intervals_pooled.json` and prints it as Markdown. Some minutes on 2 cores.
+queries or rows. Writes `benchmarks/results/intervals_aggregates.json` and prints it as Markdown.
+Takes some minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import save_figures
-from benchmarks.intervals.rows import TOPICS, band, markdown, row
+from benchmarks.statistics.intervals.rows import TOPICS, band, markdown, row
 from searchlora.eval.aggregate import Aggregate, cohen_kappa, f1, macro_f1
 from searchlora.eval.calibration import expected_calibration_error
 from searchlora.eval.figures import AggregateTable, Resampling, aggregate_figures, aggregate_table
@@ -100,7 +101,9 @@ def main() -> None:
     )
     shapes = {kind: made.__doc__ for kind, made in SHAPES.items()}
     more = {"values": shapes, "draws": count, "resamples": RESAMPLES, "band": [low, high], "table": table}
-    path = save_figures("intervals_pooled", [*covered, *rejected], [], more, module="intervals.pooled")
+    path = save_figures(
+        "intervals_aggregates", [*covered, *rejected], [], more, module="statistics.intervals.aggregates"
+    )
     print(f"{table}\n\nWritten: {path}")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cranfield_runs.systems import DENSE, ENCODER, FUSIONS, SYSTEMS, Cranfield
-from benchmarks.system_order.cutting import Part, cut
-from benchmarks.system_order.pairs import Pool, write_inputs
+from benchmarks.statistics.system_order.cutting import Part, cut
+from benchmarks.statistics.system_order.pairs import Pool, write_inputs
 from searchlora.adapters.golden import prompt_hash
 from searchlora.errors import UsageError
 from searchlora.eval.files import file_sha256

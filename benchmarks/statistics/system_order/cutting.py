@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.system_order.pairs import shuffled
+from benchmarks.statistics.system_order.pairs import shuffled
 from searchlora.eval.trec import Qrels, Run
 
 

@@ -1,6 +1,6 @@
 """A promotion policy at work: what it refuses, by how much, and what it lets through.
 
-    python -m benchmarks.promotion
+    python -m benchmarks.statistics.promotion
 
 On the made shop and the real small base. Trains three rewriters and a judge, about a quarter of an hour on 2 cores, and
 uses again what it finds in `benchmarks/work`. The commands and what they print go into
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, save_figures
-from benchmarks.promotion.made import JUDGE, NAME, TASKS, make
+from benchmarks.statistics.promotion.made import JUDGE, NAME, TASKS, make
 from searchlora.cli.terminal import progress_bars
 
 POLICY = Path(__file__).parent / "policy.yaml"
@@ -30,7 +30,7 @@ def main() -> None:
     for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
         kept.unlink(missing_ok=True)
     told: list[dict[str, Any]] = [_call(work, said, arguments) for said, arguments in _acts(work)]
-    save_figures("promotion", [], [], {"transcript": told, "table": _markdown(told)})
+    save_figures("promotion", [], [], {"transcript": told, "table": _markdown(told)}, module="statistics.promotion")
 
 
 def _acts(work: Path) -> list[tuple[str, list[str]]]:

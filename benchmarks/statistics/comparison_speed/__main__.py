@@ -1,6 +1,6 @@
 """How long a large comparison takes and how much memory: 20 runs of 1,000 topics × 1,000 documents, six measures.
 
-    python -m benchmarks.comparison_speed [--repeats 5]
+    python -m benchmarks.statistics.comparison_speed [--repeats 5]
 
 The runs are made from a seed in a temporary folder (about 800 MB). Each repeat is a process of its own, from its start
 to its end: it reads the run files one after the other, measures each with unjudged documents taken out and bounded,
@@ -32,7 +32,7 @@ def main() -> None:
         print(json.dumps(_once(given.once)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        from benchmarks.comparison_speed.made import make
+        from benchmarks.statistics.comparison_speed.made import make
 
         print("Making the runs …", file=sys.stderr)
         make(Path(folder), systems=SYSTEMS, topics=TOPICS, depth=DEPTH)
@@ -42,7 +42,7 @@ def main() -> None:
 def _measured(folder: str) -> dict[str, float]:
     begun = time.perf_counter()
     child = subprocess.run(
-        [sys.executable, "-m", "benchmarks.comparison_speed", "--once", folder],
+        [sys.executable, "-m", "benchmarks.statistics.comparison_speed", "--once", folder],
         check=True,
         capture_output=True,
         text=True,
@@ -111,7 +111,7 @@ def _save(repeats: list[dict[str, float]]) -> None:
         ]
     )
     more = {"measures": MEASURES, "units": "seconds; peak MB: 1,000,000 bytes", "table": table}
-    path = save_figures("comparison_speed", rows, [], more)
+    path = save_figures("comparison_speed", rows, [], more, module="statistics.comparison_speed")
     print(f"{table}\n\nWritten: {path}")
 
 

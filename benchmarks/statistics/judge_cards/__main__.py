@@ -1,6 +1,6 @@
 """Judge cards of the 33 LLM judges of LLMJudge, against the human grades, and which of the judges differ.
 
-    python -m benchmarks.judge_cards
+    python -m benchmarks.statistics.judge_cards
 
 Needs `llmjudge/human_test_qrels.txt` and `llmjudge/judges/*.txt` (github llm4eval/LLMJudge and LLMJudge-benchmark).
 Some minutes on 2 cores.
@@ -51,7 +51,9 @@ def _save(found: JudgeCards) -> None:
         },
     }
     rows = [row for card in cards for row in _rows(card)]
-    save_figures("judge_cards", rows, sorted(best, key=lambda each: each["difference"]), more)
+    save_figures(
+        "judge_cards", rows, sorted(best, key=lambda each: each["difference"]), more, module="statistics.judge_cards"
+    )
 
 
 def _caption(cards: Sequence[JudgeCard], correction: str, differences: Sequence[Mapping[str, Any]]) -> str:

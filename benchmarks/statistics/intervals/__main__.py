@@ -1,6 +1,6 @@
 """By simulation: how often 95% intervals hold the truth, and how often tests reject where nothing differs.
 
-    python -m benchmarks.intervals [--draws 2000]
+    python -m benchmarks.statistics.intervals [--draws 2000]
 
 For each shape of values and n = 43 and 200 topics, 2,000 draws: five intervals side by side, and the sign-flip and the
 t test under the null. Writes `benchmarks/results/intervals.json` and prints it as Markdown. Some minutes on 2 cores.
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import save_figures
-from benchmarks.intervals.rivals import resampled, student
-from benchmarks.intervals.rows import TOPICS, band, markdown, row
-from benchmarks.intervals.shapes import KINDS, NULLS, draws, null_draws
+from benchmarks.statistics.intervals.rivals import resampled, student
+from benchmarks.statistics.intervals.rows import TOPICS, band, markdown, row
+from benchmarks.statistics.intervals.shapes import KINDS, NULLS, draws, null_draws
 from searchlora.eval.intervals import bootstrap_intervals
 from searchlora.eval.significance import paired_differences
 
@@ -44,7 +44,7 @@ def main() -> None:
         ]
     )
     more = {"values": KINDS, "nulls": NULLS, "draws": count, "resamples": RESAMPLES, "band": [low, high]}
-    path = save_figures("intervals", rows, [], {**more, "table": table})
+    path = save_figures("intervals", rows, [], {**more, "table": table}, module="statistics.intervals")
     print(f"{table}\n\nWritten: {path}")
 
 

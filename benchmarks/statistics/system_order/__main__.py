@@ -1,6 +1,6 @@
 """Does a judge order Cranfield's systems as people do? Tau of an encoder, a bare LLM, and two judges without skill.
 
-    python -m benchmarks.system_order
+    python -m benchmarks.statistics.system_order
 
 Takes the runs of `benchmarks.cranfield_runs`. What the judges said is kept in `benchmarks/work/system_order` and used
 again from there: the encoder takes minutes, the LLM ten minutes on two free cores, and goes on where it was killed.
@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.cranfield_runs.systems import ENCODER, Cranfield, cranfield_systems
-from benchmarks.system_order.cards import card_rows, differences, graded_cards, kappa_row
-from benchmarks.system_order.judges import (
+from benchmarks.statistics.system_order.cards import card_rows, differences, graded_cards, kappa_row
+from benchmarks.statistics.system_order.judges import (
     LLM,
     LLM_TOPICS,
     Judge,
@@ -25,7 +25,7 @@ from benchmarks.system_order.judges import (
     llm_judges,
     votes,
 )
-from benchmarks.system_order.orders import (
+from benchmarks.statistics.system_order.orders import (
     MEASURE,
     Measured,
     Row,
@@ -34,7 +34,7 @@ from benchmarks.system_order.orders import (
     spread_rows,
     tau_difference,
 )
-from benchmarks.system_order.pairs import DEPTH, WORDS, Pool, completed, judged_pool, shuffled
+from benchmarks.statistics.system_order.pairs import DEPTH, WORDS, Pool, completed, judged_pool, shuffled
 from searchlora.cli.terminal import progress_bars
 from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels, Run, ranked, read_run
@@ -112,7 +112,7 @@ def _save(large: Ground, small: Ground, pooled: Pool) -> None:
             for ground in (large, small)
         },
     }
-    save_figures("system_order", rows, comparisons, more)
+    save_figures("system_order", rows, comparisons, more, module="statistics.system_order")
     _save_cards(small)
 
 
@@ -125,7 +125,9 @@ def _save_cards(ground: Ground) -> None:
         " 95% interval by topic; bias is the judge's share of relevant pairs less people's"
     )
     rows, compared = card_rows(ground.human, judges), differences(ground.human, judges)
-    save_figures("system_order_cards", rows, compared, {"caption": caption, "pairs": pairs}, module="system_order")
+    save_figures(
+        "system_order_cards", rows, compared, {"caption": caption, "pairs": pairs}, module="statistics.system_order"
+    )
 
 
 def _rows(ground: Ground, free: Sequence[str]) -> list[Row]:

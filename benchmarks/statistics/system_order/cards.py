@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.system_order.judges import Judge
+from benchmarks.statistics.system_order.judges import Judge
 from searchlora.eval.judge.card import JudgeCard, judge_card, to_json
 from searchlora.eval.judge.comparison import compare_judges
 from searchlora.eval.trec import Qrels

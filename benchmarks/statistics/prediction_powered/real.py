@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.prediction_powered.draws import DRAWS, Sample, intervals, summary
+from benchmarks.statistics.prediction_powered.draws import DRAWS, Sample, intervals, summary
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import read_qrels
 

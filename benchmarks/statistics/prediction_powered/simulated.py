@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.prediction_powered.draws import DRAWS, Interval, Sample, intervals, summary
+from benchmarks.statistics.prediction_powered.draws import DRAWS, Interval, Sample, intervals, summary
 
 Floats = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """Prediction-powered intervals: whether they hold for any judge, and what a judge's labels are worth.
 
-    python -m benchmarks.prediction_powered
+    python -m benchmarks.statistics.prediction_powered
 
 README.md beside this file says what the figures can tell.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.common import real_data, save_figures
-from benchmarks.prediction_powered import real, simulated
+from benchmarks.statistics.prediction_powered import real, simulated
 
 NAME = "prediction_powered"
 
@@ -28,7 +28,7 @@ def _save(name: str, rows: Iterable[dict[str, Any]], more: dict[str, Any]) -> No
         kept.append(row)
         print(f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})  {row['measure']}; {row['system']}", flush=True)
     caption = "draws of human labels; shares and ratios with 95% interval over the draws"
-    save_figures(name, kept, [], {"caption": caption, **more}, module=NAME)
+    save_figures(name, kept, [], {"caption": caption, **more}, module=f"statistics.{NAME}")
 
 
 if __name__ == "__main__":

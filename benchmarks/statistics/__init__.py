@@ -1,0 +1,1 @@
+"""Studies of the statistics: intervals, judges, prediction-powered inference, system order, promotion, speed."""
