@@ -1,0 +1,109 @@
+"""Training runs that are killed around storing, resumed, and stored exactly once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import check_hashes
+from searchlora.data.building import build
+from searchlora.errors import TrainingError
+from searchlora.experiments.train import train, train_or_reuse
+
+SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
+
+#: Trains in a process of its own: base, dataset, store, where to be killed.
+CHILD = """
+import os, shutil, signal, sys
+from searchlora.adapters import files
+from searchlora.experiments import training_runs
+from searchlora.experiments.train import train
+
+base, data, store, point = sys.argv[1:]
+
+def die(*_args, **_kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+remove = training_runs.TrainingRunFolder.remove
+if point == "before the version appears":
+    files.publish = die
+elif point == "before clean-up":
+    training_runs.TrainingRunFolder.remove = die
+elif point == "during clean-up":
+    def remove_a_part(folder):
+        shutil.rmtree(folder.path / "checkpoints")
+        (folder.path / "metrics.jsonl").unlink()
+        die()
+    training_runs.TrainingRunFolder.remove = remove_a_part
+elif point == "after clean-up":
+    training_runs.TrainingRunFolder.remove = lambda folder: (remove(folder), die())
+train("rewriting", data, "r", base=base, overrides=OVERRIDES, store=store)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"id": f"r{n}", "group": f"g{n}", "query": f"{n} kicks", "rewrite": f"{n} shoes"} for n in range(12)]
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps({**row, "split": "train"}) + "\n" for row in rows), encoding="utf-8")
+    build("rewriting", source, format="native", out=folder / "dataset")
+    return folder / "dataset"
+
+
+def killed(base: str, data: Path, store: Path, point: str) -> None:
+    script = CHILD.replace("OVERRIDES", repr(SHORT))
+    command = [sys.executable, "-c", script, base, str(data), str(store), point]
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["before the version appears", "before clean-up", "during clean-up", "after clean-up"],
+)
+def test_a_run_killed_around_storing_is_stored_once(tiny_base, data, tmp_path, point):
+    store = Store(tmp_path / "store")
+    killed(tiny_base.name, data, store.root, point)
+    was_stored = point in ("before clean-up", "during clean-up", "after clean-up")
+    assert store.versions("r") == ((1,) if was_stored else ())
+    before = store.get("r").manifest if was_stored else None
+    resumed = train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, resume=True, store=store)
+    assert resumed.reference == "r@1" and store.versions("r") == (1,)
+    assert before is None or resumed.manifest == before
+    check_hashes(resumed)
+    assert not (store.root / ".runs" / "r").exists()
+
+
+def test_reusing_a_version_deletes_the_run_that_a_kill_left(tiny_base, data, tmp_path):
+    store = Store(tmp_path / "store")
+    killed(tiny_base.name, data, store.root, "before clean-up")
+    overrides = (*SHORT, f"base={tiny_base.name}")
+    reused = train_or_reuse("rewriting", data, "r", overrides=overrides, store=store, say=lambda _: None)
+    assert reused.reference == "r@1"
+    assert not (store.root / ".runs" / "r").exists()
+
+
+def test_a_finished_run_of_another_recipe_is_not_resumed(tiny_base, data, tmp_path):
+    store = Store(tmp_path / "store")
+    train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, store=store)
+    other = (*SHORT, "seed=5")
+    with pytest.raises(TrainingError, match="no unfinished run of 'r' to resume"):
+        train("rewriting", data, "r", base=tiny_base.name, overrides=other, resume=True, store=store)
+
+
+def test_a_damaged_run_file_is_an_error(tiny_base, data, tmp_path):
+    store = Store(tmp_path / "store")
+    file = store.root / ".runs" / "r" / "run.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"run\.json: cannot be read.*--restart"):
+        train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, resume=True, store=store)
+    train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, restart=True, store=store)
