@@ -1,14 +1,20 @@
-"""Where an encoder searches when it is measured: a source's own documents and judgments, or its texts alone."""
+"""Document collections for evaluating an encoder: test collections, click logs, or the texts of the records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
+from searchlora.data.collection import read_documents
 from searchlora.data.files import Rows
+from searchlora.data.formats.clicks import COLUMNS, read_clicks
 from searchlora.data.formats.judged import Judged
 from searchlora.data.text import fingerprint, normalised
-from searchlora.errors import DataError
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.files import file_sha256
+from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
 from searchlora.records import (
     Collection,
     Document,
@@ -20,21 +26,35 @@ from searchlora.records import (
     SourceRow,
 )
 
-#: The most judged negatives of a query that become training negatives; judged sets may hold hundreds.
-NEGATIVES = 5
+#: Maximum number of judged non-relevant documents of a query that become training negatives.
+MAX_NEGATIVES = 5
 
 Found = Iterator[SourceRow | RejectedRow | SourceReport]
 
+#: Clicked at least as often as expected at its positions; the lowest grade that counts as relevant.
+CLICKS_RELEVANT = 2
+
+CLICKS_OPTIONS: Mapping[str, str] = {
+    "documents": "the file with the documents (id, text, title) of the log; required",
+    "minimum": f"minimum number of impressions of a query-document pair (default {MINIMUM})",
+    **{name: f"the column with the {name} (default: {column})" for name, column in COLUMNS.items()},
+}
+
 
 def document_id(text: str) -> str:
-    """16 hexadecimal digits of the hash of a text, case and punctuation aside."""
+    """The id of a text: 16 hexadecimal digits of a hash that ignores case and punctuation.
+
+    Examples:
+        >>> document_id("Red tent!") == document_id("red tent")
+        True
+    """
     return f"{fingerprint(normalised(text)):016x}"
 
 
 def own_texts(read: Callable[[Path, Options], Found]) -> Callable[[Path, Options], Collection]:
-    """The collection of a format that has none: every text that a record shall find, or shall not; each once.
+    """The collection of a format without documents: the distinct positives and negatives of all records.
 
-    The id of a document is `document_id` of its text.
+    The id of a document is the `document_id` of its text.
     """
 
     def collection(source: Path, options: Options) -> Collection:
@@ -44,7 +64,7 @@ def own_texts(read: Callable[[Path, Options], Found]) -> Callable[[Path, Options
 
 
 def collection_of(judged: Judged, relevant: int) -> Collection:
-    """Documents and judgments of a test collection."""
+    """The documents and judgments of a test collection."""
     return Collection(
         judged.documents(),
         (
@@ -58,13 +78,13 @@ def collection_of(judged: Judged, relevant: int) -> Collection:
 
 
 def judged_records(judged: Judged, relevant: int) -> Found:
-    """A record for each topic with a relevant document; what was judged 0 or less are its negatives.
+    """One record per topic with a relevant document; documents judged 0 or less are its negatives.
 
-    Only judged texts are held in memory. Topics with nothing relevant, or with no text of it, are left out; a report at
-    the end says how many.
+    Only the judged texts are held in memory. Topics without a relevant document with text are left out and counted in
+    a final report.
 
     Raises:
-        DataError: when no topic of the judgments has a query.
+        DataError: if no topic of the judgments has a query.
     """
     texts = _texts(judged)
     if not any(topic in judged.queries for qrels in judged.qrels.values() for topic in qrels):
@@ -85,22 +105,60 @@ def judged_records(judged: Judged, relevant: int) -> Found:
                 continue
             query = judged.queries[topic]
             record = {"id": topic, "group": normalised(query) or topic, "query": query, "positives": positives}
-            if kept := [text for text in negatives if text not in positives][:NEGATIVES]:
+            if kept := [text for text in negatives if text not in positives][:MAX_NEGATIVES]:
                 record["negatives"] = kept
             yield SourceRow({**record, "split": split} if split else record, where)
     if without:
-        yield SourceReport(("Topics with nothing relevant are left out.",), {"topics without relevant": without})
+        yield SourceReport(("Topics without a relevant document are left out.",), {"topics without relevant": without})
+
+
+def judged_clicks(source: Path, options: Options) -> Judged:
+    """A click log as a test collection, with grades 0 to 3 from the ratio of clicks to expected clicks.
+
+    These judgments are weaker than human ones; `searchlora.eval.judgments.clicks` documents the correction for position
+    bias and what it does not correct. The dataset's judgments carry a card that says so.
+
+    Raises:
+        UsageError: if the option `documents` is missing or `minimum` is not a number.
+        DataError, RowError: if a file cannot be read or a row is malformed.
+    """
+    if "documents" not in options:
+        raise UsageError("a click log has document ids only", fix="Give the documents with --option documents=FILE.")
+    judgments = _count_clicks(source, options)
+    documents = Path(options["documents"])
+    queries = {topic_id(judgment.query): clean_query(judgment.query) for judgment in judgments.judgments}
+    return Judged(source.name, queries, lambda: read_documents(documents), {None: click_qrels(judgments)})
+
+
+def clicks_card(source: Path, options: Options) -> JudgmentsCard:
+    """The card of the judgments; `created` is the modification time of the log."""
+    judgments = _count_clicks(source, options)
+    written = datetime.fromtimestamp(source.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    made_from = {source.name: file_sha256(source)}
+    return JudgmentsCard(
+        "clicks", written, counts={"clicks": len(judgments.judgments)}, rule=judgments.rule, made_from=made_from
+    )
+
+
+def _count_clicks(source: Path, options: Options) -> ClickJudgments:
+    minimum = options.get("minimum", str(MINIMUM))
+    if not minimum.isdigit():
+        raise UsageError(f"'{minimum}' is not a whole number", where="--option minimum")
+    counts = ClickCounts()
+    for impression in read_clicks(source, {name: options[name] for name in COLUMNS if name in options}):
+        counts.add(impression)
+    return counts.judge(minimum=int(minimum))
 
 
 def _texts(judged: Judged) -> dict[str, str]:
-    """Document -> text of those that are judged and not empty."""
-    wanted = {name for qrels in judged.qrels.values() for grades in qrels.values() for name in grades}
-    found = {each.id: each.searchable for each in judged.documents() if each.id in wanted}
-    return {name: text for name, text in found.items() if text.strip()}
+    """Document id -> text, of the judged documents with a text."""
+    judged_ids = {id_ for qrels in judged.qrels.values() for grades in qrels.values() for id_ in grades}
+    texts = {document.id: document.searchable for document in judged.documents() if document.id in judged_ids}
+    return {id_: text for id_, text in texts.items() if text.strip()}
 
 
-def _distinct(texts: dict[str, str], names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts[name] for name in names if name in texts))
+def _distinct(texts: dict[str, str], ids: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts[id_] for id_ in ids if id_ in texts))
 
 
 def _documents(rows: Rows | Found) -> Iterator[Document]:

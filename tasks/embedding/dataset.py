@@ -1,4 +1,4 @@
-"""Source formats of the embedding task: what each public format calls a thing -> what a record calls it."""
+"""Source formats of the embedding task: pairs, FAQs, test collections, click logs and labelled texts."""
 
 from __future__ import annotations
 
@@ -17,44 +17,52 @@ from searchlora.data.formats.sources import split_files
 from searchlora.data.text import normalised
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceRow
-from searchlora.tasks.embedding import clicked
-from searchlora.tasks.embedding.collections import Found, collection_of, judged_records, own_texts
+from searchlora.tasks.embedding.collections import (
+    CLICKS_OPTIONS,
+    CLICKS_RELEVANT,
+    Found,
+    clicks_card,
+    collection_of,
+    judged_clicks,
+    judged_records,
+    own_texts,
+)
 
 SHOP_RECORDS, SHOP_CATEGORIES = "embedding.jsonl", "categories.jsonl"
 
 #: Fields that a table cell holds as JSON.
-LISTS = ("positives", "negatives")
+JSON_FIELDS = ("positives", "negatives")
 
-#: Column of pairs and triples -> what it is; each can be given another name by an option.
+#: Columns of pairs and triples -> description of the option that renames them.
 PAIR_COLUMNS: Mapping[str, str] = {
     "query": "the column with the query (anchor)",
-    "positive": "the column with a text that it shall find",
-    "negative": "the column with a text that it shall not find (default: negative where there is one)",
-    "group": "a column whose equal values go to one split (default: the query itself, case and punctuation aside)",
+    "positive": "the column with a relevant text",
+    "negative": "the column with a text that is not relevant (default: negative, if present)",
+    "group": "a column whose values define groups that stay in one split (default: the query, ignoring case)",
 }
 
-FROM_GRADE = {"relevant": "the grade from which on a document is one that the query shall find (default 1)"}
+RELEVANT_OPTION = {"relevant": "the lowest grade that counts as relevant (default 1)"}
 
 
 def check_kind(records: Iterable[Record]) -> None:
-    """Raise `DataError` where some records have a label and others what they shall find."""
+    """Raise `DataError` if some records have a label and others have positives."""
     if len({"label" in record for record in records}) > 1:
         raise DataError(
-            "some records have a label and others texts to find", fix="Build two datasets of them, and two adapters."
+            "some records have a label and others have positives", fix="Build two datasets, and train two adapters."
         )
 
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    return native(source, ("id", "group", "query"), LISTS)
+    return native(source, ("id", "group", "query"), JSON_FIELDS)
 
 
 def _pairs(source: Path, options: Options) -> Rows:
-    """The rows of one query become one record, so that none of its texts is a negative of another of its rows."""
+    """One record per query, so that a positive of one row is never an in-batch negative of another row."""
     names = {name: options.get(name, name) for name in PAIR_COLUMNS}
     needed = [names["query"], names["positive"], *(names[name] for name in ("negative", "group") if name in options)]
     records: dict[tuple[str | None, str], tuple[dict[str, Any], str]] = {}
-    first: dict[str, str | None] = {}  # id -> the split in which it stands first
+    first: dict[str, str | None] = {}  # id -> the first split with that id
     for path, split in split_files(source):
         for row in read_rows(path, needed):
             if isinstance(row, RejectedRow):
@@ -62,12 +70,12 @@ def _pairs(source: Path, options: Options) -> Rows:
                 continue
             texts: dict[str, Any] = {name: row.data.get(column) for name, column in names.items()}
             if not all(isinstance(texts[name], str) and texts[name].strip() for name in ("query", "positive")):
-                yield RejectedRow(row.where, "query or positive holds no text", row.data)
+                yield RejectedRow(row.where, "query or positive is not a text", row.data)
                 continue
             query = str(texts["query"])
             name = pair_id(query)
             record: dict[str, Any] = {
-                # Of a query in two splits each record has an id of its own, so that the leak check can choose.
+                # A query in two splits gets two ids, so that the leak check can tell the records apart.
                 "id": name if first.setdefault(name, split) == split else f"{split}-{name}",
                 "group": str(texts["group"]) if "group" in options else normalised(query) or query,
                 "query": query,
@@ -130,7 +138,7 @@ def _shop(source: Path, options: Options) -> Rows:
 
 def _shop_collection(source: Path, options: Options) -> Collection:
     del options
-    # Grades are those of ESCI: 1 is a complement, which nobody who asked for the product would call a find.
+    # The grades are those of ESCI: grade 1 is a complement, which is not relevant to the query.
     return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE), relevant=2)
 
 
@@ -152,12 +160,14 @@ def _row(row: SourceRow, id_: Any, group: Any, query: Any, **more: Any) -> Sourc
 def _cranfield(source: Path, options: Options) -> Judged:
     del options
     qrels: dict[str, dict[str, int]] = {}
-    for each in cranfield.collection(source).judgments:
-        qrels.setdefault(each.topic, {})[each.document] = each.grade
+    for judgment in cranfield.collection(source).judgments:
+        qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
     return Judged(
         source.name,
         cranfield.topics(source),
-        lambda: (replace(each, title="") for each in cranfield.collection(source).documents),  # the text repeats it
+        lambda: (
+            replace(doc, title="") for doc in cranfield.collection(source).documents
+        ),  # the text repeats the title
         {None: qrels},
     )
 
@@ -167,29 +177,30 @@ def _judged(
 ) -> Format:
     """A format whose source is a test collection."""
 
-    def own(given: Options) -> Options:
-        return {key: value for key, value in given.items() if key != "relevant"}
+    def read(source: Path, options: Options) -> Found:
+        return judged_records(judged(source, _reader_options(options)), _relevant_grade(options, relevant))
 
-    def read(source: Path, given: Options) -> Found:
-        return judged_records(judged(source, own(given)), _from_grade(given, relevant))
+    def collection(source: Path, options: Options) -> Collection:
+        return collection_of(judged(source, _reader_options(options)), _relevant_grade(options, relevant))
 
-    def collection(source: Path, given: Options) -> Collection:
-        return collection_of(judged(source, own(given)), _from_grade(given, relevant))
-
-    return Format(name, description, read, collection, {**options, **FROM_GRADE}, passes=2)
+    return Format(name, description, read, collection, {**options, **RELEVANT_OPTION}, passes=2)
 
 
-def _from_grade(options: Options, usual: int) -> int:
-    given = options.get("relevant", str(usual))
-    if not given.isdigit() or given == "0":
-        raise UsageError(f"relevant is a number from 1 on, not '{given}'", where="--option")
-    return int(given)
+def _reader_options(options: Options) -> Options:
+    return {key: value for key, value in options.items() if key != "relevant"}
+
+
+def _relevant_grade(options: Options, default: int) -> int:
+    value = options.get("relevant", str(default))
+    if not value.isdigit() or value == "0":
+        raise UsageError(f"must be a whole number, at least 1, not '{value}'", where="--option relevant")
+    return int(value)
 
 
 def _clicks_collection(source: Path, options: Options) -> Collection:
-    own = {key: value for key, value in options.items() if key != "relevant"}
-    found = collection_of(clicked.judged(source, own), _from_grade(options, clicked.RELEVANT))
-    return replace(found, judged_by=clicked.card(source, own))
+    reader_options = _reader_options(options)
+    collection = collection_of(judged_clicks(source, reader_options), _relevant_grade(options, CLICKS_RELEVANT))
+    return replace(collection, judged_by=clicks_card(source, reader_options))
 
 
 FORMATS: Mapping[str, Format] = {
@@ -203,40 +214,40 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="pairs",
-            description="pairs and triples with the columns query, positive and perhaps negative",
+            description="pairs and triples with the columns query, positive and optionally negative",
             read=_pairs,
             collection=own_texts(_pairs),
             options=PAIR_COLUMNS,
         ),
         Format(
             name="squad",
-            description="SQuAD 1.1 or 2.0: a question finds its paragraph; split by article",
+            description="SQuAD 1.1 or 2.0: questions with their paragraph; split by article",
             read=_squad,
             collection=own_texts(_squad),
         ),
         Format(
             name="faq",
-            description="questions and answers (JSONL, JSON, CSV, TSV, Parquet): a question finds its answer",
+            description="questions and answers (JSONL, JSON, CSV, TSV, Parquet): questions with their answer",
             read=_faq,
             collection=own_texts(_faq),
             options=faq.COLUMNS,
         ),
         _judged("beir", "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)", lambda s, _: beir.judged(s), {}, 1),
         _judged("trec", "a folder with topics, qrels and the documents", trec.judged, trec.OPTIONS, 1),
-        _judged("cranfield", "the Cranfield collection: a query finds its abstracts", _cranfield, {}, 1),
+        _judged("cranfield", "the Cranfield collection: queries with relevant abstracts", _cranfield, {}, 1),
         replace(
             _judged(
                 "clicks",
-                "a click log (query, document, position, clicked); what position explains is taken off; second class",
-                clicked.judged,
-                clicked.OPTIONS,
-                clicked.RELEVANT,
+                "a click log (query, document, position, clicked), corrected for position bias; not human judgments",
+                judged_clicks,
+                CLICKS_OPTIONS,
+                CLICKS_RELEVANT,
             ),
             collection=_clicks_collection,
         ),
         Format(
             name="labelled",
-            description="texts with a class, two columns (titles and their category)",
+            description="two columns, text and class (such as titles with their category)",
             read=_labelled(labelled.read),
             options=labelled.COLUMNS,
         ),
@@ -247,13 +258,13 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="shop",
-            description="a folder written by the synthetic shop: queries find products",
+            description="a folder written by the synthetic shop: queries with relevant products",
             read=_shop,
             collection=_shop_collection,
         ),
         Format(
             name="shop-categories",
-            description="a folder written by the synthetic shop: titles and their category",
+            description="a folder written by the synthetic shop: titles with their category",
             read=_shop_categories,
         ),
     )

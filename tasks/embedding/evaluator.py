@@ -1,4 +1,4 @@
-"""Vectors are measured by what they find, or by the classes that they tell apart."""
+"""Evaluation of an encoder by retrieval, or by classification."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from searchlora.task import EvaluationInput
 
 
 def evaluate(inputs: EvaluationInput) -> Evaluation:
-    """Measure runs (records without a label) or predicted classes (records with one).
+    """Evaluate a run (records without a label) or predicted classes (records with a label).
 
-    Measures:
+    Retrieval:
         nDCG@10 (headline), MRR@10, Recall@10, Recall@100: of the run, by ir-measures, over every record with a
-            judgment. Where `relevant` is 2, MRR(rel=2)@10 and so on.
-        macro-F1 (headline): the mean F1 of the classes that stand in the records, each of the same weight.
+            judgment. If `relevant` is 2, the names are MRR(rel=2)@10 and so on.
+    Classification:
+        macro-F1 (headline): unweighted mean of the F1 of each class in the records.
         accuracy: 1 where the class is right.
+
+    Args:
+        inputs: For classification, outputs are class names or `InvalidOutput`; for retrieval they are not used.
     """
     if inputs.records and "label" in inputs.records[0]:
         return _classes(inputs)
     clusters, run = inputs.clusters, inputs.run
     own = {topic: grades for topic, grades in (inputs.qrels or {}).items() if topic in clusters}
     if run is None or not own:
-        return Evaluation("nDCG@10", {}, clusters, notes=("There was no run or no judgment, so nothing is measured.",))
+        return Evaluation("nDCG@10", {}, clusters, notes=("Without a run and judgments nothing is measured.",))
     names = [with_relevant(name, inputs.relevant) for name in RETRIEVAL_MEASURES]
     return Evaluation(
         headline=names[0],

@@ -1,7 +1,9 @@
-"""The embedding task: ties schema, dataset builder and evaluator together."""
+"""The embedding task: train an encoder for dense retrieval or for classification."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,19 @@ from typing import Any
 from searchlora.eval.evaluation import Evaluation
 from searchlora.records import Options, Record
 from searchlora.task import EncoderTask, EvaluationInput
-from searchlora.tasks.embedding import baselines, evaluator
+from searchlora.tasks.embedding import evaluator
 from searchlora.tasks.embedding.dataset import FORMATS, check_kind
 
 
 class EmbeddingTask(EncoderTask):
-    """Texts -> vectors: queries lie close to what they shall find, or texts of a class close to each other."""
+    """Texts -> vectors, so that queries are close to relevant texts, or texts of one class close to each other."""
 
     name = "embedding"
     version = 1
     formats = FORMATS
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
-        """Nothing is kept; records of two kinds are refused."""
+        """No settings. Raises `DataError` for a mix of labelled records and records with positives."""
         del options
         check_kind(records)
         return self.default_settings
@@ -42,4 +44,10 @@ class EmbeddingTask(EncoderTask):
         return evaluator.evaluate(inputs)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[Any]]:
-        return baselines.baseline_outputs(records, dataset)
+        """`commonest class` of the training split, for labelled records; BM25 is added by the command `evaluate`."""
+        if not records or "label" not in records[0]:
+            return {}
+        with (dataset / "train.jsonl").open(encoding="utf-8") as lines:
+            counts = Counter(json.loads(line)["label"] for line in lines)
+        commonest = min(counts, key=lambda label: (-counts[label], label))
+        return {"commonest class": [commonest] * len(records)}

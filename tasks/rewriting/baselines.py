@@ -1,4 +1,4 @@
-"""What a rewriter must beat: no model at all."""
+"""Baselines of the rewriting task: the raw query, a dictionary, and concatenation with the conversation."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from searchlora.records import Record
 
 
 def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> Mapping[str, Sequence[str]]:
-    """Baseline rewrites by name, each only where the data has what it needs.
+    """Baseline name -> one rewrite per record; baselines for which the data is missing are left out.
 
-    * `raw query`: as typed.
-    * `dictionary`: each word looked up in the dataset's `vocabulary.json`.
-    * `previous turn + query` (the turn is what the user asked and what came back), `whole conversation`,
-      `first turn + query` (what the user asked first): where there are conversations.
-    * `reference rewrite`: what the record says is right (a person's rewrite, a made one or a mined one), where every
-      record has one.
+    * `raw query`: the original query.
+    * `dictionary`: each word replaced by its entry in the dataset's `vocabulary.json`.
+    * `previous turn + query` (the user's previous turn and its answer), `whole conversation`, `first turn + query` (the
+      user's first turn): where there are conversations.
+    * `reference rewrite`: the gold rewrite (human, synthetic or mined), where every record has one.
+
+    Args:
+        dataset: The dataset folder.
     """
-    found: dict[str, Sequence[str]] = {"raw query": [record["query"] for record in records]}
+    outputs: dict[str, Sequence[str]] = {"raw query": [record["query"] for record in records]}
     vocabulary = dataset / "vocabulary.json" if dataset is not None else None
     if vocabulary is not None and vocabulary.is_file():
         from searchlora.shop import dictionary_rewrite
 
         words = json.loads(vocabulary.read_text(encoding="utf-8"))
-        found["dictionary"] = [dictionary_rewrite(record["query"], words) for record in records]
+        outputs["dictionary"] = [dictionary_rewrite(record["query"], words) for record in records]
     if any(_user_turns(record) for record in records):
-        found["previous turn + query"] = [_joined([*_last_turn(record), record["query"]]) for record in records]
-        found["whole conversation"] = [
+        outputs["previous turn + query"] = [_joined([*_last_turn(record), record["query"]]) for record in records]
+        outputs["whole conversation"] = [
             _joined([*(turn["text"] for turn in record.get("history", [])), record["query"]]) for record in records
         ]
-        found["first turn + query"] = [first_and(record, record["query"]) for record in records]
+        outputs["first turn + query"] = [first_and(record, record["query"]) for record in records]
     if all("rewrite" in record for record in records):
-        found["reference rewrite"] = [record["rewrite"] for record in records]
-    return found
+        outputs["reference rewrite"] = [record["rewrite"] for record in records]
+    return outputs
 
 
 def first_and(record: Record, query: str) -> str:
-    """The opening question of the conversation and a query as one query."""
+    """The user's first turn and the query, concatenated."""
     return _joined([*_user_turns(record)[:1], query])
 
 
@@ -47,10 +49,10 @@ def _user_turns(record: Record) -> list[str]:
 
 
 def _last_turn(record: Record) -> list[str]:
-    """What the user said last, and what the system answered."""
+    """The user's previous turn and the answer to it."""
     history = record.get("history", [])
-    places = [place for place, turn in enumerate(history) if turn["role"] == "user"]
-    return [turn["text"] for turn in history[places[-1] :]] if places else []
+    user_turns = [index for index, turn in enumerate(history) if turn["role"] == "user"]
+    return [turn["text"] for turn in history[user_turns[-1] :]] if user_turns else []
 
 
 def _joined(parts: Sequence[str]) -> str:

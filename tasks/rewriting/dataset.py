@@ -1,4 +1,4 @@
-"""Source formats of the rewriting task: what each public format calls a thing -> what a record calls it."""
+"""Source formats of the rewriting task, and the option for protected words."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from searchlora.records import Collection, Format, Options, Record, RejectedRow,
 SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
 
-#: Year -> description of the formats that hold their rewrites themselves.
+#: Year -> description of the formats whose topic file includes the rewrites.
 CAST = {
     2020: "TREC CAsT 2020 topics (2020_manual_evaluation_topics_v1.0.json)",
     2021: "TREC CAsT 2021 topics (2021_manual_evaluation_topics_v1.0.json)",
     2022: "TREC CAsT 2022 topics, tree or flattened (2022_evaluation_topics_tree_v1.0.json)",
 }
 
-#: The option of every format that names a list of words to keep.
+#: The option of every format with a list of protected words.
 PROTECTED = "protected"
 
-NEEDED = ("id", "group", "query", "rewrite")
+REQUIRED_FIELDS = ("id", "group", "query", "rewrite")
 
 #: Fields that a table cell holds as JSON.
-NOT_TEXT = ("history", "protected", "turn", "needs_rewrite")
+JSON_FIELDS = ("history", "protected", "turn", "needs_rewrite")
 
 
 def _native(source: Path, options: Options) -> Rows:
     del options
-    return native(source, NEEDED, NOT_TEXT)
+    return native(source, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-    """CANARD's questions, from a turn on where the option says so; how many that leaves out goes into the card."""
-    given = options.get("from_turn", "1")
-    if not given.isdigit():
-        raise UsageError(f"from_turn is a number, not '{given}'", where="--option")
+    """CANARD's questions from turn `from_turn` on; the dataset card counts the questions left out."""
+    from_turn = options.get("from_turn", "1")
+    if not from_turn.isdigit():
+        raise UsageError(f"'{from_turn}' is not a whole number", where="--option from_turn")
     left_out = 0
     for row in canard.read(source):
-        if isinstance(row, SourceRow) and row.data["number"] < int(given):
+        if isinstance(row, SourceRow) and row.data["number"] < int(from_turn):
             left_out += 1
         else:
             yield row
     if left_out:
-        yield SourceReport((f"Questions before turn {given} are left out.",), {"questions left out": left_out})
+        yield SourceReport((f"Questions before turn {from_turn} are left out.",), {"questions left out": left_out})
 
 
 def _canard(data: Mapping[str, Any]) -> Record:
@@ -106,46 +106,46 @@ def _record(*, query: str, rewrite: str, split: str | None = None, **rest: Any) 
 
 
 def _turns(texts: Sequence[str]) -> list[dict[str, str]]:
-    """Texts of user and assistant in turn; an empty one (no answer) is left out."""
+    """Turns from alternating texts of user and assistant; empty texts are left out."""
     roles = ("user", "assistant")
     return [{"role": roles[number % 2], "text": text} for number, text in enumerate(texts) if text.strip()]
 
 
 def _shop_collection(source: Path, options: Options) -> Collection:
     del options
-    # Grades are those of ESCI: 1 is a complement, which nobody who asked for the product would call a find.
+    # The grades are those of ESCI: grade 1 is a complement, which is not relevant to the query.
     return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE), relevant=2)
 
 
 def _protecting(format: Format) -> Format:
-    """The format with an option that names a list of words (brands, say) which a rewrite must keep."""
+    """The format with an option for protected words, such as brands, that a rewrite must keep."""
 
     def read(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-        own = {key: value for key, value in options.items() if key != PROTECTED}
+        reader_options = {key: value for key, value in options.items() if key != PROTECTED}
         words = read_words(Path(options[PROTECTED])) if PROTECTED in options else []
-        for row in format.read(source, own):
+        for row in format.read(source, reader_options):
             yield _with_protected(row, words) if isinstance(row, SourceRow) and words else row
 
-    meaning = "a text file, one brand or other word a line; where the query has it, the rewrite must keep it"
+    meaning = "a text file of protected words such as brands, one per line; a rewrite must keep those in the query"
     return replace(format, read=read, options={**(format.options or {}), PROTECTED: meaning})
 
 
 def read_words(path: Path) -> list[str]:
-    """The lines of a word list. Raises `DataError` for a file that cannot be read or is empty."""
+    """The words of a list, one per line. Raises `DataError` for a file that cannot be read or is empty."""
     try:
         words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as a list of words ({error})", where=str(path)) from None
     if not words:
-        raise DataError("holds no word", where=str(path), fix="Write one brand or other word a line.")
+        raise DataError("contains no word", where=str(path), fix="Write one word per line.")
     return words
 
 
 def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
     query = f" {normalised(str(row.data.get('query', '')))} "
-    found = [word for word in words if f" {normalised(word)} " in query]
-    protected = [*row.data.get("protected", []), *found]
-    return SourceRow({**row.data, "protected": protected}, row.where) if found else row
+    matches = [word for word in words if f" {normalised(word)} " in query]
+    protected = [*row.data.get("protected", []), *matches]
+    return SourceRow({**row.data, "protected": protected}, row.where) if matches else row
 
 
 FORMATS: Mapping[str, Format] = {
@@ -169,17 +169,17 @@ FORMATS: Mapping[str, Format] = {
             read=mapped(_canard_turns, _canard),
             collection=lambda source, _: canard.collection(source),
             options={
-                "from_turn": "leave out earlier questions; 2 for the first ones, which name what only the title says"
+                "from_turn": "leave out questions before this turn; 2 skips first questions, which depend on the title"
             },
             passes=2,
         ),
         Format(
             name="cast2019",
-            description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), the human rewrites in a TSV beside them",
+            description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), human rewrites in a TSV beside them",
             read=mapped(
                 lambda source, options: cast.read(source, cast.read_rewrites(source, options.get("rewrites"))), _cast
             ),
-            options={"rewrites": "the TSV with the human rewrites, where it is not beside the topics"},
+            options={"rewrites": "the TSV with the human rewrites, if it is not beside the topics"},
         ),
         *(
             Format(name=f"cast{year}", description=described, read=mapped(lambda source, _: cast.read(source), _cast))
@@ -192,13 +192,13 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="pairs",
-            description="query pairs with the columns query and rewrite, perhaps id (JSONL, JSON, CSV, TSV, Parquet)",
+            description="query pairs with the columns query, rewrite, optionally id (JSONL, JSON, CSV, TSV, Parquet)",
             read=mapped(pairs.read, _pair),
             options=pairs.COLUMNS,
         ),
         Format(
             name="querylog",
-            description="a query log (session, time, query, clicks, perhaps user), mined for reformulations; "
+            description="a query log (session, time, query, clicks, optionally user), mined for reformulations; "
             "an id is the hash of query and rewrite (searchlora.data.formats.pair_ids)",
             read=mapped(querylog.read, _pair),
             options=querylog.OPTIONS,

@@ -1,4 +1,4 @@
-"""Rewrites are scored by what they retrieve; likeness to the reference stands beside that, never for it."""
+"""Evaluation of rewrites by retrieval; similarity to a reference rewrite is reported beside it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ _WORD = re.compile(r"\w+")
 
 
 def evaluate(inputs: EvaluationInput) -> Evaluation:
-    """Measure rewrites, one per record, over all records; in place of an invalid one the query as typed counts.
+    """Evaluate rewrites over all records; the original query replaces an invalid output.
 
     Measures:
-        nDCG@10, MRR@10, Recall@10, Recall@100: of the run retrieved with the rewrites, by ir-measures, where there are
-            a run and judgments. nDCG@10 is the headline. Where `relevant` is 2, MRR(rel=2)@10 and so on.
-        ROUGE-L: F-measure against the reference, of the rows that have one (Lin 2004), the headline without a run.
-        left alone: of the records that need no rewrite, 1 where the query came out as it went in, but for case,
-            punctuation and white space.
-        protected words kept: of the records with protected words, the share of these that the rewrite holds. Protected
-            are the record's own (brands of a list, see the builder's option) and, where there is a reference, numbers
-            and article codes of the query that the reference keeps too.
-        invalid: 1 where the output did not parse.
-        BLEU (total): of all rewrites against the references, by sacrebleu.
+        nDCG@10 (headline), MRR@10, Recall@10, Recall@100: of the run retrieved with the rewrites, by ir-measures, where
+            there are a run and judgments. If `relevant` is 2, the names are MRR(rel=2)@10 and so on.
+        ROUGE-L: F-measure against the reference rewrite (Lin 2004); the headline without a run.
+        left alone: 1 where a query that needs no rewrite is unchanged up to case, punctuation and white space.
+        protected words kept: the share of a record's protected words that the rewrite contains. Protected are the
+            record's own (such as brands from the builder's option) and the numbers and article codes that query and
+            reference share.
+        invalid: 1 where the output could not be parsed.
+        BLEU (total): corpus BLEU against the reference rewrites, by sacrebleu.
+
+    Args:
+        inputs: Outputs are strings or `InvalidOutput`.
     """
     records, ids, run = inputs.records, inputs.ids, inputs.run
     texts = [
@@ -45,13 +47,13 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
         values.update(retrieval_values(run, own, measures))
         notes = retrieval_notes(run, own)
     else:
-        notes = ("There was no run or no judgment, so this is likeness to the reference, not whether a rewrite finds.",)
+        notes = ("Without a run and judgments only similarity to the reference is measured, not retrieval.",)
     totals = {}
-    if referenced := [place for place, record in enumerate(records) if "rewrite" in record]:
-        ours = [texts[place] for place in referenced]
-        references = [str(records[place]["rewrite"]) for place in referenced]
-        values["ROUGE-L"] = dict(zip([ids[place] for place in referenced], rouge_l(ours, references), strict=True))
-        totals["BLEU"] = corpus_bleu(ours, references)
+    if referenced := [row for row, record in enumerate(records) if "rewrite" in record]:
+        rewrites = [texts[row] for row in referenced]
+        references = [str(records[row]["rewrite"]) for row in referenced]
+        values["ROUGE-L"] = dict(zip([ids[row] for row in referenced], rouge_l(rewrites, references), strict=True))
+        totals["BLEU"] = corpus_bleu(rewrites, references)
     values["left alone"] = {
         id_: float(_words(text) == _words(record["query"]))
         for id_, record, text in zip(ids, records, texts, strict=True)
@@ -78,33 +80,33 @@ def evaluate(inputs: EvaluationInput) -> Evaluation:
 def _slices(records: Sequence[Record]) -> Mapping[str, Mapping[str, str]]:
     slices: dict[str, dict[str, str]] = {}
     for record in records:
-        for name, value in _places(record).items():
+        for name, value in _slice_values(record).items():
             slices.setdefault(name, {})[str(record["id"])] = value
     return slices
 
 
-def _places(record: Record) -> dict[str, str]:
-    places = {}
+def _slice_values(record: Record) -> dict[str, str]:
+    values = {}
     if "needs_rewrite" in record:
-        places["needs a rewrite"] = "yes" if record["needs_rewrite"] else "no"
+        values["needs a rewrite"] = "yes" if record["needs_rewrite"] else "no"
     if "turn" in record:
-        places["turn"] = str(record["turn"]) if record["turn"] < 6 else "6 and later"
+        values["turn"] = str(record["turn"]) if record["turn"] < 6 else "6 and later"
     if "kind" in record:
-        places["kind"] = str(record["kind"])
-    return places
+        values["kind"] = str(record["kind"])
+    return values
 
 
 def _protected(record: Record) -> list[str]:
-    """The record's own protected words, and words with a digit that stand in query and reference alike."""
+    """The record's protected words, and the words with a digit that query and reference share."""
     reference = set(_words(record.get("rewrite", "")))
     codes = [word for word in _words(record["query"]) if word in reference and any(map(str.isdigit, word))]
     return list(dict.fromkeys([*map(str.lower, record.get("protected", [])), *codes]))
 
 
 def _kept(protected: Sequence[str], text: str) -> float:
-    """The share of protected words (or runs of words) that stand in a text, whatever their case."""
+    """The share of protected words or phrases that a text contains, ignoring case."""
     words = f" {' '.join(_words(text))} "
-    return sum(f" {' '.join(_words(each))} " in words for each in protected) / len(protected)
+    return sum(f" {' '.join(_words(phrase))} " in words for phrase in protected) / len(protected)
 
 
 def _words(text: Any) -> list[str]:

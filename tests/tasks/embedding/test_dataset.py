@@ -162,7 +162,7 @@ def test_from_which_grade_on_a_document_is_relevant(beir, tmp_path):
     dataset = built(beir, "beir", tmp_path / "out", relevant="2", how={"allow_rejects": True})
     assert dataset.records("train")[0]["positives"] == ["T text 0"]
     assert dataset.relevant == 2
-    with pytest.raises(UsageError, match="relevant is a number from 1 on, not '0'"):
+    with pytest.raises(UsageError, match="--option relevant: must be a whole number, at least 1, not '0'"):
         built(beir, "beir", tmp_path / "other", relevant="0")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
-from searchlora.tasks.rewriting.conversation import LATEST_TURNS, WORDS_OF_AN_ANSWER, shortened
+from searchlora.tasks.rewriting.task import LATEST_TURNS, WORDS_PER_ANSWER, truncated_history
 
 
 def turns(*texts: str) -> list[dict[str, str]]:
@@ -40,18 +40,18 @@ def test_the_dictionary_where_the_dataset_has_one(tmp_path):
 
 def test_a_short_conversation_is_shown_whole():
     history = turns(*"abcdef")
-    assert shortened(history) == history
+    assert truncated_history(history) == history
 
 
 def test_a_long_conversation_keeps_its_opening_and_its_end_and_says_what_is_left_out():
-    shown = [turn["text"] for turn in shortened(turns(*"abcdefghij"))]
+    shown = [turn["text"] for turn in truncated_history(turns(*"abcdefghij"))]
     assert shown == ["a", "…", *"ghij"]
     assert len(shown) == LATEST_TURNS + 2
 
 
 def test_answers_are_cut_and_questions_are_not():
-    long = " ".join(["word"] * (WORDS_OF_AN_ANSWER + 9))
-    asked, answered = shortened(turns(long, long))
+    long = " ".join(["word"] * (WORDS_PER_ANSWER + 9))
+    asked, answered = truncated_history(turns(long, long))
     assert asked["text"] == long
     assert answered["text"].split()[-1] == "…"
-    assert len(answered["text"].split()) == WORDS_OF_AN_ANSWER + 1
+    assert len(answered["text"].split()) == WORDS_PER_ANSWER + 1
