@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.files import atomic_text
 from searchlora.eval.formatting import write_json
 from searchlora.eval.tables import Header, to_json
 from searchlora.experiments.machine import machine, versions
+from searchlora.files import atomic_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.files import atomic_text
+from searchlora.files import atomic_text
 
 
 def number(value: float | None, form: str = ".3f") -> str:

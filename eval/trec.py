@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text, numbered_lines
+from searchlora.files import atomic_text, numbered_lines
 
 #: topic id -> document id -> grade
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]

@@ -12,7 +12,7 @@ FILES = {
     "__init__.py": """
 from pathlib import Path
 
-from searchlora.data.files import read_rows
+from searchlora.files import read_rows
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import OneLabel
 from searchlora.records import Format

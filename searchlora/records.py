@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from searchlora.files.rows import RejectedRow as RejectedRow
+from searchlora.files.rows import SourceRow as SourceRow
+
 #: One validated input row of a task: a JSON object with `id` and `group`.
 Record: TypeAlias = Mapping[str, Any]
 
@@ -15,14 +18,6 @@ SearchContext: TypeAlias = Mapping[str, Any]
 
 #: Options given to a reader as `--option key=value`.
 Options: TypeAlias = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """A row as a reader found it, and where: "dev.json, row 12"."""
-
-    data: Record
-    where: str
 
 
 @dataclass(frozen=True)
@@ -93,15 +88,6 @@ class Format:
     sidecars: tuple[str, ...] = ()
     passes: int = 1
     implied: Callable[[Path], Options] | None = None
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """A row that a reader or the schema refused: where, why, and the row itself as far as it could be read."""
-
-    where: str
-    reason: str
-    data: Any = None
 
 
 @dataclass(frozen=True)

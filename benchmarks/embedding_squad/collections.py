@@ -10,7 +10,7 @@ from pathlib import Path
 
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.text import fingerprint, normalised
+from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import Record, SourceRow
 from searchlora.tasks.embedding.dataset import FORMATS
 

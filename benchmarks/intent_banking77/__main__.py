@@ -19,9 +19,9 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.files import atomic_text
 from searchlora.eval.tables import to_json
 from searchlora.experiments.train import train_or_reuse
+from searchlora.files import atomic_text
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.task import load_prompted_task

@@ -13,10 +13,10 @@ from benchmarks.judgment_trecdl19.warm import warm_adapter
 from benchmarks.merged import merged
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.eval.files import atomic_text
 from searchlora.experiments.judge.grade_log import graded
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.train import train_or_reuse
+from searchlora.files import atomic_text
 from searchlora.outputs import from_json, to_json
 from searchlora.progress import Steps
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.judgment_trecdl19.folds import SEED, Topics
-from searchlora.eval.files import atomic_text
+from searchlora.files import atomic_text
 from searchlora.outputs import Grade
 
 EACH = 10

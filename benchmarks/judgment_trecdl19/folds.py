@@ -12,8 +12,8 @@ from benchmarks.common import write_rows
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats import trecdl
-from searchlora.data.text import normalised
 from searchlora.errors import DataError
+from searchlora.eval.text_identity import normalised
 from searchlora.records import RejectedRow
 
 SEED = 13

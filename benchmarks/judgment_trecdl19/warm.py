@@ -19,7 +19,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.formats import squad
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.experiments.train import train_or_reuse
 from searchlora.progress import Steps
 from searchlora.records import Document, RejectedRow, SourceRow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.rag_mtrag.records import SEED, Record, dataset_in, records, validates
 from searchlora.data.dataset import Dataset
-from searchlora.data.text import fingerprint
+from searchlora.eval.text_identity import fingerprint
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 
 FOLDS = 3

@@ -33,11 +33,11 @@ from benchmarks.rag_mtrag.data import MtRag
 from benchmarks.rag_mtrag.records import SEED
 from searchlora.cli.terminal import print_comparison
 from searchlora.data.formats import squad
-from searchlora.data.text import fingerprint, normalised
 from searchlora.eval.aggregate import cohen_kappa
 from searchlora.eval.comparison import compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.tables import to_json
+from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import SourceRow
 from searchlora.tasks.rag_answer.citations import SUPPORTED, reference_sentences, support
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.rag_mtrag.records import SEED, WORDS, Record
 from searchlora.eval.evaluation import Evaluation
-from searchlora.eval.files import atomic_text
+from searchlora.files import atomic_text
 from searchlora.outputs import CitedAnswer
 from searchlora.tasks.rag_answer.truncation import passage_texts
 

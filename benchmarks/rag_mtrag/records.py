@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.common import write_rows
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.text import fingerprint
 from searchlora.errors import DataError
+from searchlora.eval.text_identity import fingerprint
 from searchlora.records import RejectedRow, SourceReport, SourceRow
 from searchlora.task import load_task
 

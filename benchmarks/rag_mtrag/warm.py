@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.rag_mtrag.records import SEED, WORDS, Record, dataset_in, records, validates
 from searchlora.data.dataset import Dataset
 from searchlora.data.formats import squad
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.records import SourceRow
 from searchlora.tasks.rag_answer.citations import with_marks
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD_SUFFIX

@@ -1,10 +1,10 @@
-"""BEIR's files (Thakur et al., NeurIPS 2021; https://github.com/beir-cellar/beir): qrels as TSV, queries as JSON Lines.
+"""BEIR files (Thakur et al., NeurIPS 2021; https://github.com/beir-cellar/beir): qrels as TSV, queries as JSON Lines.
 
-A path may be a BEIR folder: then qrels are those of `qrels/test.tsv` (or the only file in `qrels/`), topics those of
-`queries.jsonl`. BEIR has no file of its own for runs; its tools write TREC.
+The path of a BEIR folder stands for its `qrels/test.tsv` (or the only file in `qrels/`) and its `queries.jsonl`. BEIR
+has no file format for runs; its tools write TREC.
 
-The entries of a query's `metadata` become fields of the topic; lists and objects among them are no fields and are not
-read, and an entry `query` (TREC-COVID has one) becomes `metadata.query`.
+The members of the `metadata` of a query become fields of the topic; lists and objects are ignored, and a member
+`query` (TREC-COVID has one) becomes `metadata.query`.
 """
 
 from __future__ import annotations
@@ -13,35 +13,44 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text
-from searchlora.eval.formats.contract import Format, QrelsForm, Row, TopicRow, Topics, TopicsForm
-from searchlora.eval.formats.delimited import delimited_rows, write_delimited
-from searchlora.eval.formats.json_text import has_keys, json_line, json_rows
+from searchlora.eval.formats.base import (
+    Format,
+    QrelsForm,
+    Row,
+    TopicRow,
+    Topics,
+    TopicsForm,
+    has_keys,
+    json_rows,
+    table_rows,
+)
 from searchlora.eval.trec import Qrels
+from searchlora.files import atomic_text, json_line
+from searchlora.files.rows import write_delimited
 
 _COLUMNS = ("query-id", "corpus-id", "score")
 _CLASH = "metadata.query"
 
 
 def _qrels_rows(path: Path) -> Iterator[Row]:
-    for where, row in delimited_rows(qrels_file(path), "\t", _COLUMNS):
+    for where, row in table_rows(qrels_file(path), "\t", _COLUMNS):
         yield Row(where, *(row[column] for column in _COLUMNS))
 
 
 def qrels_file(path: Path) -> Path:
-    """The file of the judgments in a BEIR folder; a file itself. Raises `DataError` where no one file is meant."""
+    """The qrels file of a BEIR folder; a file stands for itself. Raises `DataError` if the choice is not unique."""
     if not path.is_dir():
         return path
-    found = sorted(file for file in (path / "qrels").glob("*.tsv*") if file.name.endswith((".tsv", ".tsv.gz")))
-    tests = [file for file in found if file.name.startswith("test.")]
-    if len(tests or found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted(file for file in (path / "qrels").glob("*.tsv*") if file.name.endswith((".tsv", ".tsv.gz")))
+    tests = [file for file in files if file.name.startswith("test.")]
+    if len(tests or files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise DataError(
             f"there is no qrels/test.tsv, and not one other qrels file ({names})",
             where=str(path),
             fix="Name the file.",
         )
-    return (tests or found)[0]
+    return (tests or files)[0]
 
 
 def _topic_rows(path: Path) -> Iterator[TopicRow]:
@@ -72,12 +81,12 @@ def _write_topics(path: Path, topics: Topics) -> None:
             out.write(json_line({"_id": topic, "text": fields["query"], "metadata": metadata}))
 
 
-FORMAT = Format(
+BEIR = Format(
     name="beir",
     qrels=QrelsForm(
         shape="<tab>".join(_COLUMNS) + " as header",
         recognises=lambda head: tuple(head.line.split("\t")) == _COLUMNS,
-        endings=(".tsv",),
+        suffixes=(".tsv",),
         rows=_qrels_rows,
         write=_write_qrels,
     ),

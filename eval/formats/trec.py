@@ -1,8 +1,8 @@
 """TREC files: qrels and runs as trec_eval reads them, topics as tab-separated lines or as `<top>` blocks.
 
 Tab-separated topics, `id<tab>query`, are those of the Deep Learning track; the blocks are those of the ad hoc tracks
-(https://trec.nist.gov/data/topics_eng/). Of a block, `num` is the id, `title` the query, `desc` and `narr` become the
-fields `description` and `narrative`, any other tag a field of its own name.
+(https://trec.nist.gov/data/topics_eng/). In a block, `num` is the id, `title` the query, `desc` and `narr` become the
+fields `description` and `narrative`, any other tag a field of the same name.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text, numbered_lines, opened_text
-from searchlora.eval.formats.contract import Format, QrelsForm, Row, RunForm, TopicRow, Topics, TopicsForm
-from searchlora.eval.formats.head import Head
+from searchlora.eval.formats.base import Format, QrelsForm, Row, RunForm, TopicRow, Topics, TopicsForm
 from searchlora.eval.trec import QRELS_LINE, RUN_LINE, read_run, split_line, write_qrels, write_run
+from searchlora.files import Head, atomic_text, numbered_lines, open_text
 
 TOPIC_LINE = "id<tab>query"
 
@@ -49,17 +48,19 @@ def _topic_rows(path: Path) -> Iterator[TopicRow]:
 
 
 def _blocks(path: Path) -> Iterator[TopicRow]:
-    with opened_text(path) as file:
+    with open_text(path) as file:
         text = file.read()
+    line, counted = 1, 0
     for block in _BLOCK.finditer(text):
-        where = f"{path}, line {text.count(chr(10), 0, block.start()) + 1}"
+        line, counted = line + text.count("\n", counted, block.start()), block.start()
+        where = f"{path}, line {line}"
         if not block[2]:
             raise DataError("the topic has no </top>", where=where)
         fields: dict[str, object] = {}
         for tag, content in _TAG.findall(block[1]):
             name = _FIELDS.get(tag.lower(), tag.lower())
             if name in fields:
-                raise DataError(f"<{tag}> stands twice in the topic", where=where)
+                raise DataError(f"<{tag}> occurs twice in the topic", where=where)
             fields[name] = " ".join(_LABEL.sub("", content, count=1).split() if _labelled(content) else content.split())
         yield TopicRow(where, fields.pop("id", None), {name: value for name, value in fields.items() if value})
 
@@ -74,13 +75,13 @@ def _write_topics(path: Path, topics: Topics) -> None:
             others = [name for name in fields if name != "query"]
             if others:
                 raise DataError(
-                    f"field '{others[0]}' has no place in '{TOPIC_LINE}'",
+                    f"the form '{TOPIC_LINE}' cannot hold the field '{others[0]}'",
                     where=f"topic {topic}",
                     fix="Write jsonl, parquet, csv or beir, or leave the field out.",
                 )
             line = f"{topic}\t{fields['query']}"
             if line.count("\t") != 1 or "\n" in line or "\r" in line:
-                raise DataError("a tab or a line break cannot stand in a TREC topic", where=f"topic {topic}")
+                raise DataError("a TREC topic cannot hold a tab or a line break", where=f"topic {topic}")
             out.write(line + "\n")
 
 
@@ -93,26 +94,26 @@ def _looks_like_topics(head: Head) -> bool:
     return head.text[:5].lower() == "<top>" or (head.line.count("\t") == 1 and head.line[0] != "{")
 
 
-FORMAT = Format(
+TREC = Format(
     name="trec",
     qrels=QrelsForm(
         shape=QRELS_LINE,
         recognises=lambda head: _looks_like(head.line, QRELS_LINE, 3),
-        endings=("", ".txt", ".trec", ".qrels"),
+        suffixes=("", ".txt", ".trec", ".qrels"),
         rows=_qrels_rows,
         write=write_qrels,
     ),
     run=RunForm(
         shape=RUN_LINE,
         recognises=lambda head: _looks_like(head.line, RUN_LINE, 4),
-        endings=("", ".txt", ".trec", ".run"),
+        suffixes=("", ".txt", ".trec", ".run"),
         read=read_run,
         write=write_run,
     ),
     topics=TopicsForm(
         shape=f"{TOPIC_LINE}, or <top> blocks",
         recognises=_looks_like_topics,
-        endings=("", ".txt", ".trec", ".tsv"),
+        suffixes=("", ".txt", ".trec", ".tsv"),
         rows=_topic_rows,
         write=_write_topics,
     ),

@@ -9,7 +9,6 @@ from typing import Any
 
 from searchlora.errors import UsageError
 from searchlora.eval.calibration import CurvePoint, grade_curve
-from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.formatting import to_plain, write_json
 from searchlora.eval.judge.card import JudgeCard, cards_markdown, judge_card, to_json
@@ -21,6 +20,7 @@ from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
 from searchlora.eval.report.judge_card import judge_name, write_judge_card
 from searchlora.eval.trec import Qrels
+from searchlora.files import atomic_text, file_sha256
 
 Files = Mapping[str, str | Path]
 

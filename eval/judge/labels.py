@@ -12,12 +12,12 @@ from typing import TypeAlias
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import atomic_text, numbered_lines
 from searchlora.eval.formats import read_qrels
-from searchlora.eval.formats.json_text import json_rows
+from searchlora.eval.formats.base import json_rows
 from searchlora.eval.judge.agreement import Floats, as_scale, confusion
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.trec import Qrels
+from searchlora.files import atomic_text, numbered_lines
 
 #: topic -> document -> grade; None for an invalid answer of the judge
 Labels: TypeAlias = Mapping[str, Mapping[str, int | None]]

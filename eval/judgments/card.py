@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import atomic_text, file_sha256, numbered_lines
 from searchlora.eval.formats import Topics, format_for_name, read_qrels, read_run, write_qrels, write_run
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Qrels, Run
+from searchlora.files import atomic_text, file_sha256, numbered_lines
 
 Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
 

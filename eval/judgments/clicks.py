@@ -28,8 +28,8 @@ from urllib.parse import quote_plus
 import numpy as np
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import atomic_text
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, write_judgments
+from searchlora.files import atomic_text
 
 POSITION_PRIOR = 10.0
 PRIOR = 1.0

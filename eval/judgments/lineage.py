@@ -14,7 +14,7 @@ from pathlib import Path
 
 from searchlora.errors import UsageError, some
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card
-from searchlora.eval.same_text import normalised
+from searchlora.eval.text_identity import normalised
 
 
 @dataclass(frozen=True)

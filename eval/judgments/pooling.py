@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import numbered_lines
-from searchlora.eval.formats.json_text import json_object
 from searchlora.eval.trec import Run, ranked
+from searchlora.files import json_object, numbered_lines
 
 
 def pool(runs: Mapping[str, Run], depth: int, *, seed: int = 0) -> dict[str, dict[str, int]]:

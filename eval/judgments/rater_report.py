@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import UsageError
-from searchlora.eval.files import atomic_text
 from searchlora.eval.formatting import figure, markdown_table, to_plain, write_json
 from searchlora.eval.judge.rater_agreement import RatingPair, RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
 from searchlora.eval.resampling import Figure
 from searchlora.eval.trec import write_qrels
+from searchlora.files import atomic_text
 
 
 def write_ratings(

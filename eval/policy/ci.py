@@ -8,10 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.files import atomic_text
 from searchlora.eval.formatting import markdown_table
 from searchlora.eval.policy.decide import RuleResult
 from searchlora.eval.tables import to_markdown
+from searchlora.files import atomic_text
 
 
 def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> None:

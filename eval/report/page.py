@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.files import atomic_text
 from searchlora.eval.formatting import interval, number, p_value
+from searchlora.files import atomic_text
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from searchlora.adapters.merging import REPORT
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.errors import BaseModelError, NotInStore
-from searchlora.eval.files import atomic_text, numbered_lines
 from searchlora.eval.judgments.lineage import query_hash
+from searchlora.files import atomic_text, numbered_lines
 
 #: File beside the weights: `query_hash` of each training query, sorted, one per line.
 TRAINING_QUERIES = "training_queries.txt"

@@ -15,7 +15,7 @@ from typing import Any
 
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, write_manifest
 from searchlora.errors import StoreError, TamperedAdapter
-from searchlora.eval.files import file_sha256
+from searchlora.files import file_sha256
 from searchlora.models.resolve import public_name
 
 MODEL_CARD = "README.md"

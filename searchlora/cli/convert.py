@@ -11,7 +11,7 @@ import typer
 from searchlora.cli.options import example, parse_numbers
 
 if TYPE_CHECKING:
-    from searchlora.eval.formats.contract import Kind
+    from searchlora.eval.formats.base import Kind
 
 app = typer.Typer(help="Convert qrels, runs and topics between formats.", no_args_is_help=True)
 

@@ -100,9 +100,9 @@ def experiment(
     """Compare systems over topics with intervals and paired tests. Exits with 1 if the policy refuses."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
-    from searchlora.eval.files import check_writable
     from searchlora.experiments.experiment import experiment as verb
     from searchlora.experiments.results import write, write_decision
+    from searchlora.files import check_writable
 
     check_writable(junit, summary, out / "report.html")
     with progress_bars() as steps:
@@ -152,10 +152,10 @@ def promote(
     """Move an alias to a version if the policy passes. Exits with 1 if it does not. Both decisions are recorded."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
-    from searchlora.eval.files import check_writable
     from searchlora.experiments.promote import promote as verb
     from searchlora.experiments.report import write
     from searchlora.experiments.results import write_decision
+    from searchlora.files import check_writable
 
     check_writable(junit, summary, out / "report.html" if out is not None else None)
     with progress_bars() as steps:

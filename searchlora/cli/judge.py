@@ -120,9 +120,9 @@ def judge_card(
     seed: SeedOption = 0,
 ) -> None:
     """Measure agreement of LLM judges with human judgments: kappa, error, bias, system order, with intervals."""
-    from searchlora.eval.files import check_writable
     from searchlora.eval.formatting import figure
     from searchlora.eval.judge.cards_from_files import judge_cards, write
+    from searchlora.files import check_writable
 
     check_writable(*(out / f"judge_card.{kind}" for kind in ("json", "md", "html")))
     files_by_judge: dict[str, list[str]] = {}
@@ -177,10 +177,10 @@ def prediction_powered(
     seed: SeedOption = 0,
 ) -> None:
     """Estimate measures from few human-judged and many LLM-judged topics, with a valid confidence interval."""
-    from searchlora.eval.files import check_writable
     from searchlora.eval.formats import read_topics
     from searchlora.eval.formatting import write_json
     from searchlora.eval.judge.prediction_powered_runs import powered_runs
+    from searchlora.files import check_writable
 
     check_writable(out)
     result = powered_runs(

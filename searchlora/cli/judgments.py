@@ -102,10 +102,10 @@ def export(
     from datetime import UTC, datetime
 
     from searchlora.cli.terminal import warnings_on_stderr
-    from searchlora.eval.files import file_sha256
     from searchlora.eval.formatting import interval
     from searchlora.eval.judgments.rater_report import write_ratings
     from searchlora.eval.judgments.ratings import read_ratings
+    from searchlora.files import file_sha256
 
     with warnings_on_stderr():
         exported = write_ratings(
@@ -156,12 +156,10 @@ def clicks(
     from datetime import UTC, datetime
 
     from searchlora.cli.terminal import progress_bars
-    from searchlora.data.files import check_file
     from searchlora.data.formats.clicks import read_clicks
-    from searchlora.data.meter import Meter, metered
-    from searchlora.eval.files import file_sha256
     from searchlora.eval.judgments.card import check_new
     from searchlora.eval.judgments.clicks import ClickCounts, details_path, write_click_qrels
+    from searchlora.files import ReadProgress, check_file, file_sha256, track_reads
 
     ratios = parse_numbers(thresholds, "--thresholds")
     columns = {"query": query, "document": document, "position": position, "clicked": clicked}
@@ -169,7 +167,7 @@ def clicks(
     check_file(log)
     queries = None if topics is None else _queries(topics)
     counts = ClickCounts()
-    with progress_bars() as steps, metered(Meter(log.stat().st_size, steps("Reading the log"))) as meter:
+    with progress_bars() as steps, track_reads(ReadProgress(log.stat().st_size, steps("Reading the log"))) as meter:
         for impression in read_clicks(log, columns):
             counts.add(impression)
             meter.rows = counts.rows

@@ -17,19 +17,17 @@ import numpy as np
 from searchlora import prompts
 from searchlora.data.card import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments, write_collection
-from searchlora.data.folders import beside, folder_in_the_making, size
 from searchlora.data.leaks import Leak, find_leaks, refuse, write_leaks
-from searchlora.data.meter import Meter, metered
-from searchlora.data.refusals import REJECTED_FILE, Refusals
+from searchlora.data.refusals import REJECTED_FILE, Refusals, beside
 from searchlora.data.schema import RecordCheck
 from searchlora.data.splits import Splitter, check_shares
 from searchlora.data.spool import Spool
-from searchlora.data.text import fingerprint
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
-from searchlora.eval.files import file_sha256
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.card import read_card as read_judgments_card
 from searchlora.eval.judgments.card import write_card as write_judgments_card
+from searchlora.eval.text_identity import fingerprint
+from searchlora.files import ReadProgress, atomic_folder, file_sha256, track_reads, tree_size
 from searchlora.progress import Progress, silent
 from searchlora.records import Collection, Format, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.task import PromptedTask, Task, load_task
@@ -110,8 +108,8 @@ def build(
             "a grade to be relevant from wants judgments of your own", fix="Give --corpus and --qrels too."
         )
     given = {**(reader.implied(source) if reader.implied is not None else {}), **(options or {})}
-    with folder_in_the_making(out) as folder:
-        work = _Build(task, reader, source, folder, out, given, seed, shares, Meter(progress=progress))
+    with atomic_folder(out) as folder:
+        work = _Build(task, reader, source, folder, out, given, seed, shares, ReadProgress(progress=progress))
         work.judged_by = judged_by
         card = work.run(limit, allow_rejects, on_leak)
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
@@ -129,7 +127,7 @@ class _Build:
     options: Mapping[str, str]
     seed: int
     shares: tuple[float, float, float]
-    meter: Meter
+    meter: ReadProgress
     judged_by: JudgmentsCard | None = None
     judged_in_test: int = 0
     reports: list[SourceReport] = field(default_factory=list)
@@ -139,9 +137,9 @@ class _Build:
 
     def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
         passes = self.format.passes + (self.format.collection is not None)
-        self.meter.total = passes * size(self.source)
+        self.meter.total = passes * tree_size(self.source)
         splitter = Splitter(self.folder, self.seed, self.shares)
-        with metered(self.meter):
+        with track_reads(self.meter):
             try:
                 self._deal_out(splitter, limit)
             finally:
@@ -155,7 +153,7 @@ class _Build:
         for spool in spools.values():
             spool.discard_places()
         self.meter.done = self.meter.total
-        self.meter.tell()
+        self.meter.report()
         card = self._card(spools, bool(splitter.official), leaks, counts)
         card.write(self.folder)
         return card

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from searchlora.data.files import read_rows
-from searchlora.data.text import fingerprint
 from searchlora.errors import DataError
+from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import is_word, iter_qrels
+from searchlora.files import read_rows
 from searchlora.records import Collection, Document, Judgment, RejectedRow
 
 CORPUS_FILE = "corpus.jsonl"
@@ -51,7 +51,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
         What the card's `collection` holds; and those of `topics` that have a judgment.
 
     Raises:
-        DataError: for a document id that stands twice or cannot stand in a TREC file, or a document that is judged
+        DataError: for a document id that occurs twice or cannot stand in a TREC file, or a document that is judged
             twice for a topic.
     """
     ids: set[int] = set()
@@ -60,7 +60,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
             check_id(document.id)
             key = fingerprint(document.id)
             if key in ids:
-                raise DataError("the document id stands twice", where=f"document {document.id}")
+                raise DataError("the document id occurs twice", where=f"document {document.id}")
             ids.add(key)
             row = {"id": document.id, "title": document.title, "text": document.text}
             try:

@@ -13,8 +13,8 @@ from searchlora.data.card import SETTINGS_FILE, DatasetCard, read_card
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import file_sha256
 from searchlora.eval.trec import Qrels, read_qrels
+from searchlora.files import file_sha256
 from searchlora.records import Document, Record
 
 

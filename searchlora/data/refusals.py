@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from searchlora.data.folders import beside
 from searchlora.errors import DataError, RejectedRows
 from searchlora.records import RejectedRow, SourceReport
 
 REJECTED_FILE = "rejected.jsonl"
 SHOWN = 3  # rejected rows in an error's text
 REASONS = 50  # different reasons counted apart
+
+
+def beside(out: Path, name: str) -> Path:
+    """`OUT.name`, for a list that is reported although `out` was not made."""
+    return out.with_name(f"{out.name}.{name}")
 
 
 class Refusals:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from searchlora.data.spool import Spool
-from searchlora.data.text import fingerprint
 from searchlora.errors import UsageError
+from searchlora.eval.text_identity import fingerprint
 from searchlora.records import Record
 
 SPLITS = ("train", "validation", "test")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from searchlora.data.text import fingerprint, normalised
+from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import Record
 
 if TYPE_CHECKING:

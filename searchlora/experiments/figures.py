@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.files import atomic_text
 from searchlora.eval.formatting import write_json
 from searchlora.eval.tables import Header, to_json, to_markdown
 from searchlora.experiments.machine import machine, versions
+from searchlora.files import atomic_text
 
 
 def header(name: str) -> Header:

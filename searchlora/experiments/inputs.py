@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError
-from searchlora.eval.files import tree_sha256
 from searchlora.eval.judgments.card import card_path
 from searchlora.experiments.spec import Experiment
+from searchlora.files import tree_sha256
 
 
 def hashes(spec: Experiment) -> dict[str, str]:

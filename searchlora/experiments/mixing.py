@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from searchlora.errors import UsageError
-from searchlora.eval.files import file_sha256
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judge.calibration import Calibration, fit_isotonic, fit_shift
 from searchlora.eval.judge.labels import Labels, read_labels
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, read_card, write_judgments
 from searchlora.eval.judgments.mix import Mixed, mix, mixed_card
 from searchlora.eval.trec import Qrels
+from searchlora.files import file_sha256
 
 _FITS = {"shift": fit_shift, "isotonic": fit_isotonic}
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.eval.files import atomic_text
 from searchlora.experiments.figures import file_name
 from searchlora.experiments.machine import machine
 from searchlora.experiments.trial import Trial
+from searchlora.files import atomic_text
 from searchlora.outputs import from_json, to_json
 from searchlora.prompts import messages
 from searchlora.task import PromptedTask

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.files import atomic_text
 from searchlora.eval.formats import read_run
 from searchlora.eval.policy import RuleResult
 from searchlora.eval.policy.ci import summary_markdown, write_junit
@@ -17,6 +16,7 @@ from searchlora.eval.trec import ranked
 from searchlora.experiments.experiment import RESULT, Experimented
 from searchlora.experiments.figures import header, provenance, write_figures
 from searchlora.experiments.inputs import measured_by
+from searchlora.files import atomic_text
 
 
 def write(found: Experimented, folder: Path) -> Path:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from searchlora.adapters.store import Store
 from searchlora.data.collection import check_id, read_documents
-from searchlora.data.files import read_rows
 from searchlora.errors import PipelineError, RowError
-from searchlora.eval.files import check_writable
 from searchlora.eval.judgments.card import RunCard, write_run_card
 from searchlora.eval.trec import is_word, write_run
 from searchlora.experiments.lineage import run_lineage
+from searchlora.files import check_writable, read_rows
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     EngineSettings,

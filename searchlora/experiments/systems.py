@@ -15,7 +15,6 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
-from searchlora.eval.files import tree_sha256
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
 from searchlora.eval.judgments.lineage import RunLineage
@@ -24,6 +23,7 @@ from searchlora.experiments.figures import file_name
 from searchlora.experiments.machine import machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
+from searchlora.files import tree_sha256
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import (

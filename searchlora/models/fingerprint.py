@@ -13,7 +13,7 @@ from pydantic import BaseModel as PydanticModel
 from pydantic import ConfigDict
 
 from searchlora.errors import BaseModelError, DataError
-from searchlora.eval.files import atomic_text, file_sha256
+from searchlora.files import atomic_text, file_sha256
 from searchlora.models.resolve import cache_dir
 
 #: Keys of config.json that do not change the logits and may differ between copies of one base.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import BaseModelError
-from searchlora.eval.files import file_sha256
+from searchlora.files import file_sha256
 from searchlora.models.libraries import quiet
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

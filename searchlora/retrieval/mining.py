@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.progress import Progress, silent
 from searchlora.records import Document
 from searchlora.retrieval.retriever import Retriever

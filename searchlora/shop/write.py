@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.folders import folder_in_the_making
 from searchlora.errors import DataError, UsageError
+from searchlora.files import atomic_folder
 from searchlora.progress import Progress, silent
 from searchlora.shop.catalogue import Catalogue, document
 from searchlora.shop.help_centre import make_answers, make_articles
@@ -79,7 +78,7 @@ def make_shop(
         (600, 17)
     """
     _check(products, queries)
-    with folder_in_the_making(Path(out)) as folder:
+    with atomic_folder(Path(out)) as folder:
         return _fill(folder, products=products, queries=queries, seed=seed, progress=progress or silent)
 
 
@@ -195,7 +194,7 @@ def _counts(rows: Iterable[Mapping[str, object]], field: str) -> dict[str, dict[
 
 
 class ShopFiles:
-    """Writes the files of a shop folder, each synced to disk and hashed.
+    """Writes the files of a shop folder, each hashed as it is written.
 
     Attributes:
         sha256: File name -> hash of the file, for the files written so far.
@@ -215,8 +214,6 @@ class ShopFiles:
                 data = line.encode()
                 digest.update(data)
                 stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
         self.sha256[name] = digest.hexdigest()
 
     def rows(self, name: str, rows: Iterable[Mapping[str, object]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.files import atomic_text
+from searchlora.files import atomic_text
 
 
 class MetricsLog:

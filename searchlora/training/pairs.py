@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from searchlora.data.text import fingerprint, normalised
 from searchlora.errors import TrainingError
+from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.records import Record
 from searchlora.task import EncoderTask
 

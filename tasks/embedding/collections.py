@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
-from searchlora.data.files import Rows
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
 from searchlora.data.formats.judged import Judged
-from searchlora.data.text import fingerprint, normalised
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.files import file_sha256
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
+from searchlora.eval.text_identity import fingerprint, normalised
+from searchlora.files import Rows, file_sha256
 from searchlora.records import (
     Collection,
     Document,

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats import beir, cranfield, faq, labelled, squad, trec
 from searchlora.data.formats.judged import Judged
 from searchlora.data.formats.own_records import NATIVE, native
 from searchlora.data.formats.pair_ids import pair_id
 from searchlora.data.formats.sources import split_files
-from searchlora.data.text import normalised
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.text_identity import normalised
+from searchlora.files import Rows, read_rows
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,

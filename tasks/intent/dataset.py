@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows
 from searchlora.data.formats import clinc150, labelled
 from searchlora.data.formats.own_records import NATIVE, mapped, native
 from searchlora.data.schema import RecordCheck
-from searchlora.data.text import normalised
 from searchlora.errors import UsageError
+from searchlora.eval.text_identity import normalised
+from searchlora.files import Rows
 from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.intent.answers import KINDS
 from searchlora.tasks.intent.settings import OPTIONS, read_labels, read_schema, requested_kind

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows
 from searchlora.data.formats import beir, cranfield, esci, trec, trecdl
 from searchlora.data.formats.judged import Judged, graded_pairs
 from searchlora.data.formats.own_records import NATIVE, Found, Read, mapped, native
-from searchlora.data.text import normalised
 from searchlora.errors import UsageError
+from searchlora.eval.text_identity import normalised
+from searchlora.files import Rows
 from searchlora.outputs import Graded, InvalidOutput
 from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, Guideline, guideline_of, settings_of

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from searchlora.data.formats import faq, squad
 from searchlora.data.formats.mtrag import read_mtrag
 from searchlora.data.formats.own_records import NATIVE, native
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedText, InvalidOutput
 from searchlora.records import Document, Format, Options, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import distractors, settings

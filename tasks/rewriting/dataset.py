@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.files import Rows
 from searchlora.data.formats import canard, cast, pairs, qrecc, querylog
 from searchlora.data.formats.own_records import NATIVE, mapped, native
-from searchlora.data.text import normalised
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.text_identity import normalised
+from searchlora.files import Rows
 from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceReport, SourceRow
 
 SHOP_RECORDS = "rewriting.jsonl"

@@ -10,7 +10,7 @@ from benchmarks.judgment_trecdl19 import systems
 from benchmarks.judgment_trecdl19.answering import Answers
 from benchmarks.judgment_trecdl19.folds import EACH, FOLDS, VALIDATING, Topics, fold_dataset
 from benchmarks.judgment_trecdl19.warm import passages, warm_records
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.eval.trec import read_qrels
 from searchlora.outputs import Grade
 

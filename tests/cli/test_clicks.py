@@ -121,7 +121,7 @@ def test_nothing_that_is_there_is_overwritten_and_nothing_half_is_left(refused, 
     before = log.read_bytes()
     assert "log.csv: already exists" in refused("clicks", log, "--out", log)
     assert "people.txt: already exists" in refused("clicks", log, "--out", people)
-    assert "qrels.odd: the name does not say in which format" in refused("clicks", log, "--out", tmp_path / "qrels.odd")
+    assert "qrels.odd: the name does not imply a format" in refused("clicks", log, "--out", tmp_path / "qrels.odd")
     assert "'d 0' cannot stand in a TREC file" in refused("clicks", log, "--out", tmp_path / "qrels.txt")
     assert (log.read_bytes(), people.read_text()) == (before, "q 0 d 1\n")
     assert set(tmp_path.iterdir()) == {log, people}

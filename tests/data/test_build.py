@@ -99,7 +99,7 @@ def test_the_card_tells_what_is_in_the_folder(tmp_path: Path) -> None:
         ({"colour": "red"}, "'colour' was unexpected"),
         ({"id": "two words"}, "field 'id'"),
         ({"turn": 0}, "field 'turn'"),
-        ({"query": "half \ud83d"}, "half of a character"),
+        ({"query": "half \ud83d"}, "a lone surrogate"),
         ({"id": "r0"}, "field 'id': 'r0' was used by an earlier row"),
     ],
 )

@@ -11,8 +11,8 @@ import pytest
 from searchlora.data.building import build
 from searchlora.data.collection import read_documents, read_judgments, write_collection
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.text import fingerprint
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.text_identity import fingerprint
 from searchlora.records import Collection, Document, Judgment
 from searchlora.tasks.rewriting import task
 
@@ -83,7 +83,7 @@ def test_a_collection_is_written_for_the_topics_there_are(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("documents", "told"),
     [
-        ((Document("d1", "a"), Document("d1", "b")), "stands twice"),
+        ((Document("d1", "a"), Document("d1", "b")), "occurs twice"),
         ((Document("d 1", "a"),), "cannot stand in a TREC file"),
     ],
 )

@@ -12,9 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from searchlora.data.files import read_rows
-from searchlora.data.meter import Meter, metered
 from searchlora.errors import DataError, RowError
+from searchlora.files import ReadProgress, read_rows, track_reads
 from searchlora.records import RejectedRow, SourceRow
 
 ROWS = [{"query": "red shoes", "rewrite": 'shoes, "red"'}, {"query": "zelt für zwei", "rewrite": "tent\u2028for two"}]
@@ -105,7 +104,7 @@ def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path: P
         ("a.csv", b"", "the file is empty"),
         ("a.xlsx", b"x", "Known endings: .jsonl"),
         ("a.csv", b"query,other\n1,2\n", "there is no column 'rewrite'; the columns are query, other"),
-        ("a.csv", b"query,query\n1,2\n", "column 'query' stands twice"),
+        ("a.csv", b"query,query\n1,2\n", "column 'query' occurs twice"),
         ("a.csv", b"qu\xffery,rewrite\n1,2\n", "the header is not UTF-8 text"),
         ("a.parquet", b"PAR1 is not enough", "is not a sound Parquet file"),
         ("a.jsonl.gz", b'{"query": 1}', "is not a sound gzip file"),
@@ -174,8 +173,8 @@ def test_the_meter_sees_every_byte(tmp_path: Path, ending: str) -> None:
         del note
         told.append((done, total))
 
-    meter = Meter(total=path.stat().st_size, progress=progress)
-    with metered(meter):
+    meter = ReadProgress(total=path.stat().st_size, progress=progress)
+    with track_reads(meter):
         rows = list(read_rows(path))
     assert len(rows) == 60_000
     assert meter.done >= path.stat().st_size

@@ -111,7 +111,7 @@ def test_trecdl_names_what_is_missing_or_broken(tmp_path):
         (refused,) = trecdl.read(tmp_path)
         assert isinstance(refused, RejectedRow) and "field 'hits'" in refused.reason
     (tmp_path / "more.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match=r"has 2 files like '\*\.json\*'"):
+    with pytest.raises(DataError, match=r"has 2 files like '\*\.json'"):
         list(trecdl.read(tmp_path))
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text, check_writable
+from searchlora.files import atomic_text, check_writable
 
 
 def test_what_can_be_written_passes_and_nothing_is_made(tmp_path, monkeypatch):

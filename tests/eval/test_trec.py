@@ -120,7 +120,7 @@ def test_write_to_where_nothing_can_be_written(tmp_path):
 
 
 def test_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
-    from searchlora.eval import files
+    from searchlora.files import atomic
 
     path = tmp_path / "r"
     path.write_text("old")
@@ -128,7 +128,7 @@ def test_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.Path, "replace", full)
+    monkeypatch.setattr(atomic.Path, "replace", full)
     with pytest.raises(DataError, match="No space left"):
         write_run(path, {"1": {"a": 1.0}}, "t")
     assert path.read_text() == "old"

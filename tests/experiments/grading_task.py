@@ -8,7 +8,7 @@ from pathlib import Path
 _TASK = """
 from pathlib import Path
 
-from searchlora.data.files import read_rows
+from searchlora.files import read_rows
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import Graded
 from searchlora.records import Format

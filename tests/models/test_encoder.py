@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from searchlora.errors import BaseModelError
-from searchlora.eval.files import file_sha256
+from searchlora.files import file_sha256
 from searchlora.models.load import load_encoder, load_model
 from searchlora.models.resolve import CATALOGUE, BaseModel, PackagedFolder, resolve
 from tests.tiny_encoder import build_tiny_encoder

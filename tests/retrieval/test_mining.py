@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.records import Document, Hit
 from searchlora.retrieval import BM25Index
 from searchlora.retrieval.mining import Mining, Sought, mine

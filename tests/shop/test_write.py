@@ -10,7 +10,6 @@ import pytest
 
 from searchlora.errors import DataError, UsageError
 from searchlora.shop import make_shop, read_card
-from searchlora.shop import write as write_module
 from searchlora.shop.catalogue import Catalogue
 from searchlora.shop.tables import load_tables
 from tests.memory import PEAK
@@ -122,7 +121,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write_module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match="No space left on device"):
         make_shop(tmp_path / "shop", products=600, queries=100)
     assert list(tmp_path.iterdir()) == []

@@ -15,12 +15,12 @@ from benchmarks.statistics.system_order.cutting import Part, cut
 from benchmarks.statistics.system_order.pairs import Pool, write_inputs
 from searchlora.adapters.golden import prompt_hash
 from searchlora.errors import UsageError
-from searchlora.eval.files import file_sha256
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, query_hash
 from searchlora.eval.trec import Qrels, Run, read_qrels, read_run, write_run
 from searchlora.experiments.judge.command import judge
+from searchlora.files import file_sha256
 from searchlora.progress import Steps
 from searchlora.retrieval import Encoder
 from searchlora.retrieval.encoder import Vectors

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.cranfield_runs.systems import Cranfield
-from searchlora.eval.files import atomic_text, numbered_lines
 from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import Qrels, Run
+from searchlora.files import atomic_text, numbered_lines
 
 #: Documents of each run that are judged, as many as the measures look at.
 DEPTH = 10

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import read_rows
 from searchlora.data.formats.judged import Judged
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.trec import Qrels
+from searchlora.files import read_rows
 from searchlora.records import Document, RejectedRow
 
 

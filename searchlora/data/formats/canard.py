@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats.sources import split_files
+from searchlora.files import Rows, read_rows
 from searchlora.records import Collection, Document, Judgment, RejectedRow, SourceRow
 
 FIELDS = ("History", "QuAC_dialog_id", "Question", "Question_no", "Rewrite")

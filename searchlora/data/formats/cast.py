@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows, check_file, opened, read_rows
 from searchlora.errors import DataError
+from searchlora.files import Rows, check_file, open_bytes, read_rows
 from searchlora.records import RejectedRow, SourceRow
 
 UTTERANCES = ("raw_utterance", "utterance")
@@ -58,7 +58,7 @@ def read_rewrites(topics: Path, given: str | None = None) -> dict[str, str]:
     path = Path(given) if given else _rewrites_beside(topics)
     check_file(path)
     rewrites: dict[str, str] = {}
-    with opened(path) as lines:
+    with open_bytes(path) as lines:
         for number, line in enumerate(lines, start=1):
             turn, tab, rewrite = line.decode("utf-8").strip().partition("\t")
             if not tab:

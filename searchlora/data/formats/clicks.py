@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import read_rows
 from searchlora.errors import RowError
 from searchlora.eval.judgments.clicks import Impression
+from searchlora.files import read_rows
 from searchlora.records import RejectedRow
 
 #: What is read -> the column's name unless told otherwise.

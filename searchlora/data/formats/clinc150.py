@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import check_file, opened
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
+from searchlora.files import check_file, open_bytes
 from searchlora.records import RejectedRow, SourceRow
 
 OUT_OF_SCOPE = "oos"
@@ -46,7 +46,7 @@ def read(source: Path) -> Iterator[SourceRow | RejectedRow]:
 
 def _parts(source: Path) -> dict[str, Any]:
     check_file(source)
-    with opened(source) as file:
+    with open_bytes(source) as file:
         try:
             parts = json.load(file)
         except ValueError as error:

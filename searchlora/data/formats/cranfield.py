@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from searchlora.errors import DataError
-from searchlora.eval.files import numbered_lines
+from searchlora.files import numbered_lines
 from searchlora.records import Collection, Document, Judgment
 
 _FIELD = re.compile(r"\.([A-Z])\s*")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from searchlora.data.files import Rows
-from searchlora.data.text import fingerprint
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.text_identity import fingerprint
+from searchlora.files import Rows
 from searchlora.records import RejectedRow, SourceRow
 
 #: Label -> grade: exact, substitute, complement, irrelevant.

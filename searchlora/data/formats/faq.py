@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats.pair_ids import PairIds
 from searchlora.data.formats.sources import split_files
-from searchlora.data.text import normalised
+from searchlora.eval.text_identity import normalised
+from searchlora.files import Rows, read_rows
 from searchlora.records import RejectedRow, SourceRow
 
 #: Column -> what it is; each can be given another name by an option.

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats.sources import split_files
+from searchlora.files import Rows, read_rows
 from searchlora.records import RejectedRow, SourceRow
 
 #: Column -> what it is; each can be given another name by an option.

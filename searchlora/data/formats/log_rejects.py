@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from searchlora.data.json_rows import SHOWN
 from searchlora.data.privacy import mask, mask_all
+from searchlora.files import EXCERPT
 from searchlora.records import RejectedRow
 
 #: What stays as it is in the column of the time, since it has to be seen to be mended: seconds since 1970 of these
@@ -57,5 +57,5 @@ class Rejects:
     def _unread(self, text: str) -> str:
         masked = mask(_ESCAPE.sub(" ", text), self.own_orders)
         # The reader cuts bytes or characters, so the longer measure tells whether it may have.
-        was_cut = len(text.encode("utf-8", "replace")) >= SHOWN
+        was_cut = len(text.encode("utf-8", "replace")) >= EXCERPT
         return f"{masked[:-LEFT_OFF]}..." if was_cut else masked

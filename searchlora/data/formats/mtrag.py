@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import read_rows
+from searchlora.files import read_rows
 from searchlora.records import RejectedRow, SourceRow
 
 _NEEDED = ("task_id", "conversation_id", "input", "contexts", "answerability")

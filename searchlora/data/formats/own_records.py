@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import read_rows
 from searchlora.data.formats.sources import split_files
+from searchlora.files import read_rows
 from searchlora.records import Options, Record, RejectedRow, SourceReport, SourceRow
 
 Found = Iterator[SourceRow | RejectedRow | SourceReport]

@@ -1,14 +1,15 @@
 """Ids of pairs that have none of their own: hashes that whoever writes judgments can compute beforehand.
 
 The id of a query is `pair_id(query)`: 16 hexadecimal digits of BLAKE2b (8 bytes) over the normalised query in UTF-8
-(`searchlora.data.text.normalised`). With a rewrite, the hash is over normalised query, line feed, normalised rewrite.
+(`normalised` of `searchlora.eval.text_identity`). With a rewrite, the hash is over normalised query, line feed,
+normalised rewrite.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
 
-from searchlora.data.text import fingerprint, normalised
+from searchlora.eval.text_identity import fingerprint, normalised
 
 
 def pair_id(query: str, rewrite: str | None = None) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows, read_rows
 from searchlora.data.formats.sources import split_files
+from searchlora.files import Rows, read_rows
 from searchlora.records import RejectedRow, SourceRow
 
 FIELDS = ("Conversation_no", "Turn_no", "Context", "Question", "Rewrite")

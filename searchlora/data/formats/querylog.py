@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import read_rows
 from searchlora.data.formats.log_rejects import Rejects
 from searchlora.data.formats.log_store import COUNTS, LogRow, LogStore, log_store
 from searchlora.data.formats.pair_ids import pair_id
 from searchlora.data.formats.sessions import Rules, mine
 from searchlora.data.privacy import mask
-from searchlora.data.text import normalised
 from searchlora.errors import UsageError
+from searchlora.eval.text_identity import normalised
+from searchlora.files import read_rows
 from searchlora.records import RejectedRow, SourceReport, SourceRow
 
 #: Option -> meaning.

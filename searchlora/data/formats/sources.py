@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from searchlora.data.files import EXTENSIONS
 from searchlora.data.splits import SPLIT_NAMES, SPLITS
 from searchlora.errors import DataError
+from searchlora.files import EXTENSIONS
 
 
 def split_files(source: Path) -> Iterator[tuple[Path, str | None]]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.files import Rows, check_file, opened
 from searchlora.data.formats.sources import split_files
 from searchlora.errors import DataError
+from searchlora.files import Rows, check_file, open_bytes
 from searchlora.records import RejectedRow, SourceRow
 
 
@@ -40,7 +40,7 @@ def read(source: Path) -> Rows:
 
 def _articles(path: Path) -> list[Any]:
     check_file(path)
-    with opened(path) as file:
+    with open_bytes(path) as file:
         try:
             value = json.load(file)
         except UnicodeDecodeError:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from searchlora.data.collection import read_documents
-from searchlora.data.files import opened
 from searchlora.data.formats.judged import Judged
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels, read_topics
+from searchlora.files import open_bytes
 from searchlora.records import Document
 
 #: Option -> what it names; without it, the one file whose name begins so.
@@ -63,12 +63,12 @@ def _file(source: Path, name: str, given: str | None) -> Path:
 
 
 def _has_header(path: Path) -> bool:
-    with opened(path) as file:
+    with open_bytes(path) as file:
         return {b"id", b"text"} <= set(file.readline().strip().split(b"\t"))
 
 
 def _without_header(path: Path) -> Iterator[Document]:
-    with opened(path) as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             fields = line.decode("utf-8").rstrip("\r\n").split("\t")
             if len(fields) != 2:

@@ -7,12 +7,11 @@ A folder with one JSON file, an array of `{"query", "hits": [{"qid", "docid", "c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from searchlora.data.files import Rows, read_rows
 from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels
+from searchlora.files import Rows, read_rows
 from searchlora.records import RejectedRow, SourceRow
 
 
@@ -48,7 +47,7 @@ def hits(source: Path) -> Rows:
         DataError: when the folder has not one JSON file and one qrels file.
     """
     qrels = read_qrels(_one(source, "qrels*"))
-    for row in read_rows(_one(source, "*.json*"), ("query", "hits")):
+    for row in read_rows(_one(source, "*.json", "*.json.gz"), ("query", "hits")):
         if isinstance(row, RejectedRow):
             yield row
             continue
@@ -84,12 +83,11 @@ def _is_hit(each: object) -> bool:
     )
 
 
-def _one(source: Path, pattern: str) -> Path:
-    found: Iterator[Path] = (path for path in sorted(source.glob(pattern)) if path.is_file())
-    names = list(found)
+def _one(source: Path, *patterns: str) -> Path:
+    names = [path for pattern in patterns for path in sorted(source.glob(pattern)) if path.is_file()]
     if len(names) != 1:
         raise DataError(
-            f"has {len(names)} files like '{pattern}' where one is needed",
+            f"has {len(names)} files like '{patterns[0]}' where one is needed",
             where=str(source),
             fix="Give the folder with the JSON file of passages and the qrels.",
         )

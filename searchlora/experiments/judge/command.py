@@ -13,13 +13,13 @@ from pathlib import Path
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError
-from searchlora.eval.files import atomic_text, file_sha256
 from searchlora.eval.judge.labels import write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
 from searchlora.experiments.judge.grade_log import graded
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.judge.pairs import QueryPassage, wanted_pairs, with_texts
+from searchlora.files import atomic_text, file_sha256
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Steps, unwatched
 from searchlora.records import SearchContext

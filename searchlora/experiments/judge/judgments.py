@@ -12,11 +12,11 @@ from typing import Any
 from searchlora.data.collection import QRELS_FILE
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, some
-from searchlora.eval.files import file_sha256
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.judgments.card import JudgmentsCard, read_card
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.spec import Experiment
+from searchlora.files import file_sha256
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ QRELS = [
     ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": true}\n', "line 2", "the grade True"),
     ("jsonl", JSONL + '{"topic": "1", "grade": 1}\n', "line 2", "the document is missing"),
     ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": 0.5}\n', "line 2", "not a whole number"),
-    ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": 1, "grade": 2}\n', "line 2", "'grade' stands twice"),
+    ("jsonl", JSONL + '{"topic": "1", "document": "b", "grade": 1, "grade": 2}\n', "line 2", "'grade' occurs twice"),
     ("jsonl", JSONL + "[]\n", "line 2", "is not a JSON object"),
     ("jsonl", JSONL + JSONL, "line 2", "judged twice"),
     ("ranx", '{"1": {"a": 1,\n "b": }}', "line 2", "is not JSON"),
@@ -76,7 +76,7 @@ QRELS = [
     ("opensearch", '{"judgmentRatings": 1}', "", "has no list 'judgmentRatings'"),
     ("opensearch", '{"hits": {"hits": [{}, {}]}}', "", "holds 2 judgment lists"),
     ("opensearch", '{"hits": {"total": 0}}', "", "holds no judgment lists"),
-    ("opensearch", '{"judgmentRatings": [],\n"judgmentRatings": []}', "", "'judgmentRatings' stands twice"),
+    ("opensearch", '{"judgmentRatings": [],\n"judgmentRatings": []}', "", "'judgmentRatings' occurs twice"),
     ("opensearch", '{"judgmentRatings":\n[', "line 2", "is not JSON"),
 ]
 
@@ -112,12 +112,12 @@ def test_malformed_runs_name_the_place(tmp_path, name, content, place, says):
 
 TOPICS = [
     ("trec", "1\tred\n2 blue\n", "line 2", "1 fields where 2 are needed"),
-    ("trec", "1\tred\n1\tblue\n", "line 2", "topic 1 stands twice"),
+    ("trec", "1\tred\n1\tblue\n", "line 2", "topic 1 occurs twice"),
     ("trec", "1\tred\n2\t \n", "line 2", "the query is missing or blank"),
     ("trec", "<top>\n<num> 1\n<title> red\n</top>\n\n<top>\n<title> blue\n</top>\n", "line 6", "topic is missing"),
     ("trec", "<top>\n<num> 1\n<title> red\n</top>\n<top>\n<num> 2\n</top>\n", "line 5", "the query is missing"),
     ("trec", "<top>\n<num> 1\n<title> red\n<top>\n<num> 2\n</top>\n", "line 1", "has no </top>"),
-    ("trec", "<top>\n<num> 1\n<num> 2\n<title> red\n</top>\n", "line 1", "<num> stands twice"),
+    ("trec", "<top>\n<num> 1\n<num> 2\n<title> red\n</top>\n", "line 1", "<num> occurs twice"),
     ("beir", '{"_id": "1", "text": "a"}\n{"_id": "2"}\n', "line 2", "the query is missing"),
     ("beir", '{"_id": "1", "text": "a", "metadata": [1]}\n', "line 1", "metadata is not a JSON object"),
     ("jsonl", '{"id": "1", "query": "a"}\n{"query": "b"}\n', "line 2", "the topic is missing"),
@@ -125,8 +125,8 @@ TOPICS = [
     ("jsonl", '{"id": "1", "query": "a"}\n{"id": "2", "query": "b", "x": [1]}\n', "line 2", "field 'x' is neither"),
     ("csv", "id,query\n1,red\n2\n", "line 3", "1 fields where the header has 2"),
     ("csv", "id,query\n1,red\n,blue\n", "line 3", "the topic is missing"),
-    ("csv", "id,query,x,x\n1,red,2,3\n", "line 1", "a column stands twice"),
-    ("csv", "id,query,query\n1,red,2\n", "line 1", "column 'query' stands twice"),
+    ("csv", "id,query,x,x\n1,red,2,3\n", "line 1", "column 'x' occurs twice"),
+    ("csv", "id,query,query\n1,red,2\n", "line 1", "column 'query' occurs twice"),
     ("csv", "id,text\n1,red\n", "line 1", "there is no column 'query'"),
 ]
 
@@ -149,7 +149,7 @@ def test_malformed_topics_name_the_place(tmp_path, name, content, place, says):
         (read_qrels, {"topic": ["1"], "document": ["a"], "score": [1]}, "", "there is no column 'grade'"),
         (read_run, {"topic": ["1", "1"], "document": ["a", "b"], "score": [1, None]}, ", row 2", "the score None"),
         (read_run, {"topic": ["1", "1"], "document": ["a", "a"], "score": [1, 2]}, ", row 2", "ranked twice"),
-        (read_topics, {"id": ["1", "1"], "query": ["a", "b"]}, ", row 2", "topic 1 stands twice"),
+        (read_topics, {"id": ["1", "1"], "query": ["a", "b"]}, ", row 2", "topic 1 occurs twice"),
         (read_topics, {"id": ["1", "2"], "query": ["a", None]}, ", row 2", "the query is missing"),
         (read_topics, {"id": ["1"], "query": ["a"], "x": [[1]]}, ", row 1", "field 'x' is neither"),
     ],

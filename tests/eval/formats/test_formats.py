@@ -243,5 +243,5 @@ def test_the_name_tells_what_is_written(tmp_path, kind, name, expected):
 def test_a_name_that_tells_no_format_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"end the name in \.parquet \(parquet\)"):
         write_run(tmp_path / "run.csv", {"1": {"a": 1.0}}, "t")
-    with pytest.raises(UsageError, match="in which format topics"):
+    with pytest.raises(UsageError, match="does not imply a format of topics"):
         write_topics(tmp_path / "t.xml", {"1": {"query": "a"}})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, query_hash, refuse_circular
-from searchlora.eval.same_text import normalised
+from searchlora.eval.text_identity import normalised
 
 QUERIES = {"t1": "red shoes", "t2": "tent pegs"}
 

@@ -78,7 +78,7 @@ def test_pairs_are_read_from_words_qrels_or_json(tmp_path, text):
         ("{broken", "is not JSON"),
         ('{"topic": "1"}', "document is missing"),
         ('{"topic": 1, "document": "d"}', "topic is missing or is not one word of text"),
-        ('{"topic": "1", "topic": "2", "document": "d"}', "'topic' stands twice"),
+        ('{"topic": "1", "topic": "2", "document": "d"}', "'topic' occurs twice"),
     ],
 )
 def test_a_line_that_is_no_pair_is_named(tmp_path, line, said):

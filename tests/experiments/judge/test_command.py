@@ -16,7 +16,6 @@ from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.merging import export_merged
 from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, DataError, EngineError, UsageError
-from searchlora.eval.files import file_sha256
 from searchlora.eval.judge.labels import read_probabilities
 from searchlora.eval.judgments.card import RunCard, read_card, write_run_card
 from searchlora.eval.judgments.pooling import pool
@@ -24,6 +23,7 @@ from searchlora.eval.trec import read_qrels, read_run
 from searchlora.experiments.judge import grade_log
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
+from searchlora.files import file_sha256
 from searchlora.task import load_prompted_task
 from tests.adapters.factories import draft_for, made_adapter
 from tests.experiments.grading_task import build_task, write_collection

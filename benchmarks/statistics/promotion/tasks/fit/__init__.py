@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from searchlora.data.files import read_rows
 from searchlora.eval.evaluation import Evaluation
+from searchlora.files import read_rows
 from searchlora.outputs import Grade, Graded, OutputSpec
 from searchlora.records import Format, Record
 from searchlora.task import EvaluationInput, PromptedTask

@@ -1,4 +1,4 @@
-"""Rows of any format made into qrels, runs and topics: what is not one is refused, and where it stands is said."""
+"""Validation of rows of any format: conversion to qrels, runs and topics, with the place of every fault."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.formats.contract import Row, TopicRow
-from searchlora.eval.trec import check_grade, whole_number
+from searchlora.eval.formats.base import Row, TopicRow, Topics
+from searchlora.eval.trec import Qrels, check_grade, whole_number
 
 
 def collect_qrels(
@@ -17,13 +17,13 @@ def collect_qrels(
     """Judgments as topic -> document -> grade.
 
     Args:
-        thresholds: Rising; a value becomes the number of them that it reaches. None: values must be whole numbers.
-        topic_ids: Query text -> topic id, for rows that name a topic by its query.
+        thresholds: Increasing; a value becomes the number of thresholds it reaches. None: values must be integers.
+        topic_ids: Query text -> topic id, for rows that identify a topic by its query.
 
     Raises:
-        DataError: for an id that is missing, a value that is no grade, a document judged twice for a topic, a query
-            that no topic has.
-        UsageError: when the thresholds do not rise.
+        DataError: for a missing id, a value that is not a grade, a document judged twice for a topic, or a query
+            without a topic.
+        UsageError: if the thresholds do not increase.
     """
     if thresholds is not None and (
         list(thresholds) != sorted(set(thresholds)) or not all(map(math.isfinite, thresholds))
@@ -45,7 +45,7 @@ def collect_run(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     """Ranked documents as topic -> document -> score.
 
     Raises:
-        DataError: for an id that is missing, a score that is no finite number, or a document ranked twice for a topic.
+        DataError: for a missing id, a score that is not a finite number, or a document ranked twice for a topic.
     """
     run: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -55,39 +55,69 @@ def collect_run(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
             raise DataError(f"document {document} is ranked twice for topic {topic}", where=row.where)
         score = _number(row.value)
         if score is None:
-            raise DataError(f"the score {row.value!r} is not a finite number", where=row.where)
+            raise DataError(f"the score {_shown(row.value)} is not a finite number", where=row.where)
         scores[document] = float(score)
     return run
 
 
 def collect_topics(rows: Iterable[TopicRow]) -> dict[str, dict[str, str | float]]:
-    """Topics as id -> fields. A field that is null is one that the topic has not; truth values become text.
+    """Topics as id -> fields. A null field counts as missing; booleans become text.
 
     Raises:
-        DataError: for an id that is missing or stands twice, a query that is missing or blank, or a field that is
-            neither text nor a number.
+        DataError: for an id that is missing or repeated, a query that is missing or blank, or a field that is neither
+            text nor a number.
     """
     topics: dict[str, dict[str, str | float]] = {}
     for row in rows:
         topic = _id(row.topic, "topic", row.where)
         if topic in topics:
-            raise DataError(f"topic {topic} stands twice", where=row.where)
+            raise DataError(f"topic {topic} occurs twice", where=row.where)
         topics[topic] = topic_fields(row.fields, row.where)
     return topics
 
 
 def topic_fields(fields: Mapping[str, object], where: str) -> dict[str, str | float]:
-    """The fields of one topic, checked; see `collect_topics`."""
+    """The validated fields of one topic; see `collect_topics`."""
     query = fields.get("query")
     if not isinstance(query, str) or not query.strip():
         raise DataError("the query is missing or blank", where=where)
     return {name: _field(value, name, where) for name, value in fields.items() if value is not None}
 
 
+def ids_of_queries(topics: Topics) -> dict[str, str]:
+    """Query text without surrounding white space -> topic id.
+
+    Raises:
+        UsageError: if two topics have the same query, because judgments of that text would belong to either.
+    """
+    ids: dict[str, str] = {}
+    for topic, fields in topics.items():
+        query = str(fields["query"]).strip()
+        if query in ids:
+            raise UsageError(f"topics {ids[query]} and {topic} have the same query '{query}'")
+        ids[query] = topic
+    return ids
+
+
+def with_queries(qrels: Qrels, topics: Topics) -> Qrels:
+    """The judgments keyed by query text instead of topic id.
+
+    Raises:
+        DataError: for a judged topic that is not among the topics.
+        UsageError: if two topics have the same query.
+    """
+    texts = {topic: query for query, topic in ids_of_queries(topics).items()}
+    missing = [topic for topic in qrels if topic not in texts]
+    if missing:
+        raise DataError(f"topic {missing[0]} is judged but is not among the topics")
+    return {texts[topic]: grades for topic, grades in qrels.items()}
+
+
 def _field(value: object, name: str, where: str) -> str | float:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value)):
+    if isinstance(value, str) or _number(value) is not None:
+        assert isinstance(value, str | int | float)
         return value
     raise DataError(f"field '{name}' is neither text nor a finite number", where=where)
 
@@ -96,7 +126,7 @@ def _id(value: object, what: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value:
-        raise DataError(f"the {what} is missing or is not text ({value!r})", where=where)
+        raise DataError(f"the {what} is missing or is not text ({_shown(value)})", where=where)
     return value
 
 
@@ -112,7 +142,7 @@ def _topic_of(query: str, topic_ids: Mapping[str, str], where: str) -> str:
 def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int:
     number = _number(value)
     if number is None:
-        raise DataError(f"the grade {value!r} is not a finite number", where=where)
+        raise DataError(f"the grade {_shown(value)} is not a finite number", where=where)
     if thresholds is not None:
         return bisect_right(thresholds, number)
     if not float(number).is_integer():
@@ -126,14 +156,18 @@ def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int
 
 
 def _number(value: object) -> int | float | None:
+    """The finite number that a value stands for, or None. An integer beyond the range of a float is not one."""
     if isinstance(value, str):
         try:
             value = whole_number(value)
         except ValueError:
             value = _float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _float(text: object) -> float | None:
@@ -143,3 +177,8 @@ def _float(text: object) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"

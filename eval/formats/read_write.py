@@ -1,0 +1,251 @@
+"""Reading and writing of qrels, runs and topics in any format, and detection of the format of a file."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats.base import Form, Format, Kind, Topics
+from searchlora.eval.formats.beir import BEIR
+from searchlora.eval.formats.checks import collect_qrels, collect_topics, ids_of_queries, topic_fields, with_queries
+from searchlora.eval.formats.json_files import JSONL, RANX
+from searchlora.eval.formats.tables import CSV, PARQUET
+from searchlora.eval.formats.trec import TREC
+from searchlora.eval.formats.workbenches import OPENSEARCH, QUEPID
+from searchlora.eval.trec import Qrels, Run
+from searchlora.files import read_head
+from searchlora.files.text import suffix_of
+
+#: All formats in the order in which they are tried: Parquet is detected from its first bytes, before the text formats;
+#: OpenSearch comes before ranx, which accepts any object of objects.
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (PARQUET, TREC, BEIR, JSONL, OPENSEARCH, RANX, QUEPID, CSV)
+}
+
+
+def read_qrels(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    thresholds: Sequence[float] | None = None,
+    topics: Topics | None = None,
+) -> dict[str, dict[str, int]]:
+    """Read judgments as topic -> document -> grade.
+
+    Grades are integers, as trec_eval needs them. A negative grade is allowed, as in TREC: judged, not relevant.
+
+    Args:
+        path: A file, unpacked if its name ends in `.gz`, or a BEIR folder.
+        format: trec, beir, jsonl, parquet, ranx, quepid or opensearch. None: detected from the file.
+        thresholds: Increasing thresholds for ratings that are not integers, for example (0.25, 0.5, 0.75): each
+            rating becomes the number of thresholds it reaches. Without them a rating that is not an integer is an
+            error.
+        topics: For quepid and opensearch, which identify a topic by the text of its query: the topics that provide
+            its id. None: the text is the id.
+
+    Raises:
+        DataError: naming the line, row or place, for a malformed line, a value that is not a grade, a document judged
+            twice for a topic, or a query without a topic; also if there is no judgment at all.
+        UsageError: for an unknown format, thresholds that do not increase, or two topics with the same query.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "qrels.txt"
+        >>> _ = path.write_text("q1 0 d7 3\\nq1 0 d9 0\\n")
+        >>> read_qrels(path)
+        {'q1': {'d7': 3, 'd9': 0}}
+    """
+    path = Path(path)
+    form = _format_to_read(path, format, "qrels").qrels
+    assert form is not None
+    ids = ids_of_queries(topics) if topics is not None and form.by_query else None
+    qrels = collect_qrels(form.rows(path), thresholds, ids)
+    if not qrels:
+        raise DataError("holds no judgment", where=str(path), fix=f"The format is: {form.shape}.")
+    return qrels
+
+
+def read_run(path: str | Path, format: str | None = None) -> dict[str, dict[str, float]]:
+    """Read a run as topic -> document -> score. Ranks in the file are ignored.
+
+    Args:
+        format: trec, jsonl, parquet or ranx. None: detected from the file.
+
+    Raises:
+        DataError: naming the line, row or place, for a malformed line, a score that is not a finite number, or a
+            document ranked twice for a topic. A file without rows is a run without results.
+        UsageError: for an unknown format, or one that has no runs.
+    """
+    path = Path(path)
+    form = _format_to_read(path, format, "run").run
+    assert form is not None
+    return form.read(path)
+
+
+def read_topics(path: str | Path, format: str | None = None) -> dict[str, dict[str, str | float]]:
+    """Read topics as id -> fields, `query` first. Numbers stay numbers.
+
+    Args:
+        path: A file, or a BEIR folder.
+        format: trec, beir, jsonl, parquet or csv. None: detected from the file.
+
+    Raises:
+        DataError: naming the line or row, for a topic that is malformed or repeated, a query that is missing or blank,
+            or a field that is neither text nor a number; also if there is no topic at all.
+        UsageError: for an unknown format, or one that has no topics.
+    """
+    path = Path(path)
+    form = _format_to_read(path, format, "topics").topics
+    assert form is not None
+    topics = collect_topics(form.rows(path))
+    if not topics:
+        raise DataError("holds no topic", where=str(path), fix=f"The format is: {form.shape}.")
+    return topics
+
+
+def write_qrels(path: str | Path, qrels: Qrels, format: str | None = None, *, topics: Topics | None = None) -> None:
+    """Write judgments atomically.
+
+    Args:
+        path: Compressed if it ends in `.gz`.
+        format: trec, beir, jsonl, parquet, ranx, quepid or opensearch. None: from the suffix of the name.
+        topics: For quepid and opensearch: the topics whose queries replace the ids. None: ids are written as queries.
+
+    Raises:
+        DataError: for an id that the format cannot hold, or a file that cannot be written.
+        UsageError: for an unknown format, or a suffix that implies none.
+    """
+    path = Path(path)
+    form = _format_to_write(path, format, "qrels").qrels
+    assert form is not None
+    if topics is not None and form.by_query:
+        qrels = with_queries(qrels, topics)
+    # Plain ints, whatever kind of integer is given.
+    form.write(
+        path,
+        {
+            _id(topic): {_id(document): operator.index(grade) for document, grade in grades.items()}
+            for topic, grades in qrels.items()
+        },
+    )
+
+
+def write_run(path: str | Path, run: Run, tag: str, format: str | None = None) -> None:
+    """Write a run atomically, best documents first. Most formats cannot hold topics without results.
+
+    Args:
+        tag: The name of the run, for formats that store it: trec.
+        format: trec, jsonl, parquet or ranx. None: from the suffix of the name.
+
+    Raises:
+        DataError: for an id or a tag that the format cannot hold, a score that is not finite, or a file that cannot be
+            written.
+        UsageError: for an unknown format, one that has no runs, or a suffix that implies none.
+    """
+    path = Path(path)
+    form = _format_to_write(path, format, "run").run
+    assert form is not None
+    checked = {
+        _id(topic): {_id(document): _finite(score, topic, document) for document, score in scores.items()}
+        for topic, scores in run.items()
+    }
+    form.write(path, checked, tag)
+
+
+def write_topics(path: str | Path, topics: Topics, format: str | None = None) -> None:
+    """Write topics atomically.
+
+    Args:
+        format: trec (tab-separated, for topics with no field but the query), beir, jsonl, parquet or csv. None: from
+            the suffix of the name.
+
+    Raises:
+        DataError: for a topic without a query, a field that the format cannot hold, or a file that cannot be written.
+        UsageError: for an unknown format, one that has no topics, or a suffix that implies none.
+    """
+    path = Path(path)
+    form = _format_to_write(path, format, "topics").topics
+    assert form is not None
+    for topic, fields in topics.items():
+        if "id" in fields:
+            raise DataError("a topic has no field 'id' beside its id", where=f"topic {topic}")
+    form.write(path, {_id(topic): topic_fields(fields, f"topic {topic}") for topic, fields in topics.items()})
+
+
+def format_of_file(path: Path, kind: Kind) -> Format:
+    """Detect the format of a file from its head, else from the suffix of its name.
+
+    Raises:
+        DataError: if neither identifies a format; the message lists the formats tried.
+    """
+    forms = _forms(kind)
+    if path.is_dir():
+        return _named("beir", kind)
+    head = read_head(path)
+    for name, form in forms.items():
+        if form.recognises(head):
+            return FORMATS[name]
+    for name, form in forms.items():
+        if head.suffix in form.suffixes:
+            return FORMATS[name]
+    tried = "; ".join(f"{name} ({form.shape})" for name, form in forms.items())
+    raise DataError(f"is none of the formats of {_plural(kind)}", where=str(path), fix=f"Tried: {tried}.")
+
+
+def format_for_name(path: Path, kind: Kind) -> Format:
+    """The format that the suffix of a file name implies for writing.
+
+    Raises:
+        UsageError: if it implies none.
+    """
+    forms = _forms(kind)
+    for name, form in forms.items():
+        if suffix_of(path) in form.suffixes:
+            return FORMATS[name]
+    suffixes = ", ".join(f"{suffix} ({name})" for name, form in forms.items() for suffix in form.suffixes if suffix)
+    raise UsageError(
+        f"the name does not imply a format of {_plural(kind)}",
+        where=str(path),
+        fix=f"Name a format ({', '.join(forms)}), or end the name in {suffixes}.",
+    )
+
+
+def _forms(kind: Kind) -> dict[str, Form]:
+    """The formats that have a form for qrels, runs or topics."""
+    return {name: form for name, format in FORMATS.items() if (form := getattr(format, kind)) is not None}
+
+
+def _named(name: str, kind: Kind) -> Format:
+    formats = f"Formats of {_plural(kind)}: {', '.join(_forms(kind))}."
+    if name not in FORMATS:
+        raise UsageError(f"there is no format '{name}'", fix=formats)
+    if name not in _forms(kind):
+        raise UsageError(f"the format '{name}' has no form for {_plural(kind)}", fix=formats)
+    return FORMATS[name]
+
+
+def _format_to_read(path: Path, name: str | None, kind: Kind) -> Format:
+    return format_of_file(path, kind) if name is None else _named(name, kind)
+
+
+def _format_to_write(path: Path, name: str | None, kind: Kind) -> Format:
+    return format_for_name(path, kind) if name is None else _named(name, kind)
+
+
+def _plural(kind: Kind) -> str:
+    return "runs" if kind == "run" else kind
+
+
+def _finite(score: float, topic: str, document: str) -> float:
+    if not math.isfinite(score):
+        raise DataError(f"the score {score} of document {document} is not finite", where=f"topic {topic}")
+    return float(score)
+
+
+def _id(text: str) -> str:
+    if not text:
+        raise DataError("an id is empty")
+    return text

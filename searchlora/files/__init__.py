@@ -1,0 +1,56 @@
+"""Reading and writing of files, shared by all other packages.
+
+`atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
+reads rows of five kinds of file, `read_progress` counts the bytes read.
+"""
+
+from __future__ import annotations
+
+from searchlora.files.atomic import (
+    atomic_bytes,
+    atomic_folder,
+    atomic_text,
+    check_writable,
+    file_sha256,
+    publish_folder,
+    sync,
+    tree_sha256,
+    tree_size,
+)
+from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
+from searchlora.files.read_progress import ReadProgress, track_reads
+from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
+from searchlora.files.text import Head, check_file, numbered_lines, open_bytes, open_text, read_head, read_text
+
+__all__ = [
+    "EXCERPT",
+    "EXTENSIONS",
+    "Head",
+    "Pairs",
+    "ReadProgress",
+    "RejectedRow",
+    "Rows",
+    "SourceRow",
+    "atomic_bytes",
+    "atomic_folder",
+    "atomic_text",
+    "check_file",
+    "check_writable",
+    "file_sha256",
+    "json_file",
+    "json_line",
+    "json_object",
+    "numbered_lines",
+    "open_bytes",
+    "open_text",
+    "parse_json",
+    "publish_folder",
+    "read_head",
+    "read_rows",
+    "read_text",
+    "strict",
+    "sync",
+    "track_reads",
+    "tree_sha256",
+    "tree_size",
+]

@@ -1,0 +1,246 @@
+"""Atomic writing of files and folders, durable on disk, and their sha256 hashes.
+
+A file or a folder is written under a temporary name beside its target, synced, and renamed: a kill or a power cut
+leaves the old state or the new one. The temporary name is locked while its writer lives, so the next writer of the
+same target removes what killed writers left.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from searchlora.errors import DataError
+
+if sys.platform != "win32":  # Windows has no flock; leftovers stay there until someone removes them
+    import fcntl
+
+_SUFFIX = ".partial"
+_NAME_CHARACTERS = 60  # of the target's name; a temporary name must not exceed what the file system allows
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file for writing that replaces `path` once it is complete; gzip if the name ends in `.gz`.
+
+    Raises:
+        DataError: if the file cannot be written, or the text has no UTF-8 form; `path` keeps its old content.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_text(folder / "notes.txt") as out:
+        ...     _ = out.write("written whole or not at all")
+        >>> (folder / "notes.txt").read_text()
+        'written whole or not at all'
+    """
+    with atomic_bytes(path) as raw, _text_writer(raw, path) as text:
+        try:
+            yield text
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{error.object[error.start : error.end]!r} cannot be written as UTF-8", where=str(path)
+            ) from None
+
+
+@contextmanager
+def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a binary file for writing that replaces `path` once it is complete and synced.
+
+    Raises:
+        DataError: if the folder cannot be written or the disk is full; `path` keeps its old content.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        temporary = _temporary_name(path)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    lock = _lock(temporary)
+    try:
+        with os.fdopen(descriptor, "wb") as raw:
+            yield raw
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _unlock(lock)
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Make a hidden folder beside `out` that becomes `out` at the end of the block; an error removes it.
+
+    Raises:
+        DataError: if `out` exists and is not an empty folder, or cannot be written (for example a full disk).
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError("is there already", where=str(out), fix="Choose another folder for --out, or remove this one.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
+        folder = _temporary_name(out)
+        folder.mkdir(mode=0o700)
+        lock = _lock(folder)
+        try:
+            yield folder
+            folder.chmod(0o755)
+            publish_folder(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _unlock(lock)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def publish_folder(folder: Path, target: Path) -> None:
+    """Sync all files of a folder to disk and rename it to `target`, which must not exist or be an empty folder.
+
+    Raises:
+        OSError: if the disk is full or `target` is taken.
+    """
+    for file in folder.rglob("*"):
+        sync(file)
+    sync(folder)
+    folder.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Check before long work that its output files can be written; None stands for an output nobody requested.
+
+    Nothing is created. A disk that fills up later is reported by the writer itself.
+
+    Raises:
+        DataError: if a path is a folder, or its folder neither exists nor can be made, or is not writable.
+    """
+    for path in paths:
+        if path is not None and (reason := _why_not_writable(path)):
+            raise DataError(f"cannot be written ({reason})", where=str(path))
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of the bytes of a file, 64 hexadecimal digits. Raises `DataError` if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
+
+
+def tree_sha256(path: Path) -> str:
+    """sha256 of a file, or of a folder over the names and hashes of all its files. Raises `DataError`."""
+    if not path.is_dir():
+        return file_sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    listing = "\n".join(f"{file_sha256(file)} {file.relative_to(path)}" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _cannot_write(path: Path, error: OSError) -> DataError:
+    return DataError(f"cannot be written ({error.strerror or error})", where=str(path))
+
+
+def _why_not_writable(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return "it is a folder"
+        folder = next(above for above in path.absolute().parents if above.exists())
+    except OSError as error:
+        return error.strerror or str(error)
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:_NAME_CHARACTERS]}."
+
+
+def _temporary_name(target: Path) -> Path:
+    if len(os.fsencode(target.name)) > 255:
+        raise OSError(36, "File name too long")
+    return target.with_name(f"{_prefix(target)}{uuid.uuid4().hex}{_SUFFIX}")
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files and folders of killed writers of `target`."""
+    prefix = _prefix(target)
+    with os.scandir(target.parent) as entries:
+        leftovers = [Path(entry.path) for entry in entries if _is_temporary(entry.name, prefix)]
+    for leftover in leftovers:
+        lock = _lock(leftover)
+        if lock is None:  # its writer is alive, or the platform cannot tell
+            continue
+        with suppress(OSError):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        _unlock(lock)
+
+
+def _is_temporary(name: str, prefix: str) -> bool:
+    middle = name.removeprefix(prefix).removesuffix(_SUFFIX)
+    return len(middle) == 32 and name == f"{prefix}{middle}{_SUFFIX}"
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of a temporary file or folder; None if another process holds it."""
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+@contextmanager
+def _text_writer(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
+    if path.suffix != ".gz":
+        with io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as text:
+            yield text
+        return
+    # The header holds neither a name nor a time: the same content gives the same bytes.
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
+    ):
+        yield text

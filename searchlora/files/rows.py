@@ -1,0 +1,536 @@
+"""Rows of JSON Lines, JSON, CSV, TSV and Parquet files, plain or gzip, one at a time.
+
+A row that cannot be read is yielded as `RejectedRow` with its place, and reading goes on; only a fault that makes the
+rest unreadable is a `DataError`. Lines are counted as an editor counts them, the rows of a JSON array or a Parquet
+file from 1. Memory is bounded by the longest row (`MAX_LINE`) or a Parquet batch.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import datetime
+import io
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from searchlora.errors import DataError, RowError
+from searchlora.files.atomic import atomic_text
+from searchlora.files.json_text import decode_value, parse_json, value_fault
+from searchlora.files.text import MAX_LINE, MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT, check_file, open_bytes
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A row of a source file and its place: "dev.json, row 12"."""
+
+    data: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that a reader or the schema rejected: its place, the reason, and the row as far as it could be read."""
+
+    where: str
+    reason: str
+    data: Any = None
+
+
+Rows: TypeAlias = Iterator[SourceRow | RejectedRow]
+
+EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+#: Characters of an unreadable row that a `RejectedRow` keeps.
+EXCERPT = 200
+
+_CHUNK = 1 << 16  # bytes
+_BATCH = 1024  # rows of a Parquet file in memory
+
+#: The csv module must not refuse long fields itself: it would read the rest of the field as rows.
+csv.field_size_limit(2**31 - 1)
+
+
+def read_rows(path: Path, required: Sequence[str] = ()) -> Rows:
+    """Read a file by the extension of its name.
+
+    Args:
+        path: `.jsonl`, `.ndjson`, `.json` (an array, or objects one after another), `.csv` (quoted as in RFC 4180),
+            `.tsv` (never quoted) or `.parquet`; each also with `.gz`. Text is UTF-8.
+        required: Required columns. One that is missing in the header of a table or the schema of a Parquet file is
+            an error of the file; one that is missing in a JSON object rejects that row.
+
+    Yields:
+        `SourceRow` or `RejectedRow`, in file order.
+
+    Raises:
+        DataError: if the file is missing, empty, of an unknown kind, cut off, not UTF-8 in its header, or lacks a
+            required column. What can be known without reading is raised by the call, not by the first row.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "clicks.jsonl"
+        >>> _ = path.write_text('{"query": "tent"}\\n{"query": \\n')
+        >>> good, bad = read_rows(path, ["query"])
+        >>> good
+        SourceRow(data={'query': 'tent'}, where='clicks.jsonl, line 1')
+        >>> bad.where, bad.reason
+        ('clicks.jsonl, line 2', 'is not JSON (Expecting value: line 2 column 1 (char 11))')
+    """
+    reader = _reader_for(path)
+    check_file(path)
+    return _read(path, reader, tuple(required))
+
+
+def strict(rows: Rows) -> Iterator[SourceRow]:
+    """The rows, for callers that cannot go on without one. Raises `DataError` for the first rejected row."""
+    for row in rows:
+        if isinstance(row, RejectedRow):
+            raise DataError(row.reason, where=row.where)
+        yield row
+
+
+def json_lines(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Rows:
+    """Rows of a JSON Lines file; blank lines are skipped. `label` names the file in the places of rows."""
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), start=1):
+        where = f"{label}, line {number}"
+        if len(line) >= MAX_LINE and not line.endswith(b"\n"):
+            _skip_line(file.readline, b"\n")
+            yield RejectedRow(where, f"has more than {MAX_LINE:,} bytes", line[:EXCERPT].decode("utf-8", "replace"))
+            continue
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield _json_row(line, where, required)
+
+
+def json_values(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Rows:
+    """The objects of a JSON array, or objects one after another.
+
+    Raises:
+        RowError: at the first place that is not JSON, because the end of the row is unknown.
+    """
+    window = _JsonWindow(file)
+    window.skip_space()
+    in_array = window.take("[")
+    number = 0
+    while True:
+        number += 1
+        where = f"{label}, row {number}"
+        window.skip_space()
+        if window.at_end() or (in_array and window.take("]")):
+            window.check_end(in_array, where)
+            return
+        row = window.next_value(where)
+        yield row if isinstance(row, RejectedRow) else _checked(row, where, required)
+        window.skip_space()
+        if in_array and not window.take(",") and not window.starts_with("]"):
+            raise _not_json(where, "there is no comma or ] after it")
+
+
+def delimited_fields(
+    file: IO[bytes], label: str, delimiter: str, *, quoted: bool = True
+) -> Iterator[tuple[str, list[str]] | RejectedRow]:
+    """The rows of a table as lists of fields, header included, each with its place; blank lines are skipped.
+
+    Args:
+        quoted: Fields may be quoted as in RFC 4180; else a quote is a character like any other.
+    """
+    # Bytes that are not UTF-8 become surrogates, so that one bad row does not end the reading.
+    lines = _TableLines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    if quoted:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    while True:
+        where = f"{label}, line {lines.begin_row()}"
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield RejectedRow(where, f"cannot be read as a row ({error})", lines.excerpt())
+            lines.resume_after_first()
+            continue
+        if fields and (fault := _fields_fault(fields)):
+            readable = [field.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for field in fields]
+            yield RejectedRow(where, fault, readable)
+        elif fields:
+            yield where, fields
+
+
+def delimited_rows(
+    file: IO[bytes],
+    label: str,
+    required: Sequence[str],
+    delimiter: str,
+    *,
+    quoted: bool = True,
+    strip_header: bool = True,
+) -> Rows:
+    """Rows below a header; a row with more or fewer fields than the header is rejected.
+
+    Raises:
+        DataError: for a header that is not UTF-8, repeats a column, or lacks a required one.
+    """
+    rows = delimited_fields(file, label, delimiter, quoted=quoted)
+    first = next(rows, (f"{label}, line 1", []))
+    if isinstance(first, RejectedRow):
+        raise DataError(f"the header {first.reason}", where=first.where, fix="Mend or convert the file.")
+    where, header = first
+    if strip_header:
+        header = [column.strip() for column in header]
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise DataError(f"column '{repeated[0]}' occurs twice in the header", where=where)
+    _check_columns(header, where, required)
+    for row in rows:
+        if isinstance(row, RejectedRow):
+            yield row
+        elif len(row[1]) != len(header):
+            yield RejectedRow(row[0], f"has {len(row[1])} fields where the header has {len(header)}", row[1])
+        else:
+            yield SourceRow(dict(zip(header, row[1], strict=True)), row[0])
+
+
+def write_delimited(path: Path, rows: Iterable[Sequence[object]], delimiter: str) -> None:
+    """Write rows atomically, header first.
+
+    Lines end in CRLF, as in RFC 4180, so that a line break within a field is quoted.
+    """
+    with atomic_text(path) as out:
+        csv.writer(out, delimiter=delimiter, lineterminator="\r\n").writerows(rows)
+
+
+def parquet_rows(
+    file: IO[bytes], label: str, required: Sequence[str] = (), columns: Sequence[str] | None = None
+) -> Rows:
+    """Rows of a Parquet file, read in batches. Nulls count as missing fields, unless the column is required.
+
+    Args:
+        columns: The columns to read; None reads all.
+
+    Raises:
+        DataError: if the file is not sound Parquet or lacks a required column.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    # Parquet is read from its end, so a gzip stream has to be unpacked into memory.
+    source = file if file.seekable() else io.BytesIO(file.read())
+    try:
+        table = pyarrow.parquet.ParquetFile(source)
+        _check_columns(table.schema_arrow.names, label, required)
+        _check_unpacked_size(table, source, label)
+        number = 0
+        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
+            for row in _batch_rows(batch):
+                number += 1
+                where = f"{label}, row {number}"
+                if isinstance(row, str):
+                    yield RejectedRow(where, row)
+                    continue
+                present = {key: _present(cell) for key, cell in row.items() if cell is not None or key in required}
+                fault = value_fault(present, allow_nul=True)
+                yield RejectedRow(where, fault, repr(present)[:EXCERPT]) if fault else SourceRow(present, where)
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"is not a sound Parquet file ({reason})", where=label, fix="Fetch or export it again."
+        ) from None
+
+
+def _reader_for(path: Path) -> Callable[[IO[bytes], str, Sequence[str]], Rows]:
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".jsonl", ".ndjson")):
+        return json_lines
+    if name.endswith(".json"):
+        return json_values
+    if name.endswith(".csv"):
+        return lambda file, label, required: delimited_rows(file, label, required, ",")
+    if name.endswith(".tsv"):
+        return lambda file, label, required: delimited_rows(file, label, required, "\t", quoted=False)
+    if name.endswith(".parquet"):
+        return parquet_rows
+    raise DataError(
+        "the kind of file is not known from its name",
+        where=str(path),
+        fix=f"Known endings: {', '.join(EXTENSIONS)}, each also with .gz.",
+    )
+
+
+def _read(path: Path, reader: Callable[[IO[bytes], str, Sequence[str]], Rows], required: Sequence[str]) -> Rows:
+    with open_bytes(path) as file:
+        yield from reader(file, path.name, required)
+
+
+# JSON
+
+
+def _json_row(line: bytes, where: str, required: Sequence[str]) -> SourceRow | RejectedRow:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return RejectedRow(where, f"is not UTF-8 text ({error.reason})", line[:EXCERPT].decode("utf-8", "replace"))
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        return RejectedRow(where, f"is not JSON ({error})", text[:EXCERPT])
+    return _checked(value, where, required)
+
+
+def _checked(value: Any, where: str, required: Sequence[str]) -> SourceRow | RejectedRow:
+    if not isinstance(value, dict):
+        return RejectedRow(where, "is not a JSON object", value)
+    missing = [column for column in required if column not in value]
+    if missing:
+        return RejectedRow(where, f"field '{missing[0]}' is missing", value)
+    return SourceRow(value, where)
+
+
+def _not_json(where: str, reason: str) -> RowError:
+    return RowError(f"is not JSON ({reason})", where=where, fix="Mend the file, or convert it to JSON Lines.")
+
+
+class _JsonWindow:
+    """The part of a JSON text that is in memory."""
+
+    _OPENING, _CLOSING = re.compile(r"[\[{]+"), "]}"
+    _NESTED_TEXT, _SCALAR = re.compile(r'[^"\[\]{}]+'), re.compile(r'[^"\[\]{},\s]+')
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._buffer = ""
+        self._position = 0
+        self._last_taken = ""
+
+    def skip_space(self) -> None:
+        """Move to the next character that is not white space."""
+        while True:
+            while self._position < len(self._buffer):
+                if not self._buffer[self._position].isspace():
+                    return
+                self._position += 1
+            if not self._grow():
+                return
+
+    def at_end(self) -> bool:
+        """Whether nothing is left in memory."""
+        return self._position >= len(self._buffer)
+
+    def starts_with(self, character: str) -> bool:
+        """Whether the next character is this one."""
+        return self._buffer.startswith(character, self._position)
+
+    def take(self, character: str) -> bool:
+        """Move past the next character if it is this one."""
+        if not self.starts_with(character):
+            return False
+        self._position += 1
+        self._last_taken = character
+        return True
+
+    def check_end(self, in_array: bool, where: str) -> None:
+        """Raise `RowError` unless the text is complete here."""
+        self.skip_space()
+        if not self.at_end():
+            raise _not_json(where, "text follows the end of the array")
+        if in_array and self._last_taken != "]":
+            raise _not_json(where, "the file ends inside the array")
+
+    def next_value(self, where: str) -> Any:
+        """The next value, or a `RejectedRow` for one that is JSON in form only. Raises `RowError`."""
+        while True:
+            try:
+                value, end = decode_value(self._buffer, self._position)
+            except json.JSONDecodeError as error:
+                if len(self._buffer) - self._position > MAX_LINE or not self._grow():
+                    raise _not_json(where, error.msg) from None
+                continue
+            except ValueError as error:
+                rejected = RejectedRow(where, f"is not JSON ({error})", self._buffer[self._position :][:EXCERPT])
+                if not self._skip_value():
+                    raise _not_json(where, "the file ends inside the row") from None
+                return rejected
+            # A number at the end of the buffer may go on in the next chunk.
+            start = self._position
+            if end < len(self._buffer):
+                self._position = end
+                return value
+            if not self._grow():
+                self._position = end - start
+                return value
+
+    def _grow(self) -> bool:
+        """Read at least as much again as is unread; False at the end of the file."""
+        unread = self._buffer[self._position :]
+        data = self._file.read(max(_CHUNK, len(unread)))
+        self._buffer = unread + self._decoder.decode(data, final=not data)
+        self._position = 0
+        return bool(data)
+
+    def _skip_value(self) -> bool:
+        """Move past a value without decoding it; False if the file ends inside it."""
+        depth = 0
+        while not self.at_end() or self._grow():
+            character = self._buffer[self._position]
+            if opening := self._OPENING.match(self._buffer, self._position):
+                depth += len(opening[0])
+                self._position = opening.end()
+                continue
+            if character == '"':
+                if not self._skip_string():
+                    return False
+            elif character in self._CLOSING:
+                if not depth:
+                    return True
+                depth -= 1
+                self._position += 1
+            elif not depth and (character == "," or character.isspace()):
+                return True
+            else:
+                pattern = self._NESTED_TEXT if depth else self._SCALAR
+                match = pattern.match(self._buffer, self._position)
+                assert match is not None
+                self._position = match.end()
+                continue
+            if not depth:
+                return True
+        return not depth
+
+    def _skip_string(self) -> bool:
+        self._position += 1
+        while not self.at_end() or self._grow():
+            character = self._buffer[self._position]
+            if character == "\\":
+                self._position += 1
+                if self.at_end() and not self._grow():
+                    return False
+            elif character == '"':
+                self._position += 1
+                return True
+            self._position += 1
+        return False
+
+
+# Tables
+
+
+class _TableLines:
+    """The lines of a table for `csv.reader`; those of a row that is never closed are read again as rows.
+
+    An unclosed quote would otherwise swallow all rows up to the next quote or the end of the file. Lines that are read
+    again are limited by the lines read so far, so that reading stays linear in the size of the file.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._again: deque[str] = deque()
+        self._row: list[str] = []
+        self._row_size = 0
+        self._line = 0
+        self._budget = MAX_LINE
+
+    def __iter__(self) -> _TableLines:
+        return self
+
+    def __next__(self) -> str:
+        if self._row_size > MAX_LINE:
+            raise csv.Error(f"it has more than {MAX_LINE:,} characters")
+        if self._again:
+            line = self._again.popleft()
+        else:
+            line = self._text.readline(MAX_LINE)
+            self._budget += len(line)
+        if not line:
+            raise StopIteration
+        self._line += 1
+        self._row.append(line)
+        self._row_size += len(line)
+        if len(line) >= MAX_LINE and not line.endswith(("\n", "\r")):
+            _skip_line(self._text.readline, ("\n", "\r"))
+            raise csv.Error(f"it has more than {MAX_LINE:,} characters")
+        return line
+
+    def begin_row(self) -> int:
+        """Start a row; the number of its first line."""
+        self._row, self._row_size = [], 0
+        return self._line + 1
+
+    def excerpt(self) -> str:
+        """The beginning of the row."""
+        return "".join(self._row)[:EXCERPT].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+    def resume_after_first(self) -> None:
+        """Read the lines after the first one of the row again."""
+        rest = self._row[1:]
+        size = sum(map(len, rest))
+        if size <= self._budget:
+            self._budget -= size
+            self._line -= len(rest)
+            self._again.extendleft(reversed(rest))
+
+
+def _skip_line(readline: Callable[[int], Any], ends: Any) -> None:
+    """Read to the end of a line."""
+    while (part := readline(MAX_LINE)) and not part.endswith(ends):
+        pass
+
+
+def _fields_fault(fields: Sequence[str]) -> str | None:
+    for field in fields:
+        if not field.isascii() and any("\udc80" <= character <= "\udcff" for character in field):
+            return "is not UTF-8 text"
+    return None
+
+
+def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) -> None:
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise DataError(
+            f"there is no column '{missing[0]}'; the columns are {', '.join(columns) or 'none'}",
+            where=where,
+            fix="Rename the column, set its name (`--option`, see `searchlora data formats`), or choose another "
+            "format.",
+        )
+
+
+# Parquet
+
+
+def _check_unpacked_size(table: Any, source: IO[bytes], label: str) -> None:
+    packed = source.seek(0, io.SEEK_END)
+    groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
+    largest = max((group.total_byte_size for group in groups), default=0)
+    if largest > max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * packed):
+        raise DataError(f"a row group unpacks to more than {MAX_UNPACK_RATIO} times the size of the file", where=label)
+
+
+def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch; for a row that Python cannot hold, the reason."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (ValueError, OverflowError):  # invalid UTF-8, or a time out of range, somewhere in the batch
+        for number in range(batch.num_rows):
+            try:
+                yield batch.slice(number, 1).to_pylist()[0]
+            except (ValueError, OverflowError) as error:
+                yield f"cannot be read as a row ({error})"
+        return
+    yield from rows
+
+
+def _present(cell: Any) -> Any:
+    """A cell without the nulls that Parquet writes for fields of other rows; times as ISO 8601 text."""
+    if isinstance(cell, dict):
+        return {key: _present(member) for key, member in cell.items() if member is not None}
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat()
+    return [_present(member) for member in cell] if isinstance(cell, list) else cell

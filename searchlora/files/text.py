@@ -1,0 +1,182 @@
+"""Text files: opening plain and gzip files, decoding UTF-8, lines with their numbers, and the head of a file.
+
+Memory is bounded: a gzip file may unpack to at most `MAX_UNPACK_RATIO` times its size (small files to
+`MIN_UNPACK_LIMIT`), and a line may have at most `MAX_LINE` characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from searchlora.errors import DataError
+from searchlora.files.read_progress import open_counted
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+#: A gzip file unpacks to at most this many times its own size. Text has ratios of 3 to 30.
+MAX_UNPACK_RATIO = 100
+
+#: Bytes that any gzip file may unpack to, whatever its ratio.
+MIN_UNPACK_LIMIT = 1 << 26
+
+#: Characters of a line, or of a row.
+MAX_LINE = 1 << 25
+
+_CHUNK = 1 << 16
+_HEAD_BYTES = 1 << 16
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes, unpacked if its name ends in `.gz`.
+
+    Raises:
+        DataError: if the file is missing, cannot be read, is not the gzip file that its name says, or unpacks to far
+            more than its size.
+    """
+    try:
+        with open_counted(path) as raw:
+            if path.suffix == ".gz":
+                with gzip.open(raw) as unpacked, io.BufferedReader(_Limited(unpacked, path), _CHUNK) as limited:
+                    yield limited
+            else:
+                yield raw
+    except FileNotFoundError:
+        raise DataError("there is no such file", where=str(path), fix="Check the path.") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"is not a sound gzip file ({error})", where=str(path), fix="Fetch it again.") from None
+    except EOFError:
+        raise DataError("the gzip file is cut off", where=str(path), fix="Fetch it again.") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", where=str(path)) from None
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file for reading, with or without a byte order mark, unpacked if its name ends in `.gz`.
+
+    Raises:
+        DataError: as `open_bytes`, and if the text is not UTF-8; the message names the line.
+    """
+    with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline) as text:
+        yield text
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, each with its number from 1.
+
+    Raises:
+        DataError: as `open_text`, and if a line has more than `MAX_LINE` characters.
+    """
+    with open_text(path) as text:
+        for number, line in enumerate(iter(partial(text.readline, MAX_LINE), ""), start=1):
+            if len(line) >= MAX_LINE:
+                raise DataError(f"has more than {MAX_LINE:,} characters", where=f"{path}, line {number}")
+            if not line.isspace():
+                yield number, line
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a small file, such as a recipe.
+
+    Raises:
+        DataError: as `open_text`.
+    """
+    with open_text(path) as text:
+        return text.read()
+
+
+def check_file(path: Path) -> None:
+    """Raise `DataError` unless `path` is a file with content."""
+    if path.is_dir():
+        raise DataError("is a folder where a file is needed", where=str(path), fix="Name the file in it.")
+    if not path.exists():
+        raise DataError("there is no such file", where=str(path), fix="Check the path.")
+    if path.stat().st_size == 0:
+        raise DataError("the file is empty", where=str(path), fix="Check the download or export that wrote it.")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of a file, from which its format is detected.
+
+    Attributes:
+        suffix: Suffix of the name in lower case without `.gz`; `""` if it has none.
+        raw: The first bytes, unpacked.
+        text: The same, decoded.
+        line: The first line that is not blank.
+    """
+
+    suffix: str
+    raw: bytes
+    text: str
+    line: str
+
+
+def read_head(path: Path) -> Head:
+    """Read the head of a file. Raises `DataError` if it cannot be read."""
+    with open_bytes(path) as file:
+        raw = file.read(_HEAD_BYTES)
+    text = raw.decode("utf-8-sig", errors="replace").lstrip()
+    return Head(suffix_of(path), raw, text, re.split(r"[\r\n]", text, maxsplit=1)[0])
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a file name in lower case, `.gz` aside.
+
+    Examples:
+        >>> suffix_of(Path("a/Topics.TSV.gz"))
+        '.tsv'
+    """
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+class _Limited(io.RawIOBase):
+    """The unpacked bytes of a gzip file, refused beyond the limit for its size."""
+
+    def __init__(self, unpacked: gzip.GzipFile, path: Path) -> None:
+        self._unpacked = unpacked
+        self._path = path
+        self._left = max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        data = self._unpacked.read1(len(memoryview(buffer)))
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(
+                f"the gzip file unpacks to more than {MAX_UNPACK_RATIO} times its size",
+                where=str(self._path),
+                fix="Check what it holds; if it is sound, unpack it and read the unpacked file.",
+            )
+        memoryview(buffer)[: len(data)] = data
+        return len(data)
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    """The error for a file that is not UTF-8, with the line of its first invalid byte."""
+    where, fix = str(path), "Convert it, for example with iconv."
+    with open_bytes(path) as file:
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), start=1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return DataError("is UTF-16 text, not UTF-8", where=where, fix="Convert it: iconv -f UTF-16 -t UTF-8.")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as fault:
+                return DataError(f"is not UTF-8 text ({fault.reason})", where=f"{where}, line {number}", fix=fix)
+    return DataError(f"is not UTF-8 text ({error.reason})", where=where, fix=fix)
