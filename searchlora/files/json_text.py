@@ -20,6 +20,14 @@ MAX_DEPTH = 100
 MAX_INTEGER = 2**63 - 1
 
 
+class UnfitText(ValueError):
+    """A JSON value whose texts cannot be stored; `value` is the value."""
+
+    def __init__(self, fault: str, value: Any) -> None:
+        super().__init__(fault)
+        self.value = value
+
+
 class Pairs(list[tuple[str, Any]]):
     """A JSON object as its key-value pairs in file order, repeated keys included."""
 
@@ -125,7 +133,7 @@ def text_fault(text: str, *, allow_nul: bool = False) -> str | None:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            return "a text holds a lone surrogate"
+            return _SURROGATE
     return None
 
 
@@ -145,6 +153,7 @@ def decode_value(text: str, position: int) -> tuple[Any, int]:
     return value, end
 
 
+_SURROGATE = "a text holds a lone surrogate"
 _TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels"
 
 
@@ -157,7 +166,7 @@ def _parse(text: str, decoder: json.JSONDecoder) -> Any:
     if ("\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH) and (
         fault := value_fault(value, allow_nul=True)
     ):
-        raise ValueError(fault)
+        raise UnfitText(fault, value) if fault == _SURROGATE else ValueError(fault)
     return value
 
 

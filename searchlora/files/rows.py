@@ -22,7 +22,7 @@ from typing import IO, Any, TypeAlias
 
 from searchlora.errors import DataError, RowError
 from searchlora.files.atomic import atomic_text
-from searchlora.files.json_text import decode_value, parse_json, value_fault
+from searchlora.files.json_text import UnfitText, decode_value, parse_json, value_fault
 from searchlora.files.text import MAX_LINE, MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT, check_file, open_bytes
 
 
@@ -281,7 +281,8 @@ def _json_row(line: bytes, where: str, required: Sequence[str]) -> SourceRow | R
     try:
         value = parse_json(text)
     except ValueError as error:
-        return RejectedRow(where, f"is not JSON ({error})", text[:EXCERPT])
+        data = error.value if isinstance(error, UnfitText) else text[:EXCERPT]
+        return RejectedRow(where, f"is not JSON ({error})", data)
     return _checked(value, where, required)
 
 
