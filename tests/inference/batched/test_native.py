@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
+import stat
 from copy import copy
 from itertools import accumulate, pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from searchlora.errors import UsageError
 from searchlora.inference.batched import native
 from searchlora.inference.batched.attention import attend
 from searchlora.inference.batched.fused_layers import FusedRMSNorm, fuse_norms
@@ -127,7 +131,59 @@ def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "_FLAGS", ("--no-such-option",))
     assert native._load.__wrapped__(torch.float32) is None
-    assert not list((tmp_path / "kernels").iterdir())
+    assert not list((tmp_path / "native").iterdir())
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """A cache with freshly built kernels."""
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
+    assert native._load.__wrapped__(torch.float32) is not None
+    return tmp_path / "native"
+
+
+def test_the_cache_of_kernels_is_private(cache):
+    (library,) = cache.iterdir()
+    assert [stat.S_IMODE(each.lstat().st_mode) for each in (cache, library)] == [0o700, 0o700]
+    assert native._load.__wrapped__(torch.float32) is not None  # it is used again
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_kernels_that_others_can_write_are_refused(cache, mode, which):
+    path = cache if which == "folder" else next(cache.iterdir())
+    path.chmod(mode)
+    with pytest.raises(UsageError, match=f"{path.name}: can be written by others"):
+        native._load.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("which", ["file", "folder"])
+def test_kernels_of_another_user_are_refused(cache, monkeypatch, which):
+    path, real = cache if which == "folder" else next(cache.iterdir()), Path.lstat
+
+    def lstat(self):
+        status = real(self)
+        return SimpleNamespace(st_mode=status.st_mode, st_uid=status.st_uid + (self == path))
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(UsageError, match=f"{path.name}: belongs to another user"):
+        native._load.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("which", ["file", "folder", "dangling"])
+def test_symbolic_links_to_kernels_are_refused(cache, tmp_path, which):
+    path = cache if which == "folder" else next(cache.iterdir())
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / ("nothing" if which == "dangling" else "moved"))
+    with pytest.raises(UsageError, match=f"{path.name}: is a symbolic link"):
+        native._load.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("value", [" ", "''", "\t", "gcc 'open"])
+def test_a_compiler_variable_without_a_command_is_an_error(monkeypatch, value):
+    monkeypatch.setenv("CC", value)
+    with pytest.raises(UsageError, match=r"CC: (has no|is not a) command"):
+        native._load.__wrapped__(torch.float32)
 
 
 def test_they_can_be_switched_off(monkeypatch):

@@ -4,6 +4,9 @@ The GEMM with frozen weights needs a processor with AMX or AVX512-BF16. PyTorch 
 batched product each, which on a CPU spends most of its time on repacking such small matrices
 (`benchmarks/multi_adapter` has the ratio). Without a C compiler, on other systems than Linux, or with
 SEARCHLORA_NATIVE=0, PyTorch computes everything, with the same results up to rounding.
+
+The libraries are cached in a folder that only the user can enter. A cached file or folder is code that runs in this
+process, so one that another user owns or could have written is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from searchlora.errors import UsageError
 from searchlora.inference.batched.native.bindings import Kernels
 from searchlora.models.resolve import cache_dir
 
@@ -33,7 +38,11 @@ _DTYPE_FLAGS = {torch.bfloat16: ("-DBF16",), torch.float32: ()}
 
 
 def kernels(like: torch.Tensor) -> Kernels | None:
-    """The kernels for tensors of this dtype and device; None if PyTorch must compute."""
+    """The kernels for tensors of this dtype and device; None if PyTorch must compute.
+
+    Raises:
+        UsageError: for a cache that another user owns or can write to, or a CC without a command.
+    """
     if like.device.type != "cpu" or like.dtype not in _DTYPE_FLAGS or os.environ.get("SEARCHLORA_NATIVE") == "0":
         return None
     return _load(like.dtype)
@@ -41,7 +50,7 @@ def kernels(like: torch.Tensor) -> Kernels | None:
 
 @functools.cache
 def _load(dtype: torch.dtype) -> Kernels | None:
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    compiler = _compiler()
     if platform.system() != "Linux" or shutil.which(compiler[0]) is None:
         return None
     try:
@@ -55,25 +64,64 @@ def _load(dtype: torch.dtype) -> Kernels | None:
         return None
 
 
+def _compiler() -> list[str]:
+    """The command of the C compiler: the environment variable CC, or cc."""
+    value = os.environ.get("CC") or "cc"
+    try:
+        command = shlex.split(value)
+    except ValueError as error:  # an open quote
+        raise UsageError(f"is not a command ({error}): {value!r}", where="CC", fix=_FIX_CC) from None
+    if not command or not command[0]:
+        raise UsageError(f"has no command: {value!r}", where="CC", fix=_FIX_CC)
+    return command
+
+
+_FIX_CC = "Set it to a C compiler, such as CC=gcc, or unset it."
+
+
 def _build(compiler: Sequence[str], flags: tuple[str, ...]) -> Path:
     """The library, cached by the hash of its sources, compiler, flags and processor."""
     sources = [file.read_text(encoding="utf-8") for file in (*_HEADERS, *_SOURCES)]
     inputs = [*sources, *compiler, *_FLAGS, *flags, _processor()]
     name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:24]
-    library = cache_dir() / "kernels" / f"{name}.so"
-    if not library.is_file():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            linked = Path(folder, "kernels.so")
-            objects = [str(Path(folder, f"{source.stem}.o")) for source in _SOURCES]
+    folder = cache_dir() / "native"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(folder)
+    library = folder / f"{name}.so"
+    if not library.exists() and not library.is_symlink():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            linked = Path(scratch, "kernels.so")
+            objects = [str(Path(scratch, f"{source.stem}.o")) for source in _SOURCES]
             for source, target in zip(_SOURCES, objects, strict=True):
                 _run(*compiler, *_FLAGS, *flags, str(source), "-o", target)
             # Linked without OpenMP, the library uses PyTorch's: a second OpenMP would keep threads of its own.
             _run(*compiler, "-shared", *objects, "-o", str(linked))
+            linked.chmod(0o700)
             with linked.open("rb") as written:
                 os.fsync(written.fileno())
             linked.replace(library)
+    _check_private(library)
     return library
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a file or folder that is a link, belongs to another user, or that others can write to."""
+    status = path.lstat()
+    problem = (
+        "is a symbolic link"
+        if stat.S_ISLNK(status.st_mode)
+        else "belongs to another user"
+        if status.st_uid != os.geteuid()
+        else "can be written by others"
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        else None
+    )
+    if problem:
+        raise UsageError(
+            f"{problem}, so the compiled code in it is not run",
+            where=str(path),
+            fix="Remove it, or set SEARCHLORA_CACHE to a folder of your own, or SEARCHLORA_NATIVE=0.",
+        )
 
 
 def _run(*command: str) -> None:
