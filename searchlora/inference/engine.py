@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from searchlora.errors import EngineError
 from searchlora.outputs import Grammar
 from searchlora.prompts import Message
 
@@ -72,6 +73,15 @@ class Scored:
     scored_tokens: int
 
 
+def non_finite_error(adapter: str | None) -> EngineError:
+    """The error of a request whose hidden states or log-probabilities are NaN or infinite."""
+    return EngineError(
+        "computes no finite numbers for this prompt",
+        where=adapter or "the base model",
+        fix="Train it again at a lower learning rate, or serve it in fp32.",
+    )
+
+
 class Engine(Protocol):
     """The interface of every engine; `tests/contract` holds the shared tests."""
 
@@ -99,4 +109,7 @@ class Engine(Protocol):
                 best choice are not scored to the end and get an upper bound. The best choice and its log-probability
                 stay exact; a probability computed from the scores is off by at most exp(-prune_margin) (8: 0.0004).
                 None scores every choice exactly.
+
+        Raises:
+            EngineError: if a log-probability is NaN or infinite; there is no best choice then.
         """

@@ -6,6 +6,7 @@ For models that the batched runner does not support (sliding-window attention, r
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 from searchlora.adapters.attach import attach
 from searchlora.inference.constrained import GrammarMask
-from searchlora.inference.engine import Scored
+from searchlora.inference.engine import Scored, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
@@ -213,7 +214,10 @@ class SequentialModelRunner:
         choices = [request.choices for request in requests]
         for part in score_sequences(model, prompts, choices, pad_id=self._pad_id, batches=self._batches):
             for row, scored in part.items():
-                requests[row].finish(scored)
+                if all(map(math.isfinite, scored.log_probabilities)):
+                    requests[row].finish(scored)
+                else:
+                    requests[row].fail(non_finite_error(requests[row].adapter))
                 self._counts.scored_requests += 1
                 self._counts.prompt_tokens += scored.prompt_tokens
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -174,6 +175,25 @@ def test_an_older_vllm_that_tells_no_given_token_is_named(tiny_base, renderer):
 
     with answering(older) as server, pytest.raises(EngineError, match=r"request 1: this vLLM does not tell .*newer"):
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["red"]])
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, math.inf])
+def test_scores_of_a_server_that_are_not_finite_are_an_error(tiny_base, renderer, value):
+    def broken(asked):
+        answer = LikeVllm(renderer)(asked)
+        for choice in answer.content.get("choices", ()):
+            first = choice["logprobs"]["top_logprobs"][0]
+            first[next(iter(first))] = value
+        return answer
+
+    def searchlora(asked):
+        if asked.path == "/v1/models":
+            return Told({"data": [{"id": "the-base", "owned_by": "searchlora"}]})
+        return Told({"log_probabilities": [-1.0, value], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
+
+    for answer, settings in ((broken, {}), (searchlora, {"model": "the-base"})):
+        with answering(answer) as server, pytest.raises(EngineError, match=r"request 1: .*not all finite"):
+            RemoteEngine(server.url, tiny_base, **settings).score([Request(CHAT)], [["red", "green"]])
 
 
 def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, renderer, store):

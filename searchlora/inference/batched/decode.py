@@ -13,6 +13,7 @@ from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.constrained import Matcher, grammar_error, mask_logits
+from searchlora.inference.engine import non_finite_error
 
 
 @dataclass(eq=False)
@@ -105,7 +106,7 @@ class DecodeBatch:
             )
         except NonFiniteOutput as error:
             for row in (self.rows[place] for place in error.rows):
-                row.error = error.as_engine_error(row.prompt.adapter)
+                row.error = non_finite_error(row.prompt.adapter)
             return False
         self._append_tokens(self.rows, hidden[:, 0])
         return True
@@ -133,8 +134,13 @@ class DecodeBatch:
         for place, row in enumerate(rows):
             if row.matcher is not None:
                 logits[place] = mask_logits(row.matcher, logits[place])
-        for row, token in zip(rows, argmax(logits).tolist(), strict=True):
+        best = argmax(logits)
+        finite = logits.gather(1, best[:, None])[:, 0].isfinite()  # NaN counts as the largest number
+        for row, token, is_finite in zip(rows, best.tolist(), finite.tolist(), strict=True):
             row.ids.append(token)
+            if not is_finite:
+                row.error = non_finite_error(row.prompt.adapter)
+                continue
             row.stopped = token == self._stop_id and not row.ignore_stop
             if row.matcher is not None and not row.stopped:
                 row.matcher.consume_token(token)

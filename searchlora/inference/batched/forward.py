@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from searchlora.errors import EngineError
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.frozen_linear import FrozenLinear, can_prepack, is_linear, merged_linear
 from searchlora.inference.batched.fused_layers import fuse_decoder_layers, fuse_norms
@@ -27,15 +26,6 @@ class NonFiniteOutput(Exception):
     def __init__(self, rows: Sequence[int]) -> None:
         self.rows = rows
         super().__init__(f"no finite numbers in rows {list(rows)}")
-
-    @staticmethod
-    def as_engine_error(adapter: str | None) -> EngineError:
-        """The error for a request with this adapter."""
-        return EngineError(
-            "computes no finite numbers for this prompt",
-            where=adapter or "the base model",
-            fix="Train it again at a lower learning rate, or serve it in fp32.",
-        )
 
 
 class Forward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any, TypeVar
 
 from searchlora.inference.batched.choice_scoring import score_choices
 from searchlora.inference.batched.decode import DecodeBatch, Row
-from searchlora.inference.batched.forward import Forward, NonFiniteOutput
+from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.lora_slots import LoraSlots
 from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
+from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
@@ -150,7 +152,7 @@ class BatchedModelRunner:
                     return
                 except NonFinitePrompts as error:
                     for prompt in error.among(list(left)):
-                        left.pop(prompt).fail(NonFiniteOutput.as_engine_error(prompt.adapter))
+                        left.pop(prompt).fail(non_finite_error(prompt.adapter))
         except Exception as error:
             for request in ready.values():
                 request.fail(error)
@@ -166,7 +168,10 @@ class BatchedModelRunner:
         scores = score_choices(self._prefiller, list(requests), choices, margin)
         self._counts.scored_requests += len(scores)
         for request, scored in zip(requests.values(), scores, strict=True):
-            request.finish(scored)
+            if all(map(math.isfinite, scored.log_probabilities)):
+                request.finish(scored)
+            else:
+                request.fail(non_finite_error(request.adapter))
 
     def _prefill(self, requests: dict[Prompt, GenerateRequest]) -> None:
         rows = {

@@ -93,7 +93,7 @@ class Vllm:
                 log_probabilities |= {(*prefix, token): likely[f"token_id:{token}"] for token in tokens}
             prompt_tokens += answer["usage"]["prompt_tokens"]
         sums = (math.fsum(log_probabilities[ids[: end + 1]] for end in range(len(ids))) for ids in choice_ids)
-        return Scored(tuple(sums), prompt_tokens, len(log_probabilities))
+        return Scored(_finite(sums), prompt_tokens, len(log_probabilities))
 
     def _greedy(self, model: str, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
         """Fields of a greedy request, whatever the generation_config of the base model sets."""
@@ -121,7 +121,7 @@ class Searchlora:
         prune_margin = None if prune_margin == math.inf else prune_margin  # the same, and JSON has no infinity
         more = {"begins": request.answer_prefix or None, "ends": request.choice_suffix, "within": prune_margin}
         answer = post("/v1/score", {**body, **{key: value for key, value in more.items() if value is not None}})
-        scores, usage = tuple(map(float, answer["log_probabilities"])), answer["usage"]
+        scores, usage = _finite(map(float, answer["log_probabilities"])), answer["usage"]
         if len(scores) != len(choices):
             raise ValueError(f"{len(scores)} scores for {len(choices)} choices")
         return Scored(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
@@ -191,6 +191,14 @@ def _completion(text: str, finish: str, usage: Mapping[str, Any]) -> Completion:
         raise EngineError(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"
     return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+
+
+def _finite(scores: Iterable[float]) -> tuple[float, ...]:
+    """The scores. Raises `EngineError` if one is NaN or infinite: there is no best choice then."""
+    values = tuple(scores)
+    if not all(map(math.isfinite, values)):
+        raise EngineError("the server's log-probabilities are not all finite", fix="Check the adapter on the server.")
+    return values
 
 
 def _calls(answers: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[tuple[int, ...], list[int]]]]:

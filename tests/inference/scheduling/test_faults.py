@@ -336,6 +336,30 @@ def test_a_prompt_that_is_read_as_no_numbers_fails_alone(tiny_base):
         assert future.result(10).log_probabilities == pytest.approx(one.log_probabilities, abs=1e-4)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_logits_that_are_not_finite_are_an_error_and_never_a_best_choice(either, value):
+    """The hidden states are finite; one row of the output layer is not."""
+    wanted = either.score([asked(adapter="x")], [["a", "b"]])
+    runner = either._core._runner
+    model = runner._adapters.model if hasattr(runner, "_adapters") else None
+    weight = runner._prefiller.forward._head.weight if model is None else model.get_output_embeddings().weight
+    (token,) = set(either.renderer.prompt_ids(asked("~").messages)) - set(
+        either.renderer.prompt_ids(asked("a").messages)
+    )
+    before = weight[token].clone()
+    for adapter, name in ((None, "the base model"), ("x", "x")):
+        weight[token] = float(value)
+        with pytest.raises(EngineError, match=f"{name}: computes no finite numbers"):
+            either.score([asked(adapter=adapter)], [["a", "b"]])
+        with pytest.raises(EngineError, match=f"{name}: computes no finite numbers"):
+            either.score([asked(adapter=adapter)], [["a" * n for n in range(1, 30)]], prune_margin=8)
+        if model is None:
+            with pytest.raises(EngineError, match=f"{name}: computes no finite numbers"):
+                either.generate([asked(adapter=adapter)])
+        weight[token] = before
+        assert either.score([asked(adapter="x")], [["a", "b"]]) == wanted
+
+
 def test_a_call_back_is_run_without_the_lock(engine):
     """It may wait for a thread that asks the engine."""
     free = hold(engine)
