@@ -1,4 +1,4 @@
-"""What the benchmarks share: where data and work lie, and how results are written."""
+"""Shared code of the benchmarks: folders of data and results, the format of result files, timing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.formatting import write_json
+from searchlora.eval.formatting import to_plain
 from searchlora.eval.tables import Header, to_json
 from searchlora.experiments.machine import machine, versions
 from searchlora.files import atomic_text
@@ -22,37 +22,37 @@ WORK = ROOT / "benchmarks" / "work"
 
 
 def real_data() -> Path:
-    """The folder of public datasets: SEARCHLORA_DATA, else ../shared/data beside the checkout."""
+    """The folder of public datasets: SEARCHLORA_DATA, or ../shared/data beside the checkout."""
     folder = Path(os.environ.get("SEARCHLORA_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
-        sys.exit(f"There is no real data at {folder}; set SEARCHLORA_DATA to the folder that holds it.")
+        sys.exit(f"There is no folder of public datasets at {folder}. Set SEARCHLORA_DATA to it.")
     return folder
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Rows as JSONL, whole or not at all; folders are made."""
+    """Write rows as JSONL, atomically; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_text(path) as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def header(name: str, module: str) -> Header:
-    """Name, repeating command, date, machine and versions."""
+    """The header of a results file: name, command, date, machine and versions."""
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return Header(name, f"python -m benchmarks.{module}", date, machine(), versions())
 
 
 def save(name: str, comparison: Comparison, more: Mapping[str, Any], *, module: str | None = None) -> Path:
-    """Write `results/NAME.json`: the keys that all results share, and `more` about this benchmark.
+    """Write a comparison to `results/NAME.json`, with further keys in `more`.
 
     Args:
-        module: Of the benchmark that makes it, where it is not called NAME.
+        module: The module below `benchmarks` that is executed, with its options; None: NAME.
     """
     return _write(name, {**to_json(comparison, header(name, module or name)), **more})
 
 
 def as_called(module: str) -> str:
-    """A module with the options that it was called with; the home folder, which a shell puts in, as `~`."""
+    """A module with the options of this call; the home folder is written as `~`."""
     return " ".join([module, *sys.argv[1:]]).replace(f"{Path.home()}/", "~/")
 
 
@@ -64,13 +64,36 @@ def save_figures(
     *,
     module: str | None = None,
 ) -> Path:
-    """Write `results/NAME.json` of figures that no comparison of systems made, in the same keys; see `save`."""
+    """Write rows and comparisons that do not come from a `Comparison` to `results/NAME.json`; see `save`."""
     made = {**vars(header(name, module or name)), "rows": list(rows), "comparisons": list(comparisons)}
     return _write(name, {**made, **more})
+
+
+def write_results(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a results file: a line per top-level key, and a line per item of a list or mapping of lists and mappings.
+
+    A row of figures is then one line, which keeps files and their diffs short.
+    """
+    plain = to_plain(dict(content))
+    with atomic_text(path) as out:
+        out.write("{\n" + ",\n".join(f"{_json(key)}: {_lines(value)}" for key, value in plain.items()) + "\n}\n")
+
+
+def _lines(value: Any) -> str:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(item, dict | list) for item in items):
+        return _json(value)
+    if isinstance(value, dict):
+        return "{\n" + ",\n".join(f" {_json(key)}: {_json(item)}" for key, item in value.items()) + "\n}"
+    return "[\n" + ",\n".join(f" {_json(item)}" for item in value) + "\n]"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _write(name: str, content: Mapping[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    write_json(path, content)
+    write_results(path, content)
     return path

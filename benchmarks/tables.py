@@ -1,9 +1,9 @@
-"""Writes the tables of results into the READMEs, from the JSON files under `benchmarks/results`.
+"""Writes the tables of results into the READMEs, from the JSON files in `benchmarks/results`.
 
     python -m benchmarks.tables          write
-    python -m benchmarks.tables --check  exit 1 where a README is not what the results say
+    python -m benchmarks.tables --check  exit with 1 if a README differs from the results
 
-A README holds `<!-- results NAME -->` and `<!-- end -->`; what stands between them is written here.
+The text between `<!-- results NAME -->` and `<!-- end -->` in a README is generated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.common import RESULTS, ROOT
 from benchmarks.summary import summary
 from searchlora.eval.formatting import figure, markdown_table, p_value
 
-_PLACE = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -30,21 +30,21 @@ def main() -> None:
         *sorted(ROOT.glob("benchmarks/**/README.md")),
     ]:
         text = readme.read_text(encoding="utf-8")
-        written = _PLACE.sub(lambda found: found[1] + table(found["name"]) + found[3], text)
+        written = _BLOCK.sub(lambda match: match[1] + table(match["name"]) + match[3], text)
         if written != text:
             changed.append(str(readme.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 readme.write_text(written, encoding="utf-8")
     if "--check" in sys.argv and changed:
-        sys.exit(f"Not what benchmarks/results says: {', '.join(changed)}. Run: python -m benchmarks.tables")
+        sys.exit(f"These files differ from benchmarks/results: {', '.join(changed)}. Run: python -m benchmarks.tables")
     print(f"Written: {', '.join(changed) or 'nothing to change'}")
 
 
 def table(name: str) -> str:
-    """The Markdown of one results file: a row per system, then the paired comparisons of the first measure.
+    """The Markdown of a results file: a row per system, then the paired comparisons of the first measure.
 
-    What the figures are is its `caption`, where they are no plain means; where rows per system do not fit, the
-    benchmark gives its own `table`.
+    `caption` describes the figures (default: means). A file with its own `table`, or with a `transcript` of commands,
+    is shown by that.
     """
     if name == "summary":
         return summary()
@@ -55,6 +55,8 @@ def table(name: str) -> str:
     made = f"{results['machine']}; {results['date'][:10]}; `{results['command']}`."
     if "table" in results:
         return f"{results['table']}\n\n{made}\n"
+    if "transcript" in results:
+        return f"{_transcript(results['transcript'])}\n\n{made}\n"
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for row in results["rows"]:
         rows.setdefault(row["system"], {})[row["measure"]] = row
@@ -75,8 +77,16 @@ def table(name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _transcript(steps: list[dict[str, Any]]) -> str:
+    """Each command with its output and exit code."""
+    return "\n\n".join(
+        f"{step['said']}\n\n```\n$ {' '.join(step['command'])}\n{step['output']}\n[exit {step['exit']}]\n```"
+        for step in steps
+    )
+
+
 def _figure(row: dict[str, Any] | None, value: str, sign: str = "") -> str:
-    """With its interval; null, or no row, is what is not known."""
+    """A figure with its interval; null and a missing row are printed as unknown."""
     known = [math.nan if row is None or row[key] is None else row[key] for key in (value, "low", "high")]
     return figure(*known, sign)
 

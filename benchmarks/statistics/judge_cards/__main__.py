@@ -47,7 +47,6 @@ def _save(found: JudgeCards) -> None:
             "pairs": len(differences),
             "differ_at_0.05": _apart(differences, "p_corrected"),
             "differ_at_0.05_by_false_discovery_rate": _apart(differences, "p_false_discovery"),
-            "differences": differences,
         },
     }
     rows = [row for card in cards for row in _rows(card)]

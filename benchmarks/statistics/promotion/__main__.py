@@ -1,10 +1,10 @@
-"""A promotion policy at work: what it refuses, by how much, and what it lets through.
+"""Promotion policy on the synthetic shop: accepted, refused and forced promotions of rewriters.
 
     python -m benchmarks.statistics.promotion
 
-On the made shop and the real small base. Trains three rewriters and a judge, about a quarter of an hour on 2 cores, and
-uses again what it finds in `benchmarks/work`. The commands and what they print go into
-`benchmarks/results/promotion.json`, and from there (`python -m benchmarks.tables`) into the guide to evaluation.
+Trains three rewriters and a judge on a 135M base model, about 15 minutes on 2 cores, and reuses what is in
+`benchmarks/work`. The commands and their output are written to `benchmarks/results/promotion.json`;
+`python -m benchmarks.tables` copies them into the README of this study.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
         make(work, steps)
     for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
         kept.unlink(missing_ok=True)
-    told: list[dict[str, Any]] = [_call(work, said, arguments) for said, arguments in _acts(work)]
-    save_figures("promotion", [], [], {"transcript": told, "table": _markdown(told)}, module="statistics.promotion")
+    transcript = [_call(work, said, arguments) for said, arguments in _acts(work)]
+    save_figures("promotion", [], [], {"transcript": transcript}, module="statistics.promotion")
 
 
 def _acts(work: Path) -> list[tuple[str, list[str]]]:
@@ -70,15 +70,6 @@ def _call(work: Path, said: str, arguments: list[str]) -> dict[str, Any]:
     refusal = [line for line in done.stderr.splitlines() if line.startswith("Refused")]
     output = "\n".join([*_from_rules(done.stdout.splitlines()), *refusal])
     return {"said": said, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
-
-
-def _markdown(told: list[dict[str, Any]]) -> str:
-    """The transcript as the guide shows it."""
-    acts = [
-        f"{act['said']}\n\n```\n$ {' '.join(act['command'])}\n{act['output']}\n[exit {act['exit']}]\n```"
-        for act in told
-    ]
-    return "\n\n".join(acts)
 
 
 def _from_rules(lines: list[str]) -> list[str]:

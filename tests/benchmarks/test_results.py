@@ -1,0 +1,59 @@
+"""Results files: one row per line, and tables that read any layout."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from benchmarks import tables
+from benchmarks.common import write_results
+
+ROW = {"system": "a | b", "measure": "MRR@10", "value": 0.31, "low": 0.29, "high": 0.33, "n": 600}
+PAIR = {
+    "a": "a | b",
+    "b": "raw",
+    "measure": "MRR@10",
+    "difference": 0.2,
+    "low": 0.18,
+    "high": 0.22,
+    "p_corrected": 1e-4,
+}
+CONTENT = {
+    "benchmark": "demo",
+    "command": "python -m benchmarks.demo",
+    "date": "2026-01-02T03:04:05",
+    "machine": "2 cores",
+    "versions": {"torch": "2"},
+    "rows": [ROW, {**ROW, "system": "raw", "value": math.nan, "low": math.nan, "high": math.nan}],
+    "comparisons": [PAIR],
+    "by_judge": {"one": {"kappa": 0.5}, "two": {"kappa": 0.4}},
+}
+
+
+def test_a_row_is_a_line_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "demo.json"
+    write_results(path, CONTENT)
+    text = path.read_text(encoding="utf-8")
+    read = json.loads(text)
+    assert read["rows"][0] == ROW and read["rows"][1]["value"] is None
+    assert {key: read[key] for key in CONTENT if key != "rows"} == {k: v for k, v in CONTENT.items() if k != "rows"}
+    assert sum(line.startswith(' {"system"') for line in text.splitlines()) == 2
+    assert any(line.startswith(' "two": {') for line in text.splitlines())
+    assert len(text.splitlines()) == 18
+
+
+def test_indented_files_of_earlier_releases_give_the_same_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    write_results(tmp_path / "demo.json", CONTENT)
+    compact = tables.table("demo")
+    old = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
+    (tmp_path / "demo.json").write_text(json.dumps(old, indent=1), encoding="utf-8")
+    assert tables.table("demo") == compact
+    assert "| a \\| b | 0.310 (0.290 to 0.330) |" in compact and "| raw | – |" in compact
+
+
+def test_a_transcript_is_shown_command_by_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    step = {"said": "One step.", "command": ["searchlora", "adapters", "list"], "output": "none", "exit": 0}
+    write_results(tmp_path / "demo.json", {**CONTENT, "transcript": [step]})
+    assert tables.table("demo").startswith("One step.\n\n```\n$ searchlora adapters list\nnone\n[exit 0]\n```\n")
