@@ -173,6 +173,57 @@ class OneLabel:
 
 
 @dataclass(frozen=True)
+class LabelSet:
+    """Output form: a JSON list of distinct labels of a closed set. The value is in the order of the set.
+
+    Constrained decoding writes the labels in that order too, so every set has exactly one spelling. A JSON Schema
+    cannot express this, since llguidance does not support `uniqueItems`.
+
+    Raises:
+        ValueError: for an empty set or a repeated label.
+
+    Examples:
+        >>> form = LabelSet(("refund", "return"))
+        >>> form.parse('["return", "refund"]')
+        ['refund', 'return']
+        >>> form.parse('["exchange"]').reason
+        '"exchange" is not one of the labels'
+    """
+
+    labels: tuple[str, ...]
+    choices: None = None
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError("a label set needs labels, all different")
+
+    @property
+    def grammar(self) -> Grammar:
+        """A Lark grammar with two rules per label: `first_i` and `after_i` accept the labels from the i-th on."""
+        names = [json.dumps(json.dumps(label, ensure_ascii=False), ensure_ascii=False) for label in self.labels]
+        last = len(names)
+        rules = ['start: "[]" | "[" first_0 "]"', f"first_{last - 1}: {names[-1]}", f'after_{last}: ""']
+        rules += [f"first_{at}: {names[at]} after_{at + 1} | first_{at + 1}" for at in range(last - 1)]
+        rules += [f'after_{at}: "," {names[at]} after_{at + 1} | after_{at + 1}' for at in range(1, last)]
+        return Grammar("lark", "\n".join(rules))
+
+    def parse(self, text: str) -> list[str] | InvalidOutput:
+        """Parse a completion strictly: a list of labels, or `InvalidOutput`."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            return InvalidOutput(text, f"not JSON: {error}")
+        if not isinstance(value, list):
+            return InvalidOutput(text, "not a list")
+        unknown = next((label for label in value if label not in self.labels), None)
+        if unknown is not None:
+            return InvalidOutput(text, f"{json.dumps(unknown)} is not one of the labels")
+        if len(set(value)) != len(value):
+            return InvalidOutput(text, "a label is repeated")
+        return [label for label in self.labels if label in value]
+
+
+@dataclass(frozen=True)
 class Grade:
     """A graded relevance judgment.
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from searchlora.inference.constrained import Constraints
 from searchlora.models.load import load_tokenizer
-from searchlora.outputs import InvalidOutput
-from searchlora.tasks.intent.answers import LabelSet
+from searchlora.outputs import InvalidOutput, LabelSet
 
 FORM = LabelSet(("a", 'b "quoted"', "c d", "ü"))
 
