@@ -23,7 +23,6 @@ from searchlora.experiments.training_runs import (
 )
 from searchlora.experiments.trial import Trial, retrieving
 from searchlora.experiments.validation import Validator
-from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, unwatched
 from searchlora.recipe import Recipe, load_recipe
@@ -167,6 +166,8 @@ class PromptedJob(TrainingJob):
         records = self.dataset.records("validation")
         if not records:
             return None
+        from searchlora.inference.local import LocalEngine
+
         engine = LocalEngine(self.base, precision=self.recipe.precision)
         return Validator(self.task, engine, records[: self.recipe.validation.rows], self._trial(records))
 

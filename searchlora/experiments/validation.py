@@ -12,7 +12,6 @@ from searchlora.adapters.attach import attach
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
 from searchlora.experiments.trial import Trial
 from searchlora.inference.engine import Request
-from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
 from searchlora.pipelines.stages import AdapterStage
@@ -26,6 +25,8 @@ from searchlora.training.pairs import PairRow, pair_rows, text_key
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from searchlora.inference.local import LocalEngine
 
 _CANDIDATE = "candidate"
 

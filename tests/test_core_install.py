@@ -1,0 +1,151 @@
+"""The core install, without torch: what must work in an environment that has nothing but the dependencies.
+
+`make test` makes that environment and names its Python in SEARCHLORA_CORE_PYTHON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from searchlora.eval.trec import read_run
+from tests.test_schema_3 import FIXTURE
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "peft", "trl", "bitsandbytes", "datasets", "sentence_transformers", "faiss", "fastapi", "matplotlib")
+
+
+@pytest.fixture(scope="module")
+def core_python():
+    python = os.environ.get("SEARCHLORA_CORE_PYTHON")
+    if not python or not Path(python).is_file():
+        pytest.skip("SEARCHLORA_CORE_PYTHON names no Python; `make test` makes one")
+    missing = f"import importlib.util as u; print([m for m in {HEAVY} if u.find_spec(m)])"
+    found = subprocess.run([python, "-c", missing], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]", "the core environment has more than the core"
+    return python
+
+
+@pytest.fixture
+def core(core_python, tmp_path):
+    """`core("convert", ...)` runs a command with the core's Python and returns what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+    def call(*arguments, code=0):
+        script = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+        done = subprocess.run(
+            [core_python, "-c", script, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "PyTorch was not found" not in done.stderr
+        return done.stdout + done.stderr
+
+    return call
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Adapters, datasets and evaluations with kept outputs."""
+    shutil.copytree(FIXTURE, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def write_retrieval(folder: Path) -> None:
+    """Topics, qrels and two runs."""
+    topics = "id\tquery\n" + "".join(f"q{t}\tquery {t}\n" for t in range(12))
+    qrels = "".join(f"q{t} 0 d{d} {(t + d) % 4}\n" for t in range(12) for d in range(6))
+    first = "".join(f"q{t} Q0 d{d} {d + 1} {9 - d} a\n" for t in range(12) for d in range(6))
+    second = "".join(f"q{t} Q0 d{(d + t) % 6} {d + 1} {9 - d} b\n" for t in range(12) for d in range(6))
+    for name, text in (("topics.tsv", topics), ("qrels.txt", qrels), ("a.trec", first), ("b.trec", second)):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def test_convert_and_experiment_on_run_files(core, tmp_path):
+    write_retrieval(tmp_path)
+    core("convert", "qrels", "qrels.txt", "qrels.jsonl")
+    assert len((tmp_path / "qrels.jsonl").read_text(encoding="utf-8").splitlines()) == 72
+    (tmp_path / "experiment.yaml").write_text(
+        "name: two\ntopics: topics.tsv\nqrels: qrels.txt\nsystems: {a: {run: a.trec}, b: {run: b.trec}}\nbaseline: a\n",
+        encoding="utf-8",
+    )
+    printed = core("experiment", "experiment.yaml", "--out", "results")
+    assert "nDCG@10" in printed
+    results = json.loads((tmp_path / "results" / "experiment.json").read_text(encoding="utf-8"))
+    assert {row["system"] for row in results["rows"]} == {"a", "b"}
+    assert not (tmp_path / "results" / "report.html").exists()
+    assert "pip install 'searchlora[report]'" in printed
+
+
+def test_judge_card(core, tmp_path):
+    write_retrieval(tmp_path)
+    printed = core("judge-card", "--human", "qrels.txt", "--judge", "same=qrels.txt", "--out", "card")
+    assert "1.000" in printed
+    assert json.loads((tmp_path / "card" / "judge_card.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "card" / "judge_card.md").is_file()
+    assert "pip install 'searchlora[report]'" in printed
+
+
+def test_store_evaluate_and_promote_from_kept_outputs(core, old):
+    assert "old-intent@1" in core("adapters", "list", "--store", "store")
+    evaluated = core(
+        "evaluate", "old-intent", "--data", "datasets/intent", "--store", "store", "--out", "evaluations/intent"
+    )
+    assert "Outputs taken from" in evaluated
+    (old / "policy.yaml").write_text("measure: accuracy\nbeat: {base: {margin: -1.0}}\n", encoding="utf-8")
+    core(
+        *("promote", "old-intent@1", "--to", "production", "--policy", "policy.yaml", "--data", "datasets/intent"),
+        *("--store", "store", "--out", "evaluations/intent"),
+    )
+    assert "old-intent@1" in core("adapters", "show", "old-intent@production", "--store", "store")
+
+
+def test_run_through_a_server(core, old):
+    """The server has torch; the pipeline that asks it does not."""
+    script = Path(sys.executable).with_name("searchlora")
+    port = "18765"
+    serving = subprocess.Popen(
+        [script, "serve", "--base", "base", "--store", "store", "--port", port, "--precision", "fp32"],
+        cwd=old,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
+                break
+            except OSError:
+                assert serving.poll() is None
+                time.sleep(0.1)
+        (old / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
+        documents = [{"id": f"d{n}", "title": "", "text": f"TENT {n} boot stove"} for n in range(5)]
+        (old / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+        core(
+            *("run", "rewrite_bm25", "--queries", "queries.tsv", "--corpus", "corpus.jsonl", "--out", "run.trec"),
+            *("--set", "adapter=old-rewriting@1", "--store", "store", "--server", f"http://127.0.0.1:{port}"),
+        )
+    finally:
+        serving.terminate()
+        serving.wait(60)
+    assert set(read_run(old / "run.trec")) <= {"1", "2"}
+
+
+def test_verbs_that_need_more_name_the_extra(core, old):
+    assert "searchlora[local]" in core("adapters", "verify", "old-intent", "--store", "store", code=1)
+    train = ("train", "intent", "--data", "datasets/intent", "--name", "new", "--base", "base", "--store", "store")
+    assert "searchlora[" in core(*train, code=1)
+    assert not (old / "store" / "new").exists()
+    assert "searchlora[serve]" in core("serve", "--base", "base", "--store", "store", code=1)
