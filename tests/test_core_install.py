@@ -82,12 +82,10 @@ def test_convert_and_experiment_on_run_files(core, tmp_path):
         "name: two\ntopics: topics.tsv\nqrels: qrels.txt\nsystems: {a: {run: a.trec}, b: {run: b.trec}}\nbaseline: a\n",
         encoding="utf-8",
     )
-    printed = core("experiment", "experiment.yaml", "--out", "results")
-    assert "nDCG@10" in printed
+    assert "nDCG@10" in core("experiment", "experiment.yaml", "--out", "results")
     results = json.loads((tmp_path / "results" / "experiment.json").read_text(encoding="utf-8"))
     assert {row["system"] for row in results["rows"]} == {"a", "b"}
-    assert not (tmp_path / "results" / "report.html").exists()
-    assert "pip install 'searchlora[report]'" in printed
+    assert "pip install 'searchlora[report]'" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
 
 
 def test_judge_card(core, tmp_path):
@@ -96,7 +94,7 @@ def test_judge_card(core, tmp_path):
     assert "1.000" in printed
     assert json.loads((tmp_path / "card" / "judge_card.json").read_text(encoding="utf-8"))
     assert (tmp_path / "card" / "judge_card.md").is_file()
-    assert "pip install 'searchlora[report]'" in printed
+    assert "pip install 'searchlora[report]'" in (tmp_path / "card" / "judge_card.html").read_text(encoding="utf-8")
 
 
 def test_store_evaluate_and_promote_from_kept_outputs(core, old):
@@ -105,12 +103,14 @@ def test_store_evaluate_and_promote_from_kept_outputs(core, old):
         "evaluate", "old-intent", "--data", "datasets/intent", "--store", "store", "--out", "evaluations/intent"
     )
     assert "Outputs taken from" in evaluated
-    (old / "policy.yaml").write_text("measure: accuracy\nbeat: {base: {margin: -1.0}}\n", encoding="utf-8")
-    core(
+    (old / "policy.yaml").write_text("measure: accuracy\ninvalid_rate: {at_most: 0.5}\n", encoding="utf-8")
+    promote = (
         *("promote", "old-intent@1", "--to", "production", "--policy", "policy.yaml", "--data", "datasets/intent"),
         *("--store", "store", "--out", "evaluations/intent"),
     )
-    assert "old-intent@1" in core("adapters", "show", "old-intent@production", "--store", "store")
+    assert "Refused" in core(*promote, code=1)  # six rows cannot show that it beats its base
+    core(*promote, "--force", "a test")
+    assert "old-intent" in core("adapters", "show", "old-intent@production", "--store", "store")
 
 
 def test_run_through_a_server(core, old):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib.util import find_spec
+from typing import Any, ParamSpec
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -30,6 +32,22 @@ WIDTH = 3.9
 
 #: Greatest length of a name in a plot, in characters.
 _NAME = 40
+
+
+#: Shown in place of a plot where matplotlib is not installed.
+NO_PLOT = Markup("<p class='lead'>This plot needs matplotlib: pip install 'searchlora[report]'.</p>")
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def _needs_matplotlib(plot: Callable[_Arguments, Markup]) -> Callable[_Arguments, Markup]:
+    """The core install has no matplotlib; a page there has every table, and says how to get the plots."""
+
+    @wraps(plot)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Markup:
+        return NO_PLOT if find_spec("matplotlib") is None else plot(*args, **kwargs)
+
+    return drawn
 
 
 def drawing(height: float, width: float = WIDTH) -> tuple[Any, Any]:
@@ -90,6 +108,7 @@ def shortened(name: str) -> str:
 _STEPS = 240
 
 
+@_needs_matplotlib
 def interval_plot(comparison: Comparison, measure: str) -> Markup:
     """A measure of each system with its interval, one below the other; the system under test is highlighted."""
     rows = [row for row in comparison.rows if row.measure == measure and not math.isnan(row.value)]
@@ -107,6 +126,7 @@ def interval_plot(comparison: Comparison, measure: str) -> Markup:
     return svg(figure, f"{measure} of {len(rows)} systems with 95% intervals; the table of systems has the figures")
 
 
+@_needs_matplotlib
 def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
     """The difference of every row in `row_measure`, greatest first: wins of a above 0, losses below."""
     differences = np.sort(list(comparison.gains(a, b).values()))[::-1]
@@ -132,6 +152,7 @@ def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
 _SIDE = 3.0
 
 
+@_needs_matplotlib
 def curve_plot(
     points: Sequence[CurvePoint], title: str, predicted: str = "judge's grade", observed: str = "mean human grade"
 ) -> Markup:
@@ -156,6 +177,7 @@ def curve_plot(
     return svg(figure, f"Calibration curve, {title}; the table beside it has the figures")
 
 
+@_needs_matplotlib
 def order_plot(order: SystemOrder, judge: str) -> Markup:
     """Mean of each system under human grades and under the judge's grades; the best systems are highlighted."""
     figure, axes = drawing(_SIDE * 0.85, _SIDE)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from searchlora.eval.policy import read_policy
 from searchlora.models.resolve import BaseModel
 
 #: Laid over each task's own recipe, so that a training run takes a second.
@@ -99,3 +100,5 @@ def write_block(folder: Path, title: str, body: str) -> None:
     file = folder / title
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(body, encoding="utf-8")
+    if title.startswith("policy"):
+        read_policy(file)
