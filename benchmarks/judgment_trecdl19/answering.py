@@ -13,7 +13,7 @@ from benchmarks.judgment_trecdl19.warm import warm_adapter
 from benchmarks.merged import merged
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.experiments.judge.grade_log import graded
+from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.train import train_or_reuse
 from searchlora.files import atomic_text
@@ -83,7 +83,7 @@ def _graded(judge: Judge, topics: Topics, wanted: Sequence[str], folder: Path, s
     """The outputs before anything tuned is applied, by id."""
     plain = replace(judge, task=judge.task.bound(judge.task.settings))
     records = topics.records(wanted, graded=False)
-    outputs = graded(plain, records, folder, steps(f"Grading: {judge.reference}"))
+    outputs = grade_records(plain, records, folder, steps(f"Grading: {judge.reference}"))
     return {record["id"]: output for record, output in zip(records, outputs, strict=True)}
 
 

@@ -57,7 +57,7 @@ def serve(
 ) -> None:
     """Serve the grading page until Ctrl+C."""
     from searchlora.cli.terminal import warnings_on_stderr
-    from searchlora.experiments.judge.pairs import wanted_pairs, with_texts
+    from searchlora.experiments.judge.pairs import load_texts, pairs_to_judge
     from searchlora.server.grading.app import serve as run_server
     from searchlora.server.grading.guideline import read_guideline
     from searchlora.server.grading.ratings_log import RatingsLog
@@ -65,8 +65,8 @@ def serve(
     from searchlora.server.http import address, bind, is_loopback
 
     rules = read_guideline(guideline, parse_grades(scale))
-    pool = wanted_pairs(runs, depth, pairs)
-    blinded = blind_pairs(with_texts(pool, topics, corpus))
+    pool = pairs_to_judge(runs, depth, pairs)
+    blinded = blind_pairs(load_texts(pool, topics, corpus))
     with warnings_on_stderr():
         log = RatingsLog(out)
     if log.repaired:

@@ -12,7 +12,7 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
-from searchlora.experiments.judge.judgments import Judgments, judgments_of
+from searchlora.experiments.judge.judgments import Judgments, load_judgments
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
 from searchlora.experiments.trial import SystemResult
@@ -142,7 +142,7 @@ def judged_records(
     records = list(dataset.records(split))[:limit]
     if not records:
         raise DataError(f"the split '{split}' is empty", where=str(data))
-    judgments = judgments_of(dataset, qrels)
+    judgments = load_judgments(dataset, qrels)
     if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
         raise DataError(
             f"none of the judgments is of a record of the split '{split}'",

@@ -19,7 +19,7 @@ from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
 from searchlora.experiments.inputs import changes, hashes, refuse_changes
-from searchlora.experiments.judge.judgments import judged_topics, unknown_source
+from searchlora.experiments.judge.judgments import experiment_qrels, unknown_source_note
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import MadeRun, Runs, plans
@@ -94,7 +94,7 @@ def experiment(
     if not accept_changes:
         refuse_changes(changed, earlier)
     topics = read_topics(wanted.topics.path, wanted.topics.format)
-    qrels, judged_notes = judged_topics(wanted, topics)
+    qrels, judged_notes = experiment_qrels(wanted, topics)
     asked = {topic: topics[topic] for topic in qrels}
     maker = Runs(wanted, planned, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
     runs = {name: maker.get(name) for name in wanted.systems}
@@ -103,7 +103,7 @@ def experiment(
     queries = {topic: str(fields["query"]) for topic, fields in asked.items()}
     circular = refuse_circular(card, lineages, queries, allow=allow_circular)
     comparison = _compared(wanted, asked, qrels, runs, circular)
-    notes = (*unknown_source(wanted, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
+    notes = (*unknown_source_note(wanted, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
     comparison = dataclasses.replace(comparison, notes=notes)
     source = card.source if card is not None else "human"
     facts = Facts(

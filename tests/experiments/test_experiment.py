@@ -370,7 +370,7 @@ def test_a_label_outside_the_scale_is_no_gain(folder):
 def test_without_a_scale_the_grades_are_named_and_without_a_card_the_source_is(folder):
     notes = experiment(write_spec(folder), folder / "out").comparison.notes
     assert "No scale is given; every label counts as a grade: 1, 2." in notes
-    assert "qrels.txt has no card that says who judged; it is taken for people's." in notes
+    assert "qrels.txt has no card with its source; it is treated as human." in notes
     write_card(folder / "qrels.txt", JudgmentsCard("human", "2026-01-01"))
     assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]
 

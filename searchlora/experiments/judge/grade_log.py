@@ -1,4 +1,4 @@
-"""Grades as they come from a judge, kept on disk so that a killed run goes on where it was."""
+"""Grading of records by a judge in fixed batches, with a log on disk from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Progress
 from searchlora.records import Record
 
-#: Pairs that are judged and then written down. A part of them is never kept: rows computed together influence each
-#: other's last digits, and a run that was killed should end in the same bytes as one that was not.
-CHUNK = 32
+#: Records that are graded together and then written to the log. Batch boundaries are fixed, and a batch is graded and
+#: reused as a whole: the last digits of a score may depend on the other rows of the batch, and a resumed run must give
+#: the same bytes as an uninterrupted one.
+BATCH_SIZE = 32
 
 
-def graded(judge: Judge, records: Sequence[Record], folder: Path, progress: Progress) -> list[Grade | InvalidOutput]:
-    """One grade per record, in order; those that lie in `folder` from an earlier run are taken from there.
+def grade_records(
+    judge: Judge, records: Sequence[Record], folder: Path, progress: Progress
+) -> list[Grade | InvalidOutput]:
+    """One grade per record, in order. Grades of an earlier run are taken from the log in `folder`.
 
-    A grade is taken only where judge, way of asking and prompt are the same, so a changed text is judged anew.
+    A logged grade is used only for the same judge, decoding options and prompt; a changed text is graded again.
 
     Args:
-        folder: Made where it is not there. The caller throws it away when the grades are safe elsewhere.
+        folder: Folder of the log, created if missing. The caller deletes it once the grades are stored elsewhere.
 
     Raises:
-        UsageError: when another process is judging into this folder.
-        DataError: when the folder cannot be written to.
+        UsageError: when another process is grading with this folder.
+        DataError: when the folder cannot be written to, or the log is malformed.
     """
     keys = [judge.key(record) for record in records]
-    found: list[Grade | InvalidOutput] = []
-    with _only_run(folder):
-        known = _known(folder / "grades.jsonl")
-        for start in range(0, len(records), CHUNK):
-            part = slice(start, start + CHUNK)
-            if not all(key in known for key in keys[part]):
-                fresh = dict(zip(keys[part], judge.grade(records[part]), strict=True))
-                _append(folder / "grades.jsonl", fresh)
-                known.update(fresh)
-            found += [known[key] for key in keys[part]]
-            progress(len(found), len(records), _note(found))
-    return found
+    grades: list[Grade | InvalidOutput] = []
+    with _locked(folder):
+        logged = _read_log(folder / "grades.jsonl")
+        for start in range(0, len(records), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            if not all(key in logged for key in keys[batch]):
+                new = dict(zip(keys[batch], judge.grade(records[batch]), strict=True))
+                _append(folder / "grades.jsonl", new)
+                logged.update(new)
+            grades += [logged[key] for key in keys[batch]]
+            progress(len(grades), len(records), _invalid_note(grades))
+    return grades
 
 
 @contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / "lock", timeout=0)
@@ -56,7 +59,7 @@ def _only_run(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise UsageError("is being judged right now by another process", where=str(folder)) from None
+        raise UsageError("another process is judging there", where=str(folder)) from None
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", where=str(folder)) from None
     try:
@@ -65,29 +68,29 @@ def _only_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _known(file: Path) -> dict[str, Grade | InvalidOutput]:
-    """key -> grade; a last line that was cut off by a kill is taken out of the file."""
+def _read_log(file: Path) -> dict[str, Grade | InvalidOutput]:
+    """key -> grade. A partial last line, left by a kill during a write, is removed from the file."""
     if not file.is_file():
         return {}
     content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
+    complete = content[: content.rfind(b"\n") + 1]
+    if complete != content:
         with file.open("r+b") as out:
-            out.truncate(len(whole))
-    found: dict[str, Grade | InvalidOutput] = {}
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+            out.truncate(len(complete))
+    grades: dict[str, Grade | InvalidOutput] = {}
+    for number, line in enumerate(complete.decode("utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            found[row["key"]] = _grade(row)
+            grades[row["key"]] = _from_row(row)
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 "is not a grade", where=f"{file}, line {number}", fix="Delete the folder to judge from the start."
             ) from None
-    return found
+    return grades
 
 
-def _append(file: Path, fresh: dict[str, Grade | InvalidOutput]) -> None:
-    rows = [json.dumps({"key": key, **_row(grade)}) + "\n" for key, grade in fresh.items()]
+def _append(file: Path, grades: Mapping[str, Grade | InvalidOutput]) -> None:
+    rows = [json.dumps({"key": key, **_to_row(grade)}) + "\n" for key, grade in grades.items()]
     try:
         with file.open("a", encoding="utf-8") as out:
             out.writelines(rows)
@@ -95,19 +98,19 @@ def _append(file: Path, fresh: dict[str, Grade | InvalidOutput]) -> None:
         raise DataError(f"cannot be written ({error.strerror})", where=str(file)) from None
 
 
-def _row(grade: Grade | InvalidOutput) -> dict[str, Any]:
+def _to_row(grade: Grade | InvalidOutput) -> dict[str, Any]:
     if isinstance(grade, InvalidOutput):
         return {"invalid": asdict(grade)}
     return {"grade": grade.value, "probabilities": grade.probabilities, "reason": grade.reason}
 
 
-def _grade(row: Mapping[str, Any]) -> Grade | InvalidOutput:
+def _from_row(row: Mapping[str, Any]) -> Grade | InvalidOutput:
     if "invalid" in row:
         return InvalidOutput(**row["invalid"])
     probabilities = row["probabilities"]
     return Grade(row["grade"], tuple(probabilities) if probabilities is not None else None, row.get("reason"))
 
 
-def _note(found: Sequence[Grade | InvalidOutput]) -> str:
-    invalid = sum(isinstance(each, InvalidOutput) for each in found)
+def _invalid_note(grades: Sequence[Grade | InvalidOutput]) -> str:
+    invalid = sum(isinstance(grade, InvalidOutput) for grade in grades)
     return f"{invalid} invalid" if invalid else ""

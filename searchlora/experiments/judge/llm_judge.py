@@ -1,12 +1,12 @@
-"""An LLM judge: any prompted task whose answer is a grade, asked about one query and one passage at a time.
+"""LLM judge: a prompted task whose output is a grade, applied to one query-passage pair at a time.
 
-What a judging task reads of the search context (`PromptedTask.reads`), for each pair:
+The search context of a pair has these fields (`PromptedTask.reads`):
 
-* `query`: the query, and whatever else the topics file says of the topic (`history`, `narrative`, ...),
+* `query`: the query, and all other fields of the topic (`history`, `narrative`, ...),
 * `passage`: the document's text,
-* `title`: its title, empty where it has none.
+* `title`: the document's title, empty if it has none.
 
-There is no `hits`: the pair is the whole context, so `records_from` makes exactly one record of it.
+There is no `hits`: a context is one pair, so `records_from` returns exactly one record.
 """
 
 from __future__ import annotations
@@ -38,15 +38,18 @@ from searchlora.task import PromptedTask, load_prompted_task
 
 @dataclass(frozen=True)
 class Judge:
-    """A task that grades, and who answers it.
+    """A grading task with the engine and adapter that answer it.
 
     Attributes:
-        adapter: A pinned reference, or None for the base zero-shot.
-        base: Name of the base model; of one in a local folder, the folder's own.
+        task: The grading task.
+        engine: The engine with the base model.
+        adapter: Pinned reference of the adapter; None for the zero-shot base.
+        base: Public name of the base model.
         lineage: References of the judge and its ancestors, the judge first.
-        queries: Hashes of the queries that it was trained on; None where they are not known.
-        generate: Let it write its answer and parse that, instead of scoring every label of the scale.
-        conditions: All that a grade depends on beside the prompt, as JSON.
+        queries: Hashes of the queries that it was trained on; None if unknown.
+        generate: Generate the answer and parse it, instead of scoring every label of the scale.
+        max_new_tokens: Maximum number of generated tokens.
+        conditions: All that a grade depends on besides the prompt, as JSON.
     """
 
     task: PromptedTask
@@ -65,39 +68,40 @@ class Judge:
         return self.lineage[0]
 
     def record(self, context: SearchContext) -> Record:
-        """The record that asks about a pair.
+        """The record of a pair.
 
         Raises:
-            UsageError: when the task makes of it another number of records, or is not answered by a grade.
+            UsageError: when the task makes another number of records of it, or its output is not a grade.
         """
         records = self.task.records_from(context)
         if len(records) != 1:
             raise UsageError(
-                f"the task '{self.task.name}' makes {len(records)} records of one pair of query and passage",
-                fix="A task that judges makes one record of a context with 'query' and 'passage'.",
+                f"the task '{self.task.name}' makes {len(records)} records of one query-passage pair",
+                fix="A judging task makes one record of a context with 'query' and 'passage'.",
             )
         self.output(records[0])
         return records[0]
 
     def output(self, record: Record) -> Graded:
-        """The scale. Raises `UsageError` when the task is not answered by a grade."""
+        """The output specification with the scale. Raises `UsageError` when the output is not a grade."""
         output = self.task.output(record)
         if not isinstance(output, Graded):
             raise UsageError(
-                f"the task '{self.task.name}' does not grade", fix="Judge with a task whose output is a grade."
+                f"the output of the task '{self.task.name}' is not a grade",
+                fix="Judge with a task whose output is a grade.",
             )
         return output
 
     def key(self, record: Record) -> str:
-        """Hash of all that the grade of a record depends on."""
+        """sha256 of all that the grade of a record depends on."""
         prompt = [dict(message) for message in messages(self.task, record)]
         return hashlib.sha256(json.dumps([self.conditions, prompt]).encode()).hexdigest()
 
     def grade(self, records: Sequence[Record]) -> list[Grade | InvalidOutput]:
-        """One grade per record, in order. Only with `generate` can an answer be invalid.
+        """One grade per record, in order, computed as one batch; `InvalidOutput` for an answer that is no grade.
 
         Raises:
-            EngineError: naming the pair whose prompt has no room in the model's context.
+            EngineError: naming the pair whose prompt exceeds the model's context.
         """
         stage = AdapterStage(self.task, self.engine, self.adapter, self.max_new_tokens, constrained=not self.generate)
         try:
@@ -107,7 +111,7 @@ class Judge:
             raise EngineError(
                 error.what,
                 where=f"pair {pair}",
-                fix="Take a base with a longer context, or shorten the text or leave the pair out.",
+                fix="Use a base with a longer context, shorten the text, or leave the pair out.",
             ) from None
 
 
@@ -121,33 +125,37 @@ def load_judge(
     settings: str | Path | None = None,
     tasks: str | Path | None = None,
 ) -> Judge:
-    """Load an adapter (through its load check) or a bare base as a judge.
+    """Load an adapter (with its load check) or a bare base as a judge.
 
     Args:
-        adapter: A reference; or None, and `base` and `task` are given.
-        settings: A dataset folder of the task, whose grades and guideline a bare base is asked by; None: the task's
-            default ones. An adapter has its own.
+        adapter: Reference of an adapter; None for a bare base.
+        base: Name or path of a base model; None for an adapter.
+        task: Name of the task; required for a bare base.
+        generate: See `Judge`.
+        store: The adapter store.
+        settings: For a bare base, a dataset folder whose scale and guideline are used; None: the task's defaults.
+        tasks: Folder of further task plugins.
 
     Raises:
-        UsageError: when neither or both of adapter and base are given, an adapter and settings are, the task is another
-            than the adapter's, or reads no query or no passage.
+        UsageError: when neither or both of adapter and base are given, settings are given for an adapter, the task is
+            not the adapter's, or it does not read query and passage.
         DataError: when `settings` is not a dataset of the task.
-        NotInStore, LoadCheckFailed, BaseModelError: when the judge is not there or must not be loaded.
+        NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
     """
     if (adapter is None) == (base is None):
         raise UsageError("a judge is an adapter or a bare base", fix="Give one of the two.")
     if adapter is not None and settings is not None:
-        raise UsageError("an adapter has settings of its own", where=adapter, fix="Leave the dataset out.")
+        raise UsageError("an adapter has its own settings", where=adapter, fix="Omit --settings.")
     if adapter is not None:
-        return _of_adapter(adapter, task, generate, store, tasks)
+        return _load_adapter_judge(adapter, task, generate, store, tasks)
     if task is None:
-        raise UsageError("a bare base does not say what it is asked", fix="Name the task with --task.")
-    plugin = _judging(task, tasks)
+        raise UsageError("a bare base needs a task", fix="Give it with --task.")
+    plugin = _load_judging_task(task, tasks)
     if settings is not None:
         plugin = plugin.bound(dataset_for(plugin, settings).settings)
     recipe = load_recipe(plugin.default_recipe)
     model = resolve(str(base))
-    asked = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
+    weights = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
     return Judge(
         task=plugin,
         engine=LocalEngine(model, store, precision=recipe.precision),
@@ -157,22 +165,24 @@ def load_judge(
         queries=base_queries(store, model.name),
         generate=generate,
         max_new_tokens=recipe.max_new_tokens,
-        conditions=_conditions(plugin, generate, recipe.max_new_tokens, asked),
+        conditions=_conditions(plugin, generate, recipe.max_new_tokens, weights),
     )
 
 
-def _of_adapter(adapter: str, task: str | None, generate: bool, store: Store, tasks: str | Path | None) -> Judge:
+def _load_adapter_judge(
+    adapter: str, task: str | None, generate: bool, store: Store, tasks: str | Path | None
+) -> Judge:
     stored = store.get(adapter)
     manifest = stored.manifest
     if task not in (None, manifest.task):
         raise UsageError(f"is an adapter of the task '{manifest.task}', not of '{task}'", where=stored.reference)
-    plugin = _judging(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
+    plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     model = resolve(manifest.base.name, manifest.base.revision)
     check_files(stored, model)
     engine = LocalEngine(model, store, precision=manifest.recipe["precision"])
     check_renders(stored, plugin, engine.renderer)
-    longest = int(manifest.recipe["max_new_tokens"])
-    asked = {
+    max_new_tokens = int(manifest.recipe["max_new_tokens"])
+    weights = {
         "base": manifest.base.fingerprint.model_dump(),
         "adapter": manifest.files,
         "precision": manifest.recipe["precision"],
@@ -185,21 +195,21 @@ def _of_adapter(adapter: str, task: str | None, generate: bool, store: Store, ta
         lineage=(stored.reference, *ancestors(store, stored.reference)),
         queries=training_queries(store, stored.reference),
         generate=generate,
-        max_new_tokens=longest,
-        conditions=_conditions(plugin, generate, longest, asked),
+        max_new_tokens=max_new_tokens,
+        conditions=_conditions(plugin, generate, max_new_tokens, weights),
     )
 
 
-def _judging(name: str, tasks: str | Path | None) -> PromptedTask:
+def _load_judging_task(name: str, tasks: str | Path | None) -> PromptedTask:
     task = load_prompted_task(name, tasks)
     if missing := {"query", "passage"} - set(task.reads.values()):
         raise UsageError(
-            f"the task '{name}' does not read the {' and the '.join(sorted(missing))}, so it cannot judge a pair"
+            f"the task '{name}' does not read the {' and the '.join(sorted(missing))}, so it cannot judge pairs"
         )
     return task
 
 
-def _conditions(task: PromptedTask, generate: bool, max_new_tokens: int, asked: Mapping[str, Any]) -> str:
-    how = {"max_new_tokens": max_new_tokens, "generate": generate}
-    asking = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
-    return json.dumps({**asking, "how": how, **asked}, sort_keys=True)
+def _conditions(task: PromptedTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any]) -> str:
+    options = {"max_new_tokens": max_new_tokens, "generate": generate}
+    plugin = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
+    return json.dumps({**plugin, "options": options, **weights}, sort_keys=True)

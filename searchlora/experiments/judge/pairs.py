@@ -1,4 +1,4 @@
-"""The pairs of query and passage that somebody judges, a person or a model, with their texts."""
+"""Query-passage pairs to be judged by a person or a model, with their texts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from searchlora.records import Document
 
 @dataclass(frozen=True)
 class QueryPassage:
-    """A pair.
+    """A pair to judge.
 
     Attributes:
-        asked: The topic's fields, `query` among them.
+        topic: Topic id.
+        topic_fields: The topic's fields, `query` among them.
+        document: The passage with id and title.
     """
 
     topic: str
-    asked: Mapping[str, str | float]
+    topic_fields: Mapping[str, str | float]
     document: Document
 
     @property
     def query(self) -> str:
-        return str(self.asked["query"])
+        """The topic's query."""
+        return str(self.topic_fields["query"])
 
 
-def wanted_pairs(runs: Sequence[str | Path], depth: int, file: str | Path | None) -> Mapping[str, Iterable[str]]:
-    """Topic -> documents: the pool of some runs, or a file that `read_pairs` reads.
+def pairs_to_judge(runs: Sequence[str | Path], depth: int, file: str | Path | None) -> Mapping[str, Iterable[str]]:
+    """Topic -> documents: the pool of the runs, or a file of pairs (`read_pairs`).
 
     Raises:
-        UsageError: when not one of the two is given, or the depth is less than 1.
+        UsageError: when neither or both are given, or the depth is less than 1.
         DataError: naming the file and line that cannot be read.
     """
     if bool(runs) == (file is not None):
@@ -44,42 +47,42 @@ def wanted_pairs(runs: Sequence[str | Path], depth: int, file: str | Path | None
     return pool({str(path): read_run(Path(path)) for path in runs}, depth)
 
 
-def with_texts(wanted: Mapping[str, Iterable[str]], topics: str | Path, corpus: str | Path) -> tuple[QueryPassage, ...]:
-    """The pairs with query and passage, in the order given; of the corpus only their documents are kept in memory.
+def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: str | Path) -> tuple[QueryPassage, ...]:
+    """The pairs with query and passage, in the order given. Only documents of the pairs are kept in memory.
 
     Args:
-        wanted: topic -> documents.
-        topics: A file in any format of topics.
+        pairs: topic -> documents.
+        topics: A file in any topics format.
         corpus: A file that `read_documents` reads.
 
     Raises:
-        DataError: naming the file in which a topic or a document is missing, or the corpus in which one stands twice.
+        DataError: naming the file that lacks a topic or document, or the corpus that has a document twice.
     """
-    asked = read_topics(Path(topics))
-    _complain([topic for topic in wanted if topic not in asked], "topic", topics)
-    texts = _documents(Path(corpus), {document for documents in wanted.values() for document in documents})
+    topic_fields = read_topics(Path(topics))
+    _check_missing([topic for topic in pairs if topic not in topic_fields], "topic", topics)
+    passages = _documents(Path(corpus), {document for documents in pairs.values() for document in documents})
     return tuple(
-        QueryPassage(topic, asked[topic], texts[document])
-        for topic, documents in wanted.items()
+        QueryPassage(topic, topic_fields[topic], passages[document])
+        for topic, documents in pairs.items()
         for document in documents
     )
 
 
-def _documents(corpus: Path, wanted: set[str]) -> dict[str, Document]:
-    found: dict[str, Document] = {}
+def _documents(corpus: Path, ids: set[str]) -> dict[str, Document]:
+    documents: dict[str, Document] = {}
     for document in read_documents(corpus):
-        if document.id in wanted:
-            if document.id in found:
-                raise DataError(f"document {document.id} stands twice", where=str(corpus))
-            found[document.id] = document
-    _complain(sorted(wanted - found.keys()), "document", corpus)
-    return found
+        if document.id in ids:
+            if document.id in documents:
+                raise DataError(f"document {document.id} is repeated", where=str(corpus))
+            documents[document.id] = document
+    _check_missing(sorted(ids - documents.keys()), "document", corpus)
+    return documents
 
 
-def _complain(missing: Sequence[str], what: str, file: str | Path) -> None:
+def _check_missing(missing: Sequence[str], noun: str, file: str | Path) -> None:
     if missing:
         raise DataError(
-            f"{len(missing)} {what}{'s' if len(missing) > 1 else ''} of the pairs not found ({some(missing)})",
+            f"{len(missing)} {noun}{'s' if len(missing) > 1 else ''} of the pairs not found ({some(missing)})",
             where=str(file),
-            fix=f"Give the {what}s that the runs were made with.",
+            fix=f"Give the {noun}s that the runs were made with.",
         )

@@ -181,7 +181,7 @@ def test_judgments_are_not_overwritten(ask, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"task": None}, "does not say what it is asked"),
+        ({"task": None}, "a bare base needs a task"),
         ({"task": "rewriting"}, "does not read the passage, so it cannot judge"),
         ({"adapter": "judge"}, "an adapter or a bare base"),
         ({"runs": ()}, "a pool of runs or a file of pairs"),
@@ -316,7 +316,10 @@ def test_two_at_once_are_told(ask, tmp_path):
     from filelock import FileLock
 
     (tmp_path / "qrels.txt.partial").mkdir()
-    with FileLock(tmp_path / "qrels.txt.partial" / "lock"), pytest.raises(UsageError, match="being judged right now"):
+    with (
+        FileLock(tmp_path / "qrels.txt.partial" / "lock"),
+        pytest.raises(UsageError, match="another process is judging"),
+    ):
         ask()
 
 
@@ -327,5 +330,5 @@ def test_a_damaged_partial_is_named(ask, tmp_path):
         ask()
 
 
-def test_the_chunk_is_what_the_tests_take_it_for():
-    assert 18 <= grade_log.CHUNK <= 60
+def test_the_batch_size_is_what_the_tests_take_it_for():
+    assert 18 <= grade_log.BATCH_SIZE <= 60

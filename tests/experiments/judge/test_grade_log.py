@@ -9,7 +9,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.experiments.judge.grade_log import graded
+from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import silent
@@ -33,10 +33,10 @@ def judge(tiny_base, tmp_path) -> Judge:
 def test_reasons_are_kept_with_their_grades(judge, tmp_path):
     assert judge.max_new_tokens == 80
     longer = replace(judge, max_new_tokens=1300)
-    found = graded(longer, PAIRS, tmp_path / "kept", silent)
+    found = grade_records(longer, PAIRS, tmp_path / "kept", silent)
     assert all(isinstance(each, Grade) and each.reason and each.probabilities for each in found)
     nobody = replace(longer, engine=None)
-    assert graded(nobody, PAIRS, tmp_path / "kept", silent) == found
+    assert grade_records(nobody, PAIRS, tmp_path / "kept", silent) == found
 
 
 def test_grades_kept_before_there_were_reasons_are_taken(judge, tmp_path):
@@ -46,5 +46,5 @@ def test_grades_kept_before_there_were_reasons_are_taken(judge, tmp_path):
     ]
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "grades.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = graded(replace(judge, engine=None), PAIRS, tmp_path / "kept", silent)
+    found = grade_records(replace(judge, engine=None), PAIRS, tmp_path / "kept", silent)
     assert found == [Grade(1, (0.1, 0.6, 0.2, 0.1)), InvalidOutput("x", "not a grade of the scale")]
