@@ -30,13 +30,20 @@ def cli() -> str:
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
         usage = " ".join(["searchlora", *path, *(_metavar(each) for each in arguments), "[OPTIONS]" if options else ""])
         parts.append(f"## searchlora {' '.join(path)}\n")
-        parts.append(f"{_help(command.help)}\n")
+        parts.append(f"{_text(command.help)}\n")
         parts.append(f"```text\n{usage.strip()}\n```\n")
         if arguments or options:
             rows = [(_metavar(each), each.help, "required" if each.required else "") for each in arguments]
             rows += [(_flag(each), each.help, _default(each)) for each in options]
             parts.append(_table(("argument or option", "meaning", "default"), rows))
+        if command.epilog:
+            parts.append(f"```text\n{_example(command.epilog)}\n```\n")
     return "\n".join(parts)
+
+
+def _example(epilog: str) -> str:
+    """The command of an epilog such as `Example: searchlora demo`."""
+    return inspect.cleandoc(epilog.replace("\b", "")).removeprefix("Example:").strip()
 
 
 def _commands(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -189,18 +196,13 @@ def _text(text: str | None) -> str:
     return re.sub(r"\s+", " ", text or "").strip()
 
 
-def _help(text: str | None) -> str:
-    """A help text; its example stands apart as code."""
-    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc((text or "").replace("\b", "")))
-    return "\n\n".join(
-        f"```text\n{inspect.cleandoc(each.removeprefix('Example:')).strip()}\n```"
-        if each.startswith("Example:")
-        else _text(each)
-        for each in paragraphs
-    )
+def http() -> str:
+    """The server's own page, which stands beside its code."""
+    text = (FOLDER.parents[1] / "searchlora" / "server" / "api" / "README.md").read_text(encoding="utf-8")
+    return f"# HTTP API\n\n{NOTE}{text.partition(chr(10))[2]}"
 
 
-PAGES = {"cli": cli, "recipe": recipe, "pipeline": pipeline, "errors": errors}
+PAGES = {"cli": cli, "recipe": recipe, "pipeline": pipeline, "errors": errors, "http": http}
 
 
 def main(check: bool = False) -> int:
