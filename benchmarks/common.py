@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.tables import Header, to_json
 from searchlora.experiments.machine import machine, versions
 from searchlora.files import atomic_text
+
+if TYPE_CHECKING:
+    from searchlora.adapters.stored import StoredAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -97,3 +102,59 @@ def _write(name: str, content: Mapping[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     write_results(path, content)
     return path
+
+
+Outcome = TypeVar("Outcome")
+
+
+def timed(ways: Mapping[str, Callable[[], Outcome]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Outcome]]:
+    """Seconds of each way in each repeat, and what each gave last.
+
+    The ways take turns, so that whatever else the machine does falls on all; one repeat before is not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    given: dict[str, Outcome] = {}
+    for repeat in range(repeats + 1):
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            given[name] = way()
+            if repeat:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds, given
+
+
+def speed_row(system: str, measure: str, values: Sequence[float]) -> dict[str, Any]:
+    """A row of results: the median, the least and the most of the repeats."""
+    return {
+        "system": system,
+        "measure": measure,
+        "value": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }
+
+
+def speed_ratio(a: str, b: str, measure: str, above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """A comparison: the ratio of the medians; the least and the most of the ratios within a repeat."""
+    ratios = [one / other for one, other in zip(above, below, strict=True)]
+    return {
+        "a": a,
+        "b": b,
+        "measure": measure,
+        "ratio": statistics.median(above) / statistics.median(below),
+        "low": min(ratios),
+        "high": max(ratios),
+        "n": len(ratios),
+    }
+
+
+def merged_base(adapter: StoredAdapter, folder: Path) -> Path:
+    """The base model with an adapter merged into it, written to `folder` or reused; one folder per adapter version."""
+    from searchlora.adapters.merging import export_merged
+
+    out = folder / adapter.reference
+    if not out.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(export_merged(adapter, out))
+    return out

@@ -12,8 +12,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.common import WORK, header, real_data, save
-from benchmarks.intent_banking77.labels import confused, per_label, to_read
-from benchmarks.intent_banking77.systems import ADAPTER, FREE, calibrated, compared, run_all
+from benchmarks.intent_banking77.systems import (
+    ADAPTER,
+    FREE,
+    calibrated,
+    compared,
+    confused,
+    per_label,
+    run_all,
+    to_read,
+)
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import WORK, as_called, real_data, save_figures
+from benchmarks.common import WORK, as_called, real_data, save_figures, speed_ratio, speed_row
 from benchmarks.multi_adapter.systems import made_adapters
-from benchmarks.speed import speed_ratio, speed_row
 from searchlora.adapters.attach import attach
 from searchlora.data.formats import trecdl
 from searchlora.eval.formatting import markdown_table

@@ -17,8 +17,7 @@ from pathlib import Path
 from benchmarks.common import RESULTS, WORK, real_data, save
 from benchmarks.judgment_trecdl19 import systems as made
 from benchmarks.judgment_trecdl19.answering import Answers, answer
-from benchmarks.judgment_trecdl19.examples import write_examples
-from benchmarks.judgment_trecdl19.folds import EACH, FOLDS, VALIDATING, Topics
+from benchmarks.judgment_trecdl19.folds import EACH, FOLDS, VALIDATING, Topics, write_examples
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.eval.judge.card import judge_card, to_json
 from searchlora.eval.trec import read_qrels, write_qrels

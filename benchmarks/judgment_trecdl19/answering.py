@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import merged_base
 from benchmarks.judgment_trecdl19.folds import FOLDS, Topics, fold_dataset
 from benchmarks.judgment_trecdl19.warm import warm_adapter
-from benchmarks.merged import merged
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.judge.grade_log import grade_records
@@ -58,7 +58,7 @@ def answer(topics: Topics, data: Path, work: Path, steps: Steps) -> Answers:
     """Train the adapters that are not there yet and grade what is not graded yet."""
     store = Store(work / "store")
     warm = warm_adapter(data, work, steps)
-    first = merged(warm, work / "merged")
+    first = merged_base(warm, work / "merged")
     adapters = []
     for number in range(FOLDS):
         dataset = fold_dataset(topics, number, work / f"fold{number + 1}")

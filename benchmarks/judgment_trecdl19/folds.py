@@ -14,6 +14,8 @@ from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats import trecdl
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
+from searchlora.files import atomic_text
+from searchlora.outputs import Grade
 from searchlora.records import RejectedRow
 
 SEED = 13
@@ -99,3 +101,25 @@ def _some(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         of_grade = [record for record in records if record["grade"] == grade]
         found += rng.sample(of_grade, min(EACH, len(of_grade)))
     return found
+
+
+EACH = 10
+
+
+def write_examples(path: Path, topics: Topics, grades: Mapping[str, Grade]) -> None:
+    """Ten judgments that are people's and ten that are furthest from them, with texts; never for a repository."""
+    records = topics.records(list(topics.pairs))
+    random.Random(SEED).shuffle(records)
+    off = {record["id"]: abs(grades[record["id"]].value - record["grade"]) for record in records}
+    right = [record for record in records if off[record["id"]] == 0]
+    wrong = sorted(records, key=lambda record: -off[record["id"]])
+    with atomic_text(path) as out:
+        for title, chosen in (("As people graded", right[:EACH]), ("Furthest off", wrong[:EACH])):
+            out.write(f"# {title}\n\n")
+            for record in chosen:
+                grade = grades[record["id"]]
+                chances = ", ".join(f"{each:.2f}" for each in grade.probabilities or ())
+                out.write(
+                    f"* people {record['grade']}, adapter {grade.value} ({chances}): **{record['query']}**\n"
+                    f"  {record['passage']}\n\n"
+                )

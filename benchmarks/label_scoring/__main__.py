@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import WORK, real_data, save_figures
-from benchmarks.speed import speed_ratio, speed_row, timed
+from benchmarks.common import WORK, real_data, save_figures, speed_ratio, speed_row, timed
 from searchlora.adapters.store import Store
 from searchlora.inference.engine import Request, Scored
 from searchlora.inference.local import LocalEngine

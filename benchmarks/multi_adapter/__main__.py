@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, as_called, save_figures
+from benchmarks.common import WORK, as_called, save_figures, speed_ratio, speed_row
 from benchmarks.multi_adapter.served import LLAMA, VLLM, llama_systems, served_bare, vllm_systems
 from benchmarks.multi_adapter.systems import (
     BARE,
@@ -32,7 +32,6 @@ from benchmarks.multi_adapter.systems import (
     transformers_systems,
     with_adapters,
 )
-from benchmarks.speed import speed_ratio, speed_row
 from searchlora.eval.formatting import markdown_table
 from searchlora.models.resolve import resolve
 from searchlora.recipe import load_recipe

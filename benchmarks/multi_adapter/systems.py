@@ -20,7 +20,7 @@ from searchlora.recipe import load_recipe
 #: token, seconds of writing the others.
 Run = Callable[[Sequence[Sequence[int]], int], tuple[float, float]]
 
-BASE_SLOT, MERGED, EMPTY = "transformers, bare base", "transformers, merged", "engine, empty slots"
+BARE, MERGED, EMPTY = "transformers, bare base", "transformers, merged", "engine, empty slots"
 
 
 def made_adapters(base: BaseModel, folder: Path, count: int, rank: int) -> list[Path]:
@@ -45,7 +45,7 @@ def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Seque
     peft = load_model(base)
     for number, folder in enumerate(folders):
         peft = attach(peft, folder, f"a{number}")
-    found: dict[str, Run] = {BASE_SLOT: _generating(bare), MERGED: _generating(merged)}
+    found: dict[str, Run] = {BARE: _generating(bare), MERGED: _generating(merged)}
     found["PEFT, one adapter"] = _switching(peft, 1)
     for count in counts:
         if count > 1:

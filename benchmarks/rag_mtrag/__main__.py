@@ -18,10 +18,8 @@ from typing import Any
 
 from benchmarks.common import WORK, real_data, save
 from benchmarks.rag_mtrag.answering import Answers, answer
-from benchmarks.rag_mtrag.data import FOLDS, MISSING, MtRag
-from benchmarks.rag_mtrag.reading import write_answers
-from benchmarks.rag_mtrag.records import Record
-from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations
+from benchmarks.rag_mtrag.data import FOLDS, MISSING, MtRag, Record
+from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations, write_answers
 from benchmarks.rag_mtrag.warm import ROWS
 from searchlora.cli.terminal import print_comparison, progress_bars
 

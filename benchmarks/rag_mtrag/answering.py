@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK
+from benchmarks.common import WORK, merged_base
 from benchmarks.judgment_trecdl19.warm import warm_adapter
-from benchmarks.merged import merged
-from benchmarks.rag_mtrag.data import FOLDS, MtRag
-from benchmarks.rag_mtrag.records import SETTINGS, TASK, Record
+from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, MtRag, Record
 from benchmarks.rag_mtrag.warm import warm_dataset
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -59,8 +57,8 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
     longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
     relevance = warm_adapter(data, WORK / "judgment_trecdl19", steps)
     squad = warm_dataset(data, work / "warm")
-    warm = _trained(WARM, squad, "warm.yaml", merged(relevance, work / "merged"), store, steps)
-    first = merged(warm, work / "merged")
+    warm = _trained(WARM, squad, "warm.yaml", merged_base(relevance, work / "merged"), store, steps)
+    first = merged_base(warm, work / "merged")
     training = {each.reference: _about(each) for each in (relevance, warm)}
     adapter, baselines = dict[str, Any](), dict[str, dict[str, Any]]()
     engine = LocalEngine(resolve(str(first)), store)

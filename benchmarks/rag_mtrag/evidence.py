@@ -29,8 +29,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.common import header, real_data, save
-from benchmarks.rag_mtrag.data import MtRag
-from benchmarks.rag_mtrag.records import SEED
+from benchmarks.rag_mtrag.data import SEED, MtRag
 from searchlora.cli.terminal import print_comparison
 from searchlora.data.formats import squad
 from searchlora.eval.aggregate import cohen_kappa

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.rag_mtrag.answering import Answers
-from benchmarks.rag_mtrag.records import TASK, Record
+from benchmarks.rag_mtrag.data import SEED, TASK, WORDS, Record
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
+from searchlora.files import atomic_text
+from searchlora.outputs import CitedAnswer
 from searchlora.task import EvaluationInput, load_task
+from searchlora.tasks.rag_answer.truncation import passage_texts
 
 ADAPTER, BASE = "adapter", "base zero-shot"
 
@@ -52,3 +57,41 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
 def compared(found: Mapping[str, Evaluation]) -> Comparison:
     """The adapter against the base and the baselines."""
     return compare(found, candidate=ADAPTER)
+
+
+EACH = 10
+
+
+def write_answers(path: Path, rows: Sequence[Record], outputs: Mapping[str, Any], evaluation: Evaluation) -> None:
+    """Ten answers (and abstentions) that are right, ten that are wrong, with what the model was shown."""
+    shuffled = list(rows)
+    random.Random(SEED).shuffle(shuffled)
+    good = [row for row in shuffled if _score(row, outputs[row["id"]], evaluation) >= 0.5]
+    bad = [row for row in shuffled if _score(row, outputs[row["id"]], evaluation) == 0]
+    with atomic_text(path) as out:
+        for title, chosen in (("Right", good[:EACH]), ("Wrong", bad[:EACH])):
+            out.write(f"# {title}\n\n")
+            for row in chosen:
+                out.write(_told(row, outputs[row["id"]]) + "\n")
+
+
+def _score(row: Record, output: Any, evaluation: Evaluation) -> float:
+    """0 where it is invalid, was wrong to answer or to abstain, or cites nothing right; else F1 of its citations."""
+    if not isinstance(output, CitedAnswer) or not evaluation.values["right to answer"][row["id"]]:
+        return 0.0
+    if not row["answerable"]:
+        return 1.0
+    gold = {place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]}
+    cited = set(output.citations)
+    return 2 * len(gold & cited) / (len(gold) + len(cited))
+
+
+def _told(row: Record, output: Any) -> str:
+    gold = [place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]]
+    before = "".join(f"  {turn['role']}: {turn['text']}\n" for turn in row["history"][-2:])
+    passages = "".join(f"  [{place}] {text}\n" for place, text in enumerate(passage_texts(row, WORDS), start=1))
+    said = output.text if isinstance(output, CitedAnswer) else f"INVALID ({output.reason}): {output.raw}"
+    return (
+        f"## {row['id']} ({row['kind']}, {row['source']})\n{before}  QUESTION: {row['question']}\n{passages}"
+        f"  gold {gold}: {row.get('answer', '(to abstain)')}\n  MODEL: {said}\n"
+    )

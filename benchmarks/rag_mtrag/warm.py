@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rag_mtrag.records import SEED, WORDS, Record, dataset_in, records, validates
+from benchmarks.rag_mtrag.data import SEED, WORDS, Record, dataset_in, records, validates
 from searchlora.data.dataset import Dataset
 from searchlora.data.formats import squad
 from searchlora.eval.text_identity import normalised

@@ -9,25 +9,29 @@ second turn on that have an answer. Trains for about half an hour on 2 cores, an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import WORK, real_data, save
-from benchmarks.rewriting_canard.systems import compared, run_all
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.mtrag import read_mtrag
+from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.train import train_or_reuse
-from searchlora.experiments.trial import SystemResult, Trial, retrieving
+from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.progress import Steps
-from searchlora.records import Document, RejectedRow
+from searchlora.records import Document, Record, RejectedRow
 from searchlora.task import load_prompted_task
+from searchlora.tasks.rewriting.baselines import baseline_outputs, first_and
 
 NAME = "canard-rewriter"
 SHARES = (0.74, 0.04, 0.22)
@@ -118,6 +122,64 @@ def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str,
             for name, system in systems.items()
         },
     }
+
+
+MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
+ADAPTER, FUSED = "adapter", "adapter + first question"
+HUMAN, HUMAN_FUSED = "human rewrite", "human rewrite + first question"
+
+_NAMES = {
+    "raw query": "question alone",
+    "previous turn + query": "previous turn + question",
+    "whole conversation": "whole conversation",
+    "first turn + query": "first question + question",
+    "reference rewrite": HUMAN,
+}
+
+
+def run_all(
+    trial: Trial, engine: LocalEngine, adapter: str, dialogue: Callable[[Record], str], steps: Steps
+) -> dict[str, SystemResult]:
+    """Every row of the table, in its order; rows with a human rewrite only where the records have one."""
+    baselines = baseline_outputs(trial.records)
+    systems = {_NAMES[name]: trial.given(name, outputs) for name, outputs in baselines.items()}
+    human = systems.pop(HUMAN, None)
+    systems[BASE] = trial.generated(BASE, engine, None, steps("Base zero-shot"))
+    systems[ADAPTER] = trial.generated(ADAPTER, engine, adapter, steps("Adapter"))
+    systems[FUSED] = trial.given(FUSED, _with_first(trial, systems[ADAPTER].outputs))
+    if human is not None:
+        systems[HUMAN] = human
+        systems[HUMAN_FUSED] = trial.given(HUMAN_FUSED, _with_first(trial, human.outputs))
+    clusters = {str(record["id"]): dialogue(record) for record in trial.records}
+    return {
+        name: replace(system, evaluation=replace(system.evaluation, clusters=clusters))
+        for name, system in systems.items()
+    }
+
+
+def compared(systems: Mapping[str, SystemResult]) -> Comparison:
+    """The adapter against all others, and all others against the human rewrite where there is one.
+
+    Every measure is shown; MRR@10 alone is tested, so that p is corrected (Holm) for the comparisons of interest only.
+    """
+    evaluations = {
+        name: replace(
+            system.evaluation,
+            headline=MEASURES[0],
+            tested=MEASURES[:1],
+            values={measure: system.evaluation.values[measure] for measure in MEASURES},
+        )
+        for name, system in systems.items()
+    }
+    return compare(evaluations, candidate=ADAPTER, baseline=HUMAN if HUMAN in systems else None)
+
+
+def _with_first(trial: Trial, outputs: list[Any]) -> list[str]:
+    """Each rewrite and the first question of its conversation as one query; an invalid rewrite gives the question."""
+    return [
+        first_and(record, record["query"] if isinstance(output, InvalidOutput) else output)
+        for record, output in zip(trial.records, outputs, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import save_figures
-from benchmarks.speed import speed_ratio, speed_row, timed
+from benchmarks.common import save_figures, speed_ratio, speed_row, timed
 from searchlora.adapters.attach import new_adapter
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset

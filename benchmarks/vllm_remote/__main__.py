@@ -27,7 +27,7 @@ import httpx
 from statsmodels.stats.proportion import proportion_confint
 
 from benchmarks.common import WORK, as_called, save_figures
-from benchmarks.vllm_remote.server import vllm
+from benchmarks.servers import vllm
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.intent_banking77.labels import confused, per_label, to_read
+from benchmarks.intent_banking77.systems import confused, per_label, to_read
 from searchlora.outputs import InvalidOutput, Label
 
 RECORDS = [

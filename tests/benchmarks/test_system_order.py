@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.cranfield_runs.systems import Cranfield
-from benchmarks.statistics.system_order.cutting import cut, thresholds
 from benchmarks.statistics.system_order.judges import SCALE, TASKS, Judge, dealt, encoding_systems, votes
 from benchmarks.statistics.system_order.orders import (
     MEASURE,
@@ -25,7 +24,7 @@ from benchmarks.statistics.system_order.orders import (
     spread_rows,
     tau_difference,
 )
-from benchmarks.statistics.system_order.pairs import WORDS, completed, judged_pool, write_inputs
+from benchmarks.statistics.system_order.pairs import WORDS, completed, cut, judged_pool, thresholds, write_inputs
 from searchlora.eval.formats import read_topics
 from searchlora.eval.judgments.pooling import read_pairs
 from searchlora.outputs import Grade

@@ -19,22 +19,7 @@ from searchlora.eval.calibration import (
     grade_curve,
     judge_calibration_error,
 )
-
-
-def made(queries: int = 20, each: int = 15, lenient: float = 1.0, seed: int = 0):
-    """Human grades and those of a judge that gives one more, mostly."""
-    rng = np.random.default_rng(seed)
-    human, judged = {}, {}
-    for query in range(queries):
-        grades = rng.choice(4, each, p=[0.45, 0.25, 0.2, 0.1])
-        said = np.clip(grades + (rng.random(each) < lenient) * rng.choice([0, 1], each, p=[0.2, 0.8]), 0, 3)
-        human[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(grades)}
-        judged[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(said)}
-    return human, judged
-
-
-def pairs(human, judged):
-    return np.array([(judged[q][d], grade) for q, row in human.items() for d, grade in row.items()], dtype=float)
+from tests.eval.judge.test_calibration import made, pairs
 
 
 @given(

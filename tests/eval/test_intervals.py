@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics.intervals.shapes import draws
+from benchmarks.statistics.intervals.simulation import draws
 from searchlora.errors import UsageError
 from searchlora.eval.intervals import bootstrap_interval, bootstrap_intervals
 
@@ -34,7 +34,7 @@ def test_95_percent_intervals_cover_93_to_97_percent(kind, n):
 
 
 def test_the_rivals_of_the_benchmark_are_those_of_scipy():
-    from benchmarks.statistics.intervals.rivals import resampled, student
+    from benchmarks.statistics.intervals.alternatives import resampled, student
 
     values = np.random.default_rng(6).beta(0.5, 2, (43, 3))
     draw = np.random.default_rng(7).multinomial(43, np.full(43, 1 / 43), size=20_000).astype(float)

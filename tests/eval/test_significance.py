@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.statistics.intervals.shapes import draws
+from benchmarks.statistics.intervals.simulation import draws
 from searchlora.errors import UsageError
 from searchlora.eval.significance import correct, detectable_effect, paired_difference, paired_differences
 

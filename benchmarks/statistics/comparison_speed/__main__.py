@@ -19,6 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
+from searchlora.eval.trec import write_qrels
+
 SYSTEMS, TOPICS, DEPTH, RESAMPLES = 20, 1_000, 1_000, 10_000
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100", "AP", "P@10", "nDCG@100")
 
@@ -32,8 +36,6 @@ def main() -> None:
         print(json.dumps(_once(given.once)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        from benchmarks.statistics.comparison_speed.made import make
-
         print("Making the runs …", file=sys.stderr)
         make(Path(folder), systems=SYSTEMS, topics=TOPICS, depth=DEPTH)
         _save([_measured(folder) for _ in range(given.repeats)])
@@ -113,6 +115,39 @@ def _save(repeats: list[dict[str, float]]) -> None:
     more = {"measures": MEASURES, "units": "seconds; peak MB: 1,000,000 bytes", "table": table}
     path = save_figures("comparison_speed", rows, [], more, module="statistics.comparison_speed")
     print(f"{table}\n\nWritten: {path}")
+
+
+#: Documents that a topic's runs choose from, and how many of them are judged.
+POOL, JUDGED = 3_000, 100
+
+
+def make(folder: Path, *, systems: int, topics: int, depth: int, seed: int = 0) -> None:
+    """Write `qrels` and `run00`, `run01`, … into a folder.
+
+    A document's score is its quality, as the system sees it, and noise; the later a system, the more noise.
+    """
+    rng = np.random.default_rng(seed)
+    quality = rng.choice(4, size=(topics, POOL), p=[0.97, 0.015, 0.01, 0.005])
+    judged = rng.permuted(np.tile(np.arange(POOL), (topics, 1)), axis=1)[:, :JUDGED]
+    judged[:, : JUDGED // 2] = np.argsort(-quality, axis=1, kind="stable")[:, : JUDGED // 2]
+    qrels = {
+        str(topic): {_document(topic, place): int(quality[topic, place]) for place in judged[topic]}
+        for topic in range(topics)
+    }
+    write_qrels(folder / "qrels", qrels)
+    for system in range(systems):
+        scores = quality + rng.gumbel(0, 1 + system / 10, size=quality.shape)
+        best = np.argsort(-scores, axis=1)[:, :depth]
+        with (folder / f"run{system:02}").open("w", encoding="utf-8") as out:
+            for topic, places in enumerate(best):
+                out.writelines(
+                    f"{topic} Q0 {_document(topic, place)} {rank} {scores[topic, place]:.6f} run{system:02}\n"
+                    for rank, place in enumerate(places.tolist(), start=1)
+                )
+
+
+def _document(topic: int, place: int) -> str:
+    return f"D{topic * POOL + place:08}"
 
 
 if __name__ == "__main__":

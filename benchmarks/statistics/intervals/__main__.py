@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import save_figures
-from benchmarks.statistics.intervals.rivals import resampled, student
-from benchmarks.statistics.intervals.rows import TOPICS, band, markdown, row
-from benchmarks.statistics.intervals.shapes import KINDS, NULLS, draws, null_draws
+from benchmarks.statistics.intervals.alternatives import resampled, student
+from benchmarks.statistics.intervals.simulation import KINDS, NULLS, TOPICS, band, draws, markdown, null_draws, row
 from searchlora.eval.intervals import bootstrap_intervals
 from searchlora.eval.significance import paired_differences
 

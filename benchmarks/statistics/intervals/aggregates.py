@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import save_figures
-from benchmarks.statistics.intervals.rows import TOPICS, band, markdown, row
+from benchmarks.statistics.intervals.simulation import TOPICS, band, markdown, row
 from searchlora.eval.aggregate import Aggregate, cohen_kappa, f1, macro_f1
 from searchlora.eval.calibration import expected_calibration_error
 from searchlora.eval.figures import AggregateTable, Resampling, aggregate_figures, aggregate_table

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import WORK, save_figures
-from benchmarks.statistics.promotion.made import JUDGE, NAME, TASKS, make
+from benchmarks.statistics.promotion.adapters import JUDGE, NAME, TASKS, make
 from searchlora.cli.terminal import progress_bars
 
 POLICY = Path(__file__).parent / "policy.yaml"

@@ -14,7 +14,6 @@ from typing import Any
 
 from benchmarks.common import WORK, real_data, save_figures
 from benchmarks.cranfield_runs.systems import ENCODER, Cranfield, cranfield_systems
-from benchmarks.statistics.system_order.cards import card_rows, differences, graded_cards, kappa_row
 from benchmarks.statistics.system_order.judges import (
     LLM,
     LLM_TOPICS,
@@ -29,7 +28,11 @@ from benchmarks.statistics.system_order.orders import (
     MEASURE,
     Measured,
     Row,
+    card_rows,
+    differences,
+    graded_cards,
     halves,
+    kappa_row,
     order_rows,
     spread_rows,
     tau_difference,

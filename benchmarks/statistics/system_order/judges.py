@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cranfield_runs.systems import DENSE, ENCODER, FUSIONS, SYSTEMS, Cranfield
-from benchmarks.statistics.system_order.cutting import Part, cut
-from benchmarks.statistics.system_order.pairs import Pool, write_inputs
+from benchmarks.statistics.system_order.pairs import Part, Pool, cut, write_inputs
 from searchlora.adapters.golden import prompt_hash
 from searchlora.errors import UsageError
 from searchlora.eval.judge.labels import read_probabilities

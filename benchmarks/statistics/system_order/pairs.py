@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cranfield_runs.systems import Cranfield
@@ -71,3 +74,65 @@ def _write(path: Path, lines: Sequence[str] | map[str]) -> None:
 def _unexplained(folder: Path) -> set[tuple[str, str]]:
     rows = (line.split() for _, line in numbered_lines(folder / "cranqrel"))
     return {(topic, document) for topic, document, grade in rows if grade == "-1"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One half of the topics, judged by thresholds from the other.
+
+    Attributes:
+        fitted, judged: Topics.
+        thresholds: The lowest score of the grades 1, 2, …; infinite where none is high enough.
+    """
+
+    fitted: tuple[str, ...]
+    judged: tuple[str, ...]
+    thresholds: tuple[float, ...]
+
+
+def thresholds(scores: Sequence[float], grades: Sequence[int], scale: Sequence[int]) -> tuple[float, ...]:
+    """The lowest score of each grade of the scale but the first, rising.
+
+    Between equal scores nothing can be cut: of the cuts there are, that with the nearest count is taken, and of two
+    the stricter.
+
+    Args:
+        scores, grades: Of the same pairs.
+        scale: Rising.
+    """
+    at_least = [(score, sum(each >= score for each in scores)) for score in sorted(set(scores))]
+    cuts = [(math.inf, 0), *reversed(at_least)]
+    found = []
+    for grade in scale[1:]:
+        wanted = sum(each >= grade for each in grades)
+        found.append(min(cuts, key=lambda cut: abs(cut[1] - wanted))[0])
+    return tuple(found)
+
+
+def cut(
+    scores: Run, human: Qrels, scale: Sequence[int], *, seed: int = 0
+) -> tuple[dict[str, dict[str, int]], list[Part]]:
+    """Grades from scores, the topics of each half graded by the thresholds of the other half.
+
+    Args:
+        scores: topic -> document -> score.
+        human: People's grades of the same pairs.
+        seed: Of the halves.
+    """
+    order = shuffled(list(scores), seed=seed)
+    middle = (len(order) + 1) // 2
+    halves = tuple(order[:middle]), tuple(order[middle:])
+    parts = [
+        Part(fitted, judged, _fitted(fitted, scores, human, scale))
+        for fitted, judged in (halves, (halves[1], halves[0]))
+    ]
+    place = {topic: part for part in parts for topic in part.judged}
+    return {
+        topic: {document: scale[bisect_right(place[topic].thresholds, score)] for document, score in row.items()}
+        for topic, row in scores.items()
+    }, parts
+
+
+def _fitted(topics: Sequence[str], scores: Run, human: Qrels, scale: Sequence[int]) -> tuple[float, ...]:
+    pairs = [(scores[topic][document], human[topic][document]) for topic in topics for document in scores[topic]]
+    return thresholds([score for score, _ in pairs], [grade for _, grade in pairs], scale)

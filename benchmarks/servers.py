@@ -1,4 +1,4 @@
-"""An HTTP server beside this process, for as long as it is needed."""
+"""HTTP servers as child processes of a benchmark: any command, and vLLM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -81,3 +81,45 @@ def _failure(what: str, process: subprocess.Popen[bytes], log: Path) -> str:
     state = "it still runs" if process.poll() is None else f"exit status {process.returncode}"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
     return "\n".join([f"{what}, {state}; the end of {log}:", *lines])
+
+
+#: Adapters may come and go by HTTP; nothing is reported to anybody; nothing is asked of the hub.
+_ENVIRONMENT = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+}
+
+_RANKS = (8, 16, 32, 64, 128, 256)
+
+
+def vllm(
+    python: Path, base: Path, *, adapters: int, rank: int, log: Path, dtype: str = "float32", rows: int = 8, **more: str
+) -> AbstractContextManager[str]:
+    """The URL of a server that is ready; it is ended afterwards.
+
+    Args:
+        python: Of the environment that has vLLM.
+        adapters: How many will be loaded.
+        rank: The highest of theirs.
+        rows: That are computed at once.
+        more: Other options of vLLM, by their names with `_` for `-`.
+    """
+    options = {
+        "model": base,
+        "host": "127.0.0.1",
+        "dtype": dtype,
+        "max-model-len": 2048,
+        "max-num-seqs": rows,
+        # One slot stays empty: on a CPU vLLM 0.32 gives a request without an adapter that of the last slot, where one
+        # with an adapter is in the same batch (its pull request 48421).
+        "max-loras": adapters + 1,
+        "max-lora-rank": next(each for each in _RANKS if each >= rank),
+        "structured-outputs-config": '{"backend": "guidance"}',
+    }
+    options |= {key.replace("_", "-"): value for key, value in more.items()}
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
+    command += [f"--{key}={value}" if value != "" else f"--{key}" for key, value in options.items()]
+    return child_server("vLLM", lambda port: [*command, f"--port={port}"], log, environment=_ENVIRONMENT)
