@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import real_data
-from searchlora.data.formats.cranfield import collection, topics
+from searchlora.data.formats.judged_collections import cranfield_collection as collection
+from searchlora.data.formats.judged_collections import cranfield_topics as topics
 from searchlora.eval.trec import Qrels, Run, ranked, read_run, write_run
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, Hit

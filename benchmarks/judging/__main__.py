@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.common import WORK, as_called, real_data, save_figures, speed_ratio, speed_row
 from benchmarks.multi_adapter.systems import made_adapters
 from searchlora.adapters.attach import attach
-from searchlora.data.formats import trecdl
+from searchlora.data.formats import judged_pairs
 from searchlora.eval.formatting import markdown_table
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
@@ -98,7 +98,9 @@ def _arguments() -> argparse.Namespace:
 def _requests(queries: int) -> list[Request]:
     options = {"guideline": str(Path(__file__).parent / "guideline.yaml"), "characters": str(CHARACTERS)}
     task = load_prompted_task("judgment").bound(settings_of(options))
-    topics = [row.data["pairs"] for row in trecdl.hits(real_data() / "trecdl19") if isinstance(row, SourceRow)]
+    topics = [
+        row.data["pairs"] for row in judged_pairs.trecdl_hits(real_data() / "trecdl19") if isinstance(row, SourceRow)
+    ]
     return [
         Request(messages(task, {"id": str(n), "group": pair["query"], **pair}), "judge")
         for n, pair in enumerate(pair for pairs in topics[:queries] for pair in pairs)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.common import write_rows
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.formats import trecdl
+from searchlora.data.formats import judged_pairs
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import atomic_text
@@ -41,7 +41,7 @@ class Topics:
     def read(cls, folder: Path) -> Topics:
         """All queries. Raises `DataError` where a row cannot be read."""
         pairs = {}
-        for row in trecdl.hits(folder):
+        for row in judged_pairs.trecdl_hits(folder):
             if isinstance(row, RejectedRow):
                 raise DataError(row.reason, where=row.where)
             pairs[row.data["topic"]] = row.data["pairs"]

@@ -69,7 +69,7 @@ def passages(context: str) -> list[tuple[int, str]]:
 
 
 def _squad(path: Path) -> Iterator[Mapping[str, Any]]:
-    questions = [row.data for row in squad.read(path) if isinstance(row, SourceRow) and row.data["answers"]]
+    questions = [row.data for row in squad.read_squad(path) if isinstance(row, SourceRow) and row.data["answers"]]
     pieces = {
         f"{paragraph}#{number}": (article, start, text)
         for paragraph, (article, context) in {

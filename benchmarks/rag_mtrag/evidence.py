@@ -96,7 +96,7 @@ def main() -> None:
 
 def squad_cases(path: Path, questions: int = QUESTIONS) -> list[Case]:
     """Claims and sentences of SQuAD."""
-    rows = [row.data for row in squad.read(path) if isinstance(row, SourceRow) and row.data["answers"]]
+    rows = [row.data for row in squad.read_squad(path) if isinstance(row, SourceRow) and row.data["answers"]]
     articles: dict[str, dict[str, str]] = {}
     answers: dict[str, list[str]] = {}
     for row in rows:

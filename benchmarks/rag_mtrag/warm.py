@@ -87,6 +87,6 @@ def _spans(source: Path) -> dict[str, str]:
     """Question -> the span that answers it."""
     return {
         row.data["id"]: row.data["answers"][0]["text"]
-        for row in squad.read(source)
+        for row in squad.read_squad(source)
         if isinstance(row, SourceRow) and row.data["answers"]
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
-from searchlora.data.formats.judged import Judged
+from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import beir, cranfield, faq, labelled, squad, trec
-from searchlora.data.formats.judged import Judged
-from searchlora.data.formats.own_records import NATIVE, native
-from searchlora.data.formats.pair_ids import pair_id
-from searchlora.data.formats.sources import split_files
+from searchlora.data.formats import judged_collections, labels, pairs, squad
+from searchlora.data.formats.common import NATIVE, native, pair_id, split_files
+from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_rows
@@ -96,7 +94,7 @@ def _add(record: dict[str, Any], field: str, text: Any) -> None:
 
 def _squad(source: Path, options: Options) -> Rows:
     del options
-    for row in squad.read(source):
+    for row in squad.read_squad(source):
         if isinstance(row, RejectedRow):
             yield row
         elif not row.data["impossible"]:
@@ -105,7 +103,7 @@ def _squad(source: Path, options: Options) -> Rows:
 
 
 def _faq(source: Path, options: Options) -> Rows:
-    for row in faq.read(source, options):
+    for row in pairs.read_faq(source, options):
         if isinstance(row, RejectedRow):
             yield row
         else:
@@ -160,13 +158,13 @@ def _row(row: SourceRow, id_: Any, group: Any, query: Any, **more: Any) -> Sourc
 def _cranfield(source: Path, options: Options) -> Judged:
     del options
     qrels: dict[str, dict[str, int]] = {}
-    for judgment in cranfield.collection(source).judgments:
+    for judgment in judged_collections.cranfield_collection(source).judgments:
         qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
     return Judged(
         source.name,
-        cranfield.topics(source),
+        judged_collections.cranfield_topics(source),
         lambda: (
-            replace(doc, title="") for doc in cranfield.collection(source).documents
+            replace(doc, title="") for doc in judged_collections.cranfield_collection(source).documents
         ),  # the text repeats the title
         {None: qrels},
     )
@@ -230,10 +228,22 @@ FORMATS: Mapping[str, Format] = {
             description="questions and answers (JSONL, JSON, CSV, TSV, Parquet): questions with their answer",
             read=_faq,
             collection=own_texts(_faq),
-            options=faq.COLUMNS,
+            options=pairs.FAQ_COLUMNS,
         ),
-        _judged("beir", "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)", lambda s, _: beir.judged(s), {}, 1),
-        _judged("trec", "a folder with topics, qrels and the documents", trec.judged, trec.OPTIONS, 1),
+        _judged(
+            "beir",
+            "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
+            lambda s, _: judged_collections.read_beir(s),
+            {},
+            1,
+        ),
+        _judged(
+            "trec",
+            "a folder with topics, qrels and the documents",
+            judged_collections.read_trec,
+            judged_collections.TREC_OPTIONS,
+            1,
+        ),
         _judged("cranfield", "the Cranfield collection: queries with relevant abstracts", _cranfield, {}, 1),
         replace(
             _judged(
@@ -248,13 +258,13 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="labelled",
             description="two columns, text and class (such as titles with their category)",
-            read=_labelled(labelled.read),
-            options=labelled.COLUMNS,
+            read=_labelled(labels.read_labelled),
+            options=labels.LABEL_COLUMNS,
         ),
         Format(
             name="banking77",
             description="BANKING77 (train.csv, test.csv): utterances with their intent",
-            read=_labelled(lambda source, _: labelled.read_banking77(source)),
+            read=_labelled(lambda source, _: labels.read_banking77(source)),
         ),
         Format(
             name="shop",

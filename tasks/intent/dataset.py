@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import clinc150, labelled
-from searchlora.data.formats.own_records import NATIVE, mapped, native
+from searchlora.data.formats import labels
+from searchlora.data.formats.common import NATIVE, mapped, native
 from searchlora.data.schema import RecordCheck
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
@@ -151,19 +151,19 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="banking77",
             description="BANKING77 (train.csv and test.csv with text,category), or one of the files",
-            read=mapped(lambda source, _: labelled.read_banking77(source), _labelled),
+            read=mapped(lambda source, _: labels.read_banking77(source), _labelled),
         ),
         Format(
             name="clinc150",
             description="CLINC150 (data_full.json and its variants), including its out-of-scope rows (oos)",
-            read=mapped(lambda source, _: clinc150.read(source), _labelled),
+            read=mapped(lambda source, _: labels.read_clinc150(source), _labelled),
         ),
         Format(
             name="csv",
             description="two columns, text and label (CSV, TSV, JSONL, JSON, Parquet), or a folder with one file "
             "per split",
-            read=mapped(labelled.read, _labelled),
-            options=labelled.COLUMNS,
+            read=mapped(labels.read_labelled, _labelled),
+            options=labels.LABEL_COLUMNS,
         ),
         Format(
             name="shop",

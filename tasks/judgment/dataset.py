@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import beir, cranfield, esci, trec, trecdl
-from searchlora.data.formats.judged import Judged, graded_pairs
-from searchlora.data.formats.own_records import NATIVE, Found, Read, mapped, native
+from searchlora.data.formats import judged_collections, judged_pairs
+from searchlora.data.formats.common import NATIVE, FormatReader, FormatRows, mapped, native
+from searchlora.data.formats.judged_collections import Judged, graded_pairs
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
@@ -21,7 +21,7 @@ SHOP_RECORDS = "judgment.jsonl"
 REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
 UNJUDGED = {"unjudged": "add this many unjudged passages per query with grade 0 (default 0)"}
 
-#: Cranfield's grade as in `cranfield.collection` (4: complete answer, 1: minimum interest) -> grade of a record.
+#: Grade of `cranfield_collection` (4: complete answer, 1: minimum interest) -> grade of a record.
 CRANFIELD_GRADES = {4: 3, 3: 2, 2: 1, 1: 1}
 
 
@@ -56,7 +56,7 @@ def _with_integer_grade(record: Record) -> Record:
     return {**record, "grade": int(grade)} if whole else record
 
 
-def _pairs(read: Read) -> Read:
+def _pairs(read: FormatReader) -> FormatReader:
     """A reader of records from a reader of graded pairs (topic, query, document, passage, title, grade, split)."""
     return mapped(read, _record)
 
@@ -76,7 +76,7 @@ def _record(data: Mapping[str, Any]) -> Record:
 def _graded(format: Format) -> Format:
     """The format with the options of the task's settings; source grades are mapped to the guideline's scale."""
 
-    def read(source: Path, options: Options) -> Found:
+    def read(source: Path, options: Options) -> FormatRows:
         guideline = guideline_of(options)
         reader_options = {key: value for key, value in options.items() if key not in OPTIONS}
         for row in format.read(source, reader_options):
@@ -96,7 +96,7 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     return SourceRow({**row.data, "grade": folded}, row.where)
 
 
-def _collection(judged: Callable[[Path, Options], Judged]) -> Read:
+def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
     """A reader of records from a reader of a test collection."""
     return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
 
@@ -104,16 +104,16 @@ def _collection(judged: Callable[[Path, Options], Judged]) -> Read:
 def _cranfield(source: Path, options: Options) -> Judged:
     del options
     qrels: dict[str, dict[str, int]] = {}
-    for judgment in cranfield.collection(source).judgments:
+    for judgment in judged_collections.cranfield_collection(source).judgments:
         qrels.setdefault(judgment.topic, {})[judgment.document] = CRANFIELD_GRADES[judgment.grade]
     return Judged(
         source.name,
-        cranfield.topics(source),
+        judged_collections.cranfield_topics(source),
         lambda: (
-            replace(doc, title="") for doc in cranfield.collection(source).documents
+            replace(doc, title="") for doc in judged_collections.cranfield_collection(source).documents
         ),  # the text repeats the title
         {None: qrels},
-        cranfield.unexplained(source),
+        judged_collections.cranfield_unexplained(source),
     )
 
 
@@ -147,19 +147,19 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="trecdl",
             description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
-            read=_pairs(lambda source, options: trecdl.read(source, unjudged=_count(options, "unjudged"))),
+            read=_pairs(lambda source, options: judged_pairs.read_trecdl(source, unjudged=_count(options, "unjudged"))),
             options=UNJUDGED,
         ),
         Format(
             name="trec",
             description="a folder with topics, qrels and documents",
-            read=_collection(trec.judged),
-            options={**trec.OPTIONS, **UNJUDGED},
+            read=_collection(judged_collections.read_trec),
+            options={**judged_collections.TREC_OPTIONS, **UNJUDGED},
         ),
         Format(
             name="beir",
             description="a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
-            read=_collection(lambda source, _: beir.judged(source)),
+            read=_collection(lambda source, _: judged_collections.read_beir(source)),
             options=UNJUDGED,
         ),
         Format(
@@ -171,8 +171,8 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="esci",
             description="ESCI, the Shopping Queries Dataset: a folder with the examples and the products (Parquet)",
-            read=_pairs(esci.read),
-            options=esci.OPTIONS,
+            read=_pairs(judged_pairs.read_esci),
+            options=judged_pairs.ESCI_OPTIONS,
             implied=_of_products,
         ),
     )

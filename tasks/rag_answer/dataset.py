@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from searchlora.data.formats import faq, squad
-from searchlora.data.formats.mtrag import read_mtrag
-from searchlora.data.formats.own_records import NATIVE, native
+from searchlora.data.formats import pairs, squad
+from searchlora.data.formats.common import NATIVE, native
+from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedText, InvalidOutput
 from searchlora.records import Document, Format, Options, RejectedRow, SourceReport, SourceRow
@@ -113,7 +113,7 @@ def _from_squad(source: Path, options: Options) -> Rows:
     """The answer is the sentence of the paragraph that contains the span; a group is an article."""
     plan, counts = RecordPlan.from_options(options), Counter[str]()
     rejected: list[RejectedRow] = []
-    for _, rows in groupby(_accepted(squad.read(source), rejected), key=lambda row: row.data["article"]):
+    for _, rows in groupby(_accepted(squad.read_squad(source), rejected), key=lambda row: row.data["article"]):
         of_article: list[SourceQuestion] = []
         paragraphs: dict[str, Document] = {}
         for row in rows:
@@ -134,7 +134,7 @@ def _from_faq(source: Path, options: Options) -> Rows:
     """
     plan, counts = RecordPlan.from_options(options), Counter[str]()
     rows: list[SourceRow] = []
-    for row in faq.read(source, {key: value for key, value in options.items() if key in faq.COLUMNS}):
+    for row in pairs.read_faq(source, {key: value for key, value in options.items() if key in pairs.FAQ_COLUMNS}):
         if isinstance(row, RejectedRow):
             yield row
         else:
@@ -312,7 +312,7 @@ FORMATS: Mapping[str, Format] = {
             "question and answer pairs (JSONL, JSON, CSV, TSV, Parquet); distractors are the other answers",
             _from_faq,
             **distractors.OPTIONS,
-            **faq.COLUMNS,
+            **pairs.FAQ_COLUMNS,
         ),
     )
 }

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import canard, cast, pairs, qrecc, querylog
-from searchlora.data.formats.own_records import NATIVE, mapped, native
+from searchlora.data.formats import conversations, pairs, query_log
+from searchlora.data.formats.common import NATIVE, mapped, native
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
@@ -45,7 +45,7 @@ def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | Reject
     if not from_turn.isdigit():
         raise UsageError(f"'{from_turn}' is not a whole number", where="--option from_turn")
     left_out = 0
-    for row in canard.read(source):
+    for row in conversations.read_canard(source):
         if isinstance(row, SourceRow) and row.data["number"] < int(from_turn):
             left_out += 1
         else:
@@ -56,7 +56,7 @@ def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | Reject
 
 def _canard(data: Mapping[str, Any]) -> Record:
     return _record(
-        id=canard.question_id(data["dialogue"], data["number"]),
+        id=conversations.question_id(data["dialogue"], data["number"]),
         group=data["article"],
         query=data["question"],
         history=_turns(data["turns"]),
@@ -167,7 +167,7 @@ FORMATS: Mapping[str, Format] = {
             name="canard",
             description="CANARD (train.json, dev.json, test.json); its answers become the collection",
             read=mapped(_canard_turns, _canard),
-            collection=lambda source, _: canard.collection(source),
+            collection=lambda source, _: conversations.canard_collection(source),
             options={
                 "from_turn": "leave out questions before this turn; 2 skips first questions, which depend on the title"
             },
@@ -177,31 +177,38 @@ FORMATS: Mapping[str, Format] = {
             name="cast2019",
             description="TREC CAsT 2019 topics (evaluation_topics_v1.0.json), human rewrites in a TSV beside them",
             read=mapped(
-                lambda source, options: cast.read(source, cast.read_rewrites(source, options.get("rewrites"))), _cast
+                lambda source, options: conversations.read_cast(
+                    source, conversations.read_cast_rewrites(source, options.get("rewrites"))
+                ),
+                _cast,
             ),
             options={"rewrites": "the TSV with the human rewrites, if it is not beside the topics"},
         ),
         *(
-            Format(name=f"cast{year}", description=described, read=mapped(lambda source, _: cast.read(source), _cast))
+            Format(
+                name=f"cast{year}",
+                description=described,
+                read=mapped(lambda source, _: conversations.read_cast(source), _cast),
+            )
             for year, described in CAST.items()
         ),
         Format(
             name="qrecc",
             description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
-            read=mapped(lambda source, _: qrecc.read(source), _qrecc),
+            read=mapped(lambda source, _: conversations.read_qrecc(source), _qrecc),
         ),
         Format(
             name="pairs",
             description="query pairs with the columns query, rewrite, optionally id (JSONL, JSON, CSV, TSV, Parquet)",
-            read=mapped(pairs.read, _pair),
-            options=pairs.COLUMNS,
+            read=mapped(pairs.read_pairs, _pair),
+            options=pairs.PAIR_COLUMNS,
         ),
         Format(
             name="querylog",
             description="a query log (session, time, query, clicks, optionally user), mined for reformulations; "
-            "an id is the hash of query and rewrite (searchlora.data.formats.pair_ids)",
-            read=mapped(querylog.read, _pair),
-            options=querylog.OPTIONS,
+            "an id is the hash of query and rewrite (searchlora.data.formats.common)",
+            read=mapped(query_log.read_query_log, _pair),
+            options=query_log.OPTIONS,
         ),
     )
 }

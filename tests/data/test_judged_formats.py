@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from searchlora.data.formats import beir, cranfield, esci, trec, trecdl
-from searchlora.data.formats.judged import Judged, graded_pairs
+from searchlora.data.formats import judged_collections, judged_pairs
+from searchlora.data.formats.judged_collections import Judged, graded_pairs
 from searchlora.errors import DataError, UsageError
 from searchlora.records import Document, RejectedRow, SourceReport, SourceRow
 
@@ -89,34 +89,35 @@ def rows(found) -> list:
 
 
 def test_trecdl_yields_what_people_graded_and_draws_the_lowest(tmp_path):
-    found = rows(trecdl.read(trecdl_folder(tmp_path)))
+    found = rows(judged_pairs.read_trecdl(trecdl_folder(tmp_path)))
     assert [(each["document"], each["grade"], each["score"]) for each in found] == [("d1", 3, 9.5), ("d3", 0, 7.5)]
     assert {each["topic"] for each in found} == {"7"}
-    drawn = rows(trecdl.read(tmp_path, unjudged=1))
+    drawn = rows(judged_pairs.read_trecdl(tmp_path, unjudged=1))
     assert [(each["document"], each["grade"]) for each in drawn] == [("d1", 3), ("d3", 0), ("d4", 0)]
-    (query,) = rows(trecdl.hits(tmp_path))
+    (query,) = rows(judged_pairs.trecdl_hits(tmp_path))
     assert [each["grade"] for each in query["pairs"]] == [3, None, 0, None]
 
 
 def test_trecdl_names_what_is_missing_or_broken(tmp_path):
     trecdl_folder(tmp_path)
     (tmp_path / "bm25.json").write_text('[{"query": "q", "hits": [{"docid": "d1"}]}]', encoding="utf-8")
-    (refused,) = trecdl.read(tmp_path)
+    (refused,) = judged_pairs.read_trecdl(tmp_path)
     assert (
-        isinstance(refused, RejectedRow) and "no list of objects with qid, docid, content and score" in refused.reason
+        isinstance(refused, RejectedRow)
+        and "not a list of objects with qid, docid, content and score" in refused.reason
     )
     hit = {"qid": 7, "docid": "d1", "score": 9.5, "content": "A shelter."}
     for broken in ([{**hit, "score": "n/a"}], [{**hit, "content": None}], [hit, {**hit, "qid": 8, "docid": "d2"}]):
         (tmp_path / "bm25.json").write_text(json.dumps([{"query": "q", "hits": broken}]), encoding="utf-8")
-        (refused,) = trecdl.read(tmp_path)
+        (refused,) = judged_pairs.read_trecdl(tmp_path)
         assert isinstance(refused, RejectedRow) and "field 'hits'" in refused.reason
     (tmp_path / "more.json").write_text("[]", encoding="utf-8")
     with pytest.raises(DataError, match=r"has 2 files like '\*\.json'"):
-        list(trecdl.read(tmp_path))
+        list(judged_pairs.read_trecdl(tmp_path))
 
 
 def test_the_real_folder(real_data):
-    found = rows(trecdl.hits(real_data / "trecdl19"))
+    found = rows(judged_pairs.trecdl_hits(real_data / "trecdl19"))
     assert len(found) == 43 and {len(each["pairs"]) for each in found} == {100}
     assert sum(pair["grade"] is not None for each in found for pair in each["pairs"]) == 2257
 
@@ -161,21 +162,21 @@ def test_topics_of_another_collection_are_refused():
 
 def test_beir_folders(tmp_path):
     beir_folder(tmp_path)
-    assert beir.queries(tmp_path) == {"q1": "tents", "q2": "pegs"}
-    assert list(beir.documents(tmp_path)) == [
+    assert judged_collections.beir_queries(tmp_path) == {"q1": "tents", "q2": "pegs"}
+    assert list(judged_collections.beir_documents(tmp_path)) == [
         Document("d1", "A tent is a shelter.", "Tents"),
         Document("d2", "", "Pegs"),
     ]
-    assert beir.qrels(tmp_path) == {"test": {"q2": {"d2": 2}}, "train": {"q1": {"d1": 1}}}
-    found = rows(graded_pairs(beir.judged(tmp_path)))
+    assert judged_collections.beir_qrels(tmp_path) == {"test": {"q2": {"d2": 2}}, "train": {"q1": {"d1": 1}}}
+    found = rows(graded_pairs(judged_collections.read_beir(tmp_path)))
     assert ("pegs", "", "Pegs", "test") in [
         (each["query"], each["title"], each["passage"], each["split"]) for each in found
     ]
     (tmp_path / "qrels" / "extra.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"extra.tsv: is not named train, dev or test"):
-        beir.qrels(tmp_path)
+        judged_collections.beir_qrels(tmp_path)
     with pytest.raises(DataError, match=r"holds no qrels/\*\.tsv"):
-        beir.qrels(tmp_path / "qrels")
+        judged_collections.beir_qrels(tmp_path / "qrels")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_a_trec_folder(tmp_path, name, corpus):
     (tmp_path / name).write_text(corpus, encoding="utf-8")
     (tmp_path / "topics.tsv").write_text("5\twhat is a tent\n", encoding="utf-8")
     (tmp_path / "qrels.txt").write_text("5 0 d1 3\n5 0 d2 0\n", encoding="utf-8")
-    found = rows(graded_pairs(trec.judged(tmp_path, {})))
+    found = rows(graded_pairs(judged_collections.read_trec(tmp_path, {})))
     assert [(each["query"], each["passage"], each["grade"]) for each in found] == [
         ("what is a tent", "A tent.", 3),
         ("what is a tent", "Pegs, idle.", 0),
@@ -202,21 +203,23 @@ def test_files_of_a_trec_folder_can_be_named(tmp_path):
     (tmp_path / "q.txt").write_text("5 0 d1 3\n", encoding="utf-8")
     (tmp_path / "c.tsv").write_text("d1\tA tent.\td2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"has 0 files whose name begins with topics or queries.*--option topics=FILE"):
-        trec.judged(tmp_path, {})
-    named = trec.judged(tmp_path, {"topics": "t.tsv", "qrels": str(tmp_path / "q.txt"), "corpus": "c.tsv"})
+        judged_collections.read_trec(tmp_path, {})
+    named = judged_collections.read_trec(
+        tmp_path, {"topics": "t.tsv", "qrels": str(tmp_path / "q.txt"), "corpus": "c.tsv"}
+    )
     with pytest.raises(DataError, match=r"c.tsv, line 1: has 3 fields where 2 are needed"):
         list(graded_pairs(named))
 
 
 def test_cranfields_unexplained_lines(tmp_path):
-    assert cranfield.unexplained(cranfield_folder(tmp_path)) == {("1", "3")}
+    assert judged_collections.cranfield_unexplained(cranfield_folder(tmp_path)) == {("1", "3")}
 
 
 # ESCI
 
 
 def test_esci_joins_by_product_and_locale(tmp_path):
-    found = rows(esci.read(esci_folder(tmp_path), {}))
+    found = rows(judged_pairs.read_esci(esci_folder(tmp_path), {}))
     assert [(each["topic"], each["document"], each["grade"], each["split"]) for each in found] == [
         ("1", "P2", 0, "train"),
         ("1", "P1", 3, "train"),
@@ -224,25 +227,25 @@ def test_esci_joins_by_product_and_locale(tmp_path):
     ]
     assert (found[0]["title"], found[0]["passage"]) == ("", "Boot")
     assert (found[1]["title"], found[1]["passage"]) == ("Dome tent", "Fell. Green. Waterproof Light. For two .")
-    (spanish,) = rows(esci.read(tmp_path, {"locale": "es"}))
+    (spanish,) = rows(judged_pairs.read_esci(tmp_path, {"locale": "es"}))
     assert spanish["passage"] == "Para dos."
-    small = rows(esci.read(tmp_path, {"small_version": "yes"}))
+    small = rows(judged_pairs.read_esci(tmp_path, {"small_version": "yes"}))
     assert [(each["topic"], each["document"]) for each in small] == [("1", "P1"), ("2", "P1")]
 
 
 def test_esci_tells_what_does_not_fit(tmp_path):
-    found = list(esci.read(esci_folder(tmp_path, product_id=["P1", "P7", "P1", "P1"]), {}))
+    found = list(judged_pairs.read_esci(esci_folder(tmp_path, product_id=["P1", "P7", "P1", "P1"]), {}))
     assert [each.reason for each in found if isinstance(each, RejectedRow)] == [
         "the product P7 is not among the products"
     ]
-    found = list(esci.read(esci_folder(tmp_path, esci_label=["E", "exact", "C", "E"]), {}))
+    found = list(judged_pairs.read_esci(esci_folder(tmp_path, esci_label=["E", "exact", "C", "E"]), {}))
     assert ["'exact' is none of E, S, C, I" in each.reason for each in found if isinstance(each, RejectedRow)] == [True]
     with pytest.raises(DataError, match=r"has no example of the locale 'de'"):
-        list(esci.read(tmp_path, {"locale": "de"}))
+        list(judged_pairs.read_esci(tmp_path, {"locale": "de"}))
     with pytest.raises(UsageError, match=r"'1' is neither yes nor no"):
-        list(esci.read(tmp_path, {"small_version": "1"}))
+        list(judged_pairs.read_esci(tmp_path, {"small_version": "1"}))
     (tmp_path / "shopping_queries_dataset_products.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"products.parquet: is not a sound Parquet file"):
-        list(esci.read(tmp_path, {}))
+        list(judged_pairs.read_esci(tmp_path, {}))
     with pytest.raises(DataError, match=r"has 0 files \*examples\*\.parquet"):
-        list(esci.read(tmp_path / "none", {}))
+        list(judged_pairs.read_esci(tmp_path / "none", {}))

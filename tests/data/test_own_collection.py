@@ -7,7 +7,7 @@ import json
 import pytest
 
 from searchlora.data import build, load_dataset
-from searchlora.data.formats.pair_ids import pair_id
+from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, UsageError
 from searchlora.task import load_task
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from searchlora.data import build, load_dataset
-from searchlora.data.formats.pair_ids import PairIds, pair_id
+from searchlora.data.formats.common import PairIds, pair_id
 from searchlora.errors import RejectedRows
 
 
@@ -26,12 +26,14 @@ def test_an_id_is_the_documented_hash() -> None:
 
 def test_rows_with_the_same_query_have_ids_of_their_own() -> None:
     ids = PairIds()
-    given = [ids.of(query, rewrite) for query, rewrite in [("a", "b"), ("A", "c"), ("a", "c"), ("a", "C"), ("b", "b")]]
+    given = [
+        ids.assign(query, rewrite) for query, rewrite in [("a", "b"), ("A", "c"), ("a", "c"), ("a", "C"), ("b", "b")]
+    ]
     assert given[:2] == [pair_id("a"), pair_id("a", "c")]
     assert given[4] == pair_id("b")
     assert len(set(given)) == 5
     again = PairIds()
-    assert given[0] == again.of("a", "b")
+    assert given[0] == again.assign("a", "b")
 
 
 def test_an_id_does_not_depend_on_the_rows_around(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.data.formats.querylog import read
-from searchlora.data.formats.sessions import Event, Rules, mine, related
+from searchlora.data.formats.query_log import read_query_log as read
+from searchlora.data.formats.query_log_mining import Event, Rules, mine, related
 from searchlora.errors import DataError, UsageError
 from searchlora.records import RejectedRow, SourceReport, SourceRow
 
@@ -215,7 +215,7 @@ def test_a_disk_too_small_to_sort_on_is_told(tmp_path: Path) -> None:
     script = f"""
 import resource
 from pathlib import Path
-from searchlora.data.formats.querylog import read
+from searchlora.data.formats.query_log import read_query_log as read
 from searchlora.errors import DataError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

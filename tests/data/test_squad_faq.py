@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from searchlora.data.formats import faq, squad
-from searchlora.data.formats.pair_ids import pair_id
+from searchlora.data.formats import pairs, squad
+from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError
 from searchlora.records import RejectedRow, SourceRow
 
@@ -33,7 +33,7 @@ def _question(answers: list[tuple[str, int]], **more: Any) -> dict[str, Any]:
 def test_a_question_has_its_paragraph_and_each_answer_once(tmp_path: Path, name: str) -> None:
     at = CONTEXT.index("two")
     question = _question([("two kilograms", at), ("two kilograms", at), ("two", at)])
-    (row,) = squad.read(_squad(tmp_path / name, question))
+    (row,) = squad.read_squad(_squad(tmp_path / name, question))
     assert isinstance(row, SourceRow)
     assert row.data == {
         "id": "q1",
@@ -50,7 +50,7 @@ def test_a_question_has_its_paragraph_and_each_answer_once(tmp_path: Path, name:
 
 def test_an_impossible_question_has_no_answers(tmp_path: Path) -> None:
     question = _question([], is_impossible=True, plausible_answers=[{"text": "two", "answer_start": 16}])
-    (row,) = squad.read(_squad(tmp_path / "dev.json", question))
+    (row,) = squad.read_squad(_squad(tmp_path / "dev.json", question))
     assert isinstance(row, SourceRow)
     assert (row.data["impossible"], row.data["answers"]) == (True, [])
 
@@ -58,16 +58,16 @@ def test_an_impossible_question_has_no_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("question", "reason"),
     [
-        (_question([("two kilograms", 3)]), "none of them stands where"),
-        (_question([]), "none of them stands where"),
-        ({"id": 3, "question": "?"}, "is no question"),
+        (_question([("two kilograms", 3)]), "none of them is in the context"),
+        (_question([]), "none of them is in the context"),
+        ({"id": 3, "question": "?"}, "is not a question"),
     ],
 )
 def test_a_broken_question_is_refused_and_the_next_one_read(
     tmp_path: Path, question: dict[str, Any], reason: str
 ) -> None:
     sound = _question([("Wales", CONTEXT.index("Wales"))])
-    bad, good = squad.read(_squad(tmp_path / "dev.json", question, sound))
+    bad, good = squad.read_squad(_squad(tmp_path / "dev.json", question, sound))
     assert isinstance(bad, RejectedRow)
     assert reason in bad.reason
     assert isinstance(good, SourceRow)
@@ -76,12 +76,16 @@ def test_a_broken_question_is_refused_and_the_next_one_read(
 def test_another_file_is_no_squad(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text("[1]", encoding="utf-8")
-    with pytest.raises(DataError, match="no SQuAD file"):
-        next(squad.read(path))
+    with pytest.raises(DataError, match="not a SQuAD file"):
+        next(squad.read_squad(path))
 
 
 def test_the_published_development_set(real_data: Path) -> None:
-    rows = [row.data for row in squad.read(real_data / "squad" / "squaddev_v1.1.json.gz") if isinstance(row, SourceRow)]
+    rows = [
+        row.data
+        for row in squad.read_squad(real_data / "squad" / "squaddev_v1.1.json.gz")
+        if isinstance(row, SourceRow)
+    ]
     assert len(rows) == 10_565
     assert len({row["article"] for row in rows}) == 48
     assert len({row["paragraph"] for row in rows}) == 2067
@@ -93,7 +97,7 @@ def test_the_published_development_set(real_data: Path) -> None:
 def test_faq_pairs_from_a_table_with_columns_of_other_names(tmp_path: Path) -> None:
     path = tmp_path / "help.csv"
     path.write_text("q,a,part\nHow to return?,Send it back.,returns\nWhere are you?,In Wales.,\n", encoding="utf-8")
-    rows = list(faq.read(path, {"question": "q", "answer": "a", "section": "part"}))
+    rows = list(pairs.read_faq(path, {"question": "q", "answer": "a", "section": "part"}))
     assert [row.data for row in rows] == [
         {
             "id": pair_id("How to return?"),
@@ -117,7 +121,7 @@ def test_faq_pairs_from_a_table_with_columns_of_other_names(tmp_path: Path) -> N
 def test_a_pair_without_an_answer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "help.jsonl"
     path.write_text('{"question": "How?", "answer": " "}\n{"id": 7, "question": "Where?", "answer": "Here."}\n')
-    bad, good = faq.read(path, {})
+    bad, good = pairs.read_faq(path, {})
     assert isinstance(bad, RejectedRow)
     assert "field 'answer'" in bad.reason
     assert isinstance(good, SourceRow)
@@ -125,7 +129,9 @@ def test_a_pair_without_an_answer_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_perl_faq_has_its_sections(real_data: Path) -> None:
-    rows = [row.data for row in faq.read(real_data / "perlfaq" / "perlfaq.jsonl", {}) if isinstance(row, SourceRow)]
+    rows = [
+        row.data for row in pairs.read_faq(real_data / "perlfaq" / "perlfaq.jsonl", {}) if isinstance(row, SourceRow)
+    ]
     assert len(rows) == 305
     assert len({row["group"] for row in rows}) == 9
     assert len({row["id"] for row in rows}) == 305

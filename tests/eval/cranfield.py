@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from searchlora.data.formats.cranfield import collection, topics
+from searchlora.data.formats.judged_collections import cranfield_collection as collection
+from searchlora.data.formats.judged_collections import cranfield_topics as topics
 from searchlora.records import Document
 
 

@@ -1,4 +1,4 @@
-"""SQuAD 1.1 and 2.0: questions on paragraphs of Wikipedia articles, with answer spans.
+"""Reader of SQuAD 1.1 and 2.0: questions on paragraphs of Wikipedia articles, with answer spans.
 
 Source: Rajpurkar et al. (EMNLP 2016), Rajpurkar, Jia and Liang (ACL 2018); https://rajpurkar.github.io/SQuAD-explorer.
 One JSON object: `data` is a list of articles (`title`, `paragraphs`), a paragraph has `context` and `qas`, a question
@@ -7,61 +7,54 @@ One JSON object: `data` is a list of articles (`title`, `paragraphs`), a paragra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.sources import split_files
+from searchlora.data.formats.common import split_files
 from searchlora.errors import DataError
-from searchlora.files import Rows, check_file, open_bytes
+from searchlora.files import Rows, check_file, json_file
 from searchlora.records import RejectedRow, SourceRow
 
 
-def read(source: Path) -> Rows:
-    """One row per question, article by article and paragraph by paragraph, as they stand in the file.
+def read_squad(source: Path) -> Rows:
+    """One row per question, in file order.
 
     Args:
         source: A file (`.json`, `.json.gz`), or a folder with a file per split. A file is read whole into memory.
 
     Yields:
         `id`; `article` (its title); `paragraph` (one word: title, underscore, number in the article from 1); `context`
-        (the paragraph's text); `question`; `answers` (a list of `text`, `start`, where start counts characters of the
-        context from 0; those that stand there, each once); `impossible` (the paragraph does not answer it, and there
-        are no answers); `split` (None for a single file).
+        (the text of the paragraph); `question`; `answers` (distinct `text`, `start` that occur in the context, with
+        start in characters from 0); `impossible` (the paragraph does not answer it; no answers); `split` (None for a
+        single file).
 
     Raises:
-        DataError: when the file is not one JSON object with a list `data`.
+        DataError: if the file is not one JSON object with a list `data`.
     """
     for path, split in split_files(source):
-        for place, article in enumerate(_articles(path), start=1):
-            yield from _rows(article, f"{path.name}, article {place}", split)
+        for number, article in enumerate(_articles(path), start=1):
+            yield from _rows(article, f"{path.name}, article {number}", split)
 
 
 def _articles(path: Path) -> list[Any]:
     check_file(path)
-    with open_bytes(path) as file:
-        try:
-            value = json.load(file)
-        except UnicodeDecodeError:
-            raise
-        except ValueError as error:
-            raise DataError(f"is not JSON ({error})", where=path.name, fix="Fetch the file again.") from None
+    value = json_file(path)
     if not isinstance(value, dict) or not isinstance(value.get("data"), list):
-        raise DataError("is no SQuAD file: it is not an object with a list 'data'", where=path.name)
+        raise DataError("is not a SQuAD file: it is not an object with a list 'data'", where=path.name)
     articles: list[Any] = value["data"]
     return articles
 
 
 def _rows(article: Any, where: str, split: str | None) -> Rows:
     if not isinstance(article, dict) or not isinstance(article.get("paragraphs"), list):
-        yield RejectedRow(where, "is no article with a list 'paragraphs'", article)
+        yield RejectedRow(where, "is not an article with a list 'paragraphs'", article)
         return
     title = str(article.get("title") or where)
     for number, paragraph in enumerate(article["paragraphs"], start=1):
-        place = f"{where}, paragraph {number}"
+        at = f"{where}, paragraph {number}"
         if not _is_paragraph(paragraph):
-            yield RejectedRow(place, "is no paragraph with text 'context' and a list 'qas'", paragraph)
+            yield RejectedRow(at, "is not a paragraph with text 'context' and a list 'qas'", paragraph)
             continue
         shared = {
             "article": title,
@@ -69,8 +62,8 @@ def _rows(article: Any, where: str, split: str | None) -> Rows:
             "context": paragraph["context"],
             "split": split,
         }
-        for asked, question in enumerate(paragraph["qas"], start=1):
-            yield _row(question, shared, f"{place}, question {asked}")
+        for position, question in enumerate(paragraph["qas"], start=1):
+            yield _row(question, shared, f"{at}, question {position}")
 
 
 def _is_paragraph(value: Any) -> bool:
@@ -79,18 +72,18 @@ def _is_paragraph(value: Any) -> bool:
 
 def _row(question: Any, shared: Mapping[str, Any], where: str) -> SourceRow | RejectedRow:
     if not isinstance(question, dict) or not all(isinstance(question.get(name), str) for name in ("id", "question")):
-        return RejectedRow(where, "is no question with text 'id' and 'question'", question)
+        return RejectedRow(where, "is not a question with text 'id' and 'question'", question)
     impossible = bool(question.get("is_impossible", False))
     answers = [] if impossible else list(_answers(question.get("answers"), shared["context"]))
     if not answers and not impossible:
-        return RejectedRow(where, "field 'answers': none of them stands where it is said to", question)
+        return RejectedRow(where, "field 'answers': none of them is in the context at its 'answer_start'", question)
     terms = {"id": question["id"], "question": question["question"].strip(), "answers": answers}
     return SourceRow({**shared, **terms, "impossible": impossible}, where)
 
 
-def _answers(given: Any, context: str) -> Iterator[dict[str, Any]]:
+def _answers(listed: Any, context: str) -> Iterator[dict[str, Any]]:
     seen = set()
-    for answer in given if isinstance(given, list) else []:
+    for answer in listed if isinstance(listed, list) else []:
         text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
         if not isinstance(text, str) or not text or not isinstance(start, int) or start < 0:
             continue

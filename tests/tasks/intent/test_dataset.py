@@ -100,7 +100,11 @@ def test_clinc150_has_out_of_scope_rows_in_every_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [('{"extra": [["a", "b"]]}', "'extra' is no list of a split"), ("[1]", "not an object of splits"), ("{", "JSON")],
+    [
+        ('{"extra": [["a", "b"]]}', "'extra' is not a list of a split"),
+        ("[1]", "not an object of splits"),
+        ("{", "JSON"),
+    ],
 )
 def test_what_is_not_clinc150_is_refused(tmp_path: Path, content: str, told: str) -> None:
     source = tmp_path / "data.json"

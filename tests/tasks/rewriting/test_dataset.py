@@ -10,7 +10,7 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.formats.pair_ids import pair_id
+from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, RejectedRows
 from searchlora.records import Record
 from searchlora.tasks.rewriting import task

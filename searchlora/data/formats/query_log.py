@@ -1,7 +1,6 @@
-"""A query log: who searched for what, when, and what was clicked. Reformulations that led to a click become pairs.
-Personal data is masked in everything that leaves this module, rows that cannot be read among it.
+"""Reader of query logs: reformulations that led to a click become training pairs, with personal data masked.
 
-The rules are those of `sessions.Rules.told()`; they and their counts go into the dataset card.
+The rules of mining are those of `query_log_mining.Rules`; they and their counts go into the dataset card.
 """
 
 from __future__ import annotations
@@ -10,21 +9,20 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.log_rejects import Rejects
-from searchlora.data.formats.log_store import COUNTS, LogRow, LogStore, log_store
-from searchlora.data.formats.pair_ids import pair_id
-from searchlora.data.formats.sessions import Rules, mine
-from searchlora.data.privacy import mask
+from searchlora.data.formats.common import pair_id
+from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
+from searchlora.data.privacy import mask, mask_all
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import read_rows
+from searchlora.files import EXCERPT, read_rows
 from searchlora.records import RejectedRow, SourceReport, SourceRow
 
-#: Option -> meaning.
+#: Options that name the columns of the log: column -> meaning.
 COLUMNS: Mapping[str, str] = {
     "session": "the column with the session",
     "time": "the column with the time, in seconds or ISO 8601",
@@ -32,6 +30,8 @@ COLUMNS: Mapping[str, str] = {
     "clicks": "the column with the number of clicks, or the clicked ids between blanks or commas",
     "user": "the column with the user, if there is one",
 }
+
+#: Options that set the thresholds of mining.
 THRESHOLDS: Mapping[str, str] = {
     "window": f"seconds between a failed query and its reformulation ({Rules.window:g})",
     "min_clicks": f"clicks that make a success ({Rules.min_clicks})",
@@ -45,66 +45,69 @@ OPTIONS: Mapping[str, str] = {
     "order_pattern": "a regular expression for your order numbers, masked too",
 }
 
-BATCH = 1000  # rows stored at once
+_BATCH = 1000  # rows stored at once
 
 
-def read(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-    """Pairs mined from a log. Memory does not grow with the log, it is sorted on disk.
+def read_query_log(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    """Mine pairs of a failed query and its successful reformulation from a query log.
+
+    Memory does not grow with the log: it is sorted on disk. Personal data is masked in everything that is yielded,
+    rejected rows included. The rules (`Rules.describe`) and their counts are reported at the end.
 
     Args:
-        options: Values of `OPTIONS`; columns go by their own names unless told otherwise.
+        options: Values of `OPTIONS`; columns have the names of `COLUMNS` unless an option renames them.
 
     Yields:
         `id` (`pair_id` of query and rewrite), `query`, `rewrite` (the same for a pass-through row), `group`
-        (the normalised rewrite, so that all ways to one rewrite go to one split), `sessions` in which it was seen;
-        rejected rows of the log before them; the rules and counts at the end.
+        (the normalised rewrite, so that all queries with one rewrite go to one split), `sessions` (number of sessions
+        with the pair); before them the rejected rows of the log, after them the report.
 
     Raises:
-        UsageError: for a threshold that is not a number, or a pattern that is not one.
+        UsageError: for a threshold that is not a number, or a pattern that is not a regular expression.
     """
-    rules, own_orders = _rules(options), _pattern(options.get("order_pattern"))
+    rules, order_pattern = _rules(options), _pattern(options.get("order_pattern"))
     counts: Counter[str] = Counter()
     with log_store() as store:
-        yield from _fill(store, source, options, own_orders, counts)
-        _mine_all(store, rules, counts)
-        store.choose(rules.min_users)
-        for query, rewrite, group, sessions, place in store.best():
+        yield from _fill(store, source, options, order_pattern, counts)
+        _mine_sessions(store, rules, counts)
+        store.select_known(rules.min_users)
+        for query, rewrite, group, sessions, place in store.best_pairs():
             counts["reformulations kept" if group != normalised(query) else "pass-through rows kept"] += 1
             pair = pair_id(query, rewrite)
-            terms = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "sessions": sessions}
-            yield SourceRow(terms, place)
+            fields = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "sessions": sessions}
+            yield SourceRow(fields, place)
         counts.update({name: store.count(name) for name in COUNTS})
-    yield SourceReport(rules.told(), dict(counts))
+    yield SourceReport(rules.describe(), dict(counts))
 
 
 def _fill(
     store: LogStore,
     source: Path,
     options: Mapping[str, str],
-    own_orders: re.Pattern[str] | None,
+    order_pattern: re.Pattern[str] | None,
     counts: Counter[str],
 ) -> Iterator[RejectedRow]:
     names = {name: options.get(name, name) for name in COLUMNS}
-    needed = [names[name] for name in COLUMNS if name != "user" or "user" in options]
-    rejects = Rejects(names["time"], own_orders)
+    required = [names[name] for name in COLUMNS if name != "user" or "user" in options]
+    rejects = MaskedRejects(names["time"], order_pattern)
     batch: list[LogRow] = []
-    for row in read_rows(source, needed):
+    for row in read_rows(source, required):
         if isinstance(row, RejectedRow):
             yield rejects.row(row.where, row.reason, row.data)
             continue
-        taken = _taken(row, names, rejects, counts)
-        if isinstance(taken, RejectedRow):
-            yield taken
-        elif taken is not None:
-            batch.append(taken)
-            if len(batch) >= BATCH:
+        entry = _log_row(row, names, rejects, counts)
+        if isinstance(entry, RejectedRow):
+            yield entry
+        elif entry is not None:
+            batch.append(entry)
+            if len(batch) >= _BATCH:
                 store.add(batch)
                 batch.clear()
     store.add(batch)
 
 
-def _taken(
-    row: SourceRow, names: Mapping[str, str], rejects: Rejects, counts: Counter[str]
+def _log_row(
+    row: SourceRow, names: Mapping[str, str], rejects: MaskedRejects, counts: Counter[str]
 ) -> LogRow | RejectedRow | None:
     data = {name: row.data.get(column) for name, column in names.items()}
     try:
@@ -115,12 +118,12 @@ def _taken(
     try:
         clicks = _clicks(data["clicks"])
     except ValueError:
-        shown = mask(str(data["clicks"]), rejects.own_orders)
+        shown = mask(str(data["clicks"]), rejects.order_pattern)
         return rejects.row(row.where, f"field 'clicks': {shown} is not a number of clicks", row.data)
     if not isinstance(data["query"], str) or data["session"] in (None, ""):
         return rejects.row(row.where, "field 'query' is not text, or field 'session' is empty", row.data)
     counts["log rows"] += 1
-    typed = " ".join(mask(data["query"], rejects.own_orders).split())
+    typed = " ".join(mask(data["query"], rejects.order_pattern).split())
     if not typed:
         counts["rows with an empty query"] += 1
         return None
@@ -130,7 +133,7 @@ def _taken(
     return session, time, normalised(typed), typed, clicks, user, row.where
 
 
-def _mine_all(store: LogStore, rules: Rules, counts: Counter[str]) -> None:
+def _mine_sessions(store: LogStore, rules: Rules, counts: Counter[str]) -> None:
     for session, events in store.sessions():
         counts["sessions"] += 1
         if len(events) > rules.max_session:
@@ -188,3 +191,53 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return re.compile(text)
     except re.error as error:
         raise UsageError(f"'{text}' is not a regular expression ({error})", where="option order_pattern") from None
+
+
+#: Values of the time column that are shown unmasked: Unix seconds of these decades, or a date with an optional time of
+#: day. Both have the form of a phone number.
+_TIME = re.compile(
+    r"""1\d{9}(?:\.\d+)?
+      | (?:\d{4}[-./]\d{1,2}[-./]\d{1,2} | \d{1,2}[-./]\d{1,2}[-./]\d{2,4})
+        (?:[T,\ ]+\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,6})?\s*(?:[AP]M|Z|[+-]\d\d:?\d\d)?)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+# In JSON that cannot be parsed an escape separates words; its letter must not become part of the next word.
+_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)")
+_CUT = 40  # characters dropped at the end of a truncated text, where half a number would not be recognised
+
+
+@dataclass(frozen=True)
+class MaskedRejects:
+    """Makes rejected rows with personal data masked.
+
+    Args:
+        time: The name of the time column.
+        order_pattern: The form of the shop's order numbers.
+    """
+
+    time: str
+    order_pattern: re.Pattern[str] | None
+
+    def row(self, where: str, reason: str, data: Any) -> RejectedRow:
+        """A rejected row; only `data` may quote what a user typed."""
+        if isinstance(data, Mapping):
+            shown: Any = {
+                column: self.moment(value) if column == self.time else mask_all(value, self.order_pattern)
+                for column, value in data.items()
+            }
+        elif isinstance(data, str):
+            shown = self._unread(data)
+        else:
+            shown = mask_all(data, self.order_pattern)
+        return RejectedRow(where, reason, shown)
+
+    def moment(self, value: Any) -> Any:
+        """A value of the time column as shown in a message."""
+        return value if _TIME.fullmatch(str(value).strip()) else mask_all(value, self.order_pattern)
+
+    def _unread(self, text: str) -> str:
+        masked = mask(_ESCAPE.sub(" ", text), self.order_pattern)
+        # Readers truncate bytes or characters; the longer measure tells whether they may have.
+        was_cut = len(text.encode("utf-8", "replace")) >= EXCERPT
+        return f"{masked[:-_CUT]}..." if was_cut else masked

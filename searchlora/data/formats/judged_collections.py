@@ -1,0 +1,331 @@
+"""Readers of test collections (topics, documents, judgments): BEIR, TREC and Cranfield; and their graded pairs.
+
+* BEIR (Thakur et al., NeurIPS 2021; https://github.com/beir-cellar/beir): a folder with `corpus.jsonl`,
+  `queries.jsonl`, and any of `qrels/train.tsv`, `qrels/dev.tsv`, `qrels/test.tsv`; each may be gzipped.
+* TREC: a folder with files of topics, qrels and documents.
+* Cranfield (Cleverdon 1967; https://ir.dcs.gla.ac.uk/resources/test_collections/cran/): `cran.all.1400` and `cran.qry`
+  hold entries that begin with `.I NUMBER`, then `.T` title, `.A` authors, `.B` source, `.W` text; a line of `cranqrel`
+  is `query document grade`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.data.collection import read_documents
+from searchlora.data.splits import SPLIT_NAMES
+from searchlora.errors import DataError
+from searchlora.eval.formats import read_qrels, read_topics
+from searchlora.eval.trec import Qrels
+from searchlora.files import numbered_lines, open_bytes, read_rows, strict
+from searchlora.files.rows import delimited_fields
+from searchlora.records import Collection, Document, Judgment, RejectedRow, SourceReport, SourceRow
+
+_SEED = 13
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A test collection.
+
+    Attributes:
+        name: Name of the source, for messages.
+        queries: Topic -> query.
+        documents: Iterates over all documents; called once for the texts, and once more to draw unjudged ones.
+        qrels: Split -> judgments; the split is None if the source has no splits.
+        never: Pairs (topic, document) that are never drawn as unjudged.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    documents: Callable[[], Iterable[Document]]
+    qrels: Mapping[str | None, Qrels]
+    never: Set[tuple[str, str]] = frozenset()
+
+
+def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    """All judged pairs with their texts, split by split, in the order of the judgments.
+
+    Only the texts of the pairs are in memory. Pairs with an empty document are left out; a report at the end has
+    their number.
+
+    Args:
+        unjudged: Number of unjudged documents per topic to add at random with grade 0. This is sound if the judgments
+            are (nearly) complete, and noise otherwise.
+
+    Yields:
+        `topic`, `query`, `document`, `title`, `passage`, `grade`, `split`.
+
+    Raises:
+        DataError: if no judged topic has a query, or there are too few documents to draw from.
+    """
+    drawn = _draw_unjudged(collection, unjudged) if unjudged else {}
+    pairs = [pair for split, qrels in collection.qrels.items() for pair in _list_pairs(split, qrels, drawn)]
+    if not any(topic in collection.queries for _, topic, _, _ in pairs):
+        raise DataError(
+            "no topic of the judgments has a query", where=collection.name, fix="Do topics and qrels belong together?"
+        )
+    judged = {document for _, _, document, _ in pairs}
+    texts = {each.id: each for each in collection.documents() if each.id in judged}
+    empty = 0
+    for split, topic, document, grade in pairs:
+        where = f"{collection.name}, topic {topic}, document {document}"
+        if topic not in collection.queries:
+            yield RejectedRow(where, "the topic has no query")
+        elif document not in texts:
+            yield RejectedRow(where, "the document is not in the collection")
+        elif not texts[document].searchable.strip():
+            empty += 1
+        else:
+            row = {"topic": topic, "query": collection.queries[topic], "document": document, "grade": grade}
+            yield SourceRow({**row, **_title_and_passage(texts[document]), "split": split}, where)
+    if empty:
+        yield SourceReport(("Pairs whose document is empty are left out.",), {"pairs with an empty document": empty})
+
+
+def _list_pairs(
+    split: str | None, qrels: Qrels, drawn: Mapping[str, list[str]]
+) -> Iterator[tuple[str | None, str, str, int]]:
+    for topic, grades in qrels.items():
+        for document, grade in grades.items():
+            yield split, topic, document, grade
+        for document in drawn.get(topic, []):
+            yield split, topic, document, 0
+
+
+def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
+    """Topic -> random documents that are not judged for it in any split; deterministic."""
+    ids = [document.id for document in collection.documents()]
+    judged: dict[str, set[str]] = {}
+    for qrels in collection.qrels.values():
+        for topic, grades in qrels.items():
+            judged.setdefault(topic, set()).update(grades)
+    for topic, document in collection.never:
+        if topic in judged:
+            judged[topic].add(document)
+    unjudged = {}
+    for topic, known in judged.items():
+        if len(ids) < count + len(known):
+            raise DataError(
+                f"has {len(ids)} documents, too few to draw {count} that are not judged",
+                where=f"{collection.name}, topic {topic}",
+                fix="Give a smaller 'unjudged'.",
+            )
+        candidates = random.Random(f"{_SEED}/{topic}").sample(ids, count + len(known))
+        unjudged[topic] = [document for document in candidates if document not in known][:count]
+    return unjudged
+
+
+def _title_and_passage(document: Document) -> dict[str, str]:
+    """Title and passage of a document; a title without a text is the passage."""
+    if document.text.strip():
+        return {"title": document.title, "passage": document.text}
+    return {"title": "", "passage": document.title}
+
+
+def read_beir(source: Path) -> Judged:
+    """Topics, documents and judgments of a BEIR folder; the documents are read when iterated.
+
+    Raises:
+        DataError: for a missing file or a malformed row.
+    """
+    return Judged(source.name, beir_queries(source), lambda: beir_documents(source), beir_qrels(source))
+
+
+def beir_documents(source: Path) -> Iterator[Document]:
+    """The documents of a BEIR folder, one at a time. Raises `DataError` for a malformed row."""
+    for where, data in _beir_rows(source, "corpus.jsonl"):
+        title = data.get("title") or ""
+        if not isinstance(data["text"], str) or not isinstance(title, str):
+            raise DataError("title and text of a document must be text", where=where)
+        yield Document(str(data["_id"]), data["text"], title)
+
+
+def beir_queries(source: Path) -> dict[str, str]:
+    """Query id -> text. Raises `DataError` for a malformed row."""
+    return {str(data["_id"]): str(data["text"]) for _, data in _beir_rows(source, "queries.jsonl")}
+
+
+def beir_qrels(source: Path) -> dict[str | None, Qrels]:
+    """Split (train, validation, test) -> query id -> document id -> grade.
+
+    Raises:
+        DataError: if there is no file of judgments, or a file name in `qrels/` is not a split.
+    """
+    files = sorted(path for path in (source / "qrels").glob("*") if path.name.endswith((".tsv", ".tsv.gz")))
+    if not files:
+        raise DataError("holds no qrels/*.tsv", where=str(source), fix="Give the BEIR folder itself.")
+    qrels: dict[str | None, Qrels] = {}
+    for path in files:
+        split = SPLIT_NAMES.get(path.name.partition(".")[0].lower())
+        if split is None or split in qrels:
+            raise DataError("is not named train, dev or test", where=str(path), fix="Rename or remove it.")
+        qrels[split] = read_qrels(path, "beir")
+    return qrels
+
+
+def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
+    packed = source / f"{name}.gz"
+    for row in strict(read_rows(packed if packed.exists() else source / name, ("_id", "text"))):
+        yield row.where, row.data
+
+
+#: Options of `read_trec`: name -> meaning.
+TREC_OPTIONS: Mapping[str, str] = {
+    "topics": "the file of topics, in the folder or elsewhere (default: the one named topics… or queries…)",
+    "qrels": "the file of judgments (default: the one named qrels…)",
+    "corpus": "the file of documents (default: the one named corpus…, collection… or documents…)",
+}
+_NAME_PREFIXES = {"topics": ("topics", "queries"), "qrels": ("qrels",), "corpus": ("corpus", "collection", "documents")}
+
+
+def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
+    """Topics, documents and judgments of a folder; the documents are read when iterated.
+
+    Topics and qrels are in any format of `searchlora.eval.formats`, documents in JSONL, CSV, TSV or Parquet with `id`,
+    `text` and optionally `title`, or in the `collection.tsv` of MS MARCO (id and text, no header).
+
+    Args:
+        options: See `TREC_OPTIONS`.
+
+    Raises:
+        DataError: for a file that is missing or cannot be read.
+    """
+    if not source.is_dir():
+        raise DataError("is not a folder", where=str(source), fix="Give the folder with topics, qrels and documents.")
+    files = {name: _file(source, name, options.get(name)) for name in TREC_OPTIONS}
+    queries = {topic: str(fields["query"]) for topic, fields in read_topics(files["topics"]).items()}
+    return Judged(source.name, queries, lambda: trec_documents(files["corpus"]), {None: read_qrels(files["qrels"])})
+
+
+def trec_documents(path: Path) -> Iterator[Document]:
+    """The documents of a file, one at a time. Raises `DataError` for a malformed row."""
+    if path.name.removesuffix(".gz").endswith(".tsv") and not _has_header(path):
+        return _documents_without_header(path)
+    return read_documents(path)
+
+
+def _file(source: Path, name: str, file: str | None) -> Path:
+    if file is not None:
+        beside = source / file
+        return beside if beside.exists() else Path(file)
+    files = [path for path in sorted(source.iterdir()) if path.is_file() and path.name.startswith(_NAME_PREFIXES[name])]
+    if len(files) != 1:
+        raise DataError(
+            f"has {len(files)} files whose name begins with {' or '.join(_NAME_PREFIXES[name])}",
+            where=str(source),
+            fix=f"Name the file with --option {name}=FILE.",
+        )
+    return files[0]
+
+
+def _has_header(path: Path) -> bool:
+    with open_bytes(path) as file:
+        return {b"id", b"text"} <= set(file.readline().strip().split(b"\t"))
+
+
+def _documents_without_header(path: Path) -> Iterator[Document]:
+    with open_bytes(path) as file:
+        for row in delimited_fields(file, path.name, "\t", quoted=False):
+            if isinstance(row, RejectedRow):
+                raise DataError(row.reason, where=row.where)
+            where, fields = row
+            if len(fields) != 2:
+                raise DataError(
+                    f"has {len(fields)} fields where 2 are needed",
+                    where=where,
+                    fix="A line is 'id<tab>text', or the file has a header with id and text.",
+                )
+            yield Document(*fields)
+
+
+_FIELD = re.compile(r"\.([A-Z])\s*")
+
+
+def cranfield_topics(source: Path) -> dict[str, str]:
+    """Topic id -> query. The id is the number of the query in the file from 1, as in the judgments.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    return {str(number): text for number, (_, _, text) in enumerate(_cranfield_entries(source / "cran.qry"), start=1)}
+
+
+def cranfield_collection(source: Path) -> Collection:
+    """The abstracts of the folder `source` (two of the 1,400 are empty), and its judgments.
+
+    Grades in the file go from 1, a complete answer, to 4, of minimum interest; they are inverted, so that 4 is best.
+    Lines with -1, one per query, are not explained by the file: they are left out, never counted as "not relevant".
+
+    Both are read when iterated, and raise `DataError` naming file and line.
+    """
+    return Collection(
+        documents=(
+            Document(number, text, title) for number, title, text in _cranfield_entries(source / "cran.all.1400")
+        ),
+        judgments=_cranfield_judgments(source / "cranqrel"),
+    )
+
+
+def cranfield_unexplained(source: Path) -> frozenset[tuple[str, str]]:
+    """The pairs (topic, document) with -1 in the judgments: neither relevant nor not relevant.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    return frozenset(
+        (topic, document) for topic, document, grade in _cranfield_lines(source / "cranqrel") if grade == "-1"
+    )
+
+
+def _cranfield_entries(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Number, title and text."""
+    number, fields, field = "", dict[str, list[str]](), ""
+    for line_number, line in numbered_lines(path):
+        if line.startswith(".I"):
+            if number:
+                yield number, _joined_text(fields, "T"), _joined_text(fields, "W")
+            number, fields, field = line[2:].strip(), {}, ""
+            if not number:
+                raise DataError("there is no number", where=f"{path}, line {line_number}", fix="A line is '.I NUMBER'.")
+        elif (marked := _FIELD.fullmatch(line)) and number:
+            field = marked[1]
+            fields[field] = []
+        elif not field:
+            raise DataError(
+                "is not an entry of the Cranfield collection",
+                where=f"{path}, line {line_number}",
+                fix="An entry begins with '.I NUMBER', and a field with '.T', '.A', '.B' or '.W'.",
+            )
+        else:
+            fields[field].append(line)
+    if not number:
+        raise DataError("holds no entry", where=str(path), fix="An entry begins with '.I NUMBER'.")
+    yield number, _joined_text(fields, "T"), _joined_text(fields, "W")
+
+
+def _joined_text(fields: dict[str, list[str]], name: str) -> str:
+    return " ".join(" ".join(fields.get(name, ())).split())
+
+
+def _cranfield_judgments(path: Path) -> Iterator[Judgment]:
+    for topic, document, grade in _cranfield_lines(path):
+        if grade != "-1":
+            yield Judgment(topic, document, 5 - int(grade))
+
+
+def _cranfield_lines(path: Path) -> Iterator[tuple[str, str, str]]:
+    for line_number, line in numbered_lines(path):
+        fields = line.split()
+        if len(fields) != 3 or fields[2] not in ("-1", "1", "2", "3", "4"):
+            raise DataError(
+                f"'{line.strip()}' is not a judgment",
+                where=f"{path}, line {line_number}",
+                fix="A line is 'query document grade', the grade 1 to 4 or -1.",
+            )
+        yield fields[0], fields[1], fields[2]

@@ -1,0 +1,216 @@
+"""Readers of graded query-passage pairs: ESCI and TREC Deep Learning.
+
+* ESCI, the Shopping Queries Dataset (Reddy et al. 2022, arXiv:2206.06588; https://github.com/amazon-science/esci-data):
+  a folder with `shopping_queries_dataset_examples.parquet` (`example_id, query, query_id, product_id, product_locale,
+  esci_label, split`, and `small_version`) and `shopping_queries_dataset_products.parquet` (`product_id,
+  product_locale`, and texts).
+* TREC Deep Learning topics with BM25 passages, as published by RankGPT and rank_llm
+  (https://github.com/sunnweiwei/RankGPT, https://github.com/castorini/rank_llm): a folder with one JSON file, an array
+  of `{"query", "hits": [{"qid", "docid", "content", "score"}]}`, and one qrels file (`qrels*`, TREC lines).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels
+from searchlora.eval.text_identity import fingerprint
+from searchlora.files import Rows, open_bytes, read_rows, strict
+from searchlora.files.rows import parquet_rows
+from searchlora.records import RejectedRow, SourceRow
+
+#: ESCI label -> grade: exact, substitute, complement, irrelevant.
+ESCI_GRADES: Mapping[str, int] = {"E": 3, "S": 2, "C": 1, "I": 0}
+ESCI_OPTIONS: Mapping[str, str] = {
+    "locale": "us, es or jp (default us)",
+    "small_version": "yes: only the examples of the small version (the queries that are not easy)",
+}
+
+_EXAMPLES = ("example_id", "query", "query_id", "product_id", "product_locale", "esci_label", "split")
+_PRODUCTS = ("product_id", "product_locale", "product_title")
+_TEXTS = ("product_brand", "product_color", "product_bullet_point", "product_description")
+_TAG = re.compile(r"<[^>]*>")
+
+
+def read_esci(source: Path, options: Mapping[str, str]) -> Rows:
+    """Examples of ESCI with their product, in the order of the products.
+
+    The products, 1.8 million with long texts, are read once; the examples are held in memory.
+
+    Args:
+        options: See `ESCI_OPTIONS`.
+
+    Yields:
+        `topic` (query_id), `query`, `document` (product_id), `title`, `passage` (brand, colour, bullet points,
+        description, without mark-up; the title if there is none), `grade`, `split`. Examples without their
+        product come last, as `RejectedRow`.
+
+    Raises:
+        DataError: if a file is missing, is not Parquet, or lacks a column.
+        UsageError: for an option out of range.
+    """
+    small = options.get("small_version", "no")
+    if small not in ("yes", "no"):
+        raise UsageError(f"'{small}' is neither yes nor no", where="--option small_version")
+    locale = options.get("locale", "us")
+    examples, columns = _esci_examples(_one_parquet(source, "examples"), locale, small == "yes")
+    products = _one_parquet(source, "products")
+    keys = np.array([fingerprint(product) for product in columns["product_id"]], dtype=np.uint64)
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    waiting = np.ones(len(keys), dtype=np.bool_)
+    for product in _columns_of(products, _PRODUCTS, _TEXTS):
+        if product["product_locale"] != locale:
+            continue
+        key = np.uint64(fingerprint(product["product_id"]))
+        for index in order[np.searchsorted(ordered, key) : np.searchsorted(ordered, key, side="right")]:
+            if waiting[index]:
+                waiting[index] = False
+                yield _esci_row({name: values[index] for name, values in columns.items()}, product, examples)
+    for index in np.flatnonzero(waiting):
+        where = f"{examples}, example {columns['example_id'][index]}"
+        yield RejectedRow(where, f"the product {columns['product_id'][index]} is not among the products")
+
+
+def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str, list[Any]]]:
+    """Name of the file, and the columns of the selected examples."""
+    optional = ("small_version",) if small else ()
+    columns: dict[str, list[Any]] = {name: [] for name in _EXAMPLES if name != "product_locale"}
+    for example in _columns_of(path, (*_EXAMPLES, *optional), ()):
+        if example["product_locale"] == locale and (not small or example["small_version"]):
+            for name, column in columns.items():
+                value = example[name]
+                # A query occurs in some twenty examples; each text is held once.
+                column.append(sys.intern(value) if isinstance(value, str) else value)
+    if not columns["example_id"]:
+        raise DataError(f"has no example of the locale '{locale}'", where=path.name, fix="It is us, es or jp.")
+    return path.name, columns
+
+
+def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], file: str) -> SourceRow | RejectedRow:
+    where = f"{file}, example {example['example_id']}"
+    grade = ESCI_GRADES.get(str(example["esci_label"]))
+    if grade is None:
+        return RejectedRow(where, f"field 'esci_label': '{example['esci_label']}' is none of E, S, C, I", dict(example))
+    title = _without_markup(product["product_title"])
+    text = ". ".join(part for name in _TEXTS if (part := _without_markup(product.get(name))))
+    return SourceRow(
+        {
+            "topic": str(example["query_id"]),
+            "query": example["query"],
+            "document": str(example["product_id"]),
+            "title": title if text else "",
+            "passage": text or title,
+            "grade": grade,
+            "split": example["split"],
+        },
+        where,
+    )
+
+
+def _without_markup(text: str | None) -> str:
+    return " ".join(_TAG.sub(" ", text).split()) if text else ""
+
+
+def _columns_of(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a Parquet file with these columns only."""
+    with open_bytes(path) as file:
+        for row in strict(parquet_rows(file, path.name, required, (*required, *optional))):
+            yield row.data
+
+
+def _one_parquet(source: Path, name: str) -> Path:
+    files = sorted(source.glob(f"*{name}*.parquet"))
+    if len(files) != 1:
+        raise DataError(
+            f"has {len(files)} files *{name}*.parquet where one is needed",
+            where=str(source),
+            fix="Give the folder of the dataset.",
+        )
+    return files[0]
+
+
+def read_trecdl(source: Path, *, unjudged: int = 0) -> Rows:
+    """The graded pairs of a TREC DL folder, in file order.
+
+    Args:
+        unjudged: Number of ungraded passages per query to add with grade 0, those ranked lowest.
+
+    Yields:
+        `topic`, `query`, `document`, `passage`, `grade`, `score` (of BM25).
+    """
+    for row in trecdl_hits(source):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        pairs = row.data["pairs"]
+        lowest = [pair["document"] for pair in pairs if pair["grade"] is None][-unjudged:] if unjudged else []
+        for pair in pairs:
+            if pair["grade"] is not None:
+                yield SourceRow(pair, f"{row.where}, document {pair['document']}")
+            elif pair["document"] in lowest:
+                yield SourceRow({**pair, "grade": 0}, f"{row.where}, document {pair['document']}")
+
+
+def trecdl_hits(source: Path) -> Rows:
+    """One row per query of a TREC DL folder with all its passages, best first; `grade` is None for an ungraded pair.
+
+    Yields:
+        `topic`, `query`, `pairs` (`topic`, `query`, `document`, `passage`, `grade`, `score` each).
+
+    Raises:
+        DataError: unless the folder has one JSON file and one qrels file.
+    """
+    qrels = read_qrels(_one_file(source, "qrels*"))
+    for row in read_rows(_one_file(source, "*.json", "*.json.gz"), ("query", "hits")):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        hits = row.data["hits"]
+        if not isinstance(hits, list) or not hits or not all(_is_hit(hit) for hit in hits):
+            yield RejectedRow(row.where, "field 'hits': is not a list of objects with qid, docid, content and score")
+            continue
+        if len({str(hit["qid"]) for hit in hits}) > 1:
+            yield RejectedRow(row.where, "field 'hits': its entries belong to several queries (qid)")
+            continue
+        topic, query = str(hits[0]["qid"]), row.data["query"]
+        grades = qrels.get(topic, {})
+        pairs = [
+            {
+                "topic": topic,
+                "query": query,
+                "document": str(hit["docid"]),
+                "passage": hit["content"],
+                "grade": grades.get(str(hit["docid"])),
+                "score": float(hit["score"]),
+            }
+            for hit in hits
+        ]
+        yield SourceRow({"topic": topic, "query": query, "pairs": pairs}, row.where)
+
+
+def _is_hit(hit: object) -> bool:
+    return (
+        isinstance(hit, dict)
+        and {"qid", "docid", "content", "score"} <= set(hit)
+        and isinstance(hit["content"], str)
+        and isinstance(hit["score"], int | float)
+    )
+
+
+def _one_file(source: Path, *patterns: str) -> Path:
+    names = [path for pattern in patterns for path in sorted(source.glob(pattern)) if path.is_file()]
+    if len(names) != 1:
+        raise DataError(
+            f"has {len(names)} files like '{patterns[0]}' where one is needed",
+            where=str(source),
+            fix="Give the folder with the JSON file of passages and the qrels.",
+        )
+    return names[0]
