@@ -227,8 +227,8 @@ def test_the_page_puts_text_in_as_text():
         assert risky not in script
     page = files("searchlora.server.grading").joinpath("assets", "page.html").read_text()
     assert not re.search(r"\son\w+=|<style|\sstyle=|<script(?! src)", page)
-    # Every part that the script asks for is on the page.
-    assert {*re.findall(r'at\("([\w-]+)"\)', script)} <= {*re.findall(r'id="([\w-]+)"', page)}
+    # Every element that the script uses is on the page.
+    assert {*re.findall(r'element\("([\w-]+)"\)', script)} <= {*re.findall(r'id="([\w-]+)"', page)}
 
 
 @contextmanager

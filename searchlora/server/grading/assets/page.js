@@ -1,176 +1,174 @@
 "use strict";
 
-const at = (id) => document.getElementById(id);
+const element = (id) => document.getElementById(id);
 const screens = ["start", "grading", "end"];
 
 let rater = "";
-let shown = null; // the pair on the screen
+let pair = null; // the pair on the screen
 let progress = { done: 0, total: 0 };
 let scale = [];
-const drafts = new Map(); // pair -> a note begun and not yet saved
-let busy = false; // an answer is awaited: a second press must not grade a pair nobody has seen
-const watch = { seconds: 0, since: null };
+const drafts = new Map(); // pair id -> note that is not saved yet
+let busy = false; // a request is pending: a second key press must not grade the next, unseen pair
+const timer = { seconds: 0, since: null };
 
-// --- talking to the server
+// --- requests to the server
 
-async function ask(method, path, body) {
+async function send(method, path, body) {
   const request = { method, headers: { Accept: "application/json" } };
   if (body !== undefined) {
     request.body = JSON.stringify(body);
     request.headers["Content-Type"] = "application/json";
   }
-  let answer;
+  let response;
   try {
-    answer = await fetch(path, request);
+    response = await fetch(path, request);
   } catch {
-    throw new Error("The server does not answer. Nothing was lost; is it still running?");
+    throw new Error("The server does not respond. Saved grades are not lost. Check that it is still running.");
   }
-  if (answer.ok) return answer.json();
-  const { detail } = await answer.json().catch(() => ({}));
-  const error = new Error(typeof detail === "string" ? detail : `The server refused this (${answer.status}).`);
-  error.status = answer.status;
-  throw error;
+  if (response.ok) return response.json();
+  const { detail } = await response.json().catch(() => ({}));
+  throw new Error(typeof detail === "string" ? detail : `The server refused the request (${response.status}).`);
 }
 
-// Run one exchange at a time; what goes wrong is said on the page.
-async function exchange(work) {
+// Run one task at a time and show its error on the page.
+async function run(task) {
   if (busy) return;
   busy = true;
-  say("");
+  showProblem("");
   try {
-    await work();
+    await task();
   } catch (error) {
-    say(error.message);
+    showProblem(error.message);
   } finally {
     busy = false;
   }
 }
 
-function say(problem) {
-  at("problem").textContent = problem;
-  at("problem").hidden = !problem;
+function showProblem(problem) {
+  element("problem").textContent = problem;
+  element("problem").hidden = !problem;
 }
 
-const mine = (rest) => `/api/raters/${encodeURIComponent(rater)}/${rest}`;
+const raterPath = (rest) => `/api/raters/${encodeURIComponent(rater)}/${rest}`;
 
-const onward = () => exchange(async () => show(await ask("POST", mine("next"))));
+const nextPair = () => run(async () => show(await send("POST", raterPath("next"))));
 
-const back = () => exchange(async () => show(await ask("GET", mine(`before/${shown ? shown.id : "none"}`))));
+const previousPair = () => run(async () => show(await send("GET", raterPath(`before/${pair ? pair.id : "none"}`))));
 
-const rate = (grade) => exchange(async () => {
-  if (!shown) return;
-  const given = { pair: shown.id, grade, seconds: looked(), note: at("note").value };
-  const answer = await ask("POST", mine("ratings"), given);
-  at("note").value = "";
-  show(answer, `Saved: ${named(grade)}.`);
+const rate = (grade) => run(async () => {
+  if (!pair) return;
+  const rating = { pair: pair.id, grade, seconds: secondsOnScreen(), note: element("note").value };
+  const view = await send("POST", raterPath("ratings"), rating);
+  element("note").value = "";
+  show(view, `Saved: ${gradeLabel(grade)}.`);
 });
 
-// --- what is on the screen
+// --- rendering
 
-function show(view, said = "") {
-  if (shown) drafts.set(shown.id, at("note").value);
-  shown = view.pair;
+function show(view, message = "") {
+  if (pair) drafts.set(pair.id, element("note").value);
+  pair = view.pair;
   progress = view.progress;
   const { done, total } = progress;
-  at("status").textContent = `${said} ${done} of ${total} graded.`.trim();
-  if (!shown) {
+  element("status").textContent = `${message} ${done} of ${total} graded.`.trim();
+  if (!pair) {
     const waiting = total - done;
-    at("total").textContent = `${rater}, you have graded ${done} ${done === 1 ? "pair" : "pairs"}; everything is saved.`
-      + (waiting ? ` ${waiting} more ${waiting === 1 ? "is" : "are"} before other people now: look again later.` : "");
-    at("end-undo").hidden = !done;
+    element("total").textContent = `${rater}, you have graded ${done} ${done === 1 ? "pair" : "pairs"}. All grades are saved.`
+      + (waiting ? ` ${waiting} more ${waiting === 1 ? "is" : "are"} on other raters' screens: check again later.` : "");
+    element("end-undo").hidden = !done;
     screen("end");
-    at("thanks").focus();
+    element("thanks").focus();
     return;
   }
-  at("counted").textContent = `${done} of ${total} graded`;
-  at("bar").value = done;
-  at("bar").max = Math.max(total, 1);
-  at("rater").textContent = rater;
-  at("query").textContent = shown.query;
-  at("title").textContent = shown.title;
-  at("text").textContent = shown.text;
+  element("counted").textContent = `${done} of ${total} graded`;
+  element("bar").value = done;
+  element("bar").max = Math.max(total, 1);
+  element("rater").textContent = rater;
+  element("query").textContent = pair.query;
+  element("title").textContent = pair.title;
+  element("text").textContent = pair.text;
   showEarlier(view.earlier);
-  at("undo").disabled = !done;
+  element("undo").disabled = !done;
   screen("grading");
   window.scrollTo(0, 0);
-  at("query").focus({ preventScroll: true });
-  startWatch();
+  element("query").focus({ preventScroll: true });
+  startTimer();
 }
 
 function showEarlier(earlier) {
-  at("earlier").hidden = at("onward").hidden = !earlier;
-  at("earlier").textContent = earlier ? `You said: ${named(earlier.grade)}. Another grade takes its place.` : "";
+  element("earlier").hidden = element("onward").hidden = !earlier;
+  element("earlier").textContent = earlier ? `Your grade: ${gradeLabel(earlier.grade)}. A new grade replaces it.` : "";
   for (const button of document.querySelectorAll("[data-grade]")) {
     if (earlier) button.setAttribute("aria-pressed", String(button.dataset.grade === String(earlier.grade)));
     else button.removeAttribute("aria-pressed");
   }
-  at("note").value = drafts.get(shown.id) || (earlier ? earlier.note : "");
-  openNote(Boolean(at("note").value));
+  element("note").value = drafts.get(pair.id) || (earlier ? earlier.note : "");
+  openNote(Boolean(element("note").value));
 }
 
 function openNote(open) {
-  at("note-field").hidden = !open;
-  at("add-note").setAttribute("aria-expanded", String(open));
+  element("note-field").hidden = !open;
+  element("add-note").setAttribute("aria-expanded", String(open));
 }
 
 function screen(name) {
-  for (const id of screens) at(id).hidden = id !== name;
+  for (const id of screens) element(id).hidden = id !== name;
 }
 
-function named(grade) {
+function gradeLabel(grade) {
   if (grade === null) return "cannot tell";
-  const found = scale.find((entry) => entry.grade === grade);
-  return found && found.name ? `${grade} ${found.name}` : String(grade);
+  const entry = scale.find((each) => each.grade === grade);
+  return entry && entry.name ? `${grade} ${entry.name}` : String(grade);
 }
 
-// --- how long a pair was looked at; a page in the background is not looked at
+// --- time that a pair is on the screen; time in the background does not count
 
-function startWatch() {
-  watch.seconds = 0;
-  watch.since = document.hidden ? null : performance.now();
+function startTimer() {
+  timer.seconds = 0;
+  timer.since = document.hidden ? null : performance.now();
 }
 
-function looked() {
-  return watch.seconds + (watch.since === null ? 0 : (performance.now() - watch.since) / 1000);
+function secondsOnScreen() {
+  return timer.seconds + (timer.since === null ? 0 : (performance.now() - timer.since) / 1000);
 }
 
 document.addEventListener("visibilitychange", () => {
-  watch.seconds = looked();
-  watch.since = document.hidden ? null : performance.now();
+  timer.seconds = secondsOnScreen();
+  timer.since = document.hidden ? null : performance.now();
 });
 
-// --- the guideline: headings, lists, paragraphs, bold, italic, code; everything else is shown as it is written
+// --- the guideline: headings, lists, paragraphs, bold, italic and code; other Markdown is shown as plain text
 
 const marks = { "**": "strong", "*": "em", "`": "code" };
 
-function drawGuideline(text) {
+function renderGuideline(text) {
   let list = null;
   let paragraph = null;
-  const put = (tag, parent = at("guideline")) => parent.appendChild(document.createElement(tag));
+  const add = (tag, parent = element("guideline")) => parent.appendChild(document.createElement(tag));
   for (const line of text.split(/\r?\n/)) {
     const heading = line.match(/^#+\s+(.*)$/);
     const item = line.match(/^\s*[*+-]\s+(.*)$/);
-    const goesOn = list && /^\s+\S/.test(line);
+    const continuesItem = list && /^\s+\S/.test(line);
     if (heading || item || !line.trim()) paragraph = null;
-    if (heading || !item && !goesOn) list = null;
-    if (heading) drawWords(put("h3"), heading[1]);
-    else if (item) drawWords(put("li", list ??= put("ul")), item[1]);
-    else if (list) drawWords(list.lastChild, ` ${line.trim()}`);
-    else if (line.trim()) drawWords(paragraph ??= put("p"), `${line.trim()} `);
+    if (heading || !item && !continuesItem) list = null;
+    if (heading) renderInline(add("h3"), heading[1]);
+    else if (item) renderInline(add("li", list ??= add("ul")), item[1]);
+    else if (list) renderInline(list.lastChild, ` ${line.trim()}`);
+    else if (line.trim()) renderInline(paragraph ??= add("p"), `${line.trim()} `);
   }
 }
 
-function drawWords(parent, text) {
+function renderInline(parent, text) {
   for (const part of text.split(/(\*\*[^*]+\*\*|\*[^*\s][^*]*\*|`[^`]+`)/)) {
-    const [, mark, inside] = part.match(/^(\*\*|\*|`)(.+)\1$/) ?? [];
-    if (mark) parent.appendChild(document.createElement(marks[mark])).textContent = inside;
+    const [, mark, content] = part.match(/^(\*\*|\*|`)(.+)\1$/) ?? [];
+    if (mark) parent.appendChild(document.createElement(marks[mark])).textContent = content;
     else parent.append(part);
   }
 }
 
-function drawGrades() {
+function renderGradeButtons() {
   for (const { grade, name } of scale) {
-    const button = at("grades").appendChild(document.createElement("button"));
+    const button = element("grades").appendChild(document.createElement("button"));
     button.type = "button";
     button.dataset.grade = String(grade);
     button.setAttribute("aria-keyshortcuts", String(grade));
@@ -181,83 +179,83 @@ function drawGrades() {
   }
 }
 
-// --- coming, going, keys
+// --- start, end and keyboard
 
 function begin(name) {
   rater = name;
-  onward().then(() => {
-    if (at("grading").hidden && at("end").hidden) arrive(); // refused; why is on the page
-    else history.replaceState(null, "", `#${rater}`); // for a reload, and as a link of this rater's own
+  nextPair().then(() => {
+    if (element("grading").hidden && element("end").hidden) showStart(); // refused; the page shows the reason
+    else history.replaceState(null, "", `#${rater}`); // reloading or bookmarking the page keeps the name
   });
 }
 
-function arrive() {
+function showStart() {
   screen("start");
-  at("name").focus();
+  element("name").focus();
 }
 
 function leave() {
   history.replaceState(null, "", "/");
   drafts.clear();
-  shown = null;
-  at("note").value = "";
-  say("");
-  arrive();
+  pair = null;
+  element("note").value = "";
+  showProblem("");
+  showStart();
 }
 
 function toggleNote() {
-  const open = at("note-field").hidden;
+  const open = element("note-field").hidden;
   openNote(open);
   if (!open) return;
-  at("note").focus({ preventScroll: true });
-  at("note-field").scrollIntoView({ block: "nearest" });
+  element("note").focus({ preventScroll: true });
+  element("note-field").scrollIntoView({ block: "nearest" });
 }
 
 const keys = {
   c: () => rate(null),
-  u: back,
+  u: previousPair,
   n: toggleNote,
-  Escape: () => { if (!at("onward").hidden) onward(); },
+  Escape: () => { if (!element("onward").hidden) nextPair(); },
 };
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || event.isComposing) return;
   if (event.target.matches("input, textarea")) {
-    if (event.key === "Escape") at("query").focus();
+    if (event.key === "Escape") element("query").focus();
     return;
   }
-  if (!at("start").hidden) return;
-  const grade = scale.find((entry) => String(entry.grade) === event.key);
+  if (!element("start").hidden) return;
+  const entry = scale.find((each) => String(each.grade) === event.key);
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const action = grade ? () => rate(grade.grade) : keys[key];
-  if (!action || !at("end").hidden && key !== "u") return;
+  const action = entry ? () => rate(entry.grade) : keys[key];
+  if (!action || !element("end").hidden && key !== "u") return;
   event.preventDefault();
   action();
 });
 
 window.addEventListener("hashchange", () => location.reload());
-at("who").addEventListener("submit", (event) => {
+element("who").addEventListener("submit", (event) => {
   event.preventDefault();
-  begin(at("name").value.trim().toLowerCase());
+  begin(element("name").value.trim().toLowerCase());
 });
-at("cannot").dataset.grade = "null";
-at("cannot").addEventListener("click", () => rate(null));
-at("undo").addEventListener("click", back);
-at("end-undo").addEventListener("click", back);
-at("onward").addEventListener("click", onward);
-at("again").addEventListener("click", onward);
-at("add-note").addEventListener("click", toggleNote);
-at("leave").addEventListener("click", leave);
-at("end-leave").addEventListener("click", leave);
+element("cannot").dataset.grade = "null";
+element("cannot").addEventListener("click", () => rate(null));
+element("undo").addEventListener("click", previousPair);
+element("end-undo").addEventListener("click", previousPair);
+element("onward").addEventListener("click", nextPair);
+element("again").addEventListener("click", nextPair);
+element("add-note").addEventListener("click", toggleNote);
+element("leave").addEventListener("click", leave);
+element("end-leave").addEventListener("click", leave);
 
-exchange(async () => {
-  const task = await ask("GET", "/api/task");
+run(async () => {
+  const task = await send("GET", "/api/task");
   scale = task.scale;
-  at("note").maxLength = task.max_note_characters;
-  drawGuideline(task.guideline);
-  drawGrades();
+  element("note").maxLength = task.max_note_characters;
+  renderGuideline(task.guideline);
+  renderGradeButtons();
 }).then(() => {
   const name = location.hash.slice(1);
   if (name) begin(name);
-  else arrive();
+  else showStart();
 });
