@@ -1,0 +1,127 @@
+"""`tasks new` writes plugins that pass their own tests and go through the commands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.scaffold import KINDS, new_task
+from searchlora.task import load_task, load_tasks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one generated task of each kind."""
+    folder = tmp_path_factory.mktemp("own_tasks")
+    for kind in KINDS:
+        new_task(f"my_{kind}", kind, folder)
+    return folder
+
+
+def test_every_kind_is_written_whole_and_without_placeholders(folder):
+    tasks = load_tasks(folder)
+    for kind in KINDS:
+        assert f"my_{kind}" in tasks
+        files = {
+            file.name: file.read_text(encoding="utf-8") for file in (folder / f"my_{kind}").iterdir() if file.is_file()
+        }
+        expected = {"__init__.py", "task.py", f"test_my_{kind}.py", "record.schema.json", "recipe.yaml", "README.md"}
+        expected |= {"examples.jsonl"} | ({"prompt.jinja"} if kind != "encoder" else set())
+        assert set(files) == expected
+        for name, text in files.items():
+            assert "$" not in text.replace("$schema", "").replace("+$", ""), name
+
+
+def test_generated_code_is_formatted_and_free_of_lint(folder):
+    ruff = [sys.executable, "-m", "ruff"]
+    options = ["--isolated", "--line-length", "120", "--target-version", "py311", str(folder)]
+    for command in (
+        [*ruff, "check", "--select", "E,F,I,UP,B", "--ignore", "B905", *options],
+        [*ruff, "format", "--check", *options],
+    ):
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.slow
+def test_the_generated_tests_pass(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *(str(folder / f"my_{kind}") for kind in KINDS),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    assert f"{3 * len(KINDS)} passed" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_generated_task_goes_through_build_train_and_evaluate(cli, tmp_path, tiny_base):
+    tasks, data, store = tmp_path / "own", tmp_path / "data", tmp_path / "store"
+    written = cli("tasks", "new", "product_type", "--kind", "label", "--out", tasks)
+    assert written.code == 0, written.err
+    assert "Next: pytest" in written.out
+    shown = json.loads(cli("tasks", "show", "product_type", "--tasks", tasks, "--json").out)
+    assert (shown["type"], shown["writes"], shown["record"]["label"]) == ("prompted", "product_type", True)
+    listed = cli("tasks", "list", "--tasks", tasks)
+    assert "product_type" in listed.out and "rewriting" in listed.out
+
+    numbered = zip(range(40), itertools.cycle(load_task("product_type", tasks).examples))
+    rows = [{**row, "id": f"r{n}", "group": f"g{n}", "query": f"{row['query']} {n}"} for n, row in numbered]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = ("--tasks", tasks)
+    built = cli("data", "build", "product_type", source, "--format", "native", "--out", data, *out)
+    assert built.code == 0, built.err
+    short = [part for pair in ("optim.max_steps=4", "lora.r=4", "optim.learning_rate=5e-3") for part in ("--set", pair)]
+    trained = cli(
+        *("train", "product_type", "--data", data, "--name", "shop-type", "--base", tiny_base.path, "--store", store),
+        *(*short, *out),
+    )
+    assert trained.code == 0, trained.err
+    evaluated = cli("evaluate", "shop-type", "--data", data, "--store", store, "--out", tmp_path / "evaluation", *out)
+    assert evaluated.code == 0, evaluated.err
+    assert "most frequent label" in evaluated.out
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "problem"),
+    [
+        ("Bad", "text", "'Bad' is not a task name"),
+        ("class", "text", "'class' is not a task name"),
+        ("../x", "text", "is not a task name"),
+        ("a" * 41, "text", "is not a task name"),
+        ("x\n", "text", "is not a task name"),
+        ("rewriting", "text", "there is a task 'rewriting' already"),
+        ("mine", "poem", "there is no kind 'poem'"),
+        ("my_text", "text", "exists already"),
+    ],
+)
+def test_a_name_or_kind_that_cannot_be_used_is_refused(folder, name, kind, problem):
+    with pytest.raises(UsageError, match=problem):
+        new_task(name, kind, folder)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be written"):
+        new_task("mine", "text", tmp_path / "file")
+
+
+def test_tasks_show_lists_options_and_recipe(cli):
+    shown = cli("tasks", "show", "intent").out
+    assert "--option labels=…" in shown and "learning_rate: 0.0005" in shown
+    names = [entry["name"] for entry in json.loads(cli("tasks", "list", "--json").out)]
+    assert names == ["embedding", "intent", "judgment", "rag_answer", "rewriting"]
