@@ -93,6 +93,10 @@ class BaseModelError(SearchloraError):
     """A base model that cannot be found or loaded."""
 
 
+class BaseModelMoved(BaseModelError):
+    """The folder of a base model in use was moved or deleted."""
+
+
 # The adapter store
 
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from searchlora.errors import BaseModelError, DataError
 from searchlora.files import atomic_text, file_sha256
-from searchlora.models.resolve import cache_dir
+from searchlora.models.resolve import architectures_of, cache_dir, read_json_object, read_modules, read_text
 
 #: Keys of config.json that do not change the logits and may differ between copies of one base.
 _IGNORED_KEYS = frozenset(
@@ -37,6 +37,10 @@ _IGNORED_KEYS = frozenset(
         "unk_token_id",
     }
 )
+
+
+#: Bytes of a safetensors header at most, as in the format's own implementation.
+_MAX_HEADER = 100_000_000
 
 
 class Fingerprint(PydanticModel):
@@ -64,11 +68,12 @@ def fingerprint(folder: Path) -> Fingerprint:
     """The fingerprint of a base in a local folder. Hashes are cached by path, size and modification time of the files.
 
     Raises:
-        BaseModelError: for a folder without weights or tokenizer.
+        BaseModelMoved: if the folder is not there.
+        BaseModelError: for a folder without weights or tokenizer, or with damaged files.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(folder / "config.json")
     return Fingerprint(
-        architecture=(config.get("architectures") or [config.get("model_type", "?")])[0],
+        architecture=str((architectures_of(config) or [config.get("model_type", "?")])[0]),
         tensors=_tensors(folder, tied=bool(config.get("tie_word_embeddings"))),
         tokenizer=_tokenizer(folder),
         template=_template(folder),
@@ -82,15 +87,15 @@ def _modules(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     modules = []
-    for module in json.loads(file.read_text(encoding="utf-8")):
-        subfolder = folder / str(module["path"])
+    for module in read_modules(folder):
+        subfolder = folder / module.path
         config = subfolder / "config.json"
-        if not module["path"]:  # the transformer itself
+        if not module.path:  # the transformer itself
             continue
         modules.append(
             {
-                "type": str(module["type"]).rpartition(".")[2],
-                "config": json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {},
+                "type": module.type.rpartition(".")[2],
+                "config": read_json_object(config) if config.is_file() else {},
                 "weights": [file_sha256(weights) for weights in sorted(subfolder.glob("*.safetensors"))],
             }
         )
@@ -166,11 +171,20 @@ def _hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file (name -> dtype, shape, data_offsets) and where the data begins."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
+    """The header of a safetensors file (name -> dtype, shape, data_offsets), and the offset of its data."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER, file.stat().st_size - 8):
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        for entry in header.values():
+            first, last = map(int, entry["data_offsets"])
+            if not (isinstance(entry["dtype"], str) and isinstance(entry["shape"], list) and 0 <= first <= last):
+                raise ValueError(f"a tensor entry {str(entry)[:100]}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BaseModelError(f"is not a safetensors file ({error})", where=str(file)) from None
     return header, 8 + length
 
 
@@ -187,18 +201,18 @@ def _tokenizer(folder: Path) -> str:
 def _tokenizer_hash(file: Path, size: int, changed: int) -> str:
     """Cached, because every load of an adapter compares it."""
     del size, changed
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json_object(file)
     content.pop("truncation", None)
     content.pop("padding", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _template(folder: Path) -> str:
-    own = folder / "chat_template.jinja"
-    if own.is_file():
-        template = own.read_text(encoding="utf-8")
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        template = read_text(file)
     else:
         settings = folder / "tokenizer_config.json"
-        content = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        content = read_json_object(settings) if settings.is_file() else {}
         template = str(content.get("chat_template") or "")
     return hashlib.sha256(template.encode()).hexdigest()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from searchlora.errors import BaseModelError
+from searchlora.errors import BaseModelError, some
 from searchlora.models.libraries import off_the_hub, quiet
-from searchlora.models.resolve import BaseModel
+from searchlora.models.resolve import BaseModel, architectures_of, check_exists, read_json_object, read_modules
 
 Quantization = Literal["nf4", "none"]
 Precision = Literal["bf16", "fp32"]
@@ -16,16 +15,30 @@ Precision = Literal["bf16", "fp32"]
 #: Parts of the class names of generative models.
 _GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
-#: Package of the module classes that an encoder may name.
-_ENCODER_CLASSES = "sentence_transformers."
+#: Modules that an encoder may consist of. Others load code, pickles or further modules that a folder names.
+_ENCODER_MODULES = frozenset(
+    {"Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "WeightedLayerPooling", "Dropout", "StaticEmbedding"}
+)
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 
 def load_tokenizer(base: BaseModel) -> Any:
-    """The tokenizer of a base; its end-of-text token pads if it has no padding token."""
+    """The tokenizer of a base; its end-of-text token pads if it has no padding token.
+
+    Raises:
+        BaseModelMoved: if the folder is not there.
+        BaseModelError: for a tokenizer that cannot be loaded, or has neither token.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+    check_exists(base.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises `Exception` itself
+        raise BaseModelError(f"the tokenizer cannot be loaded ({error})", where=str(base.path)) from error
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise BaseModelError("the tokenizer has no end-of-text token", where=str(base.path))
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -44,11 +57,11 @@ def load_model(
         device: "cpu", "cuda", ...; by default the GPU if there is one.
 
     Raises:
-        BaseModelError: for a folder without a causal language model that transformers can load. An encoder is refused:
-            transformers would load it with a random output layer.
+        BaseModelMoved: if the folder is not there.
+        BaseModelError: for a folder without a causal language model that transformers can load, or with missing
+            weights. An encoder is refused: transformers would load it with a random output layer.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     _check_generative(base)
@@ -59,11 +72,18 @@ def load_model(
         with quiet():
             if quantization == "nf4":
                 settings["quantization_config"] = _nf4(dtype)
-            model = AutoModelForCausalLM.from_pretrained(
-                base.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
+            model, report = AutoModelForCausalLM.from_pretrained(
+                base.path,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **settings,
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # a folder with odd files makes transformers raise any type
         raise BaseModelError(f"cannot be loaded ({error})", where=str(base.path)) from error
+    if missing := sorted(report["missing_keys"]):  # transformers fills them with random numbers
+        raise BaseModelError(f"the weights lack {len(missing)} tensors: {some(missing)}", where=str(base.path))
     model.requires_grad_(False)
     _contiguous_head_input(model)
     return model.eval()
@@ -78,12 +98,13 @@ def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
         device: "cpu", "cuda", ...; by default the GPU if there is one.
 
     Raises:
-        BaseModelError: for a folder that names a class outside sentence-transformers, has weights that are not
-            safetensors, or cannot be loaded.
+        BaseModelMoved: if the folder is not there.
+        BaseModelError: for a folder that names a module other than the usual ones of sentence-transformers, has
+            weights that are not safetensors, or cannot be loaded.
     """
     import torch
-    from safetensors import SafetensorError
 
+    check_exists(base.path)
     _check_modules(base.path)
     with quiet(), off_the_hub():
         from sentence_transformers import SentenceTransformer
@@ -96,7 +117,7 @@ def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
-        except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # a folder with odd files makes the libraries raise any type
             raise BaseModelError(f"cannot be loaded as an encoder ({error})", where=str(base.path)) from error
     model.requires_grad_(False)
     return model.eval()
@@ -113,14 +134,12 @@ def _contiguous_head_input(model: Any) -> None:
 
 
 def _check_generative(base: BaseModel) -> None:
-    try:
-        config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"the configuration cannot be read ({error})", where=str(base.path)) from None
-    kinds = config.get("architectures") or []
-    if kinds and not any(mark in kind for kind in kinds for mark in _GENERATIVE):
+    _check_no_adapter(base.path)
+    names = architectures_of(read_json_object(base.path / "config.json"))
+    if names and not any(part in name for name in names for part in _GENERATIVE):
         raise BaseModelError(
-            f"'{base.name}' is a {kinds[0]}, which writes no text", fix="Name a causal language model as the base."
+            f"'{base.name}' is a {names[0]}, which does not generate text",
+            fix="Name a causal language model as the base.",
         )
 
 
@@ -138,25 +157,31 @@ def _nf4(dtype: Any) -> Any:
 
 
 def _check_modules(folder: Path) -> None:
-    """Refuse foreign classes and pickles, which older releases of sentence-transformers run and unpickle."""
+    """Refuse modules that load code, pickles or further modules, whichever release of sentence-transformers runs."""
     file = folder / "modules.json"
-    if not file.is_file():
-        return
-    try:
-        modules = [(str(module["type"]), str(module["path"])) for module in json.loads(file.read_text("utf-8"))]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BaseModelError(f"is not a list of modules ({error})", where=str(file)) from None
-    for kind, path in modules:
-        if not kind.startswith(_ENCODER_CLASSES):
+    _check_no_adapter(folder)
+    for module in read_modules(folder):
+        package, _, name = module.type.rpartition(".")
+        if package.partition(".")[0] != "sentence_transformers" or name not in _ENCODER_MODULES:
             raise BaseModelError(
-                f"the module '{kind}' is not sentence-transformers' own, and code of a model is never run",
+                f"the module '{module.type}' is not one of sentence-transformers' own that are supported, and code of a"
+                " model is never run",
                 where=str(file),
-                fix="Use an encoder made of sentence-transformers' own modules.",
+                fix=f"Supported: {', '.join(sorted(_ENCODER_MODULES))}.",
             )
-        place = (folder / path).resolve()
-        if not place.is_relative_to(folder.resolve()):
-            raise BaseModelError(f"the path '{path}' leaves the folder", where=str(file))
-        if (place / "pytorch_model.bin").is_file() and not list(place.glob("*.safetensors")):
+        subfolder = folder / module.path
+        _check_no_adapter(subfolder)
+        if name == "Transformer":  # loads safetensors only
+            continue
+        if pickles := [each.name for each in subfolder.glob("*") if each.suffix.lower() in _PICKLES]:
             raise BaseModelError(
-                "the weights are a pickle, which is never read", where=str(place), fix="Save them as safetensors."
+                f"the weights are a pickle, which is never read ({pickles[0]})",
+                where=str(subfolder),
+                fix="Save them as safetensors and delete the pickle.",
             )
+
+
+def _check_no_adapter(folder: Path) -> None:
+    """Refuse a folder with an adapter: transformers would load it, even from a pickle, on the base that it names."""
+    if (folder / "adapter_config.json").exists():
+        raise BaseModelError("is the folder of an adapter, not of a base model", where=str(folder))

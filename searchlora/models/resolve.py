@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from searchlora.errors import BaseModelError
+from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.files import file_sha256
 from searchlora.models.libraries import quiet
 
@@ -109,8 +111,11 @@ def public_name(base: str) -> str:
     entry = CATALOGUE.get(base)
     if entry is not None:
         return entry.repo if isinstance(entry, HubWeights) else base
-    path = Path(base).expanduser()
-    return path.resolve().name if path.exists() or path.is_absolute() else base
+    try:
+        path = Path(base).expanduser()
+        return path.resolve().name if path.exists() or path.is_absolute() else base
+    except (OSError, RuntimeError, ValueError):  # no path: an unknown user, too long, a NUL character
+        return base
 
 
 def cache_dir() -> Path:
@@ -142,22 +147,118 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
         return _from_packaged_folder(name, entry)
     if isinstance(entry, HubWeights):
         return _from_hub(name, entry.repo, revision, ask_hub)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # too long a name, an unknown user after "~"
+        raise BaseModelError(f"is not a path ({_reason(error)})", where=repr(name[:100])) from None
+    if is_folder:
         return _from_folder(name, path)
-    if path.suffix == ".gguf":
-        if not path.is_file():
+    if path.suffix.lower() == ".gguf":
+        if not is_file:
             raise BaseModelError("there is no such GGUF file", where=name)
         return BaseModel(name, _converted(path, file_sha256(path)))
     if _HUB_ID.fullmatch(name):
         return _from_hub(name, name, revision, ask_hub)
     raise BaseModelError(
-        f"there is no base model '{name}'",
+        f"there is no base model '{name[:100]}'",
         fix=f"Give a folder, a .gguf file, a hub id, or one of: {', '.join(sorted(CATALOGUE))}.",
     )
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def read_text(file: Path) -> str:
+    """A text file in the folder of a base.
+
+    Raises:
+        BaseModelMoved: if the folder is not there.
+        BaseModelError: for a file that cannot be read or is not UTF-8.
+    """
+    check_exists(file.parent)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaseModelError(f"cannot be read ({_reason(error)})", where=str(file)) from None
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A JSON object in the folder of a base.
+
+    Raises:
+        BaseModelMoved: if the folder is not there.
+        BaseModelError: for a file that cannot be read or has other content.
+    """
+    try:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise BaseModelError(f"is not JSON ({error})", where=str(file)) from None
+    if not isinstance(content, dict):
+        raise BaseModelError("is not a JSON object", where=str(file))
+    return content
+
+
+def architectures_of(config: Mapping[str, Any]) -> list[str]:
+    """The class names in a `config.json`; empty if it names none.
+
+    Examples:
+        >>> architectures_of({"architectures": ["LlamaForCausalLM"]})
+        ['LlamaForCausalLM']
+        >>> architectures_of({"architectures": 5})
+        []
+    """
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+@dataclass(frozen=True)
+class EncoderModule:
+    """An entry of the `modules.json` of a text encoder.
+
+    Attributes:
+        type: Dotted class name.
+        path: Subfolder, "" for the folder itself.
+    """
+
+    type: str
+    path: str
+
+
+def read_modules(folder: Path) -> list[EncoderModule]:
+    """The modules of a text encoder; empty for a plain transformer.
+
+    Raises:
+        BaseModelError: for a damaged `modules.json`, or a path that leaves the folder.
+    """
+    file = folder / "modules.json"
+    if not file.is_file():
+        return []
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        modules = [EncoderModule(str(entry["type"]), str(entry["path"])) for entry in entries]
+        for module in modules:
+            if not (folder / module.path).resolve().is_relative_to(folder.resolve()):
+                raise BaseModelError(f"the path '{module.path}' leaves the folder", where=str(file))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BaseModelError(f"is not a list of modules ({error})", where=str(file)) from None
+    return modules
+
+
+def check_exists(folder: Path) -> None:
+    """Raise `BaseModelMoved` if the folder of a base, once resolved, is not there any more."""
+    if not folder.is_dir():
+        raise BaseModelMoved(
+            "the base model is not there any more",
+            where=str(folder),
+            fix="Move it back, or name its new place.",
+        )
+
+
 def _from_folder(name: str, path: Path) -> BaseModel:
+    if (path / "adapter_config.json").exists():  # transformers would load the base that it names, and its weights
+        raise BaseModelError("is the folder of an adapter, not of a base model", where=name)
     if missing := _missing(path):
         raise BaseModelError(
             f"the folder holds no {' and no '.join(missing)}",
@@ -170,7 +271,7 @@ def _from_folder(name: str, path: Path) -> BaseModel:
 def _missing(path: Path) -> list[str]:
     """The required files that a folder lacks."""
     missing = [file for file in ("config.json", "tokenizer.json") if not (path / file).is_file()]
-    return missing if list(path.glob("*.safetensors")) else [*missing, "*.safetensors"]
+    return missing if any(file.is_file() for file in path.glob("*.safetensors")) else [*missing, "*.safetensors"]
 
 
 def _from_packaged_folder(name: str, entry: PackagedFolder) -> BaseModel:
@@ -220,7 +321,8 @@ def _missing_shards(path: Path) -> set[str]:
     index = path / "model.safetensors.index.json"
     if not index.is_file():
         return set()
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    weight_map = read_json_object(index).get("weight_map")
+    shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
     return {shard for shard in shards if not (path / shard).is_file()}
 
 
@@ -252,28 +354,44 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     Raises:
         BaseModelError: when transformers cannot read the file.
     """
-    import torch
     from filelock import FileLock
+    from safetensors import SafetensorError
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"), quiet():
+            _convert_gguf(gguf, target)
+    except (OSError, SafetensorError) as error:
+        raise BaseModelError(
+            f"the cache cannot be written ({_reason(error)})",
+            where=str(target.parent),
+            fix="Make room, or set SEARCHLORA_CACHE to another folder.",
+        ) from error
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"), quiet():
-        if (target / "config.json").is_file():  # another process converted it meanwhile
-            return
+    if (target / "config.json").is_file():  # another process converted it meanwhile
+        return
+    with tempfile.TemporaryDirectory() as alone:
+        # Linked into a folder of its own, because the loaders also read other files beside a GGUF file.
+        (Path(alone) / "model.gguf").symlink_to(gguf.resolve())
         try:
-            packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+            packed = AutoModelForCausalLM.from_pretrained(alone, gguf_file="model.gguf", dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf")
+            settings = packed.config.to_dict()
+            settings.pop("quantization_config", None)
+            model = AutoModelForCausalLM.from_config(type(packed.config)(**settings), dtype=torch.bfloat16)
+            model.load_state_dict(packed.state_dict(), strict=True)
+        except Exception as error:  # the parsers raise any type for a damaged file
             raise BaseModelError(f"cannot be read as GGUF ({error})", where=str(gguf)) from error
-        settings = packed.config.to_dict()
-        settings.pop("quantization_config", None)
-        model = AutoModelForCausalLM.from_config(type(packed.config)(**settings), dtype=torch.bfloat16)
-        model.load_state_dict(packed.state_dict(), strict=True)
-        model.tie_weights()
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-        try:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            temporary.replace(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    model.tie_weights()
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

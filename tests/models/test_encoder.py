@@ -93,7 +93,52 @@ def test_a_pickle_beside_the_safetensors_is_refused_where_a_layer_would_read_it(
         load_encoder(resolve(str(copy)))
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "x"}]'])
+@pytest.mark.parametrize("decoy", ["pytorch_model.bin", "weights.PT", "layer.Pkl"])
+def test_no_other_file_makes_a_pickle_acceptable(copy, decoy):
+    renamed(copy, 1, type="sentence_transformers.models.Dense", path="2_Dense")
+    (copy / "2_Dense").mkdir()
+    (copy / "2_Dense" / decoy).write_bytes(b"cos\nsystem\n")
+    (copy / "2_Dense" / "decoy.safetensors").write_bytes(b"")
+    with pytest.raises(BaseModelError, match="the weights are a pickle"):
+        load_encoder(resolve(str(copy)))
+
+
+@pytest.mark.parametrize("kind", ["Router", "WordEmbeddings", "Asym", "CLIPModel", "SentenceTransformer"])
+def test_modules_that_load_code_or_further_modules_are_refused(copy, kind):
+    renamed(copy, 1, type=f"sentence_transformers.models.{kind}")
+    with pytest.raises(BaseModelError, match=f"{kind}' is not one of.*Supported: Dense, "):
+        load_encoder(resolve(str(copy)))
+
+
+def test_pickles_beside_the_transformer_are_never_read(copy, monkeypatch):
+    import pickle
+
+    import torch
+
+    def refused(*_args, **_kwargs):
+        raise AssertionError("a pickle was read")
+
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "x.pkl", "rust_model.ot"):
+        (copy / name).write_bytes(b"cos\nsystem\n")
+    (copy / "sentence_bert_config.json").write_text(json.dumps({"model_args": {"use_safetensors": False}}))
+    for module, function in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, function, refused)
+    load_encoder(resolve(str(copy)))
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(BaseModelError, match="cannot be loaded as an encoder"):
+        load_encoder(BaseModel("copy", copy))
+
+
+def test_an_adapter_in_the_folder_is_refused(copy):
+    (copy / "adapter_config.json").write_text("{}")
+    (copy / "adapter_model.bin").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BaseModelError, match="the folder of an adapter"):
+        resolve(str(copy))
+    with pytest.raises(BaseModelError, match="the folder of an adapter"):
+        load_encoder(BaseModel("copy", copy))
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "x"}]', "[" * 100_000, "5"])
 def test_a_broken_list_of_modules_is_named(copy, content):
     (copy / "modules.json").write_text(content)
     with pytest.raises(BaseModelError, match=r"modules\.json: is not a list of modules"):
@@ -107,7 +152,7 @@ def test_damaged_weights_are_named(copy):
 
 
 def test_an_encoder_is_no_base_that_writes(tiny):
-    with pytest.raises(BaseModelError, match="is a BertModel, which writes no text"):
+    with pytest.raises(BaseModelError, match="is a BertModel, which does not generate text"):
         load_model(resolve(str(tiny)))
 
 

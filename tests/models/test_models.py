@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from searchlora.errors import BaseModelError
+from searchlora.errors import BaseModelError, BaseModelMoved
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_model, load_tokenizer
-from searchlora.models.resolve import CATALOGUE, PackagedWeights, resolve
+from searchlora.models.resolve import CATALOGUE, PackagedWeights, public_name, resolve
 from searchlora.prompts import Renderer
 from tests.tiny import build_tiny_base
 
@@ -225,6 +226,119 @@ def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, 
     convert_gguf(tmp_path / "model.gguf", tmp_path / "converted")
     assert capfd.readouterr() == ("", "")
     assert fingerprint(tmp_path / "converted") == fingerprint(tiny_base.path)
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/base", "x" * 5000, "nul\0byte", "~nobody-here/base.GGUF"])
+def test_a_name_that_is_no_path_is_one_clear_error(name):
+    with pytest.raises(BaseModelError, match=r"is not a path|there is no"):
+        resolve(name)
+    assert public_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"[1]"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", b'{"a":' * 100_000),
+        ("config.json", b'{"architectures": [5], "model_type": 7}'),
+        ("config.json", b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_attention_heads": 0}'),
+        ("config.json", b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": "many"}'),
+        ("model.safetensors", (1 << 62).to_bytes(8, "little") + b"{}"),
+        ("model.safetensors", (2).to_bytes(8, "little") + b"[]"),
+        ("model.safetensors", (7).to_bytes(8, "little") + b'{"a":1}'),
+        ("model.safetensors", b""),
+        ("tokenizer.json", b"[]"),
+        ("tokenizer.json", b'{"model": {"type": "none"}}'),
+        ("tokenizer_config.json", b"{"),
+        ("chat_template.jinja", b"\xff"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "../../etc/passwd"}}'),
+    ],
+)
+def test_odd_files_in_a_base_folder_are_clear_errors(copy, file, content):
+    (copy / file).write_bytes(content)
+    base = resolve(str(copy))
+    for use in (lambda: fingerprint(copy), lambda: load_tokenizer(base), lambda: load_model(base)):
+        try:
+            use()
+        except BaseModelError as error:
+            assert str(copy) in str(error)
+
+
+def test_folders_and_links_in_place_of_files_are_missing_files(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").mkdir()
+    with pytest.raises(BaseModelError, match=r"holds no \*\.safetensors"):
+        resolve(str(copy))
+    (copy / "model.safetensors").rmdir()
+    (copy / "model.safetensors").symlink_to(copy / "nowhere")
+    with pytest.raises(BaseModelError, match=r"holds no \*\.safetensors"):
+        resolve(str(copy))
+
+
+def test_weights_that_lack_a_tensor_are_refused(copy):
+    """transformers would fill it with random numbers and go on."""
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name in tensors if "down_proj" in name)
+    save_file({key: value for key, value in tensors.items() if key != name}, copy / "model.safetensors")
+    with pytest.raises(BaseModelError, match=f"lack 1 tensors: {name}"):
+        load_model(resolve(str(copy)))
+
+
+def test_a_base_that_is_moved_while_in_use_has_its_own_error(copy):
+    base = resolve(str(copy))
+    copy.rename(copy.with_name("elsewhere"))
+    for use in (lambda: fingerprint(copy), lambda: load_tokenizer(base), lambda: load_model(base)):
+        with pytest.raises(BaseModelMoved, match="is not there any more"):
+            use()
+
+
+def test_pickles_in_a_base_folder_are_never_read(copy, monkeypatch):
+    import pickle
+
+    import torch
+
+    def refused(*_args, **_kwargs):
+        raise AssertionError("a pickle was read")
+
+    for name in ("pytorch_model.bin", "training_args.bin", "PYTORCH_MODEL.BIN", "optimizer.pt", "x.pkl"):
+        (copy / name).write_bytes(b"cos\nsystem\n")
+    for module, function in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, function, refused)
+    base = resolve(str(copy))
+    load_model(base)
+    load_tokenizer(base)
+    (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "other/base", "peft_type": "LORA"}')
+    (copy / "adapter_model.bin").write_bytes(b"cos\nsystem\n")
+    for use in (lambda: resolve(str(copy)), lambda: load_model(base)):
+        with pytest.raises(BaseModelError, match="the folder of an adapter"):
+            use()
+
+
+def test_files_beside_a_gguf_file_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    asked = []
+
+    def from_pretrained(folder, **_):
+        asked.append(sorted(file.name for file in Path(folder).iterdir()))
+        raise ValueError("stop")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+    with pytest.raises(BaseModelError, match="cannot be read as GGUF"):
+        resolve(str(tmp_path / "model.gguf"))
+    assert asked == [["model.gguf"]]
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BaseModelError, match=r"cache cannot be written.*SEARCHLORA_CACHE"):
+        resolve(str(tmp_path / "model.gguf"))
 
 
 def test_a_loaded_base_is_frozen(tiny_base):
