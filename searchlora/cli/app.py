@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from searchlora.cli import adapters, convert, data, evaluate, judge, judgments, serve, tasks, train
+from searchlora.cli import adapters, convert, data, doctor, evaluate, judge, judgments, serve, tasks, train
 from searchlora.cli.options import example
 
 _HEADINGS = _START, _DATA, _TRAIN, _EVALUATE, _JUDGE, _STORE, _SERVE = (
@@ -54,6 +54,9 @@ app = typer.Typer(
 )
 
 app.command("demo", rich_help_panel=_START, epilog=example("searchlora demo --out demo"))(train.demo)
+app.command("doctor", rich_help_panel=_START, epilog=example("searchlora doctor --server http://localhost:8000"))(
+    doctor.doctor
+)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=_START, epilog=example("searchlora tasks list"))
 app.add_typer(data.app, name="data", rich_help_panel=_DATA, epilog=example("searchlora data shop --out shop"))
 app.add_typer(
