@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from searchlora.errors import RecipeError
+
+_ARGUMENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class _Section(BaseModel):
@@ -29,6 +34,62 @@ class Lora(_Section):
     plus_ratio: float | None = Field(
         None, ge=1, description="LoRA+ (arXiv:2402.12354): learning rate of B over that of A"
     )
+
+
+#: Arguments of `apply_chat_template` that are not arguments of a template.
+_RESERVED_ARGUMENTS = frozenset(
+    {
+        *("add_generation_prompt", "bos_token", "chat_template", "continue_final_message", "conversation"),
+        *("documents", "eos_token", "max_length", "messages", "padding", "processor_kwargs", "raise_exception"),
+        *("return_assistant_tokens_mask", "return_dict", "return_tensors", "sanitize_control_tokens", "self"),
+        *("strftime_now", "tokenize", "tokenizer_kwargs", "tools", "truncation"),
+    }
+)
+
+
+class PromptOptions(_Section):
+    """Date and arguments with which the base's chat template is rendered, in training and inference alike.
+
+    They belong to an adapter: its manifest keeps them, so its prompts never change.
+
+    Examples:
+        >>> PromptOptions(template_kwargs={"enable_thinking": False}).template_kwargs
+        {'enable_thinking': False}
+    """
+
+    date: str = Field(
+        "2024-07-26", description="YYYY-MM-DD; templates that print today's date (Llama 3, gpt-oss) get this one"
+    )
+    template_kwargs: dict[str, bool | int | float | str | None] = Field(
+        {}, max_length=32, description="further arguments of the chat template, for example enable_thinking: false"
+    )
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _iso_date(cls, value: Any) -> Any:
+        """A date as YAML reads it, or its text."""
+        if isinstance(value, datetime):
+            raise ValueError("it has a time of day")
+        if isinstance(value, date):
+            return value.isoformat()
+        try:
+            if not isinstance(value, str) or date.fromisoformat(value).isoformat() != value:
+                raise ValueError(value)
+        except ValueError:
+            raise ValueError("it is not written as year-month-day, like 2024-07-26") from None
+        return value
+
+    @field_validator("template_kwargs")
+    @classmethod
+    def _plain_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, value in values.items():
+            if not _ARGUMENT.fullmatch(name) or name in _RESERVED_ARGUMENTS:
+                raise ValueError(f"'{name[:64]}' is not an argument of a chat template")
+            if isinstance(value, str) and len(value) > 1000:
+                raise ValueError(f"'{name}' has more than 1,000 characters")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"'{name}' is {value}")
+        return values
 
 
 class Optim(_Section):
@@ -71,6 +132,7 @@ class Recipe(_Section):
         "nf4", description="nf4 with double quantisation: QLoRA, arXiv:2305.14314"
     )
     precision: Literal["bf16", "fp32"] = Field("bf16", description="of the base's computation; adapters train in fp32")
+    prompt: PromptOptions = PromptOptions()
     lora: Lora = Lora()
     optim: Optim = Optim()
     validation: Validation = Validation()
@@ -219,7 +281,7 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
             raise RecipeError(f"'{override}' is not of the form key=value", where="--set")
         try:
             nested: Any = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise RecipeError(f"'{value}' is not a YAML value", where=f"--set {key}") from None
         for part in reversed(key.split(".")):
             nested = {part: nested}
@@ -254,7 +316,11 @@ def read_recipe(file: Path) -> Mapping[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot be read ({error.strerror})", where=str(file)) from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError:
+        raise RecipeError("is not UTF-8", where=str(file), fix="Save the file as UTF-8.") from None
+    except RecursionError:
+        raise RecipeError("is nested too deeply", where=str(file)) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
         raise RecipeError(f"is not YAML ({error})", where=str(file)) from None
     if not isinstance(values, dict):
         raise RecipeError("is not a mapping of keys to values", where=str(file))

@@ -12,7 +12,8 @@ from searchlora.adapters.attach import attach
 from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender, GoldenVector
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
-from searchlora.prompts import Renderer
+from searchlora.prompts import RENDERING, Renderer
+from searchlora.recipe import PromptOptions
 from searchlora.task import EncoderTask, PromptedTask, Task
 
 #: Largest difference of a logit from the stored one, as a share of the largest |logit| of its prompt.
@@ -36,10 +37,13 @@ _FP32_MAX_BYTES = 4_000_000_000
 TOP = 16
 
 
-def golden_of(task: Task, base: BaseModel, folder: Path) -> Golden:
+def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions | None = None) -> Golden:
     """Golden outputs of a PEFT folder on the task's examples, computed on a fresh copy of the base.
 
     The copy is not quantised, and in fp32 if memory allows it.
+
+    Args:
+        options: Options of the prompts of a prompted task.
 
     Returns:
         Renders and logits for a prompted task, vectors for an encoder task, nothing for a task of another kind.
@@ -50,7 +54,7 @@ def golden_of(task: Task, base: BaseModel, folder: Path) -> Golden:
         return Golden()
     precision = precision_for(base)
     model = attach(load_model(base, quantization="none", precision=precision), folder)
-    renders = golden_renders(task, Renderer(load_tokenizer(base)))
+    renders = golden_renders(task, Renderer(load_tokenizer(base), options))
     prompts = [render.token_ids[: render.prompt_length] for render in renders]
     return Golden(
         renders=renders, logits=_golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
@@ -63,10 +67,15 @@ def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
     return "fp32" if size <= _FP32_MAX_BYTES else "bf16"
 
 
-def prompt_hash(task: PromptedTask) -> str:
-    """sha256 of the task's template and, if it has any, its settings."""
+def prompt_hash(task: PromptedTask, rendering: int = RENDERING) -> str:
+    """sha256 of the rendering version, the task's template and, if it has any, its settings.
+
+    Args:
+        rendering: `prompts.RENDERING` when the prompts were rendered; up to 3, it was not part of the hash.
+    """
+    version = f"rendering {rendering}\n" if rendering > 3 else ""
     settings = json.dumps(task.settings, sort_keys=True) if task.settings else ""
-    return hashlib.sha256((task.template + settings).encode()).hexdigest()
+    return hashlib.sha256((version + task.template + settings).encode()).hexdigest()
 
 
 def golden_renders(task: PromptedTask, renderer: Renderer) -> list[GoldenRender]:

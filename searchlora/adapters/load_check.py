@@ -111,6 +111,7 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
     """
     fix = "Restore the task as it was when the adapter was trained, or train it again."
     task = task.bound(stored.manifest.settings)
+    renderer = renderer.with_options(stored.manifest.prompt_options)
     for golden in stored.manifest.golden.renders:
         try:
             example = renderer.example(task, golden.record)
@@ -208,7 +209,7 @@ def _excerpt(renderer: Renderer, ids: Sequence[int], start: int) -> str:
 
 
 def _cause(stored: StoredAdapter, task: PromptedTask) -> str:
-    if prompt_hash(task) != stored.manifest.prompt_hash:
+    if prompt_hash(task, stored.manifest.rendering) != stored.manifest.prompt_hash:
         return f"the prompt template of '{task.name}' (prompt.jinja) changed since"
     return (
         f"its prompt.jinja is the same, so the code of '{task.name}' (version {task.version}) changed since, "

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from searchlora.errors import ManifestError
 from searchlora.models.fingerprint import Fingerprint
+from searchlora.recipe import PromptOptions
 
 #: Incremented whenever a field is added, renamed or changes its meaning. 2: the fingerprint of the base has `config`.
-#: 3: `settings` and `tuned`.
-SCHEMA_VERSION = 3
+#: 3: `settings` and `tuned`. 4: prompts are rendered by rule 4 (`prompts.RENDERING`), and the recipe has `prompt`.
+SCHEMA_VERSION = 4
 
 MANIFEST = "searchlora.json"
 
@@ -146,12 +147,23 @@ class Manifest(ManifestDraft):
     def _complete(self) -> Manifest:
         if self.schema_version > 1 and not self.base.fingerprint.config:
             raise ValueError("base.fingerprint.config is missing")
+        _ = self.prompt_options
         return self
 
     @property
     def reference(self) -> str:
         """`name@3`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def rendering(self) -> int:
+        """`prompts.RENDERING` when the adapter was trained; 3 stands for 3 and older."""
+        return 4 if self.schema_version > 3 else 3
+
+    @property
+    def prompt_options(self) -> PromptOptions:
+        """Options of the chat template in training; the default ones for an adapter of an older schema."""
+        return PromptOptions.model_validate(self.recipe.get("prompt") or {})
 
     def draft(self) -> ManifestDraft:
         """The part that does not depend on the store, for storing the adapter under another name."""

@@ -263,7 +263,7 @@ def store_adapter(
         prompt_hash=prompt_hash(task) if isinstance(task, PromptedTask) else None,
         settings=dict(task.settings),
         tuned=dict(tuned or {}),
-        golden=golden_of(task, base, folder),
+        golden=golden_of(task, base, folder, getattr(recipe, "prompt", None)),
         metrics=dict(metrics or {}),
         training=dict(training or {}),
         parents=list(parents),

@@ -22,6 +22,7 @@ from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import Reference, check_alias, check_name, is_name, parse_reference
 from searchlora.adapters.stored import StoredAdapter, copy_file, copy_folder, finish, make_read_only, new_manifest
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
+from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
 
@@ -69,6 +70,7 @@ class Store:
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("SEARCHLORA_STORE") or "store")
+        self._prompt_options: dict[str, PromptOptions] = {}
 
     # Versions
 
@@ -154,6 +156,17 @@ class Store:
         """The exact version that a reference points to now, as `name@3`. Raises `InvalidName`, `NotInStore`."""
         parsed = parse_reference(reference)
         return f"{parsed.name}@{self._resolve(parsed)}"
+
+    def prompt_options(self, reference: str) -> PromptOptions:
+        """The options with which the prompts of an adapter are rendered; kept in memory, since versions never change.
+
+        Raises:
+            InvalidName, NotInStore, ManifestError: as `get`.
+        """
+        pinned = self.pin(reference)
+        if pinned not in self._prompt_options:
+            self._prompt_options[pinned] = self.get(pinned).manifest.prompt_options
+        return self._prompt_options[pinned]
 
     def check_task(self, name: str, task: str) -> None:
         """Check that an adapter of `task` may be stored under `name`; call it before a long training run.

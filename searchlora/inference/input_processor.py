@@ -42,21 +42,21 @@ class InputProcessor:
         for row, request in enumerate(requests):
             if request.max_new_tokens < 1:
                 raise RequestRefused("asks for no token", where=f"request {row + 1}", fix="Ask for at least one.")
-        prompts = self._prompts(requests)
+        adapters = self._pinned(requests)
+        prompts = self._prompts(requests, adapters)
         self._check_length(prompts, [request.max_new_tokens for request in requests])
         matchers = self._matchers([request.grammar for request in requests])
         return [
             GenerateRequest(ids=prompt, adapter=adapter, max_new_tokens=request.max_new_tokens, matcher=matcher)
-            for prompt, adapter, request, matcher in zip(
-                prompts, self._pinned(requests), requests, matchers, strict=True
-            )
+            for prompt, adapter, request, matcher in zip(prompts, adapters, requests, matchers, strict=True)
         ]
 
     def score_requests(
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
     ) -> list[ScoreRequest]:
         """Work items that score. Raises as `LocalEngine.score`, before any is computed."""
-        prompts = self._prompts(requests)
+        adapters = self._pinned(requests)
+        prompts = self._prompts(requests, adapters)
         texts = [
             [(text, request.choice_suffix) for text in row] for request, row in zip(requests, choices, strict=True)
         ]
@@ -72,11 +72,14 @@ class InputProcessor:
                 prune_margin=prune_margin,
                 keep_prefix=request.keep_prefix,
             )
-            for prompt, adapter, row, request in zip(prompts, self._pinned(requests), choice_ids, requests, strict=True)
+            for prompt, adapter, row, request in zip(prompts, adapters, choice_ids, requests, strict=True)
         ]
 
-    def _prompts(self, requests: Sequence[Request]) -> list[TokenIds]:
-        return [tuple(self._renderer.prompt_ids(request.messages, request.answer_prefix)) for request in requests]
+    def _prompts(self, requests: Sequence[Request], adapters: Sequence[str | None]) -> list[TokenIds]:
+        return [
+            tuple(self._renderer.prompt_ids(request.messages, request.answer_prefix, adapter))
+            for request, adapter in zip(requests, adapters, strict=True)
+        ]
 
     def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
         """The adapter of each request. Each reference is pinned once, so a call uses one version."""

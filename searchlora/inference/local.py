@@ -23,6 +23,7 @@ from searchlora.models.load import Precision, Quantization, load_model, load_tok
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
+from searchlora.recipe import PromptOptions
 
 #: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
 _SORTED_BATCHES = 4
@@ -85,7 +86,7 @@ class LocalEngine:
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
-        self.renderer = Renderer(load_tokenizer(base))
+        self.renderer = Renderer(load_tokenizer(base), adapter_options=self._prompt_options)
         self._sorted_together = _SORTED_BATCHES * batch_rows
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
@@ -110,6 +111,10 @@ class LocalEngine:
         if adapter in self._folders:
             return adapter
         return _required(self.store).pin(adapter)
+
+    def _prompt_options(self, adapter: str) -> PromptOptions:
+        """The options with which the prompts of an adapter are rendered; the default ones for a plain PEFT folder."""
+        return PromptOptions() if adapter in self._folders else _required(self.store).prompt_options(adapter)
 
     def load(self, adapter: str) -> str:
         """Load an adapter before its first request, and return its pinned reference.

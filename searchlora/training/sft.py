@@ -59,7 +59,7 @@ def train_adapter(
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
-    rows = render_rows(task, Renderer(tokenizer), records, recipe)
+    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe)
     model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
     with quiet():
         trainer = CompletionTrainer(

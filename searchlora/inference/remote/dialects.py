@@ -43,7 +43,7 @@ class Vllm:
         self._renderer = renderer
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
-        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix)
+        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter)
         body = {
             **self._greedy(model, [prompt], request.max_new_tokens),
             # An answer ends with the template's end-of-turn token. Other stop tokens of the base model's configuration
@@ -69,7 +69,7 @@ class Vllm:
         elsewhere they ignore an adapter's output layer: vLLM's issues 29955 and 51594.)
         """
         del prune_margin
-        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix)
+        prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter)
         choice_ids = [tuple(self._renderer.completion_ids(choice, request.choice_suffix)) for choice in choices]
         log_probabilities: dict[tuple[int, ...], float] = {}
         prompt_tokens = 0
@@ -128,12 +128,19 @@ class Searchlora:
 
 
 class OpenAI:
-    """Any other server: it renders the chat with its own template. Requests that need token ids are refused."""
+    """Any other server: it renders the chat with its own template. Requests that need token ids are refused.
+
+    Such a server reads control tokens in contents as its own, so they are broken before they are sent.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         if request.answer_prefix:
             raise EngineError("the server cannot go on behind the beginning of an answer", fix=f"For this, {_OTHER}")
-        body = _chat(model, request)
+        disarmed = [{**message, "content": self._renderer.disarm(message["content"])} for message in request.messages]
+        body = {**_chat(model, request), "messages": disarmed}
         if request.grammar is not None:
             if request.grammar.kind != "json_schema":
                 kind = "regular expression" if request.grammar.kind == "regex" else "Lark grammar"

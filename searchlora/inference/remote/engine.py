@@ -68,7 +68,7 @@ class RemoteEngine:
     ) -> None:
         self.base = base
         self.store = store
-        self.renderer = Renderer(load_tokenizer(base))
+        self.renderer = Renderer(load_tokenizer(base), adapter_options=store.prompt_options if store else None)
         self._named = frozenset(names or ()) if store is None else frozenset()
         self._client = HttpClient(url, api_key=api_key, connections=concurrency, timeout_s=timeout_s, retries=retries)
         pinned = {self.pin(reference): name for reference, name in (names or {}).items()}
@@ -237,6 +237,6 @@ class RemoteEngine:
         if context is None:
             return
         for row, (request, answer) in enumerate(zip(requests, answers, strict=True)):
-            prompt = len(self.renderer.prompt_ids(request.messages, request.answer_prefix))
+            prompt = len(self.renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter))
             if prompt + answer > context:
                 raise PromptTooLong(row, prompt, answer, context)

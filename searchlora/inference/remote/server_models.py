@@ -73,7 +73,7 @@ class ServerModels:
         dialects: dict[DialectName, Callable[[], Dialect]] = {
             "vllm": lambda: Vllm(renderer),
             "searchlora": Searchlora,
-            "openai": OpenAI,
+            "openai": lambda: OpenAI(renderer),
         }
         return dialects[self.dialect]()
 

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from jinja2 import TemplateError
-
 from searchlora.adapters.store import Store
-from searchlora.errors import UsageError
+from searchlora.errors import RenderError, UsageError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
@@ -98,7 +96,7 @@ class Service:
         """
         assert request.adapter is not None
         pinned = replace(request, adapter=self.pin(request.adapter))
-        length = self._prompt_length(request.messages, request.answer_prefix)
+        length = self._prompt_length(request.messages, request.answer_prefix, pinned.adapter)
         limit = self.settings.max_prompt_tokens
         if limit is not None and length > limit:
             raise ApiError(
@@ -109,9 +107,9 @@ class Service:
             )
         return pinned, length
 
-    def _prompt_length(self, messages: Sequence[Message], answer_prefix: str) -> int:
+    def _prompt_length(self, messages: Sequence[Message], answer_prefix: str, adapter: str | None) -> int:
         try:
-            return len(self.engine.renderer.prompt_ids(messages, answer_prefix))
-        except TemplateError as error:
-            message = f"The model's chat template refuses them: {error}."
+            return len(self.engine.renderer.prompt_ids(messages, answer_prefix, adapter))
+        except RenderError as error:
+            message = f"The messages cannot be rendered: {error.what}."
             raise ApiError(400, "invalid_messages", message, param="messages") from None
