@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.errors import (
     BaseModelError,
+    BaseModelMoved,
     DeadlineExceeded,
     EngineBusy,
     InvalidName,
@@ -34,6 +35,7 @@ _LOG = logging.getLogger(__name__)
 #: Status and code per exception class; the first class that matches decides.
 _STATUS: tuple[tuple[type[SearchloraError], int, str], ...] = (
     (EngineBusy, 503, "busy"),
+    (BaseModelMoved, 503, "base_moved"),
     (DeadlineExceeded, 504, "deadline_exceeded"),
     (PromptTooLong, 400, "context_length_exceeded"),
     (RequestRefused, 400, "not_served"),

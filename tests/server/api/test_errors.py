@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import httpx
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.models.resolve import BaseModel
 from tests.made import made_adapter
 from tests.server.api.serving import asked, made_service, served
 from tests.words import first_word
@@ -209,3 +211,13 @@ def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
         refused(here.post(LOAD, json={"adapter": "bad"}), 409, "sha256")
         assert here.post(CHAT, json=asked(model="good")).status_code == 200
         assert "bad@1" in {model["id"] for model in here.get("/v1/models").json()["data"]}
+
+
+def test_a_base_that_is_moved_while_serving_has_its_own_error(store, tiny_base, tmp_path):
+    folder = shutil.copytree(tiny_base.path, tmp_path / "tiny")
+    with served(made_service(BaseModel("tiny", folder), store)) as url:
+        folder.rename(tmp_path / "elsewhere")
+        error = refused(httpx.post(url + CHAT, json=asked()), 503, "the base model is not there any more")
+        assert error["code"] == "base_moved" and str(tmp_path) not in error["message"]
+        (tmp_path / "elsewhere").rename(folder)
+        assert httpx.post(url + CHAT, json=asked()).status_code == 200
