@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -16,9 +17,16 @@ from searchlora.errors import RecipeError
 
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
+#: Parts of a key in `--set` at most; recipes have sections of one level.
+_MAX_DEPTH = 8
+
+#: Shortens refused values: with aliases, a few lines of YAML can hold a value of any size.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Lora(_Section):
@@ -140,7 +148,7 @@ class Recipe(_Section):
     max_length: int = Field(1024, ge=8, description="tokens of prompt and completion together")
     too_long: Literal["error", "drop"] = Field("error", description="a row above max_length: refuse, or drop and count")
     max_new_tokens: int = Field(64, ge=1, description="at inference")
-    seed: int = 13
+    seed: int = Field(13, ge=0, lt=2**32)
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
 
 
@@ -207,7 +215,7 @@ class EncoderRecipe(_Section):
     max_tokens: int = Field(
         256, ge=8, description="of a text in training, which is cut there; in use the encoder's own limit holds"
     )
-    seed: int = 13
+    seed: int = Field(13, ge=0, lt=2**32)
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
 
     @model_validator(mode="after")
@@ -282,8 +290,11 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
         try:
             nested: Any = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise RecipeError(f"'{value}' is not a YAML value", where=f"--set {key}") from None
-        for part in reversed(key.split(".")):
+            raise RecipeError(f"'{value[:100]}' is not a YAML value", where=f"--set {key[:100]}") from None
+        parts = key.split(".")
+        if len(parts) > _MAX_DEPTH:
+            raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
+        for part in reversed(parts):
             nested = {part: nested}
         values = _merged(values, nested)
     return _parsed(kind, values, where)
@@ -300,7 +311,8 @@ def _parsed(kind: type[_Kind], values: Mapping[str, Any], where: str) -> _Kind:
             raise RecipeError(f"unknown key '{key}'", where=where, fix=f"Known keys there: {known}.") from None
         if not key:  # a rule over several keys
             raise RecipeError(first["msg"].removeprefix("Value error, "), where=where) from None
-        raise RecipeError(f"'{key}' = {first['input']!r} is refused: {first['msg'].lower()}", where=where) from None
+        value = _SHORT.repr(first["input"])[:200]
+        raise RecipeError(f"'{key}' = {value} is refused: {first['msg'].lower()}", where=where) from None
 
 
 def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

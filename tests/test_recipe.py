@@ -27,6 +27,10 @@ def test_a_file_lies_over_the_default_and_overrides_over_both(tmp_path):
         ("lora.variant=qora", "'lora.variant' = 'qora'"),
         ("optim.epochs=-1", "'optim.epochs' = -1"),
         ("lora.r", "not of the form key=value"),
+        ("base=" + "[" * 100_000, "is not a YAML value"),
+        ("seed=" + "9" * 5000, "is not a YAML value"),
+        (".".join(["lora"] * 100_000) + "=1", "a key of 100000 parts"),
+        ("optim.learning_rate=.nan", "'optim.learning_rate' = nan"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(override, says):
@@ -39,10 +43,33 @@ def test_an_unknown_key_lists_the_known_ones():
         load_recipe({}, overrides=["lora.rank=8"])
 
 
-@pytest.mark.parametrize(("content", "says"), [("a: [", "not YAML"), ("just words", "not a mapping")])
+BOMB = "\n".join(
+    ["b0: &b0 [x, x]", *(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 9)}]" for n in range(1, 12)), "base: *b11"]
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a: [", "not YAML"),
+        ("just words", "not a mapping"),
+        (b"base: \xff", "not UTF-8"),
+        ("base: \0", "not YAML"),
+        ("base: " + "[" * 100_000, "nested too deeply"),
+        ("base: " + "[" * 300 + "]" * 300, "'base' = "),
+        ("seed: " + "9" * 5000, "not YAML"),
+        ("base: 2020-99-99", "not YAML"),
+        ("1: 2", "'1' = 1 is refused: keys should be strings"),
+        ("? [a]\n: 1", "not YAML"),
+        ("base: &a [*a]", "'base' = "),
+        (BOMB, "'base' = "),
+        ("lora: {alpha: .inf}", "'lora.alpha' = inf"),
+        ("seed: -1", "'seed' = -1"),
+    ],
+)
 def test_a_file_that_is_no_recipe_is_named(tmp_path, content, says):
     file = tmp_path / "bad.yaml"
-    file.write_text(content, encoding="utf-8")
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RecipeError, match=rf"bad\.yaml.*{says}"):
         load_recipe({}, file)
 
