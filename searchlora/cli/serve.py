@@ -30,6 +30,14 @@ def serve(
     name: Annotated[
         list[str], typer.Option("--name", metavar="HOST", help="Further host name of this server; repeatable.")
     ] = [],  # noqa: B006
+    trusted_proxy: Annotated[
+        list[str],
+        typer.Option(
+            "--trusted-proxy",
+            metavar="ADDRESS",
+            help="Address or network of a reverse proxy whose X-Forwarded-For names the client; repeatable.",
+        ),
+    ] = [],  # noqa: B006
     api_key: Annotated[
         list[str],
         typer.Option(
@@ -64,6 +72,15 @@ def serve(
     waiting: Annotated[
         int, typer.Option("--waiting", metavar="N", min=1, help="Queue length; further requests get 503.")
     ] = 1024,
+    per_caller: Annotated[
+        int | None,
+        typer.Option(
+            "--per-caller",
+            metavar="N",
+            min=1,
+            help="Requests of one caller in progress; then 429. Default: half of --waiting.",
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", metavar="SECONDS", min=0.001, help="Time limit of a request; then 504.")
     ] = 120.0,
@@ -105,6 +122,7 @@ def serve(
         requests_per_minute=per_minute,
         timeout=seconds,
         max_waiting=waiting,
+        max_requests_per_caller=per_caller or max(1, waiting // 2),
         max_active_requests=min(Settings.max_active_requests, connections or Settings.max_active_requests),
     )
     with bind(host, port) as listening:
@@ -125,7 +143,7 @@ def serve(
         if not api_key and not is_loopback(host):
             typer.echo("warning: there is no API key: everyone who reaches this address can use the server.", err=True)
         typer.echo(f"Serving {service.base} and its adapters at {address(listening)}v1. Ctrl+C stops.")
-        run_server(service, listening, grace=grace)
+        run_server(service, listening, grace=grace, trusted_proxies=trusted_proxy)
 
 
 def run(

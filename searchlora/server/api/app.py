@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Response
-from starlette.concurrency import run_in_threadpool
 
 from searchlora.errors import EngineBusy
 from searchlora.server.api import chat, embeddings, models, score
-from searchlora.server.api.errors import UnexpectedErrors, add_error_handlers
+from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
 from searchlora.server.api.service import Service
+from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
+
+_LOG = logging.getLogger(__name__)
 
 #: Paths that are metric labels of their own; single models share the label "/v1/models/NAME".
 _COUNTED_PATHS = frozenset(
@@ -38,11 +42,11 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(service.engine.close, service.settings.timeout)
+        await asyncio.wrap_future(run_in_new_thread(service.close))
 
-    app = FastAPI(title="searchlora", lifespan=lifespan, **PRIVATE_APP)
+    app = FastAPI(title="searchlora", lifespan=lifespan, redirect_slashes=False, **PRIVATE_APP)
     service.metrics.watch(service.engine.stats)
-    add_error_handlers(app)
+    add_error_handlers(app, service.check_store)
     for routes in (models.routes, chat.routes, score.routes, embeddings.routes, _probe_routes):
         app.include_router(routes(service))
     app.add_middleware(RequestGuard, settings=service.settings)
@@ -63,10 +67,14 @@ def _probe_routes(service: Service) -> APIRouter:
     async def readyz() -> dict[str, str]:
         if service.engine.stats().waiting >= service.settings.max_waiting:
             raise EngineBusy("the queue is full", fix="Ask again later.")
+        if missing := await in_thread(service.probe_thread, service.missing_files):
+            _LOG.error("not ready: files are missing: %s", ", ".join(repr(str(path)) for path in missing))
+            raise ApiError(503, "storage_unavailable", STORAGE_UNAVAILABLE)
         return {"status": "ready"}
 
     @router.get("/metrics")
-    def metrics() -> Response:
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def metrics() -> Response:
+        text = await in_thread(service.probe_thread, service.metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

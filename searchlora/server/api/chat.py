@@ -9,15 +9,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
+from pydantic import TypeAdapter
 from starlette.responses import JSONResponse, StreamingResponse
 
-from searchlora.errors import PromptTooLong
+from searchlora.errors import DeadlineExceeded, PromptTooLong
 from searchlora.inference.engine import Completion
 from searchlora.inference.engine import Request as EngineRequest
 from searchlora.outputs import Grammar, escape_regex
@@ -28,6 +28,8 @@ from searchlora.server.api.service import Service
 
 _LOG = logging.getLogger(__name__)
 
+_BODY = TypeAdapter(ChatRequest)
+
 _ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')
 
 
@@ -36,20 +38,27 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions")
-    async def chat(body: ChatRequest, http: Request) -> Response:
+    async def chat(http: Request) -> Response:
         started = time.monotonic()
-        stream = TextStream() if body.stream else None
-        answer = await run_in_threadpool(_submit, service, body, http.state.caller, stream)
-        if stream is None:
-            completion = await unless_disconnected(http, asyncio.wrap_future(answer.future))
-            await _count(service, answer, completion)
-            return JSONResponse(answer.whole(completion))
-        deltas = stream.deltas(answer.future)
-        first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
-        service.metrics.first_token.observe(time.monotonic() - started)
-        include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = _events(service, answer, first, deltas, include_usage)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        body = await service.body(http, _BODY)
+        with ExitStack() as admission:
+            admission.enter_context(service.admitted(http.state.caller))
+            stream = TextStream() if body.stream else None
+            answer = await service.in_thread(
+                lambda: _submit(service, body, http.state.caller, stream),
+                on_abandoned=lambda answer: answer.future.cancel(),
+            )
+            if stream is None:
+                completion = await unless_disconnected(http, asyncio.wrap_future(answer.future))
+                await _count(service, answer, completion)
+                return JSONResponse(answer.whole(completion))
+            deltas = stream.deltas(answer.future)
+            first = await unless_disconnected(http, anext(deltas))  # an error before the first token has its own status
+            service.metrics.first_token.observe(time.monotonic() - started)
+            include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            deadline = asyncio.get_running_loop().time() + service.settings.timeout - (time.monotonic() - started)
+            events = _events(service, answer, first, deltas, include_usage, deadline, admission.pop_all())
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     return router
 
@@ -194,17 +203,34 @@ async def _count(service: Service, answer: _Answer, completion: Completion) -> N
     """Count a completion. A truncated one may still match its grammar."""
     invalid = False
     if answer.grammar is not None and completion.finish == "length":
-        invalid = not await run_in_threadpool(fits, answer.grammar, completion.text)
+        grammar = answer.grammar
+        invalid = not await service.in_thread(lambda: fits(grammar, completion.text))
     service.metrics.completed(answer.model, completion, invalid=invalid)
 
 
 async def _events(
-    service: Service, answer: _Answer, first: str, deltas: AsyncIterator[str], include_usage: bool
+    service: Service,
+    answer: _Answer,
+    first: str,
+    deltas: AsyncIterator[str],
+    include_usage: bool,
+    deadline: float,
+    admission: ExitStack,
 ) -> AsyncIterator[str]:
-    """Server-sent events. An error in the middle of the stream is the last event."""
+    """Server-sent events. An error in the middle of the stream is the last event.
+
+    Args:
+        service: The service.
+        answer: The answer.
+        first: Its first delta.
+        deltas: Its further deltas.
+        include_usage: Whether the usage is sent.
+        deadline: Time of the event loop at which the stream ends with an error, whatever the engine does.
+        admission: Closed at the end of the stream.
+    """
     try:
         yield _event(answer.chunk({"role": "assistant", "content": first}))
-        async for delta in deltas:
+        while (delta := await _next_delta(deltas, deadline)) is not None:
             if delta:
                 yield _event(answer.chunk({"content": delta}))
         completion = answer.future.result()
@@ -220,6 +246,18 @@ async def _events(
         yield _event(api_error.body)
     finally:
         answer.future.cancel()
+        admission.close()
+
+
+async def _next_delta(deltas: AsyncIterator[str], deadline: float) -> str | None:
+    """The next delta; None at the end. Raises `DeadlineExceeded` at the deadline."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(deltas, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            "the deadline passed before this was done", fix="Allow more time, or ask less."
+        ) from None
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -10,13 +10,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
 from searchlora.adapters.load_check import check_base
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import DeadlineExceeded, LoadCheckFailed, NotInStore, UsageError
+from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
 from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.server.api.disconnect import unless_disconnected
@@ -27,30 +27,33 @@ if TYPE_CHECKING:
     from searchlora.server.api.service import Service
 
 
+#: Texts per forward pass; a job that nobody needs any more stops between two of them.
+_BATCH_SIZE = 16
+
+_BODY = TypeAdapter(EmbeddingRequest)
+
+
 def routes(service: Service) -> APIRouter:
     """`POST /v1/embeddings`."""
     router = APIRouter()
 
     @router.post("/v1/embeddings")
-    async def embeddings(body: EmbeddingRequest, http: Request) -> dict[str, Any]:
-        pinned = await run_in_threadpool(service.encoders.pin, body.model)
-        timeout = service.settings.timeout
-        future = service.encoders.submit(pinned, body.input, body.dimensions, truncate=body.truncate, timeout=timeout)
-        try:
-            async with asyncio.timeout(timeout):
-                embedded = await unless_disconnected(http, asyncio.wrap_future(future))
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before this was done", fix="Ask for fewer texts.") from None
+    async def embeddings(http: Request) -> Response:
+        body = await service.body(http, _BODY)
+        encoders, caller = service.encoders, http.state.caller
+        with service.admitted(caller):
+            pinned = await service.in_thread(lambda: encoders.pin(body.model))
+            future = encoders.submit(
+                pinned,
+                body.input,
+                body.dimensions,
+                truncate=body.truncate,
+                timeout=service.settings.timeout,
+                caller=caller,
+            )
+            embedded = await unless_disconnected(http, asyncio.wrap_future(future))
         service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)
-        return {
-            "object": "list",
-            "model": pinned,
-            "data": [
-                {"object": "embedding", "index": index, "embedding": vector}
-                for index, vector in enumerate(_encoded(embedded.vectors, body.encoding_format == "base64"))
-            ],
-            "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
-        }
+        return await service.json(lambda: _response(pinned, embedded, body.encoding_format == "base64"))
 
     return router
 
@@ -70,7 +73,7 @@ class Encoders:
         names: Encoders as `resolve` takes them; requests use the last part of a path.
         store: The store of their adapters.
         max_loaded: Encoders in memory at most; an encoder with an adapter is a whole copy.
-        max_waiting: Requests that wait or run at most; they run one after the other.
+        max_waiting: Requests that wait or run at most; they run one after the other. One caller has half of the places.
 
     Raises:
         BaseModelError: for an encoder that does not exist.
@@ -90,7 +93,7 @@ class Encoders:
         self._store = store
         self._max_loaded = max_loaded
         self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # least recently used first
-        self._queue = WorkQueue(max_waiting)
+        self._queue = WorkQueue(max_waiting, max(1, max_waiting // 2))
 
     def pin(self, model: str) -> str:
         """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
@@ -104,8 +107,9 @@ class Encoders:
         *,
         truncate: bool,
         timeout: float | None = None,
+        caller: str | None = None,
     ) -> Future[Embedded]:
-        """Request the vectors of texts without waiting; cancelling the future drops a job that has not started.
+        """Request the vectors of texts without waiting; cancelling the future stops the job, also a running one.
 
         Args:
             pinned: From `pin`.
@@ -113,6 +117,7 @@ class Encoders:
             dimensions: Leading dimensions to keep, as for `Encoder`.
             truncate: Whether texts that are too long are cut instead of refused.
             timeout: Seconds until the job fails.
+            caller: Callers take turns.
 
         Raises:
             EngineBusy: when the queue is full. The future raises the following errors.
@@ -121,12 +126,14 @@ class Encoders:
             LoadCheckFailed: for an adapter that fails its load check.
             UsageError: for a text that is too long, and for too many dimensions.
         """
-        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, truncate), timeout)
+        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, truncate), timeout, caller)
 
     def _encode(self, job: Job, pinned: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Embedded:
         encoder = self._encoder(pinned)
-        job.check_deadline()  # loading may have taken long
-        lengths = [encoder.tokens(text) for text in texts]
+        lengths = []
+        for text in texts:
+            job.check()  # loading may have taken long, and so may a long text
+            lengths.append(encoder.tokens(text))
         limit = encoder.max_tokens
         if limit is not None and not truncate and max(lengths) > limit:
             index = next(index for index, length in enumerate(lengths) if length > limit)
@@ -136,7 +143,7 @@ class Encoders:
             )
         # Errors of the encoder name it: use the request's name, not the folder of the base model.
         named = Encoder(encoder.model, pinned, dimensions)
-        vectors = named.encode(texts, progress=lambda *_: job.check_deadline())
+        vectors = named.encode(texts, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
         return Embedded(vectors, sum(min(length, limit or length) for length in lengths))
 
     def _encoder(self, pinned: str) -> Encoder:
@@ -168,8 +175,16 @@ def _fits(adapter: StoredAdapter, base: BaseModel) -> bool:
     return True
 
 
-def _encoded(vectors: Vectors, as_base64: bool) -> list[Any]:
-    """Lists of numbers, or base64 of little-endian float32 bytes, which OpenAI's client requests by default."""
-    if not as_base64:
-        return list(vectors.tolist())
-    return [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+def _response(model: str, embedded: Embedded, as_base64: bool) -> dict[str, Any]:
+    """OpenAI's list of embeddings: numbers, or base64 of little-endian float32, its client's default."""
+    vectors: list[Any]
+    if as_base64:
+        vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in embedded.vectors]
+    else:
+        vectors = embedded.vectors.tolist()
+    return {
+        "object": "list",
+        "model": model,
+        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+        "usage": {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens},
+    }

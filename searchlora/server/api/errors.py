@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,18 +44,26 @@ _STATUS: tuple[tuple[type[SearchloraError], int, str], ...] = (
     (LoadCheckFailed, 409, "adapter_refused"),
     (ManifestError, 409, "adapter_refused"),
     (UsageError, 400, "invalid_value"),
+    (BaseModelError, 503, "storage_unavailable"),
 )
 
 #: The folders of an absolute path, all but its last part.
 _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\"]+[/\\])*")
-
-_JSON = re.compile(r"\s*application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
 #: Seconds after which a client may retry a 503: a busy engine has room as soon as one row ends.
 _RETRY_AFTER = 1
 
 #: Statuses that OpenAI's client retries by default although the same request would fail the same way.
 _NOT_RETRIED = (409, 504)
+
+#: Seconds after which a client may retry when files are missing: somebody has to restore them first.
+_STORAGE_RETRY_AFTER = 30
+
+#: Exceptions of files that were moved, deleted or protected while the server runs.
+_UNREADABLE = (FileNotFoundError, NotADirectoryError, PermissionError)
+
+#: Message of a 503 when files are missing.
+STORAGE_UNAVAILABLE = "A file of the adapter store or of a model cannot be read on the server; its log names the file."
 
 #: How the engine names a single request. The server submits requests one by one, so this name carries no information.
 _ONLY_REQUEST = "request 1"
@@ -70,6 +78,8 @@ class ApiError(Exception):
         message: Sentence for people.
         param: The request field concerned.
         retry_after: Seconds after which the client may retry.
+        allow: Value of the header `Allow`.
+        close: Whether the connection is closed after the response.
 
     Examples:
         >>> ApiError(404, "not_found", "Not Found.").body["error"]["code"]
@@ -77,10 +87,19 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        allow: str | None = None,
+        close: bool = False,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.param, self.retry_after = status, code, message, param, retry_after
+        self._allow, self._close = allow, close
 
     @property
     def body(self) -> dict[str, Any]:
@@ -97,6 +116,10 @@ class ApiError(Exception):
             headers["X-Should-Retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self._allow is not None:
+            headers["Allow"] = self._allow
+        if self._close:
+            headers["Connection"] = "close"
         return JSONResponse(self.body, self.status, headers)
 
 
@@ -111,6 +134,9 @@ def api_error_of(error: BaseException) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, _UNREADABLE):
+        _LOG.error("a file of the store or of a model cannot be read: %s: %r", error.strerror, error.filename)
+        return ApiError(503, "storage_unavailable", STORAGE_UNAVAILABLE, retry_after=_STORAGE_RETRY_AFTER)
     if not isinstance(error, SearchloraError):
         return ApiError(500, "internal_error", "The server failed at this request; its log says why.")
     status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "failed"))
@@ -126,15 +152,24 @@ def api_error_at(error: BaseException, index: int) -> ApiError:
     return api_error
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer every expected exception with an `ApiError`."""
+def add_error_handlers(app: FastAPI, check_store: Callable[[], None]) -> None:
+    """Answer every expected exception with an `ApiError`.
+
+    Args:
+        app: The application.
+        check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
+    """
 
     def expected(_: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, NotInStore):
+            try:
+                check_store()
+            except FileNotFoundError as missing:
+                error = missing
         return api_error_of(error).response()
 
-    for kind in (ApiError, SearchloraError):
+    for kind in (ApiError, SearchloraError, *_UNREADABLE):
         app.exception_handler(kind)(expected)
-    app.exception_handler(RequestValidationError)(_invalid_body)
     app.exception_handler(HTTPException)(_http_error)
 
 
@@ -169,7 +204,8 @@ class UnexpectedErrors:
         except Exception as error:
             if response_begun:
                 raise
-            _LOG.exception("%s %s failed", scope["method"], scope["path"])
+            # %r: a path may contain line breaks and terminal escapes, which would forge log lines.
+            _LOG.exception("%s %r failed", scope["method"], scope["path"])
             await api_error_of(error).response()(scope, receive, send)
 
 
@@ -184,26 +220,9 @@ def _message(error: SearchloraError) -> str:
     return f"{message} {error.fix}" if error.fix else message
 
 
-def _invalid_body(request: Request, error: Exception) -> JSONResponse:
-    """400 for a body that does not match its schema. The body is not repeated: it may not be encodable."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    kind, message = first["type"], first["msg"]
-    # "<single>" and "<batch>" are tags of `schemas.ScoreBody`, not fields.
-    field = ".".join(str(part) for part in first["loc"][1:] if not str(part).startswith("<"))
-    if not _JSON.match(request.headers.get("content-type", "")):
-        message = "The body is not sent as JSON: set the header 'Content-Type: application/json'."
-        return ApiError(400, "invalid_json", message).response()
-    if kind == "json_invalid":
-        return ApiError(400, "invalid_json", f"The body is not JSON: {first['ctx']['error']}.").response()
-    if kind == "extra_forbidden":
-        return ApiError(400, "unknown_parameter", f"There is no parameter '{field}'.", param=field).response()
-    code = {"missing": "missing_parameter", "not_offered": "not_offered"}.get(kind, "invalid_value")
-    return ApiError(400, code, f"{field or 'The body'}: {message}.", param=field or None).response()
-
-
 def _http_error(_: Request, error: Exception) -> JSONResponse:
     """Starlette's own errors, such as an unknown path."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return ApiError(error.status_code, code, f"{error.detail}.").response()
+    allow = (error.headers or {}).get("Allow")
+    return ApiError(error.status_code, code, f"{error.detail}.", allow=allow).response()

@@ -8,7 +8,7 @@ import hmac
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.server.api.disconnect import ResponseNotRead, client_disconnected, with_write_timeout
 from searchlora.server.api.errors import ApiError
+from searchlora.server.api.http_protocol import MAX_HEAD_BYTES
 from searchlora.server.api.service import Settings
 from searchlora.server.http import is_own_host
 
@@ -47,8 +48,14 @@ class RequestGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in _PUBLIC_PATHS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if (error := _framing_error(scope["headers"])) is not None:
+            await error.response()(scope, receive, send)
+            return
+        if scope["path"] in _PUBLIC_PATHS:
+            await self._forward(scope, receive, send)
             return
         self._active_requests += 1
         try:
@@ -67,7 +74,26 @@ class RequestGuard:
             await error.response()(scope, receive, send)
             return
         with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
-            await self._app(scope, _replay(body, receive), with_write_timeout(send, self._settings.timeout))
+            await self._forward(scope, _replay(body, receive), with_write_timeout(send, self._settings.timeout))
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application; answer 504 if its response has not begun at the time limit."""
+        begun = False
+
+        async def tracked_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            limit.reschedule(None)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._settings.timeout) as limit:
+                await self._app(scope, receive, tracked_send)
+        except TimeoutError:
+            if begun or not limit.expired():
+                raise
+            message = "The time limit of the request passed. Allow more time, or ask less."
+            await ApiError(504, "deadline_exceeded", message).response()(scope, receive, send)
 
     def _caller(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
@@ -97,7 +123,7 @@ class RequestGuard:
             message = "This server does not have that host name. Start it with --name and the name."
             raise ApiError(403, "unknown_host", message)
         origin = headers.get("origin")
-        if origin is not None and _network_location(origin) != host.lower():
+        if len(headers.getlist("origin")) > 1 or (origin is not None and _network_location(origin) != host.lower()):
             raise ApiError(403, "foreign_page", "This request comes from a page of another site.")
 
     async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
@@ -153,11 +179,31 @@ class RateLimiter:
         return seconds
 
 
+def _framing_error(headers: Sequence[tuple[bytes, bytes]]) -> ApiError | None:
+    """The error of a request whose end is ambiguous or whose headers are too long; it closes the connection.
+
+    A request with both `Content-Length` and `Transfer-Encoding` may be request smuggling (RFC 9112, section 6.1).
+    """
+    names = {name for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        message = "Content-Length and Transfer-Encoding exclude each other."
+        return ApiError(400, "invalid_http", message, close=True)
+    if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
+        return ApiError(431, "header_too_long", f"Headers have at most {MAX_HEAD_BYTES} bytes.", close=True)
+    return None
+
+
 def _network_location(origin: str) -> str | None:
+    """Host and port of an `Origin` header; None for anything else than `scheme://host[:port]`."""
     try:
-        return urlsplit(origin).netloc.lower()
+        parts = urlsplit(origin)
+        port = parts.port
     except ValueError:  # for example an unclosed bracket
         return None
+    location = parts.netloc.lower()
+    if parts.scheme not in ("http", "https") or port == 0 or origin.lower() != f"{parts.scheme}://{location}":
+        return None
+    return location
 
 
 def _digest(key: bytes) -> bytes:

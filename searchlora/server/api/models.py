@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
 from searchlora.adapters.manifest import Manifest
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
@@ -19,6 +20,8 @@ from searchlora.server.api.work_queue import run_in_new_thread
 
 T = TypeVar("T")
 
+_BODY = TypeAdapter(AdapterRequest)
+
 
 def routes(service: Service) -> APIRouter:
     """The base, the encoders, and every adapter for them: by name, by version and by alias."""
@@ -28,15 +31,18 @@ def routes(service: Service) -> APIRouter:
     _add_adapter_routes(router, service)
 
     @router.get("/v1/models")
-    def models() -> dict[str, Any]:
-        return {"object": "list", "data": list(_all_models(service, fingerprints))}
+    async def models() -> Response:
+        return await service.json(lambda: {"object": "list", "data": list(_all_models(service, fingerprints))})
 
     @router.get("/v1/models/{model:path}")
-    def model(model: str) -> dict[str, Any]:
-        entry = next((entry for entry in _all_models(service, fingerprints) if entry["id"] == model), None)
-        if entry is None:
-            raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
-        return entry
+    async def model(model: str) -> Response:
+        def entry() -> dict[str, Any]:
+            found = next((entry for entry in _all_models(service, fingerprints) if entry["id"] == model), None)
+            if found is None:
+                raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
+            return found
+
+        return await service.json(entry)
 
     return router
 
@@ -46,19 +52,18 @@ def _add_adapter_routes(router: APIRouter, service: Service) -> None:
     one_at_a_time = asyncio.Lock()
 
     async def run(function: Callable[[], T]) -> T:
-        try:
-            async with asyncio.timeout(service.settings.timeout), one_at_a_time:
-                return await asyncio.wrap_future(run_in_new_thread(function))
-        except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before this was done", fix="Ask again later.") from None
+        async with one_at_a_time:
+            return await asyncio.wrap_future(run_in_new_thread(function))
 
     @router.post("/v1/adapters/load")
-    async def load(body: AdapterRequest) -> dict[str, Any]:
+    async def load(http: Request) -> dict[str, Any]:
+        body = await service.body(http, _BODY)
         pinned = await run(lambda: service.engine.load(body.adapter))
         return {"adapter": pinned, "loaded": True}
 
     @router.post("/v1/adapters/unload")
-    async def unload(body: AdapterRequest) -> dict[str, Any]:
+    async def unload(http: Request) -> dict[str, Any]:
+        body = await service.body(http, _BODY)
         try:
             was_loaded = await run(lambda: service.engine.unload(body.adapter))
         except (EngineBusy, DeadlineExceeded):
@@ -69,6 +74,7 @@ def _add_adapter_routes(router: APIRouter, service: Service) -> None:
 
 
 def _all_models(service: Service, fingerprints: dict[str, Fingerprint]) -> Iterator[dict[str, Any]]:
+    service.check_store()
     for name in fingerprints:
         yield {"id": name, "object": "model", "created": 0, "owned_by": "searchlora", "root": name, "parent": None}
     newest: dict[str, dict[str, Any] | None] = {}

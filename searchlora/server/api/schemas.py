@@ -6,17 +6,38 @@ are refused unless they have their neutral value. Unknown parameters are refused
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from searchlora.prompts import Message
+from searchlora.server.api.errors import ApiError
 
 #: Limits of one score request; all tokens of all choices are computed in one forward pass.
 _MAX_CHOICES, _MAX_CHOICE_CHARACTERS = 1000, 16_000
 _MAX_BATCH = 256
 _MAX_TEXTS = 2048
+
+#: Limits that bound the time and memory of validation itself: pydantic reports every error of a body.
+_MAX_FIELDS, _MAX_MESSAGES = 100, 4096
+
+_JSON = re.compile(r"\s*application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
+
+T = TypeVar("T")
 
 #: Earlier names of request fields, still accepted.
 _EARLIER_NAMES = {"begins": "answer_prefix", "ends": "choice_suffix", "within": "prune_margin"}
@@ -66,6 +87,8 @@ class _Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rename_earlier_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict) and len(data) > _MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", "has more than {limit} fields", {"limit": _MAX_FIELDS})
         if not isinstance(data, dict) or not _EARLIER_NAMES.keys() & data.keys():
             return data
         renamed = {name: value for name, value in data.items() if name not in _EARLIER_NAMES}
@@ -90,7 +113,7 @@ class ChatMessage(BaseModel):
         return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1)]
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES, fail_fast=True)]
 
 
 class StreamOptions(_Body):
@@ -122,7 +145,7 @@ class StructuredOutputs(_Body):
     json_: dict[str, Any] | Text | None = Field(None, alias="json")
     regex: Text | None = None
     grammar: Text | None = None
-    choice: list[Text] | None = Field(None, min_length=1)
+    choice: Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
 
 
 class ChatRequest(_Body):
@@ -181,7 +204,9 @@ class ScoreRequest(_Body):
 
     model: str
     messages: Messages
-    choices: Annotated[list[Text], Field(min_length=1, max_length=_MAX_CHOICES), AfterValidator(_not_too_long)]
+    choices: Annotated[
+        list[Text], Field(min_length=1, max_length=_MAX_CHOICES, fail_fast=True), AfterValidator(_not_too_long)
+    ]
     answer_prefix: Text = ""
     choice_suffix: Text | None = None
     prune_margin: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -190,7 +215,7 @@ class ScoreRequest(_Body):
 class ScoreRequests(_Body):
     """A batch of requests to `/v1/score`."""
 
-    requests: list[ScoreRequest] = Field(min_length=1, max_length=_MAX_BATCH)
+    requests: list[ScoreRequest] = Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True)
 
 
 #: Tags in the location of a validation error; they do not name fields.
@@ -212,8 +237,52 @@ class EmbeddingRequest(_Body):
     """Body of `/v1/embeddings`. `truncate` is not OpenAI's: whether texts that are too long are cut."""
 
     model: str
-    input: Annotated[list[Text], Field(min_length=1, max_length=_MAX_TEXTS), BeforeValidator(_as_list)]
+    input: Annotated[list[Text], Field(min_length=1, max_length=_MAX_TEXTS, fail_fast=True), BeforeValidator(_as_list)]
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] | None = None
     truncate: bool = False
     user: Any = None
+
+
+def parse_body(body: bytes, content_type: str, adapter: TypeAdapter[T]) -> T:
+    """Parse and validate a request body. It may take a while: call it in a worker thread.
+
+    The body is not repeated in an error: it may not be encodable.
+
+    Args:
+        body: The raw body.
+        content_type: The header `Content-Type`.
+        adapter: The expected type.
+
+    Raises:
+        ApiError: 400, for a body that is not JSON or does not match; it names the first field that does not.
+
+    Examples:
+        >>> parse_body(b'{"adapter": "a@1"}', "application/json", TypeAdapter(AdapterRequest)).adapter
+        'a@1'
+    """
+    if not _JSON.match(content_type):
+        message = "The body is not sent as JSON: set the header 'Content-Type: application/json'."
+        raise ApiError(400, "invalid_json", message)
+    try:
+        data = json.loads(body)
+    except json.JSONDecodeError as error:
+        raise ApiError(400, "invalid_json", f"The body is not JSON: {error.msg}.") from None
+    except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
+        raise ApiError(400, "invalid_json", "The body is not JSON that can be read.") from None
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        raise _invalid_field(error) from None
+    except RecursionError:
+        raise ApiError(400, "invalid_value", "The body is nested too deeply.") from None
+
+
+def _invalid_field(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    kind, message = first["type"], first["msg"]
+    field = ".".join(str(part) for part in first["loc"] if part not in (SINGLE, BATCH))
+    if kind == "extra_forbidden":
+        return ApiError(400, "unknown_parameter", f"There is no parameter '{field}'.", param=field)
+    code = {"missing": "missing_parameter", "not_offered": "not_offered"}.get(kind, "invalid_value")
+    return ApiError(400, code, f"{field or 'The body'}: {message}.", param=field or None)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
 
 from searchlora.errors import SearchloraError
 from searchlora.inference.engine import Request as EngineRequest
@@ -19,24 +19,39 @@ from searchlora.server.api.errors import ApiError, api_error_at
 from searchlora.server.api.schemas import ScoreBody, ScoreRequest, ScoreRequests
 from searchlora.server.api.service import Service
 
+_BODY: TypeAdapter[ScoreRequest | ScoreRequests] = TypeAdapter(ScoreBody)
+
 
 def routes(service: Service) -> APIRouter:
     """`POST /v1/score`, for one request or a batch."""
     router = APIRouter()
 
     @router.post("/v1/score")
-    async def score(body: ScoreBody, http: Request) -> dict[str, Any]:
+    async def score(http: Request) -> Response:
+        body = await service.body(http, _BODY)
         requests = body.requests if isinstance(body, ScoreRequests) else [body]
-        models, futures = await run_in_threadpool(_submit, service, requests, http.state.caller)
-        try:
-            scores = await unless_disconnected(http, asyncio.gather(*map(asyncio.wrap_future, futures)))
-        finally:
-            for future in futures:
-                future.cancel()
-        results = [_result(service, model, scored) for model, scored in zip(models, scores, strict=True)]
-        return {"results": results} if isinstance(body, ScoreRequests) else results[0]
+        with service.admitted(http.state.caller, len(requests)):
+            models, futures = await service.in_thread(
+                lambda: _submit(service, requests, http.state.caller),
+                on_abandoned=lambda submitted: _cancel(submitted[1]),
+            )
+            try:
+                scores = await unless_disconnected(http, asyncio.gather(*map(asyncio.wrap_future, futures)))
+            finally:
+                _cancel(futures)
+
+        def response() -> dict[str, Any]:
+            results = [_result(service, model, scored) for model, scored in zip(models, scores, strict=True)]
+            return {"results": results} if isinstance(body, ScoreRequests) else results[0]
+
+        return await service.json(response)
 
     return router
+
+
+def _cancel(futures: Sequence[Future[Scored]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _submit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import math
 import socket
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name, resolve
 from searchlora.server.api.app import create_app
 from searchlora.server.api.embeddings import Encoders
+from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 from searchlora.server.api.service import Service, Settings
 from searchlora.server.api.work_queue import run_in_new_thread
 
@@ -62,28 +64,47 @@ def make_service(
     return Service(run_in_new_thread(make_engine).result(), store, loaded_encoders, settings)
 
 
-def make_server(service: Service, *, grace: float = 60.0) -> uvicorn.Server:
+def make_server(service: Service, *, grace: float = 60.0, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
     """A uvicorn server that completes requests in progress when it is told to stop.
 
     Args:
         service: What is served.
         grace: Seconds for requests in progress; longer ones are aborted. Infinity: none is.
+        trusted_proxies: Addresses or networks of reverse proxies whose `X-Forwarded-For` names the client. Without
+            them the header is ignored: any client could set it.
+
+    Raises:
+        UsageError: for a proxy that is neither an address nor a network.
     """
+    for proxy in trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise UsageError(
+                f"'{proxy}' is neither an address nor a network", where="--trusted-proxy", fix="For example 10.0.0.0/8."
+            ) from None
     config = uvicorn.Config(
         create_app(service),
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # a client that sets them could claim any address
+        http=HttpProtocol,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=list(trusted_proxies),
         timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),
     )
     return uvicorn.Server(config)
 
 
-def serve(service: Service, listening: socket.socket, *, grace: float = 60.0) -> None:
-    """Serve until SIGINT or SIGTERM."""
+def serve(
+    service: Service, listening: socket.socket, *, grace: float = 60.0, trusted_proxies: Sequence[str] = ()
+) -> None:
+    """Serve until SIGINT or SIGTERM. Arguments and errors as `make_server`."""
+    server = make_server(service, grace=grace, trusted_proxies=trusted_proxies)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after shutdown
-        make_server(service, grace=grace).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
 def max_connections() -> int | None:

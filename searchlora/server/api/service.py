@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import Request as HttpRequest
+from pydantic import TypeAdapter
+from starlette.responses import JSONResponse, Response
 
 from searchlora.adapters.store import Store
-from searchlora.errors import RenderError, UsageError
+from searchlora.errors import NotInStore, RenderError, UsageError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
@@ -15,6 +24,13 @@ from searchlora.prompts import Message
 from searchlora.server.api.embeddings import Encoders
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.metrics import Metrics
+from searchlora.server.api.schemas import parse_body
+from searchlora.server.api.work_queue import in_thread
+
+T = TypeVar("T")
+
+#: Worker threads for blocking work of requests: parsing, tokenising, store reads, encoding of large responses.
+_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,8 @@ class Settings:
         timeout: Seconds after which a request fails with 504.
         max_waiting: Limit of the engine's queue.
         max_active_requests: Limit of requests in progress, including those whose body has not arrived.
+        max_requests_per_caller: Limit of one caller's engine requests in progress, waiting ones included; each request
+            of a batch counts. None: no limit.
 
     Raises:
         UsageError: for an API key that is empty or begins or ends with a blank, which no header can carry.
@@ -49,6 +67,7 @@ class Settings:
     timeout: float = 120.0
     max_waiting: int = 1024
     max_active_requests: int = 2048
+    max_requests_per_caller: int | None = None
 
     def __post_init__(self) -> None:
         if any(not key or key != key.strip() for key in self.api_keys):
@@ -60,18 +79,78 @@ class Settings:
 
 @dataclass(frozen=True)
 class Service:
-    """An engine with its adapter store, the encoders, and the settings."""
+    """An engine with its adapter store, the encoders, and the settings.
+
+    Attributes:
+        threads: Worker threads for blocking work of requests.
+        probe_thread: A thread of its own for health probes, so that they do not wait for requests.
+    """
 
     engine: LocalEngine
     store: Store
     encoders: Encoders
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="searchlora-http")
+    )
+    probe_thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="searchlora-probe")
+    )
+    _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
+    _had_store: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_had_store", self.store.root.is_dir())
 
     @cached_property
     def base(self) -> str:
         """The name of the base model in requests; never a path."""
         return public_name(self.engine.base.name)
+
+    async def in_thread(self, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None) -> T:
+        """Run a blocking function outside the event loop, see `work_queue.in_thread`."""
+        return await in_thread(self.threads, function, on_abandoned=on_abandoned)
+
+    async def body(self, http: HttpRequest, adapter: TypeAdapter[T]) -> T:
+        """The parsed body of a request. Raises `ApiError` 400, see `schemas.parse_body`."""
+        raw, content_type = await http.body(), http.headers.get("content-type", "")
+        return await self.in_thread(lambda: parse_body(raw, content_type, adapter))
+
+    async def json(self, content: Callable[[], Any]) -> Response:
+        """A JSON response whose content is computed and encoded outside the event loop: it may be large."""
+        return await self.in_thread(lambda: JSONResponse(content()))
+
+    @contextmanager
+    def admitted(self, caller: str, requests: int = 1) -> Iterator[None]:
+        """Count engine requests of a caller as in progress while the block runs. For the event loop's thread.
+
+        Raises:
+            ApiError: 429, when the caller has too many in progress.
+        """
+        limit = self.settings.max_requests_per_caller
+        if limit is not None and self._in_progress[caller] + requests > limit:
+            message = f"A caller has at most {limit} requests in progress, those of a batch included."
+            raise ApiError(429, "too_many_requests", message, retry_after=1)
+        self._in_progress[caller] += requests
+        try:
+            yield
+        finally:
+            self._in_progress[caller] -= requests
+            if not self._in_progress[caller]:
+                del self._in_progress[caller]
+
+    def missing_files(self) -> list[Path]:
+        """Paths of models and of the store that existed at start and have disappeared."""
+        bases = (self.engine.base, *self.encoders.bases.values())
+        store = [self.store.root] if self._had_store else []
+        return [path for path in (*(base.path for base in bases), *store) if not path.exists()]
+
+    def close(self) -> None:
+        """Complete or fail the engine's requests, and end the threads."""
+        self.engine.close(self.settings.timeout)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.probe_thread.shutdown(wait=False, cancel_futures=True)
 
     def pin(self, model: str) -> str | None:
         """The exact adapter version that a request's `model` means now; None for the base model.
@@ -79,8 +158,20 @@ class Service:
         Raises:
             InvalidName: for a string that cannot be a reference, such as a path.
             NotInStore: for an unknown adapter, version or alias.
+            FileNotFoundError: when the store has disappeared.
         """
-        return None if model == self.base else self.engine.pin(model)
+        if model == self.base:
+            return None
+        try:
+            return self.engine.pin(model)
+        except NotInStore:
+            self.check_store()
+            raise
+
+    def check_store(self) -> None:
+        """Raise `FileNotFoundError`, which is answered with 503, if the store has disappeared since the start."""
+        if self._had_store and not self.store.root.is_dir():
+            raise FileNotFoundError(2, "the adapter store has disappeared", str(self.store.root))
 
     def engine_request(self, request: Request) -> tuple[Request, int]:
         """The request with its adapter pinned, and the length of its prompt in tokens.

@@ -1,4 +1,4 @@
-"""Background work in short-lived threads: a FIFO queue with deadlines, and single jobs.
+"""Background work in threads: a fair job queue with deadlines and cancellation, and helpers to leave the event loop.
 
 OpenMP keeps a thread pool for every thread that has computed until that thread ends, and each pool slows down the
 others. So no long-lived thread (the event loop's, a thread pool's) computes with a model here.
@@ -6,17 +6,37 @@ others. So no long-lived thread (the event loop's, a thread pool's) computes wit
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
 
 T = TypeVar("T")
+
+
+async def in_thread(
+    executor: Executor, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None
+) -> T:
+    """Run a blocking function in an executor's thread, and stop waiting as soon as the caller is cancelled.
+
+    Args:
+        executor: Where it runs.
+        function: The function; it is dropped if it has not started when the caller is cancelled.
+        on_abandoned: Called with its result if the caller was cancelled while it ran.
+    """
+    future = executor.submit(function)
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if not future.cancel() and on_abandoned is not None:
+            future.add_done_callback(lambda done: done.exception() or on_abandoned(done.result()))
+        raise
 
 
 def run_in_new_thread(function: Callable[[], T]) -> Future[T]:
@@ -32,29 +52,48 @@ def run_in_new_thread(function: Callable[[], T]) -> Future[T]:
     return job.future
 
 
+class JobCancelled(Exception):
+    """The caller of a running job has cancelled it."""
+
+
+class JobFuture(Future[T]):
+    """A future whose `cancel` also stops a running job, at its next check."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stop_requested = False
+
+    def cancel(self) -> bool:
+        """Drop a waiting job; ask a running one to stop."""
+        self.stop_requested = True
+        return super().cancel()
+
+
 @dataclass(eq=False)
 class Job:
     """A function to run, its deadline and its future.
 
     Attributes:
-        function: Called with the job, so that it can check the deadline.
+        function: Called with the job, so that it can check whether it is still needed.
         deadline: Monotonic time after which the result is not needed; None: no deadline.
         future: Receives the result or the exception.
     """
 
     function: Callable[[Job], Any]
     deadline: float | None
-    future: Future[Any] = field(default_factory=Future)
+    future: JobFuture[Any] = field(default_factory=JobFuture)
 
-    def check_deadline(self) -> None:
-        """Raise `DeadlineExceeded` after the deadline."""
+    def check(self) -> None:
+        """Raise `DeadlineExceeded` after the deadline, and `JobCancelled` when the caller does not wait any more."""
+        if self.future.stop_requested:
+            raise JobCancelled
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise DeadlineExceeded("the deadline passed before this was done", fix="Allow more time, or ask less.")
 
     def run(self) -> None:
         """Call the function and set the future."""
         try:
-            self.check_deadline()
+            self.check()
             result = self.function(self)
         except BaseException as error:
             self.future.set_exception(error)
@@ -63,43 +102,57 @@ class Job:
 
 
 class WorkQueue:
-    """Jobs run one after the other in FIFO order. Safe for threads.
+    """Jobs run one after the other; callers take turns, and the jobs of one caller run in FIFO order. Thread-safe.
 
     A job that is cancelled before it starts is never run and gives its place back at once.
 
     Args:
         capacity: Jobs that wait or run at most.
+        capacity_per_caller: The same for one caller; None: no further limit.
 
     Examples:
         >>> WorkQueue(2).put(lambda job: "done", timeout=5).result()
         'done'
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, capacity_per_caller: int | None = None) -> None:
         self._capacity = capacity
-        self._waiting: deque[Job] = deque()
+        self._capacity_per_caller = capacity if capacity_per_caller is None else capacity_per_caller
+        self._waiting: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # the caller whose turn it is first
         self._lock = threading.Lock()
         self._running = False  # whether a thread runs jobs
 
-    def put(self, function: Callable[[Job], Any], timeout: float | None) -> Future[Any]:
+    def put(self, function: Callable[[Job], Any], timeout: float | None, caller: Hashable = None) -> JobFuture[Any]:
         """Add a job without waiting for it.
 
         Args:
+            function: Called with the job when its turn comes.
             timeout: Seconds until the deadline; a job that is late when its turn comes fails with `DeadlineExceeded`.
+            caller: Whose turn it uses.
 
         Raises:
-            EngineBusy: when the queue is full.
+            EngineBusy: when the queue, or the caller's share of it, is full.
         """
         job = Job(function, None if timeout is None else time.monotonic() + timeout)
         with self._lock:
-            self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.cancelled())
-            if len(self._waiting) + self._running >= self._capacity:
+            self._drop_cancelled()
+            if sum(map(len, self._waiting.values())) + self._running >= self._capacity:
                 raise EngineBusy(f"{self._capacity} such requests wait already", fix="Ask again later.")
+            if len(self._waiting.get(caller, ())) >= self._capacity_per_caller:
+                message = f"{self._capacity_per_caller} such requests of this caller wait already"
+                raise EngineBusy(message, fix="Ask again later.")
             if not self._running:
                 threading.Thread(target=self._run, name="searchlora-work-queue", daemon=True).start()
                 self._running = True
-            self._waiting.append(job)
+            self._waiting.setdefault(caller, deque()).append(job)
         return job.future
+
+    def _drop_cancelled(self) -> None:
+        for caller, jobs in list(self._waiting.items()):
+            if remaining := deque(job for job in jobs if not job.future.cancelled()):
+                self._waiting[caller] = remaining
+            else:
+                del self._waiting[caller]
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
@@ -109,4 +162,11 @@ class WorkQueue:
     def _next(self) -> Job | None:
         with self._lock:
             self._running = bool(self._waiting)
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            caller, jobs = next(iter(self._waiting.items()))
+            job = jobs.popleft()
+            self._waiting.move_to_end(caller)
+            if not jobs:
+                del self._waiting[caller]
+            return job

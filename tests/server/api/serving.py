@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from searchlora.server.api.serve import make_server, make_service
@@ -20,10 +20,10 @@ def made_service(base, store, encoder=None, engine=None, **settings) -> Service:
 
 
 @contextmanager
-def served(service: Service, grace: float = 5) -> Iterator[str]:
+def served(service: Service, grace: float = 5, trusted_proxies: Sequence[str] = ()) -> Iterator[str]:
     """The URL of a server that is really there; it ends as one does that is terminated."""
     with bind("127.0.0.1", 0) as listening:
-        server = make_server(service, grace=grace)
+        server = make_server(service, grace=grace, trusted_proxies=trusted_proxies)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

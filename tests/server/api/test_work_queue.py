@@ -58,7 +58,7 @@ def test_an_job_sees_that_it_is_late():
     def slow(job):
         for _ in range(100):
             time.sleep(0.02)
-            job.check_deadline()
+            job.check()
 
     with pytest.raises(DeadlineExceeded):
         WorkQueue(1).put(slow, 0.05).result(1)

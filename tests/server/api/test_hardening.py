@@ -1,0 +1,422 @@
+"""Attacks on the HTTP layer: endless heads, ambiguous framing, blocked event loop, greedy callers, moved files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.errors import UsageError
+from searchlora.models.resolve import resolve
+from searchlora.server.api import embeddings, http_protocol
+from searchlora.server.api.serve import make_server
+from tests.made import made_adapter
+from tests.server.api.serving import asked, made_service, served
+from tests.words import first_word
+
+CHAT, SCORE, EMBED = "/v1/chat/completions", "/v1/score", "/v1/embeddings"
+JSON = {"content-type": "application/json"}
+SCORED = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a", "b"]}
+
+
+@contextmanager
+def connection(client):
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as connected:
+        yield connected
+
+
+def read_to_end(connected):
+    parts = []
+    try:
+        while part := connected.recv(65_536):
+            parts.append(part)
+    except ConnectionError:
+        pass
+    return b"".join(parts)
+
+
+def endless(connected, head, piece, limit=20_000_000):
+    """Send a piece again and again, and give the bytes until the server stops reading."""
+    sent = 0
+    try:
+        connected.sendall(head)
+        while sent < limit:
+            sent += connected.send(piece)
+    except ConnectionError:
+        pass
+    return sent
+
+
+def healthz_latencies(client, stop):
+    """The latencies of health probes until `stop` is set, in seconds."""
+    took = []
+    with httpx.Client(base_url=client.base_url, timeout=30) as prober:
+        while not stop.is_set():
+            started = time.monotonic()
+            assert prober.get("/healthz").status_code == 200
+            took.append(time.monotonic() - started)
+            time.sleep(0.01)
+    return took
+
+
+# Request heads
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ", b"a" * 65_536),
+        (b"GET /", b"a" * 65_536),
+        (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n", b"x: y\r\n" * 9999),
+        (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nx: ", b"a" * 65_536),
+        (b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5;", b"1" * 65_536),
+        (b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n" * 9999),
+    ],
+    ids=["header", "request line", "headers", "second request", "chunk header", "trailer"],
+)
+def test_a_head_that_never_ends_is_refused(client, head, piece):
+    with connection(client) as connected:
+        assert endless(connected, head, piece) < 20_000_000
+    with connection(client) as connected:
+        connected.sendall(head + piece + piece[:10_000])
+        answers = read_to_end(connected)
+    assert b"HTTP/1.1 431 " in answers
+    assert json.loads(answers.rpartition(b"\r\n\r\n")[2])["error"]["code"] == "header_too_long"
+
+
+def test_a_complete_head_beyond_the_limit_is_refused_as_well(client):
+    with connection(client) as connected:
+        connected.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000 + b"\r\n\r\n")
+        assert b"HTTP/1.1 431 " in read_to_end(connected)
+    assert client.get("/healthz", headers={"x": "a" * 60_000}).status_code == 200
+
+
+def test_a_head_that_comes_slowly_ends_with_a_time_out(tiny_base, store, monkeypatch):
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.4)
+    with served(made_service(tiny_base, store)) as url, httpx.Client(base_url=url, timeout=30) as client:
+        for before in (b"", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"):
+            started = time.monotonic()
+            with connection(client) as connected:
+                connected.sendall(before)
+                if before:
+                    connected.recv(65_536)
+                try:
+                    for byte in itertools.cycle([b"G", b"E", b"T"]):  # each byte must not start the time anew
+                        connected.sendall(byte)
+                        time.sleep(0.05)
+                        assert time.monotonic() - started < 5
+                except ConnectionError:
+                    pass
+        with connection(client) as silent:
+            assert b" 408 " in read_to_end(silent)
+        # A body has a time-out of its own, and a stream may take as long as it needs.
+        body = json.dumps(asked(max_tokens=1)).encode()
+        with connection(client) as connected:
+            head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close"
+            connected.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body[:5])
+            time.sleep(0.8)
+            connected.sendall(body[5:])
+            assert read_to_end(connected).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", [SCORE, "/healthz", "/nothing"])
+def test_content_length_with_chunked_is_answered_once(client, path):
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    smuggled = b"0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with connection(client) as connected:
+        connected.sendall(f"{head}content-length: 60\r\ntransfer-encoding: chunked\r\n\r\n".encode() + smuggled)
+        answers = read_to_end(connected)
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1") == 1
+    assert b"invalid_http" in answers
+
+
+# Time limits
+
+
+@pytest.mark.parametrize("path", [CHAT, "stream", SCORE, EMBED, "/v1/models", "/v1/models/one", "/v1/adapters/load"])
+def test_a_time_out_is_answered_at_the_limit_on_every_route(tiny_base, encoder_base, store, monkeypatch, path):
+    service = made_service(tiny_base, store, encoder_base, timeout=0.4)
+    blocked = threading.Event()
+    monkeypatch.setattr(service.engine, "submit", lambda *_, **__: Future())
+    monkeypatch.setattr(service.engine, "submit_scores", lambda requests, **_: [Future() for _ in requests])
+    monkeypatch.setattr(service.engine, "load", lambda _: blocked.wait(20))
+    monkeypatch.setattr(service.encoders, "_encoder", lambda _: blocked.wait(20))
+    monkeypatch.setattr(Store, "list", lambda _: blocked.wait(20))
+    bodies = {
+        CHAT: asked(),
+        "stream": asked(stream=True),
+        SCORE: SCORED,
+        EMBED: {"model": "encoder", "input": "x"},
+        "/v1/adapters/load": {"adapter": "one"},
+    }
+    try:
+        with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
+            started = time.monotonic()
+            if path in bodies:
+                answer = client.post(CHAT if path == "stream" else path, json=bodies[path])
+            else:
+                answer = client.get(path)
+            took = time.monotonic() - started
+            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+            assert 0.35 < took < 2
+            assert client.get("/healthz").status_code == 200
+    finally:
+        blocked.set()
+
+
+def test_a_stream_that_stalls_ends_at_the_limit(tiny_base, store, monkeypatch):
+    service = made_service(tiny_base, store, timeout=0.5)
+
+    def stalls(*_, on_token, **__):
+        on_token("hello")
+        return Future()
+
+    monkeypatch.setattr(service.engine, "submit", stalls)
+    with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
+        started = time.monotonic()
+        answer = client.post(CHAT, json=asked(stream=True))
+        assert time.monotonic() - started < 2
+    assert answer.status_code == 200
+    assert "hello" in answer.text and "deadline_exceeded" in answer.text.strip().splitlines()[-1]
+
+
+def test_what_was_submitted_for_an_abandoned_request_is_taken_back(tiny_base, store, monkeypatch):
+    service, submitted = made_service(tiny_base, store, timeout=0.2), []
+
+    def slow(*_, **__):
+        time.sleep(0.6)
+        submitted.append(Future())
+        return submitted[0]
+
+    monkeypatch.setattr(service.engine, "submit", slow)
+    with served(service) as url:
+        assert httpx.post(f"{url}{CHAT}", json=asked(), timeout=30).status_code == 504
+        end = time.monotonic() + 10
+        while not (submitted and submitted[0].cancelled()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+# The event loop
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"model": "one", "messages": [1] * 320_000}),
+        json.dumps({"model": "one", "messages": [{}] * 240_000}),
+        json.dumps(asked() | {f"k{number}": 0 for number in range(70_000)}),
+        json.dumps(asked() | {"structured_outputs": {"choice": [1] * 300_000}}),
+    ],
+    ids=["no messages", "empty messages", "unknown fields", "no choices"],
+)
+def test_a_body_with_many_errors_does_not_hold_up_others(client, body):
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        latencies = pool.submit(healthz_latencies, client, stop)
+        started = time.monotonic()
+        answer = client.post(CHAT, content=body, headers=JSON)
+        took = time.monotonic() - started
+        stop.set()
+        assert answer.status_code == 400
+        assert max(latencies.result()) < 1.0
+    assert took < 2
+
+
+def test_slow_stores_and_tokenizers_do_not_hold_up_others(tiny_base, store, monkeypatch):
+    service = made_service(tiny_base, store)
+    render, entries, pin = service.engine.renderer.prompt_ids, Store.list, service.engine.pin
+
+    def slowly(function):
+        def call(*arguments, **more):
+            time.sleep(0.5)
+            return function(*arguments, **more)
+
+        return call
+
+    monkeypatch.setattr(service.engine.renderer, "prompt_ids", slowly(render))
+    monkeypatch.setattr(service.engine, "pin", slowly(pin))
+    monkeypatch.setattr(Store, "list", slowly(entries))
+    with served(service) as url, httpx.Client(base_url=url, timeout=30) as client, ThreadPoolExecutor(4) as pool:
+        stop = threading.Event()
+        latencies = pool.submit(healthz_latencies, client, stop)
+        answers = [
+            pool.submit(client.post, CHAT, json=asked()),
+            pool.submit(client.post, SCORE, json=SCORED),
+            pool.submit(client.get, "/v1/models"),
+        ]
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+        stop.set()
+        assert max(latencies.result()) < 0.4
+
+
+# Callers
+
+
+def test_a_caller_has_a_share_of_the_server_and_others_keep_theirs(tiny_base, store, monkeypatch):
+    service = made_service(tiny_base, store, api_keys=("first", "second"), max_requests_per_caller=3)
+    held = []
+
+    def submit(*_, **__):
+        held.append(Future())
+        return held[-1]
+
+    engine_submit = service.engine.submit
+    monkeypatch.setattr(service.engine, "submit", submit)
+    with served(service) as url, ThreadPoolExecutor(4) as pool:
+
+        def ask(key, path=CHAT, body=None):
+            headers = {"authorization": f"Bearer {key}"}
+            return httpx.post(f"{url}{path}", json=body or asked(max_tokens=1), headers=headers, timeout=30)
+
+        waiting = [pool.submit(ask, "first") for _ in range(3)]
+        end = time.monotonic() + 10
+        while len(held) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        monkeypatch.setattr(service.engine, "submit", engine_submit)
+        refused = ask("first")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
+        assert refused.headers["retry-after"] == "1"
+        assert ask("second").status_code == 200
+        # A batch counts as its requests.
+        assert ask("second", SCORE, {"requests": [SCORED] * 4}).status_code == 429
+        assert ask("second", SCORE, {"requests": [SCORED] * 3}).status_code == 200
+        for future in held:
+            future.set_exception(UsageError("enough"))
+        assert {answer.result().status_code for answer in waiting} == {400}
+        assert ask("first").status_code == 200
+
+
+def test_embeddings_stop_for_clients_that_left_and_callers_take_turns(tiny_base, encoder_base, store, monkeypatch):
+    service = made_service(tiny_base, store, encoder_base, api_keys=("first", "second"))
+    batches, order = [], []
+
+    class Slow(embeddings.Encoder):
+        def encode(self, texts, *, batch_size, progress):
+            order.append(texts[0])
+            for start in range(0, len(texts), batch_size):
+                time.sleep(0.1)
+                batches.append(texts[0])
+                progress(start, len(texts), "")
+            return super().encode(texts[:1], batch_size=1)
+
+    monkeypatch.setattr(embeddings, "Encoder", Slow)
+    with served(service) as url, ThreadPoolExecutor(8) as pool:
+
+        def ask(key, texts, timeout=30.0):
+            body, headers = {"model": "encoder", "input": texts}, {"authorization": f"Bearer {key}"}
+            return httpx.post(f"{url}{EMBED}", json=body, headers=headers, timeout=timeout)
+
+        assert ask("first", "warm").status_code == 200  # loads the encoder
+        with pytest.raises(httpx.ReadTimeout):
+            ask("first", ["long"] * 2048, timeout=0.5)
+        started = time.monotonic()
+        assert ask("second", "short").status_code == 200
+        assert time.monotonic() - started < 2  # all 128 batches take 13 seconds
+        assert batches.count("long") < 20
+        order.clear()
+        first = [pool.submit(ask, "first", f"a{number}") for number in range(4)]
+        time.sleep(0.05)
+        second = pool.submit(ask, "second", "b")
+        assert {answer.result().status_code for answer in [*first, second]} == {200}
+        assert order.index("b") <= 2
+
+
+# Files that disappear
+
+
+def test_a_moved_base_or_store_is_not_ready_and_is_said_in_words(tiny_base, encoder_base, tmp_path, caplog):
+    shutil.copytree(tiny_base.path, tmp_path / "base")
+    shutil.copytree(encoder_base.path, tmp_path / "encoder")
+    base, store = resolve(str(tmp_path / "base")), Store(tmp_path / "store")
+    made_adapter(store, "one", first_word(tmp_path / "task"), base, tmp_path / "made", seed=1)
+    service = made_service(base, store, resolve(str(tmp_path / "encoder")))
+    with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
+        for name, request in (
+            ("base", (CHAT, asked())),
+            ("base", ("/v1/adapters/load", {"adapter": "one"})),
+            ("encoder", (EMBED, {"model": "encoder", "input": "x"})),
+            ("store", (CHAT, asked())),
+            ("store", (SCORE, SCORED)),
+            ("store", ("/v1/adapters/load", {"adapter": "one"})),
+        ):
+            assert client.get("/readyz").status_code == 200
+            (tmp_path / name).rename(tmp_path / "moved")
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.json()["error"]["code"]) == (503, "storage_unavailable")
+            assert client.get("/healthz").status_code == 200
+            answer = client.post(request[0], json=request[1])
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable"), name
+            assert str(tmp_path) not in answer.text
+            if name == "store":
+                assert client.get("/v1/models").status_code == 503
+            (tmp_path / "moved").rename(tmp_path / name)
+        assert str(tmp_path / "base") in caplog.text  # the log names what is missing
+        assert not any(record.exc_info for record in caplog.records)
+        assert client.post(CHAT, json=asked()).status_code == 200
+
+
+# Logs, headers, proxies
+
+
+def test_a_path_cannot_forge_a_log_line(tiny_base, store, monkeypatch, caplog):
+    def broken(_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Store, "list", broken)
+    with served(made_service(tiny_base, store)) as url, caplog.at_level(logging.DEBUG):
+        assert httpx.get(f"{url}/v1/models/x%0dERROR%20forged%1b[31m").status_code == 500
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("searchlora")]
+    assert any("ERROR forged" in message for message in messages)
+    assert not any(character in message for message in messages for character in "\n\r\x1b")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["", "null", "http://[", "//HOST", "HOST", "file://HOST", "http://user@HOST", "http://HOST/", "http://HOST#x",
+     "http://HOST http://evil.example", "http://HOST@evil.example", "http://HOST.evil.example", "http://\xad", "http://HOST:x"],
+)  # fmt: skip
+def test_odd_origins_are_foreign(client, origin):
+    value = origin.replace("HOST", client.base_url.netloc.decode()).encode("latin-1")
+    answer = client.post(CHAT, json=asked(max_tokens=1), headers={b"origin": value})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_page")
+
+
+def test_the_servers_own_origin_is_not_foreign(client):
+    own = f"http://{client.base_url.netloc.decode()}"
+    assert client.post(
+        CHAT, json=asked(max_tokens=1), headers={"origin": own.upper().replace("HTTP", "http")}
+    ).is_success
+    twice = [("origin", own), ("origin", "http://evil.example")]
+    assert client.post(CHAT, json=asked(max_tokens=1), headers=twice).status_code == 403
+
+
+def test_only_a_trusted_proxy_names_the_client(tiny_base, store):
+    def codes(trusted):
+        service = made_service(tiny_base, store, requests_per_minute=1)
+        with served(service, trusted_proxies=trusted) as url:
+            forwarded = [{"x-forwarded-for": f"198.51.100.{number}"} for number in (1, 2, 1)]
+            body = asked(max_tokens=1)
+            return [httpx.post(f"{url}{CHAT}", json=body, headers=each, timeout=30).status_code for each in forwarded]
+
+    assert codes(()) == [200, 429, 429]
+    assert codes(("203.0.113.0/24",)) == [200, 429, 429]
+    assert codes(("127.0.0.0/8",)) == [200, 200, 429]
+
+
+@pytest.mark.parametrize("proxy", ["*", "", "proxy.example", "300.1.1.1"])
+def test_a_trusted_proxy_is_an_address(tiny_base, store, proxy):
+    with pytest.raises(UsageError, match="neither an address nor a network"):
+        make_server(made_service(tiny_base, store), trusted_proxies=[proxy])
