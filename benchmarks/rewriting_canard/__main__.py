@@ -20,7 +20,7 @@ from searchlora.adapters.stored import StoredAdapter
 from searchlora.cli.terminal import print_comparison, progress_bars
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.data.formats.mtrag import read_mtrag
+from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving

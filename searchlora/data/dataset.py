@@ -1,15 +1,16 @@
-"""A dataset folder, as everyone after the builder sees it."""
+"""Dataset folders: the card, the records of each split, the documents and the judgments."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from searchlora.data.card import SETTINGS_FILE, DatasetCard, read_card
+import numpy as np
+
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.errors import DataError, UsageError
@@ -17,21 +18,139 @@ from searchlora.eval.trec import Qrels, read_qrels
 from searchlora.files import file_sha256
 from searchlora.records import Document, Record
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CARD_FILE = "dataset.json"
+SETTINGS_FILE = "settings.json"
+SCHEMA_VERSION = 1
+
+#: Statistics of text lengths, in this order.
+STATISTICS = ("min", "median", "mean", "p95", "max")
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """The card of a dataset, stored as `dataset.json`: its origin, its options and its contents.
+
+    Attributes:
+        task: Name of the task.
+        task_version: Version of the task when the dataset was built.
+        format: Name of the source format.
+        options: Options of the reader.
+        source: `name` of the source, and `files`: name -> sha256 of every file read.
+        seed: Seed of the split.
+        shares: Shares of train, validation and test; they add up to 1.
+        official_splits: Whether the splits are those of the source.
+        rows: Split -> number of rows.
+        groups: Split -> number of groups.
+        files: File of the dataset -> its sha256.
+        text: "input" and "target" -> "characters" and "words" -> min, median, mean, p95, max over all rows.
+        leaks: Number of leaks (`found`), of removed rows per split (`taken out`), and the first `rows`; all are in
+            `leaks.jsonl`.
+        rejected: Reason -> number of rejected rows; the rows are in `rejected.jsonl`.
+        report: `rules` and `counts` of a reader that selects among its rows.
+        collection: Numbers of `documents`, `judgments`, `judged documents missing`, `judgments of other topics` (left
+            out), and `relevant from grade`, the lowest relevant grade in binary measures; None without a collection.
+        warnings: Warnings to read before training.
+        searchlora: Version of searchlora that built it.
+        schema_version: Version of the schema of this card.
+    """
+
+    task: str
+    task_version: int
+    format: str
+    options: Mapping[str, str]
+    source: Mapping[str, Any]
+    seed: int
+    shares: tuple[float, float, float]
+    official_splits: bool
+    rows: Mapping[str, int]
+    groups: Mapping[str, int]
+    files: Mapping[str, str]
+    text: Mapping[str, Mapping[str, Mapping[str, float]]]
+    leaks: Mapping[str, Any]
+    rejected: Mapping[str, int]
+    report: Mapping[str, Any]
+    collection: Mapping[str, int] | None
+    warnings: tuple[str, ...]
+    searchlora: str
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def write(self, folder: Path) -> None:
+        """Write `dataset.json` into a folder."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n"
+        (folder / CARD_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_card(folder: Path) -> DatasetCard:
+    """Read the card of a dataset folder.
+
+    Raises:
+        DataError: if there is none, it is malformed, or a newer version wrote it.
+    """
+    path = folder / CARD_FILE
+    build_it = "Build one with searchlora data build."
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"is not a dataset, there is no {CARD_FILE}", where=str(folder), fix=build_it) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read ({error})", where=str(path), fix=build_it) from None
+    if not isinstance(values, dict) or "schema_version" not in values:
+        raise DataError("is not a dataset card", where=str(path), fix=build_it)
+    if values["schema_version"] != SCHEMA_VERSION:
+        raise DataError(
+            f"has schema version {values['schema_version']}, this searchlora reads {SCHEMA_VERSION}",
+            where=str(path),
+            fix="Upgrade searchlora, or build the dataset again.",
+        )
+    if set(values) != {item.name for item in fields(DatasetCard)}:
+        raise DataError("has a missing or an unknown field", where=str(path), fix="Build the dataset again.")
+    values["shares"] = tuple(values["shares"])
+    values["warnings"] = tuple(values["warnings"])
+    return DatasetCard(**values)
+
+
+def text_statistics(lengths: Sequence[NDArray[np.uint32]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Exact statistics over all `RowBuffer.lengths` (each of shape (rows, 4)).
+
+    Units: Unicode characters; words separated by white space.
+    """
+    lengths_of_all = np.concatenate(list(lengths))
+    names = (("input", "characters"), ("input", "words"), ("target", "characters"), ("target", "words"))
+    result: dict[str, dict[str, dict[str, float]]] = {"input": {}, "target": {}}
+    for column, (text, unit) in enumerate(names):
+        values = lengths_of_all[:, column]
+        figures = (values.min(), np.median(values), values.mean(), np.percentile(values, 95), values.max())
+        result[text][unit] = {name: round(float(figure), 2) for name, figure in zip(STATISTICS, figures, strict=True)}
+    return result
+
+
+def card_warnings(rows: Mapping[str, int], collection: Mapping[str, int] | None, judged_in_test: int) -> Iterator[str]:
+    """Warnings about a dataset with these `rows` per split and this `collection`."""
+    for name, count in rows.items():
+        if not count:
+            yield f"the {name} split is empty"
+    if collection is None:
+        return
+    if collection["judged documents missing"]:
+        yield f"{collection['judged documents missing']} judged documents are not in the corpus"
+    if not collection["judgments"]:
+        yield "no judgment is for a record of this dataset; it cannot be evaluated by retrieval"
+    elif judged_in_test < rows["test"]:
+        yield f"{judged_in_test} of {rows['test']} test records are judged"
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A built dataset.
-
-    Attributes:
-        folder: Where it is.
-        card: What it is.
-    """
+    """A built dataset: its folder and its card."""
 
     folder: Path
     card: DatasetCard
 
     def records(self, split: str) -> list[Record]:
-        """All records of a split. Raises `UsageError` for a split there is not."""
+        """All records of a split. Raises `UsageError` for an unknown split."""
         return list(self.iter_records(split))
 
     def iter_records(self, split: str) -> Iterator[Record]:
@@ -50,34 +169,34 @@ class Dataset:
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """What the builder found out of the task's settings, for `Task.bound`; None where it has the default ones."""
+        """The settings of the task for this dataset, for `Task.bound`; None for the default settings."""
         if SETTINGS_FILE not in self.card.files:
             return None
         settings: dict[str, Any] = json.loads(self._file(SETTINGS_FILE).read_text(encoding="utf-8"))
         return settings
 
     def documents(self) -> list[Document] | None:
-        """The collection to retrieve from; None where the source has none."""
+        """The collection to retrieve from; None if the source has none."""
         return list(read_documents(self._file(CORPUS_FILE))) if self.card.collection is not None else None
 
     @property
     def relevant(self) -> int:
-        """The grade from which on a document counts as relevant in binary measures."""
+        """The lowest grade that counts as relevant in binary measures."""
         return (self.card.collection or {}).get("relevant from grade", 1)
 
     def qrels(self) -> Qrels | None:
-        """The judgments, of all splits; None where the source has none."""
+        """The judgments of all splits; None if the source has none."""
         if self.card.collection is None or not self.card.collection["judgments"]:
             return None
         return read_qrels(self._file(QRELS_FILE))
 
     def verify(self) -> None:
-        """Raise `DataError` naming the first file that is missing or is not the one that the builder wrote."""
-        for name, wanted in self.card.files.items():
-            found = file_sha256(self._file(name))
-            if found != wanted:
+        """Raise `DataError` naming the first file that is missing or was changed after the build."""
+        for name, expected in self.card.files.items():
+            actual = file_sha256(self._file(name))
+            if actual != expected:
                 raise DataError(
-                    f"was changed after it was built (sha256 {found}, the card says {wanted})",
+                    f"was changed after it was built (sha256 {actual}, the card says {expected})",
                     where=str(self.folder / name),
                     fix="Build the dataset again.",
                 )
@@ -98,6 +217,6 @@ def load_dataset(folder: str | Path) -> Dataset:
     """Open a dataset folder.
 
     Raises:
-        DataError: when it is not one, or a newer version of searchlora built it.
+        DataError: if it is not a dataset, or a newer version of searchlora built it.
     """
     return Dataset(Path(folder), read_card(Path(folder)))

@@ -1,18 +1,26 @@
-"""Which split a row goes to: by its group, never by itself; official splits are respected."""
+"""Train, validation and test splits: assignment of rows by group, and the leak check between splits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from searchlora.data.spool import Spool
-from searchlora.errors import UsageError
+import numpy as np
+
+from searchlora.data.row_buffer import RowBuffer
+from searchlora.errors import LeakError, UsageError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.records import Record
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 SPLITS = ("train", "validation", "test")
 
-#: What publishers call their splits.
+#: Name of a split in public datasets -> split.
 SPLIT_NAMES: Mapping[str, str] = {
     "train": "train",
     "training": "train",
@@ -24,25 +32,25 @@ SPLIT_NAMES: Mapping[str, str] = {
 
 
 def check_shares(shares: tuple[float, float, float]) -> None:
-    """Raise `UsageError` unless these are three shares of one whole with something to train on."""
+    """Raise `UsageError` unless these are three shares that add up to 1, with some training data."""
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
-        told = ", ".join(f"{share:g}" for share in shares)
+        listed = ", ".join(f"{share:g}" for share in shares)
         raise UsageError(
-            f"the shares {told} do not make a whole", fix="Give train, validation and test, for example 0.8,0.1,0.1."
+            f"the shares {listed} do not add up to 1", fix="Give train, validation and test, for example 0.8,0.1,0.1."
         )
 
 
 class Splitter:
-    """Deals rows out to one spool per split.
+    """Assigns rows to one row buffer per split, by their group.
 
-    A group's split is the hash of seed and group laid onto the shares, so it does not change when rows are added.
-    Where the source has official splits (its first row has a `split`), they are used. If among them there is no
-    validation split, some groups of the training split become it, in the proportion of the shares.
+    The split of a group is the hash of seed and group mapped to the shares, so it does not change when rows are added.
+    Official splits of a source (its first row has a `split`) are respected. If they have no validation split, groups of
+    the training split form it, in the proportion of the shares.
 
     Args:
-        folder: Where the spools go.
-        seed: Another seed, another split.
-        shares: Of train, validation and test; together 1.
+        folder: Folder of the buffers.
+        seed: Seed of the split.
+        shares: Shares of train, validation and test; they add up to 1.
     """
 
     def __init__(self, folder: Path, seed: int, shares: tuple[float, float, float]) -> None:
@@ -50,11 +58,11 @@ class Splitter:
         self.shares = shares
         self.official: bool | None = None
         self._folder = folder
-        self._spools = {name: Spool(folder, name) for name in SPLITS}
-        self._held: Spool | None = None
+        self._buffers = {name: RowBuffer(folder, name) for name in SPLITS}
+        self._held: RowBuffer | None = None
 
     def problem(self, record: Record) -> str | None:
-        """Why a row cannot be dealt out, if it cannot."""
+        """Why a row cannot be assigned to a split, or None."""
         split = record.get("split")
         if self.official is None:
             self.official = split is not None
@@ -63,35 +71,115 @@ class Splitter:
         if not self.official and split is not None:
             return "field 'split' is there, while the first row lacks it"
         if split is not None and split not in SPLITS:
-            return f"field 'split': '{split}' is none of {', '.join(SPLITS)}"
+            return f"field 'split': '{split}' is not one of {', '.join(SPLITS)}"
         return None
 
-    def add(self, record: Record, where: str, input_text: str, target: str) -> str | None:
-        """Put a row where it belongs (arguments as of `Spool.add`); returns why that is impossible, if it is."""
-        try:
-            self._spool_for(record).add(record, where, input_text, target)
-        except UnicodeEncodeError:
-            return "holds half of a character (a lone surrogate)"
-        return None
+    def add(self, record: Record, where: str, input_text: str, target: str) -> None:
+        """Add a row to the buffer of its split; arguments as in `RowBuffer.add`."""
+        self._buffer_for(record).add(record, where, input_text, target)
 
-    def _spool_for(self, record: Record) -> Spool:
-        at = fingerprint(f"{self.seed}:{record['group']}") / 2**64
+    def _buffer_for(self, record: Record) -> RowBuffer:
+        position = fingerprint(f"{self.seed}:{record['group']}") / 2**64
         train, validation, _ = self.shares
         if not self.official:
-            return self._spools["train" if at < train else "validation" if at < train + validation else "test"]
+            return self._buffers[
+                "train" if position < train else "validation" if position < train + validation else "test"
+            ]
         split = record["split"]
-        if split == "train" and at >= train / (train + validation):
+        if split == "train" and position >= train / (train + validation):
             if self._held is None:
-                self._held = Spool(self._folder, "held")
+                self._held = RowBuffer(self._folder, "held")
             return self._held
-        return self._spools[split]
+        return self._buffers[split]
 
-    def close(self) -> Mapping[str, Spool]:
-        """The finished spools by split."""
-        for spool in self._spools.values():
-            spool.close()
+    def close(self) -> Mapping[str, RowBuffer]:
+        """Close and return the buffers by split."""
+        for buffer in self._buffers.values():
+            buffer.close()
         if self._held is not None:
             self._held.close()
-            made = "train" if len(self._spools["validation"]) else "validation"
-            self._spools[made].take(self._held)
-        return self._spools
+            target = "train" if len(self._buffers["validation"]) else "validation"
+            self._buffers[target].append_all(self._held)
+        return self._buffers
+
+
+#: Split -> splits whose rows take precedence over its own.
+PRECEDENCE = (("train", ("validation", "test")), ("validation", ("test",)))
+LEAKS_IN_MESSAGE = 5
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A row with a duplicate in a split that takes precedence.
+
+    Attributes:
+        split: Split of the row.
+        id: Id of the row.
+        where: Its place in the source.
+        like_split: Split of the duplicate.
+        like_id: Id of the duplicate; of the first one, if there are several.
+        like_where: Place of the duplicate in the source.
+        same: What both share: "input" (after `normalised`) or "group".
+    """
+
+    split: str
+    id: str
+    where: str
+    like_split: str
+    like_id: str
+    like_where: str
+    same: str
+
+
+def find_leaks(buffers: Mapping[str, RowBuffer]) -> tuple[list[Leak], dict[str, NDArray[np.bool_]]]:
+    """All leaking rows, and for each split a mask of the rows to keep (shape: (rows,)).
+
+    Test rows are always kept; validation rows yield to test, training rows to both.
+    """
+    leaks: list[Leak] = []
+    kept = {name: np.ones(len(buffer), dtype=np.bool_) for name, buffer in buffers.items()}
+    for name, others in PRECEDENCE:
+        for other in others:
+            for same in ("input", "group"):
+                fresh = _matches(buffers[name], buffers[other], same)
+                # Each row is reported once, for its first reason.
+                numbers = [number for number in fresh if kept[name][number]]
+                kept[name][numbers] = False
+                leaks += _leaks(buffers[name], buffers[other], {number: fresh[number] for number in numbers}, same)
+    return leaks, kept
+
+
+def leak_error(leaks: Sequence[Leak], listing: Path) -> LeakError:
+    """The error for leaking rows: it shows some of them; the file `listing` gets all."""
+    write_leaks(leaks, listing)
+    shown = "; ".join(
+        f"{leak.where} ({leak.split}) and {leak.like_where} ({leak.like_split}) have the same {leak.same}"
+        for leak in leaks[:LEAKS_IN_MESSAGE]
+    )
+    more = f"; and {len(leaks) - LEAKS_IN_MESSAGE} more" if len(leaks) > LEAKS_IN_MESSAGE else ""
+    return LeakError(
+        f"{len(leaks)} rows are in two splits: {shown}{more}",
+        fix=f"Give them one group, or remove them from training and validation with on_leak=drop "
+        f"(--on-leak drop). All are listed in {listing}; no dataset was written.",
+    )
+
+
+def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
+    """Write leaks as JSON Lines."""
+    path.write_text("".join(json.dumps(asdict(leak), ensure_ascii=False) + "\n" for leak in leaks), encoding="utf-8")
+
+
+def _matches(buffer: RowBuffer, other: RowBuffer, same: str) -> dict[int, int]:
+    """Row of `buffer` -> first row of `other` that equals it in input or group."""
+    own, others = (buffer.inputs, other.inputs) if same == "input" else (buffer.groups, other.groups)
+    values, first = np.unique(others, return_index=True)
+    if not len(values):
+        return {}
+    positions = np.minimum(np.searchsorted(values, own), len(values) - 1)
+    rows = np.flatnonzero(values[positions] == own)
+    return dict(zip(rows.tolist(), first[positions[rows]].tolist(), strict=True))
+
+
+def _leaks(buffer: RowBuffer, other: RowBuffer, matches: Mapping[int, int], same: str) -> list[Leak]:
+    places, other_places = buffer.places(set(matches)), other.places(set(matches.values()))
+    return [Leak(buffer.name, *places[row], other.name, *other_places[like], same) for row, like in matches.items()]

@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.data.formats import labels
 from searchlora.data.formats.common import NATIVE, mapped, native
-from searchlora.data.schema import RecordCheck
+from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
@@ -85,7 +85,7 @@ class AnswerCheck:
     def _object_problem(self, answer: Any) -> str | None:
         if self._object_check is None:
             raise UsageError("the answers are objects, but no schema was given", fix="Give --option schema=FILE.")
-        problem = self._object_check.problem(answer)
+        problem = self._object_check.fault(answer)
         return None if problem is None else f"object: {problem}"
 
     def _ordered(self, answer: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 
-from searchlora.data.schema import RecordCheck
+from searchlora.data.validation import RecordCheck
 from searchlora.experiments.training_runs import recipe_for
 from searchlora.prompts import input_text, messages
 from searchlora.task import EncoderTask, PromptedTask, load_tasks
@@ -27,7 +27,7 @@ def test_it_is_of_a_known_kind_and_its_files_are_whole(task):
 def test_its_examples_are_records_and_differ(task):
     check = RecordCheck(task.record_schema)
     assert len(task.examples) >= 2
-    assert [check.problem(record) for record in task.examples] == [None] * len(task.examples)
+    assert [check.fault(record) for record in task.examples] == [None] * len(task.examples)
     assert len({input_text(task, record) for record in task.examples}) == len(task.examples)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from searchlora.data.building import build
-from searchlora.data.card import read_card
-from searchlora.data.dataset import load_dataset
+from searchlora.data.dataset import load_dataset, read_card
 from searchlora.errors import DataError, LeakError, RejectedRows, UnknownFormat, UsageError
 from searchlora.tasks.rewriting import task
 from tests.memory import PEAK
@@ -120,7 +119,7 @@ def test_rejected_rows_are_listed_in_the_dataset_when_allowed(tmp_path: Path) ->
     source = _source(tmp_path, [*(_row(number) for number in range(30)), _row(30, query=" ")])
     with source.open("a") as more:
         more.write("{half a li\n")
-    with pytest.raises(RejectedRows, match="2 of 32 rows were refused"):
+    with pytest.raises(RejectedRows, match="2 of 32 rows were rejected"):
         build(task, source, format="native", out=tmp_path / "out")
     card = build(task, source, format="native", out=tmp_path / "out", allow_rejects=True)
     assert sum(card.rejected.values()) == 2
@@ -133,7 +132,7 @@ def test_no_usable_row_is_an_error_even_when_rejects_are_allowed(tmp_path: Path)
     source = _source(tmp_path, [{"id": 1}])
     for allowed in (False, True):
         with pytest.raises(
-            RejectedRows, match=r"no row is usable, 1 were refused: rows\.jsonl, line 1: field"
+            RejectedRows, match=r"no row is usable, 1 were rejected: rows\.jsonl, line 1: field"
         ) as raised:
             build(task, source, format="native", out=tmp_path / "out", allow_rejects=allowed)
         assert "--allow-rejects" not in str(raised.value)
@@ -249,7 +248,7 @@ def test_calls_that_make_no_sense_are_refused_before_anything_is_read(tmp_path: 
         build(task, source, format="nativ", out=out)
     with pytest.raises(UsageError, match="has no option 'colour'"):
         build(task, source, format="pairs", out=out, options={"colour": "red"})
-    with pytest.raises(UsageError, match="do not make a whole"):
+    with pytest.raises(UsageError, match="do not add up to 1"):
         build(task, source, format="native", out=out, shares=(0.5, 0.1, 0.1))
     with pytest.raises(UsageError, match="on_leak"):
         build(task, source, format="native", out=out, on_leak="ignore")  # type: ignore[arg-type]

@@ -79,7 +79,7 @@ def test_judgments_can_be_written_before_the_dataset_is_built(form, tmp_path):
 
 def test_one_without_the_other_is_refused(source, tmp_path):
     qrels = written(tmp_path / "q.txt", "r1 0 p1 3\n")
-    with pytest.raises(UsageError, match="judgments want a corpus"):
+    with pytest.raises(UsageError, match="judgments need a corpus"):
         build(load_task("rewriting"), source, format="native", out=tmp_path / "data", qrels=qrels)
 
 

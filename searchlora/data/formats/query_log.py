@@ -16,7 +16,7 @@ from typing import Any
 
 from searchlora.data.formats.common import pair_id
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
-from searchlora.data.privacy import mask, mask_all
+from searchlora.data.personal_data import mask, mask_all
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import EXCERPT, read_rows

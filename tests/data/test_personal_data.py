@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from searchlora.data.privacy import is_article_number, is_card, mask
+from searchlora.data.personal_data import is_article_number, is_card, mask
 
 
 @pytest.mark.parametrize(

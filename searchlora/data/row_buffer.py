@@ -1,6 +1,6 @@
-"""Where validated rows wait, on disk, until it is known which of them stay.
+"""Row buffer on disk: validated rows of a split until the leak check decides which of them are kept.
 
-Kept in memory per row: two 8-byte fingerprints and four 4-byte lengths, 32 MB for a million rows.
+Memory per row: three 8-byte fingerprints and four 4-byte lengths, 40 MB for a million rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Spool:
+class RowBuffer:
     """The rows of one split, in the order in which they were read.
 
     Args:
-        folder: Where the spool's files go.
-        name: The split.
+        folder: Folder of the buffer files.
+        name: Name of the split.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -44,7 +44,7 @@ class Spool:
         return len(self._inputs)
 
     def add(self, record: Record, where: str, input_text: str, target: str) -> None:
-        """Keep a row; `input_text` is what the model sees of it, `target` what it should answer."""
+        """Append a row; `input_text` is the rendered input of the model, `target` its expected output."""
         self._rows.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._where.write(f"{record['id']}\t{where}\n")
         self._ids.append(fingerprint(record["id"]))
@@ -73,56 +73,56 @@ class Spool:
         return np.array(self._lengths, dtype=np.uint32).reshape(-1, 4)
 
     def close(self) -> None:
-        """Finish writing. Nothing can be added any more."""
+        """Finish writing; no row can be added afterwards."""
         self._rows.close()
         self._where.close()
 
     def places(self, rows: set[int]) -> dict[int, tuple[str, str]]:
-        """Row number -> id and place in the source, of some rows."""
-        found: dict[int, tuple[str, str]] = {}
+        """Row number -> id and place in the source, for the requested rows."""
+        places: dict[int, tuple[str, str]] = {}
         with self._places.open(encoding="utf-8") as lines:
             for number, line in enumerate(islice(lines, max(rows, default=-1) + 1)):
                 if number in rows:
                     record_id, _, where = line.rstrip("\n").partition("\t")
-                    found[number] = (record_id, where)
-        return found
+                    places[number] = (record_id, where)
+        return places
 
     def keep_only(self, kept: NDArray[np.bool_]) -> None:
-        """Take out the rows where `kept` (shape: (rows,)) is false."""
+        """Remove the rows for which `kept` (shape: (rows,)) is false."""
         if kept.all():
             return
-        shorter = self.path.with_suffix(".kept")
-        with shorter.open("w", encoding="utf-8") as out:
-            out.writelines(line for line, stays in zip(self._lines(), kept, strict=True) if stays)
-        shorter.replace(self.path)
+        filtered = self.path.with_suffix(".kept")
+        with filtered.open("w", encoding="utf-8") as out:
+            out.writelines(line for line, keep in zip(self._lines(), kept, strict=True) if keep)
+        filtered.replace(self.path)
         lengths = self.lengths[kept].ravel()
         self._ids = array("Q", self.ids[kept].tobytes())
         self._inputs = array("Q", self.inputs[kept].tobytes())
         self._groups = array("Q", self.groups[kept].tobytes())
         self._lengths = array("I", lengths.tobytes())
 
-    def take(self, other: Spool) -> None:
-        """Append all rows of another spool, which is used up by it."""
+    def append_all(self, other: RowBuffer) -> None:
+        """Move all rows of another buffer to the end of this one."""
         with self.path.open("a", encoding="utf-8") as out:
             out.writelines(other._lines())
         with self._places.open("a", encoding="utf-8") as out, other._places.open(encoding="utf-8") as lines:
             out.writelines(lines)
-        for mine, its in (
+        for numbers, more in (
             (self._ids, other._ids),
             (self._inputs, other._inputs),
             (self._groups, other._groups),
             (self._lengths, other._lengths),
         ):
-            mine.extend(its)
+            numbers.extend(more)
         other.path.unlink()
         other.discard_places()
 
     def discard_places(self) -> None:
-        """Remove what only the leak report needed."""
+        """Remove the file that only the leak report needs."""
         self._places.unlink()
 
     def records(self) -> Iterator[Record]:
-        """The rows, read again."""
+        """Iterate over the rows."""
         return map(json.loads, self._lines())
 
     def _lines(self) -> Iterator[str]:
