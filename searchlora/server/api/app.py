@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Response
 
+from searchlora import __version__
 from searchlora.errors import EngineBusy
 from searchlora.server.api import chat, embeddings, models, score
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
+from searchlora.server.api.openapi import openapi_document
 from searchlora.server.api.service import Service
 from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
@@ -49,6 +51,7 @@ def create_app(service: Service) -> FastAPI:
     add_error_handlers(app, service.check_store)
     for routes in (models.routes, chat.routes, score.routes, embeddings.routes, _probe_routes):
         app.include_router(routes(service))
+    app.openapi = lambda: openapi_document(__version__)  # type: ignore[method-assign]
     app.add_middleware(RequestGuard, settings=service.settings)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(RequestMetrics, metrics=service.metrics, paths=_COUNTED_PATHS)

@@ -1,0 +1,171 @@
+"""OpenAPI document of the HTTP API: every path with every status and content type that it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from searchlora.server.api.schemas import (
+    AdapterRequest,
+    ChatRequest,
+    EmbeddingRequest,
+    ScoreRequest,
+    ScoreRequests,
+)
+
+_TEMPLATE = "#/components/schemas/{model}"
+
+#: Statuses of every path: invalid HTTP, a header that is too slow or too long, an unexpected error, a time-out.
+_ALWAYS = (400, 408, 431, 500, 501, 503, 504)
+
+#: Statuses of every path except the health probes: authentication, body size, rate limit.
+_GUARDED = (401, 403, 413, 429)
+
+_STRING, _INTEGER, _NUMBER, _BOOLEAN = ({"type": kind} for kind in ("string", "integer", "number", "boolean"))
+
+
+def openapi_document(version: str) -> dict[str, Any]:
+    """The document, in OpenAPI 3.1.
+
+    Args:
+        version: Version of searchlora.
+
+    Examples:
+        >>> sorted(openapi_document("1")["paths"]["/v1/models"]["get"]["responses"])[:3]
+        ['200', '400', '401']
+    """
+    bodies: tuple[type[BaseModel], ...] = (ChatRequest, ScoreRequest, ScoreRequests, EmbeddingRequest, AdapterRequest)
+    _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_TEMPLATE)
+    chat = {"application/json": _CHAT, "text/event-stream": _STRING}
+    parameter = {"name": "model", "in": "path", "required": True, "schema": _STRING, "description": "A model id."}
+    list_models, one_model = _get("List models", _LIST_OF_MODELS), _get("Describe a model", _MODEL, 404)
+    # A model id may contain slashes, as hub ids do.
+    one_model["parameters"] = [parameter | {"x-allow-slashes": True}]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "searchlora", "version": version, "description": "Base model, adapters and encoders."},
+        "paths": {
+            "/v1/models": {"get": list_models},
+            "/v1/models/{model}": {"get": one_model},
+            "/v1/chat/completions": {"post": _post("Generate an answer", [ChatRequest], chat)},
+            "/v1/score": {"post": _post("Score choices", [ScoreRequest, ScoreRequests], {"application/json": _SCORE})},
+            "/v1/embeddings": {"post": _post("Embed texts", [EmbeddingRequest], {"application/json": _EMBEDDINGS})},
+            "/v1/adapters/load": {"post": _post("Load an adapter", [AdapterRequest], {"application/json": _LOADED})},
+            "/v1/adapters/unload": {
+                "post": _post("Unload an adapter", [AdapterRequest], {"application/json": _UNLOADED})
+            },
+            "/healthz": {"get": _get("Liveness probe", _STATUS, guarded=False)},
+            "/readyz": {"get": _get("Readiness probe", _STATUS, guarded=False)},
+            "/metrics": {"get": _operation("Prometheus metrics", {"text/plain": _STRING}, _GUARDED)},
+        },
+        "components": {
+            "schemas": schemas["$defs"] | {"Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+def _list(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": dict(items)}
+
+
+def _get(summary: str, schema: Mapping[str, Any], *statuses: int, guarded: bool = True) -> dict[str, Any]:
+    return _operation(summary, {"application/json": schema}, (*statuses, *(_GUARDED if guarded else ())))
+
+
+def _post(summary: str, bodies: list[type[BaseModel]], content: Mapping[str, Any]) -> dict[str, Any]:
+    schemas = [{"$ref": _TEMPLATE.format(model=body.__name__)} for body in bodies]
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return _operation(summary, content, (*_GUARDED, 404, 409)) | {"requestBody": body}
+
+
+def _operation(summary: str, content: Mapping[str, Any], statuses: tuple[int, ...]) -> dict[str, Any]:
+    responses = {
+        "200": {"description": "OK", "content": {kind: {"schema": schema} for kind, schema in content.items()}}
+    }
+    error = {"application/json": {"schema": {"$ref": _TEMPLATE.format(model="Error")}}}
+    for status in sorted({*_ALWAYS, *statuses}):
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
+    return {"summary": summary, "responses": responses}
+
+
+_NULLABLE_STRING = {"type": ["string", "null"]}
+
+_ERROR = _object({"error": _object({"message": _STRING, "type": _STRING, "param": _NULLABLE_STRING, "code": _STRING})})
+
+_STATUS = _object({"status": _STRING})
+
+_MODEL = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "model"},
+        "created": _INTEGER,
+        "owned_by": _STRING,
+        "root": _STRING,
+        "parent": _NULLABLE_STRING,
+    }
+)
+
+_LIST_OF_MODELS = _object({"object": {"const": "list"}, "data": _list(_MODEL)})
+
+_CHAT = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "chat.completion"},
+        "created": _INTEGER,
+        "model": _STRING,
+        "choices": _list(
+            _object(
+                {
+                    "index": _INTEGER,
+                    "message": _object({"role": {"const": "assistant"}, "content": _STRING}),
+                    "finish_reason": {"enum": ["stop", "length"]},
+                }
+            )
+        ),
+        "usage": _object({"prompt_tokens": _INTEGER, "completion_tokens": _INTEGER, "total_tokens": _INTEGER}),
+    }
+)
+
+_SCORED = _object(
+    {
+        "object": {"const": "score"},
+        "model": _STRING,
+        "log_probabilities": _list(_NUMBER),
+        "probabilities": _list(_NUMBER),
+        "usage": _object({"prompt_tokens": _INTEGER, "scored_tokens": _INTEGER}),
+    }
+)
+
+_SCORE = {"oneOf": [_SCORED, _object({"results": _list(_SCORED)})]}
+
+_EMBEDDINGS = _object(
+    {
+        "object": {"const": "list"},
+        "model": _STRING,
+        "data": _list(
+            _object(
+                {
+                    "object": {"const": "embedding"},
+                    "index": _INTEGER,
+                    "embedding": {"oneOf": [_list(_NUMBER), _STRING]},
+                }
+            )
+        ),
+        "usage": _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}),
+    }
+)
+
+_LOADED = _object({"adapter": _STRING, "loaded": _BOOLEAN})
+
+_UNLOADED = _object({"adapter": _STRING, "loaded": _BOOLEAN, "was_loaded": _BOOLEAN})
