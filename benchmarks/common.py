@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from searchlora.eval.comparison import Comparison
 from searchlora.eval.formatting import to_plain
 from searchlora.eval.tables import Header, to_json
-from searchlora.experiments.machine import machine, versions
+from searchlora.experiments.result_files import machine, versions
 from searchlora.files import atomic_text
 
 if TYPE_CHECKING:

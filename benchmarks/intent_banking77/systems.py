@@ -12,8 +12,8 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.eval.comparison import Comparison, compare
+from searchlora.experiments.evaluation_run import EvaluationRun, SystemResult
 from searchlora.experiments.output_cache import Model, OutputCache
-from searchlora.experiments.trial import SystemResult, Trial
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.stages import AdapterStage
@@ -38,7 +38,7 @@ def run_all(
     """
     records = dataset.records("test")
     most = int(stored.manifest.recipe["max_new_tokens"])
-    held = Trial(task, records, max_new_tokens=most)
+    held = EvaluationRun(task, records, max_new_tokens=most)
     free = replace(held, constrained=False)
     tuned = stored.manifest.tuned or _tuned(task, dataset, stored, engine, steps)
     systems = {name: held.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
@@ -84,7 +84,7 @@ def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
     return compare(evaluations, candidate=ADAPTER, measures=(ERROR,))
 
 
-def _asked(model: Model, trial: Trial, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
+def _asked(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
     cache = OutputCache(keep, trial)
     known = cache.outputs(model)
     if known is not None:

@@ -22,8 +22,8 @@ from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.comparison import Comparison, compare
+from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult, retrieval_stage
 from searchlora.experiments.train import train_or_reuse
-from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
@@ -62,8 +62,8 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
     task = load_prompted_task("rewriting")
     qrels = dataset.qrels() or {}
     records = [record for record in dataset.records("test") if record["turn"] > 1 and record["id"] in qrels]
-    trial = Trial(
-        task, records, retrieving(task, dataset), qrels, max_new_tokens=stored.manifest.recipe["max_new_tokens"]
+    trial = EvaluationRun(
+        task, records, retrieval_stage(task, dataset), qrels, max_new_tokens=stored.manifest.recipe["max_new_tokens"]
     )
     systems = run_all(trial, engine, stored.reference, lambda record: str(record["id"]).rpartition("_q")[0], steps)
     comparison = compared(systems)
@@ -97,7 +97,7 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
         {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
         for row in asked
     ]
-    trial = Trial(
+    trial = EvaluationRun(
         load_prompted_task("rewriting"),
         records,
         bm25_stage(Bm25Settings(), list(passages.values())),
@@ -138,7 +138,7 @@ _NAMES = {
 
 
 def run_all(
-    trial: Trial, engine: LocalEngine, adapter: str, dialogue: Callable[[Record], str], steps: Steps
+    trial: EvaluationRun, engine: LocalEngine, adapter: str, dialogue: Callable[[Record], str], steps: Steps
 ) -> dict[str, SystemResult]:
     """Every row of the table, in its order; rows with a human rewrite only where the records have one."""
     baselines = baseline_outputs(trial.records)
@@ -174,7 +174,7 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
     return compare(evaluations, candidate=ADAPTER, baseline=HUMAN if HUMAN in systems else None)
 
 
-def _with_first(trial: Trial, outputs: list[Any]) -> list[str]:
+def _with_first(trial: EvaluationRun, outputs: list[Any]) -> list[str]:
     """Each rewrite and the first question of its conversation as one query; an invalid rewrite gives the question."""
     return [
         first_and(record, record["query"] if isinstance(output, InvalidOutput) else output)

@@ -54,7 +54,7 @@ def evaluate(
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, progress_bars
     from searchlora.experiments.evaluate import evaluate as verb
-    from searchlora.experiments.report import write
+    from searchlora.experiments.evaluation_report import write
     from searchlora.pipelines.config import bm25_settings
 
     with progress_bars() as steps:
@@ -101,7 +101,7 @@ def experiment(
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
     from searchlora.experiments.experiment import experiment as verb
-    from searchlora.experiments.results import write, write_decision
+    from searchlora.experiments.experiment_report import write, write_decision
     from searchlora.files import check_writable
 
     check_writable(junit, summary, out / "report.html")
@@ -152,9 +152,9 @@ def promote(
     """Move an alias to a version if the policy passes. Exits with 1 if it does not. Both decisions are recorded."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import print_comparison, print_rules, progress_bars
+    from searchlora.experiments.evaluation_report import write
+    from searchlora.experiments.experiment_report import write_decision
     from searchlora.experiments.promote import promote as verb
-    from searchlora.experiments.report import write
-    from searchlora.experiments.results import write_decision
     from searchlora.files import check_writable
 
     check_writable(junit, summary, out / "report.html" if out is not None else None)

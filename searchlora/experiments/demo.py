@@ -1,4 +1,4 @@
-"""The verb `demo`: the whole way once, on the made shop. What is there already is used again."""
+"""The command `demo`: dataset, training, evaluation and report on the synthetic shop; existing work is reused."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
-from searchlora.eval.report import Chapter, write_overview
+from searchlora.eval.report import Chapter, Stored, write_overview
 from searchlora.experiments.evaluate import Evaluated, evaluate
-from searchlora.experiments.figures import header, provenance
-from searchlora.experiments.footprint import footprint
-from searchlora.experiments.report import write
+from searchlora.experiments.evaluation_report import write
+from searchlora.experiments.result_files import header, provenance
 from searchlora.experiments.train import train_or_reuse
 from searchlora.experiments.training_runs import recipe_for
+from searchlora.models.resolve import public_name, resolve
 from searchlora.progress import Steps, unwatched
 from searchlora.shop import make_shop
 from searchlora.task import Task, load_task, load_tasks
 
-#: The task whose adapter the demo trains when it is not asked for all, and the name of that adapter.
+#: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
 
-#: A task takes part in the demo by reading this format: the folder of the made shop.
+#: Tasks that read this format, the folder of the synthetic shop, take part in `demo --all`.
 FORMAT = "shop"
 
-#: Where all tasks are trained, each training but that of `TASK` ends after so many rows, so that the whole takes about
-#: an hour on two cores.
-ROWS = 2048
+#: Maximum number of training rows per task in `demo --all`, except `TASK`, so that it takes about an hour on two cores.
+MAX_ROWS = 2048
 
 
 @dataclass(frozen=True)
 class Demonstrated:
-    """One task's evaluation, and where its report lies."""
+    """The evaluation of one task, and the path of its report."""
 
     evaluated: Evaluated
     report: Path
@@ -41,21 +41,21 @@ class Demonstrated:
 
 @dataclass(frozen=True)
 class DemonstratedAll:
-    """All tasks' evaluations, and the page with all of them."""
+    """The evaluations of all tasks, and the path of the overview page."""
 
     tasks: dict[str, Demonstrated]
     report: Path
 
 
 @dataclass(frozen=True)
-class _Walk:
-    """What all tasks of a demo share."""
+class _Demo:
+    """The settings that all tasks of a demo share."""
 
     root: Path
     say: Callable[[str], None]
     steps: Steps
     overrides: tuple[str, ...]
-    most_rows: int | None = None
+    max_rows: int | None = None
 
     @property
     def shop(self) -> Path:
@@ -63,20 +63,20 @@ class _Walk:
 
     def make_shop(self, products: int, queries: int) -> None:
         if self.shop.is_dir():
-            self.say(f"The made shop is there: {self.shop}")
+            self.say(f"Reusing the synthetic shop {self.shop}")
         else:
-            make_shop(self.shop, products=products, queries=queries, progress=self.steps("Making the shop"))
-            self.say(f"Made the shop: {self.shop}")
+            make_shop(self.shop, products=products, queries=queries, progress=self.steps("Generating the shop"))
+            self.say(f"Generated the synthetic shop {self.shop}")
 
-    def walk(self, task: Task, folder: Path, adapter: str) -> Demonstrated:
-        """Dataset, adapter, evaluation and report of one task, in `folder`."""
+    def run_task(self, task: Task, folder: Path, adapter: str) -> Demonstrated:
+        """Build the dataset, train, evaluate and write the report of one task in `folder`."""
         store = Store(self.root / "store")
         dataset = self._dataset(task, folder / "dataset")
         stored = train_or_reuse(
             task.name,
             dataset.folder,
             adapter,
-            overrides=shortened(task, dataset, self.overrides, self.most_rows) if self.most_rows else self.overrides,
+            overrides=shortened(task, dataset, self.overrides, self.max_rows) if self.max_rows else self.overrides,
             store=store,
             say=self.say,
             steps=self.steps,
@@ -84,24 +84,24 @@ class _Walk:
         out = folder / "evaluation"
         evaluated = evaluate(stored.reference, dataset.folder, store=store, keep=out / "outputs", steps=self.steps)
         if evaluated.reused:
-            self.say(f"Outputs of an earlier evaluation are used again: {', '.join(evaluated.reused)}")
+            self.say(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
         return Demonstrated(evaluated, write(evaluated, out))
 
     def _dataset(self, task: Task, folder: Path) -> Dataset:
         if folder.is_dir():
-            self.say(f"The dataset is there: {folder}")
+            self.say(f"Reusing the dataset {folder}")
         else:
             build(task, self.shop, format=FORMAT, out=folder, progress=self.steps("Building the dataset"))
-            self.say(f"Built the dataset: {folder}")
+            self.say(f"Built the dataset {folder}")
         return load_dataset(folder)
 
 
-def shortened(task: Task, dataset: Dataset, overrides: tuple[str, ...], most_rows: int) -> tuple[str, ...]:
-    """Changes to a task's recipe, with one more where training would take more than so many rows."""
+def shortened(task: Task, dataset: Dataset, overrides: tuple[str, ...], max_rows: int) -> tuple[str, ...]:
+    """Recipe overrides that limit training to `max_rows` rows, if it would use more."""
     optim = recipe_for(task.bound(dataset.settings), None, overrides).optim
-    of_step = optim.batch_size * optim.gradient_accumulation
-    rows = optim.max_steps * of_step if optim.max_steps else optim.epochs * dataset.card.rows["train"]
-    return overrides if rows <= most_rows else (*overrides, f"optim.max_steps={most_rows // of_step}")
+    rows_per_step = optim.batch_size * optim.gradient_accumulation
+    rows = optim.max_steps * rows_per_step if optim.max_steps else optim.epochs * dataset.card.rows["train"]
+    return overrides if rows <= max_rows else (*overrides, f"optim.max_steps={max_rows // rows_per_step}")
 
 
 def demo(
@@ -113,17 +113,18 @@ def demo(
     queries: int = 2400,
     overrides: tuple[str, ...] = (),
 ) -> Demonstrated:
-    """Make the shop, build the dataset, train the rewriter, evaluate it by retrieval, write the report.
+    """Generate the shop, build the dataset, train the rewriter, evaluate it by retrieval, and write the report.
 
     Args:
-        folder: Everything is written there.
-        say: Told in a sentence what is done and what is used again.
-        products, queries, overrides: Size of the shop, and changes to the recipe; another size or recipe than that of
-            what lies in `folder` wants another folder.
+        folder: The folder for all files; existing ones are reused.
+        say: Receives one sentence per step.
+        steps: Progress of the steps.
+        products, queries: Size of the shop. Use another folder for another size or recipe.
+        overrides: Recipe overrides, `key=value`.
     """
-    walk = _Walk(Path(folder), say, steps, overrides)
-    walk.make_shop(products, queries)
-    return walk.walk(load_task(TASK), walk.root, ADAPTER)
+    run = _Demo(Path(folder), say, steps, overrides)
+    run.make_shop(products, queries)
+    return run.run_task(load_task(TASK), run.root, ADAPTER)
 
 
 def demo_all(
@@ -135,36 +136,53 @@ def demo_all(
     queries: int = 2400,
     overrides: Callable[[Task], tuple[str, ...]] = lambda _: (),
 ) -> DemonstratedAll:
-    """The same for every installed task that reads the shop, and one page with all of them.
+    """The demo for every installed task that reads the shop, and an overview page.
 
     Args:
-        overrides: The changes to each task's recipe; the other arguments are those of `demo`, whose work is used again.
+        overrides: Recipe overrides for a task; the other arguments are those of `demo`, whose work is reused.
     """
     root = Path(folder)
-    found: dict[str, Demonstrated] = {}
+    results: dict[str, Demonstrated] = {}
     for name, task in load_tasks().items():
         if FORMAT not in task.formats:
             continue
         say(f"{name}:")
         first = name == TASK
-        walk = _Walk(root, say, steps, overrides(task), None if first else ROWS)
-        walk.make_shop(products, queries)
-        place, adapter = (root, ADAPTER) if first else (root / name, f"shop-{name.replace('_', '-')}")
-        found[name] = walk.walk(task, place, adapter)
-    return DemonstratedAll(found, _overview(root, found))
+        run = _Demo(root, say, steps, overrides(task), None if first else MAX_ROWS)
+        run.make_shop(products, queries)
+        task_folder, adapter = (root, ADAPTER) if first else (root / name, f"shop-{name.replace('_', '-')}")
+        results[name] = run.run_task(task, task_folder, adapter)
+    return DemonstratedAll(results, _overview(root, results))
 
 
-def _overview(root: Path, found: dict[str, Demonstrated]) -> Path:
-    adapters = [each.evaluated.adapter for each in found.values()]
+def _overview(root: Path, results: dict[str, Demonstrated]) -> Path:
+    adapters = [result.evaluated.adapter for result in results.values()]
     chapters: Sequence[Chapter] = [
-        Chapter(name, each.evaluated.comparison, each.report.relative_to(root).as_posix())
-        for name, each in found.items()
+        Chapter(name, result.evaluated.comparison, result.report.relative_to(root).as_posix())
+        for name, result in results.items()
     ]
     return write_overview(
         root / "report.html",
-        "The made shop, all tasks",
+        "Synthetic shop, all tasks",
         chapters,
-        footprint(adapters),
+        _footprint(adapters),
         provenance(header("demo")),
-        introduction="Made data: the figures show that the way works, not how good an adapter is on a real shop.",
+        introduction="Synthetic data: the figures show that the software works, not how good an adapter is.",
     )
+
+
+def _footprint(adapters: Sequence[StoredAdapter]) -> list[Stored]:
+    """Disk usage of each base (its safetensors) and of the adapters on it (all their files)."""
+    by_base: dict[tuple[str, str | None], list[StoredAdapter]] = {}
+    for adapter in adapters:
+        base = adapter.manifest.base
+        by_base.setdefault((base.name, base.revision), []).append(adapter)
+    stored = []
+    for (name, revision), trained in by_base.items():
+        weights = sum(file.stat().st_size for file in resolve(name, revision).path.rglob("*.safetensors"))
+        stored.append(Stored(public_name(name), weights, {adapter.reference: _size(adapter) for adapter in trained}))
+    return stored
+
+
+def _size(adapter: StoredAdapter) -> int:
+    return sum(file.stat().st_size for file in adapter.path.rglob("*") if file.is_file())

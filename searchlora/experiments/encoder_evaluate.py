@@ -15,9 +15,9 @@ from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
 from searchlora.experiments.encoder_train import read_training_file
+from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
-from searchlora.experiments.trial import BASE, SystemResult
 from searchlora.models.resolve import public_name, resolve
 from searchlora.pipelines.config import Bm25Settings, bm25_stage
 from searchlora.progress import Steps, unwatched

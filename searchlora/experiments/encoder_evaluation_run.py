@@ -10,7 +10,7 @@ from typing import Any, Literal
 from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.trial import SystemResult
+from searchlora.experiments.evaluation_run import SystemResult
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Record, SearchContext
 from searchlora.retrieval.classifying import classify

@@ -12,10 +12,10 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
+from searchlora.experiments.evaluation_run import SystemResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
-from searchlora.experiments.trial import SystemResult
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record

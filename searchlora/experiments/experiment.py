@@ -1,28 +1,29 @@
-"""The verb `experiment`: systems × topics × qrels × measures, and a policy's decision on one of them."""
+"""The command `experiment`: compare systems on topics and qrels, and decide on a candidate by a policy."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
 from searchlora.eval.formats import read_run, read_topics
-from searchlora.eval.judgments.card import read_card
+from searchlora.eval.judgments.card import card_path, read_card
 from searchlora.eval.judgments.lineage import doubts, refuse_circular
 from searchlora.eval.measures import parse_measure
 from searchlora.eval.policy import Facts, RuleResult, decide
 from searchlora.eval.trec import Qrels
-from searchlora.experiments.inputs import changes, hashes, refuse_changes
 from searchlora.experiments.judge.judgments import experiment_qrels, unknown_source_note
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import MadeRun, Runs, plans
+from searchlora.files import tree_sha256
 from searchlora.progress import Steps, unwatched
 
 RESULT = "experiment.json"
@@ -166,3 +167,90 @@ def _compared(
     # A system alone is set against nothing, whichever part it has.
     baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
     return compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
+
+
+# Inputs, and their comparison with an earlier result
+
+
+def hashes(spec: Experiment) -> dict[str, str]:
+    """Label -> sha256 of every input file. Raises `DataError` for a missing file."""
+    files = {"topics": spec.topics.path, "qrels": spec.qrels.path}
+    if (card := card_path(spec.qrels.path)).is_file():
+        files["card of the qrels"] = card
+    if spec.corpus is not None:
+        files["corpus"] = spec.corpus
+    for name, system in spec.systems.items():
+        if system.run is not None:
+            files[f"run of {name}"] = system.run.path
+    return {label: tree_sha256(path) for label, path in files.items()}
+
+
+def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[str, ...]:
+    """Descriptions of the inputs that changed since an earlier result.
+
+    Compared are topics, qrels and their card, corpus, the baseline and the measurement settings, since figures are
+    comparable only if these are equal. Other systems are expected to change.
+
+    Args:
+        now: Label -> sha256, from `hashes`, and `system NAME` for each system whose run is computed.
+        earlier: The `experiment.json` of the earlier result.
+
+    Raises:
+        DataError: if that file is not the result of an experiment.
+    """
+    then = _read_result(earlier)
+    watched = ["topics", "qrels", "card of the qrels", "corpus", f"run of {spec.baseline}", f"system {spec.baseline}"]
+    changed = [
+        f"{label} {_described(then['inputs'], label, 'was')}, {_described(now, label, 'is')}"
+        for label in watched
+        if then["inputs"].get(label) != now.get(label)
+    ]
+    changed += [
+        f"'{key}' was {then['measured'].get(key)}, is {value}"
+        for key, value in measured_by(spec).items()
+        if then["measured"].get(key) != value
+    ]
+    return tuple(changed)
+
+
+def measured_by(spec: Experiment) -> dict[str, Any]:
+    """The settings on which every figure depends, as JSON values."""
+    settings: dict[str, Any] = json.loads(
+        spec.model_dump_json(
+            include={
+                **dict.fromkeys(
+                    ("measures", "tested", "relevant", "scale", "weight", "cluster", "baseline", "correction"), True
+                ),
+                "qrels": {"format", "thresholds"},
+            }
+        )
+    )
+    return settings
+
+
+def _described(inputs: Mapping[str, str], label: str, verb: str) -> str:
+    return f"{verb} {inputs[label][:12]}" if label in inputs else f"{verb} absent"
+
+
+def refuse_changes(changed: tuple[str, ...], earlier: Path) -> None:
+    """Raise `DataError` with the list of changes, if there are any."""
+    if changed:
+        raise DataError(
+            f"the inputs differ from those of the earlier result: {'; '.join(changed)}",
+            where=str(earlier),
+            fix="Restore the inputs, or accept the new ones with --accept-changes.",
+        )
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        inputs = {label: str(digest) for label, digest in values["inputs"].items()}
+        measured = dict(values["measured"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"is not the result of an experiment ({error})",
+            where=str(path),
+            fix="Give another result, or another --out.",
+        ) from None
+    return {"inputs": inputs, "measured": measured}

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.experiments.figures import file_name
-from searchlora.experiments.machine import machine
-from searchlora.experiments.trial import Trial
+from searchlora.experiments.evaluation_run import EvaluationRun
+from searchlora.experiments.result_files import file_name, machine
 from searchlora.files import atomic_text
 from searchlora.outputs import from_json, to_json
 from searchlora.prompts import messages
@@ -32,7 +31,7 @@ class Model:
         """The adapter that an engine applies; None for the bare base."""
         return None if self.bare else self.adapter.reference
 
-    def task(self, trial: Trial) -> PromptedTask:
+    def task(self, trial: EvaluationRun) -> PromptedTask:
         """The trial's task with this adapter's settings and, unless bare, its tuned values."""
         manifest = self.adapter.manifest
         return trial.task.bound(manifest.settings, None if self.bare else manifest.tuned)
@@ -48,7 +47,7 @@ class OutputCache:
         reused: Names of the models whose outputs were read from the cache.
     """
 
-    def __init__(self, folder: Path | None, trial: Trial) -> None:
+    def __init__(self, folder: Path | None, trial: EvaluationRun) -> None:
         self.folder = folder
         self.reused: list[str] = []
         self._conditions = _conditions(trial)
@@ -102,7 +101,7 @@ class OutputCache:
         return hashlib.sha256((self._conditions + json.dumps(parts, sort_keys=True)).encode()).hexdigest()
 
 
-def _conditions(trial: Trial) -> str:
+def _conditions(trial: EvaluationRun) -> str:
     """All that an output depends on besides the model: prompts, decoding options, and the task's version."""
     prompts = [[dict(message) for message in messages(trial.task, record)] for record in trial.records]
     prompts_sha256 = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()

@@ -15,9 +15,9 @@ from searchlora.errors import UsageError
 from searchlora.eval.policy import ACCEPTED, SLICE, UNCHANGED, Facts, Policy, RuleResult, decide, read_policy
 from searchlora.eval.tables import to_json
 from searchlora.experiments.evaluate import Evaluated, evaluate
-from searchlora.experiments.figures import header
+from searchlora.experiments.evaluation_run import BASE
 from searchlora.experiments.lineage import seen_in_training
-from searchlora.experiments.trial import BASE
+from searchlora.experiments.result_files import header
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 

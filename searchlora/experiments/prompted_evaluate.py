@@ -14,10 +14,10 @@ from searchlora.data.dataset import Dataset
 from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
+from searchlora.experiments.evaluation_run import BASE, EvaluationRun, SystemResult, retrieval_stage
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
 from searchlora.experiments.output_cache import Model, OutputCache
-from searchlora.experiments.trial import BASE, SystemResult, Trial, retrieving
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.pipelines.config import Bm25Settings
@@ -65,8 +65,8 @@ def evaluate_prompted(
     circular = _circular(judgments, task, records, adapters, store, allow_circular)
     if unconstrained:
         _check_form(task, records)
-    retrieve = retrieving(task, dataset, retrieval, steps("Indexing"))
-    trial = Trial(
+    retrieve = retrieval_stage(task, dataset, retrieval, steps("Indexing"))
+    trial = EvaluationRun(
         task,
         records,
         retrieve,
@@ -119,7 +119,7 @@ def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
         yield Model(each.reference, each)
 
 
-def _answer(model: Model, trial: Trial, cache: OutputCache, engines: _Engines, steps: Steps) -> SystemResult:
+def _answer(model: Model, trial: EvaluationRun, cache: OutputCache, engines: _Engines, steps: Steps) -> SystemResult:
     known = cache.outputs(model)
     if known is not None:
         return trial.given(model.name, *known, model.task(trial))

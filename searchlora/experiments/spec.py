@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from searchlora.errors import UsageError
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
-from searchlora.experiments.figures import file_name
+from searchlora.experiments.result_files import file_name
 
 
 class _Strict(BaseModel):

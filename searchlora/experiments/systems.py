@@ -19,8 +19,7 @@ from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
 from searchlora.eval.judgments.lineage import RunLineage
 from searchlora.eval.trec import write_run
-from searchlora.experiments.figures import file_name
-from searchlora.experiments.machine import machine
+from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
 from searchlora.files import tree_sha256

@@ -13,6 +13,7 @@ from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.encoder_train import encoder_job
+from searchlora.experiments.evaluation_run import EvaluationRun, retrieval_stage
 from searchlora.experiments.training_runs import (
     TrainingJob,
     TrainingOptions,
@@ -21,7 +22,6 @@ from searchlora.experiments.training_runs import (
     remove_finished_run,
     train_and_store,
 )
-from searchlora.experiments.trial import Trial, retrieving
 from searchlora.experiments.validation import Validator
 from searchlora.models.resolve import resolve
 from searchlora.progress import Steps, unwatched
@@ -171,11 +171,11 @@ class PromptedJob(TrainingJob):
         engine = LocalEngine(self.base, precision=self.recipe.precision)
         return Validator(self.task, engine, records[: self.recipe.validation.rows], self._trial(records))
 
-    def _trial(self, records: Sequence[Record]) -> Trial | None:
+    def _trial(self, records: Sequence[Record]) -> EvaluationRun | None:
         generated = records[: self.recipe.validation.generate_rows]
         if not generated:
             return None
         dataset = self.dataset
-        retrieve = retrieving(self.task, dataset, progress=self.steps("Indexing"))
+        retrieve = retrieval_stage(self.task, dataset, progress=self.steps("Indexing"))
         limit = self.recipe.max_new_tokens
-        return Trial(self.task, generated, retrieve, dataset.qrels(), dataset.relevant, max_new_tokens=limit)
+        return EvaluationRun(self.task, generated, retrieve, dataset.qrels(), dataset.relevant, max_new_tokens=limit)

@@ -10,7 +10,7 @@ import numpy as np
 
 from searchlora.adapters.attach import attach
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun
-from searchlora.experiments.trial import Trial
+from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.inference.engine import Request
 from searchlora.models.load import load_encoder
 from searchlora.models.resolve import BaseModel
@@ -50,7 +50,7 @@ class Validator:
     """
 
     def __init__(
-        self, task: PromptedTask, engine: LocalEngine, records: Sequence[Record], trial: Trial | None = None
+        self, task: PromptedTask, engine: LocalEngine, records: Sequence[Record], trial: EvaluationRun | None = None
     ) -> None:
         self.task = task
         self.engine = engine

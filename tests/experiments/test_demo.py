@@ -59,7 +59,7 @@ def test_a_second_run_uses_what_is_there_and_says_so(walked):
     assert second.evaluated.comparison.rows == first.evaluated.comparison.rows
     assert second.evaluated.reused == ("base zero-shot", "shop-rewriter@1")
     text = "\n".join(said)
-    for what in ("made shop is there", "dataset is there", "adapter is there", "used again"):
+    for what in ("Reusing the synthetic shop", "Reusing the dataset", "Reusing shop-rewriter@1", "Reusing outputs"):
         assert what in text
     after = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
     assert after == before

@@ -14,7 +14,7 @@ from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
 from searchlora.experiments.encoder_train import read_training_file, train_full_model
 from searchlora.experiments.evaluate import evaluate
-from searchlora.experiments.report import write
+from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
 from searchlora.experiments.training_runs import TrainingOptions

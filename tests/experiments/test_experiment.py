@@ -17,7 +17,7 @@ from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
 from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
-from searchlora.experiments.results import write
+from searchlora.experiments.experiment_report import write
 from searchlora.experiments.spec import read_experiment
 from searchlora.task import load_prompted_task
 from tests.made import made_folder
@@ -194,7 +194,7 @@ def test_another_pipeline_of_the_baseline_is_a_change_and_so_is_a_card_that_is_g
     with pytest.raises(DataError, match="system bm25 was"):
         experiment(spec, out)
     (folder / "qrels.txt.card.json").unlink()
-    with pytest.raises(DataError, match=r"card of the qrels was \w{12}, is not there"):
+    with pytest.raises(DataError, match=r"card of the qrels was \w{12}, is absent"):
         experiment(spec, out)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from searchlora.adapters.store import Store
+from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.output_cache import Model, OutputCache
-from searchlora.experiments.trial import Trial
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
 from tests.made import made_adapter
 from tests.words import first_word, word_records
@@ -29,7 +29,7 @@ def asked(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept")
     task = first_word(folder / "task")
     stored = made_adapter(Store(folder / "store"), "one", task, tiny_base, folder / "made", seed=1)
-    return Model("one@1", stored), Trial(task, word_records(6))
+    return Model("one@1", stored), EvaluationRun(task, word_records(6))
 
 
 def test_outputs_of_every_kind_come_back(asked, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from searchlora.errors import TrainingError
-from searchlora.experiments.trial import Trial
+from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
 from searchlora.recipe import load_recipe
@@ -64,7 +64,7 @@ def test_validation_leaves_training_bit_for_bit_as_it_is_without(tiny_base, tmp_
     )
     records = word_records(64)
     without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
-    trial = Trial(task, records[:4], max_new_tokens=4)
+    trial = EvaluationRun(task, records[:4], max_new_tokens=4)
     validator = Validator(task, LocalEngine(tiny_base), records[:8], trial)
     train_adapter(task, recipe, tiny_base, records, tmp_path / "with", validate=validator)
     last = "checkpoints/checkpoint-12"

@@ -13,8 +13,8 @@ from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extre
 from searchlora.eval.tables import Header
 from searchlora.eval.trec import write_run
 from searchlora.experiments.evaluate import Evaluated
-from searchlora.experiments.figures import file_name, header, provenance, write_figures
-from searchlora.experiments.trial import BASE
+from searchlora.experiments.evaluation_run import BASE
+from searchlora.experiments.result_files import file_name, header, provenance, write_figures
 from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label, OutputSpec
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text

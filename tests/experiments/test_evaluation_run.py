@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from searchlora.experiments.trial import Trial
+from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput, Label, OneLabel
@@ -33,7 +33,7 @@ def engine(tiny_base) -> LocalEngine:
 @pytest.mark.parametrize("constrained", [True, False])
 def test_tokens_are_counted_whether_written_or_scored(engine, tmp_path, constrained):
     task = Named(first_word(tmp_path).folder)
-    trial = Trial(task, RECORDS, max_new_tokens=7, constrained=constrained)
+    trial = EvaluationRun(task, RECORDS, max_new_tokens=7, constrained=constrained)
     found = trial.generated("base", engine, None)
     requests = [Request(messages(task, record), None, 7) for record in RECORDS]
     if constrained:
@@ -69,7 +69,7 @@ class OneOf(FirstWord):
 
 def test_probabilities_of_another_label_set_are_not_measured_as_those_of_the_trials_own(engine, tmp_path):
     task = OneOf(first_word(tmp_path).folder)
-    trial = Trial(task, RECORDS)
+    trial = EvaluationRun(task, RECORDS)
     fewer = task.bound({"labels": ["tent", "boot"]})
     found = trial.generated("incumbent", engine, None, task=fewer)
     assert all(len(output.probabilities) == 2 for output in found.outputs)

@@ -43,7 +43,7 @@ class SystemResult:
 
 
 @dataclass(frozen=True)
-class Trial:
+class EvaluationRun:
     """The conditions: records, and for a task that writes the query, what to retrieve from and the judgments.
 
     Args:
@@ -125,7 +125,7 @@ class Trial:
         ]
 
 
-def retrieving(
+def retrieval_stage(
     task: PromptedTask, dataset: Dataset, settings: Bm25Settings | None = None, progress: Progress = silent
 ) -> RetrieveStage | None:
     """The stage that searches a dataset's documents, for a task that writes the query; else None."""

@@ -13,9 +13,8 @@ from searchlora.eval.policy import RuleResult
 from searchlora.eval.policy.ci import summary_markdown, write_junit
 from searchlora.eval.report import SHOWN_DOCUMENTS, Answer, Detail, Found, extremes, write_report
 from searchlora.eval.trec import ranked
-from searchlora.experiments.experiment import RESULT, Experimented
-from searchlora.experiments.figures import header, provenance, write_figures
-from searchlora.experiments.inputs import measured_by
+from searchlora.experiments.experiment import RESULT, Experimented, measured_by
+from searchlora.experiments.result_files import header, provenance, write_figures
 from searchlora.files import atomic_text
 
 

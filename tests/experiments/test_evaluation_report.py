@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.experiments.report import _said
+from searchlora.experiments.evaluation_report import _said
 from searchlora.outputs import CitedAnswer, CitedText, FreeText, Graded, InvalidOutput, JsonObject, Label, OneLabel
 
 LABELS = OneLabel(("buy", "ask", "other"))

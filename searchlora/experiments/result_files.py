@@ -1,0 +1,109 @@
+"""Result files (JSON, Markdown, per-query JSONL) and their provenance: command, date, machine, versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from searchlora.eval.comparison import Comparison
+from searchlora.eval.formatting import write_json
+from searchlora.eval.tables import Header, to_json, to_markdown
+from searchlora.files import atomic_text
+
+_PACKAGES = (
+    *("searchlora", "torch", "transformers", "peft", "trl", "bitsandbytes"),
+    *("sentence-transformers", "faiss-cpu", "bm25s", "ir-measures"),
+)
+
+
+def header(name: str) -> Header:
+    """The header of results computed now, on this machine, by this command line."""
+    return Header(
+        benchmark=name,
+        command=" ".join(["searchlora", *sys.argv[1:]]),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        versions=versions(),
+    )
+
+
+def write_figures(folder: Path, stem: str, comparison: Comparison, made: Header, more: Mapping[str, Any]) -> None:
+    """Write `stem.json`, `stem.md` and `per_query.jsonl` into a folder, each atomically.
+
+    Args:
+        stem: File name without extension.
+        made: The provenance of the figures.
+        more: Further top-level keys of the JSON.
+    """
+    write_json(folder / f"{stem}.json", {**to_json(comparison, made), **more})
+    with atomic_text(folder / f"{stem}.md") as out:
+        out.write(to_markdown(comparison))
+    with atomic_text(folder / "per_query.jsonl") as out:
+        for measure, systems in comparison.values.items():
+            for system, rows in systems.items():
+                for row, value in rows.items():
+                    line = {"id": row, "system": system, "measure": measure, "value": value}
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def file_name(system: str) -> str:
+    """The file name of a system.
+
+    Examples:
+        >>> file_name("base zero-shot")
+        'base-zero-shot'
+    """
+    return system.replace(" ", "-").replace("/", "-")
+
+
+def provenance(made: Header) -> dict[str, str]:
+    """The header as labelled lines, for reports."""
+    return {
+        "Command": made.command,
+        "Date": made.date,
+        "Machine": made.machine,
+        "Versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
+    }
+
+
+def machine() -> str:
+    """This machine in words: processor, cores, memory, and the GPU that torch uses."""
+    import psutil
+
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_gpu() or 'no GPU'}"
+
+
+def _gpu() -> str | None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages on which results depend."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
