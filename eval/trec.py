@@ -49,7 +49,7 @@ def iter_qrels(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
     """
     for number, line in numbered_lines(Path(path)):
         try:
-            topic, _, document, text = line.split()
+            topic, _, document, text = _fields(line)
             grade = whole_number(text)
         except ValueError:
             raise _qrels_fault(line, f"{path}, line {number}") from None
@@ -87,7 +87,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     last = None
     for number, line in numbered_lines(Path(path)):  # millions of lines: faults are put into words only when there
         try:
-            topic, _, document, _, text, _ = line.split()
+            topic, _, document, _, text, _ = _fields(line)
             score = float(text)
         except ValueError:
             raise _run_fault(line, f"{path}, line {number}") from None
@@ -161,10 +161,18 @@ def split_line(line: str, names: str, where: str) -> list[str]:
     Raises:
         DataError: when it has more or fewer.
     """
+    if "\0" in line:
+        raise DataError("holds a NUL character", where=where)
     fields, needed = line.split(), len(names.split())
     if len(fields) != needed:
         raise DataError(f"has {len(fields)} fields where {needed} are needed", where=where, fix=f"A line is '{names}'.")
     return fields
+
+
+def _fields(line: str) -> list[str]:
+    if "\0" in line:  # trec_eval, written in C, would read the text before it
+        raise ValueError("NUL")
+    return line.split()
 
 
 def _qrels_fault(line: str, where: str) -> DataError:
@@ -178,8 +186,8 @@ def _run_fault(line: str, where: str) -> DataError:
 
 
 def is_word(text: str) -> bool:
-    """Whether an id can stand in a TREC file: one word, no blanks around it."""
-    return text.split() == [text]
+    """Whether an id can be written in a TREC file: one word without blanks and NUL characters."""
+    return text.split() == [text] and "\0" not in text
 
 
 def _word(text: str, what: str) -> str:

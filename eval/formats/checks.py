@@ -127,6 +127,8 @@ def _id(value: object, what: str, where: str) -> str:
         return str(value)
     if not isinstance(value, str) or not value:
         raise DataError(f"the {what} is missing or is not text ({_shown(value)})", where=where)
+    if "\0" in value:
+        raise DataError(f"the {what} {_shown(value)} holds a NUL character", where=where)
     return value
 
 

@@ -22,8 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from searchlora.errors import UsageError
+from searchlora.eval.trec import GREATEST_GRADE
 
 Floats: TypeAlias = NDArray[np.float64]
+
+#: Greatest number of grades of a scale; confusion tables have the square of it.
+MAX_GRADES = 128
+
 Weights = Literal["none", "linear", "quadratic"]
 Level = Literal["nominal", "ordinal", "interval"]
 
@@ -82,10 +87,19 @@ def krippendorff_alpha(units: Sequence[Mapping[str, int]], *, level: Level = "or
 
 
 def as_scale(grades: Sequence[int] | set[int]) -> tuple[int, ...]:
-    """The distinct grades, ascending. Raises `UsageError` when there is none."""
+    """The distinct grades, ascending.
+
+    Raises:
+        UsageError: when there is none, there are more than `MAX_GRADES`, or one is beyond `GREATEST_GRADE`.
+    """
     if not grades:
         raise UsageError("there are no grades")
-    return tuple(sorted(set(grades)))
+    scale = tuple(sorted(set(grades)))
+    if len(scale) > MAX_GRADES:
+        raise UsageError(f"a scale of {len(scale)} grades is too long", fix=f"Give at most {MAX_GRADES} grades.")
+    if max(-scale[0], scale[-1]) > GREATEST_GRADE:
+        raise UsageError("a grade of the scale is out of range", fix=f"The greatest grade is {GREATEST_GRADE}.")
+    return scale
 
 
 def confusion(a: Sequence[int], b: Sequence[int | None], scale: Sequence[int]) -> Floats:

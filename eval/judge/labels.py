@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,15 @@ from searchlora.eval.formats.base import json_rows
 from searchlora.eval.judge.agreement import Floats, as_scale, confusion
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.trec import Qrels
-from searchlora.files import atomic_text, numbered_lines
+from searchlora.files import atomic_text, json_object, numbered_lines
 
 #: topic -> document -> grade; None for an invalid answer of the judge
 Labels: TypeAlias = Mapping[str, Mapping[str, int | None]]
+
+_GRADE = re.compile(r"-?[0-9]{1,10}")
+
+#: How far a probability may lie outside 0 to 1 by rounding: probabilities of labels of one grade are added.
+_ROUNDING = 1e-6
 
 #: topic -> document -> grade -> probability
 Probabilities: TypeAlias = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -47,9 +53,9 @@ def read_labels(path: str | Path) -> dict[str, dict[str, int | None]]:
     invalid_file, card = invalid_path(path), read_card(path)
     invalid = 0
     for where, row in json_rows(invalid_file) if invalid_file.exists() else ():
-        if "topic" not in row or "document" not in row:
+        topic, document = row.get("topic"), row.get("document")
+        if not (isinstance(topic, str) and isinstance(document, str)):
             raise DataError("has no topic and document", where=where)
-        topic, document = str(row["topic"]), str(row["document"])
         if document in labels.setdefault(topic, {}):
             raise DataError(f"document {document} of topic {topic} has a grade or is repeated", where=where)
         labels[topic][document] = None
@@ -84,13 +90,19 @@ def read_probabilities(path: str | Path) -> dict[str, dict[str, dict[int, float]
     """Read a file of `write_probabilities`. Raises `DataError` naming a malformed line."""
     probabilities: dict[str, dict[str, dict[int, float]]] = {}
     for number, line in numbered_lines(Path(path)):
-        try:
-            row = json.loads(line)
-            grades = {int(grade): float(value) for grade, value in row["probabilities"].items()}
-            probabilities.setdefault(row["topic"], {})[row["document"]] = grades
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError("is not a row of probabilities", where=f"{path}, line {number}") from None
+        where = f"{path}, line {number}"
+        row = json_object(line, where)
+        topic, document, values = (row.get(name) for name in ("topic", "document", "probabilities"))
+        if not (isinstance(topic, str) and isinstance(document, str) and isinstance(values, dict)):
+            raise DataError("has no topic, document and probabilities", where=where)
+        if not all(_GRADE.fullmatch(grade) and _is_probability(value) for grade, value in values.items()):
+            raise DataError("is not a row of grades with probabilities from 0 to 1", where=where)
+        probabilities.setdefault(topic, {})[document] = {int(grade): float(value) for grade, value in values.items()}
     return probabilities
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_ROUNDING <= value <= 1 + _ROUNDING
 
 
 @dataclass(frozen=True)

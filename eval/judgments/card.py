@@ -6,7 +6,6 @@ has an unknown source and is treated as human.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +17,7 @@ from searchlora.eval.formats import Topics, format_for_name, read_qrels, read_ru
 from searchlora.eval.formats.beir import qrels_file
 from searchlora.eval.formatting import write_json
 from searchlora.eval.trec import Qrels, Run
-from searchlora.files import atomic_text, file_sha256, numbered_lines
+from searchlora.files import atomic_text, file_sha256, numbered_lines, parse_json
 
 Source: TypeAlias = Literal["human", "llm", "clicks", "mixed"]
 
@@ -220,7 +219,7 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     """The JSON values of a card, checked against the fields of its class; None without a card."""
     try:
         text = card_path(path).read_text(encoding="utf-8")
-        values = json.loads(text)
+        values = parse_json(text)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
-from searchlora.eval.trec import Run, ranked
+from searchlora.eval.trec import Run, is_word, ranked
 from searchlora.files import json_object, numbered_lines
 
 
@@ -62,9 +62,11 @@ def _pair(line: str, where: str) -> tuple[str, str]:
     if line.lstrip().startswith("{"):
         row = json_object(line, where)
         for name in ("topic", "document"):
-            if not isinstance(row.get(name), str) or row[name].split() != [row[name]]:
+            if not isinstance(row.get(name), str) or not is_word(row[name]):
                 raise DataError(f"{name} is missing or is not one word of text", where=where)
         return row["topic"], row["document"]
+    if "\0" in line:
+        raise DataError("holds a NUL character", where=where)
     words = line.split()
     if len(words) not in (2, 4):
         raise DataError(

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.trec import GREATEST_GRADE, is_word
+from searchlora.files import json_object
 
 _RATER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 RATER_RULE = "A rater's name has 1 to 32 characters of a-z, 0-9, '_' and '-', and begins with a letter."
@@ -66,13 +68,9 @@ def rating_line(rating: Rating) -> bytes:
 def parse_rating(line: bytes, where: str) -> Rating:
     """Parse one line, UTF-8. Raises `DataError` at `where` for a malformed line."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json_object(line.decode("utf-8"), where)
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 text ({error.reason})", where=where) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"is not JSON ({error})", where=where) from None
-    if not isinstance(row, dict):
-        raise DataError("is not a JSON object", where=where)
     names = [field.name for field in fields(Rating)]
     missing = [name for name in names if name not in row and name != "note"]
     unknown = [name for name in row if name not in names]
@@ -81,7 +79,7 @@ def parse_rating(line: bytes, where: str) -> Rating:
         raise DataError(what, where=where, fix=f"A rating has the keys {', '.join(names)}.")
     for name, (is_valid, expected) in _FIELDS.items():
         if not is_valid(row.get(name, "")):
-            raise DataError(f"{name} {row[name]!r} is not {expected}", where=where)
+            raise DataError(f"{name} {_shown(row[name])} is not {expected}", where=where)
     return Rating(**row)
 
 
@@ -185,12 +183,17 @@ RULES: Mapping[str, Callable[[Sequence[int]], int]] = {
 }
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"
+
+
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and value.split() == [value]
+    return isinstance(value, str) and is_word(value)
 
 
 def _is_grade(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+    return value is None or (type(value) is int and 0 <= value <= GREATEST_GRADE)
 
 
 def _is_time(value: Any) -> bool:
@@ -207,9 +210,9 @@ def _is_seconds(value: Any) -> bool:
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "topic": (_is_word, "one word"),
     "document": (_is_word, "one word"),
-    "grade": (_is_grade, "a whole number from 0, or null"),
+    "grade": (_is_grade, f"a whole number from 0 to {GREATEST_GRADE}, or null"),
     "rater": (lambda value: isinstance(value, str) and bool(_RATER.fullmatch(value)), "a rater's name"),
     "time": (_is_time, "an ISO 8601 time with UTC offset"),
     "seconds": (_is_seconds, "a number from 0"),
-    "note": (lambda value: isinstance(value, str), "text"),
+    "note": (lambda value: isinstance(value, str) and "\0" not in value, "text without NUL characters"),
 }

@@ -79,14 +79,24 @@ def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     path, out = tmp_path / "log.jsonl", tmp_path / "qrels.txt"
     good = {"query": "q", "document": "d", "position": 1, "clicked": 1}
     for change, complaint in (
-        ({"position": 0}, "log.jsonl, line 2, field position: the position is 0"),
+        ({"position": 0}, "log.jsonl, line 2, field position: the position is '0'"),
         ({"position": "first"}, "log.jsonl, line 2, field position: the position 'first' is not a whole number"),
         ({"position": 1.5}, "the position '1.5' is not a whole number"),
         ({"clicked": "yes"}, "log.jsonl, line 2, field clicked: 'yes' is not 0, 1, true or false"),
         ({"clicked": 3}, "'3' is not 0, 1, true or false"),
         ({"clicked": None}, "'None' is not 0, 1, true or false"),
         ({"query": "  "}, "log.jsonl, line 2, field query: is empty"),
-        ({"document": ["d"]}, "log.jsonl, line 2, field document: is empty, or no text"),
+        ({"position": 1e30}, "the position '1e+30' is not a whole number"),
+        ({"position": "1_0"}, "the position '1_0' is not a whole number"),
+        ({"position": 10**7}, "the position is '10000000'. Positions go from 1 to 1,000,000"),
+        ({"position": "9" * 400}, "of 400 characters. Positions go from 1 to 1,000,000"),
+        ({"position": 10**400}, "log.jsonl, line 2: is not JSON (the integer 10000000000000000000... of 401 digits"),
+        ({"clicked": 1e30}, "'1e+30' is not 0, 1, true or false"),
+        ({"clicked": float("nan")}, "log.jsonl, line 2: is not JSON"),
+        ({"query": "q\0"}, "log.jsonl, line 2, field query: cannot be used: a text holds a NUL character"),
+        ({"document": "d\0"}, "log.jsonl, line 2, field document: cannot be used: a text holds a NUL character"),
+        ({"document": "\ud800"}, "log.jsonl, line 2: is not JSON (a text holds a lone surrogate)"),
+        ({"document": ["d"]}, "log.jsonl, line 2, field document: is empty or not text"),
     ):
         path.write_text(f"{json.dumps(good)}\n{json.dumps(good | change)}\n")
         assert complaint in refused("clicks", path, "--out", out)
@@ -95,7 +105,7 @@ def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     path.write_text(json.dumps({"query": "q", "doc": "d", "position": 1, "clicked": 1}) + "\n")
     assert "document" in refused("clicks", path, "--out", out)
     assert "there is no such file" in refused("clicks", tmp_path / "none.csv", "--out", out)
-    assert "'a' are not numbers" in refused("clicks", path, "--out", out, "--thresholds", "a")
+    assert "'a' is not a list of numbers" in refused("clicks", path, "--out", out, "--thresholds", "a")
     assert list(tmp_path.iterdir()) == [path]
 
 

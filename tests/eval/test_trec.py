@@ -62,6 +62,8 @@ def test_same_run_gives_the_same_bytes(tmp_path):
         ("1 0 d3 two", "the grade 'two' is not a whole number"),
         ("1 0 d3 1.5", "the grade '1.5' is not a whole number"),
         ("1 0 d3 99999999999", "the grade 99999999999 is out of range"),
+        ("1 0 d3 " + "9" * 400, "the grade .* is out of range"),
+        ("1 0 d\0 1", "holds a NUL character"),
         ("1 0 d3 1_0", "the grade '1_0' is not a whole number"),
         ("1 0 d1 2", "document d1 is judged twice for topic 1"),
     ],
@@ -79,6 +81,7 @@ def test_malformed_qrels_line_is_named(tmp_path, line, says):
     [
         ("1 Q0 d3 1 0.5", "5 fields where 6 are needed"),
         ("1 Q0 d3 1 high t", "the score 'high' is not a number"),
+        ("1 Q0 d\0 1 0.5 t", "holds a NUL character"),
         ("1 Q0 d3 1 nan t", "the score 'nan' is not finite"),
         ("1 Q0 d1 1 0.5 t", "document d1 is ranked twice for topic 1"),
     ],

@@ -21,7 +21,7 @@ from searchlora.eval.trec import ranked
 
 WORD = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=6)
 #: Ids that no TREC file can hold, but tables and JSON can.
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 LINE = TEXT.filter(lambda text: text.strip() and not set(text) & set("\t\n\r"))
 GRADE = st.integers(-3, 10)
 SCORE = st.floats(allow_nan=False, allow_infinity=False)

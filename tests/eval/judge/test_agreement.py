@@ -119,3 +119,13 @@ def test_what_cannot_be_compared_is_said():
         agreement.binary(np.ones((4, 5)), SCALE, 4)
     with pytest.raises(UsageError, match="weights is 'cubic'"):
         cohen_kappa([1, 2], [1, 2], weights="cubic")
+
+
+def test_a_scale_has_a_bounded_number_of_grades_in_range():
+    """Tables have the square of it, and a grade of 400 digits fits in no float."""
+    assert len(agreement.as_scale(range(agreement.MAX_GRADES))) == agreement.MAX_GRADES
+    with pytest.raises(UsageError, match="too long"):
+        agreement.as_scale(range(agreement.MAX_GRADES + 1))
+    for grade in (2**31, -(2**31), 10**400):
+        with pytest.raises(UsageError, match="out of range"):
+            agreement.as_scale([0, grade])

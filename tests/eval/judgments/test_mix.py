@@ -127,5 +127,11 @@ def test_probabilities_come_back(tmp_path):
     write_probabilities(tmp_path / "p.jsonl", given)
     assert read_probabilities(tmp_path / "p.jsonl") == given
     (tmp_path / "p.jsonl").write_text('{"topic": "t"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"p\.jsonl, line 1: is not a row of probabilities"):
+    with pytest.raises(DataError, match=r"p\.jsonl, line 1: has no topic, document and probabilities"):
         read_probabilities(tmp_path / "p.jsonl")
+    for value in ("NaN", "1e400", "1.5", "-0.5", "true", '"1"', "9" * 400):
+        (tmp_path / "p.jsonl").write_text(
+            f'{{"topic": "t", "document": "d", "probabilities": {{"0": {value}}}}}\n', encoding="utf-8"
+        )
+        with pytest.raises(DataError, match=r"p\.jsonl, line 1: is not"):
+            read_probabilities(tmp_path / "p.jsonl")
