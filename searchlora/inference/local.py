@@ -50,6 +50,10 @@ class LocalEngine:
         cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest.
         prefix_tokens: Size of the prefix cache in tokens; 0 turns it off.
         waiting: Maximum number of queued requests.
+        batch_invariant: Make every completion and score independent, to the last bit, of the other requests: of their
+            number, order and batches. In bf16 rounding otherwise depends on the batch, and with it about one greedy
+            answer in ten. Models that are served one adapter at a time compute one row per batch then. Set it to False
+            where speed matters more than repeatability, such as in a server.
 
     Attributes:
         shares_batches: Whether rows with different adapters are computed in one batch.
@@ -74,6 +78,7 @@ class LocalEngine:
         cache_tokens: int = 65536,
         prefix_tokens: int = 16384,
         waiting: int = 4096,
+        batch_invariant: bool = True,
     ) -> None:
         from searchlora.inference.batched.forward import is_supported
         from searchlora.inference.batched.model_runner import batched_core
@@ -96,9 +101,26 @@ class LocalEngine:
         self.shares_batches = is_supported(model)
         self._core: EngineCore
         if self.shares_batches:
-            self._core = batched_core(model, stop_id, fetch, slots=adapters, limits=limits, prefix_tokens=prefix_tokens)
+            self._core = batched_core(
+                model,
+                stop_id,
+                fetch,
+                slots=adapters,
+                limits=limits,
+                prefix_tokens=prefix_tokens,
+                batch_invariant=batch_invariant,
+            )
         else:
-            self._core = sequential_core(model, stop_id, pad_id, fetch, slots=adapters, limits=limits, context=context)
+            self._core = sequential_core(
+                model,
+                stop_id,
+                pad_id,
+                fetch,
+                slots=adapters,
+                limits=limits,
+                context=context,
+                batch_invariant=batch_invariant,
+            )
         self._inputs = InputProcessor(self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens)
 
     @property

@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def sequential_core(
     slots: int,
     limits: Limits,
     context: int | None,
+    batch_invariant: bool = False,
 ) -> EngineCore:
     """An engine core whose batches have one adapter each.
 
@@ -44,7 +46,10 @@ def sequential_core(
         fetch: Returns the checked folder of an adapter.
         slots: Maximum number of loaded adapters.
         context: Context length in tokens; None for unbounded positions.
+        batch_invariant: Compute one row per batch, so that a result does not depend on other requests.
     """
+    if batch_invariant:
+        limits = replace(limits, rows=1)
     counts, vocabulary = Counts(), model.get_output_embeddings().weight.shape[0]
     adapters = PeftAdapters(model, slots, fetch, counts)
     runner = SequentialModelRunner(adapters, stop_id, pad_id, limits, counts, context)

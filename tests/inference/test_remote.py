@@ -198,4 +198,4 @@ def test_scores_within_infinity_are_all_exact(tiny_base):
 
     with answering(answer) as server:
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], prune_margin=float("inf"))
-        assert "within" not in server.asked[-1].body
+        assert "prune_margin" not in server.asked[-1].body

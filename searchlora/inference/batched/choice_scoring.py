@@ -25,6 +25,9 @@ _LOGIT_ROWS = 256
 #: Minimum number of nodes per row and pass: a forward pass costs at least as much.
 _MIN_NODES = 8
 
+#: Nodes per row and pass of a batch-invariant model: the number must not depend on the other rows.
+_INVARIANT_NODES = 16
+
 #: Maximum number of choice tokens whose tree is cached (1 MB).
 _CACHED_TREE = 1024
 
@@ -53,7 +56,7 @@ def score_choices(
         candidates = [searches[row].next_nodes() for row in batch.rows]
         batch.keep([place for place, each in enumerate(candidates) if len(each)])
         candidates = [each for each in candidates if len(each)]
-        limit = _max_nodes(list(map(len, candidates)))
+        limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
         nodes = [searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)]
     return [
         Scored(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)
@@ -79,7 +82,8 @@ def _cached_tree(choices: tuple[TokenIds, ...]) -> ChoiceTree:
 class _TreeBatch:
     """Rows of prompt and token tree, computed in one or several passes.
 
-    Cached prefixes fill the first columns of the KV cache; the rest of all prompts ends in one column.
+    A row's columns in the KV cache are its prompt, by position, and then its nodes in the order in which they are
+    computed. They do not depend on the other rows.
     """
 
     def __init__(self, prefiller: Prefiller, prompts: Sequence[Prompt], searches: Sequence[PrunedSearch]) -> None:
@@ -91,13 +95,12 @@ class _TreeBatch:
         self._cache = prefiller.scratch
         longest = max(len(prompt.ids) for prompt in prompts)
         self._cache.reserve(len(prompts), longest, prefiller.limits.cache_tokens)
-        self._pasted = prefiller.paste_prefixes(prompts, self._cache, 0)
-        self._before = max(self._pasted)
-        left = [len(prompt.ids) - pasted for prompt, pasted in zip(prompts, self._pasted, strict=True)]
-        self._width = self._before + max(left)
-        self._past = self._before  # columns computed so far
+        self._computed = prefiller.paste_prefixes(prompts, self._cache, 0)  # columns of each row
         # Column of each node, -1 if not computed. The last entry is that of node -1, the end of the prompt.
-        self._columns = [np.append(np.full(len(search.tree.tokens), -1), self._width - 1) for search in searches]
+        self._columns = [
+            np.append(np.full(len(search.tree.tokens), -1), len(prompt.ids) - 1)
+            for search, prompt in zip(searches, prompts, strict=True)
+        ]
 
     def compute(self, chosen: Sequence[Ints]) -> None:
         """Compute nodes of each remaining row, with the prompts in the first pass, and record the steps after them.
@@ -108,8 +111,10 @@ class _TreeBatch:
         Raises:
             NonFinitePrompts: if hidden states of some rows are not finite.
         """
+        starts = [self._computed[row] for row in self.rows]
         ids, positions, visible = self._inputs(chosen)
-        self._cache.begin_pass(slice(0, len(self.rows)), self._past, self._past + ids.shape[1])
+        start = starts[0] if len(set(starts)) == 1 else torch.tensor(starts, device=self._forward.device)
+        self._cache.begin_pass(slice(0, len(self.rows)), start, visible.shape[2])
         prompts = [self._prompts[row] for row in self.rows]
         try:
             hidden = self._forward.hidden_states(
@@ -121,62 +126,57 @@ class _TreeBatch:
             )
         except NonFiniteOutput as error:
             raise NonFinitePrompts([prompts[row] for row in error.rows]) from None
-        self._record(chosen, hidden)
-        if self._past == self._before:
-            self._cache_prompts()
-        self._past += ids.shape[1]
+        self._record(chosen, hidden, starts)
+        for place, row in enumerate(self.rows):
+            prompt = self._prompts[row]
+            if starts[place] < len(prompt.ids) and prompt.keep_prefix:
+                self._cache_prompt(place, prompt)
 
     def keep(self, places: Sequence[int]) -> None:
         """Continue with the rows in these places only."""
         for target, source in enumerate(places):
             if target != source:
-                self._cache.move_row(source, target, self._past)
+                self._cache.move_row(source, target, self._computed[self.rows[source]])
         self.rows = [self.rows[place] for place in places]
 
-    def _cache_prompts(self) -> None:
-        """Add prompts with `keep_prefix` to the prefix cache, without their last token."""
-        for row, (prompt, pasted) in enumerate(zip(self._prompts, self._pasted, strict=True)):
-            if prompt.keep_prefix and self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
-                begin = self._width - (len(prompt.ids) - pasted)
-                columns = self._cache.copy_columns(row, slice(pasted), slice(begin, self._width - 1))
-                self._prefixes.add(prompt.adapter, prompt.ids[:-1], columns)
+    def _cache_prompt(self, place: int, prompt: Prompt) -> None:
+        """Add a prompt to the prefix cache, without its last token."""
+        if self._prefixes.is_new(prompt.adapter, prompt.ids[:-1]):
+            columns = self._cache.copy_columns(place, slice(len(prompt.ids) - 1))
+            self._prefixes.add(prompt.adapter, prompt.ids[:-1], columns)
 
     def _inputs(self, chosen: Sequence[Ints]) -> tuple[Ints, Ints, Bools]:
         """Token ids and positions (rows, new) of a pass, and the columns visible to each (rows, new, columns)."""
-        lead = self._width - self._past if self._past == self._before else 0
-        new = lead + max(map(len, chosen))
+        left = [self._prompts[row].ids[self._computed[row] :] for row in self.rows]
+        new = max(len(prompt) + len(nodes) for prompt, nodes in zip(left, chosen, strict=True))
+        starts = np.array([self._computed[row] for row in self.rows])
         ids = np.zeros((len(self.rows), new), dtype=np.int64)
         positions = np.zeros((len(self.rows), new), dtype=np.int64)
-        visible = np.zeros((len(self.rows), new, self._past + new), dtype=bool)
-        diagonal = np.arange(new)
-        visible[:, diagonal, self._past + diagonal] = True  # padding sees itself: a softmax over nothing is NaN
-        for place, (row, nodes) in enumerate(zip(self.rows, chosen, strict=True)):
-            tree, prompt, pasted = self._searches[row].tree, self._prompts[row].ids, self._pasted[row]
-            left = prompt[pasted:]
-            begin = self._width - len(left)  # column of the first token that is not pasted
-            if lead:
-                here = slice(lead - len(left), lead)
-                ids[place, here] = left
-                positions[place, here] = np.arange(pasted, len(prompt))
-                visible[place, here, :pasted] = True
-                visible[place, here, begin : self._width] = np.tri(len(left), dtype=bool)
-            here = slice(lead, lead + len(nodes))
-            ids[place, here] = tree.tokens[nodes]
-            positions[place, here] = len(prompt) + tree.depths[nodes]
-            self._columns[row][nodes] = self._past + lead + np.arange(len(nodes))
-            computed = np.flatnonzero(self._columns[row][:-1] >= 0)
-            visible[place, here, :pasted] = True
-            visible[place, here, begin : self._width] = True
-            visible[place, here, :][:, self._columns[row][computed]] = tree.above[np.ix_(nodes, computed)]
+        visible = np.zeros((len(self.rows), new, int(starts.max()) + new), dtype=bool)
+        for place, (row, prompt, nodes) in enumerate(zip(self.rows, left, chosen, strict=True)):
+            tree, columns, start = self._searches[row].tree, self._columns[row], int(starts[place])
+            lead, end = len(prompt), len(prompt) + len(nodes)
+            ids[place, :lead], ids[place, lead:end] = prompt, tree.tokens[nodes]
+            length = len(self._prompts[row].ids)
+            positions[place, :lead] = np.arange(start, start + lead)
+            positions[place, lead:end] = length + tree.depths[nodes]
+            columns[nodes] = start + lead + np.arange(len(nodes))
+            computed = np.flatnonzero(columns[:-1] >= 0)
+            visible[place, :lead, : start + lead] = np.tri(lead, start + lead, start, dtype=bool)
+            visible[place, lead:end, :length] = True
+            visible[place, lead:end][:, columns[computed]] = tree.above[np.ix_(nodes, computed)]
+            padding = np.arange(end, new)
+            visible[place, padding, start + padding] = True  # padding sees itself: a softmax over nothing is NaN
+            self._computed[row] = start + end
         return ids, positions, visible
 
-    def _record(self, chosen: Sequence[Ints], hidden: torch.Tensor) -> None:
+    def _record(self, chosen: Sequence[Ints], hidden: torch.Tensor, starts: Sequence[int]) -> None:
         """Record the log-probabilities that follow from the hidden states (rows, new, hidden size) in each search."""
         steps_of_rows, places, targets = [], [], []
-        for place, (row, nodes) in enumerate(zip(self.rows, chosen, strict=True)):
+        for place, (row, nodes, start) in enumerate(zip(self.rows, chosen, starts, strict=True)):
             search = self._searches[row]
-            steps = search.steps_after(nodes, prompt=self._past == self._before)
-            columns = self._columns[row][search.tree.sources[steps]] - self._past
+            steps = search.steps_after(nodes, prompt=start < len(self._prompts[row].ids))
+            columns = self._columns[row][search.tree.sources[steps]] - start
             steps_of_rows.append(steps)
             places.append(place * hidden.shape[1] + columns)
             targets.append(search.tree.targets[steps])
@@ -194,7 +194,7 @@ class _TreeBatch:
         values = np.zeros(len(places))
         for start in range(0, len(unique), _LOGIT_ROWS):
             here = np.flatnonzero((inverse >= start) & (inverse < start + _LOGIT_ROWS))
-            logits = self._forward.logits(hidden[torch.from_numpy(unique[start : start + _LOGIT_ROWS])]).float()
+            of_slice = hidden[torch.from_numpy(unique[start : start + _LOGIT_ROWS])]
             rows, ids = torch.from_numpy(inverse[here] - start), torch.from_numpy(targets[here])
-            values[here] = (logits[rows, ids] - logits.logsumexp(-1)[rows]).double().cpu().numpy()
+            values[here] = self._forward.log_probabilities(of_slice, rows, ids).double().cpu().numpy()
         return values

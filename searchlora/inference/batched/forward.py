@@ -9,7 +9,7 @@ import torch
 
 from searchlora.inference.batched import attention
 from searchlora.inference.batched.frozen_linear import FrozenLinear, can_prepack, is_linear, merged_linear
-from searchlora.inference.batched.fused_layers import fuse_decoder_layers, fuse_norms
+from searchlora.inference.batched.fused_layers import fuse_decoder_layers, fuse_norms, replace_rotary
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.lora_layers import add_lora_layers
 from searchlora.inference.batched.lora_mapping import map_rows
@@ -33,25 +33,31 @@ class Forward:
 
     Args:
         model: A base model from `models.load.load_model` that `is_supported`.
+        batch_invariant: Compute each row with the same operations in the same order, whatever the other rows are and
+            however a prompt is split over passes, so that its results are equal to the last bit.
 
     Attributes:
         device, dtype, config: Of the model.
+        batch_invariant: As given.
         vocabulary: Number of logits.
         lora_layers: The linear layers with their LoRA slots.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
+        self.batch_invariant = batch_invariant
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.config = model.config.get_text_config()
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._backbone = getattr(model, model.base_model_prefix)
-        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], can_prepack(model))
-        self.lora_layers = add_lora_layers(model)
+        self._head: FrozenLinear = merged_linear([model.get_output_embeddings()], can_prepack(model), batch_invariant)
+        self.lora_layers = add_lora_layers(model, batch_invariant)
         fuse_norms(model)
         attention.register()
-        model.set_attn_implementation(attention.NAME)
-        fuse_decoder_layers(model)
+        model.set_attn_implementation(attention.INVARIANT_NAME if batch_invariant else attention.NAME)
+        if batch_invariant:
+            replace_rotary(model)
+        fuse_decoder_layers(model, batch_invariant)
         weights = [*(group.base for group in self.lora_layers.groups), self._head]
         use_huge_pages(tensor for weight in weights for tensor in weight.tensors())
 
@@ -95,6 +101,21 @@ class Forward:
         """Logits (n, vocabulary) of hidden states (n, hidden size)."""
         return self._head(hidden)
 
+    def log_probabilities(self, hidden: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Natural log-probabilities in fp32.
+
+        Args:
+            hidden: Hidden states, shape (n, hidden size).
+            rows, tokens: The hidden state and the token of each log-probability, shape (m,).
+
+        Returns:
+            Shape (m,).
+        """
+        logits = self.logits(hidden).float()
+        # The sum over one row alone: the order of a sum over several rows depends on how many there are.
+        norms = torch.stack([each.logsumexp(-1) for each in logits]) if self.batch_invariant else logits.logsumexp(-1)
+        return logits[rows, tokens] - norms[rows]
+
 
 def is_supported(model: Any) -> bool:
     """Whether `Forward` computes what the model itself computes; to be called before its layers are replaced.
@@ -108,7 +129,7 @@ def is_supported(model: Any) -> bool:
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if layers != {"full_attention"} or getattr(config, "sliding_window", None):
         return False
-    if getattr(config, "attn_logit_softcapping", None):
+    if getattr(config, "attn_logit_softcapping", None) or _rope_depends_on_batch(config):
         return False
     before = config._attn_implementation
     if before not in ("eager", "sdpa"):
@@ -141,6 +162,13 @@ def is_supported(model: Any) -> bool:
     spread = float(expected.float().std())
     difference = (actual.float() - expected.float()).abs().max() if actual.shape == expected.shape else torch.inf
     return float(difference) < 0.05 * spread
+
+
+def _rope_depends_on_batch(config: Any) -> bool:
+    """Whether the rotary frequencies depend on the longest row of a batch (dynamic NTK scaling, LongRoPE)."""
+    parameters = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = parameters.get("rope_type") or parameters.get("type")
+    return kind in ("dynamic", "longrope")
 
 
 def _linear_layers_keep_rows(model: Any, ids: torch.Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -67,17 +68,24 @@ class PrepackedLinear:
     Args:
         weight: Shape (out, in), bf16.
         bias: Shape (out,).
+        batch_invariant: Use the kernel for any number of rows, so that a row's result does not depend on their number.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, batch_invariant: bool = False) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self._product = torch.ops.mkldnn._linear_pointwise.default
         self._bias = bias
         self._size_out = len(weight)
         same_dtype = bias is None or bias.dtype == weight.dtype
         self._compiled = _kernels_for(weight, self._packed) if same_dtype else None
-        self._max_numel = 0 if self._compiled is None else self._compiled.max_rows * weight.shape[1]  # of x
+        max_rows = 0 if self._compiled is None else math.inf if batch_invariant else self._compiled.max_rows
+        self._max_numel = max_rows * weight.shape[1] if max_rows else 0  # of x
         self._address: int = torch.ops.mkldnn.data_ptr(self._packed)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the compiled kernel can read the weight."""
+        return self._compiled is not None
 
     def uses_kernel(self, x: torch.Tensor) -> bool:
         """Whether the compiled kernel computes this input."""
@@ -141,9 +149,46 @@ class WrappedLinear:
         return tuple(self.layer.parameters())
 
 
-def frozen_linear(weight: torch.Tensor, bias: torch.Tensor | None, prepack: bool) -> FrozenLinear:
+class BlockedLinear:
+    """A batch-invariant linear layer: rows are computed in blocks of one fixed size, the last one padded.
+
+    A library's matrix product chooses its algorithm, and with it the order of its sums, by the shapes of its operands.
+    With fixed shapes a row's result depends on that row only.
+
+    Args:
+        linear: The layer that computes a block.
+    """
+
+    def __init__(self, linear: FrozenLinear) -> None:
+        self._linear = linear
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        size = block_rows(x.device)
+        padded = torch.nn.functional.pad(flat, (0, 0, 0, -len(flat) % size))
+        output = torch.cat([self._linear(block) for block in torch.split(padded, size)])
+        return output[: len(flat)].view(*x.shape[:-1], -1)
+
+    def dense(self) -> torch.Tensor:
+        return self._linear.dense()
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        return self._linear.tensors()
+
+
+def block_rows(device: torch.device) -> int:
+    """Rows of a block of a batch-invariant product: a product with fewer rows hardly costs less."""
+    return 32 if device.type == "cpu" else 256
+
+
+def frozen_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None, prepack: bool, batch_invariant: bool = False
+) -> FrozenLinear:
     """A frozen layer with a weight of shape (out, in)."""
-    return PrepackedLinear(weight, bias) if prepack else PlainLinear(weight, bias)
+    if prepack:
+        prepacked = PrepackedLinear(weight, bias, batch_invariant)
+        return BlockedLinear(prepacked) if batch_invariant and not prepacked.has_kernel else prepacked
+    return BlockedLinear(PlainLinear(weight, bias)) if batch_invariant else PlainLinear(weight, bias)
 
 
 def is_linear(layer: torch.nn.Module) -> bool:
@@ -160,12 +205,14 @@ def shape_of(layer: Any) -> tuple[int, int]:
     return layer.nf, layer.nx
 
 
-def merged_linear(layers: Sequence[Any], prepack: bool) -> FrozenLinear:
+def merged_linear(layers: Sequence[Any], prepack: bool, batch_invariant: bool = False) -> FrozenLinear:
     """Layers with the same input as one product; a layer of another class than torch's own must come alone."""
     if not all(type(layer) is torch.nn.Linear for layer in layers):
-        return WrappedLinear(layers[0])
+        wrapped = WrappedLinear(layers[0])
+        return BlockedLinear(wrapped) if batch_invariant else wrapped
     weights = [layer.weight.detach() for layer in layers]
-    return frozen_linear(weights[0] if len(weights) == 1 else torch.cat(weights), merged_bias(layers), prepack)
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    return frozen_linear(weight, merged_bias(layers), prepack, batch_invariant)
 
 
 def merged_bias(layers: Sequence[Any]) -> torch.Tensor | None:

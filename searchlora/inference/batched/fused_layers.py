@@ -84,11 +84,13 @@ class FusedDecoderLayer(torch.nn.Module):
         layer: The layer to replace, one of `_LLAMA_LIKE`; its linear layers and norms are reused.
         index: Its index in the model.
         compiled: The kernels for norm, rotary embedding, attention and SwiGLU.
+        batch_invariant: Use batch-invariant attention.
     """
 
-    def __init__(self, layer: Any, index: int, compiled: Kernels) -> None:
+    def __init__(self, layer: Any, index: int, compiled: Kernels, batch_invariant: bool = False) -> None:
         super().__init__()
         attn, mlp = layer.self_attn, layer.mlp
+        self._attend = attention.attend_invariant if batch_invariant else attention.attend
         self._index, self._compiled = index, compiled
         self.head_size: int = attn.head_dim
         self._key_heads = attn.k_proj.size // self.head_size
@@ -114,18 +116,19 @@ class FusedDecoderLayer(torch.nn.Module):
         x = self.qkv.all(compiled.rms_norm(hidden_states, *self.input_norm))
         keys, values, starts = cache.layer_views(self._index, self._key_heads, self.head_size, x)
         query = compiled.rope(x, position_embeddings, keys, values, starts)
-        attended, _ = attention.attend(self, query, keys, values, attention_mask, self._scale)
+        attended, _ = self._attend(self, query, keys, values, attention_mask, self._scale)
         x = self._output.all(attended.flatten(2))
         # The kernel adds the residual to x in place before it norms: x is the sum afterwards.
         normed = compiled.rms_norm(x, *self._mlp_norm, residual=hidden_states.contiguous())
         return self._down.all(compiled.swiglu(self._gate_up.all(normed))).add_(x)
 
 
-def fuse_decoder_layers(model: Any) -> None:
+def fuse_decoder_layers(model: Any, batch_invariant: bool = False) -> None:
     """Replace each decoder layer whose fused version computes the same, if there are kernels.
 
     Args:
         model: A model whose linear layers, norms and attention are replaced already.
+        batch_invariant: Use batch-invariant attention.
     """
     backbone = getattr(model, model.base_model_prefix)
     layers, rotary = getattr(backbone, "layers", None), getattr(backbone, "rotary_emb", None)
@@ -134,7 +137,7 @@ def fuse_decoder_layers(model: Any) -> None:
         return
     for index, layer in enumerate(layers):
         if _is_llama_like(layer, index, compiled.dtype):
-            fused = FusedDecoderLayer(layer, index, compiled)
+            fused = FusedDecoderLayer(layer, index, compiled, batch_invariant)
             if _computes_the_same(layer, fused, rotary, model.config.get_text_config()):
                 layers[index] = fused
 
@@ -188,3 +191,47 @@ def _computes_the_same(layer: Any, fused: FusedDecoderLayer, rotary: Any, config
     expected, actual = (each.float() for each in outputs)
     tolerance = 0.03 * (expected - x.float()).std() + 2 * torch.finfo(dtype).eps * expected.abs()
     return bool(((actual - expected).abs() <= tolerance).all())
+
+
+class RotaryTable(torch.nn.Module):
+    """Batch-invariant rotary embeddings: cosines and sines are computed once per block of positions, and looked up.
+
+    PyTorch computes the last elements of a thread's share without vector instructions, and so with another rounding.
+
+    Args:
+        rotary: The module to replace.
+    """
+
+    _BLOCK = 1024
+
+    def __init__(self, rotary: Any) -> None:
+        super().__init__()
+        self._rotary = rotary
+        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None  # cosines, sines; shape (positions, head size)
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of positions (rows, new); shape (rows, new, head size)."""
+        needed = int(position_ids.max()) + 1
+        while self._tables is None or len(self._tables[0]) < needed:
+            start = 0 if self._tables is None else len(self._tables[0])
+            positions = torch.arange(start, start + self._BLOCK, device=position_ids.device)
+            cos, sin = (each[0] for each in self._rotary(x, positions[None]))
+            before = self._tables
+            self._tables = (cos, sin) if before is None else (torch.cat([before[0], cos]), torch.cat([before[1], sin]))
+        return self._tables[0][position_ids], self._tables[1][position_ids]
+
+
+def replace_rotary(model: Any) -> None:
+    """Replace the rotary embeddings of a model by a `RotaryTable`, if that gives the same."""
+    backbone = getattr(model, model.base_model_prefix)
+    rotary = getattr(backbone, "rotary_emb", None)
+    if rotary is None:
+        return
+    table = RotaryTable(rotary)
+    x, positions = next(model.parameters())[:1], torch.tensor([[3, 1, 2]], device=model.device)
+    try:
+        same = all(map(torch.equal, rotary(x, positions), table(x, positions)))
+    except _CALL_ERRORS:
+        return
+    if same:
+        backbone.rotary_emb = table

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import torch
 
 from searchlora.inference.batched.frozen_linear import (
+    BlockedLinear,
     FrozenLinear,
+    PlainLinear,
     PrepackedLinear,
     can_prepack,
     is_linear,
@@ -66,16 +68,19 @@ class SlotWeights(Protocol):
         """A and B."""
 
 
-def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor) -> SlotWeights:
+def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_invariant: bool = False) -> SlotWeights:
     """No slots yet.
 
     Args:
         size_in: Input size of the layers.
         spans: Output columns of each layer.
         like: A tensor with the dtype and device of A and B.
+        batch_invariant: Compute each row independently of the others; the compiled kernels always do.
     """
     compiled = kernels(like)
-    return TorchSlots(size_in, spans, like) if compiled is None else PackedSlots(size_in, spans, like, compiled)
+    if compiled is not None:
+        return PackedSlots(size_in, spans, like, compiled)
+    return (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
 
 
 class TorchSlots:
@@ -106,6 +111,19 @@ class TorchSlots:
 
     def tensors(self) -> Sequence[torch.Tensor]:
         return (self._a, self._b)
+
+
+class BlockedSlots(TorchSlots):
+    """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
+        for slot, rows in mapping.adapter_rows:
+            index = torch.tensor(rows, device=x.device)
+            flat = x.index_select(0, index).flatten(0, 1)
+            inner = BlockedLinear(PlainLinear(self._a[slot].flatten(1).T.contiguous(), None))(flat)
+            product = BlockedLinear(PlainLinear(self._b[slot].flatten(1), None))(inner)
+            y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
+        return y
 
 
 class PackedSlots:
@@ -186,6 +204,7 @@ class LoraLayerGroup:
         active: Shared by all groups of a model.
         prepack: Whether to pack frozen weights for the CPU, see `frozen_linear.can_prepack`.
         like: A tensor with the dtype and device of A and B.
+        batch_invariant: Compute each row independently of the others, to the last bit.
 
     Attributes:
         paths: Module paths of the layers.
@@ -196,7 +215,12 @@ class LoraLayerGroup:
     """
 
     def __init__(
-        self, layers: Mapping[str, torch.nn.Module], active: ActiveMapping, prepack: bool, like: torch.Tensor
+        self,
+        layers: Mapping[str, torch.nn.Module],
+        active: ActiveMapping,
+        prepack: bool,
+        like: torch.Tensor,
+        batch_invariant: bool = False,
     ) -> None:
         self.paths = tuple(layers)
         self._active = active
@@ -204,10 +228,10 @@ class LoraLayerGroup:
         self.size_in = shapes[0][1]
         ends = [0, *accumulate(out for out, _ in shapes)]
         self.spans = [slice(start, end) for start, end in pairwise(ends)]
-        self.base = merged_linear(list(layers.values()), prepack)
+        self.base = merged_linear(list(layers.values()), prepack, batch_invariant)
         self._bias = merged_bias(list(layers.values()))
         self._like = like
-        self.slots = empty_slots(self.size_in, self.spans, like)
+        self.slots = empty_slots(self.size_in, self.spans, like, batch_invariant)
         self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has DoRA factors
         self._slot_count = 0
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
@@ -318,13 +342,13 @@ class LoraLayers:
             group.put(slot, [weights.get(path) for path in group.paths])
 
 
-def add_lora_layers(model: Any) -> LoraLayers:
+def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:
     """Replace a model's linear layers, except its output layer, by layers with LoRA slots; their weights move."""
     active = ActiveMapping()
     prepack, like = can_prepack(model), torch.empty(0, dtype=model.dtype, device=model.device)
     groups = []
     for layers in list(_merged_layers(model)):
-        group = LoraLayerGroup(layers, active, prepack, like)
+        group = LoraLayerGroup(layers, active, prepack, like, batch_invariant)
         for index, path in enumerate(layers):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, LoraLinear(group, index))

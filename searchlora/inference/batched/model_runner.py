@@ -23,7 +23,14 @@ Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
 
 def batched_core(
-    model: Any, stop_id: int, fetch: Callable[[str], Path], *, slots: int, limits: Limits, prefix_tokens: int
+    model: Any,
+    stop_id: int,
+    fetch: Callable[[str], Path],
+    *,
+    slots: int,
+    limits: Limits,
+    prefix_tokens: int,
+    batch_invariant: bool = False,
 ) -> EngineCore:
     """An engine core that computes rows with different adapters in one batch.
 
@@ -34,8 +41,9 @@ def batched_core(
         slots: Maximum number of loaded adapters.
         limits: Sizes of batches and of the queue.
         prefix_tokens: Size of the prefix cache in tokens.
+        batch_invariant: See `Forward`.
     """
-    forward, counts = Forward(model), Counts()
+    forward, counts = Forward(model, batch_invariant=batch_invariant), Counts()
     prefixes = PrefixCache(prefix_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, slots, fetch, prefixes.remove_adapter, counts)

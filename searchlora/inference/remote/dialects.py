@@ -107,7 +107,7 @@ class Searchlora:
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         body = {
             **_chat(model, request),
-            **({"begins": request.answer_prefix} if request.answer_prefix else {}),
+            **({"answer_prefix": request.answer_prefix} if request.answer_prefix else {}),
             **({"structured_outputs": _structured(request.grammar)} if request.grammar else {}),
         }
         return _message(post("/v1/chat/completions", body))
@@ -119,7 +119,11 @@ class Searchlora:
             return Scored((), 0, 0)
         body = {"model": model, "messages": [dict(message) for message in request.messages], "choices": list(choices)}
         prune_margin = None if prune_margin == math.inf else prune_margin  # the same, and JSON has no infinity
-        more = {"begins": request.answer_prefix or None, "ends": request.choice_suffix, "within": prune_margin}
+        more = {
+            "answer_prefix": request.answer_prefix or None,
+            "choice_suffix": request.choice_suffix,
+            "prune_margin": prune_margin,
+        }
         answer = post("/v1/score", {**body, **{key: value for key, value in more.items() if value is not None}})
         scores, usage = _finite(map(float, answer["log_probabilities"])), answer["usage"]
         if len(scores) != len(choices):

@@ -56,7 +56,8 @@ def make_service(
         raise UsageError(f"the base and an encoder would both be called '{name}'", fix="Rename the folder of one.")
 
     def make_engine() -> LocalEngine:
-        local = LocalEngine(resolve(base), store, waiting=settings.max_waiting, **engine)
+        fast: dict[str, Any] = {"batch_invariant": False, **engine}  # see `LocalEngine`: a server prefers speed
+        local = LocalEngine(resolve(base), store, waiting=settings.max_waiting, **fast)
         for adapter in load:
             local.load(adapter)
         return local

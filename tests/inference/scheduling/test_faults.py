@@ -342,7 +342,7 @@ def test_logits_that_are_not_finite_are_an_error_and_never_a_best_choice(either,
     wanted = either.score([asked(adapter="x")], [["a", "b"]])
     runner = either._core._runner
     model = runner._adapters.model if hasattr(runner, "_adapters") else None
-    weight = runner._prefiller.forward._head.weight if model is None else model.get_output_embeddings().weight
+    weight = runner._prefiller.forward._head.tensors()[0] if model is None else model.get_output_embeddings().weight
     (token,) = set(either.renderer.prompt_ids(asked("~").messages)) - set(
         either.renderer.prompt_ids(asked("a").messages)
     )
