@@ -15,6 +15,7 @@ from searchlora.experiments.result_files import file_name, machine
 from searchlora.files import atomic_text
 from searchlora.outputs import from_json, to_json
 from searchlora.prompts import messages
+from searchlora.recipe import PromptOptions
 from searchlora.task import PromptedTask
 
 
@@ -98,6 +99,8 @@ class OutputCache:
         weights = {} if model.bare else manifest.files
         task = [manifest.settings, {} if model.bare else manifest.tuned]
         parts = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"], weights, task]
+        if manifest.prompt_options != PromptOptions():  # the default ones keep the keys of earlier releases
+            parts.append(manifest.prompt_options.model_dump())
         return hashlib.sha256((self._conditions + json.dumps(parts, sort_keys=True)).encode()).hexdigest()
 
 

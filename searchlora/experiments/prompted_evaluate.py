@@ -130,12 +130,12 @@ def _answer(model: Model, trial: EvaluationRun, cache: OutputCache, engines: _En
 
 
 class _Engines:
-    """One engine per base and precision, loaded when a model on it is asked for the first time."""
+    """One engine per base, precision and prompt options, loaded when a model on it is asked for the first time."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._bases: dict[tuple[str, str | None], BaseModel] = {}
-        self._engines: dict[tuple[Path, str], LocalEngine] = {}
+        self._engines: dict[tuple[Path, str, str], LocalEngine] = {}
 
     def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
         """What every load checks, before any long work."""
@@ -148,13 +148,14 @@ class _Engines:
         check_renders(adapter, task, Renderer(load_tokenizer(base)))
 
     def engine(self, adapter: StoredAdapter) -> LocalEngine:
-        """The engine with an adapter's base."""
+        """The engine with an adapter's base, which answers without the adapter to the same prompts."""
         base, precision = self._base(adapter), adapter.manifest.recipe["precision"]
-        key = (base.path, precision)
+        options = adapter.manifest.prompt_options
+        key = (base.path, precision, options.model_dump_json())
         if key not in self._engines:
             from searchlora.inference.local import LocalEngine
 
-            self._engines[key] = LocalEngine(base, self.store, precision=precision)
+            self._engines[key] = LocalEngine(base, self.store, precision=precision, prompt_options=options)
         return self._engines[key]
 
     def _base(self, adapter: StoredAdapter) -> BaseModel:

@@ -168,7 +168,7 @@ class PromptedJob(TrainingJob):
             return None
         from searchlora.inference.local import LocalEngine
 
-        engine = LocalEngine(self.base, precision=self.recipe.precision)
+        engine = LocalEngine(self.base, precision=self.recipe.precision, prompt_options=self.recipe.prompt)
         return Validator(self.task, engine, records[: self.recipe.validation.rows], self._trial(records))
 
     def _trial(self, records: Sequence[Record]) -> EvaluationRun | None:

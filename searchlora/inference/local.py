@@ -54,6 +54,7 @@ class LocalEngine:
             number, order and batches. In bf16 rounding otherwise depends on the batch, and with it about one greedy
             answer in ten. Models that are served one adapter at a time compute one row per batch then. Set it to False
             where speed matters more than repeatability, such as in a server.
+        prompt_options: Options of the prompts of the base model and of adapters that are not in the store.
 
     Attributes:
         shares_batches: Whether rows with different adapters are computed in one batch.
@@ -79,6 +80,7 @@ class LocalEngine:
         prefix_tokens: int = 16384,
         waiting: int = 4096,
         batch_invariant: bool = True,
+        prompt_options: PromptOptions | None = None,
     ) -> None:
         from searchlora.inference.batched.forward import is_supported
         from searchlora.inference.batched.model_runner import batched_core
@@ -91,7 +93,7 @@ class LocalEngine:
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"
-        self.renderer = Renderer(load_tokenizer(base), adapter_options=self._prompt_options)
+        self.renderer = Renderer(load_tokenizer(base), prompt_options, adapter_options=self._prompt_options)
         self._sorted_together = _SORTED_BATCHES * batch_rows
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
@@ -135,8 +137,8 @@ class LocalEngine:
         return _required(self.store).pin(adapter)
 
     def _prompt_options(self, adapter: str) -> PromptOptions:
-        """The options with which the prompts of an adapter are rendered; the default ones for a plain PEFT folder."""
-        return PromptOptions() if adapter in self._folders else _required(self.store).prompt_options(adapter)
+        """The options of an adapter's prompts: those of its manifest, or the engine's for a plain PEFT folder."""
+        return self.renderer.options if adapter in self._folders else _required(self.store).prompt_options(adapter)
 
     def load(self, adapter: str) -> str:
         """Load an adapter before its first request, and return its pinned reference.

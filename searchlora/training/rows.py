@@ -51,7 +51,10 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
                 fix="Raise max_length, or set too_long=drop to train without such rows.",
             )
     if not examples:
-        raise TrainingError("there is no row to train on", fix="Check the dataset's train.jsonl and max_length.")
+        reason = f": all {len(dropped)} have more than max_length = {recipe.max_length} tokens" if dropped else ""
+        raise TrainingError(
+            f"there is no row to train on{reason}", fix="Check the dataset's train.jsonl and max_length."
+        )
     return Rows(examples, dropped)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchlora.errors import DataError, TrainingError
 from searchlora.models.libraries import quiet
 from searchlora.progress import Progress, silent
 from searchlora.recipe import AnyRecipe
@@ -109,12 +112,21 @@ class TrainingRun:
             save: Writes the weights being trained into a folder.
             loss_unit: For the plot.
             details: Further entries of the summary.
+
+        Raises:
+            TrainingError: for a loss that is not finite, or a disk that is full.
         """
         from transformers import PrinterCallback
 
+        trainer.remove_callback(PrinterCallback)
+        with _write_errors(self.folder):
+            return self._execute(trainer, save, loss_unit, details)
+
+    def _execute(
+        self, trainer: Any, save: Callable[[Path], None], loss_unit: str, details: Mapping[str, Any]
+    ) -> TrainingResult:
         from searchlora.training.callbacks import MetricsCallback, ValidationCallback
 
-        trainer.remove_callback(PrinterCallback)
         resumed_step = step_of(self.checkpoint)
         log = MetricsLog(self.folder / "metrics.jsonl", resumed_step)
         trainer.add_callback(MetricsCallback(log, self.progress, lambda: trainer.tokens_seen))
@@ -143,6 +155,26 @@ class TrainingRun:
             **details,
         }
         return TrainingResult(adapter, self.folder, summary)
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """Raise a `TrainingError` for a checkpoint or log that cannot be written, for example because the disk is full."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, DataError, RuntimeError) as error:
+        # torch.save raises a RuntimeError that names its writer.
+        if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|inline_container", str(error)):
+            raise
+        if isinstance(error, DataError) and not isinstance(error.__cause__, OSError):
+            raise
+        raise TrainingError(
+            f"cannot be written ({getattr(error, 'strerror', None) or error})",
+            where=str(folder),
+            fix="Make room, then continue with --resume.",
+        ) from error
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

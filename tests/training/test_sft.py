@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from searchlora.data.building import build
 from searchlora.errors import TrainingError
 from searchlora.experiments.evaluation_run import EvaluationRun
+from searchlora.experiments.train import train
 from searchlora.experiments.validation import Validator
 from searchlora.inference.local import LocalEngine
+from searchlora.prompts import Renderer
 from searchlora.recipe import load_recipe
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
@@ -204,6 +208,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 from searchlora.models.resolve import resolve
+from searchlora.prompts import Renderer
 from searchlora.recipe import load_recipe
 from searchlora.training.sft import train_adapter
 from tests.words import first_word, word_records
@@ -270,3 +275,93 @@ def test_a_run_that_was_at_its_end_is_not_trained_on(tiny_base, tmp_path):
     assert again.summary["final_loss"] == whole.summary["final_loss"]
     after = weights(again.adapter)
     assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_validation_renders_prompts_with_the_recipes_options(tiny_base, tmp_path):
+    """A base whose template prints a date and a flag: training, validation and the stored adapter see the same ones."""
+    folder = Path(shutil.copytree(tiny_base.path, tmp_path / "base"))
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    marks = "{{ strftime_now('%d %b %Y') }}{{ 'fast' if enable_thinking is false else 'slow' }}"
+    (folder / "chat_template.jinja").write_text(marks + template, encoding="utf-8")
+    rows = [
+        {"id": f"r{n}", "group": f"g{n}", "query": f"tent {n}", "rewrite": "tent", "split": split}
+        for n, split in enumerate(["train"] * 6 + ["validation"] * 2)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    build("rewriting", source, format="native", out=tmp_path / "data")
+    rendered = []
+    apply = Renderer._apply
+
+    def noted(self, chat, **kwargs):
+        text = apply(self, chat, **kwargs)
+        if "THE-" not in "".join(message["content"] for message in chat):  # not a probe of the template
+            rendered.append(text[:15])
+        return text
+
+    overrides = [
+        *SHORT,
+        "optim.max_steps=2",
+        "prompt.date=2025-03-01",
+        "prompt.template_kwargs={enable_thinking: false}",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Renderer, "_apply", noted)
+        stored = train(
+            "rewriting", tmp_path / "data", "r", base=str(folder), overrides=overrides, store=tmp_path / "store"
+        )
+    assert set(rendered) == {"01 Mar 2025fast"}
+    assert "validation loss" in stored.manifest.metrics
+    assert stored.manifest.prompt_options.template_kwargs == {"enable_thinking": False}
+
+
+def test_one_example_is_enough_to_train(tiny_base, tmp_path):
+    recipe = load_recipe({}, overrides=["optim.epochs=2", "lora.r=2"])
+    trained = train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(1), tmp_path / "run")
+    assert (trained.summary["steps"], trained.summary["rows"], trained.summary["best"]) == (2, 1, None)
+
+
+@pytest.mark.parametrize("overrides", [["precision=fp32", "quantization=none"], []], ids=["fp32", "nf4"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_finite_checkpoint(tiny_base, tmp_path, overrides):
+    changes = ["optim.learning_rate=1e38", "optim.schedule=constant", "checkpoints.every_steps=1"]
+    recipe = load_recipe({}, overrides=[*SHORT, *changes, *overrides])
+    task, folder = first_word(tmp_path / "task"), tmp_path / "run"
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match=r"the (loss|gradient norm) is (nan|inf) at step .*learning_rate"):
+            train_adapter(task, recipe, tiny_base, word_records(64), folder, resume=resume)
+    assert all(math.isfinite(line["loss"]) for line in read_metrics(folder / "metrics.jsonl"))
+
+
+def test_rows_that_are_all_too_long_are_counted(tiny_base, tmp_path):
+    recipe = load_recipe({}, overrides=["max_length=8", "too_long=drop"])
+    with pytest.raises(TrainingError, match="no row to train on: all 3 have more than max_length = 8 tokens"):
+        train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(3), tmp_path / "run")
+
+
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from searchlora.errors import TrainingError
+from searchlora.models.resolve import resolve
+from searchlora.recipe import load_recipe
+from searchlora.training.sft import train_adapter
+from tests.words import first_word, word_records
+
+base, task, run = sys.argv[1:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+recipe = load_recipe({}, overrides=["optim.max_steps=2", "lora.r=8", "checkpoints.every_steps=1"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    train_adapter(first_word(Path(task)), recipe, resolve(base), word_records(8), Path(run))
+except TrainingError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def test_a_full_disk_is_a_clear_error(tiny_base, tmp_path):
+    command = [sys.executable, "-c", _FULL_DISK, tiny_base.name, str(tmp_path / "task"), str(tmp_path / "run")]
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "cannot be written" in done.stdout and "--resume" in done.stdout

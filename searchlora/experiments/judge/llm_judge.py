@@ -158,7 +158,7 @@ def load_judge(
     weights = {"base": fingerprint(model.path).model_dump(), "adapter": None, "precision": recipe.precision}
     return Judge(
         task=plugin,
-        engine=LocalEngine(model, store, precision=recipe.precision),
+        engine=LocalEngine(model, store, precision=recipe.precision, prompt_options=recipe.prompt),
         adapter=None,
         base=public_name(model.name),
         lineage=base_lineage(store, model.name),
