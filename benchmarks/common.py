@@ -108,23 +108,26 @@ Outcome = TypeVar("Outcome")
 
 
 def timed(ways: Mapping[str, Callable[[], Outcome]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Outcome]]:
-    """Seconds of each way in each repeat, and what each gave last.
+    """Seconds of each variant in each repeat, and its last result.
 
-    The ways take turns, so that whatever else the machine does falls on all; one repeat before is not counted.
+    The variants take turns, so other load on the machine affects all; one warm-up repeat is not counted.
+
+    Args:
+        ways: Name -> function.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    given: dict[str, Outcome] = {}
+    results: dict[str, Outcome] = {}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
             begun = time.perf_counter()
-            given[name] = way()
+            results[name] = way()
             if repeat:
                 seconds[name].append(time.perf_counter() - begun)
-    return seconds, given
+    return seconds, results
 
 
 def speed_row(system: str, measure: str, values: Sequence[float]) -> dict[str, Any]:
-    """A row of results: the median, the least and the most of the repeats."""
+    """A results row: median, minimum and maximum over the repeats."""
     return {
         "system": system,
         "measure": measure,
@@ -136,7 +139,7 @@ def speed_row(system: str, measure: str, values: Sequence[float]) -> dict[str, A
 
 
 def speed_ratio(a: str, b: str, measure: str, above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
-    """A comparison: the ratio of the medians; the least and the most of the ratios within a repeat."""
+    """A comparison: ratio of the medians, and minimum and maximum ratio within a repeat."""
     ratios = [one / other for one, other in zip(above, below, strict=True)]
     return {
         "a": a,

@@ -27,14 +27,14 @@ def child_server(
     ready: str = "/health",
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """The URL of a server that says on a path that it is ready; it is ended afterwards.
+    """Start a server and yield its URL once its health path answers; terminate it afterwards.
 
-    If it does not start, or has ended where what uses it fails, the program ends with the last lines of its log.
+    If the server does not start, or has ended when its user fails, the program exits with the last lines of the log.
 
     Args:
-        command: What starts it, on a port of the loopback.
-        ready: The path.
-        environment: Variables beside those of this process.
+        command: Port -> the command that starts the server on the loopback interface.
+        ready: The health path.
+        environment: Environment variables added to those of this process.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -55,7 +55,7 @@ def child_server(
                 sys.exit(_failure(f"{name} ended early ({error})", process, log))
             raise
         finally:
-            with suppress(ProcessLookupError):  # it has ended by itself
+            with suppress(ProcessLookupError):  # already ended
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=60)
 
@@ -71,7 +71,7 @@ def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Waits a moment: a connection breaks before the process is gone."""
+    """Whether the process has ended; waits 2 seconds, since a connection breaks before the process ends."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=2)
     return process.returncode is not None
@@ -83,7 +83,7 @@ def _failure(what: str, process: subprocess.Popen[bytes], log: Path) -> str:
     return "\n".join([f"{what}, {state}; the end of {log}:", *lines])
 
 
-#: Adapters may come and go by HTTP; nothing is reported to anybody; nothing is asked of the hub.
+#: Adapters can be loaded by HTTP; no usage reports, no hub requests.
 _ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     "VLLM_NO_USAGE_STATS": "1",
@@ -98,14 +98,14 @@ _RANKS = (8, 16, 32, 64, 128, 256)
 def vllm(
     python: Path, base: Path, *, adapters: int, rank: int, log: Path, dtype: str = "float32", rows: int = 8, **more: str
 ) -> AbstractContextManager[str]:
-    """The URL of a server that is ready; it is ended afterwards.
+    """Start a vLLM server and yield its URL; terminate it afterwards.
 
     Args:
-        python: Of the environment that has vLLM.
-        adapters: How many will be loaded.
-        rank: The highest of theirs.
-        rows: That are computed at once.
-        more: Other options of vLLM, by their names with `_` for `-`.
+        python: The interpreter of the environment with vLLM.
+        adapters: Number of adapters to load.
+        rank: Their greatest rank.
+        rows: Number of rows computed at once.
+        more: Other options of vLLM, with `_` for `-` in their names.
     """
     options = {
         "model": base,
@@ -113,8 +113,8 @@ def vllm(
         "dtype": dtype,
         "max-model-len": 2048,
         "max-num-seqs": rows,
-        # One slot stays empty: on a CPU vLLM 0.32 gives a request without an adapter that of the last slot, where one
-        # with an adapter is in the same batch (its pull request 48421).
+        # One slot stays empty: on a CPU, vLLM 0.32 gives a request without an adapter the adapter of the last slot if
+        # one with an adapter is in the same batch (its pull request 48421).
         "max-loras": adapters + 1,
         "max-lora-rank": next(each for each in _RANKS if each >= rank),
         "structured-outputs-config": '{"backend": "guidance"}',

@@ -1,9 +1,9 @@
-"""BM25 in variants, a dense encoder and fusions on the Cranfield collection, each against the plain BM25.
+"""BM25 variants, a dense encoder and fusions on the Cranfield collection, each compared with default BM25.
 
     python -m benchmarks.cranfield_runs
 
-Runs are kept in `benchmarks/work/cranfield_runs` as TREC files and used again from there; encoding takes minutes on a
-CPU, the rest seconds. No setting was chosen by what it gives here.
+Runs are stored as TREC files in `benchmarks/work/cranfield_runs` and reused. Encoding takes minutes on a CPU, the rest
+seconds. No setting was tuned on these results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     with progress_bars() as steps:
         paths = cranfield_systems(WORK / "cranfield_runs", steps=steps)
     data = Cranfield(real_data() / "cranfield")
-    # Cranfield counts as judged completely: a document without a judgment is not relevant.
+    # Cranfield is judged completely: a document without a judgment is not relevant.
     systems = {
         name: evaluate_run(read_run(path), data.qrels, measures=MEASURES, unjudged=False)
         for name, path in paths.items()

@@ -1,4 +1,4 @@
-"""The systems whose runs on Cranfield are made: BM25 in variants, an encoder, and fusions of these."""
+"""Retrieval systems on Cranfield: BM25 variants, a dense encoder and fusions of their runs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, Hit
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Retriever, fuse
 
-#: Documents of each topic in each run.
+#: Number of documents per topic in a run.
 DEPTH = 100
 BASELINE = "bm25"
 ENCODER = "all-minilm-l6-v2"
 
 STEM = Analyzer(stemmer="english")
 
-#: Name -> options of `BM25Index`; a name with `title` in it searches titles alone.
+#: Name -> options of `BM25Index`; systems with `title` in their name search titles only.
 LEXICAL: dict[str, dict[str, Any]] = {
     BASELINE: {},
     "bm25_k1.2_b0.75": {"k1": 1.2, "b": 0.75},
-    "bm25_k0": {"k1": 0.0, "b": 0.0},  # each word once, by its rarity alone
+    "bm25_k0": {"k1": 0.0, "b": 0.0},  # binary term weights: IDF only
     "bm25_allwords": {"analyzer": Analyzer(stopwords=None)},
     "bm25_stem": {"analyzer": STEM},
     "bm25_stem_k1.2_b0.75": {"analyzer": STEM, "k1": 1.2, "b": 0.75},
@@ -39,7 +39,7 @@ LEXICAL: dict[str, dict[str, Any]] = {
 }
 DENSE = ("dense", "dense_title")
 
-#: Name -> how, and which runs above are fused.
+#: Name -> fusion method and the runs that are fused.
 FUSIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rrf_stem_dense": ("rrf", ("bm25_stem_k1.2_b0.75", "dense")),
     "combsum_stem_dense": ("combsum", ("bm25_stem_k1.2_b0.75", "dense")),
@@ -52,7 +52,7 @@ SYSTEMS = (*LEXICAL, *DENSE, *FUSIONS)
 
 @dataclass(frozen=True)
 class Cranfield:
-    """What is searched, for what, and what is relevant."""
+    """Documents, queries and relevance judgments of Cranfield."""
 
     folder: Path
 
@@ -77,7 +77,7 @@ class Cranfield:
 
 
 def cranfield_systems(work: Path, *, steps: Steps = unwatched) -> dict[str, Path]:
-    """Run files of all `SYSTEMS` in the folder `work`, by name; those that are not there are made.
+    """Run files of all `SYSTEMS` in the folder `work`, by name; missing ones are created.
 
     Encoding takes minutes on a CPU, the rest seconds.
     """
@@ -91,7 +91,7 @@ def cranfield_systems(work: Path, *, steps: Steps = unwatched) -> dict[str, Path
 
 
 def _makers(data: Cranfield, paths: Mapping[str, Path], steps: Steps) -> dict[str, Callable[[], Run]]:
-    """Name -> what makes its run. Fusions read the runs that they fuse, which stand before them."""
+    """Name -> function that creates its run. Fusions read the runs that come before them."""
     loaded: list[Encoder] = []
 
     def encoder() -> Encoder:
@@ -123,11 +123,11 @@ def _search(retriever: Retriever, data: Cranfield) -> Run:
 
 
 def _fused(method: str, runs: Sequence[Run], data: Cranfield) -> Run:
-    together = {}
+    fused = {}
     for topic in data.queries:
         rankings = [
             [Hit(document, run[topic][document]) for document in ranked(run[topic])] if topic in run else []
             for run in runs
         ]
-        together[topic] = {hit.document: hit.score for hit in fuse(rankings, method=method)[:DEPTH]}
-    return together
+        fused[topic] = {hit.document: hit.score for hit in fuse(rankings, method=method)[:DEPTH]}
+    return fused

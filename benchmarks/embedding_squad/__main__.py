@@ -1,12 +1,12 @@
 """Encoder adapters against full fine-tuning and zero-shot: all-MiniLM-L6-v2 on five collections.
 
-    python -m benchmarks.embedding_squad                     all of it, an hour or two on 2 cores
+    python -m benchmarks.embedding_squad                     all collections, one to two hours on 2 cores
     python -m benchmarks.embedding_squad squad cranfield     these collections only
-    python -m benchmarks.embedding_squad --limit 50 --set optim.max_steps=4     a try; nothing is written to results
+    python -m benchmarks.embedding_squad --limit 50 --set optim.max_steps=4     trial; no results are written
 
-Every system of a collection is trained and measured on the same rows. What was trained and found lies in
-`benchmarks/work/embedding` and is used again. all-MiniLM-L6-v2 saw SQuAD in its published training data, so "zero-shot"
-is not zero-shot there; the other collections stand beside it for that.
+Every system of a collection is trained and measured on the same rows. Models and outputs in `benchmarks/work/embedding`
+are reused. The published training data of all-MiniLM-L6-v2 contains SQuAD, so "zero-shot" is not zero-shot there; the
+other collections were not in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from searchlora.progress import Steps
 
 NAME = "embedding_squad"
 
-#: What the interval of LoRA − full fine-tuning must lie above, in nDCG@10.
+#: Non-inferiority margin: lower bound for the interval of LoRA − full fine-tuning, in nDCG@10.
 MARGIN = -0.01
 
 COLLECTIONS: Mapping[str, Callable[[Path, Path], Collected]] = {
@@ -43,8 +43,8 @@ COLLECTIONS: Mapping[str, Callable[[Path, Path], Collected]] = {
 }
 
 NOTES = {
-    "squad": "The published training data of all-MiniLM-L6-v2 holds SQuAD, so its zero-shot figures are none here.",
-    "arxiv_tags": "242 of the 432 tags belong to one paper each, so that they are in one fold only.",
+    "squad": "The published training data of all-MiniLM-L6-v2 contains SQuAD, so its figures are not zero-shot here.",
+    "arxiv_tags": "242 of the 432 tags belong to one paper each, so they occur in one fold only.",
 }
 
 
@@ -69,9 +69,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedding_squad")
-    parser.add_argument("collections", nargs="*", help=f"of {', '.join(COLLECTIONS)}; default: all")
-    parser.add_argument("--limit", type=int, help="of test rows, for a try")
-    parser.add_argument("--set", action="append", default=[], help="key=value over each recipe, for a try")
+    parser.add_argument("collections", nargs="*", help=f"any of {', '.join(COLLECTIONS)}; default: all")
+    parser.add_argument("--limit", type=int, help="number of test rows, for a trial")
+    parser.add_argument("--set", action="append", default=[], help="key=value that overrides each recipe, for a trial")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.collections if name not in COLLECTIONS]:
         parser.error(f"there is no collection '{unknown[0]}'; there are {', '.join(COLLECTIONS)}")
@@ -91,7 +91,7 @@ def _folds(found: Collected, store: Store, overrides: list[str]) -> Sequence[Fol
 def _compared(
     found: Collected, folds: Sequence[Fold], kept: Path, steps: Steps, limit: int | None
 ) -> list[tuple[str, Comparison]]:
-    """Name of the results -> LoRA against each other system."""
+    """Pairs of result name and the comparison of LoRA with each other system."""
     if found.name != "banking77":
         systems = measuring.retrieval(folds, kept / found.name, steps, limit)
         return [(NAME if found.name == "squad" else f"embedding_{found.name}", _against_lora(systems, "nDCG@10"))]
@@ -100,7 +100,7 @@ def _compared(
 
 
 def _against_lora(systems: Mapping[str, Evaluation], headline: str) -> Comparison:
-    """Every measure is shown; the headline alone is tested."""
+    """Compare LoRA with the other systems; all measures are shown, only the headline is tested."""
     tested = {name: replace(each, headline=headline, tested=(headline,)) for name, each in systems.items()}
     return compare(tested, candidate=LORA)
 

@@ -1,4 +1,4 @@
-"""The collections, as datasets in `benchmarks/work/embedding`: built once, then used again."""
+"""Collections of the benchmark as datasets in `benchmarks/work/embedding`, built once and reused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from searchlora.tasks.embedding.dataset import FORMATS
 FOLDS = 2
 
 #: A tag that every paper has.
-_SAYS_NOTHING = "arxiv_doc"
+_COMMON_TAG = "arxiv_doc"
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Collected:
     """One collection.
 
     Attributes:
-        name: As results are called.
-        title: What is found, for tables.
-        folds: Datasets whose test splits together are measured; each is trained on its own training split.
-        recipe: Name of a YAML file beside this one.
+        name: Name in result files.
+        title: Title in tables.
+        folds: Datasets; a model is trained on the training split of each and measured on all test splits together.
+        recipe: File name of the recipe in this folder.
     """
 
     name: str
@@ -81,7 +81,7 @@ def arxiv_tags(data: Path, work: Path) -> Collected:
     rows = []
     for number, paper in enumerate(papers, start=1):
         text = " ".join(f"{paper['arxiv_title']}. {paper['arxiv_summary']}".split())
-        tags = [names[uri] for uri in paper["tag"] if not uri.endswith(f"/{_SAYS_NOTHING}")]
+        tags = [names[uri] for uri in paper["tag"] if not uri.endswith(f"/{_COMMON_TAG}")]
         if tags:
             rows.append({"id": f"p{number}", "group": normalised(text), "query": text, "positives": tags})
     return Collected("arxiv_tags", "arXiv: paper → tags", _folds(rows, work / "arxiv_tags", _native), "few.yaml")
@@ -102,18 +102,18 @@ _TRAIN = (0.9, 0.1, 0.0)
 
 
 def _folds(rows: Sequence[Record], folder: Path, build_fold: Callable[[Path, Path], object]) -> list[Dataset]:
-    """Halves by the hash of the group, each the test of one dataset and the training of the other."""
+    """Two halves by the hash of the group, each the test split of one dataset and the training split of the other."""
     groups = sorted({str(row["group"]) for row in rows}, key=lambda group: fingerprint(f"fold {group}"))
     half = {group: place % FOLDS for place, group in enumerate(groups)}
-    found = []
+    datasets = []
     for fold in range(FOLDS):
         split = [{**row, "split": "test" if half[str(row["group"])] == fold else "train"} for row in rows]
 
         def make(out: Path, split: list[Record] = split, fold: int = fold) -> None:
             build_fold(_lines(folder / f"fold{fold}.jsonl", split), out)
 
-        found.append(_built(folder / f"fold{fold}", make))
-    return found
+        datasets.append(_built(folder / f"fold{fold}", make))
+    return datasets
 
 
 def _native(rows: Path, out: Path) -> None:

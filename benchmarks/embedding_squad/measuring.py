@@ -1,4 +1,4 @@
-"""What each system finds, or calls each text; kept on disk, so that a run that broke off goes on from there."""
+"""Evaluation of the systems; their outputs are stored on disk, so an interrupted benchmark resumes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from searchlora.task import EvaluationInput, load_encoder_task
 BM25, COMMONEST = "BM25", "commonest intent"
 ZERO, LORA, FULL = "zero-shot", "LoRA", "full fine-tuning"
 
-#: Method of `classify` -> how the systems with it are called.
+#: Method of `classify` -> its name in tables.
 HEADS = {"centroid": "nearest centroid", "linear": "linear head"}
 
 
 @dataclass(frozen=True)
 class Fold:
-    """A trained fold: its dataset, the adapter, the model trained in full (its folder, and what it was made from)."""
+    """A trained fold: dataset, adapter, folder of the fully fine-tuned model, and its training information."""
 
     dataset: Dataset
     adapter: StoredAdapter
@@ -41,20 +41,20 @@ class Fold:
         return self.adapter.manifest.base.name
 
     def encoder(self, system: str, dimensions: int | None = None) -> Encoder:
-        """One of the three."""
+        """The encoder of `ZERO`, `LORA` or `FULL`."""
         if system == FULL:
             return Encoder.load(str(self.model), dimensions=dimensions)
         return Encoder.load(self.base, adapter=self.adapter if system == LORA else None, dimensions=dimensions)
 
     @property
     def key(self) -> str:
-        """Everything that the outcome rests on."""
+        """Hash of everything that the outputs depend on."""
         parts = [self.dataset.fingerprint, self.adapter.manifest.files, dict(self.about)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def retrieval(folds: Sequence[Fold], kept: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
-    """System -> its figures over the test queries of all folds, each by the model that was not trained on them."""
+    """System -> evaluation over the test queries of all folds, each by a model that was not trained on them."""
     return _merged([_measured(fold, kept / f"{place}.json", steps, limit) for place, fold in enumerate(folds)])
 
 
@@ -84,26 +84,26 @@ def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[s
 
 
 def classes(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str, dict[str, Evaluation]]:
-    """Head -> system -> its figures. Each encoder is asked once for the vectors of training and test."""
+    """Head -> system -> evaluation. Each encoder encodes the training and test texts once."""
     trial = _trial(fold, limit)
     known = trial.known[: limit and 20 * limit]
-    said = _known(kept, fold.key)
+    predicted = _known(kept, fold.key)
     for system in (ZERO, FULL, LORA):
-        if system not in said:
+        if system not in predicted:
             encoder, step = fold.encoder(system), steps(f"Encoding: {system}")
             fitted, asked = (
                 encoder.encode([trial.task.query(record) for record in records], batch_size=64, progress=step)
                 for records in (known, trial.records)
             )
             labels = [str(trial.task.label(record)) for record in known]
-            said[system] = {head: classify(fitted, labels, asked, head) for head in HEADS}  # type: ignore[arg-type]
-            write_json(kept, {"key": fold.key, "systems": said})
+            predicted[system] = {head: classify(fitted, labels, asked, head) for head in HEADS}  # type: ignore[arg-type]
+            write_json(kept, {"key": fold.key, "systems": predicted})
     commonest = next(iter(trial.task.baselines(trial.records, fold.dataset.folder).values()))
     found: dict[str, dict[str, Evaluation]] = {}
     for head in HEADS:
         found[head] = {COMMONEST: trial.task.evaluate(EvaluationInput(trial.records, commonest))}
         for system in (ZERO, FULL, LORA):
-            found[head][system] = trial.task.evaluate(EvaluationInput(trial.records, said[system][head]))
+            found[head][system] = trial.task.evaluate(EvaluationInput(trial.records, predicted[system][head]))
     return found
 
 
@@ -118,7 +118,7 @@ def _trial(fold: Fold, limit: int | None) -> EncoderEvaluationRun:
 
 
 def _merged(folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
-    """One evaluation per system, over the rows of all folds; costs are their mean."""
+    """One evaluation per system over the rows of all folds; costs are averaged."""
     found = {}
     for system in folds[0]:
         parts = [fold[system] for fold in folds]

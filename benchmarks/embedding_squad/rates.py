@@ -1,9 +1,9 @@
-"""Which learning rates: LoRA's and full fine-tuning's, each tried at three on SQuAD's validation articles.
+"""Learning rates of LoRA and of full fine-tuning: three each, compared on SQuAD's validation articles.
 
     python -m benchmarks.embedding_squad.rates
 
-Half an epoch each on the training articles; measured on questions of the validation articles, which look for their
-paragraph among those of the same articles. No test article is read. The best of each stands in the recipes.
+Each trains for half an epoch on the training articles. Questions of the validation articles retrieve their paragraph
+among the paragraphs of the same articles. No test article is read. The recipes use the best rate of each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FULL_RATES = ("5.0e-5", "1.0e-4", "2.0e-4")
 MEASURE = "nDCG@10"
 ROWS = 500
 
-#: Half an epoch, measured at its end.
+#: Half an epoch, with validation at its end.
 SETTINGS = ("optim.max_steps=64", "validation.every_steps=100000", f"validation.rows={ROWS}")
 
 

@@ -1,4 +1,4 @@
-"""What training took, LoRA and full fine-tuning side by side."""
+"""Training costs of LoRA and full fine-tuning, as rows and as a table."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ _COLUMNS = ("", "parameters trained", "share", "peak memory, GB", "training, s",
 
 
 def trained_rows(trained: Sequence[tuple[str, Fold]]) -> list[dict[str, Any]]:
-    """The rows of the results file, a figure each."""
+    """The rows of the results file, one figure each."""
     rows = []
     for title, fold in trained:
-        for system, told in _systems(fold).items():
-            for measure, value in told.items():
+        for system, costs in _systems(fold).items():
+            for measure, value in costs.items():
                 label = f"{title}, {system}"
                 rows.append({"system": label, "measure": measure, "value": value, "low": None, "high": None, "n": 1})
     return rows
 
 
 def trained_table(trained: Sequence[tuple[str, Fold]]) -> str:
-    """Markdown; folds of a collection are rows of their own."""
+    """Markdown table with a row for each fold and system."""
     rows = []
     for title, fold in trained:
-        for system, told in _systems(fold).items():
+        for system, costs in _systems(fold).items():
             rows.append(
                 [
                     f"{title}, {system}",
-                    f"{told['parameters trained']:,.0f}",
-                    f"{told['share']:.1%}",
-                    f"{told['peak memory, GB']:.2f}",
-                    f"{told['training, s']:.0f}",
-                    f"{told['on disk, MB']:.1f}",
+                    f"{costs['parameters trained']:,.0f}",
+                    f"{costs['share']:.1%}",
+                    f"{costs['peak memory, GB']:.2f}",
+                    f"{costs['training, s']:.0f}",
+                    f"{costs['on disk, MB']:.1f}",
                 ]
             )
     return markdown_table(_COLUMNS, rows)
@@ -43,10 +43,10 @@ def trained_table(trained: Sequence[tuple[str, Fold]]) -> str:
 def _systems(fold: Fold) -> dict[str, dict[str, float]]:
     adapter = (fold.adapter.path / "adapter_model.safetensors").stat().st_size
     model = sum(file.stat().st_size for file in fold.model.rglob("*.safetensors"))
-    return {LORA: _told(fold.adapter.manifest.training, adapter), FULL: _told(fold.about["training"], model)}
+    return {LORA: _costs(fold.adapter.manifest.training, adapter), FULL: _costs(fold.about["training"], model)}
 
 
-def _told(training: Mapping[str, Any], size: int) -> dict[str, float]:
+def _costs(training: Mapping[str, Any], size: int) -> dict[str, float]:
     return {
         "parameters trained": training["parameters_trained"],
         "share": training["parameters_trained"] / training["parameters"],

@@ -1,4 +1,4 @@
-"""One training run in a process of its own, so that its peak memory is its own.
+"""One training run in a separate process, so that its peak memory is measured alone.
 
 python -m benchmarks.embedding_squad.training NAME DATA STORE RECIPE lora|OUT [key=value ...]
 """
@@ -25,13 +25,13 @@ LORA = "lora"
 
 
 def lora(name: str, dataset: Dataset, store: Store, recipe: str, overrides: list[str]) -> StoredAdapter:
-    """The adapter of a fold, trained unless it is there."""
+    """The adapter of a fold, trained if it does not exist."""
     _run(name, dataset, store, recipe, LORA, overrides)
     return store.get(name)
 
 
 def full(name: str, dataset: Dataset, store: Store, recipe: str, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
-    """The model of a fold with all weights trained, unless it is there, and what its training took."""
+    """The fully fine-tuned model of a fold, trained if it does not exist, and its training information."""
     out = store.root.parent / "full" / name
     _run(f"{name}-full", dataset, store, recipe, str(out), overrides)
     return out, read_training_file(out)
@@ -43,20 +43,20 @@ def _run(name: str, dataset: Dataset, store: Store, recipe: str, what: str, over
 
 
 def main(name: str, data: str, root: str, recipe: str, what: str, *overrides: str) -> None:
-    """As the command line has it."""
+    """Entry point of the command line."""
     store = Store(root)
     with progress_bars() as steps:
         if what == LORA:
             train_or_reuse("embedding", data, name, recipe=recipe, overrides=overrides, store=store, steps=steps)
             return
         task, out = load_encoder_task("embedding"), Path(what)
-        wanted = load_encoder_recipe(task.default_recipe, recipe, (*overrides, "full=true"))
+        requested = load_encoder_recipe(task.default_recipe, recipe, (*overrides, "full=true"))
         about = read_training_file(out)
         if about:
-            if about["recipe"] == wanted.model_dump() and about["dataset"] == load_dataset(data).fingerprint:
-                print(f"The model is there, trained on this dataset with this recipe: {out}")
+            if about["recipe"] == requested.model_dump() and about["dataset"] == load_dataset(data).fingerprint:
+                print(f"The model exists, trained on this dataset with this recipe: {out}")
                 return
-            sys.exit(f"{out} holds a model of another recipe or dataset; take it away first.")
+            sys.exit(f"{out} contains a model of another recipe or dataset. Remove it first.")
         out.parent.mkdir(parents=True, exist_ok=True)
         resume = has_unfinished_run(store, name)
         options = TrainingOptions(recipe=recipe, overrides=overrides, resume=resume, steps=steps)

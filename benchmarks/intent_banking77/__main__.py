@@ -1,10 +1,10 @@
-"""BANKING77's 77 intents, official test, with one adapter on SmolLM2-135M.
+"""Intent classification on BANKING77 (77 intents, official test set) with an adapter of SmolLM2-135M.
 
     python -m benchmarks.intent_banking77
 
-Trains on the whole official training set but for the rows that stand in the test (the builder lists them) and 280 rows
-on which the temperature of the probabilities is chosen. The adapter, and what the models answered, are used again where
-they are there. Answers to read are written to `benchmarks/work/intent_banking77/answers.md`.
+Trains on the official training set without the rows that also occur in the test set (the builder lists them) and
+without 280 validation rows, on which the temperature of the probabilities is fitted. An existing adapter and existing
+outputs are reused. Sample answers are written to `benchmarks/work/intent_banking77/answers.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.intent_banking77.systems import (
     confused,
     per_label,
     run_all,
-    to_read,
+    sample_answers,
 )
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -51,14 +51,14 @@ def main() -> None:
         systems, tuned = run_all(task, dataset, stored, engine, OUT / "outputs", steps)
     comparison, calibration = compared(systems), calibrated(systems)
     records, outputs = dataset.records("test"), systems[ADAPTER].outputs
-    of_calibration = to_json(calibration, header("intent_banking77", "intent_banking77"))
+    calibration_rows = to_json(calibration, header("intent_banking77", "intent_banking77"))
     rows = to_json(comparison, header("intent_banking77", "intent_banking77"))
     save(
         "intent_banking77",
         comparison,
         {
-            "rows": [*rows["rows"], *of_calibration["rows"]],
-            "comparisons": [*rows["comparisons"], *of_calibration["comparisons"]],
+            "rows": [*rows["rows"], *calibration_rows["rows"]],
+            "comparisons": [*rows["comparisons"], *calibration_rows["comparisons"]],
             **_about(dataset, stored),
             "tuned": dict(tuned),
             "labels": per_label(records, outputs),
@@ -66,7 +66,7 @@ def main() -> None:
         },
     )
     with atomic_text(OUT / "answers.md") as file:
-        file.write(to_read(records, outputs, systems[FREE].outputs))
+        file.write(sample_answers(records, outputs, systems[FREE].outputs))
     print_comparison(comparison)
     print_comparison(calibration)
 

@@ -1,4 +1,4 @@
-"""The systems that the benchmark compares; what a model answered is kept on disk and taken from there."""
+"""Systems of the intent benchmark, their outputs (stored on disk and reused), and tables of labels."""
 
 from __future__ import annotations
 
@@ -31,37 +31,39 @@ ACCURACY, MACRO_F1, VALID, ERROR = "accuracy", "macro-F1", "schema-valid", "cali
 def run_all(
     task: PromptedTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, keep: Path, steps: Steps
 ) -> tuple[dict[str, SystemResult], Mapping[str, Any]]:
-    """Every row of the table, in its order; and what was tuned on validation.
+    """The result of every system, in the order of the table, and the values tuned on validation rows.
 
     Args:
-        task: With the adapter's settings, and nothing tuned.
+        task: The task with the adapter's settings and without tuned values.
     """
     records = dataset.records("test")
-    most = int(stored.manifest.recipe["max_new_tokens"])
-    held = EvaluationRun(task, records, max_new_tokens=most)
-    free = replace(held, constrained=False)
+    max_tokens = int(stored.manifest.recipe["max_new_tokens"])
+    constrained = EvaluationRun(task, records, max_new_tokens=max_tokens)
+    free = replace(constrained, constrained=False)
     tuned = stored.manifest.tuned or _tuned(task, dataset, stored, engine, steps)
-    systems = {name: held.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
+    systems = {
+        name: constrained.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()
+    }
     for model, trial in (
-        (Model(BASE, stored, bare=True), held),
+        (Model(BASE, stored, bare=True), constrained),
         (Model(BASE_FREE, stored, bare=True), free),
-        (Model(RAW, stored), held),
+        (Model(RAW, stored), constrained),
         (Model(FREE, stored), free),
     ):
-        systems[model.name] = _asked(model, trial, engine, keep, steps)
+        systems[model.name] = _generated(model, trial, engine, keep, steps)
     tuned_task = task.bound(task.settings, tuned)
     raw = systems[RAW]
     outputs = [tuned_task.apply_tuning(output, record) for output, record in zip(raw.outputs, records, strict=True)]
-    systems[ADAPTER] = held.given(ADAPTER, outputs, raw.evaluation.costs)
+    systems[ADAPTER] = constrained.given(ADAPTER, outputs, raw.evaluation.costs)
     return systems, tuned
 
 
 def compared(systems: Mapping[str, SystemResult]) -> Comparison:
-    """The adapter against all others, on accuracy and macro-F1 over all rows, an invalid output counted as wrong."""
+    """Compare the adapter with all others on accuracy and macro-F1 over all rows; an invalid output is wrong."""
     evaluations = {}
     for name, system in systems.items():
         if name == RAW:
-            continue  # the same answers as the adapter's: only its probabilities differ
+            continue  # same answers as the adapter; only the probabilities differ
         values = system.evaluation.values
         valid = {row: 1 - invalid for row, invalid in values["invalid"].items()}
         evaluations[name] = replace(
@@ -74,7 +76,7 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
 
 
 def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
-    """The calibration error of all systems that give probabilities, against the adapter's without temperature."""
+    """Compare the calibration error of the adapter with that of all systems with probabilities."""
     evaluations = {
         name: replace(
             systems[name].evaluation, slices={}, aggregates={ERROR: systems[name].evaluation.aggregates[ERROR]}
@@ -84,7 +86,7 @@ def calibrated(systems: Mapping[str, SystemResult]) -> Comparison:
     return compare(evaluations, candidate=ADAPTER, measures=(ERROR,))
 
 
-def _asked(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
+def _generated(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, steps: Steps) -> SystemResult:
     cache = OutputCache(keep, trial)
     known = cache.outputs(model)
     if known is not None:
@@ -97,8 +99,8 @@ def _asked(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Path, 
 def _tuned(
     task: PromptedTask, dataset: Dataset, stored: StoredAdapter, engine: LocalEngine, steps: Steps
 ) -> Mapping[str, Any]:
-    """As training does it at its end; for an adapter that was trained before it did."""
-    progress = steps("Asking validation rows")
+    """Tune on validation rows, for an adapter stored without tuned values."""
+    progress = steps("Validation rows")
     stage = AdapterStage(task, engine, stored.reference)
     records = dataset.records("validation")
     outputs: list[Any] = []
@@ -109,12 +111,12 @@ def _tuned(
 
 
 def per_label(records: Sequence[Record], outputs: Sequence[Any]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each label, the worst F1 first."""
+    """Precision, recall and F1 of each label, lowest F1 first."""
     from sklearn.metrics import precision_recall_fscore_support
 
     gold = [str(record["label"]) for record in records]
     labels = sorted(set(gold))
-    figures = precision_recall_fscore_support(gold, _said(outputs), labels=labels, zero_division=0)
+    figures = precision_recall_fscore_support(gold, _predicted(outputs), labels=labels, zero_division=0)
     rows = [
         {"label": label, "precision": float(p), "recall": float(r), "F1": float(f), "n": int(n)}
         for label, p, r, f, n in zip(labels, *figures, strict=True)
@@ -122,33 +124,34 @@ def per_label(records: Sequence[Record], outputs: Sequence[Any]) -> list[dict[st
     return sorted(rows, key=lambda row: float(row["F1"]))
 
 
-def confused(records: Sequence[Record], outputs: Sequence[Any], most: int = 20) -> list[dict[str, Any]]:
-    """The pairs of labels most often confused, true and said."""
-    pairs = Counter((str(r["label"]), said) for r, said in zip(records, _said(outputs), strict=True))
+def confused(records: Sequence[Record], outputs: Sequence[Any], limit: int = 20) -> list[dict[str, Any]]:
+    """The most frequently confused pairs of gold and predicted labels."""
+    gold = [str(record["label"]) for record in records]
+    pairs = Counter(zip(gold, _predicted(outputs), strict=True))
     wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
-    return [{"true": true, "said": said, "n": count} for (true, said), count in wrong.most_common(most)]
+    return [{"gold": label, "predicted": other, "n": count} for (label, other), count in wrong.most_common(limit)]
 
 
-def to_read(records: Sequence[Record], held: Sequence[Any], free: Sequence[Any], each: int = 10) -> str:
-    """So many right answers, wrong ones, and ones invalid without constraint, drawn by chance, as Markdown."""
-    rows = list(zip(records, held, free, strict=True))
+def sample_answers(records: Sequence[Record], constrained: Sequence[Any], free: Sequence[Any], count: int = 10) -> str:
+    """A random sample of right answers, wrong answers, and answers invalid without constraint, as Markdown."""
+    rows = list(zip(records, constrained, free, strict=True))
     parts = {
         "Right": [row for row in rows if row[1].value == row[0]["label"]],
         "Wrong": [row for row in rows if row[1].value != row[0]["label"]],
         "Invalid without constraint": [row for row in rows if isinstance(row[2], InvalidOutput)],
     }
-    return "\n".join(line for title, found in parts.items() for line in _listed(title, found, each))
+    return "\n".join(line for title, rows_of_part in parts.items() for line in _listed(title, rows_of_part, count))
 
 
-def _listed(title: str, rows: Sequence[tuple[Record, Any, Any]], each: int) -> Iterator[str]:
-    yield f"## {title}: {len(rows)} rows, {min(each, len(rows))} of them drawn\n"
-    for record, held, free in Random(0).sample(rows, min(each, len(rows))):
-        sure = f"{max(held.probabilities):.2f}"
-        wrote = repr(free.raw) if isinstance(free, InvalidOutput) else free.value
+def _listed(title: str, rows: Sequence[tuple[Record, Any, Any]], count: int) -> Iterator[str]:
+    yield f"## {title}: {len(rows)} rows, {min(count, len(rows))} of them drawn\n"
+    for record, constrained, free in Random(0).sample(rows, min(count, len(rows))):
+        confidence = f"{max(constrained.probabilities):.2f}"
+        answer = repr(free.raw) if isinstance(free, InvalidOutput) else free.value
         yield f"* **{record['query']}** ({record['id']})"
-        yield f"  true {record['label']}; said {held.value} at {sure}; without constraint {wrote}"
+        yield f"  gold {record['label']}; predicted {constrained.value} at {confidence}; without constraint {answer}"
     yield ""
 
 
-def _said(outputs: Sequence[Any]) -> list[str]:
+def _predicted(outputs: Sequence[Any]) -> list[str]:
     return ["(invalid)" if isinstance(output, InvalidOutput) else str(output.value) for output in outputs]

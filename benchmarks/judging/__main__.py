@@ -1,16 +1,16 @@
-"""Pairs judged per second: 10 queries of TREC DL 2019 with 100 passages each, the judgment task's own prompt.
+"""Throughput of an LLM judge: 10 queries of TREC DL 2019 with 100 passages each, in the prompt of the judgment task.
 
     python -m benchmarks.judging [--queries 10] [--parts 5] [--try]
 
-* engine: the grades' labels scored, beginnings of prompts (guideline, query) computed once;
-* engine, nothing shared: the same with every prompt computed whole;
-* PEFT, labels: every label scored behind its whole prompt;
-* PEFT, JSON: `{"grade": 2}` generated, as many new tokens as that has.
+* engine: the labels of the grades are scored; shared prompt prefixes (guideline, query) are computed once;
+* engine, nothing shared: the same without prefix sharing;
+* PEFT, labels: every label is scored after its whole prompt;
+* PEFT, JSON: `{"grade": 2}` is generated with as many new tokens as it has.
 
 SmolLM2-135M in bf16 with an adapter of rank 16 and random weights (speed does not depend on them), batches of 32, a
-guideline of more than 150 tokens, passages cut at 800 characters (about 180 tokens). The queries are measured in parts,
-two queries each; all ways take turns, part by part, in one process. That the engine's grades are those of PEFT is told
-for the pairs of one query in fp32.
+guideline of more than 150 tokens, passages of at most 800 characters (about 180 tokens). Queries are measured in parts
+of two; all variants take turns, part by part, in one process. The grades of engine and PEFT are compared in fp32 for
+the pairs of one query.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
         speed_ratio(ENGINE, name, "pairs/s", seconds[name], seconds[ENGINE]) for name in seconds if name != ENGINE
     ]
     for each in comparisons:
-        print(f"{ENGINE} is {each['ratio']:.2f} times as fast as {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
+        print(f"{ENGINE}: speed-up {each['ratio']:.2f} over {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
     print(same)
     if not given.trial:
         about = {"table": _table(rows, comparisons, same), "pairs": len(requests), "fp32": same}
@@ -80,10 +80,10 @@ def _table(
         for row in rows
     ]
     return (
-        markdown_table(["", "pairs/s", "the engine is … times as fast"], lines)
-        + f"\n\nMedians of {rows[0]['n']} parts, and their least and most. In fp32, over {same['pairs']} pairs, the "
-        f"engine gives the same grade as PEFT in {same['same grade']:.0%}; their log-probabilities are "
-        f"{same['largest difference of a log-probability']:.1e} apart at most."
+        markdown_table(["", "pairs/s", "speed-up of the engine"], lines)
+        + f"\n\nMedians of {rows[0]['n']} parts, with minimum and maximum. In fp32, over {same['pairs']} pairs, the "
+        f"engine gives the same grade as PEFT in {same['same grade']:.0%}; log-probabilities differ by at most "
+        f"{same['largest difference of a log-probability']:.1e}."
     )
 
 
@@ -108,13 +108,13 @@ def _requests(queries: int) -> list[Request]:
 
 
 def _parts(requests: Sequence[Request], count: int) -> list[Sequence[Request]]:
-    """The same number of whole queries in each."""
+    """Split into parts with the same number of whole queries."""
     size = len(requests) // EACH // count * EACH
     return [requests[start : start + size] for start in range(0, size * count, size)]
 
 
 def _seconds(ways: Mapping[str, Way], parts: Sequence[Sequence[Request]]) -> dict[str, list[float]]:
-    """Of each way for each part; a few pairs before them are not counted."""
+    """Seconds of each variant for each part, after a warm-up on a few pairs."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way(parts[-1][:BATCH])

@@ -1,1 +1,1 @@
-"""Judging the passages of TREC DL 2019, every query by an adapter that never saw it; see `__main__`."""
+"""Relevance judgment of TREC DL 2019 passages in cross-validation by query; see `__main__`."""

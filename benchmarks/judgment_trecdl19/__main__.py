@@ -1,11 +1,11 @@
-"""Judging the passages of TREC Deep Learning 2019, and reranking BM25 by the grades.
+"""Relevance judgment of TREC Deep Learning 2019 passages, and reranking of BM25 by the grades.
 
     python -m benchmarks.judgment_trecdl19             train, grade, evaluate
-    python -m benchmarks.judgment_trecdl19 --evaluate  from the grades that lie in benchmarks/work; no model is loaded
+    python -m benchmarks.judgment_trecdl19 --evaluate  evaluate the grades in benchmarks/work; no model is loaded
 
-43 queries in five folds: each is graded by an adapter that saw the human grades of the other queries only. Before that,
-one adapter learns from SQuAD and Cranfield (see `warm`) and is merged into the base of the five. About an hour on
-2 cores; what is done lies in `benchmarks/work/judgment_trecdl19` and is used again.
+43 queries in five folds: each query is graded by an adapter that was trained on the human grades of the other folds. A
+first adapter is trained on SQuAD and Cranfield (see `warm`) and merged into the base model of the five. Takes about an
+hour on 2 cores; datasets, adapters and grades in `benchmarks/work/judgment_trecdl19` are reused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def evaluate(topics: Topics, data: Path, answers: Answers, work: Path) -> None:
-    """Write all results from what was answered."""
+    """Write all results from the grades."""
     human = read_qrels(data / "trecdl19" / QRELS)
     systems = made.judges(topics, answers)
     comparison, evaluations = made.agreement(topics, systems)

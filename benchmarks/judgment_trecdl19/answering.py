@@ -1,4 +1,4 @@
-"""Training, and grading all 4,300 passages out of fold. What was graded lies on disk, and so do the adapters."""
+"""Training of the adapters and grading of all 4,300 passages; adapters and grades are stored and reused."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered, as outputs before anything tuned is applied.
+    """Outputs before tuned values are applied.
 
     Attributes:
-        adapter, base: id of a pair -> output. Each pair's adapter never saw its query.
-        tuned: Of each fold, what was tuned on its validation queries.
+        adapter, base: Id of a pair -> output. The adapter of a pair was not trained on its query.
+        tuned: The values tuned on the validation queries of each fold.
         training: Name of each adapter -> rows, steps, tokens, seconds.
     """
 
@@ -55,7 +55,7 @@ class Answers:
 
 
 def answer(topics: Topics, data: Path, work: Path, steps: Steps) -> Answers:
-    """Train the adapters that are not there yet and grade what is not graded yet."""
+    """Train missing adapters and grade ungraded passages."""
     store = Store(work / "store")
     warm = warm_adapter(data, work, steps)
     first = merged_base(warm, work / "merged")
@@ -79,10 +79,10 @@ def answer(topics: Topics, data: Path, work: Path, steps: Steps) -> Answers:
     return Answers(by_adapter, by_base, [dict(each.manifest.tuned) for each in adapters], training)
 
 
-def _graded(judge: Judge, topics: Topics, wanted: Sequence[str], folder: Path, steps: Steps) -> dict[str, Any]:
-    """The outputs before anything tuned is applied, by id."""
+def _graded(judge: Judge, topics: Topics, names: Sequence[str], folder: Path, steps: Steps) -> dict[str, Any]:
+    """The outputs by id, before tuned values are applied."""
     plain = replace(judge, task=judge.task.bound(judge.task.settings))
-    records = topics.records(wanted, graded=False)
+    records = topics.records(names, graded=False)
     outputs = grade_records(plain, records, folder, steps(f"Grading: {judge.reference}"))
     return {record["id"]: output for record, output in zip(records, outputs, strict=True)}
 

@@ -1,4 +1,4 @@
-"""The 43 queries in five folds, and the dataset of each: its queries are the test, all others train and validate."""
+"""Cross-validation folds of the 43 queries: the queries of a fold are its test split, the others train and validate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from searchlora.records import RejectedRow
 SEED = 13
 FOLDS, VALIDATING = 5, 6
 
-#: Passages of each grade of each query that are trained on, at most; more of the unrelated ones would teach little.
+#: Greatest number of training passages per grade and query, since most passages are unrelated.
 EACH = 9
 
 Pair = Mapping[str, Any]
@@ -32,14 +32,14 @@ class Topics:
     """The queries and their 100 passages.
 
     Attributes:
-        pairs: topic -> passages as BM25 ranks them; `grade` is None where nobody graded.
+        pairs: Topic -> passages in BM25 order; `grade` is None for an unjudged passage.
     """
 
     pairs: Mapping[str, Sequence[Pair]]
 
     @classmethod
     def read(cls, folder: Path) -> Topics:
-        """All queries. Raises `DataError` where a row cannot be read."""
+        """Read all queries. Raises `DataError` for an invalid row."""
         pairs = {}
         for row in judged_pairs.trecdl_hits(folder):
             if isinstance(row, RejectedRow):
@@ -64,7 +64,7 @@ class Topics:
 
 
 def record_of(pair: Pair, *, with_grade: bool = True) -> dict[str, Any]:
-    """A record of the task."""
+    """A record of the judgment task."""
     return {
         "id": f"{pair['topic']} {pair['document']}",
         "group": normalised(pair["query"]),
@@ -75,7 +75,7 @@ def record_of(pair: Pair, *, with_grade: bool = True) -> dict[str, Any]:
 
 
 def fold_dataset(topics: Topics, number: int, folder: Path) -> Dataset:
-    """The dataset of a fold, built in `folder` or found there."""
+    """The dataset of a fold, built in `folder` if it does not exist."""
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
         write_rows(source, _rows(topics, number))
@@ -103,18 +103,18 @@ def _some(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-EACH = 10
+EXAMPLES = 10
 
 
 def write_examples(path: Path, topics: Topics, grades: Mapping[str, Grade]) -> None:
-    """Ten judgments that are people's and ten that are furthest from them, with texts; never for a repository."""
+    """Ten grades that equal the human grade and ten that differ most, with texts (which are not for publication)."""
     records = topics.records(list(topics.pairs))
     random.Random(SEED).shuffle(records)
     off = {record["id"]: abs(grades[record["id"]].value - record["grade"]) for record in records}
     right = [record for record in records if off[record["id"]] == 0]
     wrong = sorted(records, key=lambda record: -off[record["id"]])
     with atomic_text(path) as out:
-        for title, chosen in (("As people graded", right[:EACH]), ("Furthest off", wrong[:EACH])):
+        for title, chosen in (("Same as human", right[:EXAMPLES]), ("Largest difference", wrong[:EXAMPLES])):
             out.write(f"# {title}\n\n")
             for record in chosen:
                 grade = grades[record["id"]]

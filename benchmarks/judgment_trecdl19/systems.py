@@ -1,4 +1,4 @@
-"""What is compared: judges by their agreement with people, and rerankings of BM25's passages."""
+"""Compared systems: judges by their agreement with people, and rerankings of BM25 passages."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ ADAPTER, ADAPTER_TUNED = "adapter, likeliest grade", "adapter"
 ZERO_SHOT, ZERO_SHOT_TUNED = "base zero-shot", "base zero-shot, tuned"
 MEASURES = (KAPPA, BINARY, QUADRATIC, ALPHA, MAE, BIAS)
 
-#: Of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
+#: Constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
 _CONSTANT = 60
 
 
 def task() -> JudgmentTask:
-    """The task as it is without settings of one's own."""
+    """The task with default settings."""
     found = load_task("judgment")
     assert isinstance(found, JudgmentTask)
     return found
 
 
 def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
-    """System -> id of a graded pair -> grade, each pair out of fold.
+    """System -> id of a graded pair -> grade by a model that was not trained on its fold.
 
-    What is tuned of the adapter was tuned on the validation queries of its fold; of the base, on all graded pairs of
-    the other folds, which it has not been trained on. The baselines learn from these too; BM25's scores are those that
-    the passages were retrieved with, over all of MS MARCO.
+    The adapter is tuned on the validation queries of its fold. The base is tuned, and the baselines are fitted, on all
+    graded pairs of the other folds. BM25 scores are those of the retrieval over all of MS MARCO.
     """
     scale = task().grades
     bm25 = {f"{pair['topic']} {pair['document']}": pair["score"] for pairs in topics.pairs.values() for pair in pairs}
@@ -64,7 +63,7 @@ def judges(topics: Topics, answers: Answers) -> dict[str, dict[str, Grade]]:
 
 
 def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tuple[Comparison, dict[str, Evaluation]]:
-    """The judges against people, over all graded pairs; the adapter against each other one."""
+    """Agreement of the judges with people over all graded pairs; the adapter is compared with each other judge."""
     records: list[Record] = list(topics.records(list(topics.pairs)))
     found = {
         name: task().evaluate(EvaluationInput(records, [grades[str(record["id"])] for record in records]))
@@ -74,14 +73,14 @@ def agreement(topics: Topics, systems: Mapping[str, Mapping[str, Grade]]) -> tup
 
 
 def runs(topics: Topics, answers: Answers) -> dict[str, Run]:
-    """BM25's 100 passages of each query in its own order, and in that of the models' expected grades."""
+    """The 100 BM25 passages of each query in BM25 order, and in the order of expected grades."""
     bm25 = {topic: {pair["document"]: pair["score"] for pair in pairs} for topic, pairs in topics.pairs.items()}
     adapter, base = (_reranked(topics, outputs) for outputs in (answers.adapter, answers.base))
     return {"BM25": bm25, "base zero-shot": base, "adapter": adapter, "BM25 and adapter, fused": _fused(bm25, adapter)}
 
 
 def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
-    """The rerankings by nDCG@10; the adapter's against each other one."""
+    """Compare the rerankings by nDCG@10; the adapter with each other one."""
     evaluations = {
         name: evaluate_run(run, qrels, measures=("nDCG@10", "MRR@10"), relevant=2) for name, run in found.items()
     }
@@ -89,7 +88,7 @@ def reranking(found: Mapping[str, Run], qrels: Qrels) -> Comparison:
 
 
 def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, dict[str, int]]:
-    """A judge's grades as qrels."""
+    """The grades of a judge as qrels."""
     found: dict[str, dict[str, int]] = {}
     for id_, grade in systems[name].items():
         topic, document = id_.split()
@@ -98,14 +97,14 @@ def labels(systems: Mapping[str, Mapping[str, Grade]], name: str) -> dict[str, d
 
 
 def calibration(evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Expected calibration error of the probability of a relevant passage, of the judges that give one."""
+    """Expected calibration error of the probability of relevance, for judges with probabilities."""
     return {
         name: each.aggregates[CALIBRATION].value for name, each in evaluations.items() if CALIBRATION in each.aggregates
     }
 
 
 def _shown(evaluation: Evaluation) -> Evaluation:
-    """With the measures of the tables only; those that the evaluator names are tested."""
+    """The evaluation with the measures of the tables only."""
     return replace(
         evaluation,
         values={name: evaluation.values[name] for name in MEASURES if name in evaluation.values},
@@ -114,7 +113,7 @@ def _shown(evaluation: Evaluation) -> Evaluation:
 
 
 def _reranked(topics: Topics, outputs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """By the task's own stage, with BM25's hits as the search."""
+    """Rerank the BM25 hits with the stage of the task."""
     found = {}
     for topic, pairs in topics.pairs.items():
         passages = [{"id": pair["document"], "text": pair["passage"], "score": pair["score"]} for pair in pairs]

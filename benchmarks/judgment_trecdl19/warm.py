@@ -1,9 +1,9 @@
-"""Pairs from elsewhere, on which one adapter is trained before the five see TREC's: SQuAD and Cranfield.
+"""Pretraining pairs from SQuAD and Cranfield for the first adapter.
 
-* **SQuAD** (development set): paragraphs are cut at the ends of sentences into passages of about the length of MS
-  MARCO's. Of a question, the passage that holds its answer has grade 3; the passage of the same article that BM25 ranks
-  highest and that does not hold the answer's words has grade 1; the highest such passage of another article grade 0.
-* **Cranfield**: people's grades 1 to 4 as 3, 2, 1, 1, and as many unjudged abstracts as grade 0.
+* **SQuAD** (development set): paragraphs are split at sentence ends into passages of about the length of MS MARCO
+  passages. For each question, the passage with the answer has grade 3, the BM25-best passage of the same article
+  without the answer has grade 1, and the BM25-best passage of another article without the answer has grade 0.
+* **Cranfield**: human grades 1 to 4 become 3, 2, 1, 1; the same number of unjudged abstracts has grade 0.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SEED = 13
 NAME = "dl19-warm"
 RECIPE = Path(__file__).parent / "warm.yaml"
 
-#: Questions of SQuAD, three pairs each, and queries of Cranfield, all their pairs.
+#: Number of SQuAD questions (three pairs each) and of Cranfield queries (all their pairs).
 QUESTIONS, ABOUT = 800, 25
 
-#: Words from which on a passage is full.
+#: Minimum number of words of a passage.
 WORDS = 55
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 _DEEP = 200
 
 
 def warm_adapter(data: Path, work: Path, steps: Steps) -> StoredAdapter:
-    """The adapter trained on these pairs; dataset and store lie in `work`, and what is there is used again."""
+    """The adapter trained on these pairs; its dataset and store are in `work` and are reused."""
     folder = work / "warm"
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
@@ -51,14 +51,14 @@ def warm_adapter(data: Path, work: Path, steps: Steps) -> StoredAdapter:
 
 
 def warm_records(data: Path) -> list[Mapping[str, Any]]:
-    """The records, in an order that mixes both sources."""
+    """The records of both sources in random order."""
     records = [*_squad(data / "squad" / "squaddev_v1.1.json.gz"), *_cranfield(data / "cranfield")]
     random.Random(SEED).shuffle(records)
     return records
 
 
 def passages(context: str) -> list[tuple[int, str]]:
-    """A paragraph in pieces of whole sentences: where each begins, and its text."""
+    """Split a paragraph into passages of whole sentences: (start, text)."""
     starts = [0, *(found.end() for found in _SENTENCE.finditer(context)), len(context)]
     found, begin = [], 0
     for end in starts[1:]:
@@ -93,7 +93,7 @@ def _squad(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _holding(question: Mapping[str, Any], pieces: Mapping[str, tuple[str, int, str]]) -> str:
-    """The piece that holds the first answer's first character."""
+    """The passage with the first character of the first answer."""
     at = question["answers"][0]["start"]
     number = 0
     while (later := f"{question['paragraph']}#{number + 1}") in pieces and pieces[later][1] <= at:

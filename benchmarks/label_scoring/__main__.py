@@ -1,15 +1,15 @@
-"""Seconds to score the 77 labels of BANKING77 for real queries, in three ways, in turn, in one process.
+"""Time to score the 77 labels of BANKING77 with three methods, measured in turn in one process.
 
     python -m benchmarks.label_scoring [--rows 32] [--repeats 5]
 
-* each label alone: prompt and label are computed anew for every label (nothing is kept of prompts in any of the ways);
-* one tree: the prompt once, then tokens that labels share once (`Engine.score`);
-* one tree, within 8 nats: the unlikeliest labels, as long as their first tokens leave them 8 nats behind the best
-  together, are not computed further (`Engine.score(prune_margin=8)`, what `AdapterStage` does).
+* each label alone: prompt and label are computed for every label (prompts are not cached in any method);
+* one tree: the prompt once, then each shared label prefix once (`Engine.score`);
+* one tree, within 8 nats: labels whose first tokens put them together 8 nats behind the best label are not scored to
+  the end (`Engine.score(prune_margin=8)`, which `AdapterStage` uses).
 
-SmolLM2-135M in bf16, by itself and with the adapter that `python -m benchmarks.intent_banking77` has trained, where it
-is there: how many labels are hopeless depends on how sure the model is. How far the log-probabilities of the tree are
-from those of each label alone is told in bf16 and, for 4 of the rows, in fp32; and how far bf16 is from fp32.
+SmolLM2-135M in bf16, alone and with the adapter of `python -m benchmarks.intent_banking77` if it exists, since the
+number of pruned labels depends on the confidence of the model. Differences of log-probabilities between the tree and
+single labels are reported in bf16 and, for 4 rows, in fp32, and between bf16 and fp32.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def main() -> None:
 
 
 def _banking77(rows: int) -> tuple[list[str], list[str]]:
-    """The labels in order, and queries from all over the test file."""
+    """The labels in order, and queries spread over the test file."""
     with (real_data() / "banking77" / "test.csv").open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     return sorted({row["category"] for row in read}), [row["text"] for row in read[:: len(read) // rows][:rows]]
 
 
 def _requests(queries: Sequence[str], labels: Sequence[str], adapter: str | None) -> list[Request]:
-    """The prompts of the intent task, as it asks an adapter of these labels."""
+    """The prompts of the intent task with these labels."""
     task = load_prompted_task("intent").bound({"kind": "label", "labels": list(labels), "out_of_scope": None})
     records = [{"id": str(n), "group": str(n), "query": query} for n, query in enumerate(queries)]
     return [Request(messages(task, record), adapter) for record in records]
@@ -96,7 +96,7 @@ def _ways(
 
 
 def _alone(engine: LocalEngine, requests: Sequence[Request], labels: Sequence[str]) -> list[Scored]:
-    """Every label as the only choice of a request of its own."""
+    """Score every label as the only choice of a separate request."""
     each = [request for request in requests for _ in labels]
     found = engine.score(each, [[label] for _ in requests for label in labels])
     parts = [found[start : start + len(labels)] for start in range(0, len(found), len(labels))]
@@ -122,7 +122,7 @@ def _differences(scored: Mapping[str, Sequence[Scored]]) -> dict[str, float]:
 
 
 def _furthest(scored: Sequence[Scored], exact: Sequence[Scored]) -> float:
-    """Largest difference of a log-probability."""
+    """Largest difference of log-probabilities."""
     one, other = (np.array([each.log_probabilities for each in rows]) for rows in (scored, exact))
     return float(np.abs(one - other).max())
 

@@ -1,14 +1,14 @@
-"""Tokens per second with 1 to 16 adapters mixed in a batch, against transformers, PEFT and the bare base.
+"""Throughput with 1 to 16 adapters mixed in a batch, compared with transformers, PEFT and the base model alone.
 
-    python -m benchmarks.multi_adapter                      all of it, on an idle machine
-    python -m benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part; not kept
-    python -m benchmarks.multi_adapter --contexts 64 --adapters 8 --vllm-python PYTHON --llama-server LLAMA_SERVER
-        vLLM and llama.cpp too, in a result of its own; README.md says how they are had
+    python -m benchmarks.multi_adapter                      everything, on an idle machine python -m
+    benchmarks.multi_adapter --batches 32 --contexts 64 --adapters 8,16 --repeats 5 --try    a part, not stored python
+    -m benchmarks.multi_adapter --contexts 64 --adapters 8 --vllm-python PYTHON --llama-server LLAMA_SERVER with vLLM
+    and llama.cpp, in a separate results file; README.md describes their installation
 
-SmolLM2-135M in bf16, and in llama.cpp with the 4-bit weights that those were read from; adapters of rank 16 on all
-linear layers, with random weights (how fast they are does not depend on them). Prompts are random tokens, so nothing is
-shared between them; every row writes 32 tokens. All systems take turns, repeat by repeat, asked by one process. Results
-are written after each cell (rows x context), the largest batch first.
+SmolLM2-135M in bf16, and in llama.cpp with the 4-bit weights from which the bf16 weights were converted. Adapters have
+rank 16 on all linear layers and random weights (speed does not depend on them). Prompts are random tokens, so no prefix
+is shared; every row generates 32 tokens. All systems take turns in each repeat, driven by one process. Results are
+written after each cell (rows × context), the largest batch first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _name(given: argparse.Namespace) -> str:
-    """Of the result: servers take so long that they are measured for fewer cells, beside what there is without them."""
+    """Name of the results file; servers are slow to measure, so they have fewer cells and a separate file."""
     return "multi_adapter_served" if given.vllm_python or given.llama_server else "multi_adapter"
 
 
@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """System -> measure -> the speed of each repeat; one repeat before them is not counted."""
+    """System -> measure -> speed in each repeat, after one warm-up repeat."""
     chance = random.Random(0)
     speeds: dict[str, dict[str, list[float]]] = {name: {WRITING: [], READING: []} for name in systems}
     for repeat in range(repeats + 1):
@@ -112,7 +112,7 @@ def _speeds(systems: Mapping[str, Run], batch: int, context: int, repeats: int) 
 def _comparisons(
     speeds: Mapping[str, Mapping[str, Sequence[float]]], batch: int, context: int, counts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Each number against the engine's empty slots, the bare base, and rivals with as many; 16 against 8; printed."""
+    """Compare each number of adapters with empty slots, the base alone and other systems; 16 with 8; print."""
     pairs = [(EMPTY, BARE), *((EMPTY, name) for name in map(served_bare, (VLLM, LLAMA)) if name in speeds)]
     for count in counts:
         ours = engine_with(count)
@@ -136,7 +136,7 @@ def _measure(measure: str, batch: int, context: int) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Speeds and ratios, of writing and then of reading, in Markdown."""
+    """Markdown tables of speeds and ratios, for generation and then for prompts."""
     parts = []
     for measure in (WRITING, READING):
         speeds = [(row["system"], row, f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})") for row in rows]
@@ -145,11 +145,11 @@ def _table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str,
             for pair in comparisons
         ]
         parts += [_part(measure, measure, speeds), _part("ratio", measure, ratios)]
-    return "\n\n".join([*parts, f"Medians of {rows[0]['n']} repeats, and their least and most."])
+    return "\n\n".join([*parts, f"Medians of {rows[0]['n']} repeats, with minimum and maximum."])
 
 
 def _part(head: str, measure: str, figures: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
-    """A column per cell of a measure, a line per name."""
+    """A column for each cell of a measure, a row for each name."""
     shown = {(name, row["measure"]): text for name, row, text in figures if row["measure"].startswith(measure)}
     cells = list(dict.fromkeys(cell for _, cell in shown))
     lines = [[name, *(shown[name, cell] for cell in cells)] for name in dict.fromkeys(name for name, _ in shown)]

@@ -1,4 +1,4 @@
-"""vLLM and llama.cpp as systems: servers beside this process, asked over HTTP."""
+"""vLLM and llama.cpp as compared systems: servers in child processes, and GGUF conversion of PEFT adapters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VLLM, LLAMA = "vLLM", "llama.cpp Q4_1"
 
 
 def served_bare(system: str) -> str:
-    """What a server is called with its base alone."""
+    """Name of a server system without adapters."""
     return f"{system}, bare base"
 
 
@@ -33,10 +33,10 @@ def served_bare(system: str) -> str:
 def vllm_systems(
     python: Path, base: BaseModel, folders: Sequence[Path], counts: Sequence[int], *, rank: int, rows: int, log: Path
 ) -> Iterator[Mapping[str, Run]]:
-    """vLLM in bf16 with its base alone, and with each number of adapters mixed; what prompts share is not kept.
+    """vLLM in bf16 with the base alone and with each number of mixed adapters; prefix caching is off.
 
     Args:
-        python: Of the environment that has vLLM, see `benchmarks/vllm_remote/README.md`.
+        python: The interpreter of the environment with vLLM, see `benchmarks/vllm_remote/README.md`.
         rows: The largest batch.
     """
     server = vllm(
@@ -61,19 +61,19 @@ def vllm_systems(
 def llama_systems(
     binary: Path, base: BaseModel, folders: Sequence[Path], counts: Sequence[int], *, rows: int, context: int, log: Path
 ) -> Iterator[Mapping[str, Run]]:
-    """llama.cpp on the base's own GGUF file, alone and with each number of adapters; no prompt is kept.
+    """llama.cpp on the GGUF file of the base, alone and with each number of adapters; prompts are not cached.
 
     Args:
-        binary: Its `llama-server`.
+        binary: The `llama-server` executable.
         rows: The largest batch.
-        context: The most tokens of a row, read and written.
+        context: Greatest number of tokens of a row, prompt and output.
     """
     adapters = [gguf_adapter(base, folder) for folder in folders]
     server = llama_server(binary, gguf_of(base), adapters, rows=rows, context=context, log=log)
-    # All rows are asked at once, more than a client's connections are by default.
+    # All rows are sent at once, more than the default number of client connections.
     limits = httpx.Limits(max_connections=rows)
     with server as url, httpx.Client(base_url=url, timeout=600, limits=limits) as client:
-        # A request for an adapter that it does not have would be answered by the base.
+        # A request for an unknown adapter would be answered by the base.
         assert len(client.get("/lora-adapters").raise_for_status().json()) == len(adapters)
         yield _systems(LLAMA, _asking_llama, client, counts)
 
@@ -86,7 +86,7 @@ def _systems(
 
 
 def _asking_vllm(client: httpx.Client, count: int) -> Run:
-    """A request for each model, with all prompts of its rows."""
+    """One request per model with the prompts of all its rows."""
     models = [f"a{number}" for number in range(count)] or ["base"]
 
     def ask(model: str, prompts: Sequence[Sequence[int]], tokens: int) -> None:
@@ -102,27 +102,27 @@ def _asking_vllm(client: httpx.Client, count: int) -> Run:
 
 
 def _asking_llama(client: httpx.Client, count: int) -> Run:
-    """A request for each row."""
+    """One request per row."""
 
     def ask(row: int, prompt: Sequence[int], tokens: int) -> None:
         asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-        # Those that are not named get 0; a request that names none would wear all of them.
+        # Adapters that are not named get scale 0; a request that names none would use all of them.
         worn = {"id": row % count, "scale": 1.0} if count else {"id": 0, "scale": 0.0}
         answer = client.post("/completion", json={**asked, "lora": [worn]}).raise_for_status().json()
         read, written = answer["timings"]["prompt_n"], answer["tokens_predicted"]
         assert (read, written) == (len(prompt), tokens), answer["timings"]
 
-    # The first request after others with other adapters takes about a second more: neither reading nor writing.
+    # The first request after a change of adapters takes about a second more.
     return _at_once(lambda prompts: [partial(ask, row, prompt) for row, prompt in enumerate(prompts)], before=True)
 
 
 def _at_once(
     requests: Callable[[Sequence[Sequence[int]]], Sequence[Callable[[int], None]]], *, before: bool = False
 ) -> Run:
-    """All requests of a batch at the same time, each a function of the number of new tokens.
+    """Send all requests of a batch at the same time; each is a function of the number of new tokens.
 
     Args:
-        before: Ask once before it is measured.
+        before: Send them once before the measurement.
     """
 
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
@@ -142,30 +142,30 @@ _PREFIX = "base_model.model."
 def llama_server(
     binary: Path, model: Path, adapters: Sequence[Path], *, rows: int, context: int, log: Path
 ) -> AbstractContextManager[str]:
-    """The URL of a server whose requests name the adapter that they wear; nothing of a prompt is kept.
+    """Start llama-server with adapters that requests select, and yield its URL; prompts are not cached.
 
     Args:
-        model: A GGUF file; `adapters` too.
-        rows: That are computed at once.
-        context: Tokens of each row, read and written.
+        model, adapters: GGUF files.
+        rows: Number of rows computed at once.
+        context: Tokens of each row, prompt and output.
     """
     options = {
         "--model": model,
         "--host": "127.0.0.1",
         "--parallel": rows,
         "--ctx-size": rows * context,
-        # Its own default counts cores without hyperthreading.
+        # The default counts physical cores.
         "--threads": len(os.sched_getaffinity(0)),
         "--cache-ram": 0,
     }
     command = [str(binary), "--no-kv-unified"]
     command += [str(each) for option in options.items() for each in option]
-    command += ["--lora", ",".join(map(str, adapters))]  # given several times, the last one counts
+    command += ["--lora", ",".join(map(str, adapters))]  # the last value of a repeated option counts
     return child_server("llama-server", lambda port: [*command, "--port", str(port)], log)
 
 
 def gguf_of(base: BaseModel) -> Path:
-    """The file that the base's weights were read from."""
+    """The GGUF file from which the base was converted."""
     if base.name.endswith(".gguf"):
         return Path(base.name)
     entry = CATALOGUE[base.name]
@@ -176,7 +176,7 @@ def gguf_of(base: BaseModel) -> Path:
 
 
 def gguf_adapter(base: BaseModel, folder: Path) -> Path:
-    """A plain LoRA of a Llama, written beside its PEFT folder; A and B in fp16, two bytes as the other systems have."""
+    """Convert a plain LoRA of a Llama model to GGUF beside its PEFT folder; A and B in fp16 (2 bytes, as elsewhere)."""
     config = json.loads((base.path / "config.json").read_text(encoding="utf-8"))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     target = folder.with_suffix(".gguf")
@@ -199,6 +199,6 @@ def gguf_adapter(base: BaseModel, folder: Path) -> Path:
 
 
 def _permuted(weight: Any, heads: int) -> Any:
-    """Rows of a head as llama.cpp rotates them: pairs lie side by side, not half a head apart."""
+    """Reorder the rows of a head for llama.cpp's rotary layout: pairs are adjacent, not half a head apart."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))

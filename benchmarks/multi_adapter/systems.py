@@ -1,4 +1,4 @@
-"""The systems: each reads prompts of equal length and writes a number of tokens, whatever they are, for every row."""
+"""Compared systems in process: each reads prompts of equal length and generates a fixed number of tokens per row."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from searchlora.models.load import load_model
 from searchlora.models.resolve import BaseModel
 from searchlora.recipe import load_recipe
 
-#: Prompts (rows of token ids) and the number of new tokens -> seconds of reading the prompts and writing a first
-#: token, seconds of writing the others.
+#: Prompts (rows of token ids) and number of new tokens -> seconds to the first token, seconds for the other tokens.
 Run = Callable[[Sequence[Sequence[int]], int], tuple[float, float]]
 
-BARE, MERGED, EMPTY = "transformers, bare base", "transformers, merged", "engine, empty slots"
+BARE, MERGED, EMPTY = "transformers, base", "transformers, merged", "engine, empty slots"
 
 
 def made_adapters(base: BaseModel, folder: Path, count: int, rank: int) -> list[Path]:
-    """Plain PEFT folders with random weights on all linear layers; those that are there are used again."""
+    """PEFT folders with random weights on all linear layers; existing ones are reused."""
     folders = [folder / f"r{rank}-{number}" for number in range(count)]
     missing = [each for each in folders if not each.is_dir()]
     if missing:
@@ -40,7 +39,7 @@ def made_adapters(base: BaseModel, folder: Path, count: int, rank: int) -> list[
 
 
 def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Sequence[int]) -> Mapping[str, Run]:
-    """The bare base, one adapter merged into it, and PEFT in three ways."""
+    """The base alone, the base with one merged adapter, and PEFT in three variants."""
     bare, merged = load_model(base), attach(load_model(base), folders[0]).merge_and_unload()
     peft = load_model(base)
     for number, folder in enumerate(folders):
@@ -55,7 +54,7 @@ def transformers_systems(base: BaseModel, folders: Sequence[Path], counts: Seque
 
 
 def engine_systems(base: BaseModel, folders: Sequence[Path], counts: Sequence[int]) -> Mapping[str, Run]:
-    """Our engine without an adapter, and with rows that wear so many in turn."""
+    """The engine without adapters, and with each number of adapters in turn over the rows."""
     engine = LocalEngine(base, adapters=len(folders), prefix_tokens=0, cache_tokens=1 << 20, batch_invariant=False)
     for number, folder in enumerate(folders):
         engine.load_folder(f"a{number}", folder)
@@ -63,12 +62,12 @@ def engine_systems(base: BaseModel, folders: Sequence[Path], counts: Sequence[in
 
 
 def engine_with(count: int) -> str:
-    """What our engine is called with so many adapters."""
+    """Name of the engine system with a number of adapters."""
     return with_adapters("engine", count)
 
 
 def with_adapters(system: str, count: int) -> str:
-    """What a system is called with so many adapters."""
+    """Name of a system with a number of adapters."""
     return f"{system}, {count} adapter{'s' if count > 1 else ''}"
 
 
@@ -105,7 +104,7 @@ def _mixing(model: Any, count: int) -> Run:
 
 
 def _switching(model: Any, count: int) -> Run:
-    """One adapter after the other, each with its rows."""
+    """Run one adapter after the other, each with its rows."""
 
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
         def generate(new: int) -> None:
@@ -119,7 +118,7 @@ def _switching(model: Any, count: int) -> Run:
 
 
 def split(generate: Callable[[int], object], tokens: int) -> tuple[float, float]:
-    """For what does not tell when the first token is there: what one token takes is taken off."""
+    """Estimate the time to the first token by subtracting the time of one token."""
     begun = time.perf_counter()
     generate(1)
     first = time.perf_counter() - begun

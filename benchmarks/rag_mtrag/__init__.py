@@ -1,1 +1,1 @@
-"""Answers from passages on MT-RAG, every row by an adapter that never saw its group; see `__main__`."""
+"""Answers from passages on MT-RAG in cross-validation by group; see `__main__`."""

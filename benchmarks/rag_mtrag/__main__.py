@@ -2,10 +2,11 @@
 
     python -m benchmarks.rag_mtrag
 
-The reference tasks in three folds by group (conversation, first turn, document): each row is answered by an adapter
-that saw the other folds only. Before that, one adapter learns what is relevant (`benchmarks.judgment_trecdl19.warm`)
-and one to answer SQuAD or abstain (`warm`); both are merged into the base of the three. About two hours on 2 cores;
-what is done lies in `benchmarks/work/rag_mtrag` and is used again. Answers to read are written there, to `answers.md`.
+The reference tasks are in three folds by group (conversation, first turn, document); each row is answered by an adapter
+that was trained on the other folds. Before that, one adapter is trained on relevance
+(`benchmarks.judgment_trecdl19.warm`) and one on answering SQuAD or abstaining (`warm`); both are merged into the base
+model of the three. Takes about two hours on 2 cores; everything in `benchmarks/work/rag_mtrag` is reused. Sample
+answers are written to `answers.md` there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def evaluate(mtrag: MtRag, rows: Sequence[Record], answers: Answers, work: Path) -> None:
-    """Write all results from what was answered."""
+    """Write all results from the answers."""
     found = evaluations(rows, answers)
     comparison = compared(found)
     save(NAME, comparison, _about(mtrag, rows, answers, found))
@@ -54,8 +55,8 @@ def _about(mtrag: MtRag, rows: Sequence[Record], answers: Answers, found: Any) -
         },
         "design": {
             "folds": FOLDS,
-            "share of answerable training rows that stand there without gold too": MISSING,
-            "passages of a row of SQuAD -> how many are trained on first": ROWS,
+            "share of answerable training rows that are repeated without gold passages": MISSING,
+            "passages per SQuAD row -> number of rows in the first training": ROWS,
         },
         "training": answers.training,
         "confusions": {

@@ -1,4 +1,4 @@
-"""Training, and answering every row out of fold. What was answered lies on disk, and so do the adapters."""
+"""Training of the adapters and answering of every row; adapters and answers are stored and reused."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from searchlora.task import PromptedTask, load_prompted_task
 HERE = Path(__file__).parent
 WARM, NAME = "mtrag-warm", "mtrag-answers"
 
-#: Rows asked at once, then written down.
+#: Rows per batch; answers are written to disk after each batch.
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered, and by what training.
+    """Outputs, and the training behind them.
 
     Attributes:
-        adapter, base: id -> output; each row's adapter never saw its group.
+        adapter, base: Row id -> output; the adapter of a row was not trained on its group.
         baselines: Name -> id -> output; thresholds are fitted on the training rows of each fold.
         training: Name of each adapter -> rows, steps, tokens, seconds.
     """
@@ -50,7 +50,7 @@ class Answers:
 
 
 def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
-    """Train the adapters that are not there yet, and ask what was not asked yet."""
+    """Train missing adapters and answer unanswered rows."""
     store = Store(work / "store")
     task = load_prompted_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
@@ -68,8 +68,8 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
         training[stored.reference] = _about(stored)
         asked = mtrag.test(fold)
         bound = task.bound(stored.manifest.settings, stored.manifest.tuned)
-        told = steps(f"Answering: {stored.reference}")
-        adapter |= _asked(bound, engine, stored.reference, asked, work / "answers", longest, told)
+        progress = steps(f"Answering: {stored.reference}")
+        adapter |= _asked(bound, engine, stored.reference, asked, work / "answers", longest, progress)
         for name, outputs in task.baselines(asked, dataset.folder).items():
             of_fold = {row["id"]: output for row, output in zip(asked, outputs, strict=True)}
             baselines[name] = {**baselines.get(name, {}), **of_fold}
@@ -95,7 +95,7 @@ def _asked(
     longest: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The outputs by id; those already in the system's file for the same prompts are taken from there."""
+    """The outputs by id; stored outputs for the same prompts are reused."""
     stage, file = AdapterStage(task, engine, adapter, longest), folder / f"{adapter or 'base'}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     _end_line(file)
@@ -115,7 +115,7 @@ def _asked(
 
 
 def _end_line(file: Path) -> None:
-    """A run that was stopped may have left half a line; what follows must not be glued to it."""
+    """End an incomplete line that an interrupted run may have left."""
     if file.is_file() and not file.read_bytes().endswith(b"\n"):
         with file.open("a", encoding="utf-8") as out:
             out.write("\n")
@@ -128,7 +128,7 @@ def _lines(file: Path) -> Iterator[tuple[str, str, Any]]:
                 kept = json.loads(line)
                 yield kept["id"], kept["prompt"], from_json(kept["output"])
             except (ValueError, KeyError):
-                continue  # half a line; its row is asked again
+                continue  # incomplete line: its row is answered again
 
 
 def _hash(stage: AdapterStage, record: Record) -> str:

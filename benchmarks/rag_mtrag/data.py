@@ -1,4 +1,4 @@
-"""The rows of MT-RAG in folds by group."""
+"""Rows of MT-RAG in folds by group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD
 TASK = "rag_answer"
 SEED = 13
 
-#: Of a passage so much is shown.
+#: Number of words shown of each passage.
 WORDS = 140
 SETTINGS = {"words": str(WORDS)}
 
@@ -27,7 +27,7 @@ Record = Mapping[str, Any]
 
 
 def records(format: str, source: Path, options: Mapping[str, str]) -> tuple[list[Record], list[SourceReport]]:
-    """All records of a source, and what its reader says of them. Raises `DataError` where a row cannot be read."""
+    """All records of a source and the reports of its reader. Raises `DataError` for an invalid row."""
     rows, reports = [], []
     for row in load_task(TASK).formats[format].read(source, {**SETTINGS, **options}):
         if isinstance(row, RejectedRow):
@@ -40,7 +40,7 @@ def records(format: str, source: Path, options: Mapping[str, str]) -> tuple[list
 
 
 def dataset_in(folder: Path, split: Mapping[str, Iterable[Record]]) -> Dataset:
-    """The dataset of these records, built in `folder` or found there."""
+    """The dataset of these records, built in `folder` if it does not exist."""
     if not folder.is_dir():
         source = folder.with_suffix(".jsonl")
         write_rows(source, ({**row, "split": name} for name, rows in split.items() for row in rows))
@@ -49,26 +49,26 @@ def dataset_in(folder: Path, split: Mapping[str, Iterable[Record]]) -> Dataset:
 
 
 def validates(row: Record, draw: str, share: float) -> bool:
-    """Whether a row's group is among that share of the groups that validate; `draw` names the draw."""
+    """Whether the group of a row is in the validation share of the groups; `draw` names the random draw."""
     return fingerprint(f"{SEED} {draw} {row['group']}") / 2**64 < share
 
 
 FOLDS = 3
 
-#: Few passages of which much is shown, rather than many of which little is: in 80 words of each gold passage stand only
-#: 40% of the references' sentences, and the more passages there are, the less a base of this size tells them apart.
+#: Few long passages rather than many short ones: the first 80 words of the gold passages contain only 40% of the
+#: reference sentences, and a base model of this size distinguishes many passages badly.
 CHOICE = {"passages": "3", "gold": "2"}
 
-#: Of the answerable questions, so many stand there a second time without their gold passages; none of these is asked.
+#: Share of the answerable questions that are repeated without their gold passages, for training only.
 MISSING = 0.35
 
-#: The share of groups that validate, of those that are not tested in a fold.
+#: Share of the training groups of a fold that validate.
 VALIDATING = 0.2
 
 
 @dataclass(frozen=True)
 class MtRag:
-    """All rows, those without gold among them, and what the reader says of them."""
+    """All rows, including those without gold passages, and the report of the reader."""
 
     rows: tuple[Record, ...]
     rules: tuple[str, ...]
@@ -76,22 +76,22 @@ class MtRag:
 
     @classmethod
     def read(cls, data: Path) -> MtRag:
-        """Raises `DataError` where a row cannot be read."""
+        """Read all rows. Raises `DataError` for an invalid row."""
         rows, reports = records("mtrag", data / "mtrag" / "reference.jsonl", {**CHOICE, "missing": str(MISSING)})
         (report,) = reports
         return cls(tuple(rows), report.rules, report.counts)
 
     @property
     def official(self) -> list[Record]:
-        """The rows that are asked: MT-RAG's own, none whose gold passages were taken out."""
+        """The test rows: the original rows of MT-RAG, without those whose gold passages were removed."""
         return [row for row in self.rows if row["kind"] != WITHOUT_GOLD]
 
     def test(self, fold: int) -> list[Record]:
-        """The rows that are asked in a fold."""
+        """The test rows of a fold."""
         return [row for row in self.official if fold_of(row) == fold]
 
     def dataset(self, fold: int, folder: Path) -> Dataset:
-        """The dataset of a fold, built in `folder` or found there."""
+        """The dataset of a fold, built in `folder` if it does not exist."""
         rest = [row for row in self.rows if fold_of(row) != fold]
         validating = [row for row in rest if validates(row, f"validation {fold}", VALIDATING)]
         chosen = {row["id"] for row in validating}
@@ -100,5 +100,5 @@ class MtRag:
 
 
 def fold_of(row: Record) -> int:
-    """From 0; rows of one group are in one."""
+    """The fold of a row, from 0; rows of one group are in one fold."""
     return fingerprint(f"{SEED} {row['group']}") % FOLDS

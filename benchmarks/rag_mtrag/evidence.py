@@ -1,19 +1,19 @@
-"""How well the evidence measure tells supported from unsupported, where the truth is known by construction.
+"""Accuracy of the evidence measure on pairs whose support is known by construction.
 
     python -m benchmarks.rag_mtrag.evidence
 
-No person's labels of support are at hand. From SQuAD's development set, of questions drawn by chance:
+Human labels of support are not available. From a random sample of questions of the SQuAD development set:
 
-* claim: the question without its question words, then the answer. Its own paragraph supports it; the paragraph of the
-  same article that shares most words with it, and does not have the answer, does not; nor does its own paragraph once
-  the answer is exchanged for one of another paragraph of the article.
-* sentence: one of the paragraph, word for word; its own paragraph supports it, the nearest other does not.
+* claim: the question without its question words, followed by the answer. Its own paragraph supports it. Not supporting
+  are the paragraph of the same article with the largest word overlap and without the answer, and its own paragraph when
+  the answer is replaced by one of another paragraph of the article.
+* sentence: a sentence of the paragraph, word for word. Its own paragraph supports it, the nearest other one does not.
 
-And from MT-RAG, sentences of references: one of the row's own passages should support them (people wrote or corrected
-them from these, so some are supported by reasoning or not at all); the passages of the nearest row of another group do
-not. Thresholds are chosen on half of SQuAD's articles by Youden's J over claims; figures are of the other half, and of
-MT-RAG. The nearest paragraphs are so by our own measure, which makes it no easier for it. Takes some minutes; no model
-is loaded.
+From MT-RAG, sentences of the reference answers: a passage of the same row should support them (people wrote or
+corrected them from these passages, so some are supported by reasoning or not at all). The passages of the nearest row
+of another group do not. Thresholds are chosen on half of the SQuAD articles by Youden's J over claims; figures are over
+the other half and over MT-RAG. "Nearest" is defined by the evidence measure itself, which makes the test harder. Takes
+some minutes; no model is loaded.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A sentence and passages, and whether one of these supports it."""
+    """A sentence, passages, and whether one of them supports it."""
 
     id: str
     kind: str
@@ -75,15 +75,15 @@ def main() -> None:
     data = real_data()
     cases = [*squad_cases(data / "squad" / "squaddev_v1.1.json.gz"), *mtrag_cases(MtRag.read(data))]
     fitting = [case for case in cases if case.kind.startswith("claim") and _fits(case)]
-    told = [case for case in cases if not _fits(case)]
-    scores = {name: _scores([*fitting, *told], rule) for name, rule in RULES.items()}
+    evaluated = [case for case in cases if not _fits(case)]
+    scores = {name: _scores([*fitting, *evaluated], rule) for name, rule in RULES.items()}
     fitted = {name: youden(fitting, of_rule) for name, of_rule in scores.items()}
     used = {**fitted, OURS: SUPPORTED}
-    found = {name: _evaluation(told, of_rule, used[name]) for name, of_rule in scores.items()}
+    found = {name: _evaluation(evaluated, of_rule, used[name]) for name, of_rule in scores.items()}
     comparison = compare(found, candidate=OURS)
-    rows = [*to_json(comparison, header(NAME, "rag_mtrag.evidence"))["rows"], *_areas(told, scores)]
+    rows = [*to_json(comparison, header(NAME, "rag_mtrag.evidence"))["rows"], *_areas(evaluated, scores)]
     about = {
-        "caption": "pairs told right, Cohen's kappa, and the areas under the ROC curve for each kind of pair alone; "
+        "caption": "accuracy over pairs, Cohen's kappa, and the areas under the ROC curve for each kind of pair alone; "
         "95% interval by article or group",
         "rows": rows,
         "thresholds": used,
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def squad_cases(path: Path, questions: int = QUESTIONS) -> list[Case]:
-    """Claims and sentences of SQuAD."""
+    """Cases from claims and sentences of SQuAD."""
     rows = [row.data for row in squad.read_squad(path) if isinstance(row, SourceRow) and row.data["answers"]]
     articles: dict[str, dict[str, str]] = {}
     answers: dict[str, list[str]] = {}
@@ -134,7 +134,7 @@ def squad_cases(path: Path, questions: int = QUESTIONS) -> list[Case]:
 
 
 def mtrag_cases(mtrag: MtRag) -> list[Case]:
-    """Sentences of MT-RAG's references against their own passages and those of the nearest other row."""
+    """Cases from sentences of MT-RAG references, with their own passages and those of the nearest other row."""
     answered = [row for row in mtrag.official if row["kind"] == "answerable"]
     texts = {row["id"]: tuple(_gold(row)) for row in answered}
     cases = []
@@ -151,7 +151,7 @@ def mtrag_cases(mtrag: MtRag) -> list[Case]:
 
 
 def youden(cases: Sequence[Case], scores: Mapping[str, float]) -> float:
-    """The threshold, in steps of 0.05, with the highest share of supported plus share of unsupported told right."""
+    """The threshold, in steps of 0.05, with the greatest Youden's J (sensitivity plus specificity)."""
     of_cases = np.array([scores[case.id] for case in cases])
     truth = np.array([case.supported for case in cases])
     steps = [round(0.05 * step, 2) for step in range(1, 20)]
@@ -171,23 +171,25 @@ def auc(scores: NDArray[np.float64], truth: NDArray[np.bool_], clusters: Sequenc
 
 
 def _evaluation(cases: Sequence[Case], scores: Mapping[str, float], threshold: float) -> Evaluation:
-    said = {case.id: scores[case.id] >= threshold for case in cases}
+    predicted = {case.id: scores[case.id] >= threshold for case in cases}
     return Evaluation(
-        headline="told right",
-        values={"told right": {case.id: float(said[case.id] == case.supported) for case in cases}},
+        headline="accuracy",
+        values={"accuracy": {case.id: float(predicted[case.id] == case.supported) for case in cases}},
         aggregates={
             "kappa": cohen_kappa(
-                {case.id: int(case.supported) for case in cases}, {id_: int(each) for id_, each in said.items()}, (0, 1)
+                {case.id: int(case.supported) for case in cases},
+                {id_: int(each) for id_, each in predicted.items()},
+                (0, 1),
             )
         },
         clusters={case.id: case.group for case in cases},
         slices={"pair": {case.id: case.kind for case in cases}},
-        tested=("told right",),
+        tested=("accuracy",),
     )
 
 
 def _areas(cases: Sequence[Case], scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, object]]:
-    """AUC of each kind of unsupported pair against the supported ones like it."""
+    """AUC of each kind of unsupported pair against the supported pairs of the same kind."""
     kinds = {
         "AUC, claims": ("claim, own paragraph", "claim, other paragraph"),
         "AUC, wrong answers": ("claim, own paragraph", "claim, wrong answer"),
@@ -224,7 +226,7 @@ def _gold(row: Mapping[str, object]) -> list[str]:
 
 
 def _fits(case: Case) -> bool:
-    """Whether a case is of the half of articles on which thresholds are chosen; MT-RAG is of the other."""
+    """Whether a case is in the half of the articles on which thresholds are chosen; MT-RAG is not."""
     return not case.kind.startswith("MT-RAG") and fingerprint(f"{SEED} {case.group}") % 2 == 0
 
 

@@ -1,4 +1,4 @@
-"""What is compared, over all rows of MT-RAG that have an answer or are known to have none."""
+"""Compared systems over all rows of MT-RAG that are answerable or known to be unanswerable, and sample answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from searchlora.tasks.rag_answer.truncation import passage_texts
 
 ADAPTER, BASE = "adapter", "base zero-shot"
 
-#: In the order of the table.
+#: Measures in the order of the table.
 MEASURES = (
     "answerability F1",
     "abstention F1",
@@ -40,7 +40,7 @@ MEASURES = (
 
 
 def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluation]:
-    """Every system, the adapter last."""
+    """The evaluation of every system, the adapter last."""
     systems: dict[str, Mapping[str, Any]] = {**answers.baselines, BASE: answers.base, ADAPTER: answers.adapter}
     task = load_task(TASK)
     return {
@@ -55,7 +55,7 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
 
 
 def compared(found: Mapping[str, Evaluation]) -> Comparison:
-    """The adapter against the base and the baselines."""
+    """Compare the adapter with the base and the baselines."""
     return compare(found, candidate=ADAPTER)
 
 
@@ -63,7 +63,7 @@ EACH = 10
 
 
 def write_answers(path: Path, rows: Sequence[Record], outputs: Mapping[str, Any], evaluation: Evaluation) -> None:
-    """Ten answers (and abstentions) that are right, ten that are wrong, with what the model was shown."""
+    """Ten right and ten wrong answers (or abstentions) with the prompt's passages."""
     shuffled = list(rows)
     random.Random(SEED).shuffle(shuffled)
     good = [row for row in shuffled if _score(row, outputs[row["id"]], evaluation) >= 0.5]
@@ -72,11 +72,11 @@ def write_answers(path: Path, rows: Sequence[Record], outputs: Mapping[str, Any]
         for title, chosen in (("Right", good[:EACH]), ("Wrong", bad[:EACH])):
             out.write(f"# {title}\n\n")
             for row in chosen:
-                out.write(_told(row, outputs[row["id"]]) + "\n")
+                out.write(_shown(row, outputs[row["id"]]) + "\n")
 
 
 def _score(row: Record, output: Any, evaluation: Evaluation) -> float:
-    """0 where it is invalid, was wrong to answer or to abstain, or cites nothing right; else F1 of its citations."""
+    """F1 of the citations; 0 for an invalid output and for a wrong decision to answer or abstain."""
     if not isinstance(output, CitedAnswer) or not evaluation.values["right to answer"][row["id"]]:
         return 0.0
     if not row["answerable"]:
@@ -86,12 +86,12 @@ def _score(row: Record, output: Any, evaluation: Evaluation) -> float:
     return 2 * len(gold & cited) / (len(gold) + len(cited))
 
 
-def _told(row: Record, output: Any) -> str:
+def _shown(row: Record, output: Any) -> str:
     gold = [place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]]
     before = "".join(f"  {turn['role']}: {turn['text']}\n" for turn in row["history"][-2:])
     passages = "".join(f"  [{place}] {text}\n" for place, text in enumerate(passage_texts(row, WORDS), start=1))
-    said = output.text if isinstance(output, CitedAnswer) else f"INVALID ({output.reason}): {output.raw}"
+    text = output.text if isinstance(output, CitedAnswer) else f"INVALID ({output.reason}): {output.raw}"
     return (
         f"## {row['id']} ({row['kind']}, {row['source']})\n{before}  QUESTION: {row['question']}\n{passages}"
-        f"  gold {gold}: {row.get('answer', '(to abstain)')}\n  MODEL: {said}\n"
+        f"  gold {gold}: {row.get('answer', '(to abstain)')}\n  MODEL: {text}\n"
     )

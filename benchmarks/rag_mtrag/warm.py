@@ -1,9 +1,9 @@
-"""Rows of SQuAD, on which one adapter is trained before the three see MT-RAG.
+"""Pretraining rows from SQuAD for the adapter that comes before the three of MT-RAG.
 
-A small model has two things to learn here: whether any passage answers, and which one does. So most of these rows are
-shorter than MT-RAG's (`ROWS`), and their answer is the span with its citation and nothing else: what is decided then
-weighs more in the loss than what is copied. Half of the rows lack the passage that answers. The distractors of half of
-them are paragraphs of the same article, as BM25 ranks them, those of the others paragraphs of other articles.
+A small model has to learn two things: whether a passage answers the question, and which one. Most rows are therefore
+shorter than those of MT-RAG (`ROWS`), and the answer is only the span with its citation, so the decision weighs more in
+the loss than the copied text. Half of the rows lack the answering passage. The distractors of half of the rows are
+paragraphs of the same article in BM25 order, those of the others paragraphs of other articles.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from searchlora.tasks.rag_answer.citations import with_marks
 from searchlora.tasks.rag_answer.distractors import WITHOUT_GOLD_SUFFIX
 from searchlora.tasks.rag_answer.truncation import passage_texts
 
-#: Passages of a row -> how many such rows.
+#: Number of passages of a row -> number of such rows.
 ROWS = {1: 240, 2: 240, 3: 240}
 
-#: The share of articles that validate.
+#: Share of articles in the validation split.
 VALIDATING = 0.15
 
 
 def warm_dataset(data: Path, folder: Path, rows: Mapping[int, int] = ROWS) -> Dataset:
-    """The dataset, built in `folder` or found there; no article stands in two of its splits."""
+    """The dataset, built in `folder` if it does not exist; no article is in two splits."""
     made = list(_rows(data / "squad" / "squaddev_v1.1.json.gz", rows))
     split = {
         "train": [row for row in made if not validates(row, "validation", VALIDATING)],
@@ -44,11 +44,11 @@ def _rows(source: Path, wanted: Mapping[int, int]) -> Iterator[Record]:
     chance, spans = random.Random(SEED), _spans(source)
     chance.shuffle(found)
     pool = [(row["group"], passage) for row in found for passage in row["passages"]]
-    told = (row for row in found if row["answerable"] and _shows(row, spans[row["id"]]))
-    silent = (row for row in found if not row["answerable"])
+    answerable = (row for row in found if row["answerable"] and _shows(row, spans[row["id"]]))
+    unanswerable = (row for row in found if not row["answerable"])
     for length, count in wanted.items():
         for number in range(count):
-            row = next(silent if number % 2 else told)
+            row = next(unanswerable if number % 2 else answerable)
             span = spans[row["id"].removesuffix(WITHOUT_GOLD_SUFFIX)]
             own = [each for each in row["passages"] if each["id"] in row["gold"]]
             others = [each for each in row["passages"] if each["id"] not in row["gold"]]
@@ -58,13 +58,13 @@ def _rows(source: Path, wanted: Mapping[int, int]) -> Iterator[Record]:
 
 
 def _shows(row: Record, span: str) -> bool:
-    """Whether the span stands in what the model is shown of the gold passage."""
+    """Whether the shown part of the gold passage contains the span."""
     shown = zip(row["passages"], passage_texts(row, WORDS), strict=True)
     return any(passage["id"] in row["gold"] and span in text for passage, text in shown)
 
 
 def _elsewhere(group: str, span: str, pool: Sequence[tuple[str, Any]], count: int, chance: random.Random) -> list[Any]:
-    """Passages of other articles that do not hold the span."""
+    """Passages of other articles without the span."""
     found: dict[str, Any] = {}
     while len(found) < count:
         article, passage = chance.choice(pool)
@@ -74,7 +74,7 @@ def _elsewhere(group: str, span: str, pool: Sequence[tuple[str, Any]], count: in
 
 
 def _row(row: Record, span: str, passages: list[Any], chance: random.Random) -> Record:
-    """The record with these passages in a drawn order, and the span as its answer."""
+    """The record with these passages in random order, and the span as its answer."""
     chance.shuffle(passages)
     made = {**row, "passages": passages}
     if row["answerable"]:

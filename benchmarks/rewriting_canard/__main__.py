@@ -1,10 +1,9 @@
-"""Query rewriting on CANARD, measured by retrieval, and the same adapter untouched on MT-RAG.
+"""Query rewriting on CANARD, measured by retrieval, and the same adapter without further training on MT-RAG.
 
     python -m benchmarks.rewriting_canard
 
-CANARD's development set is split by article; passages are article title + answer; test questions are those from the
-second turn on that have an answer. Trains for about half an hour on 2 cores, and uses again what it finds in
-`benchmarks/work`.
+CANARD's development set is split by article. Passages are article title + answer. Test questions are the questions with
+an answer from the second turn on. Training takes about half an hour on 2 cores; `benchmarks/work` is reused.
 """
 
 from __future__ import annotations
@@ -37,6 +36,18 @@ NAME = "canard-rewriter"
 SHARES = (0.74, 0.04, 0.22)
 HERE = Path(__file__).parent
 
+MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
+ADAPTER, FUSED = "adapter", "adapter + first question"
+HUMAN, HUMAN_FUSED = "human rewrite", "human rewrite + first question"
+
+_NAMES = {
+    "raw query": "question alone",
+    "previous turn + query": "previous turn + question",
+    "whole conversation": "whole conversation",
+    "first turn + query": "first question + question",
+    "reference rewrite": HUMAN,
+}
+
 
 def main() -> None:
     with progress_bars() as steps:
@@ -53,7 +64,7 @@ def _dataset() -> Dataset:
     folder = WORK / "canard"
     if not folder.is_dir():
         source = real_data() / "canard" / "dev.json"
-        options = {"from_turn": "2"}  # the title is not shown, so nobody could rewrite a first question
+        options = {"from_turn": "2"}  # the prompt has no title, so a first question cannot be rewritten
         build(load_prompted_task("rewriting"), source, format="canard", out=folder, options=options, shares=SHARES)
     return load_dataset(folder)
 
@@ -82,7 +93,7 @@ def _canard(dataset: Dataset, engine: LocalEngine, stored: StoredAdapter, steps:
 
 
 def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
-    """Questions from the second turn on that have passages; the corpus is the passages of all rows."""
+    """Evaluate on MT-RAG questions with passages from the second turn on; the corpus is the passages of all rows."""
     rows = []
     for row in read_mtrag(real_data() / "mtrag" / "reference.jsonl"):
         if isinstance(row, RejectedRow):
@@ -124,23 +135,10 @@ def _about(stored: StoredAdapter, systems: dict[str, SystemResult]) -> dict[str,
     }
 
 
-MEASURES = ("MRR@10", "nDCG@10", "Recall@10", "Recall@100")
-ADAPTER, FUSED = "adapter", "adapter + first question"
-HUMAN, HUMAN_FUSED = "human rewrite", "human rewrite + first question"
-
-_NAMES = {
-    "raw query": "question alone",
-    "previous turn + query": "previous turn + question",
-    "whole conversation": "whole conversation",
-    "first turn + query": "first question + question",
-    "reference rewrite": HUMAN,
-}
-
-
 def run_all(
     trial: EvaluationRun, engine: LocalEngine, adapter: str, dialogue: Callable[[Record], str], steps: Steps
 ) -> dict[str, SystemResult]:
-    """Every row of the table, in its order; rows with a human rewrite only where the records have one."""
+    """The result of every system in the order of the table; the human rewrite only if the records have one."""
     baselines = baseline_outputs(trial.records)
     systems = {_NAMES[name]: trial.given(name, outputs) for name, outputs in baselines.items()}
     human = systems.pop(HUMAN, None)
@@ -158,9 +156,9 @@ def run_all(
 
 
 def compared(systems: Mapping[str, SystemResult]) -> Comparison:
-    """The adapter against all others, and all others against the human rewrite where there is one.
+    """Compare the adapter with all others, and all others with the human rewrite if there is one.
 
-    Every measure is shown; MRR@10 alone is tested, so that p is corrected (Holm) for the comparisons of interest only.
+    All measures are shown, only MRR@10 is tested, so p is corrected (Holm) for the comparisons of interest only.
     """
     evaluations = {
         name: replace(
@@ -175,7 +173,7 @@ def compared(systems: Mapping[str, SystemResult]) -> Comparison:
 
 
 def _with_first(trial: EvaluationRun, outputs: list[Any]) -> list[str]:
-    """Each rewrite and the first question of its conversation as one query; an invalid rewrite gives the question."""
+    """First question of the conversation + rewrite as one query; for an invalid rewrite, the question itself."""
     return [
         first_and(record, record["query"] if isinstance(output, InvalidOutput) else output)
         for record, output in zip(trial.records, outputs, strict=True)

@@ -1,11 +1,12 @@
-"""64 clients of OpenAI's Python library over 8 adapters of `searchlora serve`, for a minute.
+"""Load test of `searchlora serve`: 64 clients of the openai library on 8 adapters for a minute.
 
     python -m benchmarks.serving_load [--clients 64] [--seconds 60]
 
-Each adapter is trained to begin its answers with a word of its own. The server is a process of its own on the same
-machine, with slots for 8 adapters. Every client asks again as soon as it has its answer (24 tokens at most), every
-other answer as a stream, each time of the next adapter. Told are errors, answers with the word of another adapter, and
-how long whole answers and first pieces of streams took.
+Each adapter is trained to begin its answers with its own marker word, so an answer of the wrong adapter is detected.
+The server is a separate process on the same machine with slots for 8 adapters. Each client sends its next request as
+soon as it has an answer (at most 24 tokens), alternates streaming and plain requests, and cycles through the adapters.
+Reported are errors, answers with the marker of another adapter, and the latency of whole answers and of first stream
+chunks.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ TOKENS = 24
 
 @dataclass
 class Seen:
-    """What the clients saw.
+    """Observations of the clients.
 
     Attributes:
-        whole, first: Seconds until a whole answer was there, until the first piece of a stream.
-        own, foreign: Answers with the adapter's own word; with the word of another.
-        errors: What was refused or failed.
+        whole, first: Seconds to a whole answer, and to the first chunk of a stream.
+        own, foreign: Number of answers with the marker of the adapter, and with that of another one.
+        errors: Refused and failed requests.
     """
 
     whole: list[float] = field(default_factory=list)
@@ -159,7 +160,7 @@ SETTINGS = ("optim.max_steps=24", "optim.batch_size=8", "validation.rows=4", "va
 
 
 def trained(folder: Path) -> Store:
-    """A store with an adapter named after each marker; those that are there are used again."""
+    """A store with an adapter for each marker; existing ones are reused."""
     store = Store(folder / "store")
     for marker in MARKERS:
         data = folder / marker
@@ -173,7 +174,7 @@ def trained(folder: Path) -> Store:
 
 
 def prompts(folder: Path) -> list[list[dict[str, str]]]:
-    """The messages of the test rows, which no adapter has seen; the same for all markers."""
+    """The messages of the test rows, the same for all markers; no adapter was trained on them."""
     task = load_prompted_task(TASK)
     rows = load_dataset(folder / MARKERS[0]).records("test")
     return [[dict(message) for message in messages(task, row)] for row in rows]

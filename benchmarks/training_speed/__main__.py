@@ -1,9 +1,9 @@
-"""Seconds of a training step in three ways, in turn, in one process.
+"""Seconds per training step with three implementations, measured in turn in one process.
 
     python -m benchmarks.training_speed
 
-Rows are made (the shop's rewriting records), weights are real: SmolLM2-135M in bf16, LoRA r = 16 on all linear layers,
-32 rows a step. A step is forward, backward and AdamW.
+Rows are rewriting records of the synthetic shop, weights are real: SmolLM2-135M in bf16, LoRA of rank 16 on all linear
+layers, 32 rows per step. A step is forward, backward and AdamW.
 
 * PEFT alone;
 * with the hook of `models.load` on the output layer;

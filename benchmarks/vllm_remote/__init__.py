@@ -1,1 +1,1 @@
-"""A real vLLM server through the remote engine, on the made shop."""
+"""Agreement of the remote engine on a vLLM server with the local engine."""

@@ -1,16 +1,16 @@
-"""A real vLLM server asked through the remote engine, and whether it answers as the local engine does.
+"""Agreement of the remote engine on a real vLLM server with the local engine.
 
     python -m benchmarks.vllm_remote --vllm-python VLLM_ENVIRONMENT/bin/python
         [--store STORE --adapters NAME@1 OTHER@2] [--rows 24]
 
-README.md says how the environment is made. Without `--adapters` a rewriter and a judge are trained on the made shop,
-a few steps each, and used again by the next call. The rows are those of the made shop's test split, as the adapters'
-tasks ask about them; what is asked of the base is what is asked of the first adapter. Both engines compute in fp32.
+README.md describes the environment. Without `--adapters` a rewriter and a judge are trained for a few steps on the
+synthetic shop and reused by the next call. Requests are the test rows of the synthetic shop in the prompts of the
+adapters' tasks; the base gets the requests of the first adapter. Both engines compute in fp32.
 
-* greedy: whether the answers are the same, text, end and counts of tokens;
-* scores: by how much the log-probabilities of the choices differ, and whether the same choice is the best. Choices are
-  those of the task, or of a task that writes freely the answers to five of the rows;
-* JSON: whether answers that a schema holds are valid.
+* greedy: whether text, finish reason and token counts are equal;
+* scores: largest difference of the log-probabilities of the choices, and whether the best choice is the same. Choices
+  are those of the task, or for a task with free text the answers to five of the rows;
+* JSON: whether answers constrained by a schema are valid.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.building import build
 from searchlora.data.dataset import load_dataset
+from searchlora.eval.formatting import markdown_table
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.local import LocalEngine
@@ -57,7 +58,7 @@ JSON = JsonObject(
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of one model: requests, and the choices that are scored for each."""
+    """The requests for one model, and the choices that are scored for each."""
 
     system: str
     requests: Sequence[Request]
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def _trained(store: Store) -> list[str]:
-    """A rewriter, which writes, and a judge, whose grades are scored."""
+    """A rewriter (free text) and a judge (scored grades)."""
     found = []
     for task, name in (("rewriting", "shop-rewriter"), ("judgment", "shop-judge")):
         found.append(train_or_reuse(task, _dataset(task), name, overrides=FEW, store=store).reference)
@@ -124,7 +125,7 @@ def _asked(adapter: StoredAdapter, rows: int) -> Asked:
 
 
 def _greedy(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
-    """All models in one call, so that their requests share batches."""
+    """Generate for all models in one call, so that their requests share batches."""
     requests = [request for asked in everything for request in asked.requests]
     pairs = list(zip(local.generate(requests), remote.generate(requests), strict=True))
     found = []
@@ -173,7 +174,7 @@ def _best(scored: Scored) -> int:
 
 
 def _share(system: str, measure: str, right: Sequence[bool]) -> Mapping[str, Any]:
-    """With the Wilson interval."""
+    """A share with its Wilson interval."""
     low, high = proportion_confint(sum(right), len(right), method="wilson")
     return {
         "system": system,
@@ -186,20 +187,17 @@ def _share(system: str, measure: str, right: Sequence[bool]) -> Mapping[str, Any
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """As the README shows it: shares with their counts, and how far log-probabilities are apart."""
+    """The table of the README: shares with counts, and differences of log-probabilities."""
     cells = {(row["system"], row["measure"]): row for row in rows}
     measures = ["same greedy answer", "same best choice", "valid JSON"]
-    lines = [
-        f"| asked | {' | '.join(measures)} | log-probabilities apart, median | largest | n |",
-        f"|---{'|---:' * (len(measures) + 3)}|",
-    ]
+    lines = []
     for system in dict.fromkeys(row["system"] for row in rows):
         shares = [cells[system, measure] for measure in measures]
-        apart = cells[system, DIFFERENCE]
-        counts = [f"{round(each['value'] * each['n'])} of {each['n']}" for each in shares]
-        figures = [f"{apart['value']:.1e}", f"{apart['high']:.1e}", f"{apart['n']}"]
-        lines.append(f"| {' | '.join([system, *counts, *figures])} |")
-    return "\n".join(lines)
+        difference = cells[system, DIFFERENCE]
+        counts = [f"{round(share['value'] * share['n'])} of {share['n']}" for share in shares]
+        figures = [f"{difference['value']:.1e}", f"{difference['high']:.1e}", f"{difference['n']}"]
+        lines.append([system, *counts, *figures])
+    return markdown_table(["model", *measures, "median difference of log-probabilities", "largest", "n"], lines)
 
 
 if __name__ == "__main__":

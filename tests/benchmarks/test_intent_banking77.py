@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.intent_banking77.systems import confused, per_label, to_read
+from benchmarks.intent_banking77.systems import confused, per_label, sample_answers
 from searchlora.outputs import InvalidOutput, Label
 
 RECORDS = [
@@ -23,12 +23,12 @@ def test_labels_and_what_they_are_taken_for():
     worst, best = per_label(RECORDS, FREE)
     assert (worst["label"], worst["precision"], worst["recall"], worst["n"]) == ("b", 1 / 3, 0.5, 2)
     assert (best["label"], best["F1"]) == ("a", 0.5)
-    assert confused(RECORDS, FREE)[0] == {"true": "a", "said": "b", "n": 2}
-    assert {"true": "b", "said": "(invalid)", "n": 1} in confused(RECORDS, FREE)
+    assert confused(RECORDS, FREE)[0] == {"gold": "a", "predicted": "b", "n": 2}
+    assert {"gold": "b", "predicted": "(invalid)", "n": 1} in confused(RECORDS, FREE)
 
 
-def test_answers_to_read():
-    text = to_read(RECORDS, HELD, FREE, each=1)
+def test_sample_answers():
+    text = sample_answers(RECORDS, HELD, FREE, count=1)
     assert "## Right: 2 rows, 1 of them drawn" in text
     assert "## Wrong: 3 rows, 1 of them drawn" in text
-    assert "**query 4** (t4)\n  true b; said a at 0.80; without constraint 'a b'" in text
+    assert "**query 4** (t4)\n  gold b; predicted a at 0.80; without constraint 'a b'" in text

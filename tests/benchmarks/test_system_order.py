@@ -137,7 +137,7 @@ def test_a_judge_is_circular_where_its_encoder_or_its_votes_rank():
 def test_a_judge_that_was_fitted_to_the_same_question_is_circular():
     scores = {topic: {"a": 0.1, "b": 0.2} for topic in TOPICS}
     grades, parts = cut(scores, {topic: {"a": 0, "b": 1} for topic in TOPICS}, SCALE)
-    judge = Judge("LLM, cut", grades, SCALE, ("base smollm2-135m-instruct-q4_1",), tuple(parts))
+    judge = Judge("LLM, thresholds", grades, SCALE, ("base smollm2-135m-instruct-q4_1",), tuple(parts))
     assert judge.circular({topic: f"what is {topic}" for topic in TOPICS}) == {}
     twice = dict.fromkeys(TOPICS, "the same question")
     assert "was trained on 6 of the 6 topics" in judge.circular(twice)["bm25"]

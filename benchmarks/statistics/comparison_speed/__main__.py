@@ -1,10 +1,10 @@
-"""How long a large comparison takes and how much memory: 20 runs of 1,000 topics × 1,000 documents, six measures.
+"""Time and memory of a large comparison: 20 runs of 1,000 topics × 1,000 documents, six measures.
 
     python -m benchmarks.statistics.comparison_speed [--repeats 5]
 
-The runs are made from a seed in a temporary folder (about 800 MB). Each repeat is a process of its own, from its start
-to its end: it reads the run files one after the other, measures each with unjudged documents taken out and bounded,
-and compares all with 10,000 resamples. So seconds are those of a user and the peak of memory is that of one comparison.
+The runs are generated from a seed in a temporary folder (about 800 MB). Each repeat is a separate process and includes
+its start: it reads the run files one after the other, measures each including the figures for unjudged documents, and
+compares all with 10,000 resamples.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _once(folder: Path) -> dict[str, float]:
     for file in sorted(folder.glob("run*")):
         run = timed("reading", read_run, file, "trec")
         evaluations[file.name] = timed("measuring", evaluate_run, run, qrels, measures=MEASURES)
-        del run  # before the next one is read: two never are in memory at once
+        del run  # free it before the next one is read
     found = timed("comparing", compare, evaluations, candidate="run00", baseline="run01", resamples=RESAMPLES)
     if len(found.comparisons) != (2 * SYSTEMS - 3) * len(MEASURES):
         raise SystemExit(f"{len(found.comparisons)} pairs were compared")
@@ -81,7 +81,7 @@ def _once(folder: Path) -> dict[str, float]:
 
 
 def _peak() -> float:
-    """The largest memory of this process so far, in MB (the system tells it in KiB, macOS in bytes)."""
+    """Peak memory of this process in MB (the system reports KiB, macOS bytes)."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
@@ -89,6 +89,7 @@ def _peak() -> float:
 
 def _save(repeats: list[dict[str, float]]) -> None:
     from benchmarks.common import save_figures
+    from searchlora.eval.formatting import markdown_table
 
     name = f"{SYSTEMS} runs, {TOPICS} topics, {DEPTH} documents, {len(MEASURES)} measures, {RESAMPLES} resamples"
     rows = [
@@ -102,29 +103,23 @@ def _save(repeats: list[dict[str, float]]) -> None:
         }
         for part in repeats[0]
     ]
-    lines = [f"| {row['measure']} | {row['value']} | {row['low']} | {row['high']} |" for row in rows]
-    table = "\n".join(
-        [
-            f"{name}; {len(repeats)} repeats, each in a process of its own:",
-            "",
-            "| seconds, and peak memory | median | least | most |",
-            "| --- | ---: | ---: | ---: |",
-            *lines,
-        ]
+    lines = [[row["measure"], *(str(row[key]) for key in ("value", "low", "high"))] for row in rows]
+    table = f"{name}; {len(repeats)} repeats, each in a separate process:\n\n" + markdown_table(
+        ["seconds, and peak memory", "median", "minimum", "maximum"], lines
     )
     more = {"measures": MEASURES, "units": "seconds; peak MB: 1,000,000 bytes", "table": table}
     path = save_figures("comparison_speed", rows, [], more, module="statistics.comparison_speed")
     print(f"{table}\n\nWritten: {path}")
 
 
-#: Documents that a topic's runs choose from, and how many of them are judged.
+#: Number of candidate documents of a topic, and number of judged ones.
 POOL, JUDGED = 3_000, 100
 
 
 def make(folder: Path, *, systems: int, topics: int, depth: int, seed: int = 0) -> None:
     """Write `qrels` and `run00`, `run01`, … into a folder.
 
-    A document's score is its quality, as the system sees it, and noise; the later a system, the more noise.
+    The score of a document is its quality plus noise; later systems have more noise.
     """
     rng = np.random.default_rng(seed)
     quality = rng.choice(4, size=(topics, POOL), p=[0.97, 0.015, 0.01, 0.005])

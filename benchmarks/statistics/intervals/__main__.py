@@ -1,9 +1,10 @@
-"""By simulation: how often 95% intervals hold the truth, and how often tests reject where nothing differs.
+"""Coverage of 95% intervals of means and level of paired tests, by simulation.
 
     python -m benchmarks.statistics.intervals [--draws 2000]
 
-For each shape of values and n = 43 and 200 topics, 2,000 draws: five intervals side by side, and the sign-flip and the
-t test under the null. Writes `benchmarks/results/intervals.json` and prints it as Markdown. Some minutes on 2 cores.
+For each distribution of values and n = 43 and 200 topics, 2,000 draws: five intervals, and the sign-flip test and the t
+test under the null hypothesis. Writes `benchmarks/results/intervals.json` and prints it as Markdown. Takes some minutes
+on 2 cores.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from searchlora.eval.significance import paired_differences
 
 RESAMPLES = 10_000
 OURS = "bootstrap-t, limited (ours)"
-#: Draws that are worked on at once, which bounds the memory.
+#: Number of draws per batch; bounds the memory.
 _AT_ONCE = 100
 
 
@@ -38,7 +39,8 @@ def main() -> None:
         [
             f"Coverage of 95% intervals in {count} draws (truth below / above the interval):",
             markdown(covered, list(KINDS), "interval"),
-            f"Rejections at 0.05 under the null in {count} draws; their 95% band is {low:.4f} to {high:.4f}:",
+            f"Rejections at 0.05 under the null hypothesis in {count} draws; "
+            f"their 95% band is {low:.4f} to {high:.4f}:",
             markdown(rejected, list(NULLS), "test"),
         ]
     )

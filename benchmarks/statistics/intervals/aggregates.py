@@ -1,8 +1,8 @@
-"""By simulation: how often intervals of aggregates hold the truth, and swap tests reject where nothing differs.
+"""Coverage of 95% intervals of aggregates and level of the swap test, by simulation.
 
     python -m benchmarks.statistics.intervals.aggregates [--draws 500]
 
-Kappa of grades that come by query, macro-F1 of ten labels, F1 of one class and calibration error, at n = 43 and 200
+Kappa of grades clustered by query, macro-F1 of ten labels, F1 of one class and calibration error, at n = 43 and 200
 queries or rows. Writes `benchmarks/results/intervals_aggregates.json` and prints it as Markdown.
 Takes some minutes on 2 cores.
 """
@@ -23,47 +23,47 @@ from searchlora.eval.figures import AggregateTable, Resampling, aggregate_figure
 
 RESAMPLES = 1_000
 OURS, PERCENTILE = "bootstrap-t, limited (ours)", "percentile"
-#: Clusters from which the truth of a shape is taken.
+#: Number of clusters from which the true value is computed.
 _MANY = 40_000
 
-#: Two systems that are equally good over the same rows, and the cluster of each row that has others in it.
+#: Two equally good systems over the same rows, and the cluster of each row that shares one.
 _Drawn = tuple[Aggregate, Aggregate, Mapping[str, str]]
 
 
 def _kappa(n: int, rng: np.random.Generator) -> _Drawn:
-    """Four grades, about 14 pairs a query; queries differ in size and in how well they are judged."""
+    """Four grades, about 14 pairs per query; queries differ in size and in the quality of the judge."""
     sizes = np.clip(rng.lognormal(2.5, 0.5, n), 3, 60).astype(int)
     query = np.repeat(np.arange(n), sizes)
     true = rng.choice(4, len(query), p=(0.5, 0.25, 0.15, 0.1))
-    told = [
+    predictions = [
         np.where(rng.random(len(query)) < rng.beta(3, 3, n)[query], true, rng.integers(0, 4, len(query))) for _ in "ab"
     ]
-    gold, a, b = (_rows(side.tolist()) for side in (true, *told))
-    figures = [cohen_kappa(gold, said, (0, 1, 2, 3)) for said in (a, b)]
+    gold, a, b = (_rows(side.tolist()) for side in (true, *predictions))
+    figures = [cohen_kappa(gold, predicted, (0, 1, 2, 3)) for predicted in (a, b)]
     return figures[0], figures[1], {str(row): f"q{each}" for row, each in enumerate(query)}
 
 
 def _macro_f1(n: int, rng: np.random.Generator) -> _Drawn:
-    """Ten labels, the commonest four times as frequent as the rarest, told right in 50 to 95%."""
+    """Ten labels, the most frequent four times as frequent as the rarest, predicted correctly in 50 to 95%."""
     labels = [f"label {place}" for place in range(10)]
     frequent = np.linspace(4, 1, 10)
     true = rng.choice(10, n, p=frequent / frequent.sum())
     right = np.linspace(0.95, 0.5, 10)[true]
-    told = [np.where(rng.random(n) < right, true, rng.integers(0, 10, n)) for _ in "ab"]
-    gold, a, b = (_rows([labels[place] for place in side]) for side in (true, *told))
+    predictions = [np.where(rng.random(n) < right, true, rng.integers(0, 10, n)) for _ in "ab"]
+    gold, a, b = (_rows([labels[place] for place in side]) for side in (true, *predictions))
     return macro_f1(gold, a, labels), macro_f1(gold, b, labels), {}
 
 
 def _f1(n: int, rng: np.random.Generator) -> _Drawn:
-    """Three in ten are of the class; seven in ten of these are found, and one in ten of the others."""
+    """30% of the rows are in the class; recall 70%, false positive rate 10%."""
     true = rng.random(n) < 0.3
-    told = [rng.random(n) < np.where(true, 0.7, 0.1) for _ in "ab"]
-    gold, a, b = (_rows(side.tolist()) for side in (true, *told))
+    predictions = [rng.random(n) < np.where(true, 0.7, 0.1) for _ in "ab"]
+    gold, a, b = (_rows(side.tolist()) for side in (true, *predictions))
     return f1(gold, a), f1(gold, b), {}
 
 
 def _calibration(n: int, rng: np.random.Generator) -> _Drawn:
-    """Probabilities about 0.7, of which 85 in 100 are kept."""
+    """Probabilities of about 0.7; the true probability is 0.85 times as large."""
     figures = []
     for _ in "ab":
         given = rng.beta(4, 1.5, n)
@@ -95,7 +95,7 @@ def main() -> None:
         [
             f"Coverage of 95% intervals in {count} draws (truth below / above the interval):",
             markdown(covered, list(SHAPES), "interval"),
-            f"Rejections at 0.05 of two systems alike in {count} draws; their 95% band is {low:.4f} to {high:.4f}:",
+            f"Rejections at 0.05 for two equal systems in {count} draws; their 95% band is {low:.4f} to {high:.4f}:",
             markdown(rejected, list(SHAPES), "test"),
         ]
     )

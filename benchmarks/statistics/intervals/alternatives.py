@@ -1,4 +1,4 @@
-"""The intervals that the chosen one is set beside. All take values (rows, columns) and give (columns, 2).
+"""Alternative intervals of means for the comparison. All take values (rows, columns) and return (columns, 2).
 
 Percentile, BCa and bootstrap-t: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 12 to 14; the
 BCa acceleration of a mean is a sixth of its skewness. BCa equals scipy.stats.bootstrap's (tested). Hall's transform of
@@ -17,7 +17,7 @@ _TAILS = (0.025, 0.975)
 
 
 def student(values: Floats) -> Floats:
-    """mean ± t · standard error."""
+    """Student's interval: mean ± t · standard error."""
     count = len(values)
     half = stats.t.ppf(_TAILS[1], count - 1) * values.std(axis=0, ddof=1) / np.sqrt(count)
     return np.stack([values.mean(axis=0) - half, values.mean(axis=0) + half], axis=1)
@@ -27,7 +27,7 @@ def resampled(values: Floats, draw: Floats) -> dict[str, Floats]:
     """Percentile, BCa and two bootstrap-t intervals from the same resamples.
 
     Args:
-        draw: (resamples, rows), how often each row was drawn.
+        draw: (resamples, rows): how often each row was drawn.
     """
     count = len(values)
     means = draw @ values / count

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from searchlora.eval.formatting import markdown_table
+
 RANKS = np.array([0, *(1 / rank for rank in range(1, 11))])
-#: MRR@10 of a good and of a poor system: many zeros, some ones, little between.
+#: Distribution of MRR@10 for a good and for a poor system: many zeros, some ones, few values between.
 GOOD = np.array([0.50, 0.22, 0.08, 0.05, 0.04, 0.03, 0.02, 0.02, 0.02, 0.01, 0.01])
 POOR = np.array([0.85, 0.04, 0.02, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005])
-#: What a change of few queries, most of them for the better, does to MRR.
+#: Differences of MRR when few queries change, most of them for the better.
 GAINS, GAIN_CHANCES = np.array([-0.1, 0.1, 0.5, 1.0]), np.array([0.3, 0.4, 0.2, 0.1])
 
-#: What a change did to nDCG of 28 queries of the made shop: mostly ties, few large differences both ways.
+#: Observed nDCG differences of 28 queries of the synthetic shop: mostly ties, few large differences both ways.
 MIXED = np.array(
     [-0.71, -0.69, -0.42, -0.05, *[0.0] * 13, 0.02, 0.06, 0.11, 0.12, 0.16, 0.22, 0.25, 0.26, 0.35, 0.4, 0.64]
 )
 
-#: kind -> what it stands for.
+#: Distribution -> description.
 KINDS = {
     "spread": "a measure from 0 to 1, most values near the ends",
     "good": "MRR@10 of a good system",
@@ -30,7 +32,7 @@ KINDS = {
     "mixed": "a difference of nDCG, half of it ties, few large differences both ways",
 }
 
-#: kind -> what it stands for, of differences whose true mean is 0.
+#: Distribution of differences with true mean 0 -> description.
 NULLS = {
     "spread": "two equal systems, values from 0 to 1",
     "good": "MRR@10 of two equal good systems",
@@ -42,7 +44,7 @@ NULLS = {
 
 
 def draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Values of a kind, and their true mean."""
+    """Values from a distribution, and its true mean."""
     if kind == "spread":
         return rng.beta(0.7, 0.7, shape), 0.5
     if kind == "success":
@@ -59,7 +61,7 @@ def draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[
 
 
 def null_draws(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Differences of a kind, whose true mean is 0; the order of the two systems is arbitrary but for `lopsided`."""
+    """Differences with true mean 0; the systems are exchangeable except for `lopsided`."""
     if kind == "ties":
         return np.where(rng.random(shape) < 0.8, 0, rng.uniform(-0.5, 0.5, shape))
     if kind == "coarse":
@@ -73,27 +75,27 @@ TOPICS = (43, 200)
 
 
 def row(system: str, measure: str, hits: int, count: int, more: dict[str, Any]) -> dict[str, Any]:
-    """A share of all draws with its exact (Clopper–Pearson) 95% interval."""
+    """A results row: a share of the draws with its exact (Clopper–Pearson) 95% interval."""
     low, high = stats.binomtest(int(hits), count).proportion_ci(method="exact")
     figures = {"value": float(hits / count), "low": float(low), "high": float(high), "n": count}
     return {"system": system, "measure": measure, **figures, **more}
 
 
 def band(count: int) -> tuple[float, float]:
-    """In which 95% of simulations have their share of rejections where the level is 0.05."""
+    """The interval that contains the rejection rate of 95% of simulations if the true level is 0.05."""
     low, high = stats.binom.interval(0.95, count, 0.05)
     return float(low / count), float(high / count)
 
 
 def markdown(rows: list[dict[str, Any]], kinds: list[str], what: str) -> str:
-    """A line per interval or test and n, a column per kind of values."""
+    """A Markdown table with a row for each n and method, a column for each distribution."""
     cells = {(each["system"], each["measure"].partition(", ")[2]): each for each in rows}
-    lines = [f"| {what} | n | {' | '.join(kinds)} |", f"| --- | --- |{' ---: |' * len(kinds)}"]
-    for n in TOPICS:
-        for system in dict.fromkeys(each["system"] for each in rows):
-            shown = [_cell(cells[system, f"{kind}, n = {n}"]) for kind in kinds]
-            lines.append(f"| {system} | {n} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    lines = [
+        [system, str(n), *(_cell(cells[system, f"{kind}, n = {n}"]) for kind in kinds)]
+        for n in TOPICS
+        for system in dict.fromkeys(row["system"] for row in rows)
+    ]
+    return markdown_table([what, "n", *kinds], lines, words=2)
 
 
 def _cell(found: dict[str, Any]) -> str:

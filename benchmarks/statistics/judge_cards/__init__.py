@@ -1,1 +1,1 @@
-"""The LLM judges of LLMJudge against the grades of NIST's assessors."""
+"""Agreement of the LLM judges of LLMJudge with NIST assessors."""

@@ -1,9 +1,9 @@
-"""Judge cards of the 33 LLM judges of LLMJudge, against the human grades, and which of the judges differ.
+"""Judge cards of the 33 LLM judges of LLMJudge, and significant differences between them.
 
     python -m benchmarks.statistics.judge_cards
 
 Needs `llmjudge/human_test_qrels.txt` and `llmjudge/judges/*.txt` (github llm4eval/LLMJudge and LLMJudge-benchmark).
-Some minutes on 2 cores.
+Takes some minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _caption(cards: Sequence[JudgeCard], correction: str, differences: Sequence[
     invalid = ", ".join(f"{card.judge} {sum(card.invalid.values())}" for card in cards if card.invalid)
     return (
         f"pairs of {cards[0].queries} queries, relevant from grade {cards[0].relevant} on; value and 95% interval by"
-        f" query; answers that are no grade ({invalid}) count as the worst, and are left out of alpha and bias. p by"
+        f" query; invalid answers ({invalid}) count as the worst grade and are left out of alpha and bias. p:"
         f" swapping labels query by query, corrected ({correction}) over all {len(differences)} pairs of judges, of"
         f" which {_apart(differences, 'p_corrected')} differ at 0.05; {_apart(differences, 'p_false_discovery')} do at"
         " a false discovery rate of 0.05 (Benjamini and Hochberg)"

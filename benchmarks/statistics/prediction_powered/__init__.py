@@ -1,1 +1,1 @@
-"""Prediction-powered intervals: whether they hold, and what a judge's labels are worth."""
+"""Prediction-powered intervals: coverage, and the value of a judge's labels."""

@@ -1,8 +1,8 @@
-"""Prediction-powered intervals: whether they hold for any judge, and what a judge's labels are worth.
+"""Coverage of prediction-powered intervals, and the value of a judge's labels in human labels.
 
     python -m benchmarks.statistics.prediction_powered
 
-README.md beside this file says what the figures can tell.
+README.md in this folder describes the figures.
 """
 
 from __future__ import annotations

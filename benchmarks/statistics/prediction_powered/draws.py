@@ -1,4 +1,4 @@
-"""Many draws of human labels: how often an interval holds the truth, how long it is, what a judge adds to it."""
+"""Repeated draws of human labels: coverage and width of intervals, and the value of the judge's labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RATIO_RESAMPLES = 1_000
 
 @dataclass(frozen=True)
 class Sample:
-    """What people and the judge labelled in one draw, as `prediction_powered_mean` takes it."""
+    """Labels of people and of the judge in one draw: the arguments of `prediction_powered_mean`."""
 
     human: Mapping[str, float]
     judged: Mapping[str, float]
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval of one draw."""
+    """The interval of one draw."""
 
     value: float
     low: float
@@ -38,7 +38,7 @@ class Interval:
 
 
 def intervals(sample: Sample, seed: int) -> tuple[PredictionPowered, dict[str, Interval]]:
-    """With the judge; of people alone, as the project always has it; and by the same bootstrap as with the judge."""
+    """Intervals with the judge, of people alone by the default method, and of people alone by the same bootstrap."""
     found, without = (
         prediction_powered_mean(sample.human, sample.judged, sample.clusters, lam=lam, resamples=RESAMPLES, seed=seed)
         for lam in (None, 0.0)
@@ -53,17 +53,17 @@ def intervals(sample: Sample, seed: int) -> tuple[PredictionPowered, dict[str, I
 def summary(
     about: Mapping[str, Any], truth: float, drawn: Sequence[Mapping[str, Interval]], gains: Sequence[float]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each measure, with its 95% interval over the draws.
+    """A results row for each measure, with its 95% interval over the draws.
 
-    Coverage of each method; the mean width with the judge over that of people alone by the same bootstrap; and what the
-    judge's labels are worth: the squared error of people alone over that with the judge, so 2 is as good as twice the
-    human labels.
+    Measures: coverage of each method; mean width with the judge relative to people alone by the same bootstrap; and the
+    value of the judge's labels, the squared error of people alone divided by that with the judge (2 equals twice the
+    human labels).
 
     Args:
-        about: What was drawn, `system` among it; stands in each row.
-        truth: The value that the intervals are for.
-        drawn: For each draw, method -> interval.
-        gains: For each draw `effective_n / n_human`, what the method itself says that the labels are worth.
+        about: Keys of every row, including `system`.
+        truth: The true value.
+        drawn: Method -> interval, for each draw.
+        gains: `effective_n / n_human` of each draw, the method's own estimate of the value.
     """
     more = {"n": len(drawn), "truth": truth}
     for method in drawn[0]:
@@ -73,8 +73,8 @@ def summary(
         for measured in (lambda interval: interval.high - interval.low, lambda interval: (interval.value - truth) ** 2)
     )
     yield {**about, "measure": "width to lambda 0", **_ratio(widths[:, ::-1]), **more}
-    said = {"said": float(np.median(gains))}
-    yield {**about, "measure": "labels worth", **_ratio(errors), **more, **said}
+    estimated = {"estimated": float(np.median(gains))}
+    yield {**about, "measure": "labels worth", **_ratio(errors), **more, **estimated}
 
 
 def _coverage(method: str, truth: float, drawn: Sequence[Mapping[str, Interval]]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _coverage(method: str, truth: float, drawn: Sequence[Mapping[str, Interval]]
 
 
 def _ratio(columns: NDArray[np.float64]) -> dict[str, float]:
-    """Sum of the first column over that of the second, with its percentile interval over rows."""
+    """Ratio of the sums of two columns, with its percentile interval over rows."""
     at = np.random.default_rng(0).integers(0, len(columns), (_RATIO_RESAMPLES, len(columns)))
     totals = columns[at].sum(axis=1)
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.025, 0.975])

@@ -1,10 +1,10 @@
 """The LLMJudge data: 25 queries, 4,423 pairs with human grades, 33 judges.
 
-All human grades are known, so the truth is: the 25 queries are taken for the whole population. Topics are drawn from it
-with replacement, so that a draw is what a sample of topics from a large population would be.
+All human grades are known, so the true value is known: the 25 queries are the population. Topics are drawn from it with
+replacement, like a sample of topics from a large population.
 
-No runs come with the data. The systems here are LLM judges of other teams than the judge's, used as rerankers of each
-query's pairs: documents in the order of their grades.
+The data has no runs. The systems are LLM judges of other teams, used as rerankers of the pairs of each query: documents
+are ordered by their grades.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from benchmarks.statistics.prediction_powered.draws import DRAWS, Sample, interv
 from searchlora.eval.measures import retrieval_values
 from searchlora.eval.trec import read_qrels
 
-#: The judge of the highest kappa over four grades (0.286), and one of the lowest (0.078).
+#: The judge with the highest kappa over four grades (0.286), and one of the lowest (0.078).
 JUDGES = {"good": "willia-umbrela1", "bad": "TREMA-rubric0"}
-#: One of each team besides the judges' own.
+#: One judge of each other team.
 SYSTEMS = ("RMITIR-llama70B", "prophet-setting1", "NISTRetrieval-instruct0", "Olz-gpt4o", "h2oloo-zeroshot1")
 TOPICS = 100
 MEASURE = "nDCG@10"
@@ -33,7 +33,7 @@ Draw = Callable[[np.random.Generator], Sample]
 
 
 class Collection:
-    """Human grades, a judge's and the systems'."""
+    """Grades of people, of a judge and of the systems."""
 
     def __init__(self, folder: Path, quality: str) -> None:
         self.human = read_qrels(folder / "human_test_qrels.txt")
@@ -47,11 +47,11 @@ class Collection:
         }
 
     def measured(self, name: str) -> tuple[Values, Values]:
-        """A system's measure by topic, by people and by the judge."""
+        """The measure of a system by topic, under the grades of people and of the judge."""
         return self._measured[name]
 
     def difference(self, a: str, b: str) -> tuple[Values, Values]:
-        """The paired difference of two systems by topic, by people and by the judge."""
+        """The paired difference of two systems by topic, under the grades of people and of the judge."""
         return tuple(
             {topic: one[topic] - other[topic] for topic in one}
             for one, other in zip(self._measured[a], self._measured[b], strict=True)
@@ -59,23 +59,23 @@ class Collection:
 
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Coverage and width for nDCG@10 by topics, and for grades by pairs, of both judges."""
+    """Coverage and width for nDCG@10 by topic and for grades by pair, for both judges."""
     for quality in JUDGES:
         collection = Collection(folder, quality)
         a, b = SYSTEMS[:2]
-        for quantity, (truth, said) in {
+        for quantity, (truth, graded) in {
             f"{MEASURE} of {a}": collection.measured(a),
             f"{MEASURE}, {a} − {b}": collection.difference(a, b),
         }.items():
             for n in (10, 20, 50):
                 name = f"{quantity}; {collection.judge}; {n} of {TOPICS} topics"
-                yield from _drawn(name, _correlation(truth, said), _mean(truth), _topics(truth, said, n))
+                yield from _drawn(name, _correlation(truth, graded), _mean(truth), _topics(truth, graded, n))
         for binary in (False, True):
             yield from _pairs(collection, binary)
 
 
 def correlations(folder: Path) -> dict[str, Any]:
-    """How far judge and people agree on topics: over each system, and over each pair of systems."""
+    """Correlation of judge and people over topics, for each system and for each pair of systems."""
     found: dict[str, Any] = {}
     for quality, name in JUDGES.items():
         collection = Collection(folder, quality)
@@ -88,33 +88,33 @@ def correlations(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _topics(truth: Values, said: Values, n: int) -> Draw:
-    """People judge n topics, the judge all that are drawn."""
+def _topics(truth: Values, graded: Values, n: int) -> Draw:
+    """Draws in which people judge n topics and the judge all drawn topics."""
 
     def draw(rng: np.random.Generator) -> Sample:
         topics = rng.choice(list(truth), TOPICS)
         people = {str(at): truth[topic] for at, topic in enumerate(topics[:n])}
-        judge = {str(at): said[topic] for at, topic in enumerate(topics)}
+        judge = {str(at): graded[topic] for at, topic in enumerate(topics)}
         return Sample(people, judge)
 
     return draw
 
 
 def _pairs(collection: Collection, binary: bool) -> Iterator[dict[str, Any]]:
-    """People label all pairs of some topics, or some pairs; the interval is by topic, or for these very topics."""
-    truth, said = (
+    """Draws in which people label all pairs of some topics, or some pairs; intervals by topic or for fixed topics."""
+    truth, graded = (
         {
             topic: {document: float(grade >= 2) if binary else float(grade) for document, grade in row.items()}
             for topic, row in grades.items()
         }
         for grades in (collection.human, collection.judged)
     )
-    flat = [{(t, d): value for t, row in values.items() for d, value in row.items()} for values in (truth, said)]
+    flat = [{(t, d): value for t, row in values.items() for d, value in row.items()} for values in (truth, graded)]
     quantity = "share of grade 2 or more" if binary else "mean grade"
 
     def rows_of(topics: Sequence[str]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
         ids = {f"{at} {document}": (topic, document) for at, topic in enumerate(topics) for document in truth[topic]}
-        people, judge = ({row: values[t][d] for row, (t, d) in ids.items()} for values in (truth, said))
+        people, judge = ({row: values[t][d] for row, (t, d) in ids.items()} for values in (truth, graded))
         return people, judge, {row: row.split()[0] for row in ids}
 
     def whole_topics(rng: np.random.Generator) -> Sample:

@@ -1,4 +1,4 @@
-"""Values of topics by construction: where each interval holds, from few topics to many, for any judge."""
+"""Coverage for simulated topic values, from few topics to many, for judges of any quality."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POOR = np.array([0.85, 0.04, 0.02, 0.02, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Coverage for each kind of value, judge and number of human topics; 200 topics are judged in all."""
+    """Coverage for each distribution, judge and number of human topics; the judge grades 200 topics."""
     for kind, truth in _truths(np.random.default_rng(7)).items():
         for judge, judged in _judges(truth, np.random.default_rng(8)).items():
             for n in HUMAN:
@@ -55,15 +55,15 @@ def _row(about: dict[str, Any], truth: Floats, judged: Floats, n: int) -> Iterat
     drawn, gains = [], []
     for seed in range(DRAWS):
         at = rng.integers(0, SIZE, JUDGED)
-        human, said = truth[at][:n], judged[at]
-        found, both = intervals(Sample(_named(human), _named(said)), seed)
-        drawn.append({**both, **_textbook(human, said[:n], said[n:], found.value, found.lam)})
+        human, graded = truth[at][:n], judged[at]
+        found, both = intervals(Sample(_named(human), _named(graded)), seed)
+        drawn.append({**both, **_textbook(human, graded[:n], graded[n:], found.value, found.lam)})
         gains.append(found.effective_n / n)
     yield from summary(about, float(truth.mean()), drawn, gains)
 
 
 def _textbook(human: Floats, judged: Floats, others: Floats, value: float, lam: float) -> dict[str, Interval]:
-    """The normal interval of PPI++ (population variances, as its authors' code has them), and Student's."""
+    """The normal interval of PPI++ (with population variances, as in the authors' code), and Student's interval."""
     n, m = len(human), len(others)
     spread = (human - lam * judged).var()
     normal = 1.96 * np.sqrt(spread / n + lam**2 * others.var() / m)

@@ -1,1 +1,1 @@
-"""A promotion policy at work on the made shop."""
+"""Decisions of a promotion policy on the synthetic shop."""

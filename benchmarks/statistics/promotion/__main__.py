@@ -29,12 +29,12 @@ def main() -> None:
         make(work, steps)
     for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
         kept.unlink(missing_ok=True)
-    transcript = [_call(work, said, arguments) for said, arguments in _acts(work)]
+    transcript = [_call(work, description, arguments) for description, arguments in _steps(work)]
     save_figures("promotion", [], [], {"transcript": transcript}, module="statistics.promotion")
 
 
-def _acts(work: Path) -> list[tuple[str, list[str]]]:
-    """What is to be shown, and the command that shows it; run in `work`."""
+def _steps(work: Path) -> list[tuple[str, list[str]]]:
+    """Description and arguments of each command, executed in `work`."""
 
     def promote(version: int, *more: str, data: str = "data-shop") -> list[str]:
         where = ["--to", "production", "--policy", "policy.yaml", "--data", data]
@@ -55,13 +55,13 @@ def _acts(work: Path) -> list[tuple[str, list[str]]]:
         ("... is no judge of them.", promote(2, "--qrels", "judged.txt")),
         ("A better one, on the data and the judgments of the last decision.", promote(3)),
         ("One that does not beat it.", promote(2)),
-        ("Somebody wants it all the same.", promote(2, "--force", "no merge in it; agreed with the search team")),
-        ("It shows.", ["adapters", "list"]),
+        ("A forced promotion.", promote(2, "--force", "no merge in it; agreed with the search team")),
+        ("The forced promotion stays visible.", ["adapters", "list"]),
     ]
 
 
-def _call(work: Path, said: str, arguments: list[str]) -> dict[str, Any]:
-    """Run a command as a user would; keep what a user sees, without progress, times and the table of all figures."""
+def _call(work: Path, description: str, arguments: list[str]) -> dict[str, Any]:
+    """Execute a command and return its output without progress, times and the table of all figures."""
     environment = {**os.environ, "SEARCHLORA_STORE": "store", "PYTHONPATH": str(Path.cwd()), "COLUMNS": "110"}
     script = [str(Path(sys.executable).with_name("searchlora")), *arguments]
     done = subprocess.run(script, cwd=work, env=environment, capture_output=True, text=True, check=False)
@@ -69,11 +69,11 @@ def _call(work: Path, said: str, arguments: list[str]) -> dict[str, Any]:
     shown = [argument if argument != str(TASKS) else "tasks" for argument in arguments]
     refusal = [line for line in done.stderr.splitlines() if line.startswith("Refused")]
     output = "\n".join([*_from_rules(done.stdout.splitlines()), *refusal])
-    return {"said": said, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
+    return {"said": description, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
 
 
 def _from_rules(lines: list[str]) -> list[str]:
-    """From the policy's table on, where there is one."""
+    """The output from the policy's table on, if there is one."""
     starts = [number for number, line in enumerate(lines) if line.startswith("The policy")]
     return [line.rstrip() for line in lines[starts[0] if starts else 0 :] if not line.startswith("Report:")]
 

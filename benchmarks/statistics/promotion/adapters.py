@@ -1,4 +1,4 @@
-"""What the policy is tried on: a shop, its dataset, five versions of a rewriter, and a judge that it must not trust."""
+"""Inputs of the study: the synthetic shop, its dataset, five versions of a rewriter, and a circular judge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TASKS = Path(__file__).parent / "tasks"
 
 
 def make(work: Path, steps: Steps) -> None:
-    """Make what is not there yet, by the real verbs."""
+    """Create missing inputs with the commands of the CLI."""
     store = Store(work / "store")
     for name, seed in (("shop", 13), ("shop-later", 14)):
         if not (work / name).is_dir():
@@ -32,7 +32,7 @@ def make(work: Path, steps: Steps) -> None:
 
 
 def _versions(work: Path, store: Store, steps: Steps) -> None:
-    """1 stopped early; 2 trained in full; 3 is 2 with a little of 1; 4 hardly an adapter; 5 saw no plain query."""
+    """1 stopped early, 2 fully trained, 3 merges 2 with a little of 1, 4 hardly trained, 5 without plain queries."""
     data = work / "data-shop"
     rewriting = work / "data-rewriting-only"
     if not rewriting.is_dir():
@@ -50,7 +50,7 @@ def _versions(work: Path, store: Store, steps: Steps) -> None:
 
 
 def _judge(work: Path, store: Store, steps: Steps) -> None:
-    """A judge trained on the very queries of the test split."""
+    """A judge trained on the queries of the test split."""
     dataset = load_dataset(work / "data-shop")
     texts = {document.id: document.text for document in dataset.documents() or ()}
     qrels, asked = dataset.qrels() or {}, dataset.records("test")

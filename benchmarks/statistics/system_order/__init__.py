@@ -1,1 +1,1 @@
-"""The order of systems under people's grades and under judges' on Cranfield; see `__main__`."""
+"""Order of systems under human grades and under judges on Cranfield; see `__main__`."""

@@ -1,9 +1,9 @@
-"""Does a judge order Cranfield's systems as people do? Tau of an encoder, a bare LLM, and two judges without skill.
+"""Kendall's tau of the order of Cranfield systems under judges: an encoder, an LLM, and two judges without skill.
 
     python -m benchmarks.statistics.system_order
 
-Takes the runs of `benchmarks.cranfield_runs`. What the judges said is kept in `benchmarks/work/system_order` and used
-again from there: the encoder takes minutes, the LLM ten minutes on two free cores, and goes on where it was killed.
+Uses the runs of `benchmarks.cranfield_runs`. Grades are stored in `benchmarks/work/system_order` and reused. The
+encoder takes minutes, the LLM ten minutes on two idle cores; an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ DEALS = 200
 
 @dataclass(frozen=True)
 class Ground:
-    """Topics on which judges are set beside people.
+    """Topics on which judges are compared with people.
 
     Attributes:
-        qrels: All grades of people.
-        human: People's grades of the pooled pairs, 0 where there is none.
-        judges: Of these topics.
+        qrels: All human grades.
+        human: Human grades of the pooled pairs, 0 for a pair without one.
+        judges: The judges of these topics.
     """
 
     runs: Mapping[str, Run]
@@ -79,9 +79,9 @@ def main() -> None:
         human = completed(data.qrels, pooled)
         some = shuffled(list(pooled))[:LLM_TOPICS]
         encoder = embedding_judge(work, data, pooled, human, steps)
-        said, cut = llm_judges(work, data, _only(pooled, some), _only(human, some), steps)
+        graded, cut = llm_judges(work, data, _only(pooled, some), _only(human, some), steps)
     everywhere = (encoder, votes(pooled, human))
-    there = (said, cut, *(each.on(some) for each in everywhere))
+    there = (graded, cut, *(each.on(some) for each in everywhere))
     large = Ground(runs, data.queries, data.qrels, human, everywhere)
     small = Ground(runs, data.queries, _only(data.qrels, some), _only(human, some), there)
     _save(large, small, pooled)
@@ -120,12 +120,12 @@ def _save(large: Ground, small: Ground, pooled: Pool) -> None:
 
 
 def _save_cards(ground: Ground) -> None:
-    """Agreement pair by pair, in a table of its own; every judge on the same pairs, relevant or not."""
+    """Save the agreement of the judges on the same pairs, with binary relevance."""
     judges = (*ground.judges, dealt(ground.human, seed=0))
     pairs = sum(map(len, ground.human.values()))
     caption = (
-        f"pooled pairs of {ground.topics} topics, relevant (any grade of people, and of the judge) or not; value and"
-        " 95% interval by topic; bias is the judge's share of relevant pairs less people's"
+        f"pooled pairs of {ground.topics} topics, binary relevance (any grade of people, and of the judge); value and"
+        " 95% interval by topic; bias: the judge's share of relevant pairs minus that of people"
     )
     rows, compared = card_rows(ground.human, judges), differences(ground.human, judges)
     save_figures(
@@ -149,7 +149,7 @@ def _rows(ground: Ground, free: Sequence[str]) -> list[Row]:
             rows = order_rows(label, human.on(systems), measured.on(systems))
             made += [{**row, "circular": _within(reasons, systems)} for row in [*rows, {**kappa, "system": label}]]
     for systems in sets:
-        label = f"{ground.where(systems)}: dealt by chance"
+        label = f"{ground.where(systems)}: permuted grades"
         made += spread_rows(label, _chance(ground, human.on(systems), systems))
         made.append({**kappa_row(ground.human, dealt(ground.human, seed=0)), "system": label})
     return made
@@ -164,9 +164,9 @@ def _comparisons(large: Ground, small: Ground, free: Sequence[str]) -> list[Row]
     wanted = [
         (large, "embedding", "votes of the runs"),
         (small, "embedding", "votes of the runs"),
-        (small, "LLM, as it says", "votes of the runs"),
-        (small, "LLM, cut", "votes of the runs"),
-        (small, "LLM, cut", "embedding"),
+        (small, "LLM, answers", "votes of the runs"),
+        (small, "LLM, thresholds", "votes of the runs"),
+        (small, "LLM, thresholds", "embedding"),
     ]
     found: list[Row] = []
     for ground, a, b in wanted:
@@ -181,10 +181,10 @@ def _comparisons(large: Ground, small: Ground, free: Sequence[str]) -> list[Row]
 
 def _caption() -> str:
     return (
-        f"systems, in other rows as many as they say. tau, tau-ap: of the order by {MEASURE} under the judge's grades"
-        f" with that under people's. Value and 95% interval by topic; of halves the mean"
-        f" and the middle 95% of 1,000 cuts, of grades dealt by chance of {DEALS} deals. kappa_binary is of the pooled"
-        " pairs, relevant or not. p from the same resamples, corrected by Holm"
+        f"systems unless the row names another number. tau, tau-ap: agreement of the order by {MEASURE} under the"
+        " judge's grades with that under people's. Value and 95% interval by topic; for halves of the topics, mean and"
+        f" middle 95% of 1,000 random halves; for permuted grades, of {DEALS} permutations. kappa_binary: kappa"
+        " over the pooled pairs with binary relevance. p from the same resamples, corrected by Holm"
     )
 
 
@@ -214,7 +214,7 @@ def _means(measured: Measured) -> dict[str, dict[str, float]]:
 
 
 def _top(run: Run) -> dict[str, dict[str, float]]:
-    """The documents that the measures and the pool look at."""
+    """The documents that measures and pool use."""
     return {topic: {document: scores[document] for document in ranked(scores)[:DEPTH]} for topic, scores in run.items()}
 
 

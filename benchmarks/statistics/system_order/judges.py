@@ -1,4 +1,4 @@
-"""The judges: an encoder, a bare LLM, the votes of the runs themselves, and grades dealt out anew by chance."""
+"""Judges: an encoder, an LLM without an adapter, votes of the runs, and randomly permuted human grades."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from searchlora.retrieval import Encoder
 from searchlora.retrieval.encoder import Vectors
 from searchlora.task import load_prompted_task
 
-#: Cranfield's grades, 0 for what people did not name.
+#: Grades of Cranfield; 0 for unjudged documents.
 SCALE = (0, 1, 2, 3, 4)
 LLM = "smollm2-135m-instruct-q4_1"
 
-#: How many topics the LLM judges, which is slow; drawn by a hash.
+#: Number of topics for the LLM, which is slow; selected by a hash.
 LLM_TOPICS = 40
 TASKS = Path(__file__).parent / "tasks"
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge's grades.
+    """A judge and its grades.
 
     Attributes:
-        name: As tables show it.
-        grades: topic -> document -> grade.
-        scale: The grades that it can give.
-        lineage: Who it is, as `eval.judgments.lineage` refers to it.
-        parts: How its scores were cut, where they were.
+        name: Name in tables.
+        grades: Topic -> document -> grade.
+        scale: The possible grades.
+        lineage: Its identity in `eval.judgments.lineage`.
+        parts: Thresholds of its scores, if it has scores.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Judge:
     parts: tuple[Part, ...] = ()
 
     def on(self, topics: Sequence[str]) -> Judge:
-        """The same judge on some of its topics."""
+        """The judge restricted to some topics."""
         return replace(self, grades={topic: self.grades[topic] for topic in topics})
 
     def circular(self, queries: Mapping[str, str]) -> dict[str, str]:
-        """System -> why its figures are circular (law 6), for the topics that this judge graded."""
+        """System -> why its figures are circular, for the topics of this judge."""
         parts = self.parts or (Part((), tuple(self.grades), ()),)
         found: dict[str, str] = {}
         for part in parts:
@@ -74,19 +74,18 @@ class Judge:
 
 
 def encoding_systems() -> set[str]:
-    """The systems that the encoder works in: those that search by vectors, and fusions with one of these."""
+    """The systems that use the encoder: dense retrieval and fusions with it."""
     return {*DENSE, *(name for name, (_, fused) in FUSIONS.items() if set(fused) & set(DENSE))}
 
 
 def system_lineage() -> dict[str, RunLineage]:
-    """Who works in each system: the run itself, and the encoder."""
+    """The components of each system: the run itself and the encoder."""
     encoding = encoding_systems()
     return {name: RunLineage((f"run {name}", *((f"base {ENCODER}",) if name in encoding else ()))) for name in SYSTEMS}
 
 
 def embedding_judge(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: Steps) -> Judge:
-    """Cosine of query and abstract, cut into Cranfield's grades. The cosines are kept in `work`; making them takes
-    minutes."""
+    """Cosine of query and abstract, mapped to Cranfield grades; cosines are stored in `work`."""
     file = work / "cosines.trec"
     cosines: Run = read_run(file) if file.is_file() else {}
     if {topic: set(row) for topic, row in cosines.items()} != {topic: set(row) for topic, row in pooled.items()}:
@@ -97,12 +96,12 @@ def embedding_judge(work: Path, data: Cranfield, pooled: Pool, human: Qrels, ste
 
 
 def llm_judges(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: Steps) -> tuple[Judge, Judge]:
-    """The bare LLM as it answers (No is 0, Yes is 1), and its probability of Yes cut into Cranfield's grades.
+    """The answers of the LLM (No is 0, Yes is 1), and its probability of Yes mapped to Cranfield grades.
 
-    The grades are kept in `work`, and a killed run goes on.
+    Grades are stored in `work`; an interrupted run resumes.
 
     Raises:
-        UsageError: when those that are kept are of other pairs, texts or another prompt.
+        UsageError: when stored grades belong to other pairs, other texts or another prompt.
     """
     qrels = work / "llm" / "qrels.txt"
     files = write_inputs(qrels.parent, data, pooled)
@@ -123,27 +122,29 @@ def llm_judges(work: Path, data: Cranfield, pooled: Pool, human: Qrels, steps: S
     inputs = {name: file_sha256(file) for name, file in files.items()}
     if (card.prompt_hash, card.made_from) != (prompt_hash(load_prompted_task("relevance", TASKS)), inputs):
         raise UsageError("holds grades of another pool, text or prompt", where=str(qrels.parent), fix="Delete it.")
-    said = read_qrels(qrels)
+    answers = read_qrels(qrels)
     chances = read_probabilities(Path(f"{qrels}.probabilities.jsonl"))
     yes = {topic: {document: each[1] for document, each in row.items()} for topic, row in chances.items()}
     grades, parts = cut(yes, human, SCALE)
     lineage = (f"base {LLM}",)
-    return Judge("LLM, as it says", said, (0, 1), lineage), Judge("LLM, cut", grades, SCALE, lineage, tuple(parts))
+    return Judge("LLM, answers", answers, (0, 1), lineage), Judge(
+        "LLM, thresholds", grades, SCALE, lineage, tuple(parts)
+    )
 
 
 def votes(pooled: Pool, human: Qrels) -> Judge:
-    """A judge that reads nothing: how many of the runs have a document on top, cut into Cranfield's grades.
+    """A judge that reads no text: the number of runs that rank a document high, mapped to Cranfield grades.
 
-    After Soboroff, Nicholas and Cahan, Ranking retrieval systems without relevance judgments (SIGIR 2001).
+    Source: Soboroff, Nicholas and Cahan, Ranking retrieval systems without relevance judgments (SIGIR 2001).
     """
     grades, parts = cut(pooled, human, SCALE)
     return Judge("votes of the runs", grades, SCALE, tuple(f"run {name}" for name in SYSTEMS), tuple(parts))
 
 
 def dealt(human: Qrels, *, seed: int) -> Judge:
-    """A judge without skill: people's grades of each topic, dealt out anew among its pooled documents."""
+    """A judge without skill: the human grades of each topic, randomly permuted over its pooled documents."""
     rng = random.Random(seed)
-    return Judge("dealt by chance", {topic: _dealt(row, rng) for topic, row in human.items()}, SCALE)
+    return Judge("permuted grades", {topic: _dealt(row, rng) for topic, row in human.items()}, SCALE)
 
 
 def _dealt(row: Mapping[str, int], rng: random.Random) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""How far a judge orders the systems as people do, how far people's own order holds, and which judge does better."""
+"""Agreement of judges with people on the order of systems and on pairs, and differences between judges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from searchlora.eval.measures import retrieval_values
 from searchlora.eval.resampling import drawn_queries
 from searchlora.eval.trec import Qrels, Run
 
-#: The measure that the systems are ordered by, and another that does not look at grades or ranks.
+#: The measure that orders the systems, and a second one that ignores grades and ranks.
 MEASURE, OTHER = "nDCG@10", "P@10"
 
 Row = dict[str, Any]
@@ -25,23 +25,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measured:
-    """Runs measured with some grades: measure -> system -> topic -> value."""
+    """Runs measured with one set of grades: measure -> system -> topic -> value."""
 
     by: Mapping[str, Values]
 
     @classmethod
     def of(cls, runs: Mapping[str, Run], qrels: Qrels) -> Measured:
-        """Every topic of the qrels; a document that they do not name is not relevant."""
+        """Measure runs over every topic of the qrels; an unjudged document is not relevant."""
         found = {name: retrieval_values(run, qrels, [MEASURE, OTHER]) for name, run in runs.items()}
         return cls({measure: {name: each[measure] for name, each in found.items()} for measure in (MEASURE, OTHER)})
 
     def on(self, systems: Sequence[str]) -> Measured:
-        """Of some of the systems."""
+        """Restrict to some systems."""
         return Measured({measure: {name: values[name] for name in systems} for measure, values in self.by.items()})
 
 
 def order_rows(label: str, human: Measured, judge: Measured, *, resamples: int = 10_000) -> list[Row]:
-    """tau, tau-ap, both among the better half of the systems, and tau by the other measure; intervals by topic."""
+    """tau and tau-ap of all systems and of the better half, and tau by the other measure, with intervals by topic."""
     top = len(human.by[MEASURE]) // 2
     found = order_agreement(human.by[MEASURE], judge.by[MEASURE], measure=MEASURE, top=top, resamples=resamples)
     other = order_agreement(human.by[OTHER], judge.by[OTHER], measure=OTHER, resamples=resamples)
@@ -56,7 +56,7 @@ def order_rows(label: str, human: Measured, judge: Measured, *, resamples: int =
 
 
 def spread_rows(label: str, pairs: Iterator[tuple[Measured, Measured]]) -> list[Row]:
-    """The figures of `order_rows` as means over many pairs of sides, with the middle 95% of them as the interval."""
+    """The figures of `order_rows` averaged over many pairs, with the middle 95% as the interval."""
     drawn: dict[str, list[float]] = {}
     systems = topics = 0
     for truth, other in pairs:
@@ -80,7 +80,7 @@ def spread_rows(label: str, pairs: Iterator[tuple[Measured, Measured]]) -> list[
 
 
 def halves(human: Measured, *, times: int = 1000, seed: int = 0) -> Iterator[tuple[Measured, Measured]]:
-    """People's values of two halves of the topics, cut at random: how far one set of topics orders as another does."""
+    """Human values of two random halves of the topics: the agreement of one set of topics with another."""
     rng = np.random.default_rng(seed)
     topics = list(next(iter(human.by[MEASURE].values())))
     for _ in range(times):
@@ -96,8 +96,8 @@ def tau_difference(
 
     Both judges are resampled by the same topics. p is twice the smaller share of resamples that are not on the side of
     the difference (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 15), with the +1 of Phipson
-    and Smyth. Swapping the judges topic by topic, as for means, tells nothing here: of two mixtures of a good and a bad
-    judge the one with a few topics more of the good has all its order.
+    and Smyth. Swapping the judges topic by topic, as for means, is not informative: of two mixtures of a
+    good and a bad judge, the one with a few more topics of the good judge has its whole order.
     """
     truth, first, second = (_table(each.by[MEASURE]) for each in (human, a, b))
     observed = _tau(truth, first) - _tau(truth, second)
@@ -140,20 +140,20 @@ def _of_topics(measured: Measured, topics: Sequence[str]) -> Measured:
 
 
 def _table(values: Values) -> Floats:
-    """`(topics, systems)`, both in a fixed order."""
+    """Values `(topics, systems)` in a fixed order."""
     topics = sorted(next(iter(values.values())))
     return np.array([[values[name][topic] for name in sorted(values)] for topic in topics])
 
 
 def _tau(truth: Floats, judged: Floats, times: Floats | None = None) -> float:
-    """tau of the means of values `(topics, systems)`, each topic counted `times`."""
+    """tau of the means of values `(topics, systems)`, with topics weighted by `times`."""
     weights = np.ones(len(truth)) if times is None else times
     a, b = (_steady((str(at), mean) for at, mean in enumerate(weights @ side / len(side))) for side in (truth, judged))
     return kendall_tau(a, b)
 
 
 def _steady(means: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Sums in another order differ in their last digits; what is equal but for those is a tie."""
+    """Round away the last digits, which depend on the order of summation, so that equal sums are ties."""
     return {name: round(float(value), 12) for name, value in means}
 
 
@@ -161,13 +161,13 @@ KAPPA = "kappa_binary"
 
 
 def kappa_row(human: Qrels, judge: Judge) -> dict[str, Any]:
-    """Kappa of relevant or not, over the pairs that the judge graded."""
+    """Binary kappa over the pairs that the judge graded."""
     figure = _relevance_card(human, judge).figures["kappa"]
     return {"system": "", "measure": KAPPA, **asdict(figure)}
 
 
 def card_rows(human: Qrels, judges: Sequence[Judge]) -> list[dict[str, Any]]:
-    """Of each judge, over relevant or not: kappa, precision and recall of relevant, bias."""
+    """Binary kappa, precision and recall of relevant, and bias of each judge."""
     rows = []
     for judge in judges:
         card = _relevance_card(human, judge)
@@ -179,15 +179,18 @@ def card_rows(human: Qrels, judges: Sequence[Judge]) -> list[dict[str, Any]]:
 
 
 def differences(human: Qrels, judges: Sequence[Judge]) -> list[dict[str, Any]]:
-    """Every two judges by kappa of relevant or not."""
+    """Compare every two judges by binary kappa."""
     labels = {judge.name: _relevant(judge.grades) for judge in judges}
     found = compare_judges(_relevant(human), labels, scale=(0, 1), relevant=1)
     return [asdict(each) for each in found.differences]
 
 
 def graded_cards(qrels: Qrels, human: Qrels, judges: Sequence[Judge]) -> dict[str, dict[str, Any]]:
-    """The whole figures of each judge that grades as people do, over all pooled pairs (`pool`), and over those alone
-    that people gave a grade (`graded by people`), none of which is 0."""
+    """All figures of the judges on the human scale.
+
+    They are over all pooled pairs (`pool`) and over the pairs with a human grade (`graded by people`), none of which
+    is 0.
+    """
     made = {}
     for judge in judges:
         if judge.scale != (0, 1):

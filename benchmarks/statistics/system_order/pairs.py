@@ -1,4 +1,10 @@
-"""What is judged: the pool of Cranfield's runs, and the topics in an order that says nothing of them."""
+"""Judged pairs: the pool of the Cranfield runs, and thresholds that turn scores into grades.
+
+Thresholds are set so that, on topics with human grades, each grade is as frequent as in the human grades:
+equipercentile linking (Kolen and Brennan, Test Equating, Scaling, and Linking, 2014, chapter 2). A regression, as in
+`eval.judge.calibration`, would return mean grades, which hardly ever reach the upper grades for weak scores: unbiased,
+but useless as gains of nDCG.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +21,20 @@ from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import Qrels, Run
 from searchlora.files import atomic_text, numbered_lines
 
-#: Documents of each run that are judged, as many as the measures look at.
+#: Number of judged documents per run, the cutoff of the measures.
 DEPTH = 10
 
-#: Words of an abstract that the LLM judge is shown; three in ten have no more than 109.
+#: Number of words of an abstract in the prompt of the LLM judge; 30% of the abstracts have at most 109.
 WORDS = 100
 
-#: topic -> document -> how many runs have it among their first `DEPTH`
+#: Topic -> document -> number of runs that have it in their first `DEPTH`.
 Pool = Mapping[str, Mapping[str, int]]
 
 
 def judged_pool(folder: Path, runs: Mapping[str, Run]) -> dict[str, dict[str, int]]:
-    """The pool of the runs, without the pairs that the collection marks with an unexplained -1.
+    """The pool of the runs without the pairs that the collection marks with an unexplained -1.
 
-    There is one for each topic, probably the paper that the question is from: no person's grade says what it is worth.
+    There is one per topic, probably the source paper of the question, which has no human grade.
     """
     odd = _unexplained(folder)
     return {
@@ -38,21 +44,21 @@ def judged_pool(folder: Path, runs: Mapping[str, Run]) -> dict[str, dict[str, in
 
 
 def completed(qrels: Qrels, pooled: Pool) -> dict[str, dict[str, int]]:
-    """People's grades of the pooled pairs, 0 where they named none: Cranfield counts as judged completely."""
+    """Human grades of the pooled pairs; an unjudged pair has grade 0, since Cranfield is judged completely."""
     return {
         topic: {document: qrels.get(topic, {}).get(document, 0) for document in row} for topic, row in pooled.items()
     }
 
 
 def shuffled(topics: Sequence[str], *, seed: int = 0) -> list[str]:
-    """Topics in an order made from a hash."""
+    """Topics in the order of a hash."""
     return sorted(topics, key=lambda topic: hashlib.sha256(f"{seed}\t{topic}".encode()).hexdigest())
 
 
 def write_inputs(folder: Path, data: Cranfield, pooled: Pool) -> dict[str, Path]:
-    """Files `topics`, `corpus` and `pairs`, as `searchlora judge` reads them, of pooled pairs and their texts.
+    """Write the files `topics`, `corpus` and `pairs` of pooled pairs for `searchlora judge`.
 
-    An abstract begins with its title, so the title is not given again.
+    An abstract starts with its title, so the title is not repeated.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {"topics": folder / "topics.jsonl", "corpus": folder / "corpus.jsonl", "pairs": folder / "pairs.txt"}
@@ -78,11 +84,11 @@ def _unexplained(folder: Path) -> set[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Part:
-    """One half of the topics, judged by thresholds from the other.
+    """One half of the topics, graded by thresholds from the other half.
 
     Attributes:
-        fitted, judged: Topics.
-        thresholds: The lowest score of the grades 1, 2, …; infinite where none is high enough.
+        fitted, judged: Topics of both halves.
+        thresholds: The lowest score of the grades 1, 2, …; infinite if no score is high enough.
     """
 
     fitted: tuple[str, ...]
@@ -91,14 +97,14 @@ class Part:
 
 
 def thresholds(scores: Sequence[float], grades: Sequence[int], scale: Sequence[int]) -> tuple[float, ...]:
-    """The lowest score of each grade of the scale but the first, rising.
+    """The lowest score of each grade of the scale except the first, rising.
 
-    Between equal scores nothing can be cut: of the cuts there are, that with the nearest count is taken, and of two
-    the stricter.
+    Equal scores get the same grade: of the possible thresholds, the one with the nearest count is taken, and of two the
+    stricter one.
 
     Args:
-        scores, grades: Of the same pairs.
-        scale: Rising.
+        scores, grades: Scores and human grades of the same pairs.
+        scale: Grades, rising.
     """
     at_least = [(score, sum(each >= score for each in scores)) for score in sorted(set(scores))]
     cuts = [(math.inf, 0), *reversed(at_least)]
@@ -112,12 +118,12 @@ def thresholds(scores: Sequence[float], grades: Sequence[int], scale: Sequence[i
 def cut(
     scores: Run, human: Qrels, scale: Sequence[int], *, seed: int = 0
 ) -> tuple[dict[str, dict[str, int]], list[Part]]:
-    """Grades from scores, the topics of each half graded by the thresholds of the other half.
+    """Map scores to grades; the topics of each half use the thresholds of the other half.
 
     Args:
-        scores: topic -> document -> score.
-        human: People's grades of the same pairs.
-        seed: Of the halves.
+        scores: Topic -> document -> score.
+        human: Human grades of the same pairs.
+        seed: Seed of the split into halves.
     """
     order = shuffled(list(scores), seed=seed)
     middle = (len(order) + 1) // 2

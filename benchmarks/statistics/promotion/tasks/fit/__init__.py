@@ -1,4 +1,4 @@
-"""The smallest judging task: does a product fit a query, yes or no."""
+"""Binary judgment task: whether a product fits a query."""
 
 from __future__ import annotations
 

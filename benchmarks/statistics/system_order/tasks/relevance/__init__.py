@@ -1,4 +1,4 @@
-"""Whether an abstract answers a question, yes or no: the judging task of this benchmark."""
+"""Binary judgment task: whether an abstract answers a question."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Relevance(PromptedTask):
         return Graded(SCALE)
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
-        """The share of right answers; an invalid one is wrong."""
+        """Accuracy; an invalid answer is wrong."""
         right = {
             str(record["id"]): float(not isinstance(output, InvalidOutput) and output.value == SCALE[record["answer"]])
             for record, output in zip(inputs.records, inputs.outputs, strict=True)
