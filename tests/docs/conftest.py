@@ -11,6 +11,8 @@ import yaml
 
 from searchlora.eval.policy import read_policy
 from searchlora.models.resolve import BaseModel
+from searchlora.recipe import read_recipe
+from searchlora.task import Task
 
 #: Laid over each task's own recipe, so that a training run takes a second.
 SMALL: dict[str, Any] = {
@@ -28,19 +30,16 @@ LLM: dict[str, Any] = {
 @pytest.fixture
 def small_recipes(monkeypatch: pytest.MonkeyPatch, tiny_base: BaseModel) -> None:
     """Tiny LLM bases and few training steps. The encoder stays: it is small enough, and pipelines name it."""
-    import searchlora.task
 
-    read = searchlora.task.read_recipe
-
-    def small(path: Path) -> dict[str, Any]:
-        recipe = dict(read(path))
+    def small(task: Task) -> dict[str, Any]:
+        recipe = dict(read_recipe(task.folder / "recipe.yaml"))
         is_encoder = recipe.get("base") == "all-minilm-l6-v2"
         for change in [SMALL] if is_encoder else [SMALL, LLM, {"base": str(tiny_base.path)}]:
             for key, value in change.items():
                 recipe[key] = {**recipe.get(key, {}), **value} if isinstance(value, dict) else value
         return recipe
 
-    monkeypatch.setattr("searchlora.task.read_recipe", small)
+    monkeypatch.setattr(Task, "default_recipe", property(small))
     monkeypatch.setenv("COLUMNS", "200")
 
 
