@@ -92,7 +92,7 @@ def recipe() -> str:
 
 def pipeline() -> str:
     """Every key of every kind of stage."""
-    from searchlora.pipelines.settings import KINDS, EngineSettings
+    from searchlora.pipelines.config import KINDS, EngineSettings
 
     parts = [
         "# Pipeline keys\n",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import sample
 
-from searchlora.pipelines.building import build_pipeline
-from searchlora.pipelines.settings import AdapterSettings, Bm25Settings
+from searchlora.pipelines.config import AdapterSettings, Bm25Settings
+from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 
 adapter = sample.rewriter()
@@ -22,6 +22,6 @@ pipeline = build_pipeline(
     documents=documents,
 )
 titles = {document.id: document.title for document in documents}
-for search in pipeline.run([{"id": "1", "query": "red telly"}, {"id": "2", "query": "blue sofa"}]):
+for search in pipeline.execute([{"id": "1", "query": "red telly"}, {"id": "2", "query": "blue sofa"}]):
     print(search["query"], "->", [(titles[hit.document], round(hit.score, 2)) for hit in search["hits"]])
 print("run tag:", pipeline.tag)

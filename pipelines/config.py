@@ -1,58 +1,188 @@
-"""From a YAML file to the settings of a pipeline's stages."""
+"""Configuration of pipelines: the settings of each kind of stage, and reading pipeline files (YAML)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from searchlora.errors import PipelineError
-from searchlora.pipelines.building import bm25_stage, build_pipeline
-from searchlora.pipelines.settings import (
-    KINDS,
-    AdapterSettings,
-    Bm25Settings,
-    DenseSettings,
-    EngineSettings,
-    FuseSettings,
-    RetrieveSettings,
-    Settings,
-    adapters,
-    asked_of,
-    encoders,
-    pinned,
-)
-
-# Whoever reads a pipeline needs its settings and builds it: one place to import from.
-__all__ = [
-    "AdapterSettings",
-    "Bm25Settings",
-    "DenseSettings",
-    "EngineSettings",
-    "FuseSettings",
-    "RetrieveSettings",
-    "Settings",
-    "adapters",
-    "bm25_settings",
-    "bm25_stage",
-    "build_pipeline",
-    "encoders",
-    "engine_settings",
-    "parse_stages",
-    "pinned",
-    "read_pipeline",
-    "ready_pipelines",
-]
 
 _READY = Path(__file__).parent
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Settings(BaseModel):
+    """Base class of stage settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSettings(Settings):
+    """`engine: {url: http://localhost:8000}`: a server that generates, see `RemoteEngine`.
+
+    At the top of a pipeline file it is the default of every adapter stage.
+    """
+
+    kind: Literal["openai"] = "openai"
+    url: str
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_]\w*$", description="environment variable with the server's key"
+    )
+    names: dict[str, str] = Field(
+        default_factory=dict, description="adapter reference -> the server's name of the adapter"
+    )
+    model: str | None = Field(None, description="the server's name of the base model; default: the first that it lists")
+    dialect: Literal["vllm", "searchlora", "openai"] | None = Field(
+        None, description="kind of server; default: detected"
+    )
+    load: bool = Field(False, description="load adapters on vLLM from the store's folder")
+    concurrency: int = Field(16, ge=1)
+    timeout_s: float = Field(60, gt=0, description="time limit of one attempt in seconds")
+    retries: int = Field(4, ge=0)
+
+
+class AdapterSettings(Settings):
+    """`- adapter: {name: shop-rewriter@production}`: generate with an adapter; its manifest has task and base."""
+
+    name: str
+    max_new_tokens: int | None = Field(None, ge=1, description="default: that of the adapter's recipe")
+    constrained: bool = Field(True, description="constrain the output to the task's output form")
+    rest: bool = Field(True, description="generate the text after a scored choice, such as the reason of a grade")
+    engine: EngineSettings | None = Field(None, description="default: the file's engine, else this process")
+
+
+class PassagesSettings(Settings):
+    """`- passages: {k: 10}`: fetch the texts of the first k hits for stages that read `passages`."""
+
+    k: int = Field(10, ge=1)
+
+
+class RetrieveSettings(Settings):
+    """Settings of a stage that searches the corpus; `k` is the number of hits."""
+
+    k: int = Field(100, ge=1)
+
+
+class Bm25Settings(RetrieveSettings):
+    """`- bm25: {k: 100}`: lexical search."""
+
+    k1: float = Field(0.9, ge=0)
+    b: float = Field(0.4, ge=0, le=1)
+    stopwords: Literal["english"] | None = "english"
+    stemmer: Literal["english"] | None = None
+    shortest: int = Field(2, ge=1, description="minimum length of a term in characters")
+    backend: Literal["bm25s", "rank-bm25"] = "bm25s"
+
+
+class DenseSettings(RetrieveSettings):
+    """`- dense: {model: all-minilm-l6-v2, k: 100}`: dense search; the model is a catalogue name, a folder or a hub id.
+
+    `adapter: shop-embedder@production` adds an adapter to the model.
+    """
+
+    model: str
+    adapter: str | None = None
+    dimensions: int | None = Field(None, ge=1, description="truncate vectors to this many dimensions (Matryoshka)")
+    normalise: bool = True
+    query_prefix: str = ""
+    document_prefix: str = ""
+    batch_size: int = Field(32, ge=1)
+
+
+class FuseSettings(RetrieveSettings):
+    """`- fuse: {method: rrf, k: 100, of: [{bm25: {k: 100}}, {dense: {model: all-minilm-l6-v2}}]}`: rank fusion.
+
+    The `k` of a stage under `of` is the number of its hits that are fused.
+    """
+
+    of: tuple[SerializeAsAny[RetrieveSettings], ...] = Field(min_length=1)
+    method: Literal["rrf", "combsum", "combmnz"] = "rrf"
+    constant: float = Field(
+        60, ge=0, description="constant of reciprocal rank fusion; larger values give less weight to the first ranks"
+    )
+    weights: tuple[float, ...] | None = Field(None, description="one positive weight per stage under 'of'")
+
+    @field_validator("weights")
+    @classmethod
+    def _one_per_stage(cls, weights: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        stages = info.data.get("of")
+        if weights is not None and stages is not None and len(weights) != len(stages):
+            raise ValueError(f"there are {len(weights)} weights for {len(stages)} stages")
+        if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise ValueError("weights must be above 0")
+        return weights
+
+
+def encoders(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct models of dense stages without an adapter, including those under `fuse`."""
+    return tuple(dict.fromkeys(stage.model for stage in _dense(stages) if stage.adapter is None))
+
+
+def adapters(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The distinct adapter references of all stages, including those under `fuse`."""
+    stages = list(stages)
+    generating = [stage.name for stage in stages if isinstance(stage, AdapterSettings)]
+    encoding = [stage.adapter for stage in _dense(stages) if stage.adapter is not None]
+    return tuple(dict.fromkeys([*generating, *encoding]))
+
+
+def pinned(stages: Iterable[Settings], pin: Callable[[str], str]) -> list[Settings]:
+    """The stages with every adapter reference resolved to a version.
+
+    Args:
+        pin: Resolves a reference to `name@version` (`Store.pin`).
+    """
+    return [_pinned(stage, pin) for stage in stages]
+
+
+def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Settings]:
+    """The stages, with an engine for adapter stages that have none."""
+    return [
+        stage.model_copy(update={"engine": engine})
+        if isinstance(stage, AdapterSettings) and not stage.engine
+        else stage
+        for stage in stages
+    ]
+
+
+def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
+    if isinstance(stage, AdapterSettings):
+        return stage.model_copy(update={"name": pin(stage.name)})
+    if isinstance(stage, DenseSettings) and stage.adapter is not None:
+        return stage.model_copy(update={"adapter": pin(stage.adapter)})
+    if isinstance(stage, FuseSettings):
+        return stage.model_copy(update={"of": tuple(_pinned(inner, pin) for inner in stage.of)})
+    return stage
+
+
+def _dense(stages: Iterable[Settings]) -> Iterator[DenseSettings]:
+    for stage in stages:
+        if isinstance(stage, DenseSettings):
+            yield stage
+        elif isinstance(stage, FuseSettings):
+            yield from _dense(stage.of)
+
+
+#: Kind of a stage, its key in a pipeline file -> its settings.
+KINDS: dict[str, type[Settings]] = {
+    "adapter": AdapterSettings,
+    "bm25": Bm25Settings,
+    "dense": DenseSettings,
+    "fuse": FuseSettings,
+    "passages": PassagesSettings,
+}
+
+
+# Pipeline files
+
+
 class PipelineFile(Settings):
-    """A pipeline as written: `$name` as a whole value stands for a parameter."""
+    """The content of a pipeline file; a value `$name` refers to a parameter."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
     parameters: dict[str, str | int | float] = Field(default_factory=dict)
@@ -61,20 +191,35 @@ class PipelineFile(Settings):
 
 
 def ready_pipelines() -> list[str]:
-    """The names of the pipelines that come with the package."""
+    """The names of the pipelines that come with the package.
+
+    Examples:
+        >>> ready_pipelines()
+        ['answers', 'hybrid', 'rerank', 'rewrite_bm25', 'rewrite_hybrid']
+    """
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
 
 def read_pipeline(
     pipeline: str | Path, overrides: Sequence[str] = (), engine: EngineSettings | None = None
 ) -> tuple[str, list[Settings]]:
-    """Name and stage settings of a pipeline file or a ready pipeline, with `parameter=value` overrides.
+    """Read a pipeline file or a ready pipeline.
 
     Args:
-        engine: In place of the one at the top of the file.
+        pipeline: A YAML file, or the name of a ready pipeline.
+        overrides: Parameters of the pipeline, `name=value`.
+        engine: Replaces the engine at the top of the file.
+
+    Returns:
+        The name of the pipeline, and the settings of its stages.
 
     Raises:
-        PipelineError: naming file, stage and key.
+        PipelineError: for an invalid file; names the file, the stage and the key.
+
+    Examples:
+        >>> name, stages = read_pipeline("rerank", ["depth=50"])
+        >>> name, adapters(stages), stages[1].k
+        ('rerank', ('shop-judge',), 50)
     """
     path = Path(pipeline)
     if not path.suffix and f"{pipeline}" in ready_pipelines():
@@ -92,21 +237,21 @@ def read_pipeline(
     stages = parse_stages(file.stages, str(path), parameters)
     if engine is None and file.engine is not None:
         where = f"{path}, engine"
-        engine = _validated(EngineSettings, _filled(file.engine, parameters, where), where)
-    return file.name, asked_of(stages, engine) if engine else stages
+        engine = _validated(EngineSettings, _substituted(file.engine, parameters, where), where)
+    return file.name, with_engine(stages, engine) if engine else stages
 
 
 def parse_stages(
     stages: Sequence[Mapping[str, Mapping[str, Any]]], where: str, parameters: Mapping[str, Any] | None = None
 ) -> list[Settings]:
-    """The settings of stages as they stand under `stages` in a pipeline file.
+    """The settings of the stages in the list `stages` of a pipeline file.
 
     Args:
-        where: Of errors: the file, or what stands for it.
-        parameters: Name -> value for each `$name`.
+        where: The file, for error messages.
+        parameters: Parameter name -> value.
 
     Raises:
-        PipelineError: naming `where`, stage and key.
+        PipelineError: for an invalid stage; names `where`, the stage and the key.
     """
     return [
         _stage(stage, KINDS, parameters or {}, f"{where}, stage {number}") for number, stage in enumerate(stages, 1)
@@ -114,29 +259,29 @@ def parse_stages(
 
 
 def bm25_settings(**settings: Any) -> Bm25Settings:
-    """Settings of a BM25 stage. Raises `PipelineError` naming the key that is refused."""
+    """Settings of a BM25 stage. Raises `PipelineError`, which names the invalid key."""
     return _validated(Bm25Settings, settings, "bm25")
 
 
 def engine_settings(**settings: Any) -> EngineSettings:
-    """Settings of a server that adapters are asked of. Raises `PipelineError` naming the key that is refused."""
+    """Settings of a server that generates. Raises `PipelineError`, which names the invalid key."""
     return _validated(EngineSettings, settings, "engine")
 
 
 def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[str, Any], where: str) -> Settings:
-    shown = dict(stage) if isinstance(stage, Mapping) else {str(stage): None}
-    kind, written = next(iter(shown.items()), ("", None))
-    if len(shown) != 1 or kind not in kinds or not isinstance(written, Mapping):
+    content = dict(stage) if isinstance(stage, Mapping) else {str(stage): None}
+    kind, values = next(iter(content.items()), ("", None))
+    if len(content) != 1 or kind not in kinds or not isinstance(values, Mapping):
         raise PipelineError(
-            f"{list(shown)} is not one kind of stage with its settings",
+            f"{list(content)} is not one kind of stage with its settings",
             where=where,
             fix=f"A stage is one of: {', '.join(sorted(kinds))}, as in '- bm25: {{k: 100}}'.",
         )
-    settings = _filled(written, parameters, where)
+    settings = _substituted(values, parameters, where)
     if kinds[kind] is FuseSettings and isinstance(settings.get("of"), list):
-        retrieving = {name: each for name, each in KINDS.items() if issubclass(each, RetrieveSettings)}
+        retrieval_kinds = {name: model for name, model in KINDS.items() if issubclass(model, RetrieveSettings)}
         settings["of"] = [
-            _stage(inner, retrieving, parameters, f"{where}, of {number}")
+            _stage(inner, retrieval_kinds, parameters, f"{where}, of {number}")
             for number, inner in enumerate(settings["of"], 1)
         ]
     return _validated(kinds[kind], settings, where)
@@ -167,12 +312,12 @@ def _overridden(defaults: Mapping[str, Any], overrides: Sequence[str], where: st
     return parameters
 
 
-def _filled(settings: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
-    filled = {}
+def _substituted(settings: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> dict[str, Any]:
+    substituted: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, str) and value.startswith("$"):
             if value[1:] not in parameters:
-                raise PipelineError(f"'{key}' wants the parameter '{value}', which is not declared", where=where)
+                raise PipelineError(f"'{key}' refers to the parameter '{value}', which is not declared", where=where)
             value = parameters[value[1:]]
-        filled[key] = value
-    return filled
+        substituted[key] = value
+    return substituted

@@ -1,36 +1,65 @@
-"""The pipeline itself, and the TREC run that comes out of it."""
+"""Pipelines: stages that are applied in order, and building them from settings."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from searchlora.adapters.load_check import check_renders
+from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.eval.trec import Run
-from searchlora.pipelines.stages import Stage
-from searchlora.progress import Progress, silent
-from searchlora.records import SearchContext
+from searchlora.models.resolve import public_name
+from searchlora.pipelines.config import (
+    AdapterSettings,
+    Bm25Settings,
+    DenseSettings,
+    EngineSettings,
+    FuseSettings,
+    PassagesSettings,
+    RetrieveSettings,
+    Settings,
+)
+from searchlora.pipelines.stages import AdapterStage, PassagesStage, RetrieveStage, Stage
+from searchlora.progress import Progress, Steps, silent, unwatched
+from searchlora.records import Document, SearchContext
+
+if TYPE_CHECKING:
+    from searchlora.inference.local import LocalEngine
+    from searchlora.inference.remote.engine import RemoteEngine
+    from searchlora.models.resolve import BaseModel
+    from searchlora.retrieval.encoder import Encoder
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Stages in order."""
+    """A sequence of stages."""
 
     name: str
     stages: Sequence[Stage]
 
     @property
     def tag(self) -> str:
-        """Name and pinned stages without white space, for the last column of a run file."""
+        """The name and the pinned stages without white space, for the tag column of a run file."""
         return "-".join("_".join([self.name, *(stage.label for stage in self.stages)]).split())
 
-    def run(
+    def execute(
         self, searches: Sequence[SearchContext], *, batch: int = 256, progress: Progress = silent
     ) -> list[SearchContext]:
-        """Take searches (each with `id` and `query`) through all stages.
+        """Apply all stages to searches.
+
+        Args:
+            searches: Each has `id` and `query`, and further fields that stages read.
+            batch: Number of searches per call of a stage.
+
+        Returns:
+            The searches in the same order, with the fields that the stages added.
 
         Raises:
-            PipelineError: when a search lacks `id` or `query`, or two share an id.
+            PipelineError: if a search lacks `id` or `query`, or two have the same id.
         """
         _check(searches)
         done: list[SearchContext] = []
@@ -44,7 +73,7 @@ class Pipeline:
 
 
 def run_of(searches: Sequence[SearchContext]) -> Run:
-    """The TREC run of searches that went through a retrieving stage."""
+    """The TREC run of searches with hits: topic -> document -> score."""
     return {str(search["id"]): {hit.document: hit.score for hit in search["hits"]} for search in searches}
 
 
@@ -55,5 +84,188 @@ def _check(searches: Sequence[SearchContext]) -> None:
             if field not in search:
                 raise PipelineError(f"has no '{field}'", where=f"query {number}")
         if str(search["id"]) in seen:
-            raise PipelineError(f"the id '{search['id']}' stands twice", where=f"query {number}")
+            raise PipelineError(f"the id '{search['id']}' is repeated", where=f"query {number}")
         seen.add(str(search["id"]))
+
+
+# Building
+
+
+def build_pipeline(
+    name: str,
+    stages: Sequence[Settings],
+    *,
+    store: Store,
+    documents: Sequence[Document],
+    tasks: str | Path | None = None,
+    steps: Steps = unwatched,
+) -> Pipeline:
+    """Build a pipeline: check and load adapters, index the documents, load encoders. Shared resources are loaded once.
+
+    Args:
+        name: The name of the pipeline, for run tags.
+        stages: The settings of the stages, with pinned adapters.
+        documents: The corpus of retrieval stages.
+        tasks: A folder of task plugins.
+
+    Raises:
+        PipelineError: if a stage retrieves and there are no documents.
+        BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
+    """
+    engines = _Engines(store)
+    encoders = _Encoders(store)
+    built: list[Stage] = []
+    for settings in stages:
+        if isinstance(settings, AdapterSettings):
+            built.append(_adapter_stage(settings, store, engines, tasks))
+        elif isinstance(settings, RetrieveSettings):
+            built.append(_retrieve_stage(settings, documents, encoders, steps))
+        elif isinstance(settings, PassagesSettings):
+            built.append(PassagesStage({document.id: document for document in documents}, settings.k))
+    return Pipeline(name, built)
+
+
+def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:
+    """A BM25 stage over the documents. Raises `PipelineError` if there are none."""
+    from searchlora.retrieval.analysis import Analyzer
+    from searchlora.retrieval.bm25 import BM25Index
+
+    _check_documents(documents)
+    analyzer = Analyzer(stopwords=settings.stopwords, stemmer=settings.stemmer, shortest=settings.shortest)
+    method = "robertson" if settings.backend == "rank-bm25" else "lucene"
+    index = BM25Index(
+        documents,
+        k1=settings.k1,
+        b=settings.b,
+        analyzer=analyzer,
+        method=method,
+        backend=settings.backend,
+        progress=progress,
+    )
+    return RetrieveStage(index, settings.k, _label("bm25", settings))
+
+
+def _retrieve_stage(
+    settings: RetrieveSettings, documents: Sequence[Document], encoders: _Encoders, steps: Steps
+) -> RetrieveStage:
+    if isinstance(settings, FuseSettings):
+        return _fuse_stage(settings, [_retrieve_stage(inner, documents, encoders, steps) for inner in settings.of])
+    if isinstance(settings, DenseSettings):
+        return _dense_stage(settings, documents, encoders, steps("Encoding"))
+    assert isinstance(settings, Bm25Settings)
+    return bm25_stage(settings, documents, steps("Indexing"))
+
+
+def _dense_stage(
+    settings: DenseSettings, documents: Sequence[Document], encoders: _Encoders, progress: Progress
+) -> RetrieveStage:
+    from searchlora.retrieval.dense import DenseIndex
+
+    _check_documents(documents)
+    encoder = encoders.get(settings)
+    index = DenseIndex(
+        documents,
+        encoder,
+        batch_size=settings.batch_size,
+        normalise=settings.normalise,
+        query_prefix=settings.query_prefix,
+        document_prefix=settings.document_prefix,
+        progress=progress,
+    )
+    return RetrieveStage(index, settings.k, _label("dense", settings, public_name(encoder.name)))
+
+
+class _Encoders:
+    """Encoders by model, adapter and dimensions, loaded on first use."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._loaded: dict[tuple[str, str | None, int | None], Encoder] = {}
+
+    def get(self, settings: DenseSettings) -> Encoder:
+        from searchlora.retrieval.encoder import Encoder
+
+        adapter = self.store.get(settings.adapter) if settings.adapter is not None else None
+        key = (settings.model, adapter.reference if adapter else None, settings.dimensions)
+        if key not in self._loaded:
+            self._loaded[key] = Encoder.load(settings.model, adapter=adapter, dimensions=settings.dimensions)
+        return self._loaded[key]
+
+
+def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> RetrieveStage:
+    from searchlora.retrieval.fusion import Fused, Source
+
+    weights = settings.weights or (1.0,) * len(parts)
+    sources = [Source(part.retriever, part.k, weight) for part, weight in zip(parts, weights, strict=True)]
+    fused = Fused(sources, method=settings.method, constant=settings.constant)
+    return RetrieveStage(fused, settings.k, _label(settings.method, settings, *(part.label for part in parts)))
+
+
+def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
+    """The retriever, and each setting that affects its results and differs from the default."""
+    excluded = {"of", "method", "model", "adapter", "batch_size"}
+    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
+    shown = [*inner, *(f"{key}={_value(value)}" for key, value in changed.items())]
+    return f"{name}({','.join(shown)})" if shown else name
+
+
+def _value(value: Any) -> str:
+    return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
+
+
+def _check_documents(documents: Sequence[Document]) -> None:
+    if not documents:
+        raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
+
+
+class _Engines:
+    """Engines by base model and by precision or server, created on first use."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._engines: dict[tuple[Path, str], LocalEngine | RemoteEngine] = {}
+
+    def get(self, base: BaseModel, precision: str, settings: EngineSettings | None) -> LocalEngine | RemoteEngine:
+        key = (base.path, settings.model_dump_json() if settings else precision)
+        if key not in self._engines:
+            self._engines[key] = self._remote(base, settings) if settings else self._local(base, precision)
+        return self._engines[key]
+
+    def _local(self, base: BaseModel, precision: Any) -> LocalEngine:
+        from searchlora.inference.local import LocalEngine
+
+        return LocalEngine(base, self.store, precision=precision)
+
+    def _remote(self, base: BaseModel, settings: EngineSettings) -> RemoteEngine:
+        from searchlora.inference.remote.engine import RemoteEngine
+
+        key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
+        if settings.api_key_env and not key:
+            raise PipelineError(
+                f"the environment variable {settings.api_key_env} with the server's key is not set",
+                where=settings.url,
+                fix="Set it, or choose another variable.",
+            )
+        options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
+        return RemoteEngine(settings.url, base, self.store, api_key=key, **options)
+
+
+def _adapter_stage(
+    settings: AdapterSettings, store: Store, engines: _Engines, tasks: str | Path | None
+) -> AdapterStage:
+    from searchlora.models.resolve import resolve
+    from searchlora.task import PromptedTask, load_task
+
+    stored = store.get(settings.name)
+    manifest = stored.manifest
+    task = load_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
+    if not isinstance(task, PromptedTask):
+        raise PipelineError(
+            f"the task '{task.name}' has no prompt, so it cannot be an adapter stage", where=settings.name
+        )
+    base = resolve(manifest.base.name, manifest.base.revision)
+    engine = engines.get(base, manifest.recipe["precision"], settings.engine)
+    check_renders(stored, task, engine.renderer)
+    max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
+    pinned = engine.pin(settings.name)
+    return AdapterStage(task, engine, pinned, max_new_tokens, constrained=settings.constrained, rest=settings.rest)

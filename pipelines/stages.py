@@ -1,4 +1,4 @@
-"""The stages. Each takes a batch of searches and returns them with more known about each."""
+"""Stages of a pipeline: generation with an adapter, retrieval, and fetching passages. Each maps a batch of searches."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from searchlora.errors import PipelineError
 from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
 from searchlora.prompts import messages
-from searchlora.records import Record, SearchContext
+from searchlora.records import Document, Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import PromptedTask
 
@@ -19,37 +20,34 @@ class Stage(Protocol):
 
     @property
     def label(self) -> str:
-        """What the step is, pinned: it goes into run files and reports."""
+        """The stage with pinned versions, for run files and reports."""
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        """The searches in the same order, each a new mapping with what this stage adds."""
+        """The searches in the same order, each a new mapping with the fields that this stage adds."""
 
 
-#: Nats by which choices may together fall behind the best before their tokens are left uncomputed, see `Engine.score`:
-#: no probability is off by more than 0.0004. (A tuned temperature T divides the nats by T; it is fitted to what was
-#: scored in this way.)
-WITHIN = 8.0
+#: Log-probability margin in nats: choices this far behind the best are not scored to the end, see `Engine.score`. No
+#: probability changes by more than 0.0004. (Temperatures are fitted to probabilities that were scored in this way.)
+PRUNE_MARGIN = 8.0
 
-
-#: Records whose choices are scored before what follows is written, where something may: what was read of so many
-#: prompts an engine still has then.
-TOGETHER = 16
+#: Number of records that are scored before their continuations are generated, so that the engine's prefix cache still
+#: holds their prompts.
+SCORING_BATCH = 16
 
 
 @dataclass(frozen=True)
 class AdapterStage:
-    """Any prompted task as a stage: the adapter named (or the bare base) answers, the task says what that changes.
+    """A stage for any prompted task: an adapter, or the base model, generates, and the task updates the search.
 
-    The outputs as parsed, `InvalidOutput` among them, are kept under `outputs[task name]`, a list per search. In place
-    of an invalid one the search goes on with the task's fallback; where the task has none, it goes on unchanged.
+    Parsed outputs, including `InvalidOutput`, are stored under `outputs[task name]`, one list per search. The task's
+    fallback replaces an invalid output; without a fallback the search is unchanged.
 
     Args:
-        adapter: A pinned reference, `name@3`, or None for the base zero-shot.
-        constrained: Hold the model to the form of the task's output: where it has choices, every choice is scored as a
-            whole and the value comes with probabilities; where it has a grammar, generation keeps to it. False: the
-            model writes freely, and what it wrote is parsed.
-        rest: Where text may follow a scored choice (the reason of a grade, an answer where it does not abstain), let
-            the model write it, behind what the task settled on.
+        adapter: A pinned reference, `name@3`; None: the base model zero-shot.
+        constrained: Constrain the output: choices are scored completely, with probabilities, and a grammar restricts
+            generation. False: the model generates freely and the text is parsed.
+        rest: Generate the text that follows a scored choice, such as the reason of a grade, or the answer where the
+            model does not abstain. It follows the choice after tuning.
     """
 
     task: PromptedTask
@@ -73,9 +71,9 @@ class AdapterStage:
         ]
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
-        """The output of each record, `InvalidOutput` where what was written does not parse or has no end."""
-        if self.rest and len(records) > TOGETHER and self._goes_on(records[0]):
-            parts = [records[start : start + TOGETHER] for start in range(0, len(records), TOGETHER)]
+        """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
+        if self.rest and len(records) > SCORING_BATCH and self._goes_on(records[0]):
+            parts = [records[start : start + SCORING_BATCH] for start in range(0, len(records), SCORING_BATCH)]
             return [output for part in parts for output in self.ask(part)]
         specs = [self.task.output(record) for record in records]
         closed = {place: spec for place, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
@@ -99,7 +97,7 @@ class AdapterStage:
             for place, spec in specs.items()
         ]
         choices = [spec.choices or () for spec in specs.values()]
-        scored = self.engine.score(requests, choices, prune_margin=WITHIN) if requests else []
+        scored = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
         return {
             place: spec.from_scores(each.log_probabilities)
             for (place, spec), each in zip(specs.items(), scored, strict=True)
@@ -180,3 +178,35 @@ class RetrieveStage:
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
         found = self.retriever.search([str(search["query"]) for search in searches], self.k)
         return [{**search, "hits": hits} for search, hits in zip(searches, found, strict=True)]
+
+
+@dataclass(frozen=True)
+class PassagesStage:
+    """`hits` -> `passages`: the texts of the first k hits, best first, each with `id`, `title`, `text` and `score`.
+
+    Raises:
+        PipelineError: if a search has no hits, because no earlier stage retrieves.
+    """
+
+    documents: Mapping[str, Document]
+    k: int
+
+    @property
+    def label(self) -> str:
+        return f"passages({self.k})"
+
+    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        return [{**search, "passages": self._passages(search)} for search in searches]
+
+    def _passages(self, search: SearchContext) -> list[dict[str, str | float]]:
+        if "hits" not in search:
+            raise PipelineError(
+                "there are no hits to fetch passages of",
+                where=f"query {search['id']}",
+                fix="Put a retrieval stage before 'passages'.",
+            )
+        passages = []
+        for hit in search["hits"][: self.k]:
+            document = self.documents[hit.document]
+            passages.append({"id": document.id, "title": document.title, "text": document.text, "score": hit.score})
+        return passages

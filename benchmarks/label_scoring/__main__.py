@@ -26,13 +26,13 @@ from searchlora.adapters.store import Store
 from searchlora.inference.engine import Request, Scored
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from searchlora.pipelines.stages import WITHIN
+from searchlora.pipelines.stages import PRUNE_MARGIN
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
 from searchlora.task import load_prompted_task
 
 ADAPTER = "banking77-intent"
-ALONE, TREE, QUICK = "each label alone", "one tree", f"one tree, within {WITHIN:g} nats"
+ALONE, TREE, QUICK = "each label alone", "one tree", f"one tree, within {PRUNE_MARGIN:g} nats"
 IN_FP32 = 4
 
 
@@ -91,7 +91,7 @@ def _ways(
     return {
         ALONE: lambda: _alone(engine, requests, labels),
         TREE: lambda: engine.score(requests, choices),
-        QUICK: lambda: engine.score(requests, choices, prune_margin=WITHIN),
+        QUICK: lambda: engine.score(requests, choices, prune_margin=PRUNE_MARGIN),
     }
 
 

@@ -26,7 +26,8 @@ from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import Bm25Settings, bm25_stage
+from searchlora.pipelines.config import Bm25Settings
+from searchlora.pipelines.pipeline import bm25_stage
 from searchlora.progress import Steps
 from searchlora.records import Document, Record, RejectedRow
 from searchlora.task import load_prompted_task

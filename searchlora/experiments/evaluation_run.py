@@ -12,8 +12,8 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels
 from searchlora.inference.engine import Completion, Engine, Request, Scored
 from searchlora.outputs import Grade, Label
-from searchlora.pipelines.config import Bm25Settings, bm25_stage
-from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.config import Bm25Settings
+from searchlora.pipelines.pipeline import Pipeline, bm25_stage, run_of
 from searchlora.pipelines.stages import AdapterStage, RetrieveStage, Stage, with_outputs
 from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
@@ -105,7 +105,7 @@ class EvaluationRun:
     def _result(self, name: str, stage: Stage, progress: Progress, task: PromptedTask) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
         started = time.monotonic()
-        searches = Pipeline("trial", stages).run(
+        searches = Pipeline("trial", stages).execute(
             [_search(self.task, record) for record in self.records], batch=128, progress=progress
         )
         seconds = time.monotonic() - started

@@ -20,12 +20,11 @@ from searchlora.pipelines.config import (
     RetrieveSettings,
     Settings,
     adapters,
-    build_pipeline,
     encoders,
     pinned,
     read_pipeline,
 )
-from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow
 
@@ -69,7 +68,7 @@ def run(
     place = store if isinstance(store, Store) else Store(store)
     stages = pinned(stages, place.pin)
     built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
-    done = built.run(searches, progress=steps("Searching"))
+    done = built.execute(searches, progress=steps("Searching"))
     write_run(Path(out), run_of(done), built.tag)
     write_run_card(out, run_card(name, built, stages, place))
     return built.tag, len(done)

@@ -29,13 +29,12 @@ from searchlora.pipelines.config import (
     AdapterSettings,
     Settings,
     adapters,
-    build_pipeline,
     encoders,
     parse_stages,
     pinned,
     read_pipeline,
 )
-from searchlora.pipelines.pipeline import run_of
+from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Document, SearchContext
 from searchlora.task import PromptedTask, load_task
@@ -155,7 +154,7 @@ class Runs:
             for topic, fields in self.topics.items()
         ]
         started = time.monotonic()
-        done = built.run(searches, progress=self.steps(f"Searching: {name}"))
+        done = built.execute(searches, progress=self.steps(f"Searching: {name}"))
         costs = {"ms per query": 1000 * (time.monotonic() - started) / len(done)}
         asked = any(isinstance(stage, AdapterSettings) for stage in stages)
         invalid = _invalid(done) if asked else {}

@@ -172,7 +172,7 @@ def test_queries_and_corpora_that_are_none(refused, tmp_path):
     twice = lines(tmp_path / "twice.jsonl", {"id": "1", "query": "tent"}, {"id": "1", "query": "boot"})
     without = lines(tmp_path / "without.jsonl", {"id": "1"})
     out = ("--out", tmp_path / "run.trec")
-    assert "'1' stands twice" in refused("run", pipeline, "--queries", twice, "--corpus", good, *out)
+    assert "'1' is repeated" in refused("run", pipeline, "--queries", twice, "--corpus", good, *out)
     assert "without.jsonl, line 1" in refused("run", pipeline, "--queries", without, "--corpus", good, *out)
     assert "without.jsonl, line 1" in refused("run", pipeline, "--queries", good, "--corpus", without, *out)
     assert "no pipeline 'p2'" in refused("run", "p2", "--queries", good, "--corpus", good, *out)

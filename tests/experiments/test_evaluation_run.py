@@ -11,7 +11,7 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.outputs import InvalidOutput, Label, OneLabel
-from searchlora.pipelines.stages import WITHIN
+from searchlora.pipelines.stages import PRUNE_MARGIN
 from searchlora.prompts import messages
 from tests.words import FirstWord, first_word, word_records
 
@@ -38,7 +38,7 @@ def test_tokens_are_counted_whether_written_or_scored(engine, tmp_path, constrai
     requests = [Request(messages(task, record), None, 7) for record in RECORDS]
     if constrained:
         assert all(isinstance(output, Label) and output.probabilities for output in found.outputs)
-        spent = [each.scored_tokens for each in engine.score(requests, [LABELS] * 5, prune_margin=WITHIN)]
+        spent = [each.scored_tokens for each in engine.score(requests, [LABELS] * 5, prune_margin=PRUNE_MARGIN)]
     else:
         assert all(isinstance(output, InvalidOutput) for output in found.outputs)
         spent = [each.completion_tokens for each in engine.generate(requests)]

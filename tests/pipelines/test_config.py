@@ -76,7 +76,7 @@ def test_fusions_may_hold_fusions(tmp_path):
         ("fuse: {of: [{adapter: {name: a}}]}", r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, as"),
         ("fuse: {of: [bm25]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
         ("fuse: {of: [{bm25: 3}]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
-        ("fuse: {of: [{bm25: {k: $depth}}]}", r"stage 2, of 1: 'k' wants the parameter '\$depth'"),
+        ("fuse: {of: [{bm25: {k: $depth}}]}", r"stage 2, of 1: 'k' refers to the parameter '\$depth'"),
     ],
 )
 def test_a_mistake_is_named_with_file_stage_and_key(tmp_path, stage, says):

@@ -11,8 +11,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
-from searchlora.pipelines.building import build_pipeline
 from searchlora.pipelines.config import AdapterSettings, Bm25Settings, EngineSettings, read_pipeline
+from searchlora.pipelines.pipeline import build_pipeline
 from tests.made import made_folder
 from tests.server.api.serving import made_service, served
 from tests.words import first_word
@@ -57,7 +57,7 @@ def test_the_server_of_a_file_is_that_of_stages_without_one(tmp_path):
         ("{url: x, concurrency: 0}", r"engine: 'concurrency'"),
         ("{url: x, timeout_s: 0}", r"engine: 'timeout_s'"),
         ("{url: x, api_key_env: 'no name'}", r"engine: 'api_key_env'"),
-        ("{url: $place}", r"engine: 'url' wants the parameter '\$place'"),
+        ("{url: $place}", r"engine: 'url' refers to the parameter '\$place'"),
         ("http://a", r"mine\.yaml: 'engine'"),
     ],
 )
@@ -78,7 +78,9 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
 def test_a_key_that_is_not_set_is_named(store, monkeypatch):
     monkeypatch.delenv("THE_KEY", raising=False)
     stage = AdapterSettings(name="one", engine=EngineSettings(url="http://a", api_key_env="THE_KEY"))
-    with pytest.raises(PipelineError, match=r"http://a: the variable THE_KEY is not set"):
+    with pytest.raises(
+        PipelineError, match=r"http://a: the environment variable THE_KEY with the server.s key is not set"
+    ):
         build_pipeline("p", [stage], store=store, documents=[])
 
 
@@ -94,7 +96,9 @@ def test_a_server_answers_as_this_process_does(tiny_base, store, tmp_path, monke
     with served(made_service(tiny_base, store, api_keys=("secret",))) as url:
         stage = AdapterSettings(name="one", engine=EngineSettings(url=url, api_key_env="THE_KEY"))
         there = build_pipeline("p", [stage], store=store, documents=[])
-        assert [found["outputs"] for found in there.run(searches)] == [found["outputs"] for found in here.run(searches)]
+        assert [found["outputs"] for found in there.execute(searches)] == [
+            found["outputs"] for found in here.execute(searches)
+        ]
         called = cli(*command, "--server", url, "--api-key-env", "THE_KEY")
         assert (called.code, len((tmp_path / "run.trec").read_text().splitlines())) == (0, 3), called
         assert "refuses with 401" in refused(*command, "--server", url)

@@ -6,7 +6,8 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import PipelineError
-from searchlora.pipelines.config import build_pipeline, parse_stages
+from searchlora.pipelines.config import parse_stages
+from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 
 DOCUMENTS = [Document("d1", "a green tent", "Tent"), Document("d2", "pegs for a tent"), Document("d3", "boots")]
@@ -18,7 +19,7 @@ def built(tmp_path, *stages):
 
 def test_the_first_hits_with_their_texts_best_first(tmp_path):
     pipeline = built(tmp_path, {"bm25": {"k": 3}}, {"passages": {"k": 1}})
-    (found,) = pipeline.run([{"id": "q", "query": "green tent"}])
+    (found,) = pipeline.execute([{"id": "q", "query": "green tent"}])
     assert [hit.document for hit in found["hits"]] == ["d1", "d2"]
     best = found["hits"][0].score
     assert found["passages"] == [{"id": "d1", "title": "Tent", "text": "a green tent", "score": best}]
@@ -27,4 +28,4 @@ def test_the_first_hits_with_their_texts_best_first(tmp_path):
 
 def test_passages_before_any_hit_are_refused(tmp_path):
     with pytest.raises(PipelineError, match="query q: there are no hits"):
-        built(tmp_path, {"passages": {"k": 1}}).run([{"id": "q", "query": "green tent"}])
+        built(tmp_path, {"passages": {"k": 1}}).execute([{"id": "q", "query": "green tent"}])

@@ -7,8 +7,8 @@ import pytest
 from searchlora.errors import PipelineError
 from searchlora.inference.engine import Completion
 from searchlora.outputs import InvalidOutput
-from searchlora.pipelines.config import bm25_settings, bm25_stage
-from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.config import bm25_settings
+from searchlora.pipelines.pipeline import Pipeline, bm25_stage, run_of
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.records import Document
 from searchlora.task import load_task
@@ -47,14 +47,14 @@ def pipeline():
 
 
 def test_the_rewrite_is_what_is_searched_with(pipeline):
-    (found,) = pipeline.run([{"id": "1", "query": "kicks"}])
+    (found,) = pipeline.execute([{"id": "1", "query": "kicks"}])
     assert found["query"] == "boots"
     assert found["outputs"] == {"rewriting": ["boots"]}
     assert [hit.document for hit in found["hits"]] == ["d1"]
 
 
 def test_an_invalid_output_is_kept_and_the_query_as_typed_is_searched_with(pipeline):
-    empty, cut = pipeline.run([{"id": "1", "query": "shelter"}, {"id": "2", "query": "tent"}])
+    empty, cut = pipeline.execute([{"id": "1", "query": "shelter"}, {"id": "2", "query": "tent"}])
     assert empty["outputs"]["rewriting"] == [InvalidOutput("", "empty")]
     assert empty["query"] == "shelter"
     assert empty["hits"] == []
@@ -64,19 +64,19 @@ def test_an_invalid_output_is_kept_and_the_query_as_typed_is_searched_with(pipel
 
 
 def test_the_run_holds_every_topic_and_the_tag_the_pinned_version(pipeline):
-    done = pipeline.run([{"id": "1", "query": "kicks"}, {"id": "2", "query": "shelter"}])
+    done = pipeline.execute([{"id": "1", "query": "kicks"}, {"id": "2", "query": "shelter"}])
     assert run_of(done).keys() == {"1", "2"}
     assert pipeline.tag == "two_shop-rewriter@3_bm25(k=10)"
 
 
 def test_batches_change_nothing(pipeline):
     searches = [{"id": str(n), "query": ("kicks", "tent", "shelter")[n % 3]} for n in range(7)]
-    assert pipeline.run(searches, batch=2) == pipeline.run(searches)
+    assert pipeline.execute(searches, batch=2) == pipeline.execute(searches)
 
 
 def test_the_conversation_reaches_the_prompt(pipeline):
     history = [{"role": "user", "text": "show me boots"}]
-    pipeline.run([{"id": "1", "query": "kicks", "history": history}])
+    pipeline.execute([{"id": "1", "query": "kicks", "history": history}])
     assert "User: show me boots" in pipeline.stages[0].engine.asked[0]
 
 
@@ -85,9 +85,9 @@ def test_the_conversation_reaches_the_prompt(pipeline):
     [
         ([{"query": "x"}], "query 1: has no 'id'"),
         ([{"id": "1"}], "query 1: has no 'query'"),
-        ([{"id": "1", "query": "x"}, {"id": 1, "query": "y"}], "query 2: the id '1' stands twice"),
+        ([{"id": "1", "query": "x"}, {"id": 1, "query": "y"}], "query 2: the id '1' is repeated"),
     ],
 )
 def test_searches_that_cannot_be_run(pipeline, searches, says):
     with pytest.raises(PipelineError, match=says):
-        pipeline.run(searches)
+        pipeline.execute(searches)

@@ -10,7 +10,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import BaseModelError, PipelineError
 from searchlora.eval.trec import read_run
 from searchlora.experiments.run import run
-from searchlora.pipelines.config import build_pipeline, parse_stages
+from searchlora.pipelines.config import parse_stages
+from searchlora.pipelines.pipeline import build_pipeline
 from searchlora.records import Document
 from searchlora.retrieval import Analyzer, BM25Index, DenseIndex, Encoder, Fused, Source
 from tests.tiny_encoder import build_tiny_encoder
@@ -41,7 +42,7 @@ def built(tmp_path):
 
 
 def searched(pipeline):
-    return [found["hits"] for found in pipeline.run([{"id": str(n), "query": q} for n, q in enumerate(QUERIES)])]
+    return [found["hits"] for found in pipeline.execute([{"id": str(n), "query": q} for n, q in enumerate(QUERIES)])]
 
 
 def test_bm25_does_as_it_is_set(built):

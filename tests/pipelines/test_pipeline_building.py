@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
-from searchlora.pipelines.building import build_pipeline
-from searchlora.pipelines.settings import AdapterSettings
+from searchlora.pipelines.config import AdapterSettings
+from searchlora.pipelines.pipeline import build_pipeline
 from tests.made import made_adapter, made_folder
 from tests.words import first_word
 
