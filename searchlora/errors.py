@@ -141,7 +141,7 @@ class MissingKey(LoadCheckFailed):
 
 
 class UnexpectedKey(LoadCheckFailed):
-    """A weight in the adapter's file has no place in the base model, or has the wrong shape."""
+    """A weight in the adapter's file matches no module of the base, or has the wrong shape or type."""
 
 
 class ZeroDelta(LoadCheckFailed):

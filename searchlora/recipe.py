@@ -8,12 +8,18 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from searchlora.errors import RecipeError
+
+#: Largest rank of an adapter.
+MAX_RANK = 1024
+
+#: Name of a module, or the end of one: `q_proj`, `layers.3.mlp`. Never a regular expression.
+ModuleName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\z", max_length=256)]
 
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -32,10 +38,12 @@ class _Section(BaseModel):
 class Lora(_Section):
     """The adapter: ΔW = (alpha / r) · B · A (Hu et al. 2021, arXiv:2106.09685)."""
 
-    r: int = Field(16, ge=1, description="rank of the update")
+    r: int = Field(16, ge=1, le=MAX_RANK, description="rank of the update")
     alpha: float = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1, description="0 is the fast default: no mask is drawn, no copy is made")
-    target_modules: str | list[str] = Field("all-linear", description="'all-linear', or a list of module names")
+    target_modules: Literal["all-linear"] | list[ModuleName] = Field(
+        "all-linear", description="'all-linear', or a list of module names"
+    )
     variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
         "lora", description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948"
     )
@@ -155,7 +163,9 @@ class Recipe(_Section):
 class EncoderLora(Lora):
     """As `Lora`, for the attention of a BERT, whose projections are called so."""
 
-    target_modules: str | list[str] = Field(["query", "key", "value"], description="'all-linear', or module names")
+    target_modules: Literal["all-linear"] | list[ModuleName] = Field(
+        ["query", "key", "value"], description="'all-linear', or module names"
+    )
 
 
 class EncoderOptim(Optim):

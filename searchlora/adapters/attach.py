@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.peft_folder import WEIGHTS, read_config, read_weights, write_folder
+from searchlora.adapters.peft_folder import WEIGHTS, lora_settings, read_config, read_weights, write_folder
 from searchlora.errors import MissingKey, NameTaken, RecipeError, SearchloraError, UnexpectedKey, some
 from searchlora.models.libraries import quiet
 from searchlora.models.resolve import public_name
@@ -149,7 +149,9 @@ def _with_empty_adapter(model: Any, config: dict[str, Any], adapter_name: str, f
 
     # Without the base's name, since PEFT warns if it differs from the path that the base was loaded from.
     overrides = {"init_lora_weights": True, "inference_mode": True, "base_model_name_or_path": None}
-    settings = LoraConfig.from_peft_type(**{**config, **overrides})
+    settings = LoraConfig(
+        **lora_settings(config, str(folder)).model_dump(), task_type=config.get("task_type"), **overrides
+    )
     try:
         if isinstance(model, PeftModel):
             model.add_adapter(adapter_name, settings, low_cpu_mem_usage=True, autocast_adapter_dtype=False)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from searchlora.adapters.attach import attach
 from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender, GoldenVector
+from searchlora.errors import LoadCheckFailed
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
 from searchlora.prompts import RENDERING, Renderer
@@ -47,7 +48,16 @@ def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions 
 
     Returns:
         Renders and logits for a prompted task, vectors for an encoder task, nothing for a task of another kind.
+
+    Raises:
+        LoadCheckFailed: if the task has no examples.
     """
+    if isinstance(task, EncoderTask | PromptedTask) and not task.examples:
+        raise LoadCheckFailed(
+            "there are no golden records, so the adapter could not be verified",
+            where=f"task {task.name}",
+            fix="Write one or more records into the task's examples.jsonl.",
+        )
     if isinstance(task, EncoderTask):
         return _golden_vectors(task, base, folder)
     if not isinstance(task, PromptedTask):

@@ -8,11 +8,19 @@ reproduced.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from searchlora.adapters.attach import attach
-from searchlora.adapters.golden import encode_texts, last_logits, prompt_hash
+from searchlora.adapters.golden import (
+    TOLERANCE,
+    VECTOR_TOLERANCE,
+    encode_texts,
+    last_logits,
+    precision_for,
+    prompt_hash,
+)
 from searchlora.adapters.manifest import Base
 from searchlora.adapters.peft_folder import check_delta, read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
@@ -21,6 +29,7 @@ from searchlora.errors import (
     GoldenLogitsMismatch,
     GoldenRenderMismatch,
     GoldenVectorsMismatch,
+    LoadCheckFailed,
     RenderError,
     TokenizerMismatch,
 )
@@ -85,6 +94,7 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     Raises:
         What `check_files` and `attach` raise, and:
         ZeroDelta: the adapter changes nothing.
+        LoadCheckFailed: a weight is not a number of a usual size, or there are no golden records.
         GoldenRenderMismatch: a golden record renders to other token ids than at training.
         GoldenLogitsMismatch: the golden logits equal the base's, or are not reproduced.
         GoldenVectorsMismatch: for an encoder, the same of the golden vectors.
@@ -95,11 +105,30 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     check_files(stored, base)
     check_delta(stored.path)
     if isinstance(task, PromptedTask):
+        _check_golden(stored, precision_for(base), len(manifest.golden.logits))
         check_renders(stored, task, Renderer(load_tokenizer(base)))
         model = load_model(base, quantization="none", precision=manifest.golden.precision)
         check_logits(stored, attach(model, stored))
     elif isinstance(task, EncoderTask):
+        _check_golden(stored, "fp32", len(manifest.golden.vectors))
         check_vectors(stored, base)
+
+
+def _check_golden(stored: StoredAdapter, precision: str, records: int) -> None:
+    """Refuse golden records that verify nothing: none at all, or in a precision that allows larger differences."""
+    golden = stored.manifest.golden
+    if not records:
+        raise LoadCheckFailed(
+            "its manifest has no golden records, so it cannot be verified",
+            where=stored.reference,
+            fix="Store the adapter again; the task needs examples (examples.jsonl).",
+        )
+    if golden.precision != precision:
+        raise LoadCheckFailed(
+            f"its golden records were computed in {golden.precision}, not in {precision} as for this base",
+            where=stored.reference,
+            fix="Store the adapter again.",
+        )
 
 
 def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer) -> None:
@@ -145,8 +174,20 @@ def check_logits(stored: StoredAdapter, model: Any) -> None:
     golden = stored.manifest.golden
     if not golden.logits:
         return
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
     prompts = [render.token_ids[: render.prompt_length] for render in golden.renders]
+    tokens = [*itertools.chain(*prompts), *itertools.chain(*(row.ids for row in golden.logits))]
+    if max(tokens) >= vocabulary:
+        raise GoldenLogitsMismatch(
+            f"the golden token id {max(tokens)} is not in the vocabulary of {vocabulary:,} tokens",
+            where=stored.reference,
+            fix="Load the adapter on the base it was trained on.",
+        )
     rows = last_logits(model, prompts)
+    if not rows.isfinite().all():
+        raise GoldenLogitsMismatch(
+            "the logits on the golden prompts are not finite", where=stored.reference, fix="Train the adapter again."
+        )
     with model.disable_adapter():
         distance = (rows - last_logits(model, prompts)).abs().max()
     if not distance > 0:  # NaN fails too
@@ -154,7 +195,8 @@ def check_logits(stored: StoredAdapter, model: Any) -> None:
             "the logits on every golden prompt equal the base's", where=stored.reference, fix="Was it trained?"
         )
     for row, then, render in zip(rows, golden.logits, golden.renders, strict=True):
-        allowed = golden.tolerance * max(abs(value) for value in then.logits)
+        allowed = min(golden.tolerance, TOLERANCE[golden.precision]) * max(abs(value) for value in then.logits)
+        allowed = min(allowed, TOLERANCE[golden.precision] * float(row.abs().max()))
         largest = max(abs(float(row[token]) - value) for token, value in zip(then.ids, then.logits, strict=True))
         if not largest <= allowed:
             raise GoldenLogitsMismatch(
@@ -185,7 +227,8 @@ def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
             "the vectors of all golden texts equal the base's", where=stored.reference, fix="Was it trained?"
         )
     for row, then in zip(rows, golden.vectors, strict=True):
-        allowed = golden.tolerance * max(map(abs, then.vector))
+        allowed = min(golden.tolerance, VECTOR_TOLERANCE) * max(map(abs, then.vector))
+        allowed = min(allowed, VECTOR_TOLERANCE * float(abs(row).max()))
         same_length = len(row) == len(then.vector)
         largest = float(abs(row - then.vector).max()) if same_length else float("inf")
         if not largest <= allowed:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from searchlora.adapters.references import MAX_VERSION, is_name, is_version
 from searchlora.errors import ManifestError
+from searchlora.files.json_text import parse_json
 from searchlora.models.fingerprint import Fingerprint
 from searchlora.recipe import PromptOptions
 
@@ -18,17 +21,38 @@ SCHEMA_VERSION = 4
 
 MANIFEST = "searchlora.json"
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.?-]{0,128}")
+
+
+#: Largest size of a manifest that is read.
+MAX_BYTES = 64 * 2**20
+
+# Texts of manifests are printed on terminals and cards, so they hold no control characters.
+_Line = Annotated[str, StringConstraints(pattern=r"\A[^\p{C}\u{2028}\u{2029}]*\z", max_length=1024)]
+_Name = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,127}\z")]
+_Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+_FileName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\z")]
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Base(_Part):
     """Base model of the adapter; `name` as the user gave it, `revision` the commit on the hub."""
 
-    name: str
-    revision: str | None = None
+    name: Annotated[_Line, Field(min_length=1)]
+    revision: _Line | None = None
     fingerprint: Fingerprint
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _hashes(cls, value: Fingerprint) -> Fingerprint:
+        for part, text in value.model_dump().items():
+            if not _PLAIN.fullmatch(text):
+                raise ValueError(f"'{part}' is neither a name nor a sha256")
+        return value
 
 
 class Precision(_Part):
@@ -41,16 +65,22 @@ class Precision(_Part):
 class Dataset(_Part):
     """Training data: the fingerprint of the dataset and a summary of its card."""
 
-    fingerprint: str
-    card: dict[str, Any] = {}
+    fingerprint: _Line
+    card: dict[_Line, Any] = {}
 
 
 class GoldenRender(_Part):
     """An example record and its token ids: prompt (the first `prompt_length`), completion and stop token."""
 
     record: dict[str, Any]
-    token_ids: list[int]
-    prompt_length: int
+    token_ids: list[_TokenId] = Field(min_length=1)
+    prompt_length: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _inside(self) -> GoldenRender:
+        if self.prompt_length > len(self.token_ids):
+            raise ValueError("prompt_length is more than there are token ids")
+        return self
 
 
 class GoldenLogits(_Part):
@@ -62,9 +92,15 @@ class GoldenLogits(_Part):
         base_difference: max |logit with adapter - logit of the base| over the vocabulary.
     """
 
-    ids: list[int]
-    logits: list[float]
+    ids: list[_TokenId] = Field(min_length=1)
+    logits: list[float] = Field(min_length=1)
     base_difference: float
+
+    @model_validator(mode="after")
+    def _pairs(self) -> GoldenLogits:
+        if len(self.ids) != len(self.logits):
+            raise ValueError("there are not as many logits as ids")
+        return self
 
 
 class GoldenVector(_Part):
@@ -76,7 +112,7 @@ class GoldenVector(_Part):
     """
 
     text: str
-    vector: list[float]
+    vector: list[float] = Field(min_length=1)
     base_difference: float
 
 
@@ -93,7 +129,13 @@ class Golden(_Part):
     logits: list[GoldenLogits] = []
     vectors: list[GoldenVector] = []
     precision: Literal["bf16", "fp32"] = "bf16"
-    tolerance: float = 0.0
+    tolerance: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _logits_of_renders(self) -> Golden:
+        if self.logits and len(self.logits) != len(self.renders):
+            raise ValueError("there are not as many logits as renders")
+        return self
 
 
 class ManifestDraft(_Part):
@@ -111,20 +153,29 @@ class ManifestDraft(_Part):
         parents: References `name@3` of the adapters that this one was combined or copied from.
     """
 
-    task: str
-    task_version: int
+    task: _Name
+    task_version: int = Field(ge=0, le=10**6, strict=True)
     base: Base
     recipe: dict[str, Any]
     trained: Precision
     evaluated: Precision | None = None
     dataset: Dataset | None = None
-    prompt_hash: str | None = None
+    prompt_hash: _Sha256 | None = None
     settings: dict[str, Any] | None = None
     tuned: dict[str, Any] = {}
     golden: Golden = Golden()
-    metrics: dict[str, Any] = {}
-    training: dict[str, Any] = {}
-    parents: list[str] = []
+    metrics: dict[_Line, float | int | bool | _Line | None] = Field({}, max_length=1000)
+    training: dict[_Line, Any] = {}
+    parents: list[_Line] = Field([], max_length=1000)
+
+    @field_validator("parents")
+    @classmethod
+    def _exact_references(cls, parents: list[str]) -> list[str]:
+        for parent in parents:
+            name, _, version = parent.partition("@")
+            if not (is_name(name) and is_version(version)):
+                raise ValueError(f"'{parent[:80]}' is not an exact reference, name@3")
+        return parents
 
 
 class Manifest(ManifestDraft):
@@ -136,12 +187,25 @@ class Manifest(ManifestDraft):
         files: sha256 of each file of the version, without the manifest itself.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(SCHEMA_VERSION, ge=1, strict=True)
     name: str
-    version: int = Field(ge=1)
-    created: str
-    versions: dict[str, str]
-    files: dict[str, str] = {}
+    version: int = Field(ge=1, le=MAX_VERSION, strict=True)
+    created: Annotated[str, StringConstraints(max_length=40)]
+    versions: dict[_Name, _Line] = Field(max_length=100)
+    files: dict[_FileName, _Sha256] = Field({}, max_length=1000)
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, name: str) -> str:
+        if not is_name(name):
+            raise ValueError(f"{name[:80]!r} is not a name for an adapter")
+        return name
+
+    @field_validator("created")
+    @classmethod
+    def _iso_time(cls, created: str) -> str:
+        datetime.fromisoformat(created)
+        return created
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
@@ -178,6 +242,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise OSError(f"it has more than {MAX_BYTES:,} bytes")
         return parse_manifest(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
@@ -189,7 +255,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """Parse a manifest from JSON. Raises `ManifestError` as `read_manifest` does."""
     restore = "Restore the file from a copy, or remove this version and store the adapter again."
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise ManifestError(f"is not JSON ({error})", where=where, fix=restore) from None
     schema = values.get("schema_version") if isinstance(values, dict) else None
@@ -203,7 +269,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         return Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        field = ".".join(str(part)[:80] for part in first["loc"]) or "the whole file"
         raise ManifestError(
             f"is not a manifest: field '{field}': {first['msg'].lower()}", where=where, fix=restore
         ) from None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -264,11 +265,20 @@ def store_adapter(
         settings=dict(task.settings),
         tuned=dict(tuned or {}),
         golden=golden_of(task, base, folder, getattr(recipe, "prompt", None)),
-        metrics=dict(metrics or {}),
-        training=dict(training or {}),
+        metrics=_finite(dict(metrics or {})),
+        training=_finite(dict(training or {})),
         parents=list(parents),
     )
     return store.add(name, folder, draft, extra_files=extra_files, check=lambda stored: check(stored, task, base))
+
+
+def _finite(value: Any) -> Any:
+    """A value of JSON with None in place of NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _store(store: AnyStore) -> Store:

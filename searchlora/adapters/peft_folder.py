@@ -9,13 +9,28 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchlora.adapters.files import reason
-from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter, ZeroDelta
+from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter, UnexpectedKey, ZeroDelta
+from searchlora.files.json_text import parse_json
+from searchlora.recipe import MAX_RANK, ModuleName
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+
+#: Bounds of an adapter, checked before its weights are loaded.
+MAX_WEIGHT_BYTES = 8 * 2**30
+MAX_TENSORS = 20_000
+
+#: Largest |value| of a trained weight; larger ones overflow in B·A or in the sums of a forward pass.
+MAX_WEIGHT = 1e4
+
+_MAX_CONFIG_BYTES = 4 * 2**20
+_MAX_HEADER_BYTES = 16 * 2**20
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 #: Settings that change the base, load more than A and B, or import a module named in the file: setting -> harmless.
 _REFUSED: dict[str, tuple[Any, ...]] = {
@@ -27,6 +42,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "lora_bias": (False,),
     "megatron_config": (None,),
     "init_lora_weights": (True, False, None, "gaussian"),
+    "task_type": (None, "CAUSAL_LM", "FEATURE_EXTRACTION"),  # others add layers of their own
     # Variants of LoRA that compute something else with A and B; PEFT marks them in its `LoraConfig`.
     "alora_invocation_tokens": (None,),
     "arrow_config": (None,),
@@ -37,6 +53,38 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "velora_config": (None,),
 }
 
+#: Settings without an effect on A and B, which are not passed to PEFT.
+_IGNORED = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config"),
+        *("inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "peft_type", "peft_version"),
+        *("qalora_group_size", "revision", "runtime_config"),
+    }
+)
+
+
+class LoraSettings(BaseModel):
+    """The settings of `adapter_config.json` that say what A and B compute; no other setting reaches PEFT.
+
+    Modules are plain names. PEFT would use other strings as regular expressions, which can take for ever to match.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    r: int = Field(ge=1, le=MAX_RANK)
+    lora_alpha: float = Field(gt=0, le=1e5)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[ModuleName] | Literal["all-linear"] = Field(max_length=4096)
+    exclude_modules: list[ModuleName] | None = Field(None, max_length=4096)
+    rank_pattern: dict[ModuleName, Annotated[int, Field(ge=1, le=MAX_RANK)]] = Field({}, max_length=512)
+    alpha_pattern: dict[ModuleName, Annotated[float, Field(gt=0, le=1e5)]] = Field({}, max_length=512)
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: ModuleName | list[ModuleName] | None = None
+    fan_in_fan_out: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(embedding_)?(?P<factor>[AB])(\.weight)?")
 
 
@@ -45,11 +93,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         TamperedAdapter: if it is missing or not JSON.
-        LoadCheckFailed: if it is not LoRA, or asks for more than A and B on an unchanged base.
+        LoadCheckFailed: if it is not LoRA, a setting is out of bounds, a module is not a plain name, or it asks for
+            more than A and B on an unchanged base.
     """
     file = folder / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"more than {_MAX_CONFIG_BYTES:,} bytes")
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TamperedAdapter(f"cannot be read ({error})", where=str(file), fix="Store the adapter again.") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -62,22 +113,97 @@ def read_config(folder: Path) -> dict[str, Any]:
                 where=str(file),
                 fix="Train it without, or convert it to plain LoRA first.",
             )
+    lora_settings(config, str(file))
     return config
+
+
+def lora_settings(config: dict[str, Any], where: str) -> LoraSettings:
+    """The settings for PEFT's `LoraConfig`.
+
+    Settings that searchlora does not know are ignored if they are off (null, false, empty).
+
+    Raises:
+        LoadCheckFailed: naming a setting that is unknown or out of bounds.
+    """
+    known = LoraSettings.model_fields.keys()
+    values = {
+        key: value
+        for key, value in config.items()
+        if key not in _REFUSED and key not in _IGNORED and (key in known or value)
+    }
+    for key in ("rank_pattern", "alpha_pattern"):
+        values[key] = values.get(key) or {}
+    try:
+        return LoraSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(str(part)[:80] for part in first["loc"])
+        raise LoadCheckFailed(
+            f"the setting '{setting}' is refused: {first['msg'].lower()}",
+            where=where,
+            fix=f"A rank is 1 to {MAX_RANK:,}; modules are plain names, such as q_proj.",
+        ) from None
+
+
+def check_header(folder: Path) -> None:
+    """Check the number, types, shapes and sizes of the tensors before any is loaded.
+
+    Raises:
+        MissingKey: if there is no safetensors file.
+        TamperedAdapter: if the file is not safetensors.
+        UnexpectedKey: if it holds other numbers than floats.
+        LoadCheckFailed: if it is larger than an adapter may be.
+    """
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise MissingKey(f"there is no {WEIGHTS}", where=str(folder), fix="Save the adapter as safetensors.")
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > min(_MAX_HEADER_BYTES, max(size - 8, 0)):
+                raise ValueError(f"a header of {length} bytes")
+            header = parse_json(stream.read(length).decode("utf-8"))
+        header.pop("__metadata__", None)
+        tensors = {key: (str(about["dtype"]), [int(side) for side in about["shape"]]) for key, about in header.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise TamperedAdapter(
+            f"is not safetensors ({error})", where=str(file), fix="Store the adapter again."
+        ) from None
+    if size > MAX_WEIGHT_BYTES:
+        raise _too_large(file, f"{size:,} bytes", f"{MAX_WEIGHT_BYTES:,} bytes")
+    if len(tensors) > MAX_TENSORS:
+        raise _too_large(file, f"{len(tensors):,} tensors", f"{MAX_TENSORS:,} tensors")
+    for key, (dtype, shape) in tensors.items():
+        if dtype not in _BYTES:
+            raise UnexpectedKey(
+                f"{key[:200]} holds numbers of type {dtype}",
+                where=str(file),
+                fix="Save it in float32, float16 or bf16.",
+            )
+        match = _FACTOR.fullmatch(key)
+        rank = (shape[:1] if match["factor"] == "A" else shape[1:2]) if match else []
+        if rank and rank[0] > MAX_RANK:
+            raise _too_large(file, f"rank {rank[0]:,} ({key[:200]})", f"rank {MAX_RANK:,}")
+
+
+def _too_large(file: Path, size: str, limit: str) -> LoadCheckFailed:
+    return LoadCheckFailed(
+        f"the adapter has {size}, more than {limit}", where=str(file), fix="Train it with a lower rank."
+    )
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
     """Tensors on the CPU, by their names in the file.
 
     Raises:
-        MissingKey: if there is no safetensors file; a pickle is never read.
-        TamperedAdapter: if the file is not safetensors.
+        MissingKey, TamperedAdapter, LoadCheckFailed: as `check_header`; a pickle is never read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_header(folder)
     file = folder / WEIGHTS
-    if not file.is_file():
-        raise MissingKey(f"there is no {WEIGHTS}", where=str(folder), fix="Save the adapter as safetensors.")
     try:
         tensors: dict[str, Any] = load_file(file)
     except (SafetensorError, OSError) as error:
@@ -107,17 +233,24 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: dict[str, Any]) 
 
 
 def check_delta(folder: Path) -> None:
-    """Refuse an adapter that changes nothing or holds NaN or infinity.
+    """Refuse an adapter that changes nothing or holds numbers that no training gives.
 
     Raises:
         ZeroDelta: if B·A is zero in every module (a trained B is never exactly zero; a new one is).
-        LoadCheckFailed: naming a tensor with NaN or infinity.
+        LoadCheckFailed: naming a tensor with NaN, infinity or values above `MAX_WEIGHT`.
     """
     where = str(folder / WEIGHTS)
     tensors = read_weights(folder)
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise LoadCheckFailed(f"{key} holds NaN or infinity", where=where, fix="Train with a lower learning rate.")
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if largest > MAX_WEIGHT:
+            raise LoadCheckFailed(
+                f"{key} holds {largest:.3g}, more than {MAX_WEIGHT:g}",
+                where=where,
+                fix="Train with a lower learning rate.",
+            )
     if not any(a.any() and b.any() for a, b in factors(tensors).values()):
         raise ZeroDelta(
             "A or B is zero in every module, so the adapter changes nothing",
@@ -160,10 +293,9 @@ def factors(tensors: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 def scaling(config: dict[str, Any], module: str, rank: int) -> float:
     """Scale of B·A: alpha / r, or alpha / √r for rsLoRA (arXiv:2312.03732)."""
-    from peft.utils.other import get_pattern_key
-
     patterns = config.get("alpha_pattern") or {}
-    alpha = float(patterns.get(get_pattern_key(patterns, module), config["lora_alpha"]))
+    matching = (name for name in patterns if module == name or module.endswith(f".{name}"))
+    alpha = float(patterns.get(next(matching, None), config["lora_alpha"]))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

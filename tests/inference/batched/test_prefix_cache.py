@@ -98,6 +98,6 @@ def test_a_prompt_that_is_scored_and_then_written_is_read_once(tiny_base, begins
     assert reusing.generate(wanted) == plain.generate(wanted)
     after = reusing.stats()
     reused = after.cached_prompt_tokens - before.cached_prompt_tokens
-    more = len(reusing.renderer.completion_ids(begins, ends=""))
+    more = len(reusing.renderer.completion_ids(begins, choice_suffix=""))
     assert after.prompt_tokens - before.prompt_tokens - reused <= len(asked) * (1 + more)
     assert plain.stats().cached_prompt_tokens == 0
