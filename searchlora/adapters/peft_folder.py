@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -291,7 +292,7 @@ def factors(tensors: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {module: (half["A"], half["B"]) for module, half in halves.items() if len(half) == 2}
 
 
-def scaling(config: dict[str, Any], module: str, rank: int) -> float:
+def scaling(config: Mapping[str, Any], module: str, rank: int) -> float:
     """Scale of B·A: alpha / r, or alpha / √r for rsLoRA (arXiv:2312.03732)."""
     patterns = config.get("alpha_pattern") or {}
     matching = (name for name in patterns if module == name or module.endswith(f".{name}"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from searchlora.adapters.peft_folder import read_config, read_weights
+from searchlora.adapters.peft_folder import read_config, read_weights, scaling
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
 from searchlora.inference.batched.lora_layers import LoraLayers, LoraWeights
 
@@ -64,20 +64,11 @@ def _lora_weights(
             where=str(folder),
             fix="Load the adapter on the base it was trained on.",
         )
-    b = b * _scaling(path, len(a), config)
+    b = b * scaling(config, path, len(a))
     if "magnitude" not in parts:
         return LoraWeights(a, b)
     norm = (layers.weight(path).float().cpu() + b @ a).norm(dim=1)  # DoRA, arXiv:2402.09353, eq. 5
     return LoraWeights(a, b, parts["magnitude"].flatten() / norm)
-
-
-def _scaling(path: str, rank: int, config: Mapping[str, Any]) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv:2312.03732)."""
-    from peft.utils.other import get_pattern_key
-
-    patterns = config.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns, path), config["lora_alpha"])
-    return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
 
 
 def _parse_key(key: str, folder: Path) -> tuple[str, str]:
