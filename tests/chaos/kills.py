@@ -1,0 +1,152 @@
+"""Jobs that are killed at random times, run again, and compared with an uninterrupted run."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.processes import Exit, execute
+
+#: Runs after the last kill until the job must have finished.
+_MAX_RESUMES = 3
+
+
+class Job(ABC):
+    """A command that may be killed and started again.
+
+    Attributes:
+        name: In the table.
+    """
+
+    name: str
+
+    @abstractmethod
+    def start(self, folder: Path) -> Callable[[], object]:
+        """The job, with its result in a folder."""
+
+    def resume(self, folder: Path) -> Callable[[], object]:
+        """The job that continues an interrupted one; by default the same."""
+        return self.start(folder)
+
+    def is_finished(self, folder: Path, ended: Exit) -> bool:
+        """Whether the result is complete after this process, which was not killed."""
+        del folder
+        return ended.code == 0
+
+    @abstractmethod
+    def check_interrupted(self, folder: Path) -> None:
+        """Raise an `AssertionError` if a killed process left something that looks complete and is not."""
+
+    @abstractmethod
+    def digest(self, folder: Path) -> object:
+        """What must equal the same of an uninterrupted run."""
+
+    def leftovers(self, folder: Path) -> list[str]:
+        """Files of killed processes that are still there after the job has finished."""
+        del folder
+        return []
+
+
+@dataclass
+class Outcome:
+    """The outcome of a job's kills.
+
+    Attributes:
+        killed: Processes killed while they worked.
+        equal: Attempts with the result of the uninterrupted run.
+        problems: Descriptions of the others.
+        leftovers: Kind of leftover -> attempts.
+        seconds: Wall time of the uninterrupted run.
+    """
+
+    name: str
+    attempts: int = 0
+    killed: int = 0
+    resumes: int = 0
+    equal: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    leftovers: Counter[str] = field(default_factory=Counter)
+
+
+def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
+    """Kill a job at random times of its duration, run it again to its end, and compare the result.
+
+    A third of the attempts are killed twice.
+    """
+    outcome = Outcome(job.name)
+    reference = folder / "reference"
+    ended = execute(job.start(reference), reference)
+    if ended.code != 0:
+        outcome.problems.append(f"the uninterrupted run failed: {_last_line(ended)}")
+        return outcome
+    outcome.seconds = ended.seconds
+    expected = job.digest(reference)
+    generator = random.Random(f"{seed}/{job.name}")
+    for attempt in range(times):
+        place = folder / f"attempt-{attempt}"
+        kills = [generator.uniform(0, ended.seconds) for _ in range(1 if generator.random() < 2 / 3 else 2)]
+        problem = _attempt(job, place, kills, expected, outcome)
+        outcome.attempts += 1
+        if problem is None:
+            outcome.equal += 1
+            shutil.rmtree(place)
+        else:
+            times_ = ", ".join(f"{seconds:.3f} s" for seconds in kills)
+            outcome.problems.append(f"attempt {attempt}, killed after {times_}: {problem}")
+    return outcome
+
+
+def _attempt(job: Job, folder: Path, kills: list[float], expected: object, outcome: Outcome) -> str | None:
+    finished = False
+    for number, seconds in enumerate(kills):
+        ended = execute((job.resume if number else job.start)(folder), folder, kill_after=seconds)
+        outcome.killed += ended.code == -9
+        if ended.code >= 0 and not job.is_finished(folder, ended):
+            return f"exit {ended.code} before the kill: {_last_line(ended)}"
+        finished = ended.code >= 0
+        try:
+            job.check_interrupted(folder)
+        except AssertionError as error:
+            return f"after the kill: {error}"
+    for _ in range(_MAX_RESUMES):
+        if finished:
+            break
+        ended = execute(job.resume(folder), folder)
+        outcome.resumes += 1
+        finished = job.is_finished(folder, ended)
+        if ended.code in (-9, 70):
+            return f"exit {ended.code} after the kill: {_last_line(ended)}"
+    if not finished:
+        return f"not finished by {_MAX_RESUMES} resumes: {_last_line(ended)}"
+    try:
+        result = job.digest(folder)
+    except Exception as error:  # a result that cannot be read is a finding
+        return f"the result cannot be read: {type(error).__name__}: {error}"
+    outcome.leftovers.update(job.leftovers(folder))
+    return None if result == expected else f"another result: {str(result)[:200]} instead of {str(expected)[:200]}"
+
+
+def _last_line(ended: Exit) -> str:
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    return (lines[-1] if lines else "no message")[:300]
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The outcomes as a Markdown table."""
+    rows = [
+        "| job | duration | attempts | killed | runs to the end | same result | left behind |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for each in outcomes:
+        left = ", ".join(f"{kind} ({count})" for kind, count in sorted(each.leftovers.items())) or "nothing"
+        rows.append(
+            f"| {each.name} | {each.seconds:.1f} s | {each.attempts} | {each.killed} | {each.resumes} |"
+            f" {each.equal} | {left} |"
+        )
+    return "\n".join(rows)
