@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from searchlora.errors import InvalidScores, OutputSchemaError
+from searchlora.files.json_schema import schema_validator
 
 JsonValue: TypeAlias = Any
 
@@ -485,14 +486,6 @@ def _check_probabilities(probabilities: Sequence[float]) -> None:
 
 
 # JSON and JSON Schema
-
-
-def schema_validator(schema: Mapping[str, Any]) -> Any:
-    """A `jsonschema` validator that fetches nothing: a `$ref` outside the schema is an error, not a download."""
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    return validator_for(schema)(schema, registry=Registry())
 
 
 def _first_schema_error(schema: Mapping[str, Any], value: JsonValue) -> Any:

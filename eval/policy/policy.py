@@ -23,10 +23,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchlora.errors import UsageError
+from searchlora.files.yaml_text import parse_yaml
 
 
 class _Strict(BaseModel):
@@ -117,11 +117,11 @@ def read_policy(path: str | Path) -> Policy:
         UsageError: when the file cannot be read, is not YAML, or has an invalid key (named in the error).
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_bytes())
     except OSError as error:
         raise UsageError(f"the policy cannot be read ({error.strerror})", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the policy is not YAML ({error})", where=str(path)) from None
+    except ValueError as error:
+        raise UsageError(f"the policy {error}", where=str(path)) from None
     try:
         return Policy.model_validate({} if content is None else content)
     except ValidationError as error:

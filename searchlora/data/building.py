@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
+from unicodedata import category
 
 import numpy as np
 
@@ -178,7 +179,9 @@ class _Build:
         key = 0
         if fault is None:
             key = fingerprint(record["id"])
-            fault = f"field 'id': '{record['id']}' was used by an earlier row" if key in ids else None
+            fault = (
+                f"field 'id': '{record['id']}' was used by an earlier row" if key in ids else _id_fault(record["id"])
+            )
         if fault is None:
             try:
                 input_text, target = prompts.input_text(self.task, record), _target(self.task, record)
@@ -292,6 +295,13 @@ def _check_options(format: Format, options: Mapping[str, str]) -> None:
             raise UsageError(
                 f"format '{format.name}' has no option '{name}'", fix=f"Known options: {', '.join(known) or 'none'}."
             )
+
+
+def _id_fault(record_id: str) -> str | None:
+    """Ids become words of TREC files and lines of reports, so they hold no control character and no line break."""
+    if record_id != record_id.strip() or any(category(letter) in ("Cc", "Zl", "Zp") for letter in record_id):
+        return f"field 'id': {record_id!r} holds a control character, a line break, or white space at an end"
+    return None
 
 
 def _target(task: Task, record: Record) -> str:

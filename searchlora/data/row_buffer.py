@@ -46,7 +46,7 @@ class RowBuffer:
     def add(self, record: Record, where: str, input_text: str, target: str) -> None:
         """Append a row; `input_text` is the rendered input of the model, `target` its expected output."""
         self._rows.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._where.write(f"{record['id']}\t{where}\n")
+        self._where.write(json.dumps([record["id"], where]) + "\n")
         self._ids.append(fingerprint(record["id"]))
         self._inputs.append(fingerprint(normalised(input_text)))
         self._groups.append(fingerprint(record["group"]))
@@ -83,7 +83,7 @@ class RowBuffer:
         with self._places.open(encoding="utf-8") as lines:
             for number, line in enumerate(islice(lines, max(rows, default=-1) + 1)):
                 if number in rows:
-                    record_id, _, where = line.rstrip("\n").partition("\t")
+                    record_id, where = json.loads(line)
                     places[number] = (record_id, where)
         return places
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, RejectedRows
+from searchlora.files.json_schema import check_json_schema, schema_validator
 from searchlora.records import RejectedRow, SourceReport
 
 _MAX_FAULTS = 3
@@ -22,6 +23,9 @@ class RecordCheck:
     Args:
         schema: JSON Schema of a record, in the draft that its `$schema` names.
 
+    Raises:
+        DataError: if the schema is invalid or refers to anything outside itself.
+
     Examples:
         >>> check = RecordCheck({"properties": {"query": {"type": "string"}}})
         >>> check.fault({"query": 7})
@@ -31,11 +35,8 @@ class RecordCheck:
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        from jsonschema.validators import validator_for
-
-        kind = validator_for(schema)
-        kind.check_schema(dict(schema))
-        self._validator = kind(dict(schema))
+        check_json_schema(schema, "record schema")
+        self._validator = schema_validator(schema)
 
     def fault(self, record: Any) -> str | None:
         """The faults of a record, field by field ("field 'history/0/role': ..."), or None."""

@@ -23,7 +23,15 @@ from typing import IO, Any, TypeAlias
 from searchlora.errors import DataError, RowError
 from searchlora.files.atomic import atomic_text
 from searchlora.files.json_text import UnfitText, decode_value, parse_json, value_fault
-from searchlora.files.text import MAX_LINE, MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT, check_file, open_bytes
+from searchlora.files.text import (
+    MAX_LINE,
+    MAX_UNPACK_RATIO,
+    MIN_UNPACK_LIMIT,
+    UTF16_MARKS,
+    check_file,
+    open_bytes,
+    utf16_error,
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ def json_lines(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Row
             yield RejectedRow(where, f"has more than {MAX_LINE:,} bytes", line[:EXCERPT].decode("utf-8", "replace"))
             continue
         if number == 1:
+            if line.startswith(UTF16_MARKS):
+                raise utf16_error(where)
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             yield _json_row(line, where, required)

@@ -33,6 +33,9 @@ MIN_UNPACK_LIMIT = 1 << 26
 #: Characters of a line, or of a row.
 MAX_LINE = 1 << 25
 
+#: Byte order marks of UTF-16.
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 _CHUNK = 1 << 16
 _HEAD_BYTES = 1 << 16
 
@@ -168,13 +171,18 @@ class _Limited(io.RawIOBase):
         return len(data)
 
 
+def utf16_error(where: str) -> DataError:
+    """The error for a file that begins with one of `UTF16_MARKS`."""
+    return DataError("is UTF-16 text, not UTF-8", where=where, fix="Convert it: iconv -f UTF-16 -t UTF-8.")
+
+
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
     """The error for a file that is not UTF-8, with the line of its first invalid byte."""
     where, fix = str(path), "Convert it, for example with iconv."
     with open_bytes(path) as file:
         for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), start=1):
-            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return DataError("is UTF-16 text, not UTF-8", where=where, fix="Convert it: iconv -f UTF-16 -t UTF-8.")
+            if number == 1 and line.startswith(UTF16_MARKS):
+                return utf16_error(where)
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as fault:

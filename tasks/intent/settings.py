@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
+from searchlora.files import parse_json
+from searchlora.files.json_schema import check_json_schema
 from searchlora.records import Options, Record
 from searchlora.tasks.intent.answers import KINDS, enum_values, kind_of
 
@@ -91,11 +93,10 @@ def read_schema(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if the file is not a JSON Schema of an object, or constrained decoding does not support it.
     """
-    import jsonschema
     from llguidance import LLMatcher
 
     try:
-        schema = json.loads(_text(path, "a JSON Schema"))
+        schema = parse_json(_text(path, "a JSON Schema"))
     except ValueError as error:
         raise DataError(f"is not JSON ({error})", where=str(path)) from None
     if not isinstance(schema, dict) or schema.get("type") != "object" or not schema.get("properties"):
@@ -104,10 +105,7 @@ def read_schema(path: Path) -> dict[str, Any]:
             where=str(path),
             fix='Write {"type": "object", "properties": {...}, "required": [...], "additionalProperties": false}.',
         )
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise DataError(f"is not a JSON Schema ({error.message})", where=str(path)) from None
+    check_json_schema(schema, str(path))
     refused = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(schema)))
     if refused:
         raise DataError(

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from searchlora.errors import DataError, UsageError
+from searchlora.files.yaml_text import parse_yaml
 from searchlora.records import Options
 
 #: Default maximum of characters of title and passage in the prompt, about 80 words of English. One in four passages of
@@ -144,9 +143,9 @@ def read_guideline(path: Path) -> Guideline:
 
 def _from_yaml(text: str, where: str) -> Guideline:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"is not YAML ({error})", where=where) from None
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise DataError(str(error), where=where) from None
     if not isinstance(content, dict) or not isinstance(content.get("grades"), list):
         raise DataError("has no list 'grades'", where=where, fix="List each grade with its name and meaning.")
     if unknown := sorted(set(content) - {"grades", "relevant", "text"}):

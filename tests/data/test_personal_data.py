@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from searchlora.data.personal_data import is_article_number, is_card, mask
 
@@ -66,3 +69,39 @@ def test_article_numbers_are_told_by_their_check_digit() -> None:
     assert is_article_number("4006381333931")
     assert is_article_number("036000291452")
     assert not is_article_number("4006381333932")
+
+
+#: The forms as plain patterns, which take quadratic time; masking has to find the same.
+MAIL = re.compile(r"[\w.+\ufffd-]+@[\w\ufffd-]+(?:\.[\w\ufffd-]+)+")
+ORDER = re.compile(
+    r"""\b(?:order|invoice|tracking|parcel|shipment|return|rma)
+        (?:\s*(?:number|no|nr|id|code)\b)?[\s.:#]*
+        (?=[\w-]*\d{3})[A-Z0-9](?:[A-Z0-9-]*[A-Z0-9])?
+      | (?<![\w-])\d{3}-\d{7}-\d{7}(?![\w-])
+      | \#\s?\d{4,}\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+PIECES = [*"a1@.-_+# :", "order", "RETURN", "no", "id", "123", "b.c", "112-1234567-1234567", "\ufffd", "é", "#12345"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+def test_linear_masking_finds_what_the_patterns_find(text: str) -> None:
+    from searchlora.data.personal_data import _mail_addresses, _order_numbers
+
+    assert list(_mail_addresses(text)) == [match.span() for match in MAIL.finditer(text)]
+    assert list(_order_numbers(text)) == [match.span() for match in ORDER.finditer(text)]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("a", "a.", "@", "a@", "a@b", "@b.c", "1", "1 ", "1-", "1.", "+1", "(1", "00", "#", "#1", "# 1234a", "-", " "),
+        *("order", "order ", "order-", "return-", "returnA-", "order no ", "order: ", "rma#", "112-1234567-"),
+        *("\ufffd", "12345678901234567890"),
+    ],
+)
+def test_masking_is_linear_in_the_text(piece: str) -> None:
+    text = (piece * (1 << 18))[: 1 << 18] + " 1"
+    start = time.perf_counter()
+    mask(text)
+    assert time.perf_counter() - start < 4.0  # 0.1 to 0.8 when idle; quadratic patterns take minutes

@@ -215,8 +215,10 @@ def test_a_disk_too_small_to_sort_on_is_told(tmp_path: Path) -> None:
     script = f"""
 import resource
 from pathlib import Path
+from searchlora.data.formats import query_log_mining
 from searchlora.data.formats.query_log import read_query_log as read
 from searchlora.errors import DataError
+query_log_mining._CACHE_KIB = 100  # a log of more than this goes to disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     list(read(Path({str(log)!r}), {{}}))

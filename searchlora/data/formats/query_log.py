@@ -5,7 +5,6 @@ The rules of mining are those of `query_log_mining.Rules`; they and their counts
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from searchlora.data.personal_data import mask, mask_all
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import EXCERPT, read_rows
+from searchlora.files.json_text import value_fault
 from searchlora.records import RejectedRow, SourceReport, SourceRow
 
 #: Options that name the columns of the log: column -> meaning.
@@ -44,6 +44,16 @@ OPTIONS: Mapping[str, str] = {
     **THRESHOLDS,
     "order_pattern": "a regular expression for your order numbers, masked too",
 }
+
+#: Option -> lowest and highest value of a threshold, if not 1 to 2**31 - 1.
+_RANGES = {"window": (0, 1e9), "similarity": (0, 1)}
+
+#: Clicks of a log row, and seconds since 1970 (which may be milliseconds), beyond which a value is an error.
+MAX_CLICKS = 2**31 - 1
+MAX_TIME = 1e14
+
+#: Characters of a query, beyond which it is an error: two queries are compared by their letter triples.
+MAX_QUERY = 10_000
 
 _BATCH = 1000  # rows stored at once
 
@@ -93,7 +103,7 @@ def _fill(
     batch: list[LogRow] = []
     for row in read_rows(source, required):
         if isinstance(row, RejectedRow):
-            yield rejects.row(row.where, row.reason, row.data)
+            yield rejects.row(row.where, mask(row.reason, order_pattern), row.data)
             continue
         entry = _log_row(row, names, rejects, counts)
         if isinstance(entry, RejectedRow):
@@ -113,15 +123,19 @@ def _log_row(
     try:
         time = _seconds(data["time"])
     except ValueError:
-        shown = rejects.moment(data["time"])
+        shown = _shortened(str(rejects.moment(data["time"])))
         return rejects.row(row.where, f"field 'time': '{shown}' is neither seconds nor ISO 8601", row.data)
     try:
         clicks = _clicks(data["clicks"])
     except ValueError:
-        shown = mask(str(data["clicks"]), rejects.order_pattern)
+        shown = _shortened(mask(str(data["clicks"]), rejects.order_pattern))
         return rejects.row(row.where, f"field 'clicks': {shown} is not a number of clicks", row.data)
     if not isinstance(data["query"], str) or data["session"] in (None, ""):
         return rejects.row(row.where, "field 'query' is not text, or field 'session' is empty", row.data)
+    if len(data["query"]) > MAX_QUERY:
+        return rejects.row(row.where, f"field 'query' has more than {MAX_QUERY:,} characters", row.data)
+    if fault := value_fault(data):
+        return rejects.row(row.where, fault, row.data)
     counts["log rows"] += 1
     typed = " ".join(mask(data["query"], rejects.order_pattern).split())
     if not typed:
@@ -145,9 +159,9 @@ def _mine_sessions(store: LogStore, rules: Rules, counts: Counter[str]) -> None:
 def _seconds(value: Any) -> float:
     try:
         seconds = float(value)
-        if math.isfinite(seconds):
+        if abs(seconds) <= MAX_TIME:
             return seconds
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     if isinstance(value, datetime):
         moment = value
@@ -163,13 +177,17 @@ def _clicks(value: Any) -> int:
         return len(value)
     try:
         number = float(value)
-    except TypeError:
-        raise ValueError("is an object") from None
+    except (TypeError, OverflowError):
+        raise ValueError("is not a number") from None
     except ValueError:
         return len(re.split(r"[\s,;|]+", str(value).strip())) if str(value).strip() else 0
-    if not (math.isfinite(number) and number >= 0 and number == int(number)):
-        raise ValueError("is no count")
+    if not (0 <= number <= MAX_CLICKS and number.is_integer()):
+        raise ValueError("is not a count")
     return int(number)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def _rules(options: Mapping[str, str]) -> Rules:
@@ -181,6 +199,9 @@ def _rules(options: Mapping[str, str]) -> Rules:
                 values[name] = kind(options[name])
             except ValueError:
                 raise UsageError(f"'{options[name]}' is not a number", where=f"option {name}") from None
+            low, high = _RANGES.get(name, (1, 2**31 - 1))
+            if not low <= values[name] <= high:
+                raise UsageError(f"{options[name]} is out of range", where=f"option {name}", fix=f"{low} to {high:g}.")
     return Rules(**values)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 
 from searchlora.errors import DataError
 
@@ -194,18 +193,18 @@ COUNTS = {
 
 @contextmanager
 def log_store() -> Iterator[LogStore]:
-    """An empty store in a temporary folder that goes away with it.
+    """An empty store in an unnamed temporary file, which the system removes even if the process is killed.
 
     Raises:
-        DataError: when the disk is full.
+        DataError: if the disk is full.
     """
-    with TemporaryDirectory(prefix="searchlora-log-") as folder:
-        try:
-            with closing(sqlite3.connect(Path(folder) / "log.sqlite", isolation_level=None)) as database:
-                yield LogStore(database)
-        except sqlite3.OperationalError as error:
-            raise DataError(
-                f"the log cannot be sorted on disk ({error})",
-                where=folder,
-                fix="Free some space there, or name another folder for temporary files by the variable TMPDIR.",
-            ) from None
+    try:
+        # An empty name is a private database on disk that SQLite unlinks as soon as it opens it.
+        with closing(sqlite3.connect("", isolation_level=None)) as database:
+            yield LogStore(database)
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"the log cannot be sorted on disk ({error})",
+            where=gettempdir(),
+            fix="Free some space there, or set TMPDIR to another folder for temporary files.",
+        ) from None

@@ -1,0 +1,125 @@
+"""JSON, JSON Schema and YAML from users: hostile values are refused in words and in time."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from searchlora.errors import DataError
+from searchlora.files import parse_json
+from searchlora.files.json_schema import check_json_schema, schema_validator
+from searchlora.files.yaml_text import parse_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 100_000, "nested deeper than 100"),
+        ("[" * 100_000 + "]" * 100_000, "nested deeper than 100"),
+        ('{"a":' * 101 + "1" + "}" * 101, "nested deeper than 100"),
+        ("NaN", "NaN is not a finite number"),
+        ('{"a": [-Infinity]}', "-Infinity is not a finite number"),
+        ("1e999", "the number 1e999 is not finite"),
+        ("9" * 400, r"99999999999999999999\.\.\. of 400 digits does not fit"),
+        ("9" * 5000, "of 5000 digits does not fit"),
+        ("9223372036854775808", "does not fit in 64 bits"),
+        ('"\\ud83d"', "lone surrogate"),
+        ('{"\\udfff": 1}', "lone surrogate"),
+        ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),
+        ('{"a": 1} 2', "Extra data"),
+        ('"a\0"', "Invalid control character"),
+        ("", "Expecting value"),
+    ],
+)
+def test_json_that_is_not_strict(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_json(text)
+
+
+def test_json_at_the_limits() -> None:
+    assert parse_json("[" * 100 + "]" * 100)
+    assert parse_json("[9223372036854775807, -9223372036854775807, 1e308, true, null]")[:1] == [2**63 - 1]
+    assert parse_json('"\\ud83d\\ude00"') == "😀"
+
+
+NESTED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 10} for n in range(30)} | {"d30": {}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"$ref": "http://{host}/x.json"}, "leads out of the schema"),
+        ({"properties": {"a": {"items": [{"$ref": "http://{host}/x.json#/a"}]}}}, "leads out of the schema"),
+        ({"$dynamicRef": "http://{host}/x.json"}, "leads out of the schema"),
+        ({"$ref": "file:///etc/passwd"}, "leads out of the schema"),
+        ({"$ref": "other.json"}, "leads out of the schema"),
+        ({"$id": "http://{host}/a", "properties": {"a": {"$ref": "http://{host}/a#/x"}}}, "leads out of the schema"),
+        ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "leads to nothing"),
+        ({"$ref": "#"}, "leads back to itself"),
+        ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "leads back to itself"),
+        ({"$defs": NESTED, "$ref": "#/$defs/d0"}, "expand to more than 100,000 parts"),
+        ({"type": "objekt"}, "is not a JSON Schema"),
+        ({"pattern": "("}, "is not a JSON Schema"),
+        ({"$schema": 5}, "is not text"),
+        ({"$ref": 5}, "is not a JSON Schema"),
+    ],
+)
+def test_a_schema_that_leads_elsewhere_is_refused_and_nothing_is_fetched(schema: dict[str, Any], says: str) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.settimeout(0.05)
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        start = time.perf_counter()
+        with pytest.raises(DataError, match=says):
+            check_json_schema(_with_host(schema, host), "mine.schema.json")
+        assert time.perf_counter() - start < 5
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def _with_host(value: Any, host: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_host(member, host) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_with_host(member, host) for member in value]
+    return value.replace("{host}", host) if isinstance(value, str) else value
+
+
+def test_references_within_a_schema_are_followed() -> None:
+    tree = {"type": "object", "properties": {"next": {"$ref": "#"}, "name": {"$ref": "#/$defs/name"}}}
+    tree["$defs"] = {"name": {"type": "string"}}
+    check_json_schema(tree, "tree")
+    assert schema_validator(tree).is_valid({"next": {"next": {"name": "a"}}})
+    assert not schema_validator(tree).is_valid({"next": {"next": {"name": 1}}})
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"name: caf\xe9", r"is not UTF-8 text .*line 1"),
+        (b"a: 1\nb: \xff", r"is not UTF-8 text .*line 2"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[" * 200 + "]" * 200, "nested too deeply"),
+        ("\n".join("  " * depth + "a:" for depth in range(500)), "nested too deeply"),
+        ("&a [*a]", "nested too deeply"),
+        (LAUGHS, "expands to more than 1,000,000 values"),
+        ("a: 2024-13-01", "is not YAML"),
+        ("a: 2001-12-14t21:59:43.10-99:99", "is not YAML"),
+        ("a: !!python/object/apply:os.system [x]", "is not YAML"),
+        ("a: " + "9" * 5000, "is not YAML"),
+        ("a: 0x" + "f" * 100, "does not fit in 64 bits"),
+        ('a: "\\ud800"', "lone surrogate"),
+        ("a: \0", "is not YAML"),
+        ("? [a]\n: 1", "is not YAML"),
+    ],
+)
+def test_yaml_that_is_not_plain(text: str | bytes, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_yaml(text)
