@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from searchlora.errors import PipelineError
+from searchlora.errors import InvalidScores, PipelineError
 from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
 from searchlora.prompts import messages
@@ -99,7 +99,7 @@ class AdapterStage:
         choices = [spec.choices or () for spec in specs.values()]
         scored = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
         return {
-            place: spec.from_scores(each.log_probabilities)
+            place: _value(spec, each.log_probabilities)
             for (place, spec), each in zip(specs.items(), scored, strict=True)
         }
 
@@ -128,7 +128,9 @@ class AdapterStage:
         goes_on = {
             place: (spec, begins)
             for place, spec in specs.items()
-            if isinstance(spec, Continued) and (begins := spec.answer_prefix(values[place])) is not None
+            if isinstance(spec, Continued)
+            and not isinstance(values[place], InvalidOutput)
+            and (begins := spec.answer_prefix(values[place])) is not None
         }
         requests = [
             Request(
@@ -145,6 +147,14 @@ class AdapterStage:
         for (place, (spec, _)), completion in zip(goes_on.items(), completions, strict=True):
             found[place] = spec.with_continuation(values[place], _ended(completion))
         return found
+
+
+def _value(spec: ClosedSet, log_probabilities: Sequence[float]) -> Any:
+    """The most probable choice; `InvalidOutput` for scores that are not numbers."""
+    try:
+        return spec.from_scores(log_probabilities)
+    except InvalidScores as error:
+        return InvalidOutput("", error.what)
 
 
 def _ended(completion: Completion) -> str | InvalidOutput:

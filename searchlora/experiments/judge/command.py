@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.errors import DataError
-from searchlora.eval.judge.labels import write_probabilities
-from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, write_judgments
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.judge.labels import Labels, read_labels, write_probabilities
+from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_card, write_judgments
 from searchlora.eval.judgments.lineage import RunLineage, doubts, read_lineage, refuse_circular
 from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.experiments.judge.pairs import QueryPassage, load_texts, pairs_to_judge
-from searchlora.files import atomic_text, file_sha256
+from searchlora.files import atomic_text, check_writable, file_sha256
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Steps, unwatched
 from searchlora.records import SearchContext
@@ -67,7 +67,8 @@ def judge(
     """Grade the pool of some runs, or a file of pairs, and write qrels, their card and the grades' probabilities.
 
     By default every label of the task's scale is scored and the most probable one is the grade. A killed run resumes
-    when it is started again: `<out>.partial` holds the grades so far.
+    when it is started again: `<out>.partial` holds the grades so far. It is deleted last, so a run killed after
+    writing `out` is recognised, and starting it again only removes the folder.
 
     Args:
         topics: The queries, in any topics format; `llm_judge` lists the fields that a judging task reads.
@@ -88,7 +89,11 @@ def judge(
         NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
     """
     target = Path(out)
-    check_new(target)
+    partial = Path(f"{target}.partial")
+    interrupted = target.exists() and partial.is_dir()
+    if not interrupted:
+        check_new(target)
+    check_writable(target)
     query_passages = load_texts(pairs_to_judge(runs, depth, pairs), topics, corpus)
     contexts = {(pair.topic, pair.document.id): _context(pair) for pair in query_passages}
     judge = load_judge(
@@ -109,8 +114,13 @@ def judge(
     systems = _systems(runs)
     queries = {pair.topic: pair.query for pair in query_passages}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
+    if interrupted:
+        labels = _finished_labels(target, card, contexts, generate)
+        card = read_card(target) or card
+        shutil.rmtree(partial)
+        grades = Counter(label for row in labels.values() for label in row.values() if label is not None)
+        return JudgeResult(card, dict(sorted(grades.items())), card.invalid, circular, doubts(card, systems))
     records = [judge.record(context) for context in contexts.values()]
-    partial = Path(f"{target}.partial")
     answers = dict(zip(contexts, grade_records(judge, records, partial, steps("Judging")), strict=True))
     valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
     invalid = {pair: answer for pair, answer in answers.items() if isinstance(answer, InvalidOutput)}
@@ -131,6 +141,23 @@ def judge(
     shutil.rmtree(partial)
     counts = Counter(grade.value for grade in valid.values())
     return JudgeResult(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))
+
+
+def _finished_labels(target: Path, card: JudgmentsCard, pairs: Collection[Pair], generate: bool) -> Labels:
+    """The labels in `target` if they are the complete result of this very call.
+
+    Raises:
+        UsageError: when another call wrote them.
+    """
+    stored = read_card(target)
+    if stored is not None and (stored.probabilities is None) == generate:
+        labels = read_labels(target)
+        same_card = asdict(card) == asdict(
+            replace(stored, created=card.created, counts={}, invalid=0, probabilities=None, qrels_sha256="")
+        )
+        if same_card and {(topic, document) for topic, row in labels.items() for document in row} == {*pairs}:
+            return labels
+    raise UsageError("already exists", where=str(target), fix="Judgments are not overwritten; give another file.")
 
 
 def _context(pair: QueryPassage) -> SearchContext:

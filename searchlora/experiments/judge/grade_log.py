@@ -1,9 +1,17 @@
-"""Grading of records by a judge in fixed batches, with a log on disk from which a killed run resumes."""
+"""Grading of records by a judge in fixed batches, with a log on disk from which a killed run resumes.
+
+With an engine that is not batch invariant, a server for example, the last digits of a score depend on the other rows
+of a batch. Batches are therefore a function of the set of records: records are sorted by id, cut at fixed boundaries,
+and a batch is graded and reused as a whole. So a resumed run, and a run with its records in another order, give the
+same grades as an uninterrupted one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +19,12 @@ from typing import Any
 
 from searchlora.errors import DataError, UsageError
 from searchlora.experiments.judge.llm_judge import Judge
+from searchlora.files import parse_json
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import Progress
 from searchlora.records import Record
 
-#: Records that are graded together and then written to the log. Batch boundaries are fixed, and a batch is graded and
-#: reused as a whole: the last digits of a score may depend on the other rows of the batch, and a resumed run must give
-#: the same bytes as an uninterrupted one.
+#: Records that are graded together and then written to the log.
 BATCH_SIZE = 32
 
 
@@ -36,18 +43,20 @@ def grade_records(
         DataError: when the folder cannot be written to, or the log is malformed.
     """
     keys = [judge.key(record) for record in records]
-    grades: list[Grade | InvalidOutput] = []
+    order = sorted(range(len(records)), key=lambda index: (str(records[index]["id"]), keys[index]))
+    grades: dict[int, Grade | InvalidOutput] = {}
     with _locked(folder):
         logged = _read_log(folder / "grades.jsonl")
         for start in range(0, len(records), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            if not all(key in logged for key in keys[batch]):
-                new = dict(zip(keys[batch], judge.grade(records[batch]), strict=True))
+            batch = order[start : start + BATCH_SIZE]
+            if not all(keys[index] in logged for index in batch):
+                batch_grades = judge.grade([records[index] for index in batch])
+                new = dict(zip((keys[index] for index in batch), batch_grades, strict=True))
                 _append(folder / "grades.jsonl", new)
                 logged.update(new)
-            grades += [logged[key] for key in keys[batch]]
-            progress(len(grades), len(records), _invalid_note(grades))
-    return grades
+            grades |= {index: logged[keys[index]] for index in batch}
+            progress(len(grades), len(records), _invalid_note(grades.values()))
+    return [grades[index] for index in range(len(records))]
 
 
 @contextmanager
@@ -78,9 +87,9 @@ def _read_log(file: Path) -> dict[str, Grade | InvalidOutput]:
         with file.open("r+b") as out:
             out.truncate(len(complete))
     grades: dict[str, Grade | InvalidOutput] = {}
-    for number, line in enumerate(complete.decode("utf-8").splitlines(), start=1):
+    for number, line in enumerate(complete.split(b"\n")[:-1], start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line.decode("utf-8"))
             grades[row["key"]] = _from_row(row)
         except (ValueError, KeyError, TypeError):
             raise DataError(
@@ -94,6 +103,8 @@ def _append(file: Path, grades: Mapping[str, Grade | InvalidOutput]) -> None:
     try:
         with file.open("a", encoding="utf-8") as out:
             out.writelines(rows)
+            out.flush()
+            os.fsync(out.fileno())
     except OSError as error:
         raise DataError(f"cannot be written ({error.strerror})", where=str(file)) from None
 
@@ -105,12 +116,19 @@ def _to_row(grade: Grade | InvalidOutput) -> dict[str, Any]:
 
 
 def _from_row(row: Mapping[str, Any]) -> Grade | InvalidOutput:
+    """Raises `ValueError`, `KeyError` or `TypeError` for a row that is no grade."""
     if "invalid" in row:
         return InvalidOutput(**row["invalid"])
-    probabilities = row["probabilities"]
-    return Grade(row["grade"], tuple(probabilities) if probabilities is not None else None, row.get("reason"))
+    grade, probabilities, reason = row["grade"], row["probabilities"], row.get("reason")
+    if type(grade) is not int or not isinstance(reason, str | None):
+        raise ValueError("is not a grade with its reason")
+    if probabilities is not None and not (
+        all(0 <= value <= 1 for value in probabilities) and math.isclose(sum(probabilities), 1, abs_tol=1e-4)
+    ):
+        raise ValueError("are not probabilities")
+    return Grade(grade, tuple(probabilities) if probabilities is not None else None, reason)
 
 
-def _invalid_note(grades: Sequence[Grade | InvalidOutput]) -> str:
+def _invalid_note(grades: Iterable[Grade | InvalidOutput]) -> str:
     invalid = sum(isinstance(grade, InvalidOutput) for grade in grades)
     return f"{invalid} invalid" if invalid else ""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +29,7 @@ from searchlora.experiments.judge import grade_log
 from searchlora.experiments.judge.command import judge
 from searchlora.experiments.judge.llm_judge import Judge
 from searchlora.files import file_sha256
+from searchlora.inference.local import LocalEngine
 from searchlora.task import load_prompted_task
 from tests.adapters.factories import draft_for, made_adapter
 from tests.experiments.grading_task import build_task, write_collection
@@ -245,19 +251,37 @@ def test_a_judge_of_unknown_training_is_doubted(by_adapter):
 # Killed and gone on with
 
 
-_KILLED = """
-import sys
-from searchlora.experiments.judge.command import judge
-folder, base, tasks = sys.argv[1:]
-judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/killed.txt", base=base, task="fit", tasks=tasks,
-      runs=[f"{folder}/a.trec", f"{folder}/b.trec"], depth=15, store=f"{folder}/store")
+_PROGRAM = """
+import os, signal, sys
+from searchlora.eval.judgments import card
+from searchlora.experiments.judge import command
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_after(function):
+    return lambda *arguments: (function(*arguments), die())
+
+folder, base, tasks, moment = sys.argv[1:]
+if moment == "probabilities":
+    command.write_probabilities = die
+elif moment == "card":
+    card._written = die_after(card._written)
+elif moment == "qrels":
+    command.shutil.rmtree = die
+elif moment == "clean-up":
+    command.shutil.rmtree = die_after(lambda path: (path / "grades.jsonl").unlink())
+command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/killed.txt", base=base, task="fit",
+              tasks=tasks, runs=[f"{folder}/a.trec", f"{folder}/b.trec"], depth=15, store=f"{folder}/store")
 """
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
     write_collection(tmp_path, topics=8)  # 240 pairs
     grades = tmp_path / "killed.txt.partial" / "grades.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", _KILLED, tmp_path, tiny_base.path, tasks], env={**os.environ})
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, tmp_path, tiny_base.path, tasks, ""], env={**os.environ}
+    )
     try:
         deadline = time.monotonic() + 60
         while (
@@ -284,6 +308,116 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(ask, tasks, tmp_path, t
         assert (tmp_path / f"killed.txt{end}").read_bytes() == (tmp_path / f"whole.txt{end}").read_bytes()
     assert read_card(tmp_path / "killed.txt").counts == {"llm": 240}
     assert not grades.parent.exists()
+
+
+@pytest.mark.parametrize("moment", ["probabilities", "card", "qrels", "clean-up"])
+def test_a_kill_while_the_result_is_written_is_repaired_by_another_start(
+    ask, tasks, tmp_path, tiny_base, monkeypatch, moment
+):
+    """Nothing is judged twice, nothing stays behind, and the files are those of an uninterrupted run."""
+    command = [sys.executable, "-c", _PROGRAM, tmp_path, tiny_base.path, tasks, moment]
+    assert subprocess.run(command, env={**os.environ}).returncode == -signal.SIGKILL
+    assert (tmp_path / "killed.txt").exists() == (moment in ("qrels", "clean-up"))
+    assert (tmp_path / "killed.txt.partial").exists()
+
+    calls: list[int] = []
+    grade = Judge.grade
+    monkeypatch.setattr(Judge, "grade", lambda self, records: calls.append(len(records)) or grade(self, records))
+    done = ask("killed.txt", depth=15)
+    assert calls == []
+    whole = ask("whole.txt", depth=15)
+    for end in ("", ".probabilities.jsonl"):
+        assert (tmp_path / f"killed.txt{end}").read_bytes() == (tmp_path / f"whole.txt{end}").read_bytes()
+    assert (done.grades, done.invalid, done.card.counts) == (whole.grades, whole.invalid, whole.card.counts)
+    assert done.card == read_card(tmp_path / "killed.txt")
+    assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".new-*"))
+    with pytest.raises(UsageError, match="already exists"):
+        ask("killed.txt", depth=15)
+
+
+@pytest.mark.parametrize("options", [{"depth": 2}, {"generate": True}, {"allow_circular": True, "base": "other"}])
+def test_a_leftover_folder_does_not_let_another_call_pass_for_finished(ask, tmp_path, tiny_base, options):
+    ask(depth=3)
+    (tmp_path / "qrels.txt.partial").mkdir()
+    before = (tmp_path / "qrels.txt").read_bytes()
+    if "base" in options:
+        options = {**options, "base": str(shutil.copytree(tiny_base.path, tmp_path / "other"))}
+    with pytest.raises(UsageError, match="already exists"):
+        ask(**options)
+    assert (tmp_path / "qrels.txt").read_bytes() == before
+
+
+def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
+    files, tasks, tmp_path, tiny_base, monkeypatch
+):
+    """As in bf16, where the other rows of a batch, and the row's place in it, change the last digits of a score."""
+    score = LocalEngine.score
+
+    def coupled(self, requests, choices, **options):
+        batch = hashlib.sha256("".join(request.messages[-1]["content"] for request in requests).encode()).digest()
+        scored = score(self, requests, choices, **options)
+        return [
+            replace(one, log_probabilities=tuple(value - batch[row % 32] / 256 * n for n, value in enumerate(values)))
+            for row, one in enumerate(scored)
+            for values in [one.log_probabilities]
+        ]
+
+    monkeypatch.setattr(LocalEngine, "score", coupled)
+    pairs = [f"t{topic} d{document:02}" for topic in range(3) for document in range(30)]
+    orders = {"forward": pairs, "backward": pairs[::-1], "shuffled": random.Random(7).sample(pairs, len(pairs))}
+
+    def grades(order, out):
+        (tmp_path / "pairs.txt").write_text("\n".join(orders[order]), encoding="utf-8")
+        judge(
+            files["topics.jsonl"],
+            files["corpus.jsonl"],
+            tmp_path / out,
+            base=str(tiny_base.path),
+            task="fit",
+            tasks=tasks,
+            store=tmp_path / "store",
+            pairs=tmp_path / "pairs.txt",
+        )
+        return read_probabilities(tmp_path / f"{out}.probabilities.jsonl")
+
+    expected = grades("forward", "forward.txt")
+    assert grades("backward", "backward.txt") == expected
+    assert grades("shuffled", "shuffled.txt") == expected
+
+    answered = Judge.grade
+    with pytest.MonkeyPatch.context() as patch:  # stopped in the second batch
+        batches = iter([answered])
+        patch.setattr(Judge, "grade", lambda self, records: next(batches)(self, records))
+        with pytest.raises(StopIteration):
+            grades("shuffled", "resumed.txt")
+    assert grades("shuffled", "resumed.txt") == expected
+
+
+def test_scores_that_are_not_numbers_are_invalid_answers_and_never_grade_0(ask, tmp_path, monkeypatch):
+    score = LocalEngine.score
+
+    def broken(self, requests, choices, **options):
+        scored = score(self, requests, choices, **options)
+        nan = (math.nan,) * len(choices[0])
+        return [
+            replace(one, log_probabilities=nan) if "sleeps 2" in request.messages[-1]["content"] else one
+            for request, one in zip(requests, scored, strict=True)
+        ]
+
+    monkeypatch.setattr(LocalEngine, "score", broken)
+    done = ask()
+    rows = [json.loads(line) for line in (tmp_path / "qrels.txt.invalid.jsonl").read_text("utf-8").splitlines()]
+    assert done.invalid == len(rows) == done.card.invalid > 0
+    assert all("nan" in row["reason"] for row in rows)
+    qrels = read_qrels(tmp_path / "qrels.txt")
+    assert not any(row["document"] in qrels[row["topic"]] for row in rows)
+    assert sum(map(len, qrels.values())) == 18 - len(rows)
+
+    monkeypatch.setattr(LocalEngine, "score", lambda self, *args, **options: [
+        replace(one, log_probabilities=(math.nan,) * 4) for one in score(self, *args, **options)
+    ])  # fmt: skip
+    with pytest.raises(DataError, match="none of the 18 answers is a grade"):
+        ask("all.txt")
 
 
 def test_what_another_judge_or_another_text_gave_is_not_taken(ask, files, monkeypatch):
@@ -325,9 +459,20 @@ def test_two_at_once_are_told(ask, tmp_path):
 
 def test_a_damaged_partial_is_named(ask, tmp_path):
     (tmp_path / "qrels.txt.partial").mkdir()
-    (tmp_path / "qrels.txt.partial" / "grades.jsonl").write_text('{"key": 1}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"grades\.jsonl, line 1: is not a grade"):
-        ask()
+    for line in (
+        '{"key": 1}',
+        '{"key": "a", "grade": NaN, "probabilities": null}',
+        '{"key": "a", "grade": 1.5, "probabilities": null}',
+        '{"key": "a", "grade": 1, "probabilities": [NaN, 1.0]}',
+        '{"key": "a", "grade": 1, "probabilities": [0.5, 0.6]}',
+        '{"key": "a", "grade": 1, "probabilities": [2, -1]}',
+        '{"key": "a", "grade": %s, "probabilities": null}' % ("9" * 400),
+        "[" * 100_000,
+        "\udcff",
+    ):
+        (tmp_path / "qrels.txt.partial" / "grades.jsonl").write_text(f"{line}\n", "utf-8", errors="surrogateescape")
+        with pytest.raises(DataError, match=r"grades\.jsonl, line 1: is not a grade"):
+            ask()
 
 
 def test_the_batch_size_is_what_the_tests_take_it_for():
