@@ -67,7 +67,7 @@ def messages(task: PromptedTask, record: Record) -> tuple[Message, ...]:
     """The chat messages that ask a task's question about a record.
 
     Raises:
-        RenderError: if the template names a field that the record lacks.
+        RenderError: if the template names a field that the record lacks, or fails on its value.
     """
     from jinja2 import TemplateError
 
@@ -75,7 +75,7 @@ def messages(task: PromptedTask, record: Record) -> tuple[Message, ...]:
     fields = task.fields(record)
     try:
         texts = {role: _block(template, role, fields) for role in ("system", "user")}
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise RenderError(f"the prompt cannot be rendered ({error})", where=f"record {record.get('id')}") from None
     return tuple({"role": role, "content": text} for role, text in texts.items() if text)
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from searchlora.errors import RecipeError, UsageError
-from searchlora.task import PromptedTask, load_task, load_tasks
+from searchlora.errors import RecipeError, RenderError, UsageError
+from searchlora.prompts import messages
+from searchlora.task import EvaluationInput, PromptedTask, load_prompted_task, load_task, load_tasks
 from tests.contract.foreign import build_distribution
 
 
@@ -74,3 +75,29 @@ def test_a_package_without_a_task_is_refused(tmp_path):
 def test_a_folder_that_is_none_is_refused(tmp_path):
     with pytest.raises(UsageError, match="not a folder of tasks"):
         load_tasks(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ query + 1 }}", "{{ 1 / 0 }}", "{{ query.nothing.more }}", "{{ query[:'x'] }}"]
+)
+def test_a_prompt_that_fails_on_a_value_names_the_record(tmp_path, template):
+    folder = build_distribution(tmp_path) / "colour"
+    (folder / "prompt.jinja").write_text("{% block user %}" + template + "{% endblock %}", encoding="utf-8")
+    with pytest.raises(RenderError, match=r"record r7: the prompt cannot be rendered"):
+        messages(load_prompted_task("colour", tmp_path), {"id": "r7", "group": "g", "query": "red"})
+
+
+def test_an_input_needs_one_output_per_record():
+    with pytest.raises(ValueError, match="there are 1 outputs for 2 records"):
+        EvaluationInput([{"id": "1", "group": "a"}, {"id": "2", "group": "b"}], ["x"])
+
+
+def test_the_folder_of_a_task_is_that_of_its_class(tmp_path):
+    folder = build_distribution(tmp_path) / "colour"
+    source = (folder / "__init__.py").read_text(encoding="utf-8")
+    assert "    def __init__(self):\n        super().__init__(Path(__file__).parent)\n" in source
+    (folder / "__init__.py").write_text(
+        source.replace("    def __init__(self):\n        super().__init__(Path(__file__).parent)\n", ""),
+        encoding="utf-8",
+    )
+    assert load_task("colour", tmp_path).folder == folder

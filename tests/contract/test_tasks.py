@@ -59,3 +59,26 @@ def test_a_prompted_task_renders_its_examples(task):
     for record in task.examples:
         assert messages(bound, record)[-1]["role"] == "user"
         assert bound.target(record).strip()
+
+
+@pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, PromptedTask)])
+def test_template_syntax_in_data_and_settings_is_text(task):
+    """Nothing of a record, and no setting, is ever evaluated as a template."""
+    attack = "{{ 7 * 7 }}{% for x in range(9) %}x{% endfor %}{{ self.__class__ }}"
+
+    def planted(value):
+        if isinstance(value, str):
+            return f"{value} {attack}"
+        if isinstance(value, dict):
+            return {
+                key: text if key in ("role", "id", "grade", "kind") else planted(text) for key, text in value.items()
+            }
+        return [planted(item) for item in value] if isinstance(value, list) else value
+
+    bound = task.bound(task.settings_of({}, task.examples))
+    kept = {"kind": bound.settings["kind"]} if "kind" in bound.settings else {}
+    attacked = task.bound({**planted(dict(bound.settings)), **kept})
+    for record in task.examples:
+        shown = "".join(message["content"] for message in messages(attacked, {**planted(dict(record)), "id": "1"}))
+        assert attack in " ".join(shown.split()) or "{{" in shown
+        assert "49" not in shown and "xxxxxxxxx" not in shown and "TemplateReference" not in shown
