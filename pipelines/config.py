@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
 from searchlora.errors import PipelineError
+from searchlora.files.yaml_text import parse_yaml
 
 _READY = Path(__file__).parent
 Model = TypeVar("Model", bound=BaseModel)
@@ -225,13 +225,13 @@ def read_pipeline(
     if not path.suffix and f"{pipeline}" in ready_pipelines():
         path = _READY / f"{pipeline}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_bytes())
     except OSError:
         raise PipelineError(
             f"there is no pipeline '{pipeline}'", fix=f"Give a YAML file, or one of: {', '.join(ready_pipelines())}."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PipelineError(f"is not YAML ({error})", where=str(path)) from None
+    except ValueError as error:
+        raise PipelineError(str(error), where=str(path)) from None
     file = _validated(PipelineFile, content, str(path))
     parameters = _overridden(file.parameters, overrides, str(path))
     stages = parse_stages(file.stages, str(path), parameters)
@@ -306,8 +306,8 @@ def _overridden(defaults: Mapping[str, Any], overrides: Sequence[str], where: st
                 f"'{override}' sets no parameter", where=where, fix=f"Parameters: {', '.join(parameters) or 'none'}."
             )
         try:
-            parameters[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parameters[key] = parse_yaml(value)
+        except ValueError:
             raise PipelineError(f"'{value}' is not a YAML value", where=f"--set {key}") from None
     return parameters
 

@@ -10,10 +10,10 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from searchlora.errors import RecipeError
+from searchlora.files.yaml_text import parse_yaml
 
 #: Largest rank of an adapter.
 MAX_RANK = 1024
@@ -298,8 +298,8 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
         if not equals or not key:
             raise RecipeError(f"'{override}' is not of the form key=value", where="--set")
         try:
-            nested: Any = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            nested: Any = parse_yaml(value)
+        except ValueError:
             raise RecipeError(f"'{value[:100]}' is not a YAML value", where=f"--set {key[:100]}") from None
         parts = key.split(".")
         if len(parts) > _MAX_DEPTH:
@@ -335,15 +335,11 @@ def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 def read_recipe(file: Path) -> Mapping[str, Any]:
     """The keys and values of a recipe file, unchecked. Raises `RecipeError` where it is missing or no YAML mapping."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = parse_yaml(file.read_bytes())
     except OSError as error:
         raise RecipeError(f"cannot be read ({error.strerror})", where=str(file)) from None
-    except UnicodeDecodeError:
-        raise RecipeError("is not UTF-8", where=str(file), fix="Save the file as UTF-8.") from None
-    except RecursionError:
-        raise RecipeError("is nested too deeply", where=str(file)) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
-        raise RecipeError(f"is not YAML ({error})", where=str(file)) from None
+    except ValueError as error:
+        raise RecipeError(str(error), where=str(file), fix="Write the recipe as plain YAML in UTF-8.") from None
     if not isinstance(values, dict):
         raise RecipeError("is not a mapping of keys to values", where=str(file))
     return values

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from searchlora.errors import UsageError
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
 from searchlora.experiments.result_files import file_name
+from searchlora.files.yaml_text import parse_yaml
 
 
 class _Strict(BaseModel):
@@ -134,11 +134,11 @@ def read_experiment(path: str | Path) -> Experiment:
     """
     file = Path(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse_yaml(file.read_bytes())
     except OSError as error:
         raise UsageError(f"the experiment cannot be read ({error.strerror})", where=str(path)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the experiment is not YAML ({error})", where=str(path)) from None
+    except ValueError as error:
+        raise UsageError(f"the experiment {error}", where=str(path)) from None
     if isinstance(content, dict) and isinstance(content.get("policy"), str):
         content["policy"] = file.parent / content["policy"]
     try:
