@@ -65,9 +65,10 @@ def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[s
     for system in (BM25, ZERO, FULL, LORA):
         if system not in runs:
             if system == BM25:
-                found = trial.searched(BM25, bm25_stage(Bm25Settings(), trial.documents, steps("Indexing")).retriever)
+                stage = bm25_stage(Bm25Settings(), trial.documents, steps("Indexing"))
+                found = trial.evaluate_retriever(BM25, stage.retriever)
             else:
-                found = trial.encoded(system, fold.encoder(system), steps(f"Searching: {system}"))
+                found = trial.evaluate_encoder(system, fold.encoder(system), steps(f"Searching: {system}"))
             runs[system] = {
                 "run": {each["id"]: {hit.document: hit.score for hit in each["hits"]} for each in found.searches},
                 "costs": dict(found.evaluation.costs),

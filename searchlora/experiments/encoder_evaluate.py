@@ -72,7 +72,7 @@ def evaluate_encoders(
     circular = refuse_circular(judgments.card, lineages, queries, allow=allow_circular)
     results = _without_model(trial, dataset, retrieval, steps)
     for system in systems:
-        found = trial.encoded(system.name, system.encoder(), steps(f"Encoding: {system.name}"))
+        found = trial.evaluate_encoder(system.name, system.encoder(), steps(f"Encoding: {system.name}"))
         costs = {**found.evaluation.costs, **system.costs}
         results[system.name] = replace(found, evaluation=replace(found.evaluation, costs=costs))
     evaluations = {
@@ -129,6 +129,6 @@ def _without_model(
 ) -> dict[str, SystemResult]:
     if trial.documents:
         stage = bm25_stage(retrieval or Bm25Settings(), trial.documents, steps("Indexing"))
-        return {BM25: trial.searched(BM25, stage.retriever)}
+        return {BM25: trial.evaluate_retriever(BM25, stage.retriever)}
     found = trial.task.baselines(trial.records, dataset.folder)
-    return {name: trial.given(name, outputs) for name, outputs in found.items()}
+    return {name: trial.evaluate_labels(name, outputs) for name, outputs in found.items()}

@@ -1,4 +1,4 @@
-"""One dataset split, and any number of encoders tried on it under the same conditions."""
+"""Evaluation run of encoders: the same records, documents and judgments for every system."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from searchlora.retrieval.encoder import Encoder
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import EncoderTask, EvaluationInput
 
-#: Hits of a query, as deep as the deepest measure looks.
+#: Hits per query: the depth of the deepest measure.
 DEPTH = 100
 
 
 @dataclass(frozen=True)
 class EncoderEvaluationRun:
-    """The conditions.
+    """The conditions under which encoders are compared: by retrieval, or by classifying records with labels.
 
     Attributes:
-        records: Measured.
-        documents: What is searched; empty for records with labels.
-        qrels: Of the records.
-        relevant: The grade from which on a document counts in binary measures.
-        known: Records whose labels are known, for records with labels.
-        classifier: What names the class of a vector; see `retrieval.classifying`.
+        records: Evaluated records.
+        documents: Searched documents; empty for records with labels.
+        qrels: Relevance judgments of the records.
+        relevant: Lowest grade that binary measures count as relevant.
+        labelled: Training records of the classifier, for records with labels.
+        classifier: Predicts the class of a vector; see `retrieval.classifying`.
     """
 
     task: EncoderTask
@@ -41,44 +41,44 @@ class EncoderEvaluationRun:
     documents: Sequence[Document] = ()
     qrels: Qrels | None = None
     relevant: int = 1
-    known: Sequence[Record] = ()
+    labelled: Sequence[Record] = ()
     classifier: Literal["centroid", "knn", "linear"] = "centroid"
 
-    def encoded(self, name: str, encoder: Encoder, progress: Progress = silent) -> SystemResult:
-        """Let an encoder find the documents, or tell the classes apart."""
+    def evaluate_encoder(self, name: str, encoder: Encoder, progress: Progress = silent) -> SystemResult:
+        """Evaluate the retrieval, or the classes, of an encoder."""
         if not self.documents:
             return self._classified(name, encoder, progress)
-        return self.searched(name, DenseIndex(self.documents, encoder, progress=progress))
+        return self.evaluate_retriever(name, DenseIndex(self.documents, encoder, progress=progress))
 
-    def searched(self, name: str, retriever: Retriever) -> SystemResult:
-        """Let a retriever over the documents find them."""
+    def evaluate_retriever(self, name: str, retriever: Retriever) -> SystemResult:
+        """Evaluate a retriever over the documents."""
         started = time.monotonic()
         hits = retriever.search([self.task.query(record) for record in self.records], DEPTH)
         seconds = time.monotonic() - started
         searches: list[SearchContext] = [
-            {**self._search(record), "hits": found} for record, found in zip(self.records, hits, strict=True)
+            {**self._search(record), "hits": ranked} for record, ranked in zip(self.records, hits, strict=True)
         ]
         run = {str(search["id"]): {hit.document: hit.score for hit in search["hits"]} for search in searches}
-        nothing = [None] * len(self.records)
-        evaluation = self.task.evaluate(EvaluationInput(self.records, nothing, run, self.qrels, self.relevant))
+        no_outputs = [None] * len(self.records)
+        evaluation = self.task.evaluate(EvaluationInput(self.records, no_outputs, run, self.qrels, self.relevant))
         costs = {"ms per query": 1000 * seconds / len(self.records)}
         return SystemResult(name, [""] * len(searches), searches, replace(evaluation, costs=costs), seconds)
 
-    def given(self, name: str, outputs: Sequence[Any]) -> SystemResult:
-        """Take classes that exist already, a baseline's."""
+    def evaluate_labels(self, name: str, outputs: Sequence[Any]) -> SystemResult:
+        """Evaluate classes that were predicted elsewhere, for example by a baseline."""
         evaluation = self.task.evaluate(EvaluationInput(self.records, outputs))
         return SystemResult(name, list(outputs), [self._search(record) for record in self.records], evaluation, 0.0)
 
     def _classified(self, name: str, encoder: Encoder, progress: Progress) -> SystemResult:
-        known = encoder.encode([self.task.query(record) for record in self.known], progress=progress)
-        labels = [str(self.task.label(record)) for record in self.known]
+        known = encoder.encode([self.task.query(record) for record in self.labelled], progress=progress)
+        labels = [str(self.task.label(record)) for record in self.labelled]
         started = time.monotonic()
         vectors = encoder.encode([self.task.query(record) for record in self.records], progress=progress)
         outputs = classify(known, labels, vectors, self.classifier)
         seconds = time.monotonic() - started
-        found = self.given(name, outputs)
+        result = self.evaluate_labels(name, outputs)
         costs = {"ms per query": 1000 * seconds / len(self.records)}
-        return replace(found, evaluation=replace(found.evaluation, costs=costs), seconds=seconds)
+        return replace(result, evaluation=replace(result.evaluation, costs=costs), seconds=seconds)
 
     def _search(self, record: Record) -> SearchContext:
         return {"id": str(record["id"]), "query": self.task.query(record)}
@@ -91,17 +91,17 @@ def encoder_evaluation_run(
     qrels: Qrels | None,
     classifier: Literal["centroid", "knn", "linear"],
 ) -> EncoderEvaluationRun:
-    """The trial of some records of a dataset.
+    """The evaluation run of records of a dataset.
 
     Raises:
-        DataError: when the records are to find something and the dataset has no documents or judgments.
+        DataError: for records without labels, if the dataset has no documents or no judgments.
     """
     if task.label(records[0]) is not None:
-        return EncoderEvaluationRun(task, records, known=dataset.records("train"), classifier=classifier)
+        return EncoderEvaluationRun(task, records, labelled=dataset.records("train"), classifier=classifier)
     documents = dataset.documents()
     if not documents or not qrels:
         raise DataError(
-            "has no documents and judgments, by which an encoder could be measured",
+            "has no documents and judgments to evaluate an encoder on",
             where=str(dataset.folder),
             fix="Build it with --corpus and --qrels.",
         )

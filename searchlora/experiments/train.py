@@ -169,9 +169,9 @@ class PromptedJob(TrainingJob):
         from searchlora.inference.local import LocalEngine
 
         engine = LocalEngine(self.base, precision=self.recipe.precision, prompt_options=self.recipe.prompt)
-        return Validator(self.task, engine, records[: self.recipe.validation.rows], self._trial(records))
+        return Validator(self.task, engine, records[: self.recipe.validation.rows], self._evaluation_run(records))
 
-    def _trial(self, records: Sequence[Record]) -> EvaluationRun | None:
+    def _evaluation_run(self, records: Sequence[Record]) -> EvaluationRun | None:
         generated = records[: self.recipe.validation.generate_rows]
         if not generated:
             return None

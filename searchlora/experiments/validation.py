@@ -43,27 +43,31 @@ class Validator:
     Args:
         engine: With its own copy of the base.
         records: For the loss.
-        trial: Of the records that are also generated; None measures the loss alone.
+        evaluation_run: Of the records that are also generated; None measures the loss alone.
 
     Attributes:
         less_is_better: Names of measures for which a lower value is better; known after the first call.
     """
 
     def __init__(
-        self, task: PromptedTask, engine: LocalEngine, records: Sequence[Record], trial: EvaluationRun | None = None
+        self,
+        task: PromptedTask,
+        engine: LocalEngine,
+        records: Sequence[Record],
+        evaluation_run: EvaluationRun | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
         self.records = records
-        self.trial = trial
+        self.evaluation_run = evaluation_run
         self.less_is_better: tuple[str, ...] = ()
 
     def __call__(self, adapter: Path) -> dict[str, float]:
         """`loss` in nats per completion token, stop token included, and the mean of each measure of the task."""
         self.engine.load_folder(_CANDIDATE, adapter)
         measures = {"loss": self._loss()}
-        if self.trial is not None:
-            evaluation = self.trial.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
+        if self.evaluation_run is not None:
+            evaluation = self.evaluation_run.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
             measures.update(evaluation.figures())
             self.less_is_better = evaluation.less_is_better
         return measures
@@ -118,12 +122,12 @@ class EncoderValidator:
         self.recipe = recipe
         self.base = base
         self.rows = pair_rows(task, records, seed=recipe.seed)
-        self.trial = _encoder_trial(task, recipe, records, labelled[:_MAX_LABELLED])
+        self.evaluation_run = _encoder_evaluation_run(task, recipe, records, labelled[:_MAX_LABELLED])
 
     def __call__(self, folder: Path) -> dict[str, float]:
         """`loss` in nats per row, all rows as one batch with false negatives masked, and the task's measures."""
         encoder = Encoder(self._model(folder), _CANDIDATE)
-        evaluation = self.trial.encoded(_CANDIDATE, encoder).evaluation
+        evaluation = self.evaluation_run.evaluate_encoder(_CANDIDATE, encoder).evaluation
         return {"loss": _contrastive_loss(encoder, self.rows, self.recipe.temperature), **evaluation.figures()}
 
     def _model(self, folder: Path) -> SentenceTransformer:
@@ -134,11 +138,11 @@ class EncoderValidator:
         return model
 
 
-def _encoder_trial(
+def _encoder_evaluation_run(
     task: EncoderTask, recipe: EncoderRecipe, records: Sequence[Record], labelled: Sequence[Record]
 ) -> EncoderEvaluationRun:
     if task.label(records[0]) is not None:
-        return EncoderEvaluationRun(task, records, known=labelled, classifier=recipe.classifier)
+        return EncoderEvaluationRun(task, records, labelled=labelled, classifier=recipe.classifier)
     documents: dict[str, Document] = {}
     qrels: dict[str, dict[str, int]] = {}
     for record in records:
