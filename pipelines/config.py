@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,6 +15,10 @@ from searchlora.errors import PipelineError
 from searchlora.files.yaml_text import parse_yaml
 
 _READY = Path(__file__).parent
+
+#: Environment variable that lists, separated by commas, the variables that a pipeline file may name as `api_key_env`.
+KEY_VARIABLES = "SEARCHLORA_API_KEY_VARIABLES"
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -31,7 +37,10 @@ class EngineSettings(Settings):
     kind: Literal["openai"] = "openai"
     url: str
     api_key_env: str | None = Field(
-        None, pattern=r"^[A-Za-z_]\w*$", description="environment variable with the server's key"
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable with the server's key; a file may only name one that"
+        " SEARCHLORA_API_KEY_VARIABLES lists",
     )
     names: dict[str, str] = Field(
         default_factory=dict, description="adapter reference -> the server's name of the adapter"
@@ -238,6 +247,7 @@ def read_pipeline(
     if engine is None and file.engine is not None:
         where = f"{path}, engine"
         engine = _validated(EngineSettings, _substituted(file.engine, parameters, where), where)
+        _check_key_variable(engine, where)
     return file.name, with_engine(stages, engine) if engine else stages
 
 
@@ -284,7 +294,21 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
             _stage(inner, retrieval_kinds, parameters, f"{where}, of {number}")
             for number, inner in enumerate(settings["of"], 1)
         ]
-    return _validated(kinds[kind], settings, where)
+    validated = _validated(kinds[kind], settings, where)
+    if isinstance(validated, AdapterSettings) and validated.engine is not None:
+        _check_key_variable(validated.engine, where)
+    return validated
+
+
+def _check_key_variable(engine: EngineSettings, where: str) -> None:
+    """Refuse an environment variable that a file may not name: the file's server would receive its value."""
+    allowed = re.split(r"[,\s]+", os.environ.get(KEY_VARIABLES, ""))
+    if engine.api_key_env is not None and engine.api_key_env not in allowed:
+        raise PipelineError(
+            f"a file may not send the environment variable {engine.api_key_env} to a server",
+            where=where,
+            fix=f"Give --api-key-env on the command line, or allow it: {KEY_VARIABLES}={engine.api_key_env}.",
+        )
 
 
 def _validated(model: type[Model], content: Any, where: str) -> Model:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+
+#: Control characters and line or direction changes, which would forge lines of a terminal or a log. Line feeds stay.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+#: Characters of a path that are shown.
+_PATH_CHARACTERS = 200
 
 
 def main() -> None:
@@ -26,9 +33,29 @@ def main() -> None:
 
             if (missing := missing_extra(error)) is not None:
                 _exit(str(missing), missing.exit_code)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            # The system refuses a file: a full disk, a name that is too long, a missing right.
+            _exit(f"{_shortened(str(error.filename))}: {error.strerror}. Check the path, its rights and the disk.", 1)
         _exit(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
 
 
+def printable(message: str) -> str:
+    r"""A message for a terminal: control characters are escaped, and further lines are indented.
+
+    Names and paths come from files and arguments; without this they could forge a line of output.
+
+    Examples:
+        >>> printable("a\nsearchlora: done\x1b[2K")
+        'a\n  searchlora: done\\x1b[2K'
+    """
+    escaped = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), message)
+    return escaped.replace("\n", "\n  ")
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= _PATH_CHARACTERS else f"{path[:_PATH_CHARACTERS]}… ({len(path)} characters)"
+
+
 def _exit(message: str, code: int) -> None:
-    print(f"searchlora: {message}", file=sys.stderr)
+    print(f"searchlora: {printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -202,3 +202,27 @@ def test_a_wrong_option_is_a_usage_error(cli):
     called = cli("train", "rewriting")
     assert called.code == 2
     assert "--data" in called.err
+
+
+def test_a_name_cannot_forge_a_line_of_output(cli, tmp_path):
+    name = "a\nsearchlora: done\x1b[2K\r\u202e"
+    for command in (
+        ("judge-card", "--human", "none", "--judge", name, "--out", tmp_path / "out"),
+        ("convert", "qrels", tmp_path / name, tmp_path / "out.tsv"),
+        ("adapters", "show", name),
+    ):
+        called = cli(*command)
+        assert called.code in (1, 2)
+        assert sum(line.startswith("searchlora: ") for line in called.err.splitlines()) == 1, called.err
+        assert not set("\x1b\r\u202e") & set(called.err)
+
+
+def test_what_the_system_refuses_is_worded(refused, tmp_path, monkeypatch):
+    said = refused("clicks", "a" * 5000, "--out", tmp_path / "out.txt")
+    assert "File name too long" in said and len(said) < 400
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "store"))
+
+    monkeypatch.setattr(Store, "list", full)
+    assert "No space left on device" in refused("adapters", "list")

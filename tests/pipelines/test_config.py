@@ -124,3 +124,23 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
     with pytest.raises(PipelineError, match=r"mine\.yaml: is not UTF-8 text .*line 1"):
         read_pipeline(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a: " + b"[" * 100_000, "nested too deeply"),
+        (b"a: " + b"{a: " * 3000 + b"1" + b"}" * 3000, "nested too deeply"),
+        ("name: größe".encode("latin-1"), "is not UTF-8"),
+        (b"name: 2026-13-45", "is not YAML"),
+        (b"name: " + b"9" * 5000, "is not YAML"),
+        (b"name: !!python/object/apply:os.system [echo]", "is not YAML"),
+        (b"name: a\x00b", "is not YAML"),
+        (b"a: &a [*a]", "nested too deeply"),
+    ],
+    ids=["list", "mapping", "latin-1", "date", "number", "object", "NUL", "alias"],
+)
+def test_a_file_that_cannot_be_parsed_is_refused(tmp_path, content, says):
+    (tmp_path / "p.yaml").write_bytes(content)
+    with pytest.raises(PipelineError, match=says):
+        read_pipeline(tmp_path / "p.yaml")

@@ -104,3 +104,28 @@ def test_a_server_answers_as_this_process_does(tiny_base, store, tmp_path, monke
         assert "refuses with 401" in refused(*command, "--server", url)
     assert "there is no server for the key" in refused(*command, "--api-key-env", "THE_KEY")
     assert "'api_key_env'" in refused(*command, "--server", url, "--api-key-env", "no name")
+
+
+FILE_ENGINE = "engine: {url: 'http://evil', api_key_env: VARIABLE}\n" + STAGES
+STAGE_ENGINE = "stages:\n  - adapter: {name: one, engine: {url: 'http://evil', api_key_env: VARIABLE}}\n  - bm25: {}\n"
+PARAMETER = "parameters: {key: VARIABLE}\nengine: {url: 'http://evil', api_key_env: $key}\n" + STAGES
+
+
+@pytest.mark.parametrize("text", [FILE_ENGINE, STAGE_ENGINE, PARAMETER], ids=["file", "stage", "parameter"])
+def test_a_file_names_only_allowed_variables_as_keys(tmp_path, monkeypatch, text):
+    def read(name):
+        return read_pipeline(written(tmp_path, text.replace("VARIABLE", name)))
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("SEARCHLORA_API_KEY_VARIABLES", raising=False)
+    with pytest.raises(PipelineError, match="may not send the environment variable AWS_SECRET_ACCESS_KEY") as caught:
+        read("AWS_SECRET_ACCESS_KEY")
+    assert "SEARCHLORA_API_KEY_VARIABLES=AWS_SECRET_ACCESS_KEY" in str(caught.value)
+    monkeypatch.setenv("SEARCHLORA_API_KEY_VARIABLES", "SEARCH_KEY, OTHER")
+    for name in ("SEARCH_KEY", "OTHER"):
+        _, (stage, *_) = read(name)
+        assert stage.engine.api_key_env == name
+    with pytest.raises(PipelineError, match="may not send"):
+        read("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(PipelineError, match="may not send"):
+        read("SEARCH")
