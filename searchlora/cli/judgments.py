@@ -51,6 +51,10 @@ def serve(
     depth: Annotated[int, typer.Option("--depth", metavar="N", help="Pool depth: documents per run.")] = 10,
     scale: ScaleOption = "0,1,2,3",
     overlap: Annotated[int, typer.Option("--overlap", metavar="N", help="Raters per pair.")] = 2,
+    rater: Annotated[
+        list[str],
+        typer.Option("--rater", metavar="NAME", help="Name that may rate; repeatable. Default: 5 new names a client."),
+    ] = [],  # noqa: B006 (typer copies it)
     host: HostOption = "127.0.0.1",
     port: PortOption = 8765,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed of each rater's order.")] = 0,
@@ -72,7 +76,7 @@ def serve(
     if log.repaired:
         typer.echo(f"warning: {log.repaired}", err=True)
     try:
-        session = Session(blinded, rules, log, overlap=overlap, seed=seed)
+        session = Session(blinded, rules, log, overlap=overlap, seed=seed, raters=rater or None)
         with bind(host, port) as listening:
             typer.echo(f"{len(blinded)} pairs of {len(pool)} topics, {overlap} raters each; grades go to {log.path}.")
             if not is_loopback(host):

@@ -6,13 +6,13 @@ topics or documents, systems, ranks, scores or other raters' grades: raters are 
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +26,9 @@ from searchlora.errors import SearchloraError, UsageError
 from searchlora.server.grading.session import Assignment, Session
 from searchlora.server.http import PRIVATE_APP, is_own_host
 
+if TYPE_CHECKING:
+    import uvicorn
+
 _ASSETS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 #: Characters of a rater's note.
@@ -33,6 +36,12 @@ MAX_NOTE_CHARACTERS = 4000
 
 #: Bytes of a request body. A rating with the longest note has about 25,000.
 MAX_BODY_BYTES = 100_000
+
+#: Bytes of a request's headers.
+MAX_HEAD_BYTES = 65_536
+
+#: Connections at the same time; further ones get 503.
+MAX_CONNECTIONS = 500
 
 #: Headers of every response: the page loads nothing from other origins and is not cached or framed.
 HEADERS = {
@@ -78,8 +87,8 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
 
     # POST, not GET: the request reserves a seat at the pair.
     @app.post("/api/raters/{rater}/next")
-    def next_pair(rater: str) -> dict[str, Any]:
-        return _view(session, rater, session.next(rater))
+    def next_pair(rater: str, request: Request) -> dict[str, Any]:
+        return _view(session, rater, session.next(rater, _address(request)))
 
     @app.get("/api/raters/{rater}/before/{pair}")
     def pair_before(rater: str, pair: str) -> dict[str, Any]:
@@ -89,9 +98,11 @@ def create_app(session: Session, names: Iterable[str] = ()) -> FastAPI:
         return _view(session, rater, assignment)
 
     @app.post("/api/raters/{rater}/ratings")
-    def rate(rater: str, rating: RatingRequest) -> dict[str, Any]:
-        session.rate(rater, rating.pair, rating.grade, seconds=round(rating.seconds, 1), note=rating.note.strip())
-        return _view(session, rater, session.next(rater))
+    def rate(rater: str, rating: RatingRequest, request: Request) -> dict[str, Any]:
+        address = _address(request)
+        seconds, note = round(rating.seconds, 1), rating.note.strip()
+        session.rate(rater, rating.pair, rating.grade, seconds=seconds, note=note, address=address)
+        return _view(session, rater, session.next(rater, address))
 
     return app
 
@@ -100,12 +111,25 @@ def serve(session: Session, listening: socket.socket, host: str) -> None:
     """Serve the page on a bound socket until interrupted."""
     import uvicorn
 
-    config = uvicorn.Config(
-        create_app(session, names=[host]), log_level="warning", access_log=False, server_header=False, lifespan="off"
-    )
     # uvicorn finishes the requests in progress and then raises the interrupt again.
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(server_config(session, host)).run(sockets=[listening])
+
+
+def server_config(session: Session, host: str) -> uvicorn.Config:
+    """Settings of the HTTP server: bounded headers and connections, no log of requests."""
+    import uvicorn
+
+    return uvicorn.Config(
+        create_app(session, names=[host]),
+        http="h11",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        limit_concurrency=MAX_CONNECTIONS,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+    )
 
 
 class RequestGuard:
@@ -137,21 +161,35 @@ class RequestGuard:
         answer: ASGIApp = self._app
         if refusal := self._refusal(headers, scope["path"]):
             answer = PlainTextResponse(refusal, status_code=403)
-        elif "transfer-encoding" in headers or int(headers.get("content-length", 0)) > MAX_BODY_BYTES:
+        elif "transfer-encoding" in headers or not _is_short(headers.getlist("content-length")):
             answer = PlainTextResponse("The request body is too long.", status_code=413)
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers, path: str) -> str:
+        # Of a repeated header another reader might take another value.
+        if any(len(headers.getlist(name)) > 1 for name in ("host", "origin", "sec-fetch-site")):
+            return "The request repeats a header."
         host = headers.get("host", "")
         if not is_own_host(host, self._names):
             return f"This server is not reached by the name {host!r}. Start it with --host and that name."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             return "The request comes from another page."
         # A link on another site may open the page, but API requests must come from the page itself.
         if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return "The request comes from another page."
         return ""
+
+
+def _is_short(lengths: list[str]) -> bool:
+    """Whether the declared lengths of a body are at most one number within `MAX_BODY_BYTES`."""
+    if len(lengths) > 1:
+        return False
+    return all(re.fullmatch(r"[0-9]{1,9}", length) and int(length) <= MAX_BODY_BYTES for length in lengths)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
 
 
 def _view(session: Session, rater: str, assignment: Assignment | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -42,6 +43,7 @@ class RatingsLog:
             self.repaired = _repair_end(self.path)
             self.ratings = read_ratings(self.path) if self.path.exists() else []
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._size = os.fstat(self._file).st_size
             _sync_folder(folder)
         except BaseException:
             self._process_lock.release()
@@ -51,19 +53,24 @@ class RatingsLog:
         """Append a rating and sync the file; on return it is on disk.
 
         Raises:
-            DataError: when it cannot be written; the file is unchanged.
+            DataError: when it cannot be written. A partial line is removed now, or before the next line is written.
         """
         line = rating_line(rating)
         with self._write_lock:
-            before = os.fstat(self._file).st_size
             try:
-                written = os.write(self._file, line)
-                if written != len(line):
+                state = os.fstat(self._file)
+                if not state.st_nlink:
+                    raise OSError(2, "the file was deleted while the server runs; start it again")
+                if state.st_size != self._size:
+                    os.ftruncate(self._file, self._size)
+                if os.write(self._file, line) != len(line):
                     raise OSError(28, "only a part could be written")
                 os.fsync(self._file)
             except OSError as error:
-                os.ftruncate(self._file, before)
+                with suppress(OSError):  # for example a file system that became read-only
+                    os.ftruncate(self._file, self._size)
                 raise DataError(f"the grade could not be saved ({error.strerror})", where=str(self.path)) from None
+            self._size += len(line)
             self.ratings.append(rating)
 
     def close(self) -> None:

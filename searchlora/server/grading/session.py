@@ -6,7 +6,7 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +18,13 @@ from searchlora.server.grading.ratings_log import RatingsLog
 
 #: Seconds for which a pair on a rater's screen is reserved.
 RESERVATION_SECONDS = 15 * 60
+
+#: New names that one client address may use, unless the raters are listed. Without a limit one client could reserve or
+#: rate all pairs under invented names.
+NAMES_PER_ADDRESS = 5
+
+#: Names that all addresses together may use, unless the raters are listed.
+MAX_RATERS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,10 @@ class Session:
     topic, derived from the seed and the rater's name. All state but the reservations is read from the ratings log, so
     a restarted server continues where each rater stopped.
 
+    Without a list of raters, a client address may use `NAMES_PER_ADDRESS` names besides those that have ratings.
+
     Args:
+        raters: The names that may rate; None: any valid name.
         overlap: Raters per pair, at least 1. A pair may get one rater more if a reservation expired before its rating
             arrived; no rating is refused for that.
         clock: Monotonic time in seconds.
@@ -95,11 +105,14 @@ class Session:
         *,
         overlap: int,
         seed: int,
+        raters: Collection[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if overlap < 1:
             raise UsageError(f"{overlap} raters per pair are too few", where="--overlap", fix="Give 1 or more.")
         self.guideline = guideline
+        self._allowed = None if raters is None else frozenset(map(check_rater, raters))
+        self._names: dict[str, set[str]] = {}  # client address -> new names
         self._pairs = {pair.id: pair for pair in pairs}
         self._ids = {(pair.topic, pair.document): pair.id for pair in pairs}
         self._log = log
@@ -118,17 +131,21 @@ class Session:
     def progress(self, rater: str) -> Progress:
         """A rater's progress. Raises `UsageError` for an invalid name."""
         with self._lock:
-            done = len(self._ratings.get(check_rater(rater), {}))
+            done = len(self._ratings.get(self._check_rater(rater), {}))
             return Progress(done, done + sum(1 for pair in self._pairs if self._has_seat(pair, rater)))
 
-    def next(self, rater: str) -> Assignment | None:
+    def next(self, rater: str, address: str = "") -> Assignment | None:
         """The pair to rate now, the same one until it is rated; None when no pair is available to this rater.
 
+        Args:
+            address: Network address of the client.
+
         Raises:
-            UsageError: for an invalid name.
+            UsageError: for an invalid or unlisted name, or one name too many of this address.
         """
         with self._lock:
-            pair, _ = self._reserved.get(check_rater(rater), ("", 0.0))
+            self._admit(rater, address)
+            pair, _ = self._reserved.get(rater, ("", 0.0))
             if not (pair and self._is_available(pair, rater)):
                 pair = next((candidate for candidate in self._order(rater) if self._is_available(candidate, rater)), "")
             if not pair:
@@ -144,7 +161,7 @@ class Session:
             UsageError: for an invalid name.
         """
         with self._lock:
-            ratings = self._ratings.get(check_rater(rater), {})
+            ratings = self._ratings.get(self._check_rater(rater), {})
             rated = list(ratings)
             position = rated.index(pair) if pair in ratings else len(rated)
             if position == 0:
@@ -152,22 +169,43 @@ class Session:
             earlier = rated[position - 1]
             return Assignment(self._pairs[earlier], ratings[earlier])
 
-    def rate(self, rater: str, pair: str, grade: int | None, *, seconds: float, note: str) -> None:
+    def rate(self, rater: str, pair: str, grade: int | None, *, seconds: float, note: str, address: str = "") -> None:
         """Append a rating, or a correction of one, to the log; on return it is on disk.
 
         Raises:
-            UsageError: for an invalid name, an unknown pair or a grade outside the scale.
+            UsageError: as `next`, for an unknown pair or a grade outside the scale.
             DataError: when it cannot be written.
         """
         with self._lock:
+            self._admit(rater, address)
             self._check_grade(grade)
             if pair not in self._pairs:
                 raise UsageError("there is no such pair", fix="Load the page again.")
             shown = self._pairs[pair]
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            rating = Rating(shown.topic, shown.document, grade, check_rater(rater), now, seconds, note)
+            rating = Rating(shown.topic, shown.document, grade, rater, now, seconds, note)
             self._log.append(rating)
             self._add(rating)
+
+    def _check_rater(self, rater: str) -> str:
+        if self._allowed is not None and check_rater(rater) not in self._allowed:
+            raise UsageError(
+                f"'{rater}' is not among the raters", fix="Use the name that you were given, or ask for your name."
+            )
+        return check_rater(rater)
+
+    def _admit(self, rater: str, address: str) -> None:
+        """Let a rater take part, or raise `UsageError`."""
+        self._check_rater(rater)
+        if self._allowed is not None or rater in self._ratings or any(rater in names for names in self._names.values()):
+            return
+        names = self._names.setdefault(address, set())
+        if len(names) >= NAMES_PER_ADDRESS or sum(map(len, self._names.values())) >= MAX_RATERS:
+            raise UsageError(
+                f"too many names from this address (at most {NAMES_PER_ADDRESS})",
+                fix="Use one of them; or list the raters with --rater when starting the server.",
+            )
+        names.add(rater)
 
     def _check_grade(self, grade: int | None) -> None:
         if grade is not None and grade not in self.guideline.grades:

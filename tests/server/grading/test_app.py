@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -12,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.resources import files
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -20,8 +23,8 @@ from fastapi.testclient import TestClient
 from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
-from searchlora.server.grading.app import create_app
-from searchlora.server.grading.session import blind_pairs
+from searchlora.server.grading.app import create_app, server_config
+from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_pairs
 from searchlora.server.http import address, bind, is_loopback
 from tests.server.grading.synthetic import ATTACK, synthetic_session
 
@@ -165,6 +168,15 @@ def test_many_at_once_lose_nothing(client, tmp_path, monkeypatch):
         {"origin": "http://evil.example"},
         {"origin": "http://localhost:9999"},
         {"origin": "null"},
+        {"origin": ""},
+        {"origin": "http://[::1"},
+        {"origin": "ftp://localhost:8765"},
+        {"origin": "http://localhost:8765/page"},
+        {"origin": "http://localhost:8765#"},
+        {"origin": "http://user@localhost:8765"},
+        {"origin": "http://localhost:8765, http://evil.example"},
+        [("origin", "http://localhost:8765"), ("origin", "http://evil.example")],
+        [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
         {"host": "evil.example:8765"},
         {"host": "127.0.0.1.evil.example"},
         {"host": "localhost@evil.example"},
@@ -234,7 +246,7 @@ def test_the_page_puts_text_in_as_text():
 @contextmanager
 def served(session):
     with bind("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(create_app(session), log_level="warning", lifespan="off"))
+        server = uvicorn.Server(server_config(session, "127.0.0.1"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -271,3 +283,23 @@ def test_in_a_browser_an_attack_in_a_passage_is_shown_as_text(tmp_path):
 def test_what_counts_as_this_machine_only():
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.5", "box")] == [False] * 4
+
+
+def test_one_client_may_use_few_new_names(client):
+    answers = [client.post(f"/api/raters/fake-{number}/next") for number in range(NAMES_PER_ADDRESS + 1)]
+    assert [answer.status_code for answer in answers] == [200] * NAMES_PER_ADDRESS + [400]
+    assert "--rater" in answers[-1].json()["detail"]
+
+
+def test_headers_without_end_are_refused_at_64_kb(tmp_path):
+    """The command's own server settings: memory does not grow with what a client sends before its request."""
+    session = synthetic_session(tmp_path)
+    sent = 0
+    with served(session) as url, socket.create_connection(("127.0.0.1", urlsplit(url).port)) as connection:
+        connection.settimeout(20)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 50_000_000:
+                connection.sendall(b"a" * 65_536)
+                sent += 65_536
+    assert sent < 50_000_000

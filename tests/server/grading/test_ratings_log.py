@@ -119,3 +119,32 @@ def test_every_confirmed_grade_outlives_a_kill(tmp_path):
     found = [int(row.document) for row in RatingsLog(tmp_path).ratings]
     assert found[: len(numbers)] == numbers == list(range(len(numbers)))
     assert len(found) <= len(numbers) + 1
+
+
+def test_a_partial_line_that_could_not_be_removed_is_removed_before_the_next_one(tmp_path, monkeypatch):
+    """As when a full file system turns read-only, and recovers."""
+    log = RatingsLog(tmp_path)
+    log.append(ROW)
+    write = os.write
+
+    def read_only(*_):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.os, "write", lambda file, data: write(file, data[:20]))
+        patch.setattr(room.os, "ftruncate", read_only)
+        for _ in range(2):
+            with pytest.raises(DataError, match="could not be saved"):
+                log.append(replace(ROW, document="lost"))
+    log.append(replace(ROW, document="next"))
+    assert [row.document for row in read_ratings(log.path)] == ["d", "next"]
+    assert log.ratings == read_ratings(log.path)
+
+
+def test_a_grade_is_not_confirmed_into_a_deleted_file(tmp_path):
+    log = RatingsLog(tmp_path)
+    log.append(ROW)
+    log.path.unlink()
+    with pytest.raises(DataError, match="deleted while the server runs"):
+        log.append(ROW)
+    assert log.ratings == [ROW]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from searchlora.errors import UsageError
 from searchlora.eval.judgments.ratings import by_pair, read_ratings
-from searchlora.server.grading.session import RESERVATION_SECONDS, Progress
+from searchlora.server.grading.session import MAX_RATERS, NAMES_PER_ADDRESS, RESERVATION_SECONDS, Progress
 from tests.server.grading.synthetic import synthetic_pairs, synthetic_session
 
 
@@ -151,3 +151,48 @@ def test_ratings_of_another_pool_stay_and_those_of_another_scale_are_refused(tmp
 def test_overlap_below_one(tmp_path):
     with pytest.raises(UsageError, match="too few"):
         synthetic_session(tmp_path, overlap=0)
+
+
+def test_invented_names_of_one_address_do_not_take_all_seats(tmp_path):
+    session = synthetic_session(tmp_path)
+    for number in range(480):
+        if number < NAMES_PER_ADDRESS:
+            assert session.next(f"fake-{number}", "203.0.113.7") is not None
+            continue
+        for act in (session.next, lambda name, to: session.rate(name, "p0x0", 1, seconds=1, note="", address=to)):
+            with pytest.raises(UsageError, match="too many names from this address"):
+                act(f"fake-{number}", "203.0.113.7")
+    assert len(grade_all(session, "anna")) >= 24 - NAMES_PER_ADDRESS
+    # Known names are free: the limit is on new ones.
+    assert session.next("fake-0", "203.0.113.7") is not None
+    session._log.close()
+    again = synthetic_session(tmp_path)
+    for number in range(NAMES_PER_ADDRESS):
+        again.next(f"new-{number}", "198.51.100.1")
+    assert again.next("anna", "198.51.100.1") == again.next("anna", "another")
+
+
+def test_the_number_of_names_is_bounded_over_all_addresses(tmp_path):
+    session = synthetic_session(tmp_path)
+    for number in range(MAX_RATERS):
+        session.next(f"fake-{number}", f"address {number}")
+    with pytest.raises(UsageError, match="too many names"):
+        session.next("one-more", "another address")
+
+
+def test_listed_raters_are_the_only_ones(tmp_path):
+    session = synthetic_session(tmp_path, raters=["anna", "ben"])
+    pair = session.next("anna").pair.id
+    for act in (
+        lambda: session.next("carl"),
+        lambda: session.progress("carl"),
+        lambda: session.before("carl", pair),
+        lambda: session.rate("carl", pair, 1, seconds=1, note=""),
+    ):
+        with pytest.raises(UsageError, match="'carl' is not among the raters"):
+            act()
+    assert session.next("ben") is not None
+    assert (tmp_path / "ratings.jsonl").read_bytes() == b""
+    session._log.close()
+    with pytest.raises(UsageError, match="not a rater's name"):
+        synthetic_session(tmp_path / "other", raters=["Anna B"])
