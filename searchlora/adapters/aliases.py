@@ -20,6 +20,8 @@ from searchlora.errors import NotInStore, StoreError
 
 ALIASES = "aliases.json"
 
+_MAX_BYTES = 256 * 2**20
+
 
 class Rule(BaseModel):
     """Outcome of one rule of a promotion policy; same fields as `searchlora.eval.policy.decide.RuleResult`."""
@@ -120,6 +122,8 @@ class AliasHistory:
         """
         file = folder / ALIASES
         try:
+            if file.stat().st_size > _MAX_BYTES:
+                raise OSError(f"it has more than {_MAX_BYTES:,} bytes")
             return cls(file, tuple(_MOVES.validate_json(file.read_bytes())))
         except FileNotFoundError:
             return cls(file)

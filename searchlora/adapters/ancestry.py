@@ -119,5 +119,9 @@ def _parents(stored: StoredAdapter, weights_only: bool) -> list[str]:
 
 
 def _merged_into_base(manifest: Manifest) -> list[str]:
-    merged = merged_adapter(Path(manifest.base.name).expanduser())
+    try:
+        folder = Path(manifest.base.name).expanduser()
+    except RuntimeError:  # the home directory of an unknown user
+        return []
+    merged = merged_adapter(folder)
     return [] if merged is None else [merged]

@@ -21,6 +21,9 @@ SCHEMA_VERSION = 4
 
 MANIFEST = "searchlora.json"
 
+#: Key of `training`: id of the training run that stored the adapter.
+TRAINING_RUN = "training_run"
+
 _PLAIN = re.compile(r"[A-Za-z0-9_.?-]{0,128}")
 
 
@@ -277,4 +280,9 @@ def parse_manifest(text: str, where: str) -> Manifest:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `searchlora.json` into a folder."""
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The text of `searchlora.json`."""
+    return manifest.model_dump_json(indent=2) + "\n"

@@ -118,7 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def lora_settings(config: dict[str, Any], where: str) -> LoraSettings:
+def lora_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
     """The settings for PEFT's `LoraConfig`.
 
     Settings that searchlora does not know are ignored if they are off (null, false, empty).

@@ -10,17 +10,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.adapters import files
-from searchlora.adapters.aliases import AliasHistory, AliasMove, Decision
-from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, read_manifest
+from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
+from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
-from searchlora.adapters.references import Reference, check_alias, check_name, is_name, parse_reference
-from searchlora.adapters.stored import StoredAdapter, copy_file, copy_folder, finish, make_read_only, new_manifest
+from searchlora.adapters.references import (
+    MAX_VERSION,
+    Reference,
+    check_alias,
+    check_name,
+    is_name,
+    is_version,
+    parse_reference,
+)
+from searchlora.adapters.stored import (
+    StoredAdapter,
+    check_hashes,
+    copy_file,
+    copy_folder,
+    finish,
+    make_read_only,
+    new_manifest,
+)
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
 from searchlora.recipe import PromptOptions
 
@@ -28,14 +45,18 @@ __all__ = ["Entry", "Store", "StoredAdapter"]
 
 REMOVED = "removed.json"
 
+_NUMBER = re.compile(r"[0-9]{1,64}")
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One version in the listing of a store.
+    """One version in the listing of a store, or a problem of the store.
 
     Attributes:
+        version: 0 if the problem is not that of one version: a folder outside the grammar, damaged aliases.
         aliases: Aliases that point to this version.
-        manifest: None if it cannot be read; `problem` then holds the reason.
+        manifest: None if it cannot be read.
+        problem: Why the version, or the folder, cannot be used; None if it can.
         forced: Aliases that were moved to this version against their promotion policy.
         by_hand: Aliases that were moved to it by hand although a policy had decided about them before.
     """
@@ -47,6 +68,11 @@ class Entry:
     problem: str | None = None
     forced: frozenset[str] = frozenset()
     by_hand: frozenset[str] = frozenset()
+
+    @property
+    def reference(self) -> str:
+        """`name@3`, or the name of the folder for a problem that is not that of one version."""
+        return f"{self.name}@{self.version}" if self.version else self.name
 
 
 class Store:
@@ -85,6 +111,9 @@ class Store:
     ) -> StoredAdapter:
         """Store a PEFT folder as the next version of `name`, completely or not at all.
 
+        A training run is stored once: if the name has a version with the same `training["training_run"]`, that version
+        is returned and nothing is stored.
+
         Args:
             folder: A flat folder with `adapter_config.json`, `adapter_model.safetensors` and other files to store.
             extra_files: Files to store beside them, for example `metrics.jsonl` and `loss.svg` of the training run.
@@ -102,7 +131,7 @@ class Store:
                 copy_file(file, new)
             return finish(new, new_manifest(draft, name, number))
 
-        return self._put(name, draft.task, None, fill, check)
+        return self._put(name, draft.task, None, fill, check, draft.training.get(TRAINING_RUN))
 
     def adopt(self, folder: Path, manifest: Manifest, name: str | None = None) -> StoredAdapter:
         """Store a version from another store; its hashes must have been checked.
@@ -176,7 +205,10 @@ class Store:
             NameTaken: if the name belongs to another task.
         """
         for number in reversed(self.versions(name)):
-            owner = read_manifest(self.root / name / str(number)).task
+            try:
+                owner = read_manifest(self.root / name / str(number)).task
+            except ManifestError:  # a damaged version must not block the next one
+                continue
             if owner != task:
                 raise NameTaken(
                     f"'{name}' holds adapters for the task '{owner}', this one is for '{task}'",
@@ -188,13 +220,25 @@ class Store:
     def remove(self, reference: str, *, force: bool = False) -> str:
         """Remove a version and return its exact reference, `name@3`. Its number is never assigned again.
 
+        A damaged version is removed like any other, and so is a folder whose number is outside the grammar.
+
         Raises:
-            StoreError: if an alias points to it and not `force`; with `force` the alias is deleted too.
+            StoreError: if an alias points to it, or the aliases cannot be read, and not `force`; with `force`, aliases
+                that point to it are deleted too.
         """
+        if (stray := self._stray_version(reference)) is not None:
+            with self._locked(stray.parent.name), files.whole_folder(self.root) as trash:
+                stray.rename(trash / "removed")
+            return reference
         parsed = parse_reference(reference)
         with self._locked_existing(parsed.name):
             number = self._resolve(parsed)
-            history = self._aliases(parsed.name)
+            try:
+                history = self._aliases(parsed.name)
+            except StoreError:
+                if not force:
+                    raise
+                history = AliasHistory(self.root / parsed.name / ALIASES)  # damaged; the file stays as it is
             pointing = [alias for alias, target in history.current.items() if target == number]
             if pointing and not force:
                 raise StoreError(
@@ -213,28 +257,38 @@ class Store:
     # Listing
 
     def list(self) -> Sequence[Entry]:
-        """Every version in the store, by name and number; a broken one is listed with its problem."""
-        return [entry for name in self.names() for entry in self._entries(name)]
+        """Every version in the store, by name and number; whatever cannot be read is listed with its problem."""
+        strays = [
+            Entry(folder, 0, (), None, "its name is outside the grammar of adapter names, so it is ignored")
+            for folder in self._folders(self.root)
+            if not is_name(folder)
+        ]
+        return [*(entry for name in self.names() for entry in self._entries(name)), *strays]
 
     def names(self) -> tuple[str, ...]:
         """Sorted names that have a version; other folders in the root are ignored."""
-        if not self.root.is_dir():
-            return ()
-        folders = [folder.name for folder in self.root.iterdir() if folder.is_dir() and is_name(folder.name)]
-        return tuple(sorted(name for name in folders if self.versions(name)))
+        return tuple(name for name in self._folders(self.root) if is_name(name) and self._folders(self.root / name))
 
     def versions(self, name: str) -> tuple[int, ...]:
         """Version numbers of a name in ascending order; empty for an unknown name."""
-        folders = (self.root / check_name(name)).glob("[1-9]*/")
-        return tuple(sorted(int(folder.name) for folder in folders if folder.name.isdigit()))
+        folders = self._folders(self.root / check_name(name))
+        return tuple(sorted(int(folder) for folder in folders if is_version(folder)))
 
     def _entries(self, name: str) -> Iterator[Entry]:
-        history = self._aliases(name)
+        try:
+            history = self._aliases(name)
+        except StoreError as error:
+            history = AliasHistory(self.root / name / ALIASES)
+            yield Entry(name, 0, (), None, str(error))
+        for folder in self._folders(self.root / name):
+            if not is_version(folder):
+                problem = f"its folder {folder[:80]!r} is not a version number, so it is ignored"
+                yield Entry(name, 0, (), None, problem)
         for number in self.versions(name):
             manifest, problem = None, None
             try:
-                manifest = read_manifest(self.root / name / str(number))
-            except ManifestError as error:
+                manifest = self.get(f"{name}@{number}").manifest
+            except StoreError as error:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
             forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
@@ -257,13 +311,32 @@ class Store:
     def rollback(self, name: str, alias: str, reason: str | None = None) -> AliasMove:
         """Move an alias back to its last other target that still exists.
 
+        The files, settings and weights of the target are checked before the name is locked, so a version that cannot
+        be loaded never becomes the target, and other writers do not wait for the check.
+
         Raises:
             NotInStore: if the alias never pointed to another version that still exists.
+            ManifestError, LoadCheckFailed: if the target cannot be loaded; the alias stays.
+            StoreError: if the alias was moved meanwhile.
         """
+        from searchlora.adapters.peft_folder import check_delta, read_config
+
         check_alias(alias)
+        self._resolve(Reference(check_name(name)))
+        before = self._aliases(name)
+        version = before.previous(alias, self.versions(name))
+        target = self.get(f"{name}@{version}")
+        check_hashes(target)
+        read_config(target.path)
+        check_delta(target.path)
         with self._locked_existing(name):
             history = self._aliases(name)
-            version = history.previous(alias, self.versions(name))
+            if history.moves != before.moves or version not in self.versions(name):
+                raise StoreError(
+                    f"the aliases of '{name}' changed while version {version} was checked",
+                    where=name,
+                    fix="See `searchlora adapters show`, and roll back again.",
+                )
             _, move = history.move(alias, version, reason, rollback=True)
             return move
 
@@ -307,12 +380,15 @@ class Store:
         version: int | None,
         fill: Callable[[Path, int], Manifest],
         check: Callable[[StoredAdapter], None] | None = None,
+        training_run: str | None = None,
     ) -> StoredAdapter:
         """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
         check_name(name)
         files.sweep(self.root)
         with self._locked(name), files.whole_folder(self.root) as new:
             self.check_task(name, task)
+            if training_run is not None and (existing := self._stored_by(name, training_run)) is not None:
+                return existing
             number = self._free_version(name, version)
             manifest = fill(new, number)
             if missing := {CONFIG, WEIGHTS} - manifest.files.keys():
@@ -322,6 +398,15 @@ class Store:
             target = self.root / name / str(number)
             files.publish(new, target)
             return StoredAdapter(target, manifest)
+
+    def _stored_by(self, name: str, training_run: str) -> StoredAdapter | None:
+        """The version of a name that a training run stored, or None."""
+        for number in reversed(self.versions(name)):
+            with suppress(ManifestError):
+                stored = self.get(f"{name}@{number}")
+                if stored.manifest.training.get(TRAINING_RUN) == training_run:
+                    return stored
+        return None
 
     def _resolve(self, reference: Reference) -> int:
         """The version number that a reference points to. Raises `NotInStore`, `StoreError` for damaged aliases."""
@@ -356,7 +441,33 @@ class Store:
             raise NameTaken(
                 f"there is, or was, another {name}@{requested}", where=str(self.root), fix="Choose another name."
             )
-        return requested or max(used, default=0) + 1
+        number = requested or max(used, default=0) + 1
+        if number > MAX_VERSION:
+            raise StoreError(
+                f"'{name}' has no free version number above {MAX_VERSION}",
+                where=str(self.root),
+                fix="Choose another name.",
+            )
+        return number
+
+    def _folders(self, folder: Path) -> Sequence[str]:
+        """Sorted names of the folders in a folder, without hidden ones and links; empty if it cannot be read."""
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+                )
+        except OSError:
+            return []
+
+    def _stray_version(self, reference: str) -> Path | None:
+        """The folder of `name@NUMBER` for a number outside the grammar; None if there is none."""
+        name, _, number = reference.partition("@")
+        if not is_name(name) or is_version(number) or number not in self._folders(self.root / name):
+            return None
+        return self.root / name / number if _NUMBER.fullmatch(number) else None
 
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
@@ -365,7 +476,7 @@ class Store:
             return ()
         try:
             return tuple(int(number) for number in json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             raise StoreError("is not a list of version numbers", where=str(file), fix="Restore it.") from None
 
     def _aliases(self, name: str) -> AliasHistory:

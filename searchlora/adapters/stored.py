@@ -164,7 +164,7 @@ def model_card(manifest: Manifest) -> str:
         _usage(manifest),
         "## Measured\n\n" + (_table(manifest.metrics) or "Nothing was measured."),
         "## Training\n\n" + _table(_training(manifest)),
-        "## Recipe\n\n```json\n" + json.dumps({**manifest.recipe, "base": base}, indent=2) + "\n```",
+        "## Recipe\n\n```json\n" + json.dumps({**shorten_paths(manifest.recipe), "base": base}, indent=2) + "\n```",
         f"## Made from\n\n{', '.join(f'`{parent}`' for parent in manifest.parents)}" if manifest.parents else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -196,11 +196,11 @@ def _usage(manifest: Manifest) -> str:
 def _training(manifest: Manifest) -> dict[str, Any]:
     rows: dict[str, Any] = {
         "base held in": f"{manifest.trained.quantization}, {manifest.trained.precision}",
-        **manifest.training,
+        **shorten_paths(manifest.training),
     }
     if manifest.dataset is not None:
         rows["dataset"] = manifest.dataset.fingerprint
-        rows.update({f"dataset {key}": value for key, value in manifest.dataset.card.items()})
+        rows.update({f"dataset {key}": shorten_paths(value) for key, value in manifest.dataset.card.items()})
     return {**rows, **{f"version of {name}": version for name, version in manifest.versions.items()}}
 
 
@@ -214,3 +214,25 @@ def _table(values: Mapping[str, Any]) -> str:
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False).strip('"')
     return text.replace("|", "\\|")
+
+
+# Paths
+
+
+def shorten_paths(value: Any) -> Any:
+    """A JSON value with the last part of each absolute path, for files that leave the machine.
+
+    Examples:
+        >>> shorten_paths({"source": ["/home/me/rows.jsonl"], "rows": 12})
+        {'source': ['rows.jsonl'], 'rows': 12}
+    """
+    if isinstance(value, dict):
+        return {key: shorten_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [shorten_paths(inner) for inner in value]
+    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if isinstance(value, str) and is_absolute_path(value) else value
+
+
+def is_absolute_path(text: str) -> bool:
+    """True for an absolute path of this or another system, and for one below a home directory."""
+    return bool(re.match(r"(/|~|file:|[A-Za-z]:[\\/]|\\\\)[^\s]", text)) and "\n" not in text

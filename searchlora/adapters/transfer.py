@@ -11,11 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchlora.adapters.manifest import MANIFEST, Manifest, parse_manifest
-from searchlora.adapters.peft_folder import check_delta, read_config
+from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, Manifest, manifest_json, parse_manifest
+from searchlora.adapters.peft_folder import MAX_WEIGHT_BYTES, WEIGHTS, check_delta, read_config
 from searchlora.adapters.store import Store
-from searchlora.adapters.stored import StoredAdapter, check_file_name, check_hashes
-from searchlora.errors import BaseModelError, NameTaken, NotInStore, StoreError, TamperedAdapter, UsageError
+from searchlora.adapters.stored import (
+    StoredAdapter,
+    check_file_name,
+    check_hashes,
+    is_absolute_path,
+    shorten_paths,
+)
+from searchlora.errors import (
+    BaseModelError,
+    ManifestError,
+    NameTaken,
+    NotInStore,
+    StoreError,
+    TamperedAdapter,
+    UsageError,
+)
+from searchlora.models.resolve import public_name
 
 if TYPE_CHECKING:
     from searchlora.models.resolve import BaseModel
@@ -51,6 +66,8 @@ class Pulled(StoredAdapter):
 def push(stored: StoredAdapter, url: str) -> Pushed:
     """Copy a version to a URL. A new repository on the hub is private.
 
+    Absolute paths in the manifest, such as that of the base, are sent as their last part.
+
     Raises:
         TamperedAdapter: if a file of the version changed since it was stored.
         NameTaken: if the target holds another version or other files.
@@ -58,19 +75,24 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
         StoreError: if the target cannot be written.
     """
     check_hashes(stored)
+    manifest = _without_paths(stored.manifest)
     system, root = _open(url)
     try:
         remote = _manifest_at(system, root, url)
         if remote is not None:
-            if remote != stored.manifest:
+            if remote != manifest:
                 raise NameTaken(f"{remote.reference} is there already", where=url, fix="Push to another URL.")
             return Pushed(stored.reference, url, already=True)
         names = [*sorted(stored.manifest.files), MANIFEST]
         if others := sorted(_names_at(system, root) - set(names)):
             raise NameTaken(f"there are other files, such as {others[0]}", where=url, fix="Push to an empty folder.")
         _prepare(system, root)
-        for name in names:
+        for name in names[:-1]:
             system.put_file(str(stored.path / name), f"{root}/{name}")
+        if manifest == stored.manifest:
+            system.put_file(str(stored.path / MANIFEST), f"{root}/{MANIFEST}")
+        else:
+            system.pipe_file(f"{root}/{MANIFEST}", manifest_json(manifest).encode())
     except OSError as error:
         raise StoreError(f"cannot be written ({error})", where=url, fix="Check the URL and your rights.") from error
     return Pushed(stored.reference, url, already=False)
@@ -111,13 +133,28 @@ def pull(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for file in [*manifest.files, MANIFEST]:
-            _fetch(system, f"{root}/{check_file_name(file, url)}", folder / file)
+            _check_size(system, f"{root}/{check_file_name(file, url)}", file)
+            _fetch(system, f"{root}/{file}", folder / file)
         check_hashes(StoredAdapter(folder, manifest))
         read_config(folder)
         check_delta(folder)
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
         landed = store.adopt(folder, manifest, name)
         return Pulled(landed.path, landed.manifest, unverified)
+
+
+def _without_paths(manifest: Manifest) -> Manifest:
+    """The manifest with the last part of each absolute path in its base, recipe, training summary and dataset card."""
+    values = shorten_paths(manifest.model_dump(include={"recipe", "training", "dataset"}))
+    return manifest.model_copy(
+        update={
+            "base": manifest.base.model_copy(update={"name": public_name(manifest.base.name)})
+            if is_absolute_path(manifest.base.name)
+            else manifest.base,
+            **{field: values[field] for field in ("recipe", "training")},
+            "dataset": manifest.dataset and manifest.dataset.model_copy(update={"card": values["dataset"]["card"]}),
+        }
+    )
 
 
 def _verify(stored: StoredAdapter, base: BaseModel | None, tasks: str | Path | None) -> str | None:
@@ -158,9 +195,13 @@ def _prepare(system: Any, root: str) -> None:
 
 def _manifest_at(system: Any, root: str, url: str) -> Manifest | None:
     try:
-        text = system.cat_file(f"{root}/{MANIFEST}").decode("utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
+        with system.open(f"{root}/{MANIFEST}", "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
+    if len(content) > MAX_BYTES:
+        raise ManifestError(f"has more than {MAX_BYTES:,} bytes", where=f"{url}/{MANIFEST}")
+    text = content.decode("utf-8", errors="replace")
     return parse_manifest(text, f"{url}/{MANIFEST}")
 
 
@@ -171,6 +212,17 @@ def _names_at(system: Any, root: str) -> set[str]:
         return set()
     names = {str(path).rstrip("/").rpartition("/")[2] for path in paths}
     return {name for name in names if not name.startswith(".")}  # a new repository on the hub holds .gitattributes
+
+
+def _check_size(system: Any, source: str, name: str) -> None:
+    """Refuse a file before it is fetched that is larger than an adapter may be."""
+    try:
+        size = system.info(source).get("size") or 0
+    except OSError:  # `_fetch` says what is wrong
+        return
+    limit = MAX_WEIGHT_BYTES if name == WEIGHTS else MAX_BYTES
+    if size > limit:
+        raise TamperedAdapter(f"has {size:,} bytes, more than {limit:,}", where=source)
 
 
 def _fetch(system: Any, source: str, target: Path) -> None:

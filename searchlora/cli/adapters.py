@@ -32,6 +32,11 @@ _ReasonOption = Annotated[
 ]
 
 
+def printable(text: str | None) -> str:
+    """A text for the terminal: control characters and lone surrogates, as odd file names hold them, are escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text or "")
+
+
 def _store(path: Path | None) -> Store:
     from searchlora.adapters.store import Store
 
@@ -41,6 +46,7 @@ def _store(path: Path | None) -> Store:
 @app.command("list", epilog=example("searchlora adapters list --store store"))
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """List every version with its aliases, task, base and measures."""
+    from rich.markup import escape
     from rich.table import Table
 
     from searchlora.cli.terminal import print_json, table_console
@@ -54,20 +60,24 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
         return
     table = Table("adapter", "aliases", "task", "base", "stored", "measured")
     for entry in entries:
-        reference = f"{entry.name}@{entry.version}"
         aliases = ", ".join(f"{alias}{_alias_marks(entry, alias)}" for alias in entry.aliases)
         if entry.manifest is None:
-            table.add_row(reference, aliases, f"broken: {entry.problem}")
+            table.add_row(*map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem)}")))
             continue
-        figures = [f"{key} {value:.3f}" for key, value in list(entry.manifest.metrics.items())[:2]]
-        table.add_row(
-            reference,
+        figures = [
+            f"{key} {value:.3f}"
+            for key, value in entry.manifest.metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        cells = (
+            entry.reference,
             aliases,
             entry.manifest.task,
             entry.manifest.base.name,
             entry.manifest.created[:16].replace("T", " "),
-            ", ".join(figures),
+            ", ".join(figures[:2]),
         )
+        table.add_row(*map(escape, cells))
     table_console(140).print(table)
 
 
@@ -218,7 +228,7 @@ def _alias_marks(entry: Entry, alias: str) -> str:
 
 def _entry_json(entry: Entry) -> dict[str, object]:
     described: dict[str, object] = {
-        "adapter": f"{entry.name}@{entry.version}",
+        "adapter": printable(entry.reference),
         "aliases": list(entry.aliases),
         "forced": sorted(entry.forced),
         "by_hand": sorted(entry.by_hand),

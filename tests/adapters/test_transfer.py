@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from searchlora.adapters.manifest import MANIFEST, ManifestDraft, write_manifest
+from searchlora.adapters.manifest import MANIFEST, Dataset, ManifestDraft, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes, file_hashes
@@ -34,8 +35,15 @@ def same_bytes(one: Path, two: Path) -> bool:
 
 
 @pytest.mark.parametrize("place", ["{folder}/there", "file://{folder}/there", "memory://there/{folder}"])
-def test_there_and_back_is_the_same_bytes(stored: StoredAdapter, tmp_path: Path, place: str) -> None:
+def test_there_and_back_is_the_same_bytes(
+    store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path, place: str
+) -> None:
     url = place.format(folder=tmp_path)
+    named = {
+        "base": draft.base.model_copy(update={"name": "some/base"}),
+        "recipe": {**draft.recipe, "base": "some/base"},
+    }
+    stored = store.add("echo", trained, draft.model_copy(update=named))
     assert not push(stored, url).already
     assert push(stored, url).already
     other = Store(tmp_path / "other")
@@ -124,7 +132,9 @@ def test_pull_refuses_a_zero_adapter_whatever_its_manifest_says(stored: StoredAd
 
 
 @pytest.mark.usefixtures("known")
-def test_pull_verifies_in_full_where_task_and_base_are_here(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_verifies_in_full_where_task_and_base_are_here(
+    stored: StoredAdapter, base: BaseModel, tmp_path: Path
+) -> None:
     url = spoilt_push(stored, tmp_path / "there", lambda found: dict(list(found.items())[2:]))
     other = Store(tmp_path / "other")
     with pytest.raises(MissingKey):
@@ -134,7 +144,7 @@ def test_pull_verifies_in_full_where_task_and_base_are_here(stored: StoredAdapte
         pull(url, other)
     assert other.list() == []
     push(stored, str(tmp_path / "good"))
-    pulled = pull(str(tmp_path / "good"), other)
+    pulled = pull(str(tmp_path / "good"), other, base=base)
     assert pulled.unverified is None and "verified in full" in str(pulled) and "NOT" not in str(pulled)
 
 
@@ -176,3 +186,53 @@ def test_pull_does_not_replace_a_version(stored: StoredAdapter, draft: ManifestD
 def test_a_place_that_cannot_be_reached(stored: StoredAdapter) -> None:
     with pytest.raises(UsageError, match="nowhere"):
         push(stored, "nowhere://x")
+
+
+def test_push_sends_no_absolute_path(
+    store: Store, trained: Path, draft: ManifestDraft, base: BaseModel, tmp_path: Path
+) -> None:
+    paths = {
+        "training": {"log": f"{tmp_path}/run/log.txt", "windows": "C:\\Users\\me\\x.csv", "home": "~/data", "steps": 3},
+        "dataset": Dataset(fingerprint="d" * 64, card={"source": [f"{tmp_path}/secret/rows.jsonl"]}),
+    }
+    stored = store.add("echo", trained, draft.model_copy(update=paths))
+    assert str(base.path) in (stored.path / MANIFEST).read_text()
+    assert not push(stored, str(tmp_path / "there")).already
+    assert push(stored, str(tmp_path / "there")).already
+    for file in (tmp_path / "there").iterdir():
+        content = file.read_bytes()
+        assert str(tmp_path).encode() not in content, file.name
+        assert str(base.path.parent).encode() not in content
+    pulled = pull(str(tmp_path / "there"), Store(tmp_path / "other"), base=base)
+    manifest = pulled.manifest
+    assert (manifest.base.name, manifest.recipe["base"]) == ("tiny", "tiny")
+    assert manifest.training == {"log": "log.txt", "windows": "x.csv", "home": "data", "steps": 3}
+    assert manifest.dataset is not None and manifest.dataset.card == {"source": ["rows.jsonl"]}
+    assert manifest.model_dump(exclude={"base", "recipe", "training", "dataset"}) == stored.manifest.model_dump(
+        exclude={"base", "recipe", "training", "dataset"}
+    )
+
+
+def test_a_manifest_or_a_file_that_is_too_large_is_not_fetched(
+    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(stored, str(tmp_path / "there"))
+    monkeypatch.setattr("searchlora.adapters.transfer.MAX_WEIGHT_BYTES", 100)
+    with pytest.raises(TamperedAdapter, match="more than 100"):
+        pull(str(tmp_path / "there"), Store(tmp_path / "other"))
+    monkeypatch.setattr("searchlora.adapters.transfer.MAX_BYTES", 100)
+    with pytest.raises(ManifestError, match="more than 100 bytes"):
+        pull(str(tmp_path / "there"), Store(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.PT", "a.pkl", "a.pickle", "a.ckpt", "../a", "a/b", ".hidden"])
+def test_a_pickle_or_a_path_in_a_manifest_is_not_fetched(stored: StoredAdapter, tmp_path: Path, name: str) -> None:
+    there = tmp_path / "there"
+    push(stored, str(there))
+    values = json.loads((there / MANIFEST).read_text())
+    values["files"][name] = "a" * 64
+    (there / MANIFEST).chmod(0o644)
+    (there / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(StoreError):
+        pull(str(there), Store(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()

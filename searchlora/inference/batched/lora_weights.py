@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from searchlora.adapters.peft_folder import read_config, read_weights, scaling
+from searchlora.adapters.peft_folder import CONFIG, lora_settings, read_config, read_weights, scaling
 from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
 from searchlora.inference.batched.lora_layers import LoraLayers, LoraWeights
 
@@ -47,7 +47,7 @@ def _target_paths(config: Mapping[str, Any], paths: frozenset[str]) -> set[str]:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    settings = LoraConfig.from_peft_type(**{**config, "inference_mode": True})
+    settings = LoraConfig(**lora_settings(config, CONFIG).model_dump(), inference_mode=True)
     if settings.target_modules == "all-linear":
         settings.target_modules = ".*"  # PEFT still leaves out `exclude_modules`
     return {path for path in paths if check_target_module_exists(settings, path)}

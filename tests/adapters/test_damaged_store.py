@@ -1,0 +1,258 @@
+"""A store with damaged, forged or odd entries: each is listed with its problem, and the others go on working."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from searchlora.adapters.aliases import ALIASES, AliasHistory
+from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
+from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, ManifestDraft
+from searchlora.adapters.peft_folder import CONFIG
+from searchlora.adapters.references import MAX_VERSION
+from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.errors import InvalidName, LoadCheckFailed, ManifestError, NotInStore, StoreError, TamperedAdapter
+from tests.adapters.factories import edit_weights
+from tests.conftest import Called
+
+
+@pytest.fixture
+def three(store: Store, trained: Path, draft: ManifestDraft) -> Store:
+    """good@1, echo@1, echo@2."""
+    store.add("good", trained, draft)
+    for _ in range(2):
+        store.add("echo", trained, draft)
+    return store
+
+
+def overwrite(file: Path, text: str) -> None:
+    if file.exists():
+        file.chmod(0o644)
+    file.write_text(text, encoding="utf-8")
+
+
+def make_folder(name: str) -> Callable[[Store], object]:
+    return lambda store: shutil.copytree(store.root / "echo" / "1", store.root / name)
+
+
+DAMAGE: dict[str, Callable[[Store], object]] = {
+    "manifest-cut": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "{"),
+    "manifest-nested": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[" * 100_000),
+    "manifest-list": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[]"),
+    "manifest-of-another": lambda store: shutil.copytree(store.root / "echo" / "1", store.root / "echo" / "3"),
+    "manifest-folder": lambda store: (store.root / "echo" / "4" / MANIFEST).mkdir(parents=True),
+    "manifest-missing": lambda store: (store.root / "echo" / "5").mkdir(),
+    "aliases-cut": lambda store: overwrite(store.root / "echo" / ALIASES, "["),
+    "aliases-nested": lambda store: overwrite(store.root / "echo" / ALIASES, "[" * 100_000),
+    "aliases-object": lambda store: overwrite(store.root / "echo" / ALIASES, '{"production": 1}'),
+    "aliases-folder": lambda store: (store.root / "echo" / ALIASES).mkdir(),
+    "version-too-large": make_folder("echo/1000000000"),
+    "version-huge": make_folder("echo/" + "9" * 60),
+    "version-padded": make_folder("echo/007"),
+    "version-arabic": make_folder("echo/\u0663"),
+    "version-word": make_folder("echo/latest"),
+    "name-upper": make_folder("Echo/1"),
+    "name-blank": make_folder("an adapter/1"),
+    "name-escape": make_folder("x\x1b[31mred/1"),
+    "name-markup": make_folder("[red]x[/blue]/1"),
+    "name-newline": make_folder("a\nb/1"),
+    "name-surrogate": make_folder("bad\udcff/1"),
+    "name-reserved": make_folder("con/1"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_one_bad_entry_is_listed_with_its_problem_and_the_others_as_ever(
+    three: Store, cli: Callable[..., Called], damage: str
+) -> None:
+    before = {entry.reference for entry in three.list()}
+    DAMAGE[damage](three)
+    entries = three.list()
+    assert [entry for entry in entries if entry.problem]
+    assert {"good@1", "echo@1"} <= {entry.reference for entry in entries if entry.manifest is not None} <= before
+    assert three.get("good").reference == "good@1"
+    assert three.get("echo@1").reference == "echo@1"
+    for options in ((), ("--json",)):
+        listed = cli("adapters", "list", "--store", three.root, *options)
+        assert listed.code == 0, listed.err
+        assert "good@1" in listed.out and "echo@1" in listed.out
+        assert "\x1b[31mred" not in listed.out
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGE if not name.startswith("name")])
+def test_a_damaged_name_takes_new_versions(three: Store, trained: Path, draft: ManifestDraft, damage: str) -> None:
+    DAMAGE[damage](three)
+    stored = three.add("echo", trained, draft)
+    assert 3 <= stored.manifest.version <= 6
+    assert three.get(stored.reference).manifest == stored.manifest
+
+
+@pytest.mark.parametrize(
+    ("damage", "reference"),
+    [
+        ("manifest-cut", "echo@2"),
+        ("manifest-nested", "echo@2"),
+        ("manifest-of-another", "echo@3"),
+        ("manifest-folder", "echo@4"),
+        ("manifest-missing", "echo@5"),
+        ("version-too-large", "echo@1000000000"),
+        ("version-huge", "echo@" + "9" * 60),
+        ("version-padded", "echo@007"),
+    ],
+)
+def test_a_bad_version_can_be_removed(three: Store, cli: Callable[..., Called], damage: str, reference: str) -> None:
+    DAMAGE[damage](three)
+    removed = cli("adapters", "remove", reference, "--store", three.root)
+    assert removed.code == 0, removed.err
+    assert not (three.root / reference.replace("@", "/")).exists()
+    assert all(entry.problem is None for entry in three.list())
+    assert not list(three.root.glob(".tmp-*"))
+
+
+def test_a_version_is_removed_by_force_although_the_aliases_are_damaged(three: Store) -> None:
+    overwrite(three.root / "echo" / ALIASES, "[")
+    with pytest.raises(StoreError, match=r"aliases\.json"):
+        three.remove("echo@2")
+    assert three.remove("echo@2", force=True) == "echo@2"
+    assert three.versions("echo") == (1,)
+
+
+@pytest.mark.parametrize("reference", ["echo@../good/1", "../store/good@1", "echo@1/../2", "echo@.lock", "echo@", "@1"])
+def test_only_versions_are_removed(three: Store, reference: str) -> None:
+    with pytest.raises((InvalidName, NotInStore)):
+        three.remove(reference, force=True)
+    assert len(three.list()) == 3
+
+
+def test_a_link_is_neither_a_name_nor_a_version(three: Store, tmp_path: Path) -> None:
+    outside = Path(shutil.copytree(three.root / "echo" / "1", tmp_path / "outside" / "7")).parent
+    (three.root / "linked").symlink_to(outside)
+    (three.root / "echo" / "7").symlink_to(outside / "7")
+    assert three.names() == ("echo", "good")
+    assert three.versions("echo") == (1, 2)
+
+
+def test_the_last_version_number_is_the_last(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    stored = store.add("echo", trained, draft)
+    last = stored.manifest.model_copy(update={"version": MAX_VERSION})
+    assert store.adopt(stored.path, last).reference == f"echo@{MAX_VERSION}"
+    with pytest.raises(StoreError, match="no free version number"):
+        store.add("echo", trained, draft)
+
+
+# Aliases
+
+
+def test_a_rollback_checks_its_target_before_the_alias_moves(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2):
+        three.alias("echo", "production", version)
+    first = three.get("echo@1")
+    locked: list[str] = []
+    original = Store._locked
+    monkeypatch.setattr(Store, "_locked", lambda self, name: locked.append(name) or original(self, name))
+    (first.path / "extra.txt").write_text("x")
+    with pytest.raises(TamperedAdapter, match="extra"):
+        three.rollback("echo", "production")
+    (first.path / "extra.txt").unlink()
+    edit_weights(first.path, lambda tensors: {name: value * 0 for name, value in tensors.items()})
+    with pytest.raises(LoadCheckFailed):
+        three.rollback("echo", "production")
+    overwrite(first.path / MANIFEST, "{")
+    with pytest.raises(ManifestError):
+        three.rollback("echo", "production")
+    assert locked == []
+    assert three.pin("echo@production") == "echo@2"
+
+
+def test_a_rollback_is_not_made_where_the_aliases_moved_meanwhile(
+    three: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        three.alias("echo", "production", version)
+    monkeypatch.setattr(
+        "searchlora.adapters.peft_folder.check_delta", lambda _: Store(three.root).alias("echo", "canary", 1)
+    )
+    with pytest.raises(StoreError, match="changed while version 1 was checked"):
+        three.rollback("echo", "production")
+    assert three.pin("echo@production") == "echo@2"
+
+
+def test_the_history_of_aliases_is_read_once_per_change(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    three.alias("echo", "production", 1)
+    reads: list[Path] = []
+    original = AliasHistory.read.__func__  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        AliasHistory, "read", classmethod(lambda cls, folder: reads.append(folder) or original(cls, folder))
+    )
+    three.alias("echo", "production", 2)
+    assert len(reads) == 1
+    three.remove("echo@2", force=True)
+    assert len(reads) == 2
+    three.list()
+    assert len(reads) == 4  # once for each name
+
+
+# Ancestry
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 3000])
+def test_cycles_in_the_ancestry_end(store: Store, stored: StoredAdapter, draft: ManifestDraft, length: int) -> None:
+    """Parents are checked when a manifest is read, but they are only names: anybody can write a cycle."""
+    text = json.loads((stored.path / MANIFEST).read_text())
+    text["golden"] = {}
+    for number in range(1, length + 1):
+        folder = store.root / "ring" / str(number)
+        folder.mkdir(parents=True)
+        parent = f"ring@{number % length + 1}"
+        (folder / MANIFEST).write_text(json.dumps({**text, "name": "ring", "version": number, "parents": [parent]}))
+    assert len(ancestors(store, "ring@1")) == length - 1
+    assert training_queries(store, "ring@1") == ()
+    write_training_queries(store.root / "ring" / str(length), ["red shoes"])
+    assert len(training_queries(store, "ring@1") or ()) == 1
+    del draft
+
+
+# Storing twice
+
+
+def test_a_training_run_is_stored_once(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    run = draft.model_copy(update={"training": {TRAINING_RUN: "a1"}})
+    first = store.add("echo", trained, run)
+    assert store.add("echo", trained, run) == first
+    assert store.add("echo", trained, draft).reference == "echo@2"
+    assert store.add("echo", trained, run) == first
+    with ThreadPoolExecutor(4) as pool:
+        other = draft.model_copy(update={"training": {TRAINING_RUN: "b2"}})
+        stored = {
+            each.reference for each in pool.map(lambda _: Store(store.root).add("echo", trained, other), range(4))
+        }
+    assert stored == {"echo@3"}
+    assert store.versions("echo") == (1, 2, 3)
+
+
+def test_a_stored_folder_is_one_that_auto_peft_model_loads(
+    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the folder in which the base lies, since a base of this machine is named by its last part."""
+    import torch
+    from peft import AutoPeftModelForCausalLM
+
+    from searchlora.adapters.attach import attach
+    from searchlora.models.load import load_model
+    from searchlora.models.resolve import resolve
+
+    base = Path(stored.manifest.base.name)
+    monkeypatch.chdir(base.parent)
+    config = json.loads((stored.path / CONFIG).read_text())
+    assert (config["base_model_name_or_path"], config["task_type"]) == ("tiny", "CAUSAL_LM")
+    theirs = AutoPeftModelForCausalLM.from_pretrained(stored.path, dtype=torch.float32)
+    ours = attach(load_model(resolve(str(base)), precision="fp32"), stored)
+    ids = torch.arange(3, 23)[None]
+    with torch.no_grad():
+        assert torch.equal(theirs(input_ids=ids).logits, ours(input_ids=ids).logits)
+    assert not tmp_path.joinpath("store", "tiny").exists()
