@@ -282,8 +282,8 @@ class Store:
             yield Entry(name, 0, (), None, str(error))
         for folder in self._folders(self.root / name):
             if not is_version(folder):
-                problem = f"its folder {folder[:80]!r} is not a version number, so it is ignored"
-                yield Entry(name, 0, (), None, problem)
+                stray = f"its folder {folder[:80]!r} is not a version number, so it is ignored"
+                yield Entry(name, 0, (), None, stray)
         for number in self.versions(name):
             manifest, problem = None, None
             try:

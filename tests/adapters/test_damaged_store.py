@@ -217,6 +217,12 @@ def test_cycles_in_the_ancestry_end(store: Store, stored: StoredAdapter, draft: 
     del draft
 
 
+def test_a_base_below_an_unknown_home_has_no_ancestors(store: Store, trained: Path, draft: ManifestDraft) -> None:
+    base = draft.base.model_copy(update={"name": "~nobody-at-all/base"})
+    store.add("echo", trained, draft.model_copy(update={"base": base}))
+    assert ancestors(store, "echo") == ()
+
+
 # Storing twice
 
 
