@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
 import socket
@@ -173,8 +172,3 @@ service.close()
     finding.figures = "no 5xx; only documented statuses and content types"
     finding.problems = list(dict.fromkeys(failures)) or ([printed[-600:]] if done.returncode else [])
     return [finding]
-
-
-def summary_of(findings: list[Finding]) -> str:
-    """For logs: the findings as JSON."""
-    return json.dumps([vars(each) for each in findings])

@@ -25,6 +25,8 @@ def full_disk(inputs: Inputs, folder: Path, times: int, seed: int) -> list[Findi
     finding = Finding("full disk", unit="runs", figures="worded error or success; complete when run again with room")
     choose = random.Random(f"{seed}/disk")
     for name, make in JOBS.items():
+        if name == "store":  # it writes files of its own, outside searchlora
+            continue
         job = make(inputs)
         reference = folder / name / "reference"
         if execute(job.start(reference), reference).code != 0:
@@ -71,9 +73,11 @@ def clock_jumps(inputs: Inputs, folder: Path) -> list[Finding]:
         return [finding]
     store = folder / "store"
     shutil.copytree(inputs.store, store)
-    copy = ("adapters", "pull", str(inputs.store / "rewriter" / "1"), "--name", "rewriter", "--store", str(store))
+    settings = ("--set", "optim.max_steps=2", "--set", "lora.r=2", "--set", "seed=5")
+    data = ("--data", str(inputs.dataset), "--base", str(inputs.base), "--store", str(store))
+    train = ("train", "rewriting", "--name", "rewriter", *data, *settings)
     moves = [
-        ("+400 days", copy),
+        ("+400 days", train),
         ("-400 days", ("adapters", "alias", "rewriter@1", "production", "--reason", "first", "--store", str(store))),
         ("+400 days", ("adapters", "alias", "rewriter@2", "production", "--reason", "second", "--store", str(store))),
         ("-800 days", ("adapters", "rollback", "rewriter", "production", "--store", str(store))),
