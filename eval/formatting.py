@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from searchlora.files import atomic_text
+
+#: Control characters except tab and line breaks, bidirectional overrides and isolates, non-characters, lone surrogates.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+#: What would start an HTML tag or a link target in Markdown. `<0.001` is neither.
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])\((?=[^)])")
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -73,8 +82,32 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words:
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
+def markdown_text(text: str) -> str:
+    """A line of Markdown text: without line breaks and unprintable characters, HTML tags and links shown as text.
+
+    Examples:
+        >>> print(markdown_text("<img src=x> and [a](http://b), p <0.001"))
+        &lt;img src=x> and [a]\\(http://b), p <0.001
+    """
+    line = " ".join(printable(text).splitlines())
+    return _MARKUP.sub(lambda match: "&lt;" if match[0] == "<" else "\\(", line)
+
+
+def printable(text: str) -> str:
+    """Text with unprintable characters replaced by U+FFFD, so that it can neither end a file nor reorder a line.
+
+    Replaced are control characters (except tab and line breaks), bidirectional overrides and isolates, non-characters
+    and lone surrogates.
+
+    Examples:
+        >>> printable("a\\x1b[31mb\\u202ec") == "a\\ufffd[31mb\\ufffdc"
+        True
+    """
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown_text(text).replace("|", "\\|")
 
 
 def to_plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchlora.eval.comparison import Comparison, Pair, Row, Slice, SlicePair, WeightedPair
-from searchlora.eval.formatting import figure, markdown_table, number, p_value, to_plain
+from searchlora.eval.formatting import figure, markdown_table, markdown_text, number, p_value, to_plain
 from searchlora.eval.significance import CORRECTION_NAMES
 from searchlora.eval.unjudged import AS_BEST, CONDENSED
 
@@ -80,10 +80,16 @@ def to_markdown(comparison: Comparison) -> str:
         *_weighted(comparison),
         *_slices(comparison),
         *_costs(comparison),
-        "\n".join([f"* **{comparison.label(name)}**: {why}" for name, why in comparison.circular.items()]
-                  + [f"* {note}" for note in comparison.notes]),
-    ]  # fmt: skip
+        "\n".join(f"* {line}" for line in _notes(comparison)),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    """Reasons of circular figures, then the notes."""
+    for name, reason in comparison.circular.items():
+        yield f"**{markdown_text(comparison.label(name))}**: {markdown_text(reason)}"
+    yield from map(markdown_text, comparison.notes)
 
 
 def _systems(comparison: Comparison) -> str:
@@ -193,7 +199,7 @@ def _slices(comparison: Comparison) -> Iterator[str]:
     """For each slice, the headline (else the first mean) of each system, and the main pairs."""
     headline = comparison.row_measure
     for name in dict.fromkeys(each.slice for each in comparison.slices):
-        yield f"### {headline} by {name}"
+        yield f"### {markdown_text(str(headline))} by {markdown_text(name)}"
         by_measure = [each for each in comparison.slices if (each.slice, each.row.measure) == (name, headline)]
         yield _table([name, *(_name(comparison, s) for s in comparison.systems), "n"], _slice_lines(by_measure))
         pairs = [

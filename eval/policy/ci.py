@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from searchlora.eval.comparison import Comparison
-from searchlora.eval.formatting import markdown_table
+from searchlora.eval.formatting import markdown_table, markdown_text, printable
 from searchlora.eval.policy.decide import RuleResult
 from searchlora.eval.tables import to_markdown
 from searchlora.files import atomic_text
@@ -21,14 +20,15 @@ def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> N
         DataError: when the file cannot be written.
     """
     failed = sum(not result.passed for result in results)
+    name = printable(name)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")
     for result in results:
-        rule, told = _xml_text(result.rule), _xml_text(result.told)
+        rule, told = printable(result.rule), printable(result.told)
         case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=rule)
         if result.passed:
             ElementTree.SubElement(case, "system-out").text = told
         else:
-            ElementTree.SubElement(case, "failure", message=_xml_text(result.said)).text = f"{told}."
+            ElementTree.SubElement(case, "failure", message=printable(result.said)).text = f"{told}."
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -44,9 +44,9 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
     """
     broken = [result for result in results if not result.passed]
     verdict = "passes" if not broken else f"refused, {len(broken)} of {len(results)} rules broken"
-    parts = [f"### {title}: {verdict}"]
+    parts = [f"### {markdown_text(title)}: {verdict}"]
     if reason:
-        parts.append(f"**Promoted by force:** {reason}")
+        parts.append(f"**Promoted by force:** {markdown_text(reason)}")
     if results:
         parts.append(rules_table(results))
     parts.append(f"<details><summary>Figures</summary>\n\n{to_markdown(comparison)}\n</details>")
@@ -60,8 +60,3 @@ def rules_table(results: Sequence[RuleResult]) -> str:
         for result in sorted(results, key=lambda result: result.passed)
     ]
     return markdown_table(["", "rule", "finding"], rows, words=3)
-
-
-def _xml_text(text: str) -> str:
-    """Replace characters that XML cannot represent, such as control characters in a slice value."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from searchlora.eval.formatting import interval, number, p_value
+from searchlora.eval.formatting import interval, number, p_value, printable
 from searchlora.files import atomic_text
 
 
@@ -70,7 +70,11 @@ def write_page(
 
     # Everything is escaped except Markup, which only the plots are.
     environment = Environment(
-        loader=PackageLoader("searchlora.eval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("searchlora.eval.report", "."),
+        autoescape=True,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"p_value": p_value, "interval": interval, "number": number, "share": share}
     last = Section("provenance", "Provenance", "macros.provenance", {"entries": provenance}) if provenance else None
@@ -84,6 +88,13 @@ def write_page(
     with atomic_text(Path(path)) as out:
         out.write(page)
     return Path(path)
+
+
+def _printable(value: object) -> object:
+    """Text of queries, documents and names cannot hold characters that end or reorder what is shown."""
+    from markupsafe import Markup
+
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def share(value: float, total: float) -> str:

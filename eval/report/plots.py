@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from searchlora.eval.calibration import CurvePoint
 from searchlora.eval.comparison import Comparison
+from searchlora.eval.formatting import printable
 from searchlora.eval.judge.system_order import SystemOrder
 
 # Placeholder colours for matplotlib -> colour variables of the page.
@@ -72,10 +73,14 @@ def svg(figure: Any, label: str) -> Markup:
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with dollar signs is not mathematics
+        text.set_text(printable(text.get_text()))
     out = io.StringIO()
-    # A name with two dollar signs is not mathematics; the salt keeps the ids of two plots in one page apart.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}):
+    # The salt keeps the ids of two plots in one page apart.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": printable(label)}):
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
     drawn = out.getvalue()
     drawn = drawn[drawn.index("<svg") :]
@@ -94,7 +99,7 @@ def svg(figure: Any, label: str) -> Markup:
     drawn = re.sub(r"\s*\n\s*", "\n", drawn)
     for colour, variable in _COLOURS.items():
         drawn = drawn.replace(colour, variable)
-    return Markup(drawn.strip().replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+    return Markup(drawn.strip().replace("<svg", f'<svg role="img" aria-label="{escape(printable(label))}"', 1))
 
 
 def shortened(name: str) -> str:

@@ -7,8 +7,18 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pytest
 
-from searchlora.eval.formatting import figure, interval, markdown_table, p_value, to_plain, write_json
+from searchlora.eval.formatting import (
+    figure,
+    interval,
+    markdown_table,
+    markdown_text,
+    p_value,
+    printable,
+    to_plain,
+    write_json,
+)
 
 
 def test_figures_have_three_digits_and_their_interval():
@@ -41,3 +51,28 @@ def test_json_has_null_for_what_is_not_known(tmp_path):
     text = (tmp_path / "new" / "found.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=lambda name: f"not JSON: {name}") == to_plain(found)
     assert "é" in text and text.endswith("}\n")
+
+
+ODD = "a\x00b\x1b[31mc\x9bd\u202eef\u2066g\ud800h\uffff"
+
+
+def test_unprintable_characters_are_replaced_and_others_stay():
+    assert printable(ODD) == "a�b�[31mc�d�ef�g�h�"
+    kept = "tab\tline\nשלום 🥾 ſ \u200f\u00a0"
+    assert printable(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<img src=x onerror=alert(1)>", "&lt;img src=x onerror=alert(1)>"),
+        ("</details><!-- x -->", "&lt;/details>&lt;!-- x -->"),
+        ("![x](http://tracker/x.png)", "![x]\\(http://tracker/x.png)"),
+        ("first\r\n# heading", "first # heading"),
+        ("<0.001 and 3 < 4", "<0.001 and 3 < 4"),
+        ("shop@1 (circular)", "shop@1 (circular)"),
+    ],
+)
+def test_names_in_markdown_are_text(text, shown):
+    assert markdown_text(text) == shown
+    assert markdown_table(["name"], [[text]]).splitlines()[-1] == f"| {shown} |"

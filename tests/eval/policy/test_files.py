@@ -70,3 +70,18 @@ def test_the_summary_says_how_it_ended_first():
     assert text.index("no circular judge") < text.index("beat base")
     assert "slice turn = 3 \\| 4" in text
     assert "<details>" in text
+
+
+def test_names_with_control_characters_and_markup_stay_text(tmp_path):
+    """A JUnit file is XML whatever an adapter or a slice is called, and a summary has no element or link of theirs."""
+    odd = "two\x00\x1b[31m\u202e\ud800 </details><img src=x> [y](http://z)\n# h"
+    results = [RuleResult(f"slice {odd}", False, f"found {odd}", 0.1)]
+    write_junit(tmp_path / "junit.xml", odd, results)
+    root = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert [case.get("name") for case in root.iter("testcase")] != []
+    text = summary_markdown(odd, compared(0.05), results, reason=odd)
+    text.encode("utf-8")
+    head = text.partition("<details>")[0]
+    assert "<img" not in text and "</details>" not in head and "](http" not in text
+    assert "# h" not in text.splitlines()
+    assert not set(text) & {"\x00", "\x1b", "\u202e"}

@@ -410,6 +410,32 @@ def test_everything_is_escaped(tmp_path):
         assert any(f"{word} {EVIL}" in text for text in everything), word
 
 
+ODD = "a\x00\x1b[31mb\x9b\u202egpj\u2066\ud800\uffff$x^{2$"
+
+
+def test_control_characters_and_unfinished_mathematics_do_not_reach_the_page(tmp_path):
+    """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
+    plain = {
+        name: evaluation(
+            skill, seed, invalid={"q1": ODD}, totals={ODD: 1.0}, notes=(ODD,), costs={ODD: 1.0}, circular=ODD,
+            slices={ODD: {row: f"{ODD}{n % 2}" for n, row in enumerate(topics())}},
+        )
+        for name, skill, seed in ((f"one {ODD}", 0.1, 1), (f"two {ODD}", 1.0, 2))
+    }  # fmt: skip
+    compared = compare(plain, candidate=f"two {ODD}", resamples=100)
+    answers = dict.fromkeys(plain, Answer(ODD, (Found(ODD), Found("d", ODD, 1))))
+    page = Page(
+        write_report(
+            tmp_path / "r.html", ODD, compared, {row: Detail(f"{ODD} {row}", answers, ODD) for row in topics()},
+            {ODD: ODD}, introduction=ODD, rules=[RuleResult(ODD, False, ODD, 1.0)], forced=ODD,
+            confusions={ODD: Confusion((ODD,), (ODD,), ((3,),))},
+        )
+    )  # fmt: skip
+    page.check_whole()
+    assert not set(page.source) & {"\x00", "\x1b", "\x9b", "\u202e", "\u2066", "\ud800", "\uffff"}
+    assert any("$x^{2$" in text for plot in page.plots.values() for text in plot)
+
+
 def test_the_same_figures_give_the_same_bytes(compared, tmp_path):
     one, two = (write_report(tmp_path / name, "t", compared, {}, {}).read_bytes() for name in "ab")
     assert one == two
