@@ -372,6 +372,10 @@ class _JsonWindow:
                 return rejected
             # A number at the end of the buffer may go on in the next chunk.
             start = self._position
+            if end - start > MAX_LINE:
+                self._position = end
+                excerpt = self._buffer[start : start + EXCERPT]
+                return RejectedRow(where, f"has more than {MAX_LINE:,} characters", excerpt)
             if end < len(self._buffer):
                 self._position = end
                 return value

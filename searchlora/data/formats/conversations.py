@@ -337,6 +337,15 @@ def _malformed_field(data: Mapping[str, Any]) -> str | None:
             isinstance(member, dict) and all(isinstance(member.get(text), str) for text in texts) for member in members
         ):
             return field
+    if not all(isinstance(context.get("title") or "", str) for context in data["contexts"]):
+        return "contexts"
+    listed = data["answerability"] if isinstance(data["answerability"], list) else [data["answerability"]]
+    if not listed or not all(isinstance(value, str) for value in listed):
+        return "answerability"
+    if not isinstance(data["conversation_id"], str | int):
+        return "conversation_id"
+    if not isinstance(data.get("Collection") or "", str):
+        return "Collection"
     return None
 
 

@@ -1,0 +1,215 @@
+"""Rows that cannot be read are rejected with their place, and the build goes on; limits, kills and full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchlora.data import build
+from searchlora.data.personal_data import is_card
+from searchlora.errors import DataError, UsageError
+from searchlora.files import read_rows
+from searchlora.records import RejectedRow
+
+
+def record(number: int, **changes: Any) -> str:
+    row = {"id": f"r{number}", "group": f"g{number}", "query": f"tent {number} x", "rewrite": f"tent {number} better"}
+    return json.dumps({**row, **changes})
+
+
+def event(number: int, **changes: Any) -> str:
+    queries = ["kicks", "red kicks", "red shoes"]
+    row = {"session": f"s{number // 3}", "time": 1_700_000_000 + 10 * number, "query": queries[number % 3]}
+    return json.dumps({**row, "clicks": number % 3 // 2, **changes})
+
+
+def rejected(out: Path) -> list[tuple[str, str]]:
+    lines = (out / "rejected.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")
+    return [(row["where"], row["reason"]) for row in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[" * 100_000, "nested deeper than 100"),
+        ('{"id": "x", "history": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper than 100"),
+        ('{"id": "x", "group": "g", "query": NaN, "rewrite": "b"}', "NaN is not a finite number"),
+        ('{"id": "x", "group": "g", "query": "a", "rewrite": "b", "turn": 1e999}', "is not finite"),
+        (
+            '{"id": "x", "group": "g", "query": "a", "rewrite": "b", "turn": ' + "9" * 400 + "}",
+            "does not fit in 64 bits",
+        ),
+        ('{"id": "x", "group": "g", "query": "a\\ud800", "rewrite": "b"}', "lone surrogate"),
+        ('{"id": "x", "group": "g", "query": "a\\u0000", "rewrite": "b"}', "NUL character"),
+        ('{"id": "x", "id": "y", "group": "g", "query": "a", "rewrite": "b"}', "the key 'id' occurs twice"),
+        (record(99, id="x\n"), "field 'id'"),
+        (record(99, id="x\u2028y"), "field 'id'"),
+        (record(99, id="\x7f"), "field 'id'"),
+        ('{"id": "x", "query": "' + "a" * (1 << 25) + '"}', "has more than 33,554,432"),
+    ],
+)
+@pytest.mark.parametrize("array", [False, True])
+def test_a_row_that_cannot_be_kept_is_rejected_with_its_place(
+    tmp_path: Path, line: str, reason: str, array: bool
+) -> None:
+    rows = [*map(record, range(15)), line, *map(record, range(15, 30))]
+    source = tmp_path / ("rows.json" if array else "rows.jsonl")
+    source.write_text("[" + ",\n".join(rows) + "]" if array else "\n".join(rows), encoding="utf-8")
+    if array and line == "[" * 100_000:  # where such a row of an array ends is not known
+        with pytest.raises(DataError, match=r"rows\.json, row 16"):
+            build("rewriting", source, format="native", out=tmp_path / "out", allow_rejects=True)
+        return
+    card = build("rewriting", source, format="native", out=tmp_path / "out", allow_rejects=True)
+    ((where, why),) = rejected(tmp_path / "out")
+    assert where == ("rows.json, row 16" if array else "rows.jsonl, line 16")
+    assert reason in why
+    assert sum(card.rows.values()) == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"clicks": 1e30}, "1e+30 is not a number of clicks"),
+        ({"clicks": "1e30"}, "1e30 is not a number of clicks"),
+        ({"clicks": 2**62}, "is not a number of clicks"),
+        ({"clicks": "9" * 400}, r"(400 characters) is not a number of clicks"),
+        ({"clicks": "nan"}, "is not a number of clicks"),
+        ({"time": "9" * 400}, "(400 characters)' is neither seconds nor ISO 8601"),
+        ({"time": "9" * 5000}, "(5000 characters)' is neither seconds nor ISO 8601"),
+        ({"time": 1e30}, "neither seconds nor ISO 8601"),
+        ({"query": "half \ud83d"}, "lone surrogate"),
+        ({"session": "half \ud83d"}, "lone surrogate"),
+        ({"query": "a\0b"}, "NUL character"),
+        ({"session": "a\0b"}, "NUL character"),
+        ({"query": "x" * 10_001}, "more than 10,000 characters"),
+    ],
+)
+def test_a_row_of_a_query_log_that_cannot_be_kept_is_rejected_with_its_place(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    rows = [*map(event, range(20)), event(20, **changes), *map(event, range(20, 60))]
+    (tmp_path / "log.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    options = {"min_users": "1"}
+    build("rewriting", tmp_path / "log.jsonl", format="querylog", out=tmp_path / "out", options=options,
+          allow_rejects=True)  # fmt: skip
+    ((where, why),) = rejected(tmp_path / "out")
+    assert where == "log.jsonl, line 21"
+    assert reason in why
+
+
+def test_a_row_that_could_not_be_read_shows_no_personal_data(tmp_path: Path) -> None:
+    card = next(f"930000000000000000{digit}" for digit in range(10) if is_card(f"930000000000000000{digit}"))
+    rows = [*map(event, range(20)), f'{{"session": "s", "time": 1, "clicks": 0, "query": {card}}}']
+    (tmp_path / "log.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    options = {"min_users": "1"}
+    build("rewriting", tmp_path / "log.jsonl", format="querylog", out=tmp_path / "out", options=options,
+          allow_rejects=True)  # fmt: skip
+    assert "930000" not in (tmp_path / "out" / "rejected.jsonl").read_text()
+    assert [where for where, _ in rejected(tmp_path / "out")] == ["log.jsonl, line 21"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("window", "nan"), ("window", "-1"), ("similarity", "2"), ("min_clicks", "0"), ("min_users", "9" * 400)],
+)
+def test_a_threshold_out_of_range_is_refused(tmp_path: Path, option: str, value: str) -> None:
+    (tmp_path / "log.jsonl").write_text("\n".join(map(event, range(60))), encoding="utf-8")
+    with pytest.raises(UsageError, match=f"option {option}: .* is out of range"):
+        build("rewriting", tmp_path / "log.jsonl", format="querylog", out=tmp_path / "out", options={option: value})
+
+
+@pytest.mark.parametrize(
+    ("rows", "bad"),
+    [
+        ('a,b\n1,2\n"open,3\n4,5\n6,7\n', [3]),
+        ('a,b\n1,2\n3,"open\n4,5\n6,7\n', [3]),
+        ('a,b\n1,2\n3,"open\n4,5\n"6",7\n', [3]),
+        ("a,b\n1,2\n3\n4,5\n6,7\n", [3]),
+    ],
+)
+def test_an_unclosed_quote_costs_one_row(tmp_path: Path, rows: str, bad: list[int]) -> None:
+    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
+    found = list(read_rows(tmp_path / "rows.csv"))
+    places = [int(row.where.split()[-1]) for row in found if isinstance(row, RejectedRow)]
+    assert places == bad
+    assert [row.where for row in found] == [f"rows.csv, line {number}" for number in (2, 3, 4, 5)]
+
+
+def test_rows_that_are_never_closed_are_read_in_linear_time(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n" + 'x","z\n' * 100_000, encoding="utf-8")
+    start = time.perf_counter()
+    assert all(isinstance(row, RejectedRow) for row in read_rows(tmp_path / "rows.csv"))
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(record, range(30))), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"--limit: the limit is {limit}"):
+        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out", limit=limit)
+    assert not (tmp_path / "out").exists()
+
+
+BUILD = """
+import sys
+from searchlora.data import build
+from searchlora.data.personal_data import is_card
+from searchlora.errors import DataError
+source, out, size = sys.argv[1:]
+if int(size):
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
+try:
+    build("rewriting", source, format="querylog", out=out, options={"min_users": "1"})
+except DataError as error:
+    print(error)
+"""
+
+
+def build_in_process(source: Path, out: Path, temporary: Path, size: int = 0) -> subprocess.Popen[str]:
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(temporary), "SQLITE_TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", BUILD, str(source), str(out), str(size)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_build_leaves_no_query_log_and_the_next_one_takes_its_folder_away(tmp_path: Path) -> None:
+    work, temporary, source = tmp_path / "work", tmp_path / "temporary", tmp_path / "log.jsonl"
+    work.mkdir()
+    source.write_text("\n".join(event(number) for number in range(150_000)), encoding="utf-8")
+    process = build_in_process(source, work / "out", temporary)
+    while not list(work.iterdir()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(temporary.rglob("*")) == []
+    assert [path.name.startswith(".out.") for path in work.iterdir()] == [True]
+    source.write_text("\n".join(event(number, query=f"q{number} {number % 7} a") for number in range(90)))
+    assert build_in_process(source, work / "out", temporary).wait() == 0
+    assert [path.name for path in work.iterdir()] == ["out"]
+
+
+def test_a_disk_that_fills_up_while_building_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "log.jsonl"
+    source.write_text(
+        "\n".join(event(n, query=f"kicks {n} {'x' * 500}", clicks=1) for n in range(2000)), encoding="utf-8"
+    )
+    told, _ = build_in_process(source, tmp_path / "out", tmp_path / "temporary", 50_000).communicate()
+    assert "File too large" in told and "out: cannot be written" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "temporary"]
+
+
+def test_one_data_error_names_a_build_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n\n", encoding="utf-8")
+    with pytest.raises(DataError, match="holds no usable row"):
+        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out")

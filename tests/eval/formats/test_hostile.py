@@ -1,0 +1,74 @@
+"""Damaged qrels, runs and topics in every format: a value or an error in words."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from searchlora.errors import DataError, SearchloraError
+from searchlora.eval.formats import FORMATS, read_qrels, read_run, read_topics, write_qrels, write_run, write_topics
+from tests.data.test_hostile_sources import damage
+
+#: Damaged copies of each file.
+ROUNDS = 40
+
+QRELS = {"q1": {"d1": 3, "d2": 0}, "q2": {"d1": 1, "d3": 2}}
+RUN = {"q1": {"d1": 1.5, "d2": 0.25}, "q2": {"d3": 2.0}}
+TOPICS = {"q1": {"query": "red tent"}, "q2": {"query": "blue boot"}}
+
+
+def write(kind: str, path: Path, name: str) -> None:
+    if kind == "qrels":
+        write_qrels(path, QRELS, name)
+    elif kind == "run":
+        write_run(path, RUN, "tag", name)
+    else:
+        write_topics(path, TOPICS, name)
+
+
+CASES = [(kind, name) for kind in ("qrels", "run", "topics") for name, form in FORMATS.items() if getattr(form, kind)]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_damaged_file(tmp_path: Path, kind: str, name: str, named: bool) -> None:
+    rng = random.Random(f"{kind} {name} {named}")
+    read = {"qrels": read_qrels, "run": read_run, "topics": read_topics}[kind]
+    for number in range(ROUNDS):
+        ending = ".parquet" if name == "parquet" else rng.choice((".txt", ".txt.gz"))
+        path = tmp_path / f"{number}{ending}"
+        write(kind, path, name)
+        damage(path, rng)
+        try:
+            read(path, name if named else None)
+        except SearchloraError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("trec", "1 0 a " + "9" * 400, "not a finite number"),
+        ("trec", "1 0 a 1e400", "not a finite number"),
+        ("beir", "query-id\tcorpus-id\tscore\n1\ta\t" + "9" * 400, "not a finite number"),
+        ("jsonl", '{"topic": "1", "document": "a", "grade": ' + "9" * 400 + "}", "does not fit in 64 bits"),
+        ("jsonl", '{"topic": "1", "document": "a", "grade": "' + "9" * 400 + '"}', "not a finite number"),
+        ("jsonl", "[" * 100_000, "nested deeper than 100"),
+        ("ranx", '{"1": {"a": ' + "9" * 400 + "}}", "does not fit in 64 bits"),
+        ("ranx", '{"1":' * 100_000, "nested deeper than 100"),
+        ("quepid", "query,docid,rating\nred,a," + "9" * 400, "not a finite number"),
+        (
+            "opensearch",
+            '{"judgmentRatings": [{"query": "a", "ratings": [{"docId": "d", "rating": 1e999}]}]}',
+            "not finite",
+        ),
+    ],
+)
+def test_a_grade_of_400_digits_and_100_000_brackets(tmp_path: Path, name: str, content: str, says: str) -> None:
+    path = tmp_path / "qrels"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=says) as caught:
+        read_qrels(path, name)
+    assert len(str(caught.value)) < 1000
