@@ -9,7 +9,9 @@ reproduced.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from searchlora.adapters.attach import attach
@@ -39,9 +41,13 @@ from searchlora.models.resolve import BaseModel, resolve
 from searchlora.prompts import Renderer
 from searchlora.task import EncoderTask, PromptedTask, Task, load_task
 
+_LOG = logging.getLogger(__name__)
+
 
 def check_files(stored: StoredAdapter, base: BaseModel) -> None:
     """Check what every load checks before `attach` compares keys and shapes.
+
+    The notice of an adapter with an older manifest is logged as a warning, once.
 
     Raises:
         TamperedAdapter: a file is missing, extra or changed.
@@ -51,7 +57,14 @@ def check_files(stored: StoredAdapter, base: BaseModel) -> None:
     """
     check_hashes(stored)
     read_config(stored.path)
+    if notice := stored.manifest.notice:
+        _log_once(notice)
     check_base(stored.reference, stored.manifest.base, base)
+
+
+@cache
+def _log_once(notice: str) -> None:
+    _LOG.warning(notice)
 
 
 def check_base(reference: str, trained_on: Base, base: BaseModel) -> None:

@@ -228,6 +228,17 @@ class Manifest(ManifestDraft):
         return 4 if self.schema_version > 3 else 3
 
     @property
+    def notice(self) -> str | None:
+        """What a user must know before using an adapter that an older searchlora stored; None for a current one."""
+        if self.rendering > 3 or self.prompt_hash is None:
+            return None
+        return (
+            f"{self.reference} has manifest schema {self.schema_version}: its training prompts were rendered by an "
+            "older rule, under which texts could contain control tokens. Other prompts are the same. If its data holds such "
+            "tokens, train it again."
+        )
+
+    @property
     def prompt_options(self) -> PromptOptions:
         """Options of the chat template in training; the default ones for an adapter of an older schema."""
         return PromptOptions.model_validate(self.recipe.get("prompt") or {})

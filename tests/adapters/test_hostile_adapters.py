@@ -364,15 +364,23 @@ def test_golden_token_ids_lie_in_the_vocabulary(store: Store, stored: StoredAdap
         verify(with_golden(store, stored, renders=[outside, *others]), task)
 
 
-def test_an_adapter_of_an_older_schema_loads(stored: StoredAdapter, store: Store, base: BaseModel) -> None:
+def test_an_adapter_of_an_older_schema_loads_with_a_notice(
+    stored: StoredAdapter, store: Store, base: BaseModel, caplog: pytest.LogCaptureFixture
+) -> None:
     def older(values: dict[str, Any]) -> None:
         values["schema_version"] = 3
         del values["recipe"]["prompt"]
 
     edit_manifest(stored, older)
     old = store.get("echo")
-    check_files(old, base)
+    for _ in range(2):
+        check_files(old, base)
+    (record,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert "echo@1 has manifest schema 3" in record.message and "older rule" in record.message
     assert old.manifest.rendering == 3 and stored.manifest.rendering == 4
+    caplog.clear()
+    check_files(stored, base)
+    assert caplog.records == [] and stored.manifest.notice is None
 
 
 def test_a_usual_adapter_passes_all_bounds(base: BaseModel, task: EchoTask, store: Store, tmp_path: Path) -> None:
