@@ -1,4 +1,4 @@
-"""One exception tree. Every error says what is wrong, where, and what to do about it."""
+"""Exceptions of searchlora. Each message says what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 
 class SearchloraError(Exception):
-    """The root of every error that searchlora raises on purpose.
+    """Base class of all errors that searchlora raises on purpose.
 
     Args:
         what: What is wrong, one sentence without a closing stop.
         where: The file, row, field, adapter or key concerned.
         fix: What the user can do about it, one sentence.
+
+    Examples:
+        >>> str(SearchloraError("is empty", where="rows.jsonl", fix="Give a file with rows."))
+        'rows.jsonl: is empty. Give a file with rows.'
     """
 
     exit_code = 1
@@ -31,7 +35,7 @@ def some(names: Sequence[str]) -> str:
 
 
 class UsageError(SearchloraError):
-    """A call that cannot be carried out as it was asked."""
+    """Arguments that do not fit together or are out of range."""
 
     exit_code = 2
 
@@ -40,7 +44,7 @@ class MissingExtra(SearchloraError):
     """A verb needs an optional dependency that is not installed."""
 
 
-# What a user's files can get wrong
+# Files of users
 
 
 class DataError(SearchloraError):
@@ -52,15 +56,15 @@ class UnknownFormat(DataError):
 
 
 class RowError(DataError):
-    """One row that does not fit its format or its schema; `where` names the file, the row and the field."""
+    """A row that is invalid under its format or schema; `where` names the file, the row and the field."""
 
 
 class RejectedRows(DataError):
-    """Some rows were refused and `--allow-rejects` was not given."""
+    """Some rows were rejected, without `--allow-rejects`."""
 
 
 class LeakError(DataError):
-    """The same input stands in two splits."""
+    """The same input is in two splits."""
 
 
 class RecipeError(SearchloraError):
@@ -68,7 +72,7 @@ class RecipeError(SearchloraError):
 
 
 class PipelineError(SearchloraError):
-    """A pipeline file that cannot be built, or a stage that cannot run on what it was given."""
+    """A pipeline file that is invalid, or a stage that cannot run on its input."""
 
 
 # Rendering and outputs
@@ -101,7 +105,7 @@ class BaseModelMoved(BaseModelError):
 
 
 class StoreError(SearchloraError):
-    """The store cannot do what was asked; what was in it before is untouched."""
+    """An operation that the store refuses; its content is unchanged."""
 
 
 class InvalidName(StoreError):
@@ -113,7 +117,7 @@ class NotInStore(StoreError):
 
 
 class NameTaken(StoreError):
-    """The name is in use for something else."""
+    """The name is already in use."""
 
 
 class ManifestError(StoreError):
@@ -121,7 +125,7 @@ class ManifestError(StoreError):
 
 
 class LoadCheckFailed(StoreError):
-    """The adapter must not be loaded. Each reason has a class of its own below."""
+    """The adapter must not be loaded; subclasses name the reason."""
 
 
 class TamperedAdapter(LoadCheckFailed):
@@ -137,7 +141,7 @@ class TokenizerMismatch(LoadCheckFailed):
 
 
 class MissingKey(LoadCheckFailed):
-    """A weight that the adapter's configuration asks for is not in its file."""
+    """A weight required by the adapter's configuration is not in its file."""
 
 
 class UnexpectedKey(LoadCheckFailed):
@@ -145,52 +149,52 @@ class UnexpectedKey(LoadCheckFailed):
 
 
 class ZeroDelta(LoadCheckFailed):
-    """The adapter changes nothing: its delta is zero."""
+    """The adapter's delta B·A is zero, so it changes nothing."""
 
 
 class GoldenRenderMismatch(LoadCheckFailed):
-    """The golden records no longer render to the token ids that training saw."""
+    """The golden records no longer render to the token ids of training."""
 
 
 class GoldenLogitsMismatch(LoadCheckFailed):
-    """The logits on the golden prompts equal the base's, or are not those of the day the adapter was stored."""
+    """The logits on the golden prompts equal the base's, or differ from the stored ones."""
 
 
 class GoldenVectorsMismatch(LoadCheckFailed):
-    """The vectors of the golden texts equal the base's, or are not those of the day the adapter was stored."""
+    """The vectors of the golden texts equal the base's, or differ from the stored ones."""
 
 
 # Training and inference
 
 
 class TrainingError(SearchloraError):
-    """A training run that cannot start, go on or be resumed."""
+    """A training run that cannot start, continue or be resumed."""
 
 
 class EngineError(SearchloraError):
-    """Something that the inference engine cannot do."""
+    """An operation that the inference engine cannot perform."""
 
 
 class RequestRefused(EngineError):
-    """A request that cannot be served as it was asked: its grammar, its choices, its length."""
+    """A request whose grammar, choices or length cannot be served."""
 
 
 class EngineBusy(EngineError):
-    """No more requests are taken now: too many wait, all slots are in use, or the engine is closing."""
+    """The engine accepts no requests now: the queue is full, all slots are in use, or it is closing."""
 
 
 class DeadlineExceeded(EngineError):
-    """A request that was not done by its deadline."""
+    """A request that was not finished by its deadline."""
 
 
 class PromptTooLong(RequestRefused):
-    """A prompt that has no room in the model's context.
+    """A prompt that does not fit into the model's context.
 
     Args:
-        request: Its place among the requests, from 0.
-        prompt: Its length in tokens.
-        answer: How many more must fit.
-        context: How many the model takes.
+        request: Index of the request, from 0.
+        prompt: Length of the prompt in tokens.
+        answer: Number of further tokens that must fit.
+        context: Context length in tokens.
     """
 
     def __init__(self, request: int, prompt: int, answer: int, context: int) -> None:

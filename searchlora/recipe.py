@@ -1,4 +1,4 @@
-"""What training needs besides data: a small YAML file; an unknown key or a value out of range is refused."""
+"""Recipe: the training settings besides the data, read from YAML. Unknown keys and values out of range are errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Lora(_Section):
 
     r: int = Field(16, ge=1, le=MAX_RANK, description="rank of the update")
     alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="0 is the fast default: no mask is drawn, no copy is made")
+    dropout: float = Field(0.0, ge=0, lt=1, description="0 is fastest: it needs no mask and no copy")
     target_modules: Literal["all-linear"] | list[ModuleName] = Field(
         "all-linear", description="'all-linear', or a list of module names"
     )
@@ -120,48 +120,56 @@ class Optim(_Section):
     gradient_accumulation: int = Field(1, ge=1)
     gradient_checkpointing: bool = Field(False, description="saves memory on large models, costs a forward pass")
     epochs: float = Field(1.0, gt=0)
-    max_steps: int | None = Field(None, ge=1, description="train so many steps, whatever `epochs` says")
+    max_steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides `epochs`")
 
 
 class Validation(_Section):
-    """Measuring during training, always on another copy of the model than the one being trained."""
+    """Validation during training, on a separate copy of the model."""
 
-    every_steps: int | None = Field(None, ge=1, description="None: four times a run")
+    every_steps: int | None = Field(
+        None, ge=1, description="steps between validations; None: four validations per training run"
+    )
     rows: int = Field(64, ge=1, description="validation rows for the loss")
-    generate_rows: int = Field(32, ge=0, description="of these, rows that are also generated and measured by the task")
-    metric: str = Field("loss", description="what picks the best step: 'loss', or a measure of the task")
-    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better value")
+    generate_rows: int = Field(
+        32, ge=0, description="validation rows whose outputs are generated and evaluated by the task"
+    )
+    metric: str = Field("loss", description="measure that selects the best step: 'loss' or a measure of the task")
+    patience: int | None = Field(None, ge=1, description="early stopping: number of validations without improvement")
 
 
 class Checkpoints(_Section):
-    """Checkpoints with optimiser state, from which `--resume` continues."""
+    """Checkpoints with optimiser state, for `--resume`."""
 
     every_steps: int = Field(50, ge=1)
     keep: int = Field(2, ge=1)
 
 
 class Recipe(_Section):
-    """Base, quantisation, LoRA, optimiser."""
+    """Recipe of a prompted task: base model, quantisation, prompt, LoRA, optimiser, validation."""
 
     base: str = "smollm2-135m-instruct-q4_1"
     quantization: Literal["nf4", "none"] = Field(
         "nf4", description="nf4 with double quantisation: QLoRA, arXiv:2305.14314"
     )
-    precision: Literal["bf16", "fp32"] = Field("bf16", description="of the base's computation; adapters train in fp32")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="precision of the base model; adapters are trained in fp32"
+    )
     prompt: PromptOptions = PromptOptions()
     lora: Lora = Lora()
     optim: Optim = Optim()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
-    max_length: int = Field(1024, ge=8, description="tokens of prompt and completion together")
-    too_long: Literal["error", "drop"] = Field("error", description="a row above max_length: refuse, or drop and count")
-    max_new_tokens: int = Field(64, ge=1, description="at inference")
+    max_length: int = Field(1024, ge=8, description="maximum number of tokens of prompt and completion")
+    too_long: Literal["error", "drop"] = Field(
+        "error", description="rows longer than max_length: an error, or dropped and counted"
+    )
+    max_new_tokens: int = Field(64, ge=1, description="maximum number of generated tokens at inference")
     seed: int = Field(13, ge=0, lt=2**32)
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
 
 
 class EncoderLora(Lora):
-    """As `Lora`, for the attention of a BERT, whose projections are called so."""
+    """As `Lora`, with the names of the attention projections of BERT."""
 
     target_modules: Literal["all-linear"] | list[ModuleName] = Field(
         ["query", "key", "value"], description="'all-linear', or module names"
@@ -169,61 +177,63 @@ class EncoderLora(Lora):
 
 
 class EncoderOptim(Optim):
-    """As `Optim`, with the batches that a contrastive loss wants: every other row of a batch is a negative."""
+    """As `Optim`, with larger batches: in a contrastive loss, the other rows of a batch are negatives."""
 
     learning_rate: float = Field(1e-3, gt=0, description="for LoRA")
-    full_learning_rate: float = Field(5e-5, gt=0, description="instead, where all weights are trained")
+    full_learning_rate: float = Field(5e-5, gt=0, description="learning rate if all weights are trained")
     batch_size: int = Field(64, ge=2, description="rows per step and device")
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
 
 
 class HardNegatives(_Section):
-    """Documents that look right and are not, found before training; see `retrieval.mining`."""
+    """Hard negatives, mined before training; see `retrieval.mining`."""
 
     source: Literal["none", "bm25", "model", "both"] = Field(
-        "none", description="where to look; 'model' is the base before training, 'both' takes from each in turn"
+        "none", description="retriever of the candidates: BM25, the base model, or both alternately"
     )
-    per_query: int = Field(1, ge=1, description="negatives of a row, a record's own ones first")
-    depth: int = Field(50, ge=1, description="ranks that are looked at")
-    skip: int = Field(0, ge=0, description="first ranks that are passed over, as the likeliest to be right unjudged")
+    per_query: int = Field(1, ge=1, description="negatives per row; those in the record come first")
+    depth: int = Field(50, ge=1, description="number of ranks searched for negatives")
+    skip: int = Field(0, ge=0, description="number of top ranks to skip, since they may be unjudged positives")
     margin: float = Field(
-        0.95, gt=0, le=1, description="one scored above this share of the positive's score may be right: left out"
+        0.95, gt=0, le=1, description="candidates with more than this share of the positive's score are excluded"
     )
 
 
 class EncoderValidation(_Section):
-    """Measuring during training, on another copy of the model than the one being trained."""
+    """Validation during training, on a separate copy of the model."""
 
-    every_steps: int | None = Field(None, ge=1, description="None: four times a run")
-    rows: int = Field(256, ge=2, description="validation rows; they are ranked among the texts of one another")
-    metric: str = Field("loss", description="what picks the best step: 'loss', or a measure of the task")
-    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better value")
+    every_steps: int | None = Field(
+        None, ge=1, description="steps between validations; None: four validations per training run"
+    )
+    rows: int = Field(256, ge=2, description="validation rows; each ranks the texts of all of them")
+    metric: str = Field("loss", description="measure that selects the best step: 'loss' or a measure of the task")
+    patience: int | None = Field(None, ge=1, description="early stopping: number of validations without improvement")
 
 
 class EncoderRecipe(_Section):
-    """Base, LoRA, loss, optimiser of an encoder of texts. It is held and trained in float32."""
+    """Recipe of an encoder task: base encoder, LoRA, loss, optimiser, validation. Training is in float32."""
 
     base: str = "all-minilm-l6-v2"
-    full: bool = Field(False, description="train all weights: what comes out is a model and no adapter")
+    full: bool = Field(False, description="train all weights; the result is a model, not an adapter")
     lora: EncoderLora = EncoderLora()
     optim: EncoderOptim = EncoderOptim()
     loss: Literal["mnrl", "cached_mnrl"] = Field(
         "mnrl",
         description="multiple negatives ranking (arXiv:1705.00652); cached (arXiv:2101.06983): batches beyond memory",
     )
-    temperature: float = Field(0.05, gt=0, description="cosines are divided by it")
-    mini_batch_size: int = Field(32, ge=1, description="rows at once within a batch of cached_mnrl")
+    temperature: float = Field(0.05, gt=0, description="divisor of the cosine similarities")
+    mini_batch_size: int = Field(32, ge=1, description="rows per forward pass of cached_mnrl")
     matryoshka: list[int] | None = Field(
-        None, description="dimensions after which a vector may be cut, the whole of it among them; arXiv:2205.13147"
+        None, description="Matryoshka dimensions, the full dimension included; arXiv:2205.13147"
     )
     negatives: HardNegatives = HardNegatives()
     classifier: Literal["centroid", "knn", "linear"] = Field(
-        "centroid", description="what names the class of a vector, for records with labels"
+        "centroid", description="classifier on the vectors, for records with labels"
     )
     validation: EncoderValidation = EncoderValidation()
     checkpoints: Checkpoints = Checkpoints()
     max_tokens: int = Field(
-        256, ge=8, description="of a text in training, which is cut there; in use the encoder's own limit holds"
+        256, ge=8, description="maximum number of tokens of a text in training; longer texts are truncated"
     )
     seed: int = Field(13, ge=0, lt=2**32)
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
@@ -231,24 +241,24 @@ class EncoderRecipe(_Section):
     @model_validator(mode="after")
     def _known_combination(self) -> EncoderRecipe:
         if self.lora.plus_ratio is not None:
-            raise ValueError("lora.plus_ratio is not known for encoders")
+            raise ValueError("lora.plus_ratio is not available for encoders")
         if self.matryoshka is not None and (not self.matryoshka or min(self.matryoshka) < 1):
             raise ValueError("matryoshka is a list of dimensions from 1 on")
         return self
 
     @property
     def quantization(self) -> Literal["none"]:
-        """How the base is held."""
+        """Quantisation of the base; encoders are not quantised."""
         return "none"
 
     @property
     def precision(self) -> Literal["fp32"]:
-        """In what is computed."""
+        """Precision of the computation."""
         return "fp32"
 
     @property
     def learning_rate(self) -> float:
-        """Of what is trained."""
+        """Learning rate of the trained weights."""
         return self.optim.full_learning_rate if self.full else self.optim.learning_rate
 
 
@@ -257,7 +267,7 @@ _Kind = TypeVar("_Kind", Recipe, EncoderRecipe)
 
 
 def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """Lay a recipe file over a task's default, and `key.key=value` overrides over both.
+    """A task's default recipe, updated by a recipe file and then by `key.key=value` overrides.
 
     Args:
         default: The task's own recipe as a mapping.
@@ -266,6 +276,10 @@ def load_recipe(default: Mapping[str, Any], file: str | Path | None = None, over
 
     Raises:
         RecipeError: for a file that is missing or not YAML, an unknown key, or a value out of range.
+
+    Examples:
+        >>> load_recipe({"lora": {"r": 4}}, overrides=["optim.epochs=2", "prompt.date=2025-01-31"]).prompt.date
+        '2025-01-31'
     """
     return _loaded(Recipe, default, file, overrides)
 

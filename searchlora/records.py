@@ -1,4 +1,4 @@
-"""The plain values that travel between the rooms of searchlora."""
+"""Plain data classes shared by all packages: records, documents, judgments, hits and dataset formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from searchlora.files.rows import SourceRow as SourceRow
 #: One validated input row of a task: a JSON object with `id` and `group`.
 Record: TypeAlias = Mapping[str, Any]
 
-#: What a pipeline knows of one search so far: `id`, `query`, and whatever its stages added (`history`, `hits`, ...).
+#: State of one search in a pipeline: `id`, `query`, and the fields that its stages added (`history`, `hits`, ...).
 SearchContext: TypeAlias = Mapping[str, Any]
 
 #: Options given to a reader as `--option key=value`.
@@ -22,7 +22,7 @@ Options: TypeAlias = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Document:
-    """A thing that can be found."""
+    """A document of a collection."""
 
     id: str
     text: str
@@ -30,13 +30,13 @@ class Document:
 
     @property
     def searchable(self) -> str:
-        """Title and text as one, the text that an index sees."""
+        """Title and text joined: the text that is indexed."""
         return f"{self.title} {self.text}" if self.title else self.text
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """A line of a qrels file: how relevant a document is for a topic (a record's id)."""
+    """A line of a qrels file: the relevance grade of a document for a topic (the id of a record)."""
 
     topic: str
     document: str
@@ -53,10 +53,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class Collection:
-    """Documents and judgments that come with a source and let its records be evaluated by retrieval.
+    """Documents and judgments of a source, for evaluation by retrieval.
 
-    `relevant` is the grade from which on a document counts as relevant in binary measures (MRR, Recall). `judged_by`
-    is the card (`eval.judgments.card.JudgmentsCard`) that says who judged, where that was not people.
+    Attributes:
+        relevant: Smallest grade that counts as relevant in binary measures (MRR, Recall).
+        judged_by: Card of the judgments (`eval.judgments.card.JudgmentsCard`) if they are not human; else None.
     """
 
     documents: Iterable[Document]
@@ -70,14 +71,14 @@ class Format:
     """A public or native format of a task's source data.
 
     Args:
-        name: As given to `--format`.
+        name: Value of `--format`.
         description: One line for `searchlora data formats`.
-        read: Yields rows in file order, lazily; raises `RowError` only for what makes the rest unreadable.
-        collection: Documents and judgments found in the same source, where there are any.
-        options: Name -> meaning of each `--option` that the reader understands.
-        sidecars: Names of further files in the source folder that go into the dataset folder as they are.
-        passes: How often `read` goes through its source, for the estimate of the time left.
-        implied: Options that a source brings along (a schema that lies in its folder), unless the user gives others.
+        read: Yields rows lazily in file order; raises `RowError` only if the rest of the source cannot be read.
+        collection: Returns the documents and judgments of the source; None if the format has none.
+        options: Name -> description of each `--option` of the reader.
+        sidecars: Names of files in the source folder that are copied into the dataset folder unchanged.
+        passes: Number of times that `read` reads its source, for the estimate of the remaining time.
+        implied: Returns options found in the source (such as a schema in its folder); the user's options override them.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Format:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What a reader has to say of a whole source: the rules by which it chose rows, and how many fell to each."""
+    """Report of a reader about a whole source: its selection rules, and the number of rows that each removed."""
 
     rules: tuple[str, ...]
     counts: Mapping[str, int]

@@ -234,8 +234,8 @@ class Manifest(ManifestDraft):
             return None
         return (
             f"{self.reference} has manifest schema {self.schema_version}: its training prompts were rendered by an "
-            "older rule, under which texts could contain control tokens. Other prompts are the same. If its data holds such "
-            "tokens, train it again."
+            "older rule, under which texts could contain control tokens. Other prompts are the same. If its data holds "
+            "control tokens, train it again."
         )
 
     @property
