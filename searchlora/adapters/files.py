@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import uuid
@@ -13,19 +12,20 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from searchlora.errors import StoreError
+from searchlora.files.atomic import sync
 
 TEMPORARY = ".tmp-"
 
-#: Seconds after which a temporary folder belongs to a writer that was killed, not to one still at work.
+#: Age in seconds from which a temporary folder is taken for that of a killed writer.
 ABANDONED_AFTER = 24 * 3600
 
 
 @contextmanager
 def whole_folder(parent: Path) -> Iterator[Path]:
-    """A new folder inside `parent` to be filled and then renamed by the caller; gone unless it was renamed.
+    """A temporary folder inside `parent`, to be filled and renamed by the caller; removed unless it was renamed.
 
     Raises:
-        StoreError: when it cannot be written, for example because the disk is full. Nothing is left of it.
+        StoreError: if it cannot be written, for example because the disk is full.
     """
     folder = parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
@@ -42,31 +42,32 @@ def whole_folder(parent: Path) -> Iterator[Path]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in the system's words where it has any; safetensors has an error of its own for a full disk."""
+    """The system's message of an error; safetensors raises its own error for a full disk."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Bring a filled folder to disk, file by file, then rename it to `target`, which must not exist."""
+    """Sync a folder to disk, rename it to `target`, which must not exist, and sync the folders above it."""
     for file in folder.rglob("*"):
-        _sync(file)
-    _sync(folder)
+        sync(file)
+    sync(folder)
     folder.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
+    sync(target.parent.parent)  # the name's folder may be new
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Write a text file that a reader sees in its old or its new state, never in between.
+    """Replace a text file atomically.
 
     Raises:
-        StoreError: when it cannot be written; the old state stays.
+        StoreError: if it cannot be written; the old content stays.
     """
     temporary = file.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(file)
-        _sync(file.parent)
+        sync(file.parent)
     except OSError as error:
         raise StoreError(f"cannot be written ({reason(error)})", where=str(file), fix="Make room.") from error
     finally:
@@ -74,18 +75,10 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Take away what killed writers left behind more than a day ago."""
+    """Remove the temporary folders of writers that were killed more than a day ago."""
     for leftover in parent.glob(f"{TEMPORARY}*"):
         try:
             if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER:
                 shutil.rmtree(leftover)
         except OSError:  # its writer, or another sweep, was faster
             continue
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

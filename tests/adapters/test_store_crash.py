@@ -29,7 +29,7 @@ if how == "killed-in-copy":
         os.kill(os.getpid(), signal.SIGKILL)
     stored.copy_file = copy_file
 elif how == "killed-before-rename":
-    files._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+    files.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 elif how == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
