@@ -1,4 +1,4 @@
-"""How long steps tell how far they are. Whoever shows a bar passes a callable; everyone else passes nothing."""
+"""Progress callbacks of long operations; the command line passes progress bars, other callers nothing."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from typing import Protocol, TypeAlias
 
 
 class Progress(Protocol):
-    """Called now and then by a long step."""
+    """A callback that a long operation calls from time to time."""
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """`done` of `total` units (None where the total is unknown), and a few words to show beside the bar."""
+        """Report progress.
+
+        Args:
+            done: Number of units done.
+            total: Number of units in total; None if unknown.
+            note: A few words to show beside the bar.
+        """
 
 
 def silent(done: int, total: int | None, note: str = "") -> None:
-    """The progress of a step that nobody watches."""
+    """A progress callback that reports nothing."""
     del done, total, note
 
 
-#: Gives each step of a longer way its progress: called with what the step does.
+#: Returns the progress callback of one step of an operation, given the description of the step.
 Steps: TypeAlias = Callable[[str], Progress]
 
 
 def unwatched(step: str) -> Progress:
-    """The steps of a way that nobody watches."""
+    """Steps that report nothing."""
     del step
     return silent

@@ -42,7 +42,8 @@ def run_all(
     free = replace(constrained, constrained=False)
     tuned = stored.manifest.tuned or _tuned(task, dataset, stored, engine, steps)
     systems = {
-        name: constrained.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()
+        name: constrained.run_outputs(name, outputs)
+        for name, outputs in task.baselines(records, dataset.folder).items()
     }
     for model, trial in (
         (Model(BASE, stored, bare=True), constrained),
@@ -54,7 +55,7 @@ def run_all(
     tuned_task = task.bound(task.settings, tuned)
     raw = systems[RAW]
     outputs = [tuned_task.apply_tuning(output, record) for output, record in zip(raw.outputs, records, strict=True)]
-    systems[ADAPTER] = constrained.given(ADAPTER, outputs, raw.evaluation.costs)
+    systems[ADAPTER] = constrained.run_outputs(ADAPTER, outputs, raw.evaluation.costs)
     return systems, tuned
 
 
@@ -90,8 +91,8 @@ def _generated(model: Model, trial: EvaluationRun, engine: LocalEngine, keep: Pa
     cache = OutputCache(keep, trial)
     known = cache.outputs(model)
     if known is not None:
-        return trial.given(model.name, *known)
-    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
+        return trial.run_outputs(model.name, *known)
+    found = trial.run_model(model.name, engine, model.reference, steps(f"Answering: {model.name}"))
     cache.save(model, found.outputs, found.evaluation.costs)
     return found
 

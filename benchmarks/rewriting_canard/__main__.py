@@ -141,14 +141,14 @@ def run_all(
 ) -> dict[str, SystemResult]:
     """The result of every system in the order of the table; the human rewrite only if the records have one."""
     baselines = baseline_outputs(trial.records)
-    systems = {_NAMES[name]: trial.given(name, outputs) for name, outputs in baselines.items()}
+    systems = {_NAMES[name]: trial.run_outputs(name, outputs) for name, outputs in baselines.items()}
     human = systems.pop(HUMAN, None)
-    systems[BASE] = trial.generated(BASE, engine, None, steps("Base zero-shot"))
-    systems[ADAPTER] = trial.generated(ADAPTER, engine, adapter, steps("Adapter"))
-    systems[FUSED] = trial.given(FUSED, _with_first(trial, systems[ADAPTER].outputs))
+    systems[BASE] = trial.run_model(BASE, engine, None, steps("Base zero-shot"))
+    systems[ADAPTER] = trial.run_model(ADAPTER, engine, adapter, steps("Adapter"))
+    systems[FUSED] = trial.run_outputs(FUSED, _with_first(trial, systems[ADAPTER].outputs))
     if human is not None:
         systems[HUMAN] = human
-        systems[HUMAN_FUSED] = trial.given(HUMAN_FUSED, _with_first(trial, human.outputs))
+        systems[HUMAN_FUSED] = trial.run_outputs(HUMAN_FUSED, _with_first(trial, human.outputs))
     clusters = {str(record["id"]): dialogue(record) for record in trial.records}
     return {
         name: replace(system, evaluation=replace(system.evaluation, clusters=clusters))

@@ -97,7 +97,7 @@ class EncoderJob(TrainingJob):
         from searchlora.retrieval.bm25 import BM25Index
         from searchlora.retrieval.dense import DenseIndex
         from searchlora.retrieval.encoder import Encoder
-        from searchlora.retrieval.mining import Mining, Sought, mine
+        from searchlora.retrieval.mining import MiningConfig, MiningQuery, mine
 
         settings = self.recipe.negatives
         documents = self.dataset.documents()
@@ -115,7 +115,7 @@ class EncoderJob(TrainingJob):
             retrievers.append(DenseIndex(documents, encoder, progress=self.steps("Encoding")))
         qrels = self.dataset.qrels() or {}
         sought = [
-            Sought(
+            MiningQuery(
                 str(record["id"]),
                 self.task.query(record),
                 self.task.positives(record),
@@ -123,7 +123,7 @@ class EncoderJob(TrainingJob):
             )
             for record in records
         ]
-        how = Mining(settings.per_query, settings.depth, settings.skip, settings.margin, self.recipe.seed)
+        how = MiningConfig(settings.per_query, settings.depth, settings.skip, settings.margin, self.recipe.seed)
         return mine(sought, documents, retrievers, how, self.steps("Mining negatives"))
 
 

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: adapters against their base and the task's baselines, on a dataset's split."""
+"""The command `evaluate`: compare adapters with their base and the task's baselines on a dataset split."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from searchlora.task import EncoderTask, PromptedTask, Task, load_task, prompted
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was compared, on what, and how.
+    """The result of `evaluate`.
 
     Attributes:
-        comparison: The figures; the adapter asked for is its candidate.
-        systems: name -> what each system did.
-        adapters: The adapter asked for, and those beside it.
-        judgments: What was held to be relevant, and who said so.
-        reused: Names of systems whose outputs were taken from an earlier evaluation.
+        comparison: The figures; the evaluated adapter is the candidate.
+        systems: System name -> its outputs and evaluation.
+        adapters: The evaluated adapter, followed by the adapters it is compared with.
+        judgments: The relevance judgments and their source.
+        reused: Names of systems whose outputs were reused from an earlier evaluation.
     """
 
     task: PromptedTask | EncoderTask
@@ -46,7 +46,7 @@ class Evaluated:
 
     @property
     def adapter(self) -> StoredAdapter:
-        """The adapter asked for."""
+        """The evaluated adapter."""
         return self.adapters[0]
 
 
@@ -69,31 +69,33 @@ def evaluate(
 ) -> Evaluated:
     """Compare an adapter with its base zero-shot and the task's baselines over one split of a dataset.
 
-    A task that writes the query is evaluated by retrieval over the dataset's own documents and judgments.
+    A task that writes the query is evaluated by retrieval over the documents and judgments of the dataset.
 
     Args:
-        adapter: A reference; it is pinned first.
+        adapter: A reference, resolved to a version first.
         data: A dataset folder.
         beside: Further adapters of the same task to compare with, for example the one in production.
-        limit: Of records, the first ones; None takes all.
-        qrels: Judgments instead of the dataset's own; a card beside the file says who judged.
-        allow_circular: Go on though the judge had a part in a system, or was trained on these queries; the figures
-            are then marked wherever they stand.
-        unconstrained: Let base and adapter answer once more without being held to the task's form, so that the share of
-            valid answers can be told.
-        keep: A folder where each model's outputs are kept; they are taken from there when prompts, base, adapter and
-            the way of running them are the same again.
-        models: Encoders to compare an encoder's adapter with, folders of models that were trained in full, say.
+        split: The split of the dataset.
+        limit: Maximum number of records, the first ones; None: all.
+        qrels: Judgments that replace the dataset's own; a card beside the file names their source.
+        allow_circular: Accept a judge that took part in a system or was trained on these queries; the figures are
+            marked as circular.
+        store: The adapter store; None: the default store.
+        retrieval: Settings of BM25.
+        unconstrained: Also evaluate base and adapter without constrained decoding, to measure their valid outputs.
+        keep: Folder of cached outputs, reused if prompts, base, adapter and settings are the same.
+        models: Fully trained encoders to compare an encoder adapter with.
+        tasks: A folder of task plugins.
 
     Raises:
-        DataError: when the split is empty, none of its records is in `qrels`, or the dataset is of another task or was
-            changed since it was built.
-        UsageError: when an adapter in `beside` is of another task, the dataset's scale or kind of answer is not the
-            adapter's, the judge is circular, or `models` are given for a task that is not done by an encoder.
-        NotInStore, LoadCheckFailed: when an adapter is not there or must not be loaded.
+        DataError: if the split is empty, none of its records is in `qrels`, the dataset is of another task, or it was
+            changed after it was built.
+        UsageError: if an adapter in `beside` is of another task, the dataset's settings do not fit the adapter, the
+            judge is circular, or `models` are given for a task without an encoder.
+        NotInStore, LoadCheckFailed: if an adapter is missing or fails its load check.
     """
-    place = store if isinstance(store, Store) else Store(store)
-    adapters = list({pinned: place.get(pinned) for pinned in map(place.pin, (adapter, *beside))}.values())
+    store = store if isinstance(store, Store) else Store(store)
+    adapters = list({pinned: store.get(pinned) for pinned in map(store.pin, (adapter, *beside))}.values())
     candidate = adapters[0]
     plugin = load_task(candidate.manifest.task, tasks)
     dataset, records, judgments = judged_records(plugin, data, split, limit, qrels)
@@ -101,7 +103,7 @@ def evaluate(
     task.check_dataset(dataset.settings or plugin.default_settings)
     if isinstance(task, EncoderTask):
         if unconstrained:
-            raise UsageError("an encoder writes nothing that could be held to a form", where=candidate.reference)
+            raise UsageError("an encoder has no outputs to constrain", where=candidate.reference)
         systems, comparison = evaluate_encoders(
             task,
             dataset,
@@ -111,12 +113,14 @@ def evaluate(
             models=models,
             retrieval=retrieval,
             allow_circular=allow_circular,
-            store=place,
+            store=store,
             steps=steps,
         )
         return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, ())
     if models:
-        raise UsageError("encoders are compared with an encoder's adapter only", where=candidate.reference)
+        raise UsageError(
+            "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference
+        )
     task = prompted(task)
     systems, comparison, reused = evaluate_prompted(
         task,
@@ -128,7 +132,7 @@ def evaluate(
         allow_circular=allow_circular,
         unconstrained=unconstrained,
         keep=Path(keep) if keep is not None else None,
-        store=place,
+        store=store,
         steps=steps,
     )
     return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
@@ -137,7 +141,7 @@ def evaluate(
 def judged_records(
     task: Task, data: str | Path, split: str, limit: int | None, qrels: str | Path | None
 ) -> tuple[Dataset, list[Record], Judgments]:
-    """What is measured on, and by what. Raises `DataError`."""
+    """The dataset, the records of the split, and the judgments. Raises `DataError`."""
     dataset = dataset_for(task, data)
     records = list(dataset.records(split))[:limit]
     if not records:
@@ -145,8 +149,8 @@ def judged_records(
     judgments = load_judgments(dataset, qrels)
     if qrels is not None and not any(str(record["id"]) in (judgments.qrels or {}) for record in records):
         raise DataError(
-            f"none of the judgments is of a record of the split '{split}'",
+            f"no judgment belongs to a record of the split '{split}'",
             where=str(qrels),
-            fix="The topics of the judgments must be the ids of the records.",
+            fix="Use the ids of the records as topics of the judgments.",
         )
     return dataset, records, judgments

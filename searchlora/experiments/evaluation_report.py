@@ -1,4 +1,4 @@
-"""An evaluation as files: `evaluation.json` and `.md`, `per_query.jsonl`, the runs, and `report.html`."""
+"""Result files of an evaluation: JSON, Markdown, per-query JSONL, runs, and HTML report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _Shown = TypeVar("_Shown")
 
 
 def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (), forced: str = "") -> Path:
-    """Write all files of an evaluation into a folder and return the path of the report.
+    """Write all result files of an evaluation to a folder; returns the path of the HTML report.
 
     Args:
-        rules: What a policy said of the adapter.
-        forced: The reason of somebody who put it through against the policy.
+        rules: The results of a promotion policy's rules.
+        forced: The reason of a promotion that was forced against the policy.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = header(evaluated.adapter.reference)
@@ -40,13 +40,13 @@ def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (
             write_run(folder / "runs" / f"{file}.trec", run_of(system.searches), file)
     return write_report(
         folder / "report.html",
-        f"{evaluated.adapter.reference}, evaluated",
+        f"Evaluation of {evaluated.adapter.reference}",
         evaluated.comparison,
         _details(evaluated),
         _provenance(evaluated, made),
         introduction=(
-            f"The adapter against its base without adapter and against systems without a model, on the "
-            f"{len(evaluated.records)} records of the split '{evaluated.split}'."
+            f"Comparison of the adapter with its base model and with baselines on the {len(evaluated.records)} records "
+            f"of the split '{evaluated.split}'."
         ),
         rules=rules,
         forced=forced,
@@ -57,7 +57,7 @@ def write(evaluated: Evaluated, folder: Path, *, rules: Sequence[RuleResult] = (
 
 
 def _titled(evaluated: Evaluated, of_system: Mapping[str, Mapping[str, _Shown]]) -> dict[str, _Shown]:
-    """What the adapter and its base have to show, by title and system, those of one title together."""
+    """Curves or confusion matrices of the adapter and its base, by title and system."""
     shown = [evaluated.adapter.reference, BASE]
     titles = dict.fromkeys(title for name in shown for title in of_system.get(name, {}))
     return {
@@ -73,7 +73,7 @@ def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
     card = evaluated.dataset.card
     judgments = evaluated.judgments
     return {
-        "Adapters": "\n".join(map(_weights, evaluated.adapters)),
+        "Adapters": "\n".join(map(_weight_hashes, evaluated.adapters)),
         "Base": f"{manifest.base.name}, tensors sha256 {manifest.base.fingerprint.tensors}",
         "Dataset": f"{card.source['name']} ({card.format}), split {evaluated.split}, "
         f"sha256 {evaluated.dataset.fingerprint}",
@@ -87,13 +87,13 @@ def _provenance(evaluated: Evaluated, made: Header) -> dict[str, str]:
     }
 
 
-def _weights(adapter: StoredAdapter) -> str:
+def _weight_hashes(adapter: StoredAdapter) -> str:
     files = (f"{name} sha256 {digest}" for name, digest in sorted(adapter.manifest.files.items()))
     return "\n".join([f"{adapter.reference}, stored {adapter.manifest.created}", *files])
 
 
 def _details(evaluated: Evaluated) -> dict[str, Detail]:
-    """The texts of the rows that the report shows: the biggest wins and losses of each pair."""
+    """The records that the report shows: the largest wins and losses of each main pair of systems."""
     comparison = evaluated.comparison
     shown: set[str] = set()
     for a, b in comparison.main_pairs:
@@ -101,16 +101,16 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
         shown |= {*wins, *losses}
     documents = {document.id: document.title or document.text[:80] for document in evaluated.dataset.documents() or ()}
     qrels = evaluated.judgments.qrels or {}
-    as_done = {each.reference: evaluated.task.bound(each.manifest.settings) for each in evaluated.adapters}
+    own_tasks = {adapter.reference: evaluated.task.bound(adapter.manifest.settings) for adapter in evaluated.adapters}
     details = {}
-    for place, record in enumerate(evaluated.records):
+    for index, record in enumerate(evaluated.records):
         row = str(record["id"])
         if row not in shown:
             continue
         answers = {
             name: Answer(
-                _said(system.outputs[place], _form(as_done.get(name, evaluated.task), record)),
-                _found(system.searches[place], documents, qrels.get(row, {})),
+                _output_text(system.outputs[index], _output_spec(own_tasks.get(name, evaluated.task), record)),
+                _top_hits(system.searches[index], documents, qrels.get(row, {})),
             )
             for name, system in evaluated.systems.items()
         }
@@ -118,27 +118,29 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
     return details
 
 
-def _form(task: Task, record: Record) -> OutputSpec | None:
+def _output_spec(task: Task, record: Record) -> OutputSpec | None:
     return task.output(record) if isinstance(task, PromptedTask) else None
 
 
-def _said(output: Any, spec: OutputSpec | None) -> str:
-    """An output as a reader wants it: its text, its label with the probability that it was given, or JSON."""
+def _output_text(output: Any, spec: OutputSpec | None) -> str:
+    """An output as text: the text itself, a label or grade with its probability, or JSON."""
     if isinstance(output, InvalidOutput):
         return output.raw
     if isinstance(output, CitedAnswer):
         scored = output.abstention_probability
-        return output.text if scored is None else f"{output.text} (probability of the abstention {scored:.2f})"
+        return output.text if scored is None else f"{output.text} (abstention probability {scored:.2f})"
     if isinstance(output, Label | Grade):
         choices = spec.choices or () if spec is not None else ()
         values = tuple(spec.scale.values()) if isinstance(spec, Graded) else choices
-        # Two labels of a scale may be one grade.
-        given = [p for value, p in zip(values, output.probabilities or (), strict=False) if value == output.value]
-        said = f"{output.value} (probability {sum(given):.2f})" if given else str(output.value)
-        return f"{said}: {output.reason}" if isinstance(output, Grade) and output.reason else said
+        # Two labels of a scale may have the same grade.
+        probabilities = [
+            p for value, p in zip(values, output.probabilities or (), strict=False) if value == output.value
+        ]
+        text = f"{output.value} (probability {sum(probabilities):.2f})" if probabilities else str(output.value)
+        return f"{text}: {output.reason}" if isinstance(output, Grade) and output.reason else text
     return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
-def _found(search: Any, documents: dict[str, str], grades: Any) -> tuple[Found, ...]:
+def _top_hits(search: Any, documents: dict[str, str], grades: Any) -> tuple[Found, ...]:
     hits = search.get("hits", [])[:SHOWN_DOCUMENTS]
     return tuple(Found(hit.document, documents.get(hit.document, ""), grades.get(hit.document)) for hit in hits)

@@ -1,4 +1,4 @@
-"""One dataset split, and any number of systems tried on it under the same conditions."""
+"""Evaluation of systems on one dataset split under the same conditions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from searchlora.progress import Progress, silent
 from searchlora.records import Record, SearchContext
 from searchlora.task import EvaluationInput, PromptedTask
 
-#: The system that is the base model without an adapter.
+#: The name of the base model without an adapter, as a system.
 BASE = "base zero-shot"
 
 
 @dataclass(frozen=True)
 class SystemResult:
-    """What one system did.
+    """The outputs and the evaluation of one system.
 
     Attributes:
-        name: As tables show it.
-        outputs: One per record, in order; `InvalidOutput` among them.
-        searches: What the pipeline knew at the end, `hits` included where it retrieved.
-        evaluation: The measures, and what a query cost where a model answered it.
-        seconds: Wall time of the pipeline here; a model's own is among the evaluation's costs.
+        name: The name of the system in tables.
+        outputs: One output per record, in order, including `InvalidOutput`.
+        searches: The final search contexts, with `hits` if the pipeline retrieves.
+        evaluation: The measures, and the costs per query if a model generated the outputs.
+        seconds: Wall time of the pipeline in seconds.
     """
 
     name: str
@@ -44,12 +44,16 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """The conditions: records, and for a task that writes the query, what to retrieve from and the judgments.
+    """The conditions of an evaluation: records and, for a task that writes the query, retrieval and judgments.
 
     Args:
-        relevant: The grade from which on a document counts in binary measures.
-        retrieve: The stage that follows the one under trial; None for a task not evaluated by retrieval.
-        constrained: Hold models to the form of the task's output, see `AdapterStage`.
+        task: The task, with the settings by which its outputs are measured.
+        records: The records to evaluate on.
+        retrieve: The retrieval stage after the evaluated stage; None for a task that is not evaluated by retrieval.
+        qrels: The relevance judgments.
+        relevant: The lowest grade that counts as relevant in binary measures.
+        max_new_tokens: Maximum length of an output in tokens.
+        constrained: Constrain outputs to the task's output form, see `AdapterStage`.
     """
 
     task: PromptedTask
@@ -60,7 +64,7 @@ class EvaluationRun:
     max_new_tokens: int = 64
     constrained: bool = True
 
-    def generated(
+    def run_model(
         self,
         name: str,
         engine: Engine,
@@ -68,55 +72,59 @@ class EvaluationRun:
         progress: Progress = silent,
         task: PromptedTask | None = None,
     ) -> SystemResult:
-        """Let an adapter, or the bare base, answer each record through the pipeline.
+        """Generate an output for each record with an adapter, or the base model, and evaluate it.
 
         Args:
-            task: As this model does it, with what was tuned for it; None: as the trial has it.
+            name: The name of the system.
+            adapter: A pinned reference; None: the base model.
+            task: The task with the settings and tuned values of this model; None: the task of the run.
         """
-        counted = _Counted(engine)
+        counted = _TokenCounter(engine)
         task = task or self.task
         stage = AdapterStage(task, counted, adapter, self.max_new_tokens, self.constrained)
-        found = self._result(name, stage, progress, task)
+        result = self._result(name, stage, progress, task)
         rows = len(self.records)
         costs = {
-            "ms per query": 1000 * found.seconds / rows,
+            "ms per query": 1000 * result.seconds / rows,
             "prompt tokens per query": counted.prompt / rows,
             "new tokens per query": counted.new / rows,
         }
-        return replace(found, evaluation=replace(found.evaluation, costs=costs))
+        return replace(result, evaluation=replace(result.evaluation, costs=costs))
 
-    def given(
+    def run_outputs(
         self,
         name: str,
         outputs: Sequence[Any],
         costs: Mapping[str, float] | None = None,
         task: PromptedTask | None = None,
     ) -> SystemResult:
-        """Take outputs that exist already (a baseline, a reference, saved ones) through the same pipeline.
+        """Evaluate existing outputs (of a baseline, a reference, or a cache) in the same pipeline.
 
         Args:
-            costs: Of the model that gave them, as they were measured then.
-            task: As that model does it; None: as the trial has it.
+            name: The name of the system.
+            outputs: One output per record.
+            costs: Costs measured when a model generated them.
+            task: The task with the settings of that model; None: the task of the run.
         """
         task = task or self.task
-        found = self._result(name, _Given(task, self.records, outputs), silent, task)
-        return replace(found, evaluation=replace(found.evaluation, costs=costs or {}))
+        result = self._result(name, _FixedOutputs(task, self.records, outputs), silent, task)
+        return replace(result, evaluation=replace(result.evaluation, costs=costs or {}))
 
     def _result(self, name: str, stage: Stage, progress: Progress, task: PromptedTask) -> SystemResult:
         stages = [stage] if self.retrieve is None else [stage, self.retrieve]
         started = time.monotonic()
-        searches = Pipeline("trial", stages).execute(
+        searches = Pipeline("evaluation", stages).execute(
             [_search(self.task, record) for record in self.records], batch=128, progress=progress
         )
         seconds = time.monotonic() - started
         outputs = [search["outputs"][self.task.name][0] for search in searches]
         run = run_of(searches) if self.retrieve is not None else None
-        measured = self._measurable(outputs, task)
-        evaluation = self.task.evaluate(EvaluationInput(self.records, measured, run, self.qrels, self.relevant))
+        comparable = self._comparable(outputs, task)
+        evaluation = self.task.evaluate(EvaluationInput(self.records, comparable, run, self.qrels, self.relevant))
         return SystemResult(name, outputs, searches, evaluation, seconds)
 
-    def _measurable(self, outputs: Sequence[Any], task: PromptedTask) -> list[Any]:
-        """The outputs without probabilities of other choices than the trial's, which its measures would misread."""
+    def _comparable(self, outputs: Sequence[Any], task: PromptedTask) -> list[Any]:
+        """The outputs; probabilities over other choices than those of the run's task are removed."""
         return [
             replace(output, probabilities=None)
             if isinstance(output, Label | Grade) and task.output(record).choices != self.task.output(record).choices
@@ -128,15 +136,15 @@ class EvaluationRun:
 def retrieval_stage(
     task: PromptedTask, dataset: Dataset, settings: Bm25Settings | None = None, progress: Progress = silent
 ) -> RetrieveStage | None:
-    """The stage that searches a dataset's documents, for a task that writes the query; else None."""
+    """A BM25 stage over the dataset's documents for a task that writes the query; None for other tasks."""
     documents = dataset.documents() if task.writes == "query" else None
     if not documents:
         return None
     return bm25_stage(settings or Bm25Settings(), documents, progress)
 
 
-class _Counted:
-    """An engine, and how many tokens went through it: those of prompts, and those written or scored."""
+class _TokenCounter:
+    """An engine that counts prompt tokens, and generated or scored tokens."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -155,29 +163,29 @@ class _Counted:
         self, requests: Sequence[Request], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
     ) -> list[Scored]:
         scored = self.engine.score(requests, choices, prune_margin=prune_margin)
-        self.prompt += sum(each.prompt_tokens for each in scored)
-        self.new += sum(each.scored_tokens for each in scored)
+        self.prompt += sum(result.prompt_tokens for result in scored)
+        self.new += sum(result.scored_tokens for result in scored)
         return scored
 
 
-class _Given:
-    """Outputs in place of a model's."""
+class _FixedOutputs:
+    """A stage that returns existing outputs."""
 
-    label = "given"
+    label = "outputs"
 
     def __init__(self, task: PromptedTask, records: Sequence[Record], outputs: Sequence[Any]) -> None:
         self.task = task
-        self.known = {str(record["id"]): (record, output) for record, output in zip(records, outputs, strict=True)}
+        self.by_id = {str(record["id"]): (record, output) for record, output in zip(records, outputs, strict=True)}
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        found = []
+        results = []
         for search in searches:
-            record, output = self.known[str(search["id"])]
-            found.append(with_outputs(self.task, search, [record], [output]))
-        return found
+            record, output = self.by_id[str(search["id"])]
+            results.append(with_outputs(self.task, search, [record], [output]))
+        return results
 
 
 def _search(task: PromptedTask, record: Record) -> SearchContext:
-    """The search in which a record would arise: its fields where the task's stage would read them."""
+    """The search context from which the task's stage would build this record."""
     fields = {source: record[field] for field, source in task.reads.items() if field in record}
     return {"id": record["id"], "query": record.get("query", ""), **fields}

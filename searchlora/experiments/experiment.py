@@ -22,7 +22,7 @@ from searchlora.eval.trec import Qrels
 from searchlora.experiments.judge.judgments import experiment_qrels, unknown_source_note
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
-from searchlora.experiments.systems import MadeRun, Runs, plans
+from searchlora.experiments.systems import SystemRun, SystemRuns, plans
 from searchlora.files import tree_sha256
 from searchlora.progress import Steps, unwatched
 
@@ -31,16 +31,16 @@ RESULT = "experiment.json"
 
 @dataclass(frozen=True)
 class Experimented:
-    """What an experiment found.
+    """The result of an experiment.
 
     Attributes:
         comparison: The figures.
-        results: The policy's rules, held or broken; none without a policy.
-        topics: topic -> fields, of the judged topics.
-        runs: system -> its run.
-        inputs: Label -> sha256 of what was read.
-        accepted: Changes against the earlier result that were accepted, in words.
-        judgments: Where they come from: human, llm, clicks, mixed.
+        results: The result of each rule of the policy; empty without a policy.
+        topics: Topic -> fields, of the judged topics.
+        runs: System -> run.
+        inputs: Label -> sha256 of the input files.
+        accepted: Descriptions of the accepted changes of inputs.
+        judgments: Source of the judgments: human, llm, clicks or mixed.
     """
 
     spec: Experiment
@@ -48,14 +48,14 @@ class Experimented:
     results: tuple[RuleResult, ...]
     topics: Mapping[str, Mapping[str, Any]]
     qrels: Qrels
-    runs: Mapping[str, MadeRun]
+    runs: Mapping[str, SystemRun]
     inputs: Mapping[str, str]
     accepted: tuple[str, ...]
     judgments: str
 
     @property
     def refused(self) -> bool:
-        """Whether the policy lets the candidate not through."""
+        """Whether the candidate breaks a rule of the policy."""
         return any(not result.passed for result in self.results)
 
 
@@ -70,71 +70,75 @@ def experiment(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Experimented:
-    """Run an experiment; `experiments.results.write` puts it into files.
+    """Run an experiment; `experiment_report.write` writes its files.
 
     Args:
-        spec: An experiment, or the YAML file of one.
-        out: Its folder. Runs that are made are kept there and used again; a result that lies there is the one that
+        spec: An experiment, or its YAML file.
+        out: The folder of the experiment. Computed runs are cached there; an earlier result there is the one that the
             inputs are compared with.
-        since: Another earlier result to compare the inputs with (`experiment.json`).
-        accept_changes: Go on though topics, qrels, corpus, the baseline or the way of measuring changed.
-        allow_circular: Go on though the judge had a part in a system; the figures are then marked wherever they stand.
+        since: Another earlier result (`experiment.json`) to compare the inputs with.
+        accept_changes: Accept changes of topics, qrels, corpus, baseline or measurement settings.
+        allow_circular: Accept a judge that took part in a system; the figures are marked as circular.
+        store: The adapter store; None: the default store.
+        tasks: A folder of task plugins.
 
     Raises:
-        DataError: for a file that cannot be read, inputs that changed, or judged topics of which none is in the topics.
-        UsageError: for a file that is no experiment, or a circular judge.
+        DataError: if a file cannot be read, inputs changed, or no judged topic is among the topics.
+        UsageError: for an invalid experiment file, or a circular judge.
     """
-    wanted = spec if isinstance(spec, Experiment) else read_experiment(spec)
-    for name in wanted.measures:
-        parse_measure(name)  # before anything is run
-    place = store if isinstance(store, Store) else Store(store)
-    planned = plans(wanted, place, tasks)
-    inputs = {**hashes(wanted), **{f"system {name}": plan.sha256 for name, plan in planned.items()}}
+    spec = spec if isinstance(spec, Experiment) else read_experiment(spec)
+    for name in spec.measures:
+        parse_measure(name)  # fails before any run is computed
+    store = store if isinstance(store, Store) else Store(store)
+    planned = plans(spec, store, tasks)
+    inputs = {**hashes(spec), **{f"system {name}": plan.sha256 for name, plan in planned.items()}}
     earlier = Path(since) if since is not None else Path(out) / RESULT
-    changed = changes(wanted, inputs, earlier) if since is not None or earlier.is_file() else ()
+    changed = changes(spec, inputs, earlier) if since is not None or earlier.is_file() else ()
     if not accept_changes:
         refuse_changes(changed, earlier)
-    topics = read_topics(wanted.topics.path, wanted.topics.format)
-    qrels, judged_notes = experiment_qrels(wanted, topics)
-    asked = {topic: topics[topic] for topic in qrels}
-    maker = Runs(wanted, planned, asked, inputs, Path(out) / "runs", store=place, tasks=tasks, steps=steps)
-    runs = {name: maker.get(name) for name in wanted.systems}
-    card = read_card(wanted.qrels.path)
+    topics = read_topics(spec.topics.path, spec.topics.format)
+    qrels, judged_notes = experiment_qrels(spec, topics)
+    judged_topics = {topic: topics[topic] for topic in qrels}
+    system_runs = SystemRuns(
+        spec, planned, judged_topics, inputs, Path(out) / "runs", store=store, tasks=tasks, steps=steps
+    )
+    runs = {name: system_runs.get(name) for name in spec.systems}
+    card = read_card(spec.qrels.path)
     lineages = {name: run.lineage for name, run in runs.items()}
-    queries = {topic: str(fields["query"]) for topic, fields in asked.items()}
+    queries = {topic: str(fields["query"]) for topic, fields in judged_topics.items()}
     circular = refuse_circular(card, lineages, queries, allow=allow_circular)
-    comparison = _compared(wanted, asked, qrels, runs, circular)
-    notes = (*unknown_source_note(wanted, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
+    comparison = _compared(spec, judged_topics, qrels, runs, circular)
+    notes = (*unknown_source_note(spec, card), *judged_notes, *comparison.notes, *doubts(card, lineages))
     comparison = dataclasses.replace(comparison, notes=notes)
     source = card.source if card is not None else "human"
     facts = Facts(
-        roles={"base": wanted.baseline, "incumbent": wanted.baseline} if wanted.baseline else {},
+        roles={"base": spec.baseline, "incumbent": spec.baseline} if spec.baseline else {},
         data=inputs["qrels"],
         changed=changed,
         accepted=accept_changes,
         source=source,
     )
-    results = _decided(wanted, comparison, runs, facts, place, asked)
-    return Experimented(wanted, comparison, results, asked, qrels, runs, inputs, changed, source)
+    results = _decided(spec, comparison, runs, facts, store, judged_topics)
+    return Experimented(spec, comparison, results, judged_topics, qrels, runs, inputs, changed, source)
 
 
 def _decided(
     spec: Experiment,
     comparison: Comparison,
-    runs: Mapping[str, MadeRun],
+    runs: Mapping[str, SystemRun],
     facts: Facts,
     store: Store,
     topics: Mapping[str, Mapping[str, Any]],
 ) -> tuple[RuleResult, ...]:
-    """What the policy says of the candidate; nothing where there is none."""
+    """The results of the policy's rules for the candidate; empty without a policy."""
     if spec.policy is None or spec.candidate is None:
         return ()
     candidate = runs[spec.candidate]
     if spec.policy.invalid_rate is not None and candidate.invalid is None:
         raise UsageError(
-            "the policy bounds the invalid rate, but a run that is there does not tell which outputs were invalid",
+            "the policy bounds the invalid rate, but a run file does not contain the invalid outputs",
             where=f"system {spec.candidate}",
-            fix="Give the pipeline or the adapter in its place, or take the rule out.",
+            fix="Give the pipeline or the adapter instead, or remove the rule.",
         )
     facts = dataclasses.replace(facts, leaked=seen_by_run(store, candidate.card, topics))
     return decide(spec.policy, comparison, spec.candidate, facts)
@@ -144,14 +148,14 @@ def _compared(
     spec: Experiment,
     topics: Mapping[str, Mapping[str, Any]],
     qrels: Qrels,
-    runs: Mapping[str, MadeRun],
+    runs: Mapping[str, SystemRun],
     circular: Mapping[str, str],
 ) -> Comparison:
-    """Each run is read, measured and let go before the next, so that any number of them fits in memory."""
+    """Evaluate the runs one at a time, so that only one is in memory."""
     evaluations: dict[str, Evaluation] = {}
-    for name, made in runs.items():
+    for name, run in runs.items():
         evaluations[name] = evaluate_run(
-            read_run(made.source.path, made.source.format),
+            read_run(run.source.path, run.source.format),
             qrels,
             measures=spec.measures,
             tested=spec.tested,
@@ -160,11 +164,11 @@ def _compared(
             weight=spec.weight,
             cluster=spec.cluster,
             relevant=spec.relevant,
-            costs=made.costs,
-            invalid=made.invalid,
+            costs=run.costs,
+            invalid=run.invalid,
             circular=circular.get(name, ""),
         )
-    # A system alone is set against nothing, whichever part it has.
+    # A single system is compared with nothing.
     baseline = next(iter(evaluations)) if len(evaluations) == 1 and spec.candidate is None else spec.baseline
     return compare(evaluations, candidate=spec.candidate, baseline=baseline, correction=spec.correction)
 

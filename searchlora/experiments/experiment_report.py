@@ -1,4 +1,4 @@
-"""An experiment as files: `experiment.json` and `.md`, `per_query.jsonl`, `report.html`, and what a CI reads."""
+"""Result files of an experiment: JSON, Markdown, per-query JSONL, HTML report, and files for CI."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from searchlora.experiments.result_files import header, provenance, write_figure
 from searchlora.files import atomic_text
 
 
-def write(found: Experimented, folder: Path) -> Path:
-    """Write all files of an experiment into a folder and return the path of the report."""
-    made = header(found.spec.name)
+def write(result: Experimented, folder: Path) -> Path:
+    """Write all result files of an experiment to a folder; returns the path of the HTML report."""
+    made = header(result.spec.name)
     more = {
-        "inputs": dict(found.inputs),
-        "measured": measured_by(found.spec),
-        "accepted_changes": list(found.accepted),
-        "judgments": found.judgments,
-        "costs": {name: dict(costs) for name, costs in found.comparison.costs.items()},
-        "rules": [dataclasses.asdict(result) for result in found.results],
+        "inputs": dict(result.inputs),
+        "measured": measured_by(result.spec),
+        "accepted_changes": list(result.accepted),
+        "judgments": result.judgments,
+        "costs": {name: dict(costs) for name, costs in result.comparison.costs.items()},
+        "rules": [dataclasses.asdict(rule) for rule in result.results],
     }
     report = write_report(
         folder / "report.html",
-        found.spec.name,
-        found.comparison,
-        _details(found),
-        {**{f"{label}, sha256": digest for label, digest in found.inputs.items()}, **provenance(made)},
-        introduction=_introduction(found),
-        rules=found.results,
+        result.spec.name,
+        result.comparison,
+        _details(result),
+        {**{f"{label}, sha256": digest for label, digest in result.inputs.items()}, **provenance(made)},
+        introduction=_introduction(result),
+        rules=result.results,
     )
-    write_figures(folder, Path(RESULT).stem, found.comparison, made, more)
+    write_figures(folder, Path(RESULT).stem, result.comparison, made, more)
     return report
 
 
@@ -51,10 +51,14 @@ def write_decision(
     junit: Path | None = None,
     summary: Path | None = None,
 ) -> None:
-    """Write the files that a CI asked for.
+    """Write the files for continuous integration.
 
     Args:
-        reason: Of a system put through by force.
+        title: Heading of the summary.
+        results: The results of a policy's rules.
+        reason: The reason of a forced promotion.
+        junit: Path of a JUnit XML file.
+        summary: Path of a Markdown summary.
     """
     if junit is not None:
         write_junit(junit, title, results)
@@ -63,43 +67,45 @@ def write_decision(
             out.write(summary_markdown(title, comparison, results, reason))
 
 
-def _introduction(found: Experimented) -> str:
-    said = f"{len(found.runs)} systems on {len(found.qrels)} judged topics; the judgments are {found.judgments}."
-    if found.accepted:
-        said += f" Against the earlier result, these changes were accepted: {'; '.join(found.accepted)}."
-    return said
+def _introduction(result: Experimented) -> str:
+    text = f"{len(result.runs)} systems on {len(result.qrels)} judged topics; the judgments are {result.judgments}."
+    if result.accepted:
+        text += f" Against the earlier result, these changes were accepted: {'; '.join(result.accepted)}."
+    return text
 
 
-def _details(found: Experimented) -> Mapping[str, Detail]:
-    """The texts of the topics that the report shows: the biggest wins and losses of each headline pair."""
-    comparison = found.comparison
+def _details(result: Experimented) -> Mapping[str, Detail]:
+    """The topics that the report shows: the largest wins and losses of each main pair of systems."""
+    comparison = result.comparison
     shown = set()
     for a, b in comparison.main_pairs:
         for topics in extremes(comparison, a, b):
             shown.update(topics)
-    firsts: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown}
-    for name, run in found.runs.items():
+    top_documents: dict[str, dict[str, list[str]]] = {topic: {} for topic in shown}
+    for name, run in result.runs.items():
         scores = read_run(run.source.path, run.source.format)
         for topic in shown:
-            firsts[topic][name] = ranked(scores.get(topic, {}))[:SHOWN_DOCUMENTS]
-    wanted = {document for systems in firsts.values() for documents in systems.values() for document in documents}
-    titles = _titles(found, wanted)
+            top_documents[topic][name] = ranked(scores.get(topic, {}))[:SHOWN_DOCUMENTS]
+    shown_documents = {
+        document for systems in top_documents.values() for documents in systems.values() for document in documents
+    }
+    titles = _titles(result, shown_documents)
     return {
         topic: Detail(
-            str(found.topics[topic]["query"]),
+            str(result.topics[topic]["query"]),
             {
                 name: Answer(
-                    "", tuple(Found(each, titles.get(each, ""), found.qrels[topic].get(each)) for each in documents)
+                    "", tuple(Found(each, titles.get(each, ""), result.qrels[topic].get(each)) for each in documents)
                 )
                 for name, documents in systems.items()
             },
         )
-        for topic, systems in firsts.items()
+        for topic, systems in top_documents.items()
     }
 
 
-def _titles(found: Experimented, wanted: set[str]) -> dict[str, str]:
-    if found.spec.corpus is None:
+def _titles(result: Experimented, documents_shown: set[str]) -> dict[str, str]:
+    if result.spec.corpus is None:
         return {}
-    documents = (document for document in read_documents(found.spec.corpus) if document.id in wanted)
+    documents = (document for document in read_documents(result.spec.corpus) if document.id in documents_shown)
     return {document.id: document.title or document.text[:80] for document in documents}

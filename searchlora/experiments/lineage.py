@@ -1,4 +1,4 @@
-"""Who took part in what: the adapters in a system with their ancestors, and rows that an adapter was trained on."""
+"""Lineage: the adapters and base models of a system with their ancestors, and topics seen in training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from searchlora.task import EncoderTask, PromptedTask
 
 
 def base_reference(base: str) -> str:
-    """How lineages refer to a base model that works without an adapter; the same on every machine."""
+    """The reference of a bare base model in lineages; it does not depend on the machine."""
     return f"base {public_name(base)}"
 
 
 def base_lineage(store: Store, base: str) -> tuple[str, ...]:
-    """References of a base model at work without an adapter: its own, and those of an adapter merged into it."""
+    """References of a bare base model: its own, and those of an adapter merged into it."""
     merged = merged_adapter(Path(base).expanduser())
     if merged is None:
         return (base_reference(base),)
@@ -35,7 +35,7 @@ def base_lineage(store: Store, base: str) -> tuple[str, ...]:
 
 
 def base_queries(store: Store, base: str) -> tuple[str, ...] | None:
-    """`training_queries` of the adapter merged into a base, () where none is; None where they are not known."""
+    """Training queries of the adapter merged into a base: empty if there is none, None if they are unknown."""
     merged = merged_adapter(Path(base).expanduser())
     if merged is None:
         return ()
@@ -46,7 +46,7 @@ def base_queries(store: Store, base: str) -> tuple[str, ...] | None:
 
 
 def run_lineage(store: Store, adapters: Sequence[str], bare: Sequence[str] = ()) -> RunLineage:
-    """The adapters in a system, pinned, and all that they were made from; and the bases at work without an adapter."""
+    """The lineage of a system: pinned adapters with their ancestors, and bare base models."""
     references: dict[str, None] = {}
     for adapter in adapters:
         references |= dict.fromkeys((adapter, *ancestors(store, adapter)))
@@ -63,39 +63,38 @@ def seen_in_training(
     split: str,
     records: Sequence[Record],
 ) -> tuple[str, ...] | None:
-    """Ids of the records whose query the adapter was trained on; None where that cannot be told.
+    """Ids of the records whose query the adapter was trained on; None if unknown.
 
-    The test split of the dataset that it was trained on shares no input with the others (the builder sees to it), from
-    which it learned and was chosen. In other data a record is compared by its query alone, so those that the model sees
-    with more than a query (a conversation) are left out, for the same short question in another conversation is another
-    input; where that leaves none, it cannot be told.
+    The builder ensures that the test split of the training dataset shares no input with its other splits. In other
+    datasets records are compared by their query. Records with further input, such as a conversation, are skipped, since
+    the same short question in another conversation is another input; if all are skipped, the result is unknown.
     """
     trained_on = adapter.manifest.dataset
     if trained_on is not None and trained_on.fingerprint == dataset.fingerprint:
         if split != "test":
             return tuple(str(record["id"]) for record in records)
-        known = base_queries(store, adapter.manifest.base.name)
+        trained = base_queries(store, adapter.manifest.base.name)
     else:
-        known = training_queries(store, adapter.reference)
-    if known is None:
+        trained = training_queries(store, adapter.reference)
+    if trained is None:
         return None
-    seen = set(known)
+    seen = set(trained)
     reads = task.reads if isinstance(task, PromptedTask) else {}
-    more = [field for field, source in reads.items() if source != "query"]
-    told = {
+    other_fields = [field for field, source in reads.items() if source != "query"]
+    hashes = {
         str(record["id"]): query_hash(query)
         for record in records
-        if (query := task.query(record)) is not None and not any(record.get(field) for field in more)
+        if (query := task.query(record)) is not None and not any(record.get(field) for field in other_fields)
     }
-    if seen and not told:
+    if seen and not hashes:
         return None
-    return tuple(id_ for id_, hashed in told.items() if hashed in seen)
+    return tuple(id_ for id_, hashed in hashes.items() if hashed in seen)
 
 
 def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """The topics whose query an adapter at work in a run was trained on; None where that cannot be told.
+    """The topics whose query an adapter of the run was trained on; None if unknown.
 
-    Topics that come with a conversation are left out, as in `seen_in_training`; where all do, it cannot be told.
+    Topics with a conversation are skipped, as in `seen_in_training`.
     """
     if card is None:
         return None
@@ -108,7 +107,7 @@ def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping
         if known is None:
             return None
         seen.update(known)
-    alone = {topic: str(fields["query"]) for topic, fields in topics.items() if not fields.get("history")}
-    if seen and not alone:
+    without_history = {topic: str(fields["query"]) for topic, fields in topics.items() if not fields.get("history")}
+    if seen and not without_history:
         return None
-    return tuple(topic for topic, query in alone.items() if query_hash(query) in seen)
+    return tuple(topic for topic, query in without_history.items() if query_hash(query) in seen)

@@ -1,4 +1,4 @@
-"""The verb `mix-qrels`: human judgments, and another source's where people did not judge."""
+"""The command `mix-qrels`: human judgments, completed by judgments of another source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FITS = {"shift": fit_shift, "isotonic": fit_isotonic}
 
 @dataclass(frozen=True)
 class MixedQrels:
-    """What came out, and the calibration where one was fitted."""
+    """The mixed judgments, their card, and the calibration if one was fitted."""
 
     mixed: Mixed
     card: JudgmentsCard
@@ -39,41 +39,39 @@ def mix_qrels(
     grades: Mapping[int, int] | None = None,
     calibrate: Literal["shift", "isotonic"] | None = None,
 ) -> MixedQrels:
-    """Write qrels in which human grades stand, and another source's beside them, with a card that says so.
+    """Write qrels with human grades, completed by another source's grades, and a card that names both.
 
     Args:
-        human: Qrels of people, in any format that is read.
-        other: Qrels of an LLM or of clicks, with their card; answers that were no grade, as `read_labels` reads them.
-        out: The qrels, in the format of the name (`.txt`: TREC).
-        source: What `other` is, where it has no card.
+        human: Human qrels, in any supported format.
+        other: Qrels of an LLM or of clicks, with their card; `read_labels` reads them.
+        out: The qrels to write; the format follows the extension (`.txt`: TREC).
+        source: The source of `other`, if it has no card.
         scale, grades: See `mix`.
-        calibrate: Fit a calibration on the pairs that both judged, and lay it over the other source's grades.
+        calibrate: Fit a calibration on the pairs that both judged, and apply it to the other source's grades.
 
     Raises:
-        UsageError: when `out` is there already, the source of `other` is not known, or as `mix` and `mixed_card`.
-        DataError: when a file cannot be read or was changed since its card was written.
+        UsageError: if `out` exists or the source of `other` is unknown; also as `mix` and `mixed_card`.
+        DataError: if a file cannot be read or was changed after its card was written.
     """
     check_new(out)
-    of_people, filled_in = read_card(human), read_card(other) or _unknown(other, source)
-    people, said = read_qrels(Path(human)), read_labels(other)
-    calibration = _fitted(calibrate, people, said, scale, grades) if calibrate is not None else None
-    mixed = mix(people, said, scale=scale, grades=grades, calibration=calibration)
+    human_card, other_card = read_card(human), read_card(other) or _card_of(other, source)
+    human_qrels, labels = read_qrels(Path(human)), read_labels(other)
+    calibration = _fitted(calibrate, human_qrels, labels, scale, grades) if calibrate is not None else None
+    mixed = mix(human_qrels, labels, scale=scale, grades=grades, calibration=calibration)
     card = mixed_card(
         mixed,
-        of_people,
-        filled_in,
+        human_card,
+        other_card,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         made_from={"human": file_sha256(human), "other": file_sha256(other)},
     )
     return MixedQrels(mixed, write_judgments(out, mixed.qrels, card), calibration)
 
 
-def _unknown(path: str | Path, source: Literal["llm", "clicks"] | None) -> JudgmentsCard:
-    """The card of judgments made elsewhere; on what their judge was trained is not known."""
+def _card_of(path: str | Path, source: Literal["llm", "clicks"] | None) -> JudgmentsCard:
+    """The card of judgments without one; the training data of their judge is unknown."""
     if source is None:
-        raise UsageError(
-            "there is no card that says who judged", where=str(path), fix="Say what it is: --source llm or clicks."
-        )
+        raise UsageError("has no card that names its source", where=str(path), fix="Give --source llm or clicks.")
     return JudgmentsCard(source, created="", judge_queries=None)
 
 
@@ -85,16 +83,16 @@ def _fitted(
     grades: Mapping[int, int] | None,
 ) -> Calibration:
     known = tuple(scale) if scale is not None else tuple({grade for row in human.values() for grade in row.values()})
-    # What is no grade, or not in the map, is put where no scale is, so that the fit leaves it out and counts it.
+    # Invalid labels, and grades missing in the map, get a grade outside the scale: the fit skips and counts them.
     outside = min(known) - 1
-    said = {
-        topic: {document: float(_meant(grade, grades, outside)) for document, grade in row.items()}
+    predicted = {
+        topic: {document: float(_mapped(grade, grades, outside)) for document, grade in row.items()}
         for topic, row in other.items()
     }
-    return _FITS[method](human, said, scale=known)
+    return _FITS[method](human, predicted, scale=known)
 
 
-def _meant(grade: int | None, grades: Mapping[int, int] | None, otherwise: int) -> int:
+def _mapped(grade: int | None, grades: Mapping[int, int] | None, default: int) -> int:
     if grade is None:
-        return otherwise
-    return grades.get(grade, otherwise) if grades else grade
+        return default
+    return grades.get(grade, default) if grades else grade

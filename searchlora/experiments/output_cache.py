@@ -32,14 +32,14 @@ class Model:
         """The adapter that an engine applies; None for the bare base."""
         return None if self.bare else self.adapter.reference
 
-    def task(self, trial: EvaluationRun) -> PromptedTask:
-        """The trial's task with this adapter's settings and, unless bare, its tuned values."""
+    def task(self, evaluation_run: EvaluationRun) -> PromptedTask:
+        """The evaluation_run's task with this adapter's settings and, unless bare, its tuned values."""
         manifest = self.adapter.manifest
-        return trial.task.bound(manifest.settings, None if self.bare else manifest.tuned)
+        return evaluation_run.task.bound(manifest.settings, None if self.bare else manifest.tuned)
 
 
 class OutputCache:
-    """The cached outputs of one trial, one JSON file per model.
+    """The cached outputs of one evaluation_run, one JSON file per model.
 
     Args:
         folder: Where the files are; None: nothing is read or written.
@@ -48,10 +48,10 @@ class OutputCache:
         reused: Names of the models whose outputs were read from the cache.
     """
 
-    def __init__(self, folder: Path | None, trial: EvaluationRun) -> None:
+    def __init__(self, folder: Path | None, evaluation_run: EvaluationRun) -> None:
         self.folder = folder
         self.reused: list[str] = []
-        self._conditions = _conditions(trial)
+        self._conditions = _conditions(evaluation_run)
 
     def outputs(self, model: Model) -> tuple[list[Any], dict[str, float]] | None:
         """A model's outputs and costs for exactly these prompts; None where they are not in the cache.
@@ -104,9 +104,11 @@ class OutputCache:
         return hashlib.sha256((self._conditions + json.dumps(parts, sort_keys=True)).encode()).hexdigest()
 
 
-def _conditions(trial: EvaluationRun) -> str:
+def _conditions(evaluation_run: EvaluationRun) -> str:
     """All that an output depends on besides the model: prompts, decoding options, and the task's version."""
-    prompts = [[dict(message) for message in messages(trial.task, record)] for record in trial.records]
+    prompts = [
+        [dict(message) for message in messages(evaluation_run.task, record)] for record in evaluation_run.records
+    ]
     prompts_sha256 = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
-    options = {"max_new_tokens": trial.max_new_tokens, "constrained": trial.constrained}
-    return json.dumps([prompts_sha256, options, f"{trial.task.name} version {trial.task.version}"])
+    options = {"max_new_tokens": evaluation_run.max_new_tokens, "constrained": evaluation_run.constrained}
+    return json.dumps([prompts_sha256, options, f"{evaluation_run.task.name} version {evaluation_run.task.version}"])

@@ -1,4 +1,4 @@
-"""The verb `promote`: an alias moves to a version that its policy lets through, and the decision is kept either way."""
+"""The command `promote`: move an alias to a version if a policy permits it, and record the decision."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from searchlora.progress import Steps, unwatched
 
 @dataclass(frozen=True)
 class Promoted:
-    """A decision, and what it rests on.
+    """The result of `promote`.
 
     Attributes:
-        move: The entry in the adapter's history; a refusal moves nothing.
-        results: Each rule of the policy, held or broken.
+        move: The entry in the adapter's history; a refusal moves no alias.
+        results: The result of each rule of the policy.
+        evaluated: The evaluation that the decision is based on.
     """
 
     move: AliasMove
@@ -37,7 +38,7 @@ class Promoted:
 
     @property
     def refused(self) -> bool:
-        """Whether the alias stays where it was."""
+        """Whether the policy refused the promotion, so that the alias did not move."""
         return self.move.refused
 
 
@@ -57,53 +58,54 @@ def promote(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> Promoted:
-    """Evaluate a version against its base and against the alias's present version, and move the alias if it may.
+    """Evaluate a version against its base and the alias's current version, and move the alias if the policy permits.
 
     Args:
         adapter: The candidate, `name@3`.
-        alias: Where it shall go, for example `production`.
-        policy: The rules, or a file of them.
-        data: A dataset folder whose split the candidate did not train on.
-        qrels: Judgments instead of the dataset's own; a card beside them says who judged.
-        force: A reason for moving the alias although the policy refuses; it stands in the history for ever.
-        accept_changes: Whether data other than that of the last decision on this alias is meant.
-        keep: A folder where each model's outputs are kept, as for `evaluate`.
+        alias: The alias to move, for example `production`.
+        policy: The rules, or a file with rules.
+        data: A dataset folder; the candidate was not trained on the split.
+        split: The split of the dataset.
+        qrels: Judgments that replace the dataset's own; a card beside the file names their source.
+        force: A reason for moving the alias against the policy; the history records it.
+        accept_changes: Accept data other than that of the last decision on this alias.
+        keep: Folder of cached outputs, as for `evaluate`.
 
     Raises:
-        UsageError: when the alias means this version already, the reason is empty, or the policy names what the data
-            does not have.
-        StoreError: when the alias was moved meanwhile.
-        What `evaluate` raises.
+        UsageError: if the alias points to this version already, the reason is empty, or the policy refers to something
+            that the data does not have.
+        StoreError: if the alias was moved concurrently.
+        DataError, NotInStore, LoadCheckFailed: as `evaluate`.
     """
     check_alias(alias)
     if force is not None and not force.strip():
         raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
     rules = policy if isinstance(policy, Policy) else read_policy(policy)
     rules = rules if rules.held_out else rules.model_copy(update={"held_out": "required"})
-    place = store if isinstance(store, Store) else Store(store)
-    candidate = parse_reference(place.pin(adapter))
+    store = store if isinstance(store, Store) else Store(store)
+    candidate = parse_reference(store.pin(adapter))
     version = candidate.version or 0
-    incumbent = place.aliases(candidate.name).get(alias)
+    incumbent = store.aliases(candidate.name).get(alias)
     if incumbent == version:
-        raise UsageError(f"'{alias}' means {candidate.name}@{version} already", where=str(place.root))
-    present = [f"{candidate.name}@{incumbent}"] if incumbent is not None else []
+        raise UsageError(f"'{alias}' already points to {candidate.name}@{version}", where=str(store.root))
+    current = [f"{candidate.name}@{incumbent}"] if incumbent is not None else []
     evaluated = evaluate(
         f"{candidate.name}@{version}",
         data,
-        beside=present,
+        beside=current,
         split=split,
         qrels=qrels,
-        allow_circular=True,  # the policy has a rule for it, so that the refusal stands in the history
-        store=place,
+        allow_circular=True,  # a rule of the policy refuses it, so that the history records the refusal
+        store=store,
         retrieval=retrieval,
         keep=keep,
         tasks=tasks,
         steps=steps,
     )
-    history = place.history(candidate.name)
+    history = store.history(candidate.name)
     last = _last_decision(history, alias)
     facts = Facts(
-        roles={"base": BASE, **({"incumbent": present[0]} if present else {})},
+        roles={"base": BASE, **({"incumbent": current[0]} if current else {})},
         data=evaluated.judgments.data,
         changed=_changed(history, alias, evaluated),
         accepted=accept_changes,
@@ -111,7 +113,7 @@ def promote(
         removed=_removed(history, alias),
         policy=last.policy if last else None,
         sliced=_sliced(last) if last else (),
-        leaked=seen_in_training(place, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
+        leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
     held = all(result.passed for result in results)
@@ -120,16 +122,16 @@ def promote(
         outcome="promoted" if held else "refused" if force is None else "forced",
         rules=tuple(Rule(**dataclasses.asdict(result)) for result in results),
         policy=rules.model_dump(mode="json"),
-        evidence=_evidence(evaluated, present),
+        evidence=_evidence(evaluated, current),
     )
-    move = place.decide(candidate.name, alias, decision, force, incumbent=incumbent)
+    move = store.decide(candidate.name, alias, decision, force, incumbent=incumbent)
     return Promoted(move, results, evaluated)
 
 
 def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> tuple[str, ...]:
-    """Whether the data is that of the last decision on the alias, in words.
+    """A description of how the data differs from that of the last decision on the alias; empty if it is the same.
 
-    A decision that was refused for its data does not count, or it would let the same data through the next time.
+    A decision that was refused because of its data does not count: otherwise the same data would pass the next time.
     """
     decided = [
         move.decision
@@ -150,27 +152,27 @@ def _changed(history: Sequence[AliasMove], alias: str, evaluated: Evaluated) -> 
 
 
 def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
-    """The last one on the alias, a refusal as well."""
+    """The last decision on the alias, including refusals."""
     return next((move.decision for move in reversed(history) if move.alias == alias and move.decision), None)
 
 
 def _sliced(decision: Decision) -> tuple[str, ...]:
-    """The rules on slices whose values a decision had, or should have had: not those whose absence was accepted."""
+    """The slice rules of a decision, except those whose missing values were accepted."""
     rules = [rule for rule in decision.rules if rule.rule.startswith(SLICE)]
     return tuple(rule.rule for rule in rules if not rule.said.startswith(ACCEPTED))
 
 
 def _removed(history: Sequence[AliasMove], alias: str) -> str:
-    """The version that the alias meant until it was removed, in words; empty where that is not so."""
+    """A description of the removed version that the alias pointed to; empty if it points to a stored one."""
     moves = [move for move in history if move.alias == alias and not move.refused]
     gone = bool(moves) and moves[-1].target is None
-    return f"version {moves[-1].source}, which '{alias}' meant" if gone else ""
+    return f"version {moves[-1].source}, which '{alias}' pointed to" if gone else ""
 
 
 def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, Any]:
-    """What the decision came from: data, judgments, machine, and the figures of the systems concerned."""
+    """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
     made = to_json(evaluated.comparison, header(evaluated.adapter.reference))
-    concerned = {evaluated.adapter.reference, BASE, *incumbent}
+    involved = {evaluated.adapter.reference, BASE, *incumbent}
     return {
         **{key: made[key] for key in ("command", "date", "machine", "versions")},
         "data": evaluated.judgments.data,
@@ -178,7 +180,7 @@ def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, An
         "judgments": evaluated.judgments.source,
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,
-        "rows": [row for row in made["rows"] if row["system"] in concerned],
-        "comparisons": [pair for pair in made["comparisons"] if {pair["a"], pair["b"]} <= concerned],
-        "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in concerned},
+        "rows": [row for row in made["rows"] if row["system"] in involved],
+        "comparisons": [pair for pair in made["comparisons"] if {pair["a"], pair["b"]} <= involved],
+        "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in involved},
     }

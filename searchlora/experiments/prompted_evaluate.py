@@ -1,4 +1,4 @@
-"""The verb `evaluate` for a prompted task: adapters beside their base zero-shot and the task's baselines."""
+"""The command `evaluate` for a prompted task: adapters, their base zero-shot, and the task's baselines."""
 
 from __future__ import annotations
 
@@ -47,16 +47,18 @@ def evaluate_prompted(
     """Compare the first adapter with its base zero-shot, the task's baselines and the other adapters.
 
     Args:
-        unconstrained: Let the base and the first adapter answer once more without being held to the form.
-        keep: Where models' outputs are kept, and taken from when they would come out the same.
+        task: The task with the settings of the first adapter.
+        adapters: The adapter to evaluate, and adapters to compare it with.
+        unconstrained: Also evaluate the base and the first adapter without constrained decoding.
+        keep: Folder of cached outputs, which are reused if they would be the same.
 
     Returns:
-        Systems by name, the figures, and the names of systems whose outputs were taken from `keep`.
+        The systems by name, the comparison, and the names of the systems whose outputs were reused.
 
     Raises:
-        UsageError: when an adapter is of another task, the judge is circular, or nothing holds the task's answers to a
-            form.
-        LoadCheckFailed: when an adapter must not be loaded.
+        UsageError: if an adapter is of another task, the judge is circular, or the task's output has no form to
+            constrain.
+        LoadCheckFailed: if an adapter fails its load check.
     """
     candidate = adapters[0]
     engines = _Engines(store)
@@ -66,7 +68,7 @@ def evaluate_prompted(
     if unconstrained:
         _check_form(task, records)
     retrieve = retrieval_stage(task, dataset, retrieval, steps("Indexing"))
-    trial = EvaluationRun(
+    evaluation_run = EvaluationRun(
         task,
         records,
         retrieve,
@@ -74,13 +76,19 @@ def evaluate_prompted(
         dataset.relevant,
         max_new_tokens=int(candidate.manifest.recipe["max_new_tokens"]),
     )
-    systems = {name: trial.given(name, outputs) for name, outputs in task.baselines(records, dataset.folder).items()}
+    systems = {
+        name: evaluation_run.run_outputs(name, outputs)
+        for name, outputs in task.baselines(records, dataset.folder).items()
+    }
     models = list(_models(adapters))
     free = [Model(f"{each.name}, unconstrained", each.adapter, each.bare) for each in (models[0], models[-1])]
     reused: list[str] = []
-    for conditions, its in ((replace(trial, constrained=False), free if unconstrained else []), (trial, models)):
+    for conditions, group in (
+        (replace(evaluation_run, constrained=False), free if unconstrained else []),
+        (evaluation_run, models),
+    ):
         cache = OutputCache(keep, conditions)
-        for model in its:
+        for model in group:
             systems[model.name] = _answer(model, conditions, cache, engines, steps)
         reused += cache.reused
     circular |= {each.name: circular.get(each.reference or BASE, "") for each in free}
@@ -93,7 +101,7 @@ def evaluate_prompted(
 def _check_form(task: PromptedTask, records: Sequence[Record]) -> None:
     form = task.output(records[0])
     if form.choices is None and form.grammar is None:
-        raise UsageError(f"nothing holds the answers of '{task.name}' to a form", fix="Leave --unconstrained out.")
+        raise UsageError(f"the outputs of '{task.name}' are not constrained", fix="Leave --unconstrained out.")
 
 
 def _circular(
@@ -104,7 +112,7 @@ def _circular(
     store: Store,
     allow: bool,
 ) -> dict[str, str]:
-    """System -> why its figures are circular. Raises `UsageError` where any is and `allow` was not given."""
+    """System -> why its figures are circular. Raises `UsageError` for a circular system unless `allow`."""
     lineages: dict[str, RunLineage | None] = {each.reference: run_lineage(store, [each.reference]) for each in adapters}
     lineages[BASE] = run_lineage(store, (), [adapters[0].manifest.base.name])
     queries = {str(record["id"]): task.query(record) or "" for record in records}
@@ -112,21 +120,25 @@ def _circular(
 
 
 def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
-    """The base of the adapter under test, the adapters beside it, and at last itself."""
+    """The base of the evaluated adapter, the other adapters, and the evaluated adapter."""
     candidate, *beside = adapters
     yield Model(BASE, candidate, bare=True)
     for each in (*beside, candidate):
         yield Model(each.reference, each)
 
 
-def _answer(model: Model, trial: EvaluationRun, cache: OutputCache, engines: _Engines, steps: Steps) -> SystemResult:
-    known = cache.outputs(model)
-    if known is not None:
-        return trial.given(model.name, *known, model.task(trial))
+def _answer(
+    model: Model, evaluation_run: EvaluationRun, cache: OutputCache, engines: _Engines, steps: Steps
+) -> SystemResult:
+    cached = cache.outputs(model)
+    if cached is not None:
+        return evaluation_run.run_outputs(model.name, *cached, model.task(evaluation_run))
     engine = engines.engine(model.adapter)
-    found = trial.generated(model.name, engine, model.reference, steps(f"Answering: {model.name}"), model.task(trial))
-    cache.save(model, found.outputs, found.evaluation.costs)
-    return found
+    result = evaluation_run.run_model(
+        model.name, engine, model.reference, steps(f"Generating: {model.name}"), model.task(evaluation_run)
+    )
+    cache.save(model, result.outputs, result.evaluation.costs)
+    return result
 
 
 class _Engines:
@@ -138,7 +150,7 @@ class _Engines:
         self._engines: dict[tuple[Path, str, str], LocalEngine] = {}
 
     def check(self, adapter: StoredAdapter, task: PromptedTask) -> None:
-        """What every load checks, before any long work."""
+        """Run the load check before any long work. Raises `UsageError` for an adapter of another task."""
         if adapter.manifest.task != task.name:
             raise UsageError(
                 f"is an adapter for the task '{adapter.manifest.task}', not for '{task.name}'", where=adapter.reference
@@ -159,7 +171,7 @@ class _Engines:
         return self._engines[key]
 
     def _base(self, adapter: StoredAdapter) -> BaseModel:
-        named = (adapter.manifest.base.name, adapter.manifest.base.revision)
-        if named not in self._bases:
-            self._bases[named] = resolve(*named)
-        return self._bases[named]
+        key = (adapter.manifest.base.name, adapter.manifest.base.revision)
+        if key not in self._bases:
+            self._bases[key] = resolve(*key)
+        return self._bases[key]

@@ -41,21 +41,21 @@ def run(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> tuple[str, int]:
-    """Take queries through a pipeline and write a TREC run, whole or not at all, and its card beside it.
+    """Execute a pipeline on queries, and write a TREC run (atomically) with a card beside it.
 
     Args:
         pipeline: A YAML file, or the name of a ready pipeline.
-        queries: Rows with `id`, `query` and whatever the stages read (`history`), in JSONL, CSV, TSV or Parquet.
-        corpus: Rows with `id`, `text` and, if there is one, `title`.
-        overrides: `parameter=value` of the pipeline.
-        engine: The server that adapters are asked of, in place of what the pipeline says.
+        queries: Rows with `id`, `query` and fields that stages read, such as `history` (JSONL, CSV, TSV, Parquet).
+        corpus: Rows with `id`, `text` and optionally `title`.
+        overrides: Parameters of the pipeline, `name=value`.
+        engine: The server that generates; replaces the engine of the pipeline.
 
     Returns:
-        The run's tag, in which each adapter stands with its pinned version, and the number of topics.
+        The tag of the run, with the pinned version of each adapter, and the number of topics.
 
     Raises:
-        PipelineError: for a pipeline that cannot be built, or a query without id or text.
-        RowError, DataError: naming file and row; also where `out` cannot be written.
+        PipelineError: if the pipeline cannot be built, or a query lacks id or text.
+        RowError, DataError: for an invalid row, with its location, or if `out` cannot be written.
     """
     name, stages = read_pipeline(pipeline, overrides, engine)
     if not any(isinstance(stage, RetrieveSettings) for stage in stages):
@@ -65,20 +65,20 @@ def run(
     documents = list(read_documents(Path(corpus)))
     for document in documents:
         check_id(document.id)
-    place = store if isinstance(store, Store) else Store(store)
-    stages = pinned(stages, place.pin)
-    built = build_pipeline(name, stages, store=place, documents=documents, tasks=tasks, steps=steps)
+    store = store if isinstance(store, Store) else Store(store)
+    stages = pinned(stages, store.pin)
+    built = build_pipeline(name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
     done = built.execute(searches, progress=steps("Searching"))
     write_run(Path(out), run_of(done), built.tag)
-    write_run_card(out, run_card(name, built, stages, place))
+    write_run_card(out, run_card(name, built, stages, store))
     return built.tag, len(done)
 
 
 def run_card(system: str, built: Pipeline, stages: Sequence[Settings], store: Store) -> RunCard:
-    """Which adapters and encoders had a part in the run, so that none of them is let judge it (law 6).
+    """The adapters and encoders that took part in the run, so that none of them may judge it.
 
     Args:
-        stages: With every adapter by its version.
+        stages: The settings of the stages, with pinned adapters.
     """
     working = adapters(stages)
     under = [store.get(adapter).manifest.base.name for adapter in working]
@@ -94,7 +94,7 @@ def run_card(system: str, built: Pipeline, stages: Sequence[Settings], store: St
 
 
 def _queries(path: Path) -> list[Record]:
-    """All rows; unlike a dataset's builder, a run goes on without none of them."""
+    """All queries; unlike a dataset build, a run fails on any invalid row."""
     found = []
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
@@ -108,7 +108,7 @@ def _queries(path: Path) -> list[Record]:
 
 
 def with_history(search: Record, where: str) -> Record:
-    """A conversation may stand in a table's cell, as JSON; anything but turns of role and text is refused."""
+    """The search with `history` as a list of turns; a table cell may hold it as JSON. Raises `RowError`."""
     history = search.get("history")
     if history in (None, ""):
         return {key: value for key, value in search.items() if key != "history"}

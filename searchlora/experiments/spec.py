@@ -1,4 +1,4 @@
-"""An experiment as it is written: which systems, on what, measured how."""
+"""The specification of an experiment: systems, topics, qrels, measures, and an optional policy; read from YAML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """A file; as a plain text it is the path, with the format told by name and content."""
+    """An input file; a plain string is the path, and the format is detected from name and content."""
 
     path: Path
     format: str | None = None
@@ -31,17 +31,18 @@ class Source(_Strict):
         return {"path": value} if isinstance(value, str | Path) else value
 
     def below(self, folder: Path) -> Source:
-        """The same file, a relative path taken from `folder`."""
+        """The same file, with a relative path resolved against `folder`."""
         return self.model_copy(update={"path": folder / self.path})
 
 
 class System(_Strict):
-    """One system: a run that is there, or a pipeline or an adapter by which it is made.
+    """One system: a run file, or a pipeline or an adapter that computes the run.
 
     Attributes:
         run: A run file.
-        pipeline: A YAML file or a ready pipeline, with `set`: its parameters.
-        adapter: A reference to an adapter that writes the query; `Experiment.retrieval` follows it.
+        pipeline: A YAML file or a ready pipeline.
+        set: Parameters of the pipeline.
+        adapter: A reference to an adapter that writes the query; the stages of `Experiment.retrieval` follow it.
     """
 
     run: Source | None = None
@@ -51,32 +52,35 @@ class System(_Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> System:
-        given = [name for name in ("run", "pipeline", "adapter") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a system is one of run, pipeline, adapter; given: {', '.join(given) or 'none'}")
+        present = [name for name in ("run", "pipeline", "adapter") if getattr(self, name) is not None]
+        if len(present) != 1:
+            raise ValueError(f"a system has exactly one of run, pipeline, adapter, not {', '.join(present) or 'none'}")
         if self.set and self.pipeline is None:
             raise ValueError("set belongs to a pipeline")
         return self
 
 
 class Experiment(_Strict):
-    """Systems × topics × qrels × measures.
+    """An experiment: systems, topics, qrels and measures.
 
     Args:
-        name: A word, for files and headings.
-        topics: What is asked; fields beside `query` can be sliced by.
-        qrels: The judgments. A card beside the file says who made them.
-        corpus: Documents; needed where a pipeline or an adapter runs, and for the texts in the report.
-        systems: name -> system, in the order in which tables show them.
-        baseline: The system that every other is set against.
-        candidate: The system under test; it is set against every other, and a policy decides on it.
-        measures: Names as `nDCG@10`, or any of ir-measures; the first is the headline.
-        tested: Those whose differences are tested; p values are corrected over all of them. Empty: all.
-        relevant: From which grade on a document counts in binary measures.
-        scale: The grades there are. A label outside it is no grade: its document is unjudged, and the notes count it.
-        slices, weight, cluster: Topic fields: to slice by, with the traffic, and with what makes topics dependent.
+        name: One word, for files and headings.
+        topics: The topics; results can be sliced by fields other than `query`.
+        qrels: The judgments. A card beside the file names their source.
+        corpus: Documents; required by pipelines and adapters, and for titles in the report.
+        systems: System name -> system, in the order of tables.
+        baseline: The system that every other system is compared with.
+        candidate: The system under test, compared with every other system; the policy decides on it.
+        measures: Names such as `nDCG@10`, or any measure of ir-measures; the first is the headline.
+        tested: Measures whose differences are tested; p values are corrected for their number. Empty: all.
+        relevant: The lowest grade that counts as relevant in binary measures.
+        scale: The valid grades. A document with another label counts as unjudged, and the notes count it.
+        slices: Topic fields to slice by.
+        weight: Topic field with the traffic of a topic.
+        cluster: Topic field with the group of dependent topics.
+        correction: Correction of p values for multiple comparisons: Holm or Benjamini-Hochberg.
         retrieval: Stages after an adapter that writes the query.
-        policy: Rules, or a file of them.
+        policy: Rules, or a file with rules.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -109,14 +113,14 @@ class Experiment(_Strict):
         for role in ("baseline", "candidate"):
             name = getattr(self, role)
             if name is not None and name not in self.systems:
-                raise ValueError(f"the {role} '{name}' is none of the systems: {', '.join(self.systems)}")
-        if odd := [name for name in self.systems if not (name.strip() and name.isprintable() and len(name) <= 100)]:
-            raise ValueError(f"the system {odd[0]!r} needs a name of 1 to 100 characters that can be printed")
+                raise ValueError(f"the {role} '{name}' is not one of the systems: {', '.join(self.systems)}")
+        if invalid := [name for name in self.systems if not (name.strip() and name.isprintable() and len(name) <= 100)]:
+            raise ValueError(f"the system {invalid[0]!r} needs a name of 1 to 100 printable characters")
         files: dict[str, str] = {}
         for name in (name for name, system in self.systems.items() if system.run is None):
             other = files.setdefault(file_name(name).casefold(), name)
             if other != name:
-                raise ValueError(f"the runs of '{other}' and '{name}' would be one file; give one another name")
+                raise ValueError(f"the runs of '{other}' and '{name}' would have the same file name; rename one")
         if self.baseline is None and self.candidate is None and len(self.systems) > 1:
             raise ValueError("several systems need a baseline or a candidate to be compared with")
         if unknown := [name for name in self.tested if name not in self.measures]:
@@ -127,10 +131,10 @@ class Experiment(_Strict):
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """Read an experiment file; relative paths are taken from its folder.
+    """Read an experiment file; relative paths are resolved against its folder.
 
     Raises:
-        UsageError: when it is not there, is not YAML, or naming the key that is refused.
+        UsageError: if the file is missing or not YAML, or a key is invalid; names the key.
     """
     file = Path(path)
     try:
@@ -148,12 +152,12 @@ def read_experiment(path: str | Path) -> Experiment:
         key = ".".join(str(part) for part in first["loc"]) or "the file"
         unknown = first["type"] == "extra_forbidden"
         fix = f"Keys of an experiment: {', '.join(Experiment.model_fields)}." if unknown else None
-        said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"'{key}': {said[0].lower()}{said[1:]}", where=str(path), fix=fix) from None
-    return _placed(spec, file.parent)
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"'{key}': {message[0].lower()}{message[1:]}", where=str(path), fix=fix) from None
+    return _resolved(spec, file.parent)
 
 
-def _placed(spec: Experiment, folder: Path) -> Experiment:
+def _resolved(spec: Experiment, folder: Path) -> Experiment:
     systems = {}
     for name, system in spec.systems.items():
         run = system.run.below(folder) if system.run is not None else None

@@ -1,4 +1,4 @@
-"""The runs of an experiment's systems: read where they lie, made where a pipeline or an adapter makes them."""
+"""The runs of an experiment's systems: existing run files, or runs computed by a pipeline or an adapter."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from searchlora.task import PromptedTask, load_task
 
 @dataclass(frozen=True)
 class Plan:
-    """How a system's run is made.
+    """How the run of a system is computed.
 
     Attributes:
-        pipeline: Its name.
-        stages: Every adapter in them by its pinned version.
-        sha256: Of the settings, of the weights of adapters and encoders, and of the versions of adapters' tasks.
+        pipeline: The name of the pipeline.
+        stages: The settings of its stages, with pinned adapters.
+        sha256: Hash of the settings, the weights of adapters and encoders, and the versions of the adapters' tasks.
     """
 
     pipeline: str
@@ -56,15 +56,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class MadeRun:
-    """A system's run.
+class SystemRun:
+    """The run of a system.
 
     Attributes:
-        source: Where it lies.
-        card: Who worked in it; None where that is not known.
-        costs: What a query cost, where it was made here.
-        invalid: topic -> why an output of an adapter did not parse; None where that is not known.
-        reused: Whether it was made by an earlier call, from the same inputs by the same versions.
+        source: The run file.
+        card: The adapters and encoders that took part; None if unknown.
+        costs: Costs per query, if the run was computed on this machine.
+        invalid: Topic -> why an output of an adapter is invalid; None if unknown.
+        reused: Whether the run was computed by an earlier call from the same inputs and versions.
     """
 
     source: Source
@@ -75,30 +75,30 @@ class MadeRun:
 
     @property
     def lineage(self) -> RunLineage | None:
-        """The adapters, their ancestors and the encoders; None where they are not known."""
+        """The adapters, their ancestors and the encoders; None if unknown."""
         return RunLineage(self.card.lineage) if self.card is not None else None
 
 
 def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> dict[str, Plan]:
-    """System -> how it is made, of those that have no run yet.
+    """System -> plan, for the systems without a run file.
 
     Raises:
         PipelineError: for a pipeline that cannot be read.
-        InvalidName, NotInStore, BaseModelError: for an adapter or an encoder that is not there.
+        InvalidName, NotInStore, BaseModelError: for a missing adapter or encoder.
     """
     return {
         name: _plan(name, system, spec, store, tasks) for name, system in spec.systems.items() if system.run is None
     }
 
 
-class Runs:
-    """Makes what is not there yet.
+class SystemRuns:
+    """Computes and caches the runs of an experiment's systems.
 
     Args:
-        planned: How.
-        topics: topic -> fields.
-        inputs: Label -> sha256; a run made from others is made again.
-        folder: Where made runs are kept.
+        planned: System -> plan.
+        topics: Topic -> fields.
+        inputs: Label -> sha256 of the inputs; a cached run from other inputs is computed again.
+        folder: Folder of computed runs.
     """
 
     def __init__(
@@ -122,29 +122,31 @@ class Runs:
         self.tasks = tasks
         self.steps = steps
 
-    def get(self, name: str) -> MadeRun:
+    def get(self, name: str) -> SystemRun:
         """The run of a system.
 
         Raises:
-            UsageError: when it must be made and there is no corpus.
-            What building and running a pipeline raises.
+            UsageError: if the run must be computed and the experiment has no corpus.
+            PipelineError, BaseModelError, LoadCheckFailed: as building and executing a pipeline.
         """
         run = self.spec.systems[name].run
-        return MadeRun(run, read_run_card(run.path), {}) if run is not None else self._made(name, self.planned[name])
+        return (
+            SystemRun(run, read_run_card(run.path), {}) if run is not None else self._computed(name, self.planned[name])
+        )
 
     @cached_property
     def documents(self) -> list[Document]:
-        """The corpus. Raises `UsageError` where the experiment names none."""
+        """The corpus. Raises `UsageError` if the experiment has none."""
         if self.spec.corpus is None:
-            raise UsageError("a pipeline or an adapter needs documents to search in", fix="Name a file as 'corpus'.")
+            raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
         return list(read_documents(self.spec.corpus))
 
-    def _made(self, name: str, plan: Plan) -> MadeRun:
+    def _computed(self, name: str, plan: Plan) -> SystemRun:
         key = self._key(plan)
         path = self.folder / f"{file_name(name)}.trec"
-        about = path.with_suffix(".json")
-        if (known := _known(path, about, key)) is not None:
-            return known
+        metadata = path.with_suffix(".json")
+        if (cached := _cached(path, metadata, key)) is not None:
+            return cached
         stages = list(plan.stages)
         built = build_pipeline(
             plan.pipeline, stages, store=self.store, documents=self.documents, tasks=self.tasks, steps=self.steps
@@ -156,16 +158,16 @@ class Runs:
         started = time.monotonic()
         done = built.execute(searches, progress=self.steps(f"Searching: {name}"))
         costs = {"ms per query": 1000 * (time.monotonic() - started) / len(done)}
-        asked = any(isinstance(stage, AdapterSettings) for stage in stages)
-        invalid = _invalid(done) if asked else {}
-        write_json(about, {})  # so that a kill in between leaves a run that is made anew
+        generates = any(isinstance(stage, AdapterSettings) for stage in stages)
+        invalid = _invalid(done) if generates else {}
+        write_json(metadata, {})  # an interruption leaves a run that is computed again
         write_run(path, run_of(done), built.tag)
         card = write_run_card(path, run_card(name, built, stages, self.store))
-        write_json(about, {"key": key, "machine": machine(), "costs": costs, "invalid": invalid})
-        return MadeRun(Source(path=path, format="trec"), card, costs, invalid)
+        write_json(metadata, {"key": key, "machine": machine(), "costs": costs, "invalid": invalid})
+        return SystemRun(Source(path=path, format="trec"), card, costs, invalid)
 
     def _key(self, plan: Plan) -> str:
-        """Everything that the run depends on: how it is made, from what, and for which topics."""
+        """Hash of everything that the run depends on: plan, inputs and topics."""
         parts = [plan.sha256, self.inputs["topics"], self.inputs.get("corpus"), sorted(self.topics)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -173,42 +175,42 @@ class Runs:
 def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str | Path | None) -> Plan:
     if system.adapter is not None:
         retrieval = parse_stages(spec.retrieval, "retrieval")
-        pipeline, written = file_name(name), [AdapterSettings(name=system.adapter), *retrieval]
+        pipeline, unpinned = file_name(name), [AdapterSettings(name=system.adapter), *retrieval]
     else:
         overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
-        pipeline, written = read_pipeline(str(system.pipeline), overrides)
-    stages = pinned(written, store.pin)
+        pipeline, unpinned = read_pipeline(str(system.pipeline), overrides)
+    stages = pinned(unpinned, store.pin)
     manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
     weights = [manifest.files for manifest in manifests]
-    # A task's own code may have changed since: its version and prompt say so.
+    # The version and the prompt of a task identify its code.
     plugins = [load_task(manifest.task, tasks).bound(manifest.settings) for manifest in manifests]
-    versions = [[each.version, prompt_hash(each) if isinstance(each, PromptedTask) else None] for each in plugins]
-    searching = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
+    versions = [[task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None] for task in plugins]
+    encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
-    parts = json.dumps([pipeline, settings, weights, versions, searching], sort_keys=True)
+    parts = json.dumps([pipeline, settings, weights, versions, encoder_hashes], sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
 
 
-def _known(path: Path, about: Path, key: str) -> MadeRun | None:
-    """The run that an earlier call made of the same; costs are those of this machine only.
+def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:
+    """The run that an earlier call computed with the same key, or None; its costs only if measured on this machine.
 
     Raises:
-        DataError: when it was changed since.
+        DataError: if the run file was changed.
     """
     try:
-        then = json.loads(about.read_text(encoding="utf-8"))
-        if then["key"] != key or not path.is_file():
+        stored = json.loads(metadata.read_text(encoding="utf-8"))
+        if stored["key"] != key or not path.is_file():
             return None
-        costs = then["costs"] if then["machine"] == machine() else {}
-        invalid = then["invalid"]
+        costs = stored["costs"] if stored["machine"] == machine() else {}
+        invalid = stored["invalid"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     card = read_run_card(path)
-    return MadeRun(Source(path=path, format="trec"), card, costs, invalid, reused=True) if card is not None else None
+    return SystemRun(Source(path=path, format="trec"), card, costs, invalid, reused=True) if card is not None else None
 
 
 def _invalid(searches: Sequence[SearchContext]) -> dict[str, str]:
-    """Topic -> why an output did not parse."""
+    """Topic -> why an output is invalid."""
     return {
         str(search["id"]): output.reason
         for search in searches

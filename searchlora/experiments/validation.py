@@ -67,7 +67,7 @@ class Validator:
         self.engine.load_folder(_CANDIDATE, adapter)
         measures = {"loss": self._loss()}
         if self.evaluation_run is not None:
-            evaluation = self.evaluation_run.generated(_CANDIDATE, self.engine, _CANDIDATE).evaluation
+            evaluation = self.evaluation_run.run_model(_CANDIDATE, self.engine, _CANDIDATE).evaluation
             measures.update(evaluation.figures())
             self.less_is_better = evaluation.less_is_better
         return measures

@@ -1,4 +1,4 @@
-"""Finding documents: by words (BM25), by vectors (dense), and by several ways at once (fusion)."""
+"""Retrieval: lexical (BM25), dense, and rank fusion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From text to the words that are matched, the same for documents and queries."""
+"""Text analysis for lexical retrieval: tokenization, stop words and stemming, the same for documents and queries."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ _STOPWORDS = {"english": ENGLISH}
 
 @dataclass(frozen=True)
 class Analyzer:
-    """Lower-cases, splits into words, drops stop words, and stems if asked.
+    """Lower-cases a text, splits it into terms, removes stop words, and optionally stems.
 
     Args:
         stopwords: `"english"` (Lucene's 33 words) or None.
         stemmer: A language of the Snowball stemmers, for example `"english"`, or None.
-        shortest: Words of fewer characters are dropped. The default, 2, is that of bm25s and scikit-learn; 1 keeps
+        shortest: Minimum length of a term in characters. The default, 2, is that of bm25s and scikit-learn; 1 keeps
             the 9 of "size 9".
 
     Raises:
-        UsageError: for a stop list or a stemmer that does not exist.
+        UsageError: for an unknown stop list or stemmer.
+
+    Examples:
+        >>> Analyzer(stemmer="english")("The waterproof boots of size 9")
+        ['waterproof', 'boot', 'size']
     """
 
     stopwords: str | None = "english"
@@ -39,7 +43,7 @@ class Analyzer:
 
     def __post_init__(self) -> None:
         if self.shortest < 1:
-            raise UsageError("the shortest word must have at least 1 character")
+            raise UsageError("the minimum length of a term must be at least 1")
         if self.stopwords is not None and self.stopwords not in _STOPWORDS:
             raise UsageError(f"there is no stop list '{self.stopwords}'", fix=f"Known: {', '.join(_STOPWORDS)}.")
         if self.stemmer is not None:
@@ -50,7 +54,7 @@ class Analyzer:
                 raise UsageError(f"there is no stemmer '{self.stemmer}'", fix=f"Known: {known}.")
 
     def __call__(self, text: str) -> list[str]:
-        """The words of a text, in order, repeated where the text repeats them."""
+        """The terms of a text, in order, with repetitions."""
         words = self._pattern.findall(text.lower())
         kept = [word for word in words if word not in self._dropped]
         return [self._stem(word) for word in kept] if self.stemmer else kept

@@ -16,37 +16,42 @@ from searchlora.errors import DataError, UsageError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.analysis import Analyzer
-from searchlora.retrieval.ranking import check_k, tie_order
+from searchlora.retrieval.retriever import check_k, tie_order
 
 METHODS = ("lucene", "robertson", "atire", "bm25l", "bm25+")
 BACKENDS = ("bm25s", "rank-bm25")
 
-#: Documents between two calls of the progress.
+#: Number of documents between two progress calls.
 _STEP = 1_000
 
 
 class _Scorer(Protocol):
     def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
-        """The score of every document, (documents,), for the ids of a query's words."""
+        """The scores of all documents, shape (documents,), for the term ids of a query."""
 
 
 class BM25Index:
-    """A BM25 index in memory.
+    """An in-memory BM25 index.
 
     Args:
-        documents: Read once; ids must differ. Title and text are indexed as one.
-        k1: How soon repeats of a word stop counting, at least 0.
-        b: How much long documents are held back, 0 to 1.
-        analyzer: Applied to documents and queries alike.
-        method: One of `METHODS`. The classes agree in ranking for almost all queries; `lucene` never has a weight of
-            0 for a word that stands in more than half of the documents, `robertson` does.
-        backend: `bm25s`, or `rank-bm25`, the slow reference implementation, which knows `robertson` only. Its scores
-            are divided by k1 + 1, a factor that changes no ranking and that bm25s leaves out.
-        progress: Told of each thousand documents read.
+        documents: Read once; ids must be unique. Title and text are indexed together.
+        k1: Term-frequency saturation, at least 0.
+        b: Length normalisation, from 0 to 1.
+        analyzer: Applied to documents and queries.
+        method: One of `METHODS`. They rank almost all queries the same; `robertson` gives a weight of 0 to a term in
+            more than half of the documents, `lucene` never does.
+        backend: `bm25s`, or `rank-bm25`, the slow reference implementation, which supports `robertson` only. Its scores
+            are divided by k1 + 1, a constant factor that bm25s omits.
+        progress: Called for every thousand documents.
 
     Raises:
-        DataError: when there are no documents, or two share an id.
-        UsageError: for an unknown method or backend, or a k1 or b out of range.
+        DataError: if there are no documents, or two have the same id.
+        UsageError: for an unknown method or backend, or k1 or b out of range.
+
+    Examples:
+        >>> index = BM25Index([Document("1", "rain jacket"), Document("2", "wool socks")])
+        >>> [[hit.document for hit in hits] for hits in index.search(["jacket", "tent"], 10)]
+        [['1'], []]
     """
 
     def __init__(
@@ -72,10 +77,10 @@ class BM25Index:
         return len(self._ids)
 
     def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
-        """At most `k` hits per query, best first; a document with none of a query's words is never a hit.
+        """At most `k` hits per query, best first; a document without a query term is never a hit.
 
         Raises:
-            UsageError: when k is less than 1.
+            UsageError: if k is less than 1.
         """
         check_k(k)
         hits = []
@@ -91,7 +96,7 @@ class BM25Index:
         scores = self._scorer.scores(known)
         found = np.flatnonzero(scores > 0)
         if len(found) > k:
-            # Everything level with the k-th best stays in, so that ties are cut by id and not by chance.
+            # Ties with the k-th best are kept, so that they are broken by id.
             threshold = np.partition(scores[found], len(found) - k)[len(found) - k]
             found = found[scores[found] >= threshold]
         best = found[np.lexsort((self._order[found], -scores[found]))][:k]
@@ -109,7 +114,7 @@ class BM25Index:
             if len(ids) % _STEP == 0:
                 progress(len(ids), None, "documents indexed")
         if not self._vocabulary:
-            raise DataError("there is no document with a word in it to search")
+            raise DataError("no document contains a term to search")
         progress(len(ids), len(ids), "documents indexed")
         return list(ids), corpus
 
@@ -118,11 +123,11 @@ class _Bm25s:
     def __init__(self, corpus: list[array[int]], words: int, k1: float, b: float, method: str) -> None:
         import bm25s
 
-        # delta is bm25s' own; it concerns bm25l and bm25+ only.
+        # delta keeps the default of bm25s; only bm25l and bm25+ use it.
         self._index = bm25s.BM25(k1=k1, b=b, method=method)
         self._index.scores = self._index.build_index_from_ids(range(words), corpus, show_progress=False)
-        # bm25l and bm25+ give a document points for words that it does not have; taken off, what is left is 0 for a
-        # document with no word of the query and the ranking is unchanged.
+        # bm25l and bm25+ add a score for absent terms. Without it the ranking is the same, and a document without a
+        # query term scores 0.
         self._index.nonoccurrence_array = None
 
     def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:

@@ -1,4 +1,4 @@
-"""Naming the class of a text by its vector, from vectors whose class is known."""
+"""Classification of text vectors: nearest centroid, k nearest neighbours, or logistic regression."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ import numpy as np
 from searchlora.errors import UsageError
 from searchlora.retrieval.encoder import Vectors
 
-#: The nearest vectors that `knn` asks, fewer where there are not as many.
+#: Number of neighbours of `knn`, at most the number of labelled vectors.
 NEIGHBOURS = 10
 
 
 def classify(
     known: Vectors, labels: Sequence[str], vectors: Vectors, method: Literal["centroid", "knn", "linear"] = "centroid"
 ) -> list[str]:
-    """The label of each vector.
+    """Predict the label of each vector from labelled vectors.
 
-    All vectors are brought to length 1 first, so that the nearest is the one of greatest cosine.
+    All vectors are normalised to length 1 first, so that the nearest vector has the largest cosine similarity.
 
     Args:
-        known: (texts, dimensions), their classes in `labels`.
-        vectors: (more texts, dimensions).
-        method: `centroid`, the class whose mean vector is nearest; `knn`, the vote of the nearest vectors, each by the
-            inverse of its distance; `linear`, multinomial logistic regression (scikit-learn's, C = 10). All three are
-            scikit-learn's.
+        known: Labelled vectors, shape (texts, dimensions).
+        labels: The label of each of them.
+        vectors: Vectors to classify, shape (texts, dimensions).
+        method: `centroid`: the class with the nearest mean vector; `knn`: a vote of the nearest vectors, weighted by
+            inverse distance; `linear`: multinomial logistic regression with C = 10. All are scikit-learn's.
 
     Raises:
-        UsageError: when there are fewer than two classes.
+        UsageError: if there are fewer than two classes.
+
+    Examples:
+        >>> known = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.2, 1]], dtype=np.float32)
+        >>> classify(known, ["a", "a", "b", "b"], np.array([[0.8, 0.3]], dtype=np.float32))
+        ['a']
     """
     if len(set(labels)) < 2:
-        raise UsageError("there are no two classes to tell apart")
+        raise UsageError("there are fewer than two classes")
     fitted = _classifier(method, len(labels)).fit(_unit(known), list(labels))
     return [str(label) for label in fitted.predict(_unit(vectors))]
 

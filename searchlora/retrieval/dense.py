@@ -16,29 +16,29 @@ from searchlora.errors import DataError
 from searchlora.progress import Progress, silent
 from searchlora.records import Document, Hit
 from searchlora.retrieval.encoder import Encoder, Vectors
-from searchlora.retrieval.ranking import check_k, tie_order
+from searchlora.retrieval.retriever import check_k, tie_order
 
-#: Documents looked at beyond the k asked for, so that ties at the k-th place are seen without a second look.
+#: Number of candidates beyond k, so that ties at rank k rarely need a second search.
 _MARGIN = 32
 
 
 class DenseIndex:
-    """The vectors of documents, in memory.
+    """An in-memory index of document vectors.
 
-    A document is what the first `encoder.max_tokens` tokens of its title and text say. Documents with the same text
-    have the same score. One without any text is never a hit, and a query without any text has none.
+    A document is truncated to the first `encoder.max_tokens` tokens of title and text. Documents with equal texts have
+    equal scores. A document without text is never a hit, and a query without text has no hits.
 
     Args:
-        documents: Read once; ids must differ. Title and text are encoded as one.
-        encoder: Of documents and queries alike.
-        batch_size: Documents per forward pass. Queries are encoded one by one, so that what a query finds does not
-            depend on the queries beside it.
-        normalise: Vectors are brought to length 1, so that the score is the cosine, -1 to 1.
-        query_prefix, document_prefix: Put before each text, where the encoder was trained so ("query: ").
-        progress: Told of each batch encoded.
+        documents: Read once; ids must be unique. Title and text are encoded together.
+        encoder: Encodes documents and queries.
+        batch_size: Documents per forward pass. Queries are encoded one at a time, so that the hits of a query do not
+            depend on other queries.
+        normalise: Normalise vectors to length 1, so that the score is the cosine similarity, from -1 to 1.
+        query_prefix, document_prefix: Prefixes that the encoder was trained with, such as "query: ".
+        progress: Called for each batch.
 
     Raises:
-        DataError: when there are no documents, two share an id, or the encoder gives a vector that is not finite.
+        DataError: if there are no documents, two have the same id, or the encoder returns a vector that is not finite.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class DenseIndex:
         return len(self._ids)
 
     def search(self, queries: Sequence[str], k: int, progress: Progress = silent) -> list[list[Hit]]:
-        """At most `k` hits per query, best first; a query of blanks finds nothing.
+        """At most `k` hits per query, best first; a blank query has no hits.
 
         Raises:
-            UsageError: when k is less than 1.
-            DataError: when the encoder gives a vector that is not finite.
+            UsageError: if k is less than 1.
+            DataError: if the encoder returns a vector that is not finite.
         """
         check_k(k)
         hits = []
@@ -82,34 +82,34 @@ class DenseIndex:
     def _search(self, query: str, k: int) -> list[Hit]:
         vector = self._ready(self.encoder.encode([self._prefix + query]), [f"the query '{query}'"])
         rows = self._candidates(vector, k)
-        # faiss sums in an order that depends on where a vector lies; summed again, equal vectors have equal scores.
+        # The summation order of faiss depends on the position of a vector: recomputed, equal vectors score the same.
         vectors = self._index.reconstruct_batch(rows).astype(np.float64)
         scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
         best = np.lexsort((self._order[rows], -scores))[:k]
         return [Hit(self._ids[rows[place]], float(scores[place])) for place in best]
 
     def _candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
-        """Rows of all documents that may be among the k best: those that are level with the k-th within rounding."""
-        wanted = min(k + _MARGIN, len(self))
+        """Rows of all documents that may be among the k best, given the rounding error of the scores."""
+        count = min(k + _MARGIN, len(self))
         error = 2 * vector.shape[1] * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector)) * self._longest
         while True:
-            scores, rows = self._index.search(vector, wanted)
-            if wanted == len(self) or scores[0, -1] < scores[0, k - 1] - error:
+            scores, rows = self._index.search(vector, count)
+            if count == len(self) or scores[0, -1] < scores[0, k - 1] - error:
                 found: NDArray[np.int64] = rows[0]
                 return found
-            wanted = min(2 * wanted, len(self))
+            count = min(2 * count, len(self))
 
     def _encoded(self, texts: dict[str, str], prefix: str, batch_size: int, progress: Progress) -> Vectors:
-        # A text encoded in another batch differs in its last bits, so each is encoded once.
+        # A text encoded in another batch differs in its last bits, so each text is encoded once.
         distinct = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
         encoded = self.encoder.encode([prefix + text for text in distinct], batch_size=batch_size, progress=progress)
         return self._ready(encoded[[distinct[text] for text in texts.values()]], texts)
 
     def _ready(self, vectors: Vectors, names: Iterable[str]) -> Vectors:
-        """Vectors as they are compared: finite, and of length 1 where that is asked for."""
+        """The vectors, checked to be finite, and normalised if requested."""
         for name, vector in zip(names, vectors, strict=True):
             if not np.isfinite(vector).all():
-                raise DataError("the encoder gives a vector that is not finite", where=name)
+                raise DataError("the encoder returns a vector that is not finite", where=name)
         if not self._normalise:
             return vectors
         lengths = np.sqrt((vectors**2).sum(axis=1, keepdims=True))
@@ -118,7 +118,7 @@ class DenseIndex:
 
 
 def _texts(documents: Iterable[Document]) -> dict[str, str]:
-    """Id -> text of all documents that have one."""
+    """Id -> text of all documents with text."""
     texts: dict[str, str] = {}
     for document in documents:
         if document.id in texts:
@@ -126,7 +126,7 @@ def _texts(documents: Iterable[Document]) -> dict[str, str]:
         texts[document.id] = document.searchable
     found = {name: text for name, text in texts.items() if text.strip()}
     if not found:
-        raise DataError("there is no document with a word in it to search")
+        raise DataError("no document contains text to search")
     return found
 
 

@@ -1,4 +1,4 @@
-"""From texts to vectors."""
+"""Text encoders: a sentence-transformers model, optionally with an adapter."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Encoder:
 
     Args:
         model: A loaded `SentenceTransformer`, with or without an adapter on it.
-        name: As reports show it; with an adapter, its pinned reference.
-        dimensions: Cut vectors after so many numbers and bring what is left to length 1, which an encoder trained for
-            it bears (Matryoshka, arXiv:2205.13147); None leaves them as they are.
+        name: The name in reports; with an adapter, its pinned reference.
+        dimensions: Truncate vectors to this many dimensions and normalise them, for encoders trained for it
+            (Matryoshka, arXiv:2205.13147); None: full vectors.
 
-    Prompts that the model's folder may carry are not applied; whoever needs them gives them as prefixes.
+    Prompts in the model's folder are not applied; pass them as prefixes.
 
     Raises:
-        UsageError: when the vectors have fewer dimensions.
+        UsageError: if the vectors have fewer dimensions.
     """
 
     def __init__(self, model: Any, name: str, dimensions: int | None = None) -> None:
@@ -38,7 +38,7 @@ class Encoder:
         self.dimensions = dimensions
         largest = model.get_embedding_dimension()
         if dimensions is not None and not 1 <= dimensions <= largest:
-            raise UsageError(f"vectors of {largest} numbers cannot be cut after {dimensions}", where=name)
+            raise UsageError(f"vectors of {largest} dimensions cannot be truncated to {dimensions}", where=name)
 
     @classmethod
     def load(
@@ -49,14 +49,14 @@ class Encoder:
         dimensions: int | None = None,
         device: str | None = None,
     ) -> Encoder:
-        """The encoder that `searchlora.models.resolve` knows by a catalogue name, folder or hub id.
+        """Load an encoder by catalogue name, folder or hub id, see `searchlora.models.resolve`.
 
         Args:
-            adapter: To put on it, once the load check has seen that it was trained on this encoder.
+            adapter: An adapter of this encoder, loaded after its load check.
 
         Raises:
-            BaseModelError: when there is no such model, or it cannot be loaded.
-            LoadCheckFailed: when the adapter must not be loaded.
+            BaseModelError: if the model does not exist or cannot be loaded.
+            LoadCheckFailed: if the adapter fails its load check.
         """
         from searchlora.models.load import load_encoder
         from searchlora.models.resolve import resolve
@@ -75,21 +75,24 @@ class Encoder:
 
     @property
     def max_tokens(self) -> int | None:
-        """Where a text is cut, in tokens, special ones included; None where the model has no limit."""
+        """Maximum input length in tokens, including special tokens; None: no limit."""
         limit = self.model.max_seq_length
         return None if limit is None else int(limit)
 
     def tokens(self, text: str) -> int:
-        """How many tokens a text has before it is cut, special ones included."""
+        """Length of a text in tokens before truncation, including special tokens."""
         return len(self.model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
-        """The vectors of texts, (texts, dimensions).
+        """Encode texts.
 
-        A text encoded beside others differs from the same text alone by about 1e-7, the rounding of float32.
+        The vector of a text depends on its batch by about 1e-7, the rounding of float32.
 
         Args:
-            batch_size: Texts per forward pass; texts of like length go together.
+            batch_size: Texts per forward pass; texts of similar length share a batch.
+
+        Returns:
+            Vectors, shape (texts, dimensions).
         """
         by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
         vectors: Vectors = np.zeros((0, 0), dtype=np.float32)

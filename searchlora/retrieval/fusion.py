@@ -1,7 +1,7 @@
-"""Several rankings of the same documents made into one.
+"""Rank fusion: reciprocal rank fusion, CombSUM and CombMNZ.
 
 Sources: reciprocal rank fusion, Cormack, Clarke, Büttcher (SIGIR 2009), whose constant is 60. CombSUM and CombMNZ, Fox
-and Shaw, "Combination of Multiple Searches" (TREC-2, 1994), over scores brought to 0..1 as Lee (SIGIR 1997) does.
+and Shaw, "Combination of Multiple Searches" (TREC-2, 1994), over scores normalised to 0..1 as in Lee (SIGIR 1997).
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from searchlora.errors import UsageError
 from searchlora.eval.trec import ranked
 from searchlora.records import Hit
-from searchlora.retrieval.ranking import check_k
-from searchlora.retrieval.retriever import Retriever
+from searchlora.retrieval.retriever import Retriever, check_k
 
-#: document -> what one list says for it
+#: Document -> its contribution from one list.
 _Shares = Mapping[str, float]
 
 
@@ -27,20 +26,25 @@ def fuse(
     weights: Sequence[float] | None = None,
     constant: float = 60,
 ) -> list[Hit]:
-    """One ranking of all documents that stand in any of `rankings`, best first, ties by id from last to first.
+    """Fuse rankings into one, best first, with ties by id in descending order.
 
     * `rrf`: the sum over lists of weight / (constant + rank), ranks from 1; the scores of the lists are not used.
-    * `combsum`: the sum over lists of weight × (score - min) / (max - min), minimum and maximum over that list as
-      given. The last document of a list gains nothing from it, and where all are level each gains 1.
-    * `combmnz`: combsum times the number of lists that hold the document.
+    * `combsum`: the sum over lists of weight × (score - min) / (max - min), with the minimum and the maximum of the
+      list. If all scores of a list are equal, each counts as 1.
+    * `combmnz`: combsum times the number of lists that contain the document.
 
     Args:
-        rankings: Each best first, with a document once at most.
-        weights: One per list, above 0; all 1 where not given.
-        constant: Of `rrf`, at least 0: how little the first ranks stand out.
+        rankings: Each best first, with distinct documents.
+        weights: One positive weight per list; default: all 1.
+        constant: Constant of `rrf`, at least 0; larger values give less weight to the first ranks.
 
     Raises:
         UsageError: for an unknown method, or weights or a constant out of range.
+
+    Examples:
+        >>> fused = fuse([[Hit("a", 3.0), Hit("b", 1.0)], [Hit("b", 9.0)]])
+        >>> [hit.document for hit in fused]
+        ['b', 'a']
     """
     _check(method, weights, len(rankings), constant)
     by_list = [_shares(ranking, method, constant) for ranking in rankings]
@@ -48,18 +52,18 @@ def fuse(
         {document: weight * share for document, share in shares.items()}
         for weight, shares in zip(weights or [1.0] * len(rankings), by_list, strict=True)
     ]
-    together: dict[str, list[float]] = {}
+    contributions: dict[str, list[float]] = {}
     for shares in scaled:
         for document, share in shares.items():
-            together.setdefault(document, []).append(share)
-    # fsum: the order of the lists must not break a tie by its rounding.
-    scores = {document: _METHODS[method](shares) for document, shares in together.items()}
+            contributions.setdefault(document, []).append(share)
+    # fsum is exact, so that the order of the lists does not break ties.
+    scores = {document: _METHODS[method](shares) for document, shares in contributions.items()}
     return [Hit(document, scores[document]) for document in ranked(scores)]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A retriever in a fusion: its `depth` best hits count, with `weight`."""
+    """A retriever of a fusion, with the number of hits that are fused and its weight."""
 
     retriever: Retriever
     depth: int = 100
@@ -67,14 +71,14 @@ class Source:
 
 
 class Fused:
-    """Several retrievers over the same documents as one.
+    """A retriever that fuses several retrievers over the same documents.
 
     Args:
-        sources: Each is asked for its depth, whatever k is asked for, so that fewer hits are the top of more.
+        sources: Each retrieves its own depth whatever k is, so that the hits for a smaller k are a prefix.
         method, constant: As in `fuse`.
 
     Raises:
-        UsageError: as `fuse`; when there is no source, or a depth is less than 1.
+        UsageError: as `fuse`; also without a source, or for a depth below 1.
     """
 
     def __init__(self, sources: Sequence[Source], *, method: str = "rrf", constant: float = 60) -> None:
@@ -89,12 +93,12 @@ class Fused:
         self._constant = constant
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """At most `k` hits per query, best first. Raises `UsageError` when k is less than 1."""
+        """At most `k` hits per query, best first. Raises `UsageError` if k is less than 1."""
         check_k(k)
-        found = [source.retriever.search(queries, source.depth) for source in self._sources]
+        rankings_by_source = [source.retriever.search(queries, source.depth) for source in self._sources]
         return [
             fuse(rankings, method=self._method, weights=self._weights, constant=self._constant)[:k]
-            for rankings in zip(*found, strict=True)
+            for rankings in zip(*rankings_by_source, strict=True)
         ]
 
 
@@ -120,8 +124,10 @@ def _check(method: str, weights: Sequence[float] | None, lists: int, constant: f
     if method not in _METHODS:
         raise UsageError(f"there is no fusion '{method}'", fix=f"Known: {', '.join(METHODS)}.")
     if weights is not None and len(weights) != lists:
-        raise UsageError(f"there are {len(weights)} weights for {lists} rankings", fix="Give one each.")
+        raise UsageError(f"there are {len(weights)} weights for {lists} rankings", fix="Give one per ranking.")
     if weights is not None and not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise UsageError(f"the weights {list(weights)} are not all above 0", fix="Leave out what shall not count.")
+        raise UsageError(
+            f"the weights {list(weights)} are not all above 0", fix="Remove the sources that should not count."
+        )
     if not math.isfinite(constant) or constant < 0:
         raise UsageError(f"the constant {constant} is out of range", fix="It is at least 0; 60 is usual.")

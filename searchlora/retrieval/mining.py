@@ -1,4 +1,4 @@
-"""Hard negatives: documents that a retriever ranks high for a query and that are not right for it.
+"""Mining of hard negatives: documents that a retriever ranks high for a query although they are not relevant.
 
 Sources: Karpukhin et al., "Dense Passage Retrieval" (EMNLP 2020) for negatives from BM25; Moreira et al.,
 "NV-Retriever" (arXiv:2407.15831) for the filter by the positive's score (TopK-PercPos).
@@ -19,12 +19,12 @@ from searchlora.retrieval.retriever import Retriever
 
 
 @dataclass(frozen=True)
-class Sought:
-    """A query to find negatives for.
+class MiningQuery:
+    """A query for which negatives are mined.
 
     Attributes:
-        positives: Texts that it is right to find.
-        judged: Ids of documents that were judged relevant to any degree for it.
+        positives: The relevant texts.
+        judged: Ids of the documents that were judged relevant to any degree.
     """
 
     id: str
@@ -34,14 +34,16 @@ class Sought:
 
 
 @dataclass(frozen=True)
-class Mining:
+class MiningConfig:
     """How negatives are chosen.
 
     Attributes:
-        per_query: At most, from all retrievers in turn.
-        depth: Ranks that are looked at, after the first `skip`.
-        margin: A document scored above this share of the best positive's score is left out: it may be right, and not
-            judged. Where no positive is among the ranks that are looked at, all of them are.
+        per_query: Maximum number of negatives per query, over all retrievers.
+        depth: Number of candidate ranks after the first `skip`.
+        skip: Number of top ranks that are skipped.
+        margin: Documents that score above this share of the best positive's score are left out, since they may be
+            relevant without being judged. If no positive is among the candidates, all are left out.
+        seed: Seed of the random choice.
     """
 
     per_query: int = 1
@@ -52,55 +54,62 @@ class Mining:
 
 
 def mine(
-    sought: Sequence[Sought],
+    sought: Sequence[MiningQuery],
     documents: Sequence[Document],
     retrievers: Sequence[Retriever],
-    how: Mining,
+    config: MiningConfig,
     progress: Progress = silent,
 ) -> dict[str, list[str]]:
-    """Query id -> texts of its hard negatives, drawn at random from those that are left of each retriever's ranking.
+    """Query id -> texts of its hard negatives, drawn at random from the candidates of each retriever.
 
-    Left out are documents that were judged relevant, that say the same as a positive (case and punctuation aside) or as
-    one that was taken, and those above the margin. A query may get fewer than were asked for, and none.
+    Not candidates are documents judged relevant, documents equal to a positive or a chosen negative (ignoring case and
+    punctuation), and documents above the margin. A query may get fewer negatives than requested, or none.
 
     Args:
-        documents: Those that the retrievers search.
-        retrievers: Asked in turn.
+        sought: The queries.
+        documents: The documents that the retrievers search.
+        retrievers: Used in turn.
     """
     texts = {document.id: document.searchable for document in documents}
-    queries = [each.query for each in sought]
-    found: dict[str, list[list[str]]] = {each.id: [] for each in sought}
+    texts_of_queries = [query.query for query in sought]
+    chosen_of: dict[str, list[list[str]]] = {query.id: [] for query in sought}
     for retriever in retrievers:
-        for each, hits in zip(sought, retriever.search(queries, how.skip + how.depth), strict=True):
+        for query, hits in zip(sought, retriever.search(texts_of_queries, config.skip + config.depth), strict=True):
             ranking = [(hit.document, texts[hit.document], hit.score) for hit in hits]
-            taken = [text for texts_of_one in found[each.id] for text in texts_of_one]
-            left = list(_left(each, ranking, taken, how))
-            found[each.id].append(_generator(how, each).sample(left, min(how.per_query, len(left))))
+            chosen = [text for texts_of_one in chosen_of[query.id] for text in texts_of_one]
+            candidates = list(_candidates(query, ranking, chosen, config))
+            chosen_of[query.id].append(
+                _generator(config, query).sample(candidates, min(config.per_query, len(candidates)))
+            )
         progress(len(sought), len(sought), "queries mined")
-    return {each.id: _in_turn(found[each.id], _generator(how, each))[: how.per_query] for each in sought}
+    return {
+        query.id: _round_robin(chosen_of[query.id], _generator(config, query))[: config.per_query] for query in sought
+    }
 
 
-def _generator(how: Mining, each: Sought) -> random.Random:
-    """One for each query, so that what is drawn for it does not depend on the others."""
-    return random.Random(f"{how.seed}/{each.id}")
+def _generator(config: MiningConfig, query: MiningQuery) -> random.Random:
+    """One generator per query, so that its negatives do not depend on other queries."""
+    return random.Random(f"{config.seed}/{query.id}")
 
 
-def _in_turn(lists: Sequence[Sequence[str]], generator: random.Random) -> list[str]:
-    """The first of each list, then the second of each; which list is the first is drawn."""
+def _round_robin(lists: Sequence[Sequence[str]], generator: random.Random) -> list[str]:
+    """Round-robin merge of the lists; the first list is drawn at random."""
     start = generator.randrange(len(lists))
-    turned = [*lists[start:], *lists[:start]]
-    return [text for row in zip_longest(*turned) for text in row if text is not None]
+    rotated = [*lists[start:], *lists[:start]]
+    return [text for row in zip_longest(*rotated) for text in row if text is not None]
 
 
-def _left(each: Sought, ranking: Sequence[tuple[str, str, float]], taken: Sequence[str], how: Mining) -> Iterator[str]:
-    """The texts of a ranking (document, text, score) that may serve as negatives."""
-    right = {normalised(text) for text in each.positives}
-    best = max((score for _, text, score in ranking if normalised(text) in right), default=None)
+def _candidates(
+    query: MiningQuery, ranking: Sequence[tuple[str, str, float]], chosen: Sequence[str], config: MiningConfig
+) -> Iterator[str]:
+    """The texts of a ranking (document, text, score) that may be chosen as negatives."""
+    positives = {normalised(text) for text in query.positives}
+    best = max((score for _, text, score in ranking if normalised(text) in positives), default=None)
     if best is None:
         return
-    limit = best - (1 - how.margin) * abs(best)
-    seen = right | {normalised(text) for text in taken}
-    for document, text, score in ranking[how.skip :]:
-        if document not in each.judged and normalised(text) not in seen and score <= limit:
+    limit = best - (1 - config.margin) * abs(best)
+    seen = positives | {normalised(text) for text in chosen}
+    for document, text, score in ranking[config.skip :]:
+        if document not in query.judged and normalised(text) not in seen and score <= limit:
             seen.add(normalised(text))
             yield text

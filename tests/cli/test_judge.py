@@ -89,7 +89,7 @@ def test_mixing_what_has_no_card(cli, refused, tmp_path):
     people.write_text("t0 0 d1 1\nt0 0 d2 0\n", encoding="utf-8")
     other.write_text("t0 0 d1 9\nt0 0 d3 9\nt1 0 d1 4\n", encoding="utf-8")
     command = ("mix-qrels", people, other, "--out", tmp_path / "mixed.txt")
-    assert "there is no card that says who judged" in refused(*command)
+    assert "has no card that names its source" in refused(*command)
     assert "the grade 4 does not occur among the human grades (0, 1)" in refused(*command, "--source", "llm")
     called = cli(*command, "--source", "llm", "--grades", "4=1,3=0", "--scale", "0,1")
     assert "1 of the other judgments have a grade outside the scale and were left out" in called.out, called.err

@@ -213,7 +213,7 @@ def test_vectors_cut_short(place, files, encoder_base):
     tag, found, _ = searched(files, place, f"dense: {{model: {encoder_base.name}, dimensions: 4, k: 4}}")
     assert "dimensions=4" in tag
     assert all(abs(score) <= 1.0001 for scores in found.values() for score in scores.values())
-    with pytest.raises(UsageError, match="16 numbers cannot be cut after 99"):
+    with pytest.raises(UsageError, match="16 dimensions cannot be truncated to 99"):
         searched(files, place, f"dense: {{model: {encoder_base.name}, dimensions: 99}}")
 
 

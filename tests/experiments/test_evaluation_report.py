@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from searchlora.experiments.evaluation_report import _said
+from searchlora.experiments.evaluation_report import _output_text
 from searchlora.outputs import CitedAnswer, CitedText, FreeText, Graded, InvalidOutput, JsonObject, Label, OneLabel
 
 LABELS = OneLabel(("buy", "ask", "other"))
@@ -27,4 +27,4 @@ GRADES = Graded({"bad": 0, "poor": 0, "good": 2})
     ],
 )
 def test_an_output_is_shown_as_what_it_means(output, spec, shown):
-    assert _said(output, spec) == shown
+    assert _output_text(output, spec) == shown

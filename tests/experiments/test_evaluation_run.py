@@ -34,7 +34,7 @@ def engine(tiny_base) -> LocalEngine:
 def test_tokens_are_counted_whether_written_or_scored(engine, tmp_path, constrained):
     task = Named(first_word(tmp_path).folder)
     trial = EvaluationRun(task, RECORDS, max_new_tokens=7, constrained=constrained)
-    found = trial.generated("base", engine, None)
+    found = trial.run_model("base", engine, None)
     requests = [Request(messages(task, record), None, 7) for record in RECORDS]
     if constrained:
         assert all(isinstance(output, Label) and output.probabilities for output in found.outputs)
@@ -71,10 +71,10 @@ def test_probabilities_of_another_label_set_are_not_measured_as_those_of_the_tri
     task = OneOf(first_word(tmp_path).folder)
     trial = EvaluationRun(task, RECORDS)
     fewer = task.bound({"labels": ["tent", "boot"]})
-    found = trial.generated("incumbent", engine, None, task=fewer)
+    found = trial.run_model("incumbent", engine, None, task=fewer)
     assert all(len(output.probabilities) == 2 for output in found.outputs)
-    again = trial.given("incumbent", found.outputs, task=fewer)
+    again = trial.run_outputs("incumbent", found.outputs, task=fewer)
     for each in (found, again):
         assert set(each.evaluation.values["accuracy"]) == {record["id"] for record in RECORDS}
         assert each.evaluation.values["sure"] == {}
-    assert len(trial.generated("candidate", engine, None).evaluation.values["sure"]) == len(RECORDS)
+    assert len(trial.run_model("candidate", engine, None).evaluation.values["sure"]) == len(RECORDS)

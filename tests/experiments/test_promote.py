@@ -281,14 +281,14 @@ def test_a_circular_judge_is_refused(shop, tmp_path):
 def test_judgments_of_other_rows_decide_nothing(shop, tmp_path):
     """Else a task that is measured by retrieval would be decided on by what needs no judgments."""
     write_qrels(tmp_path / "qrels.txt", {"elsewhere": {"d1": 1}})
-    with pytest.raises(DataError, match="none of the judgments is of a record of the split 'test'"):
+    with pytest.raises(DataError, match="no judgment belongs to a record of the split 'test'"):
         shop.promote(2, qrels=tmp_path / "qrels.txt")
     assert shop.store.history(NAME) == []
 
 
 def test_what_it_means_already_is_not_decided_again(shop):
     shop.store.alias(NAME, "production", 2)
-    with pytest.raises(UsageError, match=r"means shop-colour@2 already"):
+    with pytest.raises(UsageError, match=r"already points to shop-colour@2"):
         shop.promote(2)
 
 

@@ -52,21 +52,27 @@ def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
     [
         (
             ("baseline: bm25", "baseline: bm52"),
-            "'the file': the baseline 'bm52' is none of the systems: bm25, rewriter, own",
+            "'the file': the baseline 'bm52' is not one of the systems: bm25, rewriter, own",
         ),
         (("baseline: bm25\ncandidate: rewriter", ""), "need a baseline or a candidate"),
-        (("{run: runs/bm25.trec}", "{run: a.trec, adapter: b}"), "given: run, adapter"),
-        (("{run: runs/bm25.trec}", "{}"), "given: none"),
+        (("{run: runs/bm25.trec}", "{run: a.trec, adapter: b}"), "not run, adapter"),
+        (("{run: runs/bm25.trec}", "{}"), "not none"),
         (("{run: runs/bm25.trec}", "{run: a.trec, set: {k: 1}}"), "set belongs to a pipeline"),
         (("name: shop", "name: a b"), "'name'"),
         (("name: shop", "nmae: shop"), "'name'|'nmae'"),
         (("candidate: rewriter", "tested: [AP]"), "'AP' is tested but not measured"),
         (("candidate: rewriter", "policy: {}"), "needs a candidate"),
-        (("  bm25: {", '  "": {run: a}\n  bm25: {'), "a name of 1 to 100 characters"),
-        (("  bm25: {", '  "bell\\a": {run: a}\n  bm25: {'), "a name of 1 to 100 characters"),
-        (("  bm25: {", f"  {'x' * 101}: {{run: a}}\n  bm25: {{"), "a name of 1 to 100 characters"),
-        (("  bm25: {", "  a b: {pipeline: p}\n  a/b: {pipeline: q}\n  bm25: {"), "'a b' and 'a/b' would be one file"),
-        (("  bm25: {", "  Ab: {pipeline: p}\n  aB: {pipeline: q}\n  bm25: {"), "'Ab' and 'aB' would be one file"),
+        (("  bm25: {", '  "": {run: a}\n  bm25: {'), "a name of 1 to 100 printable characters"),
+        (("  bm25: {", '  "bell\\a": {run: a}\n  bm25: {'), "a name of 1 to 100 printable characters"),
+        (("  bm25: {", f"  {'x' * 101}: {{run: a}}\n  bm25: {{"), "a name of 1 to 100 printable characters"),
+        (
+            ("  bm25: {", "  a b: {pipeline: p}\n  a/b: {pipeline: q}\n  bm25: {"),
+            "'a b' and 'a/b' would have the same file name",
+        ),
+        (
+            ("  bm25: {", "  Ab: {pipeline: p}\n  aB: {pipeline: q}\n  bm25: {"),
+            "'Ab' and 'aB' would have the same file name",
+        ),
     ],
 )
 def test_a_bad_file_names_its_key(file, change, said):

@@ -40,5 +40,5 @@ def test_length_says_nothing_and_few_known_vectors_are_enough(method):
 
 
 def test_one_class_is_none():
-    with pytest.raises(UsageError, match="no two classes"):
+    with pytest.raises(UsageError, match="fewer than two classes"):
         classify(KNOWN[:3], ["x"] * 3, ASKED)

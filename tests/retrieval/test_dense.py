@@ -68,7 +68,7 @@ def test_same_text_is_encoded_once_with_the_prefix_of_documents():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_vector_that_is_not_finite_is_refused(value):
     given_ = Given({"good": [1, 0], "bad": [value, 0]})
-    with pytest.raises(DataError, match="d2: the encoder gives a vector that is not finite"):
+    with pytest.raises(DataError, match="d2: the encoder returns a vector that is not finite"):
         DenseIndex([Document("d1", "good"), Document("d2", "bad")], given_)
     index = DenseIndex([Document("d1", "good")], given_)
     with pytest.raises(DataError, match="the query 'bad'"):

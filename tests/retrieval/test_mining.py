@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from searchlora.eval.text_identity import normalised
 from searchlora.records import Document, Hit
 from searchlora.retrieval import BM25Index
-from searchlora.retrieval.mining import Mining, Sought, mine
+from searchlora.retrieval.mining import MiningConfig, MiningQuery, mine
 
 
 class Ranking:
@@ -25,8 +25,8 @@ DOCUMENTS = [Document(name, f"text {name}") for name in "abcdefgh"] + [Document(
 
 
 def mined(ranking: Ranking, *, positives=("text a",), judged=frozenset(), documents=DOCUMENTS, **how):
-    how = Mining(**{"per_query": 99, **how})
-    return mine([Sought("q", "anything", positives, judged)], documents, [ranking], how)["q"]
+    how = MiningConfig(**{"per_query": 99, **how})
+    return mine([MiningQuery("q", "anything", positives, judged)], documents, [ranking], how)["q"]
 
 
 def test_the_right_the_judged_and_the_same_text_are_left_out():
@@ -56,8 +56,8 @@ def test_first_ranks_are_passed_over_and_depth_ends_the_look():
 def test_several_retrievers_take_turns():
     documents = [*DOCUMENTS, *(Document(f"x{n}", f"x{n}") for n in range(3))]
     one, two = Ranking(("a", 1.0), ("b", 0.5), ("c", 0.4)), Ranking(("a", 9.0), ("x1", 2.0), ("x2", 1.0), ("b", 0.5))
-    sought = [Sought(f"q{n}", "anything", ["text a"]) for n in range(20)]
-    found = mine(sought, documents, [one, two], Mining(per_query=2))
+    sought = [MiningQuery(f"q{n}", "anything", ["text a"]) for n in range(20)]
+    found = mine(sought, documents, [one, two], MiningConfig(per_query=2))
     for texts in found.values():
         assert len(texts) == len(set(texts)) == 2
         assert sum(text.startswith("x") for text in texts) == 1 or "text b" in texts
@@ -66,10 +66,10 @@ def test_several_retrievers_take_turns():
 
 def test_a_draw_depends_on_its_seed_and_query_alone():
     ranking = Ranking(("a", 1.0), *((name, 0.5) for name in "bcdefgh"))
-    many = [Sought(f"q{n}", "anything", ["text a"]) for n in range(30)]
-    first = mine(many, DOCUMENTS, [ranking], Mining(seed=1))
-    assert mine(many[5:], DOCUMENTS, [ranking], Mining(seed=1)) == {f"q{n}": first[f"q{n}"] for n in range(5, 30)}
-    assert mine(many, DOCUMENTS, [ranking], Mining(seed=2)) != first
+    many = [MiningQuery(f"q{n}", "anything", ["text a"]) for n in range(30)]
+    first = mine(many, DOCUMENTS, [ranking], MiningConfig(seed=1))
+    assert mine(many[5:], DOCUMENTS, [ranking], MiningConfig(seed=1)) == {f"q{n}": first[f"q{n}"] for n in range(5, 30)}
+    assert mine(many, DOCUMENTS, [ranking], MiningConfig(seed=2)) != first
 
 
 WORD = st.sampled_from(["tent", "boot", "stove", "rope"])
@@ -81,7 +81,9 @@ TEXT = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
 def test_no_negative_of_bm25_is_a_positive(texts, query, right, count):
     documents = [Document(str(place), text) for place, text in enumerate(texts)]
     positive = texts[right % len(texts)]
-    found = mine([Sought("q", query, [positive])], documents, [BM25Index(documents)], Mining(per_query=count))["q"]
+    found = mine(
+        [MiningQuery("q", query, [positive])], documents, [BM25Index(documents)], MiningConfig(per_query=count)
+    )["q"]
     assert len(found) <= count
     assert normalised(positive) not in {normalised(text) for text in found}
     assert len({normalised(text) for text in found}) == len(found)
