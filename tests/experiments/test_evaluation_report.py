@@ -20,7 +20,7 @@ GRADES = Graded({"bad": 0, "poor": 0, "good": 2})
         (LABELS.from_scores([-0.1, -3.0, -3.0]), LABELS, "buy (probability 0.90)"),
         (Label("other", (0.5, 0.3, 0.2)), LABELS, "other (probability 0.20)"),
         (GRADES.from_scores([-2.0, -2.0, -2.0]), GRADES, "0 (probability 0.67)"),
-        (CitedAnswer("Dry [1].", (1,), False, 0.125), None, "Dry [1]. (probability of the abstention 0.12)"),
+        (CitedAnswer("Dry [1].", (1,), False, 0.125), None, "Dry [1]. (abstention probability 0.12)"),
         (CitedText(2, "I do not know.").parse("It is light [2]."), CitedText(2, "I do not know."), "It is light [2]."),
         ({"need": "buy", "brand": "Fjäll"}, JsonObject({}), '{"need": "buy", "brand": "Fjäll"}'),
         (["buy", "ask"], JsonObject({}), '["buy", "ask"]'),
