@@ -155,21 +155,6 @@ def _row(row: SourceRow, id_: Any, group: Any, query: Any, **more: Any) -> Sourc
     return SourceRow({**record, "split": split} if split else record, row.where)
 
 
-def _cranfield(source: Path, options: Options) -> Judged:
-    del options
-    qrels: dict[str, dict[str, int]] = {}
-    for judgment in judged_collections.cranfield_collection(source).judgments:
-        qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
-    return Judged(
-        source.name,
-        judged_collections.cranfield_topics(source),
-        lambda: (
-            replace(doc, title="") for doc in judged_collections.cranfield_collection(source).documents
-        ),  # the text repeats the title
-        {None: qrels},
-    )
-
-
 def _judged(
     name: str, description: str, judged: Callable[[Path, Options], Judged], options: Mapping[str, str], relevant: int
 ) -> Format:
@@ -244,7 +229,13 @@ FORMATS: Mapping[str, Format] = {
             judged_collections.TREC_OPTIONS,
             1,
         ),
-        _judged("cranfield", "the Cranfield collection: queries with relevant abstracts", _cranfield, {}, 1),
+        _judged(
+            "cranfield",
+            "the Cranfield collection: queries with relevant abstracts",
+            lambda s, _: judged_collections.read_cranfield(s),
+            {},
+            1,
+        ),
         replace(
             _judged(
                 "clicks",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import labels
-from searchlora.data.formats.common import NATIVE, mapped, native
+from searchlora.data.formats.common import NATIVE, mapped, native, with_options
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
-from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.intent.answers import KINDS
 from searchlora.tasks.intent.settings import OPTIONS, read_labels, read_schema, requested_kind
 
@@ -129,19 +129,8 @@ def _shop_options(source: Path) -> Options:
     return {"schema": str(source / SHOP_SCHEMA), "out_of_scope": OUT_OF_SCOPE}
 
 
-def _checking(format: Format) -> Format:
-    """The format with the task's own options; every row is checked against them."""
-
-    def read(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-        check = AnswerCheck.from_options(options)
-        for row in format.read(source, {key: value for key, value in options.items() if key not in OPTIONS}):
-            yield check.checked(row) if isinstance(row, SourceRow) else row
-
-    return replace(format, read=read, options={**(format.options or {}), **OPTIONS})
-
-
 FORMATS: Mapping[str, Format] = {
-    format.name: _checking(format)
+    format.name: with_options(format, OPTIONS, lambda options: AnswerCheck.from_options(options).checked)
     for format in (
         Format(
             name="native",

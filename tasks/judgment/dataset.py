@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import judged_collections, judged_pairs
-from searchlora.data.formats.common import NATIVE, FormatReader, FormatRows, mapped, native
+from searchlora.data.formats.common import NATIVE, FormatReader, mapped, native, with_options
 from searchlora.data.formats.judged_collections import Judged, graded_pairs
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
@@ -73,16 +72,9 @@ def _record(data: Mapping[str, Any]) -> Record:
     }
 
 
-def _graded(format: Format) -> Format:
-    """The format with the options of the task's settings; source grades are mapped to the guideline's scale."""
-
-    def read(source: Path, options: Options) -> FormatRows:
-        guideline = guideline_of(options)
-        reader_options = {key: value for key, value in options.items() if key not in OPTIONS}
-        for row in format.read(source, reader_options):
-            yield _folded(row, guideline) if isinstance(row, SourceRow) else row
-
-    return replace(format, read=read, options={**(format.options or {}), **OPTIONS})
+def _mapping_grades(options: Options) -> Callable[[SourceRow], SourceRow | RejectedRow]:
+    guideline = guideline_of(options)
+    return lambda row: _folded(row, guideline)
 
 
 def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
@@ -101,22 +93,6 @@ def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
     return _pairs(lambda source, options: graded_pairs(judged(source, options), unjudged=_count(options, "unjudged")))
 
 
-def _cranfield(source: Path, options: Options) -> Judged:
-    del options
-    qrels: dict[str, dict[str, int]] = {}
-    for judgment in judged_collections.cranfield_collection(source).judgments:
-        qrels.setdefault(judgment.topic, {})[judgment.document] = CRANFIELD_GRADES[judgment.grade]
-    return Judged(
-        source.name,
-        judged_collections.cranfield_topics(source),
-        lambda: (
-            replace(doc, title="") for doc in judged_collections.cranfield_collection(source).documents
-        ),  # the text repeats the title
-        {None: qrels},
-        judged_collections.cranfield_unexplained(source),
-    )
-
-
 def _of_products(source: Path) -> Options:
     del source
     return {"guideline": "products"}
@@ -130,7 +106,7 @@ def _count(options: Options, name: str) -> int:
 
 
 FORMATS: Mapping[str, Format] = {
-    format.name: _graded(format)
+    format.name: with_options(format, OPTIONS, _mapping_grades)
     for format in (
         Format(
             name="native",
@@ -165,7 +141,7 @@ FORMATS: Mapping[str, Format] = {
         Format(
             name="cranfield",
             description="the Cranfield collection; its grades 1 to 4 are mapped to 3, 2, 1, 1",
-            read=_collection(_cranfield),
+            read=_collection(lambda source, _: judged_collections.read_cranfield(source, CRANFIELD_GRADES)),
             options=UNJUDGED,
         ),
         Format(

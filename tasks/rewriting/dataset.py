@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import conversations, pairs, query_log
-from searchlora.data.formats.common import NATIVE, mapped, native
+from searchlora.data.formats.common import NATIVE, mapped, native, with_options
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
@@ -27,6 +26,9 @@ CAST = {
 
 #: The option of every format with a list of protected words.
 PROTECTED = "protected"
+OPTIONS: Mapping[str, str] = {
+    PROTECTED: "a text file of protected words such as brands, one per line; a rewrite must keep those in the query"
+}
 
 REQUIRED_FIELDS = ("id", "group", "query", "rewrite")
 
@@ -117,17 +119,9 @@ def _shop_collection(source: Path, options: Options) -> Collection:
     return Collection(read_documents(source / CORPUS_FILE), read_judgments(source / QRELS_FILE), relevant=2)
 
 
-def _protecting(format: Format) -> Format:
-    """The format with an option for protected words, such as brands, that a rewrite must keep."""
-
-    def read(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
-        reader_options = {key: value for key, value in options.items() if key != PROTECTED}
-        words = read_words(Path(options[PROTECTED])) if PROTECTED in options else []
-        for row in format.read(source, reader_options):
-            yield _with_protected(row, words) if isinstance(row, SourceRow) and words else row
-
-    meaning = "a text file of protected words such as brands, one per line; a rewrite must keep those in the query"
-    return replace(format, read=read, options={**(format.options or {}), PROTECTED: meaning})
+def _protecting_words(options: Options) -> Callable[[SourceRow], SourceRow | RejectedRow]:
+    words = read_words(Path(options[PROTECTED])) if PROTECTED in options else []
+    return lambda row: _with_protected(row, words)
 
 
 def read_words(path: Path) -> list[str]:
@@ -149,7 +143,7 @@ def _with_protected(row: SourceRow, words: Sequence[str]) -> SourceRow:
 
 
 FORMATS: Mapping[str, Format] = {
-    format.name: _protecting(format)
+    format.name: with_options(format, OPTIONS, _protecting_words)
     for format in (
         Format(
             name="native",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from searchlora.data.splits import SPLIT_NAMES, SPLITS
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.files import EXTENSIONS, parse_json, read_rows
-from searchlora.records import Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
 
 
 def split_files(source: Path) -> Iterator[tuple[Path, str | None]]:
@@ -73,6 +74,27 @@ def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Record])
             yield SourceRow(to_record(row.data), row.where) if isinstance(row, SourceRow) else row
 
     return rows
+
+
+def with_options(
+    format: Format,
+    options: Mapping[str, str],
+    converter: Callable[[Options], Callable[[SourceRow], SourceRow | RejectedRow]],
+) -> Format:
+    """A format with further options, by which every row that it reads is checked or changed.
+
+    Args:
+        format: The format to extend.
+        options: Name -> meaning of each further option; they are not passed to the format's reader.
+        converter: Returns a function for rows from the given options. It may raise for unusable options.
+    """
+
+    def read(source: Path, values: Options) -> FormatRows:
+        convert = converter(values)
+        for row in format.read(source, {key: value for key, value in values.items() if key not in options}):
+            yield convert(row) if isinstance(row, SourceRow) else row
+
+    return replace(format, read=read, options={**(format.options or {}), **options})
 
 
 def _from_cells(

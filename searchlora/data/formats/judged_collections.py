@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,29 @@ def cranfield_unexplained(source: Path) -> frozenset[tuple[str, str]]:
     """
     return frozenset(
         (topic, document) for topic, document, grade in _cranfield_lines(source / "cranqrel") if grade == "-1"
+    )
+
+
+def read_cranfield(source: Path, grades: Mapping[int, int] | None = None) -> Judged:
+    """The Cranfield collection; titles are left out of the documents, since the texts repeat them.
+
+    Args:
+        source: The folder of the collection.
+        grades: Grade, with 4 the best, -> grade of a judgment; None: unchanged.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    qrels: dict[str, dict[str, int]] = {}
+    for judgment in cranfield_collection(source).judgments:
+        grade = judgment.grade if grades is None else grades[judgment.grade]
+        qrels.setdefault(judgment.topic, {})[judgment.document] = grade
+    return Judged(
+        source.name,
+        cranfield_topics(source),
+        lambda: (replace(document, title="") for document in cranfield_collection(source).documents),
+        {None: qrels},
+        cranfield_unexplained(source),
     )
 
 
