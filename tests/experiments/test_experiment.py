@@ -308,7 +308,7 @@ def test_a_baseline_alone_is_enough_and_no_corpus_is_needed_for_runs(folder):
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"corpus": None}, UsageError, "Name a file as 'corpus'"),
+        ({"corpus": None}, UsageError, "Give a file as 'corpus'"),
         ({"slices": ["size"]}, UsageError, "size"),
         ({"measures": ["nDCG@ten"]}, UsageError, "nDCG@ten"),
         ({"qrels": "elsewhere.txt"}, DataError, "elsewhere"),

@@ -225,7 +225,7 @@ def test_removing_the_incumbent_is_no_way_around_it(shop, tmp_path):
         found = gone.promote(ALWAYS_RED)
         assert broken(found) == {"beat incumbent"}
         said = next(result.said for result in found.results if not result.passed)
-        assert said == "version 2, which 'production' meant, was removed; nothing to compare with"
+        assert said == "version 2, which 'production' pointed to, was removed; nothing to compare with"
     assert not gone.promote(ALWAYS_RED, force="version 2 broke a law").refused
 
 
@@ -300,7 +300,7 @@ def test_the_command_exits_1_on_refusal_and_writes_what_a_ci_reads(shop, tmp_pat
     options = [part for pair in files.items() for part in pair]
     called = cli("promote", f"{NAME}@1", *arguments, *options, "--store", shop.store.root)
     assert called.code == 1
-    assert "rules are broken; 'production' stays where it was" in called.err
+    assert "rules are broken; 'production' is unchanged" in called.err
     assert "BROKEN" in called.out
     assert 'failures="' in files["--junit"].read_text()
     assert files["--summary"].read_text().startswith(f"### {NAME}@1 to production: refused")
