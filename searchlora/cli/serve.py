@@ -95,15 +95,15 @@ def serve(
         int, typer.Option("--max-body", metavar="BYTES", min=1, help="Size of a request body; beyond it 413.")
     ] = 1_000_000,
     max_prompt: Annotated[
-        int | None, typer.Option("--max-prompt", metavar="TOKENS", min=1, help="Length of a prompt; beyond it 400.")
-    ] = None,
+        int, typer.Option("--max-prompt", metavar="TOKENS", min=1, help="Length of a prompt; beyond it 400.")
+    ] = 8192,
     max_answer: Annotated[
         int, typer.Option("--max-answer", metavar="TOKENS", min=1, help="Length of an answer; beyond it 400.")
     ] = 1024,
 ) -> None:
     """Serve a base model and its adapters through an OpenAI-compatible HTTP API, until Ctrl+C or SIGTERM."""
     from searchlora.adapters.store import Store
-    from searchlora.server.api.serve import make_service, max_connections
+    from searchlora.server.api.serve import check_proxies, make_service, max_connections
     from searchlora.server.api.serve import serve as run_server
     from searchlora.server.api.service import Settings
     from searchlora.server.http import address, bind, is_loopback
@@ -112,6 +112,7 @@ def serve(
         raise UsageError(
             f"{_API_KEY_VARIABLE} is set and holds no key", fix="Set it to a key, or unset it to require none."
         )
+    check_proxies(trusted_proxy)
     connections = max_connections()
     settings = Settings(
         api_keys=tuple(api_key),

@@ -65,6 +65,24 @@ def make_service(
     return Service(run_in_new_thread(make_engine).result(), store, loaded_encoders, settings)
 
 
+def check_proxies(trusted_proxies: Sequence[str]) -> None:
+    """Check the addresses of reverse proxies before anything is loaded.
+
+    Raises:
+        UsageError: for a proxy that is neither an address nor a network.
+
+    Examples:
+        >>> check_proxies(["10.0.0.0/8", "::1"])
+    """
+    for proxy in trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise UsageError(
+                f"'{proxy}' is neither an address nor a network", where="--trusted-proxy", fix="For example 10.0.0.0/8."
+            ) from None
+
+
 def make_server(service: Service, *, grace: float = 60.0, trusted_proxies: Sequence[str] = ()) -> uvicorn.Server:
     """A uvicorn server that completes requests in progress when it is told to stop.
 
@@ -77,13 +95,7 @@ def make_server(service: Service, *, grace: float = 60.0, trusted_proxies: Seque
     Raises:
         UsageError: for a proxy that is neither an address nor a network.
     """
-    for proxy in trusted_proxies:
-        try:
-            ipaddress.ip_network(proxy)
-        except ValueError:
-            raise UsageError(
-                f"'{proxy}' is neither an address nor a network", where="--trusted-proxy", fix="For example 10.0.0.0/8."
-            ) from None
+    check_proxies(trusted_proxies)
     config = uvicorn.Config(
         create_app(service),
         log_level="warning",

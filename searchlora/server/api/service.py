@@ -41,7 +41,7 @@ class Settings:
         api_keys: Every request except health probes must carry one of them; empty: no key is required.
         host_names: Host names accepted without an API key, see `http.is_own_host`.
         max_body_bytes: Limit of a request body.
-        max_prompt_tokens: Limit of a prompt; None: the context length of the model.
+        max_prompt_tokens: Limit of a prompt, besides the context length of the model; None: no further limit.
         max_answer_tokens: Limit of an answer, and its default.
         requests_per_minute: POST requests of one caller per minute, as a token bucket; None: no limit.
         timeout: Seconds after which a request fails with 504.
@@ -61,7 +61,7 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     host_names: tuple[str, ...] = ()
     max_body_bytes: int = 1_000_000
-    max_prompt_tokens: int | None = None
+    max_prompt_tokens: int | None = 8192
     max_answer_tokens: int = 1024
     requests_per_minute: int | None = None
     timeout: float = 120.0

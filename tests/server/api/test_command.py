@@ -59,6 +59,17 @@ def test_what_is_in_flight_is_finished_when_it_is_terminated(tiny_base, store):
             client.get("/healthz")
 
 
+def test_limits_of_a_caller_and_trusted_proxies_come_from_the_command_line(tiny_base, store):
+    limits = ("--per-caller", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
+    with running(tiny_base, store, *limits) as (_, client):
+        one = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
+        answer = client.post("/v1/score", json={"requests": [one] * 3})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_requests")
+        long_prompt = client.post("/v1/chat/completions", json=asked("x" * 9000))
+        assert (long_prompt.status_code, long_prompt.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert client.post("/v1/score", json=one).json()["error"]["code"] == "rate_limit_exceeded"
+
+
 def test_what_cannot_be_served_is_said_before_anything_is(refused, tiny_base, tmp_path):
     for arguments, words in (
         (("--base", tmp_path / "none"), "there is no base model"),
@@ -66,6 +77,7 @@ def test_what_cannot_be_served_is_said_before_anything_is(refused, tiny_base, tm
         (("--base", tiny_base.path, "--load", "one"), "there is no adapter 'one'"),
         (("--base", tiny_base.path, "--encoder", "none"), "there is no base model 'none'"),
         (("--base", tiny_base.path, "--host", "203.0.113.1"), "cannot be used"),
+        (("--base", tiny_base.path, "--trusted-proxy", "proxy.example"), "neither an address nor a network"),
     ):
         assert words in refused("serve", "--store", tmp_path / "store", "--port", "0", *arguments)
 
