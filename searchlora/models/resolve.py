@@ -161,7 +161,7 @@ def resolve(name: str, revision: str | None = None, *, ask_hub: bool = True) -> 
     if _HUB_ID.fullmatch(name):
         return _from_hub(name, name, revision, ask_hub)
     raise BaseModelError(
-        f"there is no base model '{name[:100]}'",
+        f"there is no base model {name[:100]!r}",
         fix=f"Give a folder, a .gguf file, a hub id, or one of: {', '.join(sorted(CATALOGUE))}.",
     )
 

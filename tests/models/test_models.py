@@ -228,10 +228,11 @@ def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, 
     assert fingerprint(tmp_path / "converted") == fingerprint(tiny_base.path)
 
 
-@pytest.mark.parametrize("name", ["~nobody-here/base", "x" * 5000, "nul\0byte", "~nobody-here/base.GGUF"])
+@pytest.mark.parametrize("name", ["~nobody-here/base", "x" * 5000, "nul\0byte", "two\nlines", "~nobody-here/base.GGUF"])
 def test_a_name_that_is_no_path_is_one_clear_error(name):
-    with pytest.raises(BaseModelError, match=r"is not a path|there is no"):
+    with pytest.raises(BaseModelError, match=r"is not a path|there is no") as error:
         resolve(name)
+    assert str(error.value).isprintable()  # a name cannot forge a line of a log
     assert public_name(name) == name
 
 
