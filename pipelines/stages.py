@@ -72,81 +72,83 @@ class AdapterStage:
 
     def ask(self, records: Sequence[Record]) -> list[Any]:
         """The output of each record; `InvalidOutput` if the text does not parse or was cut off."""
-        if self.rest and len(records) > SCORING_BATCH and self._goes_on(records[0]):
+        if self.rest and len(records) > SCORING_BATCH and self._continues(records[0]):
             parts = [records[start : start + SCORING_BATCH] for start in range(0, len(records), SCORING_BATCH)]
             return [output for part in parts for output in self.ask(part)]
         specs = [self.task.output(record) for record in records]
-        closed = {place: spec for place, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
-        open_ = {place: spec for place, spec in enumerate(specs) if place not in closed}
-        found = {**self._scored(records, closed), **self._written(records, open_)}
-        settled = [self._settled(found[place], record) for place, record in enumerate(records)]
-        return self._with_rest(records, closed, settled) if self.rest else settled
+        scored = {index: spec for index, spec in enumerate(specs) if self.constrained and isinstance(spec, ClosedSet)}
+        generated = {index: spec for index, spec in enumerate(specs) if index not in scored}
+        outputs = {**self._score(records, scored), **self._generate(records, generated)}
+        tuned = [self._apply_tuning(outputs[index], record) for index, record in enumerate(records)]
+        return self._with_continuations(records, scored, tuned) if self.rest else tuned
 
-    def _goes_on(self, record: Record) -> bool:
+    def _continues(self, record: Record) -> bool:
         spec = self.task.output(record)
         return self.constrained and isinstance(spec, Continued) and spec.continues
 
-    def _scored(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
+    def _score(self, records: Sequence[Record], specs: Mapping[int, ClosedSet]) -> dict[int, Any]:
         requests = [
             Request(
-                messages(self.task, records[place]),
+                messages(self.task, records[index]),
                 self.adapter,
                 choice_suffix=spec.choice_suffix if isinstance(spec, Continued) else None,
                 keep_prefix=self.rest and isinstance(spec, Continued) and spec.continues,
             )
-            for place, spec in specs.items()
+            for index, spec in specs.items()
         ]
         choices = [spec.choices or () for spec in specs.values()]
-        scored = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
+        scores = self.engine.score(requests, choices, prune_margin=PRUNE_MARGIN) if requests else []
         return {
-            place: _value(spec, each.log_probabilities)
-            for (place, spec), each in zip(specs.items(), scored, strict=True)
+            index: _value(spec, result.log_probabilities)
+            for (index, spec), result in zip(specs.items(), scores, strict=True)
         }
 
-    def _written(self, records: Sequence[Record], specs: Mapping[int, OutputSpec]) -> dict[int, Any]:
+    def _generate(self, records: Sequence[Record], specs: Mapping[int, OutputSpec]) -> dict[int, Any]:
         requests = [
             Request(
-                messages(self.task, records[place]),
+                messages(self.task, records[index]),
                 self.adapter,
                 self.max_new_tokens,
                 spec.grammar if self.constrained else None,
             )
-            for place, spec in specs.items()
+            for index, spec in specs.items()
         ]
         completions = self.engine.generate(requests) if requests else []
         return {
-            place: written
-            if isinstance(written := _ended(completion), InvalidOutput)
-            else self.task.parse(written, records[place])
-            for place, completion in zip(specs, completions, strict=True)
+            index: text
+            if isinstance(text := _complete_text(completion), InvalidOutput)
+            else self.task.parse(text, records[index])
+            for index, completion in zip(specs, completions, strict=True)
         }
 
-    def _settled(self, output: Any, record: Record) -> Any:
+    def _apply_tuning(self, output: Any, record: Record) -> Any:
         return output if isinstance(output, InvalidOutput) else self.task.apply_tuning(output, record)
 
-    def _with_rest(self, records: Sequence[Record], specs: Mapping[int, ClosedSet], values: list[Any]) -> list[Any]:
-        goes_on = {
-            place: (spec, begins)
-            for place, spec in specs.items()
+    def _with_continuations(
+        self, records: Sequence[Record], specs: Mapping[int, ClosedSet], values: list[Any]
+    ) -> list[Any]:
+        continued = {
+            index: (spec, prefix)
+            for index, spec in specs.items()
             if isinstance(spec, Continued)
-            and not isinstance(values[place], InvalidOutput)
-            and (begins := spec.answer_prefix(values[place])) is not None
+            and not isinstance(values[index], InvalidOutput)
+            and (prefix := spec.answer_prefix(values[index])) is not None
         }
         requests = [
             Request(
-                messages(self.task, records[place]),
+                messages(self.task, records[index]),
                 self.adapter,
                 self.max_new_tokens,
                 spec.continuation,
-                answer_prefix=begins,
+                answer_prefix=prefix,
             )
-            for place, (spec, begins) in goes_on.items()
+            for index, (spec, prefix) in continued.items()
         ]
-        found = list(values)
+        outputs = list(values)
         completions = self.engine.generate(requests) if requests else []
-        for (place, (spec, _)), completion in zip(goes_on.items(), completions, strict=True):
-            found[place] = spec.with_continuation(values[place], _ended(completion))
-        return found
+        for (index, (spec, _)), completion in zip(continued.items(), completions, strict=True):
+            outputs[index] = spec.with_continuation(values[index], _complete_text(completion))
+        return outputs
 
 
 def _value(spec: ClosedSet, log_probabilities: Sequence[float]) -> Any:
@@ -157,8 +159,8 @@ def _value(spec: ClosedSet, log_probabilities: Sequence[float]) -> Any:
         return InvalidOutput("", error.what)
 
 
-def _ended(completion: Completion) -> str | InvalidOutput:
-    """What was written, if it has an end."""
+def _complete_text(completion: Completion) -> str | InvalidOutput:
+    """The text of a completion; `InvalidOutput` if it was cut off."""
     if completion.finish == "stop":
         return completion.text
     return InvalidOutput(completion.text, f"no end within {completion.completion_tokens} tokens")
@@ -186,8 +188,8 @@ class RetrieveStage:
     label: str
 
     def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
-        found = self.retriever.search([str(search["query"]) for search in searches], self.k)
-        return [{**search, "hits": hits} for search, hits in zip(searches, found, strict=True)]
+        rankings = self.retriever.search([str(search["query"]) for search in searches], self.k)
+        return [{**search, "hits": hits} for search, hits in zip(searches, rankings, strict=True)]
 
 
 @dataclass(frozen=True)

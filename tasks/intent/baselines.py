@@ -37,22 +37,22 @@ def baseline_outputs(
     queries = [str(record["query"]) for record in records]
     commonest, _ = Counter(map(target_text, training)).most_common(1)[0]
     answer = next(record[kind] for record in training if target_text(record) == commonest)
-    found: dict[str, Sequence[Any]] = {COMMONEST: [Label(answer) if kind == "label" else answer] * len(queries)}
+    outputs: dict[str, Sequence[Any]] = {COMMONEST: [Label(answer) if kind == "label" else answer] * len(queries)}
     if kind == "object":
-        found[NEAREST] = _nearest(training, queries)
-        return found
+        outputs[NEAREST] = _nearest(training, queries)
+        return outputs
     if kind == "labels":
-        found[LINEAR] = _several(settings["labels"], training, queries)
-        return found
+        outputs[LINEAR] = _several(settings["labels"], training, queries)
+        return outputs
     validation = [record for record in built.iter_records("validation") if kind in record]
     # A dataset may be newer than the adapter's label set; a baseline predicts only labels that the adapter can.
     known = [record for record in training if record["label"] in settings["labels"]]
     if len({record["label"] for record in known}) < 2:
-        return found
+        return outputs
     scored = _scored(settings["labels"], known, [*queries, *(str(record["query"]) for record in validation)])
     values = tuned(settings, validation, scored[len(queries) :])
-    found[LINEAR] = [with_tuning(settings, values, output) for output in scored[: len(queries)]]
-    return found
+    outputs[LINEAR] = [with_tuning(settings, values, output) for output in scored[: len(queries)]]
+    return outputs
 
 
 def _scored(labels: Sequence[str], training: Sequence[Record], queries: Sequence[str]) -> list[Label]:
@@ -62,12 +62,12 @@ def _scored(labels: Sequence[str], training: Sequence[Record], queries: Sequence
 
     model = make_pipeline(_words(), LogisticRegression(C=C, max_iter=1000))
     model.fit([record["query"] for record in training], [record["label"] for record in training])
-    places = [labels.index(label) for label in model.classes_]
+    columns = [labels.index(label) for label in model.classes_]
     outputs = []
     for row in model.predict_proba(queries):
-        given = np.zeros(len(labels))
-        given[places] = row
-        outputs.append(Label(labels[int(given.argmax())], tuple(given.tolist())))
+        probabilities = np.zeros(len(labels))
+        probabilities[columns] = row
+        outputs.append(Label(labels[int(probabilities.argmax())], tuple(probabilities.tolist())))
     return outputs
 
 
@@ -93,7 +93,7 @@ def _nearest(training: Sequence[Record], queries: Sequence[str]) -> list[Any]:
     outputs = []
     for start in range(0, len(queries), 256):
         similar = words.transform(queries[start : start + 256]) @ known.T
-        outputs += [training[place]["object"] for place in np.asarray(similar.argmax(axis=1)).ravel()]
+        outputs += [training[row]["object"] for row in np.asarray(similar.argmax(axis=1)).ravel()]
     return outputs
 
 

@@ -132,7 +132,7 @@ def test_a_row_without_a_reason_is_not_trained_on(tiny_base):
     whole = {**PAIR, "reason": "Room for two."}
     (row,) = render_rows(REASONED, renderer, [whole], recipe).examples
     assert renderer.decode(row.input_ids[row.prompt_length :]) == "2\nRoom for two."
-    with pytest.raises(TrainingError, match=r"record 1: its target is no answer .*no reason of one line"):
+    with pytest.raises(TrainingError, match=r"record 1: the task cannot parse its target .*no reason of one line"):
         render_rows(REASONED, renderer, [{**whole, "id": "0"}, PAIR], recipe)
 
 
