@@ -72,7 +72,16 @@ def to_json(comparison: Comparison, header: Header) -> dict[str, Any]:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Markdown tables of systems, pairs, unjudged documents, traffic, slices and costs, and the notes."""
+    """Markdown tables of systems, pairs, unjudged documents, traffic, slices and costs, and the notes.
+
+    Examples:
+        >>> from searchlora.eval.comparison import compare
+        >>> from searchlora.eval.evaluation import Evaluation
+        >>> base = Evaluation("MRR", {"MRR": {"q1": 0.5, "q2": 0.5, "q3": 0.5}}, clusters={})
+        >>> comparison = compare({"base": base, "copy": base}, baseline="base", resamples=100)
+        >>> print(to_markdown(comparison).splitlines()[0])
+        | system | MRR | n | invalid |
+    """
     parts = [
         _systems(comparison),
         *_pairs(comparison),

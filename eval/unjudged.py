@@ -43,6 +43,12 @@ def unjudged_values(run: Run, qrels: Qrels, plain: Mapping[str, Mapping[str, flo
 
     Raises:
         UsageError: as `retrieval_values`.
+
+    Examples:
+        >>> run, qrels = {"q1": {"new": 2.0, "d1": 1.0}}, {"q1": {"d1": 1}}
+        >>> plain = retrieval_values(run, qrels, ["MRR@10"])
+        >>> unjudged_values(run, qrels, plain)["MRR@10 condensed"]
+        {'q1': 1.0}
     """
     affected = [each for each in map(parse_measure, plain) if _affected(each)]
     cutoffs = sorted({each.cutoff for each in affected if each.cutoff is not None}) or [10]

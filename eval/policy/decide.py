@@ -77,6 +77,17 @@ def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts)
 
     Raises:
         UsageError: when the policy names a measure, a system or a slice that does not exist in the comparison.
+
+    Examples:
+        >>> from searchlora.eval.comparison import compare
+        >>> from searchlora.eval.evaluation import Evaluation
+        >>> rows = {f"q{n}": n / 40 for n in range(20)}
+        >>> base = Evaluation("MRR", {"MRR": rows}, clusters={})
+        >>> better = Evaluation("MRR", {"MRR": {q: v + 0.2 + v / 10 for q, v in rows.items()}}, clusters={})
+        >>> comparison = compare({"base": base, "new": better}, candidate="new", resamples=500)
+        >>> results = decide(Policy(), comparison, "new", Facts(roles={"base": "base"}))
+        >>> [result.passed for result in results if result.rule == "beat base"]
+        [True]
     """
     measure = policy.measure or comparison.measures[0]
     if measure not in comparison.measures:

@@ -14,7 +14,7 @@ Each key is a rule:
     least: {rows: 200, groups: 50}
     data: 3f9a0c…                          # fingerprint of the dataset, or its first characters
     judgments: [human, mixed]              # accepted sources of judgments
-    held_out: required                     # or `told`
+    held_out: required                     # or `reported`
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from searchlora.errors import UsageError
 from searchlora.files.yaml_text import parse_yaml
@@ -94,9 +94,9 @@ class Policy(_Strict):
         slices: Slice name -> its rule.
         data: Fingerprint of the dataset, or its first characters; None: any dataset.
         judgments: Accepted sources of judgments.
-        held_out: What happens if the candidate's training data is unknown: `required` breaks the rule, `told` reports
-            it. Rows that it was trained on always break the rule. None: `required` for `promote`, `told` for an
-            experiment.
+        held_out: What happens if the candidate's training data is unknown: `required` breaks the rule,
+            `reported` only reports it. Rows that it was trained on always break the rule. None: `required` for
+            `promote`, `reported` for an experiment.
     """
 
     measure: str | None = None
@@ -107,7 +107,12 @@ class Policy(_Strict):
     least: Least = Least()
     data: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
     judgments: tuple[Literal["human", "llm", "clicks", "mixed"], ...] = ("human", "mixed")
-    held_out: Literal["required", "told"] | None = None
+    held_out: Literal["required", "reported"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_words(cls, values: Any) -> Any:
+        return _current(values) if isinstance(values, Mapping) else values
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -145,12 +150,17 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, .
         >>> changes({"least": {"rows": 100}}, {"least": {"rows": 50}})
         ('least.rows was 100, is 50',)
     """
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = dict(_leaves(_current(before))), dict(_leaves(_current(after)))
     return tuple(
         f"{key} was {old.get(key, 'not set')}, is {new.get(key, 'not set')}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     )
+
+
+def _current(policy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A policy as written by an earlier release, in the words of this one: `held_out: told` is now `reported`."""
+    return {**policy, "held_out": "reported"} if policy.get("held_out") == "told" else policy
 
 
 def _leaves(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

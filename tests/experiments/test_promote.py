@@ -251,7 +251,7 @@ def test_not_knowing_the_training_is_refused_unless_the_policy_says_otherwise(sh
     store.adopt(tmp_path / "copy", stored.manifest, "copied")
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
-    for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "told", set())):
+    for policy, kept, refused in ((Policy(), "required", {"held out"}), (Policy(held_out="told"), "reported", set())):
         found = promote("copied@1", "production", policy, tmp_path / "other", store=store, keep=tmp_path / "outputs")
         assert broken(found) == refused
         assert found.move.decision.policy["held_out"] == kept

@@ -216,8 +216,8 @@ def test_queries_seen_in_training_are_refused_and_not_knowing_is_said():
     unknown = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, leaked=None))
     assert "not checked" in next(result.said for result in unknown if result.rule == "held out")
     assert broken(Policy(held_out="required"), compared(0.05), leaked=None) == {"held out": None}
-    assert broken(Policy(held_out="told"), compared(0.05), leaked=None) == {}
-    assert broken(Policy(held_out="told"), compared(0.05), leaked=("3",)) == {"held out": 1.0}
+    assert broken(Policy(held_out="reported"), compared(0.05), leaked=None) == {}
+    assert broken(Policy(held_out="reported"), compared(0.05), leaked=("3",)) == {"held out": 1.0}
 
 
 def test_bounds():

@@ -9,6 +9,7 @@ import pytest
 from searchlora.errors import UsageError
 from searchlora.eval.policy import RuleResult, read_policy
 from searchlora.eval.policy.ci import summary_markdown, write_junit
+from searchlora.eval.policy.policy import changes
 from tests.eval.policy.test_decide import compared
 
 RESULTS = (
@@ -85,3 +86,13 @@ def test_names_with_control_characters_and_markup_stay_text(tmp_path):
     assert "<img" not in text and "</details>" not in head and "](http" not in text
     assert "# h" not in text.splitlines()
     assert not set(text) & {"\x00", "\x1b", "\u202e"}
+
+
+def test_a_policy_of_an_earlier_release_is_read_and_is_no_change(tmp_path):
+    """`held_out: told` is called `reported` since; a decision stored with the old word is of the same policy."""
+    path = tmp_path / "policy.yaml"
+    path.write_text("held_out: told\n", encoding="utf-8")
+    policy = read_policy(path)
+    assert policy.held_out == "reported"
+    assert changes({"held_out": "told"}, policy.model_dump(mode="json", exclude_defaults=True)) == ()
+    assert changes({"held_out": "told"}, {"held_out": "required"}) == ("held_out was reported, is required",)
