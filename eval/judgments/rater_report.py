@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
 from searchlora.eval.resampling import Figure
 from searchlora.eval.trec import write_qrels
-from searchlora.files import atomic_text
+from searchlora.files import atomic_text, parse_json
 
 
 def write_ratings(
@@ -101,7 +100,7 @@ def _rater_file(folder: Path, rater: str) -> Path:
 def _exported_raters(folder: Path) -> list[str]:
     """The raters of the folder's `agreement.json`; none if it is missing or not readable."""
     try:
-        rows = json.loads((folder / "agreement.json").read_text(encoding="utf-8"))["raters"]
+        rows = parse_json((folder / "agreement.json").read_text(encoding="utf-8"))["raters"]
         return [check_rater(row["name"]) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, UsageError):
         return []

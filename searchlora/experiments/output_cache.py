@@ -12,7 +12,7 @@ from typing import Any
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.result_files import file_name, machine
-from searchlora.files import atomic_text
+from searchlora.files import atomic_text, parse_json
 from searchlora.outputs import from_json, to_json
 from searchlora.prompts import messages
 from searchlora.recipe import PromptOptions
@@ -62,7 +62,7 @@ class OutputCache:
         if file is None or not file.is_file():
             return None
         try:
-            entry = json.loads(file.read_text(encoding="utf-8"))
+            entry = parse_json(file.read_text(encoding="utf-8"))
             if entry["key"] != self._key(model):
                 return None
             outputs = [from_json(value) for value in entry["outputs"]]

@@ -67,8 +67,8 @@ def judge(
     """Grade the pool of some runs, or a file of pairs, and write qrels, their card and the grades' probabilities.
 
     By default every label of the task's scale is scored and the most probable one is the grade. A killed run resumes
-    when it is started again: `<out>.partial` holds the grades so far. It is deleted last, so a run killed after
-    writing `out` is recognised, and starting it again only removes the folder.
+    when it is started again: `<out>.partial` holds the grades so far. If `out` is already the complete result of the
+    same call, nothing is graded and nothing is written, whenever the earlier run was killed.
 
     Args:
         topics: The queries, in any topics format; `llm_judge` lists the fields that a judging task reads.
@@ -83,15 +83,15 @@ def judge(
         allow_circular: Judge even if the judge is part of a run or was trained on a topic.
 
     Raises:
-        UsageError: when `out` exists or its extension is not that of a qrels format, the judge or the pairs are given
-            in neither or both of their two ways, the task cannot judge, or the judge is circular.
+        UsageError: when `out` is the result of another call, its extension is not that of a qrels format, the judge or
+            the pairs are given in neither or both of their two ways, the task cannot judge, or the judge is circular.
         DataError: naming the file, when a topic or document is missing, or no answer is a grade.
         NotInStore, LoadCheckFailed, BaseModelError: when the judge does not exist or must not be loaded.
     """
     target = Path(out)
     partial = Path(f"{target}.partial")
-    interrupted = target.exists() and partial.is_dir()
-    if not interrupted:
+    finished = read_card(target) if target.exists() else None
+    if finished is None or finished.source != "llm":
         check_new(target)
     check_writable(target)
     query_passages = load_texts(pairs_to_judge(runs, depth, pairs), topics, corpus)
@@ -114,12 +114,11 @@ def judge(
     systems = _systems(runs)
     queries = {pair.topic: pair.query for pair in query_passages}
     circular = refuse_circular(card, systems, queries, allow=allow_circular)
-    if interrupted:
-        labels = _finished_labels(target, card, contexts, generate)
-        card = read_card(target) or card
-        shutil.rmtree(partial)
+    if finished is not None:
+        labels = _finished_labels(target, finished, card, contexts, generate)
+        shutil.rmtree(partial, ignore_errors=True)
         grades = Counter(label for row in labels.values() for label in row.values() if label is not None)
-        return JudgeResult(card, dict(sorted(grades.items())), card.invalid, circular, doubts(card, systems))
+        return JudgeResult(finished, dict(sorted(grades.items())), finished.invalid, circular, doubts(card, systems))
     records = [judge.record(context) for context in contexts.values()]
     answers = dict(zip(contexts, grade_records(judge, records, partial, steps("Judging")), strict=True))
     valid = {pair: answer for pair, answer in answers.items() if isinstance(answer, Grade)}
@@ -143,14 +142,15 @@ def judge(
     return JudgeResult(card, dict(sorted(counts.items())), len(invalid), circular, doubts(card, systems))
 
 
-def _finished_labels(target: Path, card: JudgmentsCard, pairs: Collection[Pair], generate: bool) -> Labels:
-    """The labels in `target` if they are the complete result of this very call.
+def _finished_labels(
+    target: Path, stored: JudgmentsCard, card: JudgmentsCard, pairs: Collection[Pair], generate: bool
+) -> Labels:
+    """The labels in `target` if they are the complete result of the same call, whose card would be `card`.
 
     Raises:
         UsageError: when another call wrote them.
     """
-    stored = read_card(target)
-    if stored is not None and (stored.probabilities is None) == generate:
+    if (stored.probabilities is None) == generate:
         labels = read_labels(target)
         same_card = asdict(card) == asdict(
             replace(stored, created=card.created, counts={}, invalid=0, probabilities=None, qrels_sha256="")

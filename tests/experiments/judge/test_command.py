@@ -331,14 +331,21 @@ def test_a_kill_while_the_result_is_written_is_repaired_by_another_start(
     assert (done.grades, done.invalid, done.card.counts) == (whole.grades, whole.invalid, whole.card.counts)
     assert done.card == read_card(tmp_path / "killed.txt")
     assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".new-*"))
-    with pytest.raises(UsageError, match="already exists"):
-        ask("killed.txt", depth=15)
+
+
+def test_the_same_call_again_grades_nothing_and_writes_nothing(ask, tmp_path, monkeypatch):
+    """A process may be killed after its work, before it has told so."""
+    done = ask()
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("qrels.txt*")}
+    monkeypatch.setattr(Judge, "grade", None)
+    again = ask()
+    assert (again.card, again.grades, again.invalid) == (done.card, done.grades, done.invalid)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("qrels.txt*")} == before
 
 
 @pytest.mark.parametrize("options", [{"depth": 2}, {"generate": True}, {"allow_circular": True, "base": "other"}])
-def test_a_leftover_folder_does_not_let_another_call_pass_for_finished(ask, tmp_path, tiny_base, options):
+def test_another_call_does_not_pass_for_the_finished_one(ask, tmp_path, tiny_base, options):
     ask(depth=3)
-    (tmp_path / "qrels.txt.partial").mkdir()
     before = (tmp_path / "qrels.txt").read_bytes()
     if "base" in options:
         options = {**options, "base": str(shutil.copytree(tiny_base.path, tmp_path / "other"))}
