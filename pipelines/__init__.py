@@ -1,1 +1,1 @@
-"""Pipelines: a list of stages over a batch of searches, written as YAML, and the ready ones beside this file."""
+"""Pipelines: stages over batches of searches, configured in YAML, with ready pipelines."""

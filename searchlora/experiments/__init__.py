@@ -1,1 +1,1 @@
-"""Runs systems over a dataset, keeps what they answered, and hands it to `eval` as data."""
+"""Training, evaluation, experiments, judging and promotion: workflows that combine the other packages."""

@@ -1,4 +1,4 @@
-"""Embedding: an encoder's adapter for a team's own texts, for dense retrieval or for classes."""
+"""Embedding: adapters of a text encoder for dense retrieval or classification."""
 
 from searchlora.tasks.embedding.task import EmbeddingTask
 

@@ -1,4 +1,4 @@
-"""Intent: what a query wants, as one label, several labels, or a JSON object by a schema of one's own."""
+"""Intent: classification of queries by one label, several labels, or a JSON object by a user's schema."""
 
 from searchlora.tasks.intent.task import IntentTask
 

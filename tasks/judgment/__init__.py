@@ -1,4 +1,4 @@
-"""Relevance judgment: query and passage become a grade, with the probability of each grade."""
+"""Relevance judgment: the grade of a passage for a query, with the probability of each grade."""
 
 from searchlora.tasks.judgment.task import JudgmentTask
 

@@ -1,4 +1,4 @@
-"""Answers from passages: what was found becomes an answer that cites it, or says that it is not there."""
+"""Answering from passages: an answer with citations, or an abstention."""
 
 from searchlora.tasks.rag_answer.task import RagAnswerTask
 

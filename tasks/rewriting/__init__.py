@@ -1,4 +1,4 @@
-"""Query rewriting: what the user typed, in its conversation, becomes a query that finds."""
+"""Query rewriting: a query and its conversation become one self-contained query."""
 
 from searchlora.tasks.rewriting.task import RewritingTask
 
