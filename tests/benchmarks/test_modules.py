@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,10 @@ MODULES = sorted(
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_can_be_imported(module):
     importlib.import_module(module)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "." in name])
+def test_the_commands_in_the_text_of_a_module_name_modules(module):
+    file = ROOT / f"{module.replace('.', '/')}.py"
+    for name in re.findall(r"python -m (benchmarks[\w.]*\w)", file.read_text(encoding="utf-8")):
+        assert importlib.util.find_spec(name) is not None, name

@@ -1,6 +1,6 @@
 """Coverage of 95% intervals of aggregates and level of the swap test, by simulation.
 
-    python -m benchmarks.statistics.intervals.pooled [--draws 500]
+    python -m benchmarks.statistics.intervals.aggregates [--draws 500]
 
 Kappa of grades clustered by query, macro-F1 of ten labels, F1 of one class and calibration error, at n = 43 and 200
 queries or rows. Writes `benchmarks/results/intervals_aggregates.json` and prints it as Markdown.
@@ -101,7 +101,9 @@ def main() -> None:
     )
     shapes = {kind: made.__doc__ for kind, made in SHAPES.items()}
     more = {"values": shapes, "draws": count, "resamples": RESAMPLES, "band": [low, high], "table": table}
-    path = save_figures("intervals_aggregates", [*covered, *rejected], [], more, module="statistics.intervals.pooled")
+    path = save_figures(
+        "intervals_aggregates", [*covered, *rejected], [], more, module="statistics.intervals.aggregates"
+    )
     print(f"{table}\n\nWritten: {path}")
 
 
