@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.chaos.kills import Job
@@ -29,6 +29,9 @@ class Inputs:
         self.corpus = folder / "corpus.jsonl"
         self.pairs = folder / "pairs.txt"
         self.pipeline = folder / "pipeline.yaml"
+        self.encoder = folder / "encoders" / "encoder"
+        self.encoder_source = folder / "encoder_rows.jsonl"
+        self.encoder_dataset = folder / "encoder_dataset"
 
     def make(self) -> None:
         """Write all inputs, in child processes."""
@@ -41,18 +44,28 @@ class Inputs:
         self.pairs.write_text("".join(f"q{n} d{(n * 7) % len(texts)}\n" for n in range(len(texts))), encoding="utf-8")
         stages = "  - adapter: {name: rewriter}\n  - bm25: {k: 10}\n"
         self.pipeline.write_text(f"name: p\nstages:\n{stages}", encoding="utf-8")
-        for job in (self._build_base, self._build_dataset(), self._train()):
+        positives = [
+            {"id": f"e{n}", "group": f"e{n}", "query": t, "positives": [t.upper()]} for n, t in enumerate(texts)
+        ]
+        _write_rows(self.encoder_source, positives)
+        for job in (self._build_base, self._build_dataset(), self._build_encoder_dataset(), self._train()):
             ended = execute(job, self.folder / "making")
             if ended.code != 0:
                 raise RuntimeError(f"the inputs cannot be made: {ended.stderr}")
 
     def _build_base(self) -> None:
         from tests.tiny import build_tiny_base
+        from tests.tiny_encoder import build_tiny_encoder
 
         build_tiny_base(self.base, hidden=64)
+        build_tiny_encoder(self.encoder.parent)
 
     def _build_dataset(self) -> Callable[[], object]:
         return command("data", "build", "rewriting", self.source, "--format", "native", "--out", self.dataset)
+
+    def _build_encoder_dataset(self) -> Callable[[], object]:
+        source, out = self.encoder_source, self.encoder_dataset
+        return command("data", "build", "embedding", source, "--format", "native", "--out", out)
 
     def _train(self) -> Callable[[], object]:
         settings = [part for each in ("optim.max_steps=2", "lora.r=2") for part in ("--set", each)]
@@ -134,6 +147,19 @@ class Train(Job):
 
     def leftovers(self, folder: Path) -> list[str]:
         return ["temporary folder in the store"] * bool(list((folder / "store").glob(".tmp-*")))
+
+
+class TrainEncoder(Train):
+    """`train` of an encoder task."""
+
+    name = "train encoder"
+
+    def _command(self, folder: Path, *more: str) -> Callable[[], object]:
+        chosen = ("optim.max_steps=40", "optim.batch_size=16", "lora.r=4", "validation.every_steps=10", "max_tokens=24")
+        settings = [part for each in (*chosen, "checkpoints.every_steps=5") for part in ("--set", each)]
+        place = ("--base", self.inputs.encoder, "--store", folder / "store")
+        data = ("--data", self.inputs.encoder_dataset)
+        return command("train", "embedding", *data, "--name", "r", *place, *settings, *more)
 
 
 class StoreOperations(Job):
@@ -254,13 +280,14 @@ class ExecutePipeline(Job):
 JOBS: dict[str, Callable[[Inputs], Job]] = {
     "data": DataBuild,
     "train": Train,
+    "encoder": TrainEncoder,
     "store": StoreOperations,
     "judge": Judge,
     "run": ExecutePipeline,
 }
 
 
-def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
+def _write_rows(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A quickened step has the loss and the gradients of PEFT's own."""
+"""The CPU fast path has the loss and the gradients of PEFT's own forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs on a tiny base: they learn, they go on after a kill, and validation does not touch them."""
+"""Supervised fine-tuning on a tiny base: learning, resuming after a kill, validation, early stopping, errors."""
 
 from __future__ import annotations
 
