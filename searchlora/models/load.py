@@ -119,6 +119,8 @@ def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
             )
         except Exception as error:  # a folder with odd files makes the libraries raise any type
             raise BaseModelError(f"cannot be loaded as an encoder ({error})", where=str(base.path)) from error
+    if model.tokenizer is not None:
+        model.tokenizer.split_special_tokens = True  # a text that holds "[SEP]" gives the tokens of these characters
     model.requires_grad_(False)
     return model.eval()
 

@@ -188,3 +188,14 @@ def test_two_of_a_kind_are_combined(stored, store, task, encoder_base, tmp_path,
         Encoder.load(encoder_base.name, adapter=each, device="cpu").encode(TEXTS) for each in (stored, both)
     )
     assert np.allclose(found, wanted, atol=1e-5)
+
+
+def test_no_text_gives_a_special_token(encoder_base):
+    tokenizer = load_encoder(encoder_base, device="cpu").tokenizer
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+    def of(text):
+        return [token for token in tokenizer(text)["input_ids"] if token in special]
+
+    for token in tokenizer.all_special_tokens:
+        assert of(f"a {token} tent{token}") == of("a tent")
