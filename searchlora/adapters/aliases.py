@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from searchlora.adapters.files import replace_text
+from searchlora.adapters.references import MAX_VERSION
 from searchlora.errors import NotInStore, StoreError
 
 ALIASES = "aliases.json"
@@ -64,10 +65,10 @@ class AliasMove(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    alias: str
-    time: str
-    source: int | None = Field(alias="from")
-    target: int | None = Field(alias="to")
+    alias: Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9._-]{0,31}\z")]
+    time: Annotated[str, StringConstraints(max_length=40)]
+    source: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = Field(alias="from")
+    target: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = Field(alias="to")
     reason: str | None = None
     rollback: bool = False
     decision: Decision | None = None

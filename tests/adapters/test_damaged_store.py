@@ -50,6 +50,12 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
     "aliases-cut": lambda store: overwrite(store.root / "echo" / ALIASES, "["),
     "aliases-nested": lambda store: overwrite(store.root / "echo" / ALIASES, "[" * 100_000),
     "aliases-object": lambda store: overwrite(store.root / "echo" / ALIASES, '{"production": 1}'),
+    "aliases-forged": lambda store: overwrite(
+        store.root / "echo" / ALIASES, '[{"alias": "x\\u001b[31mred", "time": "t", "from": null, "to": 1}]'
+    ),
+    "aliases-version": lambda store: overwrite(
+        store.root / "echo" / ALIASES, '[{"alias": "production", "time": "t", "from": null, "to": 1000000000}]'
+    ),
     "aliases-folder": lambda store: (store.root / "echo" / ALIASES).mkdir(),
     "version-too-large": make_folder("echo/1000000000"),
     "version-huge": make_folder("echo/" + "9" * 60),
