@@ -24,5 +24,5 @@ def test_a_module_can_be_imported(module):
 @pytest.mark.parametrize("module", [name for name in MODULES if "." in name])
 def test_the_commands_in_the_text_of_a_module_name_modules(module):
     file = ROOT / f"{module.replace('.', '/')}.py"
-    for name in re.findall(r"python -m (benchmarks[\w.]*\w)", file.read_text(encoding="utf-8")):
+    for name in re.findall(r"python -m (benchmarks[a-z0-9_.]*[a-z0-9_])(?![A-Z.])", file.read_text(encoding="utf-8")):
         assert importlib.util.find_spec(name) is not None, name
