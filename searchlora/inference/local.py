@@ -23,7 +23,7 @@ from searchlora.models.load import Precision, Quantization, load_model, load_tok
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Renderer
-from searchlora.recipe import PromptOptions
+from searchlora.recipe import MAX_RANK, PromptOptions
 
 #: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
 _SORTED_BATCHES = 4
@@ -47,6 +47,9 @@ class LocalEngine:
         batch_rows: Maximum number of rows of one forward pass.
         batch_tokens: Maximum number of tokens of one prefill or scoring pass: rows times the longest, choices included.
         adapters: Maximum number of loaded adapters (LoRA slots).
+        max_rank: Maximum rank of an adapter.
+        adapter_bytes: Memory for the weights of all loaded adapters. Ranks and sizes are read from the header of an
+            adapter's file, before its weights; unloading frees its memory. Both limits hold for batched models.
         cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest.
         prefix_tokens: Size of the prefix cache in tokens; 0 turns it off.
         waiting: Maximum number of queued requests.
@@ -76,6 +79,8 @@ class LocalEngine:
         batch_rows: int = 32,
         batch_tokens: int = 8192,
         adapters: int = 16,
+        max_rank: int = MAX_RANK,
+        adapter_bytes: int = 4 << 30,
         cache_tokens: int = 65536,
         prefix_tokens: int = 16384,
         waiting: int = 4096,
@@ -83,9 +88,10 @@ class LocalEngine:
         prompt_options: PromptOptions | None = None,
     ) -> None:
         from searchlora.inference.batched.forward import is_supported
+        from searchlora.inference.batched.lora_slots import LoraLimits
         from searchlora.inference.batched.model_runner import batched_core
 
-        sizes = {"batch_rows": batch_rows, "batch_tokens": batch_tokens, "adapters": adapters}
+        sizes = {"batch_rows": batch_rows, "batch_tokens": batch_tokens, "adapters": adapters, "max_rank": max_rank}
         for name, value in {**sizes, "cache_tokens": cache_tokens, "waiting": waiting}.items():
             if value < 1:
                 raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
@@ -107,7 +113,7 @@ class LocalEngine:
                 model,
                 stop_id,
                 fetch,
-                slots=adapters,
+                slots=LoraLimits(adapters, max_rank, adapter_bytes),
                 limits=limits,
                 prefix_tokens=prefix_tokens,
                 batch_invariant=batch_invariant,

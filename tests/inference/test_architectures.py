@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from searchlora.inference.batched.forward import is_supported
+from searchlora.inference.batched.lora_slots import LoraLimits
 from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
@@ -22,7 +23,7 @@ ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), 
 
 
 def core(model, fetch=lambda _: None) -> EngineCore:
-    return batched_core(model, 2, fetch, slots=2, limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
+    return batched_core(model, 2, fetch, slots=LoraLimits(2), limits=Limits(4, 4096, 512, 64), prefix_tokens=64)
 
 
 def greedy(model, prompt, tokens):

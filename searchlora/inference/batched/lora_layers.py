@@ -27,8 +27,8 @@ from searchlora.inference.batched.frozen_linear import (
 )
 from searchlora.inference.batched.lora_mapping import LoraMapping
 from searchlora.inference.batched.native import kernels
-from searchlora.inference.batched.native.bindings import COLUMNS, DEPTH, Kernels, LoraTables, pack, unpack
-from searchlora.inference.batched.native.huge_pages import use_huge_pages
+from searchlora.inference.batched.native.bindings import DEPTH, Kernels, LoraTables, pack
+from searchlora.inference.batched.native.huge_pages import release_free_memory, use_huge_pages
 
 #: Names of layers that get the same input in a transformer block.
 _MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -50,13 +50,16 @@ class LoraWeights:
 
 
 class SlotWeights(Protocol):
-    """A and B of all slots for layers with the same input."""
-
-    def reserve(self, slots: int, rank: int) -> None:
-        """Make room for slots of a rank; what is in them stays. If memory runs out, everything is as before."""
+    """A and B of all slots for layers with the same input; each slot takes the memory of its own rank."""
 
     def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        """Write an adapter's weights for each layer into a slot, None for a layer that it does not change."""
+        """Set the weights of a slot: one entry per layer, None for a layer that the adapter does not change.
+
+        If memory runs out, the slot is as before, or empty.
+        """
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot and free its memory."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         """y (rows, tokens, out) plus B·A·x of each row's adapter, x (rows, tokens, in); y may be changed in place."""
@@ -65,11 +68,11 @@ class SlotWeights(Protocol):
         """The base layer's output for x plus B·A·x of each row's adapter; shape (rows, tokens, out)."""
 
     def tensors(self) -> Sequence[torch.Tensor]:
-        """A and B."""
+        """A and B of all slots."""
 
 
 def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_invariant: bool = False) -> SlotWeights:
-    """No slots yet.
+    """Slots without weights.
 
     Args:
         size_in: Input size of the layers.
@@ -83,46 +86,109 @@ def empty_slots(size_in: int, spans: Sequence[slice], like: torch.Tensor, batch_
     return (BlockedSlots if batch_invariant else TorchSlots)(size_in, spans, like)
 
 
+def padded_rank(rank: int) -> int:
+    """The rank that a slot is stored with: a multiple of 2, and of 32 above 32.
+
+    Examples:
+        >>> [padded_rank(rank) for rank in (1, 8, 9, 33, 64)]
+        [2, 8, 10, 64, 64]
+    """
+    step = 2 if rank <= DEPTH else DEPTH
+    return -(-rank // step) * step
+
+
+def _highest_rank(weights: Sequence[LoraWeights | None]) -> int:
+    return max((len(each.a) for each in weights if each is not None), default=0)
+
+
 class TorchSlots:
-    """For PyTorch's batched product: A of the layers concatenated, B block-diagonal, so that each is one product."""
+    """For PyTorch's batched product: one table per rank, A of the layers concatenated, B block-diagonal."""
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor) -> None:
-        self._spans = spans
-        self._a = like.new_zeros(0, size_in, len(spans), 0)  # (slots, in, layers, rank)
-        self._b = like.new_zeros(0, spans[-1].stop, len(spans), 0)  # (slots, out, layers, rank)
-
-    def reserve(self, slots: int, rank: int) -> None:
-        a = _grown(self._a, (slots, *self._a.shape[1:3], rank))
-        self._a, self._b = a, _grown(self._b, (slots, *self._b.shape[1:3], rank))
+        self._size_in, self._spans, self._like = size_in, spans, like
+        self._tables: dict[int, _RankTable] = {}
 
     def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        self._a[slot], self._b[slot] = 0, 0
+        self.clear(slot)
+        rank = padded_rank(_highest_rank(weights))
+        if not rank:
+            return
+        a = self._like.new_zeros(self._size_in, len(self._spans), rank)
+        b = self._like.new_zeros(self._spans[-1].stop, len(self._spans), rank)
         for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
             if each is not None:
-                self._a[slot, :, layer, : len(each.a)] = each.a.T
-                self._b[slot, span, layer, : len(each.a)] = each.b
+                a[:, layer, : len(each.a)] = each.a.T
+                b[span, layer, : len(each.a)] = each.b
+        table = self._tables.get(rank)
+        self._tables[rank] = _RankTable.empty(a, b) if table is None else table
+        self._tables[rank].append(slot, a.flatten(1), b.flatten(1).T)
+
+    def clear(self, slot: int) -> None:
+        for rank, table in list(self._tables.items()):
+            if slot in table.entries:
+                table.remove(slot)
+                if not table.entries:
+                    del self._tables[rank]
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        inner = torch.bmm(mapping.to_segments(x), mapping.select(self._a).flatten(2))
-        return mapping.add_product(y, inner, mapping.select(self._b).flatten(2).transpose(1, 2))
+        for table in self._tables.values():
+            of_table = mapping.translated(table.entries)
+            if of_table is not None:
+                inner = torch.bmm(of_table.to_segments(x), of_table.select(table.a))
+                y = of_table.add_product(y, inner, of_table.select(table.b))
+        return y
 
     def apply(self, base: FrozenLinear, x: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
         return self.add(x, base(x), mapping)
 
     def tensors(self) -> Sequence[torch.Tensor]:
-        return (self._a, self._b)
+        return [tensor for table in self._tables.values() for tensor in (table.a, table.b)]
+
+
+@dataclass
+class _RankTable:
+    """A and B of the slots of one rank; entry 0 is zero, for rows of other slots.
+
+    Attributes:
+        entries: Slot -> its entry.
+        a: Shape (entries, in, layers * rank).
+        b: Shape (entries, layers * rank, out).
+    """
+
+    entries: dict[int, int]
+    a: torch.Tensor
+    b: torch.Tensor
+
+    @classmethod
+    def empty(cls, a: torch.Tensor, b: torch.Tensor) -> _RankTable:
+        """A table for entries like these, (in, layers, rank) and (out, layers, rank)."""
+        return cls({}, a.new_zeros(1, *a.flatten(1).shape), b.new_zeros(1, *b.flatten(1).T.shape))
+
+    def append(self, slot: int, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Add the entry of a slot."""
+        self.a, self.b = torch.cat([self.a, a[None]]), torch.cat([self.b, b[None]])
+        self.entries[slot] = len(self.entries) + 1
+
+    def remove(self, slot: int) -> None:
+        """Remove the entry of a slot; those after it move up."""
+        entry = self.entries.pop(slot)
+        kept = [index for index in range(len(self.a)) if index != entry]
+        self.a, self.b = self.a[kept], self.b[kept]
+        self.entries = {other: index - (index > entry) for other, index in self.entries.items()}
 
 
 class BlockedSlots(TorchSlots):
     """The batch-invariant variant for PyTorch: per adapter, in blocks of rows of one fixed size."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        for slot, rows in mapping.adapter_rows:
-            index = torch.tensor(rows, device=x.device)
-            flat = x.index_select(0, index).flatten(0, 1)
-            inner = BlockedLinear(PlainLinear(self._a[slot].flatten(1).T.contiguous(), None))(flat)
-            product = BlockedLinear(PlainLinear(self._b[slot].flatten(1), None))(inner)
-            y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
+        for table in self._tables.values():
+            for slot, rows in mapping.adapter_rows:
+                if slot in table.entries:
+                    index, entry = torch.tensor(rows, device=x.device), table.entries[slot]
+                    flat = x.index_select(0, index).flatten(0, 1)
+                    inner = BlockedLinear(PlainLinear(table.a[entry].T.contiguous(), None))(flat)
+                    product = BlockedLinear(PlainLinear(table.b[entry].T.contiguous(), None))(inner)
+                    y.index_add_(0, index, product.view(len(rows), *y.shape[1:]))
         return y
 
 
@@ -130,42 +196,31 @@ class PackedSlots:
     """For the compiled kernels, which read A and B sequentially in blocks of columns."""
 
     def __init__(self, size_in: int, spans: Sequence[slice], like: torch.Tensor, compiled: Kernels) -> None:
-        self._kernels, self._layers, self._size_in = compiled, len(spans), size_in
-        self._ends = torch.tensor([span.stop for span in spans])
-        counts = [-(-(span.stop - span.start) // COLUMNS) for span in spans]
-        self._blocks = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
-        self._rank = 0
-        self._a = pack(like.new_zeros(0, 0, size_in))  # of (slots, layers * rank, in)
-        self._b = pack(like.new_zeros(0, COLUMNS * sum(counts), 0))  # of (slots, out, rank), each layer padded
-        self._tables = LoraTables(self._a, self._b, self._ends, size_in)
-
-    def reserve(self, slots: int, rank: int) -> None:
-        step = 2 if rank <= DEPTH else DEPTH  # the kernels' granularity
-        rank = max(self._rank, -(-rank // step) * step)
-        if rank == self._rank:
-            a, b = _grown(self._a, (slots, *self._a.shape[1:])), _grown(self._b, (slots, *self._b.shape[1:]))
-        else:
-            before = unpack(self._a)[:, : self._layers * self._rank]
-            before = before.reshape(len(before), self._layers, self._rank, before.shape[2])
-            a = pack(_grown(before, (slots, self._layers, rank, before.shape[3])).flatten(1, 2))
-            b = pack(_grown(unpack(self._b), (slots, COLUMNS * self._b.shape[1], rank)))
-        self._a, self._b, self._rank = a, b, rank
-        self._tables = LoraTables(a, b, self._ends, self._size_in)
+        self._kernels, self._size_in, self._spans, self._like = compiled, size_in, spans, like
+        self._tables = LoraTables(torch.tensor([span.stop for span in spans]), size_in)
 
     def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        a = self._a.new_zeros(self._layers, self._rank, self._a.shape[2] * self._a.shape[4])
-        self._b[slot] = 0
-        for layer, (blocks, each) in enumerate(zip(self._blocks, weights, strict=True)):
+        self._tables.clear(slot)
+        rank = padded_rank(_highest_rank(weights))
+        if not rank:
+            return
+        a = self._like.new_zeros(len(self._spans), rank, self._size_in)
+        packed_b = []
+        for layer, (span, each) in enumerate(zip(self._spans, weights, strict=True)):
+            b = self._like.new_zeros(span.stop - span.start, rank)
             if each is not None:
-                a[layer, : each.a.shape[0], : each.a.shape[1]] = each.a
-                b = self._b.new_zeros(each.b.shape[0], self._rank)
+                a[layer, : len(each.a)] = each.a
                 b[:, : each.b.shape[1]] = each.b
-                self._b[slot, blocks] = pack(b)
-        self._a[slot] = pack(a.flatten(0, 1))
+            packed_b.append(pack(b))
+        self._tables.put(slot, pack(a.flatten(0, 1)), torch.cat(packed_b))
+
+    def clear(self, slot: int) -> None:
+        self._tables.clear(slot)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, mapping: LoraMapping) -> torch.Tensor:
-        if x.dtype != self._a.dtype or y.dtype != self._a.dtype:
-            return self.add(x.to(self._a.dtype), y.to(self._a.dtype), mapping).to(y.dtype)
+        dtype = self._like.dtype
+        if x.dtype != dtype or y.dtype != dtype:
+            return self.add(x.to(dtype), y.to(dtype), mapping).to(y.dtype)
         y = y.contiguous()
         self._kernels.lora(x.contiguous(), y, self._tables, mapping.items(x.shape[1]))
         return y
@@ -176,17 +231,7 @@ class PackedSlots:
         return self.add(x, base(x), mapping)
 
     def tensors(self) -> Sequence[torch.Tensor]:
-        return (self._a, self._b)
-
-
-def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """The old tensor in one of at least this shape, zeros elsewhere; never smaller than before.
-
-    If memory runs out between the layers of a model, some have more room than others; that is harmless.
-    """
-    new = old.new_zeros(*map(max, shape, old.shape))
-    new[tuple(slice(size) for size in old.shape)] = old
-    return new
+        return [tensor for pair in self._tables.weights.values() for tensor in pair]
 
 
 @dataclass
@@ -232,37 +277,32 @@ class LoraLayerGroup:
         self._bias = merged_bias(list(layers.values()))
         self._like = like
         self.slots = empty_slots(self.size_in, self.spans, like, batch_invariant)
-        self._factor: torch.Tensor | None = None  # (slots, out), once an adapter has DoRA factors
-        self._slot_count = 0
+        self._factors: dict[int, torch.Tensor] = {}  # slot -> DoRA factors of the outputs, shape (out,)
         self._changed: set[int] = set()  # slots whose adapters change one of these layers
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def reserve(self, slots: int, rank: int) -> None:
-        """Make room for slots of a rank; what is in them stays."""
-        self.slots.reserve(slots, rank)
-        self._slot_count = slots
-        if self._factor is not None:
-            self._factor = self._ones(self._factor)
-
     def put(self, slot: int, weights: Sequence[LoraWeights | None]) -> None:
-        """Write an adapter's weights for each layer into a slot, None for a layer that it does not change."""
+        """Set the weights of a slot: one entry per layer, None for a layer that the adapter does not change."""
+        self.clear(slot)
         self.slots.put(slot, weights)
-        self._changed.discard(slot)
         if any(weights):
             self._changed.add(slot)
-        if self._factor is not None:
-            self._factor[slot] = 1
+        factor = self._like.new_ones(self.spans[-1].stop)
         for span, each in zip(self.spans, weights, strict=True):
             if each is not None and each.factor is not None:
-                if self._factor is None:
-                    self._factor = self._ones()
-                self._factor[slot, span] = each.factor.to(self._factor.dtype)
+                factor[span] = each.factor.to(factor.dtype)
+                self._factors[slot] = factor
 
-    def _ones(self, kept: torch.Tensor | None = None) -> torch.Tensor:
-        ones = self._like.new_ones(self._slot_count, self.spans[-1].stop)
-        if kept is not None:
-            ones[: len(kept)] = kept
-        return ones
+    def clear(self, slot: int) -> None:
+        """Empty a slot and free its memory."""
+        self.slots.clear(slot)
+        self._changed.discard(slot)
+        self._factors.pop(slot, None)
+
+    @property
+    def element_size(self) -> int:
+        """Bytes of an element of A and B."""
+        return self._like.element_size()
 
     def part(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """The output of one layer; all are computed when the first is asked for."""
@@ -279,9 +319,10 @@ class LoraLayerGroup:
         if mapping is None or self._changed.isdisjoint(mapping.slots_in_use):
             return self.base(x)
         y = self.slots.apply(self.base, x, mapping)
-        if self._factor is None:
+        if self._factors.keys().isdisjoint(mapping.slots_in_use):
             return y
-        factor = self._factor.index_select(0, mapping.rows)[:, None]
+        ones = self._like.new_ones(self.spans[-1].stop)
+        factor = torch.stack([self._factors.get(slot, ones) for slot in mapping.row_slots])[:, None]
         return y * factor if self._bias is None else (y - self._bias) * factor + self._bias
 
 
@@ -330,16 +371,29 @@ class LoraLayers:
         group = next(group for group in self.groups if path in group.paths)
         return group, group.spans[group.paths.index(path)]
 
-    def reserve(self, slots: int, rank: int) -> None:
-        """See `LoraLayerGroup.reserve`."""
+    def size(self, ranks: Mapping[str, int]) -> int:
+        """Bytes of an adapter in a slot, by the rank of each layer that it changes."""
+        elements = 0
         for group in self.groups:
-            group.reserve(slots, rank)
-        use_huge_pages(tensor for group in self.groups for tensor in group.slots.tensors())
+            rank = padded_rank(max((ranks.get(path, 0) for path in group.paths), default=0))
+            elements += rank * (len(group.paths) * group.size_in + group.spans[-1].stop)
+        return elements * self.groups[0].element_size if self.groups else 0
 
     def put(self, slot: int, weights: Mapping[str, LoraWeights]) -> None:
-        """Write an adapter's weights into a slot, by the paths of the layers that it changes."""
+        """Set the weights of a slot, by the paths of the layers that it changes. After an error the slot is empty."""
+        try:
+            for group in self.groups:
+                group.put(slot, [weights.get(path) for path in group.paths])
+        except BaseException:
+            self.clear(slot)
+            raise
+        use_huge_pages(tensor for group in self.groups for tensor in group.slots.tensors())
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot and free its memory."""
         for group in self.groups:
-            group.put(slot, [weights.get(path) for path in group.paths])
+            group.clear(slot)
+        release_free_memory()
 
 
 def add_lora_layers(model: Any, batch_invariant: bool = False) -> LoraLayers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,17 +26,20 @@ class LoraMapping:
         gather: The row at each place of the segments, shape (segments * width,); None if the rows are in order.
         scatter: The place of each row in the segments, shape (rows,); None as `gather`.
         segments: Number of adapters, the base model included if rows without an adapter are in the batch.
-        rows: Slot of each row, shape (rows,).
+        row_slots: Slot of each row.
         adapter_rows: Slots and the rows that use them, without the base model's.
+        device: Of the tensors.
     """
 
     slots: slice | torch.Tensor
     gather: torch.Tensor | None
     scatter: torch.Tensor | None
     segments: int
-    rows: torch.Tensor
+    row_slots: tuple[int, ...]
     adapter_rows: Sequence[tuple[int, Sequence[int]]]
+    device: torch.device | str
     _items: dict[int, LoraItems] = field(default_factory=dict)
+    _translated: dict[tuple[int, ...], LoraMapping | None] = field(default_factory=dict)
 
     @cached_property
     def slots_in_use(self) -> frozenset[int]:
@@ -48,6 +51,17 @@ class LoraMapping:
         if tokens not in self._items:
             self._items[tokens] = LoraItems(self.adapter_rows, tokens)
         return self._items[tokens]
+
+    def translated(self, entries: Mapping[int, int]) -> LoraMapping | None:
+        """The mapping for a table that has some of the slots, under other numbers; None if no row uses them.
+
+        Args:
+            entries: Slot -> its entry in the table; rows of other slots use entry 0.
+        """
+        numbers = tuple(entries.get(slot, BASE_SLOT) for slot in self.row_slots)
+        if numbers not in self._translated:
+            self._translated[numbers] = map_rows(numbers, self.device)
+        return self._translated[numbers]
 
     def select(self, table: torch.Tensor) -> torch.Tensor:
         """Entries of a table (slots, ...) for the segments."""
@@ -87,6 +101,7 @@ def map_rows(slots: Sequence[int], device: torch.device | str) -> LoraMapping | 
         gather=None if in_order else torch.tensor(places, device=device),
         scatter=None if in_order else torch.tensor(scatter, device=device),
         segments=len(used),
-        rows=torch.tensor(slots, device=device),
+        row_slots=tuple(slots),
+        device=device,
         adapter_rows=[(slot, rows) for slot, rows in rows_of.items() if slot != BASE_SLOT],
     )

@@ -1,16 +1,33 @@
-"""LoRA slots: a bounded number of loaded adapters, the least recently used one evicted first."""
+"""LoRA slots: loaded adapters, bounded in number, rank and bytes; the least recently used one is evicted first."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.errors import EngineBusy, EngineError
+from searchlora.errors import EngineBusy, EngineError, LoadCheckFailed
 from searchlora.inference.batched.lora_layers import LoraLayers
 from searchlora.inference.batched.lora_mapping import BASE_SLOT
-from searchlora.inference.batched.lora_weights import read_lora_weights
+from searchlora.inference.batched.lora_weights import read_lora_weights, read_ranks
 from searchlora.inference.scheduling.engine_core import Counts
+from searchlora.recipe import MAX_RANK
+
+
+@dataclass(frozen=True)
+class LoraLimits:
+    """Upper bounds on loaded adapters.
+
+    Attributes:
+        slots: Number of adapters.
+        rank: Rank of an adapter.
+        size: Bytes of all adapters together.
+    """
+
+    slots: int
+    rank: int = MAX_RANK
+    size: int = 4 << 30
 
 
 class LoraSlots:
@@ -18,7 +35,7 @@ class LoraSlots:
 
     Args:
         layers: The model's layers, which hold the weights.
-        count: Maximum number of loaded adapters.
+        limits: Upper bounds on the loaded adapters.
         fetch: Returns the checked PEFT folder of an adapter; called when one is loaded.
         on_unload: Called with the name of an adapter that is evicted or unloaded.
         counts: Where hits, misses and evictions are counted.
@@ -30,19 +47,20 @@ class LoraSlots:
     def __init__(
         self,
         layers: LoraLayers,
-        count: int,
+        limits: LoraLimits,
         fetch: Callable[[str], Path],
         on_unload: Callable[[str], None],
         counts: Counts,
     ) -> None:
-        self.count = count
+        self.count = limits.slots
+        self._limits = limits
         self._counts = counts
         self._layers = layers
         self._fetch, self._on_unload = fetch, on_unload
         self.loaded: tuple[str, ...] = ()
         self._slot_of: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._users: Counter[str] = Counter()  # name -> running rows that use it
-        self._reserved_slots, self._reserved_rank = 0, 0
+        self._size_of: dict[str, int] = {}  # bytes of each loaded adapter
 
     @property
     def in_use(self) -> frozenset[str]:
@@ -53,8 +71,9 @@ class LoraSlots:
         """The slot of an adapter (None: of the base model); it is loaded if needed, and stays until `release`.
 
         Raises:
-            StoreError: from `fetch`, or for an adapter that does not fit the base; nothing was changed.
-            EngineBusy: when running rows use all slots.
+            StoreError: from `fetch`, or for an adapter that does not fit the base or exceeds a limit; nothing was
+                changed, and no weights were read.
+            EngineBusy: when running rows use all slots or too much of the memory.
         """
         if name is None:
             return BASE_SLOT
@@ -88,39 +107,49 @@ class LoraSlots:
         return True
 
     def _load(self, name: str) -> None:
-        weights = read_lora_weights(self._fetch(name), self._layers)
-        slot = self._free_slot()
-        self._reserve(slot, max(len(each.a) for each in weights.values()))
+        folder = self._fetch(name)
+        size = self._checked_size(name, folder)
+        weights = read_lora_weights(folder, self._layers)
+        slot = self._free_slot(size)
         self._layers.put(slot, weights)
-        self._slot_of[name] = slot
+        self._slot_of[name], self._size_of[name] = slot, size
         self.loaded = tuple(self._slot_of)
         self._counts.slot_misses += 1
 
-    def _free_slot(self) -> int:
-        used = set(self._slot_of.values())
-        free = next((slot for slot in range(1, self.count + 1) if slot not in used), None)
-        if free is not None:
-            return free
-        name = next((name for name in self._slot_of if name not in self._users), None)
-        if name is None:
-            raise EngineBusy(
-                f"running requests use all {self.count} LoRA slots", fix="Try again later, or make more slots."
+    def _checked_size(self, name: str, folder: Path) -> int:
+        """Bytes of an adapter in a slot, from the shapes of its weights. Raises `LoadCheckFailed` above a limit."""
+        ranks = read_ranks(folder)
+        rank, size = max(ranks.values(), default=0), self._layers.size(ranks)
+        if rank > self._limits.rank:
+            raise LoadCheckFailed(
+                f"has rank {rank}, more than the {self._limits.rank} that are served",
+                where=name,
+                fix="Train it with a lower rank, or raise 'max_rank'.",
             )
-        slot = self._slot_of[name]
-        self._remove(name)
-        self._counts.slot_evictions += 1
-        return slot
+        if size > self._limits.size:
+            raise LoadCheckFailed(
+                f"takes {size >> 20:,} MiB, more than the {self._limits.size >> 20:,} MiB for all adapters",
+                where=name,
+                fix="Train it with a lower rank or on fewer layers, or raise 'adapter_bytes'.",
+            )
+        return size
+
+    def _free_slot(self, size: int) -> int:
+        """A free slot, with memory for this many bytes beside the other adapters; unused adapters are evicted."""
+        while len(self._slot_of) >= self.count or sum(self._size_of.values()) + size > self._limits.size:
+            name = next((name for name in self._slot_of if name not in self._users), None)
+            if name is None:
+                raise EngineBusy(
+                    f"running requests use all {self.count} LoRA slots, or the memory for adapters",
+                    fix="Try again later, or make more slots.",
+                )
+            self._remove(name)
+            self._counts.slot_evictions += 1
+        used = set(self._slot_of.values())
+        return next(slot for slot in range(1, self.count + 1) if slot not in used)
 
     def _remove(self, name: str) -> None:
-        del self._slot_of[name]
+        self._layers.clear(self._slot_of.pop(name))
+        del self._size_of[name]
         self.loaded = tuple(self._slot_of)
         self._on_unload(name)
-
-    def _reserve(self, slot: int, rank: int) -> None:
-        """Slots are allocated as they are first used, as wide as the highest rank so far."""
-        if slot < self._reserved_slots and rank <= self._reserved_rank:
-            return
-        slots = max(self._reserved_slots, min(self.count + 1, max(slot + 1, 2 * self._reserved_slots)))
-        rank = max(self._reserved_rank, rank)
-        self._layers.reserve(slots, rank)
-        self._reserved_slots, self._reserved_rank = slots, rank

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from searchlora.adapters.peft_folder import CONFIG, lora_settings, read_config, read_weights, scaling
-from searchlora.errors import LoadCheckFailed, MissingKey, UnexpectedKey, some
+from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, lora_settings, read_config, read_weights, scaling
+from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter, UnexpectedKey, some
 from searchlora.inference.batched.lora_layers import LoraLayers, LoraWeights
 
 _PREFIX = "base_model.model."
@@ -40,6 +40,36 @@ def read_lora_weights(folder: Path, layers: LoraLayers) -> dict[str, LoraWeights
             fix="Store the adapter again; it must not be used in part.",
         )
     return {path: _lora_weights(path, of_layer, config, layers, folder) for path, of_layer in parts.items()}
+
+
+def read_ranks(folder: Path) -> dict[str, int]:
+    """The rank of each layer that an adapter changes, by module path; from the file's header, without its weights.
+
+    Raises:
+        MissingKey: for a folder without weights.
+        TamperedAdapter: for a file that is not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / WEIGHTS
+    ranks: dict[str, int] = {}
+    if not file.is_file():
+        raise MissingKey(f"there is no {WEIGHTS}", where=str(folder), fix="Save the adapter as safetensors.")
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (it is not iterable)
+                path, part = _parse_key(key, folder)
+                if part == "magnitude":
+                    continue
+                shape = tensors.get_slice(key).get_shape()
+                if len(shape) != 2:
+                    raise UnexpectedKey(f"'{key}' is no matrix", where=str(folder), fix="Store a plain LoRA adapter.")
+                ranks[path] = max(ranks.get(path, 0), shape[0] if part == "a" else shape[1])
+    except (SafetensorError, OSError) as error:
+        raise TamperedAdapter(
+            f"is not safetensors ({error})", where=str(file), fix="Store the adapter again."
+        ) from None
+    return ranks
 
 
 def _target_paths(config: Mapping[str, Any], paths: frozenset[str]) -> set[str]:

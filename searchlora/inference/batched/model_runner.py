@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from searchlora.inference.batched.choice_scoring import score_choices
 from searchlora.inference.batched.decode import DecodeBatch, Row
 from searchlora.inference.batched.forward import Forward
-from searchlora.inference.batched.lora_slots import LoraSlots
+from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
 from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
@@ -27,7 +27,7 @@ def batched_core(
     stop_id: int,
     fetch: Callable[[str], Path],
     *,
-    slots: int,
+    slots: LoraLimits,
     limits: Limits,
     prefix_tokens: int,
     batch_invariant: bool = False,
@@ -38,7 +38,7 @@ def batched_core(
         model: A model that `forward.is_supported`; its layers are replaced.
         stop_id: The token that ends an answer.
         fetch: Returns the checked folder of an adapter.
-        slots: Maximum number of loaded adapters.
+        slots: Upper bounds on the loaded adapters.
         limits: Sizes of batches and of the queue.
         prefix_tokens: Size of the prefix cache in tokens.
         batch_invariant: See `Forward`.

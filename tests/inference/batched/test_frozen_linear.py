@@ -94,7 +94,6 @@ def test_what_adapters_add_is_added(ends, slots, rank, tokens, biased):
     weight, bias = torch.randn(192, 96).bfloat16() / 10, torch.randn(192).bfloat16() if biased else None
     spans = [slice(start, end) for start, end in pairwise((0, *ends))]
     base, added = PrepackedLinear(weight, bias), lora_layers.PackedSlots(96, spans, weight, compiled)
-    added.reserve(5, rank)
     for slot in range(1, 5):
         changes = [LoraWeights(torch.randn(rank, 96) / 10, torch.randn(each.stop - each.start, rank)) for each in spans]
         added.put(slot, [*changes[:-1], None if slot == 2 else changes[-1]])

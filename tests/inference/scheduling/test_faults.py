@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
-from searchlora.inference.batched import lora_layers
 from searchlora.inference.batched.lora_layers import LoraWeights, TorchSlots, empty_slots
 from searchlora.inference.batched.lora_mapping import map_rows
 from searchlora.inference.local import LocalEngine
@@ -185,33 +184,42 @@ def test_an_adapter_that_is_refused_is_looked_at_once_a_pass(engine, monkeypatch
     assert looked == ["z"]
 
 
+class Allocator:
+    """Stands for the tensor that slots are allocated like; memory runs out at one allocation."""
+
+    def __init__(self, like: torch.Tensor, fails_at: int) -> None:
+        self.dtype, self._like, self._left = like.dtype, like, fails_at
+
+    def new_zeros(self, *shape: int) -> torch.Tensor:
+        self._left -= 1
+        if self._left < 0:
+            raise MemoryError("no room")
+        return self._like.new_zeros(*shape)
+
+
 @pytest.mark.parametrize("kind", ["packed", "blocks"])
-def test_tables_that_could_grow_by_half_only_hold_what_they_held(kind, monkeypatch):
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_slots_hold_what_they_held_if_memory_for_another_runs_out(kind, fails_at):
     spans = [slice(0, 8), slice(8, 12)]
     like = torch.empty(0)
     made = TorchSlots(6, spans, like) if kind == "blocks" else empty_slots(6, spans, like)
     if kind == "packed" and isinstance(made, TorchSlots):
         pytest.skip("no compiled kernels here")
     changes = [LoraWeights(torch.randn(2, 6), torch.randn(span.stop - span.start, 2)) for span in spans]
-    made.reserve(2, 2)
+    wide = [LoraWeights(torch.randn(16, 6), torch.randn(span.stop - span.start, 16)) for span in spans]
     made.put(1, changes)
     x, routing = torch.randn(1, 1, 6), map_rows([1], "cpu")
     wanted = made.add(x, torch.zeros(1, 1, 12), routing)
-    with monkeypatch.context() as patch:
-        real, calls = lora_layers._grown, []
-
-        def second_fails(*given):
-            calls.append(given)
-            if len(calls) == 2:
-                raise MemoryError
-            return real(*given)
-
-        patch.setattr(lora_layers, "_grown", second_fails)
-        with pytest.raises(MemoryError):
-            made.reserve(2, 16)
-    for room in ((2, 2), (2, 16), (2, 4)):
-        made.reserve(*room)
+    made._like = Allocator(like, fails_at)
+    with pytest.raises(MemoryError):
+        made.put(2, wide)
+    assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
+    made._like = like
+    for weights in (wide, changes, wide):
+        made.put(2, weights)
         assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
+    made.clear(2)
+    assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
 
 
 def test_rows_that_are_taken_back_while_they_write(either):
@@ -255,7 +263,7 @@ def test_a_long_prompt_and_a_long_answer_need_not_fit_together():
 def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeypatch):
     engine = LocalEngine(tiny_base, precision="fp32")
     group = engine._core._adapters._layers.groups[-1]
-    real = type(group).reserve
+    real = type(group).put
 
     def full(self, *given):
         if self is group:
@@ -263,7 +271,7 @@ def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeyp
         return real(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(group), "reserve", full)
+        patch.setattr(type(group), "put", full)
         with pytest.raises(MemoryError):
             engine.load_folder("z", folders["z"])
     assert "z" not in engine._folders

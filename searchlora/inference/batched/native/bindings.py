@@ -30,22 +30,47 @@ class LoraTables(ctypes.Structure):
         is_aligned: Whether `linear` can add LoRA in the product with the frozen weight.
 
     Args:
-        a: Packed from (slots, layers * rank, in).
-        b: Packed from (slots, out, rank), each layer padded to whole blocks.
         ends: Output column where each layer ends; int64, shape (layers,).
         size_in: Input size of the layers.
     """
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("_a", "_b", "_ends")),
-        *((name, ctypes.c_int64) for name in ("_layers", "_in", "_rank")),
+        *((name, ctypes.c_void_p) for name in ("_a", "_b", "_ranks", "_ends")),
+        *((name, ctypes.c_int64) for name in ("_layers", "_in")),
     )
 
-    def __init__(self, a: torch.Tensor, b: torch.Tensor, ends: torch.Tensor, size_in: int) -> None:
-        self.a, self.b, self.ends = a, b, ends
+    def __init__(self, ends: torch.Tensor, size_in: int) -> None:
+        super().__init__()
         self.is_aligned = all(end % LORA_ALIGNMENT == 0 for end in ends.tolist())
-        tensors = (each.data_ptr() for each in (a, b, ends))
-        super().__init__(*tensors, len(ends), size_in, b.shape[2] * b.shape[4])
+        self.ends = ends
+        self.weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # slot -> packed A and B
+        self.addresses = torch.zeros(3, 1, dtype=torch.int64)  # of A and of B, and the rank, of each slot
+        self._ends, self._layers, self._in = ends.data_ptr(), len(ends), size_in
+        self._set_addresses()
+
+    def put(self, slot: int, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Set the weights of a slot.
+
+        Args:
+            slot: Number of the slot.
+            a: Packed from (layers * rank, in).
+            b: Packed from (out, rank), each layer padded to whole blocks.
+        """
+        if slot >= self.addresses.shape[1]:
+            grown = torch.zeros(3, 2 * slot + 1, dtype=torch.int64)
+            grown[:, : self.addresses.shape[1]] = self.addresses
+            self.addresses = grown
+            self._set_addresses()
+        self.weights[slot] = (a, b)
+        self.addresses[:, slot] = torch.tensor([a.data_ptr(), b.data_ptr(), b.shape[-3] * b.shape[-1]])
+
+    def clear(self, slot: int) -> None:
+        """Free the weights of a slot: it changes nothing."""
+        if self.weights.pop(slot, None) is not None:
+            self.addresses[:, slot] = 0
+
+    def _set_addresses(self) -> None:
+        self._a, self._b, self._ranks = (each.data_ptr() for each in self.addresses)
 
 
 class LoraItems(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""Huge pages (2 MiB) for memory that every step reads from end to end: weights and KV cache.
+"""Huge pages (2 MiB) for memory that every step reads from end to end: weights and KV cache; return of free memory.
 
 `benchmarks/multi_adapter` has the effect.
 """
@@ -34,6 +34,13 @@ def use_huge_pages(tensors: Iterable[torch.Tensor], *, is_empty: bool = False) -
     for start, end in spans:
         for advice in (mmap.MADV_HUGEPAGE,) if is_empty else (mmap.MADV_HUGEPAGE, _MADV_COLLAPSE):
             madvise(start, end - start, advice)
+
+
+def release_free_memory() -> None:
+    """Return the allocator's free memory to the operating system (`malloc_trim`), where the C library supports it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

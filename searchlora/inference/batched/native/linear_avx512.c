@@ -12,10 +12,10 @@ enum {
 
 /* h B' of the rows of a product. */
 struct lora_term {
-    const element *h;        /* (rows, inner), from the layer's first element on */
-    const element *const *b; /* (rows) */
-    int64_t inner, rank;     /* rank 0: no term */
-    int64_t offset;          /* of the computed columns in each B */
+    const element *h;              /* (rows, inner) */
+    const element *const *b;       /* (rows) */
+    const int64_t *ranks;          /* (rows); rank 0: no term */
+    int64_t inner, layer, column;  /* the layer and the first of the computed columns */
 };
 
 /* y (rows, out) = x (rows, in) w + bias (may be NULL) + LoRA, for `rows` (at most ROWS) rows and HALF columns.
@@ -39,13 +39,20 @@ static inline __attribute__((always_inline)) void vector_product(int rows, const
             }
         }
     }
-    const element *b[ROWS];
-    int64_t rank = lora->rank;
-    for (int r = 0; r < rows && rank; r++)
-        b[r] = lora->b[r] + lora->offset;
-    for (int64_t k = 0; k < rank; k += PAIR)
+    const element *b[ROWS], *h[ROWS];
+    int64_t highest = 0;
+    for (int r = 0; r < rows && lora->ranks != NULL; r++) {
+        int64_t rank = lora->ranks[r];
+        b[r] = rank ? lora->b[r] + lora->column * rank : NULL;
+        h[r] = lora->h + r * lora->inner + lora->layer * rank;
+        highest = rank > highest ? rank : highest;
+    }
+    for (int64_t k = 0; k < highest; k += PAIR)
         for (int r = 0; r < rows; r++) {
-            __m512bh pair = broadcast_pair(lora->h + r * lora->inner + k, PAIR);
+            int64_t rank = lora->ranks[r];
+            if (k >= rank)
+                continue;
+            __m512bh pair = broadcast_pair(h[r] + k, PAIR);
             __m512bh first = (__m512bh)_mm512_loadu_si512(b[r] + k * COLUMNS);
             __m512bh second = (__m512bh)_mm512_loadu_si512(b[r] + (rank + k) * COLUMNS);
             sums[r][0] = _mm512_dpbf16_ps(sums[r][0], first, pair);
@@ -76,20 +83,22 @@ static void product(int rows, const element *x, int64_t in, const element *w, co
     }
 }
 
-/* B of each row; that of slot 0, the base model's, for rows without an adapter. */
-static void find_b(const struct lora_tables *tables, const struct lora_items *items, int64_t rows, const element **b) {
-    int64_t size = blocks_of_b(tables) * block_size(tables->rank);
-    for (int64_t row = 0; row < rows; row++)
-        b[row] = tables->b;
+/* B and rank of each row; rank 0 for rows without an adapter. */
+static void find_b(const struct lora_tables *tables, const struct lora_items *items, int64_t rows, const element **b,
+                   int64_t *ranks) {
+    memset(ranks, 0, rows * sizeof *ranks);
     for (int64_t item = 0; item < items->items; item++)
-        for (int64_t i = items->firsts[item]; i < items->firsts[item] + items->counts[item]; i++)
-            b[items->rows[i]] = tables->b + items->slots[item] * size;
+        for (int64_t i = items->firsts[item]; i < items->firsts[item] + items->counts[item]; i++) {
+            b[items->rows[i]] = tables->b[items->slots[item]];
+            ranks[items->rows[i]] = tables->ranks[items->slots[item]];
+        }
 }
 
+/* Prefetch B of the columns after the computed ones. */
 static void prefetch_b(const struct lora_term *lora, int rows) {
-    for (int r = 0; r < rows && lora->rank; r++)
-        if (r == 0 || lora->b[r] != lora->b[r - 1])
-            prefetch(lora->b[r] + lora->offset, HALF * lora->rank);
+    for (int r = 0; r < rows && lora->ranks != NULL; r++)
+        if (lora->ranks[r] && (r == 0 || lora->b[r] != lora->b[r - 1]))
+            prefetch(lora->b[r] + (lora->column + HALF) * lora->ranks[r], HALF * lora->ranks[r]);
 }
 
 /* The weights of HALF columns. */
@@ -104,42 +113,44 @@ static const element *half_panel(const element *w, int64_t in, int64_t index) {
 int linear_avx512(const element *x, const element *w, const element *bias, element *y, int64_t rows, int64_t in,
                   int64_t out, const element *x_lora, const struct lora_tables *tables,
                   const struct lora_items *items) {
-    int64_t groups = (rows + ROWS - 1) / ROWS, rank = tables == NULL ? 0 : tables->rank;
-    int64_t inner = tables == NULL ? 0 : blocks_of_a(tables) * COLUMNS;
+    int64_t groups = (rows + ROWS - 1) / ROWS, inner = tables == NULL ? 0 : inner_size(tables, items);
     int ahead = groups < STEPS ? (STEPS + groups - 1) / groups : 1;
     const element **b = NULL;
+    int64_t *ranks = NULL;
     element *h = NULL;
-    if (tables != NULL) {
+    if (inner) {
         b = malloc(rows * sizeof *b);
-        h = calloc(rows * inner, sizeof *h); /* zero for rows without an adapter */
-        if (b == NULL || h == NULL) {
+        ranks = malloc(rows * sizeof *ranks);
+        h = malloc(rows * inner * sizeof *h);
+        if (b == NULL || ranks == NULL || h == NULL) {
             free(b);
+            free(ranks);
             free(h);
             return 1;
         }
-        find_b(tables, items, rows, b);
+        find_b(tables, items, rows, b, ranks);
     }
 #pragma omp parallel
     {
-        if (tables != NULL)
-            times_a(x_lora, tables, items, items->rows, h, 0);
+        if (inner)
+            times_a(x_lora, tables, items, items->rows, h, inner, 0);
 #pragma omp for schedule(static)
         for (int64_t index = 0; index < out / HALF; index++) {
             const element *now = half_panel(w, in, index), *next = half_panel(w, in, index + 1);
             int64_t layer = 0, column = index * HALF;
-            while (tables != NULL && column >= tables->ends[layer])
+            while (inner && column >= tables->ends[layer])
                 layer++;
             for (int64_t row = 0; row < rows; row += ROWS) {
                 int count = rows - row < ROWS ? rows - row : ROWS;
-                struct lora_term lora = {h + row * inner + layer * rank, b + row, inner, rank, (column + HALF) * rank};
-                prefetch_b(&lora, count); /* of the columns after these */
-                lora.offset = column * rank;
+                struct lora_term lora = {h + row * inner, b + row, inner ? ranks + row : NULL, inner, layer, column};
+                prefetch_b(&lora, count);
                 product(count, x + row * in, in, now, bias == NULL ? NULL : bias + column, y + row * out + column, out,
                         next + row / ROWS * ahead * in / STEPS * PANEL, ahead, &lora);
             }
         }
     }
     free(b);
+    free(ranks);
     free(h);
     return 0;
 }

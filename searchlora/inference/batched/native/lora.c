@@ -162,42 +162,39 @@ static void release_tiles(const int *configured) {
 #endif
 }
 
-/* Blocks of COLUMNS columns of an A, and of a B. */
-int64_t blocks_of_a(const struct lora_tables *tables) {
-    return (tables->rank * tables->layers + COLUMNS - 1) / COLUMNS;
+/* Blocks of COLUMNS columns of the A of a slot. */
+static int64_t blocks_of_a(const struct lora_tables *tables, int64_t slot) {
+    return (tables->ranks[slot] * tables->layers + COLUMNS - 1) / COLUMNS;
 }
 
-int64_t blocks_of_b(const struct lora_tables *tables) {
+/* Elements of x A' per row, room for the highest rank among the rows. */
+int64_t inner_size(const struct lora_tables *tables, const struct lora_items *rows) {
     int64_t blocks = 0;
-    for (int64_t l = 0, start = 0; l < tables->layers; start = tables->ends[l++])
-        blocks += (tables->ends[l] - start + COLUMNS - 1) / COLUMNS;
-    return blocks;
-}
-
-/* Elements of x A'. */
-static int64_t inner_elements(const struct lora_tables *tables, const struct lora_items *rows) {
-    int64_t last = rows->items - 1;
-    return (rows->firsts[last] + rows->counts[last]) * blocks_of_a(tables) * COLUMNS;
+    for (int64_t item = 0; item < rows->items; item++) {
+        int64_t of_item = blocks_of_a(tables, rows->slots[item]);
+        blocks = of_item > blocks ? of_item : blocks;
+    }
+    return blocks * COLUMNS;
 }
 
 /* h = x A' with the adapter of each row. Called within a parallel region by all its threads, which wait for each other at
  * the end.
  *
- * x (rows of all items, in), h (rows of all items, blocks_of_a * COLUMNS). `use_amx`: what `has_amx` returned. */
+ * x (rows of all items, in), h (rows of all items, inner), inner from `inner_size`. `use_amx`: what `has_amx` returned. */
 void times_a(const element *x, const struct lora_tables *tables, const struct lora_items *rows, const int64_t *places,
-             element *h, int use_amx) {
-    const element *a = tables->a;
+             element *h, int64_t inner, int use_amx) {
     const int64_t *slots = rows->slots, *firsts = rows->firsts, *counts = rows->counts;
-    int64_t in = tables->in, parts = blocks_of_a(tables), inner = parts * COLUMNS;
-    int64_t sweeps = (parts + BLOCKS - 1) / BLOCKS;
+    int64_t in = tables->in, sweeps = (inner / COLUMNS + BLOCKS - 1) / BLOCKS;
     float sums[BLOCKS][ROW_TILE][COLUMNS];
     int configured[2] = {0, 0};
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < rows->items * sweeps; task++) {
-        int64_t item = task / sweeps, part = task % sweeps * BLOCKS;
+        int64_t item = task / sweeps, part = task % sweeps * BLOCKS, parts = blocks_of_a(tables, slots[item]);
+        if (part >= parts)
+            continue;
         int blocks = parts - part < BLOCKS ? parts - part : BLOCKS;
-        product(x + firsts[item] * in, in, counts[item], in, a + (slots[item] * parts + part) * block_size(in), blocks,
-                sums, use_amx ? configured : NULL);
+        product(x + firsts[item] * in, in, counts[item], in, tables->a[slots[item]] + part * block_size(in), blocks, sums,
+                use_amx ? configured : NULL);
         for (int64_t r = 0, row = firsts[item]; r < counts[item]; r++, row++)
             for (int block = 0; block < blocks; block++)
                 store(h + (places ? places[row] : row) * inner + (part + block) * COLUMNS, sums[block][r], COLUMNS,
@@ -208,11 +205,9 @@ void times_a(const element *x, const struct lora_tables *tables, const struct lo
 
 /* y += h B' with the adapter of each row, as `times_a`. */
 static void add_times_b(const element *h, const struct lora_tables *tables, const struct lora_items *rows, element *y,
-                        int use_amx) {
-    const element *b = tables->b;
+                        int64_t inner, int use_amx) {
     const int64_t *ends = tables->ends, *slots = rows->slots, *firsts = rows->firsts, *counts = rows->counts;
-    int64_t rank = tables->rank, layers = tables->layers, items = rows->items, out = ends[layers - 1];
-    int64_t all_blocks = blocks_of_b(tables), inner = blocks_of_a(tables) * COLUMNS, sweeps = 0;
+    int64_t layers = tables->layers, items = rows->items, out = ends[layers - 1], sweeps = 0;
     for (int64_t l = 0, start = 0; l < layers; start = ends[l++])
         sweeps += ((ends[l] - start + COLUMNS - 1) / COLUMNS + BLOCKS - 1) / BLOCKS;
     float sums[BLOCKS][ROW_TILE][COLUMNS];
@@ -220,7 +215,9 @@ static void add_times_b(const element *h, const struct lora_tables *tables, cons
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < items * sweeps; task++) {
         int64_t item = task / sweeps, sweep = task % sweeps, layer = 0, start = 0, before = 0;
-        int64_t layer_blocks = (ends[0] + COLUMNS - 1) / COLUMNS;
+        int64_t rank = tables->ranks[slots[item]], layer_blocks = (ends[0] + COLUMNS - 1) / COLUMNS;
+        if (rank == 0)
+            continue;
         while (sweep >= (layer_blocks + BLOCKS - 1) / BLOCKS) {
             sweep -= (layer_blocks + BLOCKS - 1) / BLOCKS;
             before += layer_blocks;
@@ -230,8 +227,7 @@ static void add_times_b(const element *h, const struct lora_tables *tables, cons
         int64_t first = sweep * BLOCKS;
         int blocks = layer_blocks - first < BLOCKS ? layer_blocks - first : BLOCKS;
         product(h + firsts[item] * inner + layer * rank, inner, counts[item], rank,
-                b + (slots[item] * all_blocks + before + first) * block_size(rank), blocks, sums,
-                use_amx ? configured : NULL);
+                tables->b[slots[item]] + (before + first) * block_size(rank), blocks, sums, use_amx ? configured : NULL);
         const int64_t *places = rows->rows + firsts[item], column = start + first * COLUMNS;
         for (int r = 0, count = counts[item], width = ends[layer] - column; r < count; r++) {
             element *result = y + places[r] * out + column;
@@ -247,13 +243,16 @@ static void add_times_b(const element *h, const struct lora_tables *tables, cons
  * x (rows of all items, in), y (rows, out). `use_amx`: what `has_amx` returned. Returns 1 if memory runs out, with y
  * unchanged. */
 int lora(const element *x, element *y, const struct lora_tables *tables, const struct lora_items *rows, int use_amx) {
-    element *h = malloc(inner_elements(tables, rows) * sizeof *h);
+    int64_t last = rows->items - 1, inner = inner_size(tables, rows);
+    if (inner == 0)
+        return 0;
+    element *h = malloc((rows->firsts[last] + rows->counts[last]) * inner * sizeof *h);
     if (h == NULL)
         return 1;
 #pragma omp parallel
     {
-        times_a(x, tables, rows, NULL, h, use_amx);
-        add_times_b(h, tables, rows, y, use_amx);
+        times_a(x, tables, rows, NULL, h, inner, use_amx);
+        add_times_b(h, tables, rows, y, inner, use_amx);
     }
     free(h);
     return 0;

@@ -2,12 +2,14 @@
 #include "packing.h"
 
 /* A and B of all slots for layers with the same input x. Weights are packed in blocks of COLUMNS columns, each
- * (size / PAIR, COLUMNS, PAIR), so that they are read sequentially. */
+ * (size / PAIR, COLUMNS, PAIR), so that they are read sequentially. Each slot has its own rank, a multiple of PAIR; rank 0:
+ * the adapter does not change these layers. */
 struct lora_tables {
-    const element *a;         /* (slots, blocks, ...): A of all layers side by side, the last block padded */
-    const element *b;         /* (slots, blocks, ...): B of the first layer, padded to whole blocks, then the next */
-    const int64_t *ends;      /* (layers): end of each layer's columns in y */
-    int64_t layers, in, rank; /* rank is a multiple of PAIR */
+    const element *const *a; /* (slots): A of all layers side by side, (blocks, ...), the last block padded */
+    const element *const *b; /* (slots): B of the first layer, (blocks, ...), padded to whole blocks, then the next */
+    const int64_t *ranks;    /* (slots) */
+    const int64_t *ends;     /* (layers): end of each layer's columns in y */
+    int64_t layers, in;
 };
 
 /* Rows and their slots: an item is up to ROW_TILE rows with the same adapter. */
@@ -20,7 +22,6 @@ struct lora_items {
 /* Elements of a block of COLUMNS columns. */
 static inline int64_t block_size(int64_t size) { return (size + PAIR - 1) / PAIR * PAIR * COLUMNS; }
 
-int64_t blocks_of_a(const struct lora_tables *tables);
-int64_t blocks_of_b(const struct lora_tables *tables);
+int64_t inner_size(const struct lora_tables *tables, const struct lora_items *rows);
 void times_a(const element *x, const struct lora_tables *tables, const struct lora_items *rows, const int64_t *places,
-             element *h, int use_amx);
+             element *h, int64_t inner, int use_amx);
