@@ -1,4 +1,4 @@
-"""The TREC shapes: qrels and runs as plain mappings, read from and written to their text files.
+"""TREC qrels and runs as plain mappings, read from and written to their text files.
 
 The formats are those of trec_eval (https://github.com/usnistgov/trec_eval): qrels lines are
 `topic iteration document grade`, run lines are `topic Q0 document rank score tag`, separated by blanks.
@@ -18,21 +18,25 @@ from searchlora.files import atomic_text, numbered_lines
 #: topic id -> document id -> grade
 Qrels: TypeAlias = Mapping[str, Mapping[str, int]]
 
-#: topic id -> document id -> score; a topic that found nothing has an empty mapping
+#: topic id -> document id -> score; a topic without results has an empty mapping
 Run: TypeAlias = Mapping[str, Mapping[str, float]]
 
 QRELS_LINE = "topic iteration document grade"
 RUN_LINE = "topic Q0 document rank score tag"
 
-#: trec_eval keeps grades in 32 bits; of a greater one it would see the last 32 only.
+#: trec_eval keeps grades in 32 bits and would truncate a greater one.
 GREATEST_GRADE = 2**31 - 1
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:
     """Document ids, best first. Ties go by document id from last to first, as trec_eval orders them.
 
-    trec_eval compares scores in single precision: what is equal there is a tie. So the ranking that is shown is the
-    ranking that is measured.
+    trec_eval compares scores in single precision, so scores that are equal there are ties. The ranking that is shown is
+    the ranking that is measured.
+
+    Examples:
+        >>> ranked({"d1": 0.5, "d2": 0.9, "d3": 0.5})
+        ['d2', 'd3', 'd1']
     """
     single = dict(zip(scores, array("f", scores.values()), strict=True))
     return sorted(scores, key=lambda document: (single[document], document), reverse=True)
@@ -85,7 +89,9 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     run: dict[str, dict[str, float]] = {}
     scores: dict[str, float] = {}
     last = None
-    for number, line in numbered_lines(Path(path)):  # millions of lines: faults are put into words only when there
+    for number, line in numbered_lines(
+        Path(path)
+    ):  # millions of lines: the message of a fault is made only when there is one
         try:
             topic, _, document, _, text, _ = _fields(line)
             score = float(text)
@@ -102,10 +108,10 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
 
 
 def write_qrels(path: str | Path, qrels: Qrels) -> None:
-    """Write a qrels file, at once or not at all; gzip where the name ends in `.gz`.
+    """Write a qrels file atomically; gzip if the name ends in `.gz`.
 
     Raises:
-        DataError: when an id is empty or has a blank in it, or the file cannot be written.
+        DataError: if an id is empty or contains white space, or the file cannot be written.
     """
     with atomic_text(Path(path)) as out:
         for topic, grades in qrels.items():
@@ -114,13 +120,13 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
 
 
 def write_run(path: str | Path, run: Run, tag: str) -> None:
-    """Write a run file, best documents first, at once or not at all; gzip where the name ends in `.gz`.
+    """Write a run file atomically, best documents first; gzip if the name ends in `.gz`.
 
-    Scores are written in full, so reading the file back gives the same scores and the same ranking. The format has
-    no place for a topic that found nothing; measures count it as 0 all the same, because the qrels name it.
+    Scores are written in full, so reading the file back gives the same scores and the same ranking. The format cannot
+    hold a topic without results; measures count it as 0 nevertheless, because the qrels name it.
 
     Raises:
-        DataError: when an id or the tag is empty or has a blank in it, a score is not finite, or the file cannot be
+        DataError: if an id or the tag is empty or contains white space, a score is not finite, or the file cannot be
             written.
     """
     _word(tag, "tag")
@@ -134,7 +140,7 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
 
 def check_grade(grade: int, where: str) -> None:
-    """Raise `DataError` for a grade that measures cannot hold."""
+    """Raise `DataError` for a grade outside 32 bits."""
     if abs(grade) > GREATEST_GRADE:
         raise DataError(f"the grade {grade} is out of range", where=where, fix=f"The greatest is {GREATEST_GRADE}.")
 

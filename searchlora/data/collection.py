@@ -1,4 +1,4 @@
-"""The documents and judgments of a dataset: `corpus.jsonl` and `qrels.txt`, read and written one at a time."""
+"""Documents and judgments of a dataset (`corpus.jsonl`, `qrels.txt`), read and written one at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ QRELS_FILE = "qrels.txt"
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of a file with `id`, `text` and optionally `title`, in any form that `read_rows` reads.
+    """Documents of a file with `id`, `text` and optionally `title`, in any format of `read_rows`.
 
     Raises:
-        DataError: for a row that is not a document; a collection with holes would make every figure wrong.
+        DataError: for a row that is not a document; with a hole in the collection every measure would be wrong.
     """
     for row in read_rows(path, required=("id", "text")):
         if isinstance(row, RejectedRow):
@@ -35,7 +35,7 @@ def read_judgments(path: Path) -> Iterator[Judgment]:
     """Judgments of a TREC qrels file (`topic iteration document grade`), one at a time.
 
     Raises:
-        DataError: naming the line that is not one.
+        DataError: naming the malformed line.
     """
     for _, topic, document, grade in iter_qrels(path):
         yield Judgment(topic, document, grade)
@@ -48,7 +48,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
         topics: Fingerprints of the ids of the dataset's records; judgments of other topics are left out and counted.
 
     Returns:
-        What the card's `collection` holds; and those of `topics` that have a judgment.
+        The `collection` of the dataset card, and those of `topics` that have a judgment.
 
     Raises:
         DataError: for a document id that occurs twice or cannot stand in a TREC file, or a document that is judged
@@ -67,9 +67,9 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             except UnicodeEncodeError as error:
                 raise DataError(
-                    f"holds half a character ({error.reason})",
+                    f"holds a lone surrogate ({error.reason})",
                     where=f"document {document.id}",
-                    fix="Text that was cut inside an emoji looks so; take the half away.",
+                    fix="Text cut inside an emoji has one; remove the half character.",
                 ) from None
     judgments = missing = others = 0
     judged: set[int] = set()
@@ -104,10 +104,10 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
 
 
 def check_id(document_id: str) -> None:
-    """Raise `DataError` for an id that is not one word, as TREC files have it."""
+    """Raise `DataError` for an id that is not one word, as TREC files need."""
     if not is_word(document_id):
         raise DataError(
             "the document id cannot stand in a TREC file",
             where=f"document '{document_id}'",
-            fix="It must be one word without blanks.",
+            fix="It must be one word without white space.",
         )
