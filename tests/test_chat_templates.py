@@ -256,7 +256,7 @@ def test_a_system_message_that_a_template_drops_is_merged_too():
         (["prompt.template_kwargs.tokenize=true"], "not an argument of a chat template"),
         (["prompt.template_kwargs.strftime_now=x"], "not an argument of a chat template"),
         (["prompt.template_kwargs.__class__=x"], "not an argument of a chat template"),
-        (["prompt.template_kwargs.temperature=.nan"], "is nan"),
+        (["prompt.template_kwargs.temperature=.nan"], "= nan is refused"),
         (["prompt.template_kwargs={a: [1]}"], "template_kwargs"),
         (["prompt.clock=now"], "unknown key 'prompt.clock'"),
     ],

@@ -74,7 +74,7 @@ def test_built_trained_evaluated_and_let_judge(cli, judge, tmp_path):
     assert set(read_probabilities(tmp_path / "base.txt.probabilities.jsonl")["t1"]["d0"]) == {0, 1}
     assert read_card(tmp_path / "base.txt").prompt_hash == manifest.prompt_hash
     both = cli("judge", "camp-judge", *asked, "--settings", data, "--out", tmp_path / "both.txt")
-    assert "camp-judge: an adapter has settings of its own" in both.err
+    assert "camp-judge: an adapter has its own settings" in both.err
 
     written_out = cli("judge", "camp-judge", *asked, "--out", tmp_path / "generated.txt", "--generate")
     assert "none of the 3 answers is a grade" in written_out.err or written_out.code == 0
