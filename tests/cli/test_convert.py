@@ -75,7 +75,7 @@ def test_topics(cli, topics, tmp_path):
     ("arguments", "says"),
     [
         (("qrels", "bad.txt", "out.tsv"), "bad.txt, line 2: the grade 0.5 is not a whole number"),
-        (("qrels", "bad.txt", "out.tsv", "--thresholds", "high"), "'high' is not a list of numbers separated by commas"),
+        (("qrels", "bad.txt", "out.tsv", "--thresholds", "high"), "'high' is not a list of numbers"),
         (("qrels", "bad.txt", "out.tsv", "--thresholds", "2,1"), "do not rise"),
         (("qrels", "none.txt", "out.tsv"), "there is no such file"),
         (("qrels", "bad.txt", "out.doc"), "does not imply a format of qrels"),
