@@ -53,6 +53,8 @@ class LocalEngine:
         cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest.
         prefix_tokens: Size of the prefix cache in tokens; 0 turns it off.
         waiting: Maximum number of queued requests.
+        waiting_per_caller: Maximum number of queued requests of one caller of `submit` and `submit_scores`; None: a
+            quarter of `waiting` (at least 256, one call of `/v1/score`), so that one caller cannot fill the queue.
         batch_invariant: Make every completion and score independent, to the last bit, of the other requests: of their
             number, order and batches. In bf16 rounding otherwise depends on the batch, and with it about one greedy
             answer in ten. Models that are served one adapter at a time compute one row per batch then. Set it to False
@@ -84,6 +86,7 @@ class LocalEngine:
         cache_tokens: int = 65536,
         prefix_tokens: int = 16384,
         waiting: int = 4096,
+        waiting_per_caller: int | None = None,
         batch_invariant: bool = True,
         prompt_options: PromptOptions | None = None,
     ) -> None:
@@ -95,7 +98,9 @@ class LocalEngine:
         for name, value in {**sizes, "cache_tokens": cache_tokens, "waiting": waiting}.items():
             if value < 1:
                 raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
-        limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting)
+        if waiting_per_caller is not None and waiting_per_caller < 1:
+            raise UsageError(f"waiting_per_caller = {waiting_per_caller} admits nobody", fix="Give at least 1.")
+        limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting, waiting_per_caller)
         self.base = base
         self.store = store
         self.precision = precision if quantization == "none" else f"{quantization}+{precision}"

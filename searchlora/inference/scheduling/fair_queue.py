@@ -35,6 +35,10 @@ class FairQueue:
     def __len__(self) -> int:
         return sum(map(len, list(self._lines.values())))
 
+    def length(self, caller: Hashable) -> int:
+        """Number of requests in one caller's line."""
+        return len(self._lines.get(caller, ()))
+
     def push(self, request: AnyRequest, caller: Hashable) -> None:
         """Append a request to its caller's line."""
         self._lines.setdefault(caller, deque()).append(request)

@@ -151,6 +151,7 @@ class Limits:
         cache_tokens: KV cache of the generating rows: number of rows times the longest.
         pass_tokens: Tokens of one prefill or scoring pass: number of rows times the longest, choices included.
         waiting: Requests in the queue.
+        waiting_per_caller: Requests of one caller in the queue; None: a quarter of `waiting`, but at least 256.
 
     Examples:
         >>> Limits(rows=4, cache_tokens=4096, pass_tokens=512, waiting=64).pass_holds(2, 200)
@@ -163,6 +164,12 @@ class Limits:
     cache_tokens: int
     pass_tokens: int
     waiting: int
+    waiting_per_caller: int | None = None
+
+    @property
+    def max_line(self) -> int:
+        """Maximum length of one caller's line."""
+        return self.waiting_per_caller or min(self.waiting, max(256, self.waiting // 4))
 
     def pass_holds(self, rows: int, longest: int) -> bool:
         """Whether one pass may prefill or score this many rows, the longest of `longest` tokens."""

@@ -72,19 +72,27 @@ class Scheduler:
         """Queue requests, all or none, and return at once; a thread computes them.
 
         Raises:
-            EngineBusy: when the queue has no room for all, no thread can be started, or the engine is closed.
+            EngineBusy: when the queue or the caller's share of it has no room for all, no thread can be started, or the
+                engine is closed.
         """
         late: list[AnyRequest] = []
         try:
             with self._changed:
                 self._check_open()
-                if len(self._queue) + len(requests) > self.limits.waiting:
+                if self._is_full(len(requests), caller):
                     late += self._sweep()
                 if len(self._queue) + len(requests) > self.limits.waiting:
                     self.refused += len(requests)
                     raise EngineBusy(
                         f"{len(self._queue)} requests wait already, {len(requests)} came, and no more than "
                         f"{self.limits.waiting} may wait",
+                        fix="Ask again later, or ask fewer at once.",
+                    )
+                if self._is_full(len(requests), caller):
+                    self.refused += len(requests)
+                    raise EngineBusy(
+                        f"{self._queue.length(caller)} requests of this caller wait already, {len(requests)} came, and "
+                        f"no more than {self.limits.max_line} of one caller may wait",
                         fix="Ask again later, or ask fewer at once.",
                     )
                 for request in requests:
@@ -169,6 +177,11 @@ class Scheduler:
     @property
     def _has_work(self) -> bool:
         return bool(len(self._queue) or self._runner.running)
+
+    def _is_full(self, count: int, caller: Hashable) -> bool:
+        """Whether the queue, or the caller's share of it, has no room for more requests."""
+        in_line = self._queue.length(caller) + count
+        return len(self._queue) + count > self.limits.waiting or in_line > self.limits.max_line
 
     def _check_open(self) -> None:
         if self._closed:

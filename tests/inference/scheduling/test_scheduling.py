@@ -105,6 +105,22 @@ def test_a_caller_with_much_does_not_hold_up_another(engine):
     assert order.index("one") < 4
 
 
+def test_one_caller_cannot_fill_the_queue(tiny_base):
+    engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4, waiting=8, waiting_per_caller=2)
+    free = hold(engine)
+    greedy = [engine.submit(asked("tent"), caller="greedy") for _ in range(2)]
+    with pytest.raises(EngineBusy, match="2 requests of this caller wait already, 1 came, and no more than 2 of one"):
+        engine.submit(asked("tent"), caller="greedy")
+    with pytest.raises(EngineBusy, match="of this caller"):
+        engine.submit_scores([(asked("tent"), ["a"], None)], caller="greedy")
+    others = [engine.submit(asked("tent"), caller=name) for name in ("x", "y", "z") for _ in range(2)]
+    assert engine.stats().refused == 2
+    free.set()
+    assert len({future.result(30).text for future in (*greedy, *others)}) == 1
+    assert engine.submit(asked("tent"), caller="greedy").result(30)
+    engine.close()
+
+
 def test_a_full_queue_says_so_and_goes_on(engine):
     free = hold(engine)
     futures = [engine.submit(asked("tent"), caller="x") for _ in range(8)]
