@@ -23,6 +23,7 @@ class InputProcessor:
         context: Context length in tokens; None for unbounded positions.
         vocabulary: Number of logits of the model.
         max_choice_tokens: Maximum number of tokens of one request's choices together.
+        max_prompt_tokens: Maximum length of a prompt in tokens.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class InputProcessor:
         context: int | None,
         vocabulary: int,
         max_choice_tokens: int,
+        max_prompt_tokens: int,
     ) -> None:
         self.context = context
+        self._max_prompt_tokens = max_prompt_tokens
         self._renderer, self._pin = renderer, pin
         self._vocabulary, self._max_choice_tokens = vocabulary, max_choice_tokens
 
@@ -88,6 +91,13 @@ class InputProcessor:
 
     def _check_length(self, prompts: Sequence[TokenIds], answers: Sequence[int]) -> None:
         """Beyond its context, a model generates nonsense without an error, or fails in the middle of a batch."""
+        for row, prompt in enumerate(prompts):
+            if len(prompt) > self._max_prompt_tokens:
+                raise RequestRefused(
+                    f"the prompt has {len(prompt)} tokens, more than the {self._max_prompt_tokens} that are computed",
+                    where=f"request {row + 1}",
+                    fix="Shorten the texts in the prompt, or make 'max_prompt_tokens' larger.",
+                )
         if self.context is None:
             return
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

@@ -46,6 +46,7 @@ class LocalEngine:
         quantization, precision: How the base model is loaded, see `load_model`.
         batch_rows: Maximum number of rows of one forward pass.
         batch_tokens: Maximum number of tokens of one prefill or scoring pass: rows times the longest, choices included.
+        max_prompt_tokens: Maximum length of a prompt in tokens, also for models with a longer context.
         adapters: Maximum number of loaded adapters (LoRA slots).
         max_rank: Maximum rank of an adapter.
         adapter_bytes: Memory for the weights of all loaded adapters. Ranks and sizes are read from the header of an
@@ -80,6 +81,7 @@ class LocalEngine:
         precision: Precision = "bf16",
         batch_rows: int = 32,
         batch_tokens: int = 8192,
+        max_prompt_tokens: int = 8192,
         adapters: int = 16,
         max_rank: int = MAX_RANK,
         adapter_bytes: int = 4 << 30,
@@ -134,7 +136,9 @@ class LocalEngine:
                 context=context,
                 batch_invariant=batch_invariant,
             )
-        self._inputs = InputProcessor(self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens)
+        self._inputs = InputProcessor(
+            self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens, max_prompt_tokens
+        )
 
     @property
     def context(self) -> int | None:

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import BaseMismatch, EngineError, PromptTooLong, TamperedAdapter
+from searchlora.errors import BaseMismatch, EngineError, PromptTooLong, RequestRefused, TamperedAdapter
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model, load_tokenizer
@@ -81,6 +81,14 @@ def test_an_adapter_that_was_loaded_stays_usable_when_its_files_go(tiny_base, tm
 def test_an_engine_without_a_store_knows_no_names(tiny_base):
     with pytest.raises(EngineError, match="without a store"):
         LocalEngine(tiny_base).generate([asked("tent", "one")])
+
+
+def test_a_prompt_above_the_limit_is_refused_by_its_place(tiny_base):
+    engine = LocalEngine(tiny_base, precision="fp32", max_prompt_tokens=100)
+    assert engine.generate([asked("tent")])
+    for ask in (engine.generate, lambda requests: engine.score(requests, [["a"]] * 2)):
+        with pytest.raises(RequestRefused, match=r"request 2: the prompt has \d+ tokens, more than the 100"):
+            ask([asked("tent"), asked("x" * 100)])
 
 
 def test_a_prompt_without_room_in_the_context_is_refused_before_anything_is_computed(tiny_base, monkeypatch):
