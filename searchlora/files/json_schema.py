@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -11,6 +12,9 @@ from searchlora.files.json_text import value_fault
 
 #: Parts of a schema with every reference replaced by its target. Ten references to ten references each multiply.
 MAX_EXPANSION = 100_000
+
+#: Time limit of one match of a pattern in a schema.
+PATTERN_SECONDS = 0.5
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
@@ -57,11 +61,68 @@ the schema. Write {"$ref": "#/$defs/NAME"} and put the definition into the schem
 
 
 def schema_validator(schema: Mapping[str, Any]) -> Any:
-    """A `jsonschema` validator that fetches nothing: a `$ref` outside the schema is an error, not a download."""
+    """A `jsonschema` validator that fetches nothing and whose patterns end.
+
+    A `$ref` outside the schema is an error, not a download. A pattern that takes longer than `PATTERN_SECONDS` on a
+    value counts as not matched: a pattern of a stored adapter may backtrack exponentially.
+
+    Examples:
+        >>> schema_validator({"pattern": "^(a+)+$"}).is_valid("a" * 40 + "!")
+        False
+    """
     from jsonschema.validators import validator_for
     from referencing import Registry
 
-    return validator_for(schema)(schema, registry=Registry())
+    return _bounded(validator_for(schema))(schema, registry=Registry())
+
+
+@cache
+def _bounded(validator: Any) -> Any:
+    """A validator class with the keywords that match patterns replaced by ones with a time limit."""
+    from jsonschema import validators
+
+    extend: Any = validators.extend  # untyped
+    replaced = {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional}
+    return extend(validator, replaced)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    import regex
+
+    try:
+        return regex.search(pattern, text, timeout=PATTERN_SECONDS) is not None
+    except (TimeoutError, regex.error):
+        return False
+
+
+def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Any]:
+    from jsonschema import ValidationError
+
+    if isinstance(instance, str) and not _matches(pattern, instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: Any, _: Any) -> Iterator[Any]:
+    if isinstance(instance, dict):
+        for pattern, schema in patterns.items():
+            for name, value in instance.items():
+                if _matches(pattern, name):
+                    yield from validator.descend(value, schema, path=name, schema_path=pattern)
+
+
+def _additional(validator: Any, allowed: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+    from jsonschema import ValidationError
+
+    if not isinstance(instance, dict):
+        return
+    patterns = schema.get("patternProperties", {})
+    named = schema.get("properties", {})
+    extra = [name for name in instance if name not in named and not any(_matches(p, name) for p in patterns)]
+    if isinstance(allowed, dict):
+        for name in extra:
+            yield from validator.descend(instance[name], allowed, path=name)
+    elif allowed is False and extra:
+        yield ValidationError(f"Additional properties are not allowed ({', '.join(map(repr, extra))} unexpected)")
 
 
 def _references(schema: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ import socket
 import time
 from typing import Any
 
+import jsonschema
 import pytest
 
 from searchlora.errors import DataError
@@ -123,3 +124,28 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10
 def test_yaml_that_is_not_plain(text: str | bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"pattern": "^(a+)+$"}}},
+        {"patternProperties": {"^(a+)+$": {"type": "string"}}, "additionalProperties": False},
+        {"additionalProperties": False, "patternProperties": {"(.*a){25}$": {}}},
+    ],
+)
+def test_a_pattern_that_backtracks_exponentially_ends(schema):
+    text = "a" * 60 + "!"
+    started = time.monotonic()
+    assert not schema_validator(schema).is_valid({"a": text, text: text})
+    assert time.monotonic() - started < 10
+
+
+def test_patterns_and_additional_properties_mean_what_they_mean_in_jsonschema():
+    schema = {"properties": {"a": {"pattern": "^x"}}, "patternProperties": {"^n_": {"type": "integer"}}}
+    closed = {**schema, "additionalProperties": False}
+    typed = {**schema, "additionalProperties": {"type": "string"}}
+    for value in ({"a": "xy"}, {"a": "yx"}, {"n_1": 3}, {"n_1": "3"}, {"b": 1}, {"b": "1"}, {}, [], "x"):
+        for each in (schema, closed, typed):
+            expected = jsonschema.Draft202012Validator(each).is_valid(value)
+            assert schema_validator(each).is_valid(value) is expected, (each, value)
