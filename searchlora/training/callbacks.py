@@ -17,7 +17,9 @@ from searchlora.errors import TrainingError
 from searchlora.progress import Progress
 from searchlora.recipe import AnyRecipe
 from searchlora.training.metrics import MetricsLog, read_metrics
-from searchlora.training.training_run import mark_stopped
+
+#: File in a training run's folder that says after which step it stopped early.
+_STOPPED = "stopped_after.txt"
 
 #: Called with a plain PEFT folder of the current adapter (a model folder where all weights are trained). Returns
 #: measures by name, `loss` among them. It must not use the model being trained: bitsandbytes repacks 4-bit weights in
@@ -160,7 +162,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             self._keep(current, {"step": state.global_step, **measures})
         elif self._validations_since(best["step"]) >= (self.recipe.validation.patience or math.inf):
             control.should_training_stop = True
-            mark_stopped(self.folder, state.global_step)
+            _mark_stopped(self.folder, state.global_step)
 
     def _is_due(self, step: int, last_step: int) -> bool:
         """At the last step, and at each interval before it unless the last step follows within half an interval."""
@@ -188,3 +190,16 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         temporary = self.folder / "best.json.tmp"
         temporary.write_text(json.dumps(measured), encoding="utf-8")
         temporary.replace(self.folder / "best.json")
+
+
+def _mark_stopped(folder: Path, step: int) -> None:
+    """Record that training stopped early after this step, so that resuming does not continue it."""
+    (folder / _STOPPED).write_text(str(step), encoding="utf-8")
+
+
+def stopped_step(folder: Path) -> int | None:
+    """The step after which training stopped early; None where it did not."""
+    try:
+        return int((folder / _STOPPED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

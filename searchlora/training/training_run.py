@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from searchlora.training.callbacks import Validate
 
 _STATE = "trainer_state.json"
-_STOPPED = "stopped_after.txt"
 
 
 @dataclass(frozen=True)
@@ -205,11 +204,6 @@ def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
-def mark_stopped(folder: Path, step: int) -> None:
-    """Record that training stopped early after this step, so that resuming does not continue it."""
-    (folder / _STOPPED).write_text(str(step), encoding="utf-8")
-
-
 def _train(trainer: Any, checkpoint: Path | None) -> None:
     """Train from a checkpoint, or from the start.
 
@@ -218,20 +212,15 @@ def _train(trainer: Any, checkpoint: Path | None) -> None:
     """
     from transformers import TrainerState
 
+    from searchlora.training.callbacks import stopped_step
+
     if checkpoint is None:
         trainer.train()
         return
     state = TrainerState.load_from_json(str(checkpoint / _STATE))
-    stopped_early = state.global_step == _stopped_step(checkpoint.parents[1])
+    stopped_early = state.global_step == stopped_step(checkpoint.parents[1])
     if state.global_step < state.max_steps and not stopped_early:
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = state
-
-
-def _stopped_step(folder: Path) -> int | None:
-    try:
-        return int((folder / _STOPPED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

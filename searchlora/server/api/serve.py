@@ -16,7 +16,7 @@ from searchlora.errors import UsageError
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name, resolve
 from searchlora.server.api.app import create_app
-from searchlora.server.api.embeddings import Encoders
+from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 from searchlora.server.api.service import Service, Settings
 from searchlora.server.api.work_queue import run_in_new_thread

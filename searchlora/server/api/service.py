@@ -21,7 +21,7 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
 from searchlora.prompts import Message
-from searchlora.server.api.embeddings import Encoders
+from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.schemas import parse_body

@@ -11,7 +11,7 @@ import pytest
 
 from searchlora.errors import DeadlineExceeded, UsageError
 from searchlora.server.api import embeddings
-from searchlora.server.api.embeddings import Encoders
+from searchlora.server.api.encoders import Encoders
 from tests.server.api.serving import made_service, served
 
 EMBED = "/v1/embeddings"

@@ -1,0 +1,136 @@
+"""The encoders of a server: their adapters, and vectors computed in batches, fairly between callers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from searchlora.adapters.load_check import check_base
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import LoadCheckFailed, NotInStore, UsageError
+from searchlora.models.resolve import BaseModel, public_name, resolve
+from searchlora.retrieval.encoder import Encoder, Vectors
+from searchlora.server.api.work_queue import Job, WorkQueue
+
+#: Texts per forward pass; a job that nobody needs any more stops between two of them.
+_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of shape (texts, dimensions), and the tokens of all texts, special tokens included."""
+
+    vectors: Vectors
+    tokens: int
+
+
+class Encoders:
+    """The encoders that the server was started with, and the store's adapters for them. Safe for threads.
+
+    Args:
+        names: Encoders as `resolve` takes them; requests use the last part of a path.
+        store: The store of their adapters.
+        max_loaded: Encoders in memory at most; an encoder with an adapter is a whole copy.
+        max_waiting: Requests that wait or run at most; they run one after the other. One caller has half of the places.
+
+    Raises:
+        BaseModelError: for an encoder that does not exist.
+        UsageError: for two encoders with one name.
+    """
+
+    def __init__(self, names: Sequence[str], store: Store, *, max_loaded: int = 4, max_waiting: int = 64) -> None:
+        self.bases: dict[str, BaseModel] = {}
+        for name in names:
+            base = resolve(name)
+            if self.bases.setdefault(public_name(name), base) != base:
+                raise UsageError(
+                    f"two encoders would both be called '{public_name(name)}'",
+                    where=name,
+                    fix="Rename the folder of one: requests name an encoder by the last part of its path.",
+                )
+        self._store = store
+        self._max_loaded = max_loaded
+        self._loaded: OrderedDict[str, Encoder] = OrderedDict()  # least recently used first
+        self._queue = WorkQueue(max_waiting, max(1, max_waiting // 2))
+
+    def pin(self, model: str) -> str:
+        """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
+        return model if model in self.bases else self._store.pin(model)
+
+    def submit(
+        self,
+        pinned: str,
+        texts: Sequence[str],
+        dimensions: int | None,
+        *,
+        truncate: bool,
+        timeout: float | None = None,
+        caller: str | None = None,
+    ) -> Future[Embedded]:
+        """Request the vectors of texts without waiting; cancelling the future stops the job, also a running one.
+
+        Args:
+            pinned: From `pin`.
+            texts: The texts to embed.
+            dimensions: Leading dimensions to keep, as for `Encoder`.
+            truncate: Whether texts that are too long are cut instead of refused.
+            timeout: Seconds until the job fails.
+            caller: Callers take turns.
+
+        Raises:
+            EngineBusy: when the queue is full. The future raises the following errors.
+            DeadlineExceeded: when the job is late; it stops between two batches.
+            NotInStore: for an adapter of another base model.
+            LoadCheckFailed: for an adapter that fails its load check.
+            UsageError: for a text that is too long, and for too many dimensions.
+        """
+        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, truncate), timeout, caller)
+
+    def _encode(self, job: Job, pinned: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Embedded:
+        encoder = self._encoder(pinned)
+        lengths = []
+        for text in texts:
+            job.check()  # loading may have taken long, and so may a long text
+            lengths.append(encoder.tokens(text))
+        limit = encoder.max_tokens
+        if limit is not None and not truncate and max(lengths) > limit:
+            index = next(index for index, length in enumerate(lengths) if length > limit)
+            raise UsageError(
+                f"text {index + 1} has {lengths[index]} tokens, and {pinned} reads {limit}",
+                fix="Shorten it, or let it be cut with 'truncate': true.",
+            )
+        # Errors of the encoder name it: use the request's name, not the folder of the base model.
+        named = Encoder(encoder.model, pinned, dimensions)
+        vectors = named.encode(texts, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
+        return Embedded(vectors, sum(min(length, limit or length) for length in lengths))
+
+    def _encoder(self, pinned: str) -> Encoder:
+        if pinned not in self._loaded:
+            while len(self._loaded) >= self._max_loaded:  # evict first: the limit holds at every moment
+                self._loaded.popitem(last=False)
+            self._loaded[pinned] = self._load(pinned)
+        self._loaded.move_to_end(pinned)
+        return self._loaded[pinned]
+
+    def _load(self, pinned: str) -> Encoder:
+        if pinned in self.bases:
+            return Encoder.load(self.bases[pinned].name)
+        adapter = self._store.get(pinned)
+        base = next((base for base in self.bases.values() if _fits(adapter, base)), None)
+        if base is None:
+            raise NotInStore(
+                f"{pinned} is no adapter of an encoder of this server",
+                fix=f"Its encoders: {', '.join(self.bases) or 'none, start it with --encoder'}.",
+            )
+        return Encoder.load(base.name, adapter=adapter)
+
+
+def _fits(adapter: StoredAdapter, base: BaseModel) -> bool:
+    try:
+        check_base(adapter.reference, adapter.manifest.base, base)
+    except LoadCheckFailed:
+        return False
+    return True
