@@ -323,7 +323,10 @@ def load_task(name: str, folder: str | Path | None = None) -> Task:
     """
     plugins = _plugins(folder)
     if name not in plugins:
-        raise UsageError(f"there is no task '{name}'", fix=f"Known tasks: {', '.join(sorted(plugins)) or 'none'}.")
+        known = ", ".join(sorted(plugins)) or "none"
+        raise UsageError(
+            f"there is no task '{name}'", fix=f"Known tasks: {known}. For your own: --tasks FOLDER or SEARCHLORA_TASKS."
+        )
     return plugins[name]()
 
 

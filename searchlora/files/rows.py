@@ -512,8 +512,7 @@ def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) 
         raise DataError(
             f"there is no column '{missing[0]}'; the columns are {', '.join(columns) or 'none'}",
             where=where,
-            fix="Rename the column, set its name (`--option`, see `searchlora data formats`), or choose another "
-            "format.",
+            fix="The file needs this name in its header, or as a key; `data build` takes other names by `--option`.",
         )
 
 
