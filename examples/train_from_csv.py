@@ -24,4 +24,4 @@ stored = searchlora.train(
 print(f"{stored.reference} in {stored.path}")
 print(f"{stored.manifest.training['parameters_trained']:,} parameters trained")
 for measure, value in stored.manifest.metrics.items():
-    print(f"  {measure}: {value:.3f}")
+    print(f"  {measure}: {value}")

@@ -62,7 +62,9 @@ def train(
     with progress_bars() as steps:
         stored = verb(task, data, name, store=Store(store), tasks=tasks, steps=steps, **config)
     typer.echo(f"Stored {stored.reference} in {stored.path}")
-    typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in stored.manifest.metrics.items()))
+    # A measure that does not exist on these rows, such as a kappa of one grade, is stored as null.
+    known = {key: value for key, value in stored.manifest.metrics.items() if value is not None}
+    typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))
 
 
 def demo(

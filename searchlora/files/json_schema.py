@@ -122,7 +122,10 @@ def _additional(validator: Any, allowed: Any, instance: Any, schema: Mapping[str
         for name in extra:
             yield from validator.descend(instance[name], allowed, path=name)
     elif allowed is False and extra:
-        yield ValidationError(f"Additional properties are not allowed ({', '.join(map(repr, extra))} unexpected)")
+        were = "was" if len(extra) == 1 else "were"
+        yield ValidationError(
+            f"Additional properties are not allowed ({', '.join(map(repr, extra))} {were} unexpected)"
+        )
 
 
 def _references(schema: Any) -> Iterator[str]:

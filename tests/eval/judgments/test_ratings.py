@@ -41,7 +41,7 @@ RATING = st.builds(
     rater=st.sampled_from(["anna", "ben", "carl-2"]),
     time=st.just(TIME),
     seconds=st.floats(0, 1e6),
-    note=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    note=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
 )
 
 
