@@ -259,7 +259,7 @@ def test_recipes_that_make_no_sense(task, encoder_base, tmp_path):
         load_encoder_recipe({}, overrides=["quantization=nf4"])
     with pytest.raises(RecipeError, match=r"unknown key 'negatives.number'.*per_query"):
         load_encoder_recipe({}, overrides=["negatives.number=2"])
-    with pytest.raises(RecipeError, match="plus_ratio is not known for encoders"):
+    with pytest.raises(RecipeError, match="plus_ratio is not available for encoders"):
         load_encoder_recipe({}, overrides=["lora.plus_ratio=16"])
     with pytest.raises(RecipeError, match=r"matryoshka = \[8\] does not fit vectors of 16"):
         train_encoder(fast(encoder_base, "matryoshka=[8]"), encoder_base, rows, tmp_path / "run")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from searchlora.errors import DeadlineExceeded, UsageError
-from searchlora.server.api import embeddings
+from searchlora.server.api import encoders
 from searchlora.server.api.encoders import Encoders
 from tests.server.api.serving import made_service, served
 
@@ -28,13 +28,13 @@ def embedded(monkeypatch, go):
     """The first text of each call of an encoder."""
     texts: list[str] = []
 
-    class Seen(embeddings.Encoder):
+    class Seen(encoders.Encoder):
         def encode(self, given, **more):
             texts.append(given[0])
             assert given[0] != "held" or go.wait(30)
             return super().encode(given, **more)
 
-    monkeypatch.setattr(embeddings, "Encoder", Seen)
+    monkeypatch.setattr(encoders, "Encoder", Seen)
     return texts
 
 
