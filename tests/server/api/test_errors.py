@@ -158,7 +158,7 @@ def test_a_folder_that_is_not_the_stores_hides_nothing(client, store):
         ({"input": [1, 2]}, "input.0"),
         ({"input": ["x"] * 2049}, "input"),
         ({"input": "x" * 63}, "Text 1 has 65 tokens, and encoder reads 64"),
-        ({"dimensions": 17}, "cannot be cut"),
+        ({"dimensions": 17}, "cannot be truncated"),
         ({"encoding_format": "int8"}, "encoding_format"),
     ],
 )

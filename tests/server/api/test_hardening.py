@@ -18,7 +18,7 @@ import pytest
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.models.resolve import resolve
-from searchlora.server.api import embeddings, http_protocol
+from searchlora.server.api import encoders, http_protocol
 from searchlora.server.api.serve import make_server
 from tests.made import made_adapter
 from tests.server.api.serving import asked, made_service, served
@@ -303,7 +303,7 @@ def test_embeddings_stop_for_clients_that_left_and_callers_take_turns(tiny_base,
     service = made_service(tiny_base, store, encoder_base, api_keys=("first", "second"))
     batches, order = [], []
 
-    class Slow(embeddings.Encoder):
+    class Slow(encoders.Encoder):
         def encode(self, texts, *, batch_size, progress):
             order.append(texts[0])
             for start in range(0, len(texts), batch_size):
@@ -312,7 +312,7 @@ def test_embeddings_stop_for_clients_that_left_and_callers_take_turns(tiny_base,
                 progress(start, len(texts), "")
             return super().encode(texts[:1], batch_size=1)
 
-    monkeypatch.setattr(embeddings, "Encoder", Slow)
+    monkeypatch.setattr(encoders, "Encoder", Slow)
     with served(service) as url, ThreadPoolExecutor(8) as pool:
 
         def ask(key, texts, timeout=30.0):
