@@ -47,7 +47,7 @@ def child_server(
             start_new_session=True,
         )
         try:
-            if not _ready(process, (url := f"http://127.0.0.1:{port}") + ready):
+            if not is_ready(process, (url := f"http://127.0.0.1:{port}") + ready):
                 sys.exit(_failure(f"{name} did not start", process, log))
             yield url
         except Exception as error:
@@ -60,7 +60,8 @@ def child_server(
             process.wait(timeout=60)
 
 
-def _ready(process: subprocess.Popen[bytes], url: str) -> bool:
+def is_ready(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until a URL of a server answers with success; False if the process ends first or ten minutes pass."""
     end = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < end and process.poll() is None:
         with suppress(httpx.TransportError):

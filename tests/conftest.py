@@ -16,7 +16,7 @@ import pytest
 
 from searchlora.cli import main
 from searchlora.models.resolve import BaseModel, resolve
-from tests.tiny import build_tiny_base
+from searchlora.testing import build_tiny_base
 from tests.tiny_encoder import build_tiny_encoder
 
 

@@ -10,12 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import child_server
 from searchlora.eval.trec import read_run
 from tests.test_schema_3 import FIXTURE
 
@@ -113,33 +112,22 @@ def test_store_evaluate_and_promote_from_kept_outputs(core, old):
     assert "old-intent" in core("adapters", "show", "old-intent@production", "--store", "store")
 
 
-def test_run_through_a_server(core, old):
+def test_run_through_a_server(core, old, monkeypatch):
     """The server has torch; the pipeline that asks it does not."""
+    (old / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
+    documents = [{"id": f"d{n}", "title": "", "text": f"TENT {n} boot stove"} for n in range(5)]
+    (old / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+    monkeypatch.chdir(old)  # the manifests name their base relative to it
     script = Path(sys.executable).with_name("searchlora")
-    port = "18765"
-    serving = subprocess.Popen(
-        [script, "serve", "--base", "base", "--store", "store", "--port", port, "--precision", "fp32"],
-        cwd=old,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
-                break
-            except OSError:
-                assert serving.poll() is None
-                time.sleep(0.1)
-        (old / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
-        documents = [{"id": f"d{n}", "title": "", "text": f"TENT {n} boot stove"} for n in range(5)]
-        (old / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+    serve = [str(script), "serve", "--base", "base", "--store", "store", "--precision", "fp32", "--port"]
+    environment = {"PYTHONPATH": str(ROOT)}
+    with child_server(
+        "serve", lambda port: [*serve, str(port)], old / "server.log", ready="/readyz", environment=environment
+    ) as url:
         core(
             *("run", "rewrite_bm25", "--queries", "queries.tsv", "--corpus", "corpus.jsonl", "--out", "run.trec"),
-            *("--set", "adapter=old-rewriting@1", "--store", "store", "--server", f"http://127.0.0.1:{port}"),
+            *("--set", "adapter=old-rewriting@1", "--store", "store", "--server", url),
         )
-    finally:
-        serving.terminate()
-        serving.wait(60)
     assert set(read_run(old / "run.trec")) <= {"1", "2"}
 
 

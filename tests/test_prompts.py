@@ -13,7 +13,7 @@ from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import resolve
 from searchlora.prompts import Renderer, input_text, messages
 from searchlora.task import load_task
-from tests.tiny import build_tiny_base
+from searchlora.testing import build_tiny_base
 
 RECORD = {"id": "1", "group": "1", "query": "and in green?", "history": [], "rewrite": "green tents"}
 

@@ -10,8 +10,8 @@ from searchlora.adapters.golden import golden_of
 from searchlora.adapters.manifest import ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.models.resolve import BaseModel, resolve
+from searchlora.testing import build_tiny_base
 from tests.adapters.factories import EchoTask, draft_for, echo_task, made_adapter
-from tests.tiny import build_tiny_base
 
 # Read when torch is loaded, which no import above does. Where other processes want the cores too, OpenMP's threads
 # otherwise spin while they wait for each other, and a training step of this size takes a second instead of 5 ms.

@@ -54,7 +54,7 @@ class Inputs:
                 raise RuntimeError(f"the inputs cannot be made: {ended.stderr}")
 
     def _build_base(self) -> None:
-        from tests.tiny import build_tiny_base
+        from searchlora.testing import build_tiny_base
         from tests.tiny_encoder import build_tiny_encoder
 
         build_tiny_base(self.base, hidden=64)

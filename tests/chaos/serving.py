@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import quantiles
 
 import httpx
 
+from benchmarks.servers import child_server
 from tests.chaos.findings import Finding
 
 CLIENTS, ADAPTERS, TOKENS = 64, 8, 16
@@ -41,30 +40,13 @@ for n in range({ADAPTERS}):
     return folder / "base", folder / "store", [f"a{n}@1" for n in range(ADAPTERS)]
 
 
-@contextmanager
-def server(folder: Path, base: Path, store: Path, *more: str) -> Iterator[str]:
+def server(folder: Path, base: Path, store: Path, *more: str) -> AbstractContextManager[str]:
     """The address of a server process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"]
-    options = ["serve", "--base", base, "--store", store, "--port", port, "--precision", "fp32", *more]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen([*command, *map(str, options)], stdout=log, stderr=log)
-        url = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(600):
-                try:
-                    if httpx.get(f"{url}/readyz", timeout=1).is_success:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-                if process.poll() is not None:
-                    raise RuntimeError((folder / "server.log").read_text())
-            yield url
-        finally:
-            process.terminate()
-            process.wait(60)
+    script = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+    options = ["serve", "--base", base, "--store", store, "--precision", "fp32", *more]
+    command = [sys.executable, "-c", script, *map(str, options)]
+    log = folder / "server.log"
+    return child_server("searchlora serve", lambda port: [*command, "--port", str(port)], log, ready="/readyz")
 
 
 def load(folder: Path, seconds: float, seed: int) -> list[Finding]:

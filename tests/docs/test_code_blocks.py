@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import is_ready
 from tests.docs.blocks import PAGES, ROOT, blocks
 from tests.docs.conftest import write_block
 
@@ -17,7 +20,7 @@ RUN = [page for page in PAGES if any(block.language in ("bash", "python", "yaml"
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_of_page(page, workplace, cli):
     namespace: dict[str, object] = {"__name__": "__main__"}
-    with background() as servers:
+    with Servers() as servers:
         for block in blocks(page):
             if block.skipped is not None:
                 continue
@@ -57,8 +60,8 @@ def run(words, cli, servers):
     pytest.fail(f"a page shows a command that no test runs: {words}")
 
 
-class background:
-    """Servers that a page starts; they end with the page."""
+class Servers:
+    """Servers that a page starts, on the ports that it names; they end with the page."""
 
     def __init__(self):
         self.environment = {}
@@ -68,22 +71,10 @@ class background:
         return self
 
     def start(self, words):
-        import os
-        import time
-        import urllib.request
-        from pathlib import Path
-
         port = words[words.index("--port") + 1] if "--port" in words else "8000"
         script = Path(sys.executable).with_name("searchlora")
         self.running.append(subprocess.Popen([script, *words[1:]], env={**os.environ, **self.environment}))
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
-                return
-            except OSError:
-                assert self.running[-1].poll() is None, words
-                time.sleep(0.1)
-        pytest.fail(f"did not start: {words}")
+        assert is_ready(self.running[-1], f"http://127.0.0.1:{port}/readyz"), f"did not start: {words}"
 
     def __exit__(self, *_):
         for each in self.running:

@@ -14,9 +14,9 @@ from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
 from searchlora.inference.sequential import score_sequences
 from searchlora.models.resolve import resolve
+from searchlora.testing import build_tiny_base
 from tests.inference.small_models import small
 from tests.made import made_folder
-from tests.tiny import build_tiny_base
 
 PROMPTS = [(5, 6, 7, 8, 9, 10, 11), (9, 8)]
 ANSWERS = [((7, 8, 9, 12, 13, 2), (7, 9, 2), (8, 2)), ((3, 4, 2), (3, 4, 5, 2), (6, 2))]

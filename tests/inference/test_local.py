@@ -12,8 +12,8 @@ from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import resolve
+from searchlora.testing import build_tiny_base
 from tests.made import made_adapter, made_folder
-from tests.tiny import build_tiny_base
 from tests.words import first_word
 
 

@@ -14,7 +14,7 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import CATALOGUE, PackagedWeights, public_name, resolve
 from searchlora.prompts import Renderer
-from tests.tiny import build_tiny_base
+from searchlora.testing import build_tiny_base
 
 SMALL = "smollm2-135m-instruct-q4_1"
 
