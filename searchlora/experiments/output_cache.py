@@ -1,4 +1,4 @@
-"""Cache of model outputs on disk, keyed by prompts, decoding options, base, adapter and settings."""
+"""Cache of model outputs on disk, keyed by prompts, rendering version, decoding options, base, adapter and settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from searchlora.experiments.evaluation_run import EvaluationRun
 from searchlora.experiments.result_files import file_name, machine
 from searchlora.files import atomic_text, parse_json
 from searchlora.outputs import from_json, to_json
-from searchlora.prompts import messages
-from searchlora.recipe import PromptOptions
+from searchlora.prompts import RENDERING, messages
 from searchlora.task import PromptedTask
 
 
@@ -33,13 +32,13 @@ class Model:
         return None if self.bare else self.adapter.reference
 
     def task(self, evaluation_run: EvaluationRun) -> PromptedTask:
-        """The evaluation_run's task with this adapter's settings and, unless bare, its tuned values."""
+        """The evaluation run's task with this adapter's settings and, unless bare, its tuned values."""
         manifest = self.adapter.manifest
         return evaluation_run.task.bound(manifest.settings, None if self.bare else manifest.tuned)
 
 
 class OutputCache:
-    """The cached outputs of one evaluation_run, one JSON file per model.
+    """The cached outputs of one evaluation run, one JSON file per model.
 
     Args:
         folder: Where the files are; None: nothing is read or written.
@@ -98,17 +97,15 @@ class OutputCache:
         manifest = model.adapter.manifest
         weights = {} if model.bare else manifest.files
         task = [manifest.settings, {} if model.bare else manifest.tuned]
-        parts = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"], weights, task]
-        if manifest.prompt_options != PromptOptions():  # the default ones keep the keys of earlier releases
-            parts.append(manifest.prompt_options.model_dump())
+        base = [manifest.base.fingerprint.model_dump(), manifest.recipe["precision"]]
+        parts = [*base, weights, task, manifest.prompt_options.model_dump()]
         return hashlib.sha256((self._conditions + json.dumps(parts, sort_keys=True)).encode()).hexdigest()
 
 
 def _conditions(evaluation_run: EvaluationRun) -> str:
-    """All that an output depends on besides the model: prompts, decoding options, and the task's version."""
-    prompts = [
-        [dict(message) for message in messages(evaluation_run.task, record)] for record in evaluation_run.records
-    ]
-    prompts_sha256 = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    """All that an output depends on besides the model: prompts, rendering, decoding options, and the task's version."""
+    chats = [[dict(message) for message in messages(evaluation_run.task, record)] for record in evaluation_run.records]
+    chats_sha256 = hashlib.sha256(json.dumps(chats).encode()).hexdigest()
     options = {"max_new_tokens": evaluation_run.max_new_tokens, "constrained": evaluation_run.constrained}
-    return json.dumps([prompts_sha256, options, f"{evaluation_run.task.name} version {evaluation_run.task.version}"])
+    task = f"{evaluation_run.task.name} version {evaluation_run.task.version}"
+    return json.dumps([chats_sha256, RENDERING, options, task])

@@ -30,7 +30,7 @@ from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import public_name, resolve
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.pipelines.stages import AdapterStage
-from searchlora.prompts import messages
+from searchlora.prompts import RENDERING, messages
 from searchlora.recipe import load_recipe
 from searchlora.records import Record, SearchContext
 from searchlora.task import PromptedTask, load_prompted_task
@@ -212,4 +212,4 @@ def _load_judging_task(name: str, tasks: str | Path | None) -> PromptedTask:
 def _conditions(task: PromptedTask, generate: bool, max_new_tokens: int, weights: Mapping[str, Any]) -> str:
     options = {"max_new_tokens": max_new_tokens, "generate": generate}
     plugin = {"task": f"{task.name} version {task.version}", "settings": task.settings, "tuned": task.tuned}
-    return json.dumps({**plugin, "options": options, **weights}, sort_keys=True)
+    return json.dumps({**plugin, "options": options, "rendering": RENDERING, **weights}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""Grades that lie on disk from a stopped run come back as they were, with their reasons."""
+"""Log of grades on disk: grades and reasons of an interrupted run are reused for the same judge and prompt."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
+from searchlora.experiments.judge import llm_judge
 from searchlora.experiments.judge.grade_log import grade_records
 from searchlora.experiments.judge.llm_judge import Judge, load_judge
 from searchlora.outputs import Grade, InvalidOutput
 from searchlora.progress import silent
+from searchlora.prompts import RENDERING
 
 PAIRS = [
     {"id": f"t d{n}", "group": "t", "query": "a tent", "passage": f"It sleeps {n}.", "title": ""} for n in range(2)
@@ -21,30 +23,48 @@ PAIRS = [
 
 @pytest.fixture
 def judge(tiny_base, tmp_path) -> Judge:
-    """A bare base that is asked for reasons by a dataset's settings."""
+    """A bare base whose settings, from a dataset, ask for reasons."""
     rows = tmp_path / "rows.jsonl"
-    told = ({**pair, "grade": grade, "reason": "Why."} for pair, grade in zip(PAIRS, (1, 2), strict=True))
-    rows.write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
+    records = ({**pair, "grade": grade, "reason": "Why."} for pair, grade in zip(PAIRS, (1, 2), strict=True))
+    rows.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     build("judgment", rows, format="native", out=tmp_path / "data", options={"reason": "yes"}, shares=(1.0, 0.0, 0.0))
-    asked = {"adapter": None, "base": str(tiny_base.path), "task": "judgment", "settings": tmp_path / "data"}
-    return load_judge(**asked, generate=False, store=Store(tmp_path / "store"))
+    return _load(tiny_base, tmp_path)
 
 
-def test_reasons_are_kept_with_their_grades(judge, tmp_path):
+def _load(base, folder) -> Judge:
+    settings = folder / "data"
+    return load_judge(
+        adapter=None,
+        base=str(base.path),
+        task="judgment",
+        settings=settings,
+        generate=False,
+        store=Store(folder / "store"),
+    )
+
+
+def test_reasons_are_logged_with_their_grades(judge, tmp_path):
     assert judge.max_new_tokens == 80
     longer = replace(judge, max_new_tokens=1300)
-    found = grade_records(longer, PAIRS, tmp_path / "kept", silent)
-    assert all(isinstance(each, Grade) and each.reason and each.probabilities for each in found)
-    nobody = replace(longer, engine=None)
-    assert grade_records(nobody, PAIRS, tmp_path / "kept", silent) == found
+    grades = grade_records(longer, PAIRS, tmp_path / "log", silent)
+    assert all(isinstance(each, Grade) and each.reason and each.probabilities for each in grades)
+    without_engine = replace(longer, engine=None)
+    assert grade_records(without_engine, PAIRS, tmp_path / "log", silent) == grades
 
 
-def test_grades_kept_before_there_were_reasons_are_taken(judge, tmp_path):
+def test_logged_grades_without_a_reason_field_are_reused(judge, tmp_path):
     rows = [
         {"key": judge.key(PAIRS[0]), "grade": 1, "probabilities": [0.1, 0.6, 0.2, 0.1]},
         {"key": judge.key(PAIRS[1]), "invalid": {"raw": "x", "reason": "not a grade of the scale"}},
     ]
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "grades.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = grade_records(replace(judge, engine=None), PAIRS, tmp_path / "kept", silent)
-    assert found == [Grade(1, (0.1, 0.6, 0.2, 0.1)), InvalidOutput("x", "not a grade of the scale")]
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "grades.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    grades = grade_records(replace(judge, engine=None), PAIRS, tmp_path / "log", silent)
+    assert grades == [Grade(1, (0.1, 0.6, 0.2, 0.1)), InvalidOutput("x", "not a grade of the scale")]
+
+
+def test_grades_of_another_rendering_version_are_not_reused(judge, tiny_base, monkeypatch, tmp_path):
+    """The same chat may render to other token ids under another version of the renderer."""
+    key = judge.key(PAIRS[0])
+    monkeypatch.setattr(llm_judge, "RENDERING", RENDERING + 1)
+    assert _load(tiny_base, tmp_path).key(PAIRS[0]) != key
