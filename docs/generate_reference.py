@@ -159,6 +159,41 @@ def _type(annotation: Any) -> str:
     )
 
 
+def dataset_options() -> str:
+    """Every `--option` of every format of the built-in tasks."""
+    from searchlora.task import load_tasks
+
+    parts = [
+        "# Dataset options\n",
+        NOTE,
+        "`searchlora data build TASK SOURCE --format FORMAT --option NAME=VALUE` passes options to the reader of the\n"
+        "source format. `--option` is repeatable; an unknown name is refused. `searchlora data formats TASK` prints\n"
+        "the same for any task, also your own. A *column* is the name of a column of the source, a *file* is a path.\n"
+        "The dataset card keeps the options of its build. Options of training are [recipe keys](recipe.md).\n",
+    ]
+    built_in = {n: task for n, task in load_tasks().items() if type(task).__module__.startswith("searchlora.tasks.")}
+    for name, task in sorted(built_in.items()):
+        formats = [(each.name, each.description) for each in task.formats.values()]
+        parts += [f"## {name}\n", _table(("format", "source"), [(f"`{key}`", text) for key, text in formats])]
+        found: dict[tuple[str, Any], list[str]] = {}
+        for format in task.formats.values():
+            for key, option in format.options.items():
+                found.setdefault((key, option), []).append(format.name)
+        rows = [
+            (
+                f"`{key}`",
+                "all" if len(names) == len(formats) else ", ".join(f"`{each}`" for each in names),
+                option.type,
+                "required" if option.required else option.default or "",
+                option.meaning,
+            )
+            for (key, option), names in found.items()
+        ]
+        if rows:
+            parts.append(_table(("option", "formats", "type", "default", "meaning"), rows))
+    return "\n".join(parts)
+
+
 def errors() -> str:
     """Every error class, by what it is about."""
     import searchlora.errors as module
@@ -202,7 +237,14 @@ def http() -> str:
     return f"# HTTP API\n\n{NOTE}{text.partition(chr(10))[2]}"
 
 
-PAGES = {"cli": cli, "recipe": recipe, "pipeline": pipeline, "errors": errors, "http": http}
+PAGES = {
+    "cli": cli,
+    "dataset-options": dataset_options,
+    "recipe": recipe,
+    "pipeline": pipeline,
+    "errors": errors,
+    "http": http,
+}
 
 
 def main(check: bool = False) -> int:

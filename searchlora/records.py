@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -67,6 +67,33 @@ class Collection:
 
 
 @dataclass(frozen=True)
+class Option:
+    """An option of a format's reader, given as `--option NAME=VALUE`.
+
+    Args:
+        meaning: One phrase.
+        type: What the value is: `text`, `file`, `column`, `yes or no`, a number with its bounds, or the allowed values.
+        default: The default as it would be typed, or described; None: there is none.
+        required: Whether the reader needs it.
+
+    Examples:
+        >>> print(Option("number of passages per row", "whole number ≥ 1", "5"))
+        number of passages per row (whole number ≥ 1; default: 5)
+        >>> print(Option("the documents of the log", "file", required=True))
+        the documents of the log (file; required)
+    """
+
+    meaning: str
+    type: str = "text"
+    default: str | None = None
+    required: bool = False
+
+    def __str__(self) -> str:
+        end = "; required" if self.required else "" if self.default is None else f"; default: {self.default}"
+        return f"{self.meaning} ({self.type}{end})"
+
+
+@dataclass(frozen=True)
 class Format:
     """A public or native format of a task's source data.
 
@@ -75,20 +102,29 @@ class Format:
         description: One line for `searchlora data formats`.
         read: Yields rows lazily in file order; raises `RowError` only if the rest of the source cannot be read.
         collection: Returns the documents and judgments of the source; None if the format has none.
-        options: Name -> description of each `--option` of the reader.
+        options: Name -> `Option` of the reader; a plain description is taken as an option of text.
         sidecars: Names of files in the source folder that are copied into the dataset folder unchanged.
         passes: Number of times that `read` reads its source, for the estimate of the remaining time.
         implied: Returns options found in the source (such as a schema in its folder); the user's options override them.
+
+    Examples:
+        >>> own = Format("own", "our export", lambda path, options: iter(()), options={"language": "the one to keep"})
+        >>> own.options["language"]
+        Option(meaning='the one to keep', type='text', default=None, required=False)
     """
 
     name: str
     description: str
     read: Callable[[Path, Options], Iterator[SourceRow | RejectedRow | SourceReport]]
     collection: Callable[[Path, Options], Collection] | None = None
-    options: Mapping[str, str] | None = None
+    options: Mapping[str, Option] = field(default_factory=dict)
     sidecars: tuple[str, ...] = ()
     passes: int = 1
     implied: Callable[[Path], Options] | None = None
+
+    def __post_init__(self) -> None:
+        options = {name: Option(each) if isinstance(each, str) else each for name, each in (self.options or {}).items()}
+        object.__setattr__(self, "options", options)
 
 
 @dataclass(frozen=True)

@@ -97,15 +97,19 @@ def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption =
     if as_json:
         print_json(
             [
-                {"name": name, "description": entry.description, "options": dict(entry.options or {})}
+                {
+                    "name": name,
+                    "description": entry.description,
+                    "options": {key: str(option) for key, option in entry.options.items()},
+                }
                 for name, entry in entries
             ]
         )
         return
     for name, entry in entries:
         typer.echo(f"{name:<12} {entry.description}")
-        for key, meaning in (entry.options or {}).items():
-            typer.echo(f"{'':<12}   --option {key}=…  {meaning}")
+        for key, option in entry.options.items():
+            typer.echo(f"{'':<12}   --option {key}=…  {option}")
 
 
 @app.command(epilog=example("searchlora data shop --out shop"))

@@ -55,8 +55,8 @@ def show(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption = Fa
     typer.echo("\nformats")
     for name, format in entry["formats"].items():
         typer.echo(f"  {name:<16}{format['description']}")
-        for option, meaning in format["options"].items():
-            typer.echo(f"  {'':<16}  --option {option}=…  {meaning}")
+        for option, described in format["options"].items():
+            typer.echo(f"  {'':<16}  --option {option}=…  {described}")
     for heading in ("settings", "recipe"):
         if entry[heading]:
             typer.echo(f"\n{heading}")
@@ -99,7 +99,10 @@ def _described(task: Task) -> dict[str, Any]:
         "folder": str(task.folder),
         "record": {name: name in schema.get("required", []) for name in schema.get("properties", {})},
         "formats": {
-            name: {"description": format.description, "options": dict(format.options or {})}
+            name: {
+                "description": format.description,
+                "options": {name: str(option) for name, option in format.options.items()},
+            }
             for name, format in task.formats.items()
         },
         "settings": dict(task.default_settings),

@@ -289,7 +289,7 @@ def _format(task: Task, name: str) -> Format:
 
 
 def _check_options(format: Format, options: Mapping[str, str]) -> None:
-    known = format.options or {}
+    known = format.options
     for name in options:
         if name not in known:
             raise UsageError(

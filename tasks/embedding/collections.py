@@ -18,6 +18,7 @@ from searchlora.records import (
     Collection,
     Document,
     Judgment,
+    Option,
     Options,
     Record,
     RejectedRow,
@@ -33,10 +34,11 @@ Found = Iterator[SourceRow | RejectedRow | SourceReport]
 #: Clicked at least as often as expected at its positions; the lowest grade that counts as relevant.
 CLICKS_RELEVANT = 2
 
-CLICKS_OPTIONS: Mapping[str, str] = {
-    "documents": "the file with the documents (id, text, title) of the log; required",
-    "minimum": f"minimum number of impressions of a query-document pair (default {MINIMUM})",
-    **{name: f"the column with the {name} (default: {column})" for name, column in COLUMNS.items()},
+_FIELDS = {"query": "query", "document": "document id", "position": "position, from 1", "clicked": "click, 1 or true"}
+CLICKS_OPTIONS: Mapping[str, Option] = {
+    "documents": Option("the documents (id, text, title) of the log", "file", required=True),
+    "minimum": Option("minimum number of impressions of a query-document pair", "whole number ≥ 0", f"{MINIMUM}"),
+    **{name: Option(f"the {_FIELDS[name]}", "column", column) for name, column in COLUMNS.items()},
 }
 
 

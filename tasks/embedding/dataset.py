@@ -14,7 +14,7 @@ from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_rows
-from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceRow
+from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
     CLICKS_RELEVANT,
@@ -32,14 +32,12 @@ SHOP_RECORDS, SHOP_CATEGORIES = "embedding.jsonl", "categories.jsonl"
 JSON_FIELDS = ("positives", "negatives")
 
 #: Columns of pairs and triples -> description of the option that renames them.
-PAIR_COLUMNS: Mapping[str, str] = {
-    "query": "the column with the query (anchor)",
-    "positive": "the column with a relevant text",
-    "negative": "the column with a text that is not relevant (default: negative, if present)",
-    "group": "a column whose values define groups that stay in one split (default: the query, ignoring case)",
+PAIR_COLUMNS: Mapping[str, Option] = {
+    "query": Option("the query (anchor)", "column", "query"),
+    "positive": Option("a relevant text", "column", "positive"),
+    "negative": Option("a text that is not relevant", "column", "negative, if present"),
+    "group": Option("rows with the same value go to one split", "column", "the query without case and punctuation"),
 }
-
-RELEVANT_OPTION = {"relevant": "the lowest grade that counts as relevant (default 1)"}
 
 
 def check_kind(records: Iterable[Record]) -> None:
@@ -156,7 +154,7 @@ def _row(row: SourceRow, id_: Any, group: Any, query: Any, **more: Any) -> Sourc
 
 
 def _judged(
-    name: str, description: str, judged: Callable[[Path, Options], Judged], options: Mapping[str, str], relevant: int
+    name: str, description: str, judged: Callable[[Path, Options], Judged], options: Mapping[str, Option], relevant: int
 ) -> Format:
     """A format whose source is a test collection."""
 
@@ -166,7 +164,8 @@ def _judged(
     def collection(source: Path, options: Options) -> Collection:
         return collection_of(judged(source, _reader_options(options)), _relevant_grade(options, relevant))
 
-    return Format(name, description, read, collection, {**options, **RELEVANT_OPTION}, passes=2)
+    relevant_option = Option("the lowest grade that counts as relevant", "whole number ≥ 1", f"{relevant}")
+    return Format(name, description, read, collection, {**options, "relevant": relevant_option}, passes=2)
 
 
 def _reader_options(options: Options) -> Options:

@@ -10,16 +10,21 @@ from typing import Any
 from searchlora.errors import DataError, UsageError
 from searchlora.files import parse_json
 from searchlora.files.json_schema import check_json_schema
-from searchlora.records import Options, Record
+from searchlora.records import Option, Options, Record
 from searchlora.tasks.intent.answers import KINDS, enum_values, kind_of
 
 #: Options of every format of the task.
-OPTIONS: Mapping[str, str] = {
-    "kind": "the answer to use where a record has several: label, labels or object (default: the one that it has)",
-    "labels": "a text file with the label set, one label per line (default: the labels of the training rows)",
-    "schema": "a file with the JSON Schema of the object; required where answers are objects",
-    "out_of_scope": "the label, or the value of a field, for queries that no other label fits; empty for none "
-    "(default: the label oos, where rows have it)",
+OPTIONS: Mapping[str, Option] = {
+    "kind": Option(
+        "the answer to use where records have several", "label, labels or object", "the one that the records have"
+    ),
+    "labels": Option("the label set, one label per line", "file", "the labels of the training rows"),
+    "schema": Option("the JSON Schema of the object; required where answers are objects", "file"),
+    "out_of_scope": Option(
+        "the label, or the value of a field, for queries that no other label fits; empty: none",
+        "text",
+        "the label oos, if rows have it",
+    ),
 }
 
 #: The usual name of the out-of-scope label in public data (CLINC150 and later sets).

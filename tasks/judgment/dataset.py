@@ -13,12 +13,12 @@ from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
 from searchlora.outputs import Graded, InvalidOutput
-from searchlora.records import Format, Options, Record, RejectedRow, SourceRow
+from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.judgment.guideline import OPTIONS, REASON_OPTION, Guideline, guideline_of, settings_of
 
 SHOP_RECORDS = "judgment.jsonl"
 REQUIRED_FIELDS = ("id", "group", "query", "passage", "grade")
-UNJUDGED = {"unjudged": "add this many unjudged passages per query with grade 0 (default 0)"}
+UNJUDGED = {"unjudged": Option("number of unjudged passages per query to add with grade 0", "whole number ≥ 0", "0")}
 
 #: Grade of `cranfield_collection` (4: complete answer, 1: minimum interest) -> grade of a record.
 CRANFIELD_GRADES = {4: 3, 3: 2, 2: 1, 1: 1}

@@ -22,24 +22,26 @@ from typing import Any
 
 from searchlora.errors import DataError, UsageError
 from searchlora.files.yaml_text import parse_yaml
-from searchlora.records import Options
+from searchlora.records import Option, Options
 
 #: Default maximum of characters of title and passage in the prompt, about 80 words of English. One in four passages of
 #: TREC DL 2019 is longer.
 CHARACTERS = 480
 
-OPTIONS: Mapping[str, str] = {
-    "guideline": "a YAML or Markdown file with the grades and their meanings, or 'products' for the built-in product "
-    "grades",
-    "grades": "2, 3 or 4: the built-in passage grades, with the source's four grades mapped to this many (default 4)",
-    "relevant": "the lowest grade that counts as relevant (default: as in the guideline, else the upper half of the "
-    "scale)",
-    "characters": f"maximum number of characters of title and passage in the prompt (default {CHARACTERS})",
+OPTIONS: Mapping[str, Option] = {
+    "guideline": Option("the grades and their meanings (YAML or Markdown), or the word `products`", "file"),
+    "grades": Option("number of built-in grades, to which the source's four grades are mapped", "2, 3 or 4", "4"),
+    "relevant": Option(
+        "the lowest grade that counts as relevant", "whole number", "the guideline's, else the upper half of the scale"
+    ),
+    "characters": Option(
+        "maximum number of characters of title and passage in the prompt", "whole number ≥ 1", f"{CHARACTERS}"
+    ),
 }
 
 #: An option of formats whose records have a reason.
-REASON_OPTION: Mapping[str, str] = {
-    "reason": "yes or no: whether the model learns to give a one-sentence reason, from the field 'reason' (default: no)"
+REASON_OPTION: Mapping[str, Option] = {
+    "reason": Option("learn to give a one-sentence reason, from the field `reason`", "yes or no", "no")
 }
 
 _BUILT_IN = Path(__file__).parent

@@ -14,7 +14,7 @@ from searchlora.data.formats.common import NATIVE, native
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedText, InvalidOutput
-from searchlora.records import Document, Format, Options, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Document, Format, Option, Options, RejectedRow, SourceReport, SourceRow
 from searchlora.tasks.rag_answer import distractors, settings
 from searchlora.tasks.rag_answer.citations import sentences
 from searchlora.tasks.rag_answer.distractors import PassagePool, RecordPlan, SourceQuestion, make_rows
@@ -282,7 +282,7 @@ def connected(keys: Sequence[Iterable[str]]) -> list[int]:
     return [root(row) for row in range(len(keys))]
 
 
-def _format(name: str, description: str, read: Callable[[Path, Options], Rows], **options: str) -> Format:
+def _format(name: str, description: str, read: Callable[[Path, Options], Rows], **options: Option) -> Format:
     return Format(name=name, description=description, read=_checked(read), options={**options, **settings.OPTIONS})
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
 from searchlora.errors import UsageError
-from searchlora.records import Document, Options, RejectedRow, SourceRow
+from searchlora.records import Document, Option, Options, RejectedRow, SourceRow
 from searchlora.retrieval.analysis import Analyzer
 from searchlora.retrieval.bm25 import BM25Index
 from searchlora.tasks.rag_answer import settings
@@ -30,15 +30,6 @@ from searchlora.tasks.rag_answer.truncation import passage_texts, search_text
 #: The kind of a record without its gold passages, and the suffix of its id.
 WITHOUT_GOLD = "gold taken out"
 WITHOUT_GOLD_SUFFIX = "_without_gold"
-
-OPTIONS = {
-    "passages": "number of passages per row, including distractors (default 5)",
-    "gold": "maximum number of gold passages per row (default 3, or all passages if fewer)",
-    "missing": "share of answerable rows that get a second, unanswerable row without gold passages (default 0.2, as in "
-    "RAFT)",
-    "sentences": "maximum number of sentences of an answer (default 3)",
-    "shuffle": "random seed of the passage order (default 13)",
-}
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,23 @@ class RecordPlan:
             f"{self.missing:.0%} of the answerable rows have a second row without gold passages, whose answer is the "
             f"abstention ('{WITHOUT_GOLD}').",
         )
+
+
+OPTIONS: Mapping[str, Option] = {
+    "passages": Option(
+        "number of passages per row, including distractors", "whole number ≥ 1", f"{RecordPlan.passages}"
+    ),
+    "gold": Option(
+        "maximum number of gold passages per row, at most `passages`", "whole number ≥ 1", f"{RecordPlan.gold}"
+    ),
+    "missing": Option(
+        "share of answerable rows that get a second, unanswerable row without gold passages",
+        "number from 0 to 1",
+        f"{RecordPlan.missing:g}",
+    ),
+    "sentences": Option("maximum number of sentences of an answer", "whole number ≥ 1", f"{RecordPlan.sentences}"),
+    "shuffle": Option("random seed of the passage order", "whole number ≥ 1", f"{RecordPlan.shuffle}"),
+}
 
 
 class PassagePool:

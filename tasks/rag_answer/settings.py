@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.records import Options
+from searchlora.records import Option, Options
 from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE
 
 DEFAULT: Mapping[str, Any] = {
@@ -17,15 +17,18 @@ DEFAULT: Mapping[str, Any] = {
     "words": WORDS_PER_PASSAGE,
 }
 
-OPTIONS: Mapping[str, str] = {
-    "abstention": f"the sentence that answers an unanswerable question (default: {DEFAULT['abstention']})",
-    "style": f"a text file with one or two sentences on the style of answers (default: {DEFAULT['style']})",
-    "citations": "yes or no: whether answers cite passages (default: yes)",
-    "words": f"maximum number of words of a passage in the prompt (default {WORDS_PER_PASSAGE})",
+MIN_WORDS = 10
+
+OPTIONS: Mapping[str, Option] = {
+    "abstention": Option("the sentence that answers an unanswerable question", "text", DEFAULT["abstention"]),
+    "style": Option("one or two sentences on the style of answers", "file", DEFAULT["style"]),
+    "citations": Option("whether answers cite passages", "yes or no", "yes"),
+    "words": Option(
+        "maximum number of words of a passage in the prompt", f"whole number ≥ {MIN_WORDS}", f"{WORDS_PER_PASSAGE}"
+    ),
 }
 
 MAX_STYLE_CHARACTERS = 600  # every prompt contains the style
-MIN_WORDS = 10
 
 
 def settings_from(options: Options) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from searchlora.data.formats.common import NATIVE, mapped, native, with_options
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows
-from searchlora.records import Collection, Format, Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 
 SHOP_RECORDS = "rewriting.jsonl"
 VOCABULARY = "vocabulary.json"
@@ -26,8 +26,8 @@ CAST = {
 
 #: The option of every format with a list of protected words.
 PROTECTED = "protected"
-OPTIONS: Mapping[str, str] = {
-    PROTECTED: "a text file of protected words such as brands, one per line; a rewrite must keep those in the query"
+OPTIONS: Mapping[str, Option] = {
+    PROTECTED: Option("protected words such as brands, one per line; a rewrite must keep those in the query", "file")
 }
 
 REQUIRED_FIELDS = ("id", "group", "query", "rewrite")
@@ -163,7 +163,11 @@ FORMATS: Mapping[str, Format] = {
             read=mapped(_canard_turns, _canard),
             collection=lambda source, _: conversations.canard_collection(source),
             options={
-                "from_turn": "leave out questions before this turn; 2 skips first questions, which depend on the title"
+                "from_turn": Option(
+                    "turn of the first question read; 2 skips the questions that depend on the title",
+                    "whole number ≥ 0",
+                    "1",
+                )
             },
             passes=2,
         ),
@@ -176,7 +180,7 @@ FORMATS: Mapping[str, Format] = {
                 ),
                 _cast,
             ),
-            options={"rewrites": "the TSV with the human rewrites, if it is not beside the topics"},
+            options={"rewrites": Option("the human rewrites as TSV", "file", "a TSV beside the topics")},
         ),
         *(
             Format(

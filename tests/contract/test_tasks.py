@@ -36,7 +36,7 @@ def test_its_formats_are_told_and_it_reads_native_records_and_the_made_shop(task
     assert {"native", "shop"} <= task.formats.keys()
     for name, format in task.formats.items():
         assert format.name == name and format.description
-        assert all(format.options.values()) if format.options else True
+        assert all(option.meaning and option.type for option in format.options.values())
 
 
 @every_task

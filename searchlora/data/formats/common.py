@@ -13,7 +13,7 @@ from searchlora.data.splits import SPLIT_NAMES, SPLITS
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import fingerprint, normalised
 from searchlora.files import EXTENSIONS, parse_json, read_rows
-from searchlora.records import Format, Options, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 
 
 def split_files(source: Path) -> Iterator[tuple[Path, str | None]]:
@@ -78,14 +78,14 @@ def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Record])
 
 def with_options(
     format: Format,
-    options: Mapping[str, str],
+    options: Mapping[str, Option],
     converter: Callable[[Options], Callable[[SourceRow], SourceRow | RejectedRow]],
 ) -> Format:
     """A format with further options, by which every row that it reads is checked or changed.
 
     Args:
         format: The format to extend.
-        options: Name -> meaning of each further option; they are not passed to the format's reader.
+        options: Each further option by its name; they are not passed to the format's reader.
         converter: Returns a function for rows from the given options. It may raise for unusable options.
     """
 
@@ -94,7 +94,7 @@ def with_options(
         for row in format.read(source, {key: value for key, value in values.items() if key not in options}):
             yield convert(row) if isinstance(row, SourceRow) else row
 
-    return replace(format, read=read, options={**(format.options or {}), **options})
+    return replace(format, read=read, options={**format.options, **options})
 
 
 def _from_cells(

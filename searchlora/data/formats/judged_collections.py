@@ -24,7 +24,7 @@ from searchlora.eval.formats import read_qrels, read_topics
 from searchlora.eval.trec import Qrels
 from searchlora.files import numbered_lines, open_bytes, read_rows, strict
 from searchlora.files.rows import delimited_fields
-from searchlora.records import Collection, Document, Judgment, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Collection, Document, Judgment, Option, RejectedRow, SourceReport, SourceRow
 
 _SEED = 13
 
@@ -176,10 +176,10 @@ def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
 
 
 #: Options of `read_trec`: name -> meaning.
-TREC_OPTIONS: Mapping[str, str] = {
-    "topics": "the file of topics, in the folder or elsewhere (default: the one named topics… or queries…)",
-    "qrels": "the file of judgments (default: the one named qrels…)",
-    "corpus": "the file of documents (default: the one named corpus…, collection… or documents…)",
+TREC_OPTIONS: Mapping[str, Option] = {
+    "topics": Option("the topics, in the folder or elsewhere", "file", "the file named topics… or queries…"),
+    "qrels": Option("the judgments", "file", "the file named qrels…"),
+    "corpus": Option("the documents", "file", "the file named corpus…, collection… or documents…"),
 }
 _NAME_PREFIXES = {"topics": ("topics", "queries"), "qrels": ("qrels",), "corpus": ("corpus", "collection", "documents")}
 

@@ -24,13 +24,13 @@ from searchlora.eval.formats import read_qrels
 from searchlora.eval.text_identity import fingerprint
 from searchlora.files import Rows, open_bytes, read_rows, strict
 from searchlora.files.rows import parquet_rows
-from searchlora.records import RejectedRow, SourceRow
+from searchlora.records import Option, RejectedRow, SourceRow
 
 #: ESCI label -> grade: exact, substitute, complement, irrelevant.
 ESCI_GRADES: Mapping[str, int] = {"E": 3, "S": 2, "C": 1, "I": 0}
-ESCI_OPTIONS: Mapping[str, str] = {
-    "locale": "us, es or jp (default us)",
-    "small_version": "yes: only the examples of the small version (the queries that are not easy)",
+ESCI_OPTIONS: Mapping[str, Option] = {
+    "locale": Option("locale of the examples", "us, es or jp", "us"),
+    "small_version": Option("read only the small version, which leaves out easy queries", "yes or no", "no"),
 }
 
 _EXAMPLES = ("example_id", "query", "query_id", "product_id", "product_locale", "esci_label", "split")

@@ -11,13 +11,13 @@ from searchlora.data.formats.common import split_files
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
 from searchlora.files import Rows, check_file, json_file, read_rows
-from searchlora.records import RejectedRow, SourceRow
+from searchlora.records import Option, RejectedRow, SourceRow
 
 #: Options of `read_labelled`: column -> meaning; each names a column that is called differently in the source.
-LABEL_COLUMNS: Mapping[str, str] = {
-    "text": "the column with the text",
-    "label": "the column with its label",
-    "id": "the column with the id, one word (default: the split, if any, and the number of the row)",
+LABEL_COLUMNS: Mapping[str, Option] = {
+    "text": Option("the text", "column", "text"),
+    "label": Option("the label of the text", "column", "label"),
+    "id": Option("the id, one word", "column", "the split, if any, and the number of the row"),
 }
 
 

@@ -9,15 +9,18 @@ from typing import Any
 from searchlora.data.formats.common import PairIds, split_files
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_rows
-from searchlora.records import RejectedRow, SourceRow
+from searchlora.records import Option, RejectedRow, SourceRow
 
 #: Options of `read_pairs`: column -> meaning; each names a column that is called differently in the source.
-PAIR_COLUMNS: Mapping[str, str] = {
-    "query": "the column with the query as typed",
-    "rewrite": "the column with the better query",
-    "group": "a column whose equal values go to one split (default: the query itself, case and punctuation aside)",
-    "id": "the column with the id, one word, that judgments name (default: id where there is one, else a hash of "
-    "the normalised query, and of the rewrite too from the query's second row on; empty: always the hash)",
+PAIR_COLUMNS: Mapping[str, Option] = {
+    "query": Option("the query as typed", "column", "query"),
+    "rewrite": Option("the better query", "column", "rewrite"),
+    "group": Option("rows with the same value go to one split", "column", "the query without case and punctuation"),
+    "id": Option(
+        "the id, one word, that judgments name; empty: always a hash",
+        "column",
+        "id if present, else a hash of the normalised query, and from its second row on of the rewrite too",
+    ),
 }
 
 
@@ -55,12 +58,15 @@ def _given_id(row: SourceRow, column: str) -> Any:
 
 
 #: Options of `read_faq`: column -> meaning; each names a column that is called differently in the source.
-FAQ_COLUMNS: Mapping[str, str] = {
-    "question": "the column with the question",
-    "answer": "the column with the answer",
-    "section": "a column whose equal values belong together and go to one split (default: section where there is one, "
-    "else each question is a group of its own; empty: each question)",
-    "id": "the column with the id, one word (default: id where there is one, else a hash of the normalised question)",
+FAQ_COLUMNS: Mapping[str, Option] = {
+    "question": Option("the question", "column", "question"),
+    "answer": Option("the answer", "column", "answer"),
+    "section": Option(
+        "rows with the same value go to one split; empty: each question is a group",
+        "column",
+        "section if present, else each question is a group",
+    ),
+    "id": Option("the id, one word", "column", "id if present, else a hash of the normalised question"),
 }
 
 

@@ -20,29 +20,35 @@ from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import EXCERPT, read_rows
 from searchlora.files.json_text import value_fault
-from searchlora.records import RejectedRow, SourceReport, SourceRow
+from searchlora.records import Option, RejectedRow, SourceReport, SourceRow
 
-#: Options that name the columns of the log: column -> meaning.
-COLUMNS: Mapping[str, str] = {
-    "session": "the column with the session",
-    "time": "the column with the time, in seconds or ISO 8601",
-    "query": "the column with the query",
-    "clicks": "the column with the number of clicks, or the clicked ids between blanks or commas",
-    "user": "the column with the user, if there is one",
+#: Options that name the columns of the log.
+COLUMNS: Mapping[str, Option] = {
+    "session": Option("the session", "column", "session"),
+    "time": Option("the time, in seconds or ISO 8601", "column", "time"),
+    "query": Option("the query", "column", "query"),
+    "clicks": Option("number of clicks, or the clicked ids separated by blanks or commas", "column", "clicks"),
+    "user": Option("the user; without it, sessions are counted as users", "column", "user, if present"),
 }
 
 #: Options that set the thresholds of mining.
-THRESHOLDS: Mapping[str, str] = {
-    "window": f"seconds between a failed query and its reformulation ({Rules.window:g})",
-    "min_clicks": f"clicks that make a success ({Rules.min_clicks})",
-    "similarity": f"share of letter triples that relates queries without a common word ({Rules.similarity:g})",
-    "min_users": f"users who must have issued a query ({Rules.min_users})",
-    "max_session": f"queries of a session, above which it is left out ({Rules.max_session})",
+THRESHOLDS: Mapping[str, Option] = {
+    "window": Option(
+        "maximum number of seconds between a failed query and its reformulation", "number ≥ 0", f"{Rules.window:g}"
+    ),
+    "min_clicks": Option("minimum number of clicks of a successful query", "whole number ≥ 1", f"{Rules.min_clicks}"),
+    "similarity": Option(
+        "minimum share of common letter triples of related queries without a common word",
+        "number from 0 to 1",
+        f"{Rules.similarity:g}",
+    ),
+    "min_users": Option("minimum number of users of a query", "whole number ≥ 1", f"{Rules.min_users}"),
+    "max_session": Option("maximum number of queries of a session", "whole number ≥ 1", f"{Rules.max_session}"),
 }
-OPTIONS: Mapping[str, str] = {
+OPTIONS: Mapping[str, Option] = {
     **COLUMNS,
     **THRESHOLDS,
-    "order_pattern": "a regular expression for your order numbers, masked too",
+    "order_pattern": Option("your order numbers, which are masked too", "regular expression"),
 }
 
 #: Option -> lowest and highest value of a threshold, if not 1 to 2**31 - 1.
