@@ -31,7 +31,7 @@ def family(store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path) ->
     return store
 
 
-def test_ancestors_are_named_once_as_far_as_they_are_known(family: Store) -> None:
+def test_known_ancestors_are_listed_once(family: Store) -> None:
     assert ancestors(family, "a") == ()
     assert ancestors(family, "grown") == ("both@1", "a@1", "b@1")
     assert ancestors(family, "odd@1") == ("a@1", "gone@4")
@@ -39,18 +39,18 @@ def test_ancestors_are_named_once_as_far_as_they_are_known(family: Store) -> Non
         ancestors(family, "gone@4")
 
 
-def test_queries_come_from_the_weights_own_file_or_from_all_parents(family: Store) -> None:
+def test_training_queries_come_from_the_adapter_file_or_from_all_parents(family: Store) -> None:
     shoes, pegs, boots = map(query_hash, ("red shoes", "tent pegs", "boots"))
     assert training_queries(family, "a") == tuple(sorted((shoes, pegs)))
     assert training_queries(family, "grown") == tuple(sorted((shoes, pegs, boots)))
 
 
-def test_what_is_not_known_is_not_taken_for_nothing(family: Store) -> None:
+def test_unknown_training_queries_are_not_an_empty_set(family: Store) -> None:
     assert training_queries(family, "old") is None
     assert training_queries(family, "odd") is None
 
 
-def test_a_copy_under_another_name_keeps_file_and_parent(family: Store, tmp_path: Path) -> None:
+def test_a_renamed_copy_keeps_query_file_and_parent(family: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "elsewhere")
     stored = family.get("a@1")
     other.adopt(stored.path, stored.manifest, "renamed")
@@ -58,7 +58,7 @@ def test_a_copy_under_another_name_keeps_file_and_parent(family: Store, tmp_path
     assert training_queries(other, "renamed") == training_queries(family, "a")
 
 
-def test_what_was_merged_into_the_base_is_an_ancestor_and_was_trained(
+def test_an_adapter_merged_into_the_base_is_an_ancestor(
     family: Store, trained: Path, draft: ManifestDraft, tmp_path: Path
 ) -> None:
     base = tmp_path / "innocent"

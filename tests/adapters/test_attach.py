@@ -56,7 +56,7 @@ def test_target_modules_that_the_base_lacks_are_named(base: BaseModel) -> None:
         new_adapter(fresh(base), recipe_for(base, target_modules=["no_such_proj"]))
 
 
-def test_a_plain_peft_folder_without_a_path_of_this_machine(base: BaseModel, trained: Path) -> None:
+def test_a_stored_peft_folder_contains_no_local_path(base: BaseModel, trained: Path) -> None:
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(fresh(base), trained)
@@ -75,7 +75,9 @@ def test_adapters_stay_fp32_on_a_bf16_base(base: BaseModel, trained: Path) -> No
         assert torch.equal(own[key.replace(".weight", ".default.weight")], tensor)
 
 
-def test_attaching_makes_active_freezes_and_leaves_the_random_state_alone(base: BaseModel, trained: Path) -> None:
+def test_attaching_activates_the_adapter_freezes_the_base_and_keeps_the_random_state(
+    base: BaseModel, trained: Path
+) -> None:
     model = attach(fresh(base), trained, "one")
     second = attach(model, trained, "two")
     assert second is model and second.active_adapter == "two"
@@ -87,13 +89,13 @@ def test_attaching_makes_active_freezes_and_leaves_the_random_state_alone(base: 
     assert torch.equal(after, torch.rand(1))
 
 
-def test_a_name_on_the_model_is_not_overwritten(base: BaseModel, trained: Path) -> None:
+def test_an_attached_adapter_name_is_not_overwritten(base: BaseModel, trained: Path) -> None:
     model = attach(fresh(base), trained, "one")
     with pytest.raises(NameTaken, match="'one'"):
         attach(model, trained, "one")
 
 
-def test_missing_unexpected_and_misshapen_keys(base: BaseModel, writable: Path) -> None:
+def test_missing_unexpected_and_misshapen_keys_are_errors(base: BaseModel, writable: Path) -> None:
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     edit_weights(writable, lambda tensors: {name: value for name, value in tensors.items() if name != key})
     with pytest.raises(MissingKey, match=r"q_proj\.lora_A"):
@@ -106,7 +108,7 @@ def test_missing_unexpected_and_misshapen_keys(base: BaseModel, writable: Path) 
         attach(fresh(base), writable)
 
 
-def test_a_refused_adapter_leaves_the_model_as_it_was(base: BaseModel, trained: Path, writable: Path) -> None:
+def test_a_refused_adapter_leaves_the_model_unchanged(base: BaseModel, trained: Path, writable: Path) -> None:
     edit_weights(writable, lambda tensors: dict(list(tensors.items())[1:]))
     model = fresh(base)
     before = logits(model)
@@ -130,9 +132,7 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(base: BaseModel, trained: 
         {"alora_invocation_tokens": [5]},
     ],
 )
-def test_a_configuration_that_does_more_than_a_and_b_is_refused(
-    base: BaseModel, writable: Path, setting: dict[str, Any]
-) -> None:
+def test_a_configuration_beyond_plain_lora_is_refused(base: BaseModel, writable: Path, setting: dict[str, Any]) -> None:
     file = writable / CONFIG
     file.write_text(json.dumps({**json.loads(file.read_text()), **setting}))
     with pytest.raises(LoadCheckFailed, match=next(iter(setting))):
@@ -145,7 +145,7 @@ def test_a_pickle_is_never_read(base: BaseModel, writable: Path) -> None:
         attach(fresh(base), writable)
 
 
-def test_every_variant_of_lora_that_peft_marks_is_refused_or_known():
+def test_every_lora_variant_of_peft_is_supported_or_refused():
     from dataclasses import fields
 
     from peft import LoraConfig

@@ -73,7 +73,7 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_one_bad_entry_is_listed_with_its_problem_and_the_others_as_ever(
+def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(
     three: Store, cli: Callable[..., Called], damage: str
 ) -> None:
     before = {entry.reference for entry in three.list()}
@@ -91,7 +91,7 @@ def test_one_bad_entry_is_listed_with_its_problem_and_the_others_as_ever(
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if not name.startswith("name")])
-def test_a_damaged_name_takes_new_versions(three: Store, trained: Path, draft: ManifestDraft, damage: str) -> None:
+def test_a_damaged_name_accepts_new_versions(three: Store, trained: Path, draft: ManifestDraft, damage: str) -> None:
     DAMAGE[damage](three)
     stored = three.add("echo", trained, draft)
     assert 3 <= stored.manifest.version <= 6
@@ -129,7 +129,7 @@ def test_a_version_is_removed_by_force_although_the_aliases_are_damaged(three: S
 
 
 @pytest.mark.parametrize("reference", ["echo@../good/1", "../store/good@1", "echo@1/../2", "echo@.lock", "echo@", "@1"])
-def test_only_versions_are_removed(three: Store, reference: str) -> None:
+def test_remove_refuses_anything_but_a_version(three: Store, reference: str) -> None:
     with pytest.raises((InvalidName, NotInStore)):
         three.remove(reference, force=True)
     assert len(three.list()) == 3
@@ -143,7 +143,7 @@ def test_a_link_is_neither_a_name_nor_a_version(three: Store, tmp_path: Path) ->
     assert three.versions("echo") == (1, 2)
 
 
-def test_the_last_version_number_is_the_last(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_the_highest_version_number_cannot_be_exceeded(store: Store, trained: Path, draft: ManifestDraft) -> None:
     stored = store.add("echo", trained, draft)
     last = stored.manifest.model_copy(update={"version": MAX_VERSION})
     assert store.adopt(stored.path, last).reference == f"echo@{MAX_VERSION}"
@@ -175,9 +175,7 @@ def test_a_rollback_checks_its_target_before_the_alias_moves(three: Store, monke
     assert three.pin("echo@production") == "echo@2"
 
 
-def test_a_rollback_is_not_made_where_the_aliases_moved_meanwhile(
-    three: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_is_refused_if_the_alias_moved_meanwhile(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in (1, 2):
         three.alias("echo", "production", version)
     monkeypatch.setattr(
@@ -207,7 +205,9 @@ def test_the_history_of_aliases_is_read_once_per_change(three: Store, monkeypatc
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 3000])
-def test_cycles_in_the_ancestry_end(store: Store, stored: StoredAdapter, draft: ManifestDraft, length: int) -> None:
+def test_cycles_in_the_ancestry_terminate(
+    store: Store, stored: StoredAdapter, draft: ManifestDraft, length: int
+) -> None:
     """Parents are checked when a manifest is read, but they are only names: anybody can write a cycle."""
     text = json.loads((stored.path / MANIFEST).read_text())
     text["golden"] = {}
@@ -223,7 +223,9 @@ def test_cycles_in_the_ancestry_end(store: Store, stored: StoredAdapter, draft: 
     del draft
 
 
-def test_a_base_below_an_unknown_home_has_no_ancestors(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_a_base_path_with_an_unknown_home_folder_has_no_ancestors(
+    store: Store, trained: Path, draft: ManifestDraft
+) -> None:
     base = draft.base.model_copy(update={"name": "~nobody-at-all/base"})
     store.add("echo", trained, draft.model_copy(update={"base": base}))
     assert ancestors(store, "echo") == ()
@@ -247,7 +249,7 @@ def test_a_training_run_is_stored_once(store: Store, trained: Path, draft: Manif
     assert store.versions("echo") == (1, 2, 3)
 
 
-def test_a_stored_folder_is_one_that_auto_peft_model_loads(
+def test_auto_peft_model_loads_a_stored_folder(
     stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the folder in which the base lies, since a base of this machine is named by its last part."""

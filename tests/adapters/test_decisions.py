@@ -51,7 +51,7 @@ def test_a_refusal_of_the_first_version_makes_no_alias(three: Store) -> None:
         three.get("echo@production")
 
 
-def test_a_forced_move_shows_for_ever(three: Store) -> None:
+def test_a_forced_move_stays_in_the_history(three: Store) -> None:
     decide(three, decision(1, "promoted"))
     decide(three, decision(2, "forced"), "agreed with the search team")
     assert {entry.version: entry.forced for entry in three.list()} == {
@@ -66,26 +66,26 @@ def test_a_forced_move_shows_for_ever(three: Store) -> None:
     assert "BY FORCE against: beat incumbent: agreed with the search team" in forced[0]
 
 
-def test_a_refusal_is_no_place_to_roll_back_to(three: Store) -> None:
+def test_a_rollback_skips_refused_decisions(three: Store) -> None:
     decide(three, decision(1, "promoted"))
     decide(three, decision(3, "promoted"))
     decide(three, decision(2, "refused"))
     assert three.rollback("echo", "production").target == 1
 
 
-def test_a_refusal_after_a_forced_move_leaves_its_mark(three: Store) -> None:
+def test_a_refusal_keeps_the_mark_of_an_earlier_forced_move(three: Store) -> None:
     decide(three, decision(2, "forced"), "we know")
     decide(three, decision(3, "refused"))
     assert next(entry for entry in three.list() if entry.version == 2).forced == {"production"}
 
 
-def test_a_version_that_is_not_there_is_not_decided_on(three: Store) -> None:
+def test_a_decision_on_a_missing_version_is_an_error(three: Store) -> None:
     with pytest.raises(NotInStore):
         decide(three, decision(9, "promoted"))
     assert three.history("echo") == []
 
 
-def test_no_move_by_hand_takes_the_mark_of_force_away(three: Store) -> None:
+def test_a_manual_move_keeps_the_mark_of_a_forced_move(three: Store) -> None:
     decide(three, decision(2, "forced"), "we know")
     for by_hand in (lambda: three.alias("echo", "production", 2), lambda: three.rollback("echo", "production")):
         three.alias("echo", "production", 1)
@@ -101,7 +101,7 @@ def by_hand(store: Store) -> set[int]:
     return {entry.version for entry in store.list() if entry.by_hand == {"production"}}
 
 
-def test_a_move_by_hand_after_a_decision_is_marked_until_the_next_decision(
+def test_a_manual_move_after_a_decision_is_marked_until_the_next_decision(
     three: Store, cli: Callable[..., Called]
 ) -> None:
     three.alias("echo", "production", 1)
@@ -119,7 +119,7 @@ def test_a_move_by_hand_after_a_decision_is_marked_until_the_next_decision(
     assert by_hand(three) == {2}
 
 
-def test_a_rollback_to_what_was_decided_on_is_not_by_hand(three: Store) -> None:
+def test_a_rollback_to_a_promoted_version_is_not_marked_as_manual(three: Store) -> None:
     decide(three, decision(1, "promoted"))
     decide(three, decision(2, "promoted"))
     three.rollback("echo", "production")
@@ -131,7 +131,7 @@ def test_a_rollback_to_what_was_decided_on_is_not_by_hand(three: Store) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["promoted", "refused", "forced"])
-def test_an_alias_that_was_moved_meanwhile_is_not_decided_on(three: Store, outcome: str) -> None:
+def test_a_decision_is_refused_if_the_alias_moved_meanwhile(three: Store, outcome: str) -> None:
     three.alias("echo", "production", 3)
     before = three.history("echo")
     for incumbent in (1, None):

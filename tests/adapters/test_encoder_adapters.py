@@ -61,7 +61,7 @@ def edit_manifest(stored: StoredAdapter, change) -> None:
     file.write_text(json.dumps(values))
 
 
-def test_a_stored_adapter_passes_and_its_vectors_are_golden(stored, store, task, encoder_base):
+def test_a_stored_adapter_passes_its_check_and_keeps_golden_vectors(stored, store, task, encoder_base):
     verify(store.get("shouter"), task, encoder_base)
     golden = stored.manifest.golden
     assert [each.text for each in golden.vectors] == ["red tent", "RED TENT", "wool socks", "WOOL SOCKS"]
@@ -72,7 +72,7 @@ def test_a_stored_adapter_passes_and_its_vectors_are_golden(stored, store, task,
     assert (config["task_type"], config["target_modules"]) == ("FEATURE_EXTRACTION", ["key", "query", "value"])
 
 
-def test_it_is_a_plain_peft_folder(stored, encoder_base):
+def test_a_stored_encoder_adapter_is_a_plain_peft_folder(stored, encoder_base):
     from peft import PeftModel
 
     theirs = load_encoder(encoder_base, device="cpu")
@@ -82,7 +82,7 @@ def test_it_is_a_plain_peft_folder(stored, encoder_base):
     assert np.allclose(ours.encode(TEXTS), Encoder(theirs.eval(), "theirs").encode(TEXTS), atol=1e-6)
 
 
-def test_what_changes_vectors_is_refused_at_every_load(stored, encoder_base, tmp_path):
+def test_changes_that_alter_vectors_are_refused_at_every_load(stored, encoder_base, tmp_path):
     other = resolve(str(build_tiny_encoder(tmp_path / "other", seed=1)))
     with pytest.raises(BaseMismatch, match="shouter@1"):
         Encoder.load(other.name, adapter=stored)
@@ -122,7 +122,7 @@ def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, t
     assert not store.versions("shouter")
 
 
-def test_vectors_that_are_not_those_of_the_day_it_was_stored(stored, store, encoder_base):
+def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, encoder_base):
     edit_manifest(stored, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
     with pytest.raises(GoldenVectorsMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
         check_vectors(store.get("shouter"), encoder_base)
@@ -131,7 +131,7 @@ def test_vectors_that_are_not_those_of_the_day_it_was_stored(stored, store, enco
         check_vectors(store.get("shouter"), encoder_base)
 
 
-def test_vectors_that_equal_the_bases(stored, store, encoder_base):
+def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encoder_base):
     """B·A far from zero where it is never used: the load check looks at what comes out, too."""
     edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
     with pytest.raises(GoldenVectorsMismatch, match="equal the base's"):
@@ -148,7 +148,7 @@ def test_the_tolerance_holds_for_other_batches_and_threads(stored, encoder_base)
 
 
 @pytest.mark.parametrize("variant", ["rslora", "dora", "pissa"])
-def test_variants_are_saved_so_that_they_load(variant, encoder_base, tmp_path):
+def test_lora_variants_are_saved_in_a_loadable_form(variant, encoder_base, tmp_path):
     import torch
 
     recipe = recipe_for(encoder_base, f"lora.variant={variant}")
@@ -164,12 +164,12 @@ def test_variants_are_saved_so_that_they_load(variant, encoder_base, tmp_path):
     assert np.allclose(fresh.encode(TEXTS), model.eval().encode(TEXTS), atol=1e-4)
 
 
-def test_a_module_that_the_base_does_not_have(encoder_base):
+def test_a_target_module_missing_from_the_base_is_an_error(encoder_base):
     with pytest.raises(RecipeError, match=r"target_modules.*q_proj"):
         new_adapter(load_encoder(encoder_base), recipe_for(encoder_base, "lora.target_modules=[q_proj]"))
 
 
-def test_merged_it_gives_the_same_vectors_without_the_adapter(stored, encoder_base, tmp_path):
+def test_a_merged_encoder_gives_the_same_vectors(stored, encoder_base, tmp_path):
     report = export_merged(stored, tmp_path / "merged")
     assert report.relative_error < 1e-5
     assert (report.prompts, report.precision) == (4, "fp32")
@@ -179,7 +179,7 @@ def test_merged_it_gives_the_same_vectors_without_the_adapter(stored, encoder_ba
     assert fingerprint(tmp_path / "merged").tensors != fingerprint(encoder_base.path).tensors
 
 
-def test_two_of_a_kind_are_combined(stored, store, task, encoder_base, tmp_path, monkeypatch):
+def test_two_encoder_adapters_are_merged_into_one(stored, store, task, encoder_base, tmp_path, monkeypatch):
     made_encoder_adapter(store, "other", task, encoder_base, tmp_path / "other", seed=5)
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     both = merge(["shouter", "other"], "both", weights=[1.0, 0.0], store=store)
@@ -190,7 +190,7 @@ def test_two_of_a_kind_are_combined(stored, store, task, encoder_base, tmp_path,
     assert np.allclose(found, wanted, atol=1e-5)
 
 
-def test_no_text_gives_a_special_token(encoder_base):
+def test_content_never_produces_a_special_token(encoder_base):
     tokenizer = load_encoder(encoder_base, device="cpu").tokenizer
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 

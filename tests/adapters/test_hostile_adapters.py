@@ -96,7 +96,7 @@ def test_settings_are_plain_names_and_numbers_within_bounds(
     "text",
     ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000],
 )
-def test_a_number_that_is_none_is_no_setting(writable: Path, text: str) -> None:
+def test_a_non_finite_or_non_numeric_setting_is_refused(writable: Path, text: str) -> None:
     file = writable / CONFIG
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "lora_alpha": "HERE"}).replace('"HERE"', text))
@@ -111,13 +111,13 @@ def test_a_configuration_that_is_nested_or_too_long_is_refused(writable: Path) -
             read_config(writable)
 
 
-def test_settings_that_are_off_are_ignored_whatever_they_are_called(base: BaseModel, writable: Path) -> None:
+def test_disabled_settings_are_ignored_under_any_name(base: BaseModel, writable: Path) -> None:
     edit_config(writable, brand_new_setting=None, another=False, third={}, auto_mapping={"parent_library": "os"})
     attach(load_model(base, precision="fp32"), writable)
 
 
 @pytest.mark.parametrize("modules", [SLOW, "q_proj", [SLOW], ["q_proj|k_proj"], ["q proj"]])
-def test_a_recipe_names_modules_plainly(base: BaseModel, modules: Any) -> None:
+def test_a_recipe_lists_target_modules_by_plain_name(base: BaseModel, modules: Any) -> None:
     with pytest.raises(RecipeError, match="target_modules"):
         new_adapter(load_model(base, precision="fp32"), recipe_for(base, target_modules=modules))
 
@@ -158,7 +158,7 @@ A, B = f"base_model.model.{NAME}.lora_A.weight", f"base_model.model.{NAME}.lora_
         ([], 0, "not safetensors"),
     ],
 )
-def test_size_rank_and_types_are_told_before_weights_are_loaded(
+def test_size_rank_and_types_are_checked_before_weights_are_loaded(
     writable: Path, monkeypatch: pytest.MonkeyPatch, header: Any, data: int, message: str
 ) -> None:
     monkeypatch.setattr("safetensors.torch.load_file", lambda *_: pytest.fail("weights were loaded"))
@@ -177,7 +177,7 @@ def test_a_header_longer_than_its_file_is_refused(writable: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [1e38, -1e38, 3.4e38, 1e5, float("nan"), float("inf"), -float("inf")])
-def test_weights_that_no_training_gives_are_not_stored(
+def test_implausible_weights_are_not_stored(
     store: Store, base: BaseModel, task: EchoTask, writable: Path, value: float
 ) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -300,7 +300,7 @@ def test_inner_fields_of_a_manifest_have_bounds(
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"a":' * 100_000, '{"metrics": {"a": NaN}}', '{"name": "\\ud800"}', "\0"]
 )
-def test_a_manifest_that_is_no_plain_json_is_refused(text: str) -> None:
+def test_a_manifest_that_is_not_plain_json_is_refused(text: str) -> None:
     with pytest.raises(ManifestError):
         parse_manifest(text, "somewhere")
 
@@ -329,7 +329,7 @@ def test_without_golden_records_nothing_is_verified(store: Store, stored: Stored
             verify(with_golden(store, stored, **changes), task)
 
 
-def test_a_task_without_examples_is_told_so_before_it_is_stored(
+def test_a_task_without_examples_is_refused_before_storing(
     store: Store, trained: Path, base: BaseModel, task: EchoTask
 ) -> None:
     (task.folder / "examples.jsonl").write_text("")
@@ -338,7 +338,9 @@ def test_a_task_without_examples_is_told_so_before_it_is_stored(
     assert store.list() == []
 
 
-def test_the_tolerance_is_the_codes_and_not_the_manifests(store: Store, stored: StoredAdapter, task: EchoTask) -> None:
+def test_the_tolerance_comes_from_the_code_not_the_manifest(
+    store: Store, stored: StoredAdapter, task: EchoTask
+) -> None:
     first, *rest = stored.manifest.golden.logits
     off = first.model_copy(update={"logits": [value + 0.01 for value in first.logits]})
     with pytest.raises(GoldenLogitsMismatch, match=r"0\.01 off"):
@@ -383,7 +385,7 @@ def test_an_adapter_of_an_older_schema_loads_with_a_notice(
     assert caplog.records == [] and stored.manifest.notice is None
 
 
-def test_a_usual_adapter_passes_all_bounds(base: BaseModel, task: EchoTask, store: Store, tmp_path: Path) -> None:
+def test_an_ordinary_adapter_passes_all_bounds(base: BaseModel, task: EchoTask, store: Store, tmp_path: Path) -> None:
     folder = made_adapter(base, tmp_path / "wide", r=32, alpha=64, target_modules=["q_proj", "self_attn.v_proj"])
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, r=32), base=base)
     verify(stored, task, base)

@@ -38,7 +38,7 @@ def test_a_stored_adapter_passes(store: Store, trained: Path, task: EchoTask, ba
     assert all(len(row.ids) == len(row.logits) == 16 and row.base_difference > 0 for row in golden.logits)
 
 
-def test_a_changed_a_missing_and_an_extra_file(stored: StoredAdapter, base: BaseModel) -> None:
+def test_changed_missing_and_extra_files_fail_the_check(stored: StoredAdapter, base: BaseModel) -> None:
     (stored.path / "extra.txt").write_text("x")
     with pytest.raises(TamperedAdapter, match=r"extra\.txt.*does not belong"):
         check_files(stored, base)
@@ -54,12 +54,12 @@ def test_a_changed_a_missing_and_an_extra_file(stored: StoredAdapter, base: Base
         check_files(stored, base)
 
 
-def test_another_base(stored: StoredAdapter, other_base: BaseModel) -> None:
+def test_an_adapter_of_another_base_fails_the_check(stored: StoredAdapter, other_base: BaseModel) -> None:
     with pytest.raises(BaseMismatch, match="echo@1"):
         check_files(stored, other_base)
 
 
-def test_a_base_with_other_settings_and_the_same_weights(
+def test_the_same_weights_with_another_configuration_fail_the_check(
     stored: StoredAdapter, base: BaseModel, tmp_path: Path
 ) -> None:
     moved = copy_of(base, tmp_path / "moved")
@@ -72,7 +72,7 @@ def test_a_base_with_other_settings_and_the_same_weights(
     check_files(stored, moved)
 
 
-def test_a_manifest_of_schema_1_knows_no_configuration(stored: StoredAdapter, store: Store, base: BaseModel) -> None:
+def test_a_manifest_of_schema_1_has_no_configuration_hash(stored: StoredAdapter, store: Store, base: BaseModel) -> None:
     file = stored.path / MANIFEST
     values = json.loads(file.read_text())
     del values["base"]["fingerprint"]["config"]
@@ -84,11 +84,11 @@ def test_a_manifest_of_schema_1_knows_no_configuration(stored: StoredAdapter, st
     check_files(store.get("echo"), base)
 
 
-def test_the_same_base_elsewhere_is_the_same(stored: StoredAdapter, base: BaseModel, tmp_path: Path) -> None:
+def test_the_same_base_in_another_folder_passes(stored: StoredAdapter, base: BaseModel, tmp_path: Path) -> None:
     check_files(stored, copy_of(base, tmp_path / "moved"))
 
 
-def test_a_changed_tokenizer_and_a_changed_chat_template(
+def test_a_changed_tokenizer_or_chat_template_fails_the_check(
     stored: StoredAdapter, base: BaseModel, tmp_path: Path
 ) -> None:
     moved = copy_of(base, tmp_path / "moved")
@@ -106,13 +106,13 @@ def test_a_changed_tokenizer_and_a_changed_chat_template(
         check_files(stored, moved)
 
 
-def test_a_template_that_changed_since_training(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_a_task_template_changed_since_training_fails_the_check(stored: StoredAdapter, tmp_path: Path) -> None:
     changed = echo_task(tmp_path / "changed", PROMPT.replace("Echo the query.", "Repeat the query."))
     with pytest.raises(GoldenRenderMismatch, match=r"'e0'.*prompt template of 'echo' .* changed"):
         verify(stored, changed)
 
 
-def test_code_of_a_task_that_changed_since_training(
+def test_task_code_changed_since_training_fails_the_check(
     stored: StoredAdapter, task: EchoTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EchoTask, "target", lambda _, record: record["query"].upper())
@@ -120,7 +120,7 @@ def test_code_of_a_task_that_changed_since_training(
         verify(stored, task)
 
 
-def test_a_conversation_that_is_cut_otherwise_and_a_template_that_wants_more(
+def test_changed_history_truncation_or_template_fields_fail_the_check(
     stored: StoredAdapter, task: EchoTask, base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer = Renderer(load_tokenizer(base))
@@ -136,18 +136,18 @@ def test_a_conversation_that_is_cut_otherwise_and_a_template_that_wants_more(
         check_renders(stored, task, renderer)
 
 
-def test_a_remark_in_the_template_that_renders_alike_is_no_change(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_a_template_comment_that_renders_the_same_passes(stored: StoredAdapter, tmp_path: Path) -> None:
     verify(stored, echo_task(tmp_path / "changed", "{# a remark #}" + PROMPT))
 
 
-def test_an_adapter_that_was_not_trained(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path) -> None:
+def test_an_untrained_adapter_fails_the_check(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path) -> None:
     folder = made_adapter(base, tmp_path / "zero", steps=0)
     with pytest.raises(ZeroDelta, match=r"A or B is zero"):
         store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base), base=base)
     assert store.list() == []
 
 
-def test_nan_weights(store: Store, base: BaseModel, task: EchoTask, writable: Path) -> None:
+def test_nan_weights_fail_the_check(store: Store, base: BaseModel, task: EchoTask, writable: Path) -> None:
     edit_weights(writable, lambda tensors: {name: value * float("nan") for name, value in tensors.items()})
     with pytest.raises(LoadCheckFailed, match="NaN"):
         store_adapter(store, "echo", writable, task=task, recipe=recipe_for(base), base=base)
@@ -169,7 +169,9 @@ def _with_golden(store: Store, stored: StoredAdapter, **changes: object) -> Stor
     return store.add("echo", stored.path, ManifestDraft.model_validate(draft.model_dump()))
 
 
-def test_logits_of_another_day(store: Store, stored: StoredAdapter, task: EchoTask) -> None:
+def test_logits_that_differ_from_the_golden_ones_fail_the_check(
+    store: Store, stored: StoredAdapter, task: EchoTask
+) -> None:
     first, *rest = stored.manifest.golden.logits
     off = first.model_copy(update={"logits": [value + 0.01 for value in first.logits]})
     other = _with_golden(store, stored, logits=[off, *rest])
@@ -177,7 +179,7 @@ def test_logits_of_another_day(store: Store, stored: StoredAdapter, task: EchoTa
         verify(other, task)
 
 
-def test_an_adapter_whose_logits_are_the_bases(
+def test_logits_equal_to_those_of_the_base_fail_the_check(
     store: Store, base: BaseModel, task: EchoTask, stored: StoredAdapter, writable: Path
 ) -> None:
     def faint(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

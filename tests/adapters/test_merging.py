@@ -21,7 +21,7 @@ from searchlora.models.resolve import BaseModel, resolve
 from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
 
 
-def test_merging_writes_a_bf16_model_and_says_what_it_changed(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: StoredAdapter, tmp_path: Path) -> None:
     report = export_merged(stored, tmp_path / "out" / "merged")
     assert report.prompts == 2 and report.precision == "fp32"
     assert report.relative_error is not None and 0 < report.relative_error < 0.02
@@ -36,14 +36,16 @@ def test_merging_writes_a_bf16_model_and_says_what_it_changed(stored: StoredAdap
 
 
 @pytest.mark.parametrize("variant", ["rslora", "dora"])
-def test_variants_merge_too(store: Store, base: BaseModel, task: EchoTask, tmp_path: Path, variant: str) -> None:
+def test_every_lora_variant_can_be_merged(
+    store: Store, base: BaseModel, task: EchoTask, tmp_path: Path, variant: str
+) -> None:
     folder = made_adapter(base, tmp_path / "a", variant=variant)
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, variant=variant), base=base)
     report = export_merged(stored, tmp_path / "merged")
     assert report.relative_error is not None and report.relative_error < 0.02
 
 
-def test_the_base_that_is_merged_into_ran_no_forward_pass(
+def test_merging_uses_a_base_that_ran_no_forward_pass(
     stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from peft.tuners.lora import LoraModel
@@ -71,7 +73,7 @@ def test_the_base_that_is_merged_into_ran_no_forward_pass(
     assert sum(passes.values()) > 0
 
 
-def test_nothing_is_merged_over_something_or_from_a_spoilt_adapter(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_export_refuses_an_existing_folder_and_a_damaged_adapter(stored: StoredAdapter, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(NameTaken):
@@ -128,7 +130,7 @@ def test_a_full_disk_is_a_store_error(store: Store, tmp_path: Path, what: str) -
         assert list(out.parent.iterdir()) == []
 
 
-def test_exporting_shows_nothing(stored: StoredAdapter, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_exporting_prints_nothing(stored: StoredAdapter, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 
     logging.enable_progress_bar()
@@ -155,7 +157,7 @@ def test_cat_is_the_exact_weighted_sum(pair: list[Path], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("combination", ["linear", "ties", "cat"])
-def test_the_factors_are_those_of_peft(base: BaseModel, pair: list[Path], tmp_path: Path, combination: str) -> None:
+def test_merge_factors_equal_those_of_peft(base: BaseModel, pair: list[Path], tmp_path: Path, combination: str) -> None:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors.torch import load_file
 

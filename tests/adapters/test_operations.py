@@ -21,7 +21,7 @@ def test_importing_the_package_imports_no_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_the_verbs_take_a_store_or_its_folder(stored: StoredAdapter, store: Store, tmp_path: Path) -> None:
+def test_operations_accept_a_store_or_its_folder(stored: StoredAdapter, store: Store, tmp_path: Path) -> None:
     assert [entry.name for entry in adapters.list(store.root)] == ["echo"]
     assert adapters.show("echo", store.root) == stored.manifest
     assert "production -> version 1" in str(adapters.alias("echo", "production", reason="good", store=store))
@@ -32,7 +32,7 @@ def test_the_verbs_take_a_store_or_its_folder(stored: StoredAdapter, store: Stor
     assert adapters.remove("copy@1", store=str(store.root)) == "copy@1"
 
 
-def test_diff_names_fields_and_the_distance_of_the_weights(
+def test_diff_lists_changed_fields_and_the_weight_distance(
     stored: StoredAdapter, store: Store, base: BaseModel, draft: ManifestDraft, tmp_path: Path
 ) -> None:
     same = store.add("echo", stored.path, draft)
@@ -52,7 +52,7 @@ def test_diff_names_fields_and_the_distance_of_the_weights(
     assert found.weights is not None and found.weights > 0.1
 
 
-def test_merge_makes_a_new_version_with_parents(
+def test_merge_stores_a_new_version_with_its_parents(
     store: Store,
     base: BaseModel,
     draft: ManifestDraft,
@@ -71,7 +71,7 @@ def test_merge_makes_a_new_version_with_parents(
     operations.verify("both", base=str(copy_of(base, tmp_path / "moved").path), store=store)
 
 
-def test_merge_refuses_what_does_not_fit(
+def test_merge_refuses_incompatible_adapters(
     stored: StoredAdapter, store: Store, draft: ManifestDraft, other_base: BaseModel, base: BaseModel, tmp_path: Path
 ) -> None:
     from searchlora.models.fingerprint import fingerprint

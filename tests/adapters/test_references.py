@@ -7,7 +7,7 @@ from searchlora.errors import InvalidName
 
 
 @pytest.mark.parametrize("name", ["a", "shop-rewriter", "v1.2_b", "0x", "a" * 64])
-def test_names_of_the_grammar(name: str) -> None:
+def test_valid_names_are_accepted(name: str) -> None:
     assert check_name(name) == name
 
 
@@ -33,12 +33,12 @@ def test_names_of_the_grammar(name: str) -> None:
         "com1",
     ],
 )
-def test_a_name_that_is_no_folder_name_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_folder_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidName, match="1 to 64"):
         check_name(name)
 
 
-def test_references() -> None:
+def test_references_are_parsed() -> None:
     assert parse_reference("a") == Reference("a")
     assert parse_reference("a@3") == Reference("a", version=3)
     assert parse_reference("a@production") == Reference("a", alias="production")

@@ -13,7 +13,7 @@ from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import InvalidName, ManifestError, NameTaken, NotInStore, StoreError
 
 
-def test_versions_count_up_and_references_find_them(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_versions_increase_and_are_found_by_reference(store: Store, trained: Path, draft: ManifestDraft) -> None:
     first, second = store.add("echo", trained, draft), store.add("echo", trained, draft)
     assert (first.reference, second.reference) == ("echo@1", "echo@2")
     assert store.pin("echo") == "echo@2"
@@ -21,7 +21,7 @@ def test_versions_count_up_and_references_find_them(store: Store, trained: Path,
     assert [(entry.name, entry.version) for entry in store.list()] == [("echo", 1), ("echo", 2)]
 
 
-def test_a_version_holds_peft_files_manifest_card_and_what_lay_beside(
+def test_a_version_contains_peft_files_manifest_card_and_extra_files(
     store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
@@ -35,7 +35,7 @@ def test_a_version_holds_peft_files_manifest_card_and_what_lay_beside(
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "Echo"])
-def test_a_bad_name_or_path(store: Store, trained: Path, draft: ManifestDraft, name: str) -> None:
+def test_invalid_names_and_paths_are_refused(store: Store, trained: Path, draft: ManifestDraft, name: str) -> None:
     with pytest.raises(InvalidName):
         store.add(name, trained, draft)
     for call in (store.get, store.pin, store.remove, store.history):
@@ -44,19 +44,19 @@ def test_a_bad_name_or_path(store: Store, trained: Path, draft: ManifestDraft, n
     assert not store.root.exists()
 
 
-def test_what_is_not_there_is_told_with_what_is(store: Store, stored: StoredAdapter) -> None:
+def test_a_missing_reference_lists_the_existing_ones(store: Store, stored: StoredAdapter) -> None:
     assert store.pin("echo") == stored.reference
     for reference, known in (("other", "echo"), ("echo@7", "1"), ("echo@production", "none")):
         with pytest.raises(NotInStore, match=known):
             store.get(reference)
 
 
-def test_a_name_of_another_task_is_taken(store: Store, stored: StoredAdapter, draft: ManifestDraft) -> None:
+def test_a_name_used_by_another_task_is_taken(store: Store, stored: StoredAdapter, draft: ManifestDraft) -> None:
     with pytest.raises(NameTaken, match=r"'echo'.*'intent'"):
         store.add("echo", stored.path, draft.model_copy(update={"task": "intent"}))
 
 
-def test_aliases_move_roll_back_and_remember(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_aliases_move_and_roll_back_and_keep_their_history(store: Store, trained: Path, draft: ManifestDraft) -> None:
     for _ in range(3):
         store.add("echo", trained, draft)
     for version in (1, 2, 3):
@@ -77,7 +77,7 @@ def test_aliases_move_roll_back_and_remember(store: Store, trained: Path, draft:
         store.alias("echo", "7", 1)
 
 
-def test_a_rollback_goes_to_another_version_that_is_there(store: Store, trained: Path, draft: ManifestDraft) -> None:
+def test_a_rollback_goes_to_the_previous_existing_version(store: Store, trained: Path, draft: ManifestDraft) -> None:
     for _ in range(4):
         store.add("echo", trained, draft)
     for version in (1, 2, 2):
@@ -106,7 +106,7 @@ def test_a_rollback_after_the_version_in_between_was_removed(store: Store, train
     assert store.rollback("echo", "production").target == 1
 
 
-def test_an_alias_of_what_is_not_there_leaves_no_folder(store: Store, stored: StoredAdapter) -> None:
+def test_an_alias_of_a_missing_adapter_creates_no_folder(store: Store, stored: StoredAdapter) -> None:
     with pytest.raises(NotInStore, match="'nosuch'"):
         store.rollback("nosuch", "production")
     with pytest.raises(NotInStore, match="'nosuch'"):
@@ -118,7 +118,7 @@ def test_an_alias_of_what_is_not_there_leaves_no_folder(store: Store, stored: St
     assert [folder.name for folder in store.root.iterdir()] == [stored.manifest.name]
 
 
-def test_removal_spares_aliases_and_never_gives_a_number_again(
+def test_removal_refuses_aliased_versions_and_never_reuses_a_number(
     store: Store, trained: Path, draft: ManifestDraft
 ) -> None:
     store.add("echo", trained, draft)
@@ -165,7 +165,7 @@ def test_links_folders_pickles_and_missing_files_are_not_stored(
         (lambda text: json.dumps({**json.loads(text), "version": 5}), "echo@5"),
     ],
 )
-def test_a_manifest_that_cannot_be_used(
+def test_an_unusable_manifest_is_an_error(
     store: Store, stored: StoredAdapter, spoil: Callable[[str], str], message: str
 ) -> None:
     file = stored.path / MANIFEST
@@ -190,7 +190,7 @@ def test_a_damaged_alias_file_is_named(store: Store, stored: StoredAdapter) -> N
     assert store.get("echo").reference == "echo@1"
 
 
-def test_what_a_killed_writer_left_is_swept_after_a_day(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_folders_of_killed_writers_are_removed_after_a_day(store: Store, stored: StoredAdapter, trained: Path) -> None:
     old, new = store.root / ".tmp-old", store.root / ".tmp-new"
     for folder in (old, new):
         folder.mkdir()
@@ -201,7 +201,9 @@ def test_what_a_killed_writer_left_is_swept_after_a_day(store: Store, stored: St
     assert files.ABANDONED_AFTER == 86400
 
 
-def test_the_place_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_store_folder_comes_from_option_variable_or_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SEARCHLORA_STORE", str(tmp_path / "elsewhere"))
     assert Store().root == tmp_path / "elsewhere"
     monkeypatch.delenv("SEARCHLORA_STORE")

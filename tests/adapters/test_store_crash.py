@@ -46,7 +46,7 @@ def write(store: Store, folder: Path, manifest: Path, how: str) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_killed_writer_leaves_the_store_as_it_was(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_a_killed_writer_leaves_the_store_unchanged(store: Store, stored: StoredAdapter, trained: Path) -> None:
     for how in ("killed-in-copy", "killed-before-rename"):
         assert write(store, trained, stored.path / MANIFEST, how).returncode == -signal.SIGKILL
         assert store.versions("echo") == (1,)
@@ -55,7 +55,7 @@ def test_a_killed_writer_leaves_the_store_as_it_was(store: Store, stored: Stored
     assert write(store, trained, stored.path / MANIFEST, "").stdout == "echo@2\n"
 
 
-def test_a_full_disk_stores_nothing_and_says_so(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_a_full_disk_is_an_error_and_stores_nothing(store: Store, stored: StoredAdapter, trained: Path) -> None:
     done = write(store, trained, stored.path / MANIFEST, "full")
     assert done.returncode == 1
     assert "cannot be written" in done.stdout and "nothing was stored" in done.stdout
@@ -70,7 +70,7 @@ def _add(root: Path, folder: Path, manifest: str, start: multiprocessing.synchro
         Store(root).add("echo", folder, draft)
 
 
-def test_concurrent_writers_get_versions_of_their_own(store: Store, stored: StoredAdapter, trained: Path) -> None:
+def test_concurrent_writers_get_separate_versions(store: Store, stored: StoredAdapter, trained: Path) -> None:
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)
     manifest = stored.manifest.model_dump_json()

@@ -35,7 +35,7 @@ def same_bytes(one: Path, two: Path) -> bool:
 
 
 @pytest.mark.parametrize("place", ["{folder}/there", "file://{folder}/there", "memory://there/{folder}"])
-def test_there_and_back_is_the_same_bytes(
+def test_push_and_pull_preserve_every_byte(
     store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path, place: str
 ) -> None:
     url = place.format(folder=tmp_path)
@@ -52,7 +52,7 @@ def test_there_and_back_is_the_same_bytes(
     assert pull(url, other).path == pulled.path
 
 
-def test_under_another_name_it_is_a_new_version_with_a_parent(
+def test_pull_under_another_name_stores_a_version_with_a_parent(
     stored: StoredAdapter, store: Store, tmp_path: Path
 ) -> None:
     push(stored, str(tmp_path / "there"))
@@ -63,7 +63,7 @@ def test_under_another_name_it_is_a_new_version_with_a_parent(
     assert "# copy@1" in (renamed.path / "README.md").read_text()
 
 
-def test_nothing_is_pushed_over_another_version_or_other_files(
+def test_push_never_overwrites_another_version_or_other_files(
     store: Store, stored: StoredAdapter, draft: ManifestDraft, tmp_path: Path
 ) -> None:
     push(stored, str(tmp_path / "there"))
@@ -76,7 +76,7 @@ def test_nothing_is_pushed_over_another_version_or_other_files(
         push(second, str(tmp_path / "full"))
 
 
-def test_a_push_that_broke_off_can_be_repeated(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_an_interrupted_push_can_be_repeated(stored: StoredAdapter, tmp_path: Path) -> None:
     there = tmp_path / "there"
     push(stored, str(there))
     (there / MANIFEST).unlink()
@@ -85,7 +85,7 @@ def test_a_push_that_broke_off_can_be_repeated(stored: StoredAdapter, tmp_path: 
     assert not push(stored, str(there)).already
 
 
-def test_pull_refuses_what_is_not_what_its_manifest_says(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_refuses_files_that_contradict_the_manifest(stored: StoredAdapter, tmp_path: Path) -> None:
     there, other = tmp_path / "there", Store(tmp_path / "other")
     push(stored, str(there))
     good = (there / WEIGHTS).read_bytes()
@@ -123,7 +123,7 @@ def known(task: EchoTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("searchlora.task.load_task", lambda name, folder=None: task)  # noqa: ARG005
 
 
-def test_pull_refuses_a_zero_adapter_whatever_its_manifest_says(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_refuses_a_zero_delta(stored: StoredAdapter, tmp_path: Path) -> None:
     url = spoilt_push(stored, tmp_path / "there", lambda found: {key: value * 0 for key, value in found.items()})
     other = Store(tmp_path / "other")
     with pytest.raises(ZeroDelta):
@@ -132,7 +132,7 @@ def test_pull_refuses_a_zero_adapter_whatever_its_manifest_says(stored: StoredAd
 
 
 @pytest.mark.usefixtures("known")
-def test_pull_verifies_in_full_where_task_and_base_are_here(
+def test_pull_runs_the_full_check_if_task_and_base_are_available(
     stored: StoredAdapter, base: BaseModel, tmp_path: Path
 ) -> None:
     url = spoilt_push(stored, tmp_path / "there", lambda found: dict(list(found.items())[2:]))
@@ -148,7 +148,7 @@ def test_pull_verifies_in_full_where_task_and_base_are_here(
     assert pulled.unverified is None and "verified in full" in str(pulled) and "NOT" not in str(pulled)
 
 
-def test_pull_says_what_it_could_not_verify(stored: StoredAdapter, tmp_path: Path) -> None:
+def test_pull_reports_checks_that_were_skipped(stored: StoredAdapter, tmp_path: Path) -> None:
     push(stored, str(tmp_path / "there"))
     pulled = pull(str(tmp_path / "there"), Store(tmp_path / "other"))
     assert re.search(r"echo@1.*NOT verified.*no task 'echo'.*searchlora adapters verify echo@1", str(pulled))
@@ -183,7 +183,7 @@ def test_pull_does_not_replace_a_version(stored: StoredAdapter, draft: ManifestD
     shutil.rmtree(tmp_path / "there")
 
 
-def test_a_place_that_cannot_be_reached(stored: StoredAdapter) -> None:
+def test_an_unreachable_url_is_an_error(stored: StoredAdapter) -> None:
     with pytest.raises(UsageError, match="nowhere"):
         push(stored, "nowhere://x")
 

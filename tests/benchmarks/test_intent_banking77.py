@@ -19,7 +19,7 @@ HELD = [
 FREE = [*HELD[:4], InvalidOutput("a b", "not one of the labels")]
 
 
-def test_labels_and_what_they_are_taken_for():
+def test_precision_recall_and_confusions_per_label():
     worst, best = per_label(RECORDS, FREE)
     assert (worst["label"], worst["precision"], worst["recall"], worst["n"]) == ("b", 1 / 3, 0.5, 2)
     assert (best["label"], best["F1"]) == ("a", 0.5)

@@ -32,7 +32,7 @@ def perfect(topics) -> Answers:
     return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), [{}] * FOLDS, {})
 
 
-def test_every_query_is_tested_once_by_an_adapter_that_never_saw_it(topics, tmp_path):
+def test_every_query_is_tested_once_by_an_adapter_not_trained_on_it(topics, tmp_path):
     folds = topics.folds()
     assert sorted(topic for fold in folds for topic in fold) == sorted(topics.pairs)
     dataset = fold_dataset(topics, 2, tmp_path / "fold")
@@ -48,7 +48,7 @@ def test_every_query_is_tested_once_by_an_adapter_that_never_saw_it(topics, tmp_
     assert fold_dataset(topics, 2, tmp_path / "fold").fingerprint == dataset.fingerprint
 
 
-def test_pieces_of_a_paragraph_are_whole_sentences_and_lose_nothing():
+def test_paragraphs_are_split_into_whole_sentences_without_loss():
     paragraph = "One two three. " * 40 + "The end"
     found = passages(paragraph)
     assert " ".join(text for _, text in found) == paragraph
@@ -56,7 +56,7 @@ def test_pieces_of_a_paragraph_are_whole_sentences_and_lose_nothing():
     assert all(text.endswith(".") and len(text.split()) == 57 for _, text in found[:-1])
 
 
-def test_of_a_question_only_grade_3_holds_the_answer(real_data):
+def test_only_the_passage_of_grade_3_contains_the_answer(real_data):
     records = [each for each in warm_records(real_data) if each["id"].startswith("squad-")]
     with_answers = {
         f"squad-{question['id']}": [normalised(answer["text"]) for answer in question["answers"]]
@@ -81,7 +81,7 @@ def _squad(real_data):
         return json.load(file)
 
 
-def test_people_agree_with_themselves_and_bm25_is_as_published(topics, perfect, real_data, tmp_path):
+def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(topics, perfect, real_data, tmp_path):
     perfect.save(tmp_path / "answers.json")
     assert Answers.load(tmp_path / "answers.json") == perfect
     judges = systems.judges(topics, perfect)

@@ -25,7 +25,7 @@ def mtrag(real_data: Path) -> MtRag:
     return MtRag.read(real_data)
 
 
-def test_every_row_is_asked_once_by_an_adapter_that_never_saw_its_group(mtrag: MtRag, tmp_path: Path) -> None:
+def test_every_row_is_answered_once_by_an_adapter_not_trained_on_its_group(mtrag: MtRag, tmp_path: Path) -> None:
     asked = Counter(row["id"] for fold in range(FOLDS) for row in mtrag.test(fold))
     assert set(asked.values()) == {1}
     assert len(asked) == 429
@@ -57,7 +57,7 @@ class _Scripted:
         return [Scored((log(self.abstentions.pop(0)),), 1, 1) for _ in choices]
 
 
-def test_what_does_not_abstain_is_written_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+def test_rows_without_abstention_are_generated_and_no_request_is_repeated(tmp_path: Path) -> None:
     task = load_prompted_task("rag_answer")
     rows = [{**task.examples[0], "id": name} for name in ("kept", "endless", "quiet")]
     engine = _Scripted([("It is wet [2].", "stop"), ("It is wet and wet", "length")], [0.1, 0.1, 0.9])
@@ -79,7 +79,7 @@ def test_what_does_not_abstain_is_written_and_nothing_is_asked_twice(tmp_path: P
     assert len(engine.asked) == 3
 
 
-def test_what_is_trained_on_first_shows_its_span_and_half_of_it_has_none(real_data: Path, tmp_path: Path) -> None:
+def test_pretraining_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path, tmp_path: Path) -> None:
     dataset = warm_dataset(real_data, tmp_path / "warm", {1: 8, 3: 8})
     rows = [*dataset.records("train"), *dataset.records("validation")]
     assert Counter((len(row["passages"]), row["answerable"]) for row in rows) == {

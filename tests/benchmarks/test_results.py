@@ -30,7 +30,7 @@ CONTENT = {
 }
 
 
-def test_a_row_is_a_line_and_nothing_is_lost(tmp_path):
+def test_results_are_written_one_row_per_line_without_loss(tmp_path):
     path = tmp_path / "demo.json"
     write_results(path, CONTENT)
     text = path.read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ TOPICS = [f"t{n}" for n in range(12)]
 
 
 @given(grades=st.lists(st.sampled_from(SCALE), min_size=1, max_size=40), seed=st.integers(0, 99))
-def test_where_all_scores_differ_each_grade_is_given_as_often_as_people_give_it(grades, seed):
+def test_with_distinct_scores_grades_have_the_human_frequencies(grades, seed):
     scores = np.random.default_rng(seed).permutation(len(grades)).tolist()
     found = thresholds(scores, grades, SCALE)
     given_grades = Counter(sum(score >= each for each in found) for score in scores)
@@ -43,7 +43,7 @@ def test_where_all_scores_differ_each_grade_is_given_as_often_as_people_give_it(
 
 
 @given(pairs=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SCALE)), min_size=1, max_size=40))
-def test_between_equal_scores_nothing_is_cut_and_no_other_cut_is_nearer(pairs):
+def test_thresholds_never_split_equal_scores_and_are_the_nearest_possible(pairs):
     scores, grades = [score for score, _ in pairs], [grade for _, grade in pairs]
     found = thresholds(scores, grades, SCALE)
     assert all(low <= high for low, high in pairwise(found))
@@ -53,7 +53,7 @@ def test_between_equal_scores_nothing_is_cut_and_no_other_cut_is_nearer(pairs):
         assert off == min(abs(sum(score >= other for score in scores) - wanted) for other in [*scores, math.inf])
 
 
-def test_a_topic_is_graded_by_the_other_half():
+def test_a_topic_is_graded_with_thresholds_of_the_other_half():
     scores = {topic: {"a": n + 0.1, "b": n + 0.2, "c": n + 0.3} for n, topic in enumerate(TOPICS)}
     human = {topic: {"a": 0, "b": 0, "c": 2} for topic in TOPICS}
     grades, parts = cut(scores, human, (0, 1, 2))
@@ -75,7 +75,7 @@ def values(better: float, *, noise: float, seed: int = 0) -> Measured:
     return Measured({MEASURE: made, OTHER: made})
 
 
-def test_the_figures_of_the_right_and_of_the_reverse_order():
+def test_correlations_of_the_same_and_of_the_reversed_order():
     human = values(0.1, noise=0)
     right, reverse = (
         {row["measure"]: row["value"] for row in order_rows("x", human, values(better, noise=0), resamples=50)}
@@ -86,7 +86,7 @@ def test_the_figures_of_the_right_and_of_the_reverse_order():
     assert set(reverse.values()) == {-1.0}
 
 
-def test_halves_share_no_topic_and_are_summed_up_with_their_spread():
+def test_halves_share_no_topic_and_are_summarised_with_their_spread():
     human = values(0.1, noise=0.2)
     for one, other in halves(human, times=5):
         topics = [list(side.by[MEASURE]["s0"]) for side in (one, other)]
@@ -110,7 +110,7 @@ def test_the_difference_of_two_judges_is_paired():
     assert tau_difference(human, good, good, resamples=50) == (0, 0, 0, 1)
 
 
-def test_grades_that_are_dealt_stay_in_their_topic_and_votes_rise_with_the_runs():
+def test_permuted_grades_stay_in_their_topic_and_votes_increase_with_the_runs():
     human = {topic: {f"d{n}": n % 5 for n in range(20)} for topic in TOPICS}
     found = dealt(human, seed=1).grades
     assert found != human
@@ -122,7 +122,7 @@ def test_grades_that_are_dealt_stay_in_their_topic_and_votes_rise_with_the_runs(
         assert set(row.values()) == set(SCALE)
 
 
-def test_a_judge_is_circular_where_its_encoder_or_its_votes_rank():
+def test_a_judge_is_circular_if_its_encoder_or_votes_rank_a_system():
     queries = {topic: f"what is {topic}" for topic in TOPICS}
     grades = {topic: {"a": 1} for topic in TOPICS}
     encoder = Judge("embedding", grades, SCALE, ("base all-minilm-l6-v2",))
@@ -153,7 +153,7 @@ def collection(tmp_path):
     return Cranfield(tmp_path)
 
 
-def test_unexplained_pairs_are_not_pooled_and_what_people_did_not_name_is_not_relevant(collection, tmp_path):
+def test_unexplained_pairs_are_not_pooled_and_unjudged_ones_are_not_relevant(collection, tmp_path):
     pooled = judged_pool(tmp_path, {"a": {"1": {"1": 3.0, "3": 2.0}}, "b": {"1": {"1": 2.0, "2": 1.0}}})
     assert pooled == {"1": {"1": 2, "2": 1}}
     assert completed(collection.qrels, pooled) == {"1": {"1": 3, "2": 0}}
@@ -165,7 +165,7 @@ def test_unexplained_pairs_are_not_pooled_and_what_people_did_not_name_is_not_re
     assert texts["1"].split()[-1] == f"w{WORDS - 1}"
 
 
-def test_the_judging_task_holds_what_it_promises():
+def test_the_judging_task_meets_the_task_contract():
     task = load_prompted_task("relevance", TASKS)
     for record in task.examples:
         jsonschema.validate(record, task.record_schema)

@@ -38,7 +38,7 @@ def dataset(cli, tmp_path):
         ([{"id": "1", "query": "a tent"}], ["rows.jsonl, line 1", "group"]),
     ],
 )
-def test_a_row_that_does_not_fit_names_file_row_and_field(refused, tmp_path, rows, says):
+def test_an_invalid_row_names_file_row_and_field(refused, tmp_path, rows, says):
     source = lines(tmp_path / "rows.jsonl", *rows)
     complaint = refused("data", "build", "rewriting", source, "--format", "native", "--out", tmp_path / "out")
     assert all(word in complaint for word in says)
@@ -53,7 +53,7 @@ def test_a_missing_column_is_named(refused, tmp_path):
     assert "rewrite" in complaint
 
 
-def test_an_empty_file_an_unknown_format_a_missing_file_an_unknown_task(refused, tmp_path):
+def test_unusable_sources_formats_and_tasks_are_named(refused, tmp_path):
     empty = lines(tmp_path / "empty.jsonl")
     build = ("data", "build", "rewriting")
     out = ("--out", tmp_path / "out")
@@ -64,7 +64,7 @@ def test_an_empty_file_an_unknown_format_a_missing_file_an_unknown_task(refused,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_base_that_does_not_exist(refused, dataset, tmp_path):
+def test_a_missing_base_is_an_error(refused, dataset, tmp_path):
     store = tmp_path / "store"
     complaint = refused("train", "rewriting", "--data", dataset, "--name", "r", "--base", "none", "--store", store)
     assert "no base model 'none'" in complaint
@@ -80,12 +80,12 @@ def test_a_base_that_does_not_exist(refused, dataset, tmp_path):
         ("lora.target_modules=[q_proj", "is not a YAML value"),
     ],
 )
-def test_a_recipe_that_is_refused(refused, dataset, tmp_path, override, says):
+def test_an_invalid_recipe_is_an_error(refused, dataset, tmp_path, override, says):
     given = ("train", "rewriting", "--data", dataset, "--name", "r", "--set", override, "--store", tmp_path / "store")
     assert says in refused(*given)
 
 
-def test_names_outside_the_grammar_and_names_that_are_taken(refused, dataset, tiny_base, tmp_path):
+def test_invalid_and_taken_names_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     train = ("train", "rewriting", "--data", dataset, "--base", tiny_base.path, "--store", store.root)
@@ -105,7 +105,7 @@ def test_an_unfinished_run_is_not_overwritten(refused, cli, dataset, tiny_base, 
     assert called.code == 0, called.err
 
 
-def test_a_dataset_that_was_changed(refused, dataset, tiny_base, tmp_path):
+def test_a_changed_dataset_is_an_error(refused, dataset, tiny_base, tmp_path):
     with (dataset / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(ROW) + "\n")
     complaint = refused(
@@ -114,7 +114,7 @@ def test_a_dataset_that_was_changed(refused, dataset, tiny_base, tmp_path):
     assert "train.jsonl: was changed" in complaint
 
 
-def test_adapters_that_must_not_be_loaded(refused, dataset, tiny_base, tmp_path):
+def test_adapters_that_fail_their_load_check_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     config = stored.path / "adapter_config.json"
@@ -128,7 +128,7 @@ def test_adapters_that_must_not_be_loaded(refused, dataset, tiny_base, tmp_path)
     )
 
 
-def test_a_base_that_changed_since_training(refused, tiny_base, tmp_path):
+def test_a_base_changed_since_training_is_an_error(refused, tiny_base, tmp_path):
     from searchlora.models.resolve import resolve
 
     copy = tmp_path / "base"
@@ -154,7 +154,7 @@ def test_a_base_that_changed_since_training(refused, tiny_base, tmp_path):
         ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no stage retrieves"),
     ],
 )
-def test_a_pipeline_that_cannot_be_built(refused, tmp_path, content, says):
+def test_an_invalid_pipeline_is_an_error(refused, tmp_path, content, says):
     pipeline = tmp_path / "p.yaml"
     pipeline.write_text(content, encoding="utf-8")
     queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent"})
@@ -165,7 +165,7 @@ def test_a_pipeline_that_cannot_be_built(refused, tmp_path, content, says):
     assert not out.exists()
 
 
-def test_queries_and_corpora_that_are_none(refused, tmp_path):
+def test_invalid_queries_and_corpora_are_errors(refused, tmp_path):
     pipeline = tmp_path / "p.yaml"
     pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
     good = lines(tmp_path / "good.jsonl", {"id": "1", "query": "tent", "text": "tent"})
@@ -179,7 +179,7 @@ def test_queries_and_corpora_that_are_none(refused, tmp_path):
 
 
 @pytest.mark.parametrize("history", ["not turns", ["text only"], [{"role": "user"}]])
-def test_a_conversation_that_is_none(refused, tmp_path, history):
+def test_an_invalid_conversation_is_an_error(refused, tmp_path, history):
     pipeline = tmp_path / "p.yaml"
     pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
     queries = lines(tmp_path / "q.jsonl", {"id": "1", "query": "tent", "history": history})
@@ -217,7 +217,7 @@ def test_a_name_cannot_forge_a_line_of_output(cli, tmp_path):
         assert not set("\x1b\r\u202e") & set(called.err)
 
 
-def test_what_the_system_refuses_is_worded(refused, tmp_path, monkeypatch):
+def test_errors_of_the_operating_system_are_put_into_words(refused, tmp_path, monkeypatch):
     said = refused("clicks", "a" * 5000, "--out", tmp_path / "out.txt")
     assert "File name too long" in said and len(said) < 400
 

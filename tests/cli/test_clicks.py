@@ -57,7 +57,7 @@ def test_from_log_to_qrels(cli, log, tmp_path):
     assert "8 judgments of 2 topics" in called.out
 
 
-def test_columns_thresholds_minimum(cli, tmp_path):
+def test_columns_thresholds_and_minimum_are_options(cli, tmp_path):
     path, out = tmp_path / "log.jsonl", tmp_path / "qrels.txt"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows(("q", "sku", "rank", "hit"))))
     columns = (
@@ -109,7 +109,7 @@ def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_topics_of_a_file(cli, tmp_path):
+def test_topics_can_come_from_a_file(cli, tmp_path):
     path, topics, out = tmp_path / "log.jsonl", tmp_path / "topics.tsv", tmp_path / "qrels.txt"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     topics.write_text("7\tRed shoes\n8\tsleeping bag\n")
@@ -122,7 +122,7 @@ def test_topics_of_a_file(cli, tmp_path):
     assert "4 judgments of 1 topics" in called.out
 
 
-def test_nothing_that_is_there_is_overwritten_and_nothing_half_is_left(refused, tmp_path):
+def test_nothing_is_overwritten_and_no_partial_file_remains(refused, tmp_path):
     """Not the log itself, not the judgments of people; and figures lie nowhere without their qrels."""
     log, people = tmp_path / "log.csv", tmp_path / "people.txt"
     lines = [f"tent,d {at % 2},1,{at % 2}\n" for at in range(40)]
@@ -138,14 +138,14 @@ def test_nothing_that_is_there_is_overwritten_and_nothing_half_is_left(refused, 
 
 
 @pytest.mark.parametrize("threshold", ["nan", "inf", "0.5,nan"])
-def test_thresholds_are_numbers_that_can_be_reached(refused, log, tmp_path, threshold):
+def test_thresholds_must_be_reachable_numbers(refused, log, tmp_path, threshold):
     """Nothing is below nan: every document would get the highest grade."""
     out = tmp_path / "made" / "qrels.txt"
     assert "ascending finite numbers" in refused("clicks", log, "--out", out, "--thresholds", threshold)
     assert not out.parent.exists()
 
 
-def test_a_log_of_its_header_only(refused, tmp_path):
+def test_a_log_with_only_a_header_is_an_error(refused, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("query,document,position,clicked\n")
     assert "there are no impressions" in refused("clicks", log, "--out", tmp_path / "qrels.txt")

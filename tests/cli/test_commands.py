@@ -52,7 +52,7 @@ def test_every_command_has_a_help_text_and_an_example_that_parses(path):
 
 
 @pytest.mark.parametrize("path", LEAVES)
-def test_every_value_has_a_name_that_says_what_it_is_and_a_help_text(path):
+def test_every_value_has_a_descriptive_name_and_a_help_text(path):
     for parameter in LEAVES[path].params:
         if parameter.name in ("help", "install_completion", "show_completion"):
             continue

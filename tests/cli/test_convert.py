@@ -23,7 +23,7 @@ def topics(tmp_path):
     return path
 
 
-def test_qrels_there_and_back(cli, qrels, tmp_path):
+def test_qrels_round_trip(cli, qrels, tmp_path):
     for name in ("q.tsv", "q.parquet", "q.json", "q.jsonl.gz"):
         called = cli("convert", "qrels", qrels, tmp_path / name)
         assert called.code == 0, called.err
@@ -33,7 +33,7 @@ def test_qrels_there_and_back(cli, qrels, tmp_path):
         assert (tmp_path / "back.txt").read_text() == qrels.read_text()
 
 
-def test_qrels_by_query_and_thresholds(cli, topics, tmp_path):
+def test_qrels_by_query_text_and_with_thresholds(cli, topics, tmp_path):
     judged = {"judgmentRatings": [{"query": "jeans", "ratings": [{"docId": "a", "rating": "0.6"}]}]}
     (tmp_path / "coec.json").write_text(json.dumps(judged))
     called = cli(
@@ -54,7 +54,7 @@ def test_qrels_by_query_and_thresholds(cli, topics, tmp_path):
     assert read_qrels(tmp_path / "q.csv") == {"jeans": {"a": 2}}
 
 
-def test_runs(cli, tmp_path):
+def test_runs_are_converted(cli, tmp_path):
     (tmp_path / "run.json").write_text('{"7": {"a": 0.5, "b": 2.25}}')
     called = cli("convert", "run", tmp_path / "run.json", tmp_path / "out", "--to", "trec", "--tag", "bm25")
     assert called.code == 0, called.err
@@ -64,7 +64,7 @@ def test_runs(cli, tmp_path):
     assert read_run(tmp_path / "run.parquet") == {"7": {"a": 0.5, "b": 2.25}}
 
 
-def test_topics(cli, topics, tmp_path):
+def test_topics_are_converted(cli, topics, tmp_path):
     called = cli("convert", "topics", topics, tmp_path / "t.csv")
     assert called.code == 0, called.err
     assert "(jsonl): 2 topics with query, searches." in called.out
@@ -84,7 +84,7 @@ def test_topics(cli, topics, tmp_path):
         (("topics", "bad.txt", "out.csv", "--from", "yaml"), "there is no format 'yaml'"),
     ],
 )
-def test_refusals(refused, tmp_path, monkeypatch, arguments, says):
+def test_unusable_conversions_are_refused(refused, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.txt").write_text("1 0 a 1\n1 0 b 0.5\n")
     (tmp_path / "words.doc").write_text("some words\n")

@@ -48,7 +48,7 @@ def no_kernels(monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
 
 
-def test_everything_required_works_here(cli):
+def test_everything_required_works_on_this_machine(cli):
     called = cli("doctor")
     assert called.code == 0, called.out
     assert "Everything required works." in called.out
@@ -127,7 +127,7 @@ def test_a_server_is_reached_and_its_models_listed(cli, server):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "ftp://example.org", "http://user:secret@127.0.0.1:9"])
-def test_a_server_that_cannot_be_reached_fails_in_words(cli, url):
+def test_an_unreachable_server_is_reported_as_a_failure(cli, url):
     called = cli("doctor", "--server", url)
     assert called.code == 1 and "broken    server" in called.out
     assert "secret" not in called.out and "Traceback" not in called.err

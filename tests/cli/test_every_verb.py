@@ -26,7 +26,7 @@ def settings(*pairs: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("foreign")
-def test_every_verb(cli, tmp_path, tiny_base):
+def test_every_verb_runs(cli, tmp_path, tiny_base):
     source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"
     built = cli("data", "build", "colour", source, "--format", "native", "--out", data)
     assert built.code == 0, built.err
@@ -78,7 +78,7 @@ def test_every_verb(cli, tmp_path, tiny_base):
 
 
 @pytest.mark.usefixtures("foreign")
-def test_a_pipeline_runs_any_task_by_the_adapters_name(cli, tmp_path, tiny_base):
+def test_a_pipeline_finds_the_task_through_the_adapter(cli, tmp_path, tiny_base):
     source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"
     cli("data", "build", "colour", source, "--format", "native", "--out", data)
     cli(
@@ -106,7 +106,7 @@ def test_a_pipeline_runs_any_task_by_the_adapters_name(cli, tmp_path, tiny_base)
 
 
 @pytest.mark.usefixtures("foreign")
-def test_a_prompt_that_changed_since_training_is_refused_wherever_it_would_be_used(refused, cli, tmp_path, tiny_base):
+def test_a_prompt_changed_since_training_is_refused_by_every_verb(refused, cli, tmp_path, tiny_base):
     source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"
     cli("data", "build", "colour", source, "--format", "native", "--out", data)
     trained = cli(

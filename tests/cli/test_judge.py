@@ -12,7 +12,7 @@ from tests.experiments.grading_task import build_task, write_collection, write_r
 SHORT = ("optim.max_steps=4", "optim.batch_size=8", "lora.r=4", "optim.learning_rate=5e-3")
 
 
-def test_from_training_to_mixed_qrels(cli, refused, tmp_path, tiny_base):
+def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     tasks, store, data = build_task(tmp_path / "tasks"), tmp_path / "store", tmp_path / "data"
     own = ("--store", store, "--tasks", tasks)
     files = write_collection(tmp_path)
@@ -84,7 +84,7 @@ def test_from_training_to_mixed_qrels(cli, refused, tmp_path, tiny_base):
     assert "was changed since its card was written" in refused("mix-qrels", people, out, "--out", tmp_path / "no.txt")
 
 
-def test_mixing_what_has_no_card(cli, refused, tmp_path):
+def test_mixing_qrels_without_a_card_needs_a_source(cli, refused, tmp_path):
     people, other = tmp_path / "people.txt", tmp_path / "other.txt"
     people.write_text("t0 0 d1 1\nt0 0 d2 0\n", encoding="utf-8")
     other.write_text("t0 0 d1 9\nt0 0 d3 9\nt1 0 d1 4\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def test_mixing_what_has_no_card(cli, refused, tmp_path):
         assert cli(*command[:-1], tmp_path / "n.txt", *wrong).code == 2
 
 
-def test_answers_that_were_no_grade_count_in_the_agreement_of_a_mixture(cli, refused, tmp_path):
+def test_invalid_answers_count_in_the_agreement_of_mixed_qrels(cli, refused, tmp_path):
     people, other = tmp_path / "people.txt", tmp_path / "other.txt"
     people.write_text("".join(f"t{n} 0 d1 {n % 2}\n" for n in range(6)), encoding="utf-8")
     said = {f"t{n}": {"d1": n % 2} for n in range(4)}

@@ -48,7 +48,7 @@ def asked(files, *more):
     return ("judge-card", "--human", files / "human", *judges, "--resamples", 200, "--out", files / "out", *more)
 
 
-def test_everything_at_once(cli, files):
+def test_card_with_all_options(cli, files):
     runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
     more = (
         "--variant",
@@ -92,7 +92,7 @@ def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
     assert "the judge j@1 and the system share j@1" in refused(*asked(files, *runs))
 
 
-def test_grades_of_people_must_be_of_people(refused, files):
+def test_human_qrels_must_be_human(refused, files):
     write_card(files / "human", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
     assert "judgments of source 'llm', not human ones" in refused(*asked(files))
 
@@ -110,7 +110,7 @@ def test_grades_of_people_must_be_of_people(refused, files):
         (("--run", "one=human"), "human"),
     ],
 )
-def test_what_cannot_be_done_is_said(refused, files, monkeypatch, more, says):
+def test_impossible_requests_are_errors(refused, files, monkeypatch, more, says):
     monkeypatch.chdir(files)
     assert says in refused(*asked(files, *more))
     assert not (files / "out").exists()
@@ -123,7 +123,7 @@ def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     assert "document d5 of topic q0 has a grade or is repeated" in refused(*asked(files))
 
 
-def test_no_llm_is_among_the_people(refused, files):
+def test_qrels_of_an_llm_are_not_accepted_as_a_rater(refused, files):
     write_card(files / "poor", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
     raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'poor'}")
     assert "poor: holds judgments of source 'llm', not human ones" in refused(*asked(files, *raters))
@@ -154,12 +154,12 @@ def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
     assert done.code == 0 and "120 of 120 answers are invalid" in done.out
 
 
-def test_what_there_is_no_figure_of_is_not_a_number(cli, files):
+def test_undefined_figures_are_null(cli, files):
     write_qrels(files / "one", {"q0": HUMAN["q0"]})
     done = cli("judge-card", "--human", files / "one", "--judge", f"x={files / 'one'}", "--out", files / "out")
     assert "x: kappa 1.000 (no interval), 10 pairs of 1 queries" in done.out and "nan" not in done.out
 
 
-def test_a_seed_that_is_none(cli, files):
+def test_an_invalid_seed_is_a_usage_error(cli, files):
     done = cli(*asked(files, "--seed", "-1"))
     assert done.code == 2 and "--seed" in done.err

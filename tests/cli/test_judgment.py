@@ -42,7 +42,7 @@ def judge(cli, tmp_path, tiny_base):
     return data, store
 
 
-def test_built_trained_evaluated_and_let_judge(cli, judge, tmp_path):
+def test_build_train_evaluate_and_judge(cli, judge, tmp_path):
     data, store = judge
     manifest = Store(store).get("camp-judge").manifest
     assert [each["name"] for each in manifest.settings["scale"]] == ["Useless", "Useful"]
@@ -80,7 +80,7 @@ def test_built_trained_evaluated_and_let_judge(cli, judge, tmp_path):
     assert "none of the 3 answers is a grade" in written_out.err or written_out.code == 0
 
 
-def test_as_a_reranker(cli, judge, tmp_path):
+def test_rerank_pipeline_with_a_judge(cli, judge, tmp_path):
     _, store = judge
     texts = [f"a tent for {n} people" for n in range(2, 9)]
     corpus = written(tmp_path / "corpus.jsonl", [{"id": f"d{n}", "text": text} for n, text in enumerate(texts)])
@@ -99,7 +99,7 @@ def test_as_a_reranker(cli, judge, tmp_path):
     assert [scores[document] for document in order[4:]] == [-1, -2, -3]
 
 
-def test_a_judge_that_gives_reasons(cli, tmp_path, tiny_base):
+def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
     words = ("No, not this.", "Yes, this.")
     rows = [
         {"id": f"{n} {m}", "group": f"q{n}", "query": f"stove {n}", "passage": f"burns {m}", "grade": 3 * m}
@@ -140,7 +140,7 @@ def test_a_judge_that_gives_reasons(cli, tmp_path, tiny_base):
     assert set(read_probabilities(tmp_path / "q.txt.probabilities.jsonl")["t1"]) == {"d0", "d2"}
 
 
-def test_the_base_judges_with_our_guideline(cli, tmp_path, tiny_base):
+def test_a_bare_base_judges_with_the_settings_of_a_dataset(cli, tmp_path, tiny_base):
     topics = written(tmp_path / "topics.jsonl", [{"id": "t1", "query": "a tent"}])
     corpus = written(tmp_path / "corpus.jsonl", [{"id": "d0", "text": "text"}])
     (tmp_path / "pairs.txt").write_text("t1 d0\n", encoding="utf-8")

@@ -41,7 +41,7 @@ def arguments(folder, human="human.txt"):
     return ["prediction-powered", "--human", folder / human, "--judged", folder / "llm.txt", *files]
 
 
-def test_figures_are_those_of_the_functions(folder, cli):
+def test_figures_equal_those_of_the_python_functions(folder, cli):
     called = cli(*arguments(folder), "--out", folder / "powered.json")
     assert called.code == 0, called.err
     assert "| b − a |" in called.out
@@ -62,7 +62,7 @@ def test_too_few_topics_and_a_circular_judge_are_refused(folder, cli, refused):
     assert "| b (circular) |" in cli(*arguments(folder), "--allow-circular").out
 
 
-def test_an_answer_that_is_no_grade_is_unjudged_and_counted(folder, cli, refused):
+def test_an_invalid_answer_is_unjudged_and_counted(folder, cli, refused):
     """A label of 10 where the scale ends at 3, and an answer without one: neither is a gain (law 2)."""
     card = JudgmentsCard("llm", "2026-01-01", judge="j@1", judge_lineage=("j@1",), judge_queries=None)
     judged = {topic: dict(row) for topic, row in read_qrels(folder / "llm.txt").items()}
@@ -85,7 +85,7 @@ def test_an_answer_that_is_no_grade_is_unjudged_and_counted(folder, cli, refused
     assert "not a list of whole numbers" in refused(*arguments(folder), "--scale", "many")
 
 
-def test_judgments_of_an_llm_are_not_taken_for_people_s_nor_a_judge_without_a_card_for_known(folder, cli, refused):
+def test_llm_judgments_are_not_human_and_a_judge_without_card_is_unknown(folder, cli, refused):
     assert "llm.txt: holds judgments of source 'llm', not human ones" in refused(*arguments(folder, "llm.txt"))
     (folder / "llm.txt.card.json").unlink()
     assert "It is not known who the judge is" in cli(*arguments(folder)).out

@@ -26,7 +26,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_it_is_said_before_the_work(refused, tmp_path, monkeypatch, arguments):
+def test_an_unwritable_target_is_reported_before_any_work(refused, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("")
     said = refused(*arguments, "taken/below")

@@ -64,7 +64,7 @@ def test_one_completion_per_request_in_order(engine):
     assert turned[::-1] == alone
 
 
-def test_adapters_and_the_base_in_one_call_answer_as_alone(engine):
+def test_mixed_adapters_answer_as_in_separate_calls(engine):
     adapters = [None, "one@1", "two.dots", "one@2", None]
     mixed = engine.generate([asked(text, adapter) for text, adapter in zip(PROMPTS, adapters, strict=True)])
     alone = [engine.generate([asked(text, adapter)])[0] for text, adapter in zip(PROMPTS, adapters, strict=True)]
@@ -73,19 +73,19 @@ def test_adapters_and_the_base_in_one_call_answer_as_alone(engine):
     assert len(set(answers.values())) == 3
 
 
-def test_no_request_gets_more_tokens_than_it_asked_for(engine):
+def test_no_completion_exceeds_max_new_tokens(engine):
     few, many = engine.generate([asked("tent", "one@1", 2), asked("tent", "one@1", 9)])
     assert few.completion_tokens <= 2
     assert many.text.startswith(few.text)
     assert few.finish == "length" or few.completion_tokens < 2
 
 
-def test_nothing_asked_nothing_answered(engine):
+def test_no_requests_give_no_completions(engine):
     assert engine.generate([]) == []
     assert engine.score([], []) == []
 
 
-def test_a_reference_is_pinned_to_the_version_it_means(engine):
+def test_pin_resolves_a_reference_to_its_version(engine):
     assert engine.pin("one") == "one@2"
     assert engine.pin("one@production") == "one@1"
     production = engine.generate([asked("tent", "one@production")])
@@ -93,7 +93,7 @@ def test_a_reference_is_pinned_to_the_version_it_means(engine):
 
 
 @pytest.mark.parametrize("reference", ["three", "one@7", "one@staging"])
-def test_an_adapter_that_is_not_there_is_refused_by_name(engine, reference):
+def test_a_missing_adapter_is_an_error_that_names_it(engine, reference):
     with pytest.raises(NotInStore, match=reference.partition("@")[0]):
         engine.generate([asked("tent", reference)])
 
@@ -109,7 +109,7 @@ def test_scores_are_log_probabilities_of_whole_choices(engine):
         assert together.log_probabilities == pytest.approx(single.log_probabilities, abs=1e-4)
 
 
-def test_within_changes_neither_the_best_choice_nor_its_score(engine):
+def test_prune_margin_keeps_the_best_choice_and_its_score(engine):
     requests = [asked(text, "one@1") for text in PROMPTS]
     choices = [[f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in PROMPTS]] * len(PROMPTS)
     exact = engine.score(requests, choices)
@@ -121,14 +121,14 @@ def test_within_changes_neither_the_best_choice_nor_its_score(engine):
             assert bound >= score - 1e-4
 
 
-def test_what_scoring_cost_is_told(engine):
+def test_scoring_reports_its_token_cost(engine):
     (found,) = engine.score([asked("tent", "one@1")], [["red", "green"]])
     (completion,) = engine.generate([asked("tent", "one@1")])
     assert found.prompt_tokens == completion.prompt_tokens
     assert found.scored_tokens > 2
 
 
-def test_a_grammar_holds_every_answer(engine):
+def test_every_completion_matches_its_grammar(engine):
     schema = Grammar("json_schema", json.dumps(SCHEMA))
     lark = Grammar("lark", 'start: "[" NUMBER "]"\nNUMBER: /[0-9]{1,3}/')
     requests = [asked(text, adapter, 64, schema) for text in PROMPTS for adapter in (None, "one@1", "two.dots")]
@@ -143,13 +143,13 @@ def test_a_grammar_holds_every_answer(engine):
     assert 0 <= int(number.text.removeprefix("[").removesuffix("]")) <= 999
 
 
-def test_requests_with_and_without_a_grammar_answer_together_as_alone(engine):
+def test_requests_with_and_without_grammar_can_be_mixed(engine):
     grammars = [None, COLOUR, None, Grammar("json_schema", json.dumps(SCHEMA)), COLOUR]
     requests = [asked(text, "one@1", 40, grammar) for text, grammar in zip(PROMPTS, grammars, strict=True)]
     assert engine.generate(requests) == [engine.generate([request])[0] for request in requests]
 
 
-def test_an_answer_that_a_grammar_holds_is_cut_like_any_other(engine):
+def test_constrained_completions_respect_the_token_limit(engine):
     (cut,) = engine.generate([asked("tent", "one@1", 5, Grammar("json_schema", json.dumps(SCHEMA)))])
     assert (cut.finish, cut.completion_tokens) == ("length", 5)
     assert isinstance(JsonObject(SCHEMA).parse(cut.text), InvalidOutput)
@@ -165,12 +165,12 @@ def test_an_answer_that_a_grammar_holds_is_cut_like_any_other(engine):
         (Grammar("lark", "start: colour"), 'this Lark grammar .*unknown name: "colour"'),
     ],
 )
-def test_a_grammar_that_cannot_be_used_is_refused_by_its_request(engine, grammar, reason):
+def test_an_unusable_grammar_is_an_error_that_names_the_request(engine, grammar, reason):
     with pytest.raises(EngineError, match=rf"(?s)request 2: generation cannot be constrained to {reason}"):
         engine.generate([asked("tent", None, 4, COLOUR), asked("tent", None, 4, grammar)])
 
 
-def test_what_an_answer_begins_with_is_given_and_not_repeated(engine):
+def test_answer_prefix_is_not_repeated_in_the_completion(engine):
     held, behind = Grammar("regex", "gre(en|y|at|[a-z]{1,9})"), Grammar("regex", "en|y|at|[a-z]{1,9}")
     whole = engine.generate([asked(text, "one@1", 20, held) for text in PROMPTS])
     rest = engine.generate([asked(text, "one@1", 20, behind, "gre") for text in PROMPTS])
@@ -182,7 +182,7 @@ def test_what_an_answer_begins_with_is_given_and_not_repeated(engine):
 
 
 @pytest.mark.parametrize("others", [[], ["blue", "greenish"]], ids=["alone", "among others"])
-def test_a_score_is_that_of_the_beginning_and_of_what_stands_behind_it(engine, others):
+def test_scores_condition_on_the_answer_prefix_and_include_the_choice_suffix(engine, others):
     whole, first, second = (
         [found.log_probabilities[0] for found in engine.score(requests, [[choice, *others]] * len(PROMPTS))]
         for choice, requests in (
@@ -194,7 +194,7 @@ def test_a_score_is_that_of_the_beginning_and_of_what_stands_behind_it(engine, o
     assert [a + b for a, b in zip(first, second, strict=True)] == pytest.approx(whole, abs=1e-3)
 
 
-def test_choices_with_and_without_the_stop_token_are_scored_together_as_alone(engine):
+def test_choices_with_and_without_stop_token_can_be_mixed(engine):
     requests = [
         asked(text, "one@1", ends=ends) for text, ends in zip(PROMPTS, (None, "\n", None, "", "\n"), strict=True)
     ]
@@ -206,12 +206,12 @@ def test_choices_with_and_without_the_stop_token_are_scored_together_as_alone(en
     assert with_stop.log_probabilities != with_line.log_probabilities
 
 
-def test_the_adapter_counts_in_scores(engine):
+def test_scores_depend_on_the_adapter(engine):
     choices = [["red", "green"]]
     assert engine.score([asked("tent", "one@1")], choices) != engine.score([asked("tent", None)], choices)
 
 
-def test_threads_do_not_see_each_others_adapters(engine):
+def test_concurrent_threads_use_their_own_adapters(engine):
     references = [None, "one@1", "one@2", "two.dots"]
     expected = {reference: engine.generate([asked("tent", reference)])[0].text for reference in references}
     wrong = []

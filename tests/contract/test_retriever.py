@@ -74,7 +74,7 @@ def ids(hits):
     return [hit.document for hit in hits]
 
 
-def test_one_ranking_per_query_best_first(retriever):
+def test_one_ranking_per_query_in_descending_order(retriever):
     found = retriever.search(QUERIES, 5)
     assert len(found) == len(QUERIES)
     for hits in found:
@@ -85,15 +85,15 @@ def test_one_ranking_per_query_best_first(retriever):
     assert any(hits for hits in found)
 
 
-def test_nothing_asked_nothing_found(retriever):
+def test_no_queries_give_no_rankings(retriever):
     assert retriever.search([], 3) == []
 
 
-def test_a_query_without_text_finds_nothing(retriever):
+def test_an_empty_query_has_no_hits(retriever):
     assert retriever.search(["", "   ", "\n"], 3) == [[], [], []]
 
 
-def test_words_that_stand_nowhere(kind, retriever):
+def test_unknown_words_give_no_lexical_hits(kind, retriever):
     (hits,) = retriever.search(["zebra"], 4)
     assert ids(hits) == [] if kind in LEXICAL else len(hits) == 4
 
@@ -102,13 +102,13 @@ def test_a_document_without_text_is_never_a_hit(retriever):
     assert all("blank" not in ids(hits) for hits in retriever.search(QUERIES, 99))
 
 
-def test_the_document_that_says_what_is_asked_is_found(kind, retriever):
+def test_the_matching_document_is_found(kind, retriever):
     first = 9 if kind == "dense, not normalised" else 1  # an inner product favours long vectors
     for query, document in [("跑鞋 女", "鞋"), ("палатка зелёная", "тент"), ("hiking boots, waterproof", "d2")]:
         assert document in ids(retriever.search([query], first)[0])
 
 
-def test_batches_change_nothing(retriever):
+def test_results_do_not_depend_on_batches(retriever):
     together = retriever.search(QUERIES, 6)
     assert [retriever.search([query], 6)[0] for query in QUERIES] == together
     assert retriever.search(QUERIES[::-1], 6)[::-1] == together
@@ -117,12 +117,12 @@ def test_batches_change_nothing(retriever):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=st.lists(WORD, max_size=4), k=st.integers(1, 12))
-def test_fewer_hits_are_the_top_of_more(retriever, words, k):
+def test_a_smaller_k_is_a_prefix_of_a_larger_k(retriever, words, k):
     query = " ".join(words)
     assert retriever.search([query], k)[0] == retriever.search([query], 99)[0][:k]
 
 
-def test_documents_with_the_same_text_are_level_and_the_last_id_is_first(kind, make):
+def test_equal_documents_have_equal_scores_and_are_ordered_by_descending_id(kind, make):
     names = [f"n{number}" for number in range(70)]
     others = [Document(f"x{number}", f"socks of kind {number}") for number in range(80)]
     for order in (names, names[::-1]):
@@ -147,12 +147,12 @@ def test_two_documents_of_one_id_are_refused(kind, make):
 
 
 @pytest.mark.parametrize("documents", [[], [Document("a", " ")]])
-def test_nothing_to_search_in_is_refused(kind, make, documents):
+def test_an_empty_collection_is_refused(kind, make, documents):
     with pytest.raises(DataError, match=r"no document contains (a term|text) to search"):
         make(kind, documents)
 
 
-def test_no_hits_cannot_be_asked_for(retriever):
+def test_k_below_one_is_refused(retriever):
     for k in (0, -1):
         with pytest.raises(UsageError, match="cannot be requested"):
             retriever.search(["tent"], k)

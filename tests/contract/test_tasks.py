@@ -15,7 +15,7 @@ every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 @every_task
-def test_it_is_of_a_known_kind_and_its_files_are_whole(task):
+def test_task_has_a_known_type_and_all_files(task):
     assert isinstance(task, PromptedTask | EncoderTask)
     jsonschema.validators.validator_for(task.record_schema).check_schema(task.record_schema)
     assert {"id", "group"} <= set(task.record_schema["required"])
@@ -24,7 +24,7 @@ def test_it_is_of_a_known_kind_and_its_files_are_whole(task):
 
 
 @every_task
-def test_its_examples_are_records_and_differ(task):
+def test_examples_are_valid_distinct_records(task):
     check = RecordCheck(task.record_schema)
     assert len(task.examples) >= 2
     assert [check.fault(record) for record in task.examples] == [None] * len(task.examples)
@@ -32,7 +32,7 @@ def test_its_examples_are_records_and_differ(task):
 
 
 @every_task
-def test_its_formats_are_told_and_it_reads_native_records_and_the_made_shop(task):
+def test_formats_are_described_and_include_native_and_shop(task):
     assert {"native", "shop"} <= task.formats.keys()
     for name, format in task.formats.items():
         assert format.name == name and format.description
@@ -40,7 +40,7 @@ def test_its_formats_are_told_and_it_reads_native_records_and_the_made_shop(task
 
 
 @every_task
-def test_bound_it_is_another_task_with_the_same_name(task):
+def test_bound_returns_a_copy_with_other_settings(task):
     bound = task.bound({"made": True}, {"tuned": 1})
     assert (bound.settings, bound.tuned, bound.name) == ({"made": True}, {"tuned": 1}, task.name)
     assert (task.settings, task.tuned) == (task.default_settings, {})
@@ -54,7 +54,7 @@ def test_an_encoder_task_has_texts_for_golden_vectors(task):
 
 
 @pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, PromptedTask)])
-def test_a_prompted_task_renders_its_examples(task):
+def test_examples_render(task):
     bound = task.bound(task.settings_of({}, task.examples))
     for record in task.examples:
         assert messages(bound, record)[-1]["role"] == "user"
@@ -62,7 +62,7 @@ def test_a_prompted_task_renders_its_examples(task):
 
 
 @pytest.mark.parametrize("task", [each for each in TASKS.values() if isinstance(each, PromptedTask)])
-def test_template_syntax_in_data_and_settings_is_text(task):
+def test_template_syntax_in_data_and_settings_stays_text(task):
     """Nothing of a record, and no setting, is ever evaluated as a template."""
     attack = "{{ 7 * 7 }}{% for x in range(9) %}x{% endfor %}{{ self.__class__ }}"
 

@@ -42,7 +42,7 @@ def _nothing_but(folder: Path, *names: str) -> bool:
     return {path.name for path in folder.iterdir()} == set(names)
 
 
-def test_splits_are_by_group_in_the_shares_asked_for(tmp_path: Path) -> None:
+def test_splits_are_by_group_in_the_requested_shares(tmp_path: Path) -> None:
     splits = _built(_source(tmp_path, [_row(number) for number in range(3000)]), tmp_path / "out")
     groups = {name: {row["group"] for row in rows} for name, rows in splits.items()}
     assert not groups["train"] & groups["test"] and not groups["train"] & groups["validation"]
@@ -52,7 +52,7 @@ def test_splits_are_by_group_in_the_shares_asked_for(tmp_path: Path) -> None:
     assert len(groups["test"]) == pytest.approx(100, abs=30)
 
 
-def test_a_groups_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
+def test_the_split_of_a_group_depends_only_on_the_seed(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(300)]
     first = _built(_source(tmp_path, rows), tmp_path / "first")
     more = _built(_source(tmp_path, [_row(900 + number) for number in range(90)] + rows), tmp_path / "more")
@@ -61,7 +61,7 @@ def test_a_groups_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert first["test"] != other["test"]
 
 
-def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_builds_are_reproducible_byte_for_byte(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(100)])
     one = build(task, source, format="native", out=tmp_path / "one")
     two = build(task, source, format="native", out=tmp_path / "two")
@@ -69,7 +69,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     assert load_dataset(tmp_path / "one").fingerprint == load_dataset(tmp_path / "two").fingerprint
 
 
-def test_the_card_tells_what_is_in_the_folder(tmp_path: Path) -> None:
+def test_the_card_describes_the_folder(tmp_path: Path) -> None:
     rows = [_row(number, query="ab " * (1 + number % 5) + str(number)) for number in range(100)]
     source = _source(tmp_path, rows)
     card = build(task, source, format="native", out=tmp_path / "out", seed=5)
@@ -102,7 +102,7 @@ def test_the_card_tells_what_is_in_the_folder(tmp_path: Path) -> None:
         ({"id": "r0"}, "field 'id': 'r0' was used by an earlier row"),
     ],
 )
-def test_a_row_that_does_not_fit_names_row_and_field(tmp_path: Path, changes: Row, told: str) -> None:
+def test_an_invalid_row_names_row_and_field(tmp_path: Path, changes: Row, told: str) -> None:
     source = _source(tmp_path, [_row(0), _row(1), _row(2, **changes), _row(3)])
     with pytest.raises(RejectedRows) as raised:
         build(task, source, format="native", out=tmp_path / "out")
@@ -143,7 +143,7 @@ def test_no_usable_row_is_an_error_even_when_rejects_are_allowed(tmp_path: Path)
         build(task, array, format="native", out=tmp_path / "out")
 
 
-def test_paths_and_the_task_may_be_text(tmp_path: Path) -> None:
+def test_paths_and_task_may_be_strings(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(60)])
     corpus, qrels = tmp_path / "corpus.csv", tmp_path / "qrels.txt"
     corpus.write_text("id,text\np1,shoe\n")
@@ -178,7 +178,7 @@ def test_a_leak_is_refused_and_listed(tmp_path: Path) -> None:
         assert leak["like_split"] in ("validation", "test")
 
 
-def test_dropping_a_leak_keeps_test_whole_and_lists_what_went(tmp_path: Path) -> None:
+def test_dropping_leaks_keeps_the_test_split_and_lists_removed_rows(tmp_path: Path) -> None:
     source = _source(tmp_path, _leaking())
     splits = _built(source, tmp_path / "out", shares=(0.6, 0.2, 0.2), on_leak="drop")
     stock = {name: [row for row in rows if "born" in row["query"].lower()] for name, rows in splits.items()}
@@ -191,7 +191,7 @@ def test_dropping_a_leak_keeps_test_whole_and_lists_what_went(tmp_path: Path) ->
     assert card.text["input"]["words"]["max"] >= 5
 
 
-def test_an_official_test_split_stays_whole_and_training_rows_like_it_are_taken_out(tmp_path: Path) -> None:
+def test_an_official_test_split_is_kept_and_colliding_training_rows_are_removed(tmp_path: Path) -> None:
     train = [_row(number, split="train", group=f"a{number}") for number in range(200)]
     test = [_row(500 + number, split="test", group=f"b{number}", query=f"QUERY {number}!") for number in range(25)]
     test.append(_row(600, split="test", group="a150", query="its group is in train"))
@@ -206,7 +206,7 @@ def test_an_official_test_split_stays_whole_and_training_rows_like_it_are_taken_
     assert {leak["same"] for leak in card.leaks["rows"]} == {"input", "group"}
 
 
-def test_an_official_validation_split_is_used_and_training_keeps_its_rows(tmp_path: Path) -> None:
+def test_an_official_validation_split_is_used_without_removing_training_rows(tmp_path: Path) -> None:
     sizes = {"train": 100, "validation": 20, "test": 20}
     rows = [
         _row(start + number, split=split, group=f"{split}{number}")
@@ -216,17 +216,17 @@ def test_an_official_validation_split_is_used_and_training_keeps_its_rows(tmp_pa
     assert {name: len(rows) for name, rows in _built(_source(tmp_path, rows), tmp_path / "out").items()} == sizes
 
 
-def test_a_row_without_the_split_that_the_others_have_is_rejected(tmp_path: Path) -> None:
+def test_a_row_without_split_is_rejected_if_others_have_one(tmp_path: Path) -> None:
     with pytest.raises(RejectedRows, match="field 'split' is missing, while the first row has it"):
         build(task, _source(tmp_path, [_row(0, split="train"), _row(1)]), format="native", out=tmp_path / "out")
 
 
-def test_a_limit_ends_the_reading(tmp_path: Path) -> None:
+def test_limit_ends_reading(tmp_path: Path) -> None:
     source = _source(tmp_path, [*(_row(number) for number in range(40)), {"broken": True}])
     assert sum(build(task, source, format="native", out=tmp_path / "out", limit=40).rows.values()) == 40
 
 
-def test_progress_tells_bytes_and_rows_up_to_the_end(tmp_path: Path) -> None:
+def test_progress_reports_bytes_and_rows_to_the_end(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(20_000)])
     told: list[tuple[int, int | None, str]] = []
     build(
@@ -241,7 +241,7 @@ def test_progress_tells_bytes_and_rows_up_to_the_end(tmp_path: Path) -> None:
     assert 0 < told[1][0] < source.stat().st_size
 
 
-def test_calls_that_make_no_sense_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_before_reading(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(0)])
     out = tmp_path / "out"
     with pytest.raises(UnknownFormat, match="Known formats: canard"):
@@ -257,7 +257,7 @@ def test_calls_that_make_no_sense_are_refused_before_anything_is_read(tmp_path: 
     assert _nothing_but(tmp_path, "rows.jsonl")
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("mine")
@@ -266,7 +266,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert _nothing_but(out, "precious.txt")
 
 
-def test_a_disk_that_takes_no_more_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_dataset(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(5000)])
     script = f"""
 import resource, sys
@@ -292,7 +292,7 @@ def _many(rows: int) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_million_rows_stay_below_a_gigabyte(tmp_path: Path) -> None:
+def test_building_a_million_rows_uses_less_than_a_gigabyte(tmp_path: Path) -> None:
     """Peak memory at 20,000 and 120,000 rows, and the line through both at a million."""
     peaks = {}
     for rows in (20_000, 120_000):

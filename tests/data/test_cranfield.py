@@ -34,18 +34,18 @@ def folder(tmp_path, **files):
     return tmp_path
 
 
-def test_entries_and_judgments(tmp_path):
+def test_entries_and_judgments_are_parsed(tmp_path):
     found = collection(folder(tmp_path, qrel="1  7 1\n1 1 -1\n2 7 4\n"))
     assert list(found.documents) == [Document("1", "slip flow over a plate .", "slip flow"), Document("7", "")]
     assert list(found.judgments) == [Judgment("1", "7", 4), Judgment("2", "7", 1)]
 
 
-def test_a_topic_is_known_by_its_place(tmp_path):
+def test_topics_are_numbered_by_position(tmp_path):
     queries = ".I 004\n.W\nwhat is\nslip flow .\n.I 009\n.W\nwhat is lift .\n"
     assert topics(folder(tmp_path, qry=queries)) == {"1": "what is slip flow .", "2": "what is lift ."}
 
 
-def test_the_real_collection(real_data):
+def test_the_published_collection_is_read(real_data):
     found = collection(real_data / "cranfield")
     documents, judgments = list(found.documents), list(found.judgments)
     assert [document.id for document in documents] == [str(number) for number in range(1, 1401)]
@@ -68,17 +68,17 @@ def test_the_real_collection(real_data):
         (".I 1\n.W\nx\n.I\n", "line 4: there is no number"),
     ],
 )
-def test_broken_entries(tmp_path, text, says):
+def test_malformed_entries_are_errors(tmp_path, text, says):
     with pytest.raises(DataError, match=says):
         list(collection(folder(tmp_path, all=text)).documents)
 
 
 @pytest.mark.parametrize("line", ["1 7", "1 7 2 3", "1 7 5", "1 7 0", "1 7 x"])
-def test_broken_judgments(tmp_path, line):
+def test_malformed_judgments_are_errors(tmp_path, line):
     with pytest.raises(DataError, match=rf"cranqrel, line 2: '{line}' is not a judgment"):
         list(collection(folder(tmp_path, qrel=f"1 1 1\n{line}\n")).judgments)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"cran\.qry: there is no such file"):
         topics(tmp_path)

@@ -26,7 +26,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return load_dataset(tmp_path / "data")
 
 
-def test_records_come_back(dataset: Dataset) -> None:
+def test_records_are_read_back(dataset: Dataset) -> None:
     found = [record["id"] for split in ("train", "validation", "test") for record in dataset.records(split)]
     assert sorted(found) == sorted(f"r{number}" for number in range(60))
     assert list(dataset.iter_records("test")) == dataset.records("test")
@@ -47,7 +47,7 @@ def test_a_changed_or_missing_file_is_named(dataset: Dataset) -> None:
         dataset.verify()
 
 
-def test_a_folder_that_is_no_dataset_is_told(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_folder_that_is_not_a_dataset_is_an_error(tmp_path: Path, dataset: Dataset) -> None:
     with pytest.raises(DataError, match="is not a dataset"):
         load_dataset(tmp_path)
     card = dataset.folder / "dataset.json"
@@ -68,7 +68,7 @@ def _collection(*documents: Document) -> Collection:
     return Collection(documents, judged)
 
 
-def test_a_collection_is_written_for_the_topics_there_are(tmp_path: Path) -> None:
+def test_collection_files_keep_judgments_and_documents(tmp_path: Path) -> None:
     documents = (Document("d1", "a\ttext\nof two lines", "title"), Document("d2", "ü"))
     counts, judged = write_collection(_collection(*documents), tmp_path, {fingerprint("t1")})
     others = {"judgments of other topics": 1, "relevant from grade": 1}

@@ -57,9 +57,7 @@ def rejected(out: Path) -> list[tuple[str, str]]:
     ],
 )
 @pytest.mark.parametrize("array", [False, True])
-def test_a_row_that_cannot_be_kept_is_rejected_with_its_place(
-    tmp_path: Path, line: str, reason: str, array: bool
-) -> None:
+def test_an_unusable_row_is_rejected_with_its_position(tmp_path: Path, line: str, reason: str, array: bool) -> None:
     rows = [*map(record, range(15)), line, *map(record, range(15, 30))]
     source = tmp_path / ("rows.json" if array else "rows.jsonl")
     source.write_text("[" + ",\n".join(rows) + "]" if array else "\n".join(rows), encoding="utf-8")
@@ -92,7 +90,7 @@ def test_a_row_that_cannot_be_kept_is_rejected_with_its_place(
         ({"query": "x" * 10_001}, "more than 10,000 characters"),
     ],
 )
-def test_a_row_of_a_query_log_that_cannot_be_kept_is_rejected_with_its_place(
+def test_an_unusable_query_log_row_is_rejected_with_its_position(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     rows = [*map(event, range(20)), event(20, **changes), *map(event, range(20, 60))]
@@ -105,7 +103,7 @@ def test_a_row_of_a_query_log_that_cannot_be_kept_is_rejected_with_its_place(
     assert reason in why
 
 
-def test_a_row_that_could_not_be_read_shows_no_personal_data(tmp_path: Path) -> None:
+def test_rejected_rows_show_no_personal_data(tmp_path: Path) -> None:
     card = next(f"930000000000000000{digit}" for digit in range(10) if is_card(f"930000000000000000{digit}"))
     rows = [*map(event, range(20)), f'{{"session": "s", "time": 1, "clicks": 0, "query": {card}}}']
     (tmp_path / "log.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -135,7 +133,7 @@ def test_a_threshold_out_of_range_is_refused(tmp_path: Path, option: str, value:
         ("a,b\n1,2\n3\n4,5\n6,7\n", [3]),
     ],
 )
-def test_an_unclosed_quote_costs_one_row(tmp_path: Path, rows: str, bad: list[int]) -> None:
+def test_an_unclosed_quote_rejects_one_row(tmp_path: Path, rows: str, bad: list[int]) -> None:
     (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
     found = list(read_rows(tmp_path / "rows.csv"))
     places = [int(row.where.split()[-1]) for row in found if isinstance(row, RejectedRow)]
@@ -143,7 +141,7 @@ def test_an_unclosed_quote_costs_one_row(tmp_path: Path, rows: str, bad: list[in
     assert [row.where for row in found] == [f"rows.csv, line {number}" for number in (2, 3, 4, 5)]
 
 
-def test_rows_that_are_never_closed_are_read_in_linear_time(tmp_path: Path) -> None:
+def test_unclosed_rows_are_read_in_linear_time(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n" + 'x","z\n' * 100_000, encoding="utf-8")
     start = time.perf_counter()
     assert all(isinstance(row, RejectedRow) for row in read_rows(tmp_path / "rows.csv"))
@@ -181,7 +179,7 @@ def build_in_process(source: Path, out: Path, temporary: Path, size: int = 0) ->
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_killed_build_leaves_no_query_log_and_the_next_one_takes_its_folder_away(tmp_path: Path) -> None:
+def test_the_temporary_query_log_of_a_killed_build_is_removed_by_the_next(tmp_path: Path) -> None:
     work, temporary, source = tmp_path / "work", tmp_path / "temporary", tmp_path / "log.jsonl"
     work.mkdir()
     source.write_text("\n".join(event(number) for number in range(150_000)), encoding="utf-8")
@@ -199,7 +197,7 @@ def test_a_killed_build_leaves_no_query_log_and_the_next_one_takes_its_folder_aw
     assert [path.name for path in work.iterdir()] == ["out"]
 
 
-def test_a_disk_that_fills_up_while_building_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_during_a_build_is_an_error_that_names_it(tmp_path: Path) -> None:
     source = tmp_path / "log.jsonl"
     source.write_text(
         "\n".join(event(n, query=f"kicks {n} {'x' * 500}", clicks=1) for n in range(2000)), encoding="utf-8"
@@ -209,7 +207,7 @@ def test_a_disk_that_fills_up_while_building_is_named(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "temporary"]
 
 
-def test_one_data_error_names_a_build_without_rows(tmp_path: Path) -> None:
+def test_a_build_without_usable_rows_is_one_data_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n\n", encoding="utf-8")
     with pytest.raises(DataError, match="holds no usable row"):
         build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out")

@@ -283,7 +283,7 @@ def damaged_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids="-".join)
-def test_a_damaged_source_gives_a_dataset_or_an_error_in_words(tmp_path: Path, source: tuple[str, str, str]) -> None:
+def test_a_damaged_source_gives_a_dataset_or_a_data_error(tmp_path: Path, source: tuple[str, str, str]) -> None:
     name, format, _ = source
     task = load_task(name)
     good = tmp_path / "good"
@@ -311,7 +311,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["rewriting", "intent", "judgment", "embedding", "rag_answer"])
-def test_a_damaged_shop(tmp_path: Path, shop: Path, name: str) -> None:
+def test_a_damaged_shop_gives_a_dataset_or_a_data_error(tmp_path: Path, shop: Path, name: str) -> None:
     task, rng = load_task(name), random.Random(name)
     for number in range(3):
         bad = tmp_path / f"bad{number}"

@@ -88,7 +88,7 @@ def rows(found) -> list:
 # TREC DL with passages
 
 
-def test_trecdl_yields_what_people_graded_and_draws_the_lowest(tmp_path):
+def test_trecdl_yields_graded_pairs_and_adds_the_lowest_ranked_unjudged(tmp_path):
     found = rows(judged_pairs.read_trecdl(trecdl_folder(tmp_path)))
     assert [(each["document"], each["grade"], each["score"]) for each in found] == [("d1", 3, 9.5), ("d3", 0, 7.5)]
     assert {each["topic"] for each in found} == {"7"}
@@ -98,7 +98,7 @@ def test_trecdl_yields_what_people_graded_and_draws_the_lowest(tmp_path):
     assert [each["grade"] for each in query["pairs"]] == [3, None, 0, None]
 
 
-def test_trecdl_names_what_is_missing_or_broken(tmp_path):
+def test_trecdl_names_missing_and_malformed_files(tmp_path):
     trecdl_folder(tmp_path)
     (tmp_path / "bm25.json").write_text('[{"query": "q", "hits": [{"docid": "d1"}]}]', encoding="utf-8")
     (refused,) = judged_pairs.read_trecdl(tmp_path)
@@ -116,7 +116,7 @@ def test_trecdl_names_what_is_missing_or_broken(tmp_path):
         list(judged_pairs.read_trecdl(tmp_path))
 
 
-def test_the_real_folder(real_data):
+def test_the_published_trecdl_folder_is_read(real_data):
     found = rows(judged_pairs.trecdl_hits(real_data / "trecdl19"))
     assert len(found) == 43 and {len(each["pairs"]) for each in found} == {100}
     assert sum(pair["grade"] is not None for each in found for pair in each["pairs"]) == 2257
@@ -130,7 +130,7 @@ def collection(qrels, *, never=frozenset(), documents=10) -> Judged:
     return Judged("made", {"q": "a query"}, lambda: iter(made), {None: qrels}, never)
 
 
-def test_pairs_come_in_the_order_of_the_judgments_and_what_is_missing_is_told():
+def test_pairs_follow_the_order_of_the_judgments_and_missing_texts_are_reported():
     found = list(graded_pairs(collection({"q": {"d2": 1, "d1": 0, "d99": 1, "d0": 1}, "other": {"d1": 1}})))
     assert [(each["document"], each["grade"], each["passage"]) for each in rows(found)] == [
         ("d2", 1, "text 2"),
@@ -145,7 +145,7 @@ def test_pairs_come_in_the_order_of_the_judgments_and_what_is_missing_is_told():
     assert report.counts == {"pairs with an empty document": 1}
 
 
-def test_unjudged_ones_are_drawn_alike_each_time_and_never_a_judged_one():
+def test_unjudged_passages_are_sampled_reproducibly_and_never_judged():
     made = collection({"q": {"d1": 2, "d2": 1}}, never=frozenset({("q", "d3")}))
     first, again = (rows(graded_pairs(made, unjudged=5)) for _ in range(2))
     assert first == again
@@ -155,12 +155,12 @@ def test_unjudged_ones_are_drawn_alike_each_time_and_never_a_judged_one():
         list(graded_pairs(made, unjudged=8))
 
 
-def test_topics_of_another_collection_are_refused():
+def test_judgments_of_unknown_topics_are_an_error():
     with pytest.raises(DataError, match=r"no topic of the judgments has a query.*Do topics and qrels belong"):
         list(graded_pairs(collection({"x": {"d1": 1}})))
 
 
-def test_beir_folders(tmp_path):
+def test_beir_folders_are_read(tmp_path):
     beir_folder(tmp_path)
     assert judged_collections.beir_queries(tmp_path) == {"q1": "tents", "q2": "pegs"}
     assert list(judged_collections.beir_documents(tmp_path)) == [
@@ -187,7 +187,7 @@ def test_beir_folders(tmp_path):
         ("documents.jsonl", '{"id": "d1", "text": "A tent."}\n{"id": "d2", "text": "Pegs, idle."}\n'),
     ],
 )
-def test_a_trec_folder(tmp_path, name, corpus):
+def test_a_trec_folder_is_read(tmp_path, name, corpus):
     (tmp_path / name).write_text(corpus, encoding="utf-8")
     (tmp_path / "topics.tsv").write_text("5\twhat is a tent\n", encoding="utf-8")
     (tmp_path / "qrels.txt").write_text("5 0 d1 3\n5 0 d2 0\n", encoding="utf-8")
@@ -198,7 +198,7 @@ def test_a_trec_folder(tmp_path, name, corpus):
     ]
 
 
-def test_files_of_a_trec_folder_can_be_named(tmp_path):
+def test_files_of_a_trec_folder_can_be_given_as_options(tmp_path):
     (tmp_path / "t.tsv").write_text("5\twhat\n", encoding="utf-8")
     (tmp_path / "q.txt").write_text("5 0 d1 3\n", encoding="utf-8")
     (tmp_path / "c.tsv").write_text("d1\tA tent.\td2\n", encoding="utf-8")
@@ -211,7 +211,7 @@ def test_files_of_a_trec_folder_can_be_named(tmp_path):
         list(graded_pairs(named))
 
 
-def test_cranfields_unexplained_lines(tmp_path):
+def test_unexplained_cranfield_judgments_are_left_out(tmp_path):
     assert judged_collections.cranfield_unexplained(cranfield_folder(tmp_path)) == {("1", "3")}
 
 
@@ -233,7 +233,7 @@ def test_esci_joins_by_product_and_locale(tmp_path):
     assert [(each["topic"], each["document"]) for each in small] == [("1", "P1"), ("2", "P1")]
 
 
-def test_esci_tells_what_does_not_fit(tmp_path):
+def test_esci_reports_malformed_files_and_rows(tmp_path):
     found = list(judged_pairs.read_esci(esci_folder(tmp_path, product_id=["P1", "P7", "P1", "P1"]), {}))
     assert [each.reason for each in found if isinstance(each, RejectedRow)] == [
         "the product P7 is not among the products"

@@ -44,13 +44,13 @@ def built(source, tmp_path, topics):
     return build("rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels, shares=shares)
 
 
-def test_a_collection_without_a_judgment_for_the_records_is_told(source, tmp_path):
+def test_a_collection_without_judgments_of_the_records_is_an_error(source, tmp_path):
     card = built(source, tmp_path, ["pair-1", "pair-2"])
     assert card.collection["judgments of other topics"] == 2
     assert "no judgment is for a record of this dataset; it cannot be evaluated by retrieval" in card.warnings
 
 
-def test_test_records_without_a_judgment_are_told(source, tmp_path):
+def test_unjudged_test_records_give_a_warning(source, tmp_path):
     build("rewriting", source, format="native", out=tmp_path / "plain", shares=(0.4, 0.3, 0.3))
     test = [record["id"] for record in load_dataset(tmp_path / "plain").records("test")]
     assert len(test) > 1
@@ -58,7 +58,7 @@ def test_test_records_without_a_judgment_are_told(source, tmp_path):
     assert f"{len(test) - 1} of {len(test)} test records are judged" in card.warnings
 
 
-def test_nothing_is_told_when_all_test_records_are_judged(source, tmp_path):
+def test_no_warning_when_all_test_records_are_judged(source, tmp_path):
     assert not any("judg" in warning for warning in built(source, tmp_path, [f"r{n}" for n in range(20)]).warnings)
 
 
@@ -77,25 +77,25 @@ def test_judgments_can_be_written_before_the_dataset_is_built(form, tmp_path):
     assert load_dataset(out).qrels() == {topic: {"p1": 3}}
 
 
-def test_one_without_the_other_is_refused(source, tmp_path):
+def test_corpus_and_qrels_are_only_accepted_together(source, tmp_path):
     qrels = written(tmp_path / "q.txt", "r1 0 p1 3\n")
     with pytest.raises(UsageError, match="judgments need a corpus"):
         build(load_task("rewriting"), source, format="native", out=tmp_path / "data", qrels=qrels)
 
 
-def test_a_pair_that_is_judged_twice_is_named(source, tmp_path):
+def test_a_pair_judged_twice_is_an_error_that_names_it(source, tmp_path):
     with pytest.raises(DataError, match="topic r1: document p1 is judged twice"):
         built(source, tmp_path, ["r1", "r1"])
 
 
-def test_half_a_character_is_named(source, tmp_path):
+def test_a_lone_surrogate_is_an_error_that_names_it(source, tmp_path):
     corpus = written(tmp_path / "products.jsonl", '{"id": "p1", "text": "boots \\ud83d"}')
     qrels = written(tmp_path / "q.txt", "r1 0 p1 3\n")
     with pytest.raises(DataError, match=r"products\.jsonl, line 1: .*a lone surrogate"):
         build("rewriting", source, format="native", out=tmp_path / "d", corpus=corpus, qrels=qrels)
 
 
-def test_a_line_that_is_no_judgment_is_named_and_nothing_is_left(source, tmp_path):
+def test_a_malformed_judgment_is_an_error_and_no_dataset_remains(source, tmp_path):
     corpus = written(tmp_path / "products.csv", "id,text\np1,a running shoe\n")
     qrels = written(tmp_path / "q.txt", "r1 0 p1 3\nr2 p1 3\n")
     with pytest.raises(DataError, match=r"q\.txt, line 2"):

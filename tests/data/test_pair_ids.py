@@ -24,7 +24,7 @@ def test_an_id_is_the_documented_hash() -> None:
     assert pair_id("kicks", "Shoes") == blake2b(b"kicks\nshoes", digest_size=8).hexdigest()
 
 
-def test_rows_with_the_same_query_have_ids_of_their_own() -> None:
+def test_rows_with_the_same_query_have_distinct_ids() -> None:
     ids = PairIds()
     given = [
         ids.assign(query, rewrite) for query, rewrite in [("a", "b"), ("A", "c"), ("a", "c"), ("a", "C"), ("b", "b")]
@@ -36,14 +36,14 @@ def test_rows_with_the_same_query_have_ids_of_their_own() -> None:
     assert given[0] == again.assign("a", "b")
 
 
-def test_an_id_does_not_depend_on_the_rows_around(tmp_path: Path) -> None:
+def test_an_id_does_not_depend_on_other_rows(tmp_path: Path) -> None:
     one = _built(tmp_path / "one.csv", "query,rewrite\nkicks,shoes\ntent,dome tent\n")
     two = _built(tmp_path / "two.csv", "query,rewrite\nsofa,couch\ntent,dome tent\nkicks,shoes\n")
     assert one == {pair_id("kicks"): "kicks", pair_id("tent"): "tent"}
     assert one.items() <= two.items()
 
 
-def test_the_source_may_bring_its_ids(tmp_path: Path) -> None:
+def test_ids_of_the_source_are_used(tmp_path: Path) -> None:
     rows = "id,query,rewrite,key\n7,kicks,shoes,k1\n,tent,dome tent,k2\n"
     assert _built(tmp_path / "own.csv", rows) == {"7": "kicks", pair_id("tent"): "tent"}
     assert _built(tmp_path / "named.csv", rows, id="key") == {"k1": "kicks", "k2": "tent"}
@@ -52,6 +52,6 @@ def test_the_source_may_bring_its_ids(tmp_path: Path) -> None:
     assert _built(tmp_path / "number.jsonl", number) == {"7": "kicks"}
 
 
-def test_a_column_named_for_the_id_has_one_in_every_row(tmp_path: Path) -> None:
+def test_an_id_column_given_as_option_must_be_filled_in_every_row(tmp_path: Path) -> None:
     with pytest.raises(RejectedRows, match="line 3: field 'id'"):
         _built(tmp_path / "own.csv", "key,query,rewrite\n7,kicks,shoes\n,tent,dome tent\n", id="key")

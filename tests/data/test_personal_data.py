@@ -50,22 +50,22 @@ def test_personal_data_is_masked(typed: str, masked: str) -> None:
         "0.35 mm nozzle",
     ],
 )
-def test_products_are_not_masked(typed: str) -> None:
+def test_product_names_are_not_masked(typed: str) -> None:
     assert mask(typed) == typed
 
 
-def test_a_long_number_that_is_no_card_is_not_called_one() -> None:
+def test_a_number_without_a_valid_check_digit_is_not_a_card_number() -> None:
     assert is_card("4111111111111111")
     assert not is_card("4111111111111112")
     assert "[card]" not in mask("4111 1111 1111 1112")
 
 
-def test_the_form_of_ones_own_order_numbers() -> None:
+def test_order_numbers_of_the_given_pattern_are_masked() -> None:
     assert mask("status XY771Z 12") == "status XY771Z 12"
     assert mask("status XY771Z 12", re.compile(r"\bXY\d{3}Z\b")) == "status [order] 12"
 
 
-def test_article_numbers_are_told_by_their_check_digit() -> None:
+def test_article_numbers_are_recognised_by_their_check_digit() -> None:
     assert is_article_number("4006381333931")
     assert is_article_number("036000291452")
     assert not is_article_number("4006381333932")

@@ -36,7 +36,7 @@ def _users(session: str, *events: tuple[object, ...]) -> list[tuple[object, ...]
     ]
 
 
-def test_a_failed_query_is_paired_with_the_success_after_it(tmp_path: Path) -> None:
+def test_a_failed_query_is_paired_with_the_following_successful_one(tmp_path: Path) -> None:
     rows = _users("a", (0, "red trainers", 0), (20, "red running shoes", 1), (30, "tent", 1))
     pairs, counts = _mined(_log(tmp_path / "log.csv", rows))
     assert pairs == {"red trainers": "red running shoes", "tent": "tent"}
@@ -46,7 +46,7 @@ def test_a_failed_query_is_paired_with_the_success_after_it(tmp_path: Path) -> N
     assert counts["pass-through rows kept"] == 1
 
 
-def test_sessions_are_put_in_order_of_time_and_iso_times_are_read(tmp_path: Path) -> None:
+def test_sessions_are_sorted_by_time_and_iso_times_are_read(tmp_path: Path) -> None:
     rows = _users(
         "a", ("2024-05-01T10:00:20Z", "red running shoes", "d1 d2"), ("2024-05-01T10:00:00Z", "red shoez", "")
     )
@@ -72,11 +72,11 @@ def test_sessions_are_put_in_order_of_time_and_iso_times_are_read(tmp_path: Path
         ),
     ],
 )
-def test_the_rules_within_a_session(events: list[tuple[float, str, int]], mined: list[tuple[str, str]]) -> None:
+def test_pairing_rules_within_a_session(events: list[tuple[float, str, int]], mined: list[tuple[str, str]]) -> None:
     assert list(mine([Event(*event) for event in events], Rules())) == mined
 
 
-def test_related_queries_share_a_word_or_their_letters() -> None:
+def test_related_queries_share_a_word_or_letter_triples() -> None:
     assert related("red trainers", "red running shoes", 0.3)
     assert related("sneekers", "sneakers", 0.3)
     assert not related("tent", "garden hose", 0.3)
@@ -106,7 +106,7 @@ def test_personal_data_never_leaves_the_log(tmp_path: Path) -> None:
     assert counts["rows with something masked"] == 3
 
 
-def test_the_rewrite_of_most_sessions_is_kept(tmp_path: Path) -> None:
+def test_the_most_frequent_rewrite_of_a_query_is_kept(tmp_path: Path) -> None:
     one, other = _users("a", (0, "shoez", 0), (5, "shoes", 1)), _users("b", (0, "shoez", 0), (5, "shoezz box", 1))
     rows = [*one, *other, ("c", 0, "shoez", 0, "user0"), ("c", 5, "shoezz box", 1, "user0")]
     pairs, counts = _mined(_log(tmp_path / "log.csv", rows))
@@ -114,12 +114,12 @@ def test_the_rewrite_of_most_sessions_is_kept(tmp_path: Path) -> None:
     assert counts["distinct pairs mined"] == 2
 
 
-def test_spellings_that_differ_in_case_only_are_one_query_in_its_commonest_spelling(tmp_path: Path) -> None:
+def test_queries_differing_in_case_are_one_query_in_its_most_frequent_spelling(tmp_path: Path) -> None:
     rows = [("a", 0, "iPhone case", 1, "u1"), ("b", 0, "iphone case", 1, "u2"), ("c", 0, "iPhone case", 1, "u3")]
     assert _mined(_log(tmp_path / "log.csv", rows))[0] == {"iPhone case": "iPhone case"}
 
 
-def test_a_robots_session_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_an_overlong_session_is_left_out_and_counted(tmp_path: Path) -> None:
     rows = [*_users("a", (0, "tent", 1)), *(("robot", second, f"tent {second}", 1, "r") for second in range(12))]
     _, counts = _mined(_log(tmp_path / "log.csv", rows), max_session="10", min_users="1")
     assert counts["sessions left out as too long"] == 1
@@ -154,14 +154,14 @@ def test_a_refused_row_is_listed_without_personal_data(tmp_path: Path) -> None:
     assert "jane" not in str(found) and "867" not in str(found) and "XY" not in str(found)
 
 
-def test_the_time_that_cannot_be_read_is_shown(tmp_path: Path) -> None:
+def test_an_unreadable_time_is_shown_in_the_reason(tmp_path: Path) -> None:
     rows = [("a", "01.05.2024 10:00:00", "tent", 1, "u"), ("", 1714557600, "tent", 1, "u")]
     one, two = _rejected(_log(tmp_path / "log.csv", rows))
     assert "'01.05.2024 10:00:00' is neither seconds" in one.reason
     assert two.data["time"] == "1714557600"
 
 
-def test_rows_that_the_reader_refuses_are_masked_too(tmp_path: Path) -> None:
+def test_rows_rejected_by_the_reader_are_masked_too(tmp_path: Path) -> None:
     table = tmp_path / "log.csv"
     table.write_bytes(
         b"session,time,query,clicks,user\na,0,jane@mail.example,1\na,0,jan\xe9@mail.example call\xa0555-867-5309,1,u\n"
@@ -183,14 +183,14 @@ def test_rows_that_the_reader_refuses_are_masked_too(tmp_path: Path) -> None:
     assert told[4] == '{"query": "[mail]"}\n'
 
 
-def test_clicks_that_are_an_object_are_refused_and_do_not_end_the_reading(tmp_path: Path) -> None:
+def test_clicks_given_as_an_object_reject_only_that_row(tmp_path: Path) -> None:
     lines = tmp_path / "log.jsonl"
     lines.write_text('{"session": "a", "time": 0, "query": "tent", "clicks": {"d1": "jane@mail.example"}}\n')
     (found,) = _rejected(lines)
     assert "field 'clicks'" in found.reason and "jane" not in str(found)
 
 
-def test_wrong_columns_and_options_are_told(tmp_path: Path) -> None:
+def test_invalid_columns_and_options_are_errors(tmp_path: Path) -> None:
     log = _log(tmp_path / "log.csv", [(1, 2, 3)], "sid,time,query")
     with pytest.raises(DataError, match="there is no column 'session'"):
         list(read(log, {}))
@@ -202,7 +202,7 @@ def test_wrong_columns_and_options_are_told(tmp_path: Path) -> None:
         list(read(log, {"order_pattern": "("}))
 
 
-def test_the_rules_are_told_with_their_thresholds(tmp_path: Path) -> None:
+def test_the_card_states_the_rules_with_their_thresholds(tmp_path: Path) -> None:
     *_, report = read(_log(tmp_path / "log.csv", _users("a", (0, "tent", 1))), {"min_users": "2", "window": "90"})
     assert isinstance(report, SourceReport)
     told = " ".join(report.rules)
@@ -210,7 +210,7 @@ def test_the_rules_are_told_with_their_thresholds(tmp_path: Path) -> None:
     assert "at most 90 seconds" in told
 
 
-def test_a_disk_too_small_to_sort_on_is_told(tmp_path: Path) -> None:
+def test_a_disk_too_small_for_sorting_is_an_error(tmp_path: Path) -> None:
     log = _log(tmp_path / "log.csv", [(f"s{number}", 0, f"tent {number}", 1, "u") for number in range(5000)])
     script = f"""
 import resource

@@ -30,7 +30,7 @@ def _question(answers: list[tuple[str, int]], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["dev.json", "dev.json.gz"])
-def test_a_question_has_its_paragraph_and_each_answer_once(tmp_path: Path, name: str) -> None:
+def test_a_question_has_its_paragraph_and_distinct_answers(tmp_path: Path, name: str) -> None:
     at = CONTEXT.index("two")
     question = _question([("two kilograms", at), ("two kilograms", at), ("two", at)])
     (row,) = squad.read_squad(_squad(tmp_path / name, question))
@@ -63,7 +63,7 @@ def test_an_impossible_question_has_no_answers(tmp_path: Path) -> None:
         ({"id": 3, "question": "?"}, "is not a question"),
     ],
 )
-def test_a_broken_question_is_refused_and_the_next_one_read(
+def test_a_malformed_question_is_rejected_and_reading_continues(
     tmp_path: Path, question: dict[str, Any], reason: str
 ) -> None:
     sound = _question([("Wales", CONTEXT.index("Wales"))])
@@ -73,14 +73,14 @@ def test_a_broken_question_is_refused_and_the_next_one_read(
     assert isinstance(good, SourceRow)
 
 
-def test_another_file_is_no_squad(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text("[1]", encoding="utf-8")
     with pytest.raises(DataError, match="not a SQuAD file"):
         next(squad.read_squad(path))
 
 
-def test_the_published_development_set(real_data: Path) -> None:
+def test_the_published_development_set_is_read(real_data: Path) -> None:
     rows = [
         row.data
         for row in squad.read_squad(real_data / "squad" / "squaddev_v1.1.json.gz")
@@ -94,7 +94,7 @@ def test_the_published_development_set(real_data: Path) -> None:
     )
 
 
-def test_faq_pairs_from_a_table_with_columns_of_other_names(tmp_path: Path) -> None:
+def test_faq_columns_can_be_renamed(tmp_path: Path) -> None:
     path = tmp_path / "help.csv"
     path.write_text("q,a,part\nHow to return?,Send it back.,returns\nWhere are you?,In Wales.,\n", encoding="utf-8")
     rows = list(pairs.read_faq(path, {"question": "q", "answer": "a", "section": "part"}))
@@ -118,7 +118,7 @@ def test_faq_pairs_from_a_table_with_columns_of_other_names(tmp_path: Path) -> N
     ]
 
 
-def test_a_pair_without_an_answer_is_refused(tmp_path: Path) -> None:
+def test_a_pair_without_an_answer_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "help.jsonl"
     path.write_text('{"question": "How?", "answer": " "}\n{"id": 7, "question": "Where?", "answer": "Here."}\n')
     bad, good = pairs.read_faq(path, {})

@@ -18,7 +18,7 @@ RUN = [page for page in PAGES if any(block.language in ("bash", "python", "yaml"
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_blocks_of_page(page, workplace, cli):
+def test_code_blocks_of_page_run(page, workplace, cli):
     namespace: dict[str, object] = {"__name__": "__main__"}
     with Servers() as servers:
         for block in blocks(page):

@@ -23,7 +23,7 @@ def test_example_runs(script, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, FOLDER / "sample.py"], ids=lambda script: script.stem)
-def test_example_is_short_and_says_what_it_shows(script):
+def test_example_is_short_and_has_a_docstring(script):
     text = script.read_text(encoding="utf-8")
     assert text.count("\n") <= 60
     assert text.startswith('"""')

@@ -55,13 +55,13 @@ def test_public_functions_are_on_the_python_page(site):
         assert f'id="searchlora.{name}"' in text, name
 
 
-def test_reference_pages_are_what_the_code_says():
+def test_reference_pages_are_up_to_date():
     import generate_reference
 
     assert generate_reference.main(check=True) == 0
 
 
-def test_diagrams_are_what_the_script_draws():
+def test_diagrams_are_up_to_date():
     import diagrams
 
     drawn = {name: diagram.svg() for name, diagram in diagrams.DIAGRAMS.items()}
