@@ -30,7 +30,7 @@ grade = st.sampled_from(SCALE)
 
 
 @given(rows((label, st.one_of(label, st.none()))))
-def test_macro_f1_is_that_of_scikit_learn(drawn):
+def test_macro_f1_equals_scikit_learn(drawn):
     gold, said = drawn
     standing = sorted(set(gold.values()))
     named = [each or "none" for each in said.values()]
@@ -42,7 +42,7 @@ sets = st.sets(label)
 
 
 @given(rows((sets, sets)))
-def test_several_labels_of_a_row(drawn):
+def test_multilabel_f1_equals_scikit_learn(drawn):
     gold, said = drawn
     true, found = (np.array([[each in row for each in LABELS] for row in side.values()]) for side in drawn)
     standing = np.flatnonzero(true.any(axis=0))
@@ -59,7 +59,7 @@ def test_several_labels_of_a_row(drawn):
 
 
 @given(rows((st.booleans(), st.one_of(st.booleans(), st.none()))))
-def test_one_class_is_that_of_scikit_learn(drawn):
+def test_figures_of_one_class_equal_scikit_learn(drawn):
     gold, said = drawn
     expected = metrics.precision_recall_fscore_support(
         list(gold.values()), [each is True for each in said.values()], average="binary", zero_division=0
@@ -69,7 +69,7 @@ def test_one_class_is_that_of_scikit_learn(drawn):
 
 
 @pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
-def test_kappa_is_that_of_scikit_learn(weights):
+def test_kappa_equals_scikit_learn(weights):
     rng = random.Random(1)
     gold = {f"r{n}": rng.choice(SCALE) for n in range(80)}
     said = {row: rng.choice((value, rng.choice(SCALE))) for row, value in gold.items()}
@@ -83,7 +83,7 @@ def test_kappa_is_that_of_scikit_learn(weights):
 
 
 @given(rows((grade, st.one_of(grade, st.none(), st.just(9)))))
-def test_figures_of_agreement_are_those_of_two_lists(drawn):
+def test_agreement_figures_equal_those_of_two_lists(drawn):
     gold, said = drawn
     pair = list(gold.values()), list(said.values())
     kappa = agreement.cohen_kappa(*pair, scale=SCALE)
@@ -99,7 +99,7 @@ def test_figures_of_agreement_are_those_of_two_lists(drawn):
 
 
 @given(rows((label, st.one_of(label, st.none()))), st.integers(0, 40))
-def test_a_figure_of_sums_of_parts_is_that_of_all_rows(drawn, cut):
+def test_sums_of_parts_give_the_figure_of_all_rows(drawn, cut):
     figure = aggregate.macro_f1(*drawn, LABELS)
     cells = np.array(list(figure.cells.values()))
     parts = cells[:cut].sum(axis=0) + cells[cut:].sum(axis=0)
@@ -108,7 +108,7 @@ def test_a_figure_of_sums_of_parts_is_that_of_all_rows(drawn, cut):
     assert figure.statistic(many) == pytest.approx([figure.value] * 2)  # one call for all; of shares, not of counts
 
 
-def test_an_invalid_output_is_wrong_and_nothing_said():
+def test_an_invalid_output_is_wrong_and_predicts_no_label():
     gold, said = {"1": "a", "2": "a", "3": "b"}, {"1": "a", "2": None, "3": "b"}
     assert aggregate.macro_f1(gold, said, LABELS).value == pytest.approx((2 / 3 + 1) / 2)
     assert aggregate.f1({"1": True, "2": False}, {"1": None, "2": None}).value == 0
@@ -117,7 +117,7 @@ def test_an_invalid_output_is_wrong_and_nothing_said():
     assert aggregate.mean_absolute_error({"1": 2}, {"1": None}, SCALE).value == 2
 
 
-def test_what_cannot_be_is_refused():
+def test_impossible_inputs_are_errors():
     with pytest.raises(UsageError, match=r"'z' is not one of the labels.*row 2|row 2.*'z' is not one of the labels"):
         aggregate.macro_f1({"1": "a", "2": "z"}, {"1": "a", "2": "a"}, LABELS)
     with pytest.raises(UsageError, match="the row has no prediction"):

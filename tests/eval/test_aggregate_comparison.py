@@ -51,7 +51,7 @@ def systems() -> dict[str, Evaluation]:
     return {"commonest": evaluation(0.1, 1), "base": evaluation(0.4, 2), "adapter": evaluation(0.9, 3)}
 
 
-def test_a_pooled_figure_is_compared_beside_the_means(systems):
+def test_an_aggregate_measure_is_compared_beside_the_means(systems):
     found = compare(systems, candidate="adapter", baseline="base", resamples=300)
     assert found.measures == ("macro-F1", "accuracy", "calibration error")
     assert (found.row_measure, found.aggregates) == ("accuracy", ("macro-F1", "calibration error"))
@@ -71,7 +71,7 @@ def test_a_pooled_figure_is_compared_beside_the_means(systems):
     assert found.groups == 20
 
 
-def test_a_mean_given_as_a_pooled_figure_has_the_interval_and_p_of_a_mean(systems):
+def test_a_mean_given_as_an_aggregate_has_the_interval_and_p_of_a_mean(systems):
     for name, each in systems.items():
         ones = {row: (value, 1.0) for row, value in each.values["accuracy"].items()}
         again = Aggregate(ones, lambda sums: sums[..., 0] / sums[..., 1], (0, 1))
@@ -94,7 +94,7 @@ def _of_ten(evaluation: Evaluation) -> Evaluation:
     )
 
 
-def test_p_is_that_of_all_swaps_of_clusters(systems):
+def test_p_equals_enumeration_of_all_cluster_swaps(systems):
     systems = {name: _of_ten(systems[name]) for name in ("base", "commonest")}
     found = compare(systems, candidate="base", measures=["macro-F1"], resamples=20_000)
     pair = found.pair("base", "commonest", "macro-F1")
@@ -110,7 +110,7 @@ def test_p_is_that_of_all_swaps_of_clusters(systems):
     assert pair.p == pytest.approx(exact, abs=0.01)
 
 
-def test_rows_of_their_own_are_drawn_by_their_kinds(systems):
+def test_single_row_clusters_are_resampled_by_kind_of_row(systems):
     """Every row a cluster: few kinds of rows, each drawn so often; the figures are those of drawing rows."""
     alone = {name: replace(each, clusters={}) for name, each in systems.items()}
     found = compare(alone, candidate="adapter", measures=["macro-F1"], resamples=4000)
@@ -123,7 +123,7 @@ def test_rows_of_their_own_are_drawn_by_their_kinds(systems):
     assert found.groups == 80
 
 
-def test_systems_without_the_figure_or_with_other_rows(systems):
+def test_rows_not_common_to_all_are_left_out_of_aggregates(systems):
     fewer = dict(list(systems["base"].aggregates["macro-F1"].cells.items())[4:])
     of_base = {"macro-F1": replace(systems["base"].aggregates["macro-F1"], cells=fewer)}
     systems["base"] = replace(systems["base"], aggregates=of_base)
@@ -144,7 +144,7 @@ def test_systems_without_the_figure_or_with_other_rows(systems):
     assert without.notes[0] == "macro-F1 is left out: base has no value of it."
 
 
-def test_a_figure_that_does_not_exist_is_not_tested(systems):
+def test_an_undefined_aggregate_is_not_tested(systems):
     invalid = dict.fromkeys(IDS)
     grades = {row: 1 + (index % 3 == 0) for index, row in enumerate(IDS)}
     for name, each in systems.items():
@@ -168,7 +168,7 @@ def test_a_figure_that_does_not_exist_is_not_tested(systems):
     assert "adapter − base | bias | – |" in to_markdown(found)
 
 
-def test_a_share_without_spread_has_an_interval_all_the_same():
+def test_a_constant_share_still_has_an_interval():
     """As an exact binomial one (scipy): 0 of 30, 30 of 30, and of nothing all is possible."""
     rows = [str(row) for row in range(40)]
     gold = {row: int(row) < 30 for row in rows}
@@ -188,7 +188,7 @@ def test_a_share_without_spread_has_an_interval_all_the_same():
     assert certain.low < certain.value == 0.75 < certain.high
 
 
-def test_a_pooled_figure_alone(systems):
+def test_an_aggregate_of_a_single_system(systems):
     alone = {name: replace(each, values={}) for name, each in systems.items()}
     found = compare(alone, candidate="adapter", resamples=100)
     assert found.row_measure is None and found.measures == ("macro-F1", "calibration error")
@@ -198,7 +198,7 @@ def test_a_pooled_figure_alone(systems):
     assert np.isnan([single.row("adapter", "macro-F1").low, single.comparisons[0].p_t]).all()
 
 
-def test_what_cannot_be_compared_is_refused(systems):
+def test_incomparable_systems_are_errors(systems):
     twice = {"accuracy": systems["base"].aggregates["macro-F1"]}
     with pytest.raises(UsageError, match="'accuracy' is both a mean and an aggregate"):
         compare({**systems, "base": replace(systems["base"], aggregates=twice)}, candidate="adapter")
@@ -209,7 +209,7 @@ def test_what_cannot_be_compared_is_refused(systems):
 
 @pytest.mark.parametrize("n", [43, 200])
 @pytest.mark.parametrize("figure", ["macro-F1", "kappa"])
-def test_intervals_cover(figure, n):
+def test_intervals_have_nominal_coverage(figure, n):
     """Rows of their own; four labels, or four grades, of which some are told worse than others."""
     rng = np.random.default_rng(n)
     prior = np.array([0.4, 0.3, 0.2, 0.1])

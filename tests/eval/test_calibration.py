@@ -25,7 +25,7 @@ from tests.eval.judge.test_calibration import made, pairs
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.integers(1, 20)
 )  # fmt: skip
-def test_calibration_error_is_that_of_a_plain_loop(pairs, bins):
+def test_calibration_error_equals_a_plain_loop(pairs, bins):
     probability = {f"r{n}": given_ for n, (given_, _) in enumerate(pairs)}
     correct = {f"r{n}": right for n, (_, right) in enumerate(pairs)}
     off = 0.0
@@ -38,12 +38,12 @@ def test_calibration_error_is_that_of_a_plain_loop(pairs, bins):
     assert expected_calibration_error(probability, correct, bins=bins).value == pytest.approx(off, abs=1e-12)
 
 
-def test_calibration_error_of_what_is_no_probability_is_refused():
+def test_calibration_error_refuses_values_that_are_not_probabilities():
     with pytest.raises(UsageError, match="not a probability"):
         expected_calibration_error({"1": 1.5}, {"1": True})
 
 
-def test_a_curve_has_the_share_that_was_right():
+def test_curve_contains_the_share_of_correct_rows():
     probability = {"1": 0.05, "2": 0.15, "3": 0.95, "4": 1.0}
     curve = calibration_curve(probability, {"1": False, "2": True, "3": True, "4": True}, {"1": "q", "2": "q"}, bins=5)
     assert [(p.predicted, p.observed, p.n, p.groups) for p in curve.points] == [
@@ -55,7 +55,7 @@ def test_a_curve_has_the_share_that_was_right():
     assert (sure.low, sure.high) == (pytest.approx(0.025 ** (1 / 20)), 1)  # the exact binomial interval of 20 of 20
 
 
-def test_points_of_the_curve():
+def test_points_of_the_reliability_curve():
     human, judged = made()
     points = grade_curve(human, judged)
     both = pairs(human, judged)
@@ -77,7 +77,7 @@ def probabilities(off: float, queries: int = 60, each: int = 30):
     return human, said
 
 
-def test_binned_curve_is_that_of_scikit_learn():
+def test_binned_curve_equals_scikit_learn():
     from sklearn.calibration import calibration_curve as theirs
 
     human, said = probabilities(0.1)
@@ -88,7 +88,7 @@ def test_binned_curve_is_that_of_scikit_learn():
     assert [point.predicted for point in points] == pytest.approx(list(mean))
 
 
-def test_expected_calibration_error_of_sound_and_of_shifted_probabilities():
+def test_expected_calibration_error_of_calibrated_and_shifted_probabilities():
     sound = judge_calibration_error(*probabilities(0), relevant=2)
     shifted = judge_calibration_error(*probabilities(0.15), relevant=2)
     assert sound.value < 0.04
@@ -101,14 +101,14 @@ def test_expected_calibration_error_of_sound_and_of_shifted_probabilities():
     assert shifted.value == pytest.approx(written_out)
 
 
-def test_curves_refuse_what_is_no_probability_and_no_pair():
+def test_curves_refuse_invalid_probabilities_and_unpaired_values():
     with pytest.raises(DataError, match=r"query q: 1.2 is not a probability"):
         judge_calibration_error({"q": {"d": 1}}, {"q": {"d": 1.2}})
     with pytest.raises(UsageError, match="no pair in common"):
         grade_curve({"q": {"d": 1}}, {"q": {"e": 1}})
 
 
-def test_a_judges_calibration_error_is_that_of_any_probabilities():
+def test_calibration_error_of_a_judge_uses_the_shared_implementation():
     """One number of bins and one interval for tasks and judges."""
     human, said = probabilities(0.1)
     flat = {f"{q} {d}": value for q, row in said.items() for d, value in row.items()}

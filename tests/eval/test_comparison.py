@@ -37,7 +37,7 @@ def systems() -> dict[str, Evaluation]:
     return {"raw": evaluation(0.2, 1), "base": evaluation(0.3, 2), "adapter": evaluation(0.6, 3)}
 
 
-def test_figures_are_those_of_the_statistics(systems):
+def test_figures_equal_the_statistics_functions(systems):
     found = compare(systems, candidate="adapter", baseline="raw", resamples=500)
     assert found.measures == ("MRR@10", "nDCG@10")
     values = {name: [each.values["MRR@10"][row] for row in IDS] for name, each in systems.items()}
@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_statistics(systems):
     assert {key: getattr(pair, key) for key in vars(expected)} == pytest.approx(vars(expected))
 
 
-def test_the_system_under_test_meets_every_other_and_each_other_the_baseline(systems):
+def test_the_candidate_is_compared_with_all_and_others_with_the_baseline(systems):
     found = compare(systems, candidate="adapter", baseline="raw", resamples=200)
     met = [(pair.a, pair.b) for pair in found.comparisons if pair.measure == "MRR@10"]
     assert met == [("adapter", "raw"), ("adapter", "base"), ("base", "raw")]
@@ -62,7 +62,7 @@ def test_the_system_under_test_meets_every_other_and_each_other_the_baseline(sys
     assert {(pair.a, pair.b) for pair in alone.comparisons} == {("raw", "base"), ("raw", "adapter")}
 
 
-def test_with_a_baseline_alone_every_other_is_set_against_it(systems):
+def test_without_candidate_every_system_is_compared_with_the_baseline(systems):
     found = compare(systems, baseline="base", resamples=200)
     assert (found.candidate, found.baseline) == (None, "base")
     assert {(pair.a, pair.b) for pair in found.comparisons} == {("raw", "base"), ("adapter", "base")}
@@ -74,7 +74,7 @@ def test_with_a_baseline_alone_every_other_is_set_against_it(systems):
     )
 
 
-def test_what_is_not_common_is_left_out_and_said(systems):
+def test_rows_not_common_to_all_are_left_out_and_reported(systems):
     fewer = dict(list(systems["base"].values["MRR@10"].items())[3:])
     systems["base"] = replace(systems["base"], values={"MRR@10": fewer}, notes=("All rows count.", "Greedy."))
     found = compare(systems, candidate="adapter", resamples=200)
@@ -127,7 +127,7 @@ def test_only_tested_measures_are_compared_also_within_slices(systems):
     assert {each.row.measure for each in found.slices} == {"nDCG@10", "MRR@10"}
 
 
-def test_the_mean_weighted_by_traffic_is_that_of_a_plain_loop(systems):
+def test_the_traffic_weighted_mean_equals_a_plain_loop(systems):
     rng = random.Random(7)
     traffic = {row: float(rng.randint(0, 9)) for row in IDS[5:]}
     for name in ("raw", "base"):
@@ -149,7 +149,7 @@ def test_the_mean_weighted_by_traffic_is_that_of_a_plain_loop(systems):
     ]
 
 
-def test_differences_weighted_by_traffic_are_those_of_a_plain_loop(systems):
+def test_traffic_weighted_differences_equal_a_plain_loop(systems):
     """Nine clusters have traffic, so every way to flip their signs can be counted: 2⁹."""
     rng = random.Random(7)
     traffic = {row: float(rng.randint(0, 9)) for row in IDS[:27]}
@@ -175,7 +175,7 @@ def test_differences_weighted_by_traffic_are_those_of_a_plain_loop(systems):
     assert compare({**systems, "raw": evaluation(0.2, 1)}, candidate="adapter", resamples=100).weighted_pairs == ()
 
 
-def test_an_integer_weight_of_a_difference_is_as_good_as_that_many_rows_in_the_cluster(systems):
+def test_an_integer_weight_of_a_difference_equals_repeated_rows_in_the_cluster(systems):
     times = {row: 1 + index % 3 for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], weights=times)
     repeated = [row for row in IDS for _ in range(times[row])]
@@ -195,7 +195,7 @@ def test_equal_weights_change_nothing(systems):
         assert (row.value, row.low, row.high) == pytest.approx((plain.value, plain.low, plain.high))
 
 
-def test_an_integer_weight_is_as_good_as_that_many_rows_in_the_cluster(systems):
+def test_an_integer_weight_equals_repeated_rows_in_the_cluster(systems):
     times = {row: 1 + index % 3 for index, row in enumerate(IDS)}
     one = compare({"raw": replace(systems["raw"], weights=times)}, candidate="raw", resamples=500)
     repeated = [(row, copy) for row in IDS for copy in range(times[row])]
@@ -205,7 +205,7 @@ def test_an_integer_weight_is_as_good_as_that_many_rows_in_the_cluster(systems):
         assert (row.low, row.high) == pytest.approx(interval)
 
 
-def test_figures_of_unjudged_documents_go_through_with_intervals(systems):
+def test_unjudged_sensitivity_figures_have_intervals(systems):
     judged = {row: index / 45 for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], unjudged={"Judged@10": judged, "MRR@10 condensed": judged})
     systems["base"] = replace(systems["base"], unjudged={"Judged@10": judged})
@@ -215,7 +215,7 @@ def test_figures_of_unjudged_documents_go_through_with_intervals(systems):
     assert (found.unjudged[0].low, found.unjudged[0].high) == pytest.approx(expected)
 
 
-def test_slice_values_stand_in_the_order_of_numbers(systems):
+def test_slice_values_are_sorted_numerically(systems):
     turns = {row: ["10", "9", "later"][index % 3] for index, row in enumerate(IDS)}
     systems["raw"] = replace(systems["raw"], slices={"turn": turns})
     systems = {"raw": systems["raw"]}
@@ -224,7 +224,7 @@ def test_slice_values_stand_in_the_order_of_numbers(systems):
     assert found.comparisons == ()
 
 
-def test_bad_calls(systems):
+def test_invalid_arguments_are_errors(systems):
     with pytest.raises(UsageError, match="no system 'other'"):
         compare(systems, candidate="other")
     with pytest.raises(UsageError, match="neither a candidate nor a baseline"):

@@ -19,7 +19,7 @@ TOPICS = {str(n): {"query": f"q {n}", "need": f"n{n // 2}", "length": n, "kind":
                    "asked": 100.0 / n} for n in range(1, 14)}  # fmt: skip
 
 
-def test_every_judged_topic_is_a_row_whatever_was_found():
+def test_every_judged_topic_is_a_row():
     found = evaluate_run(RUN, QRELS, measures=["nDCG@10", "MRR@10"])
     assert set(found.values) == {"nDCG@10", "MRR@10", "zero results"}
     assert all(set(rows) == set(QRELS) for rows in (*found.values.values(), *found.unjudged.values()))
@@ -33,7 +33,7 @@ def test_every_judged_topic_is_a_row_whatever_was_found():
     )
 
 
-def test_from_which_grade_a_document_counts_stands_in_the_names():
+def test_measure_names_state_the_lowest_relevant_grade():
     asked = ["MRR@10", "nDCG@10", "AP(rel=1)", "Recall@100", "AP(judged_only=True)"]
     found = evaluate_run(RUN, QRELS, measures=asked, tested=["MRR@10"], relevant=2, unjudged=False)
     names = ["MRR(rel=2)@10", "nDCG@10", "AP(rel=1)", "Recall(rel=2)@100", "AP(judged_only=True,rel=2)"]
@@ -62,7 +62,7 @@ def test_topic_fields_make_slices_weights_and_clusters():
     assert {each.slice for each in compared.slices} == {"length", "kind", "traffic"}
 
 
-def test_topics_without_a_field_are_told():
+def test_topics_without_a_field_are_reported():
     topics = {topic: dict(fields) for topic, fields in TOPICS.items()}
     del topics["3"]["kind"], topics["4"]["need"], topics["5"]
     found = evaluate_run(RUN, QRELS, topics=topics, slices=["kind"], cluster="need", weight="asked")
@@ -73,7 +73,7 @@ def test_topics_without_a_field_are_told():
     assert any("1 rows whose traffic is not known" in note for note in compared.notes)
 
 
-def test_bad_fields():
+def test_invalid_topic_fields_are_errors():
     with pytest.raises(UsageError, match=r"no judged topic has a field 'colour'.*length"):
         evaluate_run(RUN, QRELS, topics=TOPICS, slices=["colour"])
     with pytest.raises(UsageError, match=r"no judged topic has a field 'asked'.*none"):
@@ -89,7 +89,7 @@ def test_bad_fields():
         evaluate_run(RUN, {})
 
 
-def test_circular_figures_are_marked_all_the_way():
+def test_circular_figures_are_marked_in_every_output():
     systems = {
         "ours": evaluate_run(RUN, QRELS, circular="the judge is its reranker"),
         "other": evaluate_run({}, QRELS),
@@ -99,20 +99,20 @@ def test_circular_figures_are_marked_all_the_way():
     assert (compared.label("ours"), compared.label("other")) == ("ours (circular)", "other")
 
 
-def test_values_are_those_of_the_measures():
+def test_values_equal_those_of_the_measures():
     found = evaluate_run(RUN, QRELS, measures=["nDCG@10", "AP", "P@5"])
     for measure, rows in retrieval_values(RUN, QRELS, ["nDCG@10", "AP", "P@5"]).items():
         assert found.values[measure] == rows
 
 
 @pytest.mark.parametrize("traffic", [0, 1e308])
-def test_traffic_that_says_nothing_is_refused(traffic):
+def test_topics_without_finite_positive_total_traffic_are_refused(traffic):
     topics = {topic: {"query": topic, "traffic": traffic} for topic in QRELS}
     with pytest.raises(DataError, match="field traffic: the total traffic of all topics"):
         evaluate_run(RUN, QRELS, topics=topics, weight="traffic")
 
 
-def test_head_torso_and_tail_by_hand():
+def test_head_torso_and_tail_of_a_worked_example():
     weights = {"a": 40, "b": 15, "c": 15, "d": 10, "e": 10, "f": 5, "g": 5}
     assert by_traffic(weights) == {
         "a": "head", "b": "torso", "c": "torso", "d": "tail", "e": "tail", "f": "tail", "g": "tail",
@@ -122,7 +122,7 @@ def test_head_torso_and_tail_by_hand():
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), min_size=1))
-def test_bands_fall_with_traffic_and_keep_ties_together(weights):
+def test_bands_decrease_in_traffic_and_keep_ties_together(weights):
     bands = by_traffic(weights)
     assert set(bands) == set(weights)
     for one in weights:
@@ -143,7 +143,7 @@ def test_thirds_are_ranges_that_do_not_overlap(numbers):
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_values_of_slices_are_shown_in_their_order():
+def test_slice_values_keep_their_order():
     shown = ["tail", "head", "10 to 12", "9", "-1 to 8", "yes", "torso", "6 and later", "later"]
     assert sorted(shown, key=slice_order) == [
         "head", "torso", "tail", "-1 to 8", "6 and later", "9", "10 to 12", "later", "yes",

@@ -29,11 +29,11 @@ def test_figures_have_three_digits_and_their_interval():
     assert interval(0.05, 0.2, "+") == "(+0.050 to +0.200)"
 
 
-def test_a_small_p_is_told_as_a_bound():
+def test_a_small_p_is_printed_as_a_bound():
     assert [p_value(p) for p in (0.0009999, 0.001, 0.0324, 1.0, math.nan)] == ["<0.001", "0.001", "0.032", "1.000", "–"]
 
 
-def test_no_cell_breaks_its_table():
+def test_cells_never_break_a_table():
     table = markdown_table(["a", "b", "c"], [["x | y", "two\nlines", "1"]], words=2)
     assert table.splitlines() == ["| a | b | c |", "| --- | --- | ---: |", "| x \\| y | two lines | 1 |"]
 
@@ -44,7 +44,7 @@ class Figures:
     by_grade: dict[int, float]
 
 
-def test_json_has_null_for_what_is_not_known(tmp_path):
+def test_json_has_null_for_unknown_values(tmp_path):
     found = {"figures": asdict(Figures((0.5, math.nan, np.float64("inf")), {1: -math.inf})), "word": "é"}
     assert to_plain(found)["figures"] == {"values": [0.5, None, None], "by_grade": {"1": None}}
     write_json(tmp_path / "new" / "found.json", found)

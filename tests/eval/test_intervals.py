@@ -33,7 +33,7 @@ def test_95_percent_intervals_cover_93_to_97_percent(kind, n):
     assert 0.93 <= coverage(kind, n, 6_000, 2_000) <= 0.97
 
 
-def test_the_rivals_of_the_benchmark_are_those_of_scipy():
+def test_alternative_intervals_of_the_benchmark_equal_scipy():
     from benchmarks.statistics.intervals.alternatives import resampled, student
 
     values = np.random.default_rng(6).beta(0.5, 2, (43, 3))
@@ -48,7 +48,7 @@ def test_the_rivals_of_the_benchmark_are_those_of_scipy():
     assert found["bootstrap-t"] == pytest.approx(bootstrap_intervals(values), abs=0.01)
 
 
-def test_percentile_interval_would_not_do():
+def test_percentile_intervals_undercover():
     """Why the statistic is studentised: the usual interval misses the truth of a poor system far too often."""
     values, truth = draws("poor", (43, 500), np.random.default_rng(1))
     drawn = np.random.default_rng(2).integers(0, 43, (1_000, 43))
@@ -57,7 +57,7 @@ def test_percentile_interval_would_not_do():
     assert coverage("poor", 43, 500, 1_000) > 0.92
 
 
-def test_clusters_of_unequal_size_are_covered_and_ignoring_them_is_not():
+def test_unequal_clusters_are_covered_and_ignoring_clusters_undercovers():
     rng = np.random.default_rng(5)
     sizes = rng.integers(2, 12, 40)
     clusters = [str(c) for c, size in enumerate(sizes) for _ in range(size)]
@@ -74,7 +74,7 @@ def test_clusters_of_unequal_size_are_covered_and_ignoring_them_is_not():
     assert hit["rows"] < 0.8
 
 
-def test_interval_is_near_that_of_student_on_normal_values():
+def test_interval_is_close_to_student_on_normal_values():
     values = np.random.default_rng(3).normal(0.4, 0.1, 400)
     low, high = bootstrap_interval(values)
     student = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
@@ -82,7 +82,7 @@ def test_interval_is_near_that_of_student_on_normal_values():
 
 
 @pytest.mark.parametrize("sizes", [(1, 4, 2, 7, 3, 3), (1,) * 9, (3,) * 8])
-def test_interval_is_that_of_a_plain_loop(sizes):
+def test_interval_equals_a_plain_loop(sizes):
     """The vectorised ratio of sums against the formulas written out, resample by resample, on the same resamples."""
     rng = np.random.default_rng(8)
     groups = [rng.random(size) ** 3 for size in sizes]
@@ -108,7 +108,7 @@ def _mean_and_error(groups):
     return mean, math.sqrt(count / (count - 1) * squares) / rows
 
 
-def test_few_clusters_that_differ_do_not_make_an_interval_of_everything():
+def test_few_differing_clusters_do_not_give_an_unbounded_interval():
     """One failure among 120: many resamples do not hold it, and are flat."""
     low, high = bootstrap_interval([0.0, *[1.0] * 119])
     assert high == 1.0
@@ -120,21 +120,21 @@ def test_few_clusters_that_differ_do_not_make_an_interval_of_everything():
     assert high - low < 1.5 * (student[1] - student[0])
 
 
-def test_weights_must_be_weights():
+def test_invalid_weights_are_errors():
     values = np.array([[0.1], [0.2]])
     for weights in ([0.0, 0.0], [1.0, -1.0], [1.0, math.nan]):
         with pytest.raises(UsageError, match="weights"):
             bootstrap_intervals(values, weights=np.array(weights))
 
 
-def test_rows_without_weight_have_no_part():
+def test_rows_of_zero_weight_are_ignored():
     values, weights = np.random.default_rng(4).random((30, 2)), np.tile([0.0, 1.0, 2.0], 10)
     all_rows = bootstrap_intervals(values, weights=weights, resamples=500)
     some = bootstrap_intervals(values[weights > 0], weights=weights[weights > 0], resamples=500)
     assert all_rows == pytest.approx(some)
 
 
-def test_intervals_at_the_edges():
+def test_intervals_of_edge_cases():
     assert bootstrap_interval([0.5] * 10) == (0.5, 0.5)
     assert bootstrap_interval([0.1] * 9, ["a"] * 4 + ["b"] * 5) == pytest.approx((0.1, 0.1))
     assert bootstrap_interval([0.0, 1.0]) == (0.0, 1.0)

@@ -14,7 +14,7 @@ from tests.eval import cranfield
 QRELS = {"1": {"a": 1, "b": 0}, "2": {"c": 2}, "3": {"d": 1}}
 
 
-def test_values_by_hand():
+def test_values_of_a_worked_example():
     run = {"1": {"b": 2.0, "a": 1.0}, "2": {"c": 1.0}, "4": {"a": 1.0}}
     values = retrieval_values(run, QRELS)
     assert values["MRR@10"] == {"1": 0.5, "2": 1.0, "3": 0.0}
@@ -32,14 +32,14 @@ def test_mrr_stops_at_its_cutoff():
     }
 
 
-def test_any_measure_of_ir_measures():
+def test_any_measure_of_ir_measures_is_accepted():
     run = {"2": {"c": 1.0}}
     values = retrieval_values(run, QRELS, ["P@1", "AP(rel=2)", "Judged@1", "MRR(rel=3)@10"])
     assert [rows["2"] for rows in values.values()] == [1.0, 1.0, 1.0, 0.0]
     assert all(set(rows) == set(QRELS) for rows in values.values())
 
 
-def test_many_measures_in_one_pass_are_those_of_each_alone(real_data, tmp_path):
+def test_many_measures_in_one_pass_equal_single_passes(real_data, tmp_path):
     import ir_measures
 
     names = ["nDCG@10", "nDCG", "nDCG(gains={3:7,2:3})@10", "AP", "AP(rel=2)", "AP(rel=2)@50", "RR(rel=2)", "P@5",
@@ -61,7 +61,7 @@ def test_other_providers_see_the_ranking_of_trec_eval():
     assert values["Compat(p=0.8)"]["2"] > values["Compat(p=0.8)"]["1"] == 0.0
 
 
-def test_err_is_calculated_whatever_topics_and_documents_are_called():
+def test_err_works_for_any_topic_and_document_ids():
     """gdeval writes files with blanks between the columns and takes topics for numbers; it prints five digits."""
     qrels = {"shoes a-1": {"b 1": 3, "a|1": 0, "c": 1}, "2": {"x": 2}, "3": {"y": 1}}
     run = {"shoes a-1": {"a|1": 2.0, "b 1": 2.0, "new": 1.0, "c": 0.5}, "2": {"x": 1.0}}
@@ -81,29 +81,29 @@ def test_cutoffs_and_levels_below_one_are_refused():
             retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
 
 
-def test_faults_of_other_providers_are_put_into_words():
+def test_errors_of_other_providers_are_put_into_words():
     with pytest.raises(UsageError, match="Accuracy cannot be computed here"):
         retrieval_values({"1": {"a": 1.0}}, {"1": {"a": 1}}, ["Accuracy"])
 
 
-def test_two_names_of_one_measure_and_both_kinds_of_mrr():
+def test_aliases_of_a_measure_and_both_kinds_of_mrr():
     values = retrieval_values({"2": {"x": 2.0, "c": 1.0}}, QRELS, ["R@5", "Recall@5", "MRR@1", "RR"])
     assert values["R@5"] == values["Recall@5"]
     assert (values["MRR@1"]["2"], values["RR"]["2"]) == (0.0, 0.5)
 
 
-def test_empty_run_counts_nought():
+def test_an_empty_run_scores_zero():
     assert retrieval_values({"1": {}}, QRELS, ["nDCG@10"]) == {"nDCG@10": {"1": 0.0, "2": 0.0, "3": 0.0}}
 
 
-def test_notes_say_what_is_left_out_and_what_counts_nought():
+def test_notes_report_topics_left_out_and_topics_scored_zero():
     assert retrieval_notes({"1": {"a": 1.0}, "2": {}, "9": {"a": 1.0}}, QRELS) == (
         "1 topic (9) of the run have no judgments and are left out.",
         "2 topics (2, 3) found nothing and count 0.",
     )
 
 
-def test_unknown_measures_and_no_judgments():
+def test_unknown_measures_and_missing_judgments_are_errors():
     for name in ("Foo@3", "nDCG@", "nDCG(dcg=2", "nDCG(dcg=2)", "P", "MRR(colour=1)@10", "SDCG@10"):
         with pytest.raises(UsageError, match="is not a measure"):
             retrieval_values({"1": {"a": 1.0}}, QRELS, [name])
@@ -113,7 +113,7 @@ def test_unknown_measures_and_no_judgments():
         retrieval_values({}, {})
 
 
-def test_trec_dl_2019_comes_out_as_published(real_data, tmp_path):
+def test_published_trec_dl_2019_values_are_reproduced(real_data, tmp_path):
     run, qrels = _dl19(real_data, tmp_path)
     values = retrieval_values(run, qrels, ["nDCG@10"])["nDCG@10"]
     assert len(values) == 43
@@ -172,7 +172,7 @@ def _through_files(run, qrels, tmp_path):
     return read_run(tmp_path / "run"), read_qrels(tmp_path / "qrels")
 
 
-def test_same_text_is_perfect_and_foreign_text_is_not():
+def test_identical_text_scores_one_and_different_text_less():
     assert corpus_bleu(["when did they disband in 1969"], ["when did they disband in 1969"]) == pytest.approx(100)
     assert rouge_l(["a b c", "x"], ["a b c", "y"]) == [1.0, 0.0]
 
@@ -195,5 +195,5 @@ def test_lengths_must_agree():
         corpus_bleu([], [])
 
 
-def test_rouge_reads_other_alphabets():
+def test_rouge_supports_other_alphabets():
     assert rouge_l(["Палатка весит два килограмма"], ["палатка весит 2 килограмма"]) == [pytest.approx(0.75)]

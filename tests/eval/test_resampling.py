@@ -31,7 +31,7 @@ def population(queries: int, rng: np.random.Generator, skill: float = 0.5) -> np
 
 
 @pytest.mark.parametrize(("statistic", "bounds"), [(KAPPA, (-1, 1)), (MAE, (0, 3))])
-def test_intervals_by_query_cover_and_those_by_pair_do_not(statistic, bounds):
+def test_intervals_by_query_cover_and_intervals_by_pair_undercover(statistic, bounds):
     rng = np.random.default_rng(1)
     truth = float(statistic(population(20_000, rng).sum(axis=0)))
     by_query = by_pair = 0
@@ -47,7 +47,7 @@ def test_intervals_by_query_cover_and_those_by_pair_do_not(statistic, bounds):
     assert by_pair / 250 < 0.75
 
 
-def test_interval_is_that_of_a_plain_loop():
+def test_interval_equals_a_plain_loop():
     tables = population(8, np.random.default_rng(3))
     value = float(KAPPA(tables.sum(axis=0)))
 
@@ -76,7 +76,7 @@ def test_influence_is_the_derivative():
     assert (influences(KAPPA, total) * total).sum() == pytest.approx(0, abs=1e-5)  # doubling all counts moves nothing
 
 
-def test_several_judges_and_their_differences_are_one_call():
+def test_several_judges_and_their_differences_are_computed_in_one_call():
     rng = np.random.default_rng(5)
     tables = np.stack([population(30, rng, skill) for skill in (0.8, 0.4)], axis=1)
     both = intervals(KAPPA, tables, bounds=(-1, 1), resamples=500)
@@ -89,7 +89,7 @@ def test_several_judges_and_their_differences_are_one_call():
     assert same.tolist() == [0, 0, 0]
 
 
-def test_p_is_that_of_all_swaps():
+def test_p_equals_enumeration_of_all_swaps():
     rng = np.random.default_rng(7)
     tables = np.stack([population(7, rng, skill) for skill in (0.7, 0.5)], axis=1)
     shifts = []
@@ -102,7 +102,7 @@ def test_p_is_that_of_all_swaps():
     assert swap_p(KAPPA, tables[:, [0, 0]], [(0, 1)], resamples=99) == [1.0]
 
 
-def test_rejections_of_interchangeable_judges_stay_in_their_band():
+def test_interchangeable_judges_are_rejected_at_the_nominal_level():
     rng = np.random.default_rng(9)
     rejected = 0
     for _ in range(300):
@@ -112,7 +112,7 @@ def test_rejections_of_interchangeable_judges_stay_in_their_band():
     assert low <= rejected <= high
 
 
-def test_intervals_at_the_edges():
+def test_intervals_of_edge_cases():
     tables = population(6, np.random.default_rng(4))
     assert np.isnan(intervals(KAPPA, tables[:1, None], bounds=(-1, 1), resamples=50)[0, 1:]).all()
     alike = np.repeat(tables[:1], 6, axis=0)[:, None]

@@ -17,7 +17,7 @@ from searchlora.eval.significance import correct, detectable_effect, paired_diff
 
 
 @pytest.mark.parametrize("clustered", [False, True])
-def test_p_is_that_of_all_sign_flips(clustered):
+def test_p_equals_enumeration_of_all_sign_flips(clustered):
     differences = np.array([0.3, -0.1, 0.2, 0.0, 0.4, 0.25, -0.05, 0.1])
     clusters = list("aabbccdd") if clustered else list("abcdefgh")
     sums = np.array([differences[[c == name for c in clusters]].sum() for name in sorted(set(clusters))])
@@ -38,7 +38,7 @@ def test_no_difference_has_p_1_and_p_is_never_0():
         paired_difference([0.1], [0.1, 0.2])
 
 
-def test_rejections_under_the_null_stay_in_their_band():
+def test_rejections_under_the_null_have_the_nominal_level():
     """MRR@10 of two equal systems, ties and all: 5% of the tests reject, as far as 800 of them can tell."""
     rng = np.random.default_rng(11)
     a, b = (draws("good", (43, 800), rng)[0] for _ in range(2))
@@ -47,7 +47,7 @@ def test_rejections_under_the_null_stay_in_their_band():
     assert low <= rejected <= high
 
 
-def test_flipping_whole_clusters_keeps_the_level_where_rows_depend():
+def test_flipping_whole_clusters_keeps_the_level_for_dependent_rows():
     rng = np.random.default_rng(12)
     clusters = [str(index // 8) for index in range(240)]
     values = np.repeat(rng.normal(0, 1, (30, 400)), 8, axis=0) + rng.normal(0, 0.5, (240, 400))
@@ -56,7 +56,7 @@ def test_flipping_whole_clusters_keeps_the_level_where_rows_depend():
     assert sum(f.p <= 0.05 for f in paired_differences(values, resamples=1_000)) > 2 * high
 
 
-def test_corrections_are_those_of_statsmodels():
+def test_corrections_equal_statsmodels():
     from statsmodels.stats.multitest import multipletests
 
     pvalues = [0.01, 0.04, 0.03, 0.5]
@@ -72,7 +72,7 @@ VALUES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), min_size=12, max_
 
 @settings(max_examples=60, deadline=None)
 @given(a=VALUES, b=VALUES)
-def test_t_is_that_of_scipy_and_effect_that_of_the_formula(a, b):
+def test_t_equals_scipy_and_effect_equals_its_formula(a, b):
     found = paired_difference(a, b, resamples=10)
     differences = np.subtract(a, b)
     spread = differences.std(ddof=1)
@@ -86,7 +86,7 @@ def test_t_is_that_of_scipy_and_effect_that_of_the_formula(a, b):
     assert found.mde == pytest.approx(detectable_effect(12) * spread)
 
 
-def test_t_over_clusters_is_that_of_statsmodels():
+def test_t_over_clusters_equals_statsmodels():
     """A regression on the constant alone with errors robust to clusters; sizes differ, rows within depend."""
     import statsmodels.api as sm
 
@@ -103,14 +103,14 @@ def test_t_over_clusters_is_that_of_statsmodels():
     assert found.effect == pytest.approx(differences.mean() / differences.std(ddof=1))
 
 
-def test_one_cluster_tells_nothing():
+def test_one_cluster_gives_no_p_value():
     found = paired_difference([0.2, 0.4, 0.9], [0.1, 0.1, 0.1], ["one"] * 3)
     assert all(math.isnan(value) for value in (found.p_t, found.effect, found.mde))
     assert math.isnan(detectable_effect(1))
 
 
 @pytest.mark.parametrize("count", [3, 10, 43, 200, 100_000])
-def test_detectable_effect_has_the_power_that_it_says(count):
+def test_detectable_effect_has_the_stated_power(count):
     """By the non-central t distribution written out, and as statsmodels solves it."""
     from statsmodels.stats.power import TTestPower
 
@@ -122,7 +122,7 @@ def test_detectable_effect_has_the_power_that_it_says(count):
     assert TTestPower().power(effect, count, 0.05, alternative="two-sided") == pytest.approx(0.8, abs=1e-4)
 
 
-def test_a_true_difference_of_that_size_is_found_four_times_in_five():
+def test_a_detectable_difference_is_found_four_times_in_five():
     spread, count = 0.25, 43
     effect = detectable_effect(count) * spread
     differences = np.random.default_rng(9).normal(effect, spread, (count, 1_500))
@@ -131,13 +131,13 @@ def test_a_true_difference_of_that_size_is_found_four_times_in_five():
     assert low <= found <= high
 
 
-def test_t_rejects_under_the_null_as_often_as_it_says():
+def test_t_test_has_the_nominal_level():
     differences = np.random.default_rng(10).normal(0, 1, (43, 2_000))
     low, high = stats.binom.interval(0.999, 2_000, 0.05)
     assert low <= sum(each.p_t <= 0.05 for each in paired_differences(differences, resamples=2)) <= high
 
 
-def test_detectable_effect_falls_with_every_count():
+def test_detectable_effect_decreases_with_n_and_clusters():
     """Whichever of statsmodels' solvers finds it."""
     found = [detectable_effect(count) for count in range(2, 240)]
     assert all(before > after > 0 for before, after in pairwise(found))

@@ -18,7 +18,7 @@ SCORE = st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=50, deadline=None)
 @given(run=st.dictionaries(WORD, st.dictionaries(WORD, SCORE, min_size=1, max_size=8), max_size=4))
-def test_run_comes_back_with_its_scores_and_ranking(run, tmp_path_factory):
+def test_run_round_trips_with_scores_and_ranking(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "a.trec.gz"
     write_run(path, run, "tag")
     back = read_run(path)
@@ -26,14 +26,14 @@ def test_run_comes_back_with_its_scores_and_ranking(run, tmp_path_factory):
     assert {topic: list(scores) for topic, scores in back.items()} == {t: ranked(s) for t, s in run.items()}
 
 
-def test_ties_are_written_in_the_order_in_which_trec_eval_takes_them(tmp_path):
+def test_ties_are_written_in_the_order_of_trec_eval(tmp_path):
     write_run(tmp_path / "r", {"1": {"a": 2.0, "c": 2.0, "b": 2.0, "d": 3.0}}, "adapter@3")
     lines = (tmp_path / "r").read_text().splitlines()
     assert [line.split()[2] for line in lines] == ["d", "c", "b", "a"]
     assert lines[0] == "1 Q0 d 1 3.0 adapter@3"
 
 
-def test_ranked_ties_are_those_of_trec_eval():
+def test_ties_are_ranked_as_by_trec_eval():
     import pytrec_eval
 
     scores = {"a": 1.0, "B": 1.0, "é": 1.0, "10": 1.0, "9": 1.0}
@@ -42,7 +42,7 @@ def test_ranked_ties_are_those_of_trec_eval():
         assert measured["1"]["recip_rank"] == pytest.approx(1 / place)
 
 
-def test_qrels_come_back(tmp_path):
+def test_qrels_round_trip(tmp_path):
     qrels = {"q1": {"d1": 3, "d2": 0}, "q2": {"d1": -1}}
     write_qrels(tmp_path / "deep" / "q.gz", qrels)
     assert read_qrels(tmp_path / "deep" / "q.gz") == qrels
@@ -94,7 +94,7 @@ def test_malformed_run_line_is_named(tmp_path, line, says):
     assert caught.value.where == f"{path}, line 2"
 
 
-def test_files_that_are_not_there_or_not_text(tmp_path):
+def test_missing_and_binary_files_are_errors(tmp_path):
     (tmp_path / "bad.gz").write_bytes(b"no gzip")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"1 0 d 1\n" * 99)[:-9])
     (tmp_path / "latin").write_bytes(b"1 0 \xe9 1\n")
@@ -104,7 +104,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
             read_qrels(tmp_path / name)
 
 
-def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "r"
     write_run(path, {"1": {"a": 1.0}}, "t")
     for bad in ({"1": {"b": 1.0}, "2": {"two words": 1.0}}, {"1": {"b": float("nan")}}, {"": {"b": 1.0}}):
@@ -116,13 +116,13 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_write_to_where_nothing_can_be_written(tmp_path):
+def test_write_to_an_unwritable_path_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_run(Path(tmp_path / "file" / "r"), {}, "t")
 
 
-def test_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
+def test_full_disk_is_an_error_and_keeps_the_old_file(tmp_path, monkeypatch):
     from searchlora.files import atomic
 
     path = tmp_path / "r"

@@ -26,7 +26,7 @@ def dcg(*grades: int) -> float:
     return sum(grade / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
 
 
-def test_by_hand():
+def test_values_of_a_worked_example():
     found = unjudged_values(RUN, QRELS, ["nDCG@3", "MRR@3", "Recall@3", "AP"])
     values = {name: rows["1"] for name, rows in found.items()}
     assert values["Judged@3"] == pytest.approx(1 / 3)
@@ -54,7 +54,7 @@ def test_fewer_relevant_documents_can_be_better():
     assert found == pytest.approx(of_j[1])
 
 
-def test_a_topic_without_results_counts_nought_and_judged_depth_follows_the_cutoffs():
+def test_a_topic_without_results_scores_zero_and_judged_follows_the_cutoff():
     found = unjudged_values({"1": {}}, QRELS, ["nDCG@3", "P@20"])
     assert {name: rows["1"] for name, rows in found.items()} == dict.fromkeys(
         ["nDCG@3 condensed", "nDCG@3 unjudged as best", "P@20 condensed", "P@20 unjudged as best",
@@ -64,7 +64,7 @@ def test_a_topic_without_results_counts_nought_and_judged_depth_follows_the_cuto
     assert list(unjudged_values(RUN, QRELS, ["AP"])) == ["AP condensed", "AP unjudged as best", "Judged@10"]
 
 
-def test_measures_that_judge_otherwise_are_passed_over():
+def test_measures_without_a_condensed_form_are_skipped():
     assert list(unjudged_values(RUN, QRELS, ["Bpref", "AP(judged_only=True)", "Judged@5"])) == ["Judged@10"]
 
 
@@ -75,7 +75,7 @@ GRADES = st.dictionaries(st.sampled_from("acegikm"), st.integers(0, 3), min_size
 
 @settings(max_examples=150, deadline=None)
 @given(run=RUNS, grades=GRADES, more=GRADES)
-def test_worst_is_below_condensed_and_best(run, grades, more):
+def test_unjudged_as_best_is_an_upper_bound(run, grades, more):
     measures = ["nDCG@5", "nDCG", "P@3", "RR", "MRR@4", "AP", "Recall@100"]
     runs, qrels = {"1": run, "2": run}, {"1": grades, "2": more}
     plain, found = retrieval_values(runs, qrels, measures), unjudged_values(runs, qrels, measures)
@@ -90,7 +90,7 @@ def test_worst_is_below_condensed_and_best(run, grades, more):
 
 @settings(max_examples=100, deadline=None)
 @given(run=RUNS, grades=GRADES)
-def test_where_all_is_judged_nothing_changes(run, grades):
+def test_fully_judged_runs_are_unchanged(run, grades):
     judged = {**dict.fromkeys(run, 0), **grades}
     measures = ["nDCG@5", "RR", "AP"]
     plain, found = (
@@ -104,7 +104,7 @@ def test_where_all_is_judged_nothing_changes(run, grades):
 
 @settings(max_examples=150, deadline=None)
 @given(run=RUNS, grades=GRADES, cutoff=st.integers(1, 12))
-def test_judged_is_that_of_ir_measures_but_for_ties(run, grades, cutoff):
+def test_judged_equals_ir_measures_except_for_ties(run, grades, cutoff):
     import ir_measures
     from ir_measures import Judged
 
@@ -116,12 +116,12 @@ def test_judged_is_that_of_ir_measures_but_for_ties(run, grades, cutoff):
 
 
 @given(run=RUNS, depth=st.integers(1, 12))
-def test_the_first_are_those_of_the_whole_ranking(run, depth):
+def test_top_documents_equal_those_of_the_full_ranking(run, depth):
     assert _top(run, depth) == ranked(run)[:depth]
 
 
 @settings(max_examples=200, deadline=None)
 @given(run=RUNS, wanted=st.sampled_from("abcdefghij"))
-def test_the_ranking_is_that_of_trec_eval_in_single_precision(run, wanted):
+def test_ranking_equals_trec_eval_in_single_precision(run, wanted):
     place = ranked(run).index(wanted) + 1 if wanted in run else math.inf
     assert retrieval_values({"1": run}, {"1": {wanted: 1}}, ["RR"])["RR"]["1"] == pytest.approx(1 / place)

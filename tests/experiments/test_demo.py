@@ -31,7 +31,7 @@ def test_the_table_has_the_baselines_the_base_and_the_adapter(walked):
     assert 0 < pair.p <= pair.p_corrected <= 1
 
 
-def test_truth_beats_the_dictionary_beats_the_raw_query(walked):
+def test_reference_rewrites_beat_the_dictionary_and_the_dictionary_beats_the_query(walked):
     _, found, _, _ = walked
     comparison = found.evaluated.comparison
     raw, dictionary, truth = (
@@ -51,7 +51,7 @@ def test_report_runs_and_json_are_written(walked):
     assert (folder / "evaluation" / "runs" / "raw-query.trec").is_file()
 
 
-def test_a_second_run_uses_what_is_there_and_says_so(walked):
+def test_a_second_call_reuses_results_and_reports_it(walked):
     folder, first, _, arguments = walked
     before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
     said: list[str] = []
@@ -88,7 +88,7 @@ def test_every_task_that_reads_the_shop_is_trained_and_shown_on_one_page(tiny_ba
     assert f">{size:,}<" in page
 
 
-def test_a_training_of_many_steps_is_shortened_and_a_short_one_is_left_as_it_is(walked):
+def test_only_long_training_runs_are_shortened(walked):
     folder, *_ = walked
     dataset, task = load_dataset(folder / "dataset"), load_task("rewriting")
     own = ("optim.batch_size=2", "optim.gradient_accumulation=3", "optim.epochs=2")

@@ -68,7 +68,7 @@ def full(place, data, fast, tmp_path_factory):
     return train_full_model(task, data / "pairs", "finder-full", out, TrainingOptions(overrides=fast), store=place)
 
 
-def test_what_is_stored(stored, place):
+def test_contents_of_a_stored_encoder_adapter(stored, place):
     manifest = stored.manifest
     assert (manifest.task, manifest.settings, manifest.prompt_hash) == ("embedding", {}, None)
     assert {"validation loss", "validation nDCG@10"} <= manifest.metrics.keys()
@@ -78,13 +78,13 @@ def test_what_is_stored(stored, place):
     assert not (place.root / ".runs" / "finder").exists()
 
 
-def test_the_same_again_is_used_again(stored, place, data, fast):
+def test_identical_training_reuses_the_stored_version(stored, place, data, fast):
     said = []
     again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, say=said.append)
     assert again.reference == stored.reference and "Reusing" in said[0]
 
 
-def test_all_weights_make_a_model_beside_the_store(full, stored):
+def test_full_fine_tuning_writes_a_model_outside_the_store(full, stored):
     assert (full.path / "model.safetensors").is_file()
     assert full.bytes > 10 * (stored.path / "adapter_model.safetensors").stat().st_size
     about = read_training_file(full.path)
@@ -92,7 +92,7 @@ def test_all_weights_make_a_model_beside_the_store(full, stored):
     assert full.summary["parameters_trained"] == full.summary["parameters"]
 
 
-def test_a_whole_model_is_no_adapter_and_overwrites_nothing(place, data, fast, full):
+def test_full_fine_tuning_needs_a_free_output_folder(place, data, fast, full):
     with pytest.raises(RecipeError, match=r"full = true.*--out"):
         train("embedding", data / "pairs", "other", overrides=(*fast, "full=true"), store=place)
     with pytest.raises(NameTaken):
@@ -103,7 +103,7 @@ def test_a_whole_model_is_no_adapter_and_overwrites_nothing(place, data, fast, f
 
 
 @pytest.mark.usefixtures("stored")
-def test_evaluated_beside_base_bm25_and_the_whole_model(full, place, data, tmp_path):
+def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_path):
     found = evaluate("finder", data / "pairs", models=[full.path], store=place)
     assert list(found.systems) == ["BM25", "base zero-shot", "finder-full", "finder@1"]
     comparison = found.comparison
@@ -118,7 +118,7 @@ def test_evaluated_beside_base_bm25_and_the_whole_model(full, place, data, tmp_p
     assert "finder-full" in report.read_text() and (tmp_path / "report" / "runs").is_dir()
 
 
-def test_classes_are_told_apart(place, data, fast, tmp_path):
+def test_classification_is_evaluated(place, data, fast, tmp_path):
     train("embedding", data / "labels", "sorter", overrides=(*fast, "classifier=knn"), store=place)
     found = evaluate("sorter", data / "labels", store=place)
     assert list(found.systems) == ["commonest class", "base zero-shot", "sorter@1"]
@@ -128,7 +128,7 @@ def test_classes_are_told_apart(place, data, fast, tmp_path):
 
 
 @pytest.mark.usefixtures("stored")
-def test_what_cannot_be_evaluated_says_why(place, data, tmp_path):
+def test_impossible_evaluations_are_errors(place, data, tmp_path):
     with pytest.raises(DataError, match="no documents and judgments"):
         source = tmp_path / "pairs.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rows(False)), encoding="utf-8")
@@ -146,7 +146,7 @@ def test_hard_negatives_are_mined_from_both(place, data, fast):
     assert found.manifest.training["negatives_per_row"] == 1
 
 
-def test_validation_rows_that_make_no_pair_are_no_fault(place, fast, tmp_path):
+def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
     source = tmp_path / "rows.jsonl"
     kept = [row for row in rows(labels=True) if row["split"] != "validation" or row["id"] == "r1"]
     source.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -156,7 +156,7 @@ def test_validation_rows_that_make_no_pair_are_no_fault(place, fast, tmp_path):
 
 
 @pytest.mark.usefixtures("stored")
-def test_the_command_line(cli, refused, place, data, fast, tmp_path):
+def test_train_and_evaluate_from_the_command_line(cli, refused, place, data, fast, tmp_path):
     how = [part for override in fast for part in ("--set", override)]
     where = ("--data", data / "pairs", "--store", place.root)
     said = cli("train", "embedding", "--name", "typed", *where, "--out", tmp_path / "typed-full", *how)
@@ -195,7 +195,7 @@ def searched(files, place, stage: str):
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_dense_stage_puts_on_the_adapter_that_it_names(place, files, encoder_base):
+def test_a_dense_stage_applies_the_named_adapter(place, files, encoder_base):
     place.alias("finder", "production", 1)
     named = f"model: {encoder_base.name}, adapter: finder@production"
     tag, found, card = searched(files, place, f"dense: {{{named}, k: 3}}")
@@ -209,7 +209,7 @@ def test_a_dense_stage_puts_on_the_adapter_that_it_names(place, files, encoder_b
     assert fused.adapters == ("finder@1",) and "finder@1" in tag
 
 
-def test_vectors_cut_short(place, files, encoder_base):
+def test_a_dense_stage_truncates_vectors(place, files, encoder_base):
     tag, found, _ = searched(files, place, f"dense: {{model: {encoder_base.name}, dimensions: 4, k: 4}}")
     assert "dimensions=4" in tag
     assert all(abs(score) <= 1.0001 for scores in found.values() for score in scores.values())
@@ -218,7 +218,7 @@ def test_vectors_cut_short(place, files, encoder_base):
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_dense_stage_with_a_wrong_adapter(place, files, encoder_base, tmp_path):
+def test_a_dense_stage_refuses_an_incompatible_adapter(place, files, encoder_base, tmp_path):
     with pytest.raises(NotInStore):
         searched(files, place, f"dense: {{model: {encoder_base.name}, adapter: nobody}}")
     other = build_tiny_encoder(tmp_path / "other", seed=4)

@@ -26,5 +26,5 @@ GRADES = Graded({"bad": 0, "poor": 0, "good": 2})
         (["buy", "ask"], JsonObject({}), '["buy", "ask"]'),
     ],
 )
-def test_an_output_is_shown_as_what_it_means(output, spec, shown):
+def test_outputs_are_shown_in_readable_form(output, spec, shown):
     assert _output_text(output, spec) == shown

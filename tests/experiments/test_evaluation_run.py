@@ -31,7 +31,7 @@ def engine(tiny_base) -> LocalEngine:
 
 
 @pytest.mark.parametrize("constrained", [True, False])
-def test_tokens_are_counted_whether_written_or_scored(engine, tmp_path, constrained):
+def test_generated_and_scored_tokens_are_counted(engine, tmp_path, constrained):
     task = Named(first_word(tmp_path).folder)
     trial = EvaluationRun(task, RECORDS, max_new_tokens=7, constrained=constrained)
     found = trial.run_model("base", engine, None)
@@ -67,7 +67,7 @@ class OneOf(FirstWord):
         return replace(found, values={**found.values, "sure": sure})
 
 
-def test_probabilities_of_another_label_set_are_not_measured_as_those_of_the_trials_own(engine, tmp_path):
+def test_probabilities_of_another_label_set_are_not_evaluated(engine, tmp_path):
     task = OneOf(first_word(tmp_path).folder)
     trial = EvaluationRun(task, RECORDS)
     fewer = task.bound({"labels": ["tent", "boot"]})

@@ -72,7 +72,7 @@ def write_spec(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_figures_are_those_of_ir_measures(folder):
+def test_figures_equal_ir_measures(folder):
     found = experiment(write_spec(folder), folder / "out")
     qrels = list(ir_measures.read_trec_qrels(str(folder / "qrels.txt")))
     for name, run in (("faulty", folder / "faulty.trec"), ("bm25", folder / "out" / "runs" / "bm25.trec")):
@@ -86,7 +86,7 @@ def test_figures_are_those_of_ir_measures(folder):
     assert found.comparison.weighted
 
 
-def test_a_system_alone_is_measured(folder):
+def test_a_single_system_is_measured(folder):
     spec = write_spec(folder, systems={"bm25": {"pipeline": "plain.yaml"}}, baseline=None, candidate=None)
     found = experiment(spec, folder / "out")
     write(found, folder / "out")
@@ -94,7 +94,7 @@ def test_a_system_alone_is_measured(folder):
     assert not found.comparison.comparisons
 
 
-def test_all_files_are_written_and_say_what_they_were_made_from(folder):
+def test_all_files_are_written_with_their_inputs(folder):
     out = folder / "out"
     report = write(experiment(write_spec(folder), out), out)
     result = json.loads((out / "experiment.json").read_text())
@@ -108,7 +108,7 @@ def test_all_files_are_written_and_say_what_they_were_made_from(folder):
     assert {(row["system"], row["measure"]) for row in per_query} >= {("bm25", "nDCG@10"), ("faulty", "P@5")}
 
 
-def test_a_second_time_uses_the_runs_again_and_a_changed_corpus_does_not(folder):
+def test_runs_are_reused_unless_the_corpus_changed(folder):
     spec, out = write_spec(folder), folder / "out"
     first = experiment(spec, out)
     write(first, out)
@@ -125,7 +125,7 @@ def test_a_second_time_uses_the_runs_again_and_a_changed_corpus_does_not(folder)
     assert "new" in read_run(out / "runs" / "bm25.trec")["q0"]
 
 
-def test_a_run_is_made_anew_for_topics_that_it_was_not_asked(folder):
+def test_a_run_is_recomputed_for_new_topics(folder):
     """Else the new ones would count as having found nothing."""
     write_qrels(folder / "all.txt", whole := read_qrels(folder / "qrels.txt"))
     write_qrels(folder / "qrels.txt", {topic: whole[topic] for topic in list(whole)[:3]})
@@ -137,7 +137,7 @@ def test_a_run_is_made_anew_for_topics_that_it_was_not_asked(folder):
     assert found.comparison.row("bm25", "zero results").value == 0
 
 
-def test_a_killed_call_leaves_nothing_that_the_next_one_takes_or_stumbles_over(folder, monkeypatch):
+def test_files_of_a_killed_call_are_not_reused(folder, monkeypatch):
     spec, out = write_spec(folder), folder / "out"
     first = experiment(spec, out)
     (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 1}\n")
@@ -161,7 +161,7 @@ def test_a_killed_call_leaves_nothing_that_the_next_one_takes_or_stumbles_over(f
         experiment(spec, out)
 
 
-def test_the_cost_of_a_run_made_elsewhere_is_not_taken_for_this_machines(folder, monkeypatch):
+def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
     spec, out = write_spec(folder, policy={"beat": {}, "latency": {"at_most_ms": 1000}}), folder / "out"
     assert not experiment(spec, out).refused
     monkeypatch.setattr("searchlora.experiments.systems.machine", lambda: "another")
@@ -178,14 +178,14 @@ def test_the_cost_of_a_run_made_elsewhere_is_not_taken_for_this_machines(folder,
         ({"systems": {"faulty": {"pipeline": "plain.yaml"}, "bm25": {"pipeline": "plain.yaml"}}}, "run of faulty was"),
     ],
 )
-def test_another_way_of_reading_or_testing_and_another_baseline_are_changes(folder, changes, said):
+def test_changed_measurement_settings_and_baseline_count_as_changes(folder, changes, said):
     out = folder / "out"
     write(experiment(write_spec(folder), out), out)
     with pytest.raises(DataError, match=said):
         experiment(write_spec(folder, **changes), out)
 
 
-def test_another_pipeline_of_the_baseline_is_a_change_and_so_is_a_card_that_is_gone(folder):
+def test_a_changed_baseline_pipeline_or_missing_card_counts_as_a_change(folder):
     out = folder / "out"
     write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
     spec = write_spec(folder, baseline="bm25", candidate="faulty")
@@ -198,7 +198,7 @@ def test_another_pipeline_of_the_baseline_is_a_change_and_so_is_a_card_that_is_g
         experiment(spec, out)
 
 
-def test_accepted_changes_stand_among_the_rules(folder):
+def test_accepted_changes_are_listed_among_the_rules(folder):
     spec, out = write_spec(folder, policy={"beat": {}}), folder / "out"
     write(experiment(spec, out), out)
     write_run(folder / "faulty.trec", {"q1": {"d1": 1.0}}, "faulty")
@@ -207,14 +207,14 @@ def test_accepted_changes_stand_among_the_rules(folder):
     assert said.startswith("accepted: run of faulty was")
 
 
-def test_judged_topics_that_are_not_asked_are_told(folder):
+def test_judged_topics_missing_from_the_topics_are_reported(folder):
     lines = (folder / "topics.jsonl").read_text().splitlines()
     (folder / "topics.jsonl").write_text("\n".join(lines[:-2]))
     notes = experiment(write_spec(folder), folder / "out").comparison.notes
     assert "2 judged topics (q38, q39) are not among the topics and are left out." in notes
 
 
-def test_a_run_that_is_there_tells_neither_what_was_invalid_nor_what_it_was_trained_on(folder):
+def test_an_existing_run_has_unknown_invalid_rate_and_training_queries(folder):
     policy = {"beat": {}, "invalid_rate": {"at_most": 0.0}}
     with pytest.raises(UsageError, match="system faulty: the policy bounds the invalid rate"):
         experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy=policy), folder / "out")
@@ -222,7 +222,7 @@ def test_a_run_that_is_there_tells_neither_what_was_invalid_nor_what_it_was_trai
     assert "not checked" in next(result.said for result in found.results if result.rule == "held out")
 
 
-def test_invalid_outputs_and_queries_of_the_training_break_the_policy(folder, tiny_base):
+def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base):
     """An adapter of random weights that was trained on two of the queries: it never comes to an end."""
     store = Store(folder / "store")
     made, recipe = made_folder(tiny_base, folder / "made", 1)
@@ -242,7 +242,7 @@ def test_invalid_outputs_and_queries_of_the_training_break_the_policy(folder, ti
     assert len(found.comparison.invalid["rewriter"]) > TOPICS / 2
 
 
-def test_another_earlier_result_can_be_named(folder):
+def test_an_earlier_result_can_be_given(folder):
     write(experiment(write_spec(folder), folder / "then"), folder / "then")
     write_qrels(folder / "qrels.txt", {"q1": {"d1": 1}})
     with pytest.raises(DataError, match="qrels was"):
@@ -255,7 +255,7 @@ def test_another_earlier_result_can_be_named(folder):
             experiment(write_spec(folder), folder / "now", since=folder / "odd.json")
 
 
-def test_a_policy_decides_and_the_exit_code_says_so(folder, cli):
+def test_the_exit_code_follows_the_policy(folder, cli):
     spec = write_spec(folder, policy={"beat": {"faulty": {"margin": 0.01}}, "slices": {"colour": {}}})
     files = {"--junit": folder / "junit.xml", "--summary": folder / "summary.md"}
     options = ["--out", folder / "out", *(part for pair in files.items() for part in pair)]
@@ -270,7 +270,7 @@ def test_a_policy_decides_and_the_exit_code_says_so(folder, cli):
     assert 'failures="1"' in files["--junit"].read_text()
 
 
-def test_a_circular_judge_is_refused_and_marked_where_it_is_wanted(folder):
+def test_a_circular_judge_is_refused_or_marked(folder):
     write_card(
         folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1", judge_lineage=("judge@1", "old@2"))
     )
@@ -295,7 +295,7 @@ def test_judgments_changed_after_their_card_are_refused(folder):
         experiment(write_spec(folder), folder / "out")
 
 
-def test_a_baseline_alone_is_enough_and_no_corpus_is_needed_for_runs(folder):
+def test_a_baseline_alone_suffices_and_runs_need_no_corpus(folder):
     write_run(folder / "empty.trec", {}, "empty")
     systems = {name: {"run": f"{name}.trec"} for name in ("faulty", "empty")}
     spec = write_spec(folder, systems=systems, candidate=None, corpus=None)
@@ -315,12 +315,12 @@ def test_a_baseline_alone_is_enough_and_no_corpus_is_needed_for_runs(folder):
         ({"qrels": {"path": "qrels.txt", "format": "xml"}}, UsageError, "xml"),
     ],
 )
-def test_what_cannot_be_done_is_said(folder, changes, error, said):
+def test_impossible_experiments_are_errors(folder, changes, error, said):
     with pytest.raises(error, match=said):
         experiment(write_spec(folder, **changes), folder / "out")
 
 
-def test_relevant_counts_from_the_grade_that_is_said(folder):
+def test_relevance_starts_at_the_given_grade(folder):
     spec = write_spec(folder, relevant=2, tested=["MRR@10"])
     comparison = experiment(spec, folder / "out").comparison
     assert comparison.measures[:3] == ("nDCG@10", "MRR(rel=2)@10", "P(rel=2)@5")
@@ -329,18 +329,18 @@ def test_relevant_counts_from_the_grade_that_is_said(folder):
     assert comparison.row("faulty", "P(rel=2)@5").value < plain.row("faulty", "P@5").value
 
 
-def test_topics_of_other_ids_are_told(folder):
+def test_topics_with_other_ids_are_an_error(folder):
     (folder / "topics.jsonl").write_text('{"id": "x1", "query": "red tent"}\n')
     with pytest.raises(DataError, match="none of the judged topics is among the topics"):
         experiment(write_spec(folder, slices=[], weight=None), folder / "out")
 
 
-def test_the_same_in_python(folder):
+def test_the_python_function_gives_the_same_result(folder):
     spec = read_experiment(write_spec(folder))
     assert experiment(spec, folder / "out", store=Store(folder / "store")).comparison.candidate == "bm25"
 
 
-def test_a_label_outside_the_scale_is_no_gain(folder):
+def test_a_label_outside_the_scale_counts_as_unjudged(folder):
     """An LLM's "10" where the scale ends at 2: as if it were not there, and said so (law 2)."""
     qrels = {topic: dict(row) for topic, row in read_qrels(folder / "qrels.txt").items()}
     spec = write_spec(folder, scale=[0, 1, 2])
@@ -367,7 +367,7 @@ def test_a_label_outside_the_scale_is_no_gain(folder):
         experiment(write_spec(folder, scale=[8, 9]), folder / "none")
 
 
-def test_without_a_scale_the_grades_are_named_and_without_a_card_the_source_is(folder):
+def test_the_report_states_unknown_scale_and_source(folder):
     notes = experiment(write_spec(folder), folder / "out").comparison.notes
     assert "No scale is given; every label counts as a grade: 1, 2." in notes
     assert "qrels.txt has no card with its source; it is treated as human." in notes
@@ -375,7 +375,7 @@ def test_without_a_scale_the_grades_are_named_and_without_a_card_the_source_is(f
     assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]
 
 
-def test_another_scale_is_another_way_of_measuring(folder):
+def test_a_changed_scale_counts_as_a_change(folder):
     out = folder / "out"
     write(experiment(write_spec(folder), out), out)
     with pytest.raises(DataError, match=r"'scale' was None, is \[0, 1, 2\]"):

@@ -86,7 +86,7 @@ def broken(found: Promoted) -> set[str]:
     return {result.rule for result in found.results if not result.passed}
 
 
-def test_a_better_one_is_let_through_with_its_evidence(shop):
+def test_a_better_candidate_is_promoted_with_its_evidence(shop):
     shop.store.alias(NAME, "production", ALWAYS_RED)
     found = shop.promote(ALL_RIGHT, Policy(beat={"base": {}, "incumbent": {"margin": 0.2}}, slices={"colour": {}}))
     assert broken(found) == set()
@@ -105,7 +105,7 @@ def test_a_better_one_is_let_through_with_its_evidence(shop):
     assert evidence["costs"][f"{NAME}@2"]["prompt tokens per query"] > 1
 
 
-def test_a_worse_one_is_refused_and_the_refusal_is_kept(shop):
+def test_a_worse_candidate_is_refused_and_the_refusal_is_recorded(shop):
     shop.store.alias(NAME, "production", ALL_RIGHT)
     found = shop.promote(ALWAYS_RED)
     assert broken(found) == {"beat incumbent"}
@@ -114,7 +114,7 @@ def test_a_worse_one_is_refused_and_the_refusal_is_kept(shop):
     assert f"refused to version {ALWAYS_RED}: beat incumbent" in str(shop.store.history(NAME)[-1])
 
 
-def test_one_that_is_better_within_noise_is_refused(shop):
+def test_an_insignificant_improvement_is_refused(shop):
     shop.store.alias(NAME, "production", ALWAYS_GREEN)
     found = shop.promote(ALWAYS_RED)
     assert broken(found) == {"beat incumbent"}
@@ -122,14 +122,14 @@ def test_one_that_is_better_within_noise_is_refused(shop):
     assert pair.low < 0 < pair.difference
 
 
-def test_one_that_falls_in_a_slice_is_refused(shop):
+def test_a_fall_in_a_slice_is_refused(shop):
     shop.store.alias(NAME, "production", ALWAYS_GREEN)
     found = shop.promote(ALWAYS_RED, Policy(beat={"base": {}}, slices={"colour": {"largest_fall": 0.1}}))
     assert broken(found) == {"slice colour = green"}
     assert next(result.short_by for result in found.results if not result.passed) == pytest.approx(0.9)
 
 
-def test_force_needs_a_reason_and_shows_for_ever(shop, cli):
+def test_force_needs_a_reason_and_stays_in_the_history(shop, cli):
     shop.store.alias(NAME, "production", ALL_RIGHT)
     with pytest.raises(UsageError, match="--force needs a reason"):
         shop.promote(1, force="  ")
@@ -142,7 +142,7 @@ def test_force_needs_a_reason_and_shows_for_ever(shop, cli):
     assert "agreed with the search team" in said
 
 
-def test_other_data_than_at_the_last_decision_is_refused_unless_told(shop, tmp_path):
+def test_changed_data_is_refused_unless_accepted(shop, tmp_path):
     assert not shop.promote(ALWAYS_RED).refused
     source = write_records(tmp_path / "rows.jsonl", groups=290)
     build("colour", source, format="native", out=tmp_path / "other", shares=(0.5, 0.1, 0.4))
@@ -150,7 +150,7 @@ def test_other_data_than_at_the_last_decision_is_refused_unless_told(shop, tmp_p
     assert "unchanged data" not in broken(shop.promote(2, data=tmp_path / "other", accept_changes=True))
 
 
-def test_other_data_is_no_way_around_a_refusal(shop, tmp_path):
+def test_changed_data_does_not_bypass_a_refusal(shop, tmp_path):
     """Refused on one data set, tried on another: the alias has not moved yet, and still the change is told."""
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
@@ -165,7 +165,7 @@ def test_other_data_is_no_way_around_a_refusal(shop, tmp_path):
     assert "unchanged data" in broken(shop.promote(2))
 
 
-def test_an_alias_moved_while_the_candidate_is_measured_is_not_decided_on(shop, monkeypatch):
+def test_an_alias_moved_during_the_measurement_is_an_error(shop, monkeypatch):
     shop.store.alias(NAME, "production", ALWAYS_RED)
 
     def meanwhile(*arguments: object, **options: object) -> Evaluated:
@@ -179,7 +179,7 @@ def test_an_alias_moved_while_the_candidate_is_measured_is_not_decided_on(shop, 
     assert shop.store.aliases(NAME) == {"production": ALL_RIGHT}
 
 
-def test_kept_outputs_of_another_machine_give_no_latency_and_damaged_ones_nothing(shop, monkeypatch):
+def test_cached_outputs_of_another_machine_give_no_latency_and_damaged_ones_are_ignored(shop, monkeypatch):
     policy = Policy(beat={}, latency={"at_most_ms": 10_000})
     shop.promote(ALWAYS_RED, policy, force=None)
     (shop.store.root / NAME / "aliases.json").unlink()
@@ -193,7 +193,7 @@ def test_kept_outputs_of_another_machine_give_no_latency_and_damaged_ones_nothin
     assert json.loads(file.read_text())["outputs"]
 
 
-def test_a_policy_loosened_after_a_refusal_stands_in_the_history(shop):
+def test_a_policy_loosened_after_a_refusal_is_recorded(shop):
     assert shop.promote(ALL_RIGHT, Policy(least={"rows": 10_000})).refused
     assert not shop.promote(ALL_RIGHT, Policy(least={"rows": 10})).refused
     rules = Store(shop.store.root).history(NAME)[-1].decision.rules
@@ -201,7 +201,7 @@ def test_a_policy_loosened_after_a_refusal_stands_in_the_history(shop):
     assert said == "changed: least.rows was 10000, is 10"
 
 
-def test_a_slice_whose_hard_value_was_left_out_is_refused_until_told(shop, tmp_path):
+def test_a_removed_slice_value_is_refused_unless_accepted(shop, tmp_path):
     policy = Policy(beat={}, slices={"colour": {}})
     shop.promote(ALWAYS_RED, policy)
     rows = [record for record in lines(shop.root / "rows.jsonl") if record["colour"] != "green"]
@@ -216,7 +216,7 @@ def test_a_slice_whose_hard_value_was_left_out_is_refused_until_told(shop, tmp_p
     assert "slice colour = green" not in {result.rule for result in again.results}
 
 
-def test_removing_the_incumbent_is_no_way_around_it(shop, tmp_path):
+def test_removing_the_incumbent_does_not_bypass_the_policy(shop, tmp_path):
     store = Store(shutil.copytree(shop.store.root, tmp_path / "store"))
     store.alias(NAME, "production", ALL_RIGHT)
     store.remove(f"{NAME}@{ALL_RIGHT}", force=True)
@@ -229,20 +229,20 @@ def test_removing_the_incumbent_is_no_way_around_it(shop, tmp_path):
     assert not gone.promote(ALWAYS_RED, force="version 2 broke a law").refused
 
 
-def test_queries_of_the_training_are_refused_in_other_data(shop, tmp_path):
+def test_training_queries_in_other_data_are_refused(shop, tmp_path):
     """Another split of the same rows: the candidate has seen most of what it would be tested on."""
     build("colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "other", seed=99, shares=(0.5, 0.1, 0.4))
     assert "held out" in broken(shop.promote(2, data=tmp_path / "other"))
 
 
-def test_splits_that_the_candidate_learned_or_was_chosen_from_are_refused(shop):
+def test_training_and_validation_splits_are_refused(shop):
     for split in ("train", "validation"):
         assert "held out" in broken(shop.promote(ALL_RIGHT, split=split))
     with pytest.raises(InvalidName):
         promote(f"{NAME}@{ALL_RIGHT}", "Production!", Policy(), shop.data, store=shop.store)
 
 
-def test_not_knowing_the_training_is_refused_unless_the_policy_says_otherwise(shop, tmp_path):
+def test_unknown_training_queries_are_refused_unless_the_policy_allows_them(shop, tmp_path):
     """A copy that came without the hashes of its queries, and without its parent, in data of its own."""
     stored = shop.store.get(f"{NAME}@{ALL_RIGHT}")
     plain = shutil.ignore_patterns("training_queries.txt")
@@ -257,7 +257,7 @@ def test_not_knowing_the_training_is_refused_unless_the_policy_says_otherwise(sh
         assert found.move.decision.policy["held_out"] == kept
 
 
-def test_a_changed_dataset_is_no_evidence(shop, tmp_path):
+def test_a_changed_dataset_is_an_error(shop, tmp_path):
     data = tmp_path / "data"
     build("colour", shop.root / "rows.jsonl", format="native", out=data)
     with (data / "test.jsonl").open("a") as file:
@@ -278,7 +278,7 @@ def test_a_circular_judge_is_refused(shop, tmp_path):
     assert "source of judgments" in broken(found)
 
 
-def test_judgments_of_other_rows_decide_nothing(shop, tmp_path):
+def test_judgments_of_other_rows_are_an_error(shop, tmp_path):
     """Else a task that is measured by retrieval would be decided on by what needs no judgments."""
     write_qrels(tmp_path / "qrels.txt", {"elsewhere": {"d1": 1}})
     with pytest.raises(DataError, match="no judgment belongs to a record of the split 'test'"):
@@ -286,13 +286,13 @@ def test_judgments_of_other_rows_decide_nothing(shop, tmp_path):
     assert shop.store.history(NAME) == []
 
 
-def test_what_it_means_already_is_not_decided_again(shop):
+def test_promoting_the_current_version_is_an_error(shop):
     shop.store.alias(NAME, "production", 2)
     with pytest.raises(UsageError, match=r"already points to shop-colour@2"):
         shop.promote(2)
 
 
-def test_the_command_exits_1_on_refusal_and_writes_what_a_ci_reads(shop, tmp_path, cli):
+def test_the_command_exits_1_on_refusal_and_writes_junit_and_summary(shop, tmp_path, cli):
     shop.store.alias(NAME, "production", 2)
     (tmp_path / "policy.yaml").write_text("beat: {base: {}, incumbent: {margin: 0.01}}\n")
     files = {"--junit": tmp_path / "junit.xml", "--summary": tmp_path / "summary.md", "--out": tmp_path / "out"}

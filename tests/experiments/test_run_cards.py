@@ -62,7 +62,7 @@ def hybrid(folder):
 
 
 @pytest.mark.parametrize("pipeline", ["hybrid", "dense.yaml"])
-def test_a_card_names_the_encoder_as_every_machine_would(folder, pipeline):
+def test_a_card_names_the_encoder_without_local_paths(folder, pipeline):
     place = pipeline if pipeline == "hybrid" else folder / pipeline
     card = searched(folder, place, f"encoder={folder / ENCODER}")
     assert (card.adapters, card.lineage, card.bases) == ((), (f"base {ENCODER}",), (ENCODER,))
@@ -70,7 +70,7 @@ def test_a_card_names_the_encoder_as_every_machine_would(folder, pipeline):
     assert searched(folder, folder / "bm25.yaml").lineage == ()
 
 
-def test_what_cannot_be_written_is_told_before_anything_is_searched(folder):
+def test_an_unwritable_output_is_reported_before_searching(folder):
     (folder / "topics.jsonl").write_text('{"id": "q 1", "query": "boots"}')
     with pytest.raises(RowError, match=r"topics\.jsonl, line 1: the id 'q 1' cannot stand in a TREC file"):
         searched(folder, folder / "bm25.yaml")
@@ -78,7 +78,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_searched(folder):
         run(folder / "bm25.yaml", folder / "topics.jsonl", folder / "corpus.jsonl", folder)
 
 
-def test_a_judge_that_also_searches_is_circular(folder):
+def test_a_judge_that_also_retrieves_is_circular(folder):
     bm25 = {"pipeline": str(folder / "bm25.yaml")}
     with pytest.raises(UsageError, match=f"system hybrid: .*the judge base {ENCODER} and the system share"):
         compared(folder, {"bm25": bm25, "hybrid": hybrid(folder)})
@@ -87,7 +87,7 @@ def test_a_judge_that_also_searches_is_circular(folder):
     assert not compared(folder, {"bm25": bm25}).comparison.circular
 
 
-def test_a_run_is_made_again_by_another_encoder_of_the_same_name(folder):
+def test_a_run_is_recomputed_for_another_encoder_of_the_same_name(folder):
     first = compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True)
     before = read_run(first.runs["hybrid"].source.path)
     assert compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True).runs["hybrid"].reused
@@ -98,5 +98,5 @@ def test_a_run_is_made_again_by_another_encoder_of_the_same_name(folder):
     assert read_run(again.runs["hybrid"].source.path) != before
 
 
-def test_a_bare_base_is_called_the_same_in_a_system_and_as_a_judge(folder):
+def test_a_bare_base_has_one_name_as_system_and_as_judge(folder):
     assert run_lineage(Store(folder / "store"), (), [str(folder / ENCODER)]).references == (f"base {ENCODER}",)

@@ -30,7 +30,7 @@ def file(tmp_path):
     return path
 
 
-def test_paths_are_taken_from_the_files_folder(file, tmp_path):
+def test_paths_are_relative_to_the_folder_of_the_file(file, tmp_path):
     spec = read_experiment(file)
     assert spec.topics.path == tmp_path / "topics.tsv"
     assert (spec.qrels.path, spec.qrels.format) == (tmp_path / "qrels.jsonl", "jsonl")
@@ -39,7 +39,7 @@ def test_paths_are_taken_from_the_files_folder(file, tmp_path):
     assert spec.systems["own"].pipeline == str(tmp_path / "own.yaml")
 
 
-def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
+def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
     (tmp_path / "policy.yaml").write_text("beat: {bm25: {margin: 0.01}}\n")
     file.write_text(TEXT + "policy: policy.yaml\n")
     assert read_experiment(file).policy.beat["bm25"].margin == 0.01
@@ -75,7 +75,7 @@ def test_a_policy_may_be_a_file_or_stand_in_place(file, tmp_path):
         ),
     ],
 )
-def test_a_bad_file_names_its_key(file, change, said):
+def test_an_invalid_file_names_its_key(file, change, said):
     file.write_text(TEXT.replace(*change))
     with pytest.raises(UsageError, match=said):
         read_experiment(file)
@@ -99,7 +99,7 @@ def made(tmp_path):
     return spec, result
 
 
-def test_the_same_inputs_are_no_change(made):
+def test_identical_inputs_are_not_a_change(made):
     spec, result = made
     refuse_changes(changes(spec, hashes(spec), result), result)
 
@@ -107,7 +107,7 @@ def test_the_same_inputs_are_no_change(made):
 @pytest.mark.parametrize(
     ("file", "refused"), [("topics.tsv", True), ("qrels.txt", True), ("a.trec", True), ("b.trec", False)]
 )
-def test_what_the_figures_rest_on_must_not_change_unsaid(made, tmp_path, file, refused):
+def test_changed_inputs_are_refused(made, tmp_path, file, refused):
     spec, result = made
     (tmp_path / file).write_text("changed")
     found = changes(spec, hashes(spec), result)
@@ -117,13 +117,13 @@ def test_what_the_figures_rest_on_must_not_change_unsaid(made, tmp_path, file, r
             refuse_changes(found, result)
 
 
-def test_another_way_of_measuring_is_a_change(made):
+def test_changed_measurement_settings_are_a_change(made):
     spec, result = made
     other = spec.model_copy(update={"relevant": 2})
     assert changes(other, hashes(other), result) == ("'relevant' was 1, is 2",)
 
 
-def test_a_file_that_is_no_result_is_refused(made, tmp_path):
+def test_a_file_that_is_not_a_result_is_refused(made, tmp_path):
     spec, _ = made
     with pytest.raises(DataError, match="not the result of an experiment"):
         changes(spec, hashes(spec), tmp_path / "topics.tsv")

@@ -82,7 +82,7 @@ def test_a_run_killed_around_storing_is_stored_once(tiny_base, data, tmp_path, p
     assert not (store.root / ".runs" / "r").exists()
 
 
-def test_reusing_a_version_deletes_the_run_that_a_kill_left(tiny_base, data, tmp_path):
+def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base, data, tmp_path):
     store = Store(tmp_path / "store")
     killed(tiny_base.name, data, store.root, "before clean-up")
     overrides = (*SHORT, f"base={tiny_base.name}")

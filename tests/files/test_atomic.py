@@ -13,7 +13,7 @@ from searchlora.errors import DataError
 from searchlora.files import atomic_folder, atomic_text, check_writable
 
 
-def test_what_can_be_written_passes_and_nothing_is_made(tmp_path, monkeypatch):
+def test_the_write_check_passes_without_creating_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     old = tmp_path / "old.txt"
     old.write_text("old")
@@ -22,7 +22,7 @@ def test_what_can_be_written_passes_and_nothing_is_made(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", "file/below", "file/much/below", "x" * 300])
-def test_what_writing_would_refuse_is_refused(tmp_path, name):
+def test_the_write_check_refuses_unwritable_paths(tmp_path, name):
     (tmp_path / "file").write_text("")
     target = tmp_path / name
     with pytest.raises(DataError) as told:
@@ -33,7 +33,7 @@ def test_what_writing_would_refuse_is_refused(tmp_path, name):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_the_right_to_write(tmp_path):
+def test_a_folder_without_write_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DataError, match="is not writable"):
         check_writable(tmp_path / "new.txt")
@@ -69,7 +69,7 @@ with atomic_folder(out) as folder, atomic_text(out.with_name("list.txt")) as tex
 """
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_writer_is_left_alone(tmp_path):
+def test_files_of_killed_writers_are_removed_and_those_of_running_ones_kept(tmp_path):
     out = tmp_path / "out"
     subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
     left = sorted(tmp_path.iterdir())
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_a_living_writer_is
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.mine", "list.txt", "out"]
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
+def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path):
     script = f"""
 import resource
 from pathlib import Path

@@ -121,7 +121,7 @@ def test_an_unusable_file_is_one_clear_error(tmp_path: Path, name: str, content:
     assert name in str(raised.value)
 
 
-def test_a_missing_file_and_a_folder_are_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported_before_iteration(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         read_rows(tmp_path / "none.csv")
     (tmp_path / "folder.csv").mkdir()
@@ -164,7 +164,7 @@ def test_numbers_in_a_json_array_are_rejected_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_the_meter_sees_every_byte(tmp_path: Path, ending: str) -> None:
+def test_read_progress_counts_every_byte(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rows{ending}"
     WRITERS[ending](path, ROWS * 30_000)
     told: list[tuple[int, int | None]] = []
@@ -183,7 +183,7 @@ def test_the_meter_sees_every_byte(tmp_path: Path, ending: str) -> None:
     assert len(told) >= 2 or ending == ".parquet"  # Parquet packs these rows into less than a telling
 
 
-def test_nulls_of_parquet(tmp_path: Path) -> None:
+def test_parquet_nulls_are_none(tmp_path: Path) -> None:
     """A required cell that is null stands there, for the schema to refuse; fields that other rows have do not."""
     import pyarrow
     import pyarrow.parquet

@@ -35,12 +35,12 @@ from searchlora.files.yaml_text import parse_yaml
         ("", "Expecting value"),
     ],
 )
-def test_json_that_is_not_strict(text: str, says: str) -> None:
+def test_non_strict_json_is_refused(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_json(text)
 
 
-def test_json_at_the_limits() -> None:
+def test_json_at_the_limits_is_accepted() -> None:
     assert parse_json("[" * 100 + "]" * 100)
     assert parse_json("[9223372036854775807, -9223372036854775807, 1e308, true, null]")[:1] == [2**63 - 1]
     assert parse_json('"\\ud83d\\ude00"') == "😀"
@@ -68,7 +68,7 @@ NESTED = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 10} for n in rang
         ({"$ref": 5}, "is not a JSON Schema"),
     ],
 )
-def test_a_schema_that_leads_elsewhere_is_refused_and_nothing_is_fetched(schema: dict[str, Any], says: str) -> None:
+def test_external_schema_references_are_refused_and_not_fetched(schema: dict[str, Any], says: str) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -121,7 +121,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10
         ("? [a]\n: 1", "is not YAML"),
     ],
 )
-def test_yaml_that_is_not_plain(text: str | bytes, says: str) -> None:
+def test_yaml_beyond_plain_values_is_refused(text: str | bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_yaml(text)
 
@@ -134,14 +134,14 @@ def test_yaml_that_is_not_plain(text: str | bytes, says: str) -> None:
         {"additionalProperties": False, "patternProperties": {"(.*a){25}$": {}}},
     ],
 )
-def test_a_pattern_that_backtracks_exponentially_ends(schema):
+def test_an_exponentially_backtracking_pattern_terminates(schema):
     text = "a" * 60 + "!"
     started = time.monotonic()
     assert not schema_validator(schema).is_valid({"a": text, text: text})
     assert time.monotonic() - started < 10
 
 
-def test_patterns_and_additional_properties_mean_what_they_mean_in_jsonschema():
+def test_patterns_and_additional_properties_behave_as_in_jsonschema():
     schema = {"properties": {"a": {"pattern": "^x"}}, "patternProperties": {"^n_": {"type": "integer"}}}
     closed = {**schema, "additionalProperties": False}
     typed = {**schema, "additionalProperties": {"type": "string"}}

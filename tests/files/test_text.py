@@ -49,7 +49,7 @@ def test_a_gzip_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, read
         read(bomb(tmp_path / name, 24))
 
 
-def test_the_memory_of_a_gzip_bomb_of_a_gigabyte(tmp_path: Path) -> None:
+def test_a_gzip_bomb_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     path = bomb(tmp_path / "rows.jsonl.gz", 1024)
     script = f"""{PEAK}
 from pathlib import Path
@@ -65,7 +65,7 @@ except DataError as error:
     assert float(done.stdout) < 150
 
 
-def test_text_that_packs_well_is_read_whole(tmp_path: Path) -> None:
+def test_highly_compressible_text_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt.gz"
     path.write_bytes(gzip.compress(b"the same line\n" * 1_000_000))  # 14 MB from 34 KB: below the lowest limit
     assert sum(1 for _ in numbered_lines(path)) == 1_000_000
@@ -103,7 +103,7 @@ def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path) -> None:
     assert read_head(tmp_path / "a.txt").line == "tent"
 
 
-def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_named(tmp_path: Path) -> None:
     for path, says in ((tmp_path, "Is a directory"), (tmp_path / "none", "no such file")):
         with pytest.raises(DataError, match=says), open_bytes(path):
             pass

@@ -50,7 +50,7 @@ def greedy(model, prompt, tokens):
         ("opt", {}),  # its last linear layers are given the tokens of all rows in one
     ],
 )
-def test_other_architectures_share_batches_or_are_told_apart(name, settings):
+def test_architectures_are_batched_or_detected_as_sequential(name, settings):
     model = small(name, **settings)
     taken = is_supported(model)
     assert taken == (settings.get("sliding_window") != 4 and name not in ("gemma2", "granite", "cohere", "opt"))
@@ -74,7 +74,7 @@ def test_other_architectures_share_batches_or_are_told_apart(name, settings):
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
-def test_rows_with_and_without_adapters_write_in_one_batch_what_peft_writes(name, tmp_path):
+def test_a_mixed_batch_matches_peft(name, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
     for number, targets in enumerate(["all-linear", {"gpt2": ["c_attn"]}.get(name, ["q_proj", "v_proj"])]):
@@ -93,7 +93,7 @@ def test_rows_with_and_without_adapters_write_in_one_batch_what_peft_writes(name
     assert [request.result.result() for request in queued] == [greedy(alone[each], prompt, 9) for prompt, each in rows]
 
 
-def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tiny_base, tmp_path, monkeypatch):
+def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypatch):
     folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
     requests = [
         Request(({"role": "user", "content": text},), name, 6) for text in ("tent", "a boot") for name in (None, "c")
@@ -117,7 +117,7 @@ def test_a_model_that_shares_no_batch_answers_the_same_one_adapter_at_a_time(tin
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=5e-3)
 
 
-def test_a_base_with_a_window_is_served(tmp_path):
+def test_a_base_with_sliding_window_attention_is_served(tmp_path):
     from transformers import MistralConfig, MistralForCausalLM
 
     folder = build_tiny_base(tmp_path / "base")

@@ -55,7 +55,7 @@ def constraints(tokenizer) -> Constraints:
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(OBJECTS, min_size=1, max_size=3))
-def test_a_finished_answer_always_fits_its_schema(engine, schemas):
+def test_a_finished_answer_matches_its_schema(engine, schemas):
     """A model of random weights writes nonsense; only the grammar makes JSON of it."""
     specs = [JsonObject(schema) for schema in schemas]
     requests = [Request(({"role": "user", "content": "?"},), None, 400, spec.grammar) for spec in specs]
@@ -66,7 +66,7 @@ def test_a_finished_answer_always_fits_its_schema(engine, schemas):
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 11), st.text(st.sampled_from("[]01 a.\n\x1c٣"), max_size=8) | st.just("No (none)."))
-def test_the_regex_of_cited_text_means_the_same_to_llguidance(constraints, tokenizer, passages, text):
+def test_llguidance_and_re_agree_on_the_citation_regex(constraints, tokenizer, passages, text):
     spec = CitedText(passages, "No (none).")
     (matcher,) = constraints.matchers([spec.grammar])
     ids = tokenizer(text)["input_ids"]
@@ -81,7 +81,7 @@ def test_the_regex_of_cited_text_means_the_same_to_llguidance(constraints, token
     [("a [1].", True), ("a [2][1]", True), ("a [3].", False), ("[0] a", False), ("a [b] c", True), ("a [1", False),
      ("a [1, 2]", False), ("None.", True), (" ", False), ("a\nb", True)],
 )  # fmt: skip
-def test_only_passages_that_were_given_are_cited(constraints, tokenizer, text, admitted):
+def test_only_supplied_passages_are_cited(constraints, tokenizer, text, admitted):
     (matcher,) = constraints.matchers([CitedText(2, "None.").grammar])
     ids = tokenizer(text)["input_ids"]
     assert (matcher.validate_tokens([*ids, 2]) == len(ids) + 1) == admitted
@@ -106,7 +106,7 @@ def test_logits_beyond_the_tokenizers_vocabulary_are_ruled_out(tokenizer):
     assert scores[1].isfinite().sum() > 100
 
 
-def test_an_answer_that_can_go_no_further_is_ended(tokenizer, constraints):
+def test_an_answer_without_valid_continuation_ends(tokenizer, constraints):
     import torch
 
     (matcher,) = constraints.matchers([Grammar("regex", "a")])

@@ -21,7 +21,7 @@ def asked(text: str, adapter: str | None = None, tokens: int = 8) -> Request:
     return Request(({"role": "user", "content": text},), adapter, tokens)
 
 
-def test_greedy_answers_are_those_of_plain_peft(tiny_base, tmp_path):
+def test_greedy_answers_match_plain_peft(tiny_base, tmp_path):
     from peft import PeftModel
 
     folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
@@ -69,7 +69,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
         LocalEngine(other, store).generate([asked("tent", "one")])
 
 
-def test_an_adapter_that_was_loaded_stays_usable_when_its_files_go(tiny_base, tmp_path):
+def test_a_loaded_adapter_stays_usable_after_its_files_are_deleted(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
     engine = LocalEngine(tiny_base, store)
@@ -78,12 +78,12 @@ def test_an_adapter_that_was_loaded_stays_usable_when_its_files_go(tiny_base, tm
     assert engine.generate([asked("tent", "one@1")]) == before
 
 
-def test_an_engine_without_a_store_knows_no_names(tiny_base):
+def test_an_engine_without_a_store_has_no_adapters(tiny_base):
     with pytest.raises(EngineError, match="without a store"):
         LocalEngine(tiny_base).generate([asked("tent", "one")])
 
 
-def test_a_prompt_above_the_limit_is_refused_by_its_place(tiny_base):
+def test_a_prompt_above_the_limit_is_an_error_with_its_position(tiny_base):
     engine = LocalEngine(tiny_base, precision="fp32", max_prompt_tokens=100)
     assert engine.generate([asked("tent")])
     for ask in (engine.generate, lambda requests: engine.score(requests, [["a"]] * 2)):
@@ -91,7 +91,7 @@ def test_a_prompt_above_the_limit_is_refused_by_its_place(tiny_base):
             ask([asked("tent"), asked("x" * 100)])
 
 
-def test_a_prompt_without_room_in_the_context_is_refused_before_anything_is_computed(tiny_base, monkeypatch):
+def test_a_prompt_longer_than_the_context_is_refused_before_computing(tiny_base, monkeypatch):
     engine = LocalEngine(tiny_base, precision="fp32")
     empty = len(engine.renderer.prompt_ids(asked("").messages))
     longest = "x" * (4096 - empty - 8)  # a byte is a token here

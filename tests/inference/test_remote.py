@@ -27,7 +27,7 @@ def chats(text="red", finish="stop"):
     )
 
 
-def test_other_servers_are_asked_in_chats(tiny_base):
+def test_other_servers_receive_chat_messages(tiny_base):
     schema = Grammar("json_schema", json.dumps(SCHEMA))
     with answering(chats()) as server:
         engine = RemoteEngine(server.url, tiny_base, names={"rewriter": "tuned"})
@@ -53,7 +53,7 @@ def test_other_servers_are_asked_in_chats(tiny_base):
         (Request(CHAT, answer_prefix="gre"), "cannot go on behind the beginning of an answer.*'searchlora serve'"),
     ],
 )
-def test_what_other_servers_cannot_do_is_refused_by_request(tiny_base, request_, says):
+def test_unsupported_requests_to_other_servers_are_refused(tiny_base, request_, says):
     with answering(chats()) as server:
         with pytest.raises(EngineError, match=f"{server.url}, request 1: the server {says}"):
             RemoteEngine(server.url, tiny_base).generate([request_])
@@ -62,14 +62,14 @@ def test_what_other_servers_cannot_do_is_refused_by_request(tiny_base, request_,
         assert {asked.path for asked in server.asked} == {"/v1/models"}
 
 
-def test_how_an_answer_ended_is_not_guessed(tiny_base):
+def test_an_unknown_finish_reason_is_an_error(tiny_base):
     for finish, says in (("content_filter", "ended an answer with 'content_filter'"), (None, "'None'")):
         with answering(chats(finish=finish)) as server, pytest.raises(EngineError, match=says):
             RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
 
 
 @pytest.mark.parametrize("content", [{}, [], {"choices": []}, {"choices": [{}]}, {"choices": [{"message": {}}]}])
-def test_an_answer_of_another_form_is_told(tiny_base, content):
+def test_a_malformed_answer_is_an_error(tiny_base, content):
     with answering(lambda _: Told(content)) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=0)
         with pytest.raises(EngineError, match=r"request 1: the server's answer is not understood"):
@@ -78,7 +78,7 @@ def test_an_answer_of_another_form_is_told(tiny_base, content):
             RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
 
 
-def test_no_more_requests_are_under_way_than_allowed(tiny_base):
+def test_concurrency_is_limited(tiny_base):
     lock, under_way, most = threading.Lock(), 0, 0
 
     def slow(asked):
@@ -105,7 +105,7 @@ def test_no_more_requests_are_under_way_than_allowed(tiny_base):
     assert most == 3
 
 
-def test_where_one_fails_the_others_are_given_up(tiny_base):
+def test_one_failure_cancels_the_other_requests(tiny_base):
     def answer(asked):
         if asked.body["messages"][0]["content"] == "bad":
             return Told({"error": {"message": "no"}}, 400)
@@ -122,7 +122,7 @@ def test_where_one_fails_the_others_are_given_up(tiny_base):
         assert len(server.asked) < 6
 
 
-def test_closing_ends_calls_that_are_under_way(tiny_base):
+def test_closing_ends_running_calls(tiny_base):
     def slow(asked):
         time.sleep(0.2)
         return chats()(asked)
@@ -149,7 +149,7 @@ def test_closing_ends_calls_that_are_under_way(tiny_base):
                 after()
 
 
-def test_closing_does_not_wait_for_attempts_to_come(tiny_base):
+def test_closing_does_not_wait_for_retries(tiny_base):
     with answering(lambda _: Told(status=503, headers={"Retry-After": "30"})) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=9)
 
@@ -168,7 +168,7 @@ def test_closing_does_not_wait_for_attempts_to_come(tiny_base):
         assert time.monotonic() - started < 5
 
 
-def test_errors_name_the_request_that_they_are_of(tiny_base):
+def test_errors_name_their_request(tiny_base):
     def answer(asked):
         long = asked.body["messages"][0]["content"] == "long"
         return Told({"error": {"message": "too long"}}, 400) if long else chats()(asked)
@@ -180,7 +180,7 @@ def test_errors_name_the_request_that_they_are_of(tiny_base):
             engine.generate(requests)
 
 
-def test_a_server_of_this_project_with_another_base_is_not_asked(tiny_base):
+def test_a_searchlora_server_with_another_base_is_refused(tiny_base):
     cards = [{"id": "other-7b", "owned_by": "searchlora"}]
     with answering(lambda _: Told({"data": cards})) as server:
         with pytest.raises(EngineError, match=r"has no base 'tiny' \(it has other-7b\).*--base tiny.*'model'"):
@@ -190,7 +190,7 @@ def test_a_server_of_this_project_with_another_base_is_not_asked(tiny_base):
         assert {asked.path for asked in server.asked} == {"/v1/models"}
 
 
-def test_scores_within_infinity_are_all_exact(tiny_base):
+def test_an_infinite_prune_margin_scores_every_choice_exactly(tiny_base):
     def answer(asked):
         if asked.path == "/v1/models":
             return Told({"data": [{"id": "tiny", "owned_by": "searchlora"}]})

@@ -42,14 +42,14 @@ def failing(times: int, told: Told):
         Told(b"no gzip", headers={"Content-Encoding": "gzip"}),
     ],
 )
-def test_what_may_pass_is_tried_again(told):
+def test_transient_errors_are_retried(told):
     with answering(failing(3, told)) as server:
         assert HttpClient(server.url, retries=3).get("/x") == {"done": True}
         assert len(server.asked) == 4
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 499])
-def test_what_was_refused_is_not_tried_again(status):
+def test_refusals_are_not_retried(status):
     with answering(lambda _: Told({"error": {"message": "no such model"}}, status)) as server:
         with pytest.raises(
             Refused, match=rf"{server.url}/x: the server refuses with {status} \(no such model\)"
@@ -71,7 +71,7 @@ def test_what_was_refused_is_not_tried_again(status):
         (Told(status=0), EngineError, r"cannot be reached \(.*asked up to 3 times\)"),
     ],
 )
-def test_what_stays_so_is_told_after_the_last_attempt(told, kind, says):
+def test_persistent_errors_are_raised_after_the_last_attempt(told, kind, says):
     with answering(lambda _: told) as server:
         with pytest.raises(EngineError, match=says) as found:
             HttpClient(server.url, retries=2).post("/x", {})
@@ -79,7 +79,7 @@ def test_what_stays_so_is_told_after_the_last_attempt(told, kind, says):
         assert len(server.asked) == 3
 
 
-def test_waits_double_and_are_cut_by_chance(waits):
+def test_back_off_doubles_with_jitter(waits):
     with answering(lambda _: Told(status=503)) as server, pytest.raises(EngineBusy):
         HttpClient(server.url, retries=8).get("/x")
     longest = [0.5, 1, 2, 4, 8, 16, 30, 30]
@@ -88,7 +88,7 @@ def test_waits_double_and_are_cut_by_chance(waits):
     assert len({waited / most for waited, most in zip(waits, longest, strict=True)}) == 8
 
 
-def test_a_server_that_says_how_long_to_wait_is_believed(waits):
+def test_retry_after_is_respected(waits):
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     for asked, told in (("7", 7), ("0.1", 0.1), (soon, 20), ("soon", 0)):
         waits.clear()
@@ -98,7 +98,7 @@ def test_a_server_that_says_how_long_to_wait_is_believed(waits):
         assert told + 0.25 - rounded <= waits[0] <= told + 0.5
 
 
-def test_callers_who_are_told_the_same_wait_do_not_come_back_together(waits):
+def test_retry_after_has_jitter(waits):
     with answering(lambda _: Told(status=503, headers={"Retry-After": "5"})) as server:
         for _ in range(8):
             with pytest.raises(EngineBusy):
@@ -107,14 +107,14 @@ def test_callers_who_are_told_the_same_wait_do_not_come_back_together(waits):
     assert all(5 < waited < 6 for waited in waits)
 
 
-def test_a_server_that_wants_too_long_a_wait_is_not_waited_for(waits):
+def test_a_retry_after_beyond_the_limit_is_an_error(waits):
     with answering(lambda _: Told(status=503, headers={"Retry-After": "3600"})) as server:
         with pytest.raises(EngineBusy):
             HttpClient(server.url).get("/x")
         assert (len(server.asked), waits) == (1, [])
 
 
-def test_nothing_is_asked_once_it_was_given_up():
+def test_no_request_is_sent_after_cancellation():
     given_up = threading.Event()
     given_up.set()
     with answering(lambda _: Told(status=503)) as server:
@@ -123,7 +123,7 @@ def test_nothing_is_asked_once_it_was_given_up():
         assert server.asked == []
 
 
-def test_an_answer_that_does_not_come_in_time_is_not_asked_for_again():
+def test_timed_out_requests_are_not_retried():
     def late(_):
         time.sleep(0.6)
         return Told({})
@@ -134,7 +134,7 @@ def test_an_answer_that_does_not_come_in_time_is_not_asked_for_again():
         assert len(server.asked) == 1
 
 
-def test_what_the_server_could_not_do_in_time_is_not_asked_for_again():
+def test_server_side_time_outs_are_not_retried():
     with answering(lambda _: Told({"detail": "took too long"}, 504)) as server:
         with pytest.raises(DeadlineExceeded, match=r"not done in time \(504: took too long\)"):
             HttpClient(server.url, retries=2).post("/x", {})
@@ -142,14 +142,14 @@ def test_what_the_server_could_not_do_in_time_is_not_asked_for_again():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
-def test_what_cannot_be_written_as_json_is_not_sent(value):
+def test_values_without_a_json_form_are_not_sent(value):
     with answering(lambda _: Told({})) as server:
         with pytest.raises(EngineError, match=r"/x, request 3: the request cannot be written as JSON"):
             HttpClient(server.url).post("/x", {"value": value}, request=2)
         assert server.asked == []
 
 
-def test_an_answer_that_comes_in_drops_has_no_more_time():
+def test_a_slow_response_body_is_bounded_by_the_time_limit():
     import socket
 
     def drip(listening):
@@ -174,7 +174,7 @@ def test_an_answer_that_comes_in_drops_has_no_more_time():
         thread.join()
 
 
-def test_a_server_that_is_not_there():
+def test_an_unreachable_server_is_an_error():
     with answering(lambda _: Told({})) as server:
         gone = server.url
     with pytest.raises(EngineError, match=r"cannot be reached .*Check the address, and that the server runs"):
@@ -190,13 +190,13 @@ def test_the_key_is_sent_and_never_shown():
 
 
 @pytest.mark.parametrize("key", ["sk-secret\n", " sk-secret", "sk-sécret"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key):
+def test_a_key_invalid_in_a_header_is_refused_and_not_shown(key):
     with pytest.raises(EngineError, match="the API key holds") as found:
         HttpClient("http://127.0.0.1:1", api_key=key)
     assert "secret" not in f"{found.value!r} {vars(found.value)}"
 
 
-def test_no_part_of_the_key_is_shown_where_words_are_cut():
+def test_truncated_messages_show_no_part_of_the_key():
     key = "sk-" + "A1b2C3d4" * 4
     told = Told({"error": {"message": "x" * 485 + " " + key}}, 401)
     with answering(lambda _: told) as server, pytest.raises(Refused) as found:
@@ -204,21 +204,21 @@ def test_no_part_of_the_key_is_shown_where_words_are_cut():
     assert "sk-" not in str(found.value)
 
 
-def test_no_redirect_is_followed():
+def test_redirects_are_not_followed():
     with answering(lambda _: Told(b"", 307, {"Location": "http://example.org/"})) as server:
         with pytest.raises(Refused, match=r"307 \(it sends on to http://example.org/"):
             HttpClient(server.url).post("/x", {})
         assert len(server.asked) == 1
 
 
-def test_an_answer_that_is_no_json():
+def test_a_response_that_is_not_json_is_an_error():
     with answering(lambda _: Told(b"<html>\n hello")) as server:
         with pytest.raises(EngineError, match=r"does not answer with JSON \('<html> hello'\)"):
             HttpClient(server.url).get("/x")
         HttpClient(server.url).post_only("/x", {})  # where only success counts
 
 
-def test_a_server_that_was_closed_is_not_asked():
+def test_a_closed_client_sends_nothing():
     with answering(lambda _: Told({})) as server:
         closed = HttpClient(server.url)
         closed.close()
@@ -228,12 +228,12 @@ def test_a_server_that_was_closed_is_not_asked():
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://host:port", "http://h/?a=1"])
-def test_what_is_no_address(url):
+def test_invalid_urls_are_errors(url):
     with pytest.raises(EngineError, match=r"is not .*Write it as in http://localhost:8000"):
         HttpClient(url)
 
 
-def test_an_address_holds_no_password_and_may_end_with_the_version():
+def test_urls_contain_no_password_and_may_end_with_the_api_version():
     with pytest.raises(EngineError, match="holds a password") as found:
         HttpClient("http://me:hunter2@host")
     assert "hunter2" not in str(found.value)

@@ -89,7 +89,7 @@ class LikeVllm:
         return -((token * 7 + sum(prompt) * 3 + len(prompt)) % 101) / 100
 
 
-def test_vllm_is_asked_with_token_ids_and_its_ids_are_decoded_here(tiny_base, renderer):
+def test_vllm_receives_and_returns_token_ids(tiny_base, renderer):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base)
         assert engine.generate([Request(CHAT, answer_prefix="gre", max_new_tokens=7)]) == [
@@ -107,7 +107,7 @@ def test_vllm_is_asked_with_token_ids_and_its_ids_are_decoded_here(tiny_base, re
         (Grammar("lark", 'start: "red"'), {"grammar": 'start: "red"'}),
     ],
 )
-def test_vllm_holds_answers_to_grammars(tiny_base, renderer, grammar, structured):
+def test_vllm_receives_grammars(tiny_base, renderer, grammar, structured):
     with answering(LikeVllm(renderer)) as server:
         RemoteEngine(server.url, tiny_base).generate([Request(CHAT, grammar=grammar)])
     assert server.asked[-1].body["structured_outputs"] == structured
@@ -123,7 +123,7 @@ def test_vllm_holds_answers_to_grammars(tiny_base, renderer, grammar, structured
         ('{ "colour":"red"}', False),
     ],
 )
-def test_vllm_gets_schemas_that_leave_no_room_for_runs_of_spaces(tiny_base, renderer, text, fits):
+def test_vllm_receives_schemas_without_runs_of_white_space(tiny_base, renderer, text, fits):
     with answering(LikeVllm(renderer)) as server:
         RemoteEngine(server.url, tiny_base).generate(
             [Request(CHAT, grammar=Grammar("json_schema", json.dumps(SCHEMA)))]
@@ -159,14 +159,14 @@ def test_vllm_scores_choices_as_a_tree_of_tokens(tiny_base, renderer):
     )  # each but the first is itself scored, and so are all ends
 
 
-def test_nothing_to_score(tiny_base, renderer):
+def test_no_choices_give_no_scores(tiny_base, renderer):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base)
         assert engine.score([Request(CHAT)], [[]]) == [Scored((), 0, 0)]
         assert engine.score([Request(CHAT, choice_suffix="")], [[""]]) == [Scored((0.0,), 0, 0)]
 
 
-def test_an_older_vllm_that_tells_no_given_token_is_named(tiny_base, renderer):
+def test_a_vllm_without_log_probabilities_of_given_tokens_is_an_error(tiny_base, renderer):
     def older(asked):
         told = LikeVllm(renderer)(asked)
         for choice in told.content.get("choices", ()):
@@ -214,7 +214,7 @@ def test_vllm_loads_an_adapter_once_after_the_checks_of_every_load(tiny_base, re
     assert server.asked[-1].body["model"] == "one@2"
 
 
-def test_an_adapter_is_loaded_again_after_vllm_was_started_anew(tiny_base, renderer, store):
+def test_an_adapter_is_reloaded_after_a_restart_of_vllm(tiny_base, renderer, store):
     like = LikeVllm(renderer)
 
     def answer(asked):
@@ -241,7 +241,7 @@ def test_an_adapter_is_loaded_again_after_vllm_was_started_anew(tiny_base, rende
             RemoteEngine(server.url, tiny_base, model="gone").generate([Request(CHAT)])
 
 
-def test_scores_that_nobody_waits_for_are_not_asked_on(tiny_base, renderer):
+def test_scoring_stops_when_the_call_was_cancelled(tiny_base, renderer):
     like = LikeVllm(renderer)
     bad, good = Request(({"role": "user", "content": "t"},)), Request(({"role": "user", "content": "long " * 9},))
     short = len(renderer.prompt_ids(bad.messages))
@@ -269,7 +269,7 @@ def test_a_tampered_adapter_is_not_loaded(tiny_base, renderer, store, monkeypatc
         assert {asked.path for asked in server.asked} == {"/v1/models"}
 
 
-def test_an_adapter_that_vllm_lacks_and_may_not_load(tiny_base, renderer, store):
+def test_a_missing_adapter_without_permission_to_load_is_an_error(tiny_base, renderer, store):
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base, store)
         with pytest.raises(EngineError, match=r"no model 'one@2' \(it has the-base\).*--lora-modules one@2=FOLDER"):
@@ -281,7 +281,7 @@ def test_an_adapter_that_vllm_lacks_and_may_not_load(tiny_base, renderer, store)
         RemoteEngine(server.url, tiny_base, store, load=True).load("one")
 
 
-def test_adapters_may_have_names_of_the_servers(tiny_base, renderer, store):
+def test_adapters_can_be_mapped_to_server_names(tiny_base, renderer, store):
     with answering(LikeVllm(renderer, adapters=["mine"])) as server:
         engine = RemoteEngine(server.url, tiny_base, store, names={"one@production": "mine"}, model="other-base")
         engine.generate([Request(CHAT, "one@1")])
@@ -296,7 +296,7 @@ def test_adapters_may_have_names_of_the_servers(tiny_base, renderer, store):
         RemoteEngine("http://localhost", tiny_base, store, names={"three": "mine"})
 
 
-def test_a_prompt_without_room_is_refused_before_anything_is_asked(tiny_base, renderer):
+def test_a_prompt_longer_than_the_context_is_refused_before_sending(tiny_base, renderer):
     long = Request(({"role": "user", "content": "x" * 150},), max_new_tokens=40)
     with answering(LikeVllm(renderer)) as server:
         engine = RemoteEngine(server.url, tiny_base)

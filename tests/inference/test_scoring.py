@@ -104,7 +104,7 @@ def asked(text: str, adapter: str | None) -> Request:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(PROMPTS, ANSWERS), min_size=1, max_size=4))
-def test_a_tree_scores_as_the_whole_does(engine, plain, rows):
+def test_tree_scores_equal_full_sequence_scores(engine, plain, rows):
     prompts, answers = [list(row) for row in zip(*rows, strict=True)]
     scored = scored_ids(engine, prompts, answers)
     for found, wanted in zip(scored, whole(plain, prompts, answers), strict=True):
@@ -113,7 +113,7 @@ def test_a_tree_scores_as_the_whole_does(engine, plain, rows):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(PROMPTS, ANSWERS), min_size=1, max_size=4), st.floats(0, 12))
-def test_within_keeps_the_winner_and_bounds_the_rest(engine, plain, rows, within):
+def test_prune_margin_keeps_the_winner_and_bounds_the_rest(engine, plain, rows, within):
     prompts, answers = [list(row) for row in zip(*rows, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PrunedSearch, "MIN_NODES", 0)
@@ -149,7 +149,7 @@ def mixed(engine, within=None):
 
 
 @pytest.mark.parametrize("within", [None, 12.0])
-def test_an_engine_scores_as_the_whole_does_with_adapters_mixed(sharp_base, store, within):
+def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, store, within):
     engine = LocalEngine(sharp_base, store, precision="fp32", batch_rows=3)
     plain = {adapter: with_adapter(sharp_base, store, adapter, "fp32") for adapter in ADAPTERS}
     for request, answers, found in zip(*mixed(engine, within), strict=True):
@@ -160,7 +160,7 @@ def test_an_engine_scores_as_the_whole_does_with_adapters_mixed(sharp_base, stor
 
 
 @pytest.mark.parametrize("within", [None, 12.0])
-def test_in_bf16_an_engine_is_about_as_far_from_fp32_as_peft(sharp_base, store, within):
+def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, within):
     """The two round at other places: as far apart as each of them is from the same weights in fp32."""
     engine = LocalEngine(sharp_base, store, precision="bf16", batch_rows=3)
     rounded = {adapter: with_adapter(sharp_base, store, adapter, "bf16") for adapter in ADAPTERS}
@@ -176,7 +176,7 @@ def test_in_bf16_an_engine_is_about_as_far_from_fp32_as_peft(sharp_base, store, 
     assert np.mean(ours) < 2 * np.mean(others)
 
 
-def test_what_choices_share_is_computed_once(engine):
+def test_shared_tokens_of_choices_are_computed_once(engine):
     (found,) = engine.score([asked("tent", "one@1")], [["card", "cargo"]])
     assert found.scored_tokens == len("card") + 1 + len("go") + 1  # a byte is a token here, and each has its end
     assert found.prompt_tokens == len(engine.renderer.prompt_ids(asked("tent", None).messages))
@@ -194,7 +194,7 @@ def liked(model, prompt, tokens=6):
     return ids[len(prompt) :]
 
 
-def test_within_leaves_out_what_is_far_behind(engine, plain):
+def test_prune_margin_skips_choices_far_behind(engine, plain):
     prompts = [[5, 6, 7, 8], [100, 90, 80], [30, 31, 32, 33, 34, 35]]
     others = [[*start, *range(20, 30), 2] for start in itertools.product(range(3, 11), repeat=2)]
     answers = [[*others, liked(plain, prompt)] for prompt in prompts]
@@ -206,7 +206,7 @@ def test_within_leaves_out_what_is_far_behind(engine, plain):
         assert found.log_probabilities[best] == pytest.approx(wanted[best], abs=5e-3)
 
 
-def test_the_vocabulary_is_met_in_slices(engine, plain, monkeypatch):
+def test_the_vocabulary_is_processed_in_slices(engine, plain, monkeypatch):
     monkeypatch.setattr("searchlora.inference.batched.choice_scoring._LOGIT_ROWS", 3)
     answers = [[7, 8, 9, 2], [7, 9, 2], [8, 2], [9, 9, 9, 9, 2]]
     (found,) = scored_ids(engine, [[5, 6, 7]], [answers])

@@ -179,7 +179,7 @@ def test_rows_are_counted_across_the_batches_of_a_parquet_file(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_qrels, read_run, read_topics])
-def test_files_that_are_not_there_cut_off_or_not_text(tmp_path, read):
+def test_missing_truncated_and_binary_files_are_errors(tmp_path, read):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"1 0 d 1\n" * 99)[:-9])
     (tmp_path / "bad.gz").write_bytes(b"no gzip")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
@@ -197,7 +197,7 @@ def test_qrels_without_a_judgment_are_refused(tmp_path, name):
         read_qrels(tmp_path / "q", name)
 
 
-def test_topics_without_a_topic_are_refused_and_a_run_without_rows_is_one(tmp_path):
+def test_empty_topics_are_refused_and_an_empty_run_is_accepted(tmp_path):
     (tmp_path / "none.txt").write_text("")
     with pytest.raises(DataError, match="holds no topic"):
         read_topics(tmp_path / "none.txt")

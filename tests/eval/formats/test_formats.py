@@ -36,7 +36,7 @@ IMPORTED = {
 JUDGED = {"red dress": {"B077ZJXCTS": 3, "B07QRCGL3G": 0}, "blue jeans": {"B07L9V4Y98": 1}}
 
 
-def test_opensearch_as_imported_and_as_fetched(tmp_path):
+def test_opensearch_import_and_fetch_formats_are_read(tmp_path):
     (tmp_path / "in.json").write_text(json.dumps(IMPORTED))
     source = {"id": "b54f", "status": "COMPLETED", "metadata": {}, **IMPORTED}
     fetched = {"took": 36, "_shards": {"total": 1}, "hits": {"total": {"value": 1}, "hits": [{"_source": source}]}}
@@ -45,7 +45,7 @@ def test_opensearch_as_imported_and_as_fetched(tmp_path):
     assert read_qrels(tmp_path / "got.json") == JUDGED
 
 
-def test_opensearch_is_written_as_its_import_wants_it(tmp_path):
+def test_opensearch_import_format_is_written(tmp_path):
     write_qrels(tmp_path / "shop.json", JUDGED, "opensearch")
     body = json.loads((tmp_path / "shop.json").read_text())
     assert {key: body[key] for key in ("name", "type")} == {"name": "shop", "type": "IMPORT_JUDGMENT"}
@@ -68,7 +68,7 @@ def test_quepid_detailed_export(tmp_path):
     assert read_qrels(tmp_path / "case.csv") == {"red dress": {"a": 2}}
 
 
-def test_quepid_is_written_as_it_imports(tmp_path):
+def test_quepid_import_format_is_written(tmp_path):
     write_qrels(tmp_path / "q.csv", {"7": {"a": 3}, "8": {"b,c": 0}}, topics=TOPICS)
     assert (tmp_path / "q.csv").read_bytes() == (
         b'query,docid,rating\r\nred dress,a,3\r\n" =SUM(1,2) jeans","b,c",0\r\n'
@@ -92,12 +92,12 @@ def test_query_texts_are_mapped_to_topics(tmp_path, name):
         write_qrels(tmp_path / "q", {"6": {"a": 1}}, name, topics=TOPICS)
 
 
-def test_topics_do_nothing_for_formats_with_ids(tmp_path):
+def test_topics_are_ignored_for_formats_with_ids(tmp_path):
     write_qrels(tmp_path / "q.tsv", {"7": {"a": 3}}, topics=TOPICS)
     assert read_qrels(tmp_path / "q.tsv", topics={}) == {"7": {"a": 3}}
 
 
-def test_ranx_as_it_saves(tmp_path):
+def test_files_saved_by_ranx_are_read(tmp_path):
     # Qrels.save: orjson with two blanks of indent; Run.save: json in one line.
     (tmp_path / "qrels.json").write_text('{\n  "q_1": {\n    "d_12": 5,\n    "d_25": 3\n  }\n}')
     (tmp_path / "run.json").write_text('{"q_1": {"d_12": 0.9, "d_23": 0.8}}')
@@ -105,7 +105,7 @@ def test_ranx_as_it_saves(tmp_path):
     assert read_run(tmp_path / "run.json") == {"q_1": {"d_12": 0.9, "d_23": 0.8}}
 
 
-def test_beir_folder(tmp_path):
+def test_a_beir_folder_is_read(tmp_path):
     (tmp_path / "qrels").mkdir()
     (tmp_path / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t2\n")
     query = {"_id": "1", "text": "origin", "metadata": {"query": "covid origin", "narrative": "n", "2": [1]}}
@@ -122,7 +122,7 @@ def test_beir_folder(tmp_path):
     assert read_topics(tmp_path / "again") == topics
 
 
-def test_beir_folder_without_one_qrels_file_to_choose(tmp_path):
+def test_a_beir_folder_with_several_qrels_files_is_an_error(tmp_path):
     (tmp_path / "qrels").mkdir()
     for names in ((), ("dev", "train")):
         for name in names:
@@ -149,14 +149,14 @@ def test_classic_trec_topics(tmp_path):
     }
 
 
-def test_jsonl_takes_numbers_for_ids_and_reads_no_further_keys(tmp_path):
+def test_jsonl_accepts_numeric_ids_and_ignores_other_keys(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"topic": 1, "document": 22, "grade": "2", "rater": "ann"}\n')
     (tmp_path / "t.jsonl").write_text('{"id": 1, "query": "a", "voice": true, "none": null, "n": 3, "f": 0.5}\n')
     assert read_qrels(tmp_path / "q.jsonl") == {"1": {"22": 2}}
     assert read_topics(tmp_path / "t.jsonl") == {"1": {"query": "a", "voice": "true", "n": 3, "f": 0.5}}
 
 
-def test_ratings_become_the_number_of_thresholds_they_reach(tmp_path):
+def test_a_rating_becomes_the_number_of_thresholds_it_reaches(tmp_path):
     ratings = {"a": 0.0, "b": 0.249, "c": 0.25, "d": 0.6, "e": "0.750", "f": 2, "g": -1}
     (tmp_path / "q.json").write_text(json.dumps({"1": ratings}))
     grades = {"a": 0, "b": 0, "c": 1, "d": 2, "e": 3, "f": 3, "g": 0}
@@ -175,13 +175,13 @@ def test_ratings_become_the_number_of_thresholds_they_reach(tmp_path):
         read_qrels(tmp_path / "bad.json", thresholds=(0.5,))
 
 
-def test_whole_ratings_written_with_a_point_and_negative_grades_are_grades(tmp_path):
+def test_integral_floats_and_negative_grades_are_grades(tmp_path):
     (tmp_path / "quepid.txt").write_text("1 0 a 3.0\n1 0 b -2\n")
     assert read_qrels(tmp_path / "quepid.txt") == {"1": {"a": 3, "b": -2}}
 
 
 @pytest.mark.parametrize("name", ["beir", "quepid", "opensearch", "csv"])
-def test_formats_without_runs_say_so(tmp_path, name):
+def test_formats_without_runs_are_errors_that_say_so(tmp_path, name):
     (tmp_path / "r").write_text("")
     for call in (
         lambda: read_run(tmp_path / "r", name),
@@ -200,7 +200,7 @@ def test_an_unknown_format_is_refused(tmp_path):
         read_topics(tmp_path / "q", "ranx")
 
 
-def test_a_file_of_no_format_says_what_was_tried(tmp_path):
+def test_an_undetectable_file_lists_the_formats_tried(tmp_path):
     (tmp_path / "a.docx").write_text("some words\n")
     with pytest.raises(DataError, match="is none of the formats of qrels") as caught:
         read_qrels(tmp_path / "a.docx")
@@ -208,7 +208,7 @@ def test_a_file_of_no_format_says_what_was_tried(tmp_path):
         assert tried in str(caught.value)
 
 
-def test_a_malformed_first_line_goes_to_the_reader_that_the_name_tells(tmp_path):
+def test_a_malformed_first_line_is_reported_by_the_reader_of_the_file_extension(tmp_path):
     for name, content in {"a.jsonl": "{", "a.txt": "1 0 d", "a.csv": "a;b", "a.tsv": "a", "a.json": "{"}.items():
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError) as caught:
@@ -216,7 +216,7 @@ def test_a_malformed_first_line_goes_to_the_reader_that_the_name_tells(tmp_path)
         assert caught.value.where == f"{tmp_path / name}, line 1"
 
 
-def test_the_content_decides_before_the_name(tmp_path):
+def test_content_takes_precedence_over_the_file_extension(tmp_path):
     (tmp_path / "q.json").write_text("1 0 a 1\n")
     (tmp_path / "q.txt").write_text('{"1": {"a": 1}}')
     assert format_of_file(tmp_path / "q.json", "qrels").name == "trec"
@@ -236,11 +236,11 @@ def test_the_content_decides_before_the_name(tmp_path):
         ("topics", "a.parquet", "parquet"),
     ],
 )
-def test_the_name_tells_what_is_written(tmp_path, kind, name, expected):
+def test_the_output_format_follows_the_file_extension(tmp_path, kind, name, expected):
     assert format_for_name(tmp_path / name, kind).name == expected
 
 
-def test_a_name_that_tells_no_format_is_refused(tmp_path):
+def test_an_unknown_file_extension_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"end the name in \.parquet \(parquet\)"):
         write_run(tmp_path / "run.csv", {"1": {"a": 1.0}}, "t")
     with pytest.raises(UsageError, match="does not imply a format of topics"):

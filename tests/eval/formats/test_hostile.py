@@ -33,7 +33,7 @@ CASES = [(kind, name) for kind in ("qrels", "run", "topics") for name, form in F
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_a_damaged_file(tmp_path: Path, kind: str, name: str, named: bool) -> None:
+def test_a_damaged_file_is_read_or_a_data_error(tmp_path: Path, kind: str, name: str, named: bool) -> None:
     rng = random.Random(f"{kind} {name} {named}")
     read = {"qrels": read_qrels, "run": read_run, "topics": read_topics}[kind]
     for number in range(ROUNDS):
@@ -66,7 +66,7 @@ def test_a_damaged_file(tmp_path: Path, kind: str, name: str, named: bool) -> No
         ),
     ],
 )
-def test_a_grade_of_400_digits_and_100_000_brackets(tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_huge_numbers_and_deep_nesting_are_data_errors(tmp_path: Path, name: str, content: str, says: str) -> None:
     path = tmp_path / "qrels"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=says) as caught:

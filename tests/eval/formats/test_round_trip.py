@@ -51,7 +51,7 @@ def packed(name):
 @pytest.mark.parametrize("name", names("qrels"))
 @SEVERAL
 @given(data=st.data())
-def test_qrels_come_back(name, data, tmp_path):
+def test_qrels_round_trip(name, data, tmp_path):
     qrels = data.draw(rows(name, GRADE).filter(bool))
     path = tmp_path / f"deep/file{data.draw(packed(name))}"
     write_qrels(path, qrels, name)
@@ -62,7 +62,7 @@ def test_qrels_come_back(name, data, tmp_path):
 @pytest.mark.parametrize("name", names("run"))
 @SEVERAL
 @given(data=st.data())
-def test_runs_come_back_with_their_ranking(name, data, tmp_path):
+def test_runs_round_trip_with_their_ranking(name, data, tmp_path):
     run = data.draw(rows(name, SCORE))
     path = tmp_path / f"file{data.draw(packed(name))}"
     write_run(path, run, "tag", name)
@@ -75,7 +75,7 @@ def test_runs_come_back_with_their_ranking(name, data, tmp_path):
 @pytest.mark.parametrize("name", [name for name in names("topics") if name not in ("trec", "csv")])
 @SEVERAL
 @given(data=st.data())
-def test_topics_come_back_with_their_fields(name, data, tmp_path):
+def test_topics_round_trip_with_their_fields(name, data, tmp_path):
     field = st.sampled_from(["department", "länge", "price"])
     kinds = {"department": TEXT | st.just(""), "länge": st.integers(-(2**53), 2**53), "price": SCORE}
     fields = st.lists(field, unique=True).flatmap(lambda keys: st.fixed_dictionaries({k: kinds[k] for k in keys}))
@@ -94,7 +94,7 @@ def test_topics_come_back_with_their_fields(name, data, tmp_path):
 
 @SEVERAL
 @given(topics=st.dictionaries(LINE.filter(lambda text: text[0] != "<"), LINE, min_size=1, max_size=4))
-def test_tab_separated_topics_come_back(topics, tmp_path):
+def test_tab_separated_topics_round_trip(topics, tmp_path):
     path = tmp_path / "topics.gz"
     written = {topic: {"query": query} for topic, query in topics.items()}
     write_topics(path, written, "trec")
@@ -103,7 +103,7 @@ def test_tab_separated_topics_come_back(topics, tmp_path):
 
 @SEVERAL
 @given(data=st.data())
-def test_csv_topics_come_back_or_are_not_written(data, tmp_path):
+def test_csv_topics_round_trip_or_are_refused(data, tmp_path):
     value = st.one_of(TEXT, NUMBER, st.sampled_from(["7", "007", "1e3", "nan", "", "-1", "1_0", "٣"]))
     rows = st.dictionaries(TEXT, st.tuples(TEXT.filter(str.strip), value), min_size=1, max_size=3)
     topics = {topic: {"query": query, "field": found} for topic, (query, found) in data.draw(rows).items()}
@@ -120,7 +120,7 @@ def test_csv_topics_come_back_or_are_not_written(data, tmp_path):
         assert all(type(back[t]["field"]) is type(topics[t]["field"]) for t in topics)
 
 
-def test_csv_keeps_numbers_numbers_codes_text_and_gaps_gaps(tmp_path):
+def test_csv_preserves_numbers_codes_and_missing_values(tmp_path):
     topics = {
         "1": {"query": 'shoes, "red"', "searches": 120, "ctr": 0.25, "code": "007"},
         "2": {"query": "socks\nlong", "searches": -3, "code": "7"},
@@ -129,7 +129,7 @@ def test_csv_keeps_numbers_numbers_codes_text_and_gaps_gaps(tmp_path):
     assert read_topics(tmp_path / "t.csv") == topics
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     bad = {"1": {"ok": 1}, "2": {"": 1}}
     surrogate = {"1": {"\ud800": 1}}
     for name in names("qrels"):
@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names("qrels"))
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_numpy_numbers_are_written_as_numbers(tmp_path):
     import numpy as np
 
     for name in names("qrels"):
@@ -156,7 +156,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
         assert read_run(tmp_path / "r") == {"1": {"a": 0.5}}
 
 
-def test_what_a_format_has_no_place_for_is_not_written(tmp_path):
+def test_content_that_a_format_cannot_hold_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot stand in a TREC file"):
         write_qrels(tmp_path / "q", {"red dress": {"a": 1}}, "trec")
     with pytest.raises(DataError, match="cannot hold the field 'price'"):

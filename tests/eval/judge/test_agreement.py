@@ -28,7 +28,7 @@ def krippendorff_units() -> list[dict[str, int]]:
 
 @settings(max_examples=200, deadline=None)
 @given(pairs=PAIRS, weights=st.sampled_from(["none", "linear", "quadratic"]))
-def test_kappa_is_that_of_scikit_learn(pairs, weights):
+def test_kappa_equals_scikit_learn(pairs, weights):
     a, b = zip(*pairs, strict=True)
     expected = cohen_kappa_score(a, b, labels=SCALE, weights=None if weights == "none" else weights)
     assert cohen_kappa(a, b, scale=SCALE, weights=weights) == pytest.approx(expected, abs=1e-12, nan_ok=True)
@@ -36,7 +36,7 @@ def test_kappa_is_that_of_scikit_learn(pairs, weights):
 
 @settings(max_examples=100, deadline=None)
 @given(pairs=PAIRS, relevant=st.integers(1, 3))
-def test_binary_kappa_and_errors_are_those_of_scikit_learn(pairs, relevant):
+def test_binary_kappa_and_errors_equal_scikit_learn(pairs, relevant):
     a, b = (np.array(side) for side in zip(*pairs, strict=True))
     table = confusion(a.tolist(), b.tolist(), SCALE)
     two = agreement.kappa(agreement.binary(table, SCALE, relevant), agreement.disagreement((0, 1)))
@@ -51,11 +51,11 @@ def test_binary_kappa_and_errors_are_those_of_scikit_learn(pairs, relevant):
 
 
 @pytest.mark.parametrize(("level", "value"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
-def test_alpha_is_that_of_the_published_example(level, value):
+def test_alpha_equals_the_published_example(level, value):
     assert round(krippendorff_alpha(krippendorff_units(), level=level), 3) == value
 
 
-def test_alpha_at_the_edges():
+def test_alpha_of_edge_cases():
     assert krippendorff_alpha([{"a": 0, "b": 0}, {"a": 3, "b": 3}]) == 1
     assert math.isnan(krippendorff_alpha([{"a": 1, "b": 1}]))
     lonely = [*krippendorff_units(), {"A": 4}, {}]
@@ -68,7 +68,7 @@ def test_alpha_at_the_edges():
 
 @settings(max_examples=100, deadline=None)
 @given(pairs=PAIRS, level=st.sampled_from(["nominal", "ordinal", "interval"]))
-def test_alpha_of_a_confusion_table_is_that_of_its_units(pairs, level):
+def test_alpha_of_a_confusion_table_equals_that_of_its_units(pairs, level):
     a, b = zip(*pairs, strict=True)
     units = [{"human": x, "judge": y} for x, y in pairs]
     table = agreement.paired_coincidences(confusion(a, b, SCALE))
@@ -99,7 +99,7 @@ def test_a_judge_with_no_valid_answer_agrees_no_better_than_chance():
     assert cohen_kappa([0, 1, 2, 3], [7] * 4, scale=SCALE, weights="quadratic") == 0
 
 
-def test_tables_of_many_resamples_are_figured_at_once():
+def test_tables_of_many_resamples_are_computed_in_one_call():
     tables = np.random.default_rng(0).integers(0, 9, (50, 4, 5)).astype(float)
     weights = agreement.disagreement(SCALE, "quadratic")
     together = agreement.kappa(tables, weights)
@@ -108,7 +108,7 @@ def test_tables_of_many_resamples_are_figured_at_once():
     assert agreement.alpha(pairs, SCALE) == pytest.approx([float(agreement.alpha(pair, SCALE)) for pair in pairs])
 
 
-def test_what_cannot_be_compared_is_said():
+def test_incomparable_labels_are_errors():
     with pytest.raises(UsageError, match="2 labels cannot be paired with 1"):
         cohen_kappa([1, 2], [1])
     with pytest.raises(UsageError, match="no grades"):

@@ -50,7 +50,7 @@ def test_shift_is_the_shrunken_mean_of_each_grade():
     assert (found.n, found.queries, found.invalid) == (300, 20, 0)
 
 
-def test_a_grade_without_labels_keeps_its_own_meaning():
+def test_a_grade_without_labels_is_not_shifted():
     human, judged = made()
     for row in judged.values():
         row.update({document: min(grade, 2) for document, grade in row.items()})
@@ -58,7 +58,7 @@ def test_a_grade_without_labels_keeps_its_own_meaning():
     assert (found.expected(3), found.grade(3)) == (3.0, 3)
 
 
-def test_isotonic_is_that_of_scikit_learn():
+def test_isotonic_regression_equals_scikit_learn():
     from sklearn.isotonic import IsotonicRegression
 
     human, judged = made(seed=3)
@@ -72,7 +72,7 @@ def test_isotonic_is_that_of_scikit_learn():
 
 
 @pytest.mark.parametrize("fit", [fit_shift, fit_isotonic])
-def test_errors_before_and_after_are_of_queries_not_seen(fit):
+def test_errors_before_and_after_are_on_held_out_queries(fit):
     human, judged = made()
     found = fit(human, judged, scale=SCALE)
     judge, expected, grade = found.errors
@@ -87,7 +87,7 @@ def test_errors_before_and_after_are_of_queries_not_seen(fit):
     assert grade.mae.low < grade.mae.value < grade.mae.high
 
 
-def test_a_query_is_never_calibrated_by_itself():
+def test_a_query_is_never_calibrated_with_its_own_labels():
     """Each query has a bias of its own, which the others cannot know: cross-validation must not see it."""
     rng = np.random.default_rng(0)
     human, judged = {}, {}
@@ -101,7 +101,7 @@ def test_a_query_is_never_calibrated_by_itself():
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=MINIMUM_LABELS, max_size=120))
-def test_expected_grades_stay_on_the_scale_and_isotonic_ones_rise(labels):
+def test_calibrated_grades_stay_on_the_scale_and_isotonic_ones_are_monotone(labels):
     human = {f"q{at % 7}": {} for at in range(7)}
     judged = {query: {} for query in human}
     for at, (said, truth) in enumerate(labels):
@@ -116,7 +116,7 @@ def test_expected_grades_stay_on_the_scale_and_isotonic_ones_rise(labels):
         assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def test_rounding_goes_to_the_nearest_grade_there_is():
+def test_rounding_uses_the_nearest_grade_of_the_scale():
     human, judged = made()
     found = Calibration("isotonic", (0, 1, 3), ((0.0, 0.5), (3.0, 2.0)), 50, 5, 0, ())
     assert [found.grade(value) for value in (0, 1, 3)] == [1, 1, 3]
@@ -136,7 +136,7 @@ def test_invalid_grades_are_left_out_and_counted():
     assert (found.invalid, found.n, found.points) == (2, clean.n, clean.points)
 
 
-def test_what_it_refuses():
+def test_invalid_calibration_arguments_are_errors():
     human, judged = made(queries=4)
     with pytest.raises(UsageError, match="60 human labels of 4 queries"):
         fit_shift(human, judged, scale=SCALE)
@@ -158,7 +158,7 @@ def test_expected_grade_of_probabilities():
             expected_grades({"q": {"d": chances}})
 
 
-def test_judges_of_llmjudge(real_data):
+def test_calibration_of_the_llmjudge_judges(real_data):
     """The lenient judge is helped in every way; for the best one absolute error does not fall, and that is said."""
     human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")
     lenient, best = (

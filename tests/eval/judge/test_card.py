@@ -34,7 +34,7 @@ def card(judged=JUDGED, human=HUMAN, **more):
         ("TREMA-4prompts", 0.183, 0.270, 0.868),
     ],
 )
-def test_published_figures_of_llmjudge_come_out(real_data, name, kappa, binary, mae):
+def test_published_llmjudge_figures_are_reproduced(real_data, name, kappa, binary, mae):
     found = card(llmjudge.judge(real_data, name), llmjudge.human(real_data))
     assert (found.n, found.queries, found.missing, found.extra) == (4423, 25, 0, 0)
     figures = found.figures
@@ -54,7 +54,7 @@ def test_out_of_range_grades_of_llmjudge_are_invalid_and_not_clipped(real_data):
     assert "1 of 4423 answers are invalid and count as the worst disagreement: 10 (1)." in found.notes
 
 
-def test_figures_are_those_of_all_pairs():
+def test_figures_are_over_all_pairs():
     found = card()
     human = [grade for row in HUMAN.values() for grade in row.values()]
     judge = [grade for row in JUDGED.values() for grade in row.values()]
@@ -67,7 +67,7 @@ def test_figures_are_those_of_all_pairs():
     assert not found.invalid and not found.notes and found.figures["kappa"] == found.figures["kappa_valid"]
 
 
-def test_a_failed_answer_costs_and_a_pair_without_label_is_told():
+def test_invalid_answers_lower_agreement_and_unlabelled_pairs_are_counted():
     failed = {**JUDGED, "q3": dict.fromkeys(JUDGED["q3"])}
     with_failures = card(failed)
     assert with_failures.invalid == {"none": 12}
@@ -86,7 +86,7 @@ def test_a_failed_answer_costs_and_a_pair_without_label_is_told():
     assert extra.notes == ("1 labels of the judge are on pairs without a human grade and are left out.",)
 
 
-def test_a_share_of_none_is_not_a_certainty():
+def test_a_share_of_zero_has_an_interval():
     """A judge that never errs on the format, and never finds a grade: neither is known to be 0."""
     found = card({q: {d: min(grade, 2) for d, grade in row.items()} for q, row in JUDGED.items()})
     assert found.figures["invalid"].value == found.grades[3].recall.value == 0
@@ -95,7 +95,7 @@ def test_a_share_of_none_is_not_a_certainty():
     assert math.isnan(found.grades[3].precision.value)
 
 
-def test_people_are_the_ceiling():
+def test_human_agreement_is_the_ceiling():
     rng = np.random.default_rng(5)
     second = {
         q: {d: grade if rng.random() < 0.9 else int(rng.integers(0, 4)) for d, grade in list(row.items())[:6]}
@@ -114,7 +114,7 @@ def test_people_are_the_ceiling():
         card(raters={"anna": HUMAN, "bert": {"other": {"d": 1}}})
 
 
-def test_json_holds_the_whole_card_and_no_nan():
+def test_json_contains_the_whole_card_without_nan():
     found = card({q: {d: min(grade, 2) for d, grade in row.items()} for q, row in JUDGED.items()}, circular=["why"])
     text = json.dumps(to_json(found), allow_nan=False)
     back = json.loads(text)
@@ -124,13 +124,13 @@ def test_json_holds_the_whole_card_and_no_nan():
     assert [width for width, _ in back["needs"][0]["wanted"]] == [0.1, 0.05, 0.02]
 
 
-def test_markdown_says_circular_everywhere():
+def test_markdown_marks_circular_everywhere():
     text = cards_markdown([card(name="good"), card(name="own", circular=["trained on 2 of the 12 topics"])], None)
     assert "| own (circular) |" in text
     assert "**Circular**: trained on 2 of the 12 topics." in text
 
 
-def test_what_no_card_can_be_made_of_is_said():
+def test_unusable_judgments_are_errors():
     with pytest.raises(DataError, match=r"topic q1, document d0: the human grade 7 is outside the scale 0, 1, 2, 3"):
         card(human={**HUMAN, "q1": {"d0": 7}})
     with pytest.raises(DataError, match="no label for any human-graded pair"):

@@ -23,7 +23,7 @@ def noisy(share: float, seed: int, human=HUMAN):
     }
 
 
-def test_a_clearly_better_judge_is_told_from_the_others_and_equals_are_not():
+def test_a_clearly_better_judge_is_significant_and_equal_judges_are_not():
     judges = {"bad": noisy(0.8, 1), "good": noisy(0.2, 2), "fair": noisy(0.5, 3), "fair too": noisy(0.5, 4)}
     found = compare_judges(HUMAN, judges, resamples=2_000)
     assert len(found.differences) == 6 and found.left_out == 0
@@ -45,14 +45,14 @@ def test_the_lower_error_is_the_better():
     assert found.differences[0].difference < 0
 
 
-def test_pairs_that_a_judge_lacks_are_in_no_difference():
+def test_pairs_missing_from_a_judge_are_left_out_of_differences():
     short = noisy(0.5, 3)
     del short["q4"], short["q5"]["d0"]
     found = compare_judges(HUMAN, {"short": short, "good": noisy(0.2, 2)}, resamples=200)
     assert (found.left_out, found.differences[0].n, found.differences[0].queries) == (16, 284, 19)
 
 
-def test_tests_have_enough_swaps_for_their_correction():
+def test_the_number_of_swaps_suffices_for_the_correction():
     judges = {str(seed): noisy(0.6, seed) for seed in range(9)}
     judges["good"] = noisy(0.1, 99)
     found = compare_judges(HUMAN, judges, resamples=100)
@@ -60,7 +60,7 @@ def test_tests_have_enough_swaps_for_their_correction():
     assert sum(each.p_corrected <= 0.05 for each in found.differences) == 9
 
 
-def test_judges_of_llmjudge_that_differ_by_wording_alone_are_not_told_apart(real_data):
+def test_llmjudge_judges_that_differ_in_wording_only_are_not_significant(real_data):
     names = ("NISTRetrieval-instruct0", "NISTRetrieval-instruct1", "TREMA-nuggets", "RMITIR-llama70B")
     judges = {name: llmjudge.judge(real_data, name) for name in names}
     found = compare_judges(llmjudge.human(real_data), judges, resamples=2_000)
@@ -69,7 +69,7 @@ def test_judges_of_llmjudge_that_differ_by_wording_alone_are_not_told_apart(real
     assert by_pair[frozenset(names[2:])].p_corrected < 0.01
 
 
-def test_what_cannot_be_compared_is_said():
+def test_incomparable_judges_are_errors():
     with pytest.raises(UsageError, match="two judges"):
         compare_judges(HUMAN, {"one": noisy(0.5, 1)})
     with pytest.raises(UsageError, match="no measure 'f1'"):

@@ -11,12 +11,12 @@ from searchlora.eval.judge.measures import rate
 SIZES = np.full(25, 160.0)
 
 
-def test_none_and_all_are_the_exact_interval():
+def test_intervals_of_zero_and_one_are_exact():
     assert rate(np.zeros(25), SIZES) == pytest.approx((0, *proportion_confint(0, 4000, method="beta")))
     assert rate(SIZES, SIZES) == pytest.approx((1, *proportion_confint(4000, 4000, method="beta")))
 
 
-def test_bunched_failures_are_less_certain_than_scattered_ones():
+def test_clustered_failures_have_a_wider_interval():
     scattered, bunched = np.full(25, 2.0), np.zeros(25)
     bunched[:5] = 10
     share, low, high = rate(scattered, SIZES)

@@ -20,7 +20,7 @@ def run(noise: float, seed: int):
 RUNS = {f"noise {noise}": run(noise, int(10 * noise)) for noise in (0.3, 1.0, 2.0, 4.0)}
 
 
-def test_order_is_that_of_the_measured_runs():
+def test_systems_are_ordered_by_their_measured_values():
     judged = {
         q: {d: grade if RNG.random() < 0.6 else int(RNG.integers(0, 4)) for d, grade in row.items()}
         for q, row in HUMAN.items()
@@ -37,7 +37,7 @@ def test_order_is_that_of_the_measured_runs():
     assert not found.notes
 
 
-def test_a_perfect_judge_of_half_the_pairs_orders_as_people_do_over_that_half():
+def test_a_perfect_judge_of_half_the_pairs_reproduces_the_order_on_that_half():
     """What was judged must not look like how it was judged."""
     half = {q: {d: grade for d, grade in row.items() if int(d[1:]) % 2} for q, row in HUMAN.items()}
     found = order_of_runs(HUMAN, half, RUNS, resamples=50)
@@ -48,7 +48,7 @@ def test_a_perfect_judge_of_half_the_pairs_orders_as_people_do_over_that_half():
     )  # fmt: skip
 
 
-def test_invalid_answers_stand_as_unjudged_and_are_told():
+def test_invalid_answers_count_as_unjudged_and_are_reported():
     lost = {
         q: {d: None if d == "d3" else 9 if d == "d4" else grade for d, grade in row.items()} for q, row in HUMAN.items()
     }

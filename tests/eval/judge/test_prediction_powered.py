@@ -52,7 +52,7 @@ def plain(human: np.ndarray, judged: np.ndarray, others: np.ndarray) -> tuple[fl
 
 
 @pytest.mark.parametrize("judge", ["good", "biased", "useless"])
-def test_value_and_lambda_are_those_of_the_paper(judge):
+def test_value_and_lambda_follow_the_formulas_of_the_paper(judge):
     human, judged = draw(judge, 30, 300, 3)
     truth, said = (np.array(list(values.values())) for values in (human, judged))
     found = prediction_powered_mean(human, judged, resamples=200)
@@ -78,7 +78,7 @@ def test_normal_interval_of_the_paper_for_many_rows():
 @pytest.mark.parametrize(
     ("judge", "shorter", "longer"), [("good", 0.5, 0.75), ("biased", 0.6, 0.92), ("useless", 0.9, 1.15)]
 )
-def test_coverage_holds_for_any_judge_and_a_good_one_pays(judge, shorter, longer):
+def test_coverage_holds_for_any_judge_and_a_good_judge_narrows_the_interval(judge, shorter, longer):
     truth = population(judge)[0].mean()
     found = [prediction_powered_mean(*draw(judge, 25, 125, seed), resamples=300, seed=seed) for seed in range(300)]
     low, high = stats.binom.interval(0.999, 300, 0.95)
@@ -92,7 +92,7 @@ def test_coverage_holds_for_any_judge_and_a_good_one_pays(judge, shorter, longer
     assert np.median([each.effective_n for each in found]) / 25 == pytest.approx(worth, rel=0.35)
 
 
-def test_judge_taken_at_its_word_would_be_wrong():
+def test_uncorrected_judge_values_are_biased():
     """The reason for all this: the biased judge's own interval never holds the truth."""
     truth = population("biased")[0].mean()
     values = np.array(list(draw("biased", 25, 2_000, 1)[1].values()))
@@ -117,7 +117,7 @@ def topics_of_pairs(seed: int, labelled: str) -> tuple[dict[str, float], dict[st
 
 
 @pytest.mark.parametrize("labelled", ["topics", "pairs"])
-def test_pairs_of_a_topic_are_not_taken_for_independent(labelled):
+def test_pairs_of_one_topic_are_dependent(labelled):
     clustered, ignoring = [], []
     for seed in range(200):
         human, judged, clusters = topics_of_pairs(seed, labelled)
@@ -129,7 +129,7 @@ def test_pairs_of_a_topic_are_not_taken_for_independent(labelled):
     assert clustered[0].clusters_judged == 60
 
 
-def test_more_topics_of_the_judge_are_worth_more_and_none_are_worth_nothing():
+def test_more_judged_topics_narrow_the_interval_and_none_change_nothing():
     human, judged = draw("good", 25, 400, 2)
     worth = [
         prediction_powered_mean(human, dict(list(judged.items())[:total]), resamples=100).effective_n
@@ -141,7 +141,7 @@ def test_more_topics_of_the_judge_are_worth_more_and_none_are_worth_nothing():
     assert (alone.low, alone.high, alone.lam) == pytest.approx((alone.human_only_low, alone.human_only_high, 0))
 
 
-def test_same_seed_same_interval_and_judge_in_another_unit():
+def test_the_seed_fixes_the_interval_and_the_unit_of_the_judge_does_not_matter():
     human, judged = draw("good", 25, 100, 5)
     assert prediction_powered_mean(human, judged, resamples=200) == prediction_powered_mean(
         human, judged, resamples=200
@@ -152,13 +152,13 @@ def test_same_seed_same_interval_and_judge_in_another_unit():
     assert other.lam == pytest.approx(one.lam / 100)
 
 
-def test_constant_values_have_no_width():
+def test_constant_values_have_a_zero_width_interval():
     human = dict.fromkeys(map(str, range(12)), 0.5)
     found = prediction_powered_mean(human, dict.fromkeys(map(str, range(40)), 0.9), resamples=100)
     assert (found.value, found.low, found.high, found.effective_n) == (0.5, 0.5, 0.5, 12)
 
 
-def test_what_it_refuses():
+def test_invalid_arguments_are_errors():
     human, judged = draw("good", 12, 40, 1)
     with pytest.raises(UsageError, match="9 topics have a human label"):
         prediction_powered_mean(dict(list(human.items())[:9]), judged)
@@ -174,7 +174,7 @@ def test_what_it_refuses():
         prediction_powered_mean(human, judged, {"1": "a"})
 
 
-def test_measures_of_a_run_and_of_two():
+def test_measures_of_one_run_and_of_the_difference_of_two():
     rng = np.random.default_rng(4)
     topics, documents = [f"t{i:02}" for i in range(40)], [f"d{i}" for i in range(12)]
     truth = {topic: {d: int(g) for d, g in zip(documents, rng.integers(0, 4, 12), strict=True)} for topic in topics}

@@ -18,7 +18,7 @@ MEASURES = judge_measures((0, 1, 2, 3), 2)
 
 @pytest.mark.parametrize("name", ["willia-umbrela1", "TREMA-direct"])
 @pytest.mark.parametrize("measure", ["kappa", "mae"])
-def test_prediction_holds_on_llmjudge(real_data, name, measure):
+def test_predicted_sample_size_holds_on_llmjudge(real_data, name, measure):
     """Predicted within a tenth of the observed spread for 10 of the 25 queries, within a sixth for 20 pairs of each."""
     tables = pair(llmjudge.human(real_data), llmjudge.judge(real_data, name), (0, 1, 2, 3)).tables
     figure, rng = MEASURES[measure], np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_inversion_is_the_fewest_queries():
         need.half_width(1)
 
 
-def test_no_advice_from_too_little():
+def test_too_few_labels_give_no_sample_size():
     tables = np.zeros((3, 4, 5))
     tables[:, 0, 0] = 1
     assert label_need(MEASURES["mae"], tables) is None  # one pair of each query

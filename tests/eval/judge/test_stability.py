@@ -25,7 +25,7 @@ def flat(labels):
     return [grade for row in labels.values() for grade in row.values()]
 
 
-def test_figures_are_those_of_the_labels():
+def test_stability_is_computed_from_the_labels():
     little, much = changed(0.1, 1), changed(0.6, 2)
     found = stability({"first": FIRST, "little": little, "much": much}, resamples=200)
     assert (found.reference, found.worst, found.left_out) == ("first", "much", 0)
@@ -58,7 +58,7 @@ def test_one_query_has_no_interval_and_gives_no_warning(recwarn):
     assert not recwarn.list
 
 
-def test_pairs_that_not_all_have_are_told():
+def test_pairs_missing_from_a_variant_are_reported():
     short = {q: dict(row) for q, row in FIRST.items() if q != "q3"}
     found = stability({"a": FIRST, "b": short}, resamples=100)
     assert (found.left_out, found.unchanged.n) == (10, 70)

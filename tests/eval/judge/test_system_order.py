@@ -37,7 +37,7 @@ def plain_tau_ap(truth: tuple[str, ...], other: tuple[str, ...]) -> float:
 
 @settings(max_examples=200, deadline=None)
 @given(pairs=SCORES)
-def test_tau_is_that_of_scipy(pairs):
+def test_tau_equals_scipy(pairs):
     a, b = zip(*pairs, strict=True)
     expected = stats.kendalltau(a, b).statistic
     assert kendall_tau(named(a), named(b)) == pytest.approx(expected, nan_ok=True)
@@ -45,13 +45,13 @@ def test_tau_is_that_of_scipy(pairs):
 
 @settings(max_examples=60, deadline=None)
 @given(pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=5))
-def test_tau_ap_is_the_mean_of_its_definition_over_the_orders_of_ties(pairs):
+def test_tau_ap_averages_its_definition_over_orders_of_ties(pairs):
     a, b = (named(side) for side in zip(*pairs, strict=True))
     expected = np.mean([plain_tau_ap(x, y) for x in orders(a) for y in orders(b)])
     assert tau_ap(a, b) == pytest.approx(expected)
 
 
-def test_tau_ap_weighs_mistakes_among_the_best_more():
+def test_tau_ap_weights_errors_among_the_top_systems_more():
     truth = named([5, 4, 3, 2, 1])
     at_the_top, at_the_end = named([4, 5, 3, 2, 1]), named([5, 4, 3, 1, 2])
     assert kendall_tau(truth, at_the_top) == kendall_tau(truth, at_the_end) == pytest.approx(0.8)
@@ -74,7 +74,7 @@ def test_order_of_clearly_different_systems_is_certain():
     assert (found.tau.n, found.tau.queries, found.tau_top.n, found.top) == (4, 30, 2, 2)
 
 
-def test_figures_among_the_best_are_over_the_best_of_the_human_order():
+def test_top_figures_use_the_best_systems_of_the_human_order():
     human = values([0.9, 0.7, 0.5, 0.3, 0.1], 0.01, 20, 1)
     judge = values([0.9, 0.7, 0.1, 0.3, 0.5], 0.01, 20, 2)
     found = order_agreement(human, judge, measure="P@5", top=2, resamples=300)
@@ -82,7 +82,7 @@ def test_figures_among_the_best_are_over_the_best_of_the_human_order():
     assert found.tau_top.value == found.tau_ap_top.value == 1
 
 
-def test_same_values_on_both_sides_stay_the_same_in_every_resample():
+def test_equal_systems_stay_tied_in_every_resample():
     """Both sides are drawn by the same topics: noise that they share moves neither away from the other."""
     human = values([0.5] * 6, 0.3, 25, 4)
     found = order_agreement(human, human, measure="AP", resamples=300)
@@ -91,7 +91,7 @@ def test_same_values_on_both_sides_stay_the_same_in_every_resample():
     assert unsure.tau.high - unsure.tau.low > 0.5
 
 
-def test_topics_that_are_not_common_to_all_are_left_out_and_told():
+def test_topics_not_common_to_all_systems_are_left_out_and_reported():
     human, judge = values([0.9, 0.1], 0.1, 12, 1), values([0.9, 0.1], 0.1, 12, 2)
     del judge["s1"]["3"]
     found = order_agreement(human, judge, measure="AP", resamples=100)
@@ -99,7 +99,7 @@ def test_topics_that_are_not_common_to_all_are_left_out_and_told():
     assert found.notes == ("1 topics without a value for every system on both sides are left out.",)
 
 
-def test_what_has_no_order_is_said():
+def test_inputs_without_an_order_are_errors():
     assert math.isnan(kendall_tau(named([1, 1]), named([1, 2])))
     tied = {"a": {"1": 0.5, "2": 0.1}, "b": {"1": 0.5, "2": 0.1}}
     assert math.isnan(order_agreement(tied, tied, measure="AP", resamples=50).tau.low)

@@ -36,7 +36,7 @@ CARD = JudgmentsCard(
 )
 
 
-def test_a_card_comes_back_as_it_was_written(tmp_path):
+def test_a_card_round_trips(tmp_path):
     path = tmp_path / "made" / "qrels.txt"
     written = write_judgments(path, QRELS, CARD)
     assert read_card(path) == written
@@ -50,7 +50,7 @@ def test_a_card_comes_back_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("queries", [(), None])
-def test_no_queries_and_unknown_queries_are_two_things(tmp_path, queries):
+def test_no_queries_and_unknown_queries_differ(tmp_path, queries):
     write_judgments(tmp_path / "qrels.txt.gz", QRELS, CARD)
     write_judgments(tmp_path / "qrels.txt.gz", QRELS, replace(CARD, judge_queries=queries))
     assert read_card(tmp_path / "qrels.txt.gz").judge_queries == queries
@@ -71,7 +71,7 @@ def test_changed_qrels_are_refused(tmp_path):
         read_card(path)
 
 
-def test_a_kill_between_card_and_qrels_leaves_a_refusal_and_never_human_grades(tmp_path, monkeypatch):
+def test_a_kill_between_card_and_qrels_leaves_refused_qrels(tmp_path, monkeypatch):
     path = tmp_path / "qrels.txt"
     path.write_text("t1 0 d1 0\n", encoding="utf-8")
 
@@ -120,7 +120,7 @@ def test_changed_judge_queries_are_refused(tmp_path):
         (lambda values: values | {"judge": ["j"]}, "the field 'judge' is not text"),
     ],
 )
-def test_a_damaged_card_says_what_is_wrong(tmp_path, change, said):
+def test_a_damaged_card_is_an_error_that_names_the_fault(tmp_path, change, said):
     path = tmp_path / "qrels.txt"
     write_judgments(path, QRELS, CARD)
     values = json.loads(card_path(path).read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def test_a_damaged_card_says_what_is_wrong(tmp_path, change, said):
     assert refused.value.where == str(card_path(path))
 
 
-def test_a_run_has_its_card_too(tmp_path):
+def test_a_card_of_a_run_round_trips(tmp_path):
     path = tmp_path / "run.trec"
     write_run(path, {"t1": {"d1": 2.0}}, "tag")
     assert read_run_card(path) is None
@@ -143,7 +143,7 @@ def test_a_run_has_its_card_too(tmp_path):
 
 
 @pytest.mark.parametrize("lineage", ["old@1", [1], None])
-def test_a_damaged_card_of_a_run_says_what_is_wrong(tmp_path, lineage):
+def test_a_damaged_card_of_a_run_is_an_error_that_names_the_fault(tmp_path, lineage):
     """Letters of a text would be adapters that no judge shares."""
     path = tmp_path / "run.trec"
     write_run(path, {"t1": {"d1": 2.0}}, "tag")
@@ -154,7 +154,7 @@ def test_a_damaged_card_of_a_run_says_what_is_wrong(tmp_path, lineage):
         read_run_card(path)
 
 
-def test_what_cannot_be_written_names_the_file_that_was_asked_for(tmp_path):
+def test_a_failed_write_names_the_requested_file(tmp_path):
     (tmp_path / "folder").write_text("a file", encoding="utf-8")
     for path in (tmp_path / "folder" / "qrels.txt", tmp_path / "qrels.odd"):
         with pytest.raises((DataError, UsageError)) as refused:

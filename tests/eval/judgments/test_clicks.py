@@ -70,7 +70,7 @@ def taus(found: ClickJudgments, grades) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_coec_orders_by_relevance_where_the_click_rate_does_not(deep):
+def test_coec_orders_by_relevance_unlike_the_click_rate(deep):
     log, grades = position_based(1, deep=deep)
     found = counted(log).judge()
     coec, raw = taus(found, grades)
@@ -82,7 +82,7 @@ def test_coec_orders_by_relevance_where_the_click_rate_does_not(deep):
     assert stats.kendalltau(given_, true).statistic > 0.75
 
 
-def test_a_ranking_that_is_good_already_hides_relevance_from_coec():
+def test_coec_underestimates_relevance_in_a_good_ranking():
     """The known fault, so that nobody takes these for human grades: position and relevance cannot be told apart."""
     rng = np.random.default_rng(2)
     grade = np.repeat([3, 2, 1, 0], [1, 2, 3, 4])
@@ -98,7 +98,7 @@ def test_a_ranking_that_is_good_already_hides_relevance_from_coec():
     assert best == pytest.approx(worst, abs=0.05)
 
 
-def test_figures_are_the_formulas_written_out():
+def test_coec_equals_its_formula():
     log = [Impression("q", "a", 1, at < 6) for at in range(12)] + [Impression("q", "b", 1, False)] * 8
     log += [Impression("q", "b", 2, at < 3) for at in range(15)] + [Impression("q", "rare", 3, True)]
     found = counted(log).judge(minimum=12, thresholds=(0.6, 1.1))
@@ -120,7 +120,7 @@ def test_figures_are_the_formulas_written_out():
     assert (found.rows, found.pairs) == (36, 3)
 
 
-def test_intervals_hold_the_true_ratio():
+def test_intervals_cover_the_true_ratio():
     """Of 600 pairs whose ratio is known; more than 95 in 100, since clicks vary less than Poisson."""
     log, grades = position_based(3, searches=100)
     found = counted(log).judge()
@@ -134,7 +134,7 @@ def test_intervals_hold_the_true_ratio():
     assert held / len(found.judgments) >= 0.93
 
 
-def test_few_clicks_prove_little():
+def test_few_clicks_give_wide_intervals():
     """One click where next to none was expected is not a top grade."""
     log = [Impression("q", f"d{p}", p, at % 3 == 0) for p in range(1, 4) for at in range(300)]
     log += [Impression("q", f"d{p}", p, False) for p in range(4, 20) for _ in range(200)]
@@ -146,14 +146,14 @@ def test_few_clicks_prove_little():
     assert lucky.low < 1 < lucky.high
 
 
-def test_queries_are_counted_together_whatever_their_case_and_blanks():
+def test_queries_are_grouped_ignoring_case_and_white_space():
     counts = counted([Impression(q, "d", 1, True) for q in ("Red Shoes", " red  shoes ", "RED SHOES")] * 4)
     found = counts.judge()
     assert [(each.query, each.impressions) for each in found.judgments] == [("red shoes", 12)]
 
 
 @given(st.text(min_size=1).filter(lambda text: text.strip()))
-def test_ids_of_queries_are_one_word_and_can_be_read_back(query):
+def test_query_ids_are_one_word_and_reversible(query):
     try:
         query.encode()
     except UnicodeEncodeError:
@@ -168,7 +168,7 @@ def small() -> ClickJudgments:
     return counted(log + [Impression("tent", "d2", 2, False)] * 20).judge()
 
 
-def test_topics_by_their_queries():
+def test_clicks_are_mapped_to_topics_by_query():
     found = small()
     assert set(click_qrels(found)) == {"red+shoes", "tent"}
     topics = {"7": "Red shoes", "8": "red  shoes", "9": "sleeping bag"}
@@ -181,7 +181,7 @@ def test_topics_by_their_queries():
         click_qrels(counted([Impression("q", "d", 1, True)]).judge())
 
 
-def test_files_say_that_they_are_from_clicks(tmp_path):
+def test_written_qrels_are_marked_as_clicks(tmp_path):
     path, found = tmp_path / "qrels.txt", small()
     qrels = write_click_qrels(path, found, created="2026-01-01T00:00:00+00:00", made_from={"log.csv": "ab" * 32})
     assert read_qrels(path) == qrels
@@ -194,7 +194,7 @@ def test_files_say_that_they_are_from_clicks(tmp_path):
     assert [row["coec"] for row in rows] == [each.coec for each in found.judgments]
 
 
-def test_what_it_refuses():
+def test_invalid_arguments_are_errors():
     counts = ClickCounts()
     with pytest.raises(DataError, match="the position is 0"):
         counts.add(Impression("q", "d", 0, True))

@@ -29,7 +29,7 @@ CARD = JudgmentsCard(
 )
 
 
-def test_judgments_keep_their_card_and_failed_answers(tmp_path):
+def test_converted_judgments_keep_their_card_and_invalid_answers(tmp_path):
     source, target = tmp_path / "llm.txt", tmp_path / "llm.parquet"
     write_judgments(source, QRELS, replace(CARD, invalid=1, probabilities="llm.txt.probabilities.jsonl"))
     invalid_path(source).write_text(
@@ -47,7 +47,7 @@ def test_judgments_keep_their_card_and_failed_answers(tmp_path):
         convert_qrels(source, tmp_path / "q.jsonl", "trec", "jsonl")
 
 
-def test_judgments_by_query_keep_their_card(tmp_path):
+def test_converted_judgments_by_query_keep_their_card(tmp_path):
     write_judgments(tmp_path / "llm.txt", QRELS, CARD)
     topics = {"t1": {"query": "a tent"}, "t2": {"query": "a stove"}}
     convert_qrels(tmp_path / "llm.txt", tmp_path / "q.csv", "trec", "quepid", topics=topics)
@@ -57,7 +57,7 @@ def test_judgments_by_query_keep_their_card(tmp_path):
     assert read_card(tmp_path / "back.txt").judge_queries == CARD.judge_queries
 
 
-def test_what_has_no_card_gets_none(tmp_path):
+def test_qrels_without_a_card_get_none(tmp_path):
     write_qrels(tmp_path / "q.txt", QRELS)
     write_run(tmp_path / "r.trec", {"t1": {"d1": 1.0}}, "r")
     convert_qrels(tmp_path / "q.txt", tmp_path / "q.json", "trec", "ranx")
@@ -65,14 +65,14 @@ def test_what_has_no_card_gets_none(tmp_path):
     assert not card_path(tmp_path / "q.json").exists() and not card_path(tmp_path / "r.json").exists()
 
 
-def test_a_run_keeps_its_card(tmp_path):
+def test_a_converted_run_keeps_its_card(tmp_path):
     write_run(tmp_path / "r.trec", {"t1": {"d1": 1.0}}, "r")
     write_run_card(tmp_path / "r.trec", RunCard("rewritten", "2026-07-01", lineage=("j@1",)))
     convert_run(tmp_path / "r.trec", tmp_path / "r.json", "trec", "ranx", tag="r")
     assert read_run_card(tmp_path / "r.json").lineage == ("j@1",)
 
 
-def test_a_folder_of_beir_has_the_card_of_its_judgments(tmp_path):
+def test_a_beir_folder_has_the_card_of_its_judgments(tmp_path):
     (tmp_path / "qrels").mkdir()
     written = write_judgments(tmp_path / "qrels" / "test.tsv", QRELS, CARD)
     assert read_card(tmp_path) == written

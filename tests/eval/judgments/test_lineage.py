@@ -34,7 +34,7 @@ def systems(**lineages):
         (["base tiny"], ["base tiny"], "base tiny"),
     ],
 )
-def test_a_judge_that_also_works_in_the_system_is_circular(judge, system, named):
+def test_a_judge_that_is_part_of_the_system_is_circular(judge, system, named):
     found = circular(card(*judge), systems(suspect=system, other=["else@1"]), QUERIES)
     assert found == {"suspect": f"the judge {judge[0]} and the system share {named}"}
 
@@ -48,7 +48,7 @@ def test_a_judge_that_also_works_in_the_system_is_circular(judge, system, named)
         (["judge@3"], []),
     ],
 )
-def test_strangers_are_not(judge, system):
+def test_unrelated_judge_and_system_are_not_circular(judge, system):
     assert circular(card(*judge), systems(one=system), QUERIES) == {}
 
 
@@ -64,7 +64,7 @@ def test_human_and_unknown_judgments_are_never_circular():
         assert doubts(judgments, {"one": None}) == ()
 
 
-def test_a_circular_judge_is_refused_unless_the_user_says_so():
+def test_a_circular_judge_is_refused_unless_allowed():
     judgments, known = card("judge@3"), systems(one=["judge@1"], two=[])
     with pytest.raises(
         UsageError, match=r"system one: the judgments are circular for 1 of 2 systems: .* share judge@3"
@@ -74,7 +74,7 @@ def test_a_circular_judge_is_refused_unless_the_user_says_so():
     assert refuse_circular(judgments, systems(two=[]), QUERIES) == {}
 
 
-def test_what_is_not_known_is_said():
+def test_unknown_lineage_is_reported():
     said = doubts(card("judge@3", queries=None), {"one": None, "two": RunLineage(())})
     assert said == (
         "It is not known on which queries the judge judge@3 was trained.",
@@ -86,15 +86,15 @@ def test_what_is_not_known_is_said():
     assert doubts(JudgmentsCard("mixed", "", counts={"human": 2, "clicks": 3}), {}) == ()
 
 
-def test_the_hash_is_the_one_that_is_documented():
+def test_the_query_hash_is_the_documented_one():
     assert query_hash("  Red\tSHOES? ") == hashlib.sha256(b"red shoes").hexdigest()[:16]
 
 
 @given(st.text(), st.text())
-def test_it_is_the_same_for_what_the_leak_check_takes_for_the_same(one, two):
+def test_query_hash_and_leak_check_agree_on_equal_queries(one, two):
     assert (query_hash(one) == query_hash(two)) == (normalised(one) == normalised(two))
 
 
 @pytest.mark.parametrize("other", ["Red shoes", "red-shoes", "red shoes?", "ｒｅｄ　ｓｈｏｅｓ", '"red shoes".'])
-def test_a_topic_written_otherwise_is_still_one_that_the_judge_was_trained_on(other):
+def test_a_training_query_in_another_spelling_is_still_circular(other):
     assert circular(card("j@1", queries=(query_hash("red shoes"),)), {"one": None}, {"q": other})

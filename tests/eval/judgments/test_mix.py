@@ -22,7 +22,7 @@ ROWS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3), min_size=1)
 QRELS = st.dictionaries(st.sampled_from(["t1", "t2", "t3"]), ROWS, min_size=1)
 
 
-def test_people_win():
+def test_human_grades_take_precedence():
     mixed = mix(HUMAN, OTHER)
     assert mixed.qrels == {"t1": {"d1": 3, "d2": 0, "d3": 1}, "t2": {"d1": 1}, "t3": {"d1": 3}}
     assert (mixed.human, mixed.other, mixed.invalid, mixed.rule) == (3, 2, 0, "human wins")
@@ -31,7 +31,7 @@ def test_people_win():
 
 @settings(max_examples=25, deadline=None)
 @given(QRELS, QRELS)
-def test_whatever_the_judgments(human, other):
+def test_human_grades_take_precedence_for_any_judgments(human, other):
     mixed = mix(human, other, scale=(0, 1, 2, 3))
     pairs = {(topic, document) for row in (human, other) for topic, found in row.items() for document in found}
     assert {(topic, document) for topic, row in mixed.qrels.items() for document in row} == pairs
@@ -50,7 +50,7 @@ def test_whatever_the_judgments(human, other):
         assert mixed.kappa.value == pytest.approx(wanted)
 
 
-def test_a_grade_that_is_none_is_refused_or_left_out():
+def test_an_invalid_grade_is_refused_or_left_out():
     other = {"t1": {"d3": 5, "d4": 1, "d1": 5}}
     with pytest.raises(UsageError, match="the grade 5 does not occur among the human grades"):
         mix(HUMAN, other)
@@ -62,20 +62,20 @@ def test_a_grade_that_is_none_is_refused_or_left_out():
         mix(HUMAN, other, scale=(0, 1))
 
 
-def test_an_answer_that_was_no_grade_is_none_and_never_agrees():
+def test_an_invalid_answer_is_no_grade_and_never_agrees():
     mixed = mix({"t1": {"d1": 0, "d2": 1}}, {"t1": {"d1": None, "d2": 1, "d3": None, "d4": 0}}, grades={0: 0, 1: 1})
     assert mixed.qrels == {"t1": {"d1": 0, "d2": 1, "d4": 0}}
     assert (mixed.other, mixed.invalid, mixed.same.value, mixed.same.n) == (1, 1, 0.5, 2)
 
 
-def test_grades_of_another_scale_are_mapped_and_what_the_map_lacks_is_invalid():
+def test_grades_are_mapped_to_the_human_scale_and_unmapped_ones_are_invalid():
     mixed = mix(HUMAN, {"t1": {"d3": 1, "d4": 2, "d1": 1}}, grades={0: 0, 1: 3})
     assert mixed.qrels["t1"] == {"d1": 3, "d2": 0, "d3": 3}
     assert (mixed.invalid, mixed.same.value) == (1, 1)
     assert mixed.rule == "human wins; grades of the other source mapped 0 to 0, 1 to 3"
 
 
-def test_a_calibration_changes_what_is_filled_in_and_not_the_agreement():
+def test_calibration_changes_added_grades_but_not_the_agreement():
     human = {f"t{n}": {f"d{m}": (n + m) % 2 for m in range(20)} for n in range(6)}
     other = {f"t{n}": {f"d{m}": (n + m) % 2 + 1 for m in range(25)} for n in range(6)}  # one too high, always
     calibration = fit_shift(
@@ -104,12 +104,12 @@ def test_the_card_is_as_circular_as_its_judge():
         (None, JudgmentsCard("mixed", ""), "source 'mixed'"),
     ],
 )
-def test_only_people_win(human, other, said):
+def test_only_human_qrels_can_take_precedence(human, other, said):
     with pytest.raises(UsageError, match=said):
         mixed_card(mix(HUMAN, OTHER), human, other, created="", made_from={})
 
 
-def test_the_judges_of_llmjudge(real_data):
+def test_mixing_the_llmjudge_judges(real_data):
     """Kappa as its README has it, from all labels; half of the people's, filled in by a judge."""
     human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")
     judge = read_qrels(next((real_data / "llmjudge" / "judges").glob("*willia-umbrela1*")))
@@ -122,7 +122,7 @@ def test_the_judges_of_llmjudge(real_data):
     assert all(mixed.qrels[topic][document] == grade for topic, row in half.items() for document, grade in row.items())
 
 
-def test_probabilities_come_back(tmp_path):
+def test_probabilities_are_read_back(tmp_path):
     given = {"t1": {"d1": {0: 0.25, 2: 0.75}, "d2": {0: 1.0, 2: 0.0}}, "é": {"d1": {0: 0.5, 2: 0.5}}}
     write_probabilities(tmp_path / "p.jsonl", given)
     assert read_probabilities(tmp_path / "p.jsonl") == given

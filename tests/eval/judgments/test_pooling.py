@@ -17,7 +17,7 @@ RUNS = st.dictionaries(
 
 
 @given(RUNS, st.integers(1, 15))
-def test_it_is_the_union_of_the_tops_with_counts(runs, depth):
+def test_the_pool_is_the_union_of_the_top_documents_with_counts(runs, depth):
     pooled = pool(runs, depth)
     for topic in ("t1", "t2"):
         tops = [ranked(run.get(topic, {}))[:depth] for run in runs.values()]
@@ -26,7 +26,7 @@ def test_it_is_the_union_of_the_tops_with_counts(runs, depth):
 
 
 @given(RUNS, st.integers(1, 15))
-def test_the_order_depends_on_no_run(runs, depth):
+def test_the_order_does_not_depend_on_the_runs(runs, depth):
     order = {topic: list(found) for topic, found in pool(runs, depth).items()}
     backwards = {topic: list(found) for topic, found in pool(dict(reversed(runs.items())), depth).items()}
     assert order == backwards
@@ -43,7 +43,7 @@ def test_the_order_does_not_follow_the_ranks():
     assert list(pool({"a": run}, 50, seed=1)["t0"]) != list(pool({"a": run}, 50)["t0"])
 
 
-def test_no_depth_and_no_run_are_refused():
+def test_zero_depth_and_no_runs_are_refused():
     with pytest.raises(UsageError, match="depth of the pool is 0"):
         pool({"a": {}}, 0)
     with pytest.raises(UsageError, match="no run"):
@@ -66,7 +66,7 @@ def written(folder, text):
         '1 d2\n1 0 d1 3\n{"topic": "2", "document": "d1"}\n',
     ],
 )
-def test_pairs_are_read_from_words_qrels_or_json(tmp_path, text):
+def test_pairs_are_read_from_text_qrels_or_json(tmp_path, text):
     assert read_pairs(written(tmp_path, text)) == {"1": ["d2", "d1"], "2": ["d1"]}
 
 
@@ -81,7 +81,7 @@ def test_pairs_are_read_from_words_qrels_or_json(tmp_path, text):
         ('{"topic": "1", "topic": "2", "document": "d"}', "'topic' occurs twice"),
     ],
 )
-def test_a_line_that_is_no_pair_is_named(tmp_path, line, said):
+def test_a_line_that_is_not_a_pair_is_an_error_that_names_it(tmp_path, line, said):
     path = written(tmp_path, f"1 d1\n{line}\n")
     with pytest.raises(DataError, match=said) as caught:
         read_pairs(path)

@@ -56,7 +56,7 @@ def write(path, *ratings, end=b""):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(RATING, max_size=6))
-def test_what_is_written_is_read(tmp_path_factory, ratings):
+def test_ratings_round_trip(tmp_path_factory, ratings):
     assert read_ratings(write(tmp_path_factory.mktemp("r") / "ratings.jsonl", *ratings)) == ratings
 
 
@@ -101,7 +101,7 @@ def test_a_malformed_line_is_named(tmp_path, line, says):
     assert caught.value.where == f"{path}, line 3"
 
 
-def test_a_file_that_is_not_there_or_not_text(tmp_path):
+def test_missing_and_binary_files_are_errors(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         read_ratings(tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"\xe9\n")
@@ -109,7 +109,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         read_ratings(tmp_path / "latin")
 
 
-def test_a_last_line_cut_anywhere_is_skipped_and_said_and_the_others_are_there(tmp_path):
+def test_a_truncated_last_line_is_skipped_and_reported(tmp_path):
     whole = [rated("1", "d1", 2, "anna", "é"), rated("1", "d2", None, "anna", "naïve 文")]
     data = b"".join(map(rating_line, whole))
     first = data.index(b"\n") + 1
@@ -124,13 +124,13 @@ def test_a_last_line_cut_anywhere_is_skipped_and_said_and_the_others_are_there(t
         assert [f"{path}, line 2" in str(one.message) for one in said] == ([] if complete else [True])
 
 
-def test_a_broken_line_in_the_middle_is_never_skipped(tmp_path):
+def test_a_malformed_line_before_the_last_is_an_error(tmp_path):
     path = write(tmp_path / "r.jsonl", end=b'{"topic": "1"\n' + rating_line(rated("1", "d", 1, "ben")))
     with pytest.raises(DataError, match="line 1"):
         read_ratings(path)
 
 
-def test_of_corrections_the_last_counts_and_cannot_tell_is_no_grade():
+def test_the_last_correction_counts_and_cannot_tell_is_no_grade():
     rows = [
         rated("1", "a", 3, "anna"),
         rated("1", "b", 1, "anna"),
@@ -154,7 +154,7 @@ def test_of_corrections_the_last_counts_and_cannot_tell_is_no_grade():
         ([0, 0, 3, 3, 2], 0, 2, 3, 0),
     ],
 )
-def test_one_grade_out_of_several(grades, majority, median, highest, lowest):
+def test_several_grades_are_merged_by_rule(grades, majority, median, highest, lowest):
     rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
     found = {rule: merged(rows, rule)["1"]["d"] for rule in RULES}
     assert found == {"majority": majority, "median": median, "highest": highest, "lowest": lowest}
@@ -163,7 +163,7 @@ def test_one_grade_out_of_several(grades, majority, median, highest, lowest):
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES])
 )
-def test_a_merged_grade_was_given_by_somebody_and_does_not_depend_on_who_came_first(grades, chance, rule):
+def test_a_merged_grade_is_one_of_the_grades_and_independent_of_order(grades, chance, rule):
     rows = [rated("1", "d", grade, f"r{place}") for place, grade in enumerate(grades)]
     found = merged(rows, rule)["1"]["d"]
     assert found in grades
@@ -171,7 +171,7 @@ def test_a_merged_grade_was_given_by_somebody_and_does_not_depend_on_who_came_fi
     assert merged(rows, rule)["1"]["d"] == found
 
 
-def test_an_unknown_rule_and_names_outside_the_grammar():
+def test_unknown_rules_and_invalid_names_are_errors():
     with pytest.raises(UsageError, match="rule is 'mean'"):
         merged([rated("1", "d", 1, "anna")], "mean")
     assert check_rater("anna-2_b") == "anna-2_b"
@@ -194,7 +194,7 @@ def three():
     return rows
 
 
-def test_agreement_is_that_of_scikit_learn_and_of_our_alpha(three):
+def test_agreement_equals_scikit_learn_and_alpha(three):
     found = ratings_agreement(three, resamples=200)
     assert [(two.a, two.b) for two in found.rater_pairs] == [("anna", "ben"), ("anna", "carl"), ("ben", "carl")]
     for two in found.rater_pairs:
@@ -211,7 +211,7 @@ def test_agreement_is_that_of_scikit_learn_and_of_our_alpha(three):
     assert carl.cannot_tell.low < carl.cannot_tell.value < carl.cannot_tell.high
 
 
-def test_intervals_resample_topics_so_more_pairs_of_the_same_kind_add_no_certainty(three):
+def test_intervals_resample_topics(three):
     copies = [replace(row, document=f"{row.document}-{copy}") for row in three for copy in range(5)]
     once, often = (ratings_agreement(rows, resamples=500).rater_pairs[0].kappa for rows in (three, copies))
     assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=1e-4)
@@ -222,7 +222,7 @@ def test_intervals_resample_topics_so_more_pairs_of_the_same_kind_add_no_certain
     assert np.isnan(one_topic.rater_pairs[0].kappa.high)
 
 
-def test_disputed_pairs_come_widest_first():
+def test_disputed_pairs_are_sorted_by_descending_difference():
     rows = [rated("1", "same", 2, rater) for rater in ("anna", "ben")]
     rows += [rated("1", "near", 2, "anna"), rated("1", "near", 1, "ben")]
     rows += [rated("2", "far", 0, "anna"), rated("2", "far", 3, "ben"), rated("2", "alone", 3, "anna")]
@@ -231,7 +231,7 @@ def test_disputed_pairs_come_widest_first():
     assert (found.disputes, found.shared, found.pairs) == (2, 3, 4)
 
 
-def test_export_writes_what_can_be_read_back_and_nothing_that_is_no_number(three, tmp_path):
+def test_exported_files_are_readable_and_contain_no_nan(three, tmp_path):
     write_ratings(three, tmp_path / "out", **CARD, rule="median", resamples=100)
     assert read_qrels(tmp_path / "out" / "qrels.txt") == merged(three, "median")
     assert read_qrels(tmp_path / "out" / "qrels.carl.txt") == by_rater(three)["carl"]
@@ -242,7 +242,7 @@ def test_export_writes_what_can_be_read_back_and_nothing_that_is_no_number(three
     assert "| anna, ben |" in (tmp_path / "out" / "agreement.md").read_text()
 
 
-def test_the_merged_qrels_say_that_people_judged_and_from_what(three, tmp_path):
+def test_merged_qrels_carry_a_human_card_with_their_source(three, tmp_path):
     write_ratings(three, tmp_path, **CARD, rule="lowest", resamples=10)
     card = read_card(tmp_path / "qrels.txt")
     assert isinstance(card, JudgmentsCard)
@@ -250,7 +250,7 @@ def test_the_merged_qrels_say_that_people_judged_and_from_what(three, tmp_path):
     assert card.counts == {"human": sum(map(len, merged(three, "lowest").values()))}
 
 
-def test_qrels_of_a_rater_who_is_gone_are_not_left_behind_and_other_files_are(three, tmp_path):
+def test_export_removes_qrels_of_former_raters_only(three, tmp_path):
     write_ratings(three, tmp_path, **CARD, resamples=10)
     (tmp_path / "qrels.llm.txt").write_text("1 0 a 1\n")
     write_ratings([row for row in three if row.rater != "carl"], tmp_path, **CARD, resamples=10)
@@ -259,7 +259,7 @@ def test_qrels_of_a_rater_who_is_gone_are_not_left_behind_and_other_files_are(th
     ]
 
 
-def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
+def test_export_of_one_rater_reports_no_agreement(tmp_path):
     rows = [rated("1", "a", 3, "anna"), rated("1", "b", None, "anna")]
     write_ratings(rows, tmp_path, **CARD, resamples=10)
     said = json.loads((tmp_path / "agreement.json").read_text())
@@ -268,12 +268,12 @@ def test_export_of_one_rater_says_that_there_is_no_agreement(tmp_path):
     assert "there is no agreement to report" in (tmp_path / "agreement.md").read_text()
 
 
-def test_nobody_gave_a_grade(tmp_path):
+def test_export_without_grades_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="nobody gave a grade"):
         write_ratings([rated("1", "a", None, "anna")], tmp_path, **CARD)
     assert not list(tmp_path.iterdir())
 
 
-def test_alpha_is_that_of_the_ceiling_on_a_judge_card(three):
+def test_alpha_equals_the_ceiling_of_the_judge_card(three):
     ours = ratings_agreement(three, resamples=100, seed=4)
     assert ours.alpha == people_agreement(by_rater(three), ours.scale, 2, resamples=100, seed=4).alpha

@@ -50,7 +50,7 @@ def broken(policy: Policy, comparison: Comparison, **facts: object) -> dict[str,
     return {result.rule: result.short_by for result in results if not result.passed}
 
 
-def test_a_better_one_passes():
+def test_a_better_candidate_passes():
     policy = Policy(
         slices={"kind": {"largest_fall": 0.0}},
         invalid_rate={"at_most": 0.01},
@@ -61,13 +61,13 @@ def test_a_better_one_passes():
     assert broken(policy, compared(0.05, invalid=2)) == {}
 
 
-def test_a_worse_one_is_refused_by_how_much():
+def test_a_worse_candidate_is_refused_with_the_difference():
     found = broken(Policy(), compared(-0.03))
     assert found.keys() == {"beat incumbent"}
     assert found["beat incumbent"] == pytest.approx(0.03 + 1.96 * 0.1 / 200**0.5, abs=0.003)
 
 
-def test_better_within_noise_is_refused():
+def test_an_insignificant_improvement_is_refused():
     comparison = compared(0.005)
     pair = comparison.pair("new@2", "old@1", "nDCG@10")
     assert pair.low < 0 < pair.difference
@@ -75,7 +75,7 @@ def test_better_within_noise_is_refused():
 
 
 @pytest.mark.parametrize(("rows", "wins"), [(43, 2), (43, 4), (200, 3), (2, 2), (3, 3)])
-def test_a_few_rows_that_differ_are_no_evidence(rows, wins):
+def test_few_differing_rows_are_not_significant(rows, wins):
     """The interval is above 0 in each of these cases; chance gives such differences in one case of eight and more."""
     old = dict.fromkeys(ROWS[:rows], 0.5)
     new = {**old, **dict.fromkeys(ROWS[:wins], 0.6)}
@@ -99,25 +99,25 @@ def test_a_system_called_incumbent_is_the_incumbent():
     assert broken(Policy(beat={"incumbent": {}}), comparison, roles={}).keys() == {"beat incumbent"}
 
 
-def test_slices_without_anything_to_set_them_against():
+def test_slices_without_a_system_to_compare_with_are_an_error():
     with pytest.raises(UsageError, match="no system to compare them with"):
         decide(Policy(beat={}, slices={"kind": {}}), compared(0.05), "new@2", Facts({}))
 
 
-def test_accepted_changes_are_told():
+def test_accepted_changes_are_reported():
     results = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, changed=("qrels were others",), accepted=True))
     assert next(result for result in results if result.rule == "unchanged data").said == "accepted: qrels were others"
     assert all(result.passed for result in results)
 
 
-def test_a_margin_is_asked_of_the_lower_end():
+def test_the_lower_end_of_the_interval_must_exceed_the_margin():
     pair = (comparison := compared(0.05)).pair("new@2", "old@1", "nDCG@10")
     found = broken(Policy(beat={"incumbent": {"margin": 0.045}}), comparison)
     assert found == {"beat incumbent": pytest.approx(0.045 - pair.low)}
     assert pair.difference > 0.045
 
 
-def test_a_fall_in_a_slice_is_refused_though_the_mean_rose():
+def test_a_fall_in_a_slice_is_refused_although_the_mean_rose():
     comparison = compared(0.1, odd=-0.12)
     assert broken(Policy(), comparison) == {}
     found = broken(Policy(slices={"kind": {"largest_fall": 0.01}}), comparison)
@@ -131,7 +131,7 @@ def test_a_fall_in_a_slice_is_refused_though_the_mean_rose():
     assert broken(Policy(slices={"kind": {"values": ["even"]}}), comparison) == {}
 
 
-def test_a_small_slice_is_told_and_does_not_decide():
+def test_a_small_slice_is_reported_and_does_not_decide():
     comparison = compared(0.1, odd=-0.12)
     rule = {"largest_fall": 0.01, "least_rows": 100}
     assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
@@ -187,7 +187,7 @@ def graded(skill: float, seed: int) -> Evaluation:
     return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, aggregates=figures)
 
 
-def test_a_pooled_figure_is_decided_on_and_has_no_slices():
+def test_an_aggregate_measure_can_be_the_policy_measure_without_slices():
     systems = {"base": graded(0.3, 1), "old@1": graded(0.6, 2), "new@2": graded(0.9, 3)}
     comparison = compare(systems, candidate="new@2", resamples=1000)
     assert broken(Policy(least={"rows": 200}), comparison) == {}
@@ -211,7 +211,7 @@ def test_changed_data_and_other_judgments_are_refused():
     assert broken(Policy(judgments=("llm",)), compared(0.05), source="llm") == {}
 
 
-def test_queries_seen_in_training_are_refused_and_not_knowing_is_said():
+def test_training_queries_are_refused_and_unknown_ones_reported():
     assert broken(Policy(), compared(0.05), leaked=("3", "9")) == {"held out": 2.0}
     unknown = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, leaked=None))
     assert "not checked" in next(result.said for result in unknown if result.rule == "held out")
@@ -220,7 +220,7 @@ def test_queries_seen_in_training_are_refused_and_not_knowing_is_said():
     assert broken(Policy(held_out="reported"), compared(0.05), leaked=("3",)) == {"held out": 1.0}
 
 
-def test_bounds():
+def test_values_at_the_bounds_of_rules():
     policy = Policy(
         invalid_rate={"at_most": 0.02},
         latency={"at_most_ms": 120, "at_most_times_base": 2},
@@ -257,7 +257,7 @@ def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
     assert found == {"invalid rate": pytest.approx(0.05)}
 
 
-def test_a_value_of_a_slice_that_is_gone_since_the_last_decision_is_refused():
+def test_a_slice_value_missing_since_the_last_decision_is_refused():
     then = ("slice kind = even", "slice kind = rare", "slice kindness = big")
     policy = Policy(slices={"kind": {}})
     assert broken(policy, compared(0.05), sliced=then) == {"slice kind = rare": None}
@@ -267,14 +267,14 @@ def test_a_value_of_a_slice_that_is_gone_since_the_last_decision_is_refused():
     assert (result.passed, result.said) == (True, "accepted: was in the last decision and is not in this data")
 
 
-def test_an_incumbent_that_was_removed_is_not_taken_for_none():
+def test_a_removed_incumbent_is_an_error():
     gone = Facts({"base": "base"}, removed="version 3, which 'production' meant")
     (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
     assert (result.rule, result.short_by) == ("beat incumbent", None)
     assert result.said == "version 3, which 'production' meant, was removed; nothing to compare with"
 
 
-def test_another_policy_than_at_the_last_decision_is_told():
+def test_a_policy_changed_since_the_last_decision_is_reported():
     then = Policy(slices={"kind": {"largest_fall": 0.03}}, least={"rows": 9})
     now = Policy(slices={"kind": {"largest_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
     for policy, said in (
@@ -293,7 +293,7 @@ def test_another_policy_than_at_the_last_decision_is_told():
     assert "the policy of the last decision" not in {each.rule for each in first}
 
 
-def test_every_rule_says_what_was_found():
+def test_every_rule_reports_its_figures():
     for result in decide(Policy(slices={"kind": {}}), compared(0.05), "new@2", Facts(ROLES)):
         assert result.said
 
@@ -307,12 +307,12 @@ def test_every_rule_says_what_was_found():
         (Policy(slices={"kind": {"values": ["big"]}}), "the value big of the slice 'kind'"),
     ],
 )
-def test_what_the_data_does_not_have_is_an_error(policy, said):
+def test_measures_and_slices_missing_from_the_data_are_errors(policy, said):
     with pytest.raises(UsageError, match=said):
         decide(policy, compared(0.05), "new@2", Facts(ROLES))
 
 
-def test_an_untimed_system_cannot_be_held_to_a_latency():
+def test_a_latency_rule_without_measured_times_is_an_error():
     comparison = compare(
         {"base": evaluation(np.full(200, 0.1)), "new@2": evaluation(np.full(200, 0.2))}, candidate="new@2"
     )

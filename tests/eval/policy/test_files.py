@@ -19,7 +19,7 @@ RESULTS = (
 )
 
 
-def test_a_policy_is_read(tmp_path):
+def test_a_policy_file_is_read(tmp_path):
     file = tmp_path / "policy.yaml"
     file.write_text("beat:\n  base: {margin: 0.02}\nslices:\n  turn: {largest_fall: 0.1, values: ['3']}\n")
     policy = read_policy(file)
@@ -40,7 +40,7 @@ def test_a_policy_is_read(tmp_path):
         ("beat: [", "not YAML"),
     ],
 )
-def test_a_bad_policy_names_its_key(tmp_path, text, said):
+def test_an_invalid_policy_names_its_key(tmp_path, text, said):
     file = tmp_path / "policy.yaml"
     file.write_text(text)
     with pytest.raises(UsageError, match=said):
@@ -65,7 +65,7 @@ def test_control_characters_do_not_break_the_junit_file(tmp_path):
     assert suite[0].find("failure").text == "x\ufffd\ufffdy\nz; missed by 0.5."
 
 
-def test_the_summary_says_how_it_ended_first():
+def test_the_summary_begins_with_the_outcome():
     text = summary_markdown("new@2 to production", compared(0.05), RESULTS, reason="agreed")
     assert text.startswith("### new@2 to production: refused, 2 of 3 rules broken\n\n**Promoted by force:** agreed")
     assert text.index("no circular judge") < text.index("beat base")
@@ -88,7 +88,7 @@ def test_names_with_control_characters_and_markup_stay_text(tmp_path):
     assert not set(text) & {"\x00", "\x1b", "\u202e"}
 
 
-def test_a_policy_of_an_earlier_release_is_read_and_is_no_change(tmp_path):
+def test_a_policy_of_an_earlier_release_equals_its_current_form(tmp_path):
     """`held_out: told` is called `reported` since; a decision stored with the old word is of the same policy."""
     path = tmp_path / "policy.yaml"
     path.write_text("held_out: told\n", encoding="utf-8")

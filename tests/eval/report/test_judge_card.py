@@ -94,13 +94,13 @@ def named(name, found):
     return figure(found, "+" if name == "bias" else "", ".2%" if name == "invalid" else ".3f")
 
 
-def test_page_is_whole(page):
+def test_page_is_valid_html(page):
     page.check_whole()
     assert page.sections() == ["Judges", "Which judges differ", "Judge by judge", "Provenance"]
     assert [text for text in page.texts if text.startswith("sha256")] == ["sha256 " + "ab" * 32]
 
 
-def test_all_judges_by_kappa_below_the_people(page, cards):
+def test_judges_are_ordered_by_kappa_below_human_agreement(page, cards):
     head, people, *lines = page.tables["All judges"]
     assert [cell[0] for cell in head[2:-1]] == [HEADINGS[name] for name in OVERVIEW_FIGURES]
     two = cards[0].people.pairs[0]
@@ -126,7 +126,7 @@ def test_bars_are_drawn_to_one_scale(page, cards):
     assert ceilings == {drawn[2]} and min(drawn) >= 0 and max(drawn) <= 100
 
 
-def test_which_differ(page, comparison):
+def test_significant_differences_between_judges_are_listed(page, comparison):
     lines = {line[0][0]: line[1:] for line in page.tables["Which judges differ"][1:]}
     assert list(lines) == ["good", "middling (circular)", "poor"]
     for name in JUDGES:
@@ -142,7 +142,7 @@ def test_which_differ(page, comparison):
             assert lines[shown][1] == (p_value(found.p_corrected),)
 
 
-def test_each_judge(page, cards, curves):
+def test_each_judge_has_a_section(page, cards, curves):
     for card in cards:
         name = f"{card.judge} (circular)" if card.circular else card.judge
         head, *lines = page.tables[f"Confusion matrix of {name}"]
@@ -163,7 +163,7 @@ def test_each_judge(page, cards, curves):
         assert f"a note on {card.judge}" in page.texts
 
 
-def test_order_of_systems(page, cards):
+def test_order_of_systems_is_shown(page, cards):
     for card in cards:
         name = f"{card.judge} (circular)" if card.circular else card.judge
         order = card.order
@@ -179,7 +179,7 @@ def test_order_of_systems(page, cards):
         assert plot.startswith("nDCG@10 of 7 systems")
 
 
-def test_people_stability_and_labels_needed(page, cards):
+def test_human_agreement_stability_and_labels_needed_are_shown(page, cards):
     for card in cards:
         name = f"{card.judge} (circular)" if card.circular else card.judge
         two = card.people.pairs[0]
@@ -193,7 +193,7 @@ def test_people_stability_and_labels_needed(page, cards):
             assert line[1:] == [(f"{count:,}" if count else "over a million",) for _, count in need.wanted]
 
 
-def test_circular_wherever_the_judge_stands(page):
+def test_circular_is_marked_wherever_the_judge_is_named(page):
     assert "Circular: a judge is evaluated on data that it had a part in" in page.labels
     said = [text for text in [*page.texts, *page.labels] if "middling" in text and text != "a note on middling"]
     assert len(said) > 8
@@ -201,7 +201,7 @@ def test_circular_wherever_the_judge_stands(page):
         assert text.count("middling") == text.count("middling (circular)"), text
 
 
-def test_more_than_five_are_folded(cards, tmp_path):
+def test_more_than_five_judges_are_collapsed(cards, tmp_path):
     many = [replace(cards[0], judge=f"judge {number}", order=None) for number in range(6)]
     folded = Page(write_judge_card(tmp_path / "six.html", "t", many, {}))
     folded.check_whole()
@@ -209,7 +209,7 @@ def test_more_than_five_are_folded(cards, tmp_path):
     assert Page(write_judge_card(tmp_path / "five.html", "t", many[:5], {})).summaries == []
 
 
-def test_one_judge_with_nothing_beside(tmp_path):
+def test_a_single_judge_without_optional_sections(tmp_path):
     card = judge_card(HUMAN, JUDGES["good"], name="good", **OPTIONS)
     page = Page(write_judge_card(tmp_path / "one.html", "t", [card], {}))
     page.check_whole()
@@ -242,7 +242,7 @@ def test_everything_is_escaped(cards, curves, tmp_path):
         assert any(f"{word} {evil}" in text for text in [*page.texts, *page.labels]), word
 
 
-def test_from_files_with_three_judges_of_llmjudge(real_data, tmp_path):
+def test_page_of_three_llmjudge_judges_from_files(real_data, tmp_path):
     """The kappas are those that the publisher gives; every input stands there by its hash."""
     people = real_data / "llmjudge" / "human_test_qrels.txt"
     if not people.is_file():

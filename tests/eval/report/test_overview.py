@@ -19,7 +19,7 @@ def comparison(measure: str, ours: float):
     )
 
 
-def test_each_task_stands_there_with_its_figures_and_a_link(tmp_path):
+def test_each_task_has_its_figures_and_a_link(tmp_path):
     chapters = [
         Chapter("rewriting", comparison("nDCG@10", 0.4), "evaluation/report.html"),
         Chapter("intent", comparison("accuracy", 0.3), "intent/evaluation/report.html"),
@@ -36,6 +36,6 @@ def test_each_task_stands_there_with_its_figures_and_a_link(tmp_path):
     assert "60.6%" in page
 
 
-def test_bytes_add_up():
+def test_reported_sizes_add_up():
     stored = Stored("llm", 1000, {"a@1": 20, "b@2": 30})
     assert (stored.total_bytes, stored.full_model_bytes) == (1050, 2000)

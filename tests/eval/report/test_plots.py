@@ -30,7 +30,7 @@ def heights(plot: str, colour: str) -> list[float]:
     return sorted({round(abs(y - ys[0]), 1) for y in ys} - {0})
 
 
-def test_wins_and_losses_in_proportion():
+def test_wins_and_losses_are_drawn_in_proportion():
     plot = difference_plot(compared([0.4, 0.2, 0.0, -0.1]), "a", "b")
     wins, losses = heights(plot, "good"), heights(plot, "bad")
     assert wins[1] == pytest.approx(2 * wins[0], abs=0.3) and losses[0] == pytest.approx(wins[0] / 2, abs=0.3)
@@ -43,7 +43,7 @@ def test_many_rows_are_drawn_by_their_quantiles():
     assert heights(many, "good")[-1] == pytest.approx(heights(few, "good")[-1], rel=0.05)
 
 
-def test_colours_are_those_of_the_page_and_text_stays_text():
+def test_colours_follow_the_page_and_text_stays_text():
     plot = interval_plot(compared([0.4, 0.2, 0.123]), "MRR")
     assert not re.findall(r"(?:fill|stroke): #(?!000000)[0-9a-f]{6}", plot)
     assert {"var(--accent)", "var(--muted)", "var(--ink)", "var(--line)"} <= set(re.findall(r"var\(--\w+\)", plot))
@@ -51,7 +51,7 @@ def test_colours_are_those_of_the_page_and_text_stays_text():
     assert "xmlns" not in plot and "http" not in plot
 
 
-def test_ids_of_two_plots_do_not_clash():
+def test_ids_of_two_plots_differ():
     plots = []
     for label in ("one", "two"):
         figure, axes = drawing(1.0)
@@ -61,6 +61,6 @@ def test_ids_of_two_plots_do_not_clash():
     assert ids[0] and not ids[0] & ids[1]
 
 
-def test_long_names_keep_both_ends():
+def test_long_names_are_shortened_in_the_middle():
     assert shortened("bm25") == "bm25"
     assert shortened("a" * 30 + "b" * 30 + " (circular)") == "a" * 20 + "…" + "b" * 8 + " (circular)"

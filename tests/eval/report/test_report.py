@@ -37,7 +37,7 @@ def page(compared, tmp_path_factory):
     )
 
 
-def test_page_is_whole(page):
+def test_page_is_valid_html(page):
     page.check_whole()
     assert page.sections() == [
         "Systems",
@@ -52,7 +52,7 @@ def test_page_is_whole(page):
     ]
 
 
-def test_systems(page, compared):
+def test_table_of_systems(page, compared):
     head, *lines = page.tables["Measures of each system"]
     assert [cell[0] for cell in head] == ["system", *compared.measures, "n", "invalid"]
     roles = {compared.candidate: "candidate", compared.baseline: "baseline"}
@@ -61,7 +61,7 @@ def test_systems(page, compared):
         assert line[1:] == [*(figure(compared.row(system, m)) for m in compared.measures), ("40",), ("0", "of 40")]
 
 
-def test_pairs(page, compared):
+def test_table_of_pairs(page, compared):
     """Each pair of each measure once, the columns that matter first."""
     found = []
     for measure in compared.measures:
@@ -95,7 +95,7 @@ def test_a_plot_of_every_pair_and_of_every_measure(page, compared):
             assert f"{compared.row(system, measure).value:.3f}" in texts and system in texts
 
 
-def test_slices_and_a_mark_where_the_interval_excludes_0(page, compared):
+def test_slices_are_marked_if_the_interval_excludes_0(page, compared):
     head, *lines = page.tables[f"{HEADLINE} by kind"]
     means = {(each.value, each.row.system): each.row for each in compared.slices
              if (each.slice, each.row.measure) == ("kind", HEADLINE)}  # fmt: skip
@@ -117,7 +117,7 @@ def test_slices_and_a_mark_where_the_interval_excludes_0(page, compared):
             assert list(cell) == [f"{pair.difference:+.3f}", *([mark] if mark else []), *told]
 
 
-def test_tints_go_from_the_least_to_the_greatest(page, compared):
+def test_tints_range_from_the_least_to_the_greatest_value(page, compared):
     rows = {each.row for each in compared.slices if (each.slice, each.row.measure) == ("kind", HEADLINE)}
     best = max(rows, key=lambda row: row.value)
     cells, texts = page.cells[f"{HEADLINE} by kind"], page.tables[f"{HEADLINE} by kind"]
@@ -130,7 +130,7 @@ def test_tints_go_from_the_least_to_the_greatest(page, compared):
     assert tints[f"{best.value:.3f}"] == "--v: 1.000" and len(tints) > 3
 
 
-def test_unjudged(page, compared):
+def test_section_of_unjudged_documents(page, compared):
     rows = {(row.system, row.measure): row for row in compared.unjudged}
     for line in page.tables["Share of judged documents"][1:]:
         assert line[1:] == [figure(rows[line[0][0], "Judged@10"]), ("40",)]
@@ -145,7 +145,7 @@ def test_unjudged(page, compared):
             ]
 
 
-def test_traffic(page, compared):
+def test_section_of_traffic(page, compared):
     rows = {(row.system, row.measure): row for row in compared.weighted}
     head, *lines = page.tables["Means weighted by traffic"]
     assert len(lines) == 3
@@ -196,12 +196,12 @@ def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_pat
         assert page.texts[page.texts.index(name) + 1] == grade
 
 
-def test_rows_without_texts_are_passed_over(compared, tmp_path):
+def test_rows_without_texts_are_skipped(compared, tmp_path):
     assert "Wins and losses" not in Page(write_report(tmp_path / "r", "t", compared, {}, {})).sections()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_circular_wherever_the_name_stands(kind, tmp_path):
+def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     """Law 6, in plots too, and in one whose name is too long for a plot."""
     name = "a system whose name is too long to be drawn in any plot of this page"
     systems = {
@@ -222,7 +222,7 @@ def test_circular_wherever_the_name_stands(kind, tmp_path):
     assert len(shortened) == 3 and all(text.endswith("(circular)") and len(text) <= 40 for text in shortened)
 
 
-def test_no_banner_where_nothing_is_circular(page):
+def test_no_banner_without_circular_systems(page):
     assert "circular" not in page.source.lower()
 
 
@@ -241,7 +241,7 @@ RULES = (
         (RULES[:1], "a reason that was not needed", "The policy is met", "1 of 1 rules are met."),
     ],
 )
-def test_policy(compared, tmp_path, rules, forced, heading, line):
+def test_policy_section(compared, tmp_path, rules, forced, heading, line):
     page = Page(write_report(tmp_path / "r.html", "t", compared, {}, {}, rules=rules, forced=forced))
     page.check_whole()
     assert ("Promoted by force" in page.source) == (heading == "Promoted by force")
@@ -254,7 +254,7 @@ def test_policy(compared, tmp_path, rules, forced, heading, line):
     assert page.tables["Rules of the policy"][1:] == expected[: len(rules)]
 
 
-def test_confusions_and_curves(compared, tmp_path):
+def test_confusion_matrix_and_reliability_curve(compared, tmp_path):
     human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
     said = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
     points = tuple(grade_curve(human, said))
@@ -277,7 +277,7 @@ def test_confusions_and_curves(compared, tmp_path):
     assert any(label.startswith("Calibration curve, grades") for label in page.plots)
 
 
-def test_of_many_labels_the_pairs_most_often_confused_are_shown(compared, tmp_path):
+def test_many_labels_show_the_most_frequent_confusions(compared, tmp_path):
     labels = tuple(f"label {n}" for n in range(30))
     counts = [[0] * 31 for _ in labels]
     for n in range(30):
@@ -307,7 +307,7 @@ def test_of_many_labels_the_pairs_most_often_confused_are_shown(compared, tmp_pa
     )
 
 
-def test_a_pooled_headline_of_which_less_is_better(tmp_path):
+def test_an_aggregate_headline_where_less_is_better(tmp_path):
     """No plot of rows and no slices of it: these are of the first measure that has a value per row."""
     rows = [f"q{n}" for n in range(60)]
     systems = {}
@@ -363,7 +363,7 @@ def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
     assert page.tables["Measures of each system"][3][-1] == ("4", "of 41")
 
 
-def test_one_system_alone_in_one_cluster(tmp_path):
+def test_one_system_with_one_cluster(tmp_path):
     rows = [f"q{number}" for number in range(6)]
     one = Evaluation("MRR@10", {"MRR@10": dict.fromkeys(rows, 0.5)}, dict.fromkeys(rows, "one"))
     page = Page(write_report(tmp_path / "r.html", "t", compare({"raw": one}, candidate="raw", resamples=50), {}, {}))
@@ -413,7 +413,7 @@ def test_everything_is_escaped(tmp_path):
 ODD = "a\x00\x1b[31mb\x9b\u202egpj\u2066\ud800\uffff$x^{2$"
 
 
-def test_control_characters_and_unfinished_mathematics_do_not_reach_the_page(tmp_path):
+def test_control_characters_and_unclosed_math_are_escaped(tmp_path):
     """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
     plain = {
         name: evaluation(
@@ -441,7 +441,7 @@ def test_the_same_figures_give_the_same_bytes(compared, tmp_path):
     assert one == two
 
 
-def test_an_unwritable_place(compared, tmp_path):
+def test_an_unwritable_path_is_an_error(compared, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_report(tmp_path / "file" / "r.html", "t", compared, {}, {})

@@ -36,7 +36,7 @@ def pair(a, b, difference, p, low=-0.01, high=0.3):
         (0.04, math.nan, math.nan, 0.02, "a beats b by 0.040 nDCG@10 (no interval), p = 0.020."),
     ],
 )  # fmt: skip
-def test_one_pair(compared, difference, low, high, p, says):
+def test_summary_of_one_pair(compared, difference, low, high, p, says):
     row = replace(compared.rows[0], system="a")
     pairs = (pair("a", "b", difference, p, low, high),)
     found = replace(compared, systems=("a", "b"), candidate="a", baseline=None, comparisons=pairs, rows=(row,))
@@ -44,7 +44,7 @@ def test_one_pair(compared, difference, low, high, p, says):
     assert said == [f"a reaches nDCG@10 {row.value:.3f} ({row.low:.3f} to {row.high:.3f}) over 40 rows.", says]
 
 
-def test_every_system_against_a_baseline(compared):
+def test_summary_of_systems_against_a_baseline(compared):
     names = ["base", *(f"s{number}" for number in range(8))]
     ps = [0.001, 0.001, 0.001, 0.001, 0.001, 0.001, 0.5, 0.6]
     signs = [1, 1, 1, 1, 1, -1, 1, 1]
@@ -59,7 +59,7 @@ def test_every_system_against_a_baseline(compared):
     ]
 
 
-def test_a_candidate_among_many_is_set_against_the_baseline_first(compared):
+def test_summary_compares_the_candidate_with_the_baseline_first(compared):
     names = ["new", "old", *(f"s{number}" for number in range(5))]
     pairs = tuple(pair("new", name, 0.1, 0.001) for name in names[1:])
     found = replace(compared, systems=tuple(names), candidate="new", baseline="old", comparisons=pairs,
@@ -79,6 +79,6 @@ def test_a_candidate_among_many_is_set_against_the_baseline_first(compared):
         ),
     ],
 )
-def test_how_much_is_judged(compared, shares, said):
+def test_summary_states_the_share_of_judged_documents(compared, shares, said):
     rows = tuple(Row(name, "Judged@10", share, share, share, 40) for name, share in shares.items())
     assert summary(replace(compared, comparisons=(), unjudged=rows))[1:] == said

@@ -101,7 +101,7 @@ def test_the_pool_is_judged_and_marked(ask, files, tmp_path, tiny_base):
     )
 
 
-def test_the_grade_is_that_of_the_likeliest_label_and_labels_of_one_grade_add_up(ask, tmp_path):
+def test_the_grade_is_the_most_probable_and_labels_of_one_grade_are_summed(ask, tmp_path):
     ask()
     qrels = read_qrels(tmp_path / "qrels.txt")
     probabilities = read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
@@ -112,7 +112,7 @@ def test_the_grade_is_that_of_the_likeliest_label_and_labels_of_one_grade_add_up
             assert sum(grades.values()) == pytest.approx(1)
 
 
-def test_it_reads_what_the_task_reads(ask, files, tmp_path):
+def test_the_judge_passes_the_fields_that_the_task_reads(ask, files, tmp_path):
     """Another passage, title or query gives other probabilities, so all three reach the prompt."""
     ask()
     before = read_probabilities(tmp_path / "qrels.txt.probabilities.jsonl")
@@ -143,7 +143,7 @@ def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generat
     assert not (tmp_path / "qrels.txt").exists()
 
 
-def test_pairs_of_a_file_are_judged_and_their_grades_not_used(ask, tmp_path):
+def test_pairs_from_qrels_are_judged_without_using_their_grades(ask, tmp_path):
     (tmp_path / "pairs.txt").write_text("t0 0 d03 2\nt0 d04\nt0 d04\nt2 d03\n", encoding="utf-8")
     ask(runs=(), pairs=tmp_path / "pairs.txt")
     assert {topic: list(row) for topic, row in read_qrels(tmp_path / "qrels.txt").items()} == {
@@ -152,7 +152,7 @@ def test_pairs_of_a_file_are_judged_and_their_grades_not_used(ask, tmp_path):
     }
 
 
-def test_answers_that_are_no_grade_are_kept_apart(ask, tmp_path, monkeypatch):
+def test_invalid_answers_are_stored_separately(ask, tmp_path, monkeypatch):
     """A base of random weights writes no label; what it wrote is kept and no qrels come of it."""
     with pytest.raises(DataError, match="none of the 18 answers is a grade"):
         ask(generate=True)
@@ -193,7 +193,7 @@ def test_judgments_are_not_overwritten(ask, tmp_path):
         ({"runs": ()}, "a pool of runs or a file of pairs"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(ask, options, said):
+def test_unjudgeable_requests_are_errors(ask, options, said):
     with pytest.raises(UsageError, match=said):
         ask(**options)
 
@@ -210,7 +210,7 @@ def test_missing_topics_and_documents_are_named(ask, files):
 # Law 6
 
 
-def test_a_judge_that_works_in_a_pooled_run_is_refused_and_marked_where_allowed(by_adapter, files, tmp_path):
+def test_a_judge_that_took_part_in_a_pooled_run_is_refused_or_marked(by_adapter, files, tmp_path):
     card = RunCard("ours", "2026-07-01", adapters=("ranker@2",), lineage=("ranker@2", "old@3"))
     write_run_card(files["a.trec"], card)
     write_run_card(files["b.trec"], RunCard("bm25", "2026-07-01"))
@@ -252,7 +252,7 @@ def test_a_cycle_in_a_forged_lineage_ends_and_every_member_is_checked(by_adapter
     assert done.circular == {str(files["a.trec"]): "the judge judge@2 and the system share other@2"}
 
 
-def test_a_judge_of_unknown_training_is_doubted(by_adapter):
+def test_a_judge_with_unknown_training_queries_is_marked(by_adapter):
     assert by_adapter(parents=()).doubts[0] == "It is not known on which queries the judge judge@1 was trained."
 
 
@@ -284,7 +284,7 @@ command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/kil
 """
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
+def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
     write_collection(tmp_path, topics=8)  # 240 pairs
     grades = tmp_path / "killed.txt.partial" / "grades.jsonl"
     process = subprocess.Popen(
@@ -319,7 +319,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(ask, tasks, tmp_path, t
 
 
 @pytest.mark.parametrize("moment", ["probabilities", "card", "qrels", "clean-up"])
-def test_a_kill_while_the_result_is_written_is_repaired_by_another_start(
+def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     ask, tasks, tmp_path, tiny_base, monkeypatch, moment
 ):
     """Nothing is judged twice, nothing stays behind, and the files are those of an uninterrupted run."""
@@ -341,7 +341,7 @@ def test_a_kill_while_the_result_is_written_is_repaired_by_another_start(
     assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob(".new-*"))
 
 
-def test_the_same_call_again_grades_nothing_and_writes_nothing(ask, tmp_path, monkeypatch):
+def test_repeating_a_finished_call_grades_and_writes_nothing(ask, tmp_path, monkeypatch):
     """A process may be killed after its work, before it has told so."""
     done = ask()
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("qrels.txt*")}
@@ -352,7 +352,7 @@ def test_the_same_call_again_grades_nothing_and_writes_nothing(ask, tmp_path, mo
 
 
 @pytest.mark.parametrize("options", [{"depth": 2}, {"generate": True}, {"allow_circular": True, "base": "other"}])
-def test_another_call_does_not_pass_for_the_finished_one(ask, tmp_path, tiny_base, options):
+def test_a_call_with_other_arguments_is_not_treated_as_finished(ask, tmp_path, tiny_base, options):
     ask(depth=3)
     before = (tmp_path / "qrels.txt").read_bytes()
     if "base" in options:
@@ -435,7 +435,7 @@ def test_scores_that_are_not_numbers_are_invalid_answers_and_never_grade_0(ask, 
         ask("all.txt")
 
 
-def test_what_another_judge_or_another_text_gave_is_not_taken(ask, files, monkeypatch):
+def test_logged_grades_of_another_judge_or_text_are_not_reused(ask, files, monkeypatch):
     """A run that stopped before its qrels were written leaves its grades; only those asked alike are used."""
 
     def stopped(*_):
@@ -461,7 +461,7 @@ def test_what_another_judge_or_another_text_gave_is_not_taken(ask, files, monkey
     assert calls == [18]
 
 
-def test_two_at_once_are_told(ask, tmp_path):
+def test_a_second_concurrent_call_is_an_error(ask, tmp_path):
     from filelock import FileLock
 
     (tmp_path / "qrels.txt.partial").mkdir()
@@ -472,7 +472,7 @@ def test_two_at_once_are_told(ask, tmp_path):
         ask()
 
 
-def test_a_damaged_partial_is_named(ask, tmp_path):
+def test_a_damaged_partial_result_is_named(ask, tmp_path):
     (tmp_path / "qrels.txt.partial").mkdir()
     for line in (
         '{"key": 1}',
@@ -490,5 +490,5 @@ def test_a_damaged_partial_is_named(ask, tmp_path):
             ask()
 
 
-def test_the_batch_size_is_what_the_tests_take_it_for():
+def test_the_batch_size_is_the_one_assumed_by_these_tests():
     assert 18 <= grade_log.BATCH_SIZE <= 60

@@ -27,7 +27,7 @@ def corpus(tmp_path):
     return path
 
 
-def test_pairs_come_from_runs_or_from_a_file_and_not_from_both(tmp_path):
+def test_pairs_come_from_runs_or_a_file_but_not_both(tmp_path):
     run, file = tmp_path / "run.trec", tmp_path / "pairs.txt"
     write_run(run, {"1": {"d1": 2.0, "d2": 1.0}}, "tag")
     file.write_text("1 d2\n1 d1\n", encoding="utf-8")
@@ -39,13 +39,13 @@ def test_pairs_come_from_runs_or_from_a_file_and_not_from_both(tmp_path):
             pairs_to_judge(runs, 1, pairs)
 
 
-def test_texts_come_from_topics_and_corpus(topics, corpus):
+def test_texts_are_joined_from_topics_and_corpus(topics, corpus):
     first, second = load_texts({"1": ["d2", "d1"]}, topics, corpus)
     assert (first.query, first.document.text, first.document.title) == ("a query", "two", "")
     assert (second.topic_fields["narrative"], second.document.text, second.document.title) == ("more", "one", "One")
 
 
-def test_what_is_missing_or_stands_twice_is_named(topics, corpus):
+def test_missing_and_duplicate_entries_are_named(topics, corpus):
     with pytest.raises(DataError, match=r"2 documents of the pairs not found \(d8, d9\)") as caught:
         load_texts({"1": ["d1", "d8", "d9"]}, topics, corpus)
     assert caught.value.where == str(corpus)

@@ -86,7 +86,7 @@ def test_with_a_real_base_answers_and_scores_do_not_depend_on_their_batch():
 
 @pytest.mark.parametrize("native", ["1", "0"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_of_a_token_depends_on_what_it_sees_only(monkeypatch, native, dtype):
+def test_attention_of_a_token_depends_only_on_visible_tokens(monkeypatch, native, dtype):
     monkeypatch.setenv("SEARCHLORA_NATIVE", native)
     torch.manual_seed(0)
     rows, heads, key_heads, tokens, size = 3, 6, 2, 150, 24
@@ -116,7 +116,7 @@ def test_attention_of_a_token_depends_on_what_it_sees_only(monkeypatch, native, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(576, 192), (64, 1536), (1536, 576)])
-def test_a_row_of_a_blocked_product_depends_on_itself_only(dtype, shape):
+def test_a_row_of_a_blocked_product_does_not_depend_on_other_rows(dtype, shape):
     torch.manual_seed(0)
     linear = BlockedLinear(PlainLinear(torch.randn(shape).to(dtype), None))
     x = torch.randn(77, shape[1]).to(dtype)

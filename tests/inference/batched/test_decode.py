@@ -12,7 +12,7 @@ from searchlora.inference.batched.decode import argmax
 
 @given(st.integers(1, 4), st.sampled_from([1, 7, 256, 259, 300, 768]), st.integers(1, 6), st.integers(0, 99))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_is_the_first_of_the_largest(dtype, rows, vocabulary, values, seed):
+def test_argmax_returns_the_first_maximum(dtype, rows, vocabulary, values, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(-values, values, (rows, vocabulary), generator=generator).to(dtype)
     logits[0, : vocabulary // 2] = -torch.inf

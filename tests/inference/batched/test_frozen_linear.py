@@ -17,7 +17,7 @@ from searchlora.models.load import load_model
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_it_is_the_same_before_and_after_a_forward_pass(tiny_base, quantization):
+def test_a_forward_pass_does_not_change_the_weights(tiny_base, quantization):
     """bitsandbytes lays 4-bit weights out anew in the first one."""
     model = load_model(tiny_base, quantization=quantization)
     plain = load_model(tiny_base).get_submodule("model.layers.0.mlp.down_proj").weight.float()
@@ -29,7 +29,7 @@ def test_it_is_the_same_before_and_after_a_forward_pass(tiny_base, quantization)
             model(torch.arange(6)[None])
 
 
-def test_a_bias_is_no_part_of_it():
+def test_dense_weights_exclude_the_bias():
     layer = torch.nn.Linear(5, 3)
     torch.testing.assert_close(WrappedLinear(layer).dense(), layer.weight.detach())
 
@@ -61,7 +61,7 @@ def layer():
 
 @multiplies
 @pytest.mark.parametrize("rows", [1, 2, 8, 16, 17, 32, 33, 100, 128, 129, 512, 513])
-def test_few_rows_are_multiplied_as_by_onednn(layer, monkeypatch, rows):
+def test_products_of_few_rows_match_onednn(layer, monkeypatch, rows):
     x = torch.randn(rows, 1, 96).bfloat16()
     found, wanted = (packed(monkeypatch, layer.weight, layer.bias, lies)(x) for lies in (True, False))
     assert found.shape == wanted.shape == (rows, 1, 192)
@@ -71,7 +71,7 @@ def test_few_rows_are_multiplied_as_by_onednn(layer, monkeypatch, rows):
 
 
 @multiplies
-def test_the_outcome_of_a_row_does_not_depend_on_the_rows_beside_it(layer):
+def test_the_result_of_a_row_does_not_depend_on_other_rows(layer):
     ours, x = PrepackedLinear(layer.weight, layer.bias), torch.randn(70, 1, 96).bfloat16()
     together = ours(x)
     assert all(torch.equal(ours(x[row : row + 1])[0], together[row]) for row in range(70))
@@ -89,7 +89,7 @@ def test_the_outcome_of_a_row_does_not_depend_on_the_rows_beside_it(layer):
     tokens=st.integers(1, 3),
     biased=st.booleans(),
 )
-def test_what_adapters_add_is_added(ends, slots, rank, tokens, biased):
+def test_lora_deltas_are_added(ends, slots, rank, tokens, biased):
     torch.manual_seed(0)
     weight, bias = torch.randn(192, 96).bfloat16() / 10, torch.randn(192).bfloat16() if biased else None
     spans = [slice(start, end) for start, end in pairwise((0, *ends))]
@@ -110,5 +110,5 @@ def test_what_adapters_add_is_added(ends, slots, rank, tokens, biased):
 
 @multiplies
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (7, 9)])
-def test_sizes_that_our_kernel_cannot_read_are_left_to_onednn(shape):
+def test_unsupported_sizes_fall_back_to_onednn(shape):
     assert PrepackedLinear(torch.randn(shape).bfloat16(), None)._compiled is None

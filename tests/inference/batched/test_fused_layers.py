@@ -35,18 +35,18 @@ def taken(model) -> list[bool]:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layers_like_those_of_llama_are_taken_over(name, settings, like_llama, dtype):
+def test_llama_like_layers_are_fused(name, settings, like_llama, dtype):
     assert taken(small(name, **settings).to(dtype)) == 2 * [like_llama]
 
 
-def test_without_kernels_layers_stay(monkeypatch):
+def test_layers_are_unchanged_without_kernels(monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     assert taken(small("llama")) == [False, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
-def test_tokens_read_at_once_and_one_by_one_come_out_as_from_the_model(name, dtype):
+def test_fused_prefill_and_decode_match_the_model(name, dtype):
     ids = torch.arange(5, 17).view(2, 6)
     with torch.inference_mode():
         wanted = small(name).to(dtype)(ids).logits

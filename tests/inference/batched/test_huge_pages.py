@@ -30,7 +30,7 @@ def large(tensor: torch.Tensor) -> int:
 
 
 @LARGE
-def test_weights_come_to_lie_in_large_pages_and_stay_as_they_are():
+def test_weights_are_moved_to_huge_pages_unchanged():
     memory = mmap.mmap(-1, 1 << 24, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)  # memory that torch gives may lie in some already
     weights = torch.frombuffer(memory, dtype=torch.float32)
@@ -43,7 +43,7 @@ def test_weights_come_to_lie_in_large_pages_and_stay_as_they_are():
 
 
 @LARGE
-def test_memory_that_is_empty_comes_to_lie_in_large_pages_when_it_is_used():
+def test_untouched_memory_uses_huge_pages_on_first_use():
     numbers = torch.empty(1 << 24)
     use_huge_pages([numbers], is_empty=True)
     before = large(numbers)
@@ -51,11 +51,11 @@ def test_memory_that_is_empty_comes_to_lie_in_large_pages_when_it_is_used():
     assert large(numbers) >= before + (1 << 25)
 
 
-def test_spans_that_touch_are_one():
+def test_adjacent_spans_are_merged():
     assert huge_pages._merge([(4, 6), (0, 2), (1, 3), (6, 8), (5, 6)]) == [(0, 3), (4, 8)]
 
 
-def test_where_the_system_has_none_nothing_happens(monkeypatch):
+def test_systems_without_huge_pages_are_unchanged(monkeypatch):
     monkeypatch.setattr(huge_pages.platform, "system", lambda: "Darwin")
     use_huge_pages([torch.ones(3)])
     use_huge_pages([])

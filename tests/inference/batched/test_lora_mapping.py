@@ -10,7 +10,7 @@ from searchlora.inference.batched.lora_mapping import BASE_SLOT, map_rows
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
-def test_what_goes_into_segments_comes_back(slots):
+def test_segments_round_trip(slots):
     routing = map_rows(slots, "cpu")
     if set(slots) == {BASE_SLOT}:
         assert routing is None
@@ -21,7 +21,7 @@ def test_what_goes_into_segments_comes_back(slots):
     assert torch.equal(y, x * torch.tensor(slots)[:, None, None])
 
 
-def test_rows_that_lie_in_equal_segments_are_not_moved():
+def test_rows_in_equal_segments_are_not_copied():
     assert map_rows([2, 2, 3, 3], "cpu").gather is None
     assert map_rows([2, 3, 2, 3], "cpu").gather is not None
     assert isinstance(map_rows([2, 2, 3, 3], "cpu").slots, slice)

@@ -58,7 +58,7 @@ def test_bytes_above_the_limit_are_refused_before_weights_are_read(tiny_base, fo
         engine.load_folder("low", folders["low"])
 
 
-def test_adapters_that_do_not_fit_beside_each_other_take_turns(tiny_base, folders):
+def test_adapters_that_do_not_fit_together_are_swapped(tiny_base, folders):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("high", folders["high"])
     size = held(engine)
@@ -81,7 +81,7 @@ def test_adapters_that_do_not_fit_beside_each_other_take_turns(tiny_base, folder
         other.result(60)
 
 
-def test_unloading_gives_the_memory_back(tiny_base, folders, settings):
+def test_unloading_frees_memory(tiny_base, folders, settings):
     engine = LocalEngine(tiny_base, **settings)
     engine.load_folder("low", folders["low"])
     before = held(engine)
@@ -106,7 +106,7 @@ def test_a_high_rank_does_not_widen_the_slots_of_others(tiny_base, folders, sett
     assert len({each.text for each in together[:4]}) == 4
 
 
-def test_what_an_adapter_takes_is_known_from_the_shapes_of_its_weights(tiny_base, folders, settings):
+def test_memory_of_an_adapter_follows_from_its_weight_shapes(tiny_base, folders, settings):
     engine = LocalEngine(tiny_base, **settings)
     layers = engine._core._adapters._layers
     for name, folder in folders.items():

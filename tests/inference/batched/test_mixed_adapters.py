@@ -83,7 +83,7 @@ def written(engine, rows):
 
 @settings(max_examples=20, deadline=None)
 @given(ROWS, st.booleans())
-def test_any_mix_writes_what_each_writes_alone(engine, alone, rows, alike):
+def test_mixed_batches_match_separate_ones(engine, alone, rows, alike):
     if alike:  # beginnings that prompts share
         rows = [([*range(30, 55), *ids], adapter, most) for ids, adapter, most in rows]
     assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
@@ -91,7 +91,7 @@ def test_any_mix_writes_what_each_writes_alone(engine, alone, rows, alike):
 
 @settings(max_examples=10, deadline=None)
 @given(ROWS, st.randoms())
-def test_the_order_of_a_batch_changes_no_answer(engine, rows, random):
+def test_answers_do_not_depend_on_the_order_of_a_batch(engine, rows, random):
     order = list(range(len(rows)))
     random.shuffle(order)
     turned = written(engine, [rows[place] for place in order])
@@ -99,7 +99,7 @@ def test_the_order_of_a_batch_changes_no_answer(engine, rows, random):
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_in_bf16_logits_stay_near_peft_in_bf16(tiny_base, folders, quantization):
+def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization):
     """bf16 keeps 8 bits of a number; A and B are rounded to it, where PEFT keeps them in fp32."""
     engine = loaded(LocalEngine(tiny_base, quantization=quantization, adapters=8), folders)
     answers = tuple((token, 2) for token in range(3, 60))
@@ -116,12 +116,12 @@ def test_in_bf16_logits_stay_near_peft_in_bf16(tiny_base, folders, quantization)
         assert request.result.result().log_probabilities == pytest.approx(wanted.tolist(), abs=0.25)
 
 
-def test_a_row_without_an_adapter_is_the_base_also_beside_decomposed_ones(engine, alone):
+def test_a_row_without_adapter_equals_the_base_beside_dora_rows(engine, alone):
     rows = [([5, 6, 7], "decomposed", 6), ([5, 6, 7], None, 6)]
     assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
 
 
-def test_adapters_that_do_not_fit_are_refused_and_the_engine_goes_on(tiny_base, tmp_path):
+def test_incompatible_adapters_are_refused_and_the_engine_continues(tiny_base, tmp_path):
     from safetensors.torch import load_file, save_file
 
     engine = LocalEngine(tiny_base, precision="fp32")

@@ -47,7 +47,7 @@ def near(found, wanted):
     tokens=st.integers(1, 2),
     tiles=st.booleans(),
 )
-def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, rows, tokens, tiles):
+def test_batched_lora_matches_pytorch(dtype, size_in, outs, ranks, rows, tokens, tiles):
     torch.manual_seed(0)
     slots = [min(row, len(ranks)) for row in rows]
     ends = [0, *accumulate(outs)]
@@ -81,7 +81,7 @@ def test_rows_are_changed_as_pytorch_changes_them(dtype, size_in, outs, ranks, r
     seen=st.integers(1, 200),
     spread=st.sampled_from([0.1, 1.0, 30.0]),
 )
-def test_attention_of_one_new_token_is_softmax_over_what_it_sees(dtype, rows, key_heads, group, size, seen, spread):
+def test_decode_attention_matches_the_reference(dtype, rows, key_heads, group, size, seen, spread):
     torch.manual_seed(0)
     compiled = native.kernels(torch.empty(0, dtype=dtype))
     room = torch.randn(2, rows, key_heads, seen + 7, size).to(dtype)  # what lies behind must not be read
@@ -97,7 +97,7 @@ def test_attention_of_one_new_token_is_softmax_over_what_it_sees(dtype, rows, ke
     near(found, (scores.softmax(-1) @ values).transpose(1, 2).to(dtype))
 
 
-def test_attention_that_the_kernel_cannot_read_is_computed_by_pytorch():
+def test_unsupported_attention_falls_back_to_pytorch():
     key, value = torch.randn(2, 1, 2, 5, 8).transpose(3, 4).contiguous().transpose(3, 4).unbind()
     query, mask = torch.randn(1, 2, 1, 8), torch.zeros(1, 1, 1, 5)
     assert not native.kernels(query).supports_attention(query, key, value, mask)
@@ -106,7 +106,7 @@ def test_attention_that_the_kernel_cannot_read_is_computed_by_pytorch():
     near(found, wanted.transpose(1, 2))
 
 
-def test_rows_of_an_adapter_stand_in_items_of_sixteen():
+def test_rows_of_an_adapter_are_grouped_in_items_of_sixteen():
     items = LoraItems([(3, [*range(0, 34, 2)]), (1, [1])])
     assert items.slots.tolist() == [3, 3, 1]
     assert items.firsts.tolist() == [0, 16, 17]
@@ -115,18 +115,18 @@ def test_rows_of_an_adapter_stand_in_items_of_sixteen():
     assert items.first is None
 
 
-def test_tokens_of_rows_that_follow_each_other_are_not_moved():
+def test_tokens_of_consecutive_rows_are_not_copied():
     items = LoraItems([(3, [2]), (1, [3])], tokens=20)
     assert items.counts.tolist() == [16, 4, 16, 4]
     assert items.first == 40
 
 
-def test_without_a_compiler_there_are_none(monkeypatch):
+def test_no_kernels_without_a_compiler(monkeypatch):
     monkeypatch.setattr(native.shutil, "which", lambda _: None)
     assert native._load.__wrapped__(torch.float32) is None
 
 
-def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, tmp_path):
+def test_a_failing_compiler_leaves_no_files(monkeypatch, tmp_path):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "_FLAGS", ("--no-such-option",))
     assert native._load.__wrapped__(torch.float32) is None
@@ -141,7 +141,7 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "native"
 
 
-def test_the_cache_of_kernels_is_private(cache):
+def test_the_kernel_cache_is_private(cache):
     (library,) = cache.iterdir()
     assert [stat.S_IMODE(each.lstat().st_mode) for each in (cache, library)] == [0o700, 0o700]
     assert native._load.__wrapped__(torch.float32) is not None  # it is used again
@@ -185,7 +185,7 @@ def test_a_compiler_variable_without_a_command_is_an_error(monkeypatch, value):
         native._load.__wrapped__(torch.float32)
 
 
-def test_they_can_be_switched_off(monkeypatch):
+def test_kernels_can_be_disabled(monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     assert native.kernels(torch.empty(0)) is None
 
@@ -193,7 +193,7 @@ def test_they_can_be_switched_off(monkeypatch):
 @KINDS
 @settings(max_examples=40, deadline=None)
 @given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), size=st.integers(1, 300), spread=st.floats(1e-3, 1e3))
-def test_norms_are_those_of_llama(dtype, shape, size, spread):
+def test_rms_norm_matches_llama(dtype, shape, size, spread):
     torch.manual_seed(0)
     norm = LlamaRMSNorm(size).to(dtype)
     norm.weight.data.normal_()
@@ -203,7 +203,7 @@ def test_norms_are_those_of_llama(dtype, shape, size, spread):
 
 
 @KINDS
-def test_what_is_added_before_a_norm_is_added_in_place(dtype):
+def test_residuals_are_added_in_place(dtype):
     torch.manual_seed(0)
     norm = LlamaRMSNorm(70).to(dtype)
     x, residual = torch.randn(2, 3, 5, 70).to(dtype).unbind()
@@ -223,9 +223,7 @@ def test_what_is_added_before_a_norm_is_added_in_place(dtype):
     size=st.integers(1, 40).map(lambda half: 2 * half),
     uneven=st.booleans(),
 )
-def test_heads_turn_as_those_of_llama_and_keys_and_values_go_to_their_columns(
-    dtype, rows, new, key_heads, group, size, uneven
-):
+def test_rope_matches_llama_and_writes_keys_and_values_to_the_cache(dtype, rows, new, key_heads, group, size, uneven):
     torch.manual_seed(0)
     heads = key_heads * group
     x = torch.randn(rows, new, (heads + 2 * key_heads) * size).to(dtype)
@@ -253,7 +251,7 @@ def test_heads_turn_as_those_of_llama_and_keys_and_values_go_to_their_columns(
     size=st.integers(1, 2000),
     spread=st.sampled_from([0.1, 1.0, 30.0, 1e4]),
 )
-def test_gates_are_silu(dtype, rows, size, spread):
+def test_gated_activation_matches_silu(dtype, rows, size, spread):
     torch.manual_seed(0)
     x = (spread * torch.randn(rows, 2, 2 * size)).to(dtype)
     near(native.kernels(x).swiglu(x), torch.nn.functional.silu(x[..., :size]) * x[..., size:])
@@ -267,7 +265,7 @@ class AddsOne(LlamaRMSNorm):  # as Gemma's does
 AddsOne.__name__ = "AddsOneRMSNorm"
 
 
-def test_only_norms_that_compute_the_same_are_taken_over():
+def test_only_equivalent_norms_are_replaced():
     model = torch.nn.ModuleDict({"plain": LlamaRMSNorm(32), "other": AddsOne(32), "linear": torch.nn.Linear(2, 2)})
     kept = dict(model)
     x = torch.randn(3, 32)
@@ -280,7 +278,7 @@ def test_only_norms_that_compute_the_same_are_taken_over():
     assert model["plain"](x.bfloat16()).dtype == kept["plain"](x.bfloat16()).dtype  # of another kind: as it was
 
 
-def test_without_kernels_norms_stay(monkeypatch):
+def test_norms_are_unchanged_without_kernels(monkeypatch):
     monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
     model = torch.nn.ModuleDict({"plain": LlamaRMSNorm(32)})
     fuse_norms(model)
@@ -288,7 +286,7 @@ def test_without_kernels_norms_stay(monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 3, 40])
-def test_rows_attend_alike_in_parts_and_together(monkeypatch, rows):
+def test_attention_does_not_depend_on_splitting_the_rows(monkeypatch, rows):
     query, (key, value) = torch.randn(rows, 6, 9, 8), torch.randn(2, rows, 2, 9, 8)
     mask = torch.zeros(rows, 1, 9, 9).masked_fill(~torch.ones(9, 9).tril().bool(), torch.finfo(torch.float32).min)
     together, _ = attend(torch.nn.Module(), query, key, value, mask)

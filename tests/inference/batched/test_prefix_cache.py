@@ -16,7 +16,7 @@ from searchlora.inference.local import LocalEngine
 SYSTEM = "Grade the passage for the query. " * 3
 
 
-def test_beginnings_come_in_rounds():
+def test_shared_prefixes_are_computed_in_rounds():
     guideline, query, other = tuple(range(20)), tuple(range(100, 120)), tuple(range(200, 220))
     prompts = [(*guideline, *middle, *range(300 + n, 310)) for middle in (query, other) for n in range(3)]
     first, second = shared_prefixes(prompts)
@@ -28,7 +28,7 @@ def test_beginnings_come_in_rounds():
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60).map(tuple), max_size=12))
-def test_every_beginning_is_shared_and_longer_than_the_one_before(prompts):
+def test_each_cached_prefix_is_shared_and_extends_its_parent(prompts):
     seen = {()}
     for found in shared_prefixes(prompts):
         for prefix in found:
@@ -38,7 +38,7 @@ def test_every_beginning_is_shared_and_longer_than_the_one_before(prompts):
         seen |= set(found)
 
 
-def test_the_budget_drops_what_was_used_longest_ago():
+def test_the_least_recently_used_prefix_is_evicted():
     kept = PrefixCache(budget=100)
     columns = torch.zeros(1)
     prompts = {start: tuple(range(start, start + 40)) for start in (0, 1000, 2000)}
@@ -64,7 +64,7 @@ def pairs():
     return [Request(({"role": "system", "content": SYSTEM}, {"role": "user", "content": text})) for text in texts]
 
 
-def test_grades_of_many_passages_read_the_guideline_once(engines):
+def test_the_shared_guideline_is_prefilled_once(engines):
     reusing, plain = engines
     choices = [["0", "1", "2", "3"]] * len(pairs())
     for one, other in zip(reusing.score(pairs(), choices), plain.score(pairs(), choices), strict=True):
@@ -74,7 +74,7 @@ def test_grades_of_many_passages_read_the_guideline_once(engines):
     assert plain.stats().cached_prompt_tokens == 0
 
 
-def test_requests_that_come_one_after_the_other_share_too(engines):
+def test_sequential_requests_share_prefixes(engines):
     reusing, plain = engines
     for request in pairs()[:5]:
         assert reusing.generate([request]) == plain.generate([request])
@@ -84,7 +84,7 @@ def test_requests_that_come_one_after_the_other_share_too(engines):
 
 
 @pytest.mark.parametrize("begins", ["", "2\n"])
-def test_a_prompt_that_is_scored_and_then_written_is_read_once(tiny_base, begins):
+def test_a_prompt_scored_and_then_generated_is_prefilled_once(tiny_base, begins):
     reusing = LocalEngine(tiny_base, precision="fp32")
     plain = LocalEngine(tiny_base, precision="fp32", prefix_tokens=0)
     asked = [pairs()[place] for place in (3, 40, 17, 11)]  # of different lengths, with a beginning in common

@@ -26,7 +26,7 @@ def take(lines, fits):
     return taken
 
 
-def test_who_is_passed_over_too_often_holds_up_the_others_until_it_fits():
+def test_a_request_overtaken_too_often_blocks_the_queue_until_it_fits():
     lines, large = FairQueue(), GenerateRequest(ids=(1, 2, 3), max_new_tokens=1)
     lines.push(large, "large")
     callback = CallbackRequest(callback=lambda: None)
@@ -41,7 +41,7 @@ def test_who_is_passed_over_too_often_holds_up_the_others_until_it_fits():
     assert len(found) == 2
 
 
-def test_where_nothing_more_fits_nobody_is_passed_over():
+def test_a_full_batch_does_not_count_as_overtaking():
     lines = FairQueue()
     for caller in range(40):
         for _ in range(3):
@@ -80,7 +80,7 @@ def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folder
             thread.join()
 
 
-def test_an_adapter_that_computes_no_numbers_fails_and_spoils_nobody(engine, folders):
+def test_an_adapter_with_nan_outputs_fails_alone(engine, folders):
     requests = [asked("a much longer question about tents " * 3, None, 12), asked("tent", "y", 12), asked("rope")]
     wanted, scored = engine.generate(requests), engine.score(requests[:2], [["a", "b"]] * 2)
     engine.load_folder("broken", folders["broken"])
@@ -99,7 +99,7 @@ def test_an_adapter_that_computes_no_numbers_fails_and_spoils_nobody(engine, fol
     assert engine.unload("broken")
 
 
-def test_an_interrupt_fails_all_that_is_under_way_and_leaves_nothing_behind(engine, monkeypatch):
+def test_an_interrupt_fails_running_requests_and_frees_their_memory(engine, monkeypatch):
     forward = engine._core._runner._prefiller.forward
     free = hold(engine)
     other = engine._core
@@ -125,7 +125,7 @@ def test_an_interrupt_fails_all_that_is_under_way_and_leaves_nothing_behind(engi
     assert engine.unload("y")
 
 
-def test_a_listener_that_fails_fails_its_own_request_only(engine):
+def test_a_failing_callback_fails_only_its_request(engine):
     def told(_: str) -> None:
         raise ValueError("no")
 
@@ -137,7 +137,7 @@ def test_a_listener_that_fails_fails_its_own_request_only(engine):
     assert good.result(10) == engine.generate([asked("tent", "x", 9)])[0]
 
 
-def test_the_engine_does_not_wait_for_itself(engine):
+def test_a_call_from_a_callback_is_refused(engine):
     found: list[object] = []
 
     def again(_: object) -> None:
@@ -153,7 +153,7 @@ def test_the_engine_does_not_wait_for_itself(engine):
     assert not found or "waits for the engine itself" in str(found[0])
 
 
-def test_a_thread_that_cannot_be_started_is_told_and_nothing_is_lost(engine, monkeypatch):
+def test_a_thread_that_cannot_start_is_an_error_and_requests_are_kept(engine, monkeypatch):
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -166,7 +166,7 @@ def test_a_thread_that_cannot_be_started_is_told_and_nothing_is_lost(engine, mon
     assert engine.submit(asked()).result(10)
 
 
-def test_an_adapter_that_is_refused_is_looked_at_once_a_pass(engine, monkeypatch):
+def test_a_refused_adapter_is_checked_once_per_pass(engine, monkeypatch):
     looked = []
 
     def fetch(name):
@@ -199,7 +199,7 @@ class Allocator:
 
 @pytest.mark.parametrize("kind", ["packed", "blocks"])
 @pytest.mark.parametrize("fails_at", [0, 1])
-def test_slots_hold_what_they_held_if_memory_for_another_runs_out(kind, fails_at):
+def test_slots_are_unchanged_if_loading_runs_out_of_memory(kind, fails_at):
     spans = [slice(0, 8), slice(8, 12)]
     like = torch.empty(0)
     made = TorchSlots(6, spans, like) if kind == "blocks" else empty_slots(6, spans, like)
@@ -222,7 +222,7 @@ def test_slots_hold_what_they_held_if_memory_for_another_runs_out(kind, fails_at
     assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
 
 
-def test_rows_that_are_taken_back_while_they_write(either):
+def test_cancelled_rows_leave_the_batch_while_generating(either):
     pieces: list[str] = []
     first = threading.Event()
 
@@ -245,7 +245,7 @@ def test_rows_that_are_taken_back_while_they_write(either):
     assert either.stats().generating == 0
 
 
-def test_a_long_prompt_and_a_long_answer_need_not_fit_together():
+def test_long_prompts_and_long_answers_are_not_batched_together():
     model = small("opt", max_position_embeddings=32)
     core = sequential_core(model, 2, 1, lambda _: None, slots=2, limits=Limits(4, 4096, 512, 64), context=32)
     queued = [
@@ -260,7 +260,7 @@ def test_a_long_prompt_and_a_long_answer_need_not_fit_together():
     assert together == [request.result.result() for request in alone]
 
 
-def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeypatch):
+def test_failed_allocations_are_retried(tiny_base, folders, monkeypatch):
     engine = LocalEngine(tiny_base, precision="fp32")
     group = engine._core._adapters._layers.groups[-1]
     real = type(group).put
@@ -279,7 +279,7 @@ def test_room_that_cannot_be_made_is_asked_for_again(tiny_base, folders, monkeyp
     assert engine.generate([asked("tent", "z")])
 
 
-def test_what_is_late_or_given_up_fails_behind_others_and_keeps_nobody_out(either):
+def test_expired_and_cancelled_requests_in_the_queue_block_nobody(either):
     free = hold(either)
     given_up = [either.submit(asked()) for _ in range(7)]
     late = either.submit(asked(), seconds=0.01)
@@ -297,7 +297,7 @@ def test_what_is_late_or_given_up_fails_behind_others_and_keeps_nobody_out(eithe
     assert len(done) == len(given_up)
 
 
-def test_a_call_gets_its_turn_while_others_keep_the_queue_full(engine):
+def test_a_call_is_served_while_others_keep_the_queue_full(engine):
     stop = threading.Event()
 
     def flood() -> None:
@@ -323,7 +323,7 @@ def test_a_call_gets_its_turn_while_others_keep_the_queue_full(engine):
             thread.join()
 
 
-def test_a_prompt_that_is_read_as_no_numbers_fails_alone(tiny_base):
+def test_a_prompt_with_nan_activations_fails_alone(tiny_base):
     engine = LocalEngine(tiny_base, precision="fp32", batch_rows=4)
     requests = [asked("a much longer question about tents " * 3), asked("rope"), asked("boot")]
     wanted, scored = engine.generate(requests), engine.score(requests, [["a", "b"]] * 3)
@@ -368,7 +368,7 @@ def test_logits_that_are_not_finite_are_an_error_and_never_a_best_choice(either,
         assert either.score([asked(adapter="x")], [["a", "b"]]) == wanted
 
 
-def test_a_call_back_is_run_without_the_lock(engine):
+def test_callbacks_run_without_the_lock(engine):
     """It may wait for a thread that asks the engine."""
     free = hold(engine)
     futures = [engine.submit(asked(), seconds=0.01) for _ in range(8)]
@@ -390,7 +390,7 @@ def test_a_call_back_is_run_without_the_lock(engine):
     assert kept.result(10)
 
 
-def test_a_large_call_leaves_room_for_others(engine):
+def test_a_large_call_does_not_exclude_others(engine):
     free = hold(engine)
     found: list[object] = []
     call = threading.Thread(target=lambda: found.append(engine.generate([asked(f"tent {n}") for n in range(20)])))
@@ -418,7 +418,7 @@ def test_a_closing_engine_fails_what_it_cannot_finish(either):
             ask()
 
 
-def test_a_call_that_has_begun_is_finished_by_a_closing_engine(either):
+def test_a_closing_engine_finishes_running_calls(either):
     found: list[object] = []
     free = hold(either)
     call = threading.Thread(target=lambda: found.append(either.generate([asked(f"tent {n}") for n in range(20)])))

@@ -16,7 +16,7 @@ from searchlora.outputs import Grammar
 from tests.inference.scheduling.requests import asked, hold
 
 
-def test_adapters_come_and_go_within_their_slots(either, folders):
+def test_adapters_are_loaded_and_evicted_within_the_slots(either, folders):
     base = either.generate([asked(tokens=6)])
     for name in "yz":
         either.load_folder(name, folders[name])
@@ -29,7 +29,7 @@ def test_adapters_come_and_go_within_their_slots(either, folders):
     assert either.generate([asked(tokens=6)]) == base
 
 
-def test_one_call_over_more_adapters_than_slots_loads_each_once(either, folders):
+def test_one_call_with_more_adapters_than_slots_loads_each_once(either, folders):
     for name in "yz":
         either.load_folder(name, folders[name])
     before = either.stats().slot_misses
@@ -37,7 +37,7 @@ def test_one_call_over_more_adapters_than_slots_loads_each_once(either, folders)
     assert either.stats().slot_misses - before <= 3
 
 
-def test_a_request_is_named_by_its_place_in_the_call(either):
+def test_errors_name_the_position_of_the_request(either):
     digits, nothing = Grammar("regex", "[0-9]{4}"), Grammar("lark", 'start: start "a"')
     with pytest.raises(RequestRefused, match="request 3: generation cannot be constrained to this Lark grammar"):
         either.generate([asked(), asked(grammar=digits), asked(grammar=nothing)])
@@ -49,14 +49,14 @@ def test_a_request_is_named_by_its_place_in_the_call(either):
         either.score([Request(({"role": "user", "content": "?"},), choice_suffix="")], [["", "a"]])
 
 
-def test_choices_that_have_no_room_in_a_pass_are_refused(tiny_base):
+def test_choices_that_exceed_a_pass_are_refused(tiny_base):
     engine = LocalEngine(tiny_base, batch_tokens=64)
     with pytest.raises(RequestRefused, match=r"request 1: its choices have \d+ tokens, more than the 64"):
         engine.score([asked()], [["a" * 40, "b" * 40]])
 
 
 @pytest.mark.parametrize("limit", ["adapters", "waiting", "batch_rows", "batch_tokens", "cache_tokens"])
-def test_an_engine_that_could_answer_nothing_is_not_made(tiny_base, limit):
+def test_a_limit_of_zero_is_an_error(tiny_base, limit):
     with pytest.raises(UsageError, match="= 0 can answer nothing"):
         LocalEngine(tiny_base, **{limit: 0})
 
@@ -82,7 +82,7 @@ def test_a_folder_replaces_another_of_the_name_in_one_step(engine, folders):
     assert engine.generate([asked("tent", "x", 6)])[0] == wanted["y"]
 
 
-def test_keys_and_values_take_the_room_that_rows_in_use_need():
+def test_kv_cache_size_follows_the_active_rows():
     cache = KVCache(2)
     states = torch.ones(4, 1, 8, 2)
     cache.reserve(4, 8, tokens=512)

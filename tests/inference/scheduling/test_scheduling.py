@@ -66,7 +66,7 @@ def test_sixteen_threads_over_more_adapters_than_slots(tiny_base, store):
     assert (stats.waiting, stats.generating) == (0, 0)
 
 
-def test_lines_are_served_in_turn():
+def test_queues_are_served_round_robin():
     lines = FairQueue()
     for number in range(6):
         lines.push(GenerateRequest(ids=(number,), max_new_tokens=1), "many")
@@ -91,7 +91,7 @@ def test_lines_are_served_in_turn():
     assert sorted(request.ids[0] for request in found) == [2, 3, 4, 300]
 
 
-def test_a_caller_with_much_does_not_hold_up_another(engine):
+def test_a_caller_with_many_requests_does_not_delay_another(engine):
     free = hold(engine)
     order: list[str] = []
     many = [engine.submit(asked(f"tent {n}", tokens=6), caller="many") for n in range(6)]
@@ -121,7 +121,7 @@ def test_one_caller_cannot_fill_the_queue(tiny_base):
     engine.close()
 
 
-def test_a_full_queue_says_so_and_goes_on(engine):
+def test_a_full_queue_is_an_error_and_recovers(engine):
     free = hold(engine)
     futures = [engine.submit(asked("tent"), caller="x") for _ in range(8)]
     with pytest.raises(EngineBusy, match="8 requests wait already, 1 came, and no more than 8 may wait"):
@@ -132,7 +132,7 @@ def test_a_full_queue_says_so_and_goes_on(engine):
     assert len(engine.generate([asked(f"tent {n}") for n in range(20)])) == 20  # more than may wait: one call waits
 
 
-def test_what_is_late_fails_and_what_is_cancelled_is_not_computed(engine):
+def test_expired_requests_fail_and_cancelled_ones_are_not_computed(engine):
     free = hold(engine)
     late = engine.submit(asked("tent"), seconds=0.05)
     given_up = engine.submit(asked("tent"))
@@ -147,14 +147,14 @@ def test_what_is_late_fails_and_what_is_cancelled_is_not_computed(engine):
     assert kept.result(30).completion_tokens > 0
 
 
-def test_text_is_told_as_it_comes(engine):
+def test_tokens_are_streamed(engine):
     pieces: list[str] = []
     done = engine.submit(asked("tent", "a1", 6), on_token=pieces.append).result(30)
     assert pieces[-1] == done.text
     assert all(later.startswith(earlier.rstrip("\ufffd")) for earlier, later in pairwise(pieces))
 
 
-def test_an_adapter_that_must_not_be_loaded_fails_its_own_requests_only(engine, store):
+def test_an_adapter_that_fails_its_check_fails_only_its_requests(engine, store):
     good = engine.generate([asked("tent", "a0"), asked("tent", "a1")])  # a2 is not loaded now
     file = store.get("a2").path / "adapter_model.safetensors"
     file.chmod(0o644)
@@ -174,7 +174,7 @@ def test_an_adapter_that_must_not_be_loaded_fails_its_own_requests_only(engine, 
     assert engine.generate([asked("tent", "a0"), asked("tent", "a1")]) == good
 
 
-def test_where_one_request_of_a_call_fails_the_others_are_taken_back(engine, monkeypatch):
+def test_a_failed_request_cancels_the_others_of_its_call(engine, monkeypatch):
     real = engine._core._adapters._fetch
 
     def fetch(name: str):
@@ -190,7 +190,7 @@ def test_where_one_request_of_a_call_fails_the_others_are_taken_back(engine, mon
     assert engine.stats().generating == 0
 
 
-def test_a_pass_that_fails_is_told_to_those_in_it_and_the_engine_goes_on(engine, monkeypatch):
+def test_a_failed_pass_fails_only_its_requests(engine, monkeypatch):
     wanted = engine.generate([asked("tent", "a0")])
     forward = engine._core._runner._prefiller.forward
     real = forward.hidden_states
@@ -239,7 +239,7 @@ def test_adapters_are_loaded_and_unloaded_by_name(engine):
     future.result(30)
 
 
-def test_a_closed_engine_finishes_what_waits_and_takes_no_more(tiny_base, store):
+def test_a_closed_engine_finishes_waiting_requests_and_accepts_no_more(tiny_base, store):
     engine = LocalEngine(tiny_base, store, precision="fp32", batch_rows=2)
     futures = [engine.submit(asked(f"tent {n}", "a1", 8)) for n in range(6)]
     engine.close()
@@ -248,7 +248,7 @@ def test_a_closed_engine_finishes_what_waits_and_takes_no_more(tiny_base, store)
         engine.generate([asked("tent")])
 
 
-def test_an_engine_that_nobody_holds_is_forgotten(tiny_base):
+def test_an_unreferenced_engine_is_garbage_collected(tiny_base):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.generate([asked("tent")])
     engine.submit(asked("tent")).result(30)
