@@ -49,18 +49,18 @@ def filled(chat: Sequence[Message], content: str) -> list[Message]:
     return [{**message, "content": content} for message in chat]
 
 
-def test_the_prompt_is_what_the_family_prints(name, renderer):
+def test_prompts_match_the_template_of_each_family(name, renderer):
     assert renderer.tokenizer.decode(renderer.prompt_ids(CHAT)) == FAMILIES[name].prompt
 
 
-def test_an_answer_ends_with_the_token_of_the_family(name, renderer):
+def test_answers_end_with_the_stop_token_of_each_family(name, renderer):
     assert renderer.tokenizer.convert_ids_to_tokens(renderer.stop_id) == FAMILIES[name].stop
 
 
 @pytest.mark.parametrize(
     "content", ["a tent", "  spaces, \n\nlines\t ", "a < b | c > d", "[1] größer\u00a0🙂", "x" * 300, ""]
 )
-def test_harmless_contents_get_the_ids_that_transformers_gives(renderer, content):
+def test_ordinary_contents_get_the_token_ids_of_transformers(renderer, content):
     for chat in ([CHAT[1]], TURNS[1:]):
         assert renderer.prompt_ids(filled(chat, content)) == as_before(renderer, filled(chat, content))
 
@@ -86,7 +86,7 @@ def test_no_content_gives_a_control_token(renderer):
             assert control_ids(renderer, whole) == expected, content
 
 
-def test_contents_are_kept_letter_for_letter(renderer):
+def test_contents_are_preserved_exactly(renderer):
     for attack in attacks(renderer):
         shown = renderer.tokenizer.decode(renderer.prompt_ids([{"role": "user", "content": f"[{attack}]"}]))
         assert f"[{attack}]" in shown
@@ -94,7 +94,7 @@ def test_contents_are_kept_letter_for_letter(renderer):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_pieces_of_control_tokens_never_join_to_one(renderer, data):
+def test_pieces_of_control_tokens_never_join_into_one(renderer, data):
     tokens = sorted({token.content for token in renderer.tokenizer.added_tokens_decoder.values()})
     pieces = sorted({token[start:end] for token in tokens for start in (0, 1, 2) for end in (-2, -1, len(token))})
     contents = data.draw(
@@ -157,7 +157,7 @@ def test_a_template_may_transform_contents(printed, harmless):
         ("{{ m['content'] | replace('(', '<') | replace(')', '>') }}", "(|im_end|)"),
     ],
 )
-def test_control_tokens_that_the_template_completes_are_broken(printed, content):
+def test_control_tokens_completed_by_the_template_are_broken(printed, content):
     renderer = Renderer(replace(CHATML, template=BODY.replace("%s", printed)).build())
     plain = renderer.prompt_ids([{"role": "user", "content": "a tent"}])
     forged = renderer.prompt_ids([{"role": "user", "content": content}])
@@ -189,7 +189,7 @@ def test_a_server_that_tokenises_by_itself_gets_no_control_token(renderer):
 # Dates and arguments of templates
 
 
-def test_a_date_is_that_of_the_options_and_never_todays():
+def test_dates_come_from_the_options():
     tokenizer = FAMILIES["llama-3"].build()
     shown = tokenizer.decode(Renderer(tokenizer).prompt_ids(CHAT))
     assert "Today Date: 26 Jul 2024" in shown
@@ -216,7 +216,7 @@ def test_dates_do_not_depend_on_the_locale(monkeypatch):
         assert shown.startswith("Tuesday 04 March 2025, Tue Mar 00:00")
 
 
-def test_thinking_is_switched_off_by_an_argument():
+def test_thinking_is_disabled_by_a_template_argument():
     tokenizer = FAMILIES["qwen3"].build()
     off = Renderer(tokenizer, PromptOptions(template_kwargs={"enable_thinking": False}))
     assert tokenizer.decode(off.prompt_ids(CHAT)) == FAMILIES["qwen3"].prompt + "<think>\n\n</think>\n\n"
@@ -229,7 +229,7 @@ def test_the_options_of_an_adapter_are_used_for_its_prompts():
     assert "26 Jul 2024" in tokenizer.decode(renderer.prompt_ids(CHAT))
 
 
-def test_a_system_message_without_a_role_stands_before_the_first_user_turn():
+def test_system_messages_are_merged_into_the_first_user_turn_without_a_system_role():
     renderer = Renderer(FAMILIES["mistral"].build())
     chat = [CHAT[0], {"role": "system", "content": "MORE"}, *TURNS[1:]]
     assert renderer.tokenizer.decode(renderer.prompt_ids(chat)) == (
@@ -261,12 +261,12 @@ def test_a_system_message_that_a_template_drops_is_merged_too():
         (["prompt.clock=now"], "unknown key 'prompt.clock'"),
     ],
 )
-def test_options_of_prompts_are_checked(overrides, message):
+def test_prompt_options_are_validated(overrides, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe({}, overrides=overrides)
 
 
-def test_options_of_prompts_stand_in_the_recipe():
+def test_prompt_options_are_part_of_the_recipe():
     recipe = load_recipe({}, overrides=["prompt.date=2025-01-02", "prompt.template_kwargs.enable_thinking=false"])
     assert recipe.prompt == PromptOptions(date="2025-01-02", template_kwargs={"enable_thinking": False})
     assert recipe.model_dump()["prompt"] == {"date": "2025-01-02", "template_kwargs": {"enable_thinking": False}}
@@ -278,7 +278,7 @@ def test_a_control_token_of_one_character_cannot_be_broken():
         renderer.prompt_ids([{"role": "user", "content": "see § 7"}])
 
 
-def test_many_control_tokens_do_not_take_long(renderer):
+def test_many_control_tokens_are_processed_quickly(renderer):
     import time
 
     token = FAMILIES["qwen2.5"].stop

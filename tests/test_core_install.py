@@ -112,7 +112,7 @@ def test_store_evaluate_and_promote_from_kept_outputs(core, old):
     assert "old-intent" in core("adapters", "show", "old-intent@production", "--store", "store")
 
 
-def test_run_through_a_server(core, old, monkeypatch):
+def test_run_a_pipeline_through_a_server(core, old, monkeypatch):
     """The server has torch; the pipeline that asks it does not."""
     (old / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
     documents = [{"id": f"d{n}", "title": "", "text": f"TENT {n} boot stove"} for n in range(5)]

@@ -39,7 +39,7 @@ def test_every_module_of_an_extra_is_installed_by_it(extra):
     assert not set(EXTRAS[extra]) & modules_of(PROJECT["dependencies"])
 
 
-def test_each_module_that_only_extras_install_is_known():
+def test_every_optional_module_is_assigned_to_an_extra():
     of_extras = modules_of(PROJECT["optional-dependencies"]["all"])
     assert {module for module in of_extras if extra_for(module) is None} == set()
 
@@ -52,11 +52,11 @@ def test_the_smallest_extra_is_named(module, extra):
     assert f"searchlora[{extra}]" in str(missing_extra(ModuleNotFoundError(f"No module named '{module}'", name=module)))
 
 
-def test_a_module_of_no_extra_stays_an_import_error():
+def test_a_missing_module_outside_the_extras_is_an_import_error():
     assert missing_extra(ModuleNotFoundError("No module named 'nonsense'", name="nonsense")) is None
 
 
-def test_everything_is_installed_here():
+def test_all_extras_are_installed_in_the_test_environment():
     assert {extra: missing_modules(extra) for extra in EXTRAS} == dict.fromkeys(EXTRAS, ())
 
 

@@ -33,7 +33,7 @@ def _written(labels) -> str:
     return json.dumps(labels, ensure_ascii=False, separators=(",", ":"))
 
 
-def test_every_set_is_admitted_in_its_order_and_parses(admits):
+def test_every_label_set_in_order_is_admitted_and_parses(admits):
     for bits in range(2 ** len(FORM.labels)):
         chosen = [label for place, label in enumerate(FORM.labels) if bits >> place & 1]
         assert admits(_written(chosen)), chosen
@@ -41,7 +41,7 @@ def test_every_set_is_admitted_in_its_order_and_parses(admits):
 
 
 @given(st.lists(st.sampled_from([*FORM.labels, "else"]), max_size=5))
-def test_a_list_parses_where_it_has_no_label_twice_and_none_that_is_unknown(labels):
+def test_a_list_parses_if_its_labels_are_known_and_distinct(labels):
     found = FORM.parse(json.dumps(labels))
     if "else" in labels or len(set(labels)) < len(labels):
         assert isinstance(found, InvalidOutput)
@@ -50,10 +50,10 @@ def test_a_list_parses_where_it_has_no_label_twice_and_none_that_is_unknown(labe
 
 
 @pytest.mark.parametrize("text", ['["c d","a"]', '["a","a"]', '["else"]', '["a",]', "[", "", '"a"'])
-def test_anything_else_is_not_admitted(admits, text):
+def test_other_text_is_not_admitted(admits, text):
     assert not admits(text)
 
 
 @pytest.mark.parametrize("text", ['"a"', "a", '{"a": 1}', '[["a"]]', "[1]", '["a"] and more'])
-def test_anything_else_is_invalid(text):
+def test_other_text_is_invalid(text):
     assert isinstance(FORM.parse(text), InvalidOutput)

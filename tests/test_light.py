@@ -19,14 +19,14 @@ def test_importing_searchlora_imports_nothing_heavy():
     assert run("-c", f"import sys, searchlora; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"
 
 
-def test_the_stores_verbs_import_no_torch():
+def test_store_commands_import_no_torch():
     assert (
         run("-c", "import sys, searchlora; searchlora.adapters.list(); print('torch' in sys.modules)").strip()
         == "False"
     )
 
 
-def test_help_comes_in_under_half_a_second():
+def test_help_takes_less_than_half_a_second():
     script = Path(sys.executable).with_name("searchlora")
     took = []
     for _ in range(5):

@@ -52,7 +52,7 @@ SCHEMA = {
         (CitedText(3, "I cannot answer."), "I cannot answer.", CitedAnswer("I cannot answer.", (), abstained=True)),
     ],
 )
-def test_good_output_parses(spec, text, value):
+def test_valid_output_parses(spec, text, value):
     found = spec.parse(text)
     if value is None:
         value = CitedAnswer(text, (1, 3), abstained=False)
@@ -86,7 +86,7 @@ def test_good_output_parses(spec, text, value):
         (CitedText(3, "I cannot answer."), "It is dry [1, 2].", "no citation"),
     ],
 )
-def test_bad_output_is_kept_whole_with_its_reason(spec, text, reason):
+def test_invalid_output_keeps_the_raw_text_with_a_reason(spec, text, reason):
     found = spec.parse(text)
     assert isinstance(found, InvalidOutput)
     assert found.raw == text
@@ -94,7 +94,7 @@ def test_bad_output_is_kept_whole_with_its_reason(spec, text, reason):
 
 
 @given(st.text(max_size=30))
-def test_no_text_becomes_a_grade_unless_it_is_one(text):
+def test_only_a_grade_parses_as_a_grade(text):
     found = SCALE.parse(text)
     assert isinstance(found, InvalidOutput) == (text.strip() not in SCALE.scale)
 
@@ -106,7 +106,7 @@ def test_grade_probabilities_sum_to_one(scores):
     assert scores[grade.value] >= max(scores) - 1e-9
 
 
-def test_a_reason_is_written_behind_the_likeliest_label_of_its_grade():
+def test_a_reason_follows_the_most_probable_label_of_its_grade():
     scored = REASONED.from_scores([-2.0, -3.0, -1.0])
     assert scored.value == 2 and scored.reason is None
     assert REASONED.answer_prefix(scored) == "Exact" + REASONED.choice_suffix
@@ -121,7 +121,7 @@ CITED = CitedText(2, "I cannot say.")
 
 
 @given(st.floats(-60, 0), st.floats(0, 1))
-def test_an_answer_is_written_where_the_abstention_is_less_likely_than_asked_for(score, threshold):
+def test_an_answer_is_generated_below_the_abstention_threshold(score, threshold):
     value = CITED.from_scores([score])
     assert value.abstention_probability == pytest.approx(math.exp(score))
     assert value.abstained == (math.exp(score) >= 0.5)
@@ -131,7 +131,7 @@ def test_an_answer_is_written_where_the_abstention_is_less_likely_than_asked_for
     assert (settled.text, settled.citations) == ("I cannot say." if settled.abstained else "", ())
 
 
-def test_what_is_written_after_an_abstention_was_scored_is_read_strictly():
+def test_text_generated_after_abstention_scoring_is_parsed_strictly():
     value = CITED.at_threshold(0.25, 0.5)
     assert CITED.choices == ("I cannot say.",)
     assert CITED.with_continuation(value, "Dry [2].") == CitedAnswer(
@@ -144,7 +144,7 @@ def test_what_is_written_after_an_abstention_was_scored_is_read_strictly():
 
 
 @given(st.text(st.sampled_from("ab .\n\r\t\x1c\x85\u2028é"), max_size=8))
-def test_what_the_grammar_of_a_reason_admits_is_read_behind_a_grade(text):
+def test_every_reason_admitted_by_the_grammar_parses(text):
     admitted = re.fullmatch(REASONED.continuation.text, text) is not None
     found = REASONED.parse(f"Related\n{text}")
     assert isinstance(found, Grade) or not admitted
@@ -153,13 +153,13 @@ def test_what_the_grammar_of_a_reason_admits_is_read_behind_a_grade(text):
 
 
 @given(st.lists(st.floats(-50, 0), min_size=3, max_size=3))
-def test_the_label_is_the_likeliest_one(scores):
+def test_the_label_is_the_most_probable_one(scores):
     label = OneLabel(("a", "b", "c")).from_scores(scores)
     assert math.isclose(sum(label.probabilities), 1)
     assert label.value == "abc"[scores.index(max(scores))]
 
 
-def test_closed_sets_give_their_choices():
+def test_closed_output_forms_list_their_choices():
     assert OneLabel(("a", "b")).choices == ("a", "b")
     assert SCALE.choices == ("Irrelevant", "Related", "Relevant")
     assert FreeText().choices is None
@@ -175,7 +175,7 @@ def test_closed_sets_give_their_choices():
     st.integers(0, 12),
     st.text(st.sampled_from("[]013 a.\n\x1c٣x"), max_size=12) | st.text(max_size=8) | st.just("No (none)."),
 )
-def test_what_the_grammar_of_cited_text_admits_parses_and_nothing_good_is_left_out(passages, text):
+def test_the_grammar_of_cited_text_admits_exactly_what_parses(passages, text):
     spec = CitedText(passages, "No (none).")
     valid = not isinstance(spec.parse(text), InvalidOutput)
     admitted = re.fullmatch(spec.grammar.text, text) is not None
@@ -203,17 +203,17 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_outputs_come_back_from_a_file_as_they_were(value):
+def test_outputs_round_trip_through_json(value):
     found = from_json(json.loads(json.dumps(to_json(value))))
     assert found == value
     assert type(found) is type(value)
 
 
-def test_a_grade_that_was_kept_before_there_were_reasons_is_read():
+def test_stored_grades_without_a_reason_field_are_read():
     assert from_json({"grade": {"value": 2, "probabilities": [0.25, 0.75]}}) == Grade(2, (0.25, 0.75))
 
 
-def test_what_is_no_kept_output_is_refused():
+def test_values_that_are_not_stored_outputs_are_errors():
     with pytest.raises(TypeError, match="FreeText is not an output"):
         to_json(FreeText())
     for kept, reason in (
@@ -227,13 +227,13 @@ def test_what_is_no_kept_output_is_refused():
             from_json(kept)
 
 
-def test_a_label_twice_is_refused():
+def test_duplicate_labels_are_refused():
     with pytest.raises(ValueError, match="all different"):
         OneLabel(("a", "a"))
 
 
 @pytest.mark.parametrize("output", [{"tent", "boot"}, ("tent", "boot"), {1: "tent"}, [Label("tent")], {"to": Grade(1)}])
-def test_what_json_would_not_give_back_equal_is_not_kept(output):
+def test_outputs_that_do_not_round_trip_are_not_stored(output):
     with pytest.raises(TypeError):
         to_json(output)
 
@@ -255,14 +255,14 @@ NAN, INF = math.nan, math.inf
         [-1.0, -INF, -2.0],
     ],
 )
-def test_scores_that_are_no_numbers_are_an_error_and_never_the_first_choice(spec, scores):
+def test_non_finite_scores_are_an_error_and_never_the_first_choice(spec, scores):
     with pytest.raises(InvalidScores, match=r"the score of .* is (nan|inf|-inf)"):
         spec.from_scores(scores)
 
 
 @pytest.mark.parametrize("spec", [*CHOICE_SPECS, CITED], ids=repr)
 @pytest.mark.parametrize("count", [0, 2, 4])
-def test_another_number_of_scores_than_choices_is_an_error(spec, count):
+def test_a_wrong_number_of_scores_is_an_error(spec, count):
     with pytest.raises(InvalidScores, match=rf"{count} scores for"):
         spec.from_scores([-1.0] * count)
 
@@ -277,7 +277,7 @@ def test_the_score_of_an_abstention_is_a_number(score):
     "make", [lambda p: Label("a", (p, 0.5)), lambda p: Grade(1, (0.5, p)), lambda p: CITED.at_threshold(p, 0.5)]
 )
 @pytest.mark.parametrize("probability", [NAN, INF, -0.1, 1.1])
-def test_no_output_holds_a_probability_that_is_none(make, probability):
+def test_no_output_has_an_invalid_probability(make, probability):
     with pytest.raises(InvalidScores, match="not between 0 and 1"):
         make(probability)
 
@@ -299,7 +299,7 @@ def test_a_stored_output_with_nan_is_refused():
     ],
     ids=["brackets", "braces", "infinity", "minus-infinity", "surrogate", "digits"],
 )
-def test_json_that_nothing_could_go_on_with_is_invalid(text, reason):
+def test_unusable_json_is_invalid(text, reason):
     found = JsonObject(SCHEMA).parse(text)
     assert isinstance(found, InvalidOutput)
     assert reason in found.reason
@@ -309,7 +309,7 @@ def test_json_that_nothing_could_go_on_with_is_invalid(text, reason):
 @pytest.mark.parametrize(
     "target", ["http://127.0.0.1:{port}/s.json", "file:///etc/passwd", "other.json", "#/$defs/none"]
 )
-def test_a_reference_out_of_the_schema_is_never_fetched(keyword, target):
+def test_external_schema_references_are_never_fetched(keyword, target):
     asked = []
 
     class Handler(BaseHTTPRequestHandler):

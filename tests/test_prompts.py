@@ -29,7 +29,7 @@ def task():
     return load_task("rewriting")
 
 
-def test_an_example_is_the_prompt_of_inference_and_then_the_target(renderer, task):
+def test_a_training_example_is_the_inference_prompt_followed_by_the_target(renderer, task):
     example = renderer.example(task, RECORD)
     prompt = renderer.prompt_ids(messages(task, RECORD))
     assert list(example.input_ids[: example.prompt_length]) == prompt
@@ -41,7 +41,7 @@ def test_the_stop_token_is_trained(renderer, task):
     assert example.input_ids[-1] == renderer.stop_id == renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-def test_a_training_row_reads_as_the_chat_template_writes_it(renderer, task):
+def test_a_training_row_decodes_to_the_chat_template(renderer, task):
     example = renderer.example(task, RECORD)
     chat = [*messages(task, RECORD), {"role": "assistant", "content": "green tents"}]
     whole = renderer.tokenizer.apply_chat_template(chat, tokenize=False)
@@ -50,7 +50,7 @@ def test_a_training_row_reads_as_the_chat_template_writes_it(renderer, task):
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(query=st.text(min_size=1, max_size=40), rewrite=st.text(min_size=1, max_size=40).filter(str.strip))
-def test_any_text_keeps_the_prompt_a_prefix(renderer, task, query, rewrite):
+def test_the_prompt_is_a_prefix_for_any_text(renderer, task, query, rewrite):
     record = {**RECORD, "query": query, "rewrite": rewrite}
     example = renderer.example(task, record)
     assert list(example.input_ids[: example.prompt_length]) == renderer.prompt_ids(messages(task, record))
@@ -75,14 +75,14 @@ def test_a_template_without_a_stop_token_is_refused(renderer):
         _ = Renderer(tokenizer).stop_id
 
 
-def test_no_template_is_refused(renderer):
+def test_a_missing_chat_template_is_refused(renderer):
     tokenizer = renderer.tokenizer.__class__.from_pretrained(renderer.tokenizer.name_or_path)
     tokenizer.chat_template = None
     with pytest.raises(RenderError, match="no chat template"):
         Renderer(tokenizer)
 
 
-def test_the_input_text_leaves_out_what_all_records_share(task):
+def test_the_input_text_excludes_the_shared_part(task):
     assert "Rewrite the last query" not in input_text(task, RECORD)
     assert "and in green?" in input_text(task, RECORD)
 

@@ -8,7 +8,7 @@ from searchlora.errors import RecipeError
 from searchlora.recipe import Recipe, load_recipe
 
 
-def test_a_file_lies_over_the_default_and_overrides_over_both(tmp_path):
+def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("lora: {r: 8}\noptim: {learning_rate: 5e-4, epochs: 2}\n", encoding="utf-8")
     recipe = load_recipe(
@@ -33,7 +33,7 @@ def test_a_file_lies_over_the_default_and_overrides_over_both(tmp_path):
         ("optim.learning_rate=.nan", "'optim.learning_rate' = nan"),
     ],
 )
-def test_a_bad_value_is_refused_by_name(override, says):
+def test_an_invalid_value_is_named(override, says):
     with pytest.raises(RecipeError, match=says.replace(".", r"\.")):
         load_recipe({}, overrides=[override])
 
@@ -67,7 +67,7 @@ BOMB = "\n".join(
         ("seed: -1", "'seed' = -1"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_named(tmp_path, content, says):
+def test_a_file_that_is_not_a_recipe_is_named(tmp_path, content, says):
     file = tmp_path / "bad.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RecipeError, match=rf"bad\.yaml.*{says}"):
@@ -79,6 +79,6 @@ def test_a_missing_file_is_named(tmp_path):
         load_recipe({}, tmp_path / "none.yaml")
 
 
-def test_a_recipe_survives_its_own_dump():
+def test_a_recipe_round_trips():
     recipe = Recipe()
     assert Recipe.model_validate(recipe.model_dump()) == recipe

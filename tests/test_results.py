@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def test_the_tables_are_those_of_the_results():
+def test_tables_match_the_results():
     checked = subprocess.run(
         [sys.executable, "-m", "benchmarks.tables", "--check"],
         cwd=Path(__file__).resolve().parents[1],

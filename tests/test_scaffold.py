@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_every_kind_is_written_whole_and_without_placeholders(folder):
+def test_every_kind_is_complete_and_without_placeholders(folder):
     tasks = load_tasks(folder)
     for kind in KINDS:
         assert f"my_{kind}" in tasks
@@ -39,7 +39,7 @@ def test_every_kind_is_written_whole_and_without_placeholders(folder):
             assert "$" not in text.replace("$schema", "").replace("+$", ""), name
 
 
-def test_generated_code_is_formatted_and_free_of_lint(folder):
+def test_generated_code_passes_the_linters(folder):
     ruff = [sys.executable, "-m", "ruff"]
     options = ["--isolated", "--line-length", "120", "--target-version", "py311", str(folder)]
     for command in (
@@ -109,12 +109,12 @@ def test_a_generated_task_goes_through_build_train_and_evaluate(cli, tmp_path, t
         ("my_text", "text", "exists already"),
     ],
 )
-def test_a_name_or_kind_that_cannot_be_used_is_refused(folder, name, kind, problem):
+def test_an_invalid_name_or_kind_is_refused(folder, name, kind, problem):
     with pytest.raises(UsageError, match=problem):
         new_task(name, kind, folder)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+def test_an_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be written"):
         new_task("mine", "text", tmp_path / "file")

@@ -56,7 +56,7 @@ def test_adapter_verifies_and_evaluates(cli, task):
 
 
 @pytest.mark.parametrize("task", ["intent", "rewriting"])
-def test_figures_are_the_same_as_then(folder, cli, task):
+def test_figures_equal_the_stored_ones(folder, cli, task):
     """The same outputs give the same figures: the old ones are read, or the same are computed again."""
     then = json.loads((folder / "evaluations" / task / "evaluation.json").read_text(encoding="utf-8"))
     called = cli("evaluate", f"old-{task}", "--data", f"datasets/{task}", "--store", "store", "--out", "again")

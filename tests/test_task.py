@@ -12,7 +12,7 @@ from searchlora.task import EvaluationInput, PromptedTask, load_prompted_task, l
 from tests.contract.foreign import build_distribution
 
 
-def test_the_built_in_task_comes_through_its_entry_point():
+def test_built_in_tasks_are_found_through_entry_points():
     assert isinstance(load_tasks()["rewriting"], PromptedTask)
 
 
@@ -29,7 +29,7 @@ def test_a_folder_of_tasks_is_found_without_packaging(tmp_path, monkeypatch):
     assert load_task("colour").name == "colour"
 
 
-def test_a_recipe_that_cannot_be_read_is_named(tmp_path):
+def test_an_unreadable_recipe_is_named(tmp_path):
     build_distribution(tmp_path)
     file = tmp_path / "colour" / "recipe.yaml"
     file.write_text("max_length: 8: 9\n", encoding="utf-8")
@@ -57,7 +57,7 @@ def test_a_task_under_another_name_is_refused(tmp_path):
         load_task("color", tmp_path)
 
 
-def test_a_broken_plugin_is_named_and_stands_in_nobodys_way(tmp_path):
+def test_a_broken_plugin_is_named_and_does_not_block_others(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("import no_such_module\n", encoding="utf-8")
     assert load_task("rewriting", tmp_path).name == "rewriting"
@@ -72,7 +72,7 @@ def test_a_package_without_a_task_is_refused(tmp_path):
         load_tasks(tmp_path)
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_missing_tasks_folder_is_refused(tmp_path):
     with pytest.raises(UsageError, match="not a folder of tasks"):
         load_tasks(tmp_path / "none")
 
@@ -92,7 +92,7 @@ def test_an_input_needs_one_output_per_record():
         EvaluationInput([{"id": "1", "group": "a"}, {"id": "2", "group": "b"}], ["x"])
 
 
-def test_the_folder_of_a_task_is_that_of_its_class(tmp_path):
+def test_the_folder_of_a_task_defaults_to_that_of_its_class(tmp_path):
     folder = build_distribution(tmp_path) / "colour"
     source = (folder / "__init__.py").read_text(encoding="utf-8")
     assert "    def __init__(self):\n        super().__init__(Path(__file__).parent)\n" in source

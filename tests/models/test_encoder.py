@@ -52,7 +52,7 @@ def test_other_weights_than_published_are_refused(monkeypatch, tiny, tmp_path):
         resolve("carried")
 
 
-def test_loading_touches_no_network_and_says_nothing(monkeypatch, tiny, capfd):
+def test_loading_uses_no_network_and_prints_nothing(monkeypatch, tiny, capfd):
     def refused(*_args):
         raise AssertionError("the network was asked")
 
@@ -72,7 +72,7 @@ def renamed(folder, index, **changes):
     file.write_text(json.dumps(modules))
 
 
-def test_code_of_a_folder_is_never_run(copy):
+def test_code_in_a_model_folder_is_never_executed(copy):
     (copy / "custom.py").write_text("raise RuntimeError('the code was run')")
     renamed(copy, 1, type="custom.Pooling")
     with pytest.raises(BaseModelError, match=r"modules\.json: the module 'custom\.Pooling'.*code of a model is never"):
@@ -139,25 +139,25 @@ def test_an_adapter_in_the_folder_is_refused(copy):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "x"}]', "[" * 100_000, "5"])
-def test_a_broken_list_of_modules_is_named(copy, content):
+def test_a_malformed_list_of_modules_is_an_error(copy, content):
     (copy / "modules.json").write_text(content)
     with pytest.raises(BaseModelError, match=r"modules\.json: is not a list of modules"):
         load_encoder(resolve(str(copy)))
 
 
-def test_damaged_weights_are_named(copy):
+def test_damaged_weights_are_an_error_that_names_the_file(copy):
     (copy / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(BaseModelError, match="cannot be loaded as an encoder"):
         load_encoder(resolve(str(copy)))
 
 
-def test_an_encoder_is_no_base_that_writes(tiny):
+def test_an_encoder_is_refused_as_a_generative_base(tiny):
     with pytest.raises(BaseModelError, match="is a BertModel, which does not generate text"):
         load_model(resolve(str(tiny)))
 
 
 @pytest.mark.slow
-def test_the_small_encoder_is_the_published_one():
+def test_the_packaged_encoder_equals_the_published_one():
     base = resolve(NAME)
     assert base.path.name == "model"
     vectors = load_encoder(base).encode(["a green tent", "a tent that is green", "stock market"])

@@ -24,14 +24,14 @@ def copy(tiny_base, tmp_path):
     return shutil.copytree(tiny_base.path, tmp_path / "copy")
 
 
-def test_a_copy_has_the_same_fingerprint_and_other_weights_another(tiny_base, copy, tmp_path):
+def test_a_copy_has_the_same_fingerprint_and_changed_weights_another(tiny_base, copy, tmp_path):
     assert fingerprint(copy) == fingerprint(tiny_base.path)
     other = build_tiny_base(tmp_path / "other", seed=9, hidden=64)
     assert fingerprint(other).tensors != fingerprint(copy).tensors
     assert fingerprint(other).tokenizer == fingerprint(copy).tokenizer
 
 
-def test_shards_have_the_fingerprint_of_the_whole(tiny_base, copy):
+def test_sharded_weights_have_the_fingerprint_of_a_single_file(tiny_base, copy):
     tensors = load_file(copy / "model.safetensors")
     names = sorted(tensors)
     (copy / "model.safetensors").unlink()
@@ -40,7 +40,7 @@ def test_shards_have_the_fingerprint_of_the_whole(tiny_base, copy):
     assert fingerprint(copy) == fingerprint(tiny_base.path)
 
 
-def test_one_bit_of_one_tensor_changes_it(tiny_base, copy):
+def test_one_changed_bit_changes_the_fingerprint(tiny_base, copy):
     file = copy / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -48,7 +48,7 @@ def test_one_bit_of_one_tensor_changes_it(tiny_base, copy):
     assert fingerprint(copy).tensors != fingerprint(tiny_base.path).tensors
 
 
-def test_template_and_tokenizer_are_told_apart(tiny_base, copy):
+def test_template_and_tokenizer_changes_are_distinguished(tiny_base, copy):
     (copy / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     whole, changed = fingerprint(tiny_base.path), fingerprint(copy)
     assert (changed.tokenizer, changed.tensors) == (whole.tokenizer, whole.tensors)
@@ -75,7 +75,7 @@ def reconfigure(folder, **settings):
         {"quantization_config": {"quant_method": "fp8"}},
     ],
 )
-def test_a_setting_that_changes_the_arithmetic_changes_it(tiny_base, copy, setting):
+def test_configuration_that_affects_arithmetic_changes_the_fingerprint(tiny_base, copy, setting):
     reconfigure(copy, **setting)
     whole, changed = fingerprint(tiny_base.path), fingerprint(copy)
     assert changed.config != whole.config
@@ -91,12 +91,12 @@ def test_a_setting_that_changes_the_arithmetic_changes_it(tiny_base, copy, setti
         {"rope_parameters": ..., "rope_theta": 10000, "rope_scaling": None},
     ],
 )
-def test_where_and_with_what_a_base_was_saved_does_not_change_it(tiny_base, copy, setting):
+def test_configuration_without_effect_on_arithmetic_keeps_the_fingerprint(tiny_base, copy, setting):
     reconfigure(copy, **setting)
     assert fingerprint(copy) == fingerprint(tiny_base.path)
 
 
-def test_the_two_spellings_of_scaled_rope_are_one():
+def test_both_spellings_of_rope_scaling_have_one_fingerprint():
     from searchlora.models.fingerprint import hash_config
 
     old = {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}
@@ -104,7 +104,7 @@ def test_the_two_spellings_of_scaled_rope_are_one():
     assert hash_config(old) == hash_config(new) != hash_config({"rope_theta": 1e4})
 
 
-def test_a_fingerprint_half_written_is_not_believed(copy, tmp_path, monkeypatch):
+def test_a_truncated_cached_fingerprint_is_recomputed(copy, tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
     found = fingerprint(copy)
     (memo,) = (tmp_path / "cache" / "fingerprints").iterdir()
@@ -113,7 +113,7 @@ def test_a_fingerprint_half_written_is_not_believed(copy, tmp_path, monkeypatch)
     assert [file.read_text(encoding="utf-8") for file in memo.parent.iterdir()] == [found.tensors]
 
 
-def test_a_fingerprint_is_had_without_a_cache(copy, tmp_path, monkeypatch):
+def test_fingerprints_work_without_a_cache(copy, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "file"))
     assert fingerprint(copy).tensors
@@ -123,7 +123,7 @@ def test_a_fingerprint_is_had_without_a_cache(copy, tmp_path, monkeypatch):
     ("missing", "says"),
     [("config.json", "config.json"), ("model.safetensors", "safetensors"), ("tokenizer.json", "tok")],
 )
-def test_a_folder_without_what_is_needed_says_what(copy, missing, says):
+def test_an_incomplete_folder_names_the_missing_files(copy, missing, says):
     (copy / missing).unlink()
     with pytest.raises(BaseModelError, match=f"holds no .*{says}"):
         resolve(str(copy))
@@ -136,12 +136,12 @@ def test_pickled_weights_are_not_loaded(copy):
 
 
 @pytest.mark.parametrize(("name", "says"), [("nowhere", "no base model 'nowhere'"), ("x/y.gguf", "no such GGUF file")])
-def test_a_base_that_is_not_there(name, says):
+def test_a_missing_base_is_an_error(name, says):
     with pytest.raises(BaseModelError, match=says):
         resolve(name)
 
 
-def test_a_hub_id_that_cannot_be_had_is_one_clear_error(monkeypatch):
+def test_an_unavailable_hub_id_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BaseModelError, match="'nobody/nothing' could not be downloaded from the hub"):
         resolve("nobody/nothing")
@@ -167,14 +167,14 @@ def hub(tiny_base, tmp_path, monkeypatch):
     return cached, asked
 
 
-def test_a_base_in_the_cache_does_not_move_with_the_hub(hub):
+def test_a_cached_base_is_not_updated_from_the_hub(hub):
     _, asked = hub
     assert resolve("x/base").revision == "cached1"
     assert resolve("x/base", ask_hub=False).revision == "cached1"
     assert asked == [(None, "cache")] * 2
 
 
-def test_the_hub_is_asked_for_a_revision_that_is_not_in_the_cache(hub):
+def test_an_uncached_revision_is_downloaded(hub):
     _, asked = hub
     assert resolve("x/base", "other2").revision == "other2"
     assert asked == [("other2", "cache"), ("other2", "network")]
@@ -183,7 +183,7 @@ def test_the_hub_is_asked_for_a_revision_that_is_not_in_the_cache(hub):
     assert ("third3", "network") not in asked
 
 
-def test_a_download_that_broke_off_is_gone_on_with(hub):
+def test_an_interrupted_download_is_resumed(hub):
     cached, _ = hub
     index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (cached / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
@@ -208,7 +208,7 @@ def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("config.json"))
 
 
-def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, capfd):
+def test_converting_a_gguf_file_prints_nothing(tiny_base, tmp_path, monkeypatch, capfd):
     """The file itself is stood in for by the tiny base; reading a real one is a slow test."""
     import transformers
     from transformers.utils import logging
@@ -229,7 +229,7 @@ def test_converting_a_gguf_file_shows_nothing(tiny_base, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", ["~nobody-here/base", "x" * 5000, "nul\0byte", "two\nlines", "~nobody-here/base.GGUF"])
-def test_a_name_that_is_no_path_is_one_clear_error(name):
+def test_a_name_that_is_not_a_path_is_one_clear_error(name):
     with pytest.raises(BaseModelError, match=r"is not a path|there is no") as error:
         resolve(name)
     assert str(error.value).isprintable()  # a name cannot forge a line of a log
@@ -287,7 +287,7 @@ def test_weights_that_lack_a_tensor_are_refused(copy):
         load_model(resolve(str(copy)))
 
 
-def test_a_base_that_is_moved_while_in_use_has_its_own_error(copy):
+def test_a_base_moved_while_in_use_has_its_own_error(copy):
     base = resolve(str(copy))
     copy.rename(copy.with_name("elsewhere"))
     for use in (lambda: fingerprint(copy), lambda: load_tokenizer(base), lambda: load_model(base)):
@@ -350,7 +350,7 @@ def test_a_loaded_base_is_frozen(tiny_base):
 
 
 @pytest.mark.slow
-def test_the_small_base_answers_and_is_converted_once():
+def test_the_packaged_base_answers_and_is_converted_once():
     entry = CATALOGUE[SMALL]
     assert isinstance(entry, PackagedWeights)
     base = resolve(SMALL)
@@ -367,7 +367,7 @@ def test_the_small_base_answers_and_is_converted_once():
 
 
 @pytest.mark.slow
-def test_the_small_base_has_the_fingerprint_that_adapters_were_trained_on():
+def test_the_packaged_base_has_the_fingerprint_recorded_in_adapters():
     """The conversion must come out the same on every machine, or nobody could load an adapter made elsewhere."""
     found = fingerprint(resolve(SMALL).path)
     assert found.architecture == "LlamaForCausalLM"

@@ -24,13 +24,13 @@ def written(folder: Path, stages: str, parameters: str = "") -> Path:
     return path
 
 
-def test_every_ready_pipeline_reads():
+def test_every_built_in_pipeline_is_valid():
     assert ready_pipelines() == ["answers", "hybrid", "rerank", "rewrite_bm25", "rewrite_hybrid"]
     for name in ready_pipelines():
         assert read_pipeline(name)[0] == name
 
 
-def test_the_ready_pipeline_takes_its_parameters():
+def test_a_built_in_pipeline_accepts_its_parameters():
     _, (adapter, bm25) = read_pipeline("rewrite_bm25", ["adapter=mine@production"])
     assert adapter == AdapterSettings(name="mine@production")
     assert bm25 == Bm25Settings()
@@ -39,7 +39,7 @@ def test_the_ready_pipeline_takes_its_parameters():
     assert fused == FuseSettings(of=(Bm25Settings(), DenseSettings(model="org/encoder")))
 
 
-def test_fusions_may_hold_fusions(tmp_path):
+def test_fuse_stages_can_be_nested(tmp_path):
     stages = """
   - fuse:
       method: combmnz
@@ -79,7 +79,7 @@ def test_fusions_may_hold_fusions(tmp_path):
         ("fuse: {of: [{bm25: {k: $depth}}]}", r"stage 2, of 1: 'k' refers to the parameter '\$depth'"),
     ],
 )
-def test_a_mistake_is_named_with_file_stage_and_key(tmp_path, stage, says):
+def test_an_invalid_stage_names_file_stage_and_key(tmp_path, stage, says):
     with pytest.raises(PipelineError, match=says):
         read_pipeline(written(tmp_path, f"  - bm25: {{}}\n  - {stage}\n"))
 
@@ -95,32 +95,32 @@ def test_a_mistake_is_named_with_file_stage_and_key(tmp_path, stage, says):
         ("", r"mine\.yaml: 'the file'"),
     ],
 )
-def test_a_file_that_is_no_pipeline(tmp_path, text, says):
+def test_a_file_that_is_not_a_pipeline_is_an_error(tmp_path, text, says):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PipelineError, match=says):
         read_pipeline(path)
 
 
-def test_a_pipeline_that_is_not_there_is_told_with_those_that_are():
+def test_a_missing_pipeline_lists_the_built_in_ones():
     with pytest.raises(PipelineError, match=r"no pipeline 'nope'.*hybrid, rerank, rewrite_bm25, rewrite_hybrid"):
         read_pipeline("nope")
 
 
-def test_an_override_of_what_is_no_parameter_is_refused():
+def test_an_override_of_an_unknown_parameter_is_refused():
     with pytest.raises(PipelineError, match=r"'colour=red' sets no parameter.*Parameters: adapter"):
         read_pipeline("rewrite_bm25", ["colour=red"])
     with pytest.raises(PipelineError, match="is not a YAML value"):
         read_pipeline("rewrite_bm25", ["adapter=["])
 
 
-def test_stages_may_stand_elsewhere_than_in_a_pipeline_file():
+def test_stages_can_be_parsed_without_a_pipeline_file():
     assert parse_stages([{"bm25": {"k": 5}}], "retrieval") == [Bm25Settings(k=5)]
     with pytest.raises(PipelineError, match="retrieval, stage 1: 'k'"):
         parse_stages([{"bm25": {"k": -1}}], "retrieval")
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_binary_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"name: \xff\xfe")
     with pytest.raises(PipelineError, match=r"mine\.yaml: is not UTF-8 text .*line 1"):
         read_pipeline(tmp_path / "mine.yaml")

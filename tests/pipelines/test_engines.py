@@ -34,7 +34,7 @@ def written(folder, text):
     return folder / "mine.yaml"
 
 
-def test_the_server_of_a_file_is_that_of_stages_without_one(tmp_path):
+def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
     file = written(tmp_path, f"parameters: {{place: 'http://a'}}\nengine: {{url: $place, load: true}}\n{STAGES}")
     _, (first, second, bm25) = read_pipeline(file)
     assert first == AdapterSettings(name="one", engine=EngineSettings(url="http://a", load=True))
@@ -61,7 +61,7 @@ def test_the_server_of_a_file_is_that_of_stages_without_one(tmp_path):
         ("http://a", r"mine\.yaml: 'engine'"),
     ],
 )
-def test_a_mistake_about_a_server_is_named(tmp_path, engine, says):
+def test_an_invalid_server_names_its_key(tmp_path, engine, says):
     with pytest.raises(PipelineError, match=says):
         read_pipeline(written(tmp_path, f"engine: {engine}\n{STAGES}"))
 
@@ -75,7 +75,7 @@ def test_stages_of_one_server_share_an_engine(store, monkeypatch):
     assert engines[0] is engines[2] is not engines[1]
 
 
-def test_a_key_that_is_not_set_is_named(store, monkeypatch):
+def test_an_unset_api_key_variable_is_named(store, monkeypatch):
     monkeypatch.delenv("THE_KEY", raising=False)
     stage = AdapterSettings(name="one", engine=EngineSettings(url="http://a", api_key_env="THE_KEY"))
     with pytest.raises(
@@ -84,7 +84,7 @@ def test_a_key_that_is_not_set_is_named(store, monkeypatch):
         build_pipeline("p", [stage], store=store, documents=[])
 
 
-def test_a_server_answers_as_this_process_does(tiny_base, store, tmp_path, monkeypatch, cli, refused):
+def test_a_server_gives_the_answers_of_the_local_engine(tiny_base, store, tmp_path, monkeypatch, cli, refused):
     monkeypatch.setenv("THE_KEY", "secret")
     searches = [{"id": str(n), "query": f"{word} and more"} for n, word in enumerate(("tent", "boot", "stove"))]
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps(search) + "\n" for search in searches))
@@ -112,7 +112,7 @@ PARAMETER = "parameters: {key: VARIABLE}\nengine: {url: 'http://evil', api_key_e
 
 
 @pytest.mark.parametrize("text", [FILE_ENGINE, STAGE_ENGINE, PARAMETER], ids=["file", "stage", "parameter"])
-def test_a_file_names_only_allowed_variables_as_keys(tmp_path, monkeypatch, text):
+def test_a_pipeline_file_may_name_only_allowed_api_key_variables(tmp_path, monkeypatch, text):
     def read(name):
         return read_pipeline(written(tmp_path, text.replace("VARIABLE", name)))
 

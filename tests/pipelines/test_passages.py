@@ -17,7 +17,7 @@ def built(tmp_path, *stages):
     return build_pipeline("p", parse_stages(stages, "here"), store=Store(tmp_path), documents=DOCUMENTS)
 
 
-def test_the_first_hits_with_their_texts_best_first(tmp_path):
+def test_passages_are_the_texts_of_the_top_hits(tmp_path):
     pipeline = built(tmp_path, {"bm25": {"k": 3}}, {"passages": {"k": 1}})
     (found,) = pipeline.execute([{"id": "q", "query": "green tent"}])
     assert [hit.document for hit in found["hits"]] == ["d1", "d2"]

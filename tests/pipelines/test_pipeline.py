@@ -46,14 +46,14 @@ def pipeline():
     return Pipeline("two", [stage, bm25_stage(bm25_settings(k=10), DOCUMENTS)])
 
 
-def test_the_rewrite_is_what_is_searched_with(pipeline):
+def test_the_rewritten_query_is_searched(pipeline):
     (found,) = pipeline.execute([{"id": "1", "query": "kicks"}])
     assert found["query"] == "boots"
     assert found["outputs"] == {"rewriting": ["boots"]}
     assert [hit.document for hit in found["hits"]] == ["d1"]
 
 
-def test_an_invalid_output_is_kept_and_the_query_as_typed_is_searched_with(pipeline):
+def test_an_invalid_output_is_kept_and_the_original_query_is_searched(pipeline):
     empty, cut = pipeline.execute([{"id": "1", "query": "shelter"}, {"id": "2", "query": "tent"}])
     assert empty["outputs"]["rewriting"] == [InvalidOutput("", "empty")]
     assert empty["query"] == "shelter"
@@ -63,13 +63,13 @@ def test_an_invalid_output_is_kept_and_the_query_as_typed_is_searched_with(pipel
     assert {hit.document for hit in cut["hits"]} == {"d2", "d3"}
 
 
-def test_the_run_holds_every_topic_and_the_tag_the_pinned_version(pipeline):
+def test_the_run_contains_every_topic_and_its_tag_the_pinned_version(pipeline):
     done = pipeline.execute([{"id": "1", "query": "kicks"}, {"id": "2", "query": "shelter"}])
     assert run_of(done).keys() == {"1", "2"}
     assert pipeline.tag == "two_shop-rewriter@3_bm25(k=10)"
 
 
-def test_batches_change_nothing(pipeline):
+def test_results_do_not_depend_on_batches(pipeline):
     searches = [{"id": str(n), "query": ("kicks", "tent", "shelter")[n % 3]} for n in range(7)]
     assert pipeline.execute(searches, batch=2) == pipeline.execute(searches)
 
@@ -88,6 +88,6 @@ def test_the_conversation_reaches_the_prompt(pipeline):
         ([{"id": "1", "query": "x"}, {"id": 1, "query": "y"}], "query 2: the id '1' is repeated"),
     ],
 )
-def test_searches_that_cannot_be_run(pipeline, searches, says):
+def test_invalid_searches_are_errors(pipeline, searches, says):
     with pytest.raises(PipelineError, match=says):
         pipeline.execute(searches)

@@ -22,7 +22,7 @@ def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(ti
     assert third is first
 
 
-def test_what_follows_a_scored_answer_can_be_left_out(tiny_base, tmp_path, monkeypatch):
+def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)
     made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)

@@ -45,7 +45,7 @@ def searched(pipeline):
     return [found["hits"] for found in pipeline.execute([{"id": str(n), "query": q} for n, q in enumerate(QUERIES)])]
 
 
-def test_bm25_does_as_it_is_set(built):
+def test_bm25_stage_uses_its_settings(built):
     pipeline = built({"bm25": {"k": 2, "k1": 1.5, "b": 0.9, "shortest": 1, "stemmer": "english", "stopwords": None}})
     analyzer = Analyzer(stopwords=None, stemmer="english", shortest=1)
     assert searched(pipeline) == BM25Index(DOCUMENTS, k1=1.5, b=0.9, analyzer=analyzer).search(QUERIES, 2)
@@ -54,7 +54,7 @@ def test_bm25_does_as_it_is_set(built):
     assert built({"bm25": {}}).tag == "p_bm25"
 
 
-def test_dense_does_as_it_is_set(built, tiny):
+def test_dense_stage_uses_its_settings(built, tiny):
     encoder = Encoder.load(tiny)
     pipeline = built({"dense": {"model": tiny, "k": 3}})
     assert searched(pipeline) == DenseIndex(DOCUMENTS, encoder).search(QUERIES, 3)
@@ -65,7 +65,7 @@ def test_dense_does_as_it_is_set(built, tiny):
     assert pipeline.tag == "p_dense(encoder,normalise=False,query_prefix=query:-,document_prefix=text:-)"
 
 
-def test_fuse_does_as_it_is_set(built, tiny):
+def test_fuse_stage_uses_its_settings(built, tiny):
     dense, bm25 = {"dense": {"model": tiny, "k": 3}}, {"bm25": {"k": 2}}
     pipeline = built({"fuse": {"method": "combsum", "k": 3, "weights": [2, 0.5], "of": [bm25, dense]}})
     sources = [Source(BM25Index(DOCUMENTS), 2, 2.0), Source(DenseIndex(DOCUMENTS, Encoder.load(tiny)), 3, 0.5)]
@@ -75,7 +75,7 @@ def test_fuse_does_as_it_is_set(built, tiny):
     assert nested.tag == "p_rrf(bm25(k=2),rrf(dense(encoder,k=3),bm25(k=2)),constant=1.0)"
 
 
-def test_an_encoder_is_loaded_once_and_steps_are_told(built, tiny, monkeypatch):
+def test_an_encoder_is_loaded_once_and_progress_is_reported(built, tiny, monkeypatch):
     loaded, told = [], []
     load = Encoder.load
     monkeypatch.setattr(Encoder, "load", lambda name, **how: loaded.append(name) or load(name, **how))
@@ -90,7 +90,7 @@ def test_an_encoder_is_loaded_once_and_steps_are_told(built, tiny, monkeypatch):
     assert told == ["Encoding", "Encoding", "Indexing", "Encoding"]
 
 
-def test_what_cannot_be_built_says_why(built, tiny):
+def test_invalid_retrieval_stages_are_errors(built, tiny):
     for stage in ({"bm25": {}}, {"dense": {"model": tiny}}, {"fuse": {"of": [{"bm25": {}}]}}):
         with pytest.raises(PipelineError, match="no documents to search in"):
             built(stage, documents=[])
@@ -98,7 +98,7 @@ def test_what_cannot_be_built_says_why(built, tiny):
         built({"dense": {"model": "nope"}})
 
 
-def test_the_ready_hybrid_runs_from_files_to_a_run(tmp_path, tiny):
+def test_the_built_in_hybrid_pipeline_writes_a_run(tmp_path, tiny):
     queries, corpus, out = tmp_path / "q.jsonl", tmp_path / "c.jsonl", tmp_path / "run.trec"
     queries.write_text("".join(json.dumps({"id": f"q{n}", "query": q}) + "\n" for n, q in enumerate(QUERIES)))
     corpus.write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in DOCUMENTS))

@@ -66,7 +66,7 @@ def written(stage, engine):
 
 
 @pytest.mark.parametrize(("form", "kind"), [(LABELS, Label), (GRADES, Grade)])
-def test_choices_are_scored_whole_and_come_with_probabilities(stage, engine, form, kind):
+def test_choices_are_scored_over_all_tokens_with_probabilities(stage, engine, form, kind):
     asked = stage(form)
     outputs = asked.ask(RECORDS)
     requests = [Request(messages(asked.task, record), "made") for record in RECORDS]
@@ -78,12 +78,12 @@ def test_choices_are_scored_whole_and_come_with_probabilities(stage, engine, for
         assert output.value == form.from_scores(weights).value
 
 
-def test_a_grammar_makes_every_finished_answer_valid(stage):
+def test_constrained_finished_answers_are_valid(stage):
     assert all(output["colour"] in ("red", "green") for output in stage(COLOUR).ask(RECORDS))
 
 
 @pytest.mark.parametrize("form", [LABELS, GRADES, REASONED, COLOUR, CitedText(2, "I do not know."), FreeText()])
-def test_without_constraint_what_was_written_is_parsed(stage, engine, form):
+def test_unconstrained_answers_are_parsed(stage, engine, form):
     asked = stage(form, constrained=False)
     completions = written(asked, engine)
     assert {completion.finish for completion in completions} == {"stop", "length"}
@@ -96,7 +96,7 @@ def test_free_text_is_the_same_with_and_without_constraint(stage):
     assert stage(FreeText()).ask(RECORDS) == stage(FreeText(), constrained=False).ask(RECORDS)
 
 
-def test_an_answer_that_was_cut_is_invalid_though_a_grammar_held_it(stage):
+def test_a_truncated_constrained_answer_is_invalid(stage):
     for output in stage(COLOUR, tokens=6).ask(RECORDS):
         assert isinstance(output, InvalidOutput)
         assert output.reason == "no end within 6 tokens"
@@ -116,7 +116,7 @@ def test_records_of_different_forms_are_answered_in_order(stage):
     assert stage(LABELS).ask([]) == []
 
 
-def test_a_grade_that_a_reason_follows_is_scored_up_to_the_end_of_its_line(stage, engine):
+def test_a_grade_followed_by_a_reason_is_scored_to_the_end_of_its_line(stage, engine):
     asked = stage(REASONED, tokens=1300)
     requests = [Request(messages(asked.task, record), "made", choice_suffix="\n") for record in RECORDS[:2]]
     scored = engine.score(requests, [REASONED.choices] * 2)
@@ -127,13 +127,13 @@ def test_a_grade_that_a_reason_follows_is_scored_up_to_the_end_of_its_line(stage
         assert REASONED.parse(f"{REASONED.choices[output.value]}\n{output.reason}").reason == output.reason
 
 
-def test_a_reason_without_an_end_is_none_and_its_grade_stands(stage):
+def test_a_truncated_reason_is_dropped_and_the_grade_kept(stage):
     cut, left_out = stage(REASONED, tokens=2).ask(RECORDS), replace(stage(REASONED), rest=False).ask(RECORDS)
     assert cut == left_out
     assert all(output.reason is None and output.probabilities for output in cut)
 
 
-def test_a_reason_stands_behind_the_settled_grade(stage, engine):
+def test_a_reason_is_generated_after_the_tuned_grade(stage, engine):
     asked = stage(REASONED, tokens=1300, of=Harsh)
     (output,) = asked.ask(RECORDS[:1])
     behind = Request(messages(asked.task, RECORDS[0]), "made", 1300, REASONED.continuation, answer_prefix="bad\n")
@@ -157,7 +157,7 @@ class Abstaining(Held):
         return CITED.at_threshold(output.abstention_probability, self.least)
 
 
-def test_an_abstention_is_scored_and_all_else_written_under_the_rest_of_the_grammar(stage, engine):
+def test_an_abstention_is_scored_and_other_answers_are_generated_under_the_grammar(stage, engine):
     asked = stage(CITED, tokens=30, of=Abstaining)
     requests = [Request(messages(asked.task, record), "made") for record in RECORDS]
     scores = [each.log_probabilities[0] for each in engine.score(requests, [CITED.choices] * 6)]
@@ -178,7 +178,7 @@ def test_an_abstention_is_scored_and_all_else_written_under_the_rest_of_the_gram
     assert [output.text for output in unwritten if not output.abstained] == [""] * 3
 
 
-def test_what_is_read_for_the_score_is_not_read_again_for_the_answer(tiny_base, tmp_path):
+def test_a_scored_prompt_is_not_prefilled_again_for_generation(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
     task = Abstaining(first_word(tmp_path / "task").folder)
     task.forms, task.least = (CITED,), 1.0
@@ -199,12 +199,12 @@ class Settling(Held):
         return (output, record["id"])
 
 
-def test_valid_outputs_are_settled_and_invalid_ones_are_not(stage):
+def test_tuning_is_applied_to_valid_outputs_only(stage):
     found = stage(COLOUR, of=Settling).ask(RECORDS)
     assert [settled_for for _, settled_for in found] == [record["id"] for record in RECORDS]
     assert all(isinstance(output, InvalidOutput) for output in stage(COLOUR, tokens=2, of=Settling).ask(RECORDS))
 
 
-def test_a_schema_that_cannot_be_kept_to_is_refused(stage):
+def test_an_unsupported_schema_is_refused(stage):
     with pytest.raises(EngineError, match="request 1: generation cannot be constrained to this JSON Schema"):
         stage(JsonObject({"type": "array", "uniqueItems": True})).ask(RECORDS)

@@ -12,24 +12,24 @@ from searchlora.errors import UsageError
 from searchlora.retrieval.analysis import ENGLISH, Analyzer
 
 
-def test_words():
+def test_tokenisation():
     assert Analyzer()("The Trail-Runner's SIZE 9, for Zürich (東京)!") == ["trail", "runner", "size", "zürich", "東京"]
     assert Analyzer(stopwords=None, shortest=1)("The 9 a") == ["the", "9", "a"]
     assert Analyzer(stemmer="english")("running shoes ran running") == ["run", "shoe", "ran", "run"]
     assert Analyzer()("") == []
 
 
-def test_stop_words_are_those_of_bm25s():
+def test_stop_words_equal_those_of_bm25s():
     assert frozenset(STOPWORDS_EN) == ENGLISH
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=60))
-def test_words_are_those_of_bm25s(text):
+def test_tokens_equal_those_of_bm25s(text):
     assert Analyzer()(text) == bm25s.tokenize(text, return_ids=False, show_progress=False)[0] or not Analyzer()(text)
 
 
-def test_unknown_options():
+def test_unknown_options_are_errors():
     with pytest.raises(UsageError, match="no stop list 'klingon'"):
         Analyzer(stopwords="klingon")
     with pytest.raises(UsageError, match="no stemmer 'klingon'"):

@@ -33,7 +33,7 @@ def ids(hits):
     return [hit.document for hit in hits]
 
 
-def test_finds_by_title_and_text_best_first():
+def test_hits_match_title_and_text_in_descending_order():
     index = BM25Index(DOCUMENTS)
     first, second, third = index.search(["running", "SWIFT shoes", "stove"], 10)
     assert ids(first) == ["d3", "d1"]  # the shorter document first
@@ -43,14 +43,14 @@ def test_finds_by_title_and_text_best_first():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_query_without_a_known_word_finds_nothing(method):
+def test_a_query_without_known_words_has_no_hits(method):
     index = BM25Index(DOCUMENTS, method=method)
     assert index.search(["", "the of", "zebra", "?!"], 3) == [[], [], [], []]
     assert ids(index.search(["zebra stove"], 3)[0]) == ["d4"]
     assert index.search([], 3) == []
 
 
-def test_score_is_the_formula_of_lucene():
+def test_scores_equal_the_formula_of_lucene():
     hit = BM25Index(DOCUMENTS, k1=0.9, b=0.4).search(["stove"], 1)[0][0]
     lengths = [5, 2, 2, 2, 0]  # "Swift trail running shoes women": stop words are not counted
     norm = 0.9 * (1 - 0.4 + 0.4 * 2 / (sum(lengths) / 5))
@@ -58,7 +58,7 @@ def test_score_is_the_formula_of_lucene():
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 9])
-def test_ties_are_cut_by_id_not_by_chance(k):
+def test_ties_at_the_cutoff_are_broken_by_id(k):
     documents = [Document(name, "same words") for name in ("b", "d", "a", "c")]
     expected = ranked(dict.fromkeys("abcd", 1.0))[:k]
     for order in (documents, documents[::-1]):
@@ -84,7 +84,7 @@ def test_scores_equal_those_of_rank_bm25(texts, query, k1, b):
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXT, min_size=1, max_size=12), query=TEXT, method=st.sampled_from(METHODS), k=st.integers(1, 6))
-def test_fewer_hits_are_the_top_of_more(texts, query, method, k):
+def test_a_smaller_k_is_a_prefix_of_a_larger_k(texts, query, method, k):
     index = BM25Index([Document("x", "ant"), *(Document(str(p), t) for p, t in enumerate(texts))], method=method)
     everything = index.search([query], 99)[0]
     assert index.search([query], k)[0] == everything[:k]
@@ -93,7 +93,7 @@ def test_fewer_hits_are_the_top_of_more(texts, query, method, k):
     assert all(set(query.split()) & set(words[document].split()) for document in ids(everything))
 
 
-def test_same_on_cranfield_as_rank_bm25(real_data):
+def test_cranfield_rankings_equal_rank_bm25(real_data):
     documents = cranfield.documents(real_data / "cranfield")
     queries = list(cranfield.queries(real_data / "cranfield").values())[:60]
     ours = BM25Index(documents, method="robertson").search(queries, 1_400)
@@ -103,7 +103,7 @@ def test_same_on_cranfield_as_rank_bm25(real_data):
         assert {hit.document: hit.score for hit in hits} == pytest.approx(by_id, rel=1e-5)
 
 
-def test_cranfield_is_searched_as_well_as_bm25_should(real_data):
+def test_cranfield_is_retrieved_with_the_expected_quality(real_data):
     folder = real_data / "cranfield"
     queries, qrels = cranfield.queries(folder), cranfield.qrels(folder)
     means = {}
@@ -115,7 +115,7 @@ def test_cranfield_is_searched_as_well_as_bm25_should(real_data):
     assert 0.3 < means[None] < means["english"] < 0.45
 
 
-def test_bad_documents():
+def test_invalid_documents_are_errors():
     with pytest.raises(DataError, match="no document"):
         BM25Index([])
     with pytest.raises(DataError, match="no document"):
@@ -134,17 +134,17 @@ def test_bad_documents():
         ({"k1": -1}, "out of range"),
     ],
 )
-def test_bad_options(options, says):
+def test_invalid_options_are_errors(options, says):
     with pytest.raises(UsageError, match=says):
         BM25Index(DOCUMENTS, **options)
 
 
-def test_no_hits_cannot_be_asked_for():
+def test_k_below_one_is_refused():
     with pytest.raises(UsageError, match="0 hits"):
         BM25Index(DOCUMENTS).search(["x"], 0)
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     told = []
 
     def progress(done: int, total: int | None, note: str = "") -> None:

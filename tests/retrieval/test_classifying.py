@@ -17,14 +17,14 @@ KNOWN, ASKED = POINTS[:150].astype(np.float32), POINTS[150:].astype(np.float32)
 UNIT = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
 
 
-def test_the_nearest_centroid_is_that_of_the_mean_unit_vector():
+def test_centroids_are_means_of_unit_vectors():
     names = sorted(set(LABELS[:150]))
     means = np.array([UNIT[:150][[label == name for label in LABELS[:150]]].mean(axis=0) for name in names])
     distances = ((UNIT[150:, None] - means[None]) ** 2).sum(axis=2)
     assert classify(KNOWN, LABELS[:150], ASKED) == [names[place] for place in distances.argmin(axis=1)]
 
 
-def test_neighbours_and_the_linear_head_are_scikit_learns():
+def test_knn_and_linear_head_equal_scikit_learn():
     knn = KNeighborsClassifier(NEIGHBOURS, weights="distance").fit(UNIT[:150], LABELS[:150])
     assert classify(KNOWN, LABELS[:150], ASKED, "knn") == list(knn.predict(UNIT[150:]))
     linear = LogisticRegression(C=10, max_iter=1000).fit(UNIT[:150], LABELS[:150])
@@ -32,13 +32,13 @@ def test_neighbours_and_the_linear_head_are_scikit_learns():
 
 
 @pytest.mark.parametrize("method", ["centroid", "knn", "linear"])
-def test_length_says_nothing_and_few_known_vectors_are_enough(method):
+def test_vector_length_is_ignored_and_few_vectors_suffice(method):
     known, labels = np.array([[1, 0], [9, 1], [0, 1]], dtype=np.float32), ["x", "x", "y"]
     asked = np.array([[3, 0.1], [0.1, 3], [300, 10]], dtype=np.float32)
     assert classify(known, labels, asked, method)[:1] == ["x"]
     assert classify(known * 7, labels, asked, method) == classify(known, labels, asked * 0.01, method)
 
 
-def test_one_class_is_none():
+def test_a_single_class_is_an_error():
     with pytest.raises(UsageError, match="fewer than two classes"):
         classify(KNOWN[:3], ["x"] * 3, ASKED)

@@ -39,7 +39,7 @@ VECTOR = st.lists(st.integers(-3, 3), min_size=3, max_size=3)
 
 @settings(max_examples=100, deadline=None)
 @given(vectors=st.lists(VECTOR, min_size=1, max_size=150), query=VECTOR, k=st.integers(1, 160))
-def test_equal_to_all_products_sorted(vectors, query, k):
+def test_search_equals_sorting_all_inner_products(vectors, query, k):
     """Small whole numbers: products are exact and many are level, often more than the index first looks at."""
     given_ = Given({f"t{place}": vector for place, vector in enumerate(vectors)} | {"q": query})
     documents = [Document(str(place), f"t{place}") for place in range(len(vectors))]
@@ -56,7 +56,7 @@ def test_normalised_scores_are_cosines():
     assert [(hit.document, round(hit.score, 6)) for hit in hits] == [("long", 1.0), ("near", 0.6), ("none", 0.0)]
 
 
-def test_same_text_is_encoded_once_with_the_prefix_of_documents():
+def test_equal_texts_are_encoded_once_with_the_document_prefix():
     given_ = Given({"passage: tent": [1, 0], "passage: A tent": [1, 1], "query: tent": [1, 0]})
     documents = [Document("a", "tent"), Document("b", "tent"), Document("c", "tent", "A")]
     index = DenseIndex(documents, given_, query_prefix="query: ", document_prefix="passage: ")
@@ -75,7 +75,7 @@ def test_a_vector_that_is_not_finite_is_refused(value):
         index.search(["bad"], 1)
 
 
-def test_progress_is_told(encoder):
+def test_progress_is_reported(encoder):
     told = []
     documents = [Document(str(number), f"tent {number}") for number in range(10)]
     index = DenseIndex(documents, encoder, batch_size=4, progress=lambda *each: told.append(each))
@@ -85,7 +85,7 @@ def test_progress_is_told(encoder):
     assert told == [(1, 2), (2, 2)]
 
 
-def test_an_encoder_gives_float32_in_the_order_asked_whatever_the_batch(encoder):
+def test_vectors_are_float32_in_input_order_for_any_batch_size(encoder):
     texts = ["a", "a rather longer text than the others", "", "tent", "跑鞋"]
     vectors = encoder.encode(texts)
     assert vectors.shape == (5, 16)
@@ -95,7 +95,7 @@ def test_an_encoder_gives_float32_in_the_order_asked_whatever_the_batch(encoder)
     assert len(encoder.encode([])) == 0
 
 
-def test_a_text_is_cut_where_the_encoder_says(encoder):
+def test_texts_are_truncated_at_the_limit_of_the_encoder(encoder):
     assert encoder.max_tokens == 64
     whole, same = "x" * 62, "x" * 62 + "yz"
     assert (encoder.tokens(whole), encoder.tokens(same)) == (64, 66)
@@ -105,7 +105,7 @@ def test_a_text_is_cut_where_the_encoder_says(encoder):
 
 
 @pytest.mark.slow
-def test_minilm_finds_the_abstract_that_cranfield_judges(real_data):
+def test_minilm_retrieves_a_relevant_cranfield_abstract(real_data):
     folder = real_data / "cranfield"
     documents = cranfield.documents(folder)[:60]
     queries, qrels = cranfield.queries(folder), cranfield.qrels(folder)

@@ -40,7 +40,7 @@ def by_the_book(lists: list[dict[str, float]], method: str, weights: list[float]
 
 @settings(max_examples=200, deadline=None)
 @given(lists=st.lists(SCORES, max_size=4), method=st.sampled_from(METHODS), data=st.data())
-def test_equal_to_the_formulae(lists, method, data):
+def test_scores_equal_the_formulas(lists, method, data):
     weights = data.draw(st.lists(st.floats(0.1, 5), min_size=len(lists), max_size=len(lists)))
     constant = data.draw(st.sampled_from([0, 1, 60]))
     found = fuse([hits(scores) for scores in lists], method=method, weights=weights, constant=constant)
@@ -67,7 +67,7 @@ def test_combsum_and_combmnz_of_a_worked_example():
 
 @settings(max_examples=100, deadline=None)
 @given(lists=st.lists(SCORES, min_size=1, max_size=4), method=st.sampled_from(METHODS), data=st.data())
-def test_the_order_of_the_lists_does_not_matter(lists, method, data):
+def test_the_order_of_rankings_does_not_matter(lists, method, data):
     turned = data.draw(st.permutations(lists))
     assert fuse([hits(scores) for scores in lists], method=method) == fuse(
         [hits(scores) for scores in turned], method=method
@@ -76,19 +76,19 @@ def test_the_order_of_the_lists_does_not_matter(lists, method, data):
 
 @settings(max_examples=50, deadline=None)
 @given(scores=SCORES, scale=st.sampled_from([0.5, 2, 1024]), method=st.sampled_from(METHODS))
-def test_the_scale_of_a_list_does_not_matter(scores, scale, method):
+def test_the_scale_of_scores_does_not_matter(scores, scale, method):
     other = hits({"a": 1.0, "f": 0.5})
     stretched = hits({document: scale * score + 8 for document, score in scores.items()})
     assert fuse([stretched, other], method=method) == fuse([hits(scores), other], method=method)
 
 
-def test_a_weight_of_two_is_the_list_twice():
+def test_a_weight_of_two_equals_the_ranking_twice():
     first, second = hits({"a": 3.0, "b": 2.0}), hits({"b": 5.0, "c": 4.0})
     for method in ("rrf", "combsum"):
         assert fuse([first, second], method=method, weights=[2, 1]) == fuse([first, first, second], method=method)
 
 
-def test_nothing_fused_is_nothing():
+def test_fusing_no_hits_gives_no_hits():
     for method in METHODS:
         assert fuse([], method=method) == []
         assert fuse([[], []], method=method) == []
@@ -104,12 +104,12 @@ def test_nothing_fused_is_nothing():
         ({"constant": -1}, "the constant -1 is out of range"),
     ],
 )
-def test_bad_options(options, says):
+def test_invalid_options_are_errors(options, says):
     with pytest.raises(UsageError, match=says):
         fuse([[], []], **options)
 
 
-def test_a_fused_retriever_refuses_what_it_cannot_do():
+def test_a_fused_retriever_refuses_invalid_arguments():
     index = BM25Index([Document("a", "tent")])
     with pytest.raises(UsageError, match="nothing to fuse"):
         Fused([])
@@ -121,7 +121,7 @@ def test_a_fused_retriever_refuses_what_it_cannot_do():
         Fused([Source(index)], method="x")
 
 
-def test_a_fused_retriever_fuses_what_its_sources_find_to_their_depth():
+def test_a_fused_retriever_uses_the_depth_of_its_sources():
     documents = [Document(name, text) for name, text in [("a", "tent tent"), ("b", "tent pegs"), ("c", "green tent")]]
     first, second = BM25Index(documents), BM25Index(documents, k1=2.0, b=1.0)
     queries = ["tent", "green pegs", "zebra"]

@@ -29,12 +29,12 @@ def mined(ranking: Ranking, *, positives=("text a",), judged=frozenset(), docume
     return mine([MiningQuery("q", "anything", positives, judged)], documents, [ranking], how)["q"]
 
 
-def test_the_right_the_judged_and_the_same_text_are_left_out():
+def test_positives_judged_documents_and_equal_texts_are_excluded():
     ranking = Ranking(("a", 1.0), ("A2", 0.9), ("b", 0.8), ("c", 0.7), ("d", 0.6))
     assert sorted(mined(ranking, judged={"c"})) == ["text b", "text d"]
 
 
-def test_what_is_scored_above_the_margin_may_be_right():
+def test_candidates_above_the_margin_are_excluded():
     ranking = Ranking(("b", 1.2), ("a", 1.0), ("c", 0.96), ("d", 0.95), ("e", 0.5))
     assert sorted(mined(ranking)) == ["text d", "text e"]
     assert sorted(mined(ranking, margin=0.9)) == ["text e"]
@@ -43,17 +43,17 @@ def test_what_is_scored_above_the_margin_may_be_right():
     assert mined(below_zero) == ["text c"]
 
 
-def test_a_query_whose_positive_is_not_found_gets_none():
+def test_a_query_without_a_retrieved_positive_gets_no_negatives():
     assert mined(Ranking(("b", 1.0), ("c", 0.5))) == []
     assert mined(Ranking(("b", 1.0), ("a", 0.9), ("c", 0.5)), depth=1) == []
 
 
-def test_first_ranks_are_passed_over_and_depth_ends_the_look():
+def test_skip_and_depth_bound_the_ranks():
     ranking = Ranking(("a", 1.0), ("b", 0.5), ("c", 0.4), ("d", 0.3), ("e", 0.2))
     assert sorted(mined(ranking, skip=2, depth=2)) == ["text c", "text d"]
 
 
-def test_several_retrievers_take_turns():
+def test_several_retrievers_alternate():
     documents = [*DOCUMENTS, *(Document(f"x{n}", f"x{n}") for n in range(3))]
     one, two = Ranking(("a", 1.0), ("b", 0.5), ("c", 0.4)), Ranking(("a", 9.0), ("x1", 2.0), ("x2", 1.0), ("b", 0.5))
     sought = [MiningQuery(f"q{n}", "anything", ["text a"]) for n in range(20)]
@@ -64,7 +64,7 @@ def test_several_retrievers_take_turns():
     assert len({texts[0].startswith("x") for texts in found.values()}) == 2
 
 
-def test_a_draw_depends_on_its_seed_and_query_alone():
+def test_sampling_depends_only_on_seed_and_query():
     ranking = Ranking(("a", 1.0), *((name, 0.5) for name in "bcdefgh"))
     many = [MiningQuery(f"q{n}", "anything", ["text a"]) for n in range(30)]
     first = mine(many, DOCUMENTS, [ranking], MiningConfig(seed=1))
@@ -78,7 +78,7 @@ TEXT = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXT, min_size=2, max_size=12), query=TEXT, right=st.integers(0, 11), count=st.integers(1, 3))
-def test_no_negative_of_bm25_is_a_positive(texts, query, right, count):
+def test_bm25_negatives_are_never_positives(texts, query, right, count):
     documents = [Document(str(place), text) for place, text in enumerate(texts)]
     positive = texts[right % len(texts)]
     found = mine(

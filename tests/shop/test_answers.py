@@ -42,7 +42,7 @@ def content(text: str) -> set[str]:
     return {word for word in re.findall(r"[a-z]+", text.lower()) if len(word) > 2}
 
 
-def test_the_articles_are_written_whole_and_each_once(shop: Path, articles: list[Article]):
+def test_every_article_is_written_once(shop: Path, articles: list[Article]):
     written = rows_of(shop / "help" / "articles.jsonl")
     assert written == [article.document for article in articles]
     assert len(written) >= 60
@@ -54,16 +54,14 @@ def test_the_articles_are_written_whole_and_each_once(shop: Path, articles: list
         assert "{" not in article["text"] + article["title"]
 
 
-def test_another_seed_gives_other_figures(articles: list[Article]):
+def test_another_seed_gives_other_numbers(articles: list[Article]):
     other = make_articles(14)
     assert [article.title for article in other] == [article.title for article in articles]
     changed = sum(figures(one.text) != figures(two.text) for one, two in zip(articles, other, strict=True))
     assert changed > 0.8 * len(articles)
 
 
-def test_every_row_has_the_same_number_of_passages_as_they_stand_in_the_articles(
-    answers: Rows, articles: list[Article]
-):
+def test_every_row_has_the_same_number_of_verbatim_passages(answers: Rows, articles: list[Article]):
     documents = {article.id: article.document for article in articles}
     assert len(answers) == 400
     for row in answers:
@@ -71,7 +69,7 @@ def test_every_row_has_the_same_number_of_passages_as_they_stand_in_the_articles
         assert all(passage == documents[passage["id"]] for passage in row["passages"])
 
 
-def test_answers_cite_their_gold_passages_and_nothing_else(answers: Rows):
+def test_answers_cite_exactly_their_gold_passages(answers: Rows):
     for row in answers:
         parsed = CitedText(PASSAGES, ABSTENTION).parse(row["answer"])
         assert isinstance(parsed, CitedAnswer)
@@ -84,7 +82,7 @@ def test_answers_cite_their_gold_passages_and_nothing_else(answers: Rows):
             ].replace("]. ", "].")
 
 
-def test_every_sentence_rests_on_the_passage_that_it_cites(answers: Rows):
+def test_every_sentence_is_supported_by_its_citation(answers: Rows):
     for row in answers:
         for text, numbers in sentences(row["answer"]):
             passage = row["passages"][numbers[0] - 1]
@@ -93,7 +91,7 @@ def test_every_sentence_rests_on_the_passage_that_it_cites(answers: Rows):
             assert len(content(text) & content(shown)) >= 0.5 * len(content(text)), (text, shown)
 
 
-def test_no_other_passage_of_a_row_says_the_same(answers: Rows):
+def test_no_distractor_contains_the_answer(answers: Rows):
     """What is said of another article may sound alike, but not with the same subject and the same figures."""
     for row in answers:
         for text, numbers in sentences(row["answer"]):
@@ -117,7 +115,7 @@ def test_an_unanswerable_question_has_no_passage_that_answers(answers: Rows, art
             assert question in unknown
 
 
-def test_a_question_that_stands_alone_names_its_article(articles: list[Article]):
+def test_a_standalone_question_names_its_article(articles: list[Article]):
     """Else its like in the family would be answered by the same words."""
     owners: dict[str, set[str]] = defaultdict(set)
     for article in articles:
@@ -126,13 +124,13 @@ def test_a_question_that_stands_alone_names_its_article(articles: list[Article])
     assert all(len(ids) == 1 for ids in owners.values())
 
 
-def test_no_article_and_no_family_stands_in_two_splits(answers: Rows):
+def test_articles_and_families_are_in_one_split(answers: Rows):
     assert only_in_one(splits_of(answers, lambda row: [row["group"]]))
     assert only_in_one(splits_of(answers, lambda row: [passage["id"] for passage in row["passages"]]))
     assert {row["split"] for row in answers} == {"train", "validation", "test"}
 
 
-def test_neither_the_number_of_a_passage_nor_its_likes_tell_whether_it_is_gold(answers: Rows):
+def test_position_and_similar_passages_do_not_reveal_the_gold_one(answers: Rows):
     places = Counter(
         place
         for row in answers
@@ -144,9 +142,7 @@ def test_neither_the_number_of_a_passage_nor_its_likes_tell_whether_it_is_gold(a
     assert 0.2 < shares[False] / shares.total() < 0.3
 
 
-def test_an_article_without_its_like_beside_it_does_not_tell_that_the_gold_one_is_missing(
-    answers: Rows, articles: list[Article]
-):
+def test_missing_siblings_do_not_reveal_a_missing_gold_passage(answers: Rows, articles: list[Article]):
     family_of = {article.id: article.family.replace(" ", "-") for article in articles}
     sizes = Counter(family_of.values())
     for row in answers:
@@ -154,7 +150,7 @@ def test_an_article_without_its_like_beside_it_does_not_tell_that_the_gold_one_i
         assert likes >= min(2, sizes[row["group"]] - (row["kind"] == "missing")), row["id"]
 
 
-def test_conversations(answers: Rows):
+def test_conversations_have_consistent_turns(answers: Rows):
     talks = [row for row in answers if row["history"]]
     assert 40 < len(talks) < 100
     assert {row["kind"] for row in talks} == {"follow-up", "missing"}
@@ -162,7 +158,7 @@ def test_conversations(answers: Rows):
         assert [turn["role"] for turn in row["history"]] == ["user", "assistant"]
 
 
-def test_no_question_is_asked_twice(answers: Rows):
+def test_questions_are_distinct(answers: Rows):
     shown = [(*(turn["text"].lower() for turn in row["history"]), row["question"].lower()) for row in answers]
     assert len(set(shown)) == len(shown)
 

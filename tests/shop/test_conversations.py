@@ -20,11 +20,11 @@ from searchlora.shop.tables import load_tables
         ("cook's knife", "cook's knives"),
     ],
 )
-def test_plurals(one: str, many: str):
+def test_plural_forms(one: str, many: str):
     assert plural(one) == many
 
 
-def test_later_turns_mean_nothing_without_the_first(records: list[dict[str, Any]]):
+def test_later_turns_depend_on_the_first(records: list[dict[str, Any]]):
     types = set(load_tables().types)
     depending = [r for r in records if r["kind"] == "conversation" and r["needs_rewrite"]]
     rewritten_to = {next(kind for kind in types if record["rewrite"].endswith(kind)) for record in depending}
@@ -35,7 +35,7 @@ def test_later_turns_mean_nothing_without_the_first(records: list[dict[str, Any]
     assert all(record["history"][0]["role"] == "user" for record in depending)
 
 
-def test_a_new_topic_is_in_catalogue_language_and_about_another_product(records: list[dict[str, Any]]):
+def test_a_topic_change_names_another_product_in_catalogue_terms(records: list[dict[str, Any]]):
     topics = [r for r in records if r["kind"] == "conversation" and not r["needs_rewrite"]]
     assert topics
     assert all(any(record["query"].endswith(kind) for kind in load_tables().types) for record in topics)

@@ -7,19 +7,19 @@ from searchlora.shop.sampling import SPLITS, deal, distinct, portions
 
 
 @given(st.integers(0, 10_000))
-def test_portions_add_up(total: int):
+def test_portions_sum_to_the_total(total: int):
     assert sum(portions(total, SPLITS).values()) == total
 
 
 @given(st.sets(st.text(max_size=3), min_size=3), st.text(max_size=3))
-def test_every_topic_is_dealt_once_and_every_split_has_one(topics: set[str], seed: str):
+def test_every_topic_is_assigned_once_and_every_split_has_one(topics: set[str], seed: str):
     dealt = deal(sorted(topics), seed=seed)
     assert sorted(topic for each in dealt.values() for topic in each) == sorted(topics)
     assert all(dealt[split] for split in SPLITS)
     assert deal(sorted(topics), seed=seed) == dealt
 
 
-def test_words_in_another_order_are_no_new_row_and_the_search_for_more_ends():
+def test_reordered_words_are_duplicates_and_sampling_terminates():
     queries = iter(["red tent", "tent red", None, "Red, tent!"] + ["blue tent"] * 2000)
     seen: set[tuple[str, ...]] = set()
 

@@ -30,7 +30,7 @@ def schema(shop: Path) -> dict[str, Any]:
     return found
 
 
-def test_every_object_fits_the_schema_in_its_order(intents: Rows, schema: dict[str, Any]):
+def test_every_object_matches_the_schema_in_its_key_order(intents: Rows, schema: dict[str, Any]):
     jsonschema.Draft202012Validator.check_schema(schema)
     check = jsonschema.Draft202012Validator(schema)
     names = list(schema["properties"]["attributes"]["properties"])
@@ -40,7 +40,7 @@ def test_every_object_fits_the_schema_in_its_order(intents: Rows, schema: dict[s
         assert list(row["object"]["attributes"]) == [name for name in names if name in row["object"]["attributes"]]
 
 
-def test_the_schema_refuses_what_the_shop_does_not_know(intents: Rows, schema: dict[str, Any]):
+def test_the_schema_refuses_unknown_values(intents: Rows, schema: dict[str, Any]):
     check = jsonschema.Draft202012Validator(schema)
     good = intents[0]["object"]
     for wrong in (
@@ -62,14 +62,14 @@ def test_all_needs_are_in_all_splits(intents: Rows):
     assert min(counts.values()) >= 20
 
 
-def test_no_group_and_no_words_stand_in_two_splits(intents: Rows):
+def test_groups_and_word_sets_are_in_one_split(intents: Rows):
     assert len({row["id"] for row in intents}) == len(intents)
     assert only_in_one(splits_of(intents, lambda row: [row["group"]]))
     shown = [tuple(sorted(re.findall(r"\w+", row["query"].lower()))) for row in intents]
     assert len(set(shown)) == len(shown)
 
 
-def test_no_product_and_no_combination_stands_in_two_splits(intents: Rows):
+def test_products_and_combinations_are_in_one_split(intents: Rows):
     families: dict[str, set[str]] = defaultdict(set)
     combinations: dict[str, set[str]] = defaultdict(set)
     for row in intents:
@@ -92,13 +92,13 @@ def test_words_marked_unseen_are_in_test_only(intents: Rows):
     assert {row["split"] for row in having} == {"test"}
 
 
-def test_what_is_out_of_scope_wants_nothing(intents: Rows):
+def test_out_of_scope_queries_have_no_attributes(intents: Rows):
     outside = [row["object"] for row in intents if row["kind"] == "out-of-scope"]
     assert {row["kind"] for row in intents if row["object"]["need"] == "out-of-scope"} == {"out-of-scope"}
     assert all(not any(value for name, value in wants.items() if name != "need") for wants in outside)
 
 
-def test_bounds_are_said_in_the_query(intents: Rows):
+def test_numeric_bounds_are_in_the_query(intents: Rows):
     spelled = load_table("intents/prices")["spelled"]
     priced = [row for row in intents if row["object"]["min_price"] or row["object"]["max_price"]]
     assert len(priced) > 400
@@ -111,7 +111,7 @@ def test_bounds_are_said_in_the_query(intents: Rows):
     assert all(row["object"]["need"] == "transactional" for row in priced)
 
 
-def test_an_attribute_asked_for_is_one_of_the_product_type(intents: Rows):
+def test_requested_attributes_belong_to_the_product_type(intents: Rows):
     for row in intents:
         wants = row["object"]
         if wants["product_type"]:
@@ -130,7 +130,7 @@ def test_every_category_has_prices_and_shelves_and_every_question_an_attribute()
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_words_of_a_bound_for_every_category(split: str):
+def test_every_category_has_bound_phrases(split: str):
     said: set[str] = set()
     for number in range(100):
         for category in load_table("intents/prices")["ranges"]:
@@ -141,7 +141,7 @@ def test_words_of_a_bound_for_every_category(split: str):
     assert any("tops" in words for words in said) == (split == "test")
 
 
-def test_constrained_decoding_can_write_every_object(intents: Rows, schema: dict[str, Any]):
+def test_constrained_decoding_admits_every_object(intents: Rows, schema: dict[str, Any]):
     llguidance = pytest.importorskip("llguidance")
     tokenizer = llguidance.LLTokenizer("byte")
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))

@@ -19,7 +19,7 @@ Records = list[dict[str, Any]]
 Qrels = dict[str, dict[str, int]]
 
 
-def test_grades_by_construction():
+def test_grades_follow_the_construction():
     catalogue = Catalogue(TABLES, size=3000, seed=5)
     tent = next(product for product in catalogue if product.type == "dome tent")
     need = Need("dome tent", {name: tent.facts[name] for name in ("colour", "tent_capacity")})
@@ -36,16 +36,14 @@ def test_grades_by_construction():
             assert product.id not in grades
 
 
-def test_at_small_sizes_every_exact_match_is_listed_for_every_record(
-    records: Records, qrels: Qrels, corpus: list[dict[str, str]]
-):
+def test_small_shops_list_every_exact_match(records: Records, qrels: Qrels, corpus: list[dict[str, str]]):
     assert set(qrels) == {record["id"] for record in records}
     assert all(max(grades.values()) == 3 for grades in qrels.values())
     assert {grade for grades in qrels.values() for grade in grades.values()} == {1, 2, 3}
     assert {document for grades in qrels.values() for document in grades} <= {product["id"] for product in corpus}
 
 
-def test_capped_lists_are_the_first_of_the_catalogue(tmp_path: Path):
+def test_truncated_lists_follow_catalogue_order(tmp_path: Path):
     card = make_shop(tmp_path / "shop", products=30_000, queries=100)
     assert card.capped_queries > 0
     per_topic: dict[str, list[tuple[int, str]]] = {}
@@ -58,7 +56,7 @@ def test_capped_lists_are_the_first_of_the_catalogue(tmp_path: Path):
         assert all(counts[grade] <= cap for grade, cap in CAPS.items())
 
 
-def test_raw_queries_suffer_the_dictionary_helps_and_the_rewrite_solves(
+def test_reference_rewrites_beat_the_dictionary_and_the_raw_query(
     records: Records, corpus: list[dict[str, str]], qrels: Qrels, vocabulary: dict[str, str]
 ):
     index = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
@@ -87,7 +85,7 @@ def _tokens(texts: list[str]) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["ambiguous", "misspelling", "conversation"])
-def test_what_the_dictionary_cannot_do(records: Records, vocabulary: dict[str, str], kind: str):
+def test_the_dictionary_cannot_resolve_ambiguity_and_context(records: Records, vocabulary: dict[str, str], kind: str):
     rows = [record for record in records if record["kind"] == kind and record["needs_rewrite"]]
     solved = sum(dictionary_rewrite(record["query"], vocabulary) == record["rewrite"] for record in rows)
     assert solved < 0.1 * len(rows)

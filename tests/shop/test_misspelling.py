@@ -12,7 +12,7 @@ from searchlora.shop.queries import MIN_MISSPELLED_LENGTH, NEIGHBOURS, can_missp
 words = st.text(alphabet=string.ascii_lowercase, min_size=MIN_MISSPELLED_LENGTH, max_size=12)
 
 
-def test_neighbours_are_those_of_a_qwerty_keyboard():
+def test_neighbouring_keys_follow_a_qwerty_keyboard():
     assert set(NEIGHBOURS["g"]) == set("fhtyvb")
     assert set(NEIGHBOURS["q"]) == set("wa")
     assert set(NEIGHBOURS) == set(string.ascii_lowercase)
@@ -20,7 +20,7 @@ def test_neighbours_are_those_of_a_qwerty_keyboard():
 
 
 @given(words, st.integers())
-def test_one_error_another_word_the_same_first_letter(word: str, seed: int):
+def test_a_misspelling_has_one_error_and_keeps_the_first_letter(word: str, seed: int):
     wrong = misspell(word, Random(seed))
     assert wrong != word
     assert wrong[0] == word[0]
@@ -34,7 +34,7 @@ def test_one_error_another_word_the_same_first_letter(word: str, seed: int):
         assert any(long[:place] + long[place + 1 :] == short for place in range(len(long)))
 
 
-def test_all_four_errors_happen():
+def test_all_four_kinds_of_error_occur():
     rng = Random(1)
     lengths = Counter(len(misspell("carabiner", rng)) for _ in range(200))
     assert set(lengths) == {8, 9, 10}

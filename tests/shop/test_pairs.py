@@ -26,7 +26,7 @@ def pairs(shop: Path) -> Rows:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 999), st.integers(1, 3), st.randoms(use_true_random=False))
-def test_a_grade_is_the_one_that_a_judge_gives(number: int, facts: int, rng: Any):
+def test_grades_equal_those_of_the_grading_function(number: int, facts: int, rng: Any):
     catalogue = Catalogue(TABLES, size=1000, seed=3)
     product = catalogue.product(number)
     need = Need(product.type, {name: product.facts[name] for name in rng.sample(sorted(product.facts), facts)})
@@ -43,7 +43,7 @@ def test_grades_agree_with_the_qrels(pairs: Rows, qrels: Qrels):
         assert row["grade"] == qrels[topic].get(product, 0), row
 
 
-def test_pairs_say_what_query_and_product_say(pairs: Rows, records: Rows, corpus: list[dict[str, str]]):
+def test_pairs_contain_query_and_product_text(pairs: Rows, records: Rows, corpus: list[dict[str, str]]):
     asked = {record["id"]: record for record in records}
     products = {product["id"]: product for product in corpus}
     assert len({row["id"] for row in pairs}) == len(pairs)
@@ -79,14 +79,14 @@ def test_some_irrelevant_products_are_hard(pairs: Rows):
     assert len(same_category) > 0.6 * len(wrong)
 
 
-def test_the_place_in_the_file_does_not_tell_the_grade(pairs: Rows):
+def test_file_position_does_not_reveal_the_grade(pairs: Rows):
     first: dict[str, int] = {}
     for row in pairs:
         first.setdefault(row["group"], row["grade"])
     assert max(Counter(first.values()).values()) < 0.45 * len(first)
 
 
-def test_no_query_and_no_product_stands_in_two_splits(pairs: Rows):
+def test_queries_and_products_are_in_one_split(pairs: Rows):
     assert only_in_one(splits_of(pairs, lambda row: [row["group"]]))
     assert only_in_one(splits_of(pairs, lambda row: [row["id"].split(" ")[1]]))
     # Variants of one family share their title.

@@ -28,10 +28,10 @@ def sha256(folder: Path, names: dict[str, str]) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
-def test_a_small_shop(tmp_path: Path):
+def test_a_small_shop_has_pinned_hashes(tmp_path: Path):
     make_shop(tmp_path / "shop", products=600, queries=120, seed=5)
     assert sha256(tmp_path / "shop", SMALL) == SMALL
 
 
-def test_the_demos_shop(shop: Path):
+def test_the_demo_shop_has_pinned_hashes(shop: Path):
     assert sha256(shop, DEMO) == DEMO

@@ -31,7 +31,7 @@ def splits_of(records: Records, key: Any) -> dict[Any, set[str]]:
     return found
 
 
-def test_counts_and_kinds(records: Records):
+def test_record_counts_by_kind(records: Records):
     assert len(records) == 2400
     assert len({record["id"] for record in records}) == 2400
     counts = {split: sum(record["split"] == split for record in records) for split in ("train", "validation", "test")}
@@ -47,11 +47,11 @@ def test_records_are_short(records: Records):
     assert all(len(record["query"].split()) >= 2 for record in records if record["kind"] != "conversation")
 
 
-def test_no_group_stands_in_two_splits(records: Records):
+def test_groups_are_in_one_split(records: Records):
     assert all(len(splits) == 1 for splits in splits_of(records, lambda record: [record["group"]]).values())
 
 
-def test_no_combination_of_type_and_attributes_stands_in_two_splits():
+def test_combinations_of_type_and_attributes_are_in_one_split():
     drafts = make_drafts(Catalogue(TABLES, size=2000, seed=13), TABLES, total=2400, seed=13)
     found: dict[str, set[Any]] = defaultdict(set)
     for draft in drafts:
@@ -61,7 +61,7 @@ def test_no_combination_of_type_and_attributes_stands_in_two_splits():
     assert all(len(splits) == 1 for splits in found.values())
 
 
-def test_no_two_records_show_the_same_words(records: Records):
+def test_records_have_distinct_words(records: Records):
     shown = [tuple(sorted(re.findall(r"\w+", " ".join(texts(record)).lower()))) for record in records]
     assert len(set(shown)) == len(shown)
 
@@ -78,7 +78,7 @@ def test_unseen_words_are_in_test_records_of_their_kind_only(records: Records):
     assert all(has_one(record) for record in records if record["kind"] == "unseen-word")
 
 
-def test_wrong_forms_of_train_are_not_used_again(records: Records):
+def test_misspellings_of_train_are_not_reused(records: Records):
     fillers = {word for name in ("lead_ins", "lead_outs") for each in TABLES.phrases[name] for word in each.split()}
     wrong: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -89,7 +89,7 @@ def test_wrong_forms_of_train_are_not_used_again(records: Records):
     assert wrong["train"] & (wrong["validation"] | wrong["test"]) == set()
 
 
-def test_needs_rewrite_says_whether_the_query_changes(records: Records):
+def test_needs_rewrite_equals_whether_the_query_changes(records: Records):
     assert all(record["needs_rewrite"] == (record["query"] != record["rewrite"]) for record in records)
     plain = [record for record in records if record["kind"] == "plain"]
     assert plain and not any(record["needs_rewrite"] for record in plain)
@@ -97,14 +97,14 @@ def test_needs_rewrite_says_whether_the_query_changes(records: Records):
     assert 10 < len(alone) < 100
 
 
-def test_protected_words_stand_in_query_and_rewrite(records: Records):
+def test_protected_words_are_in_query_and_rewrite(records: Records):
     protecting = [record for record in records if record["protected"]]
     assert len(protecting) > 300
     for record in protecting:
         assert set(record["protected"]) <= set(record["query"].split()) & set(record["rewrite"].split())
 
 
-def test_conversations_have_turns_and_a_history(records: Records):
+def test_conversations_have_turns_and_history(records: Records):
     for record in records:
         if record["kind"] == "conversation":
             said = [turn["text"] for turn in record["history"] if turn["role"] == "user"]

@@ -9,13 +9,13 @@ from searchlora.shop.tables import load_tables
 TABLES = load_tables()
 
 
-def test_the_shop_is_as_large_as_promised():
+def test_the_catalogue_has_the_documented_size():
     assert len({kind.category for kind in TABLES.types.values()}) >= 12
     assert len(TABLES.types) >= 80
     assert min(len(kind.attributes) for kind in TABLES.types.values()) >= 2
 
 
-def test_every_reference_points_somewhere():
+def test_every_reference_between_tables_resolves():
     for kind in TABLES.types.values():
         assert set(kind.attributes) <= set(TABLES.attributes), kind.name
         assert set(kind.goes_with) <= set(TABLES.types) - {kind.name}, kind.name
@@ -27,13 +27,13 @@ def test_every_reference_points_somewhere():
         assert attribute.shared or not attribute.never_with, "shared values are drawn first"
 
 
-def test_a_shoppers_word_for_a_type_has_one_meaning_unless_it_is_marked_ambiguous():
+def test_shopper_words_are_unambiguous_unless_marked():
     uses = Counter(word for kind in TABLES.types.values() for word in [*kind.words.words, *kind.words.unseen])
     assert [word for word, count in uses.items() if count > 1] == []
     assert set(uses) & set(TABLES.types) == set()
 
 
-def test_an_unseen_word_stands_in_no_phrase_that_train_may_use():
+def test_unseen_words_are_in_no_training_phrase():
     groups = [kind.words for kind in TABLES.types.values()]
     groups += [words for attribute in TABLES.attributes.values() for words in attribute.values.values()]
     unseen = {word for group in groups for word in group.unseen}

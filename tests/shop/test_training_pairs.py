@@ -31,7 +31,7 @@ def texts(corpus: list[dict[str, str]]) -> dict[str, str]:
     return {f"{product['title']} {product['text']}": product["id"] for product in corpus}
 
 
-def test_there_is_one_for_every_query_that_stands_alone(training: Rows, records: Rows):
+def test_every_standalone_query_has_a_training_pair(training: Rows, records: Rows):
     alone = [record for record in records if not record["history"]]
     assert [row["id"] for row in training] == [record["id"] for record in alone]
     for row, record in zip(training, alone, strict=True):
@@ -56,12 +56,12 @@ def test_negatives_are_hard_and_there_are_many(training: Rows):
         assert all(f" {kind.capitalize()}: " in negative for negative in row["negatives"])
 
 
-def test_no_need_and_no_product_stands_in_two_splits(training: Rows, texts: dict[str, str]):
+def test_needs_and_products_are_in_one_split(training: Rows, texts: dict[str, str]):
     assert only_in_one(splits_of(training, lambda row: [row["group"]]))
     assert only_in_one(splits_of(training, lambda row: [texts[text] for text in (row["positive"], *row["negatives"])]))
 
 
-def test_titles_are_of_products_in_the_split_of_their_family(titles: Rows, training: Rows, corpus: Rows):
+def test_titles_are_in_the_split_of_their_family(titles: Rows, training: Rows, corpus: Rows):
     assert len({title["id"] for title in titles}) == len(titles) == 1200
     assert {title["id"] for title in titles} <= {product["id"] for product in corpus}
     assert only_in_one(splits_of(titles, lambda title: [title["group"]]))
@@ -90,7 +90,7 @@ def test_the_type_is_mostly_not_in_the_title_and_unseen_words_are_in_test_only(t
     assert splits == {"test"}
 
 
-def test_a_shop_of_any_seed_has_all_files_filled(tmp_path: Path):
+def test_shops_of_any_seed_fill_every_file(tmp_path: Path):
     from searchlora.shop import make_shop
 
     for seed in (1, 2, 3):

@@ -23,16 +23,16 @@ WORDS = {"red": "crimson", "kicks": "running shoes", "trail": "path", "trail kic
         ("", ""),
     ],
 )
-def test_the_longest_phrase_wins_and_only_whole_words_count(query: str, expected: str):
+def test_the_longest_whole_word_phrase_is_replaced(query: str, expected: str):
     assert dictionary_rewrite(query, WORDS) == expected
 
 
 @given(st.text())
-def test_an_empty_vocabulary_changes_nothing_but_white_space(query: str):
+def test_an_empty_vocabulary_normalises_only_white_space(query: str):
     assert dictionary_rewrite(query, {}) == " ".join(query.split())
 
 
-def test_it_has_several_hundred_pairs_and_no_unseen_word():
+def test_the_vocabulary_has_several_hundred_pairs_and_no_unseen_word():
     entries = dictionary(TABLES)
     assert len(entries) >= 500
     unseen = {word for kind in TABLES.types.values() for word in kind.words.unseen}
@@ -41,7 +41,7 @@ def test_it_has_several_hundred_pairs_and_no_unseen_word():
     assert set(entries.values()) <= set(catalogue_terms(TABLES))
 
 
-def test_catalogue_terms_survive_the_words_inside_them():
+def test_catalogue_terms_are_not_replaced_partially():
     entries = dictionary(TABLES)
     assert "mat" in entries
     assert [term for term in catalogue_terms(TABLES) if dictionary_rewrite(term, entries) != term] == []

@@ -46,25 +46,25 @@ def made(folder: Path, products: int) -> tuple[float, float]:
     return float(seconds), float(mebibytes)
 
 
-def test_same_seed_same_bytes_in_another_process(shop: Path, tmp_path: Path):
+def test_the_same_seed_gives_the_same_bytes_in_another_process(shop: Path, tmp_path: Path):
     made(tmp_path / "again", 2000)
     assert {str(file.relative_to(shop)) for file in shop.rglob("*") if file.is_file()} == FILES
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (shop / name).read_bytes(), name
 
 
-def test_the_folder_may_be_text(tmp_path: Path):
+def test_the_folder_may_be_a_string(tmp_path: Path):
     card = make_shop(str(tmp_path / "shop"), products=600, queries=100)
     assert read_card(tmp_path / "shop") == card
 
 
-def test_another_seed_another_shop(tmp_path: Path):
+def test_another_seed_gives_another_shop(tmp_path: Path):
     cards = [make_shop(tmp_path / str(seed), products=600, queries=100, seed=seed) for seed in (1, 2)]
     for name in ("corpus.jsonl", "rewriting.jsonl", "qrels.txt"):
         assert cards[0].files[name] != cards[1].files[name]
 
 
-def test_the_card_tells_what_is_in_the_folder(shop: Path, corpus: list[dict[str, str]]):
+def test_the_card_describes_the_folder(shop: Path, corpus: list[dict[str, str]]):
     card = read_card(shop)
     assert card.seed == 13
     assert card.counts["products"] == len(corpus) == 2000
@@ -77,7 +77,7 @@ def test_the_card_tells_what_is_in_the_folder(shop: Path, corpus: list[dict[str,
         assert hashlib.sha256((shop / name).read_bytes()).hexdigest() == digest
 
 
-def test_documents_speak_the_catalogues_language(corpus: list[dict[str, str]]):
+def test_documents_use_catalogue_terms(corpus: list[dict[str, str]]):
     assert all(set(document) == {"id", "title", "text"} for document in corpus)
     assert len({document["id"] for document in corpus}) == len(corpus)
     tables = load_tables()
@@ -87,13 +87,13 @@ def test_documents_speak_the_catalogues_language(corpus: list[dict[str, str]]):
     assert product.facts["sku"] in corpus[7]["text"]
 
 
-def test_children_have_no_shoes_for_grown_ups():
+def test_children_products_use_the_sizes_for_children():
     products = [p for p in Catalogue(load_tables(), size=6000, seed=1) if p.facts.get("wearer") == "children's"]
     sizes = {product.facts["shoe_size"] for product in products if "shoe_size" in product.facts}
     assert sizes == {"size 38", "size 40"}
 
 
-def test_progress_is_told_to_the_end(tmp_path: Path):
+def test_progress_is_reported_to_the_end(tmp_path: Path):
     told: list[tuple[int, int | None]] = []
 
     def progress(done: int, total: int | None, note: str = "") -> None:
@@ -105,12 +105,12 @@ def test_progress_is_told_to_the_end(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("products", "queries"), [(599, 2400), (2000, 99)])
-def test_too_small_a_shop_is_refused(tmp_path: Path, products: int, queries: int):
+def test_a_too_small_shop_is_refused(tmp_path: Path, products: int, queries: int):
     with pytest.raises(UsageError, match="at least"):
         make_shop(tmp_path / "shop", products=products, queries=queries)
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path):
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="is there already"):
         make_shop(tmp_path, products=600, queries=100)
@@ -128,20 +128,20 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("content", [None, "{", json.dumps({"seed": 1})])
-def test_a_folder_without_a_card_is_no_shop(tmp_path: Path, content: str | None):
+def test_a_folder_without_a_card_is_not_a_shop(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "shop.json").write_text(content)
     with pytest.raises(DataError, match="not a synthetic shop"):
         read_card(tmp_path)
 
 
-def test_600_products_are_made_at_once(tmp_path: Path):
+def test_600_products_are_generated_quickly(tmp_path: Path):
     seconds, _ = made(tmp_path / "shop", 600)
     assert seconds < 15
 
 
 @pytest.mark.slow
-def test_100_000_products_take_no_more_memory(tmp_path: Path):
+def test_memory_does_not_grow_with_100_000_products(tmp_path: Path):
     _, small = made(tmp_path / "small", 600)
     seconds, large = made(tmp_path / "large", 100_000)
     assert seconds < 60
@@ -149,6 +149,6 @@ def test_100_000_products_take_no_more_memory(tmp_path: Path):
     assert large < small + 40
 
 
-def test_the_package_is_light():
+def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, searchlora.shop; print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -39,7 +39,7 @@ def labelled(count: int) -> list[dict]:
 # rows
 
 
-def test_a_row_for_each_positive_and_what_it_finds_and_shows(task):
+def test_each_positive_becomes_a_row(task):
     first, second = pair_rows(task, records(2))
     assert (first.anchor, first.positive, first.negatives) == ("tent tent 0", "TENT TENT 0", ())
     assert first.relevant == first.shown == {text_key("tent, TENT 0")}
@@ -47,7 +47,7 @@ def test_a_row_for_each_positive_and_what_it_finds_and_shows(task):
     assert first.clashes(set(), set(first.shown)) and first.clashes(set(first.relevant), set())
 
 
-def test_own_negatives_come_first_then_mined_ones_and_the_rest_is_filled(task):
+def test_negatives_are_given_then_mined_then_filled(task):
     given_ = [{**records(1)[0], "negatives": ["own", "Tent tent: 0"]}, *records(4)[1:]]
     rows = pair_rows(task, given_, mined={"r0": ["mined", "more"], "r1": ["mined"]}, negatives=2)
     assert rows[0].negatives == ("own", "mined")
@@ -58,16 +58,16 @@ def test_own_negatives_come_first_then_mined_ones_and_the_rest_is_filled(task):
         assert row.shown == {text_key(row.positive), *map(text_key, row.negatives)}
 
 
-def test_without_any_negative_there_is_no_column_for_them(task):
+def test_no_negative_column_without_negatives(task):
     assert {row.negatives for row in pair_rows(task, records(3), negatives=2)} == {()}
 
 
-def test_too_few_texts_to_fill_with(task):
+def test_too_few_texts_for_filling_is_an_error(task):
     with pytest.raises(TrainingError, match=r"no 5 negatives for a query.*negatives\.per_query"):
         pair_rows(task, records(3), mined={"r0": ["x"]}, negatives=5)
 
 
-def test_a_text_with_a_label_finds_another_of_its_label(task):
+def test_a_labelled_text_is_paired_with_another_of_its_label(task):
     rows = pair_rows(task, labelled(12))
     of = {record["text"]: record["label"] for record in labelled(12)}
     assert len(rows) == 12
@@ -78,7 +78,7 @@ def test_a_text_with_a_label_finds_another_of_its_label(task):
     assert {row.anchor for row in pair_rows(task, alone)} == {"tent tent 0", "lamp tent 4"}
 
 
-def test_two_kinds_and_too_little_are_refused(task):
+def test_mixed_kinds_and_too_few_rows_are_refused(task):
     with pytest.raises(TrainingError, match="some records have a label"):
         pair_rows(task, [*records(2), *labelled(2)])
     with pytest.raises(TrainingError, match="no two pairs"):
@@ -102,7 +102,7 @@ def some_rows(draw) -> list[PairRow]:
 
 @settings(max_examples=150, deadline=None)
 @given(rows=some_rows(), size=st.integers(2, 9), epoch=st.integers(0, 3))
-def test_no_batch_shows_what_another_of_its_rows_finds(rows, size, epoch):
+def test_batches_contain_no_false_negatives(rows, size, epoch):
     sampler = DuplicateFreeBatchSampler(rows, range(len(rows)), size, seed=3)
     sampler.set_epoch(epoch)
     batches = list(sampler)
@@ -116,7 +116,7 @@ def test_no_batch_shows_what_another_of_its_rows_finds(rows, size, epoch):
         assert sum(map(len, batches)) == len({row for batch in batches for row in batch})
 
 
-def test_every_row_that_can_stand_beside_another_is_in_an_epoch(task):
+def test_every_compatible_row_is_in_an_epoch(task):
     rows = pair_rows(task, records(50))
     assert sorted(row for batch in DuplicateFreeBatchSampler(rows, range(50), 8, seed=0) for row in batch) == list(
         range(50)
@@ -155,7 +155,7 @@ def loss_of(model) -> float:
     [(), ("loss=cached_mnrl", "mini_batch_size=3"), ("matryoshka=[16,4]",), ("full=true",)],
     ids=["mnrl", "cached", "matryoshka", "full"],
 )
-def test_it_learns_and_what_is_saved_is_what_was_trained(overrides, task, encoder_base, tmp_path):
+def test_training_reduces_the_loss_and_saves_the_trained_weights(overrides, task, encoder_base, tmp_path):
     base = without_dropout(encoder_base, tmp_path / "base")
     recipe = fast(base, "optim.max_steps=20", *overrides)
     trained = train_encoder(recipe, base, pair_rows(task, records(20)), tmp_path / "run")
@@ -206,7 +206,7 @@ def test_hard_negatives_are_trained_on(task, encoder_base, tmp_path):
     assert trained.summary["negatives_per_row"] == 1
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(task, encoder_base, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(task, encoder_base, tmp_path):
     base = without_dropout(encoder_base, tmp_path / "base")
     rows = pair_rows(task, records(48))
     recipe = fast(base, "optim.max_steps=6", "checkpoints.every_steps=3")
@@ -231,7 +231,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(task, encoder_base, tmp_
     assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
 
 
-def test_a_run_that_was_at_its_end_is_not_trained_on(task, encoder_base, tmp_path):
+def test_a_finished_run_is_not_trained_further(task, encoder_base, tmp_path):
     rows = pair_rows(task, records(48))
     recipe = fast(encoder_base, "optim.max_steps=3", "checkpoints.every_steps=3")
     whole = train_encoder(recipe, encoder_base, rows, tmp_path / "run")
@@ -253,7 +253,7 @@ def test_validation_keeps_the_best_step(task, encoder_base, tmp_path):
 # recipes
 
 
-def test_recipes_that_make_no_sense(task, encoder_base, tmp_path):
+def test_contradictory_recipes_are_errors(task, encoder_base, tmp_path):
     rows = pair_rows(task, records(8))
     with pytest.raises(RecipeError, match=r"unknown key 'quantization'.*Known keys there: base, "):
         load_encoder_recipe({}, overrides=["quantization=nf4"])

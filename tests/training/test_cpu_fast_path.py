@@ -38,7 +38,7 @@ def step(base, *, quick, precision="fp32", overrides=()):
     "overrides",
     [(), ("lora.dropout=0.3",), ("lora.variant=rslora", "lora.target_modules=[q_proj,down_proj]")],
 )
-def test_in_fp32_it_is_the_same(tiny_base, overrides):
+def test_fp32_results_are_identical(tiny_base, overrides):
     loss, grads, model = step(tiny_base, quick=True, overrides=overrides)
     wanted_loss, wanted, _ = step(tiny_base, quick=False, overrides=overrides)
     assert model.get_base_model().config._attn_implementation == ATTENTION
@@ -48,7 +48,7 @@ def test_in_fp32_it_is_the_same(tiny_base, overrides):
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_in_bf16_it_is_as_near_to_fp32_as_pefts_own(tiny_base, quick):
+def test_bf16_results_are_as_close_to_fp32_as_peft(tiny_base, quick):
     loss, grads, _ = step(tiny_base, quick=quick, precision="bf16")
     wanted_loss, wanted, _ = step(tiny_base, quick=False)
     assert loss == pytest.approx(wanted_loss, rel=0.02)
@@ -57,7 +57,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_pefts_own(tiny_base, quick):
     assert float(torch.cosine_similarity(found, exact, dim=0)) > 0.9
 
 
-def test_a_variant_stays_as_it_is(tiny_base):
+def test_lora_variants_are_unchanged(tiny_base):
     loss, grads, model = step(tiny_base, quick=True, overrides=("lora.variant=dora",))
     wanted_loss, wanted, _ = step(tiny_base, quick=False, overrides=("lora.variant=dora",))
     assert not any("forward" in vars(module) for module in model.modules())
@@ -67,7 +67,7 @@ def test_a_variant_stays_as_it_is(tiny_base):
 
 
 @pytest.mark.parametrize("rows", [3, 400])
-def test_attention_is_pytorchs_for_few_and_many_scores(rows):
+def test_attention_matches_pytorch_for_short_and_long_inputs(rows):
     torch.manual_seed(0)
     query, key, value = torch.randn(rows, 4, 64, 8), torch.randn(rows, 2, 64, 8), torch.randn(rows, 2, 64, 8)
     seen = (torch.rand(rows, 1, 64, 64) < 0.7) | torch.eye(64, dtype=torch.bool)
@@ -82,7 +82,7 @@ def test_attention_is_pytorchs_for_few_and_many_scores(rows):
 
 
 @pytest.mark.parametrize("new", [1, 5, 9])
-def test_causal_attention_of_later_tokens_sees_all_earlier_ones(new):
+def test_causal_attention_covers_all_earlier_tokens(new):
     torch.manual_seed(0)
     query, (key, value) = torch.randn(2, 4, new, 8), torch.randn(2, 2, 2, 9, 8)
     mask = torch.ones(new, 9, dtype=torch.bool).tril(9 - new)

@@ -42,14 +42,14 @@ def test_validation_changes_no_gradient(runs):
     assert losses(plain) == losses(validated)
 
 
-def test_the_adapter_learns(runs):
+def test_training_reduces_the_loss_on_real_weights(runs):
     plain, validated = runs
     assert losses(plain)[-1] < losses(plain)[0] / 2
     validation = losses(validated, "validation_loss")
     assert validation[-1] < validation[0]
 
 
-def test_the_fault_is_real_where_this_cpu_has_it():
+def test_the_4_bit_repacking_fault_exists_on_this_cpu():
     """The control: one eval-mode forward on the copy being trained, and its gradients are others."""
     import torch
 

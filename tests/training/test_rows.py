@@ -20,14 +20,14 @@ from tests.words import first_word, word_records
     batch=st.integers(1, 8),
     seed=st.integers(0, 5),
 )
-def test_batches_are_a_permutation_the_same_for_the_same_seed(lengths, batch, seed):
+def test_batches_are_a_permutation_fixed_by_the_seed(lengths, batch, seed):
     sampler = LengthGroupedBatches(lengths, batch, seed)
     order = list(sampler)
     assert sorted(order) == list(range(len(lengths)))
     assert list(LengthGroupedBatches(lengths, batch, seed)) == order
 
 
-def test_epochs_differ_and_batches_hold_rows_of_like_length():
+def test_epochs_differ_and_batches_contain_rows_of_similar_length():
     lengths = [1 + index % 40 for index in range(400)]
     sampler = LengthGroupedBatches(lengths, 8, seed=1)
     first = list(sampler)
@@ -40,7 +40,7 @@ def test_epochs_differ_and_batches_hold_rows_of_like_length():
     assert max(spread) <= 3
 
 
-def test_collate_puts_completions_at_the_right_edge():
+def test_collate_aligns_completions_to_the_right():
     batch = collate([Example((5, 6, 7, 8), 3), Example((1, 2, 3), 1)], pad_id=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [0, 1, 2, 3]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
@@ -48,7 +48,7 @@ def test_collate_puts_completions_at_the_right_edge():
     assert batch["labels"].tolist() == [[IGNORED, 8], [2, 3]]
 
 
-def test_log_probabilities_are_those_of_each_row_alone_over_all_logits(tiny_base):
+def test_log_probabilities_equal_those_of_each_row_alone(tiny_base):
     import torch
 
     model = load_model(tiny_base, precision="fp32")
@@ -61,7 +61,7 @@ def test_log_probabilities_are_those_of_each_row_alone_over_all_logits(tiny_base
         assert value.item() == pytest.approx(wanted.item(), abs=1e-4)
 
 
-def test_a_row_too_long_is_named_or_dropped_and_counted(tiny_base, tmp_path):
+def test_an_overlong_row_is_named_or_dropped_and_counted(tiny_base, tmp_path):
     task = first_word(tmp_path)
     renderer = Renderer(load_tokenizer(tiny_base))
     records = [*word_records(3), {"id": "long", "group": "long", "text": "tent " * 100}]

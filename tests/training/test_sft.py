@@ -38,7 +38,7 @@ def same(a: Path, b: Path) -> bool:
     return left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left)
 
 
-def test_the_loss_falls_and_the_figures_are_kept(tiny_base, tmp_path):
+def test_the_loss_decreases_and_metrics_are_recorded(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=30", "optim.learning_rate=3e-2"])
     told = []
     trained = train_adapter(
@@ -60,7 +60,7 @@ def test_the_loss_falls_and_the_figures_are_kept(tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
-def test_validation_leaves_training_bit_for_bit_as_it_is_without(tiny_base, tmp_path, quantization):
+def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path, quantization):
     """On a 4-bit CPU base, an eval-mode forward on the training copy would change every later gradient."""
     task = first_word(tmp_path / "task")
     recipe = load_recipe(
@@ -79,7 +79,7 @@ def test_validation_leaves_training_bit_for_bit_as_it_is_without(tiny_base, tmp_
     assert "validation_accuracy" in lines[0]
 
 
-def test_the_best_step_is_what_comes_out(tiny_base, tmp_path):
+def test_the_best_step_is_stored(tiny_base, tmp_path):
     losses = iter([3.0, 1.0, 2.0, 4.0])
     recipe = load_recipe({}, overrides=[*SHORT, "validation.every_steps=3", "checkpoints.every_steps=3"])
     trained = train_adapter(
@@ -95,7 +95,7 @@ def test_the_best_step_is_what_comes_out(tiny_base, tmp_path):
     assert not same(trained.adapter, tmp_path / "run" / "checkpoints" / "checkpoint-12")
 
 
-def test_a_step_without_a_figure_is_not_the_best_for_ever(tiny_base, tmp_path):
+def test_a_step_without_the_metric_is_never_the_best(tiny_base, tmp_path):
     kappas = iter([math.nan, 0.1, math.nan, 0.0])
     changes = ["validation.every_steps=3", "checkpoints.every_steps=3", "validation.metric=kappa"]
     trained = train_adapter(
@@ -109,7 +109,7 @@ def test_a_step_without_a_figure_is_not_the_best_for_ever(tiny_base, tmp_path):
     assert trained.summary["best"] == {"step": 6, "loss": 1.0, "kappa": 0.1}
 
 
-def test_the_best_step_is_the_least_of_a_measure_of_which_less_is_better(tiny_base, tmp_path):
+def test_the_best_step_minimises_a_measure_where_less_is_better(tiny_base, tmp_path):
     class Errors:
         less_is_better = ("MAE",)
         found = iter([3.0, 1.0, 2.0, 4.0])
@@ -123,7 +123,7 @@ def test_the_best_step_is_the_least_of_a_measure_of_which_less_is_better(tiny_ba
     assert trained.summary["best"] == {"step": 6, "loss": 1.0, "MAE": 1.0}
 
 
-def test_training_stops_when_nothing_gets_better(tiny_base, tmp_path):
+def test_early_stopping(tiny_base, tmp_path):
     changes = ["validation.every_steps=2", "validation.patience=2", "validation.metric=accuracy"]
     recipe = load_recipe({}, overrides=[*SHORT, *changes, "checkpoints.every_steps=2"])
     for again in (
@@ -143,7 +143,7 @@ def test_training_stops_when_nothing_gets_better(tiny_base, tmp_path):
         assert trained.summary["best"]["step"] == 2
 
 
-def test_a_metric_that_nobody_measures_is_an_error_with_the_ones_there_are(tiny_base, tmp_path):
+def test_an_unknown_metric_lists_the_known_ones(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=[*SHORT, "validation.metric=nDCG"])
     with pytest.raises(TrainingError, match=r"'nDCG' was not measured\. Measured: loss\."):
         train_adapter(
@@ -169,14 +169,14 @@ def test_a_metric_that_nobody_measures_is_an_error_with_the_ones_there_are(tiny_
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_each_variant_learns(tiny_base, tmp_path, overrides):
+def test_each_lora_variant_reduces_the_loss(tiny_base, tmp_path, overrides):
     recipe = load_recipe({}, overrides=[*SHORT, *overrides])
     train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(64), tmp_path / "run")
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_gradients_accumulate_to_those_of_the_large_batch(tiny_base, tmp_path):
+def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)
     common = [*SHORT, "optim.max_steps=1", "quantization=none", "precision=fp32"]
@@ -254,7 +254,7 @@ def test_resuming_after_kill_9_ends_at_the_same_loss(tiny_base, tmp_path):
     assert same(tmp_path / "killed" / "adapter", tmp_path / "whole" / "adapter")
 
 
-def test_a_checkpoint_cut_short_is_not_resumed_from(tiny_base, tmp_path):
+def test_a_truncated_checkpoint_is_not_resumed_from(tiny_base, tmp_path):
     task = first_word(tmp_path / "task")
     recipe = load_recipe({}, overrides=[*SHORT, "checkpoints.every_steps=4", "checkpoints.keep=5"])
     train_adapter(task, recipe, tiny_base, word_records(64), tmp_path / "run")
@@ -265,7 +265,7 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(tiny_base, tmp_path):
     assert state["global_step"] == 12
 
 
-def test_a_run_that_was_at_its_end_is_not_trained_on(tiny_base, tmp_path):
+def test_a_finished_run_is_not_trained_further(tiny_base, tmp_path):
     task, folder = first_word(tmp_path / "task"), tmp_path / "run"
     recipe = load_recipe({}, overrides=[*SHORT, "checkpoints.every_steps=4"])
     whole = train_adapter(task, recipe, tiny_base, word_records(64), folder)
@@ -277,7 +277,7 @@ def test_a_run_that_was_at_its_end_is_not_trained_on(tiny_base, tmp_path):
     assert all((before[name] == after[name]).all() for name in before)
 
 
-def test_validation_renders_prompts_with_the_recipes_options(tiny_base, tmp_path):
+def test_validation_uses_the_prompt_options_of_the_recipe(tiny_base, tmp_path):
     """A base whose template prints a date and a flag: training, validation and the stored adapter see the same ones."""
     folder = Path(shutil.copytree(tiny_base.path, tmp_path / "base"))
     template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
@@ -332,7 +332,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_finite_checkp
     assert all(math.isfinite(line["loss"]) for line in read_metrics(folder / "metrics.jsonl"))
 
 
-def test_rows_that_are_all_too_long_are_counted(tiny_base, tmp_path):
+def test_an_all_overlong_dataset_is_an_error_with_counts(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=["max_length=8", "too_long=drop"])
     with pytest.raises(TrainingError, match="no row to train on: all 3 have more than max_length = 8 tokens"):
         train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(3), tmp_path / "run")

@@ -38,7 +38,7 @@ def running(base, store, *arguments):
         process.communicate()
 
 
-def test_what_is_in_flight_is_finished_when_it_is_terminated(tiny_base, store):
+def test_sigterm_finishes_requests_in_progress(tiny_base, store):
     with running(tiny_base, store, "--load", "two@production", "--max-prompt", "100") as (process, client):
         assert client.get("/v1/models", headers={"authorization": "Bearer third"}).status_code == 401
         assert client.post("/v1/chat/completions", json=asked("x" * 100)).status_code == 400
@@ -59,7 +59,7 @@ def test_what_is_in_flight_is_finished_when_it_is_terminated(tiny_base, store):
             client.get("/healthz")
 
 
-def test_limits_of_a_caller_and_trusted_proxies_come_from_the_command_line(tiny_base, store):
+def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
     limits = ("--per-caller", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
     with running(tiny_base, store, *limits) as (_, client):
         one = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
@@ -70,7 +70,7 @@ def test_limits_of_a_caller_and_trusted_proxies_come_from_the_command_line(tiny_
         assert client.post("/v1/score", json=one).json()["error"]["code"] == "rate_limit_exceeded"
 
 
-def test_what_cannot_be_served_is_said_before_anything_is(refused, tiny_base, tmp_path):
+def test_invalid_options_are_reported_before_loading(refused, tiny_base, tmp_path):
     for arguments, words in (
         (("--base", tmp_path / "none"), "there is no base model"),
         (("--base", tiny_base.path, "--load", "../one"), "is not"),
@@ -91,14 +91,14 @@ def test_what_cannot_be_served_is_said_before_anything_is(refused, tiny_base, tm
         (None, ("--api-key", "good", "--api-key", " "), "an API key is empty, or begins or ends with a blank"),
     ],
 )
-def test_a_key_that_is_none_does_not_open_the_server(refused, monkeypatch, env, arguments, words):
+def test_an_unusable_api_key_is_refused(refused, monkeypatch, env, arguments, words):
     monkeypatch.delenv("SEARCHLORA_API_KEY", raising=False)
     if env is not None:
         monkeypatch.setenv("SEARCHLORA_API_KEY", env)
     assert words in refused("serve", "--port", "0", *arguments)
 
 
-def test_as_many_connections_as_the_system_allows():
+def test_the_open_file_limit_is_raised_and_bounds_requests():
     code = (
         "import resource; from searchlora.server.api.serve import max_connections;"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 600));"

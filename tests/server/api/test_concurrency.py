@@ -32,7 +32,7 @@ def leave(client, body):
         next(answer.iter_lines())
 
 
-def test_no_answer_comes_from_another_adapter(tiny_base, store):
+def test_concurrent_answers_come_from_the_requested_adapter(tiny_base, store):
     service = made_service(tiny_base, store, engine={"adapters": 2, "batch_rows": 16})
     models = ("tiny", *NAMES)
     cases = [(model, text) for model in models for text in TEXTS]

@@ -38,7 +38,7 @@ def embedded(monkeypatch, go):
     return texts
 
 
-def test_nothing_is_computed_for_clients_that_left(tiny_base, encoder_base, store, embedded, go):
+def test_nothing_is_computed_for_disconnected_clients(tiny_base, encoder_base, store, embedded, go):
     with (
         served(made_service(tiny_base, store, encoder_base)) as url,
         httpx.Client(base_url=url, timeout=30) as client,
@@ -60,7 +60,7 @@ def test_nothing_is_computed_for_clients_that_left(tiny_base, encoder_base, stor
     assert embedded == ["held", "stayed"]
 
 
-def test_nothing_is_computed_where_loading_took_all_the_time(encoder_base, store, embedded, monkeypatch):
+def test_nothing_is_computed_after_loading_used_up_the_time_limit(encoder_base, store, embedded, monkeypatch):
     load = Encoders._load
 
     def slow(self, pinned):
@@ -75,7 +75,7 @@ def test_nothing_is_computed_where_loading_took_all_the_time(encoder_base, store
     assert embedded == []
 
 
-def test_no_more_copies_are_in_memory_than_allowed(encoder_base, store, monkeypatch):
+def test_the_number_of_loaded_encoder_copies_is_bounded(encoder_base, store, monkeypatch):
     served, seen = Encoders([str(encoder_base.path)], store, max_loaded=1), []
     load = Encoders._load
 

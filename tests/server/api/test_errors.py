@@ -36,7 +36,7 @@ def refused(answer, status, *words):
     "body", [b"", b"{", b"nothing", b"\xff\xfe", b"[" * 100_000, b'{"model": "one", "model', b"null", b"[]", b'"one"']
 )
 @pytest.mark.parametrize("path", [CHAT, SCORE, EMBED, LOAD])
-def test_what_is_no_json_or_no_object(client, path, body):
+def test_bodies_that_are_not_json_objects_are_errors(client, path, body):
     refused(client.post(path, content=body, headers={"content-type": "application/json"}), 400)
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_json_or_no_object(client, path, body):
         ({"messages": [{"role": "user", "content": "x" * 5000}]}, "context_length_exceeded", None),
     ],
 )
-def test_what_does_not_fit_says_where(client, change, code, param):
+def test_invalid_fields_are_named(client, change, code, param):
     error = refused(client.post(CHAT, content=json.dumps(asked() | change), headers=JSON), 400)
     assert (error["code"] if code else None, error["param"], error["type"]) == (code, param, "invalid_request_error")
     assert "\ud800" not in error["message"]
@@ -88,7 +88,7 @@ def test_what_does_not_fit_says_where(client, change, code, param):
 JSON = {"content-type": "application/json"}
 
 
-def test_a_schema_nested_beyond_reason(client):
+def test_a_too_deeply_nested_schema_is_an_error(client):
     schema = '{"items":' * 900 + "{}" + "}" * 900
     body = json.dumps(asked())[:-1] + f', "structured_outputs": {{"json": {schema}}}}}'
     refused(client.post(CHAT, content=body, headers=JSON), 400)
@@ -105,13 +105,13 @@ def test_an_adapter_is_a_name_and_never_a_path(client, name):
 
 
 @pytest.mark.parametrize("name", ["four", "one@9", "one@production", "encoder", "gpt-4o"])
-def test_an_adapter_that_is_not_there(client, name, store):
+def test_a_missing_adapter_is_404(client, name, store):
     for answer in (client.post(CHAT, json=asked(model=name)), client.post(LOAD, json={"adapter": name})):
         assert str(store.root) not in refused(answer, 404, "no")["message"]
     refused(client.post(CHAT, json=asked(model=name, stream=True)), 404)
 
 
-def test_models_of_the_other_kind(client):
+def test_a_model_of_the_wrong_kind_is_an_error(client):
     said = refused(client.post(CHAT, json=asked(model="meaning")), 409, "meaning@1: was trained on 'encoder'")[
         "message"
     ]
@@ -120,7 +120,7 @@ def test_models_of_the_other_kind(client):
     refused(client.post(EMBED, json={"model": "tiny", "input": "x"}), 404)
 
 
-def test_what_would_fail_again_says_so_to_clients_that_retry(client):
+def test_permanent_errors_carry_x_should_retry_false(client):
     assert client.post(CHAT, json=asked(model="meaning")).headers["x-should-retry"] == "false"
     assert "x-should-retry" not in client.post(CHAT, json=asked(model="four")).headers
 
@@ -133,14 +133,14 @@ def test_what_would_fail_again_says_so_to_clients_that_retry(client):
         ({"model": "../one"}, 400, "Request 3: "),
     ],
 )
-def test_errors_name_the_request_of_several_that_they_are_of(client, change, status, words):
+def test_errors_name_the_position_in_a_batch(client, change, status, words):
     good = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
     said = refused(client.post(SCORE, json={"requests": [good, good, good | change]}), status, words)["message"]
     alone = refused(client.post(SCORE, json=good | change), status)["message"]
     assert "request 1" not in (said + alone).lower()
 
 
-def test_a_folder_that_is_not_the_stores_hides_nothing(client, store):
+def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):
     stray = store.root / "Backup 2026" / "1"
     stray.mkdir(parents=True)
     try:
@@ -162,12 +162,12 @@ def test_a_folder_that_is_not_the_stores_hides_nothing(client, store):
         ({"encoding_format": "int8"}, "encoding_format"),
     ],
 )
-def test_texts_that_are_not_embedded(client, change, words):
+def test_invalid_embedding_inputs_are_errors(client, change, words):
     error = refused(client.post(EMBED, json={"model": "encoder", "input": "x"} | change), 400, words)
     assert "/" not in error["message"]
 
 
-def test_a_long_text_is_cut_where_that_is_asked_for(client):
+def test_a_long_text_is_truncated_on_request(client):
     answer = client.post(EMBED, json={"model": "encoder", "input": "x" * 500, "truncate": True})
     assert (answer.status_code, answer.json()["usage"]["prompt_tokens"]) == (200, 64)
 
@@ -183,13 +183,13 @@ def test_a_long_text_is_cut_where_that_is_asked_for(client):
         ({"temperature": 0}, "temperature"),
     ],
 )
-def test_choices_that_are_not_scored(client, change, param):
+def test_invalid_choices_are_errors(client, change, param):
     body = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a", "b"]} | change
     assert refused(client.post(SCORE, json=body), 400)["param"] == param
     assert refused(client.post(SCORE, json={"requests": [body]}), 400)["param"] == f"requests.0.{param}"
 
 
-def test_paths_and_methods_that_are_not_there(client):
+def test_unknown_paths_and_methods_are_errors(client):
     for path in ("/", "/docs", "/openapi.json", "/v1/nothing", "/v1/../etc"):
         assert refused(client.get(path), 404)["code"] == "not_found"
     assert refused(client.get(CHAT), 405)["code"] == "method_not_allowed"
@@ -213,7 +213,7 @@ def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
         assert "bad@1" in {model["id"] for model in here.get("/v1/models").json()["data"]}
 
 
-def test_a_base_that_is_moved_while_serving_has_its_own_error(store, tiny_base, tmp_path):
+def test_a_base_moved_while_serving_has_its_own_error(store, tiny_base, tmp_path):
     folder = shutil.copytree(tiny_base.path, tmp_path / "tiny")
     with served(made_service(BaseModel("tiny", folder), store)) as url:
         folder.rename(tmp_path / "elsewhere")

@@ -84,7 +84,7 @@ def healthz_latencies(client, stop):
     ],
     ids=["header", "request line", "headers", "second request", "chunk header", "trailer"],
 )
-def test_a_head_that_never_ends_is_refused(client, head, piece):
+def test_an_endless_request_head_is_refused(client, head, piece):
     with connection(client) as connected:
         assert endless(connected, head, piece) < 20_000_000
     with connection(client) as connected:
@@ -94,14 +94,14 @@ def test_a_head_that_never_ends_is_refused(client, head, piece):
     assert json.loads(answers.rpartition(b"\r\n\r\n")[2])["error"]["code"] == "header_too_long"
 
 
-def test_a_complete_head_beyond_the_limit_is_refused_as_well(client):
+def test_a_complete_request_head_beyond_the_limit_is_refused(client):
     with connection(client) as connected:
         connected.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: " + b"a" * 70_000 + b"\r\n\r\n")
         assert b"HTTP/1.1 431 " in read_to_end(connected)
     assert client.get("/healthz", headers={"x": "a" * 60_000}).status_code == 200
 
 
-def test_a_head_that_comes_slowly_ends_with_a_time_out(tiny_base, store, monkeypatch):
+def test_a_slow_request_head_times_out(tiny_base, store, monkeypatch):
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.4)
     with served(made_service(tiny_base, store)) as url, httpx.Client(base_url=url, timeout=30) as client:
         for before in (b"", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"):
@@ -145,7 +145,7 @@ def test_content_length_with_chunked_is_answered_once(client, path):
 
 
 @pytest.mark.parametrize("path", [CHAT, "stream", SCORE, EMBED, "/v1/models", "/v1/models/one", "/v1/adapters/load"])
-def test_a_time_out_is_answered_at_the_limit_on_every_route(tiny_base, encoder_base, store, monkeypatch, path):
+def test_every_route_times_out_at_the_limit(tiny_base, encoder_base, store, monkeypatch, path):
     service = made_service(tiny_base, store, encoder_base, timeout=0.4)
     blocked = threading.Event()
     monkeypatch.setattr(service.engine, "submit", lambda *_, **__: Future())
@@ -175,7 +175,7 @@ def test_a_time_out_is_answered_at_the_limit_on_every_route(tiny_base, encoder_b
         blocked.set()
 
 
-def test_a_stream_that_stalls_ends_at_the_limit(tiny_base, store, monkeypatch):
+def test_a_stalled_stream_ends_at_the_limit(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, timeout=0.5)
 
     def stalls(*_, on_token, **__):
@@ -191,7 +191,7 @@ def test_a_stream_that_stalls_ends_at_the_limit(tiny_base, store, monkeypatch):
     assert "hello" in answer.text and "deadline_exceeded" in answer.text.strip().splitlines()[-1]
 
 
-def test_what_was_submitted_for_an_abandoned_request_is_taken_back(tiny_base, store, monkeypatch):
+def test_work_of_an_abandoned_request_is_cancelled(tiny_base, store, monkeypatch):
     service, submitted = made_service(tiny_base, store, timeout=0.2), []
 
     def slow(*_, **__):
@@ -221,7 +221,7 @@ def test_what_was_submitted_for_an_abandoned_request_is_taken_back(tiny_base, st
     ],
     ids=["no messages", "empty messages", "unknown fields", "no choices"],
 )
-def test_a_body_with_many_errors_does_not_hold_up_others(client, body):
+def test_a_body_with_many_errors_does_not_delay_others(client, body):
     stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         latencies = pool.submit(healthz_latencies, client, stop)
@@ -234,7 +234,7 @@ def test_a_body_with_many_errors_does_not_hold_up_others(client, body):
     assert took < 2
 
 
-def test_slow_stores_and_tokenizers_do_not_hold_up_others(tiny_base, store, monkeypatch):
+def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store)
     render, entries, pin = service.engine.renderer.prompt_ids, Store.list, service.engine.pin
 
@@ -264,7 +264,7 @@ def test_slow_stores_and_tokenizers_do_not_hold_up_others(tiny_base, store, monk
 # Callers
 
 
-def test_a_caller_has_a_share_of_the_server_and_others_keep_theirs(tiny_base, store, monkeypatch):
+def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, api_keys=("first", "second"), max_requests_per_caller=3)
     held = []
 
@@ -299,7 +299,7 @@ def test_a_caller_has_a_share_of_the_server_and_others_keep_theirs(tiny_base, st
         assert ask("first").status_code == 200
 
 
-def test_embeddings_stop_for_clients_that_left_and_callers_take_turns(tiny_base, encoder_base, store, monkeypatch):
+def test_embeddings_stop_for_disconnected_clients_and_callers_alternate(tiny_base, encoder_base, store, monkeypatch):
     service = made_service(tiny_base, store, encoder_base, api_keys=("first", "second"))
     batches, order = [], []
 
@@ -337,7 +337,7 @@ def test_embeddings_stop_for_clients_that_left_and_callers_take_turns(tiny_base,
 # Files that disappear
 
 
-def test_a_moved_base_or_store_is_not_ready_and_is_said_in_words(tiny_base, encoder_base, tmp_path, caplog):
+def test_a_moved_base_or_store_is_not_ready_with_a_reason(tiny_base, encoder_base, tmp_path, caplog):
     shutil.copytree(tiny_base.path, tmp_path / "base")
     shutil.copytree(encoder_base.path, tmp_path / "encoder")
     base, store = resolve(str(tmp_path / "base")), Store(tmp_path / "store")
@@ -389,13 +389,13 @@ def test_a_path_cannot_forge_a_log_line(tiny_base, store, monkeypatch, caplog):
     ["", "null", "http://[", "//HOST", "HOST", "file://HOST", "http://user@HOST", "http://HOST/", "http://HOST#x",
      "http://HOST http://evil.example", "http://HOST@evil.example", "http://HOST.evil.example", "http://\xad", "http://HOST:x"],
 )  # fmt: skip
-def test_odd_origins_are_foreign(client, origin):
+def test_malformed_origins_are_refused(client, origin):
     value = origin.replace("HOST", client.base_url.netloc.decode()).encode("latin-1")
     answer = client.post(CHAT, json=asked(max_tokens=1), headers={b"origin": value})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_page")
 
 
-def test_the_servers_own_origin_is_not_foreign(client):
+def test_the_origin_of_the_server_is_accepted(client):
     own = f"http://{client.base_url.netloc.decode()}"
     assert client.post(
         CHAT, json=asked(max_tokens=1), headers={"origin": own.upper().replace("HTTP", "http")}

@@ -37,7 +37,7 @@ def until(true, seconds=5.0):
         time.sleep(0.01)
 
 
-def test_a_key_is_asked_for_where_there_is_one(tiny_base, store):
+def test_a_configured_api_key_is_required(tiny_base, store):
     with serving(tiny_base, store, api_keys=("first-key", "schlüssel"), requests_per_minute=3) as (_, client):
         for headers in (
             {},
@@ -60,7 +60,7 @@ def test_a_key_is_asked_for_where_there_is_one(tiny_base, store):
             assert codes == [200, 200, 200, 429]
 
 
-def test_a_caller_that_asks_too_often_is_told_when_to_come_back(tiny_base, store):
+def test_a_rate_limited_caller_gets_retry_after(tiny_base, store):
     with serving(tiny_base, store, requests_per_minute=2) as (_, client):
         answers = [client.post(CHAT, json=asked()) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -71,7 +71,7 @@ def test_a_caller_that_asks_too_often_is_told_when_to_come_back(tiny_base, store
         assert client.get("/v1/models").status_code == 200
 
 
-def test_a_bucket_fills_steadily_and_no_further_than_full():
+def test_the_token_bucket_refills_steadily_up_to_its_size():
     now = [0.0]
     rates = RateLimiter(60, clock=lambda: now[0])
     assert [rates.retry_after("a") for _ in range(61)] == [0] * 60 + [1]
@@ -82,7 +82,7 @@ def test_a_bucket_fills_steadily_and_no_further_than_full():
     assert [rates.retry_after("a") for _ in range(61)] == [0] * 60 + [1]
 
 
-def test_bodies_and_prompts_and_answers_that_are_too_long(tiny_base, store):
+def test_too_long_bodies_prompts_and_answers_are_errors(tiny_base, store):
     with serving(tiny_base, store, max_body_bytes=2000, max_prompt_tokens=100, max_answer_tokens=16) as (_, client):
         assert client.post(CHAT, content=b"x" * 2001).status_code == 413
         chunks = (b"x" * 500 for _ in range(1000))
@@ -99,7 +99,7 @@ def test_bodies_and_prompts_and_answers_that_are_too_long(tiny_base, store):
         assert whole["usage"]["completion_tokens"] <= 16
 
 
-def test_pages_of_other_sites_and_foreign_names_are_refused_where_there_is_no_key(tiny_base, store):
+def test_foreign_origins_and_hosts_are_refused_without_keys(tiny_base, store):
     with serving(tiny_base, store, host_names=("Box.example",)) as (_, client):
         pages = ({"origin": origin} for origin in ("http://evil.example", "null", "http://["))
         for headers in ({"host": "evil.example"}, {"host": ""}, *pages):
@@ -114,7 +114,7 @@ def test_pages_of_other_sites_and_foreign_names_are_refused_where_there_is_no_ke
             assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
-def test_a_full_queue_is_503_and_has_room_again(tiny_base, store):
+def test_a_full_queue_is_503_and_recovers(tiny_base, store):
     with serving(tiny_base, store, {"batch_rows": 1}, max_waiting=1, max_answer_tokens=4000) as (service, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             assert stream.status_code == 200
@@ -137,7 +137,7 @@ def test_a_full_queue_is_503_and_has_room_again(tiny_base, store):
         assert "searchlora_engine_requests_refused_total 3.0" in client.get("/metrics").text
 
 
-def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny_base, store):
+def test_a_timed_out_answer_is_504_or_ends_the_stream_with_the_reason(tiny_base, store):
     with serving(tiny_base, store, timeout=0.3, max_answer_tokens=4000) as (service, client):
         answer = client.post(CHAT, json=long(3000))
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
@@ -151,7 +151,7 @@ def test_an_answer_that_takes_too_long_is_504_or_breaks_off_with_the_reason(tiny
         until(lambda: service.engine.stats().generating == 0)
 
 
-def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
+def test_the_number_of_active_requests_is_bounded(tiny_base, store):
     with serving(tiny_base, store, max_active_requests=1, max_answer_tokens=4000) as (_, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             lines = stream.iter_lines()
@@ -162,7 +162,7 @@ def test_no_more_requests_than_the_server_can_be_busy_with(tiny_base, store):
         until(lambda: client.get("/v1/models").status_code == 200)
 
 
-def test_more_scores_at_once_than_may_wait_are_refused_for_good(tiny_base, store):
+def test_a_score_batch_larger_than_the_queue_is_refused_permanently(tiny_base, store):
     one = {"model": "one", "messages": [{"role": "user", "content": "tent"}], "choices": ["yes", "no"]}
     with serving(tiny_base, store, max_waiting=4) as (_, client):
         answer = client.post("/v1/score", json={"requests": [one] * 5})
@@ -171,7 +171,7 @@ def test_more_scores_at_once_than_may_wait_are_refused_for_good(tiny_base, store
         assert len(client.post("/v1/score", json={"requests": [one] * 4}).json()["results"]) == 4
 
 
-def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, monkeypatch):
+def test_a_failed_pass_fails_only_its_requests(tiny_base, store, monkeypatch):
     with serving(tiny_base, store) as (service, client):
         writer = service.engine._core._runner._batch
 
@@ -189,7 +189,7 @@ def test_a_pass_that_fails_fails_those_in_it_and_nobody_else(tiny_base, store, m
             assert client.post(CHAT, json=body).status_code == 200
 
 
-def test_what_takes_longer_than_the_grace_breaks_off(tiny_base, store):
+def test_requests_beyond_the_grace_period_are_aborted(tiny_base, store):
     service = made_service(tiny_base, store, max_answer_tokens=4000)
     started = time.monotonic()
     with httpx.Client(timeout=30) as client, served(service, grace=0) as url:
@@ -200,7 +200,7 @@ def test_what_takes_longer_than_the_grace_breaks_off(tiny_base, store):
     assert service.engine.stats().generating == 0
 
 
-def test_what_is_cut_before_its_answer_began_is_told_so(tiny_base, store, caplog):
+def test_requests_aborted_before_their_answer_get_an_error(tiny_base, store, caplog):
     service, found = made_service(tiny_base, store, max_answer_tokens=4000), []
     with served(service, grace=0) as url:
         waits = threading.Thread(target=lambda: found.append(httpx.post(url + CHAT, json=long(3000), timeout=30)))
@@ -212,7 +212,7 @@ def test_what_is_cut_before_its_answer_began_is_told_so(tiny_base, store, caplog
     assert not any(record.exc_info for record in caplog.records)
 
 
-def test_where_an_answer_has_no_length_it_gets_what_the_context_has_room_for(tiny_base, store):
+def test_max_tokens_defaults_to_the_rest_of_the_context(tiny_base, store):
     with serving(tiny_base, store) as (service, client):
         context = service.engine.context
         empty = len(service.engine.renderer.prompt_ids([{"role": "user", "content": ""}]))
@@ -224,13 +224,13 @@ def test_where_an_answer_has_no_length_it_gets_what_the_context_has_room_for(tin
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
-def test_a_grace_without_end_is_one(tiny_base, store):
+def test_an_infinite_grace_period_is_accepted(tiny_base, store):
     config = make_server(made_service(tiny_base, store), grace=math.inf).config
     assert config.timeout_graceful_shutdown is None
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_row(tiny_base, store, stream):
+def test_a_disconnected_client_frees_its_row(tiny_base, store, stream):
     with serving(tiny_base, store, max_answer_tokens=4000) as (service, client):
         if stream:
             with client.stream("POST", CHAT, json=long(3000, stream=True)) as answer:
@@ -246,7 +246,7 @@ def test_a_client_that_leaves_frees_its_row(tiny_base, store, stream):
         assert client.post(CHAT, json=asked()).status_code == 200
 
 
-def test_a_client_that_leaves_within_its_body_is_counted_as_gone(tiny_base, store):
+def test_a_disconnect_within_the_body_is_counted_as_499(tiny_base, store):
     import socket
 
     with serving(tiny_base, store) as (_, client):
@@ -259,7 +259,7 @@ def test_a_client_that_leaves_within_its_body_is_counted_as_gone(tiny_base, stor
         assert 'status="400"' not in client.get("/metrics").text
 
 
-def test_answers_do_not_wait_for_packets_to_be_confirmed(client):
+def test_small_answers_are_sent_without_delay(client):
     took = []
     for _ in range(20):
         started = time.monotonic()
@@ -268,7 +268,7 @@ def test_answers_do_not_wait_for_packets_to_be_confirmed(client):
     assert min(took) < 0.02  # the least of many: other processes on the machine only ever add
 
 
-def test_clients_that_say_nothing_or_half_a_request_hold_nobody_up(client):
+def test_silent_and_partial_requests_delay_nobody(client):
     import socket
 
     silent = [socket.create_connection((client.base_url.host, client.base_url.port)) for _ in range(20)]

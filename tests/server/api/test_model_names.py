@@ -22,7 +22,7 @@ def test_a_base_named_by_its_hub_id_is_found_by_it(tiny_base, store):
         assert httpx.get(f"{url}/v1/models/org/other").status_code == 404
 
 
-def test_an_adapter_called_as_the_base_is_listed_by_version_only(tiny_base, store, tmp_path):
+def test_an_adapter_named_like_the_base_is_listed_by_version_only(tiny_base, store, tmp_path):
     shutil.copytree(tiny_base.path, tmp_path / "one")
     with served(made_service(resolve(str(tmp_path / "one")), store)) as url:
         names = [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]]

@@ -24,7 +24,7 @@ def expected(service, adapter, **more):
     return service.engine.generate([Request(tuple(CHAT), adapter, 8, **more)])[0]
 
 
-def test_models_are_the_base_the_encoders_and_adapters_by_name_version_and_alias(official, tiny_base):
+def test_models_lists_base_encoders_and_adapter_references(official, tiny_base):
     models = {model.id: model for model in official.models.list()}
     adapters = {f"{name}{target}" for name in ("one", "two", "three", "meaning") for target in ("", "@1")}
     assert set(models) == {"tiny", "encoder", "two@production"} | adapters
@@ -37,7 +37,7 @@ def test_models_are_the_base_the_encoders_and_adapters_by_name_version_and_alias
 
 
 @pytest.mark.parametrize(("model", "adapter"), [("tiny", None), ("one", "one@1"), ("two@production", "two@1")])
-def test_an_answer_is_the_engines_whole_and_streamed(official, service, model, adapter):
+def test_answers_equal_the_engine_whole_and_streamed(official, service, model, adapter):
     wanted = expected(service, adapter)
     whole = official.chat.completions.create(model=model, messages=CHAT, max_tokens=8)
     assert (whole.model, whole.choices[0].message.content) == (adapter or "tiny", wanted.text)
@@ -65,7 +65,7 @@ def test_a_stream_without_usage_has_none(official):
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
 
 
-def test_parts_of_a_message_and_turns_of_a_chat_are_read(official, service):
+def test_message_parts_and_several_turns_are_accepted(official, service):
     chat = [
         {"role": "developer", "content": "Be short."},
         {"role": "user", "content": [{"type": "text", "text": "te"}, {"type": "text", "text": "nt"}]},
@@ -104,19 +104,19 @@ def test_parts_of_a_message_and_turns_of_a_chat_are_read(official, service):
         ({"response_format": {"type": "text"}}, lambda t: t is not None),
     ],
 )
-def test_answers_are_held_to_a_form(official, more, fits):
+def test_response_formats_constrain_answers(official, more, fits):
     answer = official.chat.completions.create(**({"model": "one", "messages": CHAT, "max_tokens": 12} | more))
     assert fits(answer.choices[0].message.content)
 
 
-def test_what_an_answer_begins_with_is_not_said_again(official, service):
+def test_an_answer_prefix_is_not_repeated(official, service):
     answer = official.chat.completions.create(
         model="one", messages=CHAT, max_tokens=8, extra_body={"answer_prefix": "Well, "}
     )
     assert answer.choices[0].message.content == expected(service, "one", answer_prefix="Well, ").text
 
 
-def test_fields_that_change_nothing_are_taken(official, service):
+def test_fields_without_effect_are_accepted(official, service):
     answer = official.chat.completions.create(
         **{"model": "one", "messages": CHAT, "max_tokens": 8, "temperature": 0.0, "n": 1, "seed": 3, "top_p": 0.9},
         **{"user": "u", "stop": [], "logprobs": False, "presence_penalty": 0, "metadata": {"a": "b"}, "store": False},
@@ -124,7 +124,7 @@ def test_fields_that_change_nothing_are_taken(official, service):
     assert answer.choices[0].message.content == expected(service, "one").text
 
 
-def test_embeddings_are_the_encoders_in_both_formats(official, encoder_base, store):
+def test_embeddings_equal_the_encoder_in_both_formats(official, encoder_base, store):
     texts = ["red tent", "wool socks"]
     for model, name, adapter in (("encoder", "encoder", None), ("meaning", "meaning@1", store.get("meaning"))):
         wanted = Encoder.load(str(encoder_base.path), adapter=adapter).encode(texts)
@@ -137,7 +137,7 @@ def test_embeddings_are_the_encoders_in_both_formats(official, encoder_base, sto
     assert len(short) == 4
 
 
-def test_errors_are_those_that_the_client_knows(official):
+def test_errors_map_to_the_exceptions_of_the_client(official):
     with pytest.raises(openai.NotFoundError, match="no adapter 'four'") as found:
         official.chat.completions.create(model="four", messages=CHAT)
     assert (found.value.code, found.value.param) == ("model_not_found", None)

@@ -99,7 +99,7 @@ def test_every_answer_is_documented(client, generated):
 
 
 @pytest.mark.parametrize("template", DOCUMENT["paths"])
-def test_other_methods_are_refused_with_those_that_are_allowed(client, template):
+def test_405_carries_the_allowed_methods(client, template):
     for method in METHODS:
         if method.lower() not in DOCUMENT["paths"][template]:
             answer = client.request(method, template.replace("{model}", "one"))
@@ -107,7 +107,7 @@ def test_other_methods_are_refused_with_those_that_are_allowed(client, template)
             assert answer.headers["allow"] == ", ".join(sorted(DOCUMENT["paths"][template])).upper()
 
 
-def test_paths_that_are_not_there_are_404_with_and_without_a_slash(client):
+def test_unknown_paths_are_404_with_and_without_a_slash(client):
     for path in ("/v1/score/", "/healthz/", "/v1", "//", "/v1/models/"):
         answer = client.get(path)
         assert answer.status_code == 404, path
@@ -127,7 +127,7 @@ def test_the_document_names_the_routes_of_the_application(service):
     }
 
 
-def test_every_reference_of_the_document_is_there():
+def test_every_reference_in_the_document_resolves():
     def references(node):
         if isinstance(node, dict):
             yield from ([node["$ref"]] if "$ref" in node else [])

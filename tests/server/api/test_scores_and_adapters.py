@@ -21,7 +21,7 @@ def samples(client):
     return {(each.name, *sorted(each.labels.items())): each.value for family in families for each in family.samples}
 
 
-def test_scores_are_the_engines(client, service):
+def test_scores_equal_the_engine(client, service):
     body = {"model": "one", "messages": MESSAGES, "choices": CHOICES}
     texts = {"answer_prefix": "It is ", "choice_suffix": "."}
     for more, fields, settings in (
@@ -42,7 +42,7 @@ def test_scores_are_the_engines(client, service):
         assert found["usage"] == {"prompt_tokens": wanted.prompt_tokens, "scored_tokens": wanted.scored_tokens}
 
 
-def test_several_scores_at_once_each_with_its_model_and_choices(client):
+def test_a_score_batch_may_mix_models_and_choices(client):
     several = [
         {"model": model, "messages": MESSAGES, "choices": CHOICES[:count]}
         for model, count in (("one", 3), ("two@production", 2), ("tiny", 1), ("one", 3))
@@ -79,7 +79,7 @@ def test_an_adapter_in_use_is_not_unloaded(client, service):
         assert "three@1" in service.engine.stats().loaded
 
 
-def test_what_is_done_is_counted(client, service):
+def test_metrics_count_requests_and_tokens(client, service):
     end = time.monotonic() + 30
     while service.engine.stats().generating:  # a row that a client of another test has just left
         assert time.monotonic() < end

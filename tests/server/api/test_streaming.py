@@ -20,7 +20,7 @@ from searchlora.server.http import bind
 from tests.server.api.serving import asked, made_service
 
 
-def test_only_the_newest_text_is_held_for_a_reader_that_is_behind():
+def test_a_slow_reader_gets_only_the_newest_text():
     async def read():
         pieces, future = TextStream(), Future()
         texts = pieces.deltas(future)
@@ -41,7 +41,7 @@ def test_only_the_newest_text_is_held_for_a_reader_that_is_behind():
     assert "".join(found) == "a" + "word " * 500
 
 
-def test_half_a_character_waits_for_its_other_half():
+def test_incomplete_characters_are_held_back():
     async def read():
         pieces, future = TextStream(), Future()
         texts = pieces.deltas(future)
@@ -56,7 +56,7 @@ def test_half_a_character_waits_for_its_other_half():
 
 
 @pytest.mark.parametrize(("told", "found"), [("a", ["a"]), ("", [])])
-def test_what_was_told_before_a_failure_comes_before_it(told, found):
+def test_text_before_a_failure_is_delivered_first(told, found):
     async def read():
         pieces, future, read = TextStream(), Future(), []
         texts = pieces.deltas(future)
@@ -70,7 +70,7 @@ def test_what_was_told_before_a_failure_comes_before_it(told, found):
     assert asyncio.run(read()) == found
 
 
-def test_a_client_that_does_not_read_gives_its_place_back(tiny_base, store, monkeypatch):
+def test_a_client_that_does_not_read_is_dropped(tiny_base, store, monkeypatch):
     monkeypatch.setattr(disconnect, "_LAST_SECONDS", 0.3)
     service = made_service(tiny_base, store, timeout=1.0, max_active_requests=1)
     monkeypatch.setattr(service.engine, "submit", writes_much)

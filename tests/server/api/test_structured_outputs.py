@@ -18,7 +18,7 @@ from searchlora.server.api.chat import fits
         ("json_schema", '{"type": "array", "items": {"type": "integer"}}', "[1, 2]", "[1, 2"),
     ],
 )
-def test_whole_answers_fit_and_parts_do_not(kind, text, whole, part, capfd):
+def test_only_finished_answers_match_their_grammar(kind, text, whole, part, capfd):
     grammar = Grammar(kind, text)
     assert fits(grammar, whole)
     assert not fits(grammar, part)

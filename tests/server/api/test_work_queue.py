@@ -27,7 +27,7 @@ class Held:
         return lambda _: self.done.append(name)
 
 
-def test_what_was_taken_back_is_not_done_and_leaves_its_place():
+def test_cancelled_jobs_are_not_run_and_free_their_place():
     held, queue = Held(), WorkQueue(2)
     first = queue.put(held.first, None)
     assert held.began.wait(5)
@@ -42,7 +42,7 @@ def test_what_was_taken_back_is_not_done_and_leaves_its_place():
     assert held.done == ["first", "stays"]
 
 
-def test_what_is_late_when_its_turn_comes_is_not_done():
+def test_expired_jobs_are_not_run():
     held, queue = Held(), WorkQueue(8)
     queue.put(held.first, None)
     late, in_time = queue.put(held.named("late"), 0.05), queue.put(held.named("in time"), 60)
@@ -54,7 +54,7 @@ def test_what_is_late_when_its_turn_comes_is_not_done():
     assert held.done == ["first", "in time"]
 
 
-def test_an_job_sees_that_it_is_late():
+def test_a_job_can_see_that_it_expired():
     def slow(job):
         for _ in range(100):
             time.sleep(0.02)
@@ -64,7 +64,7 @@ def test_an_job_sees_that_it_is_late():
         WorkQueue(1).put(slow, 0.05).result(1)
 
 
-def test_a_thread_that_cannot_be_started_takes_no_place(monkeypatch):
+def test_a_thread_that_cannot_start_occupies_no_place(monkeypatch):
     queue = WorkQueue(1)
     with monkeypatch.context() as patch:
 

@@ -48,7 +48,7 @@ def first(client, rater="anna"):
     return client.post(f"/api/raters/{rater}/next").json()["pair"]
 
 
-def test_a_grade_is_on_the_disk_when_the_answer_comes_and_the_answer_holds_the_next_pair(client, tmp_path):
+def test_a_grade_is_on_disk_before_the_response_with_the_next_pair(client, tmp_path):
     pair = first(client)
     answer = rate(client, "anna", pair["id"], 1, seconds=2.345, note=" why ").json()
     (row,) = read_ratings(tmp_path / "ratings.jsonl")
@@ -59,7 +59,7 @@ def test_a_grade_is_on_the_disk_when_the_answer_comes_and_the_answer_holds_the_n
     assert read_ratings(tmp_path / "ratings.jsonl")[1].grade is None
 
 
-def test_the_browser_learns_query_and_passage_and_nothing_else(client):
+def test_the_browser_receives_only_query_and_passage(client):
     """No id of topic or document, no system, no rank or score, no grade or name of another rater."""
     pair = first(client, "ben")
     rate(client, "ben", pair["id"], 1, note="ben was here")
@@ -77,7 +77,7 @@ def test_the_browser_learns_query_and_passage_and_nothing_else(client):
     assert back["earlier"] == {"grade": 0, "note": ""}
 
 
-def test_a_pairs_id_tells_no_place_in_the_pool():
+def test_pair_ids_do_not_reveal_pool_positions():
     pool = [QueryPassage("1", {"query": "q"}, Document(f"d{n}", "t")) for n in range(5)]
     forward, backward = blind_pairs(pool), blind_pairs(reversed(pool))
     assert {pair.document: pair.id for pair in forward} == {pair.document: pair.id for pair in backward}
@@ -99,13 +99,13 @@ def test_a_pairs_id_tells_no_place_in_the_pool():
         {"system": "bm25"},
     ],
 )
-def test_what_is_no_grade_is_refused_and_not_written(client, tmp_path, change):
+def test_invalid_grades_are_refused_and_not_written(client, tmp_path, change):
     body = {"pair": first(client)["id"], "grade": 1, "seconds": 1.0, "note": ""} | change
     assert client.post("/api/raters/anna/ratings", json=body).status_code in (400, 422)
     assert (tmp_path / "ratings.jsonl").read_bytes() == b""
 
 
-def test_a_body_that_is_too_long_or_of_unknown_length_is_not_read(client, tmp_path):
+def test_bodies_of_excessive_or_unknown_length_are_not_read(client, tmp_path):
     path = "/api/raters/anna/ratings"
     pair = first(client)["id"]
     assert rate(client, "anna", pair, 1, note="語" * 4000).status_code == 200
@@ -114,21 +114,21 @@ def test_a_body_that_is_too_long_or_of_unknown_length_is_not_read(client, tmp_pa
     assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
 
 
-def test_half_a_character_in_a_note_is_refused_and_not_half_written(client, tmp_path):
+def test_a_lone_surrogate_in_a_note_is_refused(client, tmp_path):
     body = json.dumps({"pair": first(client)["id"], "grade": 1, "seconds": 1, "note": "\ud800"})
     headers = {"content-type": "application/json"}
     assert client.post("/api/raters/anna/ratings", content=body, headers=headers).status_code == 422
     assert (tmp_path / "ratings.jsonl").read_bytes() == b""
 
 
-def test_names_outside_the_grammar_and_nothing_before_the_first(client):
+def test_invalid_rater_names_are_refused_and_the_first_pair_has_no_previous(client):
     for name in ("Anna", "an na", "anna%00", "1a", "a" * 33):
         answer = client.post(f"/api/raters/{name}/next")
         assert (answer.status_code, "rater's name" in answer.json()["detail"]) == (400, True)
     assert client.get("/api/raters/anna/before/none").status_code == 404
 
 
-def test_a_grade_that_could_not_be_saved_is_not_confirmed(client, tmp_path, monkeypatch):
+def test_an_unsaved_grade_is_not_confirmed(client, tmp_path, monkeypatch):
     from searchlora.server.grading import ratings_log
 
     def full(_):
@@ -142,7 +142,7 @@ def test_a_grade_that_could_not_be_saved_is_not_confirmed(client, tmp_path, monk
     assert first(client) == pair
 
 
-def test_many_at_once_lose_nothing(client, tmp_path, monkeypatch):
+def test_concurrent_grades_are_all_saved(client, tmp_path, monkeypatch):
     from searchlora.server.grading import ratings_log
 
     monkeypatch.setattr(ratings_log.os, "fsync", lambda _: None)
@@ -186,7 +186,7 @@ def test_many_at_once_lose_nothing(client, tmp_path, monkeypatch):
         {"sec-fetch-site": "same-site"},
     ],
 )
-def test_requests_of_other_pages_and_by_other_names_are_refused(client, tmp_path, headers):
+def test_foreign_origins_and_hosts_are_refused(client, tmp_path, headers):
     pair = first(client)
     body = {"pair": pair["id"], "grade": 1, "seconds": 1.0, "note": ""}
     assert client.post("/api/raters/anna/ratings", json=body, headers=headers).status_code == 403
@@ -195,18 +195,18 @@ def test_requests_of_other_pages_and_by_other_names_are_refused(client, tmp_path
 
 
 @pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1:8765", "[::1]:8765", "192.168.1.5:8765", "LOCALHOST"])
-def test_its_own_page_is_answered_under_its_names_and_any_address_in_digits(client, host):
+def test_the_page_is_served_under_its_names_and_numeric_addresses(client, host):
     headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
     assert client.get("/api/task", headers=headers).status_code == 200
 
 
-def test_a_link_from_elsewhere_leads_to_the_page_and_a_name_given_is_one_of_ours(tmp_path):
+def test_links_from_other_sites_open_the_page_and_given_host_names_are_accepted(tmp_path):
     session = synthetic_session(tmp_path)
     with TestClient(create_app(session, names=["Grading.example"]), base_url="http://grading.example") as client:
         assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
 
-def test_nothing_is_loaded_from_elsewhere_and_no_documentation_page_is_served(client):
+def test_no_external_resources_and_no_documentation_page(client):
     for path in ("/", "/page.js", "/page.css", "/icon.svg", "/api/task", "/none"):
         answer = client.get(path)
         assert answer.headers["content-security-policy"].startswith("default-src 'self';")
@@ -218,7 +218,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_documentation_page_is_served(cl
         assert client.get(path).status_code == 404
 
 
-def test_requests_are_reported_to_no_collector_even_where_one_is_set_up(client, monkeypatch):
+def test_no_telemetry_is_sent_even_if_a_collector_is_configured(client, monkeypatch):
     opentelemetry = pytest.importorskip("opentelemetry")
     asked = []
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
@@ -233,7 +233,7 @@ def test_requests_are_reported_to_no_collector_even_where_one_is_set_up(client, 
     assert asked == []
 
 
-def test_the_page_puts_text_in_as_text():
+def test_the_page_inserts_text_as_text():
     script = files("searchlora.server.grading").joinpath("assets", "page.js").read_text()
     for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
         assert risky not in script
@@ -258,7 +258,7 @@ def served(session):
             thread.join()
 
 
-def test_in_a_browser_an_attack_in_a_passage_is_shown_as_text(tmp_path):
+def test_markup_in_a_passage_is_shown_as_text_in_a_browser(tmp_path):
     """The page as Chromium has it after its script has run, under the link of one rater."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -280,18 +280,18 @@ def test_in_a_browser_an_attack_in_a_passage_is_shown_as_text(tmp_path):
     assert 'aria-label="Grade 1: Relevant"' in page
 
 
-def test_what_counts_as_this_machine_only():
+def test_loopback_addresses_are_recognised():
     assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9")] == [True] * 4
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.1.5", "box")] == [False] * 4
 
 
-def test_one_client_may_use_few_new_names(client):
+def test_new_rater_names_per_client_are_bounded(client):
     answers = [client.post(f"/api/raters/fake-{number}/next") for number in range(NAMES_PER_ADDRESS + 1)]
     assert [answer.status_code for answer in answers] == [200] * NAMES_PER_ADDRESS + [400]
     assert "--rater" in answers[-1].json()["detail"]
 
 
-def test_headers_without_end_are_refused_at_64_kb(tmp_path):
+def test_endless_headers_are_refused_at_64_kb(tmp_path):
     """The command's own server settings: memory does not grow with what a client sends before its request."""
     session = synthetic_session(tmp_path)
     sent = 0

@@ -58,7 +58,7 @@ def write_files(folder):
     return [*texts, f"--guideline={folder / 'guide.md'}", "--scale=0,1", f"--out={folder / 'grades'}"]
 
 
-def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
+def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
     runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
     files = write_files(tmp_path)
     server = Served(*files, *runs)
@@ -98,7 +98,7 @@ def test_a_kill_loses_nothing_and_export_makes_qrels_of_it(tmp_path):
     }
 
 
-def test_passages_of_trec_dl_2019(real_data, tmp_path):
+def test_grading_trec_dl_2019_passages(real_data, tmp_path):
     found = json.loads((real_data / "trecdl19" / "bm25_top100_dl19.json").read_text())[:3]
     hits = [hit for topic in found for hit in topic["hits"][:4]]
     rows = {hit["docid"]: {"id": hit["docid"], "text": hit["content"]} for hit in hits}
@@ -130,7 +130,7 @@ def test_passages_of_trec_dl_2019(real_data, tmp_path):
         (["--topics=none"], "none"),
     ],
 )
-def test_what_cannot_be_served_is_said_in_one_line_and_nothing_is_collected(tmp_path, change, says):
+def test_unusable_inputs_are_one_line_errors(tmp_path, change, says):
     files = write_files(tmp_path)
     command = [SCRIPT, "grade", "serve", *files, "--runs", tmp_path / "a.trec", *change]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)

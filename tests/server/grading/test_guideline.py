@@ -22,7 +22,7 @@ def test_the_guideline_names_the_grades(tmp_path):
     assert found.scale == (Grade(0, ""), Grade(1, "Related"), Grade(2, "Highly relevant"), Grade(3, "Perfect"))
 
 
-def test_a_scale_or_guideline_that_cannot_be_used(tmp_path):
+def test_an_unusable_scale_or_guideline_is_an_error(tmp_path):
     path = write(tmp_path / "g.md", "* 4: Superb\n")
     for scale in ([], [1], [1, 1, 2], [-1, 0], [0, 10]):
         with pytest.raises(UsageError, match="no scale"):

@@ -19,7 +19,7 @@ from searchlora.server.grading.ratings_log import RatingsLog
 ROW = Rating("1", "d", 2, "anna", "2026-03-01T12:00:00.000+00:00", 1.5, "é")
 
 
-def test_what_was_appended_is_there_for_the_next_one(tmp_path):
+def test_appended_ratings_are_read_by_the_next_process(tmp_path):
     first = RatingsLog(tmp_path / "deep" / "grades")
     first.append(ROW)
     first.append(replace(ROW, grade=None))
@@ -29,7 +29,7 @@ def test_what_was_appended_is_there_for_the_next_one(tmp_path):
     assert second.repaired == ""
 
 
-def test_a_cut_off_last_line_is_taken_out_wherever_it_was_cut(tmp_path):
+def test_a_truncated_last_line_is_removed(tmp_path):
     whole = rating_line(ROW)
     for cut in range(1, len(whole) + 1):
         path = tmp_path / "ratings.jsonl"
@@ -42,7 +42,7 @@ def test_a_cut_off_last_line_is_taken_out_wherever_it_was_cut(tmp_path):
         assert read_ratings(path) == [ROW] * (2 if complete else 1) + [replace(ROW, grade=0)], cut
 
 
-def test_a_malformed_line_is_an_error_and_leaves_the_file_and_the_lock(tmp_path):
+def test_a_malformed_line_is_an_error_and_keeps_the_file(tmp_path):
     (tmp_path / "ratings.jsonl").write_text("broken\n")
     for _ in range(2):
         with pytest.raises(DataError, match="line 1"):
@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_error_and_leaves_whole_lines(tmp_path, monkeypatch, h
     assert log.ratings == read_ratings(log.path)
 
 
-def test_threads_do_not_write_into_each_others_lines(tmp_path, monkeypatch):
+def test_concurrent_writes_keep_lines_intact(tmp_path, monkeypatch):
     monkeypatch.setattr(room.os, "fsync", lambda _: None)
     log = RatingsLog(tmp_path)
     threads = [
@@ -103,7 +103,7 @@ def test_threads_do_not_write_into_each_others_lines(tmp_path, monkeypatch):
     assert len(found) == 200
 
 
-def test_every_confirmed_grade_outlives_a_kill(tmp_path):
+def test_confirmed_grades_survive_a_kill(tmp_path):
     program = (
         "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
         "from tests.server.grading.test_ratings_log import ROW, RatingsLog\n"

@@ -23,7 +23,7 @@ def grade_all(session, rater, grade=1):
     return seen
 
 
-def test_topics_stay_together_and_every_rater_has_an_order_that_the_seed_repeats(tmp_path):
+def test_pairs_of_a_topic_stay_together_in_a_seeded_order_per_rater(tmp_path):
     orders = {}
     for seed, rater, folder in ((0, "anna", "a"), (0, "ben", "b"), (0, "anna", "c"), (1, "anna", "d")):
         seen = grade_all(synthetic_session(tmp_path / folder, seed=seed), rater)
@@ -36,7 +36,7 @@ def test_topics_stay_together_and_every_rater_has_an_order_that_the_seed_repeats
     assert sorted(orders["a"]) == sorted(orders["b"])
 
 
-def test_the_order_says_nothing_of_the_order_in_the_pool(tmp_path):
+def test_the_order_does_not_reveal_the_pool_order(tmp_path):
     pairs = synthetic_pairs()
     forward = grade_all(synthetic_session(tmp_path / "a", pairs=pairs), "anna")
     backward = grade_all(synthetic_session(tmp_path / "b", pairs=pairs[::-1]), "anna")
@@ -49,7 +49,7 @@ def test_the_order_says_nothing_of_the_order_in_the_pool(tmp_path):
     overlap=st.integers(1, 4),
     turns=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=200),
 )
-def test_every_pair_gets_its_raters_and_no_more_whoever_comes_when(tmp_path_factory, raters, overlap, turns):
+def test_every_pair_gets_exactly_the_required_raters(tmp_path_factory, raters, overlap, turns):
     folder = tmp_path_factory.mktemp("grades")
     pairs = synthetic_pairs(topics=3, documents=3)
     session = synthetic_session(folder, overlap=overlap, pairs=pairs)
@@ -68,7 +68,7 @@ def test_every_pair_gets_its_raters_and_no_more_whoever_comes_when(tmp_path_fact
     session._log.close()
 
 
-def test_two_raters_at_once_never_get_the_last_seat_of_a_pair(tmp_path):
+def test_concurrent_raters_never_exceed_the_overlap(tmp_path):
     session = synthetic_session(tmp_path, overlap=1, pairs=synthetic_pairs(1, 2))
     first, second = session.next("anna"), session.next("ben")
     assert first.pair != second.pair
@@ -77,7 +77,7 @@ def test_two_raters_at_once_never_get_the_last_seat_of_a_pair(tmp_path):
     assert session.next("anna") == first
 
 
-def test_a_pair_that_was_left_lying_comes_to_the_next_one_and_a_late_grade_is_kept(tmp_path):
+def test_an_abandoned_pair_is_reassigned_and_a_late_grade_is_kept(tmp_path):
     now = [0.0]
     session = synthetic_session(tmp_path, overlap=1, pairs=synthetic_pairs(1, 1), clock=lambda: now[0])
     lying = session.next("anna").pair
@@ -90,7 +90,7 @@ def test_a_pair_that_was_left_lying_comes_to_the_next_one_and_a_late_grade_is_ke
     assert by_pair(read_ratings(tmp_path / "ratings.jsonl")) == {(lying.topic, lying.document): {"anna": 0, "ben": 1}}
 
 
-def test_back_shows_what_this_rater_said_and_a_correction_is_a_line_of_its_own(tmp_path):
+def test_back_shows_the_earlier_grade_and_corrections_are_appended(tmp_path):
     session = synthetic_session(tmp_path)
     first = session.next("anna").pair
     session.rate("anna", first.id, 1, seconds=1, note="why")
@@ -109,7 +109,7 @@ def test_back_shows_what_this_rater_said_and_a_correction_is_a_line_of_its_own(t
     assert session.before("ben", first.id) is None
 
 
-def test_a_restart_goes_on_where_everyone_was(tmp_path):
+def test_a_restart_continues_for_every_rater(tmp_path):
     session = synthetic_session(tmp_path)
     for rater, count in (("anna", 7), ("ben", 3)):
         for _ in range(count):
@@ -122,7 +122,7 @@ def test_a_restart_goes_on_where_everyone_was(tmp_path):
     assert again.before("anna", "none") == last
 
 
-def test_what_is_refused_is_not_written(tmp_path):
+def test_refused_grades_are_not_written(tmp_path):
     session = synthetic_session(tmp_path)
     pair = session.next("anna").pair.id
     for rater, to, grade, says in (
@@ -135,7 +135,7 @@ def test_what_is_refused_is_not_written(tmp_path):
     assert (tmp_path / "ratings.jsonl").read_bytes() == b""
 
 
-def test_ratings_of_another_pool_stay_and_those_of_another_scale_are_refused(tmp_path):
+def test_ratings_of_another_pool_are_kept_and_those_of_another_scale_refused(tmp_path):
     session = synthetic_session(tmp_path, pairs=synthetic_pairs(1, 1))
     grade_all(session, "anna")
     session._log.close()
@@ -148,12 +148,12 @@ def test_ratings_of_another_pool_stay_and_those_of_another_scale_are_refused(tmp
         synthetic_session(tmp_path)
 
 
-def test_overlap_below_one(tmp_path):
+def test_overlap_below_one_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="too few"):
         synthetic_session(tmp_path, overlap=0)
 
 
-def test_invented_names_of_one_address_do_not_take_all_seats(tmp_path):
+def test_invented_names_of_one_address_do_not_occupy_all_assignments(tmp_path):
     session = synthetic_session(tmp_path)
     for number in range(480):
         if number < NAMES_PER_ADDRESS:
@@ -180,7 +180,7 @@ def test_the_number_of_names_is_bounded_over_all_addresses(tmp_path):
         session.next("one-more", "another address")
 
 
-def test_listed_raters_are_the_only_ones(tmp_path):
+def test_only_listed_raters_may_grade(tmp_path):
     session = synthetic_session(tmp_path, raters=["anna", "ben"])
     pair = session.next("anna").pair.id
     for act in (

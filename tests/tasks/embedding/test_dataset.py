@@ -33,7 +33,7 @@ def records(source: Path, format: str, **options) -> list:
     return [row.data for row in FORMATS[format].read(source, options) if isinstance(row, SourceRow)]
 
 
-def test_native_records_are_searched_among_their_own_texts(tmp_path):
+def test_native_records_use_their_texts_as_collection(tmp_path):
     rows = [
         {"id": "a", "group": "a", "query": "tent", "positives": ["A green tent.", "Shelter"], "negatives": ["Boots"]},
         {"id": "b", "group": "b", "query": "boots", "positives": ["boots!"], "negatives": ["Shelter"]},
@@ -45,7 +45,7 @@ def test_native_records_are_searched_among_their_own_texts(tmp_path):
     assert dataset.qrels() == {"a": {tent: 1, shelter: 1, boots: 0}, "b": {boots: 1, shelter: 0}}
 
 
-def test_native_records_in_a_table_hold_their_lists_as_json(tmp_path):
+def test_native_tables_contain_lists_as_json(tmp_path):
     (tmp_path / "rows.csv").write_text('id,group,query,positives,negatives\na,a,tent,"[""x"", ""y""]",\n')
     assert records(tmp_path / "rows.csv", "native") == [
         {"id": "a", "group": "a", "query": "tent", "positives": ["x", "y"]}
@@ -69,7 +69,7 @@ def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
         ({"query": "x", "positives": []}, "valid under|non-empty"),
     ],
 )
-def test_rows_of_no_kind_or_of_two_are_rejected(row, said, tmp_path):
+def test_rows_with_no_or_both_kinds_of_target_are_rejected(row, said, tmp_path):
     with pytest.raises(RejectedRows, match=said):
         built(lines(tmp_path / "rows.jsonl", [{"id": "a", "group": "a", **row}]), "native", tmp_path / "out")
 
@@ -99,7 +99,7 @@ def test_pairs_of_one_query_become_one_record(tmp_path):
     assert len(rows) == 3  # one row has no query
 
 
-def test_a_query_in_two_splits_yields_in_training(tmp_path):
+def test_a_query_in_two_splits_is_removed_from_training(tmp_path):
     lines(tmp_path / "pairs" / "train.jsonl", [{"query": q, "positive": f"{q}!"} for q in ("red tent", "boots")])
     lines(tmp_path / "pairs" / "test.jsonl", [{"query": "Red tent", "positive": "A tent in red."}])
     dataset = built(tmp_path / "pairs", "pairs", tmp_path / "out", how={"on_leak": "drop"})
@@ -109,13 +109,13 @@ def test_a_query_in_two_splits_yields_in_training(tmp_path):
     assert dataset.qrels()[test["id"]] == {document_id("A tent in red."): 1}
 
 
-def test_labels_are_read_as_text(tmp_path):
+def test_labels_are_read_as_strings(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\na tent, shoes \n")
     lines(tmp_path / "rows.jsonl", [{"text": "a tent", "label": 3}])
     assert [records(tmp_path / f"rows.{end}", "labelled")[0]["label"] for end in ("csv", "jsonl")] == ["shoes", "3"]
 
 
-def test_faq_and_squad_find_answer_and_paragraph(tmp_path):
+def test_faq_and_squad_map_questions_to_answers_and_paragraphs(tmp_path):
     faq = lines(tmp_path / "faq.jsonl", [{"question": "How?", "answer": "So.", "section": "s"}])
     assert [(r["group"], r["query"], r["positives"]) for r in records(faq, "faq")] == [("s", "How?", ["So."])]
     paragraph = {"context": "The sky is blue.", "qas": [{"id": "1", "question": "Which colour?", "answers": []}]}
@@ -158,7 +158,7 @@ def test_a_beir_folder_keeps_its_splits_its_collection_and_its_judged_negatives(
     assert dataset.card.report["counts"] == {"topics without relevant": 1}
 
 
-def test_from_which_grade_on_a_document_is_relevant(beir, tmp_path):
+def test_the_lowest_relevant_grade_is_an_option(beir, tmp_path):
     dataset = built(beir, "beir", tmp_path / "out", relevant="2", how={"allow_rejects": True})
     assert dataset.records("train")[0]["positives"] == ["T text 0"]
     assert dataset.relevant == 2
@@ -166,7 +166,7 @@ def test_from_which_grade_on_a_document_is_relevant(beir, tmp_path):
         built(beir, "beir", tmp_path / "other", relevant="0")
 
 
-def test_clicks_make_pairs_once_position_is_taken_off_and_their_card_says_so(tmp_path):
+def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
     documents = lines(tmp_path / "docs.jsonl", [{"id": name, "text": f"text of {name}"} for name in ("up", "down")])
     shown = []
     for n in range(200):  # 'down' stands second and is clicked as often: better than its position
@@ -187,7 +187,7 @@ def test_clicks_make_pairs_once_position_is_taken_off_and_their_card_says_so(tmp
     assert "expected" in card.rule and dataset.relevant == 2
 
 
-def test_titles_with_a_category(tmp_path):
+def test_titles_with_a_category_are_labelled_texts(tmp_path):
     (tmp_path / "titles.csv").write_text("title,category\nGreen tent,tents\ngreen tent!,tents\n")
     rows = records(tmp_path / "titles.csv", "labelled", text="title", label="category")
     assert [(row["query"], row["label"], row["group"]) for row in rows] == [
@@ -196,7 +196,7 @@ def test_titles_with_a_category(tmp_path):
     ]
 
 
-def test_the_made_shop_in_both_forms(tmp_path):
+def test_the_shop_is_read_as_pairs_and_as_labelled_titles(tmp_path):
     from searchlora.shop import make_shop
 
     make_shop(tmp_path / "shop", products=600, queries=200)
@@ -210,7 +210,7 @@ def test_the_made_shop_in_both_forms(tmp_path):
     assert {record["label"] for record in classes.records("test")} <= {r["label"] for r in classes.records("train")}
 
 
-def test_the_real_collections(real_data, tmp_path):
+def test_published_collections_are_read(real_data, tmp_path):
     squad = built(
         real_data / "squad" / "squaddev_v1.1.json.gz", "squad", tmp_path / "squad", how={"shares": (0.5, 0.1, 0.4)}
     )

@@ -16,14 +16,14 @@ FOUND = [
 CLASSES = [{"id": f"t{n}", "group": f"t{n}", "query": "x", "label": "abc"[n % 3]} for n in range(9)]
 
 
-def test_the_contract():
+def test_the_evaluator_meets_the_task_contract():
     assert isinstance(TASK, EncoderTask)
     assert TASK.target(FOUND[0]) == "y" and TASK.target(CLASSES[1]) == "b"
     assert TASK.input_text(FOUND[0]) == "x"
     assert TASK.examples and all(TASK.positives(record) for record in TASK.examples)
 
 
-def test_retrieval_over_every_judged_record():
+def test_retrieval_is_evaluated_over_every_judged_record():
     qrels = {"q0": {"d": 1}, "q1": {"e": 2, "d": 1}, "q2": {"d": 1}, "other": {"d": 1}}
     run = {"q0": {"d": 1.0, "e": 0.5}, "q1": {"d": 0.4, "e": 0.3}, "q3": {"d": 1.0}}
     found = TASK.evaluate(EvaluationInput(FOUND, [None] * 4, run=run, qrels=qrels))
@@ -41,7 +41,7 @@ def test_retrieval_over_every_judged_record():
     assert "nothing is measured" in TASK.evaluate(EvaluationInput(FOUND, [None] * 4)).notes[0]
 
 
-def test_classes_as_scikit_learn_measures_them():
+def test_classification_measures_equal_scikit_learn():
     outputs = ["a", "b", "c", "b", "b", "z", "a", "c", InvalidOutput("?", "no class")]
     gold, said = [record["label"] for record in CLASSES], [o if isinstance(o, str) else "invalid" for o in outputs]
     found = TASK.evaluate(EvaluationInput(CLASSES, outputs))
@@ -52,7 +52,7 @@ def test_classes_as_scikit_learn_measures_them():
     assert found.confusions["Classes"].counts[0] == (2, 1, 0, 0, 0)
 
 
-def test_the_commonest_class_is_that_of_training(tmp_path):
+def test_the_most_frequent_class_comes_from_training(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"label": "b"}\n{"label": "a"}\n{"label": "b"}\n')
     assert TASK.baselines(CLASSES, tmp_path) == {"commonest class": ["b"] * 9}
     assert TASK.baselines(FOUND, tmp_path) == {}

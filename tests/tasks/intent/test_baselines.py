@@ -33,7 +33,7 @@ def _found(tmp_path, answer, queries, **options):
     return task.bound(dataset.settings).baselines(records, dataset.folder)
 
 
-def test_labels(tmp_path):
+def test_baselines_of_labels(tmp_path):
     found = _found(tmp_path, lambda label: {"label": label}, ["a card please", "euro rate"])
     assert [output.value for output in found[COMMONEST]] == ["card", "card"]
     assert [output.value for output in found[LINEAR]] == ["card", "rate"]
@@ -42,7 +42,7 @@ def test_labels(tmp_path):
         assert max(output.probabilities) > 0.8
 
 
-def test_a_label_of_the_list_that_no_row_has_gets_no_probability(tmp_path):
+def test_a_label_without_training_rows_gets_probability_zero(tmp_path):
     (tmp_path / "labels.txt").write_text("rate\nabroad\ncard\n", encoding="utf-8")
     labels = str(tmp_path / "labels.txt")
     found = _found(tmp_path, lambda label: {"label": label}, ["card"], labels=labels)
@@ -51,7 +51,7 @@ def test_a_label_of_the_list_that_no_row_has_gets_no_probability(tmp_path):
     assert output.probabilities[0] == pytest.approx(0)
 
 
-def test_a_dataset_with_labels_that_the_adapter_does_not_know(tmp_path):
+def test_a_dataset_with_labels_unknown_to_the_adapter(tmp_path):
     _found(tmp_path, lambda label: {"label": label}, ["card"])
     records = [{"id": "1", "group": "1", "query": "card"}]
     older = task.bound({"kind": "label", "labels": ["account", "card"], "out_of_scope": None})
@@ -62,13 +62,13 @@ def test_a_dataset_with_labels_that_the_adapter_does_not_know(tmp_path):
         both.check_dataset({"kind": "object"})
 
 
-def test_several_labels(tmp_path):
+def test_baselines_of_label_lists(tmp_path):
     found = _found(tmp_path, lambda label: {"labels": sorted([label, "bank"])}, ["a card please", "euro rate"])
     assert found[COMMONEST] == [["bank", "card"]] * 2
     assert found[LINEAR] == [["bank", "card"], ["bank", "rate"]]
 
 
-def test_objects(tmp_path):
+def test_baselines_of_objects(tmp_path):
     schema = {"type": "object", "properties": {"about": {"enum": ["card", "rate"]}}}
     (tmp_path / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
     options = {"schema": str(tmp_path / "schema.json")}

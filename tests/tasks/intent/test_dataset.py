@@ -57,7 +57,7 @@ def _banking(folder: Path) -> Path:
 # Labelled texts
 
 
-def test_banking77_keeps_the_official_test_and_takes_its_like_out_of_training(tmp_path: Path) -> None:
+def test_banking77_keeps_the_official_test_split_and_removes_duplicates_from_training(tmp_path: Path) -> None:
     dataset = _dataset(_banking(tmp_path / "banking77"), "banking77")
     (kept, other) = dataset.records("train")
     assert (kept["id"], kept["query"], kept["label"]) == ("train-1", "where is my card", "card_arrival")
@@ -106,19 +106,19 @@ def test_clinc150_has_out_of_scope_rows_in_every_split(tmp_path: Path) -> None:
         ("{", "JSON"),
     ],
 )
-def test_what_is_not_clinc150_is_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_is_not_clinc150_is_an_error(tmp_path: Path, content: str, told: str) -> None:
     source = tmp_path / "data.json"
     source.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=told):
         _dataset(source, "clinc150")
 
 
-def test_a_row_of_clinc150_that_is_no_pair_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_malformed_clinc150_row_is_rejected_with_its_position(tmp_path: Path) -> None:
     source = _clinc(tmp_path / "data_full.json", test=[["a", "b", "c"]])
     assert _refusals(source, "clinc150") == [("data_full.json, test row 1", "is not a pair of text and intent")]
 
 
-def test_any_two_columns_by_their_names(tmp_path: Path) -> None:
+def test_text_and_label_columns_can_be_named(tmp_path: Path) -> None:
     source = tmp_path / "tickets.csv"
     source.write_text("no,subject,topic\nT1,card lost, cards \nT2,send money,transfers\n", encoding="utf-8")
     options = {"text": "subject", "label": "topic", "id": "no", "out_of_scope": "other"}
@@ -133,14 +133,14 @@ def test_any_two_columns_by_their_names(tmp_path: Path) -> None:
 # Labels and schemas of the user
 
 
-def test_a_label_that_is_not_in_the_list_is_refused_with_file_row_and_field(tmp_path: Path) -> None:
+def test_a_label_outside_the_list_is_rejected_with_file_row_and_field(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("card_arrival\nlost_card\n", encoding="utf-8-sig")
     found = _refusals(_banking(tmp_path / "banking77"), "banking77", options={"labels": str(tmp_path / "labels.txt")})
     assert found == [("train.csv, line 4", "field 'label': 'card_linking' is not in the list of labels")]
 
 
 @pytest.mark.parametrize(("content", "told"), [("", "no label"), ("a\nb\na\n", "'a' twice"), (None, "cannot be read")])
-def test_a_label_list_that_cannot_be_used(tmp_path: Path, content: str | None, told: str) -> None:
+def test_an_unusable_label_list_is_an_error(tmp_path: Path, content: str | None, told: str) -> None:
     if content is not None:
         (tmp_path / "labels.txt").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=told):
@@ -152,7 +152,7 @@ def _schema(folder: Path, schema: Any = SCHEMA) -> dict[str, str]:
     return {"schema": str(folder / "schema.json")}
 
 
-def test_objects_are_held_to_the_schema_and_put_in_its_order(tmp_path: Path) -> None:
+def test_objects_are_validated_and_ordered_by_the_schema(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"object": {"size": {"to": 3, "from": 1}, "brand": None, "need": "buy"}})
     options = {**_schema(tmp_path), "out_of_scope": "none of ours"}
     dataset = _dataset(source, "native", options=options)
@@ -161,7 +161,7 @@ def test_objects_are_held_to_the_schema_and_put_in_its_order(tmp_path: Path) -> 
     assert dataset.settings == {"kind": "object", "schema": SCHEMA, "out_of_scope": "none of ours"}
 
 
-def test_an_object_outside_the_schema_is_refused_by_field(tmp_path: Path) -> None:
+def test_an_object_that_violates_the_schema_is_rejected_by_field(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"object": {"need": "buy"}}, {"object": {"need": "sell", "price": 3}})
     ((where, reason),) = _refusals(source, "native", options=_schema(tmp_path))
     assert where == "rows.jsonl, line 2"
@@ -177,13 +177,13 @@ def test_an_object_outside_the_schema_is_refused_by_field(tmp_path: Path) -> Non
         ({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
     ],
 )
-def test_a_schema_that_cannot_be_used(tmp_path: Path, schema: Any, told: str) -> None:
+def test_an_unusable_schema_is_an_error(tmp_path: Path, schema: Any, told: str) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"object": {"a": "b"}})
     with pytest.raises(DataError, match=told):
         _dataset(source, "native", options=_schema(tmp_path, schema))
 
 
-def test_objects_want_a_schema_and_its_out_of_scope_value_is_in_it(tmp_path: Path) -> None:
+def test_objects_need_a_schema_that_contains_the_out_of_scope_value(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"object": {"need": "buy"}})
     with pytest.raises(UsageError, match="no schema was given"):
         _dataset(source, "native")
@@ -194,7 +194,7 @@ def test_objects_want_a_schema_and_its_out_of_scope_value_is_in_it(tmp_path: Pat
 # One kind of answer
 
 
-def test_every_row_has_the_kind_of_answer_that_the_first_has(tmp_path: Path) -> None:
+def test_all_rows_must_have_the_kind_of_the_first(tmp_path: Path) -> None:
     source = _jsonl(
         tmp_path / "rows.jsonl", {"label": "a"}, {}, {"labels": ["a"]}, {"label": "b", "labels": ["a"]}, {"label": "b"}
     )
@@ -211,7 +211,7 @@ def test_every_row_has_the_kind_of_answer_that_the_first_has(tmp_path: Path) -> 
     ]
 
 
-def test_a_kind_asked_for_is_taken_where_rows_have_several(tmp_path: Path) -> None:
+def test_the_kind_option_selects_among_several_answers(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"label": "a", "labels": ["b", "a"]}, {"label": "b", "labels": ["c"]})
     dataset = _dataset(source, "native", options={"kind": "labels"})
     assert [task.target(record) for record in dataset.records("train")] == ['["a","b"]', '["c"]']
@@ -222,7 +222,7 @@ def test_a_kind_asked_for_is_taken_where_rows_have_several(tmp_path: Path) -> No
         _dataset(other, "native", options={"kind": "colour"})
 
 
-def test_cells_of_a_table_hold_lists_as_json(tmp_path: Path) -> None:
+def test_table_cells_contain_lists_as_json(tmp_path: Path) -> None:
     source = tmp_path / "rows.csv"
     source.write_text('id,group,query,labels\n1,a,tents,"[""x"", ""y""]"\n2,b,boots,[x\n', encoding="utf-8")
     assert _refusals(source, "native") == [("rows.csv, line 3", "field 'labels': is not JSON")]
@@ -230,7 +230,7 @@ def test_cells_of_a_table_hold_lists_as_json(tmp_path: Path) -> None:
     assert dataset.records("train")[0]["labels"] == ["x", "y"]
 
 
-def test_the_rows_of_several_files_of_one_split_are_counted_on(tmp_path: Path) -> None:
+def test_row_numbers_continue_over_files_of_one_split(tmp_path: Path) -> None:
     for number in range(2):
         rows = f"text,label\nmy card {number},card\nthe rate {number},rate\n"
         (tmp_path / f"train-0000{number}-of-00002.csv").write_text(rows, encoding="utf-8")
@@ -238,18 +238,18 @@ def test_the_rows_of_several_files_of_one_split_are_counted_on(tmp_path: Path) -
     assert [row["id"] for row in rows] == ["train-1", "train-2", "train-3", "train-4"]
 
 
-def test_rows_with_several_labels_have_none_out_of_scope(tmp_path: Path) -> None:
+def test_label_lists_have_no_out_of_scope_label(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"labels": ["a"]}, {"labels": ["b"]})
     with pytest.raises(UsageError, match="no out-of-scope label"):
         _dataset(source, "native", options={"out_of_scope": "a"})
 
 
-def test_one_label_is_no_choice(tmp_path: Path) -> None:
+def test_a_single_label_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least two are required"):
         _dataset(_jsonl(tmp_path / "rows.jsonl", {"label": "a"}, {"label": "a"}), "native")
 
 
-def test_an_out_of_scope_label_that_training_rows_have_is_a_choice_though_the_list_lacks_it(tmp_path: Path) -> None:
+def test_an_out_of_scope_label_of_training_rows_is_added_to_the_list(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb\n", encoding="utf-8")
     source = _jsonl(tmp_path / "rows.jsonl", {"label": "a"}, {"label": "elsewhere"})
     options = {"labels": str(tmp_path / "labels.txt"), "out_of_scope": "elsewhere"}
@@ -257,7 +257,7 @@ def test_an_out_of_scope_label_that_training_rows_have_is_a_choice_though_the_li
     assert settings["labels"] == ["a", "b", "elsewhere"]
 
 
-def test_the_shop_brings_its_schema_along(tmp_path: Path) -> None:
+def test_the_shop_supplies_its_schema(tmp_path: Path) -> None:
     from searchlora.shop import make_shop
 
     make_shop(tmp_path / "shop", products=600, queries=120)

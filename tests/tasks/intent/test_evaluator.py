@@ -34,7 +34,7 @@ def _drawn(labels, rows, seed=0):
     return gold, said
 
 
-def test_accuracy_and_macro_f1_are_those_of_scikit_learn():
+def test_accuracy_and_macro_f1_equal_scikit_learn():
     labels = [f"l{n}" for n in range(6)]
     gold, said = _drawn(labels, 200)
     found = _label_task(labels).evaluate(
@@ -55,7 +55,7 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn():
     assert found.clusters["r2"] == found.clusters["r3"] == "g1"
 
 
-def test_out_of_scope_is_a_class_of_its_own():
+def test_out_of_scope_is_measured_as_its_own_class():
     gold, said = _drawn(["a", "b", "oos"], 120, seed=2)
     found = _label_task(["a", "b"], "oos").evaluate(
         EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in said])
@@ -72,7 +72,7 @@ def test_out_of_scope_is_a_class_of_its_own():
     assert not found.notes
 
 
-def test_the_calibration_error_is_of_the_likeliest_label_whatever_the_threshold_made_of_it():
+def test_calibration_error_uses_the_most_probable_label_before_the_threshold():
     records = _records("label", ["a", "a", "oos", "b"])
     outputs = [Label("a", (0.9, 0.1)), Label("oos", (0.7, 0.3)), Label("oos", (0.7, 0.3)), INVALID]
     found = _label_task(["a", "b"], "oos").evaluate(EvaluationInput(records, outputs))
@@ -82,7 +82,7 @@ def test_the_calibration_error_is_of_the_likeliest_label_whatever_the_threshold_
     assert found.mean("accuracy") == 0.5
 
 
-def test_of_many_labels_the_whole_matrix_is_handed_on():
+def test_the_whole_confusion_matrix_is_returned_for_many_labels():
     labels = [f"l{n:02}" for n in range(30)]
     gold = [*labels, "l00", "l00", "l01"]
     said = [*labels, "l01", "l01", "l02"]
@@ -94,7 +94,7 @@ def test_of_many_labels_the_whole_matrix_is_handed_on():
     assert (matrix.counts[0][:3], matrix.counts[1][:3]) == ((1, 2, 0), (0, 1, 1))
 
 
-def test_a_label_that_no_training_row_has_is_told():
+def test_a_label_missing_from_training_is_reported():
     found = _label_task(["a", "b"]).evaluate(EvaluationInput(_records("label", ["a", "new"]), [Label("a"), Label("b")]))
     assert found.notes == ("Not in the training data, so never predicted: new.",)
     assert found.aggregates["macro-F1"].value == 0.5
@@ -118,7 +118,7 @@ def test_systems_with_and_without_probabilities_can_be_compared():
 # Several labels
 
 
-def test_sets_are_measured_as_scikit_learn_does():
+def test_label_list_measures_equal_scikit_learn():
     rng = random.Random(7)
     labels = ["a", "b", "c", "d"]
     gold = [sorted(rng.sample(labels, rng.randint(0, 3))) for _ in range(80)]
@@ -147,7 +147,7 @@ SCHEMA = {
 }
 
 
-def test_an_object_is_measured_whole_by_field_and_by_part():
+def test_objects_are_measured_whole_by_field_and_by_value():
     gold = [{"need": "buy", "sizes": ["s", "m"], "most": 80}, {"need": "else"}, {"need": "ask", "sizes": []}]
     said = [{"most": 80.0, "need": "buy", "sizes": ["m"]}, INVALID, {"need": "ask", "sizes": []}]
     bound = task.bound({"kind": "object", "schema": SCHEMA, "out_of_scope": "else"})
@@ -162,7 +162,7 @@ def test_an_object_is_measured_whole_by_field_and_by_part():
     assert found.mean("invalid") == pytest.approx(1 / 3)
 
 
-def test_true_is_not_one():
+def test_true_differs_from_one():
     bound = task.bound({"kind": "object", "schema": {"type": "object", "properties": {"a": {}}}})
     found = bound.evaluate(EvaluationInput(_records("object", [{"a": 1}, {"a": 1}]), [{"a": True}, {"a": 1.0}]))
     assert found.values["exact match"] == {"r0": 0.0, "r1": 1.0}

@@ -27,7 +27,7 @@ SCHEMA = {
         ({"kind": "object", "schema": SCHEMA}, "Write what the query asks for as JSON: need (buy, ask), brand, any."),
     ],
 )
-def test_the_prompt(settings, system):
+def test_rendered_prompt(settings, system):
     assert messages(task.bound(settings), RECORD) == (
         {"role": "system", "content": system},
         {"role": "user", "content": "lost my card"},
@@ -40,7 +40,7 @@ def test_the_examples_render_under_any_settings(tiny_base):
         assert len(renders) == len(task.examples) > 2
 
 
-def test_a_task_without_settings_says_where_they_come_from():
+def test_a_task_without_settings_is_an_error_that_names_data_build():
     with pytest.raises(UsageError, match="Take them from a dataset or an adapter"):
         task.output(RECORD)
     with pytest.raises(UsageError, match="no answer to train on"):

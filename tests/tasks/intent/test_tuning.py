@@ -31,7 +31,7 @@ def _sure_by(factor, rows=2000):
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_the_temperature_is_how_much_too_sure_the_model_was(factor):
+def test_the_temperature_recovers_the_overconfidence_factor(factor):
     records, outputs = _sure_by(factor)
     tuned = task.bound(CLOSED).tune(records, outputs)
     assert set(tuned) == {"temperature"}
@@ -47,7 +47,7 @@ def test_the_temperature_is_how_much_too_sure_the_model_was(factor):
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda p: sum(p) > 0), st.floats(0.2, 5))
-def test_a_temperature_changes_no_answer_and_leaves_probabilities(weights, temperature):
+def test_a_temperature_rescales_probabilities_without_changing_answers(weights, temperature):
     given_ = tuple(weight / sum(weights) for weight in weights)
     best = LABELS[given_.index(max(given_))]
     found = with_tuning(CLOSED, {"temperature": temperature}, Label(best, given_))
@@ -56,7 +56,7 @@ def test_a_temperature_changes_no_answer_and_leaves_probabilities(weights, tempe
     assert all(0 <= value <= 1 for value in found.probabilities)
 
 
-def test_what_has_no_probabilities_stays_as_it_is():
+def test_outputs_without_probabilities_are_unchanged():
     records = _records(["a", "b"])
     written = [Label("a"), InvalidOutput("x", "not one of the labels")]
     assert tuned_values(CLOSED, records, written) == {}
@@ -82,7 +82,7 @@ def _doubtful(rng, labels, rows, beyond):
 
 
 @pytest.mark.parametrize("among", [True, False])
-def test_the_threshold_has_the_best_f1_of_out_of_scope(among):
+def test_the_threshold_maximises_out_of_scope_f1(among):
     beyond = "oos"
     labels = [*LABELS, beyond] if among else LABELS
     settings = {"kind": "label", "labels": labels, "out_of_scope": beyond}
@@ -101,7 +101,7 @@ def test_the_threshold_has_the_best_f1_of_out_of_scope(among):
     assert best >= max(f1(below) for below in np.linspace(0, 1, 50))
 
 
-def test_a_threshold_wants_rows_on_both_sides():
+def test_a_threshold_needs_in_scope_and_out_of_scope_rows():
     settings = {"kind": "label", "labels": LABELS, "out_of_scope": "oos"}
     records, outputs = _doubtful(np.random.default_rng(4), LABELS, 50, "oos")
     for keep in (True, False):

@@ -24,7 +24,7 @@ def records(source: Path, format: str, out: Path, **options) -> dict[str, Record
     return {record["id"]: record for split in ("train", "test") for record in load_dataset(out).records(split)}
 
 
-def test_a_passage_of_trec_dl(tmp_path):
+def test_trec_dl_records(tmp_path):
     found = records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out")
     assert list(found) == ["7 d1", "7 d3"]
     assert found["7 d1"] == {
@@ -47,20 +47,20 @@ def test_beir_keeps_its_splits(tmp_path):
     assert found["q1 d1"]["title"] == "Tents"
 
 
-def test_cranfield_is_graded_as_ours_and_what_is_unexplained_is_never_drawn(tmp_path):
+def test_cranfield_grades_are_mapped_and_unexplained_pairs_never_sampled(tmp_path):
     found = records(cranfield_folder(tmp_path), "cranfield", tmp_path / "out", options={"unjudged": "2"})
     assert {id_: each["grade"] for id_, each in found.items()} == {"1 1": 3, "1 2": 1, "1 4": 0, "1 5": 0}
     assert found["1 1"]["passage"] == "abstract 1 on flow ." and "title" not in found["1 1"]
 
 
-def test_products_of_esci_bring_their_guideline(tmp_path):
+def test_esci_uses_the_product_guideline(tmp_path):
     found = records(esci_folder(tmp_path), "esci", tmp_path / "out")
     assert {id_: each["grade"] for id_, each in found.items()} == {"1 P1": 3, "1 P2": 0, "2 P1": 1}
     settings = load_dataset(tmp_path / "out").settings
     assert [each["name"] for each in settings["scale"]] == ["irrelevant", "complement", "substitute", "exact"]
 
 
-def test_grades_are_folded_and_the_settings_say_so(tmp_path):
+def test_grades_are_mapped_to_fewer_and_stored_in_the_settings(tmp_path):
     rows = [
         {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": n % 4, "kind": "k"}
         for n in range(8)
@@ -74,7 +74,7 @@ def test_grades_are_folded_and_the_settings_say_so(tmp_path):
     assert bound.output(rows[0]).choices == ("0", "1")
 
 
-def test_native_tables_have_grades_in_words_of_digits(tmp_path):
+def test_native_tables_contain_grades_as_digits(tmp_path):
     source = tmp_path / "rows.csv"
     source.write_text("id,group,query,passage,grade,title\na b,g,q,p,2,\na c,g,q,r,0,\n", encoding="utf-8")
     assert records(source, "native", tmp_path / "out")["a b"] == {
@@ -94,20 +94,20 @@ def test_native_tables_have_grades_in_words_of_digits(tmp_path):
         ({"relevant": "1"}, "relevant"),
     ],
 )
-def test_a_judge_that_would_see_one_side_only_is_refused(tmp_path, options, told):
+def test_training_rows_of_one_side_only_are_refused(tmp_path, options, told):
     with pytest.raises(DataError, match=f"all 1 training rows are {told}") as refused:
         records(beir_folder(tmp_path), "beir", tmp_path / "out", options=options)
     assert "--option" in refused.value.fix
 
 
-def test_a_dataset_of_another_scale_is_no_measure_of_a_judge():
+def test_evaluation_on_another_scale_is_refused():
     three = task.bound(settings_of({"grades": "3"}))
     three.check_dataset(three.settings)
     with pytest.raises(UsageError, match="the adapter uses the grades 0, 1, 2, the dataset 0, 1, 2, 3"):
         three.check_dataset(task.default_settings)
 
 
-def test_a_whole_number_is_a_grade_and_a_truth_value_is_none(tmp_path):
+def test_integers_are_grades_and_booleans_are_not(tmp_path):
     rows = [
         {"id": f"{n}", "group": f"g{n}", "query": "q", "passage": f"p{n}", "grade": grade}
         for n, grade in enumerate([3.0, 1.0, 0])
@@ -121,7 +121,7 @@ def test_a_whole_number_is_a_grade_and_a_truth_value_is_none(tmp_path):
         records(source, "native", tmp_path / "other")
 
 
-def test_a_grade_that_the_guideline_lacks_is_refused(tmp_path):
+def test_a_grade_missing_from_the_guideline_is_rejected(tmp_path):
     source = tmp_path / "rows.jsonl"
     row = {"id": "a", "group": "g", "query": "q", "passage": "p", "grade": 4}
     source.write_text(json.dumps(row), encoding="utf-8")
@@ -132,12 +132,12 @@ def test_a_grade_that_the_guideline_lacks_is_refused(tmp_path):
         records(source, "native", tmp_path / "out")
 
 
-def test_a_count_that_is_none(tmp_path):
+def test_an_invalid_count_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match=r"--option unjudged: 'few' is not a whole number"):
         records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out", options={"unjudged": "few"})
 
 
-def test_the_real_collections(tmp_path, real_data):
+def test_published_collections_are_read(tmp_path, real_data):
     found = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
     assert Counter(each["grade"] for each in found.values()) == {0: 885, 1: 526, 2: 566, 3: 280}
     assert len({each["group"] for each in found.values()}) == 43

@@ -28,7 +28,7 @@ def records(grades, queries: int = 3):
 @pytest.mark.filterwarnings("ignore:.*label")
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(SCALE), st.sampled_from(SCALE)), min_size=3, max_size=40))
-def test_the_figures_are_those_of_scikit_learn(pairs):
+def test_figures_equal_scikit_learn(pairs):
     gold, said = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     found = task.evaluate(EvaluationInput(records(gold), [Grade(grade) for grade in said])).figures()
     theirs = {
@@ -44,7 +44,7 @@ def test_the_figures_are_those_of_scikit_learn(pairs):
         assert found[name] == pytest.approx(value, nan_ok=True), name
 
 
-def test_an_invalid_answer_is_the_worst_and_never_a_grade():
+def test_an_invalid_answer_counts_as_the_worst_and_is_never_a_grade():
     gold = [0, 1, 2, 3]
     right = task.evaluate(EvaluationInput(records(gold), [Grade(grade) for grade in gold]))
     found = task.evaluate(EvaluationInput(records(gold), [Grade(0), Grade(1), NO_GRADE, Grade(3)]))
@@ -58,7 +58,7 @@ def test_an_invalid_answer_is_the_worst_and_never_a_grade():
     assert found.slices["human grade"] == {"0": "0", "1": "1", "2": "2", "3": "3"}
 
 
-def test_calibration_is_of_the_probability_of_a_relevant_passage():
+def test_calibration_uses_the_probability_of_relevance():
     gold = [0, 3, 3, 0]
     sure = [Grade(0, (1.0, 0.0, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.0, 1.0))]
     found = task.evaluate(
@@ -69,7 +69,7 @@ def test_calibration_is_of_the_probability_of_a_relevant_passage():
     assert "calibration error" not in task.evaluate(EvaluationInput(records(gold), [Grade(0)] * 4)).figures()
 
 
-def test_two_grades_have_the_same_kappa_binary_or_not():
+def test_with_two_grades_both_kappas_are_equal():
     two = task.bound({**task.default_settings, "scale": task.default_settings["scale"][:2], "relevant": 1})
     found = two.evaluate(EvaluationInput(records([0, 1, 1, 0]), [Grade(0), Grade(1), Grade(0), Grade(0)])).figures()
     assert found["kappa"] == found["kappa binary"] == pytest.approx(0.5)
@@ -100,13 +100,13 @@ def test_baselines_learn_from_the_training_split(tmp_path):
     assert task.evaluate(EvaluationInput(test, found[BM25])).figures()["kappa"] == pytest.approx(1)
 
 
-def test_bm25_scores_are_of_pairs():
+def test_bm25_baseline_scores_pairs():
     pairs = [("green tent", "a green tent"), ("green tent", "boots"), ("boots", "boots"), ("the", "a green tent")]
     scores = bm25_scores([{"query": query, "passage": passage} for query, passage in pairs])
     assert scores[0] > 0 and scores[2] > 0 and scores[1] == scores[3] == 0
 
 
-def test_bm25_scores_are_cut_by_their_share_of_the_best_of_the_query():
+def test_bm25_baseline_thresholds_the_score_relative_to_the_best():
     """As they are no cut point divides them: the second best of one query is above the best of another."""
     rows = [
         {"id": f"{n} {place}", "group": f"q{n}", "query": f"q{n}", "passage": f"p{n} {place}", "grade": grade}

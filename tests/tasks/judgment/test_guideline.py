@@ -32,7 +32,7 @@ def system(settings) -> str:
     return str(shown["content"])
 
 
-def test_the_page_for_people_and_the_prompt_read_one_markdown_file(tmp_path):
+def test_grading_page_and_prompt_share_a_markdown_guideline(tmp_path):
     path = written(tmp_path, MARKDOWN, "guide.md")
     found = read_guideline(path)
     people = shown_to_people(path, [0, 1, 2])
@@ -44,7 +44,7 @@ def test_the_page_for_people_and_the_prompt_read_one_markdown_file(tmp_path):
     assert "1 = Related: a little\n2 = Highly relevant: It answers the query (all of it).\n# How to grade" in said
 
 
-def test_a_yaml_guideline_says_what_the_source_calls_its_grades(tmp_path):
+def test_a_yaml_guideline_maps_source_grades(tmp_path):
     path = written(
         tmp_path,
         "text: Judge as a customer would.\ngrades:\n"
@@ -64,14 +64,14 @@ def test_a_yaml_guideline_says_what_the_source_calls_its_grades(tmp_path):
     ("grades", "folded", "relevant"),
     [("2", [0, 0, 1, 1], 1), ("3", [0, 1, 2, 2], 2), ("4", [0, 1, 2, 3], 2)],
 )
-def test_ours_fold_four_grades(grades, folded, relevant):
+def test_built_in_guidelines_map_four_grades(grades, folded, relevant):
     found = guideline_of({"grades": grades})
     assert [found.fold(grade) for grade in range(4)] == folded
     assert found.relevant == relevant
     assert guideline_of({"grades": grades, "relevant": "1"}).relevant == 1
 
 
-def test_products_have_their_own_words():
+def test_the_product_guideline_has_its_own_grade_names():
     assert "1 = complement: goes with what was asked for" in system(settings_of({"guideline": "products"}))
     assert settings_of({}) == task.default_settings
 
@@ -97,12 +97,12 @@ TWO = "grades:\n  - {grade: 0, name: a}\n  - {grade: 1, name: b}\n"
         (TWO + "  - {grade: 2, name: c, from: [1]}\n", "the source's grade 1 is mapped to two grades"),
     ],
 )
-def test_a_yaml_guideline_with_an_error(tmp_path, text, said):
+def test_an_invalid_yaml_guideline_is_an_error(tmp_path, text, said):
     with pytest.raises((DataError, UsageError), match=f"guide.yaml.*{said}"):
         read_guideline(written(tmp_path, text))
 
 
-def test_a_file_that_is_no_guideline(tmp_path):
+def test_a_file_that_is_not_a_guideline_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read"):
         read_guideline(tmp_path / "none.md")
     with pytest.raises(DataError, match=r"defines no grade"):
@@ -122,6 +122,6 @@ def test_a_file_that_is_no_guideline(tmp_path):
         ({"characters": "ten"}, "'ten' is not a whole number"),
     ],
 )
-def test_options_that_make_no_sense(options, said):
+def test_contradictory_options_are_errors(options, said):
     with pytest.raises(UsageError, match=said):
         settings_of(options)

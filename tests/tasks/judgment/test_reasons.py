@@ -29,7 +29,7 @@ HASH = "40bf5a19d7898c7c38d8a18c3d6ae4f5ba6a48994723b463d7a704afc3dca2e7"  # up 
 HASH_NOW = "22f7c65e405f7ae622591a6c6ef7f80d2ebc3f68955ddf25299675cd0118ba00"
 
 
-def test_without_a_reason_prompt_settings_and_recipe_are_the_plain_ones():
+def test_without_reasons_prompt_settings_and_recipe_are_unchanged():
     assert prompt_hash(task, rendering=3) == HASH
     assert prompt_hash(task) == HASH_NOW
     assert messages(task, PAIR) == (
@@ -47,7 +47,7 @@ def test_without_a_reason_prompt_settings_and_recipe_are_the_plain_ones():
     assert task.output(PAIR).choice_suffix is None
 
 
-def test_with_a_reason_the_last_instruction_asks_for_it_and_the_rest_is_the_same():
+def test_with_reasons_only_the_last_instruction_differs():
     assert REASONED.settings == task.settings_of({"reason": "yes"}, [])
     asked, plain = (messages(each, PAIR) for each in (REASONED, task))
     assert asked[1] == plain[1]
@@ -61,7 +61,7 @@ def test_with_a_reason_the_last_instruction_asks_for_it_and_the_rest_is_the_same
     assert recipe_for(REASONED, overrides=["max_new_tokens=9"]).max_new_tokens == 9
 
 
-def test_the_target_is_what_the_form_reads():
+def test_the_target_parses_as_the_output_form():
     for record in REASONED.examples:
         assert REASONED.parse(REASONED.target(record), record) == Grade(record["grade"], reason=record["reason"])
     assert REASONED.target({**PAIR, "reason": " Room\nfor  two. "}) == "2\nRoom for two."
@@ -95,14 +95,14 @@ def built(tmp_path, *changes, out="data", **options):
         ({"reason": 3}, "3 is not of type 'string'"),
     ],
 )
-def test_a_row_whose_reason_cannot_be_learnt_is_refused_with_its_place(tmp_path, change, said):
+def test_a_row_with_an_unusable_reason_is_rejected_with_its_position(tmp_path, change, said):
     with pytest.raises(RejectedRows):
         built(tmp_path, {}, change, reason="yes")
     (refused,) = map(json.loads, (tmp_path / "data.rejected.jsonl").read_text(encoding="utf-8").splitlines())
     assert said in refused["reason"] and "line 2" in refused["where"]
 
 
-def test_of_the_sources_own_test_split_no_reason_is_needed(tmp_path):
+def test_an_official_test_split_needs_no_reasons(tmp_path):
     test = {"split": "test", "reason": None}
     train = [{"split": "train"}] * 2
     dataset = built(tmp_path, *train, {"split": "validation"}, test, reason="yes")
@@ -112,12 +112,12 @@ def test_of_the_sources_own_test_split_no_reason_is_needed(tmp_path):
         built(tmp_path, {"split": "train"}, {**test, "split": "validation"}, out="other", reason="yes")
 
 
-def test_reasons_are_no_matter_where_none_are_asked_for(tmp_path):
+def test_reasons_are_ignored_without_the_option(tmp_path):
     dataset = built(tmp_path, {}, {"reason": None}, {"reason": "x" * 301})
     assert dataset.settings is None and len(dataset.records("train")) == 3
 
 
-def test_an_option_that_makes_no_sense(tmp_path):
+def test_an_invalid_option_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="--option reason: 'true' is neither yes nor no"):
         built(tmp_path, {}, reason="true")
     with pytest.raises(UsageError, match="format 'shop' has no option 'reason'"):
@@ -145,7 +145,7 @@ def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another(key):
     assert with_tuning(output, {key: [0.1, 0.2, 2]}, (0, 1, 2, 3)) == Grade(2, output.probabilities)
 
 
-def test_the_reason_is_written_after_the_grade_that_thresholds_choose(tiny_base, tmp_path):
+def test_the_reason_is_generated_after_the_tuned_grade(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("made", made_folder(tiny_base, tmp_path / "made", seed=4)[0])
     (plain,) = AdapterStage(REASONED, engine, "made", rest=False).ask([PAIR])

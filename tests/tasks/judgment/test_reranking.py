@@ -23,7 +23,7 @@ def search(passages: int, hits: int) -> dict:
     return {"id": "q1", "query": "a tent", "hits": found, "passages": texts}
 
 
-def test_a_record_for_each_passage_or_one_for_a_pair():
+def test_records_are_per_passage_or_one_for_a_pair():
     several = task.records_from(search(2, 5))
     assert [each["id"] for each in several] == ["q1 d0", "q1 d1"]
     assert several[1] == {"id": "q1 d1", "group": "q1", "query": "a tent", "title": "T", "passage": "text 1"}
@@ -34,7 +34,7 @@ def test_a_record_for_each_passage_or_one_for_a_pair():
         task.records_from({"id": "q1", "query": "a tent"})
 
 
-def test_hits_go_by_expected_grade_and_what_was_not_judged_stays_behind():
+def test_hits_are_ordered_by_expected_grade_with_unjudged_ones_last():
     outputs = [Grade(0, (0.9, 0.1, 0.0, 0.0)), Grade(3, (0.0, 0.0, 0.1, 0.9), "Why."), Grade(0, (0.6, 0.0, 0.0, 0.4))]
     found = task.updates(search(3, 5), outputs)
     assert [hit.document for hit in found["hits"]] == ["d1", "d2", "d0", "d3", "d4"]
@@ -51,7 +51,7 @@ def test_hits_go_by_expected_grade_and_what_was_not_judged_stays_behind():
     }
 
 
-def test_nothing_found_and_a_single_pair():
+def test_empty_hits_and_a_single_pair():
     assert task.updates(search(0, 0), [])["hits"] == []
     assert task.updates({"id": "q", "query": "a", "passage": "b"}, [Grade(2)]) == {"grade": Grade(2)}
 
@@ -67,12 +67,12 @@ def test_ties_keep_their_order_in_a_run_file_too(grades, behind):
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=4, max_size=4))
-def test_the_expected_grade_lies_on_the_scale(weights):
+def test_the_expected_grade_is_within_the_scale(weights):
     probabilities = tuple(weight / math.fsum(weights) for weight in weights)
     assert 0 <= expected_grade(Grade(0, probabilities), (0, 1, 2, 3)) <= 3 + 1e-9
 
 
-def test_the_passage_stands_before_the_query_and_is_cut_at_a_word():
+def test_the_passage_precedes_the_query_and_is_truncated_at_a_word():
     bound = task.bound({**task.default_settings, "characters": 12})
     record = {"id": "1", "group": "1", "query": "a  tent", "title": "Tents", "passage": "made\nof cloth"}
     (_, user) = messages(bound, record)

@@ -22,13 +22,13 @@ SCALE = (0, 1, 2, 3)
 graded = st.lists(st.sampled_from(SCALE), min_size=2, max_size=30)
 
 
-def test_a_score_at_a_cut_point_is_above_it():
+def test_a_score_equal_to_a_threshold_is_above_it():
     thresholds = (0.5, 1.5, 1.5)
     assert [grade_of(score, thresholds, SCALE) for score in (-9, 0.49, 0.5, 1.49, 1.5, 9)] == [0, 0, 1, 1, 3, 3]
 
 
 @given(graded, st.randoms())
-def test_kappa_is_that_of_scikit_learn(gold, rng):
+def test_kappa_equals_scikit_learn(gold, rng):
     said = [rng.choice(SCALE) for _ in gold]
     theirs = cohen_kappa_score(gold, said, labels=SCALE)
     assert cohen_kappa(gold, said, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
@@ -36,7 +36,7 @@ def test_kappa_is_that_of_scikit_learn(gold, rng):
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from(SCALE)), min_size=4, max_size=25))
-def test_of_one_query_the_cuts_are_the_best_there_are(rows):
+def test_thresholds_of_one_query_are_optimal(rows):
     scores, gold = [score for score, _ in rows], [grade for _, grade in rows]
     found = best_thresholds(scores, gold, ["q"] * len(rows), SCALE)
     assert list(found) == sorted(found)
@@ -65,13 +65,13 @@ def rows(queries: int, each: int, sharpness: float, seed: int = 0, shift: float 
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
-def test_the_temperature_that_undoes_overconfidence(sharpness):
+def test_the_temperature_corrects_overconfidence(sharpness):
     records, outputs = rows(20, 100, sharpness)
     found = fit_temperature(np.array([each.probabilities for each in outputs]), [each["grade"] for each in records])
     assert found == pytest.approx(sharpness, rel=0.15)
 
 
-def test_cut_points_help_a_judge_that_always_says_the_same():
+def test_thresholds_improve_a_judge_with_a_constant_grade():
     records, outputs = rows(12, 40, 1.0, shift=2.5)
     assert sum(output.value == 0 for output in outputs) > 0.85 * len(outputs)
     values = tuned(records, outputs, SCALE)
@@ -85,7 +85,7 @@ def test_cut_points_help_a_judge_that_always_says_the_same():
     assert all(sum(each.probabilities) == pytest.approx(1) for each in after)
 
 
-def test_cut_points_are_left_out_where_the_likeliest_grade_is_as_good():
+def test_thresholds_are_dropped_if_the_most_probable_grade_is_as_good():
     rng = random.Random(3)
     records, outputs = [], []
     for number in range(200):  # two peaks: the expected grade lies between them, the likeliest is right
@@ -100,7 +100,7 @@ def test_cut_points_are_left_out_where_the_likeliest_grade_is_as_good():
     assert [with_tuning(each, values, SCALE).value for each in outputs] == [each.value for each in outputs]
 
 
-def test_too_few_rows_or_queries_or_no_probabilities_tune_nothing():
+def test_too_few_rows_queries_or_probabilities_tune_nothing():
     assert tuned(*rows(10, 4, 1.0), SCALE) == {}
     assert tuned(*rows(4, 100, 1.0), SCALE) == {}
     records, outputs = rows(10, 10, 1.0)
@@ -108,7 +108,7 @@ def test_too_few_rows_or_queries_or_no_probabilities_tune_nothing():
     assert tuned(records, [InvalidOutput("x", "no") for _ in outputs], SCALE) == {}
 
 
-def test_the_task_tunes_and_settles_on_its_own_scale():
+def test_tuning_uses_the_scale_of_the_task():
     records, outputs = rows(10, 20, 2.0, shift=1.0)
     bound = task.bound(tuned=task.tune(records, outputs))
     assert set(bound.tuned) >= {"temperature", "validation"}

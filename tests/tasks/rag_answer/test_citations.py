@@ -34,7 +34,7 @@ from searchlora.tasks.rag_answer.truncation import excerpt, passage_texts, trunc
         (" [1] ", []),
     ],
 )  # fmt: skip
-def test_sentences_and_what_they_cite(text: str, found: list[tuple[str, tuple[int, ...]]]) -> None:
+def test_sentences_and_their_citations(text: str, found: list[tuple[str, tuple[int, ...]]]) -> None:
     assert [(each.text.strip(), each.citations) for each in sentences(text)] == found
 
 
@@ -43,7 +43,7 @@ _PLAIN = st.text(st.sampled_from("abc de"), min_size=1).map(str.strip).filter(bo
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(_PLAIN, st.lists(st.integers(1, 9), unique=True, max_size=3)), min_size=1, max_size=4))
-def test_what_is_marked_is_read_again(pairs: list[tuple[str, list[int]]]) -> None:
+def test_written_citations_are_parsed_again(pairs: list[tuple[str, list[int]]]) -> None:
     text = " ".join(with_marks(sentence, numbers) for sentence, numbers in pairs)
     assert sentences(text) == [Sentence(sentence, tuple(numbers)) for sentence, numbers in pairs]
     assert without_marks(text) == " ".join(sentence for sentence, _ in pairs)
@@ -70,7 +70,7 @@ def test_a_sentence_cites_the_gold_passages_that_support_it_most() -> None:
     )
 
 
-def test_an_answer_is_made_of_what_can_be_seen() -> None:
+def test_an_answer_uses_only_visible_passage_text() -> None:
     reference = reference_sentences("Good question! It weighs 2.5 kilograms [sic]. It was made in Wales.\nIt is red.")
     assert reference[1] == "It weighs 2.5 kilograms (sic)."
     assert leading_supported(reference, list(PASSAGES.values()), 3) == [reference[1], reference[2]]
@@ -78,7 +78,7 @@ def test_an_answer_is_made_of_what_can_be_seen() -> None:
     assert leading_supported(reference, ["Boots are waxed."], 3) == ["Good question!"]
 
 
-def test_support_is_the_share_of_content_words_and_a_strange_number_is_none() -> None:
+def test_support_is_the_share_of_content_words_and_needs_every_number() -> None:
     assert support("The tents weigh little", "a tent that weighs much") == pytest.approx(2 / 3)
     assert support("It weighs 3 kilograms", "weighs 2 kilograms") == 0.0
     assert support("It is.", "whatever") is None
@@ -87,31 +87,31 @@ def test_support_is_the_share_of_content_words_and_a_strange_number_is_none() ->
     assert supported("tents weigh little", []) is False
 
 
-def test_an_excerpt_is_where_the_question_is() -> None:
+def test_the_passage_window_contains_most_question_words() -> None:
     text = "One two three four. Five six seven eight. Nine ten eleven twelve."
     assert excerpt(text, frozenset({"seven"}), 4) == "… Five six seven eight. …"
     assert excerpt(text, frozenset(), 4) == "One two three four. …"
     assert excerpt(text, frozenset({"seven"}), 12) == text
 
 
-def test_the_model_sees_no_square_bracket_but_the_numbers() -> None:
+def test_square_brackets_in_passages_are_replaced() -> None:
     record = {"question": "who?", "passages": [{"id": "p", "title": "A [b]", "text": "as said [12] before"}]}
     assert passage_texts(record) == ["A (b): as said (12) before"]
 
 
-def test_a_long_passage_without_spaces_is_cut() -> None:
+def test_a_long_passage_without_spaces_is_truncated() -> None:
     record = {"question": "who?", "passages": [{"id": "p", "text": "x" * 5000}]}
     assert len(passage_texts(record)[0]) < 600
     assert 600 < len(passage_texts(record, 120)[0]) < 900
 
 
-def test_so_many_words_of_a_passage_are_shown() -> None:
+def test_passages_are_truncated_to_the_word_limit() -> None:
     record = {"question": "who?", "passages": [{"id": "p", "text": " ".join(["word"] * 200)}]}
     assert passage_texts(record)[0].split().count("word") == 80
     assert passage_texts(record, 30)[0].split().count("word") == 30
 
 
-def test_a_long_conversation_keeps_its_beginning_and_its_end() -> None:
+def test_a_long_conversation_keeps_its_first_and_last_turns() -> None:
     turns = [{"role": ("user", "assistant")[number % 2], "text": f"turn {number}"} for number in range(9)]
     assert [turn["text"] for turn in truncated_history(turns)] == ["turn 0", "…", "turn 7", "turn 8"]
     assert truncated_history(turns[:3]) == turns[:3]
@@ -126,7 +126,7 @@ def test_the_order_of_a_prompt_is_instructions_passages_conversation_question() 
     assert order == sorted(order)
 
 
-def test_without_citations_nothing_is_cited() -> None:
+def test_citations_can_be_disabled() -> None:
     quiet = task.bound({"abstention": "No.", "style": "Be brief.", "citations": False})
     record = task.examples[0]
     assert "[1]" not in messages(quiet, record)[0]["content"]

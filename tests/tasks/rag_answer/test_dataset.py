@@ -34,7 +34,7 @@ def _gold_numbers(record: Record) -> list[int]:
 # MT-RAG
 
 
-def test_a_row_is_cited_as_its_passages_are_numbered(tmp_path: Path) -> None:
+def test_citations_follow_the_numbering_of_passages(tmp_path: Path) -> None:
     records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", usual_rows()))
     record = records["conv0<::>2"]
     (gold,) = _gold_numbers(record)
@@ -44,7 +44,7 @@ def test_a_row_is_cited_as_its_passages_are_numbered(tmp_path: Path) -> None:
     assert (record["answerable"], record["kind"], record["source"]) == (True, "answerable", "shop")
 
 
-def test_the_number_of_passages_and_their_order_say_nothing(tmp_path: Path) -> None:
+def test_number_and_order_of_passages_do_not_reveal_answerability(tmp_path: Path) -> None:
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
     records = _records("mtrag", source, passages="4", missing="1")
     assert {len(record["passages"]) for record in records.values()} == {4}
@@ -56,7 +56,7 @@ def test_the_number_of_passages_and_their_order_say_nothing(tmp_path: Path) -> N
     assert _records("mtrag", source, passages="4", missing="1") == records
 
 
-def test_no_row_to_abstain_from_shows_what_answers_it(tmp_path: Path) -> None:
+def test_unanswerable_rows_contain_no_answering_passage(tmp_path: Path) -> None:
     records = _records("mtrag", write_mtrag(tmp_path / "reference.jsonl", usual_rows()), missing="1")
     assert Counter(record["kind"] for record in records.values()) == {
         "answerable": 10,
@@ -76,7 +76,7 @@ def test_no_row_to_abstain_from_shows_what_answers_it(tmp_path: Path) -> None:
             assert record["group"] == answered["group"]
 
 
-def test_distractors_do_not_support_the_answer_and_are_of_no_row_of_the_group(tmp_path: Path) -> None:
+def test_distractors_do_not_support_the_answer_and_come_from_other_groups(tmp_path: Path) -> None:
     twin = {
         "document_id": "twin-0-9",
         "title": "",
@@ -124,11 +124,11 @@ def test_sections_of_a_wikipedia_article_are_one_document(tmp_path: Path) -> Non
     assert records["conv40<::>2"]["group"] == records["conv41<::>2"]["group"] != records["conv42<::>2"]["group"]
 
 
-def test_what_a_long_way_of_rows_shares_is_one_group() -> None:
+def test_transitively_connected_rows_are_one_group() -> None:
     assert connected([["a"], ["b"], ["c", "b"], [], ["a", "c"], ["d"]]) == [0, 0, 0, 3, 0, 5]
 
 
-def test_the_card_tells_the_rules_and_the_counts(tmp_path: Path) -> None:
+def test_the_card_states_rules_and_counts(tmp_path: Path) -> None:
     rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"missing": "1"}))
     (report,) = [row for row in rows if isinstance(row, SourceReport)]
     assert report.counts["underspecified questions left out"] == 1
@@ -144,13 +144,13 @@ def test_the_card_tells_the_rules_and_the_counts(tmp_path: Path) -> None:
         (mtrag_row(1, "tents", "UNANSWERABLE", contexts=[{"document_id": "d-0-1", "text": "x"}]), "has contexts"),
     ],
 )
-def test_a_row_that_contradicts_itself_is_refused(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+def test_a_contradictory_row_is_rejected(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
     (refused,) = [row for row in rows if isinstance(row, RejectedRow)]
     assert reason in refused.reason
 
 
-def test_too_few_passages_are_told(tmp_path: Path) -> None:
+def test_too_few_passages_are_reported(tmp_path: Path) -> None:
     rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", usual_rows()), {"passages": "40"}))
     assert all("fewer than 40" in row.reason for row in rows if isinstance(row, RejectedRow))
     assert not [row for row in rows if isinstance(row, SourceRow)]
@@ -160,7 +160,7 @@ def test_too_few_passages_are_told(tmp_path: Path) -> None:
     ("field", "value"),
     [("input", [{"text": "no speaker"}]), ("contexts", None), ("contexts", [{"text": "x"}]), ("targets", [{}])],
 )
-def test_a_row_of_another_shape_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+def test_a_malformed_row_is_rejected(tmp_path: Path, field: str, value: Any) -> None:
     row = {**mtrag_row(1, "tents"), field: value}
     rows = list(task.formats["mtrag"].read(write_mtrag(tmp_path / "reference.jsonl", [row]), {}))
     (refused,) = [row for row in rows if isinstance(row, RejectedRow)]
@@ -171,13 +171,13 @@ def test_a_row_of_another_shape_is_refused(tmp_path: Path, field: str, value: An
 @pytest.mark.parametrize(
     "options", [{"passages": "0"}, {"missing": "2"}, {"gold": "6"}, {"citations": "perhaps"}, {"words": "9"}]
 )
-def test_an_option_that_makes_no_sense_is_refused(tmp_path: Path, options: dict[str, str]) -> None:
+def test_an_invalid_option_is_a_usage_error(tmp_path: Path, options: dict[str, str]) -> None:
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
     with pytest.raises(UsageError):
         build(task, source, format="mtrag", out=tmp_path / "out", options=options)
 
 
-def test_the_published_tasks(real_data: Path, tmp_path: Path) -> None:
+def test_published_mtrag_tasks_are_read(real_data: Path, tmp_path: Path) -> None:
     build(
         task, real_data / "mtrag" / "reference.jsonl", format="mtrag", out=tmp_path / "out", options={"missing": "0.3"}
     )
@@ -235,7 +235,7 @@ def test_an_impossible_question_shows_the_paragraph_that_does_not_answer_it(tmp_
     assert "Out_doors_3" in [passage["id"] for passage in record["passages"]]
 
 
-def test_faq_answers_are_each_others_distractors(tmp_path: Path) -> None:
+def test_other_faq_answers_are_distractors(tmp_path: Path) -> None:
     source = tmp_path / "faq.csv"
     lines = [f"part {number % 2},What of {subject}?,{text}" for number, (subject, text) in enumerate(SUBJECTS.items())]
     source.write_text("\n".join(["section,question,answer", *lines]), encoding="utf-8")
@@ -248,7 +248,7 @@ def test_faq_answers_are_each_others_distractors(tmp_path: Path) -> None:
         assert record["question"] not in json.dumps(record["passages"])
 
 
-def test_faq_rows_with_one_question_or_one_answer_are_one_group_and_no_distractors(tmp_path: Path) -> None:
+def test_faq_rows_with_an_equal_question_or_answer_are_one_group_and_never_distractors(tmp_path: Path) -> None:
     rows = [
         ("How do I reset the pump?", "Hold the red button for five seconds."),
         ("how do I reset the pump", "Pull the plug and wait."),
@@ -267,7 +267,7 @@ def test_faq_rows_with_one_question_or_one_answer_are_one_group_and_no_distracto
         assert not shown & {rows[0][1], rows[1][1]}
 
 
-def test_some_rows_lack_their_gold_unless_told_otherwise(tmp_path: Path) -> None:
+def test_some_rows_get_a_copy_without_gold_passages_by_default(tmp_path: Path) -> None:
     lines = [f"What of {subject} {number}?,{text}" for number in range(9) for subject, text in SUBJECTS.items()]
     source = tmp_path / "faq.csv"
     source.write_text("\n".join(["question,answer", *lines]), encoding="utf-8")
@@ -302,7 +302,7 @@ def _native(**change: Any) -> dict[str, Any]:
         ({"passages": [{"id": "p1", "text": "a"}, {"id": "p1", "text": "b"}]}, "two have the same id"),
     ],
 )
-def test_a_record_that_cannot_be_trained_on_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_an_untrainable_record_is_rejected(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(_native()) + "\n" + json.dumps(_native(id="r2", **change)) + "\n", encoding="utf-8")
     with pytest.raises(RejectedRows) as refused:
@@ -310,7 +310,7 @@ def test_a_record_that_cannot_be_trained_on_is_refused(tmp_path: Path, change: d
     assert reason in str(refused.value)
 
 
-def test_a_table_holds_lists_as_json_and_settings_go_into_the_dataset(tmp_path: Path) -> None:
+def test_tables_contain_lists_as_json_and_settings_are_stored(tmp_path: Path) -> None:
     row = _native()
     cells = [json.dumps(value) if not isinstance(value, str) else value for value in row.values()]
     quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]

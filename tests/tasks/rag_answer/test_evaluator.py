@@ -53,7 +53,7 @@ OUTPUTS = st.sampled_from(
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), OUTPUTS), min_size=1, max_size=12))
-def test_whether_to_answer_is_what_scikit_learn_says(rows: list[tuple[bool, Any]]) -> None:
+def test_answerability_measures_equal_scikit_learn(rows: list[tuple[bool, Any]]) -> None:
     records = [_record(number, answerable=answerable) for number, (answerable, _) in enumerate(rows)]
     found = evaluate(EvaluationInput(records, [output for _, output in rows])).aggregates
     gold = [not answerable for answerable, _ in rows]
@@ -67,7 +67,7 @@ def test_whether_to_answer_is_what_scikit_learn_says(rows: list[tuple[bool, Any]
     assert found["answerability F1"].value == pytest.approx(both)
 
 
-def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
+def test_citation_measures_aggregate_over_rows_and_count_wrong_answers() -> None:
     records = [
         _record(1, gold=("p2", "p3")),
         _record(2),
@@ -90,7 +90,7 @@ def test_citations_are_pooled_over_rows_and_wrong_answers_count() -> None:
     assert found.clusters["r1"] == "g1"
 
 
-def test_sentences_are_held_against_all_passages_and_against_those_they_cite() -> None:
+def test_support_is_checked_against_all_and_against_cited_passages() -> None:
     text = "The dome tent weighs 2 kilograms [1]. It stands on rock [2]. It costs 90 pounds. It is."
     found = evaluate(EvaluationInput([_record(1)], [_answer(text)]))
     assert found.aggregates["unsupported sentences"].value == pytest.approx(1 / 3)
@@ -98,7 +98,7 @@ def test_sentences_are_held_against_all_passages_and_against_those_they_cite() -
     assert found.aggregates["sentences that cite"].value == pytest.approx(2 / 3)
 
 
-def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
+def test_citations_are_not_measured_if_disabled() -> None:
     found = evaluate(
         EvaluationInput([_record(1), _record(2, answerable=False)], [_answer("It weighs much."), SILENCE]),
         citations=False,
@@ -108,7 +108,7 @@ def test_where_answers_do_not_cite_citations_are_not_measured() -> None:
     assert not [note for note in found.notes if note.startswith("Citations")]
 
 
-def test_an_invalid_output_is_an_abstention_and_told() -> None:
+def test_an_invalid_output_counts_as_an_abstention_and_is_reported() -> None:
     strange = task.parse("It weighs little [7].", _record(1))
     found = evaluate(EvaluationInput([_record(1), _record(2, answerable=False)], [strange, InvalidOutput("", "empty")]))
     assert found.values["invalid"] == {"r1": 1.0, "r2": 1.0}
@@ -120,7 +120,7 @@ def test_an_invalid_output_is_an_abstention_and_told() -> None:
     assert confusion.counts == ((0, 0, 1), (0, 0, 1))
 
 
-def test_likeness_is_of_answerable_rows_to_the_whole_reference_without_marks() -> None:
+def test_text_overlap_is_over_answerable_rows_against_the_full_reference() -> None:
     whole = _record(1, reference="The dome tent weighs 2 kilograms. It stands on rock.")
     found = evaluate(
         EvaluationInput(
@@ -133,12 +133,12 @@ def test_likeness_is_of_answerable_rows_to_the_whole_reference_without_marks() -
     assert found.values["words"]["r1"] == 6.0
 
 
-def test_token_f1_counts_repeats_once_for_each_that_matches() -> None:
+def test_token_f1_counts_repeated_tokens_by_their_matches() -> None:
     assert token_f1("x x y", "x y y") == pytest.approx(2 * 2 / 6)
     assert token_f1("", "x") == 0.0
 
 
-def test_token_f1_is_over_words_as_squad_normalises_them() -> None:
+def test_token_f1_uses_squad_normalisation() -> None:
     assert token_f1("The U.S. doesn't.", "US doesnt") == 1.0
     assert token_f1("A tent", "the tent, an old one") == pytest.approx(2 * 1 / (1 + 3))
 
@@ -155,7 +155,7 @@ def test_slices_are_by_kind_source_and_conversation() -> None:
 # Baselines
 
 
-def test_baselines_answer_from_the_nearest_passage_or_the_first_and_abstain_below_the_threshold() -> None:
+def test_baselines_quote_the_best_or_first_passage_or_abstain_below_the_threshold() -> None:
     training = [_record(1), _record(2, answerable=False, question="Who sings the anthem of Wales?")]
     asked = [_record(3), _record(4, question="Who sings in the choir?", answerable=False)]
     found = fitted_baselines(asked, training, SILENCE.text)
@@ -167,7 +167,7 @@ def test_baselines_answer_from_the_nearest_passage_or_the_first_and_abstain_belo
         assert not any(isinstance(task.parse(answer.text, asked[0]), InvalidOutput) for answer in outputs)
 
 
-def test_without_rows_to_abstain_from_there_is_no_threshold() -> None:
+def test_no_threshold_without_unanswerable_rows() -> None:
     assert THRESHOLD not in fitted_baselines([_record(1)], [_record(2)], SILENCE.text)
 
 

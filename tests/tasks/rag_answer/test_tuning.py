@@ -27,7 +27,7 @@ def mean_f1(rows, least):
 
 
 @given(SCORED)
-def test_no_threshold_abstains_better(rows):
+def test_the_fitted_threshold_is_optimal(rows):
     found = tuned(*scored(rows))
     kinds = {silent for _, silent in rows}
     assert bool(found) == (kinds == {True, False})
@@ -41,13 +41,13 @@ def test_no_threshold_abstains_better(rows):
         assert found["validation"]["mean F1"] == best
 
 
-def test_rows_that_the_probability_does_not_tell_apart_are_answered():
+def test_indistinguishable_rows_are_answered():
     rows = [(0.4, place % 4 == 0) for place in range(40)]  # always to abstain has an F1 of 0.4, never to has none
     likely = [*rows, (0.9, False)]
     assert tuned(*scored(likely))["abstain_from"] > 0.4
 
 
-def test_rows_without_a_score_are_passed_over():
+def test_rows_without_a_score_are_skipped():
     records, outputs = scored([(0.2, False), (0.4, True), (0.6, True)])
     more = [InvalidOutput("[9]", "cites passage 9"), CitedAnswer("Dry.", (), abstained=False)]
     found = tuned([*records, *records[:2]], [*outputs, *more])
@@ -55,7 +55,7 @@ def test_rows_without_a_score_are_passed_over():
     assert found["validation"] == {"rows": 3, "mean F1": 1.0}
 
 
-def test_a_tuned_task_abstains_from_its_threshold_on():
+def test_a_tuned_task_abstains_at_its_threshold():
     task = load_prompted_task("rag_answer")
     record = task.examples[0]
     (_, (likely, unlikely)) = scored([(0.3, True), (0.1, False)])

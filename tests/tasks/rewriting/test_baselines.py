@@ -15,7 +15,7 @@ def turns(*texts: str) -> list[dict[str, str]]:
 RECORD = {"query": "why?", "rewrite": "why did it rain", "history": turns("rain?", "yes", "where?", "here")}
 
 
-def test_conversation_baselines():
+def test_baselines_of_conversations():
     found = baseline_outputs([RECORD])
     assert found["raw query"] == ["why?"]
     assert found["previous turn + query"] == ["where? here why?"]
@@ -31,25 +31,25 @@ def test_a_record_without_history_is_its_query():
     assert [outputs[1] for outputs in found.values()] == ["tent"] * 5
 
 
-def test_the_dictionary_where_the_dataset_has_one(tmp_path):
+def test_dictionary_baseline_uses_the_vocabulary_of_the_dataset(tmp_path):
     (tmp_path / "vocabulary.json").write_text(json.dumps({"kicks": "running shoes"}), encoding="utf-8")
     found = baseline_outputs([{"query": "red kicks", "rewrite": "red running shoes"}], tmp_path)
     assert found["dictionary"] == ["red running shoes"]
     assert "first turn + query" not in found
 
 
-def test_a_short_conversation_is_shown_whole():
+def test_a_short_conversation_is_not_truncated():
     history = turns(*"abcdef")
     assert truncated_history(history) == history
 
 
-def test_a_long_conversation_keeps_its_opening_and_its_end_and_says_what_is_left_out():
+def test_a_long_conversation_keeps_first_and_last_turns_and_marks_the_omission():
     shown = [turn["text"] for turn in truncated_history(turns(*"abcdefghij"))]
     assert shown == ["a", "…", *"ghij"]
     assert len(shown) == LATEST_TURNS + 2
 
 
-def test_answers_are_cut_and_questions_are_not():
+def test_only_answers_are_truncated():
     long = " ".join(["word"] * (WORDS_PER_ANSWER + 9))
     asked, answered = truncated_history(turns(long, long))
     assert asked["text"] == long

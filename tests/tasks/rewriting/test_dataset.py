@@ -53,7 +53,7 @@ def _canard() -> list[dict[str, Any]]:
     ]
 
 
-def test_canard_opens_with_the_human_rewrite_and_goes_on_as_published(tmp_path: Path) -> None:
+def test_canard_history_begins_with_the_human_rewrite(tmp_path: Path) -> None:
     records = _records(_write(tmp_path / "dev.json", _canard()), "canard", tmp_path / "out")
     assert _said(records["C_1_q1"]) == []
     assert _said(records["C_1_q3"]) == [
@@ -106,7 +106,7 @@ def test_a_malformed_canard_row_is_rejected(tmp_path: Path) -> None:
     assert "dev.json, row 3: field 'Rewrite' is missing" in str(raised.value)
 
 
-def test_canard_as_published(real_data: Path, tmp_path: Path) -> None:
+def test_published_canard_is_read(real_data: Path, tmp_path: Path) -> None:
     """The numbers that the project states: 2,497 passages, 2,046 questions from the second turn on that have one."""
     dataset = _dataset(real_data / "canard" / "dev.json", "canard", tmp_path / "out")
     documents, qrels, records = dataset.documents(), dataset.qrels(), dataset.records("train")
@@ -219,14 +219,14 @@ def test_a_cast_turn_without_a_human_rewrite_is_rejected(tmp_path: Path) -> None
         ("cast2020", "2020/2020_manual_evaluation_topics_v1.0.json", 216),
     ],
 )
-def test_cast_as_published(real_data: Path, tmp_path: Path, format: str, file: str, turns: int) -> None:
+def test_published_cast_topics_are_read(real_data: Path, tmp_path: Path, format: str, file: str, turns: int) -> None:
     assert len(_records(real_data / "cast" / file, format, tmp_path / "out")) == turns
 
 
 # QReCC, pairs, native, shop, query log
 
 
-def test_qrecc(tmp_path: Path) -> None:
+def test_qrecc_records(tmp_path: Path) -> None:
     row = {
         "Conversation_no": 12,
         "Turn_no": 3,
@@ -241,7 +241,7 @@ def test_qrecc(tmp_path: Path) -> None:
     assert (records["12_3"]["group"], records["12_3"]["turn"]) == ("conversation 12", 3)
 
 
-def test_pairs_from_a_table_with_columns_of_its_own(tmp_path: Path) -> None:
+def test_pair_columns_can_be_renamed(tmp_path: Path) -> None:
     source = tmp_path / "pairs.tsv"
     source.write_text('typed\tbetter\tfamily\n"trainers"\trunning shoes\tshoes\ntent\tTent\ttents\n')
     with pytest.raises(DataError, match="there is no column 'query'"):
@@ -253,7 +253,7 @@ def test_pairs_from_a_table_with_columns_of_its_own(tmp_path: Path) -> None:
     assert [record["needs_rewrite"] for record in records.values()] == [True, False]
 
 
-def test_native_rows_of_a_table_hold_lists_as_json(tmp_path: Path) -> None:
+def test_native_tables_contain_lists_as_json(tmp_path: Path) -> None:
     source = tmp_path / "rows.csv"
     source.write_text(
         "id,group,query,rewrite,history,turn,protected\n"
@@ -269,7 +269,7 @@ def test_native_rows_of_a_table_hold_lists_as_json(tmp_path: Path) -> None:
         _records(source, "native", tmp_path / "other")
 
 
-def test_a_shop_folder_brings_its_collection_and_vocabulary(tmp_path: Path) -> None:
+def test_a_shop_folder_supplies_collection_and_vocabulary(tmp_path: Path) -> None:
     source = tmp_path / "shop"
     source.mkdir()
     row = {"id": "q1", "group": "g1", "query": "kicks", "history": [], "rewrite": "running shoes"}
@@ -305,7 +305,7 @@ def test_a_query_log_states_its_rules_and_counts_on_the_card(tmp_path: Path) -> 
         _dataset(source, "querylog", tmp_path / "none", options={"min_users": "4"})
 
 
-def test_words_of_a_list_are_protected_where_the_query_has_them(tmp_path):
+def test_listed_words_in_the_query_are_protected(tmp_path):
     source = tmp_path / "pairs.csv"
     source.write_text("query,rewrite\nACME lamp,acme head torch\nlamps,head torch\nacmes lamp,lamp\n", encoding="utf-8")
     brands = tmp_path / "brands.txt"
@@ -314,7 +314,7 @@ def test_words_of_a_list_are_protected_where_the_query_has_them(tmp_path):
     assert [row.data.get("protected") for row in rows] == [["Acme"], None, None]
 
 
-def test_a_word_list_that_is_none_is_refused(tmp_path):
+def test_an_unusable_word_list_is_an_error(tmp_path):
     source = tmp_path / "pairs.csv"
     source.write_text("query,rewrite\na,b\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"none\.txt: cannot be read as a list of words"):

@@ -17,7 +17,7 @@ QRELS = {"1": {"d1": 3}, "2": {"d2": 3}, "3": {"d3": 3}, "other": {"d4": 3}}
 RUN = {"1": {"d1": 2.0, "d9": 1.0}, "2": {"d9": 2.0, "d2": 1.0}, "3": {}}
 
 
-def test_measures_are_over_the_given_records_only_and_a_topic_without_hits_counts_0():
+def test_measures_cover_the_given_records_and_topics_without_hits_score_zero():
     found = evaluate(EvaluationInput(RECORDS, ["running shoes", "red tent", "acme torch"], run=RUN, qrels=QRELS))
     assert found.headline == "nDCG@10"
     assert found.values["MRR@10"] == {"1": 1.0, "2": 0.5, "3": 0.0}
@@ -26,7 +26,7 @@ def test_measures_are_over_the_given_records_only_and_a_topic_without_hits_count
     assert found.clusters == {"1": "a", "2": "a", "3": "b"}
 
 
-def test_an_invalid_output_counts_as_the_query_typed():
+def test_an_invalid_output_counts_as_the_original_query():
     found = evaluate(
         EvaluationInput(RECORDS, [InvalidOutput("", "empty"), InvalidOutput("\n", "empty"), "acme 200 head torch"])
     )
@@ -38,18 +38,18 @@ def test_an_invalid_output_counts_as_the_query_typed():
 
 
 @pytest.mark.parametrize(("text", "alone"), [("Red tent!", 1.0), ("red tents", 0.0), ("a red tent", 0.0)])
-def test_left_alone_looks_past_case_and_punctuation_only(text, alone):
+def test_unchanged_queries_may_differ_in_case_and_punctuation(text, alone):
     assert evaluate(EvaluationInput(RECORDS, ["x", text, "y"])).values["left alone"] == {"2": alone}
 
 
 @pytest.mark.parametrize(
     ("text", "share"), [("acme 200 torch", 1.0), ("ACME torch", 0.5), ("acme 2000 torch", 0.5), ("torch", 0.0)]
 )
-def test_protected_words_are_kept_whole(text, share):
+def test_protected_words_must_be_kept_whole(text, share):
     assert evaluate(EvaluationInput(RECORDS, ["x", "y", text])).values["protected words kept"] == {"3": share}
 
 
-def test_without_a_run_likeness_to_the_reference_is_the_headline():
+def test_without_retrieval_text_overlap_is_the_headline():
     found = evaluate(EvaluationInput(RECORDS, [record["rewrite"] for record in RECORDS]))
     assert found.headline == "ROUGE-L"
     assert found.tested == ("ROUGE-L",)

@@ -23,7 +23,7 @@ QUICK = (
 )
 
 
-def test_answers_from_a_public_format_to_a_pipeline(cli, tmp_path: Path, tiny_base) -> None:
+def test_answers_end_to_end(cli, tmp_path: Path, tiny_base) -> None:
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
     data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"
     options = [

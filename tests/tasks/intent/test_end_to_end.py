@@ -37,7 +37,7 @@ def banks(tmp_path):
     return folder
 
 
-def test_labels_from_two_columns_to_a_pipeline(cli, tmp_path, tiny_base, banks):
+def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
     data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"
     columns = ("text=words", "label=topic", "out_of_scope=oos")
     options = [part for option in columns for part in ("--option", option)]
@@ -78,7 +78,7 @@ def test_labels_from_two_columns_to_a_pipeline(cli, tmp_path, tiny_base, banks):
     assert "bank-intent@1" in (tmp_path / "run.trec").read_text(encoding="utf-8")
 
 
-def test_objects_by_the_users_schema_are_always_valid(cli, tmp_path, tiny_base):
+def test_objects_end_to_end_are_always_valid(cli, tmp_path, tiny_base):
     schema = {
         "type": "object",
         "properties": {"about": {"enum": ["card", "rate"]}, "most": {"enum": [1, 2, None]}},
