@@ -5,7 +5,7 @@ Allan and Carterette (CIKM 2007), with the +1 of Phipson and Smyth (2010), so th
 reported beside it, with the standard error over clusters and clusters − 1 degrees of freedom.
 
 Power: Cohen, Statistical Power Analysis for the Behavioral Sciences (1988), by the non-central t distribution; for
-retrieval experiments Sakai (Information Retrieval Journal 2016). Computed by statsmodels.
+retrieval experiments Sakai (Information Retrieval Journal 2016), computed by statsmodels.
 """
 
 from __future__ import annotations
@@ -153,7 +153,10 @@ def weighted_differences(
 
 
 def correct(pvalues: Sequence[float], method: str = "holm") -> list[float]:
-    """Correct p values for multiple testing: `holm` (family-wise error) or `bh` (false discovery rate), by statsmodels.
+    """Correct p values for multiple testing: `holm` (family-wise error) or `bh` (false discovery rate).
+
+    Holm, Scandinavian Journal of Statistics 1979; Benjamini and Hochberg, Journal of the Royal Statistical Society B
+    1995. The function of statsmodels collects all garbage at each call, which takes 0.2 s once torch is loaded.
 
     Raises:
         UsageError: for another method.
@@ -162,14 +165,17 @@ def correct(pvalues: Sequence[float], method: str = "holm") -> list[float]:
         >>> correct([0.01, 0.04], "holm")
         [0.02, 0.04]
     """
-    from statsmodels.stats.multitest import multipletests
-
-    methods = {"holm": "holm", "bh": "fdr_bh"}
-    if method not in methods:
-        raise UsageError(f"there is no correction '{method}'", fix=f"Known: {', '.join(methods)}.")
-    if not pvalues:
-        return []
-    return [float(p) for p in multipletests(list(pvalues), method=methods[method])[1]]
+    if method not in CORRECTION_NAMES:
+        raise UsageError(f"there is no correction '{method}'", fix=f"Known: {', '.join(CORRECTION_NAMES)}.")
+    values = np.asarray(pvalues, dtype=float)
+    order, count = np.argsort(values), len(values)
+    if method == "holm":
+        ordered = np.maximum.accumulate(values[order] * np.arange(count, 0, -1))
+    else:
+        ordered = np.minimum.accumulate((values[order] * count / np.arange(1, count + 1))[::-1])[::-1]
+    corrected = np.empty(count)
+    corrected[order] = np.minimum(ordered, 1.0)
+    return [float(p) for p in corrected]
 
 
 @lru_cache(maxsize=1024)

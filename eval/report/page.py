@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from searchlora.eval.formatting import interval, number, p_value, printable
 from searchlora.files import atomic_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,26 @@ def write_page(
     Raises:
         DataError: when the file cannot be written.
     """
+    last = Section("provenance", "Provenance", "macros.provenance", {"entries": provenance}) if provenance else None
+    page = (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=title,
+            introduction=introduction,
+            alerts=alerts,
+            summary=summary,
+            sections=[section for section in (*sections, last) if section is not None],
+        )
+    )
+    with atomic_text(Path(path)) as out:
+        out.write(page)
+    return Path(path)
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once per process, which takes a second."""
     from jinja2 import Environment, PackageLoader
 
     # Everything is escaped except Markup, which only the plots are.
@@ -77,17 +101,7 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters |= {"p_value": p_value, "interval": interval, "number": number, "share": share}
-    last = Section("provenance", "Provenance", "macros.provenance", {"entries": provenance}) if provenance else None
-    page = environment.get_template("page.html.jinja").render(
-        title=title,
-        introduction=introduction,
-        alerts=alerts,
-        summary=summary,
-        sections=[section for section in (*sections, last) if section is not None],
-    )
-    with atomic_text(Path(path)) as out:
-        out.write(page)
-    return Path(path)
+    return environment
 
 
 def _printable(value: object) -> object:

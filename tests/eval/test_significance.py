@@ -62,7 +62,12 @@ def test_corrections_equal_statsmodels():
     pvalues = [0.01, 0.04, 0.03, 0.5]
     assert correct(pvalues) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert correct(pvalues, "bh") == pytest.approx(list(multipletests(pvalues, method="fdr_bh")[1]))
-    assert correct([]) == []
+    rng = np.random.default_rng(4)
+    for size in (1, 2, 50):
+        tied = np.round(rng.uniform(0, 1, size) ** 2, 1 if size == 50 else 6).tolist()
+        assert correct(tied) == pytest.approx(list(multipletests(tied, method="holm")[1]))
+        assert correct(tied, "bh") == pytest.approx(list(multipletests(tied, method="fdr_bh")[1]))
+    assert correct([]) == correct([], "bh") == []
     with pytest.raises(UsageError, match="bonferroni"):
         correct(pvalues, "bonferroni")
 
