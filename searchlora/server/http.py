@@ -22,6 +22,11 @@ PRIVATE_APP: dict[str, Any] = {
 }
 
 
+#: Keyword arguments of every uvicorn server. `log_config`: uvicorn's settings close every log handler of the process,
+#: and the handler of absl, which `rouge_score` loads, closes its stream: a stderr that was redirected.
+QUIET_SERVER: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False}
+
+
 def is_loopback(host: str) -> bool:
     """Whether a server bound to `host` can be reached from this machine only.
 

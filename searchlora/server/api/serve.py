@@ -20,6 +20,7 @@ from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
 from searchlora.server.api.service import Service, Settings
 from searchlora.server.api.work_queue import run_in_new_thread
+from searchlora.server.http import QUIET_SERVER
 
 #: File descriptors reserved for files, libraries and idle connections.
 _RESERVED_DESCRIPTORS = 128
@@ -98,9 +99,8 @@ def make_server(service: Service, *, grace: float = 60.0, trusted_proxies: Seque
     check_proxies(trusted_proxies)
     config = uvicorn.Config(
         create_app(service),
+        **QUIET_SERVER,
         log_level="warning",
-        access_log=False,
-        server_header=False,
         http=HttpProtocol,
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.errors import SearchloraError, UsageError
 from searchlora.server.grading.session import Assignment, Session
-from searchlora.server.http import PRIVATE_APP, is_own_host
+from searchlora.server.http import PRIVATE_APP, QUIET_SERVER, is_own_host
 
 if TYPE_CHECKING:
     import uvicorn
@@ -125,9 +125,8 @@ def server_config(session: Session, host: str) -> uvicorn.Config:
         http="h11",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
+        **QUIET_SERVER,
         log_level="error",
-        access_log=False,
-        server_header=False,
         lifespan="off",
     )
 

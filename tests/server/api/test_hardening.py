@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -22,6 +23,7 @@ from searchlora.server.api import encoders, http_protocol
 from searchlora.server.api.serve import make_server
 from tests.made import made_adapter
 from tests.server.api.serving import asked, made_service, served
+from tests.server.logs import ClosingHandler
 from tests.words import first_word
 
 CHAT, SCORE, EMBED = "/v1/chat/completions", "/v1/score", "/v1/embeddings"
@@ -382,6 +384,15 @@ def test_a_path_cannot_forge_a_log_line(tiny_base, store, monkeypatch, caplog):
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("searchlora")]
     assert any("ERROR forged" in message for message in messages)
     assert not any(character in message for message in messages for character in "\n\r\x1b")
+
+
+def test_a_server_leaves_the_log_handlers_of_its_process_open(tiny_base, store):
+    """One of a library in use, absl, closes the stream that it writes to: a redirected stderr."""
+    with io.StringIO() as stream:
+        handler = ClosingHandler(stream)
+        make_server(made_service(tiny_base, store))
+        assert not stream.closed
+        handler.close()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -27,6 +28,7 @@ from searchlora.server.grading.app import create_app, server_config
 from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_pairs
 from searchlora.server.http import address, bind, is_loopback
 from tests.server.grading.synthetic import ATTACK, synthetic_session
+from tests.server.logs import ClosingHandler
 
 BASE = "http://localhost:8765"
 
@@ -256,6 +258,14 @@ def served(session):
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_the_server_leaves_the_log_handlers_of_its_process_open(tmp_path):
+    with io.StringIO() as stream:
+        handler = ClosingHandler(stream)
+        server_config(synthetic_session(tmp_path), "127.0.0.1")
+        assert not stream.closed
+        handler.close()
 
 
 def test_markup_in_a_passage_is_shown_as_text_in_a_browser(tmp_path):
