@@ -410,6 +410,8 @@ class Store:
 
     def _resolve(self, reference: Reference) -> int:
         """The version number that a reference points to. Raises `NotInStore`, `StoreError` for damaged aliases."""
+        if reference.version is not None and self._has_version(reference.name, reference.version):
+            return reference.version  # without a list of all versions, which a walk over ancestors would repeat
         versions = self.versions(reference.name)
         if not versions:
             raise NotInStore(
@@ -434,6 +436,10 @@ class Store:
                 fix=f"Its versions: {', '.join(map(str, versions))}.",
             )
         return number
+
+    def _has_version(self, name: str, version: int) -> bool:
+        folder = self.root / name / str(version)
+        return folder.is_dir() and not folder.is_symlink()
 
     def _free_version(self, name: str, requested: int | None) -> int:
         used = {*self.versions(name), *self._removed(name)}
