@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +112,31 @@ class PeftAdapters:
         return True
 
 
+class SequentialAdmission:
+    """One round of admission to a pass, whose requests have one adapter.
+
+    Args:
+        holds: Whether one pass has room for these requests.
+    """
+
+    def __init__(self, holds: Callable[[Sequence[ModelRequest[Any]]], bool]) -> None:
+        self._holds = holds
+        self._admitted: list[ModelRequest[Any]] = []
+
+    def may_take(self, _: AnyRequest) -> bool:
+        """True: no request holds anything between two passes."""
+        return True
+
+    def fits(self, request: AnyRequest) -> bool:
+        """Whether a request has room in the pass."""
+        assert isinstance(request, ModelRequest)
+        admitted = self._admitted
+        if admitted and (request.adapter != admitted[0].adapter or not self._holds([request, *admitted])):
+            return False
+        admitted.append(request)
+        return True
+
+
 class SequentialModelRunner:
     """The `ModelRunner` of such a model: admitted requests are computed completely before others are admitted."""
 
@@ -142,18 +167,10 @@ class SequentialModelRunner:
         """Forget the rows of an interrupted pass."""
         self._generating = ()
 
-    def admission(self) -> Callable[[AnyRequest], bool]:
+    def admission(self, waiting: Collection[Hashable]) -> SequentialAdmission:
         """Admits requests with one adapter, as many as one pass may hold."""
-        admitted: list[ModelRequest[Any]] = []
-
-        def fits(request: AnyRequest) -> bool:
-            assert isinstance(request, ModelRequest)
-            if admitted and (request.adapter != admitted[0].adapter or not self._holds([request, *admitted])):
-                return False
-            admitted.append(request)
-            return True
-
-        return fits
+        del waiting
+        return SequentialAdmission(self._holds)
 
     def _holds(self, requests: Sequence[ModelRequest[Any]]) -> bool:
         """Whether one pass has room: all generate after the longest prompt, until the last row ends."""

@@ -129,6 +129,11 @@ class KVCache(Cache):  # type: ignore[misc]
         assert self._data is not None
         return torch.cat([self._data[:, :, row, :, each] for each in columns], dim=3)
 
+    def view_columns(self, row: int, count: int) -> torch.Tensor:
+        """The first columns of a row, not copied; shape as that of `copy_columns`."""
+        assert self._data is not None
+        return self._data[:, :, row, :, :count]
+
     def paste_columns(self, row: int, columns: torch.Tensor) -> None:
         """Write the result of `copy_columns` to the beginning of a row."""
         length = columns.shape[3]

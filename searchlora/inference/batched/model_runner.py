@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from searchlora.inference.batched.admission import (
+    CHUNKS_ALONE,
+    CHUNKS_BESIDE_ROWS,
+    Admission,
+    AnyModelRequest,
+    BatchRoom,
+    ScorePass,
+)
 from searchlora.inference.batched.choice_scoring import score_choices
+from searchlora.inference.batched.chunked_prefill import ChunkedPrefill
 from searchlora.inference.batched.decode import DecodeBatch, Row
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
@@ -16,8 +26,7 @@ from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Pr
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
-from searchlora.inference.scheduling.fair_queue import AnyRequest
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
@@ -51,16 +60,6 @@ def batched_core(
     return EngineCore(runner, adapters, counts, limits, forward.vocabulary)
 
 
-@dataclass
-class _Admitted:
-    """What one round of admission has admitted, and what is running."""
-
-    rows: int
-    longest: int
-    adapters: set[str]
-    scored: list[ScoreRequest] = field(default_factory=list)
-
-
 class BatchedModelRunner:
     """The `ModelRunner` of rows that each have their own adapter."""
 
@@ -70,14 +69,16 @@ class BatchedModelRunner:
         self._batch, self._prefiller, self._slots = batch, prefiller, slots
         self._limits, self._counts = limits, counts
         self._generating: dict[Row, GenerateRequest] = {}
+        self._long = ChunkedPrefill(prefiller)
+        self._prefill_debt = 0.0  # seconds that decode steps have to take before the next chunk
 
     @property
-    def running(self) -> Collection[GenerateRequest]:
-        """Requests whose rows generate."""
-        return self._generating.values()
+    def running(self) -> Collection[AnyModelRequest]:
+        """Requests whose rows generate or whose long prompts are being computed."""
+        return [*self._generating.values(), *self._long.requests.values()]
 
     def release_finished(self) -> None:
-        """Remove rows that ended, were cancelled or are late."""
+        """Remove rows that ended, and rows and long prompts that were cancelled or are late."""
         for row in self._batch.remove(lambda row: row.ended or self._generating[row].is_over):
             request = self._generating.pop(row)
             self._slots.release(row.prompt.adapter)
@@ -87,88 +88,129 @@ class BatchedModelRunner:
                 request.finish(row.ids)
             else:
                 request.fail_late()
+        for prompt in [prompt for prompt, request in self._long.requests.items() if request.is_over]:
+            self._slots.release(prompt.adapter)
+            self._long.remove(prompt).fail_late()
 
-    def admission(self) -> Callable[[AnyRequest], bool]:
-        """Admits what fits beside the running rows: rows, KV cache, LoRA slots, tokens of a pass."""
-        rows = self._batch.rows
-        admitted = _Admitted(len(rows), max((row.max_length for row in rows), default=0), set(self._slots.in_use))
-        return lambda request: self._fits(request, admitted)
+    def admission(self, waiting: Collection[Hashable]) -> Admission:
+        """Admits what fits beside the running requests."""
+        generating, long = self._generating.values(), self._long.requests.values()
+        slots = self._slots
+        return Admission(self._limits, self._prefiller, slots.count, slots.in_use, generating, long, waiting)
 
-    def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
-        """Score, prefill new rows, and decode one token of all rows."""
-        self._begin([each for each in requests if isinstance(each, ScoreRequest)], self._score)
-        self._begin([each for each in requests if isinstance(each, GenerateRequest)], self._prefill)
+    def compute(self, requests: Sequence[AnyModelRequest]) -> None:
+        """Score, prefill new rows, compute a chunk of a long prompt, and decode one token of all rows."""
+        begun: dict[Prompt, AnyModelRequest] = {}
+        with self._releasing(begun):
+            self._acquire(requests, begun)
+            long = {prompt: request for prompt, request in begun.items() if self._is_long(prompt)}
+            self._long.add(long)
+            self._begin({prompt: request for prompt, request in begun.items() if prompt not in long})
+        self._continue_long(bool(begun))
         self.release_finished()
         if self._generating:
             self._decode()
 
     def drop_all(self) -> None:
-        """Forget all rows."""
+        """Forget all rows and long prompts."""
+        self._drop_rows()
+        for prompt in self._long.requests:
+            self._slots.release(prompt.adapter)
+        self._long.clear()
+
+    def _drop_rows(self) -> None:
         for row in self._generating:
             self._slots.release(row.prompt.adapter)
         self._generating.clear()
         self._batch.clear()
 
-    def _fits(self, request: AnyRequest, admitted: _Admitted) -> bool:
-        assert isinstance(request, ModelRequest)
-        adapter, in_use = request.adapter, admitted.adapters
-        if adapter is not None and adapter not in in_use and len(in_use) >= self._slots.count:
-            return False
-        if isinstance(request, ScoreRequest):
-            longest = max(each.max_tokens for each in [request, *admitted.scored])
-            has_room = self._limits.pass_holds(len(admitted.scored) + 1, longest)
-            if admitted.scored and (not has_room or request.prune_margin != admitted.scored[0].prune_margin):
-                return False
-            admitted.scored.append(request)
-        else:
-            longest = max(admitted.longest, request.max_tokens)
-            has_room = admitted.rows < self._limits.rows and (admitted.rows + 1) * longest <= self._limits.cache_tokens
-            if admitted.rows and not has_room:
-                return False
-            admitted.rows, admitted.longest = admitted.rows + 1, longest
-        if adapter is not None:
-            in_use.add(adapter)
-        return True
+    def _is_long(self, prompt: Prompt) -> bool:
+        return self._prefiller.left(prompt) > self._prefiller.chunk
 
-    def _begin(self, requests: Sequence[Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
-        """Load the adapters of requests, and compute the requests together.
+    @property
+    def _is_interactive(self) -> bool:
+        """Whether a caller waits for one of the generating rows."""
+        return any(request.interactive for request in self._generating.values())
 
-        Requests with non-finite hidden states fail, and the others are computed again. Any other error of a pass (out
-        of memory, a kernel's error) fails the requests of the pass; generating rows go on. Adapters of requests that do
-        not generate are released.
-        """
-        ready: dict[Prompt, Kind] = {}
+    def _acquire(self, requests: Sequence[AnyModelRequest], begun: dict[Prompt, AnyModelRequest]) -> None:
+        """Load the adapters of requests, and add a prompt for each to `begun`; requests without an adapter fail."""
         refused: dict[str | None, Exception] = {}  # a load check takes time while all rows wait: one per adapter
-        try:
-            for request in requests:
-                if request.is_over:
-                    request.fail_late()
-                elif request.adapter in refused:
-                    request.fail(refused[request.adapter])
-                else:
-                    try:
-                        slot = self._slots.acquire(request.adapter)
-                        keep_prefix = isinstance(request, ScoreRequest) and request.keep_prefix
-                        ready[Prompt(request.ids, request.adapter, slot, keep_prefix)] = request
-                    except Exception as error:
-                        refused[request.adapter] = error
-                        request.fail(error)
-            left = dict(ready)
-            while left:
+        for request in requests:
+            if request.is_over:
+                request.fail_late()
+            elif request.adapter in refused:
+                request.fail(refused[request.adapter])
+            else:
                 try:
-                    compute(left)
-                    return
-                except NonFinitePrompts as error:
-                    for prompt in error.among(list(left)):
-                        left.pop(prompt).fail(non_finite_error(prompt.adapter))
-        except Exception as error:
-            for request in ready.values():
-                request.fail(error)
+                    slot = self._slots.acquire(request.adapter)
+                    keep_prefix = isinstance(request, ScoreRequest) and request.keep_prefix
+                    begun[Prompt(request.ids, request.adapter, slot, keep_prefix)] = request
+                except Exception as error:
+                    refused[request.adapter] = error
+                    request.fail(error)
+
+    @contextmanager
+    def _releasing(self, begun: dict[Prompt, AnyModelRequest]) -> Iterator[None]:
+        """At the end, release the adapters of the prompts that neither generate nor are being computed."""
+        try:
+            yield
         finally:
-            generating = {id(row.prompt) for row in self._generating}
-            for prompt in ready:
-                if id(prompt) not in generating:
+            held = {id(row.prompt) for row in self._generating} | set(map(id, self._long.requests))
+            for prompt in begun:
+                prompt.head = None
+                if id(prompt) not in held:
                     self._slots.release(prompt.adapter)
+
+    def _begin(self, prompts: dict[Prompt, AnyModelRequest]) -> None:
+        """Score or prefill prompts of which at most one chunk is left, all of a kind together.
+
+        Prompts with non-finite hidden states fail, and the others are computed again. Any other error of a pass (out
+        of memory, a kernel's error) fails the requests of the pass; generating rows go on.
+        """
+        score = {prompt: each for prompt, each in prompts.items() if isinstance(each, ScoreRequest)}
+        generate = {prompt: each for prompt, each in prompts.items() if isinstance(each, GenerateRequest)}
+        _retry_finite(score, self._score)
+        _retry_finite(generate, self._prefill)
+
+    def _continue_long(self, others_admitted: bool) -> None:
+        """Begin the long prompts that are computed, or compute one chunk.
+
+        While rows decode whose callers wait, this takes at most half of the time: after a chunk, decode steps take as
+        long as the chunk has taken.
+        """
+        interactive = self._is_interactive
+        if not interactive:
+            self._prefill_debt = 0.0
+        if self._prefill_debt > 0 or not self._long.requests:
+            return
+        started = time.monotonic()
+        budget = self._prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)
+        ready = self._long.take_computed(self._room_to_join(others_admitted), budget)
+        with self._releasing(ready):
+            self._begin(ready)
+        if not ready and (prompt := self._long.next_prompt()) is not None:
+            try:
+                self._long.compute_chunk(prompt)
+            except Exception as error:
+                self._slots.release(prompt.adapter)
+                is_finite = not isinstance(error, NonFinitePrompts)
+                self._long.remove(prompt).fail(error if is_finite else non_finite_error(prompt.adapter))
+        if interactive:
+            self._prefill_debt = time.monotonic() - started
+
+    def _room_to_join(self, others_admitted: bool) -> Callable[[AnyModelRequest], bool]:
+        """A test whether a computed prompt has room in the batch, which counts how often others got it instead."""
+        room = BatchRoom(self._limits, [row.max_length for row in self._batch.rows])
+        score_pass = ScorePass(self._limits)
+
+        def fits(request: AnyModelRequest) -> bool:
+            if isinstance(request, ScoreRequest):
+                return score_pass.join(request)
+            joins = room.join(request.max_tokens)
+            request.overtaken += others_admitted and not joins
+            return joins
+
+        return fits
 
     def _score(self, requests: dict[Prompt, ScoreRequest]) -> None:
         choices = [request.choices for request in requests.values()]
@@ -191,14 +233,16 @@ class BatchedModelRunner:
         self._report(rows)
 
     def _decode(self) -> None:
+        started = time.monotonic()
         try:
             if not self._batch.step():
                 return
         except Exception as error:
             for request in self._generating.values():
                 request.fail(error)
-            self.drop_all()
+            self._drop_rows()
             return
+        self._prefill_debt -= time.monotonic() - started
         self._counts.decode_steps += 1
         self._counts.decoded_rows += len(self._generating)
         self._report(self._generating)
@@ -207,3 +251,19 @@ class BatchedModelRunner:
         self._counts.generated_tokens += len(rows)
         for row, request in rows.items():
             request.report(row.ids)
+
+
+def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:
+    """Compute prompts together; those with non-finite hidden states fail, and the others are computed again."""
+    left = dict(prompts)
+    while left:
+        try:
+            compute(left)
+            return
+        except NonFinitePrompts as error:
+            for prompt in error.among(list(left)):
+                left.pop(prompt).fail(non_finite_error(prompt.adapter))
+        except Exception as error:
+            for request in left.values():
+                request.fail(error)
+            return

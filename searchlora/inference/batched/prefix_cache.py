@@ -75,7 +75,7 @@ class PrefixCache:
             return []
         recent = self._recent.setdefault(adapter, deque(maxlen=_RECENT))
         rounds = shared_prefixes([*prompts, *recent])
-        recent.extend(dict.fromkeys(prompts))
+        recent.extend([prompt for prompt in dict.fromkeys(prompts) if prompt not in recent])
         useful = [
             [prefix for prefix in prefixes if self.is_new(adapter, prefix) and _is_prefix_of_any(prefix, prompts)]
             for prefixes in rounds

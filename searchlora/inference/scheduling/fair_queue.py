@@ -41,9 +41,20 @@ class FairQueue:
 
     def push(self, request: AnyRequest, caller: Hashable) -> None:
         """Append a request to its caller's line."""
+        request.caller = caller
         self._lines.setdefault(caller, deque()).append(request)
 
-    def admit(self, fits: Callable[[AnyRequest], bool], admitted: list[AnyRequest]) -> None:
+    @property
+    def callers(self) -> list[Hashable]:
+        """Callers with queued requests, the one whose turn it is first."""
+        return list(self._lines)
+
+    def admit(
+        self,
+        fits: Callable[[AnyRequest], bool],
+        admitted: list[AnyRequest],
+        may_take: Callable[[AnyRequest], bool] = lambda _: True,
+    ) -> None:
         """Move requests from the heads of the lines to `admitted`, round robin, as long as one fits.
 
         A caller that was served goes to the end of the rotation.
@@ -51,13 +62,17 @@ class FairQueue:
         Args:
             fits: Whether a request has room beside those already admitted.
             admitted: Receives the requests one by one, so that an interrupt loses none.
+            may_take: Whether the caller of a request may have more now. If not, its request is passed over without
+                being overtaken.
         """
-        first = self._starving_caller()
+        first = self._starving_caller(may_take)
         turn = deque(self._lines) if first is None else deque([first, *self._needing_no_room(first)])
         skipped: list[AnyRequest] = []
         while turn:
             caller = turn.popleft()
             line = self._lines[caller]
+            if not (line[0].needs_no_room or may_take(line[0])):
+                continue
             if not (line[0].needs_no_room or fits(line[0])):
                 skipped.append(line[0])
                 continue
@@ -73,10 +88,11 @@ class FairQueue:
             if caller == first:  # the starving request fitted; the others share the remaining room
                 first, turn = None, deque(self._lines)
 
-    def _starving_caller(self) -> Hashable | None:
+    def _starving_caller(self, may_take: Callable[[AnyRequest], bool]) -> Hashable | None:
         """The caller whose head request was overtaken most often, if at least `MAX_OVERTAKEN` times."""
-        caller = max(self._lines, key=lambda caller: self._lines[caller][0].overtaken, default=None)
-        return caller if caller in self._lines and self._lines[caller][0].overtaken >= MAX_OVERTAKEN else None
+        heads = {caller: line[0] for caller, line in self._lines.items() if line[0].overtaken >= MAX_OVERTAKEN}
+        starving = {caller: head for caller, head in heads.items() if head.needs_no_room or may_take(head)}
+        return max(starving, key=lambda caller: starving[caller].overtaken, default=None)
 
     def _needing_no_room(self, first: Hashable) -> list[Hashable]:
         return [caller for caller, line in self._lines.items() if caller != first and line[0].needs_no_room]

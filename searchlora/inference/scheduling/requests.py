@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,11 +24,15 @@ class QueuedRequest(Generic[Result]):
     Attributes:
         deadline: Time on the monotonic clock after which the result is no longer wanted; None means no deadline.
         overtaken: Number of times that later requests were admitted because they fitted and this one did not.
+        caller: The caller in whose line of the fair queue it waits.
+        interactive: Whether the caller waits for this very request (`submit`), not for all of a call (`finish`).
         result: The result, or the error that ended the request. Cancelling it withdraws the request.
     """
 
     deadline: float | None = None
     overtaken: int = 0
+    caller: Hashable = None
+    interactive: bool = False
     result: Future[Result] = field(default_factory=Future)
 
     @property
@@ -170,6 +174,11 @@ class Limits:
     def max_line(self) -> int:
         """Maximum length of one caller's line."""
         return self.waiting_per_caller or min(self.waiting, max(256, self.waiting // 4))
+
+    @property
+    def long_tokens(self) -> int:
+        """Tokens of the long prompts that are computed in chunks at once, beside the generating rows."""
+        return self.cache_tokens // 2
 
     def pass_holds(self, rows: int, longest: int) -> bool:
         """Whether one pass may prefill or score this many rows, the longest of `longest` tokens."""

@@ -19,6 +19,16 @@ from searchlora.inference.scheduling.requests import CallbackRequest, Limits, Mo
 _SWEEP_INTERVAL = 0.25
 
 
+class Admission(Protocol):
+    """One round of admission."""
+
+    def may_take(self, request: AnyRequest) -> bool:
+        """Whether the request's caller may have more now. If not, requests of others do not overtake this one."""
+
+    def fits(self, request: AnyRequest) -> bool:
+        """Whether a request has room beside those that run and those admitted before it; it counts as admitted then."""
+
+
 class ModelRunner(Protocol):
     """Computes requests. One thread at a time uses it; other threads may only read `running`."""
 
@@ -29,8 +39,8 @@ class ModelRunner(Protocol):
     def release_finished(self) -> None:
         """Free what running requests hold that are done, cancelled or late."""
 
-    def admission(self) -> Callable[[AnyRequest], bool]:
-        """A test for one round of admission: whether a request has room beside those admitted before it."""
+    def admission(self, waiting: Collection[Hashable]) -> Admission:
+        """One round of admission, while these callers have queued requests."""
 
     def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
         """Begin requests, and advance the running ones by one step. Each request gets its result or its error."""
@@ -96,6 +106,7 @@ class Scheduler:
                         fix="Ask again later, or ask fewer at once.",
                     )
                 for request in requests:
+                    request.interactive = True
                     self._queue.push(request, caller)
                 try:
                     self._start_thread()
@@ -238,7 +249,8 @@ class Scheduler:
         with self._changed:
             push()
             late = self._sweep() if time.monotonic() > self._swept + _SWEEP_INTERVAL else []
-            self._queue.admit(self._runner.admission(), self._admitted)
+            admission = self._runner.admission(self._queue.callers)
+            self._queue.admit(admission.fits, self._admitted, admission.may_take)
             self._changed.notify_all()  # the queue has room again
         for request in late:
             request.fail_late()

@@ -1,0 +1,181 @@
+"""Admission to the batched model runner: rows, KV cache, LoRA slots, tokens of a step, and each caller's share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
+from typing import Any
+
+from searchlora.inference.batched.prefill import Prefiller, Prompt
+from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, AnyRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+
+AnyModelRequest = ModelRequest[Any]
+
+#: Chunks of short prompts that are begun in one step, beside rows that decode for a waiting caller and without them.
+CHUNKS_BESIDE_ROWS, CHUNKS_ALONE = 2, 8
+
+#: One of so many rows and LoRA slots is reserved for callers that hold none.
+RESERVED = 8
+
+
+class ScorePass:
+    """Requests that are scored in one pass.
+
+    Args:
+        limits: Upper bounds on the pass.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._requests: list[ScoreRequest] = []
+
+    def join(self, request: ScoreRequest) -> bool:
+        """Add a request, unless the pass has no room for it or prunes by another margin."""
+        longest = max(each.max_tokens for each in [request, *self._requests])
+        has_room = self._limits.pass_holds(len(self._requests) + 1, longest)
+        if self._requests and (not has_room or request.prune_margin != self._requests[0].prune_margin):
+            return False
+        self._requests.append(request)
+        return True
+
+
+class BatchRoom:
+    """Rows of a batch, and the room of their KV cache.
+
+    Args:
+        limits: Upper bounds.
+        lengths: Maximum length of each row.
+        more: Number of rows that will join, whose room is not counted yet.
+    """
+
+    def __init__(self, limits: Limits, lengths: Sequence[int], more: int = 0) -> None:
+        self._limits = limits
+        self._longest = max(lengths, default=0)
+        self.rows = len(lengths) + more
+
+    def capacity(self, length: int) -> int:
+        """Number of rows that have room if one of them has this length."""
+        return min(self._limits.rows, self._limits.cache_tokens // max(self._longest, length))
+
+    def join(self, length: int) -> bool:
+        """Add a row of this length, unless there is no room; the first row always has."""
+        if self.rows and self.rows >= self.capacity(length):
+            return False
+        self.rows, self._longest = self.rows + 1, max(self._longest, length)
+        return True
+
+
+class Admission:
+    """One round of admission.
+
+    A caller of `submit` leaves a few rows and LoRA slots free for callers that hold none, and while others wait it
+    takes no more than its share. Requests of `finish` are not limited: nobody waits for one of them alone.
+
+    Args:
+        limits: Upper bounds on rows, KV cache and passes.
+        prefiller: Knows which tokens of a prompt are in the prefix cache.
+        slots: Number of LoRA slots.
+        adapters: The adapters that are in use.
+        generating: Requests whose rows generate.
+        long: Requests whose long prompts are being computed.
+        waiting: Callers with queued requests.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        prefiller: Prefiller,
+        slots: int,
+        adapters: Collection[str],
+        generating: Collection[GenerateRequest],
+        long: Collection[AnyModelRequest],
+        waiting: Collection[Hashable],
+    ) -> None:
+        self._limits, self._prefiller = limits, prefiller
+        self._slots, self._adapters = slots, set(adapters)
+        # A computed prompt that was overtaken too often keeps out all that would take its room.
+        kept_out = [each.max_tokens for each in long if each.overtaken >= MAX_OVERTAKEN]
+        lengths = [each.max_tokens for each in generating]
+        joining = [each for each in long if isinstance(each, GenerateRequest)]
+        self._room = BatchRoom(limits, lengths, len(joining))
+        self._longest = max(kept_out, default=1)
+        self._scored = ScorePass(limits)
+        interactive = any(each.interactive for each in generating)
+        self._left = prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)  # tokens of this step
+        self._begun = False  # whether a request of this round uses some of them
+        self._long_tokens = sum(len(each.ids) for each in long)
+        self._long_of = Counter[Hashable]()
+        for each in long:
+            self._long_of[each.caller] += len(each.ids)
+        self._rows_of = Counter(each.caller for each in [*generating, *joining] if each.interactive)
+        self._waiting = set(waiting)
+
+    def may_take(self, request: AnyRequest) -> bool:
+        """Whether the request's caller may have more now. If not, requests of others do not overtake this one."""
+        assert isinstance(request, ModelRequest)
+        caller, is_long = request.caller, self._is_long(request)
+        if is_long and self._long_tokens >= self._limits.long_tokens:
+            return False
+        if not request.interactive:
+            return True
+        if is_long and self._long_of[caller] >= self._limits.long_tokens // 4:
+            return False
+        if not isinstance(request, GenerateRequest):
+            return True
+        capacity, held = self._room.capacity(request.max_tokens), self._rows_of[caller]
+        reserve = max(capacity // RESERVED, min(1, self._limits.rows // RESERVED))
+        if held < max(1, reserve // 2):
+            return True
+        callers = self._waiting | set(self._rows_of)
+        if self._waiting - {caller} and held >= capacity // len(callers):
+            return False
+        adapter = request.adapter
+        takes_slot = adapter is not None and adapter not in self._adapters
+        if takes_slot and self._slots - len(self._adapters) <= self._slots // RESERVED:
+            return False
+        return capacity - self._room.rows > reserve
+
+    def fits(self, request: AnyRequest) -> bool:
+        """Whether a request has room beside those that run and those admitted before it; it counts as admitted then."""
+        assert isinstance(request, ModelRequest)
+        adapter = request.adapter
+        if adapter is not None and adapter not in self._adapters and len(self._adapters) >= self._slots:
+            return False
+        if not (self._fits_long if self._is_long(request) else self._fits_step)(request):
+            return False
+        if isinstance(request, GenerateRequest) and request.interactive:
+            self._rows_of[request.caller] += 1
+        if adapter is not None:
+            self._adapters.add(adapter)
+        return True
+
+    def _is_long(self, request: AnyModelRequest) -> bool:
+        return self._tokens_left(request) > self._prefiller.chunk
+
+    def _tokens_left(self, request: AnyModelRequest) -> int:
+        return self._prefiller.left(Prompt(request.ids, request.adapter, 0))
+
+    def _fits_long(self, request: AnyModelRequest) -> bool:
+        """A long prompt takes a row, but room in the batch only when it is computed."""
+        if isinstance(request, GenerateRequest):
+            if self._room.rows >= self._limits.rows:
+                return False
+            self._room.rows += 1
+        self._long_tokens += len(request.ids)
+        self._long_of[request.caller] += len(request.ids)
+        return True
+
+    def _fits_step(self, request: AnyModelRequest) -> bool:
+        tokens = self._tokens_left(request)
+        if isinstance(request, ScoreRequest) and request.prune_margin is None:
+            tokens += sum(map(len, request.choices))
+        if request.interactive and self._begun and tokens > self._left:
+            return False
+        if isinstance(request, ScoreRequest):
+            joins = self._scored.join(request)
+        else:
+            joins = self._room.join(max(request.max_tokens, self._longest))
+        if joins:
+            self._left, self._begun = self._left - tokens, True
+        return joins

@@ -1,0 +1,141 @@
+"""Chunked prefill (arXiv:2308.16369): long prompts are computed in chunks, with decode steps of other rows in between.
+
+A prompt is computed into a KV cache of its own. Its last chunk is computed as short prompts are, in the batch that
+generates or scores: the columns before are pasted there, like those of a cached prefix.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from searchlora.inference.batched.kv_cache import KVCache
+from searchlora.inference.batched.prefill import Head, Prefiller, Prompt
+from searchlora.inference.scheduling.requests import ModelRequest
+
+AnyModelRequest = ModelRequest[Any]
+
+
+@dataclass
+class _Progress:
+    """What is computed of a long prompt.
+
+    Attributes:
+        request: Whose prompt it is.
+        cache: KV cache of one row.
+        start: Number of tokens in the cache.
+        computed: Number of tokens that were computed; the others came from the prefix cache.
+        shared: Lengths of prefixes that other prompts share, in ascending order; those not cached yet.
+    """
+
+    request: AnyModelRequest
+    cache: KVCache
+    start: int
+    computed: int
+    shared: list[int]
+
+
+class ChunkedPrefill:
+    """Long prompts that are being computed. Callers take turns chunk by chunk; prompts of one caller do not.
+
+    Chunks end at multiples of `Prefiller.chunk` tokens, so that they depend on the prompt only. No pass needs a mask
+    of more than a chunk times the length of the prompt.
+
+    Args:
+        prefiller: Holds the model and the prefix cache.
+    """
+
+    def __init__(self, prefiller: Prefiller) -> None:
+        self._prefiller = prefiller
+        self._lines: OrderedDict[Hashable, deque[Prompt]] = OrderedDict()  # the caller whose turn it is first
+        self._progress: dict[Prompt, _Progress] = {}
+
+    @property
+    def requests(self) -> dict[Prompt, AnyModelRequest]:
+        """The prompts and their requests."""
+        return {prompt: progress.request for prompt, progress in list(self._progress.items())}
+
+    def add(self, prompts: Mapping[Prompt, AnyModelRequest]) -> None:
+        """Add long prompts. The prefixes that they share with others are cached as soon as one has computed them."""
+        prefixes, chunk = self._prefiller.prefixes, self._prefiller.chunk
+        for adapter in dict.fromkeys(prompt.adapter for prompt in prompts):
+            of_adapter = [prompt for prompt in prompts if prompt.adapter == adapter]
+            rounds = prefixes.to_compute(adapter, [prompt.ids for prompt in of_adapter])
+            shared = [prefix for of_round in rounds for prefix in of_round]
+            for prompt in of_adapter:
+                last = (len(prompt.ids) - 1) // chunk * chunk  # where the last chunk begins
+                lengths = {min(len(each), last) for each in shared if prompt.ids[: len(each)] == each}
+                request, cache = prompts[prompt], self._prefiller.forward.new_cache()
+                cache.reserve(1, last, last)
+                self._progress[prompt] = _Progress(request, cache, 0, 0, sorted(lengths))
+                self._lines.setdefault(request.caller, deque()).append(prompt)
+
+    def take_computed(self, fits: Callable[[AnyModelRequest], bool], max_tokens: int) -> dict[Prompt, AnyModelRequest]:
+        """Remove and return prompts of which only the last chunk is left, with their heads, and their requests.
+
+        Args:
+            fits: Whether a request has room beside those accepted before it.
+            max_tokens: Maximum number of tokens that are left of these prompts together; one prompt may have more.
+        """
+        taken: dict[Prompt, AnyModelRequest] = {}
+        tokens = 0
+        for line in list(self._lines.values()):
+            while line:
+                prompt = line[0]
+                left = len(prompt.ids) - self._start(prompt)
+                if left > self._prefiller.chunk or (taken and tokens + left > max_tokens):
+                    break
+                progress = self._progress[prompt]
+                if not fits(progress.request):
+                    break
+                tokens += left
+                prompt.head = Head(progress.cache.view_columns(0, progress.start), progress.computed)
+                taken[prompt] = self.remove(prompt)
+        return taken
+
+    def next_prompt(self) -> Prompt | None:
+        """The prompt whose next chunk is computed next, if any; its caller goes to the end of the rotation."""
+        for caller, line in self._lines.items():
+            if len(line[0].ids) - self._start(line[0]) > self._prefiller.chunk:
+                self._lines.move_to_end(caller)
+                return line[0]
+        return None
+
+    def compute_chunk(self, prompt: Prompt) -> None:
+        """Compute the next chunk of a prompt. Raises `NonFinitePrompts` if its hidden states are not finite."""
+        progress, prefiller = self._progress[prompt], self._prefiller
+        end = (progress.start // prefiller.chunk + 1) * prefiller.chunk
+        part = Prompt(prompt.ids[:end], prompt.adapter, prompt.slot)
+        prefiller.forward_pass([part], [progress.start], progress.cache, 0)
+        progress.computed += end - progress.start
+        progress.start = end
+        while progress.shared and progress.shared[0] <= end:
+            prefix = prompt.ids[: progress.shared.pop(0)]
+            if prefiller.prefixes.is_new(prompt.adapter, prefix):
+                columns = progress.cache.copy_columns(0, slice(len(prefix)))
+                prefiller.prefixes.add(prompt.adapter, prefix, columns)
+
+    def remove(self, prompt: Prompt) -> AnyModelRequest:
+        """Forget a prompt and return its request."""
+        request = self._progress.pop(prompt).request
+        line = self._lines[request.caller]
+        line.remove(prompt)
+        if not line:
+            del self._lines[request.caller]
+        return request
+
+    def clear(self) -> None:
+        """Forget all prompts."""
+        self._lines.clear()
+        self._progress.clear()
+
+    def _start(self, prompt: Prompt) -> int:
+        """Number of tokens in the cache of a prompt, after a longer prefix has been taken from the prefix cache."""
+        progress = self._progress[prompt]
+        length, columns = self._prefiller.prefixes.longest_match(prompt.adapter, prompt.ids)
+        if columns is not None and length > progress.start:
+            progress.cache.paste_columns(0, columns)
+            progress.start = length
+        return progress.start

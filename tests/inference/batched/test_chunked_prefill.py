@@ -1,0 +1,270 @@
+"""Long prompts are computed in chunks between decode steps, and compute what they compute as a whole."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+
+from searchlora.errors import DeadlineExceeded, EngineError
+from searchlora.inference.batched.lora_slots import LoraLimits
+from searchlora.inference.batched.model_runner import batched_core
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.sequential import score_sequences
+from tests.inference.small_models import small
+from tests.made import made_folder
+
+CHUNK = 16
+
+
+def ids(count: int, seed: int = 0) -> tuple[int, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(3, 250, (count,), generator=generator).tolist())
+
+
+def core(model, fetch=lambda _: None, *, rows=8, cache_tokens=8192, prefix_tokens=1024, **settings):
+    limits = Limits(rows, cache_tokens, 512, 64)
+    made = batched_core(model, 2, fetch, slots=LoraLimits(2), limits=limits, prefix_tokens=prefix_tokens, **settings)
+    made._runner._prefiller.chunk = CHUNK
+    return made
+
+
+@dataclass
+class Pass:
+    """What one forward pass computed."""
+
+    rows: int
+    new: int
+    mask: int
+
+    @property
+    def is_decode(self) -> bool:
+        return self.new == 1
+
+
+def recorded(core, monkeypatch, before=lambda _: None, costs=lambda _: 0.0) -> list[Pass]:
+    """The passes of a core; its clock counts what they cost."""
+    forward = core._runner._prefiller.forward
+    real, passes, clock = forward.hidden_states, [], [0.0]
+
+    def hidden_states(tokens, positions, visible, slots, cache):
+        passes.append(Pass(*tokens.shape, visible.numel()))
+        clock[0] += costs(tokens.shape[1])
+        before(passes)
+        return real(tokens, positions, visible, slots, cache)
+
+    monkeypatch.setattr(forward, "hidden_states", hidden_states)
+    monkeypatch.setattr("searchlora.inference.batched.model_runner.time.monotonic", lambda: clock[0])
+    return passes
+
+
+def greedy(model, prompt, tokens):
+    found = list(prompt)
+    with torch.inference_mode():
+        while len(found) < len(prompt) + tokens and (len(found) == len(prompt) or found[-1] != 2):
+            found.append(int(model(torch.tensor([found])).logits[0, -1].argmax()))
+    return found[len(prompt) :]
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
+def test_chunks_compute_what_the_model_computes_with_the_adapter_of_each_row(name, invariant, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    for number, targets in enumerate(["all-linear", {"gpt2": ["c_attn"]}.get(name, ["q_proj", "v_proj"])]):
+        made = get_peft_model(small(name), LoraConfig(r=3 + number, lora_alpha=8, target_modules=targets))
+        generator = torch.Generator().manual_seed(number)
+        for parameter in (value for key, value in made.named_parameters() if "lora_" in key):
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+        made.save_pretrained(tmp_path / f"a{number}")
+    alone = {each: PeftModel.from_pretrained(small(name), tmp_path / each).eval() for each in ("a0", "a1")}
+    alone[None] = small(name)
+    lengths = [CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5, 150, 7, 199]
+    rows = [(ids(n, n), ("a0", None, "a1")[place % 3]) for place, n in enumerate(lengths)]
+    choices = (ids(4, 1), ids(2, 2), (*ids(3, 1), 2))
+    writing = [GenerateRequest(ids=prompt, adapter=each, max_new_tokens=6) for prompt, each in rows]
+    scoring = [ScoreRequest(ids=prompt, adapter=each, choices=choices) for prompt, each in rows]
+    shared = core(small(name), lambda each: tmp_path / each, batch_invariant=invariant)
+    shared.finish([*writing, *scoring])
+    for (prompt, adapter), written, scored in zip(rows, writing, scoring, strict=True):
+        model = alone[adapter]
+        assert written.result.result() == greedy(model, prompt, 6)
+        with torch.inference_mode():
+            batches = score_sequences(model, [prompt], [choices], pad_id=0, batches=lambda each: [list(each)])
+            (wanted,) = [part[0] for part in batches if 0 in part]
+        assert scored.result.result().log_probabilities == pytest.approx(wanted.log_probabilities, abs=1e-4)
+
+
+def test_rows_decode_between_chunks_and_no_mask_is_larger_than_a_chunk_of_the_length(monkeypatch):
+    shared = core(small("llama"))
+    passes = recorded(shared, monkeypatch)
+    short = [GenerateRequest(ids=ids(5, n), max_new_tokens=8, ignore_stop=True) for n in range(4)]
+    long = GenerateRequest(ids=ids(240), max_new_tokens=4, ignore_stop=True)
+    order: list[str] = []
+    for request, name in [*((each, "short") for each in short), (long, "long")]:
+        request.result.add_done_callback(lambda _, name=name: order.append(name))
+    shared.submit([*short, long], "one")
+    for request in (*short, long):
+        request.result.result(30)
+    assert order == ["short"] * 4 + ["long"]
+    chunks = [place for place, each in enumerate(passes) if each.new == CHUNK and each.rows == 1]
+    assert len(chunks) == 240 // CHUNK
+    while_short_decode = [each for each in passes[: chunks[6] + 1] if each.is_decode]
+    assert len(while_short_decode) >= 6  # one step at least between two chunks
+    assert max(each.mask for each in passes) <= (CHUNK + 4) * 256
+
+
+def test_after_a_chunk_rows_decode_for_as_long_as_it_took(monkeypatch):
+    shared = core(small("llama"))
+    passes = recorded(shared, monkeypatch, costs=lambda new: 10.0 if new == CHUNK else 3.0)
+    short = GenerateRequest(ids=ids(5), max_new_tokens=40, ignore_stop=True)
+    long = GenerateRequest(ids=ids(240), max_new_tokens=4, ignore_stop=True)
+    shared.submit([short, long], "one")
+    assert len(short.result.result(30)) == 40
+    chunks = [place for place, each in enumerate(passes) if each.new == CHUNK]
+    between = [end - start - 1 for start, end in pairwise(chunks[1:9])]
+    assert between == [4] * 7
+    long.result.result(30)
+
+
+def test_nobody_is_waited_for_in_a_call_of_many(monkeypatch):
+    shared = core(small("llama"))
+    passes = recorded(shared, monkeypatch, costs=lambda new: 10.0 if new == CHUNK else 3.0)
+    shared.finish([GenerateRequest(ids=ids(5), max_new_tokens=40), GenerateRequest(ids=ids(120), max_new_tokens=2)])
+    chunks = [place for place, each in enumerate(passes) if each.new == CHUNK]
+    assert max(end - start for start, end in pairwise(chunks)) <= 2
+
+
+@pytest.mark.parametrize("kind", ["generate", "score"])
+@pytest.mark.parametrize("way", ["cancelled", "late"])
+def test_a_long_prompt_ends_between_two_chunks(monkeypatch, kind, way):
+    shared = core(small("llama"))
+    more = {"max_new_tokens": 4} if kind == "generate" else {"choices": ((5, 2), (6, 2))}
+    request = (GenerateRequest if kind == "generate" else ScoreRequest)(ids=ids(240), **more)
+
+    def end(passes):
+        if len(passes) == 3 and way == "cancelled":
+            request.result.cancel()
+        elif len(passes) == 3:
+            request.deadline = -1.0
+
+    passes = recorded(shared, monkeypatch, end)
+    shared.submit([request], "one")
+    with pytest.raises(CancelledError if way == "cancelled" else DeadlineExceeded):
+        request.result.result(30)
+    after = GenerateRequest(ids=ids(5), max_new_tokens=2)
+    shared.finish([after])
+    assert sum(each.new == CHUNK for each in passes) == 3
+    assert not shared._runner.running
+    assert shared._runner._long._progress == {} and not shared._runner._long._lines
+
+
+def test_callers_take_turns_and_a_short_one_is_not_held_up_by_a_long_one(monkeypatch):
+    shared = core(small("llama"))
+    recorded(shared, monkeypatch)
+    order: list[str] = []
+    requests = {
+        "long": GenerateRequest(ids=ids(240), max_new_tokens=1),
+        "less": ScoreRequest(ids=ids(60), choices=((5,),)),
+    }
+    for name, request in requests.items():
+        request.result.add_done_callback(lambda _, name=name: order.append(name))
+        shared.submit([request], name)
+    for request in requests.values():
+        request.result.result(30)
+    assert order == ["less", "long"]
+
+
+def test_a_prefix_that_long_prompts_share_is_computed_once(monkeypatch):
+    shared = core(small("llama"))
+    passes = recorded(shared, monkeypatch)
+    head = ids(100)
+    requests = [ScoreRequest(ids=(*head, *ids(30, n)), choices=((5, 2), (6, 2))) for n in range(1, 7)]
+    shared.finish(requests)
+    computed = sum(each.rows * each.new for each in passes)
+    assert computed < 100 + 6 * (30 + CHUNK + 4)
+    counts = shared.stats()
+    assert counts.prompt_tokens == 6 * 130
+    assert counts.prompt_tokens - counts.cached_prompt_tokens <= 100 + 6 * (30 + CHUNK)
+    alone = core(small("llama"), prefix_tokens=0)
+    for request in requests:
+        again = ScoreRequest(ids=request.ids, choices=request.choices)
+        alone.finish([again])
+        found, wanted = request.result.result(), again.result.result()
+        assert found.log_probabilities == pytest.approx(wanted.log_probabilities, abs=1e-4)
+
+
+def test_a_computed_prompt_waits_for_room_in_the_batch_and_gets_it():
+    shared = core(small("llama"), cache_tokens=256)
+    long = GenerateRequest(ids=ids(200), max_new_tokens=4)
+    short = [GenerateRequest(ids=ids(5, n), max_new_tokens=9 + n, ignore_stop=True) for n in range(12)]
+    shared.submit([*short[:6], long, *short[6:]], "one")
+    assert long.result.result(30) == greedy(small("llama"), long.ids, 4)
+    assert all(len(request.result.result(30)) == 9 + n for n, request in enumerate(short))
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), "not finite"])
+def test_a_chunk_that_fails_fails_its_own_request_only(monkeypatch, error):
+    shared = core(small("llama"))
+    if error == "not finite":
+        embedding = shared._runner._prefiller.forward._backbone.get_input_embeddings()
+        embedding.weight.data[251] = float("nan")
+    forward = shared._runner._prefiller.forward
+    real = forward.hidden_states
+
+    def breaks(tokens, *more):
+        if error != "not finite" and bool((tokens == 251).any()):
+            raise error
+        return real(tokens, *more)
+
+    monkeypatch.setattr(forward, "hidden_states", breaks)
+    bad = GenerateRequest(ids=(*ids(40), 251, *ids(100)), max_new_tokens=3)
+    good = [GenerateRequest(ids=ids(n, n), max_new_tokens=20, ignore_stop=True) for n in (5, 90)]
+    shared.submit([good[0], bad, good[1]], "one")
+    with pytest.raises(EngineError if error == "not finite" else MemoryError):
+        bad.result.result(30)
+    assert [len(request.result.result(30)) for request in good] == [20, 20]
+    assert not shared._runner.running
+
+
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_answers_to_long_prompts_do_not_depend_on_load_or_chunks(tiny_base, monkeypatch, native):
+    monkeypatch.setenv("SEARCHLORA_NATIVE", native)
+    requests = [
+        Request(({"role": "user", "content": f"{n} " + "tent rain boot " * (1 + 11 * (n % 4))},), None, 5)
+        for n in range(9)
+    ]
+    choices = [["red", "green", "a label of some length"]] * len(requests)
+    found = []
+    for chunk, size, rows in ((10_000, 1, 4), (64, 1, 4), (64, 9, 4), (48, 5, 2)):
+        monkeypatch.setattr("searchlora.inference.batched.prefill.CPU_CHUNK", chunk)
+        engine = LocalEngine(tiny_base, batch_rows=rows)
+        answers = []
+        for start in range(0, len(requests), size):
+            some = requests[start : start + size]
+            scored = engine.score(some, choices[: len(some)])
+            answers += zip(engine.generate(some), [each.log_probabilities for each in scored], strict=True)
+        found.append(answers)
+    assert all(answers == found[0] for answers in found)
+
+
+def test_a_deadline_ends_a_long_prompt_of_an_engine_and_its_adapter_is_free(tiny_base, tmp_path):
+    folder, _ = made_folder(tiny_base, tmp_path / "made", seed=1)
+    engine = LocalEngine(tiny_base, precision="fp32")
+    engine.load_folder("x", folder)
+    engine._core._runner._prefiller.chunk = 1
+    text = "tent " * 400
+    started = time.monotonic()
+    future = engine.submit(Request(({"role": "user", "content": text},), "x", 5), seconds=0.3)
+    with pytest.raises(DeadlineExceeded):
+        future.result(30)
+    assert time.monotonic() - started < 5
+    while engine.stats().generating:
+        time.sleep(0.01)
+    assert engine.unload("x")
