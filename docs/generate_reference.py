@@ -24,7 +24,7 @@ def cli() -> str:
     from searchlora.cli.app import app
 
     root = typer.main.get_command(app)
-    parts = ["# Command line\n", NOTE, f"{_text(root.help)}\n", "`searchlora COMMAND --help` says the same.\n"]
+    parts = ["# Command line\n", NOTE, f"{_text(root.help)}\n", "`searchlora COMMAND --help` prints the same text.\n"]
     for path, command in _commands(root, ()):
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
@@ -33,7 +33,7 @@ def cli() -> str:
         parts.append(f"{_text(command.help)}\n")
         parts.append(f"```text\n{usage.strip()}\n```\n")
         if arguments or options:
-            rows = [(_metavar(each), each.help, "required" if each.required else "") for each in arguments]
+            rows = [(f"`{_metavar(each)}`", each.help, "required" if each.required else "") for each in arguments]
             rows += [(_flag(each), each.help, _default(each)) for each in options]
             parts.append(_table(("argument or option", "meaning", "default"), rows))
         if command.epilog:

@@ -1,1 +1,1 @@
-"""Pipelines: stages over batches of searches, configured in YAML, with ready pipelines."""
+"""Pipelines: stages over batches of searches, configured in YAML, with built-in pipelines."""

@@ -212,10 +212,10 @@ def ready_pipelines() -> list[str]:
 def read_pipeline(
     pipeline: str | Path, overrides: Sequence[str] = (), engine: EngineSettings | None = None
 ) -> tuple[str, list[Settings]]:
-    """Read a pipeline file or a ready pipeline.
+    """Read a pipeline file or a built-in pipeline.
 
     Args:
-        pipeline: A YAML file, or the name of a ready pipeline.
+        pipeline: A YAML file, or the name of a built-in pipeline.
         overrides: Parameters of the pipeline, `name=value`.
         engine: Replaces the engine at the top of the file.
 

@@ -148,7 +148,7 @@ def serve(
 
 
 def run(
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a ready pipeline.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline.")],
     queries: Annotated[
         Path,
         typer.Option("--queries", metavar="FILE", help="JSON lines with id, query and further fields, or TSV."),

@@ -44,7 +44,7 @@ def run(
     """Execute a pipeline on queries, and write a TREC run (atomically) with a card beside it.
 
     Args:
-        pipeline: A YAML file, or the name of a ready pipeline.
+        pipeline: A YAML file, or the name of a built-in pipeline.
         queries: Rows with `id`, `query` and fields that stages read, such as `history` (JSONL, CSV, TSV, Parquet).
         corpus: Rows with `id`, `text` and optionally `title`.
         overrides: Parameters of the pipeline, `name=value`.

@@ -40,7 +40,7 @@ class System(_Strict):
 
     Attributes:
         run: A run file.
-        pipeline: A YAML file or a ready pipeline.
+        pipeline: A YAML file or a built-in pipeline.
         set: Parameters of the pipeline.
         adapter: A reference to an adapter that writes the query; the stages of `Experiment.retrieval` follow it.
     """

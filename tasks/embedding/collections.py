@@ -37,7 +37,7 @@ CLICKS_RELEVANT = 2
 _FIELDS = {"query": "query", "document": "document id", "position": "position, from 1", "clicked": "click, 1 or true"}
 CLICKS_OPTIONS: Mapping[str, Option] = {
     "documents": Option("the documents (id, text, title) of the log", "file", required=True),
-    "minimum": Option("minimum number of impressions of a query-document pair", "whole number ≥ 0", f"{MINIMUM}"),
+    "minimum": Option("minimum number of impressions of a query-document pair", "whole number ≥ 1", f"{MINIMUM}"),
     **{name: Option(f"the {_FIELDS[name]}", "column", column) for name, column in COLUMNS.items()},
 }
 
