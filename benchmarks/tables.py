@@ -80,7 +80,7 @@ def table(name: str) -> str:
 def _transcript(steps: list[dict[str, Any]]) -> str:
     """Each command with its output and exit code."""
     return "\n\n".join(
-        f"{step['said']}\n\n```\n$ {' '.join(step['command'])}\n{step['output']}\n[exit {step['exit']}]\n```"
+        f"{step['description']}\n\n```\n$ {' '.join(step['command'])}\n{step['output']}\n[exit {step['exit']}]\n```"
         for step in steps
     )
 

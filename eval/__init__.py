@@ -1,1 +1,1 @@
-"""Offline evaluation: runs, qrels and grades come in as data, no model is ever loaded."""
+"""Offline evaluation from runs, qrels and grades; loads no model."""

@@ -74,14 +74,14 @@ def macro_f1(gold: Mapping[str, Labels], predicted: Mapping[str, Labels | None],
         >>> round(macro_f1(gold, predicted, ["buy", "ask"]).value, 3)
         0.833
     """
-    place = {label: index for index, label in enumerate(labels)}
+    index_of = {label: index for index, label in enumerate(labels)}
     cells = np.zeros((len(gold), 3, len(labels)))
     for row, (id_, true) in zip(cells, gold.items(), strict=True):
         gold_labels, predicted_labels = _set(true), _set(_prediction(predicted, id_))
-        if unknown := [label for label in gold_labels if label not in place]:
+        if unknown := [label for label in gold_labels if label not in index_of]:
             raise UsageError(f"'{unknown[0]}' is not one of the labels", where=f"row {id_}")
         for kind, chosen in enumerate((gold_labels & predicted_labels, predicted_labels, gold_labels)):
-            row[kind, [place[label] for label in chosen if label in place]] = 1
+            row[kind, [index_of[label] for label in chosen if label in index_of]] = 1
     flat = cells.reshape(len(gold), -1)
     return Aggregate(dict(zip(gold, flat, strict=True)), _mean_f1, (0.0, 1.0))
 
@@ -199,8 +199,8 @@ def _mean_f1(sums: Floats) -> Floats:
 
 
 def _share(sums: Floats) -> Floats:
-    part, whole = sums[..., 0], sums[..., 1]
-    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
+    part, total = sums[..., 0], sums[..., 1]
+    return np.asarray(np.divide(part, total, out=np.zeros_like(part), where=total > 0))
 
 
 def _graded(

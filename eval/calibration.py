@@ -109,7 +109,7 @@ def judge_calibration_error(
         UsageError: when no pair has both a human grade and a probability.
     """
     predicted, observed, queries = _common_pairs(human, probabilities, relevant)
-    ids = [str(place) for place in range(len(queries))]
+    ids = [str(number) for number in range(len(queries))]
     correct = {row: bool(value) for row, value in zip(ids, observed, strict=True)}
     error = expected_calibration_error(dict(zip(ids, predicted.tolist(), strict=True)), correct, bins=bins)
     tables, _ = cluster_sums(np.array(list(error.cells.values())), queries)

@@ -359,9 +359,9 @@ def _slices(
     for name, by_row in sliced.items():
         for table in tables:
             places: dict[str, list[int]] = {}
-            for place, row in enumerate(table.rows):
+            for index, row in enumerate(table.rows):
                 if row in by_row:
-                    places.setdefault(by_row[row], []).append(place)
+                    places.setdefault(by_row[row], []).append(index)
             for value in sorted(places, key=slice_order):
                 part = table.take(places[value])
                 rows += [Slice(name, value, row) for row in mean_figures(part, resampling)]
@@ -375,11 +375,11 @@ def _with_traffic(tables: Sequence[ValueTable], weights: Mapping[str, float], no
         return
     notes.append(TRAFFIC_NOTE)
     for table in tables:
-        places = [place for place, row in enumerate(table.rows) if row in weights]
+        places = [index for index, row in enumerate(table.rows) if row in weights]
         if missing := len(table.rows) - len(places):
             names = ", ".join(table.measures)
             notes.append(f"{missing} rows whose traffic is not known are not in the weighted mean of {names}.")
-        if sum(weights[table.rows[place]] for place in places) > 0:
+        if sum(weights[table.rows[index]] for index in places) > 0:
             yield table.take(places)
 
 
@@ -394,8 +394,8 @@ def _unjudged(
 
 
 def _by_measure(measures: Sequence[str]) -> Callable[[Row | Pair | WeightedPair], int]:
-    place = {measure: index for index, measure in enumerate(measures)}
-    return lambda figure: place[figure.measure]
+    position = {measure: index for index, measure in enumerate(measures)}
+    return lambda figure: position[figure.measure]
 
 
 def _with_wins_of_better(pair: Pair, less: Collection[str]) -> Pair:

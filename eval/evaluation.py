@@ -107,12 +107,12 @@ def confusion_matrix(gold: Mapping[str, str], predicted: Mapping[str, str | None
         >>> confusion_matrix({"1": "a", "2": "b"}, {"1": "b", "2": None}, ["a", "b"]).counts
         ((0, 1, 0), (0, 0, 1))
     """
-    place = {label: index for index, label in enumerate(labels)}
+    index_of = {label: index for index, label in enumerate(labels)}
     counts = [[0] * (len(labels) + 1) for _ in labels]
     for row, label in gold.items():
         prediction = predicted[row]
-        column = place.get(prediction, len(labels)) if prediction is not None else len(labels)
-        counts[place[label]][column] += 1
+        column = index_of.get(prediction, len(labels)) if prediction is not None else len(labels)
+        counts[index_of[label]][column] += 1
     return Confusion(tuple(labels), (*labels, INVALID), tuple(map(tuple, counts)))
 
 

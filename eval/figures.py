@@ -122,8 +122,8 @@ class ValueTable:
         """The table of the rows at these positions."""
         return replace(
             self,
-            rows=tuple(self.rows[place] for place in places),
-            groups=tuple(self.groups[place] for place in places),
+            rows=tuple(self.rows[index] for index in places),
+            groups=tuple(self.groups[index] for index in places),
             values=self.values[np.asarray(places)],
         )
 
@@ -243,14 +243,14 @@ def mean_figures(table: ValueTable, resampling: Resampling, weights: Mapping[str
     """
     columns = table.values.reshape(len(table.rows), -1)
     row_weights = np.array([weights[row] for row in table.rows], dtype=float) if weights is not None else None
-    ends = bootstrap_intervals(
+    limits = bootstrap_intervals(
         columns, table.groups, weights=row_weights, resamples=resampling.resamples, seed=resampling.seed
     )
     names = [(system, measure) for measure in table.measures for system in table.systems]
     means = np.average(columns, axis=0, weights=row_weights)
     return [
         Row(system, measure, float(mean), float(low), float(high), len(table.rows))
-        for (system, measure), mean, (low, high) in zip(names, means, ends, strict=True)
+        for (system, measure), mean, (low, high) in zip(names, means, limits, strict=True)
     ]
 
 
@@ -299,27 +299,27 @@ def aggregate_figures(
     table: AggregateTable, pairs: Sequence[tuple[str, str]], resampling: Resampling
 ) -> tuple[list[Row], list[Pair]]:
     """The aggregate of each system, and the differences of the pairs (a, b) of which both systems have it."""
-    place = {system: index for index, system in enumerate(table.systems)}
-    names = [(a, b) for a, b in pairs if a in place and b in place]
-    signs = np.zeros((len(names), len(place)))
+    index_of = {system: index for index, system in enumerate(table.systems)}
+    names = [(a, b) for a, b in pairs if a in index_of and b in index_of]
+    signs = np.zeros((len(names), len(index_of)))
     for row, (a, b) in zip(signs, names, strict=True):
-        row[place[a]], row[place[b]] = 1, -1
+        row[index_of[a]], row[index_of[b]] = 1, -1
     reach = table.bounds[1] - table.bounds[0]
-    ends = intervals(
+    limits = intervals(
         table.statistic,
         table.sums,
         # Wide enough for values and differences; values are clipped to their own bounds below.
         bounds=(min(table.bounds[0], -reach), max(table.bounds[1], reach)),
-        contrasts=np.concatenate([np.eye(len(place)), signs]),
+        contrasts=np.concatenate([np.eye(len(index_of)), signs]),
         limit=LIMIT,
         resamples=resampling.resamples,
         seed=resampling.seed,
     )
     rows = [
         Row(system, table.measure, float(value), *_clipped(table, index, float(low), float(high)), table.rows)
-        for index, (system, (value, low, high)) in enumerate(zip(table.systems, ends[: len(place)], strict=True))
+        for index, (system, (value, low, high)) in enumerate(zip(table.systems, limits[: len(index_of)], strict=True))
     ]
-    return rows, _aggregate_pairs(table, names, signs, ends[len(place) :], resampling) if names else []
+    return rows, _aggregate_pairs(table, names, signs, limits[len(index_of) :], resampling) if names else []
 
 
 def _shared_rows(
@@ -352,10 +352,10 @@ def _compared(
 
 def _difference_columns(table: ValueTable, names: Sequence[tuple[str, str, str]]) -> Floats:
     """a minus b in a measure, for each (a, b, measure): `(rows, names)`."""
-    place = {name: index for index, name in enumerate(table.systems)}
+    index_of = {name: index for index, name in enumerate(table.systems)}
     columns = [
-        table.values[:, table.measures.index(measure), place[a]]
-        - table.values[:, table.measures.index(measure), place[b]]
+        table.values[:, table.measures.index(measure), index_of[a]]
+        - table.values[:, table.measures.index(measure), index_of[b]]
         for a, b, measure in names
     ]
     return np.stack(columns, axis=1)
@@ -364,8 +364,8 @@ def _difference_columns(table: ValueTable, names: Sequence[tuple[str, str, str]]
 def _clipped(table: AggregateTable, system: int, low: float, high: float) -> tuple[float, float]:
     """An interval within the bounds; for a share without spread, that of `judge.measures.rate`."""
     if table.share and low == high:
-        part, whole = table.sums[:, system].T
-        return rate(part, whole)[1:] if whole.sum() > 0 else table.bounds
+        part, total = table.sums[:, system].T
+        return rate(part, total)[1:] if total.sum() > 0 else table.bounds
     low, high = np.clip([low, high], *table.bounds).tolist()
     return low, high
 
@@ -374,7 +374,7 @@ def _aggregate_pairs(
     table: AggregateTable,
     names: Sequence[tuple[str, str]],
     signs: Floats,
-    ends: Floats,
+    limits: Floats,
     resampling: Resampling,
 ) -> list[Pair]:
     places = [(table.systems.index(a), table.systems.index(b)) for a, b in names]
@@ -382,7 +382,7 @@ def _aggregate_pairs(
     errors = standard_errors(table.statistic, table.sums, signs)
     clusters = len(table.sums)
     pairs = []
-    for (a, b), (shift, low, high), p, error in zip(names, ends.tolist(), p_values, errors.tolist(), strict=True):
+    for (a, b), (shift, low, high), p, error in zip(names, limits.tolist(), p_values, errors.tolist(), strict=True):
         known_p = math.nan if math.isnan(shift) else p
         pairs.append(
             Pair(

@@ -91,8 +91,8 @@ def bootstrap_intervals(
     ratios = [_ratios(cluster_draws(rows, count, rng), residuals, sizes) for rows in batches(resamples, count)]
     # An infinite ratio (a resample without spread) must not be interpolated with a finite one.
     tails = np.quantile(np.concatenate(ratios), [(1 + level) / 2, (1 - level) / 2], axis=0, method="nearest")
-    ends = means - np.clip(tails, -LIMIT, LIMIT) * error
-    bounded: Floats = np.clip(ends, values.min(axis=0), values.max(axis=0)).T
+    limits = means - np.clip(tails, -LIMIT, LIMIT) * error
+    bounded: Floats = np.clip(limits, values.min(axis=0), values.max(axis=0)).T
     return bounded
 
 

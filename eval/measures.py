@@ -186,7 +186,7 @@ def _by_other_providers(
         ids = {document: f"d{number}" for number, document in enumerate(dict.fromkeys((*ranking, *grades)))}
         judged[numbers[topic]] = {ids[document]: grade for document, grade in grades.items()}
         if ranking:
-            places[numbers[topic]] = {ids[document]: float(-place) for place, document in enumerate(ranking)}
+            places[numbers[topic]] = {ids[document]: float(-rank) for rank, document in enumerate(ranking)}
     try:
         metrics = list(ir_measures.iter_calc(measures, judged, places))
     except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, SubprocessError) as error:

@@ -98,11 +98,11 @@ def intervals(
             for batch in batches(resamples, cells)
         ]
     )
-    ends = [
-        _ends(value[at], error[at], np.clip(column, -limit, limit), bounds) if clusters > 1 else (math.nan, math.nan)
+    limits = [
+        _limits(value[at], error[at], np.clip(column, -limit, limit), bounds) if clusters > 1 else (math.nan, math.nan)
         for at, column in enumerate(ratios.T)
     ]
-    return np.column_stack([value, np.array(ends)])
+    return np.column_stack([value, np.array(limits)])
 
 
 def swap_p(
@@ -128,9 +128,9 @@ def swap_p(
     reached = np.zeros(len(pairs))
     rng = np.random.default_rng(seed)
     for batch in batches(resamples, max(flat.shape)):
-        own = (_kept(batch, counts, rng) @ flat).reshape(batch, *totals.shape)
+        resampled = (_resample_counts(batch, counts, rng) @ flat).reshape(batch, *totals.shape)
         for at, (a, b) in enumerate(pairs):
-            first = own[:, a] + totals[b] - own[:, b]
+            first = resampled[:, a] + totals[b] - resampled[:, b]
             shift = statistic(first) - statistic(totals[a] + totals[b] - first)
             # Sums taken in another order differ in their last digits; those count as equal.
             reached[at] += (~(np.abs(shift) < abs(observed[a] - observed[b]) - 1e-10)).sum()
@@ -194,7 +194,7 @@ def _drawn(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
     return rng.multinomial(int(counts.sum()), counts / counts.sum(), size=resamples).astype(float)
 
 
-def _kept(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
+def _resample_counts(resamples: int, counts: Floats, rng: np.random.Generator) -> Floats:
     """How many clusters of each kind are not swapped: (resamples, kinds)."""
     if len(counts) == counts.sum():
         return rng.integers(0, 2, size=(resamples, len(counts))).astype(float)
@@ -230,7 +230,9 @@ def _weighted_sum(figures: Floats, contrast: Floats) -> Floats:
     return np.asarray(sum(contrast[system] * figures[system] for system in named))
 
 
-def _ends(value: float, error: float, ratios: NDArray[np.float64], bounds: tuple[float, float]) -> tuple[float, float]:
+def _limits(
+    value: float, error: float, ratios: NDArray[np.float64], bounds: tuple[float, float]
+) -> tuple[float, float]:
     known = ratios[~np.isnan(ratios)]
     if math.isnan(error) or len(known) < len(ratios) / 2:
         return math.nan, math.nan

@@ -269,8 +269,8 @@ def _by_system(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 
 
 def _name(comparison: Comparison, system: str) -> str:
-    shown = comparison.label(system)
-    return f"**{shown}**" if system == comparison.candidate else shown
+    label = comparison.label(system)
+    return f"**{label}**" if system == comparison.candidate else label
 
 
 def _names(comparison: Comparison, pair: Pair | WeightedPair) -> str:

@@ -196,7 +196,7 @@ def is_word(text: str) -> bool:
     return text.split() == [text] and "\0" not in text
 
 
-def _word(text: str, what: str) -> str:
+def _word(text: str, label: str) -> str:
     if not is_word(text):
-        raise DataError(f"the {what} '{text}' cannot stand in a TREC file", fix="It must be one word without blanks.")
+        raise DataError(f"the {label} '{text}' cannot stand in a TREC file", fix="It must be one word without blanks.")
     return text

@@ -76,7 +76,7 @@ def _top(scores: Mapping[str, float], depth: int) -> list[str]:
     values = np.fromiter(scores.values(), dtype=np.float32, count=len(scores))
     least = np.partition(values, len(values) - depth)[len(values) - depth]
     documents = list(scores)
-    return ranked({documents[place]: scores[documents[place]] for place in np.flatnonzero(values >= least)})[:depth]
+    return ranked({documents[index]: scores[documents[index]] for index in np.flatnonzero(values >= least)})[:depth]
 
 
 def _judged(top: Sequence[str], grades: Mapping[str, int]) -> float:

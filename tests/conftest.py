@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures shared by the tests of several packages."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             main()
         except SystemExit as ended:
             code = int(ended.code or 0)
-        said = capsys.readouterr()
-        return Called(code, said.out, said.err)
+        reported = capsys.readouterr()
+        return Called(code, reported.out, reported.err)
 
     return call
 

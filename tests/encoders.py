@@ -1,4 +1,4 @@
-"""Encoder adapters made on the spot, and a small encoder task: a text finds itself in capitals."""
+"""Encoder adapters with random weights, and a small encoder task: the positive of a text is the text in capitals."""
 
 from __future__ import annotations
 

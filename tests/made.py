@@ -1,4 +1,4 @@
-"""Adapters made on the spot: random weights, no training."""
+"""Adapters with random weights, without training."""
 
 from __future__ import annotations
 

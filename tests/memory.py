@@ -1,4 +1,4 @@
-"""Peak memory of a process that a test starts."""
+"""Peak memory of a process started by a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat templates of model families: what they print, and that contents never become control tokens."""
+"""Chat templates of model families: rendered prompts, and contents that never become control tokens."""
 
 from __future__ import annotations
 

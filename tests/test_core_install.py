@@ -1,4 +1,4 @@
-"""The core install, without torch: what must work in an environment that has nothing but the dependencies.
+"""The core install without torch: commands that must work with the core dependencies only.
 
 `make test` makes that environment and names its Python in SEARCHLORA_CORE_PYTHON.
 """

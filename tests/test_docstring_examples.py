@@ -1,4 +1,4 @@
-"""The examples in docstrings: every `>>>` of the package is run."""
+"""Every `>>>` example in a docstring of the package is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages stay short, however much they are about."""
+"""Error messages stay short."""
 
 from __future__ import annotations
 

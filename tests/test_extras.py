@@ -1,4 +1,4 @@
-"""Optional dependencies: what `searchlora.extras` says is what `pyproject.toml` installs."""
+"""Optional dependencies: `searchlora.extras` agrees with `pyproject.toml`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several labels: what is parsed, and what the grammar admits."""
+"""Label lists: strict parsing, and the grammar."""
 
 from __future__ import annotations
 

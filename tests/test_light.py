@@ -1,4 +1,4 @@
-"""What a newcomer feels first: `import searchlora` is light, and help comes at once."""
+"""Start-up time: `import searchlora` imports nothing heavy, and `--help` is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one renderer."""
+"""The prompt renderer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: layered, strict, with errors that name the key."""
+"""Recipes: precedence of files and overrides, and errors that name the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables in the READMEs are what the result files say."""
+"""The tables in the READMEs match the result files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What searchlora 0.1 with manifest schema 3 wrote is still read: adapters, datasets, evaluations.
+"""Adapters, datasets and evaluations stored by searchlora 0.1 (manifest schema 3) are readable.
 
 `tests/fixtures/schema_3` holds tiny bases, one dataset and one adapter per built-in task, and two evaluations, all
 written by that version and never written again.

@@ -1,4 +1,4 @@
-"""Plugins are found the same way whoever wrote them."""
+"""Plugin discovery."""
 
 from __future__ import annotations
 

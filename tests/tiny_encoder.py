@@ -1,4 +1,4 @@
-"""The tiny text encoder of the tests."""
+"""A tiny random text encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small task of words, for tests of training and inference: the answer is the first word."""
+"""A small task for tests of training and inference: the answer is the first word."""
 
 from __future__ import annotations
 

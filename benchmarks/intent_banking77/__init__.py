@@ -1,1 +1,1 @@
-"""Naming 77 intents on BANKING77: the base zero-shot, one adapter with and without constraint, and no model at all."""
+"""Intent classification on BANKING77; see `__main__`."""

@@ -1,1 +1,1 @@
-"""Pairs of query and passage judged per second, in four ways."""
+"""Throughput of an LLM judge; see `__main__`."""

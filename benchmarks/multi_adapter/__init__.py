@@ -1,1 +1,1 @@
-"""Many adapters over one base in one batch: speed of writing and of reading prompts, against transformers and PEFT."""
+"""Throughput of many adapters in one batch, compared with transformers and PEFT; see `__main__`."""

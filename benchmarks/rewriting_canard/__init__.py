@@ -1,0 +1,1 @@
+"""Query rewriting on CANARD; see `__main__`."""

@@ -1,1 +1,1 @@
-"""Many clients at once over several adapters of `searchlora serve`: how long they wait, and whose answers they get."""
+"""Load test of `searchlora serve`; see `__main__`."""

@@ -1,1 +1,1 @@
-"""What it saves to hand the frozen output layer its input in one piece."""
+"""Seconds per training step; see `__main__`."""

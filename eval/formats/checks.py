@@ -55,7 +55,7 @@ def collect_run(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
             raise DataError(f"document {document} is ranked twice for topic {topic}", where=row.where)
         score = _number(row.value)
         if score is None:
-            raise DataError(f"the score {_shown(row.value)} is not a finite number", where=row.where)
+            raise DataError(f"the score {_excerpt(row.value)} is not a finite number", where=row.where)
         scores[document] = float(score)
     return run
 
@@ -122,13 +122,13 @@ def _field(value: object, name: str, where: str) -> str | float:
     raise DataError(f"field '{name}' is neither text nor a finite number", where=where)
 
 
-def _id(value: object, what: str, where: str) -> str:
+def _id(value: object, label: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value:
-        raise DataError(f"the {what} is missing or is not text ({_shown(value)})", where=where)
+        raise DataError(f"the {label} is missing or is not text ({_excerpt(value)})", where=where)
     if "\0" in value:
-        raise DataError(f"the {what} {_shown(value)} holds a NUL character", where=where)
+        raise DataError(f"the {label} {_excerpt(value)} holds a NUL character", where=where)
     return value
 
 
@@ -144,7 +144,7 @@ def _topic_of(query: str, topic_ids: Mapping[str, str], where: str) -> str:
 def _grade(value: object, thresholds: Sequence[float] | None, where: str) -> int:
     number = _number(value)
     if number is None:
-        raise DataError(f"the grade {_shown(value)} is not a finite number", where=where)
+        raise DataError(f"the grade {_excerpt(value)} is not a finite number", where=where)
     if thresholds is not None:
         return bisect_right(thresholds, number)
     if not float(number).is_integer():
@@ -181,6 +181,6 @@ def _float(text: object) -> float | None:
         return None
 
 
-def _shown(value: object) -> str:
+def _excerpt(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"

@@ -241,7 +241,7 @@ def _distance(labels: Floats, scale: Sequence[int], level: Level) -> Floats:
     return np.asarray((position[..., :, None] - position[..., None, :]) ** 2)
 
 
-def ratio(part: Floats, whole: Floats) -> Floats:
+def ratio(part: Floats, total: Floats) -> Floats:
     """`part / whole`, elementwise; nan where `whole` is not positive."""
-    shape = np.broadcast(part, whole).shape
-    return np.asarray(np.divide(part, whole, out=np.full(shape, np.nan), where=np.asarray(whole) > 0))
+    shape = np.broadcast(part, total).shape
+    return np.asarray(np.divide(part, total, out=np.full(shape, np.nan), where=np.asarray(total) > 0))

@@ -285,9 +285,9 @@ def _card(card: JudgeCard) -> Iterator[str]:
     if card.needs:
         yield "Number of queries (with as many pairs as here) for an interval of a given half width:"
         yield markdown_table(
-            ["", *(f"± {width:g}" for width, _ in card.needs[0].wanted)],
+            ["", *(f"± {width:g}" for width, _ in card.needs[0].targets)],
             [
-                [HEADINGS[need.measure], *(str(count or "over a million") for _, count in need.wanted)]
+                [HEADINGS[need.measure], *(str(count or "over a million") for _, count in need.targets)]
                 for need in card.needs
             ],
         )

@@ -113,9 +113,9 @@ def prediction_powered_mean(
     human_only = bootstrap_interval(list(human.values()), names, resamples=resamples, seed=seed, level=level)
     low, high = human_only
     if strata.uses_judge:
-        ends = interval(strata, estimate, lam, level, resamples, np.random.default_rng(seed))
+        limits = interval(strata, estimate, lam, level, resamples, np.random.default_rng(seed))
         bounds = (*human.values(), *judged.values())
-        low, high = max(ends[0] + shift, min(bounds)), min(ends[1] + shift, max(bounds))
+        low, high = max(limits[0] + shift, min(bounds)), min(limits[1] + shift, max(bounds))
     fitted = 1 if lam is None and strata.uses_judge else 0
     correction = (strata.labelled - 1 - fitted) / (strata.labelled - 1)
     error, human_error = float(estimate.error[0]), float(strata.estimate(0.0).error[0])

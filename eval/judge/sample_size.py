@@ -40,7 +40,7 @@ class LabelNeed:
         between, within: τ and σ.
         queries: Observed number of queries Q.
         pairs_per_query: Observed mean number of pairs per query.
-        wanted: (half width, number of queries of the observed size) for `HALF_WIDTHS`; None: more than a million.
+        targets: (half width, number of queries of the observed size) for `HALF_WIDTHS`; None: more than a million.
     """
 
     measure: str
@@ -49,7 +49,7 @@ class LabelNeed:
     within: float
     queries: int
     pairs_per_query: float
-    wanted: tuple[tuple[float, int | None], ...] = ()
+    targets: tuple[tuple[float, int | None], ...] = ()
 
     def error(self, queries: int, pairs_per_query: float | None = None) -> float:
         """Expected standard error; see `half_width`."""
@@ -115,4 +115,4 @@ def label_need(measure: JudgeMeasure, tables: Floats) -> LabelNeed | None:
         queries=queries,
         pairs_per_query=pairs / queries,
     )
-    return LabelNeed(**{**vars(need), "wanted": tuple((width, need.queries_for(width)) for width in HALF_WIDTHS)})
+    return LabelNeed(**{**vars(need), "targets": tuple((width, need.queries_for(width)) for width in HALF_WIDTHS)})

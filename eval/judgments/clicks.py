@@ -141,7 +141,7 @@ class ClickCounts:
     def __init__(self) -> None:
         self._pairs: dict[str, dict[str, int]] = {}
         self._clicks: list[int] = []
-        self._shown: dict[int, Counter[int]] = {}
+        self._impressions: dict[int, Counter[int]] = {}
         self._clicked: Counter[int] = Counter()
         self.rows = 0
 
@@ -161,7 +161,7 @@ class ClickCounts:
         pair = documents.setdefault(document, len(self._clicks))
         if pair == len(self._clicks):
             self._clicks.append(0)
-        self._shown.setdefault(position, Counter())[pair] += 1
+        self._impressions.setdefault(position, Counter())[pair] += 1
         if clicked:
             self._clicks[pair] += 1
             self._clicked[position] += 1
@@ -172,10 +172,10 @@ class ClickCounts:
         from statsmodels.stats.proportion import proportion_confint
 
         rows = []
-        for position in sorted(self._shown):
-            clicks, shown = self._clicked[position], self._shown[position].total()
-            low, high = proportion_confint(clicks, shown, method="wilson")
-            rows.append(Position(position, shown, clicks, clicks / shown, float(low), float(high)))
+        for position in sorted(self._impressions):
+            clicks, impressions = self._clicked[position], self._impressions[position].total()
+            low, high = proportion_confint(clicks, impressions, method="wilson")
+            rows.append(Position(position, impressions, clicks, clicks / impressions, float(low), float(high)))
         return tuple(rows)
 
     def judge(self, *, minimum: int = MINIMUM, thresholds: Sequence[float] = THRESHOLDS) -> ClickJudgments:
@@ -192,16 +192,16 @@ class ClickCounts:
                 f"none of the {self.rows} impressions was clicked" if self.rows else "there are no impressions",
                 fix="Check the log and its column of clicks.",
             )
-        shown, expected = np.zeros(len(self._clicks), dtype=int), np.zeros(len(self._clicks))
+        totals, expected = np.zeros(len(self._clicks), dtype=int), np.zeros(len(self._clicks))
         overall = self._clicked.total() / self.rows
         for position in positions:
             rate = (position.clicks + POSITION_PRIOR * overall) / (position.impressions + POSITION_PRIOR)
-            counts = self._shown[position.position]
+            counts = self._impressions[position.position]
             pairs, impressions = np.array(list(counts)), np.array(list(counts.values()))
-            shown[pairs] += impressions
+            totals[pairs] += impressions
             expected[pairs] += impressions * rate
         return ClickJudgments(
-            self._judgments(shown, expected, minimum, thresholds),
+            self._judgments(totals, expected, minimum, thresholds),
             positions,
             self.rows,
             len(self._clicks),
@@ -210,7 +210,7 @@ class ClickCounts:
         )
 
     def _judgments(
-        self, shown: np.ndarray, expected: np.ndarray, minimum: int, thresholds: tuple[float, ...]
+        self, impressions: np.ndarray, expected: np.ndarray, minimum: int, thresholds: tuple[float, ...]
     ) -> tuple[ClickJudgment, ...]:
         from scipy.stats import gamma
 
@@ -221,7 +221,7 @@ class ClickCounts:
             ClickJudgment(
                 query,
                 document,
-                int(shown[at]),
+                int(impressions[at]),
                 int(clicks[at]),
                 float(expected[at]),
                 float(coec[at]),
@@ -231,7 +231,7 @@ class ClickCounts:
             )
             for query, documents in self._pairs.items()
             for document, at in documents.items()
-            if shown[at] >= minimum
+            if impressions[at] >= minimum
         )
 
 

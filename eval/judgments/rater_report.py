@@ -87,8 +87,10 @@ def to_markdown(agreement: RatingsAgreement, rule: str) -> str:
             [pair.topic, pair.document, ", ".join(f"{rater} {grade}" for rater, grade in sorted(pair.grades.items()))]
             for pair in agreement.disputed
         ]
-        shown = f"The {len(rows)} widest of {agreement.disputes}." if agreement.disputes > len(rows) else "All of them."
-        parts += ["## Disagreements", shown, markdown_table(["topic", "document", "grades"], rows, words=3)]
+        listed = (
+            f"The {len(rows)} widest of {agreement.disputes}." if agreement.disputes > len(rows) else "All of them."
+        )
+        parts += ["## Disagreements", listed, markdown_table(["topic", "document", "grades"], rows, words=3)]
     parts.append('Intervals resample topics. Weighted: quadratic weights. "Cannot tell" is no grade and in no kappa.')
     return "\n\n".join(parts) + "\n"
 
@@ -109,8 +111,8 @@ def _exported_raters(folder: Path) -> list[str]:
 def _alpha(alpha: Figure | None) -> str:
     if alpha is None:
         return "No pair has two grades, so there is no agreement to report."
-    over = f"{_count(alpha.n, 'pair')} of {_count(alpha.queries, 'topic')}"
-    return f"Krippendorff's alpha (ordinal): **{_figure(alpha)}**, over {over}."
+    sample = f"{_count(alpha.n, 'pair')} of {_count(alpha.queries, 'topic')}"
+    return f"Krippendorff's alpha (ordinal): **{_figure(alpha)}**, over {sample}."
 
 
 def _rater_pair(pair: RatingPair) -> list[str]:

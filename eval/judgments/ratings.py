@@ -75,11 +75,11 @@ def parse_rating(line: bytes, where: str) -> Rating:
     missing = [name for name in names if name not in row and name != "note"]
     unknown = [name for name in row if name not in names]
     if missing or unknown:
-        what = f"lacks {', '.join(missing)}" if missing else f"has the unknown key {unknown[0]!r}"
-        raise DataError(what, where=where, fix=f"A rating has the keys {', '.join(names)}.")
+        fault = f"lacks {', '.join(missing)}" if missing else f"has the unknown key {unknown[0]!r}"
+        raise DataError(fault, where=where, fix=f"A rating has the keys {', '.join(names)}.")
     for name, (is_valid, expected) in _FIELDS.items():
         if not is_valid(row.get(name, "")):
-            raise DataError(f"{name} {_shown(row[name])} is not {expected}", where=where)
+            raise DataError(f"{name} {_excerpt(row[name])} is not {expected}", where=where)
     return Rating(**row)
 
 
@@ -183,7 +183,7 @@ RULES: Mapping[str, Callable[[Sequence[int]], int]] = {
 }
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"
 

@@ -23,12 +23,12 @@ def write_junit(path: str | Path, name: str, results: Sequence[RuleResult]) -> N
     name = printable(name)
     suite = ElementTree.Element("testsuite", name=name, tests=str(len(results)), failures=str(failed), errors="0")
     for result in results:
-        rule, told = printable(result.rule), printable(result.told)
+        rule, summary = printable(result.rule), printable(result.summary)
         case = ElementTree.SubElement(suite, "testcase", classname=f"searchlora.policy.{name}", name=rule)
         if result.passed:
-            ElementTree.SubElement(case, "system-out").text = told
+            ElementTree.SubElement(case, "system-out").text = summary
         else:
-            ElementTree.SubElement(case, "failure", message=printable(result.said)).text = f"{told}."
+            ElementTree.SubElement(case, "failure", message=printable(result.finding)).text = f"{summary}."
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -56,7 +56,7 @@ def summary_markdown(title: str, comparison: Comparison, results: Sequence[RuleR
 def rules_table(results: Sequence[RuleResult]) -> str:
     """The rules as a Markdown table, broken ones first."""
     rows = [
-        ["met" if result.passed else "**broken**", result.rule, result.told]
+        ["met" if result.passed else "**broken**", result.rule, result.summary]
         for result in sorted(results, key=lambda result: result.passed)
     ]
     return markdown_table(["", "rule", "finding"], rows, words=3)

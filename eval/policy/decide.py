@@ -30,19 +30,19 @@ class RuleResult:
     Attributes:
         rule: Its name, for example `beat incumbent` or `slice turn = 3`.
         passed: Whether the rule is met.
-        said: The finding and the requirement, in a sentence.
+        finding: What was found and what is required, in a sentence.
         short_by: By how much the rule was missed, in its unit; 0 if it is met, None if it has no size.
     """
 
     rule: str
     passed: bool
-    said: str
+    finding: str
     short_by: float | None = 0.0
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The finding, with the amount by which the rule was missed."""
-        return f"{self.said}; missed by {self.short_by:.3g}" if not self.passed and self.short_by else self.said
+        return f"{self.finding}; missed by {self.short_by:.3g}" if not self.passed and self.short_by else self.finding
 
 
 @dataclass(frozen=True)
@@ -113,59 +113,61 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         float(lacking),
     )
     if policy.data is not None:
-        same = facts.data.startswith(policy.data)
-        said = f"the data is {facts.data[:16]}; the policy was written for {policy.data[:16]}"
-        yield RuleResult("the policy's data", same, said, 0.0 if same else None)
-    said = "; ".join(facts.changed) or "nothing was changed since the last decision"
-    same = facts.accepted or not facts.changed
-    said = f"{ACCEPTED}{said}" if facts.accepted and facts.changed else said
-    yield RuleResult(UNCHANGED, same, said, 0.0 if same else None)
+        holds = facts.data.startswith(policy.data)
+        finding = f"the data is {facts.data[:16]}; the policy was written for {policy.data[:16]}"
+        yield RuleResult("the policy's data", holds, finding, 0.0 if holds else None)
+    finding = "; ".join(facts.changed) or "nothing was changed since the last decision"
+    holds = facts.accepted or not facts.changed
+    finding = f"{ACCEPTED}{finding}" if facts.accepted and facts.changed else finding
+    yield RuleResult(UNCHANGED, holds, finding, 0.0 if holds else None)
     if facts.policy is not None:
         other = "; ".join(changes(facts.policy, policy.model_dump(mode="json")))
         yield RuleResult("the policy of the last decision", True, f"changed: {other}" if other else "the same")
     if facts.leaked is None:
         required = policy.held_out == "required"
-        said = "the training data of the candidate is unknown"
-        said = f"{said}, which the policy requires" if required else f"not checked: {said}"
-        yield RuleResult("held out", not required, said, None if required else 0.0)
+        finding = "the training data of the candidate is unknown"
+        finding = f"{finding}, which the policy requires" if required else f"not checked: {finding}"
+        yield RuleResult("held out", not required, finding, None if required else 0.0)
     else:
-        shown = f" ({some(facts.leaked)})" if facts.leaked else ""
-        said = f"{len(facts.leaked)} of {rows} queries{shown} are in the candidate's training data"
-        yield RuleResult("held out", not facts.leaked, said, float(len(facts.leaked)))
+        listed = f" ({some(facts.leaked)})" if facts.leaked else ""
+        finding = f"{len(facts.leaked)} of {rows} queries{listed} are in the candidate's training data"
+        yield RuleResult("held out", not facts.leaked, finding, float(len(facts.leaked)))
     known = facts.source in policy.judgments
-    said = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are asked for"
-    yield RuleResult("source of judgments", known, said, 0.0 if known else None)
+    finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are asked for"
+    yield RuleResult("source of judgments", known, finding, 0.0 if known else None)
     reason = comparison.circular.get(candidate, "")
     yield RuleResult("no circular judge", not reason, reason or "no judge had a part in the systems it judged",
                      None if reason else 0.0)  # fmt: skip
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
-    for role, asked in policy.beat.items():
+    for role, requirement in policy.beat.items():
         system = facts.roles.get(role, role)
         if role == "incumbent" and system not in comparison.systems:
-            said = (
+            finding = (
                 f"{facts.removed}, was removed; nothing to compare with"
                 if facts.removed
                 else "there is no incumbent yet"
             )
-            yield RuleResult("beat incumbent", not facts.removed, said, None if facts.removed else 0.0)
+            yield RuleResult("beat incumbent", not facts.removed, finding, None if facts.removed else 0.0)
             continue
         pair = _pair(comparison, candidate, system, measure)
         reached = _worse_end(comparison, pair)
-        above = reached > asked.margin
+        above = reached > requirement.margin
         # With few rows, or few that differ, the interval alone lets chance results pass (up to 14% of null pairs).
         passed = above and pair.p <= LEVEL
-        short = pair.p - LEVEL if above else asked.margin - reached
+        short = pair.p - LEVEL if above else requirement.margin - reached
         less = measure in comparison.less_is_better
         end = (
-            f"upper end must be below {-asked.margin:+.3f}" if less else f"lower end must be above {asked.margin:+.3f}"
+            f"upper end must be below {-requirement.margin:+.3f}"
+            if less
+            else f"lower end must be above {requirement.margin:+.3f}"
         )
-        said = (
+        finding = (
             f"{measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {system}, n = {pair.n}, "
             f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
         )
-        yield RuleResult(f"beat {role}", passed, said, 0.0 if passed else _size(short))
+        yield RuleResult(f"beat {role}", passed, finding, 0.0 if passed else _size(short))
 
 
 def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
@@ -186,21 +188,21 @@ def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str
         missing = [value for value in rule.values or () if value not in pairs]
         if not pairs or missing:
             known = ", ".join(dict.fromkeys(each.slice for each in comparison.slice_pairs)) or "none"
-            what = f"the value {missing[0]} of the slice '{name}'" if pairs else f"a slice '{name}'"
-            raise UsageError(f"the policy names {what}, which the data does not have", fix=f"Slices: {known}.")
+            missing_name = f"the value {missing[0]} of the slice '{name}'" if pairs else f"a slice '{name}'"
+            raise UsageError(f"the policy names {missing_name}, which the data does not have", fix=f"Slices: {known}.")
         for value, pair in pairs.items():
             if rule.values is None or value in rule.values:
                 yield _slice(comparison, name, value, pair, rule, other)
-        yield from _gone(name, rule, pairs, facts)
+        yield from _missing_values(name, rule, pairs, facts)
 
 
-def _gone(name: str, rule: SliceRule, present: Collection[str], facts: Facts) -> Iterator[RuleResult]:
+def _missing_values(name: str, rule: SliceRule, present: Collection[str], facts: Facts) -> Iterator[RuleResult]:
     """Slice values of the last decision that are missing now: removing them from the data does not avoid the rule."""
     for then in facts.sliced:
         value = then.removeprefix(_slice_rule(name, ""))
         if value != then and value not in present and (rule.values is None or value in rule.values):
-            said = f"{ACCEPTED if facts.accepted else ''}was in the last decision and is not in this data"
-            yield RuleResult(then, facts.accepted, said, 0.0 if facts.accepted else None)
+            finding = f"{ACCEPTED if facts.accepted else ''}was in the last decision and is not in this data"
+            yield RuleResult(then, facts.accepted, finding, 0.0 if facts.accepted else None)
 
 
 def _slice_rule(name: str, value: str) -> str:
@@ -222,17 +224,17 @@ def _slice(comparison: Comparison, name: str, value: str, pair: Pair, rule: Slic
     reached = comparison.gain(pair.measure, pair.difference) if by_mean else _worse_end(comparison, pair)
     passed = reached >= -rule.largest_fall
     less = pair.measure in comparison.less_is_better
-    what = "the mean" if by_mean else "the upper end" if less else "the lower end"
+    bound = "the mean" if by_mean else "the upper end" if less else "the lower end"
     limit = f"above {rule.largest_fall:+.3f}" if less else f"below {-rule.largest_fall:+.3f}"
-    said = (
+    finding = (
         f"{pair.measure} {pair.difference:+.3f} {interval(pair.low, pair.high, '+')} against {other}, n = {pair.n}; "
-        f"{what} must not be {limit}"
+        f"{bound} must not be {limit}"
     )
     if rule.least_rows is not None and pair.n < rule.least_rows:
         return RuleResult(
-            _slice_rule(name, value), True, f"reported only, with fewer than {rule.least_rows} rows: {said}"
+            _slice_rule(name, value), True, f"reported only, with fewer than {rule.least_rows} rows: {finding}"
         )
-    return RuleResult(_slice_rule(name, value), passed, said, 0.0 if passed else _size(-rule.largest_fall - reached))
+    return RuleResult(_slice_rule(name, value), passed, finding, 0.0 if passed else _size(-rule.largest_fall - reached))
 
 
 def _worse_end(comparison: Comparison, pair: Pair) -> float:
@@ -255,10 +257,10 @@ def _bounds(policy: Policy, comparison: Comparison, candidate: str, facts: Facts
         yield _at_most("latency against base", spent / base, policy.latency.at_most_times_base, "{:.2f} times the base")
 
 
-def _at_most(rule: str, found: float, limit: float, unit: str) -> RuleResult:
-    passed = found <= limit
-    said = f"{unit.format(found)}; at most {unit.format(limit)}"
-    return RuleResult(rule, passed, said, 0.0 if passed else found - limit)
+def _at_most(rule: str, value: float, limit: float, unit: str) -> RuleResult:
+    passed = value <= limit
+    finding = f"{unit.format(value)}; at most {unit.format(limit)}"
+    return RuleResult(rule, passed, finding, 0.0 if passed else value - limit)
 
 
 def _size(short: float) -> float | None:

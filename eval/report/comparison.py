@@ -159,23 +159,25 @@ def _sentence(comparison: Comparison, pair: Pair) -> str:
 def _grouped(comparison: Comparison, pairs: Sequence[Pair]) -> Iterator[str]:
     """One sentence for those that win, one for those that lose, one for the rest."""
     measure = pairs[0].measure
-    shown = [pair for pair in pairs if pair.p_corrected <= LEVEL]
-    won, lost = ([pair for pair in shown if comparison.gain(measure, pair.difference) * sign > 0] for sign in (1, -1))
-    rest = len(pairs) - len(shown)
+    significant = [pair for pair in pairs if pair.p_corrected <= LEVEL]
+    won, lost = (
+        [pair for pair in significant if comparison.gain(measure, pair.difference) * sign > 0] for sign in (1, -1)
+    )
+    others = len(pairs) - len(significant)
     if comparison.candidate is not None:
         name = comparison.label(comparison.candidate)
         yield f"In {measure}, {name} beats {_counted(comparison, [pair.b for pair in won], len(pairs))}."
         if lost:
             yield f"It falls behind {_counted(comparison, [pair.b for pair in lost], len(pairs))}."
-        if rest:
-            yield f"From {rest} of {len(pairs)} it is not shown to differ."
+        if others:
+            yield f"From {others} of {len(pairs)} it is not shown to differ."
         return
     name = comparison.label(pairs[0].b)
     yield f"In {measure}, {name} is beaten by {_counted(comparison, [pair.a for pair in won], len(pairs))}."
     if lost:
         yield f"Behind it: {_counted(comparison, [pair.a for pair in lost], len(pairs))}."
-    if rest:
-        yield f"{rest} of {len(pairs)} are not shown to differ from it."
+    if others:
+        yield f"{others} of {len(pairs)} are not shown to differ from it."
 
 
 def _counted(comparison: Comparison, systems: Sequence[str], total: int) -> str:
@@ -192,11 +194,13 @@ def _judged(comparison: Comparison) -> Iterator[str]:
     rows = [row for row in rows if row.measure == rows[0].measure]
     if not rows or min(row.value for row in rows) == 1:
         return
-    least, most = (extreme(rows, key=lambda row: row.value) for extreme in (min, max))
+    least, greatest = (extreme(rows, key=lambda row: row.value) for extreme in (min, max))
     cutoff = least.measure.removeprefix("Judged@")
     shares = f"Of the first {cutoff} documents, {least.value:.0%} are judged for {comparison.label(least.system)}"
     yield shares + (
-        f" and {most.value:.0%} for {comparison.label(most.system)}." if most.system != least.system else "."
+        f" and {greatest.value:.0%} for {comparison.label(greatest.system)}."
+        if greatest.system != least.system
+        else "."
     )
 
 
@@ -259,14 +263,14 @@ def write_overview(
     Raises:
         DataError: when the file cannot be written.
     """
-    sections = [_footprint(stored), *(_chapter(place, chapter) for place, chapter in enumerate(chapters, 1))]
+    sections = [_footprint(stored), *(_chapter(number, chapter) for number, chapter in enumerate(chapters, 1))]
     return write_page(path, title, sections, provenance, introduction=introduction)
 
 
-def _chapter(place: int, chapter: Chapter) -> Section:
+def _chapter(number: int, chapter: Chapter) -> Section:
     section = systems_section(chapter.comparison)
     content = {"systems": section.content, "summary": summary(chapter.comparison), "details": chapter.details}
-    return replace(section, id=f"task-{place}", title=chapter.title, template="comparison.chapter", content=content)
+    return replace(section, id=f"task-{number}", title=chapter.title, template="comparison.chapter", content=content)
 
 
 def _footprint(stored: Sequence[Stored]) -> Section:

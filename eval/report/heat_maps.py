@@ -92,9 +92,10 @@ def slices_section(comparison: Comparison) -> Section | None:
     if not means:
         return None
     pairs: dict[str, dict[str, list[Pair]]] = {}
-    for found in comparison.slice_pairs:
-        if found.pair.measure == headline and (found.pair.a, found.pair.b) in comparison.main_pairs:
-            pairs.setdefault(found.slice, {}).setdefault(found.value, []).append(found.pair)
+    for difference in comparison.slice_pairs:
+        pair = difference.pair
+        if pair.measure == headline and (pair.a, pair.b) in comparison.main_pairs:
+            pairs.setdefault(difference.slice, {}).setdefault(difference.value, []).append(pair)
     slices = [
         (name, _means(comparison, name, values), _differences(comparison, name, pairs.get(name, {})))
         for name, values in means.items()
@@ -121,21 +122,21 @@ def _against(comparison: Comparison) -> str:
 
 
 def _means(comparison: Comparison, name: str, values: dict[str, list[Row]]) -> Grid:
-    found = [row.value for rows in values.values() for row in rows]
+    means = [row.value for rows in values.values() for row in rows]
     less = comparison.row_measure in comparison.less_is_better
-    ends = (max(found), min(found)) if less else (min(found), max(found))
+    value_range = (max(means), min(means)) if less else (min(means), max(means))
     columns = tuple(Head(value, f"n = {rows[0].n}") for value, rows in values.items())
     by_system = zip(*values.values(), strict=True)
     rows = tuple(
-        (Head(comparison.label(system)), tuple(_mean(row, ends) for row in of_system))
+        (Head(comparison.label(system)), tuple(_mean(row, value_range) for row in of_system))
         for system, of_system in zip(comparison.systems, by_system, strict=True)
     )
     return readable(Grid("system", columns, rows), name)
 
 
-def _mean(row: Row, ends: tuple[float, float]) -> Cell:
+def _mean(row: Row, value_range: tuple[float, float]) -> Cell:
     """A cell tinted from the worst mean of the slice to the best."""
-    worst, best = ends
+    worst, best = value_range
     tint = (row.value - worst) / (best - worst) if best != worst else 0.5
     return Cell(f"{row.value:.3f}", (interval(row.low, row.high),), tint)
 
@@ -143,26 +144,26 @@ def _mean(row: Row, ends: tuple[float, float]) -> Cell:
 def _differences(comparison: Comparison, name: str, values: dict[str, list[Pair]]) -> Grid | None:
     if not values:
         return None
-    most = max(abs(pair.difference) for pairs in values.values() for pair in pairs) or 1.0
+    largest = max(abs(pair.difference) for pairs in values.values() for pair in pairs) or 1.0
     columns = tuple(Head(value, f"n = {pairs[0].n}") for value, pairs in values.items())
     by_pair = zip(*values.values(), strict=True)
     rows = tuple(
         (
             Head(comparison.label(b if a == comparison.candidate else a)),
-            tuple(_difference(comparison, each, most) for each in pairs),
+            tuple(_difference(comparison, each, largest) for each in pairs),
         )
         for (a, b), pairs in zip(comparison.main_pairs, by_pair, strict=True)
     )
     return readable(Grid("system", columns, rows), name)
 
 
-def _difference(comparison: Comparison, pair: Pair, most: float) -> Cell:
-    apart = not math.isnan(pair.low) and (pair.low > 0 or pair.high < 0)
-    mark = SHOWN if pair.p_corrected <= LEVEL else APART if apart else ""
+def _difference(comparison: Comparison, pair: Pair, largest: float) -> Cell:
+    significant = not math.isnan(pair.low) and (pair.low > 0 or pair.high < 0)
+    mark = SHOWN if pair.p_corrected <= LEVEL else APART if significant else ""
     return Cell(
         f"{pair.difference:+.3f}",
         (interval(pair.low, pair.high, "+"), f"p {p_value(pair.p_corrected)}"),
-        abs(pair.difference) / most,
+        abs(pair.difference) / largest,
         "good" if comparison.gain(pair.measure, pair.difference) > 0 else "bad",
         mark,
     )
@@ -223,15 +224,15 @@ def _per_label(matrix: Confusion) -> list[tuple[str, int, float, float, float]]:
 
 def curves_section(curves: Mapping[str, Curve]) -> Section | None:
     """Calibration curves with their figures, by title."""
-    drawn = [
+    plots = [
         (title, curve.points, curve_plot(curve.points, title, "predicted probability", "observed share"))
         for title, curve in curves.items()
         if curve.points
     ]
-    if not drawn:
+    if not plots:
         return None
     names = ["predicted", "observed", "n", "groups"]
     return Section(
-        "calibration", "Calibration", "comparison.curves", {"curves": drawn, "names": names},
+        "calibration", "Calibration", "comparison.curves", {"curves": plots, "names": names},
         "Observed share by predicted probability; on the dashed line they are equal.",
     )  # fmt: skip

@@ -68,23 +68,25 @@ def _summary(ranked: Sequence[JudgeCard], comparison: JudgeComparison | None) ->
     kappa = best.figures["kappa"]
     if math.isnan(kappa.value):
         return [f"Kappa over all grades does not exist for {judge_name(best)}: chance alone would agree fully."]
-    own = f"{judge_name(best)} agrees with people at kappa {kappa.value:.3f} {interval(kappa.low, kappa.high)}"
-    over = f"over {kappa.n} pairs of {kappa.queries} queries"
-    said = [f"{own} {over}." if len(ranked) == 1 else f"Of {len(ranked)} judges, {own} {over}, the highest."]
+    agreement = f"{judge_name(best)} agrees with people at kappa {kappa.value:.3f} {interval(kappa.low, kappa.high)}"
+    sample = f"over {kappa.n} pairs of {kappa.queries} queries"
+    sentences = [
+        f"{agreement} {sample}." if len(ranked) == 1 else f"Of {len(ranked)} judges, {agreement} {sample}, the highest."
+    ]
     for two in best.people.pairs if best.people else ():
-        said.append(
+        sentences.append(
             f"Between people ({two.a}, {two.b}) kappa is {two.kappa.value:.3f} "
             f"{interval(two.kappa.low, two.kappa.high)}, the ceiling."
         )
     if comparison is not None:
         differ = sum(each.p_corrected <= LEVEL for each in comparison.differences)
         rest = len(comparison.differences) - differ
-        said.append(
+        sentences.append(
             f"{differ} of {len(comparison.differences)} pairs of judges are shown to differ in "
             f"{comparison.measure} after correction"
             + ("; of the others, neither is known to be the better one." if rest else ".")
         )
-    return said
+    return sentences
 
 
 #: Greatest number of judges that are not folded.
@@ -105,7 +107,7 @@ def overview_section(ranked: Sequence[JudgeCard]) -> Section:
     content = {
         "measures": [HEADINGS[name] for name in OVERVIEW_FIGURES],
         "axis": axis,
-        "ceiling": [axis.place(two.kappa.value) for two in people],
+        "ceiling": [axis.position(two.kappa.value) for two in people],
         "people": [
             {
                 "name": f"people: {two.a}, {two.b}",
@@ -119,13 +121,13 @@ def overview_section(ranked: Sequence[JudgeCard]) -> Section:
         "judges": [
             {
                 "name": judge_name(card),
-                "id": f"judge-{place}",
+                "id": f"judge-{rank}",
                 "bar": axis.bar(card.figures["kappa"]),
                 "figures": [card.figures[name] for name in OVERVIEW_FIGURES],
                 "n": card.n,
                 "queries": card.queries,
             }
-            for place, card in enumerate(ranked, start=1)
+            for rank, card in enumerate(ranked, start=1)
         ],
         "names": OVERVIEW_FIGURES,
     }
@@ -171,8 +173,8 @@ def apart_section(ranked: Sequence[JudgeCard], comparison: JudgeComparison) -> S
 def card_sections(ranked: Sequence[JudgeCard], curves: Mapping[str, Sequence[CurvePoint]]) -> Section:
     """The card of each judge, folded if there are many."""
     cards = [
-        {"id": f"judge-{place}", "name": judge_name(card), "card": card, **_card(card, curves.get(card.judge, ()))}
-        for place, card in enumerate(ranked, start=1)
+        {"id": f"judge-{rank}", "name": judge_name(card), "card": card, **_card(card, curves.get(card.judge, ()))}
+        for rank, card in enumerate(ranked, start=1)
     ]
     return Section(
         "cards", "Judge by judge", "judges.cards", {"cards": cards, "folded": len(cards) > _OPEN, "words": HEADINGS}
@@ -214,17 +216,17 @@ class _Axis:
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = low, high
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         return round(2 + 96 * (value - self.low) / ((self.high - self.low) or 1.0), 2)
 
     def bar(self, figure: Figure) -> dict[str, float] | None:
         """Position and interval of a figure; None if it is undefined, without width if it has no interval."""
         if figure.value != figure.value:
             return None
-        value = self.place(figure.value)
+        value = self.position(figure.value)
         known = figure.low == figure.low
         return {
             "value": value,
-            "low": self.place(figure.low) if known else value,
-            "high": self.place(figure.high) if known else value,
+            "low": self.position(figure.low) if known else value,
+            "high": self.position(figure.high) if known else value,
         }

@@ -118,12 +118,12 @@ def interval_plot(comparison: Comparison, measure: str) -> Markup:
     """A measure of each system with its interval, one below the other; the system under test is highlighted."""
     rows = [row for row in comparison.rows if row.measure == measure and not math.isnan(row.value)]
     figure, axes = drawing(0.46 * len(rows) + 0.45)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         colour = ACCENT if row.system == (comparison.candidate or comparison.baseline) else MUTED
-        axes.plot([row.low, row.high], [-place, -place], color=colour, linewidth=2.5, solid_capstyle="round")
-        axes.plot([row.value], [-place], "o", color=colour, markersize=6)
+        axes.plot([row.low, row.high], [-index, -index], color=colour, linewidth=2.5, solid_capstyle="round")
+        axes.plot([row.value], [-index], "o", color=colour, markersize=6)
         for side, text in ((0, shortened(comparison.label(row.system))), (1, f"{row.value:.3f}")):
-            axes.text(side, -place + 0.28, text, color=INK, fontsize=9, ha="right" if side else "left",
+            axes.text(side, -index + 0.28, text, color=INK, fontsize=9, ha="right" if side else "left",
                       transform=axes.get_yaxis_transform())  # fmt: skip
     axes.set_ylim(-len(rows) + 0.55, 0.75)
     axes.set_yticks([])

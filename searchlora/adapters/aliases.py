@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from searchlora.adapters.files import replace_text
 from searchlora.adapters.references import MAX_VERSION
@@ -31,7 +31,7 @@ class Rule(BaseModel):
 
     rule: str
     passed: bool
-    said: str
+    finding: str = Field(validation_alias=AliasChoices("finding", "said"))
     short_by: float | None = 0.0
 
 
@@ -85,7 +85,7 @@ class AliasMove(BaseModel):
 
     def __str__(self) -> str:
         if self.decision is not None and self.refused:
-            broken = "; ".join(f"{rule.rule} ({rule.said})" for rule in self.decision.rules if not rule.passed)
+            broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.decision.rules if not rule.passed)
             return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}"
         target = "nowhere" if self.target is None else f"version {self.target}"
         before = "" if self.source is None else f" (before: {self.source})"

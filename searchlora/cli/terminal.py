@@ -118,7 +118,7 @@ def print_rules(results: Sequence[RuleResult]) -> None:
 
     table = Table("", "rule", "result", title="Promotion policy", title_justify="left")
     for result in results:
-        table.add_row("met" if result.passed else "BROKEN", result.rule, result.told)
+        table.add_row("met" if result.passed else "BROKEN", result.rule, result.summary)
     table_console(120).print(table)
 
 

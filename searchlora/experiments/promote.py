@@ -159,7 +159,7 @@ def _last_decision(history: Sequence[AliasMove], alias: str) -> Decision | None:
 def _sliced(decision: Decision) -> tuple[str, ...]:
     """The slice rules of a decision, except those whose missing values were accepted."""
     rules = [rule for rule in decision.rules if rule.rule.startswith(SLICE)]
-    return tuple(rule.rule for rule in rules if not rule.said.startswith(ACCEPTED))
+    return tuple(rule.rule for rule in rules if not rule.finding.startswith(ACCEPTED))
 
 
 def _removed(history: Sequence[AliasMove], alias: str) -> str:

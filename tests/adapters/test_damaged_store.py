@@ -1,4 +1,4 @@
-"""A store with damaged, forged or odd entries: each is listed with its problem, and the others go on working."""
+"""Stores with damaged, forged or odd entries: each is listed with its problem, and intact entries stay usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions about an alias: kept whether they move it or not; a forced one shows for ever."""
+"""Promotion decisions on an alias: both outcomes are recorded, and forced moves stay visible."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from searchlora.adapters.store import Store
 from searchlora.errors import NotInStore, StoreError
 from tests.conftest import Called
 
-BROKEN = Rule(rule="beat incumbent", passed=False, said="nDCG@10 -0.02 (-0.04 to +0.01)", short_by=0.04)
-HELD = Rule(rule="enough data", passed=True, said="200 rows")
+BROKEN = Rule(rule="beat incumbent", passed=False, finding="nDCG@10 -0.02 (-0.04 to +0.01)", short_by=0.04)
+HELD = Rule(rule="enough data", passed=True, finding="200 rows")
 
 
 def decision(version: int, outcome: str) -> Decision:
@@ -39,9 +39,9 @@ def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> Non
     assert three.aliases("echo") == {"production": 1}
     assert refusal.refused
     assert (refusal.source, refusal.target) == (1, 1)
-    said = [str(move) for move in three.history("echo")]
-    assert "production -> version 1, by its policy" in said[0]
-    assert "refused to version 2: beat incumbent (nDCG@10 -0.02 (-0.04 to +0.01))" in said[1]
+    moves = [str(move) for move in three.history("echo")]
+    assert "production -> version 1, by its policy" in moves[0]
+    assert "refused to version 2: beat incumbent (nDCG@10 -0.02 (-0.04 to +0.01))" in moves[1]
 
 
 def test_a_refusal_of_the_first_version_makes_no_alias(three: Store) -> None:

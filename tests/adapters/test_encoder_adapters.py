@@ -1,4 +1,4 @@
-"""Adapters of encoders: what is stored, what is refused, what comes out when they are merged."""
+"""Adapters of encoders: storing, load check and merging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters made to freeze, fill or deceive whoever loads them."""
+"""Hostile adapters: oversized, malformed or forged files are refused before they are loaded."""
 
 from __future__ import annotations
 

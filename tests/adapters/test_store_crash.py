@@ -1,4 +1,4 @@
-"""Kill, full disk and concurrent writers, each with real processes."""
+"""Killed writers, full disks and concurrent writers of the store, with real processes."""
 
 from __future__ import annotations
 

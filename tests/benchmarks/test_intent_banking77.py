@@ -1,4 +1,4 @@
-"""What stands beside the figures of the benchmark."""
+"""Tables of the intent benchmark: figures per label and sample answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judgment benchmark without a model: its folds, its pairs from elsewhere, and figures known beforehand."""
+"""The judgment benchmark without a model: folds, pretraining pairs, and figures known in advance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def one_hot(grade: int) -> Grade:
 
 @pytest.fixture
 def perfect(topics) -> Answers:
-    """An adapter that says what people said, and a base that always says 1."""
+    """Grades of an adapter that equal the human ones, and of a base that are always 1."""
     pairs = [pair for row in topics.pairs.values() for pair in row]
     adapter = {f"{pair['topic']} {pair['document']}": one_hot(pair["grade"] or 0) for pair in pairs}
     return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), [{}] * FOLDS, {})

@@ -1,4 +1,4 @@
-"""Every benchmark module can be imported: no name that it uses has moved."""
+"""Every benchmark module can be imported."""
 
 from __future__ import annotations
 

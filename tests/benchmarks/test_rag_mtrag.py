@@ -1,4 +1,4 @@
-"""The folds of the MT-RAG benchmark, and what is asked twice."""
+"""The MT-RAG benchmark: folds, and the requests of scoring and generation."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def test_every_row_is_answered_once_by_an_adapter_not_trained_on_its_group(mtrag
 
 
 class _Scripted:
-    """An engine that says what it is told to, and remembers what it was asked."""
+    """An engine with scripted completions that records its requests."""
 
-    def __init__(self, said: list[tuple[str, Literal["stop", "length"]]], abstentions: list[float]) -> None:
-        self.said, self.abstentions = said, abstentions
+    def __init__(self, completions: list[tuple[str, Literal["stop", "length"]]], abstentions: list[float]) -> None:
+        self.completions, self.abstentions = completions, abstentions
         self.asked: list[Request] = []
 
     def generate(self, requests: list[Request]) -> list[Completion]:
         self.asked += requests
-        return [Completion(*self.said.pop(0), 1, 1) for _ in requests]
+        return [Completion(*self.completions.pop(0), 1, 1) for _ in requests]
 
     def score(
         self, requests: list[Request], choices: Sequence[Sequence[str]], prune_margin: float | None
     ) -> list[Scored]:
-        """The abstention of the next requests is as likely as it was told to be."""
+        """Scripted abstention probabilities of the next requests."""
         del requests, prune_margin
         return [Scored((log(self.abstentions.pop(0)),), 1, 1) for _ in choices]
 
@@ -71,7 +71,7 @@ def test_rows_without_abstention_are_generated_and_no_request_is_repeated(tmp_pa
     file = tmp_path / "base.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")
-    engine.said, engine.abstentions = [("It is dry [1].", "stop")], [0.2]
+    engine.completions, engine.abstentions = [("It is dry [1].", "stop")], [0.2]
     again = answering._asked(*arguments)  # type: ignore[arg-type]
     assert again["kept"] == found["kept"]
     assert again["quiet"].text == "It is dry [1]."

@@ -54,6 +54,6 @@ def test_indented_files_of_earlier_releases_give_the_same_table(tmp_path, monkey
 
 def test_a_transcript_is_shown_command_by_command(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    step = {"said": "One step.", "command": ["searchlora", "adapters", "list"], "output": "none", "exit": 0}
+    step = {"description": "One step.", "command": ["searchlora", "adapters", "list"], "output": "none", "exit": 0}
     write_results(tmp_path / "demo.json", {**CONTENT, "transcript": [step]})
     assert tables.table("demo").startswith("One step.\n\n```\n$ searchlora adapters list\nnone\n[exit 0]\n```\n")

@@ -1,4 +1,4 @@
-"""Scores are cut as people's grades fall, on other topics; orders of systems are compared as they should be."""
+"""The benchmark of system order: thresholds fitted on other topics, rank correlations, and circular judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What bad input gets: one clear paragraph, a non-zero exit, and nothing lost or half written."""
+"""Errors of the command line: one clear paragraph, a non-zero exit code, and no partial files."""
 
 from __future__ import annotations
 
@@ -218,8 +218,8 @@ def test_a_name_cannot_forge_a_line_of_output(cli, tmp_path):
 
 
 def test_errors_of_the_operating_system_are_put_into_words(refused, tmp_path, monkeypatch):
-    said = refused("clicks", "a" * 5000, "--out", tmp_path / "out.txt")
-    assert "File name too long" in said and len(said) < 400
+    reported = refused("clicks", "a" * 5000, "--out", tmp_path / "out.txt")
+    assert "File name too long" in reported and len(reported) < 400
 
     def full(*_, **__):
         raise OSError(28, "No space left on device", str(tmp_path / "store"))

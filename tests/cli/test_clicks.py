@@ -1,4 +1,4 @@
-"""`searchlora clicks`, from log to qrels, and what it says of a log that it cannot read."""
+"""`searchlora clicks`: conversion of a click log to qrels, and errors of malformed logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`searchlora convert`: what it read and wrote is said, and nothing is half written."""
+"""`searchlora convert`: reports what it read and wrote, and never leaves a partial file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task of somebody else's goes through every verb without a line changed in searchlora."""
+"""A third-party task works with every command."""
 
 from __future__ import annotations
 

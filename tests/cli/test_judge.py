@@ -1,4 +1,4 @@
-"""A judge of somebody else's task: trained, let judge, refused where it would grade itself, mixed with people."""
+"""Train a judge of a third-party task, judge a pool, refuse circular use, and mix with human qrels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     assert (card.system, card.adapters, card.lineage) == ("p", ("fit-judge@1",), ("fit-judge@1",))
     assert card.bases == (tiny_base.path.name,) and card.pipeline.startswith("p_fit-judge@1_bm25")
 
-    # Over that run the judge is refused, unless it is said; then it says so.
+    # The judge is circular for that run: refused, or marked with --allow-circular.
     out = tmp_path / "qrels.txt"
     asked = ("judge", "fit-judge", "--topics", files["topics.jsonl"], "--corpus", corpus, "--depth", 2, *own)
     pools = ("--pool", ours, "--pool", files["a.trec"])
@@ -61,8 +61,8 @@ def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     trained_on = json.loads((data / "train.jsonl").read_text(encoding="utf-8").splitlines()[0])["need"]
     files["topics.jsonl"].write_text(json.dumps({"id": "t0", "query": trained_on.upper()}) + "\n", encoding="utf-8")
     (tmp_path / "pairs.txt").write_text("t0 d01\n", encoding="utf-8")
-    said = refused(*asked, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "third.txt")
-    assert "was trained on 1 of the 1 topics (t0)" in said
+    reported = refused(*asked, "--pairs", tmp_path / "pairs.txt", "--out", tmp_path / "third.txt")
+    assert "was trained on 1 of the 1 topics (t0)" in reported
 
     # People win.
     qrels = read_qrels(out)
@@ -112,8 +112,8 @@ def test_mixing_qrels_without_a_card_needs_a_source(cli, refused, tmp_path):
 def test_invalid_answers_count_in_the_agreement_of_mixed_qrels(cli, refused, tmp_path):
     people, other = tmp_path / "people.txt", tmp_path / "other.txt"
     people.write_text("".join(f"t{n} 0 d1 {n % 2}\n" for n in range(6)), encoding="utf-8")
-    said = {f"t{n}": {"d1": n % 2} for n in range(4)}
-    write_judgments(other, said, JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), invalid=2))
+    reported = {f"t{n}": {"d1": n % 2} for n in range(4)}
+    write_judgments(other, reported, JudgmentsCard("llm", "2026-07-01", judge="j@1", judge_lineage=("j@1",), invalid=2))
     command = ("mix-qrels", people, other, "--out", tmp_path / "mixed.txt")
     assert "has 0 invalid answers, but the card of the qrels counts 2" in refused(*command)
     rows = [json.dumps({"topic": topic, "document": "d1", "raw": "well"}) for topic in ("t4", "t5")]

@@ -1,4 +1,4 @@
-"""`judge-card` over files: what it writes, what it refuses, and that a judge's failed answers are not lost."""
+"""`judge-card` on files: outputs, refusals, and invalid answers of a judge."""
 
 from __future__ import annotations
 

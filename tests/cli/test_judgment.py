@@ -1,4 +1,4 @@
-"""The judgment task through the verbs: built, trained, evaluated, let judge, and reranking in a pipeline."""
+"""The judgment task from the command line: build, train, evaluate, judge and rerank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few human topics and many of a judge, through the command line."""
+"""`prediction-powered` on files: few human topics and many of a judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that cannot be written are refused first of all: before the inputs, which are not there either, are read."""
+"""Unwritable targets are refused before any input is read."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ COMMANDS = {
 def test_an_unwritable_target_is_reported_before_any_work(refused, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("")
-    said = refused(*arguments, "taken/below")
-    assert "taken/below" in said and "cannot be written" in said
+    reported = refused(*arguments, "taken/below")
+    assert "taken/below" in reported and "cannot be written" in reported
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

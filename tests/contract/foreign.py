@@ -1,4 +1,4 @@
-"""A task plugin of somebody else's: a small distribution, built into a folder as an installer would leave it."""
+"""A third-party task plugin: a small distribution, written into a folder as an installer would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine must keep. Part of the contract: a new engine is one more line in `engine`."""
+"""Contract of every engine. A new engine is one more line in the fixture `engine`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every retriever must keep. Part of the contract: a new retriever is one more line in `retriever`."""
+"""Contract of every retriever. A new retriever is one more line in the fixture `retriever`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every task must keep, whoever wrote it: each installed one, whatever it is done by."""
+"""Contract of every task: each installed task, built-in or not."""
 
 from __future__ import annotations
 

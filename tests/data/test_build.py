@@ -1,4 +1,4 @@
-"""The dataset builder: splits, leaks, refusals, and that an error leaves nothing behind."""
+"""The dataset builder: splits, leaks, rejected rows, and no partial dataset after an error."""
 
 from __future__ import annotations
 

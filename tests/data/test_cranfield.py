@@ -1,4 +1,4 @@
-"""The reader of the Cranfield collection: its oddities understood, a broken file named with its line."""
+"""The reader of the Cranfield collection: its format quirks, and errors that name the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a dataset folder, and noticing that it was changed."""
+"""Opening a dataset folder, and detection of changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be read are rejected with their place, and the build goes on; limits, kills and full disks."""
+"""Unusable rows are rejected with their position, and the build continues; limits, kills and full disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged sources in every format of every task: each build ends with a dataset or an error in words."""
+"""Damaged sources in every format of every task: each build ends with a dataset or a data error."""
 
 from __future__ import annotations
 

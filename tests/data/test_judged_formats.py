@@ -1,4 +1,4 @@
-"""Graded pairs out of TREC, BEIR, Cranfield and ESCI: published layouts, made texts."""
+"""Graded pairs from TREC, BEIR, Cranfield and ESCI: published layouts with synthetic texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A corpus and judgments of one's own, for a source that has none."""
+"""A user's own corpus and qrels for a source that has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids of pairs: known beforehand, and never twice."""
+"""Ids of pairs: predictable and unique."""
 
 from __future__ import annotations
 

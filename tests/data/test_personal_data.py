@@ -1,4 +1,4 @@
-"""What is masked in a query, and what must not be."""
+"""Masking of personal data in queries."""
 
 from __future__ import annotations
 

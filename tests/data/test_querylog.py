@@ -1,4 +1,4 @@
-"""Mining a query log: which queries become pairs, which are left out, and that every one is accounted for."""
+"""Mining of a query log: which queries become pairs, which are left out, and their counts."""
 
 from __future__ import annotations
 

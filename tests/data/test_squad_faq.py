@@ -1,4 +1,4 @@
-"""SQuAD and FAQ pairs as published: what a row holds, and what is refused."""
+"""SQuAD and FAQ readers: contents of rows, and rejected rows."""
 
 from __future__ import annotations
 

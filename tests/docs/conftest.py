@@ -1,4 +1,4 @@
-"""A folder like a reader's, in which the pages' commands run on tiny models."""
+"""A folder as a reader of the documentation has it, in which the commands of a page run on tiny models."""
 
 from __future__ import annotations
 

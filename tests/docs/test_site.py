@@ -1,4 +1,4 @@
-"""The documentation builds strictly, and pages written from code are what the code says."""
+"""The documentation builds strictly, and generated pages are up to date."""
 
 from __future__ import annotations
 

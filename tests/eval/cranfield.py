@@ -1,4 +1,4 @@
-"""The Cranfield collection as tests want it, through the project's reader."""
+"""The Cranfield collection for tests, read by the project's reader."""
 
 from __future__ import annotations
 

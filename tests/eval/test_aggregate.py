@@ -1,4 +1,4 @@
-"""Aggregates are scikit-learn's, an invalid output is never a label, and sums of parts are the whole."""
+"""Aggregate measures equal scikit-learn, an invalid output is never a label, and sums of parts equal the whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCALE = (0, 1, 2, 3)
 
 
 def rows(of):
-    """Pairs of gold and said, by row id."""
+    """Gold and predicted labels by row id."""
     return st.lists(st.tuples(*of), min_size=1, max_size=40).map(
         lambda pairs: tuple({f"r{n}": pair[side] for n, pair in enumerate(pairs)} for side in (0, 1))
     )
@@ -31,11 +31,11 @@ grade = st.sampled_from(SCALE)
 
 @given(rows((label, st.one_of(label, st.none()))))
 def test_macro_f1_equals_scikit_learn(drawn):
-    gold, said = drawn
+    gold, predicted = drawn
     standing = sorted(set(gold.values()))
-    named = [each or "none" for each in said.values()]
+    named = [each or "none" for each in predicted.values()]
     expected = metrics.f1_score(list(gold.values()), named, labels=standing, average="macro", zero_division=0)
-    assert aggregate.macro_f1(gold, said, LABELS).value == pytest.approx(expected, abs=1e-12)
+    assert aggregate.macro_f1(gold, predicted, LABELS).value == pytest.approx(expected, abs=1e-12)
 
 
 sets = st.sets(label)
@@ -43,10 +43,10 @@ sets = st.sets(label)
 
 @given(rows((sets, sets)))
 def test_multilabel_f1_equals_scikit_learn(drawn):
-    gold, said = drawn
+    gold, predicted = drawn
     true, found = (np.array([[each in row for each in LABELS] for row in side.values()]) for side in drawn)
     standing = np.flatnonzero(true.any(axis=0))
-    ours = aggregate.macro_f1(gold, said, LABELS).value
+    ours = aggregate.macro_f1(gold, predicted, LABELS).value
     if not len(standing):
         assert ours == 0
         return
@@ -60,11 +60,11 @@ def test_multilabel_f1_equals_scikit_learn(drawn):
 
 @given(rows((st.booleans(), st.one_of(st.booleans(), st.none()))))
 def test_figures_of_one_class_equal_scikit_learn(drawn):
-    gold, said = drawn
+    gold, predicted = drawn
     expected = metrics.precision_recall_fscore_support(
-        list(gold.values()), [each is True for each in said.values()], average="binary", zero_division=0
+        list(gold.values()), [each is True for each in predicted.values()], average="binary", zero_division=0
     )
-    found = [of(gold, said).value for of in (aggregate.precision, aggregate.recall, aggregate.f1)]
+    found = [of(gold, predicted).value for of in (aggregate.precision, aggregate.recall, aggregate.f1)]
     assert found == pytest.approx(expected[:3], abs=1e-12)
 
 
@@ -72,30 +72,34 @@ def test_figures_of_one_class_equal_scikit_learn(drawn):
 def test_kappa_equals_scikit_learn(weights):
     rng = random.Random(1)
     gold = {f"r{n}": rng.choice(SCALE) for n in range(80)}
-    said = {row: rng.choice((value, rng.choice(SCALE))) for row, value in gold.items()}
-    pair = list(gold.values()), list(said.values())
+    predicted = {row: rng.choice((value, rng.choice(SCALE))) for row, value in gold.items()}
+    pair = list(gold.values()), list(predicted.values())
     expected = metrics.cohen_kappa_score(*pair, weights=None if weights == "none" else weights)
-    assert aggregate.cohen_kappa(gold, said, SCALE, weights=weights).value == pytest.approx(expected, abs=1e-12)
+    assert aggregate.cohen_kappa(gold, predicted, SCALE, weights=weights).value == pytest.approx(expected, abs=1e-12)
     two = [[value >= 2 for value in side] for side in pair]
-    assert aggregate.cohen_kappa(gold, said, SCALE, relevant=2).value == pytest.approx(metrics.cohen_kappa_score(*two))
-    assert aggregate.mean_absolute_error(gold, said, SCALE).value == pytest.approx(metrics.mean_absolute_error(*pair))
-    assert aggregate.signed_bias(gold, said, SCALE).value == pytest.approx(np.subtract(pair[1], pair[0]).mean())
+    assert aggregate.cohen_kappa(gold, predicted, SCALE, relevant=2).value == pytest.approx(
+        metrics.cohen_kappa_score(*two)
+    )
+    assert aggregate.mean_absolute_error(gold, predicted, SCALE).value == pytest.approx(
+        metrics.mean_absolute_error(*pair)
+    )
+    assert aggregate.signed_bias(gold, predicted, SCALE).value == pytest.approx(np.subtract(pair[1], pair[0]).mean())
 
 
 @given(rows((grade, st.one_of(grade, st.none(), st.just(9)))))
 def test_agreement_figures_equal_those_of_two_lists(drawn):
-    gold, said = drawn
-    pair = list(gold.values()), list(said.values())
+    gold, predicted = drawn
+    pair = list(gold.values()), list(predicted.values())
     kappa = agreement.cohen_kappa(*pair, scale=SCALE)
-    assert aggregate.cohen_kappa(gold, said, SCALE).value == pytest.approx(kappa, nan_ok=True)
+    assert aggregate.cohen_kappa(gold, predicted, SCALE).value == pytest.approx(kappa, nan_ok=True)
     units = [{"a": true, "b": found} for true, found in zip(*pair, strict=True) if found in SCALE]
     if units:
-        alpha = aggregate.krippendorff_alpha(gold, said, SCALE).value
+        alpha = aggregate.krippendorff_alpha(gold, predicted, SCALE).value
         assert alpha == pytest.approx(agreement.krippendorff_alpha(units), nan_ok=True)
     worst = [
         max(true, 3 - true) if found not in SCALE else abs(true - found) for true, found in zip(*pair, strict=True)
     ]
-    assert aggregate.mean_absolute_error(gold, said, SCALE).value == pytest.approx(np.mean(worst))
+    assert aggregate.mean_absolute_error(gold, predicted, SCALE).value == pytest.approx(np.mean(worst))
 
 
 @given(rows((label, st.one_of(label, st.none()))), st.integers(0, 40))
@@ -109,8 +113,8 @@ def test_sums_of_parts_give_the_figure_of_all_rows(drawn, cut):
 
 
 def test_an_invalid_output_is_wrong_and_predicts_no_label():
-    gold, said = {"1": "a", "2": "a", "3": "b"}, {"1": "a", "2": None, "3": "b"}
-    assert aggregate.macro_f1(gold, said, LABELS).value == pytest.approx((2 / 3 + 1) / 2)
+    gold, predicted = {"1": "a", "2": "a", "3": "b"}, {"1": "a", "2": None, "3": "b"}
+    assert aggregate.macro_f1(gold, predicted, LABELS).value == pytest.approx((2 / 3 + 1) / 2)
     assert aggregate.f1({"1": True, "2": False}, {"1": None, "2": None}).value == 0
     assert aggregate.precision({"1": True}, {"1": None}).value == 0
     assert np.isnan(aggregate.signed_bias({"1": 2}, {"1": None}, SCALE).value)

@@ -1,4 +1,4 @@
-"""Aggregates in a comparison: with interval, n, paired difference and p, beside the means."""
+"""Aggregate measures in a comparison: interval, n, paired difference and p."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ GOLD = {row: random.Random(f"gold {row}").choice(LABELS) for row in IDS}
 
 def evaluation(skill: float, seed: int, **more: object) -> Evaluation:
     rng = random.Random(seed)
-    said = {row: label if rng.random() < skill else rng.choice((*LABELS, None)) for row, label in GOLD.items()}
-    right = {row: said[row] == label for row, label in GOLD.items()}
+    predicted = {row: label if rng.random() < skill else rng.choice((*LABELS, None)) for row, label in GOLD.items()}
+    right = {row: predicted[row] == label for row, label in GOLD.items()}
     given = {row: rng.random() for row in IDS}
     made = Evaluation(
         headline="macro-F1",
@@ -38,7 +38,7 @@ def evaluation(skill: float, seed: int, **more: object) -> Evaluation:
         clusters=CLUSTERS,
         slices={"turn": {row: row.split("_")[1] for row in IDS}},
         aggregates={
-            "macro-F1": aggregate.macro_f1(GOLD, said, LABELS),
+            "macro-F1": aggregate.macro_f1(GOLD, predicted, LABELS),
             "calibration error": expected_calibration_error(given, right),
         },
         less_is_better=("calibration error",),
@@ -148,9 +148,9 @@ def test_an_undefined_aggregate_is_not_tested(systems):
     invalid = dict.fromkeys(IDS)
     grades = {row: 1 + (index % 3 == 0) for index, row in enumerate(IDS)}
     for name, each in systems.items():
-        said = invalid if name == "base" else dict.fromkeys(IDS, 1)
+        predicted = invalid if name == "base" else dict.fromkeys(IDS, 1)
         systems[name] = replace(
-            each, aggregates={"bias": aggregate.signed_bias(grades, said, (1, 2))}, headline="accuracy"
+            each, aggregates={"bias": aggregate.signed_bias(grades, predicted, (1, 2))}, headline="accuracy"
         )
     found = compare(systems, candidate="adapter", resamples=200)
     assert np.isnan(found.row("base", "bias").value)
@@ -173,9 +173,11 @@ def test_a_constant_share_still_has_an_interval():
     rows = [str(row) for row in range(40)]
     gold = {row: int(row) < 30 for row in rows}
     systems = {
-        name: Evaluation("recall", {}, {}, aggregates={"recall": aggregate.recall(gold, said), "precision": precision})
-        for name, said in (("never", dict.fromkeys(rows, False)), ("always", dict.fromkeys(rows, True)))
-        for precision in [aggregate.precision(gold, said)]
+        name: Evaluation(
+            "recall", {}, {}, aggregates={"recall": aggregate.recall(gold, predicted), "precision": precision}
+        )
+        for name, predicted in (("never", dict.fromkeys(rows, False)), ("always", dict.fromkeys(rows, True)))
+        for precision in [aggregate.precision(gold, predicted)]
     }
     found = compare(systems, candidate="always", resamples=200)
     for name, hits in (("never", 0), ("always", 30)):
@@ -223,11 +225,11 @@ def test_intervals_have_nominal_coverage(figure, n):
     rows = [str(row) for row in range(n)]
     for draw in range(draws):
         pairs = rng.choice(16, n, p=joint.ravel())
-        gold, said = (dict(zip(rows, side.tolist(), strict=True)) for side in (pairs // 4, pairs % 4))
+        gold, predicted = (dict(zip(rows, side.tolist(), strict=True)) for side in (pairs // 4, pairs % 4))
         if figure == "kappa":
-            made = aggregate.cohen_kappa(gold, said, (0, 1, 2, 3))
+            made = aggregate.cohen_kappa(gold, predicted, (0, 1, 2, 3))
         else:
-            names = [{row: "abcd"[grade] for row, grade in side.items()} for side in (gold, said)]
+            names = [{row: "abcd"[grade] for row, grade in side.items()} for side in (gold, predicted)]
             made = aggregate.macro_f1(*names, "abcd")
         drawn = aggregate_table(figure, {"one": made}, rows, dict(zip(rows, rows, strict=True)))
         ((row,), _) = aggregate_figures(drawn, (), Resampling(300, draw))

@@ -69,20 +69,20 @@ def test_points_of_the_reliability_curve():
 
 def probabilities(off: float, queries: int = 60, each: int = 30):
     rng = np.random.default_rng(2)
-    human, said = {}, {}
+    human, predicted = {}, {}
     for query in range(queries):
         chance = rng.beta(0.8, 1.2, each)
         human[f"q{query}"] = {f"d{at}": int(rng.random() < p) * 2 for at, p in enumerate(chance)}
-        said[f"q{query}"] = {f"d{at}": float(np.clip(p + off, 0, 1)) for at, p in enumerate(chance)}
-    return human, said
+        predicted[f"q{query}"] = {f"d{at}": float(np.clip(p + off, 0, 1)) for at, p in enumerate(chance)}
+    return human, predicted
 
 
 def test_binned_curve_equals_scikit_learn():
     from sklearn.calibration import calibration_curve as theirs
 
-    human, said = probabilities(0.1)
-    points = grade_curve(human, said, bins=10, relevant=2)
-    both = pairs(human, said)
+    human, predicted = probabilities(0.1)
+    points = grade_curve(human, predicted, bins=10, relevant=2)
+    both = pairs(human, predicted)
     share, mean = theirs(both[:, 1] >= 2, both[:, 0], n_bins=10)
     assert [point.observed for point in points] == pytest.approx(list(share))
     assert [point.predicted for point in points] == pytest.approx(list(mean))
@@ -95,8 +95,8 @@ def test_expected_calibration_error_of_calibrated_and_shifted_probabilities():
     assert shifted.value == pytest.approx(0.13, abs=0.03)
     assert sound.high < shifted.low
     assert (sound.n, sound.queries) == (1800, 60)
-    human, said = probabilities(0.15)
-    points = grade_curve(human, said, bins=BINS, relevant=2)
+    human, predicted = probabilities(0.15)
+    points = grade_curve(human, predicted, bins=BINS, relevant=2)
     written_out = sum(point.n * abs(point.observed - point.predicted) for point in points) / 1800
     assert shifted.value == pytest.approx(written_out)
 
@@ -110,10 +110,10 @@ def test_curves_refuse_invalid_probabilities_and_unpaired_values():
 
 def test_calibration_error_of_a_judge_uses_the_shared_implementation():
     """One number of bins and one interval for tasks and judges."""
-    human, said = probabilities(0.1)
-    flat = {f"{q} {d}": value for q, row in said.items() for d, value in row.items()}
+    human, predicted = probabilities(0.1)
+    flat = {f"{q} {d}": value for q, row in predicted.items() for d, value in row.items()}
     correct = {f"{q} {d}": grade >= 2 for q, row in human.items() for d, grade in row.items()}
-    judge = judge_calibration_error(human, said, relevant=2)
+    judge = judge_calibration_error(human, predicted, relevant=2)
     assert judge.value == pytest.approx(expected_calibration_error(flat, correct).value, abs=1e-12)
     assert judge.low < judge.value < judge.high and BINS == 15
 
@@ -123,16 +123,16 @@ def test_a_fitted_temperature_has_the_least_log_loss_within_its_bounds(factor):
     rng = np.random.default_rng(1)
     true = rng.dirichlet([1.0, 1.0, 1.0], size=800)
     labels = [int(rng.choice(3, p=row)) for row in true]
-    said = apply_temperature(true, 1 / factor)
-    fitted = fit_temperature(said, labels)
+    predicted = apply_temperature(true, 1 / factor)
+    fitted = fit_temperature(predicted, labels)
     assert fitted == pytest.approx(min(factor, TEMPERATURES[1]), rel=0.15)
-    after = log_loss(labels, apply_temperature(said, fitted))
+    after = log_loss(labels, apply_temperature(predicted, fitted))
     for near in (0.97, 1.03):
         if TEMPERATURES[0] <= fitted * near <= TEMPERATURES[1]:
-            assert after <= log_loss(labels, apply_temperature(said, fitted * near)) + 1e-9
+            assert after <= log_loss(labels, apply_temperature(predicted, fitted * near)) + 1e-9
 
 
 def test_one_label_scored_as_impossible_does_not_decide_the_temperature():
-    said = np.array([[0.7, 0.3, 0.0]] * 70 + [[0.3, 0.7, 0.0]] * 30)
+    predicted = np.array([[0.7, 0.3, 0.0]] * 70 + [[0.3, 0.7, 0.0]] * 30)
     labels = [0] * 70 + [1] * 29 + [2]
-    assert fit_temperature(said, labels) < 3
+    assert fit_temperature(predicted, labels) < 3

@@ -1,4 +1,4 @@
-"""A comparison is over common rows, says what it leaves out, and comes out in the agreed shapes."""
+"""A comparison covers the common rows, reports what it leaves out, and has the documented output."""
 
 from __future__ import annotations
 

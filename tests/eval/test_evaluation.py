@@ -1,4 +1,4 @@
-"""A run becomes an evaluation: values, slices, traffic, clusters and notes."""
+"""Evaluation of a run: values, slices, traffic, clusters and notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures are printed in one way, and what is not known is said so."""
+"""Formatting of figures: one format, and a mark for unknown values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals cover, clusters and weights count, and the formulas are those written out."""
+"""Bootstrap intervals: coverage, clusters, weights and formulas."""
 
 from __future__ import annotations
 

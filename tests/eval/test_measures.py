@@ -1,4 +1,4 @@
-"""Retrieval measures are trec_eval's; BLEU and ROUGE-L are sacrebleu's and rouge-score's."""
+"""Retrieval measures equal trec_eval; BLEU and ROUGE-L equal sacrebleu and rouge-score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals by query cover, the vectorised ones are those of a plain loop, the swap test keeps its level."""
+"""Resampling by query: coverage of intervals, parity with a plain loop, and level of the swap test."""
 
 from __future__ import annotations
 

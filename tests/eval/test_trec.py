@@ -1,4 +1,4 @@
-"""TREC files: what is written is what is read back, and a malformed line is named."""
+"""TREC files: round trips, and errors that name the malformed line."""
 
 from __future__ import annotations
 

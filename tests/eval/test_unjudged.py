@@ -1,4 +1,4 @@
-"""What unjudged documents do: examples by hand, and what must hold for any run."""
+"""Sensitivity to unjudged documents: worked examples and invariants."""
 
 from __future__ import annotations
 

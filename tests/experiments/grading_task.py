@@ -1,4 +1,4 @@
-"""A task of somebody else's whose answer is a grade, and a small collection to judge with it."""
+"""A third-party task whose output is a grade, and a small collection to judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's way, on a small shop and a tiny base; `make demo` walks it on the real one."""
+"""The demo on a small shop and a tiny base; `make demo` runs it on the real base."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SMALL = ("optim.max_steps=4", "lora.r=2", "optim.batch_size=8", "validation.gene
 def walked(tiny_base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "demo"
     arguments = {"products": 600, "queries": 200, "overrides": (f"base={tiny_base.path}", *SMALL)}
-    said: list[str] = []
-    found = demo(folder, say=said.append, **arguments)
-    return folder, found, said, arguments
+    messages: list[str] = []
+    found = demo(folder, say=messages.append, **arguments)
+    return folder, found, messages, arguments
 
 
 def test_the_table_has_the_baselines_the_base_and_the_adapter(walked):
@@ -54,11 +54,11 @@ def test_report_runs_and_json_are_written(walked):
 def test_a_second_call_reuses_results_and_reports_it(walked):
     folder, first, _, arguments = walked
     before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
-    said: list[str] = []
-    second = demo(folder, say=said.append, **arguments)
+    messages: list[str] = []
+    second = demo(folder, say=messages.append, **arguments)
     assert second.evaluated.comparison.rows == first.evaluated.comparison.rows
     assert second.evaluated.reused == ("base zero-shot", "shop-rewriter@1")
-    text = "\n".join(said)
+    text = "\n".join(messages)
     for what in ("Reusing the synthetic shop", "Reusing the dataset", "Reusing shop-rewriter@1", "Reusing outputs"):
         assert what in text
     after = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}

@@ -1,4 +1,4 @@
-"""Encoder tasks through the verbs: train, evaluate beside base and whole models, a dense stage with an adapter."""
+"""Encoder tasks end to end: train, evaluate against base and full model, and a dense stage with an adapter."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_contents_of_a_stored_encoder_adapter(stored, place):
 
 
 def test_identical_training_reuses_the_stored_version(stored, place, data, fast):
-    said = []
-    again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, say=said.append)
-    assert again.reference == stored.reference and "Reusing" in said[0]
+    reported = []
+    again = train_or_reuse("embedding", data / "pairs", "finder", overrides=fast, store=place, say=reported.append)
+    assert again.reference == stored.reference and "Reusing" in reported[0]
 
 
 def test_full_fine_tuning_writes_a_model_outside_the_store(full, stored):
@@ -159,8 +159,8 @@ def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
 def test_train_and_evaluate_from_the_command_line(cli, refused, place, data, fast, tmp_path):
     how = [part for override in fast for part in ("--set", override)]
     where = ("--data", data / "pairs", "--store", place.root)
-    said = cli("train", "embedding", "--name", "typed", *where, "--out", tmp_path / "typed-full", *how)
-    assert f"Wrote {tmp_path / 'typed-full'}" in said.out and "MB" in said.out
+    reported = cli("train", "embedding", "--name", "typed", *where, "--out", tmp_path / "typed-full", *how)
+    assert f"Wrote {tmp_path / 'typed-full'}" in reported.out and "MB" in reported.out
     assert "--out" in refused("train", "embedding", "--name", "typed", *where, "--set", "full=true", *how)
     assert "does not train an encoder" in refused(
         "train", "rewriting", "--name", "typed", *where, "--out", tmp_path / "other", *how

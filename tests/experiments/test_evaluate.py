@@ -1,4 +1,4 @@
-"""What `evaluate` refuses before any long work."""
+"""Inputs that `evaluate` refuses before any long work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs as a reader of the report sees them."""
+"""Outputs in the evaluation report."""
 
 from __future__ import annotations
 

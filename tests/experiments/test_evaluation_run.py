@@ -1,4 +1,4 @@
-"""What a trial counts, and how it lets a model answer."""
+"""The evaluation run: token counts, and generation settings."""
 
 from __future__ import annotations
 

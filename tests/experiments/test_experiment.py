@@ -170,7 +170,7 @@ def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"correction": "bh"}, "'correction' was holm, is bh"),
         ({"tested": ["P@5"]}, "'tested' was"),
@@ -178,10 +178,10 @@ def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
         ({"systems": {"faulty": {"pipeline": "plain.yaml"}, "bm25": {"pipeline": "plain.yaml"}}}, "run of faulty was"),
     ],
 )
-def test_changed_measurement_settings_and_baseline_count_as_changes(folder, changes, said):
+def test_changed_measurement_settings_and_baseline_count_as_changes(folder, changes, message):
     out = folder / "out"
     write(experiment(write_spec(folder), out), out)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         experiment(write_spec(folder, **changes), out)
 
 
@@ -203,8 +203,8 @@ def test_accepted_changes_are_listed_among_the_rules(folder):
     write(experiment(spec, out), out)
     write_run(folder / "faulty.trec", {"q1": {"d1": 1.0}}, "faulty")
     found = experiment(spec, out, accept_changes=True)
-    said = next(result.said for result in found.results if result.rule == "unchanged data")
-    assert said.startswith("accepted: run of faulty was")
+    message = next(result.finding for result in found.results if result.rule == "unchanged data")
+    assert message.startswith("accepted: run of faulty was")
 
 
 def test_judged_topics_missing_from_the_topics_are_reported(folder):
@@ -219,7 +219,7 @@ def test_an_existing_run_has_unknown_invalid_rate_and_training_queries(folder):
     with pytest.raises(UsageError, match="system faulty: the policy bounds the invalid rate"):
         experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy=policy), folder / "out")
     found = experiment(write_spec(folder, baseline="bm25", candidate="faulty", policy={"beat": {}}), folder / "out")
-    assert "not checked" in next(result.said for result in found.results if result.rule == "held out")
+    assert "not checked" in next(result.finding for result in found.results if result.rule == "held out")
 
 
 def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base):
@@ -306,7 +306,7 @@ def test_a_baseline_alone_suffices_and_runs_need_no_corpus(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         ({"corpus": None}, UsageError, "Give a file as 'corpus'"),
         ({"slices": ["size"]}, UsageError, "size"),
@@ -315,8 +315,8 @@ def test_a_baseline_alone_suffices_and_runs_need_no_corpus(folder):
         ({"qrels": {"path": "qrels.txt", "format": "xml"}}, UsageError, "xml"),
     ],
 )
-def test_impossible_experiments_are_errors(folder, changes, error, said):
-    with pytest.raises(error, match=said):
+def test_impossible_experiments_are_errors(folder, changes, error, message):
+    with pytest.raises(error, match=message):
         experiment(write_spec(folder, **changes), folder / "out")
 
 
@@ -341,7 +341,7 @@ def test_the_python_function_gives_the_same_result(folder):
 
 
 def test_a_label_outside_the_scale_counts_as_unjudged(folder):
-    """An LLM's "10" where the scale ends at 2: as if it were not there, and said so (law 2)."""
+    """An LLM's "10" on a scale up to 2 counts as unjudged and is reported (law 2)."""
     qrels = {topic: dict(row) for topic, row in read_qrels(folder / "qrels.txt").items()}
     spec = write_spec(folder, scale=[0, 1, 2])
     found = read_run(folder / "faulty.trec")["q1"]

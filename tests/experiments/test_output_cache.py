@@ -1,4 +1,4 @@
-"""The output cache: outputs of every kind, reused only for the same model, prompts and decoding options."""
+"""The output cache: outputs of every type, reused only for the same model, prompts and decoding options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promotion from end to end, on a tiny base: what the policy refuses stays refused, and every decision is kept."""
+"""Promotion end to end on a tiny base: refusals cannot be bypassed, and every decision is recorded."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ def test_force_needs_a_reason_and_stays_in_the_history(shop, cli):
     assert not found.refused
     assert shop.store.aliases(NAME) == {"production": ALWAYS_RED}
     assert not shop.promote(ALL_RIGHT).refused
-    said = cli("adapters", "show", NAME, "--store", shop.store.root).out
-    assert "BY FORCE against: " in said
-    assert "agreed with the search team" in said
+    reported = cli("adapters", "show", NAME, "--store", shop.store.root).out
+    assert "BY FORCE against: " in reported
+    assert "agreed with the search team" in reported
 
 
 def test_changed_data_is_refused_unless_accepted(shop, tmp_path):
@@ -161,7 +161,7 @@ def test_changed_data_does_not_bypass_a_refusal(shop, tmp_path):
     accepted = shop.promote(2, strict, data=tmp_path / "other", accept_changes=True)
     assert "unchanged data" not in broken(accepted)
     rule = next(rule for rule in accepted.move.decision.rules if rule.rule == "unchanged data")
-    assert rule.said.startswith("accepted: version 2 was decided on split test")
+    assert rule.finding.startswith("accepted: version 2 was decided on split test")
     assert "unchanged data" in broken(shop.promote(2))
 
 
@@ -197,8 +197,8 @@ def test_a_policy_loosened_after_a_refusal_is_recorded(shop):
     assert shop.promote(ALL_RIGHT, Policy(least={"rows": 10_000})).refused
     assert not shop.promote(ALL_RIGHT, Policy(least={"rows": 10})).refused
     rules = Store(shop.store.root).history(NAME)[-1].decision.rules
-    said = next(rule.said for rule in rules if rule.rule == "the policy of the last decision")
-    assert said == "changed: least.rows was 10000, is 10"
+    reported = next(rule.finding for rule in rules if rule.rule == "the policy of the last decision")
+    assert reported == "changed: least.rows was 10000, is 10"
 
 
 def test_a_removed_slice_value_is_refused_unless_accepted(shop, tmp_path):
@@ -224,8 +224,8 @@ def test_removing_the_incumbent_does_not_bypass_the_policy(shop, tmp_path):
     for _ in range(2):
         found = gone.promote(ALWAYS_RED)
         assert broken(found) == {"beat incumbent"}
-        said = next(result.said for result in found.results if not result.passed)
-        assert said == "version 2, which 'production' pointed to, was removed; nothing to compare with"
+        reported = next(result.finding for result in found.results if not result.passed)
+        assert reported == "version 2, which 'production' pointed to, was removed; nothing to compare with"
     assert not gone.promote(ALWAYS_RED, force="version 2 broke a law").refused
 
 

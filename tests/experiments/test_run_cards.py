@@ -1,4 +1,4 @@
-"""Law 6 for encoders: who searches in a run stands on its card, so that it is not let judge that run."""
+"""Law 6 for encoders: the card of a run names its encoders, so that they may not judge it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment's file, and the refusal to go on with other inputs."""
+"""The experiment file, and the refusal of changed inputs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             ("baseline: bm25", "baseline: bm52"),
@@ -75,9 +75,9 @@ def test_a_policy_may_be_a_file_or_inline(file, tmp_path):
         ),
     ],
 )
-def test_an_invalid_file_names_its_key(file, change, said):
+def test_an_invalid_file_names_its_key(file, change, message):
     file.write_text(TEXT.replace(*change))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_experiment(file)
     with pytest.raises(UsageError, match="cannot be read"):
         read_experiment(file.with_name("none.yaml"))

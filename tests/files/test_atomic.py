@@ -1,4 +1,4 @@
-"""Writing of files and folders: whole or not at all, and on disk; what cannot be written is known in advance."""
+"""Atomic writing of files and folders, syncing, and checks before writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of source files: every kind, plain and gzipped, and everything that can be wrong with them."""
+"""Readers of source files: every kind, plain and gzipped, and every kind of malformed input."""
 
 from __future__ import annotations
 

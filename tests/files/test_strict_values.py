@@ -1,4 +1,4 @@
-"""JSON, JSON Schema and YAML from users: hostile values are refused in words and in time."""
+"""JSON, JSON Schema and YAML from users: hostile values are errors, within bounded time."""
 
 from __future__ import annotations
 

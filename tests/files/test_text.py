@@ -1,4 +1,4 @@
-"""Text files: gzip with a limit, lines with a limit, and the place of bytes that are not UTF-8."""
+"""Text files: limits of gzip and of lines, and the position of bytes that are not UTF-8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small real HTTP server on the loopback whose answers a test writes."""
+"""A small HTTP server on the loopback interface with scripted responses."""
 
 from __future__ import annotations
 

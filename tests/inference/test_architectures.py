@@ -1,4 +1,4 @@
-"""Which models share batches, and that they compute there what they compute by themselves."""
+"""Which architectures are batched, and equality of results with the model alone."""
 
 from __future__ import annotations
 

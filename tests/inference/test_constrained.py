@@ -1,4 +1,4 @@
-"""Masks of grammars: what llguidance admits is what the strict parse takes."""
+"""Grammar masks: what llguidance admits is what the strict parser accepts."""
 
 from __future__ import annotations
 

@@ -103,8 +103,10 @@ def test_a_prompt_longer_than_the_context_is_refused_before_computing(tiny_base,
         raise AssertionError("the model was asked")
 
     monkeypatch.setattr(engine._core._runner._prefiller.forward, "hidden_states", computed)
-    said = "request 2: the prompt of 4089 tokens and 8 more for the answer do not fit into the model's context of 4096"
-    with pytest.raises(PromptTooLong, match=said):
+    reported = (
+        "request 2: the prompt of 4089 tokens and 8 more for the answer do not fit into the model's context of 4096"
+    )
+    with pytest.raises(PromptTooLong, match=reported):
         engine.generate([asked("tent"), asked(longest + "x")])
     with pytest.raises(PromptTooLong, match="request 2: the prompt of 4088 tokens and 9 more"):
         engine.score([asked("tent"), asked(longest)], [["y"], ["y", "y" * (9 - stop)]])

@@ -1,4 +1,4 @@
-"""The remote engine on servers of chats, and how many requests a server gets at once."""
+"""The remote engine on chat servers, and its concurrency limit."""
 
 from __future__ import annotations
 

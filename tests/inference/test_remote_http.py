@@ -1,4 +1,4 @@
-"""Retries, back-off and time-outs, against a real server that fails as it is told."""
+"""Retries, back-off and time-outs against a real server with scripted failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The remote engine on vLLM: token ids there and back, scores as a tree, adapters loaded where that is allowed."""
+"""The remote engine on vLLM: token ids, tree scoring, and loading of adapters."""
 
 from __future__ import annotations
 

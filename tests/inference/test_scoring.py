@@ -1,4 +1,4 @@
-"""Scoring through a tree gives what scoring each answer with its whole prompt gives."""
+"""Tree scoring equals scoring each answer with its whole prompt."""
 
 from __future__ import annotations
 

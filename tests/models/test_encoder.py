@@ -1,4 +1,4 @@
-"""Encoders by name: found, checked and loaded without a network, and no code or pickle of a folder is run."""
+"""Encoders by name: resolved, checked and loaded offline; no code or pickle of a folder is executed."""
 
 from __future__ import annotations
 

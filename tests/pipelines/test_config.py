@@ -1,4 +1,4 @@
-"""Pipeline files: what is written is what is built, and a mistake is named with file, stage and key."""
+"""Pipeline files: parsing, and errors that name file, stage and key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters that a pipeline asks of a server: how one is named, and that the answers are those of this process."""
+"""Pipelines that use a server: configuration, and answers equal to the local engine."""
 
 from __future__ import annotations
 

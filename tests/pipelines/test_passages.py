@@ -1,4 +1,4 @@
-"""The texts of the hits, for the stages that read them."""
+"""The passages stage: texts of the top hits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: stages in order, failures kept as failures."""
+"""The pipeline: stages in order, and invalid outputs kept as invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages of adapters get the engine that their manifest asks for."""
+"""Adapter stages get the engine that their manifest requires."""
 
 from __future__ import annotations
 

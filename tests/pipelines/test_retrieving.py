@@ -1,4 +1,4 @@
-"""The retrieving stages do what their settings say, and their label says it."""
+"""Retrieval stages: their settings and labels."""
 
 from __future__ import annotations
 

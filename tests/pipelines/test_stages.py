@@ -1,4 +1,4 @@
-"""The adapter stage holds a model to the form of its task's output, or lets it write and parses strictly."""
+"""The adapter stage: constrained output, or unconstrained output parsed strictly."""
 
 from __future__ import annotations
 

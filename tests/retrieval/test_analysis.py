@@ -1,4 +1,4 @@
-"""Words are the same for documents and queries, whatever the language of the text."""
+"""Tokenisation is the same for documents and queries, in any language."""
 
 from __future__ import annotations
 

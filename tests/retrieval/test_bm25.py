@@ -1,4 +1,4 @@
-"""BM25 agrees with the reference implementation, and its rankings are the same whenever and however asked."""
+"""BM25 agrees with the reference implementation and is deterministic."""
 
 from __future__ import annotations
 

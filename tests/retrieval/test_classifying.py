@@ -1,4 +1,4 @@
-"""Classes by vector: scikit-learn's own answers, on vectors of length 1."""
+"""Classification of vectors equals scikit-learn on unit vectors."""
 
 from __future__ import annotations
 

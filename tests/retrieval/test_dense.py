@@ -1,4 +1,4 @@
-"""Dense retrieval is the exact inner product, ties and all; the encoder works without a network and runs no code."""
+"""Dense retrieval is the exact inner product with defined ties; the encoder works offline and runs no code."""
 
 from __future__ import annotations
 

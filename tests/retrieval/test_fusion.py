@@ -1,4 +1,4 @@
-"""Fusion is the formula of its paper, and no accident of order gets into a ranking."""
+"""Rank fusion equals its published formulas and does not depend on input order."""
 
 from __future__ import annotations
 

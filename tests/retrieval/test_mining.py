@@ -1,4 +1,4 @@
-"""Hard negatives rank high and are wrong: what may be right is left out, and a draw is repeated by its seed."""
+"""Mining of hard negatives: possible positives are excluded, and sampling is reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the shop's files share."""
+"""Helpers that read the files of a shop."""
 
 from __future__ import annotations
 

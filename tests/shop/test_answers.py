@@ -92,7 +92,7 @@ def test_every_sentence_is_supported_by_its_citation(answers: Rows):
 
 
 def test_no_distractor_contains_the_answer(answers: Rows):
-    """What is said of another article may sound alike, but not with the same subject and the same figures."""
+    """Passages of other articles may be similar, but never with the same subject and numbers."""
     for row in answers:
         for text, numbers in sentences(row["answer"]):
             others = [passage for place, passage in enumerate(row["passages"], start=1) if place not in numbers]

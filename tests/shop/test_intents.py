@@ -131,14 +131,14 @@ def test_every_category_has_prices_and_shelves_and_every_question_an_attribute()
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_category_has_bound_phrases(split: str):
-    said: set[str] = set()
+    bound_words: set[str] = set()
     for number in range(100):
         for category in load_table("intents/prices")["ranges"]:
             bound = price_bound(category, split, Random(number))
             assert bound.lowest is not None or bound.highest is not None
             assert bound.lowest is None or bound.highest is None or bound.lowest < bound.highest
-            said.add(bound.words)
-    assert any("tops" in words for words in said) == (split == "test")
+            bound_words.add(bound.words)
+    assert any("tops" in words for words in bound_words) == (split == "test")
 
 
 def test_constrained_decoding_admits_every_object(intents: Rows, schema: dict[str, Any]):

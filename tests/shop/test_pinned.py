@@ -1,4 +1,4 @@
-"""Committed results rest on these files: what a seed gives must not change, whatever else the shop learns to make."""
+"""Pinned hashes of generated shops: committed results depend on these files."""
 
 from __future__ import annotations
 

@@ -107,8 +107,8 @@ def test_protected_words_are_in_query_and_rewrite(records: Records):
 def test_conversations_have_turns_and_history(records: Records):
     for record in records:
         if record["kind"] == "conversation":
-            said = [turn["text"] for turn in record["history"] if turn["role"] == "user"]
-            assert record["turn"] == len(said) + 1 in (2, 3)
+            user_turns = [turn["text"] for turn in record["history"] if turn["role"] == "user"]
+            assert record["turn"] == len(user_turns) + 1 in (2, 3)
         else:
             assert record["history"] == [] and "turn" not in record
 

@@ -1,4 +1,4 @@
-"""The tables are large and written by hand: what the generator relies on is checked here, not at run time."""
+"""Consistency of the hand-written tables on which the generator relies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contrastive training: rows, batches without false negatives, adapters and whole models, and going on after a stop."""
+"""Contrastive training: rows, batches without false negatives, adapters, full models, and resuming."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU fast path has the loss and the gradients of PEFT's own forward pass."""
+"""The CPU fast path gives the loss and gradients of PEFT's own forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QLoRA on real weights: the fault of 4-bit bases on CPUs, and that training here does not fall into it."""
+"""QLoRA on real weights: the repacking fault of 4-bit bases on CPUs does not affect training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows and batches."""
+"""Rows and batches of supervised fine-tuning."""
 
 from __future__ import annotations
 

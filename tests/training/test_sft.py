@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on a tiny base: learning, resuming after a kill, validation, early stopping, errors."""
+"""Supervised fine-tuning on a tiny base: loss, resuming after a kill, validation, early stopping, errors."""
 
 from __future__ import annotations
 

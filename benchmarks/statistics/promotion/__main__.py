@@ -69,7 +69,7 @@ def _call(work: Path, description: str, arguments: list[str]) -> dict[str, Any]:
     shown = [argument if argument != str(TASKS) else "tasks" for argument in arguments]
     refusal = [line for line in done.stderr.splitlines() if line.startswith("Refused")]
     output = "\n".join([*_from_rules(done.stdout.splitlines()), *refusal])
-    return {"said": description, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
+    return {"description": description, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
 
 
 def _from_rules(lines: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The public formats as their own tools write them, and how a format is told."""
+"""Public formats as written by their own tools, and format detection."""
 
 from __future__ import annotations
 

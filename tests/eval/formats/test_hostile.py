@@ -1,4 +1,4 @@
-"""Damaged qrels, runs and topics in every format: a value or an error in words."""
+"""Damaged qrels, runs and topics in every format: a value or a data error."""
 
 from __future__ import annotations
 

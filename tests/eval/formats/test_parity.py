@@ -1,4 +1,4 @@
-"""Measures read through every format are those of ir_measures on the raw files, on TREC DL 2019 and on Cranfield."""
+"""Measures on every format equal ir_measures on the raw files, on TREC DL 2019 and Cranfield."""
 
 from __future__ import annotations
 

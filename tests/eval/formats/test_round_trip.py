@@ -1,4 +1,4 @@
-"""What is written in a format is what is read back from it, with the format told from the file."""
+"""Every format round-trips, with its format detected from the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kappa is scikit-learn's, alpha is Krippendorff's own example, an invalid label is never a grade."""
+"""Agreement statistics: kappa equals scikit-learn, alpha Krippendorff's example; an invalid label is never a grade."""
 
 from __future__ import annotations
 

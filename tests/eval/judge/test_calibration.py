@@ -1,4 +1,4 @@
-"""Calibration takes bias away, is what scikit-learn fits, and says where it does not help."""
+"""Calibration of grades: it removes bias, equals scikit-learn, and reports where it does not help."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def made(queries: int = 20, each: int = 15, lenient: float = 1.0, seed: int = 0)
     human, judged = {}, {}
     for query in range(queries):
         grades = rng.choice(4, each, p=[0.45, 0.25, 0.2, 0.1])
-        said = np.clip(grades + (rng.random(each) < lenient) * rng.choice([0, 1], each, p=[0.2, 0.8]), 0, 3)
+        predicted = np.clip(grades + (rng.random(each) < lenient) * rng.choice([0, 1], each, p=[0.2, 0.8]), 0, 3)
         human[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(grades)}
-        judged[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(said)}
+        judged[f"q{query}"] = {f"d{at}": int(grade) for at, grade in enumerate(predicted)}
     return human, judged
 
 
@@ -104,9 +104,9 @@ def test_a_query_is_never_calibrated_with_its_own_labels():
 def test_calibrated_grades_stay_on_the_scale_and_isotonic_ones_are_monotone(labels):
     human = {f"q{at % 7}": {} for at in range(7)}
     judged = {query: {} for query in human}
-    for at, (said, truth) in enumerate(labels):
+    for at, (predicted, truth) in enumerate(labels):
         human[f"q{at % 7}"][f"d{at}"] = truth
-        judged[f"q{at % 7}"][f"d{at}"] = said
+        judged[f"q{at % 7}"][f"d{at}"] = predicted
     for fit in (fit_shift, fit_isotonic):
         found = fit(human, judged, scale=SCALE)
         values = [found.expected(grade) for grade in SCALE]
@@ -159,7 +159,7 @@ def test_expected_grade_of_probabilities():
 
 
 def test_calibration_of_the_llmjudge_judges(real_data):
-    """The lenient judge is helped in every way; for the best one absolute error does not fall, and that is said."""
+    """Calibration improves every figure of the lenient judge; the report says where it does not for the best one."""
     human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")
     lenient, best = (
         fit_shift(human, read_qrels(real_data / "llmjudge" / "judges" / f"{name}.txt"), scale=SCALE)

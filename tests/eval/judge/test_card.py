@@ -1,4 +1,4 @@
-"""The judge card: published figures come out, invalid answers count as the worst, nothing is left out silently."""
+"""The judge card: published figures are reproduced, and invalid answers count as the worst."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_json_contains_the_whole_card_without_nan():
     assert back["figures"]["kappa"]["value"] == found.figures["kappa"].value
     assert back["grades"][3]["precision"]["value"] is None
     assert back["circular"] == ["why"]
-    assert [width for width, _ in back["needs"][0]["wanted"]] == [0.1, 0.05, 0.02]
+    assert [width for width, _ in back["needs"][0]["targets"]] == [0.1, 0.05, 0.02]
 
 
 def test_markdown_marks_circular_everywhere():

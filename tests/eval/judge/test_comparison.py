@@ -1,4 +1,4 @@
-"""Judges are compared over the same pairs, and corrected for how many comparisons there are."""
+"""Paired comparison of judges over the same pairs, corrected for multiple testing."""
 
 from __future__ import annotations
 

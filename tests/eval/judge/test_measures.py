@@ -1,4 +1,4 @@
-"""The interval of a rare share is the exact one of independent pairs, wider where it is bunched in queries."""
+"""Intervals of rare shares: exact for independent pairs, wider if they are clustered in queries."""
 
 from __future__ import annotations
 

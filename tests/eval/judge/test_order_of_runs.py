@@ -1,4 +1,4 @@
-"""Runs ordered by people's and by a judge's grades, over the pairs that both graded."""
+"""Order of runs under human grades and under a judge, over the pairs that both graded."""
 
 from __future__ import annotations
 

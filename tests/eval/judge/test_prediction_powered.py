@@ -1,4 +1,4 @@
-"""A judge that is good makes the interval shorter, one that is bad does not make it wrong."""
+"""Prediction-powered intervals: a good judge makes them shorter, and a bad judge keeps them valid."""
 
 from __future__ import annotations
 
@@ -54,23 +54,25 @@ def plain(human: np.ndarray, judged: np.ndarray, others: np.ndarray) -> tuple[fl
 @pytest.mark.parametrize("judge", ["good", "biased", "useless"])
 def test_value_and_lambda_follow_the_formulas_of_the_paper(judge):
     human, judged = draw(judge, 30, 300, 3)
-    truth, said = (np.array(list(values.values())) for values in (human, judged))
+    truth, judged_values = (np.array(list(values.values())) for values in (human, judged))
     found = prediction_powered_mean(human, judged, resamples=200)
-    value, lam = plain(truth, said[:30], said[30:])
+    value, lam = plain(truth, judged_values[:30], judged_values[30:])
     assert (found.value, found.lam) == pytest.approx((value, lam))
     assert found.human_only_value == pytest.approx(truth.mean())
     whole = prediction_powered_mean(human, judged, lam=1.0, resamples=200)
-    assert whole.value == pytest.approx(truth.mean() + said[30:].mean() - said[:30].mean())
+    assert whole.value == pytest.approx(truth.mean() + judged_values[30:].mean() - judged_values[:30].mean())
     assert (found.n_human, found.n_judged, found.clusters_human, found.clusters_judged) == (30, 300, 30, 300)
 
 
 def test_normal_interval_of_the_paper_for_many_rows():
     """With 2,000 labels the studentised bootstrap and the paper's normal interval are the same."""
     human, judged = draw("good", 2_000, 5_000, 1)
-    truth, said = (np.array(list(values.values())) for values in (human, judged))
+    truth, judged_values = (np.array(list(values.values())) for values in (human, judged))
     found = prediction_powered_mean(human, judged, resamples=2_000)
-    value, lam = plain(truth, said[:2_000], said[2_000:])
-    error = math.sqrt((truth - lam * said[:2_000]).var() / 2_000 + lam**2 * said[2_000:].var() / 3_000)
+    value, lam = plain(truth, judged_values[:2_000], judged_values[2_000:])
+    error = math.sqrt(
+        (truth - lam * judged_values[:2_000]).var() / 2_000 + lam**2 * judged_values[2_000:].var() / 3_000
+    )
     assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, value, error), abs=0.05 * error * 4)
     assert found.effective_n == pytest.approx(2_000 * truth.var() / 2_000 / error**2, rel=0.01)
 

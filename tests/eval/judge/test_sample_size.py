@@ -1,4 +1,4 @@
-"""How many labels: the predicted spread is that of real labels drawn again and again."""
+"""Sample-size advice: the predicted spread equals that of repeated draws of real labels."""
 
 from __future__ import annotations
 

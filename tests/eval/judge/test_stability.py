@@ -1,4 +1,4 @@
-"""A judge asked in several ways: what changed, by how much, and invalid answers count as changes."""
+"""Stability of a judge over paraphrased prompts; invalid answers count as changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tau is scipy's, tau-ap is its definition averaged over all orders of ties, both sides are resampled together."""
+"""Kendall's tau equals scipy, tau-ap its definition averaged over ties, with both sides resampled together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards say who judged, and speak of no other file than the one they were written for."""
+"""Provenance cards of qrels and runs, valid only for the file that they were written for."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_changed_judge_queries_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda values: values | {"more": 1}, "the field 'more' is unknown"),
         (lambda values: {key: value for key, value in values.items() if key != "rule"}, "the field 'rule' is missing"),
@@ -120,12 +120,12 @@ def test_changed_judge_queries_are_refused(tmp_path):
         (lambda values: values | {"judge": ["j"]}, "the field 'judge' is not text"),
     ],
 )
-def test_a_damaged_card_is_an_error_that_names_the_fault(tmp_path, change, said):
+def test_a_damaged_card_is_an_error_that_names_the_fault(tmp_path, change, message):
     path = tmp_path / "qrels.txt"
     write_judgments(path, QRELS, CARD)
     values = json.loads(card_path(path).read_text(encoding="utf-8"))
     card_path(path).write_text(json.dumps(change(values)), encoding="utf-8")
-    with pytest.raises(DataError, match=said) as refused:
+    with pytest.raises(DataError, match=message) as refused:
         read_card(path)
     assert refused.value.where == str(card_path(path))
 

@@ -1,4 +1,4 @@
-"""COEC finds the relevance that position hides, and what it is worth is told beside each grade."""
+"""COEC: relevance corrected for position bias, with intervals of each grade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is converted keeps its card: an LLM's grades do not become a human's by another format."""
+"""Converted files keep their cards: conversion never turns LLM grades into human ones."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def test_a_circular_judge_is_refused_unless_allowed():
 
 
 def test_unknown_lineage_is_reported():
-    said = doubts(card("judge@3", queries=None), {"one": None, "two": RunLineage(())})
-    assert said == (
+    reported = doubts(card("judge@3", queries=None), {"one": None, "two": RunLineage(())})
+    assert reported == (
         "It is not known on which queries the judge judge@3 was trained.",
         "It is not known which adapters work in one (a run without a card).",
     )

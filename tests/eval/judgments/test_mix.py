@@ -1,4 +1,4 @@
-"""Human judgments and others in one: people win, nothing invalid becomes a grade, the card says what it is."""
+"""Mixture of human and other judgments: human grades take precedence, and invalid answers never become grades."""
 
 from __future__ import annotations
 
@@ -97,15 +97,15 @@ def test_the_card_is_as_circular_as_its_judge():
 
 
 @pytest.mark.parametrize(
-    ("human", "other", "said"),
+    ("human", "other", "message"),
     [
         (LLM, LLM, "have the source 'llm'"),
         (None, JudgmentsCard("human", ""), "source 'human'"),
         (None, JudgmentsCard("mixed", ""), "source 'mixed'"),
     ],
 )
-def test_only_human_qrels_can_take_precedence(human, other, said):
-    with pytest.raises(UsageError, match=said):
+def test_only_human_qrels_can_take_precedence(human, other, message):
+    with pytest.raises(UsageError, match=message):
         mixed_card(mix(HUMAN, OTHER), human, other, created="", made_from={})
 
 

@@ -1,4 +1,4 @@
-"""A pool holds what the runs put on top, and hides who did."""
+"""Pooling: the union of the top documents of the runs, in an order that does not reveal them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_pairs_are_read_from_text_qrels_or_json(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("1", "has 1 fields"),
         ("1 Q0 d1 1 2.5 tag", "has 6 fields.*a run is pooled"),
@@ -81,9 +81,9 @@ def test_pairs_are_read_from_text_qrels_or_json(tmp_path, text):
         ('{"topic": "1", "topic": "2", "document": "d"}', "'topic' occurs twice"),
     ],
 )
-def test_a_line_that_is_not_a_pair_is_an_error_that_names_it(tmp_path, line, said):
+def test_a_line_that_is_not_a_pair_is_an_error_that_names_it(tmp_path, line, message):
     path = written(tmp_path, f"1 d1\n{line}\n")
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_pairs(path)
     assert caught.value.where == f"{path}, line 2"
 

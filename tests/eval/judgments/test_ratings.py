@@ -1,4 +1,4 @@
-"""Ratings of people: nothing of a file is lost or guessed, one grade out of several, agreement as in scikit-learn."""
+"""Human ratings: reading, merging by rule, and agreement as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_a_truncated_last_line_is_skipped_and_reported(tmp_path):
     for cut in range(first + 1, len(data) + 1):
         path = tmp_path / "r.jsonl"
         path.write_bytes(data[:cut])
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as reported:
             warnings.simplefilter("always")
             found = read_ratings(path)
         complete = cut >= len(data) - 1  # but for its newline
         assert found == (whole if complete else whole[:1]), cut
-        assert [f"{path}, line 2" in str(one.message) for one in said] == ([] if complete else [True])
+        assert [f"{path}, line 2" in str(one.message) for one in reported] == ([] if complete else [True])
 
 
 def test_a_malformed_line_before_the_last_is_an_error(tmp_path):
@@ -235,10 +235,10 @@ def test_exported_files_are_readable_and_contain_no_nan(three, tmp_path):
     write_ratings(three, tmp_path / "out", **CARD, rule="median", resamples=100)
     assert read_qrels(tmp_path / "out" / "qrels.txt") == merged(three, "median")
     assert read_qrels(tmp_path / "out" / "qrels.carl.txt") == by_rater(three)["carl"]
-    said = json.loads((tmp_path / "out" / "agreement.json").read_text())
-    assert said["rule"] == "median"
-    assert said["alpha"]["n"] == said["shared"] == 40
-    assert said["rater_pairs"][0]["kappa"]["low"] < said["rater_pairs"][0]["kappa"]["high"]
+    reported = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert reported["rule"] == "median"
+    assert reported["alpha"]["n"] == reported["shared"] == 40
+    assert reported["rater_pairs"][0]["kappa"]["low"] < reported["rater_pairs"][0]["kappa"]["high"]
     assert "| anna, ben |" in (tmp_path / "out" / "agreement.md").read_text()
 
 
@@ -262,9 +262,9 @@ def test_export_removes_qrels_of_former_raters_only(three, tmp_path):
 def test_export_of_one_rater_reports_no_agreement(tmp_path):
     rows = [rated("1", "a", 3, "anna"), rated("1", "b", None, "anna")]
     write_ratings(rows, tmp_path, **CARD, resamples=10)
-    said = json.loads((tmp_path / "agreement.json").read_text())
-    assert (said["alpha"], said["rater_pairs"], said["undecided"]) == (None, [], [["1", "b"]])
-    assert said["raters"][0]["cannot_tell"] == {"value": 0.5, "low": None, "high": None, "n": 2, "queries": 1}
+    reported = json.loads((tmp_path / "agreement.json").read_text())
+    assert (reported["alpha"], reported["rater_pairs"], reported["undecided"]) == (None, [], [["1", "b"]])
+    assert reported["raters"][0]["cannot_tell"] == {"value": 0.5, "low": None, "high": None, "n": 2, "queries": 1}
     assert "there is no agreement to report" in (tmp_path / "agreement.md").read_text()
 
 

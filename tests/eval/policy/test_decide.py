@@ -1,4 +1,4 @@
-"""A policy lets a better system through, and refuses each way of not being one, by how much."""
+"""Decisions of a promotion policy: a better candidate passes, and every broken rule states by how much."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def test_slices_without_a_system_to_compare_with_are_an_error():
 
 def test_accepted_changes_are_reported():
     results = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, changed=("qrels were others",), accepted=True))
-    assert next(result for result in results if result.rule == "unchanged data").said == "accepted: qrels were others"
+    assert (
+        next(result for result in results if result.rule == "unchanged data").finding == "accepted: qrels were others"
+    )
     assert all(result.passed for result in results)
 
 
@@ -137,8 +139,8 @@ def test_a_small_slice_is_reported_and_does_not_decide():
     assert broken(Policy(slices={"kind": rule}), comparison).keys() == {"slice kind = odd"}
     policy = Policy(slices={"kind": {**rule, "least_rows": 101}})
     assert broken(policy, comparison) == {}
-    said = {result.rule: result.said for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
-    assert said["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
+    message = {result.rule: result.finding for result in decide(policy, comparison, "new@2", Facts(ROLES, "ab" * 32))}
+    assert message["slice kind = odd"].startswith("reported only, with fewer than 101 rows: nDCG@10 -0.0")
 
 
 def test_where_less_is_better_a_rise_is_a_fall():
@@ -172,18 +174,18 @@ def test_where_less_is_better_a_rise_is_a_fall():
         pair.losses,
         pytest.approx(-pair.difference),
     )
-    said = {rule.rule: rule.said for rule in decide(policy, turned, "new@2", Facts(ROLES, "ab" * 32))}
-    assert "the upper end must be below -0.200" in said["beat incumbent"]
-    assert "the upper end must not be above +0.010" in said["slice kind = odd"]
+    message = {rule.rule: rule.finding for rule in decide(policy, turned, "new@2", Facts(ROLES, "ab" * 32))}
+    assert "the upper end must be below -0.200" in message["beat incumbent"]
+    assert "the upper end must not be above +0.010" in message["slice kind = odd"]
 
 
 def graded(skill: float, seed: int) -> Evaluation:
     rng = np.random.default_rng(seed)
     gold = {row: int(row) % 3 for row in ROWS}
-    said = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
-    right = {row: float(said[row] == grade) for row, grade in gold.items()}
+    message = {row: grade if rng.random() < skill else int(rng.integers(3)) for row, grade in gold.items()}
+    right = {row: float(message[row] == grade) for row, grade in gold.items()}
     kinds = {row: "odd" if int(row) % 2 else "even" for row in ROWS}
-    figures = {"kappa": cohen_kappa(gold, said, (0, 1, 2))}
+    figures = {"kappa": cohen_kappa(gold, message, (0, 1, 2))}
     return Evaluation("kappa", {"accuracy": right}, {}, slices={"kind": kinds}, aggregates=figures)
 
 
@@ -214,7 +216,7 @@ def test_changed_data_and_other_judgments_are_refused():
 def test_training_queries_are_refused_and_unknown_ones_reported():
     assert broken(Policy(), compared(0.05), leaked=("3", "9")) == {"held out": 2.0}
     unknown = decide(Policy(), compared(0.05), "new@2", Facts(ROLES, leaked=None))
-    assert "not checked" in next(result.said for result in unknown if result.rule == "held out")
+    assert "not checked" in next(result.finding for result in unknown if result.rule == "held out")
     assert broken(Policy(held_out="required"), compared(0.05), leaked=None) == {"held out": None}
     assert broken(Policy(held_out="reported"), compared(0.05), leaked=None) == {}
     assert broken(Policy(held_out="reported"), compared(0.05), leaked=("3",)) == {"held out": 1.0}
@@ -238,7 +240,7 @@ def test_values_at_the_bounds_of_rules():
 def test_the_first_version_has_no_incumbent_to_beat():
     results = decide(Policy(), compared(-0.03), "new@2", Facts({"base": "base"}))
     assert all(result.passed for result in results)
-    assert "no incumbent" in next(result.said for result in results if result.rule == "beat incumbent")
+    assert "no incumbent" in next(result.finding for result in results if result.rule == "beat incumbent")
 
 
 def test_the_invalid_rate_is_of_all_rows_that_the_system_answered():
@@ -264,20 +266,20 @@ def test_a_slice_value_missing_since_the_last_decision_is_refused():
     assert broken(Policy(slices={"kind": {"values": ["odd"]}}), compared(0.05), sliced=then) == {}
     accepted = decide(policy, compared(0.05), "new@2", Facts(ROLES, sliced=then, accepted=True))
     (result,) = [each for each in accepted if each.rule == "slice kind = rare"]
-    assert (result.passed, result.said) == (True, "accepted: was in the last decision and is not in this data")
+    assert (result.passed, result.finding) == (True, "accepted: was in the last decision and is not in this data")
 
 
 def test_a_removed_incumbent_is_an_error():
     gone = Facts({"base": "base"}, removed="version 3, which 'production' meant")
     (result,) = [each for each in decide(Policy(), compared(0.05), "new@2", gone) if not each.passed]
     assert (result.rule, result.short_by) == ("beat incumbent", None)
-    assert result.said == "version 3, which 'production' meant, was removed; nothing to compare with"
+    assert result.finding == "version 3, which 'production' meant, was removed; nothing to compare with"
 
 
 def test_a_policy_changed_since_the_last_decision_is_reported():
     then = Policy(slices={"kind": {"largest_fall": 0.03}}, least={"rows": 9})
     now = Policy(slices={"kind": {"largest_fall": 0.1}}, judgments=("llm", "human"), data="ab" * 32)
-    for policy, said in (
+    for policy, message in (
         (then, "the same"),
         (
             now,
@@ -288,18 +290,18 @@ def test_a_policy_changed_since_the_last_decision_is_reported():
         kept = json.loads(json.dumps({key: part for key, part in then.model_dump(mode="json").items() if part}))
         results = decide(policy, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32, policy=kept))
         (result,) = [each for each in results if each.rule == "the policy of the last decision"]
-        assert (result.passed, result.said) == (True, said)
+        assert (result.passed, result.finding) == (True, message)
     first = decide(now, compared(0.05), "new@2", Facts(ROLES, data="ab" * 32))
     assert "the policy of the last decision" not in {each.rule for each in first}
 
 
 def test_every_rule_reports_its_figures():
     for result in decide(Policy(slices={"kind": {}}), compared(0.05), "new@2", Facts(ROLES)):
-        assert result.said
+        assert result.finding
 
 
 @pytest.mark.parametrize(
-    ("policy", "said"),
+    ("policy", "message"),
     [
         (Policy(measure="MAP"), "asks for MAP"),
         (Policy(beat={"elsewhere": {}}), "'elsewhere'"),
@@ -307,8 +309,8 @@ def test_every_rule_reports_its_figures():
         (Policy(slices={"kind": {"values": ["big"]}}), "the value big of the slice 'kind'"),
     ],
 )
-def test_measures_and_slices_missing_from_the_data_are_errors(policy, said):
-    with pytest.raises(UsageError, match=said):
+def test_measures_and_slices_missing_from_the_data_are_errors(policy, message):
+    with pytest.raises(UsageError, match=message):
         decide(policy, compared(0.05), "new@2", Facts(ROLES))
 
 

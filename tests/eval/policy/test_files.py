@@ -1,4 +1,4 @@
-"""Policies as files, and decisions as files for a CI."""
+"""Policy files, and decisions as JUnit XML and Markdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_policy_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("beats: {}", "'beats'.*rules of a policy: measure, beat"),
         ("beat: {base: {margin: -1}}", "'beat.base.margin'"),
@@ -40,10 +40,10 @@ def test_a_policy_file_is_read(tmp_path):
         ("beat: [", "not YAML"),
     ],
 )
-def test_an_invalid_policy_names_its_key(tmp_path, text, said):
+def test_an_invalid_policy_names_its_key(tmp_path, text, message):
     file = tmp_path / "policy.yaml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_policy(file)
     with pytest.raises(UsageError, match="cannot be read"):
         read_policy(tmp_path / "none.yaml")

@@ -1,4 +1,4 @@
-"""Evaluations with everything that a report can show, made from a seed."""
+"""Synthetic evaluations that use every section of a report, generated from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A written page, read back: its tables, plots, links and headings, and whether its elements are nested as they may."""
+"""Parser of a written HTML page: tables, plots, links and headings, and valid nesting of its elements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of judge cards: parsed, and held against the cards."""
+"""The HTML page of judge cards, parsed and compared with the cards."""
 
 from __future__ import annotations
 
@@ -190,14 +190,14 @@ def test_human_agreement_stability_and_labels_needed_are_shown(page, cards):
         line = page.tables[f"Stability of {name}"][1]
         assert line[:3] == [("paraphrase",), figure(variant.unchanged, form=".2%"), figure(variant.kappa)]
         for need, line in zip(card.needs, page.tables[f"Queries needed, {name}"][1:], strict=True):
-            assert line[1:] == [(f"{count:,}" if count else "over a million",) for _, count in need.wanted]
+            assert line[1:] == [(f"{count:,}" if count else "over a million",) for _, count in need.targets]
 
 
 def test_circular_is_marked_wherever_the_judge_is_named(page):
     assert "Circular: a judge is evaluated on data that it had a part in" in page.labels
-    said = [text for text in [*page.texts, *page.labels] if "middling" in text and text != "a note on middling"]
-    assert len(said) > 8
-    for text in said:
+    labelled = [text for text in [*page.texts, *page.labels] if "middling" in text and text != "a note on middling"]
+    assert len(labelled) > 8
+    for text in labelled:
         assert text.count("middling") == text.count("middling (circular)"), text
 
 

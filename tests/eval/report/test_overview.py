@@ -1,4 +1,4 @@
-"""The page of all tasks: each with its own figures, and the bytes added up."""
+"""The overview page of all tasks: figures of each task, and sizes."""
 
 from __future__ import annotations
 

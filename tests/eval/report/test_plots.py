@@ -1,4 +1,4 @@
-"""Plots are SVG in the page's colours; what is drawn is what was measured."""
+"""Plots are SVG in the page's colours and show the measured values."""
 
 from __future__ import annotations
 

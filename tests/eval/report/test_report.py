@@ -1,4 +1,4 @@
-"""The report says what the comparison says: its tables are parsed and held against the figures."""
+"""The HTML report, parsed and compared with the figures of the comparison."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def test_tints_range_from_the_least_to_the_greatest_value(page, compared):
     cells, texts = page.cells[f"{HEADLINE} by kind"], page.tables[f"{HEADLINE} by kind"]
     tints = {
         text[0]: attributes["style"]
-        for row, said in zip(cells, texts, strict=True)
-        for attributes, text in zip(row, said, strict=True)
+        for row, reported in zip(cells, texts, strict=True)
+        for attributes, text in zip(row, reported, strict=True)
         if "style" in attributes
     }
     assert tints[f"{best.value:.3f}"] == "--v: 1.000" and len(tints) > 3
@@ -188,7 +188,7 @@ def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_pat
     wins, losses = extremes(compared, a, b)
     values = compared.values[HEADLINE]
     told = [f"{values[a][row] - values[b][row]:+.3f}What is asked in {row}?" for row in (*wins, *losses)]
-    assert [said for said in page.summaries if said in told] == told
+    assert [reported for reported in page.summaries if reported in told] == told
     place = page.texts.index("reference")
     assert page.texts[place : place + 2] == ["reference", "what was wanted"]
     grades = {"A title": "grade 2", "d2": "unjudged", "d3": "grade 0"}
@@ -213,9 +213,9 @@ def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     compared = compare(systems, candidate=roles[0], baseline=roles[1], resamples=100)
     details = {row: Detail(row, {name: Answer("x")}) for row in topics()}
     page = Page(write_report(tmp_path / "r.html", "t", compared, details, {}))
-    said = [text for text in [*page.texts, *page.labels] if name in text]
-    assert len(said) > 15
-    for text in said:
+    reported = [text for text in [*page.texts, *page.labels] if name in text]
+    assert len(reported) > 15
+    for text in reported:
         assert text.count(name) == text.count(f"{name} (circular)"), text
     assert f"{name} (circular): the judge works in it" in page.texts
     shortened = [text for texts in page.plots.values() for text in texts if "…" in text]
@@ -256,8 +256,8 @@ def test_policy_section(compared, tmp_path, rules, forced, heading, line):
 
 def test_confusion_matrix_and_reliability_curve(compared, tmp_path):
     human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
-    said = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
-    points = tuple(grade_curve(human, said))
+    reported = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
+    points = tuple(grade_curve(human, reported))
     page = Page(
         write_report(
             tmp_path / "r.html", "t", compared, {}, {},
@@ -299,7 +299,7 @@ def test_many_labels_show_the_most_frequent_confusions(compared, tmp_path):
     assert len(lines) == 12
     each = page.tables["Per label, intents"]
     assert len(each) == 31
-    # 40 of 52 rows were said to be label 3, and no other row was.
+    # 40 of 52 rows are predicted as label 3, and no other row is.
     assert each[4] == [("label 3",), ("52",), ("1.000",), ("0.769",), ("0.870",)]
     assert any(
         text.startswith("51 of 1251 rows are confused, in 23 pairs of labels; the 12 most frequent ones are shown.")
@@ -313,11 +313,11 @@ def test_an_aggregate_headline_where_less_is_better(tmp_path):
     systems = {}
     for name, off in (("base", 2), ("strong", 7)):
         gold = {row: n % 3 for n, row in enumerate(rows)}
-        said = {row: grade if n % off else (grade + 1) % 3 for n, (row, grade) in enumerate(gold.items())}
-        errors = {row: float(abs(said[row] - grade)) for row, grade in gold.items()}
+        reported = {row: grade if n % off else (grade + 1) % 3 for n, (row, grade) in enumerate(gold.items())}
+        errors = {row: float(abs(reported[row] - grade)) for row, grade in gold.items()}
         systems[name] = Evaluation(
             "error of grades", {"absolute error": errors}, {}, slices={"third": {row: str(gold[row]) for row in rows}},
-            aggregates={"error of grades": mean_absolute_error(gold, said, (0, 1, 2))},
+            aggregates={"error of grades": mean_absolute_error(gold, reported, (0, 1, 2))},
             less_is_better=("error of grades", "absolute error"),
         )  # fmt: skip
     systems["other"] = Evaluation("error of grades", {}, {}, aggregates=dict(systems["base"].aggregates))

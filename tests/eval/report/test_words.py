@@ -1,4 +1,4 @@
-"""The summary says what the figures say, and not more."""
+"""The summary sentences of a report agree with its figures."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_summary_of_one_pair(compared, difference, low, high, p, says):
     row = replace(compared.rows[0], system="a")
     pairs = (pair("a", "b", difference, p, low, high),)
     found = replace(compared, systems=("a", "b"), candidate="a", baseline=None, comparisons=pairs, rows=(row,))
-    said = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in summary(found)]
-    assert said == [f"a reaches nDCG@10 {row.value:.3f} ({row.low:.3f} to {row.high:.3f}) over 40 rows.", says]
+    message = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in summary(found)]
+    assert message == [f"a reaches nDCG@10 {row.value:.3f} ({row.low:.3f} to {row.high:.3f}) over 40 rows.", says]
 
 
 def test_summary_of_systems_against_a_baseline(compared):
@@ -64,13 +64,13 @@ def test_summary_compares_the_candidate_with_the_baseline_first(compared):
     pairs = tuple(pair("new", name, 0.1, 0.001) for name in names[1:])
     found = replace(compared, systems=tuple(names), candidate="new", baseline="old", comparisons=pairs,
                     rows=(replace(compared.rows[0], system="new"),))  # fmt: skip
-    said = summary(found)
-    assert said[1].startswith("new beats old by 0.100 nDCG@10")
-    assert said[2:] == ["In nDCG@10, new beats 6 of 6 systems (old, s0, s1, s2, 2 more)."]
+    message = summary(found)
+    assert message[1].startswith("new beats old by 0.100 nDCG@10")
+    assert message[2:] == ["In nDCG@10, new beats 6 of 6 systems (old, s0, s1, s2, 2 more)."]
 
 
 @pytest.mark.parametrize(
-    ("shares", "said"),
+    ("shares", "message"),
     [
         ({"strong": 1.0, "base": 1.0}, []),
         (
@@ -79,6 +79,6 @@ def test_summary_compares_the_candidate_with_the_baseline_first(compared):
         ),
     ],
 )
-def test_summary_states_the_share_of_judged_documents(compared, shares, said):
+def test_summary_states_the_share_of_judged_documents(compared, shares, message):
     rows = tuple(Row(name, "Judged@10", share, share, share, 40) for name, share in shares.items())
-    assert summary(replace(compared, comparisons=(), unjudged=rows))[1:] == said
+    assert summary(replace(compared, comparisons=(), unjudged=rows))[1:] == message

@@ -1,4 +1,4 @@
-"""Qrels of an LLM judge: marked, resumable, and refused where the judge would grade itself."""
+"""Qrels of an LLM judge: marked, resumable, and refused for circular use."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_judgments_are_not_overwritten(ask, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"task": None}, "a bare base needs a task"),
         ({"task": "rewriting"}, "does not read the passage, so it cannot judge"),
@@ -193,8 +193,8 @@ def test_judgments_are_not_overwritten(ask, tmp_path):
         ({"runs": ()}, "a pool of runs or a file of pairs"),
     ],
 )
-def test_unjudgeable_requests_are_errors(ask, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_unjudgeable_requests_are_errors(ask, options, message):
+    with pytest.raises(UsageError, match=message):
         ask(**options)
 
 

@@ -1,4 +1,4 @@
-"""In bf16, answers and scores of a batch-invariant engine are the same to the last bit, whatever else is computed."""
+"""Batch-invariant engines: in bf16, answers and scores are bit-identical in any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token that a row writes."""
+"""Greedy choice of the next token."""
 
 from __future__ import annotations
 

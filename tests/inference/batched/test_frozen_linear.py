@@ -1,4 +1,4 @@
-"""The weight that a frozen layer computes with."""
+"""Frozen linear layers: packed weights, LoRA deltas and fallbacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which decoder layers are taken over, and that they compute what they computed."""
+"""Fused decoder layers: which layers are replaced, and equality of results."""
 
 from __future__ import annotations
 

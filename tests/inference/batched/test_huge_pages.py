@@ -1,4 +1,4 @@
-"""Memory in large pages."""
+"""Memory in huge pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments hold every row once, and none is moved that lies well."""
+"""LoRA mapping: segments contain every row once, and contiguous rows are not copied."""
 
 from __future__ import annotations
 

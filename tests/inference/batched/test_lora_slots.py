@@ -1,4 +1,4 @@
-"""Slots are bounded by rank and bytes before weights are read, and give their memory back."""
+"""LoRA slots: bounded by rank and bytes before weights are read, and memory is freed."""
 
 from __future__ import annotations
 

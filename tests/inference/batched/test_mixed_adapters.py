@@ -1,4 +1,4 @@
-"""Rows with adapters of their own, in any mix, answer as PEFT does with each adapter alone."""
+"""Batches that mix adapters give the answers of PEFT with each adapter alone."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_incompatible_adapters_are_refused_and_the_engine_continues(tiny_base, t
     file = folder / "adapter_model.safetensors"
     whole = load_file(file)
     first, second = sorted(whole)[:2]
-    for tensors, error, said in (
+    for tensors, error, reported in (
         ({key: value for key, value in whole.items() if key != first}, MissingKey, "weights are missing"),
         ({key: value for key, value in whole.items() if ".q_proj." not in key}, MissingKey, "q_proj"),
         (
@@ -145,7 +145,7 @@ def test_incompatible_adapters_are_refused_and_the_engine_continues(tiny_base, t
         ({**whole, f"{second}s": whole[second].clone()}, UnexpectedKey, "no A or B"),
     ):
         save_file(tensors, file)
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=reported):
             engine.load_folder("bad", folder)
         assert engine.generate(request) == before
     save_file(whole, file)

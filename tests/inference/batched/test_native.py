@@ -1,4 +1,4 @@
-"""The compiled kernels compute what PyTorch computes."""
+"""The compiled kernels match PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prompts begin with in common is found, computed once, and computes the same."""
+"""Prefix cache: shared prefixes are detected, computed once, and give the same results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines with adapters from folders, one of which computes no numbers."""
+"""Engines with adapters from folders, one of which gives NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the scheduler ask, and how they keep an engine busy."""
+"""Requests for the tests of the scheduler, and helpers that keep an engine busy."""
 
 from __future__ import annotations
 

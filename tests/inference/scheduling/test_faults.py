@@ -1,4 +1,4 @@
-"""What one caller does, or what breaks in the middle, is nobody else's loss."""
+"""Faults in the scheduler: failures of one caller or request do not affect others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots, names and room: what an engine keeps to, and what it refuses by the request's place."""
+"""Limits of slots, names and memory, and errors that name the position of a request."""
 
 from __future__ import annotations
 

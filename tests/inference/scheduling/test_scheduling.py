@@ -1,4 +1,4 @@
-"""Many callers, few rows, fewer slots: nobody waits for ever, sees another's adapter, or is failed by another."""
+"""Scheduling of many callers over few rows and slots: fairness, isolation and no starvation."""
 
 from __future__ import annotations
 

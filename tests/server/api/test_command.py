@@ -28,8 +28,8 @@ def running(base, store, *arguments):
         [*map(str, command), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     )
     try:
-        said = process.stdout.readline()
-        found = re.search(r"(http://127\.0\.0\.1:\d+)/v1", said)
+        reported = process.stdout.readline()
+        found = re.search(r"(http://127\.0\.0\.1:\d+)/v1", reported)
         assert found, process.communicate()
         with httpx.Client(base_url=found[1], headers={"authorization": "Bearer second"}, timeout=30) as client:
             yield process, client
@@ -105,5 +105,5 @@ def test_the_open_file_limit_is_raised_and_bounds_requests():
         "print(max_connections(), resource.getrlimit(resource.RLIMIT_NOFILE));"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)); print(max_connections())"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.split("\n")[:2] == ["472 (600, 600)", "1"]
+    reported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert reported.stdout.split("\n")[:2] == ["472 (600, 600)", "1"]

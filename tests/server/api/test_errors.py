@@ -112,10 +112,10 @@ def test_a_missing_adapter_is_404(client, name, store):
 
 
 def test_a_model_of_the_wrong_kind_is_an_error(client):
-    said = refused(client.post(CHAT, json=asked(model="meaning")), 409, "meaning@1: was trained on 'encoder'")[
+    reported = refused(client.post(CHAT, json=asked(model="meaning")), 409, "meaning@1: was trained on 'encoder'")[
         "message"
     ]
-    assert "/" not in said
+    assert "/" not in reported
     refused(client.post(EMBED, json={"model": "one", "input": "x"}), 404, "no adapter of an encoder", "encoder")
     refused(client.post(EMBED, json={"model": "tiny", "input": "x"}), 404)
 
@@ -135,9 +135,9 @@ def test_permanent_errors_carry_x_should_retry_false(client):
 )
 def test_errors_name_the_position_in_a_batch(client, change, status, words):
     good = {"model": "one", "messages": [{"role": "user", "content": "x"}], "choices": ["a"]}
-    said = refused(client.post(SCORE, json={"requests": [good, good, good | change]}), status, words)["message"]
+    reported = refused(client.post(SCORE, json={"requests": [good, good, good | change]}), status, words)["message"]
     alone = refused(client.post(SCORE, json=good | change), status)["message"]
-    assert "request 1" not in (said + alone).lower()
+    assert "request 1" not in (reported + alone).lower()
 
 
 def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):

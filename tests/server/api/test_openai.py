@@ -128,7 +128,7 @@ def test_embeddings_equal_the_encoder_in_both_formats(official, encoder_base, st
     texts = ["red tent", "wool socks"]
     for model, name, adapter in (("encoder", "encoder", None), ("meaning", "meaning@1", store.get("meaning"))):
         wanted = Encoder.load(str(encoder_base.path), adapter=adapter).encode(texts)
-        for encoding in ({}, {"encoding_format": "float"}):  # it asks for base64 where nothing is said
+        for encoding in ({}, {"encoding_format": "float"}):  # the client asks for base64 by default
             found = official.embeddings.create(model=model, input=texts, **encoding)
             assert np.allclose([each.embedding for each in found.data], wanted, atol=1e-5)
             assert (found.model, found.usage.prompt_tokens) == (name, 8 + 10 + 2 + 2)

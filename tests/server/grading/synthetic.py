@@ -1,4 +1,4 @@
-"""A small grading: six topics of four passages, one of which is an attack on the page."""
+"""A small grading session: six topics of four passages, one of which is an attack on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page over HTTP: blind, nothing lost, nobody else's page gets an answer."""
+"""The grading page over HTTP: blind grading, no lost grade, and refusal of foreign origins."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def test_the_browser_receives_only_query_and_passage(client):
     """No id of topic or document, no system, no rank or score, no grade or name of another rater."""
     pair = first(client, "ben")
     rate(client, "ben", pair["id"], 1, note="ben was here")
-    said = []
+    answers = []
     answer = client.post("/api/raters/anna/next").json()
     while answer["pair"]:
-        said.append(answer)
+        answers.append(answer)
         assert answer.keys() == {"pair", "progress", "earlier"}
         assert answer["pair"].keys() == {"id", "query", "title", "text"}
         assert answer["earlier"] is None
         answer = rate(client, "anna", answer["pair"]["id"], 0).json()
-    assert len(said) == 24
-    assert not re.search(r"topic-\d|document-\d|ben", json.dumps(said) + client.get("/api/task").text)
-    back = client.get(f"/api/raters/anna/before/{said[1]['pair']['id']}").json()
+    assert len(answers) == 24
+    assert not re.search(r"topic-\d|document-\d|ben", json.dumps(answers) + client.get("/api/task").text)
+    back = client.get(f"/api/raters/anna/before/{answers[1]['pair']['id']}").json()
     assert back["earlier"] == {"grade": 0, "note": ""}
 
 

@@ -1,4 +1,4 @@
-"""`searchlora grade serve` and `export` as their users run them, on passages of TREC DL 2019 where they are there."""
+"""`searchlora grade serve` and `export` as subprocesses, on TREC DL 2019 passages if available."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Served:
         command = [SCRIPT, "grade", "serve", "--port", "0", *map(str, arguments)]
         env = os.environ | {"PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-        self.said = [self.process.stdout.readline()]
-        self.said.append(self.process.stdout.readline())
-        found = re.search(r"http://\S+", self.said[-1])
+        self.output_lines = [self.process.stdout.readline()]
+        self.output_lines.append(self.process.stdout.readline())
+        found = re.search(r"http://\S+", self.output_lines[-1])
         assert found, self.process.communicate()
         self.client = httpx.Client(base_url=found[0])
 
@@ -62,7 +62,7 @@ def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
     runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
     files = write_files(tmp_path)
     server = Served(*files, *runs)
-    assert "4 pairs of 2 topics, 2 raters each" in server.said[0]
+    assert "4 pairs of 2 topics, 2 raters each" in server.output_lines[0]
     anna = server.next("anna")
     for grade in (1, 0):
         anna = server.rate("anna", anna["pair"]["id"], grade)
@@ -85,8 +85,8 @@ def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
     assert len(read_ratings(ratings)) == 8
     out = tmp_path / "out"
     command = [SCRIPT, "grade", "export", "--ratings", ratings, "--out", out, "--rule", "highest"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "4 pairs of 2 raters, 1 by two or more" in said
+    reported = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "4 pairs of 2 raters, 1 by two or more" in reported
     assert sorted(path.name for path in out.iterdir()) == [
         *("agreement.json", "agreement.md", "qrels.anna.txt", "qrels.ben.txt", "qrels.txt"),
         "qrels.txt.card.json",

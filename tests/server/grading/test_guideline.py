@@ -1,4 +1,4 @@
-"""The guideline of a grading, and its scale."""
+"""The guideline of a grading session, and its scale."""
 
 from __future__ import annotations
 

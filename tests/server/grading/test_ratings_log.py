@@ -1,4 +1,4 @@
-"""What was confirmed is on the disk: kills, full disks, second processes."""
+"""Confirmed ratings are on disk: kills, full disks, second processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets which pair: overlap, orders, several people at once, restarts."""
+"""Assignment of pairs to raters: overlap, order, concurrency and restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source formats of embedding: published layouts in, records out, and where an encoder then searches."""
+"""Source formats of the embedding task: published layouts, records, and collections."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"query": "x"}, "valid under"),
         ({"query": "x", "positives": ["y"], "label": "z"}, "valid under"),
@@ -69,8 +69,8 @@ def test_labels_have_no_collection_and_no_warning_about_it(tmp_path):
         ({"query": "x", "positives": []}, "valid under|non-empty"),
     ],
 )
-def test_rows_with_no_or_both_kinds_of_target_are_rejected(row, said, tmp_path):
-    with pytest.raises(RejectedRows, match=said):
+def test_rows_with_no_or_both_kinds_of_target_are_rejected(row, message, tmp_path):
+    with pytest.raises(RejectedRows, match=message):
         built(lines(tmp_path / "rows.jsonl", [{"id": "a", "group": "a", **row}]), "native", tmp_path / "out")
 
 

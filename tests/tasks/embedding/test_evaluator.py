@@ -1,4 +1,4 @@
-"""What vectors find, and the classes that they tell apart, measured over all rows."""
+"""Evaluation of embeddings by retrieval and by classification, over all rows."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_retrieval_is_evaluated_over_every_judged_record():
 
 def test_classification_measures_equal_scikit_learn():
     outputs = ["a", "b", "c", "b", "b", "z", "a", "c", InvalidOutput("?", "no class")]
-    gold, said = [record["label"] for record in CLASSES], [o if isinstance(o, str) else "invalid" for o in outputs]
+    gold, predicted = [record["label"] for record in CLASSES], [o if isinstance(o, str) else "invalid" for o in outputs]
     found = TASK.evaluate(EvaluationInput(CLASSES, outputs))
     assert found.headline == "macro-F1"
-    assert found.mean("accuracy") == accuracy_score(gold, said)
-    wanted = f1_score(gold, said, average="macro", labels=["a", "b", "c"], zero_division=0)
+    assert found.mean("accuracy") == accuracy_score(gold, predicted)
+    wanted = f1_score(gold, predicted, average="macro", labels=["a", "b", "c"], zero_division=0)
     assert found.aggregates["macro-F1"].value == pytest.approx(wanted)
     assert found.confusions["Classes"].counts[0] == (2, 1, 0, 0, 0)
 

@@ -1,4 +1,4 @@
-"""What no model is needed for: fitted on the training split, with probabilities where labels have them."""
+"""Baselines of the intent task, fitted on the training split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source formats of intent: published layouts in, records out. Texts here are made, real files are optional."""
+"""Source formats of the intent task, with synthetic texts; published files are optional."""
 
 from __future__ import annotations
 

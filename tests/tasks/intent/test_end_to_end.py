@@ -1,4 +1,4 @@
-"""From a file of the user's to a pipeline that names intents, through every verb, with a tiny model."""
+"""The intent task from a user's file to a pipeline, with a tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures over all rows, held against scikit-learn's; an invalid output is wrong and no label at all."""
+"""Intent measures over all rows equal scikit-learn; an invalid output is wrong and predicts no label."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def _label_task(labels, beyond=None):
 def _drawn(labels, rows, seed=0):
     rng = random.Random(seed)
     gold = [rng.choice(labels) for _ in range(rows)]
-    said = [label if rng.random() < 0.6 else rng.choice([*labels, None]) for label in gold]
-    return gold, said
+    predicted = [label if rng.random() < 0.6 else rng.choice([*labels, None]) for label in gold]
+    return gold, predicted
 
 
 def test_accuracy_and_macro_f1_equal_scikit_learn():
     labels = [f"l{n}" for n in range(6)]
-    gold, said = _drawn(labels, 200)
+    gold, predicted = _drawn(labels, 200)
     found = _label_task(labels).evaluate(
-        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in said])
+        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in predicted])
     )
-    told = ["invalid" if label is None else label for label in said]
+    told = ["invalid" if label is None else label for label in predicted]
     assert found.headline == "accuracy"
     assert found.mean("accuracy") == pytest.approx(accuracy_score(gold, told))
     expected = f1_score(gold, told, labels=labels, average="macro", zero_division=0)
@@ -56,11 +56,11 @@ def test_accuracy_and_macro_f1_equal_scikit_learn():
 
 
 def test_out_of_scope_is_measured_as_its_own_class():
-    gold, said = _drawn(["a", "b", "oos"], 120, seed=2)
+    gold, predicted = _drawn(["a", "b", "oos"], 120, seed=2)
     found = _label_task(["a", "b"], "oos").evaluate(
-        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in said])
+        EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in predicted])
     )
-    told = ["invalid" if label is None else label for label in said]
+    told = ["invalid" if label is None else label for label in predicted]
     precision, recall, f1, _ = (
         each[0] for each in precision_recall_fscore_support(gold, told, labels=["oos"], zero_division=0)
     )
@@ -85,8 +85,10 @@ def test_calibration_error_uses_the_most_probable_label_before_the_threshold():
 def test_the_whole_confusion_matrix_is_returned_for_many_labels():
     labels = [f"l{n:02}" for n in range(30)]
     gold = [*labels, "l00", "l00", "l01"]
-    said = [*labels, "l01", "l01", "l02"]
-    found = _label_task(labels).evaluate(EvaluationInput(_records("label", gold), [Label(label) for label in said]))
+    predicted = [*labels, "l01", "l01", "l02"]
+    found = _label_task(labels).evaluate(
+        EvaluationInput(_records("label", gold), [Label(label) for label in predicted])
+    )
     matrix = found.confusions["labels"]
     assert matrix.rows == tuple(labels)
     assert matrix.columns == (*labels, "invalid")
@@ -101,9 +103,9 @@ def test_a_label_missing_from_training_is_reported():
 
 
 def test_systems_with_and_without_probabilities_can_be_compared():
-    gold, said = _drawn(["a", "b"], 60, seed=5)
+    gold, predicted = _drawn(["a", "b"], 60, seed=5)
     bound = _label_task(["a", "b"])
-    scored = [Label(label or "a", (0.7, 0.3) if label != "b" else (0.2, 0.8)) for label in said]
+    scored = [Label(label or "a", (0.7, 0.3) if label != "b" else (0.2, 0.8)) for label in predicted]
     systems = {
         "plain": bound.evaluate(EvaluationInput(_records("label", gold), [Label("a")] * 60)),
         "scored": bound.evaluate(EvaluationInput(_records("label", gold), scored)),
@@ -122,8 +124,8 @@ def test_label_list_measures_equal_scikit_learn():
     rng = random.Random(7)
     labels = ["a", "b", "c", "d"]
     gold = [sorted(rng.sample(labels, rng.randint(0, 3))) for _ in range(80)]
-    said = [each if rng.random() < 0.4 else sorted(rng.sample(labels, 2)) for each in gold]
-    outputs = [INVALID if n % 9 == 0 else each for n, each in enumerate(said)]
+    predicted = [each if rng.random() < 0.4 else sorted(rng.sample(labels, 2)) for each in gold]
+    outputs = [INVALID if n % 9 == 0 else each for n, each in enumerate(predicted)]
     found = task.bound({"kind": "labels", "labels": labels}).evaluate(
         EvaluationInput(_records("labels", gold), outputs)
     )
@@ -149,14 +151,14 @@ SCHEMA = {
 
 def test_objects_are_measured_whole_by_field_and_by_value():
     gold = [{"need": "buy", "sizes": ["s", "m"], "most": 80}, {"need": "else"}, {"need": "ask", "sizes": []}]
-    said = [{"most": 80.0, "need": "buy", "sizes": ["m"]}, INVALID, {"need": "ask", "sizes": []}]
+    predicted = [{"most": 80.0, "need": "buy", "sizes": ["m"]}, INVALID, {"need": "ask", "sizes": []}]
     bound = task.bound({"kind": "object", "schema": SCHEMA, "out_of_scope": "else"})
-    found = bound.evaluate(EvaluationInput(_records("object", gold), said))
+    found = bound.evaluate(EvaluationInput(_records("object", gold), predicted))
     assert found.headline == "exact match"
     assert found.values["exact match"] == {"r0": 0.0, "r1": 0.0, "r2": 1.0}
     assert found.values["field: most"] == {"r0": 1.0, "r1": 0.0, "r2": 1.0}
     assert found.values["field: sizes"] == {"r0": 0.0, "r1": 0.0, "r2": 1.0}
-    # Parts: 4, 1 and 1 in gold; 3, 0 and 1 said, all of them right.
+    # Values: 4, 1 and 1 in gold; 3, 0 and 1 predicted, all correct.
     assert found.aggregates["F1 of parts"].value == pytest.approx(2 * 4 / (4 + 6))
     assert found.aggregates["out-of-scope recall"].value == 0.0
     assert found.mean("invalid") == pytest.approx(1 / 3)

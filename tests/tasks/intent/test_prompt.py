@@ -1,4 +1,4 @@
-"""What the model is shown, letter for letter: every token of it is paid for in each row."""
+"""The exact prompt of the intent task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temperature and threshold: chosen on validation rows, applied to every scored label."""
+"""Temperature and threshold: fitted on validation rows, applied to every scored label."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _sure_by(factor, rows=2000):
     rng = np.random.default_rng(1)
     true = rng.dirichlet([1.0, 1.0, 1.0], size=rows)
     gold = [LABELS[rng.choice(3, p=row)] for row in true]
-    said = true**factor / (true**factor).sum(axis=1, keepdims=True)
-    return _records(gold), [Label(LABELS[int(row.argmax())], tuple(row.tolist())) for row in said]
+    predicted = true**factor / (true**factor).sum(axis=1, keepdims=True)
+    return _records(gold), [Label(LABELS[int(row.argmax())], tuple(row.tolist())) for row in predicted]
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
@@ -91,10 +91,10 @@ def test_the_threshold_maximises_out_of_scope_f1(among):
     gold = [record["label"] == beyond for record in records]
 
     def f1(below):
-        said = [
+        predicted = [
             with_tuning(settings, {**tuned, "out_of_scope_below": below}, output).value == beyond for output in outputs
         ]
-        return f1_score(gold, said)
+        return f1_score(gold, predicted)
 
     best = f1(tuned["out_of_scope_below"])
     assert best > f1(0.0) + 0.05

@@ -1,4 +1,4 @@
-"""Agreement with people: the figures of scikit-learn, over all rows, an invalid answer counted as the worst."""
+"""Agreement measures over all rows equal scikit-learn; an invalid answer counts as the worst."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def records(grades, queries: int = 3):
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(SCALE), st.sampled_from(SCALE)), min_size=3, max_size=40))
 def test_figures_equal_scikit_learn(pairs):
-    gold, said = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    found = task.evaluate(EvaluationInput(records(gold), [Grade(grade) for grade in said])).figures()
+    gold, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = task.evaluate(EvaluationInput(records(gold), [Grade(grade) for grade in predicted])).figures()
     theirs = {
-        "kappa": cohen_kappa_score(gold, said, labels=SCALE),
-        "kappa binary": cohen_kappa_score([each >= 2 for each in gold], [each >= 2 for each in said]),
-        "kappa quadratic": cohen_kappa_score(gold, said, labels=SCALE, weights="quadratic"),
-        "MAE": np.abs(np.subtract(gold, said)).mean(),
-        "bias": np.subtract(said, gold).mean(),
-        "agreement": np.equal(gold, said).mean(),
+        "kappa": cohen_kappa_score(gold, predicted, labels=SCALE),
+        "kappa binary": cohen_kappa_score([each >= 2 for each in gold], [each >= 2 for each in predicted]),
+        "kappa quadratic": cohen_kappa_score(gold, predicted, labels=SCALE, weights="quadratic"),
+        "MAE": np.abs(np.subtract(gold, predicted)).mean(),
+        "bias": np.subtract(predicted, gold).mean(),
+        "agreement": np.equal(gold, predicted).mean(),
         "invalid": 0.0,
     }
     for name, value in theirs.items():

@@ -1,4 +1,4 @@
-"""Guidelines: grades, names and meanings from a team's file, and what is refused in it."""
+"""Guidelines: grades, names and meanings from a user's file, and their errors."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_grading_page_and_prompt_share_a_markdown_guideline(tmp_path):
     assert found.relevant == 1
     assert found.grades[2].meaning == "It answers the query (all of it)."
     assert found.text == "# How to grade\nRead the query first."
-    said = system(settings_of({"guideline": str(path)}))
-    assert "1 = Related: a little\n2 = Highly relevant: It answers the query (all of it).\n# How to grade" in said
+    message = system(settings_of({"guideline": str(path)}))
+    assert "1 = Related: a little\n2 = Highly relevant: It answers the query (all of it).\n# How to grade" in message
 
 
 def test_a_yaml_guideline_maps_source_grades(tmp_path):
@@ -80,7 +80,7 @@ TWO = "grades:\n  - {grade: 0, name: a}\n  - {grade: 1, name: b}\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("grades: [", "is not YAML"),
         ("- 1", "has no list 'grades'"),
@@ -97,8 +97,8 @@ TWO = "grades:\n  - {grade: 0, name: a}\n  - {grade: 1, name: b}\n"
         (TWO + "  - {grade: 2, name: c, from: [1]}\n", "the source's grade 1 is mapped to two grades"),
     ],
 )
-def test_an_invalid_yaml_guideline_is_an_error(tmp_path, text, said):
-    with pytest.raises((DataError, UsageError), match=f"guide.yaml.*{said}"):
+def test_an_invalid_yaml_guideline_is_an_error(tmp_path, text, message):
+    with pytest.raises((DataError, UsageError), match=f"guide.yaml.*{message}"):
         read_guideline(written(tmp_path, text))
 
 
@@ -113,7 +113,7 @@ def test_a_file_that_is_not_a_guideline_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"grades": "5"}, "'5' is not 2, 3 or 4"),
         ({"grades": "2", "guideline": "products"}, "defines the grades itself"),
@@ -122,6 +122,6 @@ def test_a_file_that_is_not_a_guideline_is_an_error(tmp_path):
         ({"characters": "ten"}, "'ten' is not a whole number"),
     ],
 )
-def test_contradictory_options_are_errors(options, said):
-    with pytest.raises(UsageError, match=said):
+def test_contradictory_options_are_errors(options, message):
+    with pytest.raises(UsageError, match=message):
         settings_of(options)

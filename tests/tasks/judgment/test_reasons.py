@@ -87,7 +87,7 @@ def built(tmp_path, *changes, out="data", **options):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"reason": None}, "field 'reason' is missing"),
         ({"reason": "x" * 301}, "field 'reason': no reason of one line, at most 300 characters"),
@@ -95,11 +95,11 @@ def built(tmp_path, *changes, out="data", **options):
         ({"reason": 3}, "3 is not of type 'string'"),
     ],
 )
-def test_a_row_with_an_unusable_reason_is_rejected_with_its_position(tmp_path, change, said):
+def test_a_row_with_an_unusable_reason_is_rejected_with_its_position(tmp_path, change, message):
     with pytest.raises(RejectedRows):
         built(tmp_path, {}, change, reason="yes")
     (refused,) = map(json.loads, (tmp_path / "data.rejected.jsonl").read_text(encoding="utf-8").splitlines())
-    assert said in refused["reason"] and "line 2" in refused["where"]
+    assert message in refused["reason"] and "line 2" in refused["where"]
 
 
 def test_an_official_test_split_needs_no_reasons(tmp_path):

@@ -1,4 +1,4 @@
-"""Judging as a stage: a record per passage, and the hits in the order of the expected grades."""
+"""Reranking stage: a record per passage, and hits in the order of expected grades."""
 
 from __future__ import annotations
 

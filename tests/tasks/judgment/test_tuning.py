@@ -1,4 +1,4 @@
-"""Temperature and cut points: found where they are, kept only where they help on other queries."""
+"""Temperature and thresholds: fitted on validation rows, and kept only if they help on other queries."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_a_score_equal_to_a_threshold_is_above_it():
 
 @given(graded, st.randoms())
 def test_kappa_equals_scikit_learn(gold, rng):
-    said = [rng.choice(SCALE) for _ in gold]
-    theirs = cohen_kappa_score(gold, said, labels=SCALE)
-    assert cohen_kappa(gold, said, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
+    predicted = [rng.choice(SCALE) for _ in gold]
+    theirs = cohen_kappa_score(gold, predicted, labels=SCALE)
+    assert cohen_kappa(gold, predicted, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
 
 
 @settings(max_examples=10, deadline=None)
@@ -57,10 +57,10 @@ def rows(queries: int, each: int, sharpness: float, seed: int = 0, shift: float 
             truth = np.array([rng.random() ** 2 + 0.02 for _ in SCALE])
             truth /= truth.sum()
             grade = rng.choices(SCALE, truth)[0]
-            said = truth**sharpness * np.exp([-shift * each for each in SCALE])
-            said /= said.sum()
+            predicted = truth**sharpness * np.exp([-shift * each for each in SCALE])
+            predicted /= predicted.sum()
             records.append({"id": f"{query} {number}", "group": f"q{query}", "grade": grade})
-            outputs.append(Grade(int(said.argmax()), tuple(said.tolist())))
+            outputs.append(Grade(int(predicted.argmax()), tuple(predicted.tolist())))
     return records, outputs
 
 
@@ -76,11 +76,11 @@ def test_thresholds_improve_a_judge_with_a_constant_grade():
     assert sum(output.value == 0 for output in outputs) > 0.85 * len(outputs)
     values = tuned(records, outputs, SCALE)
     assert values["validation"]["kappa with thresholds"] > values["validation"]["kappa"] + 0.05
-    others, said = rows(12, 40, 1.0, seed=1, shift=2.5)
+    others, predicted = rows(12, 40, 1.0, seed=1, shift=2.5)
     gold = [each["grade"] for each in others]
-    after = [with_tuning(each, values, SCALE) for each in said]
+    after = [with_tuning(each, values, SCALE) for each in predicted]
     assert cohen_kappa(gold, [each.value for each in after], SCALE) > cohen_kappa(
-        gold, [each.value for each in said], SCALE
+        gold, [each.value for each in predicted], SCALE
     )
     assert all(sum(each.probabilities) == pytest.approx(1) for each in after)
 

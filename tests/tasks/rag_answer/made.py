@@ -1,4 +1,4 @@
-"""Made sources of rag_answer, small enough to read."""
+"""Small synthetic sources of the rag_answer task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences, citations, evidence, excerpts: the words of answers and passages."""
+"""Sentences, citations, lexical support and passage windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Public formats -> records: what is asked, what is shown, what is answered."""
+"""Source formats of the rag_answer task: questions, passages and answers of records."""
 
 from __future__ import annotations
 

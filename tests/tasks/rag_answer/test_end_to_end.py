@@ -1,4 +1,4 @@
-"""From a public format to a pipeline that answers with citations, through every verb, on a tiny model."""
+"""The rag_answer task from a public format to a pipeline, on a tiny model."""
 
 from __future__ import annotations
 

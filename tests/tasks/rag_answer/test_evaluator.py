@@ -1,4 +1,4 @@
-"""Answers are measured over all rows: whether to answer, what is cited, what it rests on."""
+"""Evaluation of answers over all rows: abstention, citations and support."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_answerability_measures_equal_scikit_learn(rows: list[tuple[bool, Any]])
     records = [_record(number, answerable=answerable) for number, (answerable, _) in enumerate(rows)]
     found = evaluate(EvaluationInput(records, [output for _, output in rows])).aggregates
     gold = [not answerable for answerable, _ in rows]
-    said = [isinstance(output, InvalidOutput) or output.abstained for _, output in rows]
-    assert found["abstention F1"].value == pytest.approx(f1_score(gold, said, zero_division=0))
-    assert found["abstention precision"].value == pytest.approx(precision_score(gold, said, zero_division=0))
-    assert found["abstention recall"].value == pytest.approx(recall_score(gold, said, zero_division=0))
-    answering = f1_score([not each for each in gold], [not each for each in said], zero_division=0)
+    predicted = [isinstance(output, InvalidOutput) or output.abstained for _, output in rows]
+    assert found["abstention F1"].value == pytest.approx(f1_score(gold, predicted, zero_division=0))
+    assert found["abstention precision"].value == pytest.approx(precision_score(gold, predicted, zero_division=0))
+    assert found["abstention recall"].value == pytest.approx(recall_score(gold, predicted, zero_division=0))
+    answering = f1_score([not each for each in gold], [not each for each in predicted], zero_division=0)
     assert found["answering F1"].value == pytest.approx(answering)
-    both = f1_score(gold, said, labels=sorted(set(gold)), average="macro", zero_division=0)
+    both = f1_score(gold, predicted, labels=sorted(set(gold)), average="macro", zero_division=0)
     assert found["answerability F1"].value == pytest.approx(both)
 
 
@@ -177,8 +177,8 @@ def test_no_threshold_has_a_higher_mean_f1_than_the_fitted_one(rows: list[tuple[
     scores, silent = [score for score, _ in rows], [each for _, each in rows]
 
     def mean_f1(threshold: float) -> float:
-        said = [score < threshold for score in scores]
-        return float(f1_score(silent, said, average="macro", labels=[False, True], zero_division=0))
+        predicted = [score < threshold for score in scores]
+        return float(f1_score(silent, predicted, average="macro", labels=[False, True], zero_division=0))
 
     best = max(mean_f1(threshold) for threshold in (0, 1, 2, 3, 4, 5, 6))
     assert mean_f1(best_threshold(scores, silent)) == pytest.approx(best)

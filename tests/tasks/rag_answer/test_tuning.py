@@ -1,4 +1,4 @@
-"""The threshold from which answers abstain: the best there is, and applied to what was scored only."""
+"""The abstention threshold: optimal on validation rows, applied to scored outputs only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def scored(rows):
 
 def mean_f1(rows, least):
     def f1(pairs):
-        right = sum(said and wanted for said, wanted in pairs)
-        return 2 * right / max(1, sum(said + wanted for said, wanted in pairs))
+        right = sum(predicted and wanted for predicted, wanted in pairs)
+        return 2 * right / max(1, sum(predicted + wanted for predicted, wanted in pairs))
 
     pairs = [(given >= least, silent) for given, silent in rows]
-    return (f1(pairs) + f1([(not said, not wanted) for said, wanted in pairs])) / 2
+    return (f1(pairs) + f1([(not predicted, not wanted) for predicted, wanted in pairs])) / 2
 
 
 @given(SCORED)

@@ -1,4 +1,4 @@
-"""The rewrites without a model, and how much of a conversation the model is shown."""
+"""Baselines of the rewriting task, and truncation of conversations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source formats of rewriting: published layouts in, records out. Texts here are made, real files are optional."""
+"""Source formats of the rewriting task, with synthetic texts; published files are optional."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewrites are scored over all rows by what they retrieve."""
+"""Evaluation of rewrites by retrieval, over all rows."""
 
 from __future__ import annotations
 
