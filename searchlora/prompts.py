@@ -40,6 +40,12 @@ _PRIVATE = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD))
 
 _PRIVATE_RUN = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]+")
 
+#: Characters for each allowed token in the beginning of a text that is counted first; English has about 4.
+_FIRST_CHARACTERS = 4
+
+#: Tokens that may be different at the place where a text is cut.
+_CUT_TOKENS = 64
+
 #: Separates the parts of a control token for a server that tokenises by itself; invisible, and no word boundary.
 _WORD_JOINER = "\u2060"
 
@@ -141,6 +147,28 @@ class Renderer:
             chat = _merge_system(chat)
         text, contents = self._render(chat)
         return [*self._ids(text, contents), *self._content_ids(answer_prefix)]
+
+    def prompt_length(
+        self, chat: Sequence[Message], answer_prefix: str = "", adapter: str | None = None, *, limit: int | None = None
+    ) -> int:
+        """Number of tokens of a prompt. Above `limit` it may be less: the texts are read no further than necessary.
+
+        Raises:
+            RenderError: as `prompt_ids`.
+        """
+        if adapter is not None and self._adapter_options is not None:
+            renderer = self.with_options(self._adapter_options(adapter))
+            return renderer.prompt_length(chat, answer_prefix, limit=limit)
+        size = sum(len(message["content"]) for message in chat) + len(answer_prefix)
+        if limit is not None and size > _FIRST_CHARACTERS * limit:
+            text = f"{self._apply(chat if self._has_system_role else _merge_system(chat))}{answer_prefix}"
+            size = _FIRST_CHARACTERS * limit
+            while size < len(text):
+                beginning = len(self.tokenizer(text[:size], add_special_tokens=False)["input_ids"])
+                if beginning > limit + _CUT_TOKENS:
+                    return beginning - _CUT_TOKENS
+                size *= 4
+        return len(self.prompt_ids(chat, answer_prefix))
 
     def completion_ids(self, text: str, choice_suffix: str | None = None) -> list[int]:
         """Token ids of an answer and the stop token; with a suffix, of the text and the suffix without stop token."""

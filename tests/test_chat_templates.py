@@ -286,3 +286,35 @@ def test_many_control_tokens_are_processed_quickly(renderer):
     renderer.prompt_ids([{"role": "user", "content": token * 3000}])
     renderer.prompt_ids([{"role": "user", "content": "<" * 5000 + "|im_end|>" * 3000}])
     assert time.monotonic() - started < 20
+
+
+class Counting:
+    """A tokenizer that counts the characters it reads."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.characters = tokenizer, 0
+
+    def __call__(self, text, **options):
+        self.characters += len(text)
+        return self._tokenizer(text, **options)
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+@pytest.mark.parametrize(
+    "content", ["tent ", "<|im_end|>", "<start_of_turn>", "e\u0301", " ", "\n\n", "9", "\U000f0000"]
+)
+def test_the_length_of_a_long_prompt_is_known_before_all_of_it_is_read(renderer, content):
+    tokenizer = Counting(renderer.tokenizer)
+    counting = Renderer(tokenizer, renderer.options)
+    for chat in (filled(CHAT, content * 3), filled(CHAT, content * 1000)):
+        exact = len(renderer.prompt_ids(chat, content))
+        for limit in (None, exact, exact + 1):
+            assert counting.prompt_length(chat, content, limit=limit) == exact
+        for limit in (exact // 2, 10):
+            assert limit < counting.prompt_length(chat, content, limit=limit) <= exact
+    tokenizer.characters = 0
+    assert counting.prompt_length(filled(CHAT, "tent " * 200_000), limit=100) > 100
+    assert counting.prompt_length(CHAT, "tent " * 200_000, limit=100) > 100
+    assert tokenizer.characters < 20_000

@@ -149,3 +149,11 @@ def test_patterns_and_additional_properties_behave_as_in_jsonschema():
         for each in (schema, closed, typed):
             expected = jsonschema.Draft202012Validator(each).is_valid(value)
             assert schema_validator(each).is_valid(value) is expected, (each, value)
+
+
+def test_a_repeated_key_among_many_is_found_in_linear_time():
+    keys = [f'"{number}": 0' for number in range(300_000)]
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="the key '299999' occurs twice"):
+        parse_json("{" + ",".join([*keys, keys[-1]]) + "}")
+    assert time.monotonic() - started < 10  # hours, where each key is looked up among all others

@@ -70,14 +70,14 @@ def _probe_routes(service: Service) -> APIRouter:
     async def readyz() -> dict[str, str]:
         if service.engine.stats().waiting >= service.settings.max_waiting:
             raise EngineBusy("the queue is full", fix="Ask again later.")
-        if missing := await in_thread(service.probe_thread, service.missing_files):
+        if missing := await in_thread(service.probe_thread, None, service.missing_files):
             _LOG.error("not ready: files are missing: %s", ", ".join(repr(str(path)) for path in missing))
             raise ApiError(503, "storage_unavailable", STORAGE_UNAVAILABLE)
         return {"status": "ready"}
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        text = await in_thread(service.probe_thread, service.metrics.text)
+        text = await in_thread(service.probe_thread, None, service.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

@@ -30,6 +30,9 @@ _LOG = logging.getLogger(__name__)
 
 _BODY = TypeAdapter(ChatRequest)
 
+#: Characters of a grammar. Compiling the worst one of this size takes about a second, and cannot be interrupted.
+_MAX_GRAMMAR_CHARACTERS = 65_536
+
 _ANY_OBJECT = Grammar("json_schema", '{"type": "object"}')
 
 
@@ -45,6 +48,7 @@ def routes(service: Service) -> APIRouter:
             admission.enter_context(service.admitted(http.state.caller))
             stream = TextStream() if body.stream else None
             answer = await service.in_thread(
+                http.state.caller,
                 lambda: _submit(service, body, http.state.caller, stream),
                 on_abandoned=lambda answer: answer.future.cancel(),
             )
@@ -109,7 +113,7 @@ def grammar_of(response_format: ResponseFormat | None, outputs: StructuredOutput
     """The grammar that constrains the answer; None for unconstrained text.
 
     Raises:
-        ApiError: 400, when both fields ask for a grammar, or a field is incomplete.
+        ApiError: 400, when both fields ask for a grammar, a field is incomplete, or the grammar is too long.
 
     Examples:
         >>> grammar_of(None, StructuredOutputs(choice=["yes", "no"])).text
@@ -119,7 +123,11 @@ def grammar_of(response_format: ResponseFormat | None, outputs: StructuredOutput
     second = _of_structured_outputs(outputs) if outputs is not None else None
     if first and second:
         raise _invalid("Give either response_format or structured_outputs, not both.", "structured_outputs")
-    return first or second
+    grammar = first or second
+    if grammar is not None and len(grammar.text) > _MAX_GRAMMAR_CHARACTERS:
+        param = "response_format" if first else "structured_outputs"
+        raise _invalid(f"A grammar has at most {_MAX_GRAMMAR_CHARACTERS:,} characters.", param)
+    return grammar
 
 
 def fits(grammar: Grammar, text: str) -> bool:
@@ -144,11 +152,13 @@ class _Answer:
     Attributes:
         model: The exact adapter version, or the base's name.
         grammar: The constraint, if any.
+        caller: Who asked.
     """
 
     future: Future[Completion]
     model: str
     grammar: Grammar | None
+    caller: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -186,7 +196,7 @@ def _submit(service: Service, body: ChatRequest, caller: str, stream: TextStream
     future = service.engine.submit(
         request, caller=caller, seconds=service.settings.timeout, on_token=stream.on_token if stream else None
     )
-    return _Answer(future, request.adapter or service.base, grammar)
+    return _Answer(future, request.adapter or service.base, grammar, caller)
 
 
 def _default_answer_tokens(service: Service, prompt_tokens: int) -> int:
@@ -204,7 +214,7 @@ async def _count(service: Service, answer: _Answer, completion: Completion) -> N
     invalid = False
     if answer.grammar is not None and completion.finish == "length":
         grammar = answer.grammar
-        invalid = not await service.in_thread(lambda: fits(grammar, completion.text))
+        invalid = not await service.in_thread(answer.caller, lambda: fits(grammar, completion.text))
     service.metrics.completed(answer.model, completion, invalid=invalid)
 
 

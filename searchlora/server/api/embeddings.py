@@ -29,7 +29,7 @@ def routes(service: Service) -> APIRouter:
         body = await service.body(http, _BODY)
         encoders, caller = service.encoders, http.state.caller
         with service.admitted(caller):
-            pinned = await service.in_thread(lambda: encoders.pin(body.model))
+            pinned = await service.in_thread(caller, lambda: encoders.pin(body.model))
             future = encoders.submit(
                 pinned,
                 body.input,
@@ -40,7 +40,7 @@ def routes(service: Service) -> APIRouter:
             )
             embedded = await unless_disconnected(http, asyncio.wrap_future(future))
         service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)
-        return await service.json(lambda: _response(pinned, embedded, body.encoding_format == "base64"))
+        return await service.json(caller, lambda: _response(pinned, embedded, body.encoding_format == "base64"))
 
     return router
 

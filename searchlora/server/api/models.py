@@ -31,18 +31,20 @@ def routes(service: Service) -> APIRouter:
     _add_adapter_routes(router, service)
 
     @router.get("/v1/models")
-    async def models() -> Response:
-        return await service.json(lambda: {"object": "list", "data": list(_all_models(service, fingerprints))})
+    async def models(http: Request) -> Response:
+        return await service.json(
+            http.state.caller, lambda: {"object": "list", "data": list(_all_models(service, fingerprints))}
+        )
 
     @router.get("/v1/models/{model:path}")
-    async def model(model: str) -> Response:
+    async def model(http: Request, model: str) -> Response:
         def entry() -> dict[str, Any]:
             found = next((entry for entry in _all_models(service, fingerprints) if entry["id"] == model), None)
             if found is None:
                 raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
             return found
 
-        return await service.json(entry)
+        return await service.json(http.state.caller, entry)
 
     return router
 

@@ -20,6 +20,8 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -210,6 +212,18 @@ class ScoreRequest(_Body):
     answer_prefix: Text = ""
     choice_suffix: Text | None = None
     prune_margin: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @field_validator("choice_suffix")
+    @classmethod
+    def _suffixes_not_too_long(cls, suffix: str | None, info: ValidationInfo) -> str | None:
+        """Each choice is tokenised with the suffix behind it."""
+        if suffix and len(suffix) * len(info.data.get("choices", ("",))) > _MAX_CHOICE_CHARACTERS:
+            raise PydanticCustomError(
+                "too_long",
+                "all choices together have at most {limit} characters of it",
+                {"limit": _MAX_CHOICE_CHARACTERS},
+            )
+        return suffix
 
 
 class ScoreRequests(_Body):

@@ -32,6 +32,7 @@ def routes(service: Service) -> APIRouter:
         requests = body.requests if isinstance(body, ScoreRequests) else [body]
         with service.admitted(http.state.caller, len(requests)):
             models, futures = await service.in_thread(
+                http.state.caller,
                 lambda: _submit(service, requests, http.state.caller),
                 on_abandoned=lambda submitted: _cancel(submitted[1]),
             )
@@ -44,7 +45,7 @@ def routes(service: Service) -> APIRouter:
             results = [_result(service, model, scored) for model, scored in zip(models, scores, strict=True)]
             return {"results": results} if isinstance(body, ScoreRequests) else results[0]
 
-        return await service.json(response)
+        return await service.json(http.state.caller, response)
 
     return router
 

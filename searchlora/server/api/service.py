@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,12 +19,11 @@ from searchlora.errors import NotInStore, RenderError, UsageError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
-from searchlora.prompts import Message
 from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.metrics import Metrics
 from searchlora.server.api.schemas import parse_body
-from searchlora.server.api.work_queue import in_thread
+from searchlora.server.api.work_queue import FairThreads, in_thread
 
 T = TypeVar("T")
 
@@ -82,7 +80,7 @@ class Service:
     """An engine with its adapter store, the encoders, and the settings.
 
     Attributes:
-        threads: Worker threads for blocking work of requests.
+        threads: Worker threads for blocking work of requests, shared fairly between callers.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
     """
 
@@ -91,12 +89,8 @@ class Service:
     encoders: Encoders
     settings: Settings
     metrics: Metrics = field(default_factory=Metrics)
-    threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="searchlora-http")
-    )
-    probe_thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="searchlora-probe")
-    )
+    threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
+    probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
     _had_store: bool = field(init=False)
 
@@ -108,18 +102,20 @@ class Service:
         """The name of the base model in requests; never a path."""
         return public_name(self.engine.base.name)
 
-    async def in_thread(self, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None) -> T:
+    async def in_thread(
+        self, caller: str, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None
+    ) -> T:
         """Run a blocking function outside the event loop, see `work_queue.in_thread`."""
-        return await in_thread(self.threads, function, on_abandoned=on_abandoned)
+        return await in_thread(self.threads, caller, function, on_abandoned=on_abandoned)
 
     async def body(self, http: HttpRequest, adapter: TypeAdapter[T]) -> T:
         """The parsed body of a request. Raises `ApiError` 400, see `schemas.parse_body`."""
         raw, content_type = await http.body(), http.headers.get("content-type", "")
-        return await self.in_thread(lambda: parse_body(raw, content_type, adapter))
+        return await self.in_thread(http.state.caller, lambda: parse_body(raw, content_type, adapter))
 
-    async def json(self, content: Callable[[], Any]) -> Response:
+    async def json(self, caller: str, content: Callable[[], Any]) -> Response:
         """A JSON response whose content is computed and encoded outside the event loop: it may be large."""
-        return await self.in_thread(lambda: JSONResponse(content()))
+        return await self.in_thread(caller, lambda: JSONResponse(content()))
 
     @contextmanager
     def admitted(self, caller: str, requests: int = 1) -> Iterator[None]:
@@ -149,8 +145,8 @@ class Service:
     def close(self) -> None:
         """Complete or fail the engine's requests, and end the threads."""
         self.engine.close(self.settings.timeout)
-        self.threads.shutdown(wait=False, cancel_futures=True)
-        self.probe_thread.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown()
+        self.probe_thread.shutdown()
 
     def pin(self, model: str) -> str | None:
         """The exact adapter version that a request's `model` means now; None for the base model.
@@ -187,20 +183,22 @@ class Service:
         """
         assert request.adapter is not None
         pinned = replace(request, adapter=self.pin(request.adapter))
-        length = self._prompt_length(request.messages, request.answer_prefix, pinned.adapter)
         limit = self.settings.max_prompt_tokens
+        length = self._prompt_length(pinned, limit)
         if limit is not None and length > limit:
             raise ApiError(
                 400,
                 "context_length_exceeded",
-                f"The prompt has {length} tokens, and this server takes {limit}. Shorten it.",
+                f"The prompt has {length} tokens or more, and this server takes {limit}. Shorten it.",
                 param="messages",
             )
         return pinned, length
 
-    def _prompt_length(self, messages: Sequence[Message], answer_prefix: str, adapter: str | None) -> int:
+    def _prompt_length(self, request: Request, limit: int | None) -> int:
         try:
-            return len(self.engine.renderer.prompt_ids(messages, answer_prefix, adapter))
+            return self.engine.renderer.prompt_length(
+                request.messages, request.answer_prefix, request.adapter, limit=limit
+            )
         except RenderError as error:
             message = f"The messages cannot be rendered: {error.what}."
             raise ApiError(400, "invalid_messages", message, param="messages") from None

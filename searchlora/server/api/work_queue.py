@@ -1,4 +1,4 @@
-"""Background work in threads: a fair job queue with deadlines and cancellation, and helpers to leave the event loop.
+"""Background work in threads: a fair job queue with deadlines and cancellation, and fair threads for short work.
 
 OpenMP keeps a thread pool for every thread that has computed until that thread ends, and each pool slows down the
 others. So no long-lived thread (the event loop's, a thread pool's) computes with a model here.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,17 +20,97 @@ from searchlora.errors import DeadlineExceeded, EngineBusy
 T = TypeVar("T")
 
 
-async def in_thread(
-    executor: Executor, function: Callable[[], T], *, on_abandoned: Callable[[T], object] | None = None
-) -> T:
-    """Run a blocking function in an executor's thread, and stop waiting as soon as the caller is cancelled.
+class FairThreads:
+    """Threads for short blocking work outside the event loop. Thread-safe.
+
+    Callers take turns, the work of one caller starts in FIFO order, and one caller has at most half of the threads: its
+    slow work never holds up the work of others.
 
     Args:
-        executor: Where it runs.
-        function: The function; it is dropped if it has not started when the caller is cancelled.
-        on_abandoned: Called with its result if the caller was cancelled while it ran.
+        count: Number of threads.
+        name: Prefix of their names.
+
+    Examples:
+        >>> threads = FairThreads(2, "example")
+        >>> threads.submit("caller", lambda: 1 + 1).result()
+        2
+        >>> threads.shutdown()
     """
-    future = executor.submit(function)
+
+    def __init__(self, count: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._count, self._per_caller = count, max(1, count // 2)
+        self._waiting: OrderedDict[Hashable, deque[tuple[Future[Any], Callable[[], Any]]]] = OrderedDict()
+        self._running: Counter[Hashable] = Counter()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, caller: Hashable, function: Callable[[], T]) -> Future[T]:
+        """Run a function when its caller's turn comes. After `shutdown` its future is cancelled."""
+        future: Future[T] = Future()
+        with self._lock:
+            self._waiting.setdefault(caller, deque()).append((future, function))
+            self._start()
+        return future
+
+    def shutdown(self) -> None:
+        """Cancel what has not started. Does not wait for what runs."""
+        with self._lock:
+            self._closed = True
+            self._start()
+        self._pool.shutdown(wait=False)
+
+    def _start(self) -> None:
+        """Start as much as there is room for. Needs the lock."""
+        if self._closed:
+            for line in self._waiting.values():
+                for future, _ in line:
+                    future.cancel()
+            self._waiting.clear()
+        while self._running.total() < self._count:
+            turns = [caller for caller in self._waiting if self._running[caller] < self._per_caller]
+            if not turns:
+                return
+            caller = turns[0]
+            future, function = self._waiting[caller].popleft()
+            self._waiting.move_to_end(caller)
+            if not self._waiting[caller]:
+                del self._waiting[caller]
+            if future.set_running_or_notify_cancel():
+                self._running[caller] += 1
+                self._pool.submit(self._run, caller, future, function)
+
+    def _run(self, caller: Hashable, future: Future[Any], function: Callable[[], Any]) -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            with self._lock:
+                self._running[caller] -= 1
+                if not self._running[caller]:
+                    del self._running[caller]
+                self._start()
+
+
+async def in_thread(
+    threads: FairThreads,
+    caller: Hashable,
+    function: Callable[[], T],
+    *,
+    on_abandoned: Callable[[T], object] | None = None,
+) -> T:
+    """Run a blocking function in a thread, and stop waiting as soon as the waiting task is cancelled.
+
+    Args:
+        threads: Where it runs.
+        caller: Whose turn it uses.
+        function: The function; it is dropped if it has not started when the task is cancelled.
+        on_abandoned: Called with its result if the task was cancelled while it ran.
+    """
+    future = threads.submit(caller, function)
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:

@@ -266,6 +266,56 @@ def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkey
 # Callers
 
 
+def test_slow_requests_of_a_caller_do_not_hold_up_those_of_another(tiny_base, store, monkeypatch):
+    service = made_service(tiny_base, store, api_keys=("first", "second"), timeout=20)
+    measure, go = service.engine.renderer.prompt_length, threading.Event()
+
+    def slow(messages, *arguments, **more):
+        if messages[0]["content"] == "slow":
+            go.wait(10)
+        return measure(messages, *arguments, **more)
+
+    monkeypatch.setattr(service.engine.renderer, "prompt_length", slow)
+    with served(service) as url, ThreadPoolExecutor(32) as pool:
+
+        def ask(key, text):
+            headers = {"authorization": f"Bearer {key}"}
+            return httpx.post(f"{url}{CHAT}", json=asked(text, max_tokens=1), headers=headers, timeout=30).status_code
+
+        waiting = [pool.submit(ask, "first", "slow") for _ in range(24)]
+        try:
+            time.sleep(0.5)
+            started = time.monotonic()
+            assert ask("second", "x") == 200
+            assert time.monotonic() - started < 5
+        finally:
+            go.set()
+        assert {answer.result() for answer in waiting} == {200}
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (SCORE, {"choices": [str(number) for number in range(1000)], "choice_suffix": "b" * 900_000}),
+        (SCORE, {"choices": ["a", "b"], "choice_suffix": "b" * 8001}),
+        (CHAT, {"structured_outputs": {"regex": "a" * 65_537}}),
+        (CHAT, {"structured_outputs": {"choice": [str(number) for number in range(20_000)]}}),
+        (CHAT, {"structured_outputs": {"json": {"enum": [{"a": {"b": number}} for number in range(10_000)]}}}),
+        (CHAT, {"structured_outputs": {"grammar": "start: " + " ".join(["x"] * 40_000)}}),
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"title": "x" * 70_000}}}}),
+    ],
+    ids=["suffixes", "two suffixes", "regex", "choices", "schema", "lark", "response_format"],
+)  # fmt: skip
+def test_texts_that_take_long_to_tokenise_or_to_compile_have_a_limit(client, path, more):
+    body = asked() if path == CHAT else SCORED
+    started = time.monotonic()
+    answer = client.post(path, json=body | more)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+    assert [*more][-1] in (answer.json()["error"]["param"] or "")
+    assert "at most" in answer.json()["error"]["message"]
+    assert time.monotonic() - started < 5
+
+
 def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, api_keys=("first", "second"), max_requests_per_caller=3)
     held = []

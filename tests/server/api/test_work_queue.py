@@ -1,4 +1,4 @@
-"""Work queue: FIFO order, cancellation, deadlines and capacity."""
+"""Work queue and fair threads: order, cancellation, deadlines and capacity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from searchlora.errors import DeadlineExceeded, EngineBusy
-from searchlora.server.api.work_queue import WorkQueue
+from searchlora.server.api.work_queue import FairThreads, WorkQueue
 
 
 class Held:
@@ -86,3 +86,42 @@ def test_no_thread_outlives_the_queue():
     while any(thread.name == "searchlora-work-queue" for thread in threading.enumerate()):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_slow_work_of_a_caller_leaves_threads_to_others():
+    threads, go, done = FairThreads(4, "test"), threading.Event(), []
+    first = [threads.submit("first", lambda: go.wait(10)) for _ in range(50)]
+    try:
+        assert [threads.submit("second", lambda number=number: number).result(5) for number in range(20)] == [
+            *range(20)
+        ]
+        assert sum(future.running() for future in first) == 2
+        third = [threads.submit("third", lambda number=number: done.append(number)) for number in range(20)]
+        assert all(future.result(5) is None for future in third)
+        assert sorted(done) == [*range(20)]
+    finally:
+        go.set()
+    assert all(future.result(5) for future in first)
+    threads.shutdown()
+
+
+def test_work_that_waits_is_dropped_by_its_caller_and_at_shutdown():
+    threads, go, done = FairThreads(1, "test"), threading.Event(), []
+    running = threads.submit("first", lambda: go.wait(5))
+    dropped, waiting = (threads.submit("first", lambda: done.append("done")) for _ in range(2))
+    assert dropped.cancel()
+    threads.shutdown()
+    late = threads.submit("second", lambda: done.append("late"))
+    assert waiting.cancelled() and late.cancelled()
+    go.set()
+    assert running.result(5)
+    assert not done
+
+
+def test_work_that_fails_gives_its_thread_back():
+    threads = FairThreads(1, "test")
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            threads.submit("first", lambda: 1 // 0).result(5)
+    assert threads.submit(None, lambda: 1).result(5) == 1  # None is a caller like others
+    threads.shutdown()
