@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from searchlora.errors import NameTaken, TamperedAdapter
 from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel, resolve
 from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
+from tests.child_scripts import run_script
 
 
 def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: StoredAdapter, tmp_path: Path) -> None:
@@ -122,8 +121,7 @@ except StoreError as error:
 @pytest.mark.parametrize("what", ["model", "tokenizer", "adapter"])
 def test_a_full_disk_is_a_store_error(store: Store, tmp_path: Path, what: str) -> None:
     out = tmp_path / "out" / "merged"
-    command = [sys.executable, "-c", FULL, str(store.root), str(out), what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run_script(FULL, store.root, out, what)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("StoreError") and "cannot be written" in done.stdout and "too large" in done.stdout
     if what != "adapter":

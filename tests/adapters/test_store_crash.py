@@ -5,12 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes
+from tests.child_scripts import run_script
 
 # A writer in a process of its own: store, folder to store, file with a manifest to take the draft from, what to do.
 WRITER = """
@@ -42,8 +42,7 @@ except StoreError as error:
 
 
 def write(store: Store, folder: Path, manifest: Path, how: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WRITER, str(store.root), str(folder), str(manifest), how]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run_script(WRITER, store.root, folder, manifest, how)
 
 
 def test_a_killed_writer_leaves_the_store_unchanged(store: Store, stored: StoredAdapter, trained: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from searchlora.adapters.stored import check_hashes
 from searchlora.data.building import build
 from searchlora.errors import TrainingError
 from searchlora.experiments.train import train, train_or_reuse
+from tests.child_scripts import run_script
 
 SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.every_steps=1")
 
@@ -58,10 +57,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def killed(base: str, data: Path, store: Path, point: str) -> None:
-    script = CHILD.replace("OVERRIDES", repr(SHORT))
-    command = [sys.executable, "-c", script, base, str(data), str(store), point]
-    repository = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180, check=False)
+    done = run_script(CHILD.replace("OVERRIDES", repr(SHORT)), base, data, store, point)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

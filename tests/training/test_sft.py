@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from searchlora.prompts import Renderer
 from searchlora.recipe import load_recipe
 from searchlora.training.metrics import read_metrics
 from searchlora.training.sft import train_adapter
+from tests.child_scripts import Script, run_script
 from tests.words import first_word, word_records
 
 SHORT = ["optim.batch_size=8", "optim.max_steps=12", "optim.learning_rate=5e-3", "lora.r=4", "lora.alpha=8"]
@@ -223,31 +222,18 @@ train_adapter(first_word(Path(task)), recipe, resolve(base), word_records(64), P
 def test_resuming_after_kill_9_ends_at_the_same_loss(tiny_base, tmp_path):
     overrides = [*SHORT, "checkpoints.every_steps=5", "lora.dropout=0.1"]
     script = _CHILD.replace("OVERRIDES", repr(overrides))
-    repository = Path(__file__).resolve().parents[2]
 
-    def start(run: str, resume: str) -> subprocess.Popen:
-        command = [
-            sys.executable,
-            "-c",
-            script,
-            str(tiny_base.path),
-            str(tmp_path / "task"),
-            str(tmp_path / run),
-            resume,
-        ]
-        return subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(run: str, resume: str) -> Script:
+        return Script(script, tiny_base.path, tmp_path / "task", tmp_path / run, resume)
 
     killed = start("killed", "fresh")
-    for line in killed.stdout:
-        if line.strip() == "7":
-            os.kill(killed.pid, signal.SIGKILL)
-            break
+    while "\n7\n" not in killed.stdout and killed.is_running():
+        time.sleep(0.001)
+    killed.kill()
     assert killed.wait() == -signal.SIGKILL
     assert (tmp_path / "killed" / "checkpoints" / "checkpoint-5").is_dir()
-    whole, resumed = start("whole", "fresh"), start("killed", "resume")
-    for process in (whole, resumed):
-        _, complaints = process.communicate(timeout=120)
-        assert process.returncode == 0, complaints
+    for process in (start("whole", "fresh"), start("killed", "resume")):
+        assert process.wait() == 0, process.stderr
     after = read_metrics(tmp_path / "killed" / "metrics.jsonl")
     assert [line["step"] for line in after] == list(range(1, 13))
     assert after[-1]["loss"] == read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]["loss"]
@@ -360,8 +346,6 @@ except TrainingError as error:
 
 
 def test_a_full_disk_is_a_clear_error(tiny_base, tmp_path):
-    command = [sys.executable, "-c", _FULL_DISK, tiny_base.name, str(tmp_path / "task"), str(tmp_path / "run")]
-    repository = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180, check=False)
+    done = run_script(_FULL_DISK, tiny_base.name, tmp_path / "task", tmp_path / "run")
     assert done.returncode == 3, done.stderr
     assert "cannot be written" in done.stdout and "--resume" in done.stdout

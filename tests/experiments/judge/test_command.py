@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +29,7 @@ from searchlora.files import file_sha256
 from searchlora.inference.local import LocalEngine
 from searchlora.task import load_prompted_task
 from tests.adapters.factories import draft_for, made_adapter
+from tests.child_scripts import Script, run_script
 from tests.experiments.grading_task import build_task, write_collection
 
 
@@ -287,17 +285,13 @@ command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/kil
 def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
     write_collection(tmp_path, topics=8)  # 240 pairs
     grades = tmp_path / "killed.txt.partial" / "grades.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, tmp_path, tiny_base.path, tasks, ""], env={**os.environ}
-    )
+    process = Script(_PROGRAM, tmp_path, tiny_base.path, tasks, "")
     try:
         deadline = time.monotonic() + 60
-        while (
-            not (grades.is_file() and grades.stat().st_size) and process.poll() is None and time.monotonic() < deadline
-        ):
+        while not (grades.is_file() and grades.stat().st_size) and process.is_running() and time.monotonic() < deadline:
             time.sleep(0.001)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     before = grades.read_bytes().count(b"\n")
     assert 0 < before < 240, "killed too late to tell"
@@ -323,8 +317,7 @@ def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     ask, tasks, tmp_path, tiny_base, monkeypatch, moment
 ):
     """Nothing is judged twice, nothing stays behind, and the files are those of an uninterrupted run."""
-    command = [sys.executable, "-c", _PROGRAM, tmp_path, tiny_base.path, tasks, moment]
-    assert subprocess.run(command, env={**os.environ}).returncode == -signal.SIGKILL
+    assert run_script(_PROGRAM, tmp_path, tiny_base.path, tasks, moment).returncode == -signal.SIGKILL
     assert (tmp_path / "killed.txt").exists() == (moment in ("qrels", "clean-up"))
     assert (tmp_path / "killed.txt.partial").exists()
 

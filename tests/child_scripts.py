@@ -1,0 +1,87 @@
+"""Python scripts in child processes, for tests that kill one or fill its disk.
+
+They are forked from a server process that has imported the libraries, so a script starts in milliseconds instead of the
+five seconds that torch, transformers and peft take to import.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        "transformers.models.llama.modeling_llama",
+        "peft",
+        "trl",
+        "searchlora.inference.local",
+        "searchlora.experiments.train",
+        "searchlora.experiments.judge.command",
+        "searchlora.training.sft",
+    ]
+)
+
+
+class Script:
+    """A running script."""
+
+    def __init__(self, script: str, *arguments: object) -> None:
+        self._folder = Path(tempfile.mkdtemp())
+        words = list(map(str, arguments))
+        self._process = _CONTEXT.Process(
+            target=_execute, args=(script, words, dict(os.environ), str(self._folder)), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return self._written("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """What it has written so far."""
+        return self._written("stderr")
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+
+    def wait(self, timeout: float = 180) -> int:
+        """Its exit code, negative for the signal that ended it. A script that takes longer is killed."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self.kill()
+            self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def _written(self, name: str) -> str:
+        file = self._folder / name
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, with `sys.argv[1:]` as given and the environment of this process."""
+    running = Script(script, *arguments)
+    code = running.wait()
+    return subprocess.CompletedProcess(["python", "-c", script], code, running.stdout, running.stderr)
+
+
+def _execute(script: str, arguments: list[str], environment: Mapping[str, str], folder: str) -> None:
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["-c", *arguments]
+    exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
