@@ -146,7 +146,7 @@ def check_grade(grade: int, where: str) -> None:
 
 
 def whole_number(text: str) -> int:
-    """The whole number that a text says: `3`, `-1`, and `3.0`, as some tools write it.
+    """The whole number written in a text: `3`, `-1`, and `3.0`, as some tools write it.
 
     Raises:
         ValueError: for anything else; `int` alone would take `1_0` for ten.

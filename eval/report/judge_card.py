@@ -35,7 +35,7 @@ def write_judge_card(
         cards: One at least; shown by falling kappa over all grades.
         provenance: What they were made from, label -> value, for example a file and its sha256.
         comparison: Of every two judges, by `compare_judges`.
-        curves: Judge -> what people said where it gave each grade, by `calibration_curve`.
+        curves: Judge -> its `calibration_curve`: mean human grade for each grade of the judge.
         introduction: A plain sentence or two shown below the title.
 
     Raises:

@@ -94,7 +94,7 @@ def svg(figure: Any, label: str) -> Markup:
         re.sub(r' (xmlns(:\w+)?|version|height|width)="[^"]*"', "", drawn[: (end := drawn.index(">"))]) + drawn[end:]
     )
     drawn = drawn.replace("xlink:href", "href")
-    # A hundredth of a unit is not seen; what stands between the tags is text and stays.
+    # Coordinates need no more than two decimals; text between tags is unchanged.
     drawn = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(?<=\d\.\d\d)\d+", "", tag[0]), drawn)
     drawn = re.sub(r"\s*\n\s*", "\n", drawn)
     for colour, variable in _COLOURS.items():
@@ -136,7 +136,7 @@ def difference_plot(comparison: Comparison, a: str, b: str) -> Markup:
     """The difference of every row in `row_measure`, greatest first: wins of a above 0, losses below."""
     differences = np.sort(list(comparison.gains(a, b).values()))[::-1]
     steps = min(len(differences), _STEPS)
-    # The middle of each step; every row where there are no more rows than steps.
+    # The middle of each step, or every row if there are no more rows than steps.
     drawn = differences[((np.arange(steps) + 0.5) * len(differences) / steps).astype(int)]
     edges = np.linspace(0, 100, steps + 1)
     figure, axes = drawing(1.7)

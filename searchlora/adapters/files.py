@@ -16,7 +16,7 @@ from searchlora.files.atomic import sync
 
 TEMPORARY = ".tmp-"
 
-#: Age in seconds from which a temporary folder is taken for that of a killed writer.
+#: Age in seconds from which a temporary folder is treated as left by a killed writer.
 ABANDONED_AFTER = 24 * 3600
 
 

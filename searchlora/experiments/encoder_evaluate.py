@@ -46,10 +46,10 @@ def evaluate_encoders(
 
     Args:
         models: Folders of encoders, each shown by the name of its folder.
-        retrieval: Of BM25, which stands beside encoders that retrieve.
+        retrieval: Settings of BM25, the baseline of encoders evaluated by retrieval.
 
     Returns:
-        Systems by name, and the figures. What an encoder's training took stands among its costs.
+        Systems by name, and the figures. The costs include those of training an encoder.
 
     Raises:
         UsageError: when an adapter is of another task, two systems have one name, or the judge is circular.

@@ -15,7 +15,7 @@ from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.retrieval.encoder import Encoder, Vectors
 from searchlora.server.api.work_queue import Job, WorkQueue
 
-#: Texts per forward pass; a job that nobody needs any more stops between two of them.
+#: Texts per forward pass; a cancelled job stops between two of them.
 _BATCH_SIZE = 16
 
 
