@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from searchlora.adapters.files import replace_text
 from searchlora.adapters.references import MAX_VERSION
+from searchlora.adapters.staging import replace_text
 from searchlora.errors import NotInStore, StoreError
 
 ALIASES = "aliases.json"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchlora.adapters import files
+from searchlora.adapters import staging
 from searchlora.adapters.attach import attach
 from searchlora.adapters.golden import encode_texts, last_logits, precision_for
 from searchlora.adapters.load_check import check_files
@@ -195,11 +195,11 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise NameTaken("the folder is not empty", where=str(out), fix="Give a folder that does not exist.")
     check_files(stored, base)
-    with files.whole_folder(out.absolute().parent) as new:
+    with staging.staging_folder(out.absolute().parent) as new:
         merge = _merge_encoder if stored.manifest.golden.vectors else _merge_llm
         report = merge(stored, base, new, out)
         (new / REPORT).write_text(_report_json(report, stored.manifest), encoding="utf-8")
-        files.publish(new, out)
+        staging.publish(new, out)
     return report
 
 
@@ -215,7 +215,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:
-        if type(error) is Exception:  # raised by tokenizers if it cannot write; `whole_folder` expects an OSError
+        if type(error) is Exception:  # raised by tokenizers if it cannot write; `staging_folder` expects an OSError
             raise OSError(str(error)) from error
         raise
 

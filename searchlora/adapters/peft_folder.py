@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from searchlora.adapters.files import reason
+from searchlora.adapters.staging import reason
 from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter, UnexpectedKey, ZeroDelta
 from searchlora.files.json_text import parse_json
 from searchlora.recipe import MAX_RANK, ModuleName

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.adapters import files
+from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
@@ -227,7 +227,7 @@ class Store:
                 that point to it are deleted too.
         """
         if (stray := self._stray_version(reference)) is not None:
-            with self._locked(stray.parent.name), files.whole_folder(self.root) as trash:
+            with self._locked(stray.parent.name), staging.staging_folder(self.root) as trash:
                 stray.rename(trash / "removed")
             return reference
         parsed = parse_reference(reference)
@@ -249,8 +249,8 @@ class Store:
             for alias in pointing:
                 history, _ = history.move(alias, None, "its version was removed")
             removed = sorted({*self._removed(parsed.name), number})
-            files.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
-            with files.whole_folder(self.root) as trash:
+            staging.replace_text(self.root / parsed.name / REMOVED, json.dumps(removed) + "\n")
+            with staging.staging_folder(self.root) as trash:
                 (self.root / parsed.name / str(number)).rename(trash / "removed")
         return f"{parsed.name}@{number}"
 
@@ -384,8 +384,8 @@ class Store:
     ) -> StoredAdapter:
         """Write a version into a temporary folder with `fill`, check it, then rename the folder into place."""
         check_name(name)
-        files.sweep(self.root)
-        with self._locked(name), files.whole_folder(self.root) as new:
+        staging.sweep(self.root)
+        with self._locked(name), staging.staging_folder(self.root) as new:
             self.check_task(name, task)
             if training_run is not None and (existing := self._stored_by(name, training_run)) is not None:
                 return existing
@@ -396,7 +396,7 @@ class Store:
             if check is not None:
                 check(StoredAdapter(new, manifest))
             target = self.root / name / str(number)
-            files.publish(new, target)
+            staging.publish(new, target)
             return StoredAdapter(target, manifest)
 
     def _stored_by(self, name: str, training_run: str) -> StoredAdapter | None:

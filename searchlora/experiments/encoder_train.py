@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from searchlora.adapters import files
+from searchlora.adapters import staging
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.errors import NameTaken, RecipeError, TrainingError
@@ -191,7 +191,7 @@ def train_full_model(
 
 
 def _write_model(job: EncoderJob, result: TrainingResult, summary: dict[str, Any], target: Path) -> None:
-    with files.whole_folder(target.parent) as new:
+    with staging.staging_folder(target.parent) as new:
         shutil.copytree(result.adapter, new, dirs_exist_ok=True)
         content = {
             "task": f"{job.task.name} version {job.task.version}",
@@ -202,7 +202,7 @@ def _write_model(job: EncoderJob, result: TrainingResult, summary: dict[str, Any
             "training": summary,
         }
         write_json(new / TRAINING_FILE, content)
-        files.publish(new, target)
+        staging.publish(new, target)
 
 
 def read_training_file(folder: str | Path) -> dict[str, Any]:

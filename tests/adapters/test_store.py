@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from searchlora.adapters import files
+from searchlora.adapters import staging
 from searchlora.adapters.manifest import MANIFEST, SCHEMA_VERSION, ManifestDraft
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.errors import InvalidName, ManifestError, NameTaken, NotInStore, StoreError
@@ -198,7 +198,7 @@ def test_folders_of_killed_writers_are_removed_after_a_day(store: Store, stored:
     os.utime(old, (0, 0))
     store.add("echo", trained, stored.manifest.draft())
     assert not old.exists() and new.exists()
-    assert files.ABANDONED_AFTER == 86400
+    assert staging.ABANDONED_AFTER == 86400
 
 
 def test_the_store_folder_comes_from_option_variable_or_default(

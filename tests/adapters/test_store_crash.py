@@ -16,10 +16,11 @@ from tests.child_scripts import run_script
 WRITER = """
 import os, resource, signal, sys
 from pathlib import Path
-from searchlora.adapters import files, stored
+from searchlora.adapters import stored
 from searchlora.adapters.manifest import parse_manifest
 from searchlora.adapters.store import Store
 from searchlora.errors import StoreError
+from searchlora.files import atomic
 
 root, folder, manifest, how = sys.argv[1:]
 draft = parse_manifest(Path(manifest).read_text(), manifest).draft()
@@ -29,7 +30,7 @@ if how == "killed-in-copy":
         os.kill(os.getpid(), signal.SIGKILL)
     stored.copy_file = copy_file
 elif how == "killed-before-rename":
-    files.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+    atomic.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
 elif how == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -20,7 +20,7 @@ SHORT = ("optim.max_steps=2", "optim.batch_size=2", "lora.r=2", "checkpoints.eve
 #: Trains in a process of its own: base, dataset, store, where to be killed.
 CHILD = """
 import os, shutil, signal, sys
-from searchlora.adapters import files
+from searchlora.adapters import staging
 from searchlora.experiments import training_runs
 from searchlora.experiments.train import train
 
@@ -31,7 +31,7 @@ def die(*_args, **_kwargs):
 
 remove = training_runs.TrainingRunFolder.remove
 if point == "before the version appears":
-    files.publish = die
+    staging.publish = die
 elif point == "before clean-up":
     training_runs.TrainingRunFolder.remove = die
 elif point == "during clean-up":

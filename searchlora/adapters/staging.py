@@ -1,4 +1,4 @@
-"""Atomic writes: folders and files that become visible complete or not at all."""
+"""Staging folders of the store: a version is written under a temporary name and renamed once it is complete."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from searchlora.errors import StoreError
-from searchlora.files.atomic import sync
+from searchlora.errors import DataError, StoreError
+from searchlora.files import atomic_text, publish_folder, sync
 
 TEMPORARY = ".tmp-"
 
@@ -21,7 +21,7 @@ ABANDONED_AFTER = 24 * 3600
 
 
 @contextmanager
-def whole_folder(parent: Path) -> Iterator[Path]:
+def staging_folder(parent: Path) -> Iterator[Path]:
     """A temporary folder inside `parent`, to be filled and renamed by the caller; removed unless it was renamed.
 
     Raises:
@@ -47,12 +47,12 @@ def reason(error: Exception) -> str:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Sync a folder to disk, rename it to `target`, which must not exist, and sync the folders above it."""
-    for file in folder.rglob("*"):
-        sync(file)
-    sync(folder)
-    folder.rename(target)
-    sync(target.parent)
+    """Sync a folder to disk, rename it to `target`, which must not exist, and sync the folders above it.
+
+    Raises:
+        OSError: if the disk is full or `target` is taken.
+    """
+    publish_folder(folder, target)
     sync(target.parent.parent)  # the name's folder may be new
 
 
@@ -62,16 +62,11 @@ def replace_text(file: Path, text: str) -> None:
     Raises:
         StoreError: if it cannot be written; the old content stays.
     """
-    temporary = file.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        sync(temporary)
-        temporary.replace(file)
-        sync(file.parent)
-    except OSError as error:
-        raise StoreError(f"cannot be written ({reason(error)})", where=str(file), fix="Make room.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with atomic_text(file) as out:
+            out.write(text)
+    except DataError as error:
+        raise StoreError(error.what, where=str(file), fix="Make room.") from error
 
 
 def sweep(parent: Path) -> None:
