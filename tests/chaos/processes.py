@@ -44,6 +44,8 @@ def execute(job: Callable[[], object], folder: Path, *, kill_after: float | None
         kill_after: Seconds; None lets it finish.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stdout", "stderr"):  # the process may be killed before it opens them
+        (folder / name).write_bytes(b"")
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
