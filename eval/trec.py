@@ -94,6 +94,8 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     ):  # millions of lines: the message of a fault is made only when there is one
         try:
             topic, _, document, _, text, _ = _fields(line)
+            if "_" in text:  # `float` alone would take `1_0` for ten
+                raise ValueError(text)
             score = float(text)
         except ValueError:
             raise _run_fault(line, f"{path}, line {number}") from None

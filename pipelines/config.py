@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 
-from searchlora.errors import PipelineError
+from searchlora.errors import DataError, PipelineError
+from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 
 _READY = Path(__file__).parent
@@ -25,7 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Settings(BaseModel):
     """Base class of stage settings; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class EngineSettings(Settings):
@@ -234,10 +235,12 @@ def read_pipeline(
     if not path.suffix and f"{pipeline}" in ready_pipelines():
         path = _READY / f"{pipeline}.yaml"
     try:
-        content = parse_yaml(path.read_bytes())
-    except OSError:
+        content = parse_yaml(read_bytes(path))
+    except DataError as error:
         raise PipelineError(
-            f"there is no pipeline '{pipeline}'", fix=f"Give a YAML file, or one of: {', '.join(ready_pipelines())}."
+            f"there is no pipeline '{pipeline}'" if not path.exists() else f"the pipeline cannot be read: {error.what}",
+            where=None if not path.exists() else str(path),
+            fix=f"Give a YAML file, or one of: {', '.join(ready_pipelines())}.",
         ) from None
     except ValueError as error:
         raise PipelineError(str(error), where=str(path)) from None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: Characters of a part of a message that are shown: names and values of files may have any length.
+_MAX_PART, _KEPT_END = 4000, 500
+
 
 class SearchloraError(Exception):
     """Base class of all errors that searchlora raises on purpose.
@@ -24,8 +27,14 @@ class SearchloraError(Exception):
         self.what = what
         self.where = where
         self.fix = fix
-        message = f"{where}: {what}." if where else f"{what}."
+        message = f"{_clipped(where)}: {_clipped(what)}." if where else f"{_clipped(what)}."
         super().__init__(f"{message} {fix}" if fix else message)
+
+
+def _clipped(part: str) -> str:
+    if len(part) <= _MAX_PART:
+        return part
+    return f"{part[: _MAX_PART - _KEPT_END]} … ({len(part):,} characters) … {part[-_KEPT_END:]}"
 
 
 def some(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from searchlora.errors import RecipeError
+from searchlora.errors import DataError, RecipeError
+from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 
 #: Largest rank of an adapter.
@@ -349,9 +350,9 @@ def _known(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 def read_recipe(file: Path) -> Mapping[str, Any]:
     """The keys and values of a recipe file, unchecked. Raises `RecipeError` where it is missing or no YAML mapping."""
     try:
-        values = parse_yaml(file.read_bytes())
-    except OSError as error:
-        raise RecipeError(f"cannot be read ({error.strerror})", where=str(file)) from None
+        values = parse_yaml(read_bytes(file))
+    except DataError as error:
+        raise RecipeError(f"cannot be read: {error.what}", where=str(file), fix=error.fix) from None
     except ValueError as error:
         raise RecipeError(str(error), where=str(file), fix="Write the recipe as plain YAML in UTF-8.") from None
     if not isinstance(values, dict):

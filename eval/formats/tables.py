@@ -29,6 +29,7 @@ from searchlora.eval.formats.checks import collect_run
 from searchlora.eval.trec import Qrels, Run, ranked
 from searchlora.files import Head, SourceRow, atomic_bytes, open_bytes, strict
 from searchlora.files.rows import parquet_rows, write_delimited
+from searchlora.files.text import is_gzip
 
 _PARQUET = (".parquet",)
 
@@ -100,7 +101,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    if path.suffix == ".gz":
+    if is_gzip(path):
         raise UsageError("a Parquet file is compressed internally", where=str(path), fix="Leave .gz out of the name.")
     arrays = {}
     for name, values in columns.items():

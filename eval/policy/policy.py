@@ -25,12 +25,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
+from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Margin(_Strict):
@@ -122,9 +123,9 @@ def read_policy(path: str | Path) -> Policy:
         UsageError: when the file cannot be read, is not YAML, or has an invalid key (named in the error).
     """
     try:
-        content = parse_yaml(Path(path).read_bytes())
-    except OSError as error:
-        raise UsageError(f"the policy cannot be read ({error.strerror})", where=str(path)) from None
+        content = parse_yaml(read_bytes(Path(path)))
+    except DataError as error:
+        raise UsageError(f"the policy cannot be read: {error.what}", where=str(path), fix=error.fix) from None
     except ValueError as error:
         raise UsageError(f"the policy {error}", where=str(path)) from None
     try:

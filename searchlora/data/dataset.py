@@ -15,7 +15,7 @@ from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents
 from searchlora.data.splits import SPLITS
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import Qrels, read_qrels
-from searchlora.files import file_sha256
+from searchlora.files import file_sha256, json_file, json_object, numbered_lines, read_text
 from searchlora.records import Document, Record
 
 if TYPE_CHECKING:
@@ -89,14 +89,16 @@ def read_card(folder: Path) -> DatasetCard:
     Raises:
         DataError: if there is none, it is malformed, or a newer version wrote it.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     path = folder / CARD_FILE
-    build_it = "Build one with searchlora data build."
+    build_it, again = "Build one with searchlora data build.", "Build the dataset again."
+    if not path.exists():
+        raise DataError(f"is not a dataset, there is no {CARD_FILE}", where=str(folder), fix=build_it)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"is not a dataset, there is no {CARD_FILE}", where=str(folder), fix=build_it) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read ({error})", where=str(path), fix=build_it) from None
+        values = json_file(path)
+    except DataError as error:
+        raise DataError(f"cannot be read: {error.what}", where=error.where, fix=again) from None
     if not isinstance(values, dict) or "schema_version" not in values:
         raise DataError("is not a dataset card", where=str(path), fix=build_it)
     if values["schema_version"] != SCHEMA_VERSION:
@@ -106,10 +108,16 @@ def read_card(folder: Path) -> DatasetCard:
             fix="Upgrade searchlora, or build the dataset again.",
         )
     if set(values) != {item.name for item in fields(DatasetCard)}:
-        raise DataError("has a missing or an unknown field", where=str(path), fix="Build the dataset again.")
-    values["shares"] = tuple(values["shares"])
-    values["warnings"] = tuple(values["warnings"])
-    return DatasetCard(**values)
+        raise DataError("has a missing or an unknown field", where=str(path), fix=again)
+    try:
+        card: DatasetCard = TypeAdapter(DatasetCard).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_name = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"'{field_name}': {first['msg'].lower()}", where=str(path), fix=again) from None
+    if foreign := [name for name in card.files if name != Path(name).name]:
+        raise DataError(f"the file '{foreign[0]}' is not in the folder", where=str(path), fix=again)
+    return card
 
 
 def text_statistics(lengths: Sequence[NDArray[np.uint32]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -158,22 +166,16 @@ class Dataset:
         if split not in SPLITS:
             raise UsageError(f"there is no split '{split}'", fix=f"The splits are {', '.join(SPLITS)}.")
         path = self._file(f"{split}.jsonl")
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise DataError(
-                        "is not JSON", where=f"{path}, line {number}", fix="Build the dataset again."
-                    ) from None
+        for number, line in numbered_lines(path):
+            yield json_object(line, f"{path}, line {number}")
 
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of the task for this dataset, for `Task.bound`; None for the default settings."""
         if SETTINGS_FILE not in self.card.files:
             return None
-        settings: dict[str, Any] = json.loads(self._file(SETTINGS_FILE).read_text(encoding="utf-8"))
-        return settings
+        path = self._file(SETTINGS_FILE)
+        return json_object(read_text(path), str(path))
 
     def documents(self) -> list[Document] | None:
         """The collection to retrieve from; None if the source has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from searchlora.experiments.training_runs import (
     validation_measures,
 )
 from searchlora.experiments.validation import EncoderValidator
+from searchlora.files import json_object
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import resolve
 from searchlora.recipe import EncoderRecipe, load_encoder_recipe
@@ -208,4 +208,4 @@ def _write_model(job: EncoderJob, result: TrainingResult, summary: dict[str, Any
 def read_training_file(folder: str | Path) -> dict[str, Any]:
     """The `searchlora_training.json` of a model; empty for a model that `train_full_model` did not write."""
     file = Path(folder) / TRAINING_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return json_object(file.read_text(encoding="utf-8", errors="surrogateescape"), str(file)) if file.is_file() else {}

@@ -23,7 +23,7 @@ from searchlora.experiments.judge.judgments import experiment_qrels, unknown_sou
 from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import SystemRun, SystemRuns, plans
-from searchlora.files import tree_sha256
+from searchlora.files import parse_json, tree_sha256
 from searchlora.progress import Steps, unwatched
 
 RESULT = "experiment.json"
@@ -248,7 +248,7 @@ def refuse_changes(changed: tuple[str, ...], earlier: Path) -> None:
 
 def _read_result(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         inputs = {label: str(digest) for label, digest in values["inputs"].items()}
         measured = dict(values["measured"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

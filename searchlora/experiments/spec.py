@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from searchlora.errors import UsageError
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
 from searchlora.experiments.result_files import file_name
+from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Source(_Strict):
@@ -138,9 +139,9 @@ def read_experiment(path: str | Path) -> Experiment:
     """
     file = Path(path)
     try:
-        content = parse_yaml(file.read_bytes())
-    except OSError as error:
-        raise UsageError(f"the experiment cannot be read ({error.strerror})", where=str(path)) from None
+        content = parse_yaml(read_bytes(file))
+    except DataError as error:
+        raise UsageError(f"the experiment cannot be read: {error.what}", where=str(path), fix=error.fix) from None
     except ValueError as error:
         raise UsageError(f"the experiment {error}", where=str(path)) from None
     if isinstance(content, dict) and isinstance(content.get("policy"), str):

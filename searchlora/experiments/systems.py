@@ -22,7 +22,7 @@ from searchlora.eval.trec import write_run
 from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
-from searchlora.files import tree_sha256
+from searchlora.files import parse_json, tree_sha256
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import (
@@ -198,7 +198,7 @@ def _cached(path: Path, metadata: Path, key: str) -> SystemRun | None:
         DataError: if the run file was changed.
     """
     try:
-        stored = json.loads(metadata.read_text(encoding="utf-8"))
+        stored = parse_json(metadata.read_text(encoding="utf-8"))
         if stored["key"] != key or not path.is_file():
             return None
         costs = stored["costs"] if stored["machine"] == machine() else {}

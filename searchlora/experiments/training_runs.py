@@ -22,6 +22,7 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.errors import DataError, StoreError, TrainingError
+from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, unwatched
@@ -288,7 +289,7 @@ def _read_run(file: Path) -> dict[str, Any] | None:
         TrainingError: for a file that cannot be read.
     """
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(parse_json(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:

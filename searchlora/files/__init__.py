@@ -20,7 +20,16 @@ from searchlora.files.atomic import (
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
 from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
-from searchlora.files.text import Head, check_file, numbered_lines, open_bytes, open_text, read_head, read_text
+from searchlora.files.text import (
+    Head,
+    check_file,
+    numbered_lines,
+    open_bytes,
+    open_text,
+    read_bytes,
+    read_head,
+    read_text,
+)
 
 __all__ = [
     "EXCERPT",
@@ -45,6 +54,7 @@ __all__ = [
     "open_text",
     "parse_json",
     "publish_folder",
+    "read_bytes",
     "read_head",
     "read_rows",
     "read_text",

@@ -2,11 +2,13 @@
 
 A file or a folder is written under a temporary name beside its target, synced, and renamed: a kill or a power cut
 leaves the old state or the new one. The temporary name is locked while its writer lives, so the next writer of the
-same target removes what killed writers left.
+same target removes what killed writers left. A symbolic link stays, and the file that it names is replaced; a pipe or
+a device is never replaced.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from searchlora.errors import DataError
+from searchlora.files.text import is_gzip
 
 if sys.platform != "win32":  # Windows has no flock; leftovers stay there until someone removes them
     import fcntl
@@ -60,6 +63,7 @@ def atomic_bytes(path: Path) -> Iterator[IO[bytes]]:
         DataError: if the folder cannot be written or the disk is full; `path` keeps its old content.
     """
     try:
+        path = _replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
         temporary = _temporary_name(path)
@@ -174,6 +178,7 @@ def _why_not_writable(path: Path) -> str:
     try:
         if path.is_dir():
             return "it is a folder"
+        path = _replaceable(path)
         folder = next(above for above in path.absolute().parents if above.exists())
     except OSError as error:
         return error.strerror or str(error)
@@ -182,13 +187,22 @@ def _why_not_writable(path: Path) -> str:
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
 
 
+def _replaceable(path: Path) -> Path:
+    """The file that a path names, through symbolic links. Raises `OSError` if it is a pipe or a device."""
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a pipe or a device")
+    return path
+
+
 def _prefix(target: Path) -> str:
     return f".{target.name[:_NAME_CHARACTERS]}."
 
 
 def _temporary_name(target: Path) -> Path:
     if len(os.fsencode(target.name)) > 255:
-        raise OSError(36, "File name too long")
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
     return target.with_name(f"{_prefix(target)}{uuid.uuid4().hex}{_SUFFIX}")
 
 
@@ -234,7 +248,7 @@ def _unlock(descriptor: int | None) -> None:
 
 @contextmanager
 def _text_writer(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
-    if path.suffix != ".gz":
+    if not is_gzip(path):
         with io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as text:
             yield text
         return

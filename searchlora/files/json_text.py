@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +174,8 @@ def _parse(text: str, decoder: json.JSONDecoder) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"the key '{key}' occurs twice")
-            seen.add(key)
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key '{_shortened(repeated, 'characters')}' occurs twice")
     return members
 
 
@@ -198,8 +196,8 @@ def _constant(name: str) -> float:
     raise ValueError(f"the number {name} is not a finite number")
 
 
-def _shortened(digits: str) -> str:
-    return digits if len(digits) <= 40 else f"{digits[:20]}... of {len(digits)} digits"
+def _shortened(text: str, unit: str = "digits") -> str:
+    return text if len(text) <= 40 else f"{text[:20]}... of {len(text)} {unit}"
 
 
 # Made once: `json.loads` and `json.dumps` with options make one for each call.

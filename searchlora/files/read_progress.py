@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BYTES_BETWEEN_REPORTS = 1 << 18
+
+#: What is wrong with a file whose reading might never end.
+NOT_REGULAR = "is a pipe or a device, not a file"
 
 
 @dataclass
@@ -63,18 +69,33 @@ def track_reads(tracker: ReadProgress) -> Iterator[ReadProgress]:
 
 
 def open_counted(path: Path) -> io.BufferedReader:
-    """Open a binary file for reading, counted by the tracker in force, if there is one."""
+    """Open a binary file for reading, counted by the tracker in force, if there is one.
+
+    Raises:
+        OSError: if it cannot be opened, or is a pipe or a device, whose reading might never end.
+    """
     tracker = _current.get()
     if tracker is None:
-        return path.open("rb")
+        return io.BufferedReader(io.FileIO(path, "rb", opener=_open_regular), buffer_size=1 << 16)
     file = _CountedFile(path, tracker)
     tracker.files[path] = None
     return io.BufferedReader(file, buffer_size=1 << 16)
 
 
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # to open a pipe would wait for its writer
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, NOT_REGULAR, path)
+
+
 class _CountedFile(io.FileIO):
     def __init__(self, path: Path, tracker: ReadProgress) -> None:
-        super().__init__(path, "rb")
+        super().__init__(path, "rb", opener=_open_regular)
         self._tracker = tracker
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import datetime
 import io
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +22,12 @@ from typing import IO, Any, TypeAlias
 from searchlora.errors import DataError, RowError
 from searchlora.files.atomic import atomic_text
 from searchlora.files.json_text import UnfitText, decode_value, parse_json, value_fault
+from searchlora.files.parquet import parquet_values, without_nulls
 from searchlora.files.text import (
     MAX_LINE,
-    MAX_UNPACK_RATIO,
-    MIN_UNPACK_LIMIT,
-    UTF16_MARKS,
     check_file,
+    check_is_text,
     open_bytes,
-    utf16_error,
 )
 
 
@@ -58,8 +55,8 @@ EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 #: Characters of an unreadable row that a `RejectedRow` keeps.
 EXCERPT = 200
 
+_COLUMNS_SHOWN = 20
 _CHUNK = 1 << 16  # bytes
-_BATCH = 1024  # rows of a Parquet file in memory
 
 #: The csv module must not refuse long fields itself: it would read the rest of the field as rows.
 csv.field_size_limit(2**31 - 1)
@@ -106,6 +103,7 @@ def strict(rows: Rows) -> Iterator[SourceRow]:
 
 def json_lines(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Rows:
     """Rows of a JSON Lines file; blank lines are skipped. `label` names the file in the places of rows."""
+    check_is_text(file, label)
     for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), start=1):
         where = f"{label}, line {number}"
         if len(line) >= MAX_LINE and not line.endswith(b"\n"):
@@ -113,8 +111,6 @@ def json_lines(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Row
             yield RejectedRow(where, f"has more than {MAX_LINE:,} bytes", line[:EXCERPT].decode("utf-8", "replace"))
             continue
         if number == 1:
-            if line.startswith(UTF16_MARKS):
-                raise utf16_error(where)
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             yield _json_row(line, where, required)
@@ -126,6 +122,7 @@ def json_values(file: IO[bytes], label: str, required: Sequence[str] = ()) -> Ro
     Raises:
         RowError: at the first place that is not JSON, because the end of the row is unknown.
     """
+    check_is_text(file, label)
     window = _JsonWindow(file)
     window.skip_space()
     in_array = window.take("[")
@@ -152,6 +149,7 @@ def delimited_fields(
     Args:
         quoted: Fields may be quoted as in RFC 4180; else a quote is a character like any other.
     """
+    check_is_text(file, label)
     # Bytes that are not UTF-8 become surrogates, so that one bad row does not end the reading.
     lines = _TableLines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
     if quoted:
@@ -196,7 +194,7 @@ def delimited_rows(
     where, header = first
     if strip_header:
         header = [column.strip() for column in header]
-    repeated = sorted({column for column in header if header.count(column) > 1})
+    repeated = sorted(column for column, count in Counter(header).items() if count > 1)
     if repeated:
         raise DataError(f"column '{repeated[0]}' occurs twice in the header", where=where)
     _check_columns(header, where, required)
@@ -227,33 +225,17 @@ def parquet_rows(
         columns: The columns to read; None reads all.
 
     Raises:
-        DataError: if the file is not sound Parquet or lacks a required column.
+        DataError: if the file is not sound Parquet, lacks a required column, or unpacks to far more than its size.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    # Parquet is read from its end, so a gzip stream has to be unpacked into memory.
-    source = file if file.seekable() else io.BytesIO(file.read())
-    try:
-        table = pyarrow.parquet.ParquetFile(source)
-        _check_columns(table.schema_arrow.names, label, required)
-        _check_unpacked_size(table, source, label)
-        number = 0
-        for batch in table.iter_batches(batch_size=_BATCH, columns=columns):
-            for row in _batch_rows(batch):
-                number += 1
-                where = f"{label}, row {number}"
-                if isinstance(row, str):
-                    yield RejectedRow(where, row)
-                    continue
-                present = {key: _present(cell) for key, cell in row.items() if cell is not None or key in required}
-                fault = value_fault(present, allow_nul=True)
-                yield RejectedRow(where, fault, repr(present)[:EXCERPT]) if fault else SourceRow(present, where)
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"is not a sound Parquet file ({reason})", where=label, fix="Fetch or export it again."
-        ) from None
+    rows = parquet_values(file, label, lambda names: _check_columns(names, label, required), columns)
+    for number, row in enumerate(rows, start=1):
+        where = f"{label}, row {number}"
+        if isinstance(row, str):
+            yield RejectedRow(where, row)
+            continue
+        present = {key: without_nulls(cell) for key, cell in row.items() if cell is not None or key in required}
+        fault = value_fault(present, allow_nul=True)
+        yield RejectedRow(where, fault, repr(present)[:EXCERPT]) if fault else SourceRow(present, where)
 
 
 def _reader_for(path: Path) -> Callable[[IO[bytes], str, Sequence[str]], Rows]:
@@ -509,42 +491,10 @@ def _fields_fault(fields: Sequence[str]) -> str | None:
 def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) -> None:
     missing = [column for column in required if column not in columns]
     if missing:
+        listed = (", ".join(columns[:_COLUMNS_SHOWN]) or "none")[:EXCERPT]
+        more = len(columns) - _COLUMNS_SHOWN
         raise DataError(
-            f"there is no column '{missing[0]}'; the columns are {', '.join(columns) or 'none'}",
+            f"there is no column '{missing[0]}'; the columns are {listed}" + (f" and {more} more" if more > 0 else ""),
             where=where,
             fix="The file needs this name in its header, or as a key; `data build` takes other names by `--option`.",
         )
-
-
-# Parquet
-
-
-def _check_unpacked_size(table: Any, source: IO[bytes], label: str) -> None:
-    packed = source.seek(0, io.SEEK_END)
-    groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
-    largest = max((group.total_byte_size for group in groups), default=0)
-    if largest > max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * packed):
-        raise DataError(f"a row group unpacks to more than {MAX_UNPACK_RATIO} times the size of the file", where=label)
-
-
-def _batch_rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """The rows of a batch; for a row that Python cannot hold, the reason."""
-    try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
-    except (ValueError, OverflowError):  # invalid UTF-8, or a time out of range, somewhere in the batch
-        for number in range(batch.num_rows):
-            try:
-                yield batch.slice(number, 1).to_pylist()[0]
-            except (ValueError, OverflowError) as error:
-                yield f"cannot be read as a row ({error})"
-        return
-    yield from rows
-
-
-def _present(cell: Any) -> Any:
-    """A cell without the nulls that Parquet writes for fields of other rows; times as ISO 8601 text."""
-    if isinstance(cell, dict):
-        return {key: _present(member) for key, member in cell.items() if member is not None}
-    if isinstance(cell, datetime.date | datetime.time):
-        return cell.isoformat()
-    return [_present(member) for member in cell] if isinstance(cell, list) else cell

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from searchlora.errors import DataError
-from searchlora.files.read_progress import open_counted
+from searchlora.files.read_progress import NOT_REGULAR, open_counted
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -33,8 +33,22 @@ MIN_UNPACK_LIMIT = 1 << 26
 #: Characters of a line, or of a row.
 MAX_LINE = 1 << 25
 
-#: Byte order marks of UTF-16.
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: Bytes of a small file that is read whole.
+MAX_SMALL = 1 << 23
+
+#: First bytes of files that are not UTF-8 text -> what they are, and what to do. UTF-32 begins as UTF-16 does.
+_SIGNATURES = {
+    codecs.BOM_UTF32_LE: ("UTF-32 text, not UTF-8", "Convert it: iconv -f UTF-32 -t UTF-8."),
+    codecs.BOM_UTF32_BE: ("UTF-32 text, not UTF-8", "Convert it: iconv -f UTF-32 -t UTF-8."),
+    codecs.BOM_UTF16_LE: ("UTF-16 text, not UTF-8", "Convert it: iconv -f UTF-16 -t UTF-8."),
+    codecs.BOM_UTF16_BE: ("UTF-16 text, not UTF-8", "Convert it: iconv -f UTF-16 -t UTF-8."),
+    b"\x1f\x8b": ("gzip, not text", "Unpack it, or let its name end in .gz."),
+    b"\x28\xb5\x2f\xfd": ("Zstandard, not text", "Unpack it; only gzip is read packed."),
+    b"\xfd7zXZ\0": ("xz, not text", "Unpack it; only gzip is read packed."),
+    b"BZh": ("bzip2, not text", "Unpack it; only gzip is read packed."),
+    b"PK\x03\x04": ("a ZIP archive, not text", "Unpack it."),
+    b"PAR1": ("Parquet, not text", "Let its name end in .parquet."),
+}
 
 _CHUNK = 1 << 16
 _HEAD_BYTES = 1 << 16
@@ -50,7 +64,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         with open_counted(path) as raw:
-            if path.suffix == ".gz":
+            if is_gzip(path):
                 with gzip.open(raw) as unpacked, io.BufferedReader(_Limited(unpacked, path), _CHUNK) as limited:
                     yield limited
             else:
@@ -64,6 +78,8 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
     except OSError as error:
+        if error.strerror == NOT_REGULAR:
+            raise _not_regular(path) from None
         raise DataError(f"cannot be read ({error.strerror or error})", where=str(path)) from None
 
 
@@ -93,13 +109,33 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a small file, such as a recipe.
+    """The whole text of a small file that a person writes, such as a guideline.
 
     Raises:
-        DataError: as `open_text`.
+        DataError: as `open_text`, and if the file has more than `MAX_SMALL` bytes.
     """
-    with open_text(path) as text:
-        return text.read()
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a small file that a person writes, such as a recipe.
+
+    Raises:
+        DataError: as `open_bytes`, and if the file has more than `MAX_SMALL` bytes.
+    """
+    with open_bytes(path) as file:
+        content = file.read(MAX_SMALL + 1)
+    if len(content) > MAX_SMALL:
+        raise DataError(f"has more than {MAX_SMALL:,} bytes", where=str(path), fix="Check that it is the right file.")
+    return content
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the name of a file says that it is gzip."""
+    return path.name.lower().endswith(".gz")
 
 
 def check_file(path: Path) -> None:
@@ -108,6 +144,8 @@ def check_file(path: Path) -> None:
         raise DataError("is a folder where a file is needed", where=str(path), fix="Name the file in it.")
     if not path.exists():
         raise DataError("there is no such file", where=str(path), fix="Check the path.")
+    if not path.is_file():
+        raise _not_regular(path)
     if path.stat().st_size == 0:
         raise DataError("the file is empty", where=str(path), fix="Check the download or export that wrote it.")
 
@@ -171,9 +209,21 @@ class _Limited(io.RawIOBase):
         return len(data)
 
 
-def utf16_error(where: str) -> DataError:
-    """The error for a file that begins with one of `UTF16_MARKS`."""
-    return DataError("is UTF-16 text, not UTF-8", where=where, fix="Convert it: iconv -f UTF-16 -t UTF-8.")
+def check_is_text(file: IO[bytes], where: str) -> None:
+    """Raise `DataError` if the first bytes are those of UTF-16, of a packed file or of Parquet."""
+    if isinstance(file, io.BufferedReader) and (fault := _signature_fault(file.peek(8), where)):
+        raise fault
+
+
+def _signature_fault(head: bytes, where: str) -> DataError | None:
+    for signature, (kind, fix) in _SIGNATURES.items():
+        if head.startswith(signature):
+            return DataError(f"is {kind}", where=where, fix=fix)
+    return None
+
+
+def _not_regular(path: Path) -> DataError:
+    return DataError(NOT_REGULAR, where=str(path), fix="Save its content to a file.")
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
@@ -181,8 +231,8 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
     where, fix = str(path), "Convert it, for example with iconv."
     with open_bytes(path) as file:
         for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), start=1):
-            if number == 1 and line.startswith(UTF16_MARKS):
-                return utf16_error(where)
+            if number == 1 and (known := _signature_fault(line, where)):
+                return known
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as fault:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cache
 from typing import Any
 
 from searchlora.files.json_text import MAX_INTEGER, text_fault
@@ -33,7 +35,7 @@ def parse_yaml(source: str | bytes) -> Any:
     if isinstance(source, bytes):
         source = _decoded(source)
     try:
-        value = yaml.safe_load(source)
+        value = yaml.load(source, Loader=_loader())
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # ValueError: a date such as 2024-13-01
@@ -41,6 +43,25 @@ def parse_yaml(source: str | bytes) -> Any:
     if _nodes(value, {}, 0) > MAX_NODES:
         raise ValueError(f"expands to more than {MAX_NODES:,} values")
     return value
+
+
+@cache
+def _loader() -> Any:
+    """A safe loader that refuses a key that occurs twice, which YAML forbids and PyYAML takes from the last one."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            if isinstance(node, yaml.MappingNode):
+                keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+                counts = Counter(key for key in keys if key[0] != "tag:yaml.org,2002:merge")
+                if repeated := next((value for (_, value), count in counts.items() if count > 1), None):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{repeated[:40]}' occurs twice", node.start_mark
+                    )
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
 
 
 _TOO_DEEP = f"is nested too deeply (more than {MAX_DEPTH} levels)"

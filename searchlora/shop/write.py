@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.files import atomic_folder
+from searchlora.files import atomic_folder, parse_json
 from searchlora.progress import Progress, silent
 from searchlora.shop.catalogue import Catalogue, document
 from searchlora.shop.help_centre import make_answers, make_articles
@@ -85,7 +85,7 @@ def make_shop(
 def read_card(folder: Path) -> ShopCard:
     """Read the card of a shop folder. Raises `DataError` if there is none."""
     try:
-        return ShopCard(**json.loads((folder / "shop.json").read_text(encoding="utf-8")))
+        return ShopCard(**parse_json((folder / "shop.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DataError("is not a synthetic shop: it has no readable shop.json", where=str(folder)) from error
 

@@ -164,8 +164,10 @@ def _write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, DataError, RuntimeError) as error:
-        # torch.save raises a RuntimeError that names its writer.
-        if isinstance(error, RuntimeError) and not re.search("PytorchStreamWriter|inline_container", str(error)):
+        # torch.save raises a RuntimeError that names its writer or the stream below it.
+        if isinstance(error, RuntimeError) and not re.search(
+            "PytorchStreamWriter|inline_container|iostream error", str(error)
+        ):
             raise
         if isinstance(error, DataError) and not isinstance(error.__cause__, OSError):
             raise

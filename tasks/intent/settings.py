@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
-from searchlora.files import parse_json
+from searchlora.files import parse_json, read_text
 from searchlora.files.json_schema import check_json_schema
 from searchlora.records import Option, Options, Record
 from searchlora.tasks.intent.answers import KINDS, enum_values, kind_of
@@ -84,8 +85,8 @@ def requested_kind(options: Options) -> str | None:
 
 def read_labels(path: Path) -> list[str]:
     """The labels of a file, one per line. Raises `DataError` if it is unreadable or empty, or repeats a label."""
-    labels = [line.strip() for line in _text(path, "a list of labels").splitlines() if line.strip()]
-    repeated = next((label for index, label in enumerate(labels) if label in labels[:index]), None)
+    labels = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    repeated = next((label for label, count in Counter(labels).items() if count > 1), None)
     if not labels or repeated is not None:
         what = "contains no label" if repeated is None else f"contains the label '{repeated}' twice"
         raise DataError(what, where=str(path), fix="Write each label once, one per line.")
@@ -101,7 +102,7 @@ def read_schema(path: Path) -> dict[str, Any]:
     from llguidance import LLMatcher
 
     try:
-        schema = parse_json(_text(path, "a JSON Schema"))
+        schema = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(f"is not JSON ({error})", where=str(path)) from None
     if not isinstance(schema, dict) or schema.get("type") != "object" or not schema.get("properties"):
@@ -124,10 +125,3 @@ def read_schema(path: Path) -> dict[str, Any]:
 def scope_field(schema: Mapping[str, Any], oos_value: str) -> str | None:
     """The field whose `enum` contains the out-of-scope value; None where no field has it."""
     return next((name for name, form in schema["properties"].items() if oos_value in enum_values(form)), None)
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as {what} ({error})", where=str(path)) from None

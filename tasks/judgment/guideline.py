@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
+from searchlora.files import read_text
 from searchlora.files.yaml_text import parse_yaml
 from searchlora.records import Option, Options
 
@@ -132,12 +133,7 @@ def read_guideline(path: Path) -> Guideline:
         DataError: if it cannot be read or defines no valid scale; names the file and the line or field.
         UsageError: if `relevant` leaves no relevant or no non-relevant grade.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 text ({error.reason})", where=str(path)) from None
+    text = read_text(path)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _from_yaml(text, str(path))
     return _from_markdown(text, str(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.errors import DataError, UsageError
+from searchlora.files import read_text
 from searchlora.records import Option, Options
 from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE
 
@@ -61,10 +62,7 @@ def words_from(options: Options) -> int:
 
 
 def _read_style(path: Path) -> str:
-    try:
-        text = " ".join(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as a style of answers ({error})", where=str(path)) from None
+    text = " ".join(read_text(path).split())
     if not text or len(text) > MAX_STYLE_CHARACTERS:
         raise DataError(
             f"has {len(text)} characters",

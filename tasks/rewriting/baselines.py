@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from searchlora.files import json_file
 from searchlora.records import Record
 
 
@@ -26,7 +26,7 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
     if vocabulary is not None and vocabulary.is_file():
         from searchlora.shop import dictionary_rewrite
 
-        words = json.loads(vocabulary.read_text(encoding="utf-8"))
+        words = json_file(vocabulary)
         outputs["dictionary"] = [dictionary_rewrite(record["query"], words) for record in records]
     if any(_user_turns(record) for record in records):
         outputs["previous turn + query"] = [_joined([*_last_turn(record), record["query"]]) for record in records]

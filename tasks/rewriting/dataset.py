@@ -11,7 +11,7 @@ from searchlora.data.formats import conversations, pairs, query_log
 from searchlora.data.formats.common import NATIVE, mapped, native, with_options
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows
+from searchlora.files import Rows, read_text
 from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 
 SHOP_RECORDS = "rewriting.jsonl"
@@ -126,10 +126,7 @@ def _protecting_words(options: Options) -> Callable[[SourceRow], SourceRow | Rej
 
 def read_words(path: Path) -> list[str]:
     """The words of a list, one per line. Raises `DataError` for a file that cannot be read or is empty."""
-    try:
-        words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as a list of words ({error})", where=str(path)) from None
+    words = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not words:
         raise DataError("contains no word", where=str(path), fix="Write one word per line.")
     return words

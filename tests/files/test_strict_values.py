@@ -119,6 +119,8 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10
         ('a: "\\ud800"', "lone surrogate"),
         ("a: \0", "is not YAML"),
         ("? [a]\n: 1", "is not YAML"),
+        ("a: 1\nb: {c: 1, d: 2, c: 3}", "the key 'c' occurs twice"),
+        ("1: 1\n1: 2", "the key '1' occurs twice"),
     ],
 )
 def test_yaml_beyond_plain_values_is_refused(text: str | bytes, says: str) -> None:

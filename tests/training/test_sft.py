@@ -349,3 +349,29 @@ def test_a_full_disk_is_a_clear_error(tiny_base, tmp_path):
     done = run_script(_FULL_DISK, tiny_base.name, tmp_path / "task", tmp_path / "run")
     assert done.returncode == 3, done.stderr
     assert "cannot be written" in done.stdout and "--resume" in done.stdout
+
+
+_FULL_DISK_OF_TORCH = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from searchlora.errors import TrainingError
+from searchlora.training.training_run import _write_errors
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for state in (torch.get_rng_state(), {"state": [torch.zeros(100)] * 20}):
+    try:
+        with _write_errors(Path("run")):
+            torch.save(state, Path(sys.argv[1]) / "state.pt")
+    except TrainingError as error:
+        print(error)
+"""
+
+
+def test_a_state_that_torch_cannot_write_is_a_clear_error(tmp_path):
+    """torch.save raises one RuntimeError where a write fails, and another where the last flush does."""
+    command = [sys.executable, "-c", _FULL_DISK_OF_TORCH, str(tmp_path)]
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180, check=False)
+    assert done.stdout.count("run: cannot be written") == 2, done.stderr

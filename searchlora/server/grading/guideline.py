@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import DataError, UsageError
+from searchlora.files import read_text
 
 # `* 3: Perfect`, `- **2**: Highly relevant. The passage ...`: the name ends where the explanation begins.
 _NAMED_GRADE = re.compile(r"\s*[*+-]\s+\**(\d+)\**\s*[:=]\**\s*([^:.(–—]+)")
@@ -48,12 +49,7 @@ def read_guideline(path: Path, scale: Sequence[int]) -> Guideline:
             f"{','.join(map(str, scale)) or 'nothing'} is no scale",
             fix="A scale is two or more different grades from 0 to 9, for example 0,1,2,3.",
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 text ({error.reason})", where=str(path)) from None
+    text = read_text(path)
     if not text.strip():
         raise DataError("the guideline is empty", where=str(path), fix="Describe what each grade means.")
     names: dict[int, str] = {}

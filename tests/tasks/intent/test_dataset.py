@@ -139,7 +139,9 @@ def test_a_label_outside_the_list_is_rejected_with_file_row_and_field(tmp_path: 
     assert found == [("train.csv, line 4", "field 'label': 'card_linking' is not in the list of labels")]
 
 
-@pytest.mark.parametrize(("content", "told"), [("", "no label"), ("a\nb\na\n", "'a' twice"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "told"), [("", "no label"), ("a\nb\na\n", "'a' twice"), (None, "there is no such file")]
+)
 def test_an_unusable_label_list_is_an_error(tmp_path: Path, content: str | None, told: str) -> None:
     if content is not None:
         (tmp_path / "labels.txt").write_text(content, encoding="utf-8")

@@ -103,7 +103,7 @@ def test_an_invalid_yaml_guideline_is_an_error(tmp_path, text, message):
 
 
 def test_a_file_that_is_not_a_guideline_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read"):
+    with pytest.raises(DataError, match=r"none\.md: there is no such file"):
         read_guideline(tmp_path / "none.md")
     with pytest.raises(DataError, match=r"defines no grade"):
         read_guideline(written(tmp_path, "Grade well.", "guide.md"))

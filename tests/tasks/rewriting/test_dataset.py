@@ -317,5 +317,5 @@ def test_listed_words_in_the_query_are_protected(tmp_path):
 def test_an_unusable_word_list_is_an_error(tmp_path):
     source = tmp_path / "pairs.csv"
     source.write_text("query,rewrite\na,b\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"none\.txt: cannot be read as a list of words"):
+    with pytest.raises(DataError, match=r"none\.txt: there is no such file"):
         list(task.formats["pairs"].read(source, {"protected": str(tmp_path / "none.txt")}))
