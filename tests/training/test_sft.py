@@ -371,7 +371,5 @@ for state in (torch.get_rng_state(), {"state": [torch.zeros(100)] * 20}):
 
 def test_a_state_that_torch_cannot_write_is_a_clear_error(tmp_path):
     """torch.save raises one RuntimeError where a write fails, and another where the last flush does."""
-    command = [sys.executable, "-c", _FULL_DISK_OF_TORCH, str(tmp_path)]
-    repository = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=180, check=False)
+    done = run_script(_FULL_DISK_OF_TORCH, tmp_path)
     assert done.stdout.count("run: cannot be written") == 2, done.stderr
