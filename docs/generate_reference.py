@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
+
+from searchlora.key_tables import key_rows
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate_reference.py; change the code instead. -->\n"
@@ -113,50 +114,7 @@ def pipeline() -> str:
 
 
 def _model_table(model: Any) -> str:
-    return _table(("key", "type", "default", "meaning"), list(_fields(model, "")))
-
-
-def _fields(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if inspect.isclass(inner) and hasattr(inner, "model_fields"):
-            yield from _fields(inner, f"{prefix}{name}.")
-            continue
-        bounds = ", ".join(_bound(each) for each in field.metadata if _bound(each))
-        default = (
-            "required"
-            if field.is_required()
-            else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
-        )
-        kind = _type(inner) + (f" ({bounds})" if bounds else "")
-        yield f"`{prefix}{name}`", kind, default, field.description or ""
-
-
-def _bound(constraint: Any) -> str:
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
-    return ", ".join(f"{sign} {getattr(constraint, key)}" for key, sign in signs.items() if hasattr(constraint, key))
-
-
-def _type(annotation: Any) -> str:
-    import types
-    import typing
-
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is typing.Literal:
-        return " or ".join(f"`{each}`" for each in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_type(each) for each in arguments)
-    if annotation is type(None):
-        return "none"
-    if origin in (list, tuple):
-        return f"list of {_type(arguments[0])}"
-    if origin is dict:
-        return "mapping"
-    if origin is typing.Annotated:
-        return _type(arguments[0])
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
-        getattr(annotation, "__name__", ""), "stage"
-    )
+    return _table(("key", "type", "default", "meaning"), key_rows(model))
 
 
 def dataset_options() -> str:

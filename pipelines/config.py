@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -104,6 +105,17 @@ class DenseSettings(RetrieveSettings):
     batch_size: int = Field(32, ge=1)
 
 
+class HitsSettings(Settings):
+    """`- hits: {run: bm25.trec, k: 100}`: the hits of another search engine, from a TREC run.
+
+    Without `run`: the field `hits` of each query row, a list of document ids, best first, or of
+    `{"document": "d1", "score": 12.5}`.
+    """
+
+    run: str | None = Field(None, description="TREC run, plain or gzip; relative to the working folder")
+    k: int = Field(100, ge=1, description="number of hits to keep per query")
+
+
 class FuseSettings(RetrieveSettings):
     """`- fuse: {method: rrf, k: 100, of: [{bm25: {k: 100}}, {dense: {model: all-minilm-l6-v2}}]}`: rank fusion.
 
@@ -160,6 +172,37 @@ def with_engine(stages: Iterable[Settings], engine: EngineSettings) -> list[Sett
     ]
 
 
+def stage_kind(stage: Settings) -> str:
+    """The key of a stage in a pipeline file."""
+    return next(kind for kind, model in KINDS.items() if type(stage) is model)
+
+
+def check_order(stages: Sequence[Settings], where: str) -> None:
+    """Raise `PipelineError` if a stage reads hits before any stage produces them."""
+    for number, stage in enumerate(stages, 1):
+        if isinstance(stage, PassagesSettings) and not produces_hits(stages[: number - 1]):
+            raise PipelineError(
+                "no stage before it produces hits",
+                where=f"{where}, stage {number}, passages",
+                fix="Put a stage before it that retrieves, such as '- bm25: {k: 100}', or '- hits: {run: FILE}'.",
+            )
+
+
+def supplied_runs(stages: Iterable[Settings]) -> tuple[str, ...]:
+    """The run files that stages take hits from."""
+    return tuple(stage.run for stage in stages if isinstance(stage, HitsSettings) and stage.run is not None)
+
+
+def produces_hits(stages: Iterable[Settings]) -> bool:
+    """Whether a stage retrieves, or takes the hits of another engine: only then there is a run to write."""
+    return any(isinstance(stage, RetrieveSettings | HitsSettings) for stage in stages)
+
+
+def reads_corpus(stages: Iterable[Settings]) -> bool:
+    """Whether a stage needs the documents: it searches them, or fetches their texts."""
+    return any(isinstance(stage, RetrieveSettings | PassagesSettings) for stage in stages)
+
+
 def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
     if isinstance(stage, AdapterSettings):
         return stage.model_copy(update={"name": pin(stage.name)})
@@ -184,6 +227,7 @@ KINDS: dict[str, type[Settings]] = {
     "bm25": Bm25Settings,
     "dense": DenseSettings,
     "fuse": FuseSettings,
+    "hits": HitsSettings,
     "passages": PassagesSettings,
 }
 
@@ -196,8 +240,25 @@ class PipelineFile(Settings):
 
     name: str = Field(pattern=r"^[\w.-]+$")
     parameters: dict[str, str | int | float] = Field(default_factory=dict)
+    corpus: str | None = Field(None, description="documents to search, relative to the pipeline file")
     engine: dict[str, Any] | None = None
     stages: list[dict[str, dict[str, Any]]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """A pipeline as configured, with parameters substituted.
+
+    Attributes:
+        stages: The settings of the stages, in order.
+        corpus: The documents that the file names, or None.
+        parameters: Parameter -> value.
+    """
+
+    name: str
+    stages: Sequence[Settings]
+    corpus: Path | None = None
+    parameters: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 def ready_pipelines() -> list[str]:
@@ -205,35 +266,31 @@ def ready_pipelines() -> list[str]:
 
     Examples:
         >>> ready_pipelines()
-        ['answers', 'hybrid', 'rerank', 'rewrite_bm25', 'rewrite_hybrid']
+        ['answers', 'bm25', 'dense', 'hybrid', 'rerank', 'rerank_run', 'rewrite_bm25', 'rewrite_hybrid']
     """
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
 
 def read_pipeline(
     pipeline: str | Path, overrides: Sequence[str] = (), engine: EngineSettings | None = None
-) -> tuple[str, list[Settings]]:
-    """Read a pipeline file or a built-in pipeline.
+) -> PipelineConfig:
+    """Read a pipeline file or a ready pipeline.
 
     Args:
-        pipeline: A YAML file, or the name of a built-in pipeline.
+        pipeline: A YAML file, the name of a ready pipeline, or the name of a YAML file in the working folder without
+            its `.yaml`.
         overrides: Parameters of the pipeline, `name=value`.
         engine: Replaces the engine at the top of the file.
-
-    Returns:
-        The name of the pipeline, and the settings of its stages.
 
     Raises:
         PipelineError: for an invalid file; names the file, the stage and the key.
 
     Examples:
-        >>> name, stages = read_pipeline("rerank", ["depth=50"])
-        >>> name, adapters(stages), stages[1].k
+        >>> rerank = read_pipeline("rerank", ["depth=50"])
+        >>> rerank.name, adapters(rerank.stages), rerank.stages[1].k
         ('rerank', ('shop-judge',), 50)
     """
-    path = Path(pipeline)
-    if not path.suffix and f"{pipeline}" in ready_pipelines():
-        path = _READY / f"{pipeline}.yaml"
+    path = pipeline_path(pipeline)
     try:
         content = parse_yaml(read_bytes(path))
     except DataError as error:
@@ -251,7 +308,21 @@ def read_pipeline(
         where = f"{path}, engine"
         engine = _validated(EngineSettings, _substituted(file.engine, parameters, where), where)
         _check_key_variable(engine, where)
-    return file.name, with_engine(stages, engine) if engine else stages
+    return PipelineConfig(
+        file.name,
+        with_engine(stages, engine) if engine else stages,
+        path.parent / file.corpus if file.corpus is not None else None,
+        parameters,
+    )
+
+
+def pipeline_path(pipeline: str | Path) -> Path:
+    """The file of a pipeline: a path, the name of a ready pipeline, or the name of a YAML file here."""
+    path = Path(pipeline)
+    if not path.suffix and str(pipeline) in ready_pipelines():
+        return _READY / f"{pipeline}.yaml"
+    beside = path.with_name(f"{path.name}.yaml") if path.name else path
+    return beside if not path.is_file() and beside.is_file() else path
 
 
 def parse_stages(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
-from searchlora.errors import PipelineError
-from searchlora.eval.trec import Run
+from searchlora.data.collection import check_id, read_documents
+from searchlora.errors import DataError, PipelineError
+from searchlora.eval.trec import Run, read_run
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     AdapterSettings,
@@ -19,11 +20,17 @@ from searchlora.pipelines.config import (
     DenseSettings,
     EngineSettings,
     FuseSettings,
+    HitsSettings,
     PassagesSettings,
     RetrieveSettings,
     Settings,
+    check_order,
+    pinned,
+    read_pipeline,
+    reads_corpus,
 )
-from searchlora.pipelines.stages import AdapterStage, PassagesStage, RetrieveStage, Stage
+from searchlora.pipelines.results import result
+from searchlora.pipelines.stages import AdapterStage, HitsStage, PassagesStage, RetrieveStage, Stage
 from searchlora.progress import Progress, Steps, silent, unwatched
 from searchlora.records import Document, SearchContext
 
@@ -36,15 +43,88 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A sequence of stages."""
+    """A sequence of stages.
+
+    Attributes:
+        settings: The settings of the stages, with pinned adapters.
+        documents: The corpus by id, for pipelines that search one.
+    """
 
     name: str
     stages: Sequence[Stage]
+    settings: Sequence[Settings] = ()
+    documents: Mapping[str, Document] = field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls,
+        pipeline: str | Path,
+        *,
+        corpus: str | Path | Iterable[Document] | None = None,
+        overrides: Sequence[str] = (),
+        engine: EngineSettings | None = None,
+        store: Store | str | Path | None = None,
+        tasks: str | Path | None = None,
+        steps: Steps = unwatched,
+    ) -> Pipeline:
+        """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
+
+        Args:
+            pipeline: A YAML file, or the name of a ready pipeline or of a YAML file here.
+            corpus: Documents, or a file of rows with `id`, `text` and optionally `title`. Default: the file that the
+                pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts needs none.
+            overrides: Parameters of the pipeline, `name=value`.
+            engine: The server that generates; replaces the engine of the pipeline.
+            store: The adapter store. Default: `SEARCHLORA_STORE`, else `./store`.
+            tasks: A folder of task plugins.
+
+        Raises:
+            PipelineError: for an invalid file, or if a stage needs documents and there are none.
+            DataError: for a row that is not a document, or two documents with the same id.
+            BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
+
+        Examples:
+            >>> shop = Pipeline.load("bm25", corpus=[Document("d1", "red couch"), Document("d2", "green tent")])
+            >>> [hit["document"] for hit in shop.search("a green couch")["hits"]]
+            ['d2', 'd1']
+        """
+        config = read_pipeline(pipeline, overrides, engine)
+        store = store if isinstance(store, Store) else Store(store)
+        check_order(config.stages, str(pipeline))
+        stages = pinned(config.stages, store.pin)
+        corpus = corpus if corpus is not None else config.corpus
+        if corpus is None and reads_corpus(stages):
+            raise PipelineError(
+                "the pipeline needs documents, and none are given",
+                where=str(pipeline),
+                fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
+            )
+        rows = read_documents(Path(corpus)) if isinstance(corpus, str | Path) else corpus or ()
+        documents = _unique(rows)
+        return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
+
+    def search(self, query: str, **fields: Any) -> dict[str, Any]:
+        """Execute the pipeline on one query.
+
+        Args:
+            fields: Further fields that stages read, such as `history`, a list of turns.
+
+        Returns:
+            What the stages wrote, in the form of `pipelines.results.result`.
+        """
+        search = {"id": "1", "query": query, **fields}
+        (executed,) = self.execute([search])
+        return result(search, executed, self.labels)
+
+    @property
+    def labels(self) -> list[str]:
+        """The stages with pinned versions."""
+        return [stage.label for stage in self.stages]
 
     @property
     def tag(self) -> str:
         """The name and the pinned stages without white space, for the tag column of a run file."""
-        return "-".join("_".join([self.name, *(stage.label for stage in self.stages)]).split())
+        return "-".join("_".join([self.name, *self.labels]).split())
 
     def execute(
         self, searches: Sequence[SearchContext], *, batch: int = 256, progress: Progress = silent
@@ -80,9 +160,9 @@ def run_of(searches: Sequence[SearchContext]) -> Run:
 def _check(searches: Sequence[SearchContext]) -> None:
     seen: set[str] = set()
     for number, search in enumerate(searches, 1):
-        for field in ("id", "query"):
-            if field not in search:
-                raise PipelineError(f"has no '{field}'", where=f"query {number}")
+        for name in ("id", "query"):
+            if name not in search:
+                raise PipelineError(f"has no '{name}'", where=f"query {number}")
         if str(search["id"]) in seen:
             raise PipelineError(f"the id '{search['id']}' is repeated", where=f"query {number}")
         seen.add(str(search["id"]))
@@ -114,15 +194,35 @@ def build_pipeline(
     """
     engines = _Engines(store)
     encoders = _Encoders(store)
+    by_id = {document.id: document for document in documents}
     built: list[Stage] = []
     for settings in stages:
         if isinstance(settings, AdapterSettings):
             built.append(_adapter_stage(settings, store, engines, tasks))
         elif isinstance(settings, RetrieveSettings):
             built.append(_retrieve_stage(settings, documents, encoders, steps))
+        elif isinstance(settings, HitsSettings):
+            built.append(_hits_stage(settings))
         elif isinstance(settings, PassagesSettings):
-            built.append(PassagesStage({document.id: document for document in documents}, settings.k))
-    return Pipeline(name, built)
+            built.append(PassagesStage(by_id, settings.k))
+    return Pipeline(name, built, tuple(stages), by_id)
+
+
+def _unique(documents: Iterable[Document]) -> list[Document]:
+    """The documents as a list; raises `DataError` for an id that is not one word, or is repeated."""
+    unique: dict[str, Document] = {}
+    for document in documents:
+        check_id(document.id)
+        if document.id in unique:
+            raise DataError(f"two documents have the id '{document.id}'")
+        unique[document.id] = document
+    return list(unique.values())
+
+
+def _hits_stage(settings: HitsSettings) -> HitsStage:
+    if settings.run is None:
+        return HitsStage(None, settings.k)
+    return HitsStage(read_run(settings.run), settings.k, Path(settings.run).name)
 
 
 def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: Progress = silent) -> RetrieveStage:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 from searchlora.errors import InvalidScores, PipelineError
+from searchlora.eval.trec import Run, ranked
 from searchlora.inference.engine import Completion, Engine, Request
 from searchlora.outputs import ClosedSet, Continued, InvalidOutput, OutputSpec
 from searchlora.prompts import messages
-from searchlora.records import Document, Record, SearchContext
+from searchlora.records import Document, Hit, Record, SearchContext
 from searchlora.retrieval.retriever import Retriever
 from searchlora.task import PromptedTask
 
@@ -193,6 +195,67 @@ class RetrieveStage:
 
 
 @dataclass(frozen=True)
+class HitsStage:
+    """The hits of another engine: those of a run, or the field `hits` of the search; at most k, best first.
+
+    Args:
+        run: Topic -> document -> score; None: the hits are in the search. A topic without results has no hits.
+        name: The run's name, for the label.
+
+    Raises:
+        PipelineError: if a search has no `hits`, or they are not ids or objects with `document` and `score`.
+    """
+
+    run: Run | None
+    k: int
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"hits({self.name or 'given'},k={self.k})"
+
+    def __call__(self, searches: Sequence[SearchContext]) -> list[SearchContext]:
+        return [{**search, "hits": self._hits(search)[: self.k]} for search in searches]
+
+    def _hits(self, search: SearchContext) -> list[Hit]:
+        if self.run is None:
+            return supplied_hits(search)
+        scores = self.run.get(str(search["id"]), {})
+        return [Hit(document, scores[document]) for document in ranked(scores)]
+
+
+def supplied_hits(search: SearchContext) -> list[Hit]:
+    """The hits in a query row: document ids, best first, or objects with `document` and `score`.
+
+    Ids get the scores n, n - 1, ... 1. Hits with scores are ranked by them, with ties as trec_eval orders them.
+
+    Raises:
+        PipelineError: naming the query, if there are none, one is malformed, or a document is repeated.
+
+    Examples:
+        >>> supplied_hits({"id": "q1", "hits": ["d7", "d2"]})
+        [Hit(document='d7', score=2.0), Hit(document='d2', score=1.0)]
+    """
+    where = f"query {search['id']}"
+    form = 'Hits are a list of document ids, best first, or of {"document": "d1", "score": 12.5}.'
+    rows = search.get("hits")
+    if not isinstance(rows, list):
+        raise PipelineError("has no list 'hits'", where=where, fix=form)
+    if all(isinstance(row, str) for row in rows):
+        scores = {row: float(len(rows) - rank) for rank, row in enumerate(rows)}
+    else:
+        try:
+            scores = {row["document"]: float(row["score"]) for row in rows}
+        except (TypeError, KeyError, ValueError, OverflowError):
+            raise PipelineError("'hits' has an element that is not a hit", where=where, fix=form) from None
+        if not all(isinstance(document, str) for document in scores) or not all(map(isfinite, scores.values())):
+            raise PipelineError("'hits' has a document that is not text or a score that is not finite", where=where)
+    if len(scores) < len(rows):
+        raise PipelineError("'hits' names a document twice", where=where)
+    return [Hit(document, scores[document]) for document in ranked(scores)]
+
+
+@dataclass(frozen=True)
 class PassagesStage:
     """`hits` -> `passages`: the texts of the first k hits, best first, each with `id`, `title`, `text` and `score`.
 
@@ -219,6 +282,16 @@ class PassagesStage:
             )
         passages = []
         for hit in search["hits"][: self.k]:
-            document = self.documents[hit.document]
+            document = self._document(hit.document, str(search["id"]))
             passages.append({"id": document.id, "title": document.title, "text": document.text, "score": hit.score})
         return passages
+
+    def _document(self, document: str, query: str) -> Document:
+        try:
+            return self.documents[document]
+        except KeyError:
+            raise PipelineError(
+                f"the document '{document}' is not in the corpus",
+                where=f"query {query}",
+                fix="Give the corpus that the hits were retrieved from.",
+            ) from None

@@ -9,6 +9,7 @@ The verbs of the command line are functions of the same names, imported when fir
     searchlora.experiment("experiment.yaml", out)
     searchlora.promote("shop-rewriter@2", "production", "policy.yaml", folder)
     searchlora.run("rewrite_bm25", queries, corpus, out)
+    searchlora.Pipeline.load("rewrite_bm25", corpus=corpus).search("red telly")
     searchlora.adapters.list()
 """
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from searchlora.experiments.run import run as run
     from searchlora.experiments.spec import Experiment as Experiment
     from searchlora.experiments.train import train as train
+    from searchlora.pipelines.pipeline import Pipeline as Pipeline
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,7 @@ _VERBS = {
     "Experiment": "searchlora.experiments.spec",
     "promote": "searchlora.experiments.promote",
     "run": "searchlora.experiments.run",
+    "Pipeline": "searchlora.pipelines.pipeline",
     "demo": "searchlora.experiments.demo",
 }
 _ROOMS = ("adapters", "data", "shop")

@@ -74,6 +74,7 @@ class RunCard:
         bases: Names of the base models of the adapters, and of the encoders.
         pipeline: Name and pinned stages of the pipeline.
         run_sha256: sha256 of the run file, set when the card is written.
+        unknown_sources: Names of the sources of hits that have no card: which models produced them is unknown.
     """
 
     system: str
@@ -83,6 +84,7 @@ class RunCard:
     bases: tuple[str, ...] = ()
     pipeline: str | None = None
     run_sha256: str = ""
+    unknown_sources: tuple[str, ...] = ()
 
 
 def card_path(path: str | Path) -> Path:
@@ -174,7 +176,10 @@ def read_card(path: str | Path) -> JudgmentsCard | None:
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:
     """Write the card of an existing run file; returns it with the hash of the file. Raises `DataError`."""
     card = replace(card, run_sha256=file_sha256(path))
-    _write(path, asdict(card))
+    values = asdict(card)
+    if not card.unknown_sources:  # cards of earlier releases do not have the field
+        del values["unknown_sources"]
+    _write(path, values)
     return card
 
 
@@ -188,7 +193,7 @@ def read_run_card(path: str | Path) -> RunCard | None:
     if values is None:
         return None
     _check_hash(path, values["run_sha256"])
-    for name in ("adapters", "lineage", "bases"):
+    for name in ("adapters", "lineage", "bases", "unknown_sources"):
         values[name] = tuple(values[name])
     return RunCard(**values)
 
@@ -227,6 +232,8 @@ def _read(card: type[_Card], path: str | Path) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.pop("schema_version", None) != SCHEMA_VERSION:
         raise _malformed(path, f"its schema version is not {SCHEMA_VERSION}")
     names = {each.name for each in fields(card)}
+    if "unknown_sources" in names:
+        values.setdefault("unknown_sources", [])
     if different := sorted(names ^ values.keys()):
         name = different[0]
         raise _malformed(path, f"the field '{name}' is {'missing' if name in names else 'unknown'}")
@@ -260,7 +267,7 @@ _TEXTS: tuple[Callable[[Any], bool], str] = (_is_texts, "a list of texts")
 #: Field of a card -> its check and what it must be. A malformed lineage would never be found circular.
 _FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("source", "system", "created", "qrels_sha256", "run_sha256"), _TEXT),
-    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases"), _TEXTS),
+    **dict.fromkeys(("judge_lineage", "adapters", "lineage", "bases", "unknown_sources"), _TEXTS),
     "invalid": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
     "counts": (_is_table(int), "a table of whole numbers"),
     "made_from": (_is_table(str), "a table of texts"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchlora.errors import UsageError, some
-from searchlora.eval.judgments.card import JudgmentsCard, read_run_card
+from searchlora.eval.judgments.card import JudgmentsCard, RunCard, read_run_card
 from searchlora.eval.text_identity import normalised
 
 
@@ -25,9 +25,13 @@ class RunLineage:
 
 
 def read_lineage(run: str | Path) -> RunLineage | None:
-    """Models of a run, from the card beside it; None without a card. Raises `DataError` as `read_run_card`."""
-    card = read_run_card(run)
-    return RunLineage(card.lineage) if card is not None else None
+    """Models of a run, from the card beside it; None if unknown. Raises `DataError` as `read_run_card`."""
+    return lineage_of(read_run_card(run))
+
+
+def lineage_of(card: RunCard | None) -> RunLineage | None:
+    """Models of a run; None if unknown: it has no card, or takes hits from a source without one."""
+    return RunLineage(card.lineage) if card is not None and not card.unknown_sources else None
 
 
 def query_hash(text: str) -> str:

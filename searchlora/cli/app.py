@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from searchlora.cli import adapters, convert, data, doctor, evaluate, judge, judgments, serve, tasks, train
+from searchlora.cli import adapters, convert, data, doctor, evaluate, judge, judgments, pipelines, serve, tasks, train
 from searchlora.cli.options import example
 
 _HEADINGS = _START, _DATA, _TRAIN, _EVALUATE, _JUDGE, _STORE, _SERVE = (
@@ -115,8 +115,16 @@ app.add_typer(
 app.command(
     "run",
     rich_help_panel=_SERVE,
-    epilog=example("searchlora run pipeline.yaml --queries queries.jsonl --corpus corpus.jsonl --out run.trec"),
-)(serve.run)
+    epilog=example(
+        "searchlora run pipeline.yaml --queries queries.jsonl --corpus corpus.jsonl --out run.trec --out results.jsonl"
+    ),
+)(pipelines.run)
+app.command(
+    "search", rich_help_panel=_SERVE, epilog=example('searchlora search bm25 "red couch" --corpus products.jsonl')
+)(pipelines.search)
+app.add_typer(
+    pipelines.app, name="pipelines", rich_help_panel=_SERVE, epilog=example("searchlora pipelines show rerank")
+)
 app.command(
     "serve", rich_help_panel=_SERVE, epilog=example("searchlora serve --base smollm2-135m-instruct-q4_1 --store store")
 )(serve.serve)

@@ -1,14 +1,13 @@
-"""`searchlora serve` and `run`: adapters behind an HTTP API, and in a search pipeline."""
+"""`searchlora serve`: a base model and its adapters behind an HTTP API."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from searchlora.cli.options import CorpusOption, HostOption, PortOption, SetOption, StoreOption, TasksOption
+from searchlora.cli.options import HostOption, PortOption, StoreOption
 from searchlora.errors import UsageError
 
 _API_KEY_VARIABLE = "SEARCHLORA_API_KEY"
@@ -145,46 +144,3 @@ def serve(
             typer.echo("warning: there is no API key: everyone who reaches this address can use the server.", err=True)
         typer.echo(f"Serving {service.base} and its adapters at {address(listening)}v1. Ctrl+C stops.")
         run_server(service, listening, grace=grace, trusted_proxies=trusted_proxy)
-
-
-def run(
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline.")],
-    queries: Annotated[
-        Path,
-        typer.Option("--queries", metavar="FILE", help="JSON lines with id, query and further fields, or TSV."),
-    ],
-    corpus: CorpusOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="TREC run to write.")],
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
-    server: Annotated[
-        str | None, typer.Option("--server", metavar="URL", help="Inference server for the adapter stages.")
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
-    ] = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-) -> None:
-    """Execute a pipeline over queries and write a TREC run. Its tag names the exact adapter versions."""
-    from searchlora.adapters.store import Store
-    from searchlora.cli.terminal import progress_bars
-    from searchlora.experiments.run import run as verb
-    from searchlora.pipelines.config import engine_settings
-
-    if api_key_env and not server:
-        raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
-    engine = engine_settings(url=server, api_key_env=api_key_env) if server else None
-    with progress_bars() as steps:
-        tag, count = verb(
-            pipeline,
-            queries,
-            corpus,
-            out,
-            overrides=settings,
-            engine=engine,
-            store=Store(store),
-            tasks=tasks,
-            steps=steps,
-        )
-    typer.echo(f"Wrote {count} topics as {tag} to {out}")

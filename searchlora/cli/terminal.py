@@ -7,9 +7,9 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from searchlora.eval.comparison import Comparison
     from searchlora.eval.policy import RuleResult
+    from searchlora.records import Document
 
 #: Measures shown in the terminal, where the comparison has them; the report shows all.
 _MAIN_MEASURES = ("nDCG@10", "Recall@100", "MRR@10")
@@ -120,6 +121,40 @@ def print_rules(results: Sequence[RuleResult]) -> None:
     for result in results:
         table.add_row("met" if result.passed else "BROKEN", result.rule, result.summary)
     table_console(120).print(table)
+
+
+def print_result(result: Mapping[str, Any], documents: Mapping[str, Document], top: int) -> None:
+    """Print the result of one search: its stages, what they wrote, and the first hits with titles and grades.
+
+    Args:
+        result: In the form of `pipelines.results.result`.
+        documents: The corpus by id; a hit that is not in it is printed without text.
+        top: Number of hits.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = table_console(120)
+    console.print(escape(" > ".join(result["stages"])), style="dim")
+    if result["query"] != result["input"]["query"]:
+        console.print(escape(f"{result['input']['query']} -> {result['query']}"))
+    shown = ("id", "query", "stages", "input", "hits", "passages", "grades")
+    for name, value in result.items():
+        if name not in shown:
+            console.print(
+                escape(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+            )
+    if "hits" not in result:
+        return
+    grades = {grade["id"]: grade["grade"] for grade in result.get("grades", [])}
+    table = Table("", "document", "score", *(["grade"] if grades else []), "text", box=None)
+    for hit in result["hits"][:top]:
+        document = documents.get(hit["document"])
+        text = " ".join((document.title or document.text).split())[:80] if document is not None else ""
+        grade = [str(grades.get(hit["document"], ""))] if grades else []
+        table.add_row(str(hit["rank"]), escape(hit["document"]), f"{hit['score']:.4g}", *grade, escape(text))
+    console.print(table)
+    console.print(f"{len(result['hits'])} hits")
 
 
 def print_json(document: object) -> None:

@@ -96,7 +96,7 @@ def seen_by_run(store: Store, card: RunCard | None, topics: Mapping[str, Mapping
 
     Topics with a conversation are skipped, as in `seen_in_training`.
     """
-    if card is None:
+    if card is None or card.unknown_sources:
         return None
     seen: set[str] = set()
     for adapter in card.adapters:

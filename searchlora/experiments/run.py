@@ -1,4 +1,4 @@
-"""The verb `run`: queries through a pipeline to a TREC run."""
+"""The verb `run`: queries through a pipeline to a TREC run, and to results as JSON lines."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.adapters.store import Store
-from searchlora.data.collection import check_id, read_documents
 from searchlora.errors import PipelineError, RowError
-from searchlora.eval.judgments.card import RunCard, write_run_card
+from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
 from searchlora.eval.trec import is_word, write_run
 from searchlora.experiments.lineage import run_lineage
 from searchlora.files import check_writable, read_rows
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
     EngineSettings,
-    RetrieveSettings,
-    Settings,
+    HitsSettings,
     adapters,
     encoders,
-    pinned,
+    produces_hits,
     read_pipeline,
+    supplied_runs,
 )
-from searchlora.pipelines.pipeline import Pipeline, build_pipeline, run_of
+from searchlora.pipelines.pipeline import Pipeline, run_of
+from searchlora.pipelines.results import result, write_results
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record, RejectedRow
+
+#: Names of files that hold results as JSON lines; any other name is a TREC run.
+_RESULTS = (".jsonl", ".jsonl.gz")
 
 
 def run(
     pipeline: str | Path,
     queries: str | Path,
-    corpus: str | Path,
-    out: str | Path,
+    corpus: str | Path | None = None,
+    out: str | Path | Sequence[str | Path] = "run.trec",
     *,
     overrides: Sequence[str] = (),
     engine: EngineSettings | None = None,
@@ -41,55 +44,72 @@ def run(
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
 ) -> tuple[str, int]:
-    """Execute a pipeline on queries, and write a TREC run (atomically) with a card beside it.
+    """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.
 
     Args:
-        pipeline: A YAML file, or the name of a built-in pipeline.
+        pipeline: A YAML file, or the name of a ready pipeline or of a YAML file here.
         queries: Rows with `id`, `query` and fields that stages read, such as `history` (JSONL, CSV, TSV, Parquet).
-        corpus: Rows with `id`, `text` and optionally `title`.
+        corpus: Rows with `id`, `text` and optionally `title`. Default: the file that the pipeline names.
+        out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON
+            object per query (`pipelines.results.result`); any other name gets the TREC run.
         overrides: Parameters of the pipeline, `name=value`.
         engine: The server that generates; replaces the engine of the pipeline.
 
     Returns:
-        The tag of the run, with the pinned version of each adapter, and the number of topics.
+        The tag of the run, with the pinned version of each adapter, and the number of queries.
 
     Raises:
-        PipelineError: if the pipeline cannot be built, or a query lacks id or text.
-        RowError, DataError: for an invalid row, with its location, or if `out` cannot be written.
+        PipelineError: if the pipeline cannot be built, a query lacks id or text, or no stage produces hits for a run.
+        RowError, DataError: for an invalid row, with its location, or if a file of `out` cannot be written.
     """
-    name, stages = read_pipeline(pipeline, overrides, engine)
-    if not any(isinstance(stage, RetrieveSettings) for stage in stages):
-        raise PipelineError("no stage retrieves, so there is no run to write", where=str(pipeline))
-    check_writable(Path(out))
+    outs = [Path(path) for path in ([out] if isinstance(out, str | Path) else out)]
+    results = [path for path in outs if path.name.endswith(_RESULTS)]
+    runs = [path for path in outs if path not in results]
+    config = read_pipeline(pipeline, overrides, engine)
+    if runs and not produces_hits(config.stages):
+        raise PipelineError(
+            "no stage produces hits, so there is no run to write",
+            where=str(pipeline),
+            fix="Write what the stages produce: --out results.jsonl.",
+        )
+    check_writable(*outs)
     searches = _queries(Path(queries))
-    documents = list(read_documents(Path(corpus)))
-    for document in documents:
-        check_id(document.id)
     store = store if isinstance(store, Store) else Store(store)
-    stages = pinned(stages, store.pin)
-    built = build_pipeline(name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
+    built = Pipeline.load(
+        pipeline, corpus=corpus, overrides=overrides, engine=engine, store=store, tasks=tasks, steps=steps
+    )
     done = built.execute(searches, progress=steps("Searching"))
-    write_run(Path(out), run_of(done), built.tag)
-    write_run_card(out, run_card(name, built, stages, store))
+    for path in results:
+        write_results(path, [result(*pair, built.labels) for pair in zip(searches, done, strict=True)])
+    for path in runs:
+        write_run(path, run_of(done), built.tag)
+        write_run_card(path, run_card(config.name, built, store))
     return built.tag, len(done)
 
 
-def run_card(system: str, built: Pipeline, stages: Sequence[Settings], store: Store) -> RunCard:
+def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
     """The adapters and encoders that took part in the run, so that none of them may judge it.
 
-    Args:
-        stages: The settings of the stages, with pinned adapters.
+    The card of a run whose hits a stage takes is included. Hits without a card come from unknown models.
     """
-    working = adapters(stages)
-    under = [store.get(adapter).manifest.base.name for adapter in working]
-    searching = encoders(stages)
+    stages = built.settings
+    own, searching = adapters(stages), encoders(stages)
+    sources = {Path(run).name: read_run_card(run) for run in supplied_runs(stages)}
+    cards = [card for card in sources.values() if card is not None]
+    unknown = [name for name, card in sources.items() if card is None]
+    if any(isinstance(stage, HitsSettings) and stage.run is None for stage in stages):
+        unknown.append("hits of the queries")
+    under = [store.get(adapter).manifest.base.name for adapter in own]
+    bases = [*map(public_name, [*under, *searching]), *(base for card in cards for base in card.bases)]
+    lineage = [*run_lineage(store, own, searching).references, *(each for card in cards for each in card.lineage)]
     return RunCard(
         system=system,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        adapters=working,
-        lineage=run_lineage(store, working, searching).references,
-        bases=tuple(dict.fromkeys(map(public_name, [*under, *searching]))),
+        adapters=tuple(dict.fromkeys([*own, *(each for card in cards for each in card.adapters)])),
+        lineage=tuple(dict.fromkeys(lineage)),
+        bases=tuple(dict.fromkeys(bases)),
         pipeline=built.tag,
+        unknown_sources=tuple(dict.fromkeys([*unknown, *(each for card in cards for each in card.unknown_sources)])),
     )
 
 

@@ -17,12 +17,12 @@ from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
-from searchlora.eval.judgments.lineage import RunLineage
+from searchlora.eval.judgments.lineage import RunLineage, lineage_of
 from searchlora.eval.trec import write_run
 from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
-from searchlora.files import parse_json, tree_sha256
+from searchlora.files import file_sha256, parse_json, tree_sha256
 from searchlora.models.resolve import resolve
 from searchlora.outputs import InvalidOutput
 from searchlora.pipelines.config import (
@@ -33,6 +33,8 @@ from searchlora.pipelines.config import (
     parse_stages,
     pinned,
     read_pipeline,
+    reads_corpus,
+    supplied_runs,
 )
 from searchlora.pipelines.pipeline import build_pipeline, run_of
 from searchlora.progress import Steps, unwatched
@@ -76,7 +78,7 @@ class SystemRun:
     @property
     def lineage(self) -> RunLineage | None:
         """The adapters, their ancestors and the encoders; None if unknown."""
-        return RunLineage(self.card.lineage) if self.card is not None else None
+        return lineage_of(self.card)
 
 
 def plans(spec: Experiment, store: Store, tasks: str | Path | None = None) -> dict[str, Plan]:
@@ -148,8 +150,9 @@ class SystemRuns:
         if (cached := _cached(path, metadata, key)) is not None:
             return cached
         stages = list(plan.stages)
+        documents = self.documents if reads_corpus(stages) else []
         built = build_pipeline(
-            plan.pipeline, stages, store=self.store, documents=self.documents, tasks=self.tasks, steps=self.steps
+            plan.pipeline, stages, store=self.store, documents=documents, tasks=self.tasks, steps=self.steps
         )
         searches = [
             with_history({"id": topic, **fields}, f"{self.spec.topics.path}, topic {topic}")
@@ -162,7 +165,7 @@ class SystemRuns:
         invalid = _invalid(done) if generates else {}
         write_json(metadata, {})  # an interruption leaves a run that is computed again
         write_run(path, run_of(done), built.tag)
-        card = write_run_card(path, run_card(name, built, stages, self.store))
+        card = write_run_card(path, run_card(name, built, self.store))
         write_json(metadata, {"key": key, "machine": machine(), "costs": costs, "invalid": invalid})
         return SystemRun(Source(path=path, format="trec"), card, costs, invalid)
 
@@ -178,7 +181,8 @@ def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str 
         pipeline, unpinned = file_name(name), [AdapterSettings(name=system.adapter), *retrieval]
     else:
         overrides = [f"{key}={json.dumps(value)}" for key, value in system.set.items()]
-        pipeline, unpinned = read_pipeline(str(system.pipeline), overrides)
+        config = read_pipeline(str(system.pipeline), overrides)
+        pipeline, unpinned = config.name, list(config.stages)
     stages = pinned(unpinned, store.pin)
     manifests = [store.get(adapter).manifest for adapter in adapters(stages)]
     weights = [manifest.files for manifest in manifests]
@@ -187,7 +191,9 @@ def _plan(name: str, system: System, spec: Experiment, store: Store, tasks: str 
     versions = [[task.version, prompt_hash(task) if isinstance(task, PromptedTask) else None] for task in plugins]
     encoder_hashes = [tree_sha256(resolve(encoder).path) for encoder in encoders(stages)]
     settings = [[type(stage).__name__, stage.model_dump(mode="json")] for stage in stages]
-    parts = json.dumps([pipeline, settings, weights, versions, encoder_hashes], sort_keys=True)
+    supplied = [file_sha256(run) for run in supplied_runs(stages)]
+    identity = [pipeline, settings, weights, versions, encoder_hashes, *([supplied] if supplied else [])]
+    parts = json.dumps(identity, sort_keys=True)
     return Plan(pipeline, stages, hashlib.sha256(parts.encode()).hexdigest())
 
 

@@ -25,16 +25,17 @@ def written(folder: Path, stages: str, parameters: str = "") -> Path:
 
 
 def test_every_built_in_pipeline_is_valid():
-    assert ready_pipelines() == ["answers", "hybrid", "rerank", "rewrite_bm25", "rewrite_hybrid"]
+    names = "answers bm25 dense hybrid rerank rerank_run rewrite_bm25 rewrite_hybrid"
+    assert ready_pipelines() == names.split()
     for name in ready_pipelines():
-        assert read_pipeline(name)[0] == name
+        assert read_pipeline(name).name == name
 
 
 def test_a_built_in_pipeline_accepts_its_parameters():
-    _, (adapter, bm25) = read_pipeline("rewrite_bm25", ["adapter=mine@production"])
+    adapter, bm25 = read_pipeline("rewrite_bm25", ["adapter=mine@production"]).stages
     assert adapter == AdapterSettings(name="mine@production")
     assert bm25 == Bm25Settings()
-    _, (adapter, fused) = read_pipeline("rewrite_hybrid", ["adapter=mine", "encoder=org/encoder"])
+    adapter, fused = read_pipeline("rewrite_hybrid", ["adapter=mine", "encoder=org/encoder"]).stages
     assert adapter.name == "mine"
     assert fused == FuseSettings(of=(Bm25Settings(), DenseSettings(model="org/encoder")))
 
@@ -49,7 +50,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         - bm25: {k: 50, shortest: 1, stopwords: null}
         - fuse: {constant: 10, of: [{bm25: {k1: $k1}}, {dense: {model: m, query_prefix: "query: "}}]}
 """
-    _, (found,) = read_pipeline(written(tmp_path, stages, "parameters: {k1: 1.2}"), ["k1=2"])
+    (found,) = read_pipeline(written(tmp_path, stages, "parameters: {k1: 1.2}"), ["k1=2"]).stages
     inner = FuseSettings(constant=10, of=(Bm25Settings(k1=2), DenseSettings(model="m", query_prefix="query: ")))
     first = Bm25Settings(k=50, shortest=1, stopwords=None)
     assert found == FuseSettings(method="combmnz", k=20, weights=(2, 0.5), of=(first, inner))
@@ -64,7 +65,7 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),
-        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*adapter, bm25, dense, fuse, passages"),
+        ("rerank: {}", r"stage 2: \['rerank'\] is not one kind.*adapter, bm25, dense, fuse, hits, passages"),
         ("fuse: {method: rrf}", r"stage 2: 'of': field required"),
         ("fuse: {of: []}", r"stage 2: 'of': .*at least 1"),
         ("fuse: {of: bm25}", r"stage 2: 'of': .*tuple"),
@@ -103,7 +104,9 @@ def test_a_file_that_is_not_a_pipeline_is_an_error(tmp_path, text, says):
 
 
 def test_a_missing_pipeline_lists_the_built_in_ones():
-    with pytest.raises(PipelineError, match=r"no pipeline 'nope'.*hybrid, rerank, rewrite_bm25, rewrite_hybrid"):
+    with pytest.raises(
+        PipelineError, match=r"no pipeline 'nope'.*hybrid, rerank, rerank_run, rewrite_bm25, rewrite_hybrid"
+    ):
         read_pipeline("nope")
 
 

@@ -36,14 +36,14 @@ def written(folder, text):
 
 def test_the_server_of_a_file_is_the_default_of_its_stages(tmp_path):
     file = written(tmp_path, f"parameters: {{place: 'http://a'}}\nengine: {{url: $place, load: true}}\n{STAGES}")
-    _, (first, second, bm25) = read_pipeline(file)
+    first, second, bm25 = read_pipeline(file).stages
     assert first == AdapterSettings(name="one", engine=EngineSettings(url="http://a", load=True))
     assert (second.engine, bm25) == (EngineSettings(url="http://b"), Bm25Settings())
-    _, (other, *_) = read_pipeline(file, ["place=http://c"])
+    other, *_ = read_pipeline(file, ["place=http://c"]).stages
     assert other.engine.url == "http://c"
-    _, (given, second, _) = read_pipeline(file, engine=EngineSettings(url="http://d"))
+    given, second, _ = read_pipeline(file, engine=EngineSettings(url="http://d")).stages
     assert [given.engine.url, second.engine.url] == ["http://d", "http://b"]
-    _, (here, *_) = read_pipeline(written(tmp_path, STAGES))
+    here, *_ = read_pipeline(written(tmp_path, STAGES)).stages
     assert here.engine is None
 
 
@@ -123,7 +123,7 @@ def test_a_pipeline_file_may_name_only_allowed_api_key_variables(tmp_path, monke
     assert "SEARCHLORA_API_KEY_VARIABLES=AWS_SECRET_ACCESS_KEY" in str(caught.value)
     monkeypatch.setenv("SEARCHLORA_API_KEY_VARIABLES", "SEARCH_KEY, OTHER")
     for name in ("SEARCH_KEY", "OTHER"):
-        _, (stage, *_) = read(name)
+        stage, *_ = read(name).stages
         assert stage.engine.api_key_env == name
     with pytest.raises(PipelineError, match="may not send"):
         read("AWS_SECRET_ACCESS_KEY")

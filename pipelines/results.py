@@ -1,0 +1,97 @@
+"""Results of a pipeline as JSON: for each search what its stages wrote, with the versions that wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.errors import DataError
+from searchlora.files import atomic_text
+from searchlora.outputs import InvalidOutput
+from searchlora.records import Hit, SearchContext
+
+
+def result(search: SearchContext, executed: SearchContext, stages: Sequence[str]) -> dict[str, Any]:
+    """What a pipeline did with one search, as a JSON object.
+
+    Args:
+        search: The search before the first stage.
+        executed: The search after the last stage.
+        stages: Labels of the stages, with pinned versions.
+
+    Returns:
+        `id`; `query`, as it was searched with; `stages`; `input`, the fields of the search; each field that a stage
+        wrote, such as `grades`, `intent` or `answer`, with `hits` as `rank`, `document` and `score`, and `passages`
+        without their texts; and `invalid`, task -> the reason of each output that did not parse, if there is one.
+
+    Raises:
+        DataError: for a value that JSON cannot represent; names the query and the field.
+
+    Examples:
+        >>> executed = {"id": "q1", "query": "red sofa", "hits": [Hit("d3", 2.5)]}
+        >>> result({"id": "q1", "query": "red couch"}, executed, ["shop-rewriter@1", "bm25"])["hits"]
+        [{'rank': 1, 'document': 'd3', 'score': 2.5}]
+    """
+    written = {
+        field: value
+        for field, value in executed.items()
+        if field not in ("id", "query", "outputs") and (field not in search or search[field] is not value)
+    }
+    row: dict[str, Any] = {
+        "id": str(executed["id"]),
+        "query": executed["query"],
+        "stages": list(stages),
+        "input": {field: value for field, value in search.items() if field not in ("id", "hits")},
+        **{field: _FORMS.get(field, _plain)(value) for field, value in written.items()},
+    }
+    if invalid := _invalid(executed.get("outputs", {})):
+        row["invalid"] = invalid
+    return row
+
+
+def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write results as JSON lines, atomically; gzip if the name ends in `.gz`.
+
+    Raises:
+        DataError: for a value that JSON cannot represent, naming the query; or if the file cannot be written.
+    """
+    with atomic_text(path) as out:
+        for row in results:
+            try:
+                out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:
+                raise DataError(f"a result is not JSON ({error})", where=f"query {row['id']}") from None
+
+
+def _hits(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    return [{"rank": rank, "document": hit.document, "score": hit.score} for rank, hit in enumerate(hits, 1)]
+
+
+def _passages(passages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in passage.items() if name != "text"} for passage in passages]
+
+
+def _plain(value: Any) -> Any:
+    """A value with dataclasses as objects and tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+_FORMS: dict[str, Callable[[Any], Any]] = {"hits": _hits, "passages": _passages}
+
+
+def _invalid(outputs: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Task -> why its outputs are invalid, for tasks with an invalid output."""
+    reasons = {
+        task: [output.reason for output in values if isinstance(output, InvalidOutput)]
+        for task, values in outputs.items()
+    }
+    return {task: why for task, why in reasons.items() if why}

@@ -1,0 +1,188 @@
+"""`searchlora run`, `search` and `pipelines`: execute search pipelines, and see what they can consist of."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from searchlora.cli.options import JsonOption, SetOption, StoreOption, TasksOption, example
+from searchlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from searchlora.pipelines.config import EngineSettings
+
+PipelineArgument = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a ready pipeline (`pipelines list`).")
+]
+CorpusOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus", metavar="FILE", help="Documents: rows with id, text, title. Default: the pipeline's own corpus."
+    ),
+]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="Inference server for the adapter stages.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
+]
+
+app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and their stages.", rich_markup_mode=None)
+
+
+def run(
+    pipeline: PipelineArgument,
+    queries: Annotated[
+        Path,
+        typer.Option("--queries", metavar="FILE", help="JSON lines with id, query and further fields, or TSV."),
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="A .jsonl file gets everything that the stages wrote, any other name the TREC run; repeatable.",
+        ),
+    ],
+    corpus: CorpusOption = None,
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    server: ServerOption = None,
+    api_key_env: KeyOption = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+) -> None:
+    """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.run import run as verb
+
+    with progress_bars() as steps:
+        tag, count = verb(
+            pipeline,
+            queries,
+            corpus,
+            out,
+            overrides=settings,
+            engine=_engine(server, api_key_env),
+            store=Store(store),
+            tasks=tasks,
+            steps=steps,
+        )
+    typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
+
+
+def search(
+    pipeline: PipelineArgument,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
+    corpus: CorpusOption = None,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
+    as_json: JsonOption = False,
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    server: ServerOption = None,
+    api_key_env: KeyOption = None,
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+) -> None:
+    """Execute a pipeline on one query, and print what each stage wrote and the hits."""
+    from searchlora.cli.terminal import print_json, print_result, progress_bars
+    from searchlora.pipelines.pipeline import Pipeline
+
+    with progress_bars() as steps:
+        loaded = Pipeline.load(
+            pipeline,
+            corpus=corpus,
+            overrides=settings,
+            engine=_engine(server, api_key_env),
+            store=store,
+            tasks=tasks,
+            steps=steps,
+        )
+    found = loaded.search(query)
+    if as_json:
+        print_json(found)
+    else:
+        print_result(found, loaded.documents, top)
+
+
+@app.command("list", epilog=example("searchlora pipelines list --json"))
+def list_pipelines(as_json: JsonOption = False) -> None:
+    """List the ready pipelines with their stages and parameters."""
+    from searchlora.cli.terminal import print_json
+    from searchlora.pipelines.config import read_pipeline, ready_pipelines
+
+    rows = [_summary(read_pipeline(name)) for name in ready_pipelines()]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        parameters = ", ".join(f"{key}={value}" for key, value in row["parameters"].items())
+        typer.echo(f"{row['name']:<16}{' > '.join(row['stages'])}{f'  ({parameters})' if parameters else ''}")
+
+
+@app.command(epilog=example("searchlora pipelines show rerank"))
+def show(pipeline: PipelineArgument) -> None:
+    """Print the file of a pipeline, for example to start one of your own from it."""
+    from searchlora.files import read_text
+    from searchlora.pipelines.config import pipeline_path, read_pipeline
+
+    read_pipeline(pipeline)  # names a pipeline that does not exist, or is invalid
+    typer.echo(read_text(pipeline_path(pipeline)).rstrip())
+
+
+@app.command(epilog=example("searchlora pipelines validate shop.yaml --store store"))
+def validate(
+    pipeline: PipelineArgument,
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
+) -> None:
+    """Check a pipeline without executing it: keys, parameters, the order of stages, and that its adapters exist."""
+    from searchlora.adapters.store import Store
+    from searchlora.pipelines.config import check_order, pinned, read_pipeline, stage_kind
+
+    config = read_pipeline(pipeline, settings)
+    check_order(config.stages, pipeline)
+    stages = pinned(config.stages, Store(store).pin)
+    for number, stage in enumerate(stages, 1):
+        typer.echo(f"{number}. {stage_kind(stage)}: {stage.model_dump_json(exclude_defaults=True)}")
+    typer.echo(f"{config.name} is valid.")
+
+
+@app.command(epilog=example("searchlora pipelines stages bm25"))
+def stages(
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="A kind of stage. Default: all.")] = None,
+) -> None:
+    """Print every kind of stage with its keys, their types and defaults."""
+    from searchlora.key_tables import key_rows
+    from searchlora.pipelines.config import KINDS
+
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"there is no stage '{kind}'", fix=f"Kinds: {', '.join(sorted(KINDS))}.")
+    for name, model in KINDS.items():
+        if kind in (None, name):
+            typer.echo(f"{name}\n  {' '.join((inspect.getdoc(model) or '').split())}")
+            for key, value_type, default, meaning in key_rows(model):
+                typer.echo(
+                    f"    {key.strip('`'):<16}{value_type.replace('`', '')}; {default.strip('`')}  {meaning}".rstrip()
+                )
+
+
+def _summary(config: Any) -> dict[str, Any]:
+    from searchlora.pipelines.config import stage_kind
+
+    return {
+        "name": config.name,
+        "stages": [stage_kind(stage) for stage in config.stages],
+        "parameters": dict(config.parameters),
+    }
+
+
+def _engine(server: str | None, api_key_env: str | None) -> EngineSettings | None:
+    from searchlora.pipelines.config import engine_settings
+
+    if api_key_env and not server:
+        raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
+    return engine_settings(url=server, api_key_env=api_key_env) if server else None

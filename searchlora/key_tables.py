@@ -1,0 +1,61 @@
+"""Tables of the keys of recipes and pipeline stages, read from their pydantic models."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+_NAMES = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥"}
+
+
+def key_rows(model: Any, prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Key, type with its bounds, default and meaning of each field of a pydantic model; nested keys have dots.
+
+    Examples:
+        >>> from searchlora.pipelines.config import PassagesSettings
+        >>> key_rows(PassagesSettings)
+        [('`k`', 'whole number (≥ 1)', '`10`', '')]
+    """
+    return list(_rows(model, prefix))
+
+
+def _rows(model: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if inspect.isclass(inner) and hasattr(inner, "model_fields"):
+            yield from _rows(inner, f"{prefix}{name}.")
+            continue
+        bounds = ", ".join(_bound(each) for each in field.metadata if _bound(each))
+        default = (
+            "required"
+            if field.is_required()
+            else f"`{json.dumps(field.get_default(call_default_factory=True), default=str)}`"
+        )
+        kind = _type(inner) + (f" ({bounds})" if bounds else "")
+        yield f"`{prefix}{name}`", kind, default, field.description or ""
+
+
+def _bound(constraint: Any) -> str:
+    return ", ".join(f"{sign} {getattr(constraint, key)}" for key, sign in _SIGNS.items() if hasattr(constraint, key))
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{each}`" for each in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(each) for each in arguments)
+    if annotation is type(None):
+        return "none"
+    if origin in (list, tuple):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "mapping"
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    return _NAMES.get(getattr(annotation, "__name__", ""), "stage")

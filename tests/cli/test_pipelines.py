@@ -1,0 +1,92 @@
+"""`searchlora search`, `run --out` and `pipelines`: what a user sees of pipelines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from searchlora.eval.trec import read_run
+from searchlora.pipelines.config import KINDS, ready_pipelines
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    rows = [{"id": "d1", "title": "Red couch", "text": "for two [new]"}, {"id": "d2", "text": "green tent"}]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "corpus.jsonl"
+
+
+def test_search_prints_stages_and_hits(cli, corpus):
+    called = cli("search", "bm25", "red green couch", "--corpus", corpus)
+    assert called.code == 0, called
+    lines = called.out.splitlines()
+    assert lines[0] == "bm25"
+    assert lines[-1] == "2 hits"
+    (first,) = [line for line in lines if "Red couch" in line]
+    assert first.split()[:2] == ["1", "d1"]
+    assert len(cli("search", "bm25", "red green couch", "--corpus", corpus, "--top", 1).out.splitlines()) == 4
+    found = json.loads(cli("search", "bm25", "green", "--corpus", corpus, "--json").out)
+    assert found["hits"][0]["document"] == "d2"
+
+
+@pytest.mark.usefixtures("corpus")
+def test_search_prints_what_stages_wrote(cli, tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\ncorpus: corpus.jsonl\nstages: [{bm25: {}}, {passages: {k: 1}}]\n")
+    assert "passages(1)" in cli("search", tmp_path / "p.yaml", "tent").out
+
+
+def test_run_writes_results_and_run_in_one_call(cli, corpus, tmp_path):
+    (tmp_path / "queries.tsv").write_text("id\tquery\nq1\tred couch\nq2\tnothing\n")
+    files = [tmp_path / "a.trec", tmp_path / "a.jsonl"]
+    called = cli(
+        "run", "bm25", "--queries", tmp_path / "queries.tsv", "--corpus", corpus, "--out", files[0], "--out", files[1]
+    )
+    assert called.code == 0, called
+    assert read_run(files[0]).keys() == {"q1"}
+    first, second = map(json.loads, files[1].read_text().splitlines())
+    assert (first["id"], first["hits"][0]["document"]) == ("q1", "d1")
+    assert (second["id"], second["hits"]) == ("q2", [])
+
+
+def test_a_pipeline_without_hits_writes_results_only(refused, tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"id": "q1", "query": "x", "hits": ["d1"]}\n')
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{adapter: {name: nobody}}]\n")
+    told = refused("run", tmp_path / "p.yaml", "--queries", tmp_path / "q.jsonl", "--out", tmp_path / "o.trec")
+    assert "no stage produces hits" in told and "--out results.jsonl" in told
+
+
+def test_list_names_every_ready_pipeline(cli):
+    rows = json.loads(cli("pipelines", "list", "--json").out)
+    assert [row["name"] for row in rows] == ready_pipelines()
+    assert rows[-1]["stages"] == ["adapter", "fuse"]
+    text = cli("pipelines", "list").out
+    assert "rerank_run" in text and "hits > passages > adapter" in text
+
+
+@pytest.mark.parametrize("name", ready_pipelines())
+def test_show_prints_a_file_that_works_as_ones_own(cli, tmp_path, name):
+    text = cli("pipelines", "show", name).out
+    assert yaml.safe_load(text)["name"] == name
+    (tmp_path / "own.yaml").write_text(text)
+    assert cli("pipelines", "show", tmp_path / "own.yaml").out == text
+
+
+def test_validate_says_what_is_wrong(refused, cli, tmp_path):
+    assert "bm25 is valid" in cli("pipelines", "validate", "bm25").out
+    assert "no adapter 'shop-judge'" in refused("pipelines", "validate", "rerank", "--store", tmp_path / "store")
+    (tmp_path / "p.yaml").write_text("name: p\nstages: [{passages: {}}]\n")
+    assert "stage 1, passages: no stage before it" in refused("pipelines", "validate", tmp_path / "p.yaml")
+    assert "no pipeline 'nope'" in refused("pipelines", "validate", "nope")
+
+
+def test_stages_describes_every_kind_and_key(cli, refused):
+    text = cli("pipelines", "stages").out
+    for kind, model in KINDS.items():
+        assert f"\n{kind}\n" in f"\n{text}"
+        for key in model.model_fields:
+            assert f"    {key} " in text, (kind, key)
+    one = cli("pipelines", "stages", "passages").out
+    assert one.startswith("passages\n") and "bm25\n" not in one
+    assert "Kinds: adapter, bm25" in refused("pipelines", "stages", "colour")
