@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from searchlora.errors import DataError, PipelineError
 from searchlora.files import read_bytes
@@ -103,6 +112,47 @@ class DenseSettings(RetrieveSettings):
     query_prefix: str = ""
     document_prefix: str = ""
     batch_size: int = Field(32, ge=1)
+
+
+class HttpSettings(RetrieveSettings):
+    """`- http: {url: http://localhost:9200/products/_search, engine: opensearch, k: 100}`: a search engine by HTTP.
+
+    `engine` sets the other keys to what OpenSearch, Elasticsearch and Solr expect; each may be set. In `body`,
+    `{query}` stands for the query, and a value that is just `{k}` for the number of hits. Paths such as
+    `_source.title` lead through the JSON of the response. The texts come with the hits, so that no corpus is needed.
+    """
+
+    url: str = Field(description="address that searches, without a query string")
+    engine: Literal["opensearch", "elasticsearch", "solr"] | None = Field(None, description="sets the keys below")
+    body: dict[str, Any] | None = Field(None, description="JSON body of the request")
+    hits: str | None = Field(None, description="path of the list of hits in the response")
+    id: str | None = Field(None, description="path of the id in a hit")
+    score: str | None = Field(None, description="path of the score in a hit; without a score the order counts")
+    title: str | None = Field(None, description="path of the title in a hit")
+    text: tuple[str, ...] | None = Field(None, description="paths of the text in a hit, joined by a blank")
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable with the key; one that SEARCHLORA_API_KEY_VARIABLES lists",
+    )
+    auth: Literal["bearer", "apikey", "basic"] = Field(
+        "bearer", description="how the key is sent; for `basic` it is `user:password`"
+    )
+    concurrency: int = Field(8, ge=1)
+    timeout_s: float = Field(30, gt=0, description="time limit of one attempt in seconds")
+    retries: int = Field(4, ge=0)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _one_or_more(cls, text: Any) -> Any:
+        return (text,) if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _complete(self) -> HttpSettings:
+        missing = [key for key in ("body", "hits", "id") if self.engine is None and getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"'{missing[0]}' is needed, or an 'engine' that sets it")
+        return self
 
 
 class HitsSettings(Settings):
@@ -200,7 +250,17 @@ def produces_hits(stages: Iterable[Settings]) -> bool:
 
 def reads_corpus(stages: Iterable[Settings]) -> bool:
     """Whether a stage needs the documents: it searches them, or fetches their texts."""
-    return any(isinstance(stage, RetrieveSettings | PassagesSettings) for stage in stages)
+    searches = [stage for stage in stages if not isinstance(stage, PassagesSettings)]
+    if any(_searches_corpus(stage) for stage in searches):
+        return True
+    fetched = any(isinstance(stage, HttpSettings) for stage in searches)
+    return any(isinstance(stage, PassagesSettings) for stage in stages) and not fetched
+
+
+def _searches_corpus(stage: Settings) -> bool:
+    if isinstance(stage, FuseSettings):
+        return any(_searches_corpus(inner) for inner in stage.of)
+    return isinstance(stage, RetrieveSettings) and not isinstance(stage, HttpSettings)
 
 
 def _pinned(stage: Settings, pin: Callable[[str], str]) -> Settings:
@@ -228,6 +288,7 @@ KINDS: dict[str, type[Settings]] = {
     "dense": DenseSettings,
     "fuse": FuseSettings,
     "hits": HitsSettings,
+    "http": HttpSettings,
     "passages": PassagesSettings,
 }
 
@@ -371,10 +432,12 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
     validated = _validated(kinds[kind], settings, where)
     if isinstance(validated, AdapterSettings) and validated.engine is not None:
         _check_key_variable(validated.engine, where)
+    if isinstance(validated, HttpSettings):
+        _check_key_variable(validated, where)
     return validated
 
 
-def _check_key_variable(engine: EngineSettings, where: str) -> None:
+def _check_key_variable(engine: EngineSettings | HttpSettings, where: str) -> None:
     """Refuse an environment variable that a file may not name: the file's server would receive its value."""
     allowed = re.split(r"[,\s]+", os.environ.get(KEY_VARIABLES, ""))
     if engine.api_key_env is not None and engine.api_key_env not in allowed:

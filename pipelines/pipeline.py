@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
@@ -21,6 +22,7 @@ from searchlora.pipelines.config import (
     EngineSettings,
     FuseSettings,
     HitsSettings,
+    HttpSettings,
     PassagesSettings,
     RetrieveSettings,
     Settings,
@@ -250,10 +252,30 @@ def _retrieve_stage(
 ) -> RetrieveStage:
     if isinstance(settings, FuseSettings):
         return _fuse_stage(settings, [_retrieve_stage(inner, documents, encoders, steps) for inner in settings.of])
+    if isinstance(settings, HttpSettings):
+        return _http_stage(settings)
     if isinstance(settings, DenseSettings):
         return _dense_stage(settings, documents, encoders, steps("Encoding"))
     assert isinstance(settings, Bm25Settings)
     return bm25_stage(settings, documents, steps("Indexing"))
+
+
+def _http_stage(settings: HttpSettings) -> RetrieveStage:
+    from searchlora.retrieval.http import HttpRetriever, ResponsePaths, engine_defaults
+
+    body, paths = engine_defaults(settings.engine)
+    given = {key: value for key in ("hits", "id", "score", "title", "text") if (value := getattr(settings, key))}
+    retriever = HttpRetriever(
+        settings.url,
+        settings.body or body,
+        ResponsePaths(**{**asdict(paths), **given}),
+        api_key=api_key(settings.api_key_env, settings.url),
+        auth=settings.auth,
+        concurrency=settings.concurrency,
+        timeout_s=settings.timeout_s,
+        retries=settings.retries,
+    )
+    return RetrieveStage(retriever, settings.k, _label("http", settings, urlsplit(settings.url).path.strip("/")))
 
 
 def _dense_stage(
@@ -301,9 +323,13 @@ def _fuse_stage(settings: FuseSettings, parts: Sequence[RetrieveStage]) -> Retri
     return RetrieveStage(fused, settings.k, _label(settings.method, settings, *(part.label for part in parts)))
 
 
+_CLIENT = ("api_key_env", "auth", "concurrency", "timeout_s", "retries")
+_PATHS = ("hits", "id", "score", "title", "text")
+
+
 def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
     """The retriever, and each setting that affects its results and differs from the default."""
-    excluded = {"of", "method", "model", "adapter", "batch_size"}
+    excluded = {"of", "method", "model", "adapter", "batch_size", "url", "engine", "body", *_CLIENT, *_PATHS}
     changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
     shown = [*inner, *(f"{key}={_value(value)}" for key, value in changed.items())]
     return f"{name}({','.join(shown)})" if shown else name
@@ -316,6 +342,18 @@ def _value(value: Any) -> str:
 def _check_documents(documents: Sequence[Document]) -> None:
     if not documents:
         raise PipelineError("there are no documents to search in", fix="Give a corpus file that is not empty.")
+
+
+def api_key(variable: str | None, server: str) -> str | None:
+    """The value of the environment variable with a server's key. Raises `PipelineError` if it is not set."""
+    key = os.environ.get(variable) if variable else None
+    if variable and not key:
+        raise PipelineError(
+            f"the environment variable {variable} with the server's key is not set",
+            where=server,
+            fix="Set it, or choose another variable.",
+        )
+    return key
 
 
 class _Engines:
@@ -339,13 +377,7 @@ class _Engines:
     def _remote(self, base: BaseModel, settings: EngineSettings) -> RemoteEngine:
         from searchlora.inference.remote.engine import RemoteEngine
 
-        key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
-        if settings.api_key_env and not key:
-            raise PipelineError(
-                f"the environment variable {settings.api_key_env} with the server's key is not set",
-                where=settings.url,
-                fix="Set it, or choose another variable.",
-            )
+        key = api_key(settings.api_key_env, settings.url)
         options = settings.model_dump(exclude={"kind", "url", "api_key_env"})
         return RemoteEngine(settings.url, base, self.store, api_key=key, **options)
 

@@ -67,7 +67,15 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _hits(hits: Sequence[Hit]) -> list[dict[str, Any]]:
-    return [{"rank": rank, "document": hit.document, "score": hit.score} for rank, hit in enumerate(hits, 1)]
+    return [
+        {
+            "rank": rank,
+            "document": hit.document,
+            "score": hit.score,
+            **({"title": hit.fetched.title} if hit.fetched is not None and hit.fetched.title else {}),
+        }
+        for rank, hit in enumerate(hits, 1)
+    ]
 
 
 def _passages(passages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -282,7 +282,7 @@ class PassagesStage:
             )
         passages = []
         for hit in search["hits"][: self.k]:
-            document = self._document(hit.document, str(search["id"]))
+            document = hit.fetched or self._document(hit.document, str(search["id"]))
             passages.append({"id": document.id, "title": document.title, "text": document.text, "score": hit.score})
         return passages
 

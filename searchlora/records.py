@@ -45,10 +45,17 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Hit:
-    """A retrieved document; `score` is comparable within one ranking only."""
+    """A retrieved document.
+
+    Attributes:
+        document: Its id.
+        score: Comparable within one ranking only.
+        fetched: The document, if the search engine returned it with the hit.
+    """
 
     document: str
     score: float
+    fetched: Document | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ def _store(path: Path | None) -> Check:
 
 def _server(url: str, api_key_env: str | None) -> Check:
     from searchlora.errors import SearchloraError
-    from searchlora.inference.remote.http_client import HttpClient
+    from searchlora.http_client import HttpClient
 
     fix = "Start it (`searchlora serve` or `vllm serve`), and check the URL and the key."
     try:

@@ -150,7 +150,8 @@ def print_result(result: Mapping[str, Any], documents: Mapping[str, Document], t
     table = Table("", "document", "score", *(["grade"] if grades else []), "text", box=None)
     for hit in result["hits"][:top]:
         document = documents.get(hit["document"])
-        text = " ".join((document.title or document.text).split())[:80] if document is not None else ""
+        text = (document.title or document.text) if document is not None else hit.get("title", "")
+        text = " ".join(text.split())[:80]
         grade = [str(grades.get(hit["document"], ""))] if grades else []
         table.add_row(str(hit["rank"]), escape(hit["document"]), f"{hit['score']:.4g}", *grade, escape(text))
     console.print(table)

@@ -58,7 +58,8 @@ def fuse(
             contributions.setdefault(document, []).append(share)
     # fsum is exact, so that the order of the lists does not break ties.
     scores = {document: _METHODS[method](shares) for document, shares in contributions.items()}
-    return [Hit(document, scores[document]) for document in ranked(scores)]
+    fetched = {hit.document: hit.fetched for ranking in rankings for hit in ranking if hit.fetched is not None}
+    return [Hit(document, scores[document], fetched.get(document)) for document in ranked(scores)]
 
 
 @dataclass(frozen=True)

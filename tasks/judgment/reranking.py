@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from searchlora.outputs import Grade
@@ -53,7 +54,7 @@ def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[i
         "passages": passages,
         "hits": [
             *(Hit(passage["id"], passage["score"]) for passage in passages),
-            *(Hit(hit.document, float(scale[0] - rank)) for rank, hit in enumerate(unjudged, start=1)),
+            *(replace(hit, score=float(scale[0] - rank)) for rank, hit in enumerate(unjudged, start=1)),
         ],
         "grades": [
             {

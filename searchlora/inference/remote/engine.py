@@ -11,10 +11,10 @@ from typing import TypeVar
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, NotInStore, PromptTooLong
+from searchlora.http_client import HttpClient, Refused
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.remote.dialects import Dialect, DialectName
-from searchlora.inference.remote.http_client import HttpClient, Refused
 from searchlora.inference.remote.server_models import ServerModels
 from searchlora.models.load import load_tokenizer
 from searchlora.models.resolve import BaseModel

@@ -10,8 +10,8 @@ from typing import Any
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError
+from searchlora.http_client import HttpClient, Refused
 from searchlora.inference.remote.dialects import Dialect, DialectName, OpenAI, Searchlora, Vllm
-from searchlora.inference.remote.http_client import HttpClient, Refused
 from searchlora.models.resolve import BaseModel, public_name
 from searchlora.prompts import Renderer
 

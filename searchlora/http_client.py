@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -43,7 +44,8 @@ class HttpClient:
 
     Args:
         url: Base URL, with or without `/v1` at the end.
-        api_key: Sent as a bearer token; never shown in an error.
+        api_key: Sent in the `Authorization` header; never shown in an error.
+        auth: How the key is sent: `bearer`, `apikey` (Elasticsearch), or `basic`, where the key is `user:password`.
         connections: Maximum number of open connections.
         timeout_s: Time limit of one attempt in seconds.
         retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
@@ -53,7 +55,14 @@ class HttpClient:
     """
 
     def __init__(
-        self, url: str, *, api_key: str | None = None, connections: int = 16, timeout_s: float = 60.0, retries: int = 4
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        auth: Literal["bearer", "apikey", "basic"] = "bearer",
+        connections: int = 16,
+        timeout_s: float = 60.0,
+        retries: int = 4,
     ) -> None:
         self.url = _checked_url(url)
         if api_key and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
@@ -66,7 +75,7 @@ class HttpClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            headers={"Authorization": _authorization(api_key, auth)} if api_key else None,
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
@@ -193,7 +202,7 @@ class HttpClient:
             raise EngineError(
                 f"the server does not answer with JSON ({self._shortened(content)!r})",
                 where=f"{self.url}{path}",
-                fix="Give the address of an OpenAI-compatible server.",
+                fix="Check the address.",
             ) from None
 
     def _reason(self, status: int, headers: httpx.Headers, content: bytes) -> str:
@@ -213,6 +222,12 @@ class HttpClient:
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         text = text.replace(self._key, "***") if self._key else text  # before cutting: part of a key is secret too
         return " ".join(text.split())[:500]
+
+
+def _authorization(key: str, auth: str) -> str:
+    if auth == "basic":
+        return f"Basic {b64encode(key.encode()).decode()}"
+    return f"{'Bearer' if auth == 'bearer' else 'ApiKey'} {key}"
 
 
 def _checked_url(url: str) -> str:

@@ -9,9 +9,9 @@ from email.utils import format_datetime
 
 import pytest
 
+from searchlora import http_client
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
-from searchlora.inference.remote import http_client
-from searchlora.inference.remote.http_client import HttpClient, Refused
+from searchlora.http_client import HttpClient, Refused
 from tests.inference.http_server import Told, answering
 
 
