@@ -23,7 +23,7 @@ from searchlora.eval.figures import (
     value_tables,
     weighted_mean_differences,
 )
-from searchlora.eval.significance import correct
+from searchlora.eval.significance import LEVEL, correct
 
 __all__ = ["Comparison", "Pair", "Row", "Slice", "SlicePair", "WeightedPair", "compare"]
 
@@ -155,6 +155,21 @@ class Comparison:
     def find(self, system: str, measure: str) -> Row | None:
         """The figure of one system, or None."""
         return next((row for row in self.rows if (row.system, row.measure) == (system, measure)), None)
+
+    def losses(self, systems: Collection[str]) -> tuple[Pair, ...]:
+        """The comparisons that the candidate loses against these systems.
+
+        In the headline measure, the system is better by the paired test at a level of 0.05, corrected over all
+        comparisons.
+        """
+        return tuple(
+            pair
+            for pair in self.comparisons
+            if (pair.a, pair.measure) == (self.candidate, self.measures[0])
+            and pair.b in systems
+            and self.gain(pair.measure, pair.difference) < 0
+            and pair.p_corrected <= LEVEL
+        )
 
     def pair(self, a: str, b: str, measure: str) -> Pair:
         """The comparison of a with b. Raises KeyError if it was not made."""

@@ -10,7 +10,7 @@ from typing import Any
 from searchlora.errors import UsageError, some
 from searchlora.eval.comparison import Comparison, Pair
 from searchlora.eval.formatting import interval, p_value
-from searchlora.eval.policy.policy import Policy, SliceRule, changes
+from searchlora.eval.policy.policy import Margin, Policy, SliceRule, changes
 from searchlora.eval.significance import LEVEL
 
 #: Name of the rule on the data of the last decision.
@@ -141,7 +141,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
-    for role, requirement in policy.beat.items():
+    for role, asked in _to_beat(policy, comparison, candidate, facts).items():
         system = facts.roles.get(role, role)
         if role == "incumbent" and system not in comparison.systems:
             finding = (
@@ -168,6 +168,26 @@ def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
             f"p {p_value(pair.p)}; the {end} and p at most {LEVEL}"
         )
         yield RuleResult(f"beat {role}", passed, finding, 0.0 if passed else _size(short))
+
+
+def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> dict[str, Margin]:
+    """Role or system -> margin, the baselines after the roles."""
+    if policy.baselines is None:
+        return dict(policy.beat)
+    taken = {candidate, *facts.roles.values(), *policy.beat}
+    others = [system for system in comparison.systems if system not in taken]
+    if policy.baselines.systems == "all":
+        wanted = others
+    else:
+        by_name = {system.casefold(): system for system in others}
+        missing = [name for name in policy.baselines.systems if name.casefold() not in by_name]
+        if missing:
+            raise UsageError(
+                f"the policy names the baseline '{missing[0]}', which was not evaluated",
+                fix=f"Baselines: {', '.join(others) or 'none'}.",
+            )
+        wanted = [by_name[name.casefold()] for name in policy.baselines.systems]
+    return {**policy.beat, **dict.fromkeys(wanted, Margin(margin=policy.baselines.margin))}
 
 
 def _slices(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:

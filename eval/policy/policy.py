@@ -6,6 +6,7 @@ Each key is a rule:
     beat:                                  # systems to beat; the 95% interval of the difference must exclude the margin
       base: {margin: 0.02}
       incumbent: {margin: 0.0}
+      baselines: all                     # or a list: [TF-IDF + logistic regression, majority]
     slices:
       turn: {largest_fall: 0.03, least_rows: 30}   # no turn may fall by more than this against the incumbent
       kind: {largest_fall: 0.0, values: [complaint], by: interval}
@@ -42,6 +43,18 @@ class Margin(_Strict):
     with few rows, or few rows that differ, the interval alone would let chance results pass.
     """
 
+    margin: float = Field(0.0, ge=0)
+
+
+class Baselines(_Strict):
+    """Rules and other systems beside the candidate that must be beaten, each as `Margin` says.
+
+    Attributes:
+        systems: Names of systems, or `all`: every system of the comparison that is not the candidate, a role, or named
+            under `beat`. Names that differ in case only are the same.
+    """
+
+    systems: tuple[str, ...] | Literal["all"] = "all"
     margin: float = Field(0.0, ge=0)
 
 
@@ -92,6 +105,7 @@ class Policy(_Strict):
         measure: A mean or an aggregate; None: the headline of the candidate's evaluation.
         beat: `base`, `incumbent`, or the name of another system of the comparison. All must be beaten, so none of the
             tests needs a correction (intersection–union test: Berger, Technometrics 1982).
+        baselines: Written as `beat: {baselines: all}` or `beat: {baselines: [NAME, …]}`; None: none must be beaten.
         slices: Slice name -> its rule.
         data: Fingerprint of the dataset, or its first characters; None: any dataset.
         judgments: Accepted sources of judgments.
@@ -102,6 +116,7 @@ class Policy(_Strict):
 
     measure: str | None = None
     beat: dict[str, Margin] = {"base": Margin(), "incumbent": Margin()}
+    baselines: Baselines | None = None
     slices: dict[str, SliceRule] = {}
     invalid_rate: InvalidRate | None = None
     latency: Latency | None = None
@@ -113,7 +128,7 @@ class Policy(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _earlier_words(cls, values: Any) -> Any:
-        return _current(values) if isinstance(values, Mapping) else values
+        return _with_baselines(_current(values)) if isinstance(values, Mapping) else values
 
 
 def read_policy(path: str | Path) -> Policy:
@@ -162,6 +177,16 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, .
 def _current(policy: Mapping[str, Any]) -> Mapping[str, Any]:
     """A policy as written by an earlier release, in the words of this one: `held_out: told` is now `reported`."""
     return {**policy, "held_out": "reported"} if policy.get("held_out") == "told" else policy
+
+
+def _with_baselines(policy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The policy with `beat: {baselines: …}` as its key `baselines`."""
+    beat = policy.get("beat")
+    if not isinstance(beat, Mapping) or "baselines" not in beat:
+        return policy
+    asked = beat["baselines"]
+    others = {name: margin for name, margin in beat.items() if name != "baselines"}
+    return {**policy, "beat": others, "baselines": asked if isinstance(asked, Mapping) else {"systems": asked}}
 
 
 def _leaves(part: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from searchlora.adapters.manifest import Base, Dataset, Manifest, ManifestDraft,
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Entry, Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from searchlora.adapters.merging import MergeReport
@@ -59,11 +60,33 @@ def verify(
     return stored
 
 
-def alias(reference: str, name: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:
-    """Move the alias `name` to a version. Raises `InvalidName`, `NotInStore`."""
+def alias(
+    reference: str, name: str, *, reason: str | None = None, force: str | None = None, store: AnyStore = None
+) -> AliasMove:
+    """Move the alias `name` to a version.
+
+    Args:
+        reason: Why, for the history.
+        force: Why an alias about which a policy has decided is moved without it; the history shows the move as made by
+            hand.
+
+    Raises:
+        StoreError: if a policy has decided about the alias, without `force`.
+        UsageError: if `force` is empty.
+        InvalidName, NotInStore: as `Store.alias`.
+    """
+    if force is not None and not force.strip():
+        raise UsageError("--force needs a reason", fix='Say why, for example --force "agreed with the search team".')
     store = _store(store)
     pinned = parse_reference(store.pin(reference))
-    return store.alias(pinned.name, name, pinned.version or 0, reason)
+    decided = any(move.alias == name and move.decision is not None for move in store.history(pinned.name))
+    if decided and force is None:
+        raise StoreError(
+            f"a policy decides about the alias '{name}'",
+            where=pinned.name,
+            fix="Use `searchlora promote` with the policy, or --force REASON.",
+        )
+    return store.alias(pinned.name, name, pinned.version or 0, force or reason)
 
 
 def rollback(name: str, alias: str, *, reason: str | None = None, store: AnyStore = None) -> AliasMove:

@@ -2,6 +2,7 @@
 
 root/NAME/3/            adapter_config.json, adapter_model.safetensors, searchlora.json, README.md, ...
 root/NAME/aliases.json  history of the aliases (see `aliases`)
+root/NAME/evaluations.json  headline figure of each evaluated version (see `evaluations`)
 root/NAME/removed.json  numbers of removed versions, which are never assigned again
 root/NAME/.lock         held by the process that writes to this name
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
+from searchlora.adapters.evaluations import EvaluationRecord, latest, read_evaluations, write_evaluation
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, Manifest, ManifestDraft, read_manifest
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import (
@@ -59,6 +61,7 @@ class Entry:
         problem: Why the version, or the folder, cannot be used; None if it can.
         forced: Aliases that were moved to this version against their promotion policy.
         by_hand: Aliases that were moved to it by hand although a policy had decided about them before.
+        evaluation: Its latest evaluation; None if there is none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Entry:
     problem: str | None = None
     forced: frozenset[str] = frozenset()
     by_hand: frozenset[str] = frozenset()
+    evaluation: EvaluationRecord | None = None
 
     @property
     def reference(self) -> str:
@@ -280,6 +284,11 @@ class Store:
         except StoreError as error:
             history = AliasHistory(self.root / name / ALIASES)
             yield Entry(name, 0, (), None, str(error))
+        try:
+            evaluations = self.evaluations(name)
+        except StoreError as error:
+            evaluations = ()
+            yield Entry(name, 0, (), None, str(error))
         for folder in self._folders(self.root / name):
             if not is_version(folder):
                 stray = f"its folder {folder[:80]!r} is not a version number, so it is ignored"
@@ -292,7 +301,8 @@ class Store:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
             forced, by_hand = history.forced.intersection(aliases), history.by_hand.intersection(aliases)
-            yield Entry(name, number, aliases, manifest, problem, forced, by_hand)
+            evaluation = latest(evaluations, number)
+            yield Entry(name, number, aliases, manifest, problem, forced, by_hand, evaluation)
 
     # Aliases
 
@@ -370,6 +380,23 @@ class Store:
     def history(self, name: str) -> Sequence[AliasMove]:
         """Moves of the aliases of a name, oldest first."""
         return [*self._aliases(name).moves]
+
+    # Evaluations
+
+    def evaluations(self, name: str) -> tuple[EvaluationRecord, ...]:
+        """Evaluations of the versions of a name, oldest first. Raises `StoreError` for a damaged file."""
+        return read_evaluations(self.root / check_name(name))
+
+    def record_evaluation(self, name: str, record: EvaluationRecord) -> None:
+        """Add an evaluation; it replaces an earlier one of the same version, dataset and split.
+
+        Raises:
+            InvalidName, NotInStore: for a version that is not stored.
+            StoreError: if it cannot be written, or the file is damaged.
+        """
+        with self._locked_existing(name):
+            self._resolve(Reference(name, version=record.version))
+            write_evaluation(self.root / name, record)
 
     # Internals
 

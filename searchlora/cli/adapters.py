@@ -64,18 +64,13 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
         if entry.manifest is None:
             table.add_row(*map(escape, (printable(entry.reference), aliases, f"broken: {printable(entry.problem)}")))
             continue
-        figures = [
-            f"{key} {value:.3f}"
-            for key, value in entry.manifest.metrics.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
         cells = (
             entry.reference,
             aliases,
             entry.manifest.task,
             entry.manifest.base.name,
             entry.manifest.created[:16].replace("T", " "),
-            ", ".join(figures[:2]),
+            _measured(entry),
         )
         table.add_row(*map(escape, cells))
     table_console(140).print(table)
@@ -115,12 +110,19 @@ def verify(
 
 @app.command(epilog=example("searchlora adapters alias shop-rewriter@3 production --reason 'first release'"))
 def alias(
-    reference: _VersionArgument, to: _AliasArgument, reason: _ReasonOption = None, store: StoreOption = None
+    reference: _VersionArgument,
+    to: _AliasArgument,
+    reason: _ReasonOption = None,
+    force: Annotated[
+        str | None,
+        typer.Option("--force", metavar="REASON", help="Move an alias about which a policy decides, without it."),
+    ] = None,
+    store: StoreOption = None,
 ) -> None:
-    """Point an alias to a version."""
+    """Point an alias to a version. Once a policy has decided about an alias, `promote` moves it."""
     from searchlora.adapters import alias as verb
 
-    typer.echo(str(verb(reference, to, reason=reason, store=_store(store))))
+    typer.echo(str(verb(reference, to, reason=reason, force=force, store=_store(store))))
 
 
 @app.command(epilog=example("searchlora adapters rollback shop-rewriter production"))
@@ -226,6 +228,21 @@ def _alias_marks(entry: Entry, alias: str) -> str:
     return f" ({', '.join(marks)})" if marks else ""
 
 
+def _measured(entry: Entry) -> str:
+    """The latest evaluation, with the baselines that are better; else the measures of the training run."""
+    if entry.evaluation is not None and entry.evaluation.value is not None:
+        record = entry.evaluation
+        warning = f"; LOSES TO {', '.join(record.loses_to)}" if record.loses_to else ""
+        return f"{record.measure} {record.value:.3f} ({record.split}, n = {record.n}){warning}"
+    manifest = entry.manifest
+    figures = [
+        f"{key} {value:.3f}"
+        for key, value in (manifest.metrics.items() if manifest is not None else ())
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    return ", ".join(figures[:2])
+
+
 def _entry_json(entry: Entry) -> dict[str, object]:
     described: dict[str, object] = {
         "adapter": printable(entry.reference),
@@ -241,4 +258,5 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "base": manifest.base.name,
         "created": manifest.created,
         "metrics": dict(manifest.metrics),
+        "evaluation": entry.evaluation.model_dump(mode="json") if entry.evaluation is not None else None,
     }

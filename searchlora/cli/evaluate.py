@@ -75,6 +75,7 @@ def evaluate(
             tasks=tasks,
         )
     print_comparison(evaluated.comparison)
+    _warn(evaluated.losses)
     if evaluated.reused:
         typer.echo(f"Outputs taken from {out / 'outputs'}: {', '.join(evaluated.reused)}.")
     typer.echo(f"Report: {write(evaluated, out)}")
@@ -175,6 +176,7 @@ def promote(
         )
     evaluated, results = decision.evaluated, decision.results
     print_comparison(evaluated.comparison)
+    _warn(evaluated.losses)
     print_rules(results)
     title = f"{evaluated.adapter.reference} to {to}"
     write_decision(title, evaluated.comparison, results, force or "", junit=junit, summary=summary)
@@ -185,3 +187,9 @@ def promote(
         typer.echo(f"Refused: {broken} of {len(results)} rules are broken; '{to}' is unchanged.", err=True)
         raise typer.Exit(1)
     typer.echo(str(decision.move))
+
+
+def _warn(losses: tuple[str, ...]) -> None:
+    """Print which baselines are better than the adapter."""
+    for loss in losses:
+        typer.echo(f"warning: {loss}. Use the baseline, or train a better adapter.", err=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 
+from searchlora.adapters.evaluations import EvaluationRecord
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
-from searchlora.errors import DataError, UsageError
-from searchlora.eval.comparison import Comparison
+from searchlora.errors import DataError, StoreError, UsageError
+from searchlora.eval.comparison import Comparison, Row
+from searchlora.eval.formatting import interval, p_value
 from searchlora.experiments.encoder_evaluate import evaluate_encoders
-from searchlora.experiments.evaluation_run import SystemResult
+from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments, load_judgments
 from searchlora.experiments.prompted_evaluate import evaluate_prompted
 from searchlora.experiments.training_runs import dataset_for
+from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import Bm25Settings
 from searchlora.progress import Steps, unwatched
 from searchlora.records import Record
@@ -32,6 +38,7 @@ class Evaluated:
         adapters: The evaluated adapter, followed by the adapters it is compared with.
         judgments: The relevance judgments and their source.
         reused: Names of systems whose outputs were reused from an earlier evaluation.
+        baselines: Names of the systems that are no models: rules and classical methods.
     """
 
     task: PromptedTask | EncoderTask
@@ -43,11 +50,21 @@ class Evaluated:
     adapters: Sequence[StoredAdapter]
     judgments: Judgments
     reused: tuple[str, ...]
+    baselines: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> StoredAdapter:
         """The evaluated adapter."""
         return self.adapters[0]
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """A sentence for each baseline that is significantly better than the adapter."""
+        return tuple(
+            f"{pair.a} loses to the baseline {pair.b}: {pair.measure} {pair.difference:+.3f} "
+            f"{interval(pair.low, pair.high, '+')}, n = {pair.n}, corrected p {p_value(pair.p_corrected)}"
+            for pair in self.comparison.losses(self.baselines)
+        )
 
 
 def evaluate(
@@ -69,7 +86,8 @@ def evaluate(
 ) -> Evaluated:
     """Compare an adapter with its base zero-shot and the task's baselines over one split of a dataset.
 
-    A task that writes the query is evaluated by retrieval over the documents and judgments of the dataset.
+    A task that writes the query is evaluated by retrieval over the documents and judgments of the dataset. The headline
+    figure of a whole split is recorded in the store, where listings show it.
 
     Args:
         adapter: A reference, resolved to a version first.
@@ -116,7 +134,9 @@ def evaluate(
             store=store,
             steps=steps,
         )
-        return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, ())
+        evaluated = Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, ())
+        names = [*(each.reference for each in adapters), *(public_name(str(model)) for model in models)]
+        return _finished(evaluated, names, store, whole=limit is None)
     if models:
         raise UsageError(
             "fully trained encoders can be compared with an encoder adapter only", where=candidate.reference
@@ -135,7 +155,54 @@ def evaluate(
         store=store,
         steps=steps,
     )
-    return Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
+    evaluated = Evaluated(task, comparison, systems, records, dataset, split, adapters, judgments, reused)
+    return _finished(evaluated, [each.reference for each in adapters], store, whole=limit is None)
+
+
+def _finished(evaluated: Evaluated, models: Sequence[str], store: Store, *, whole: bool) -> Evaluated:
+    """The result with its baselines; an evaluation of a whole split is recorded in the store."""
+    evaluated = _with_baselines(evaluated, models)
+    if whole:
+        _record(evaluated, store)
+    return evaluated
+
+
+def _with_baselines(evaluated: Evaluated, models: Sequence[str]) -> Evaluated:
+    """The result with the names of its baselines, and with lost comparisons in the notes of the report.
+
+    Args:
+        models: Names of the systems that are models, besides the base.
+    """
+    known = (BASE, *models)
+    names = tuple(name for name in evaluated.systems if not any(name == m or name.startswith(f"{m}, ") for m in known))
+    evaluated = replace(evaluated, baselines=names)
+    notes = (*(f"{loss}." for loss in evaluated.losses), *evaluated.comparison.notes)
+    return replace(evaluated, comparison=replace(evaluated.comparison, notes=notes))
+
+
+def _record(evaluated: Evaluated, store: Store) -> None:
+    """Record the headline figure in the store, for listings; a store that cannot be written gives a warning."""
+    comparison = evaluated.comparison
+    row = comparison.row(evaluated.adapter.reference, comparison.measures[0])
+    manifest = evaluated.adapter.manifest
+    record = EvaluationRecord(
+        version=manifest.version,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=evaluated.judgments.data,
+        split=evaluated.split,
+        measure=row.measure,
+        **{name: value if isfinite(value) else None for name, value in _figure(row).items()},
+        n=row.n,
+        loses_to=tuple(pair.b for pair in comparison.losses(evaluated.baselines)),
+    )
+    try:
+        store.record_evaluation(manifest.name, record)
+    except StoreError as error:
+        warnings.warn(f"the evaluation is not recorded in the store: {error}", stacklevel=3)
+
+
+def _figure(row: Row) -> dict[str, float]:
+    return {"value": row.value, "low": row.low, "high": row.high}
 
 
 def judged_records(

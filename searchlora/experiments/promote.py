@@ -172,7 +172,7 @@ def _removed(history: Sequence[AliasMove], alias: str) -> str:
 def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, Any]:
     """The evidence of the decision: data, judgments, machine, and the figures of the systems involved."""
     made = to_json(evaluated.comparison, header(evaluated.adapter.reference))
-    involved = {evaluated.adapter.reference, BASE, *incumbent}
+    involved = {evaluated.adapter.reference, BASE, *incumbent, *evaluated.baselines}
     return {
         **{key: made[key] for key in ("command", "date", "machine", "versions")},
         "data": evaluated.judgments.data,
@@ -180,6 +180,7 @@ def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, An
         "judgments": evaluated.judgments.source,
         "n": len(evaluated.records),
         "groups": evaluated.comparison.groups,
+        "losses": list(evaluated.losses),
         "rows": [row for row in made["rows"] if row["system"] in involved],
         "comparisons": [pair for pair in made["comparisons"] if {pair["a"], pair["b"]} <= involved],
         "costs": {name: costs for name, costs in evaluated.comparison.costs.items() if name in involved},

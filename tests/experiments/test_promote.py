@@ -19,6 +19,7 @@ from searchlora.eval.trec import write_qrels
 from searchlora.experiments.evaluate import Evaluated, evaluate
 from searchlora.experiments.promote import Promoted, promote
 from searchlora.experiments.train import train
+from searchlora.outputs import Label
 from tests.contract.foreign import build_distribution, write_records
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,7 @@ def test_a_better_candidate_is_promoted_with_its_evidence(shop):
         len(lines(shop.data / "test.jsonl")),
         "human",
     )
-    assert {row["system"] for row in evidence["rows"]} == {"base zero-shot", f"{NAME}@1", f"{NAME}@2"}
+    assert {row["system"] for row in evidence["rows"]} == {"always red", "base zero-shot", f"{NAME}@1", f"{NAME}@2"}
     assert evidence["costs"][f"{NAME}@2"]["ms per query"] > 0
     assert evidence["costs"][f"{NAME}@2"]["prompt tokens per query"] > 1
 
@@ -112,6 +113,48 @@ def test_a_worse_candidate_is_refused_and_the_refusal_is_recorded(shop):
     assert next(result.short_by for result in found.results if result.rule == "beat incumbent") > 0.3
     assert shop.store.aliases(NAME) == {"production": ALL_RIGHT}
     assert f"refused to version {ALWAYS_RED}: beat incumbent" in str(shop.store.history(NAME)[-1])
+
+
+@pytest.fixture
+def dictionary(shop, monkeypatch):
+    """The task's baseline is a dictionary that is always right."""
+    assert shop.store.list()  # the plugin is loaded
+    plugin = type(sys.modules["colour"].task)
+
+    def baselines(self, records, dataset):
+        del self, dataset
+        return {"dictionary": [Label(record["colour"]) for record in records]}
+
+    monkeypatch.setattr(plugin, "baselines", baselines)
+
+
+@pytest.mark.usefixtures("dictionary")
+def test_a_significant_loss_to_a_baseline_is_reported_everywhere(shop, cli):
+    found = evaluate(f"{NAME}@{ALWAYS_GREEN}", shop.data, store=shop.store, keep=shop.root / "outputs")
+    assert found.baselines == ("dictionary",)
+    (loss,) = found.losses
+    assert loss.startswith(f"{NAME}@{ALWAYS_GREEN} loses to the baseline dictionary: accuracy -0.")
+    assert found.comparison.notes[0] == f"{loss}."
+    entries = {entry.version: entry for entry in shop.store.list()}
+    assert entries[ALWAYS_GREEN].evaluation.loses_to == ("dictionary",)
+    assert evaluate(f"{NAME}@{ALL_RIGHT}", shop.data, store=shop.store, keep=shop.root / "outputs").losses == ()
+    out = shop.root / "evaluated"
+    called = cli("evaluate", f"{NAME}@{ALWAYS_GREEN}", "--data", shop.data, "--out", out, "--store", shop.store.root)
+    assert f"warning: {loss}" in called.err
+    assert "loses to the baseline dictionary" in (out / "report.html").read_text()
+    listed = cli("adapters", "list", "--store", shop.store.root).out
+    assert "LOSES TO" in listed
+
+
+@pytest.mark.usefixtures("dictionary")
+def test_a_policy_can_demand_that_rules_are_beaten(shop):
+    policy = Policy.model_validate({"beat": {"base": {}, "baselines": "all"}})
+    assert broken(shop.promote(ALL_RIGHT, policy)) == {"beat dictionary"}  # as good, and not better
+    found = shop.promote(ALWAYS_GREEN, Policy.model_validate({"beat": {"baselines": ["dictionary"]}}))
+    assert broken(found) >= {"beat dictionary"}
+    evidence = shop.store.history(NAME)[-1].decision.evidence
+    assert evidence["losses"] == list(found.evaluated.losses) != []
+    assert "dictionary" in {row["system"] for row in evidence["rows"]}
 
 
 def test_an_insignificant_improvement_is_refused(shop):

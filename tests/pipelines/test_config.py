@@ -74,7 +74,10 @@ def test_fuse_stages_can_be_nested(tmp_path):
         ("fuse: {weights: [1], of: [{bm25: {}}, {bm25: {}}]}", r"stage 2: 'weights': .*1 weights for 2 stages"),
         ("fuse: {weights: [0], of: [{bm25: {}}]}", r"stage 2: 'weights': .*above 0"),
         ("fuse: {of: [{bm25: {}}, {dense: {model: m, k: x}}]}", r"stage 2, of 2: 'k': .*integer"),
-        ("fuse: {of: [{adapter: {name: a}}]}", r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, http, as"),
+        (
+            "fuse: {of: [{adapter: {name: a}}]}",
+            r"stage 2, of 1: \['adapter'\] is not one kind.*bm25, dense, fuse, http, as",
+        ),
         ("fuse: {of: [bm25]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
         ("fuse: {of: [{bm25: 3}]}", r"stage 2, of 1: \['bm25'\] is not one kind"),
         ("fuse: {of: [{bm25: {k: $depth}}]}", r"stage 2, of 1: 'k' refers to the parameter '\$depth'"),

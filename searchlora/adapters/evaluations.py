@@ -1,0 +1,80 @@
+"""Evaluations of stored versions: the headline figure of each, in `evaluations.json` beside the versions of a name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from searchlora.adapters.files import replace_text
+from searchlora.adapters.references import MAX_VERSION
+from searchlora.errors import StoreError
+
+EVALUATIONS = "evaluations.json"
+
+_MAX_BYTES = 16 * 2**20
+
+
+class EvaluationRecord(BaseModel):
+    """The headline figure of one version on one split of a dataset.
+
+    Attributes:
+        time: When it was measured, ISO 8601.
+        data: Fingerprint of the dataset.
+        measure: Name of the headline measure.
+        value: Its value; `low` and `high` are the ends of its 95% interval.
+        n: Number of rows.
+        loses_to: Names of the baselines that are significantly better.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
+    time: Annotated[str, Field(max_length=40)]
+    data: Annotated[str, Field(max_length=64)]
+    split: Annotated[str, Field(max_length=100)]
+    measure: Annotated[str, Field(max_length=200)]
+    value: float | None
+    low: float | None
+    high: float | None
+    n: Annotated[int, Field(ge=0)]
+    loses_to: tuple[Annotated[str, Field(max_length=200)], ...] = ()
+
+
+_RECORDS = TypeAdapter(tuple[EvaluationRecord, ...])
+
+
+def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
+    """The records of the name with this folder, oldest first; empty if there is no file.
+
+    Raises:
+        StoreError: if the file is damaged.
+    """
+    file = folder / EVALUATIONS
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise OSError(f"it has more than {_MAX_BYTES:,} bytes")
+        return _RECORDS.validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return ()
+    except (ValidationError, OSError) as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise StoreError(
+            f"is not a list of evaluations ({problem})",
+            where=str(file),
+            fix="Restore it from a copy, or remove it and evaluate again.",
+        ) from None
+
+
+def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
+    """Add a record; an earlier one of the same version, dataset and split is replaced. The caller holds the lock."""
+    same = (record.version, record.data, record.split)
+    others = [each for each in read_evaluations(folder) if (each.version, each.data, each.split) != same]
+    replace_text(folder / EVALUATIONS, _RECORDS.dump_json((*others, record), indent=2).decode() + "\n")
+
+
+def latest(records: Sequence[EvaluationRecord], version: int) -> EvaluationRecord | None:
+    """The newest record of a version, or None."""
+    return next((record for record in reversed(records) if record.version == version), None)
