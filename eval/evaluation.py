@@ -163,7 +163,7 @@ def evaluate_run(
     """
     names = [with_relevant(name, relevant) for name in dict.fromkeys(measures)]
     judged = {topic: (topics or {}).get(topic, {}) for topic in qrels}
-    notes = list(retrieval_notes(run, qrels))
+    notes = [*retrieval_notes(run, qrels), *_without_relevant(qrels, relevant)]
     values = retrieval_values(run, qrels, names)
     clusters = _field(judged, cluster) if cluster is not None else {}
     return Evaluation(
@@ -179,6 +179,17 @@ def evaluate_run(
         circular=circular,
         notes=tuple(notes),
     )
+
+
+def _without_relevant(qrels: Qrels, relevant: int) -> list[str]:
+    """A note on the topics without a relevant document: no system can gain there."""
+    count = sum(all(grade < relevant for grade in grades.values()) for grades in qrels.values())
+    if not count:
+        return []
+    return [
+        f"{count} of {len(qrels)} topics have no document of grade {relevant} or more: measures of relevant documents "
+        "are 0 there for every system."
+    ]
 
 
 def by_thirds(numbers: Mapping[str, float]) -> dict[str, str]:

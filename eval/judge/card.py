@@ -11,6 +11,7 @@ bias, which are undefined for an answer without a grade, are over the valid answ
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from searchlora.eval.formatting import figure, markdown_table, p_value, to_plain
 from searchlora.eval.judge.agreement import confusion, disagreement, kappa
 from searchlora.eval.judge.comparison import JudgeComparison
-from searchlora.eval.judge.labels import Labels, Paired, pair
+from searchlora.eval.judge.labels import Labels, Paired, check_grades, common_pairs, pair
 from searchlora.eval.judge.measures import (
     BINARY,
     KAPPA,
@@ -132,7 +133,12 @@ def judge_card(
     paired = pair(human, judged, scale)
     tables, total = paired.tables, paired.tables.sum(axis=0)
     measures = judge_measures(paired.scale, relevant)
-    needs = [label_need(measures[measure], tables) for measure in (KAPPA, BINARY, MAE)]
+    single = _single_grade(paired)
+    needs = [] if single else [label_need(measures[measure], tables) for measure in (KAPPA, BINARY, MAE)]
+    people, people_notes = None, list[str]()
+    if raters:
+        labelled = common_pairs([human, judged])
+        people, people_notes = _people(raters, labelled, paired.scale, relevant, resamples, seed)
     return JudgeCard(
         judge=name,
         scale=paired.scale,
@@ -145,13 +151,59 @@ def judge_card(
         invalid=paired.invalid,
         missing=paired.missing,
         extra=paired.extra,
-        people=people_agreement(raters, paired.scale, relevant, resamples=resamples, seed=seed) if raters else None,
+        people=people,
         order=order,
         stability=stability,
         needs=tuple(need for need in needs if need is not None),
         circular=tuple(circular),
-        notes=(*_notes(human, paired), *notes),
+        notes=(*_notes(human, paired), *single, *people_notes, *notes),
     )
+
+
+def _single_grade(paired: Paired) -> list[str]:
+    """A note if one side uses a single grade: no number of queries makes such an agreement precise."""
+    table = paired.tables.sum(axis=0)
+    sides = {"judge": table[:, :-1].sum(axis=0), "human judgments": table.sum(axis=1)}
+    return [
+        f"Every valid grade of the {side} is {paired.scale[int(counts.argmax())]}: kappa is 0 or undefined whatever "
+        "the number of queries, so no sample size is advised."
+        for side, counts in sides.items()
+        if (counts > 0).sum() == 1
+    ]
+
+
+def _people(
+    raters: Mapping[str, Qrels],
+    labelled: set[tuple[str, str]],
+    scale: Sequence[int],
+    relevant: int,
+    resamples: int,
+    seed: int,
+) -> tuple[People | None, list[str]]:
+    """The agreement of raters over the pairs that the judge labelled, as its own figures, and notes.
+
+    Raises:
+        UsageError, DataError: as `people_agreement` over all pairs.
+    """
+    graded = Counter((topic, document) for qrels in raters.values() for topic, row in qrels.items() for document in row)
+    by_two = {pair for pair, count in graded.items() if count > 1}
+    for name, qrels in raters.items():
+        check_grades(qrels, scale, f"rater {name}, ")
+    if by_two and not by_two & labelled:
+        return None, ["No pair that the judge labelled has grades of two human raters, so there is no ceiling."]
+    left_out = len(graded.keys() - labelled) if by_two else 0
+    shared = {name: _restricted(qrels, labelled) for name, qrels in raters.items()} if left_out else raters
+    people = people_agreement(shared, scale, relevant, resamples=resamples, seed=seed)
+    note = f"Human raters are compared over the pairs that the judge labelled; {left_out} other pairs are left out."
+    return people, [note] if left_out else []
+
+
+def _restricted(qrels: Qrels, pairs: set[tuple[str, str]]) -> Qrels:
+    """The grades of the given (topic, document) pairs."""
+    return {
+        topic: {document: grade for document, grade in row.items() if (topic, document) in pairs}
+        for topic, row in qrels.items()
+    }
 
 
 def to_json(card: JudgeCard) -> dict[str, Any]:

@@ -196,10 +196,6 @@ def _columns(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[Floats, Fl
     return np.array([a[name] for name in a], dtype=float), np.array([b[name] for name in a], dtype=float)
 
 
-# MERGE-DOC eval/judge/order_of_runs.py
-# """The order of runs under people's grades and under a judge's, over the pairs that both graded."""
-
-
 def order_of_runs(
     human: Qrels,
     judge: Labels,

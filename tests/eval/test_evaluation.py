@@ -155,3 +155,12 @@ def test_a_confusion_matrix_counts_every_row_once():
     found = confusion_matrix(gold, {"1": "a", "2": "b", "3": None, "4": "other"}, ("a", "b"))
     assert found.columns == ("a", "b", "invalid")
     assert found.counts == ((1, 1, 0), (0, 0, 2))
+
+
+def test_topics_without_a_relevant_document_are_counted_in_the_notes():
+    run = {topic: {"d1": 1.0} for topic in ("a", "b", "c")}
+    qrels = {"a": {"d1": 2}, "b": {"d1": 1}, "c": {"d1": 0, "d2": -1}}
+    count = "{} of 3 topics have no document of grade {} or more"
+    assert any(note.startswith(count.format(1, 1)) for note in evaluate_run(run, qrels).notes)
+    assert any(note.startswith(count.format(2, 2)) for note in evaluate_run(run, qrels, relevant=2).notes)
+    assert not any("have no document" in note for note in evaluate_run(run, {"a": {"d1": 1}}).notes)

@@ -143,3 +143,44 @@ def test_unusable_judgments_are_errors():
     assert few.notes == ("The pairs are of only 2 queries: intervals by query are unreliable.",)
     one = card({"q1": JUDGED["q1"]}, {"q1": HUMAN["q1"]})
     assert math.isnan(one.figures["kappa"].low) and one.needs == ()
+
+
+def partial_pool():
+    """Two raters on 40 pairs; the judge labelled the half on which they agree less."""
+    easy = {f"q{n}": {"d1": n % 4, "d2": (n + 1) % 4} for n in range(10)}
+    hard = {f"h{n}": {"d1": n % 4, "d2": (n + 1) % 4} for n in range(10)}
+    first = {**easy, **hard}
+    second = {**easy, **{topic: {"d1": row["d1"], "d2": 3 - row["d2"]} for topic, row in hard.items()}}
+    return first, {"ann": first, "bo": second}, hard
+
+
+def test_raters_are_compared_over_the_pairs_that_the_judge_labelled():
+    human, raters, judged = partial_pool()
+    whole = judge_card(human, human, raters=raters, resamples=200)
+    partial = judge_card(human, judged, raters=raters, resamples=200)
+    assert partial.n == partial.people.pairs[0].kappa.n == 20
+    assert whole.n == whole.people.pairs[0].kappa.n == 40
+    assert partial.people.pairs[0].kappa.value < whole.people.pairs[0].kappa.value
+    assert any("20 other pairs are left out" in note for note in partial.notes)
+    assert not any("other pairs" in note for note in whole.notes)
+
+
+def test_a_judge_without_pairs_of_two_raters_has_no_ceiling_and_the_card_says_so():
+    human, raters, judged = partial_pool()
+    raters["bo"] = {topic: row for topic, row in raters["bo"].items() if topic not in judged}
+    card = judge_card(human, judged, raters=raters, resamples=200)
+    assert card.people is None
+    assert any("so there is no ceiling" in note for note in card.notes)
+    with pytest.raises(DataError, match="rater bo"):
+        judge_card(human, judged, raters={**raters, "bo": {"q1": {"d1": 9}}}, resamples=200)
+
+
+@pytest.mark.parametrize("side", ["judge", "human judgments"])
+def test_a_single_grade_gets_no_sample_size(side):
+    human, _, _ = partial_pool()
+    constant = {topic: dict.fromkeys(row, 2) for topic, row in human.items()}
+    sides = (human, constant) if side == "judge" else (constant, human)
+    card = judge_card(*sides, resamples=200)
+    assert card.needs == ()
+    assert f"Every valid grade of the {side} is 2: kappa is 0 or undefined" in " ".join(card.notes)
+    assert judge_card(human, human, resamples=200).notes == ()
