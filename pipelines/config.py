@@ -97,6 +97,11 @@ class Bm25Settings(RetrieveSettings):
     stemmer: Literal["english"] | None = None
     shortest: int = Field(2, ge=1, description="minimum length of a term in characters")
     backend: Literal["bm25s", "rank-bm25"] = "bm25s"
+    fields: dict[str, int] | None = Field(
+        None,
+        description="field -> boost, a whole number, as in `{title: 3, text: 1, brand: 2}`; fields are title, text and"
+        " further columns of the corpus; default: title and text",
+    )
 
 
 class DenseSettings(RetrieveSettings):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
-from searchlora.data.collection import check_id, read_documents
+from searchlora.data.collection import Corpus, CorpusFile, check_id, read_documents
 from searchlora.errors import DataError, PipelineError
 from searchlora.eval.trec import Run, read_run
 from searchlora.models.resolve import public_name
@@ -62,7 +62,7 @@ class Pipeline:
         cls,
         pipeline: str | Path,
         *,
-        corpus: str | Path | Iterable[Document] | None = None,
+        corpus: Corpus | Iterable[Document] | None = None,
         overrides: Sequence[str] = (),
         engine: EngineSettings | None = None,
         store: Store | str | Path | None = None,
@@ -101,7 +101,7 @@ class Pipeline:
                 where=str(pipeline),
                 fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
             )
-        rows = read_documents(Path(corpus)) if isinstance(corpus, str | Path) else corpus or ()
+        rows = read_documents(corpus) if isinstance(corpus, str | Path | CorpusFile) else corpus or ()
         documents = _unique(rows)
         return build_pipeline(config.name, stages, store=store, documents=documents, tasks=tasks, steps=steps)
 
@@ -242,6 +242,7 @@ def bm25_stage(settings: Bm25Settings, documents: Sequence[Document], progress: 
         analyzer=analyzer,
         method=method,
         backend=settings.backend,
+        fields=settings.fields,
         progress=progress,
     )
     return RetrieveStage(index, settings.k, _label("bm25", settings))
@@ -336,6 +337,8 @@ def _label(name: str, settings: RetrieveSettings, *inner: str) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ":".join(f"{key}^{boost}" for key, boost in value.items())
     return ":".join(f"{number:g}" for number in value) if isinstance(value, list) else str(value)
 
 

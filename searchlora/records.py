@@ -22,16 +22,25 @@ Options: TypeAlias = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Document:
-    """A document of a collection."""
+    """A document of a collection.
+
+    Attributes:
+        metadata: Further fields of the source, as text.
+    """
 
     id: str
     text: str
     title: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def searchable(self) -> str:
         """Title and text joined: the text that is indexed."""
         return f"{self.title} {self.text}" if self.title else self.text
+
+    def field(self, name: str) -> str:
+        """The text of a field: `title`, `text`, or one of the metadata; empty if the document does not have it."""
+        return {"title": self.title, "text": self.text}.get(name, self.metadata.get(name, ""))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import typer
 from searchlora.cli.options import (
     AllowCircularOption,
     CorpusOption,
+    MapOption,
     MeasureOption,
     ScaleOption,
     SeedOption,
     StoreOption,
     TasksOption,
     TopicsOption,
+    corpus_of,
     parse_grades,
     parse_named_file,
     parse_named_files,
@@ -31,6 +33,7 @@ def judge(
     topics: TopicsOption,
     corpus: CorpusOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Qrels to write, with a card beside them.")],
+    columns: MapOption = [],  # noqa: B006 (typer copies it)
     adapter: Annotated[
         str | None, typer.Argument(metavar="ADAPTER", help="Judge: name, name@3 or name@alias; or give --base.")
     ] = None,
@@ -67,7 +70,7 @@ def judge(
     with progress_bars() as steps:
         judged = verb(
             topics,
-            corpus,
+            corpus_of(corpus, columns),
             out,
             adapter=adapter,
             base=base,

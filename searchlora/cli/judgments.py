@@ -10,10 +10,12 @@ import typer
 from searchlora.cli.options import (
     CorpusOption,
     HostOption,
+    MapOption,
     PortOption,
     ScaleOption,
     SeedOption,
     TopicsOption,
+    corpus_of,
     example,
     parse_grade_map,
     parse_grades,
@@ -41,6 +43,7 @@ def serve(
         typer.Option("--guideline", metavar="FILE", help="Markdown; lines such as '* 3: Perfect' name the grades."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for ratings.jsonl; continues it.")],
+    columns: MapOption = [],  # noqa: B006 (typer copies it)
     pairs: Annotated[
         Path | None,
         typer.Option("--pairs", metavar="FILE", help="Pairs to grade: 'topic document' lines, qrels or JSONL."),
@@ -70,7 +73,7 @@ def serve(
 
     rules = read_guideline(guideline, parse_grades(scale))
     pool = pairs_to_judge(runs, depth, pairs)
-    blinded = blind_pairs(load_texts(pool, topics, corpus))
+    blinded = blind_pairs(load_texts(pool, topics, corpus_of(corpus, columns)))
     with warnings_on_stderr():
         log = RatingsLog(out)
     if log.repaired:

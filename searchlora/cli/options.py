@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from searchlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from searchlora.data.collection import Corpus
 
 
 def example(*lines: str) -> str:
@@ -54,6 +57,14 @@ AcceptChangesOption = Annotated[
 AllowCircularOption = Annotated[
     bool,
     typer.Option("--allow-circular", help="Accept a judge that took part in a system or saw the topics; marked."),
+]
+MapOption = Annotated[
+    list[str],
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="Column of the corpus that holds a field, as id=sku, or several: text=title,description; repeatable.",
+    ),
 ]
 CorpusOption = Annotated[Path, typer.Option("--corpus", metavar="FILE", help="Documents: rows with id, text, title.")]
 TopicsOption = Annotated[Path, typer.Option("--topics", metavar="FILE", help="Topics: rows with id and query.")]
@@ -171,3 +182,11 @@ def parse_grade_map(text: str, option: str) -> dict[int, int]:
     if len(dict(pairs)) < len(pairs):
         raise UsageError("one grade has two meanings", where=option)
     return dict(pairs)
+
+
+def corpus_of(corpus: Path, columns: Sequence[str]) -> Corpus:
+    """The corpus with the columns that `--map` names."""
+    from searchlora.data.collection import CorpusFile
+    from searchlora.files import parse_field_map
+
+    return CorpusFile(corpus, parse_field_map(columns)) if columns else corpus

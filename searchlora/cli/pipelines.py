@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import JsonOption, SetOption, StoreOption, TasksOption, example
+from searchlora.cli.options import JsonOption, MapOption, SetOption, StoreOption, TasksOption, corpus_of, example
 from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
+    from searchlora.data.collection import Corpus
     from searchlora.pipelines.config import EngineSettings
 
 PipelineArgument = Annotated[
@@ -49,6 +50,7 @@ def run(
         ),
     ],
     corpus: CorpusOption = None,
+    columns: MapOption = [],  # noqa: B006 (typer copies it)
     settings: SetOption = [],  # noqa: B006 (typer copies it)
     server: ServerOption = None,
     api_key_env: KeyOption = None,
@@ -64,7 +66,7 @@ def run(
         tag, count = verb(
             pipeline,
             queries,
-            corpus,
+            _corpus(corpus, columns),
             out,
             overrides=settings,
             engine=_engine(server, api_key_env),
@@ -79,6 +81,7 @@ def search(
     pipeline: PipelineArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
     corpus: CorpusOption = None,
+    columns: MapOption = [],  # noqa: B006 (typer copies it)
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     as_json: JsonOption = False,
     settings: SetOption = [],  # noqa: B006 (typer copies it)
@@ -94,7 +97,7 @@ def search(
     with progress_bars() as steps:
         loaded = Pipeline.load(
             pipeline,
-            corpus=corpus,
+            corpus=_corpus(corpus, columns),
             overrides=settings,
             engine=_engine(server, api_key_env),
             store=store,
@@ -186,3 +189,9 @@ def _engine(server: str | None, api_key_env: str | None) -> EngineSettings | Non
     if api_key_env and not server:
         raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
     return engine_settings(url=server, api_key_env=api_key_env) if server else None
+
+
+def _corpus(corpus: Path | None, columns: list[str]) -> Corpus | None:
+    if corpus is None and columns:
+        raise UsageError("there is no corpus whose columns could be mapped", where="--map", fix="Give --corpus, too.")
+    return corpus_of(corpus, columns) if corpus is not None else None

@@ -100,7 +100,7 @@ def build(
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
     judged_by = None
     if corpus is not None and qrels is not None:
-        supplied = Collection(read_documents(Path(corpus)), read_judgments(Path(qrels)), relevant or 1)
+        supplied = Collection(read_documents(corpus), read_judgments(Path(qrels)), relevant or 1)
         reader = replace(reader, collection=lambda *_: supplied)
         judged_by = read_judgments_card(qrels)
     elif corpus is not None or qrels is not None:

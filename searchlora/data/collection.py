@@ -3,32 +3,97 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import is_word, iter_qrels
-from searchlora.files import read_rows
+from searchlora.files import FieldMap, mapped, read_rows
 from searchlora.records import Collection, Document, Judgment, RejectedRow
 
 CORPUS_FILE = "corpus.jsonl"
 QRELS_FILE = "qrels.txt"
 
 
-def read_documents(path: Path) -> Iterator[Document]:
+@dataclass(frozen=True)
+class CorpusFile:
+    """A file of documents whose columns have other names than `id`, `text` and `title`.
+
+    Args:
+        path: The file, in any format of `read_rows`.
+        fields: Field -> its columns.
+    """
+
+    path: Path
+    fields: FieldMap
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+#: Where documents are read from.
+Corpus: TypeAlias = str | Path | CorpusFile
+
+
+def corpus_path(corpus: Corpus) -> Path:
+    """The file of a corpus."""
+    return corpus.path if isinstance(corpus, CorpusFile) else Path(corpus)
+
+
+def read_documents(corpus: Corpus) -> Iterator[Document]:
     """Documents of a file with `id`, `text` and optionally `title`, in any format of `read_rows`.
 
+    A title without a text is the text. Other columns become metadata. An id may be a whole number.
+
     Raises:
-        DataError: for a row that is not a document; with a hole in the collection every measure would be wrong.
+        DataError: for a row that is not a document; with a hole in the collection every measure would be wrong. Also if
+            a field is mapped to a column that no row has.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "products.csv"
+        >>> _ = path.write_text("sku,name,brand\\n7,Tent,Acme\\n")
+        >>> list(read_documents(CorpusFile(path, {"id": ("sku",), "text": ("name",)})))
+        [Document(id='7', text='Tent', title='', metadata={'sku': '7', 'name': 'Tent', 'brand': 'Acme'})]
     """
-    for row in read_rows(path, required=("id", "text")):
+    fields = corpus.fields if isinstance(corpus, CorpusFile) else {}
+    unseen = {column for columns in fields.values() for column in columns}
+    for row in read_rows(corpus_path(corpus)):
         if isinstance(row, RejectedRow):
             raise DataError(f"the document {row.reason}", where=row.where)
-        values = (row.data["id"], row.data["text"], row.data.get("title") or "")
-        if not all(isinstance(value, str) for value in values):
-            raise DataError("id, text and title of a document must be text", where=row.where)
-        yield Document(*values)
+        unseen -= row.data.keys()
+        yield _document(mapped(row.data, fields) if fields else row.data, row.where)
+    if unseen:
+        raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=str(corpus))
+
+
+def _document(data: Mapping[str, Any], where: str) -> Document:
+    title: Any = data.get("title") or ""
+    text: Any = data.get("text") or title
+    for name, value in (("id", data.get("id")), ("text", text)):
+        if value in (None, ""):
+            columns = ", ".join(map(str, data))
+            raise DataError(
+                f"the document field '{name}' is missing",
+                where=where,
+                fix=f"Columns: {columns}. Say which holds it: --map {name}=COLUMN.",
+            )
+    identifier = str(data["id"]) if type(data["id"]) is int else data["id"]
+    if not all(isinstance(value, str) for value in (identifier, text, title)):
+        raise DataError("id, text and title of a document must be text", where=where)
+    metadata = {name: _as_text(value) for name, value in data.items() if name not in ("id", "text", "title")}
+    return Document(identifier, text, title if data.get("text") else "", metadata)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_as_text, value))
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
 
 
 def read_judgments(path: Path) -> Iterator[Judgment]:

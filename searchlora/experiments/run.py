@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from searchlora.adapters.store import Store
+from searchlora.data.collection import Corpus
 from searchlora.errors import PipelineError, RowError
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
 from searchlora.eval.trec import is_word, write_run
@@ -35,7 +36,7 @@ _RESULTS = (".jsonl", ".jsonl.gz")
 def run(
     pipeline: str | Path,
     queries: str | Path,
-    corpus: str | Path | None = None,
+    corpus: Corpus | None = None,
     out: str | Path | Sequence[str | Path] = "run.trec",
     *,
     overrides: Sequence[str] = (),

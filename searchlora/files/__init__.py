@@ -1,7 +1,8 @@
 """Reading and writing of files, shared by all other packages.
 
 `atomic` writes files and folders whole or not at all, `text` opens and decodes, `json_text` parses strict JSON, `rows`
-reads rows of five kinds of file, `read_progress` counts the bytes read.
+reads rows of five kinds of file, `field_map` says which columns hold their fields, `read_progress` counts the bytes
+read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from searchlora.files.atomic import (
     tree_sha256,
     tree_size,
 )
+from searchlora.files.field_map import FieldMap, mapped, parse_field_map
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
 from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
@@ -34,6 +36,7 @@ from searchlora.files.text import (
 __all__ = [
     "EXCERPT",
     "EXTENSIONS",
+    "FieldMap",
     "Head",
     "Pairs",
     "ReadProgress",
@@ -49,9 +52,11 @@ __all__ = [
     "json_file",
     "json_line",
     "json_object",
+    "mapped",
     "numbered_lines",
     "open_bytes",
     "open_text",
+    "parse_field_map",
     "parse_json",
     "publish_folder",
     "read_bytes",

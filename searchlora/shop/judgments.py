@@ -189,7 +189,8 @@ class PairWriter:
         }
 
     def _searchable(self, product: Product) -> str:
-        return Document(**document(product, self._tables)).searchable
+        fields = document(product, self._tables)
+        return Document(fields["id"], fields["text"], fields["title"]).searchable
 
     def _pair(self, record: Mapping[str, Any], product: Product, need: Need) -> dict[str, Any]:
         shown = document(product, self._tables)

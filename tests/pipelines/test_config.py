@@ -61,7 +61,10 @@ def test_fuse_stages_can_be_nested(tmp_path):
     ("stage", "says"),
     [
         ("bm25: {k: 0}", r"mine\.yaml, stage 2: 'k': .*greater than or equal to 1"),
-        ("bm25: {colour: red}", r"stage 2: 'colour'.*Known keys: b, backend, k, k1, shortest, stemmer, stopwords"),
+        (
+            "bm25: {colour: red}",
+            r"stage 2: 'colour'.*Known keys: b, backend, fields, k, k1, shortest, stemmer, stopwords",
+        ),
         ("bm25: {shortest: 0}", r"stage 2: 'shortest'"),
         ("dense: {k: 3}", r"stage 2: 'model': field required"),
         ("dense: {model: m, trust_remote_code: true}", r"stage 2: 'trust_remote_code'.*Known keys: adapter, batch"),

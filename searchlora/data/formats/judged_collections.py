@@ -241,7 +241,7 @@ def _documents_without_header(path: Path) -> Iterator[Document]:
                     where=where,
                     fix="A line is 'id<tab>text', or the file has a header with id and text.",
                 )
-            yield Document(*fields)
+            yield Document(fields[0], fields[1])
 
 
 _FIELD = re.compile(r"\.([A-Z])\s*")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
+from searchlora.data.collection import Corpus, corpus_path
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judge.labels import Labels, read_labels, write_probabilities
 from searchlora.eval.judgments.card import JudgmentsCard, check_new, invalid_path, read_card, write_judgments
@@ -48,7 +49,7 @@ class JudgeResult:
 
 def judge(
     topics: str | Path,
-    corpus: str | Path,
+    corpus: Corpus,
     out: str | Path,
     *,
     adapter: str | None = None,
@@ -107,7 +108,7 @@ def judge(
     )
     inputs = {
         "topics": topics,
-        "corpus": corpus,
+        "corpus": corpus_path(corpus),
         **{f"run {n} {Path(path).name}": path for n, path in enumerate(runs, 1)},
     }
     card = _card(judge, inputs if pairs is None else {**inputs, "pairs": pairs})

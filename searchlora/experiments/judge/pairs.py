@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from searchlora.data.collection import read_documents
+from searchlora.data.collection import Corpus, read_documents
 from searchlora.errors import DataError, UsageError, some
 from searchlora.eval.formats import read_run, read_topics
 from searchlora.eval.judgments.pooling import pool, read_pairs
@@ -47,7 +47,7 @@ def pairs_to_judge(runs: Sequence[str | Path], depth: int, file: str | Path | No
     return pool({str(path): read_run(Path(path)) for path in runs}, depth)
 
 
-def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: str | Path) -> tuple[QueryPassage, ...]:
+def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: Corpus) -> tuple[QueryPassage, ...]:
     """The pairs with query and passage, in the order given. Only documents of the pairs are kept in memory.
 
     Args:
@@ -60,7 +60,7 @@ def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: s
     """
     topic_fields = read_topics(Path(topics))
     _check_missing([topic for topic in pairs if topic not in topic_fields], "topic", topics)
-    passages = _documents(Path(corpus), {document for documents in pairs.values() for document in documents})
+    passages = _documents(corpus, {document for documents in pairs.values() for document in documents})
     return tuple(
         QueryPassage(topic, topic_fields[topic], passages[document])
         for topic, documents in pairs.items()
@@ -68,7 +68,7 @@ def load_texts(pairs: Mapping[str, Iterable[str]], topics: str | Path, corpus: s
     )
 
 
-def _documents(corpus: Path, ids: set[str]) -> dict[str, Document]:
+def _documents(corpus: Corpus, ids: set[str]) -> dict[str, Document]:
     documents: dict[str, Document] = {}
     for document in read_documents(corpus):
         if document.id in ids:
@@ -79,7 +79,7 @@ def _documents(corpus: Path, ids: set[str]) -> dict[str, Document]:
     return documents
 
 
-def _check_missing(missing: Sequence[str], noun: str, file: str | Path) -> None:
+def _check_missing(missing: Sequence[str], noun: str, file: Corpus) -> None:
     if missing:
         raise DataError(
             f"{len(missing)} {noun}{'s' if len(missing) > 1 else ''} of the pairs not found ({some(missing)})",
