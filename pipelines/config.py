@@ -340,10 +340,10 @@ def ready_pipelines() -> list[str]:
 def read_pipeline(
     pipeline: str | Path, overrides: Sequence[str] = (), engine: EngineSettings | None = None
 ) -> PipelineConfig:
-    """Read a pipeline file or a ready pipeline.
+    """Read a pipeline file or a built-in pipeline.
 
     Args:
-        pipeline: A YAML file, the name of a ready pipeline, or the name of a YAML file in the working folder without
+        pipeline: A YAML file, the name of a built-in pipeline, or the name of a YAML file in the working folder without
             its `.yaml`.
         overrides: Parameters of the pipeline, `name=value`.
         engine: Replaces the engine at the top of the file.
@@ -383,7 +383,7 @@ def read_pipeline(
 
 
 def pipeline_path(pipeline: str | Path) -> Path:
-    """The file of a pipeline: a path, the name of a ready pipeline, or the name of a YAML file here."""
+    """The file of a pipeline: a path, the name of a built-in pipeline, or the name of a YAML file here."""
     path = Path(pipeline)
     if not path.suffix and str(pipeline) in ready_pipelines():
         return _READY / f"{pipeline}.yaml"

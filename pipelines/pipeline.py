@@ -72,7 +72,7 @@ class Pipeline:
         """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
 
         Args:
-            pipeline: A YAML file, or the name of a ready pipeline or of a YAML file here.
+            pipeline: A YAML file, or the name of a built-in pipeline or of a YAML file here.
             corpus: Documents, or a file of rows with `id`, `text` and optionally `title`. Default: the file that the
                 pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts needs none.
             overrides: Parameters of the pipeline, `name=value`.

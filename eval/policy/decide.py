@@ -141,7 +141,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
 
 
 def _beat(policy: Policy, comparison: Comparison, candidate: str, measure: str, facts: Facts) -> Iterator[RuleResult]:
-    for role, asked in _to_beat(policy, comparison, candidate, facts).items():
+    for role, requirement in _to_beat(policy, comparison, candidate, facts).items():
         system = facts.roles.get(role, role)
         if role == "incumbent" and system not in comparison.systems:
             finding = (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from searchlora.pipelines.config import EngineSettings
 
 PipelineArgument = Annotated[
-    str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a ready pipeline (`pipelines list`).")
+    str, typer.Argument(metavar="PIPELINE", help="YAML file, or the name of a built-in pipeline (`pipelines list`).")
 ]
 CorpusOption = Annotated[
     Path | None,
@@ -113,7 +113,7 @@ def search(
 
 @app.command("list", epilog=example("searchlora pipelines list --json"))
 def list_pipelines(as_json: JsonOption = False) -> None:
-    """List the ready pipelines with their stages and parameters."""
+    """List the built-in pipelines with their stages and parameters."""
     from searchlora.cli.terminal import print_json
     from searchlora.pipelines.config import read_pipeline, ready_pipelines
 

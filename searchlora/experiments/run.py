@@ -48,7 +48,7 @@ def run(
     """Execute a pipeline on queries, and write a TREC run with a card beside it, results as JSON lines, or both.
 
     Args:
-        pipeline: A YAML file, or the name of a ready pipeline or of a YAML file here.
+        pipeline: A YAML file, or the name of a built-in pipeline or of a YAML file here.
         queries: Rows with `id`, `query` and fields that stages read, such as `history` (JSONL, CSV, TSV, Parquet).
         corpus: Rows with `id`, `text` and optionally `title`. Default: the file that the pipeline names.
         out: One or more files. A name that ends in `.jsonl` or `.jsonl.gz` gets everything that stages wrote, one JSON

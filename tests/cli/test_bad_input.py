@@ -151,7 +151,7 @@ def test_a_base_changed_since_training_is_an_error(refused, tiny_base, tmp_path)
         ("name: p\nstages:\n  - adapter: {name: $who}\n", "'$who'"),
         ("name: [", "not YAML"),
         ("name: p\nstages:\n  - adapter: {name: nobody}\n  - bm25: {}\n", "no adapter 'nobody'"),
-        ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no stage retrieves"),
+        ("name: p\nstages:\n  - adapter: {name: nobody}\n", "no stage produces hits"),
     ],
 )
 def test_an_invalid_pipeline_is_an_error(refused, tmp_path, content, says):
