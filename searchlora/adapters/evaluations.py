@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from searchlora.adapters.files import replace_text
 from searchlora.adapters.references import MAX_VERSION
+from searchlora.adapters.staging import replace_text
 from searchlora.errors import StoreError
 
 EVALUATIONS = "evaluations.json"
