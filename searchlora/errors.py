@@ -43,6 +43,16 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 
 
+def printable(text: str) -> str:
+    """Text of unknown origin for one line of a terminal or a log: line breaks and control characters become spaces.
+
+    Examples:
+        >>> printable("moved\\n\\x1b[31mERROR")
+        'moved  [31mERROR'
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class UsageError(SearchloraError):
     """Arguments that do not fit together or are out of range."""
 

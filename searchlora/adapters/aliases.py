@@ -17,11 +17,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstrain
 
 from searchlora.adapters.references import MAX_VERSION
 from searchlora.adapters.staging import replace_text
-from searchlora.errors import NotInStore, StoreError
+from searchlora.errors import NotInStore, StoreError, printable
+from searchlora.files import read_bounded
 
 ALIASES = "aliases.json"
 
-_MAX_BYTES = 256 * 2**20
+_MAX_BYTES = 32 * 2**20
 
 
 class Rule(BaseModel):
@@ -84,6 +85,10 @@ class AliasMove(BaseModel):
         return self.decision is not None and self.decision.outcome == "forced"
 
     def __str__(self) -> str:
+        return printable(self._line)
+
+    @property
+    def _line(self) -> str:
         if self.decision is not None and self.refused:
             broken = "; ".join(f"{rule.rule} ({rule.finding})" for rule in self.decision.rules if not rule.passed)
             return f"{self.time} {self.alias} refused to version {self.decision.version}: {broken}"
@@ -123,9 +128,7 @@ class AliasHistory:
         """
         file = folder / ALIASES
         try:
-            if file.stat().st_size > _MAX_BYTES:
-                raise OSError(f"it has more than {_MAX_BYTES:,} bytes")
-            return cls(file, tuple(_MOVES.validate_json(file.read_bytes())))
+            return cls(file, tuple(_MOVES.validate_json(read_bounded(file, _MAX_BYTES))))
         except FileNotFoundError:
             return cls(file)
         except (ValidationError, OSError) as error:

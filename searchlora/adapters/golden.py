@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchlora.adapters.attach import attach
-from searchlora.adapters.manifest import Golden, GoldenLogits, GoldenRender, GoldenVector
+from searchlora.adapters.manifest import (
+    MAX_GOLDEN_CHARACTERS,
+    MAX_GOLDEN_RECORDS,
+    MAX_GOLDEN_TOKENS,
+    Golden,
+    GoldenLogits,
+    GoldenRender,
+    GoldenVector,
+)
 from searchlora.errors import LoadCheckFailed
 from searchlora.models.load import load_encoder, load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
@@ -65,10 +73,22 @@ def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions 
     precision = precision_for(base)
     model = attach(load_model(base, quantization="none", precision=precision), folder)
     renders = golden_renders(task, Renderer(load_tokenizer(base), options))
+    _check_count(task, len(renders), sum(len(render.token_ids) for render in renders), MAX_GOLDEN_TOKENS, "tokens")
     prompts = [render.token_ids[: render.prompt_length] for render in renders]
     return Golden(
         renders=renders, logits=_golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
     )
+
+
+def _check_count(task: Task, records: int, size: int, limit: int, unit: str) -> None:
+    """Refuse examples that a manifest cannot hold. Raises `LoadCheckFailed`."""
+    if records > MAX_GOLDEN_RECORDS or size > limit:
+        raise LoadCheckFailed(
+            f"the task's {records:,} examples have {size:,} {unit}; at most {MAX_GOLDEN_RECORDS:,} examples with "
+            f"{limit:,} {unit} are kept with an adapter",
+            where=f"task {task.name}",
+            fix="Write fewer or shorter records into the task's examples.jsonl.",
+        )
 
 
 def precision_for(base: BaseModel) -> Literal["bf16", "fp32"]:
@@ -151,6 +171,7 @@ def _golden_vectors(task: EncoderTask, base: BaseModel, folder: Path) -> Golden:
     for record in task.examples:
         unique |= dict.fromkeys([task.query(record), *task.positives(record)])
     texts = list(unique)
+    _check_count(task, len(texts), sum(map(len, texts)), MAX_GOLDEN_CHARACTERS, "characters")
     encoder = load_encoder(base, device="cpu")
     adapted = attach(encoder, folder)
     rows = encode_texts(encoder, texts)

@@ -196,6 +196,13 @@ def check_logits(stored: StoredAdapter, model: Any) -> None:
             where=stored.reference,
             fix="Load the adapter on the base it was trained on.",
         )
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and (longest := max(map(len, prompts))) > context:
+        raise GoldenLogitsMismatch(
+            f"a golden prompt has {longest:,} tokens, more than the {context:,} that the base reads",
+            where=stored.reference,
+            fix="Store the adapter again; the task needs shorter examples (examples.jsonl).",
+        )
     rows = last_logits(model, prompts)
     if not rows.isfinite().all():
         raise GoldenLogitsMismatch(

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from searchlora.adapters.references import MAX_VERSION, is_name, is_version
-from searchlora.errors import ManifestError
-from searchlora.files.json_text import parse_json
+from searchlora.errors import ManifestError, printable
+from searchlora.files import parse_json, read_bounded
 from searchlora.models.fingerprint import Fingerprint
 from searchlora.recipe import PromptOptions
 
@@ -26,6 +26,12 @@ TRAINING_RUN = "training_run"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.?-]{0,128}")
 
+
+#: Golden records of an adapter, their tokens together, and the characters of an encoder's golden texts together. They
+#: bound the time of `adapters verify`, which anybody's manifest would otherwise set.
+MAX_GOLDEN_RECORDS = 1000
+MAX_GOLDEN_TOKENS = 65_536
+MAX_GOLDEN_CHARACTERS = 1_000_000
 
 #: Largest size of a manifest that is read.
 MAX_BYTES = 64 * 2**20
@@ -95,8 +101,8 @@ class GoldenLogits(_Part):
         base_difference: max |logit with adapter - logit of the base| over the vocabulary.
     """
 
-    ids: list[_TokenId] = Field(min_length=1)
-    logits: list[float] = Field(min_length=1)
+    ids: list[_TokenId] = Field(min_length=1, max_length=1000)
+    logits: list[float] = Field(min_length=1, max_length=1000)
     base_difference: float
 
     @model_validator(mode="after")
@@ -114,8 +120,8 @@ class GoldenVector(_Part):
         base_difference: max |component with adapter - component of the base|.
     """
 
-    text: str
-    vector: list[float] = Field(min_length=1)
+    text: str = Field(max_length=MAX_GOLDEN_CHARACTERS)
+    vector: list[float] = Field(min_length=1, max_length=65_536)
     base_difference: float
 
 
@@ -128,9 +134,9 @@ class Golden(_Part):
             `golden.TOLERANCE`.
     """
 
-    renders: list[GoldenRender] = []
-    logits: list[GoldenLogits] = []
-    vectors: list[GoldenVector] = []
+    renders: list[GoldenRender] = Field([], max_length=MAX_GOLDEN_RECORDS)
+    logits: list[GoldenLogits] = Field([], max_length=MAX_GOLDEN_RECORDS)
+    vectors: list[GoldenVector] = Field([], max_length=MAX_GOLDEN_RECORDS)
     precision: Literal["bf16", "fp32"] = "bf16"
     tolerance: float = Field(0.0, ge=0, le=1)
 
@@ -138,6 +144,10 @@ class Golden(_Part):
     def _logits_of_renders(self) -> Golden:
         if self.logits and len(self.logits) != len(self.renders):
             raise ValueError("there are not as many logits as renders")
+        if sum(len(render.token_ids) for render in self.renders) > MAX_GOLDEN_TOKENS:
+            raise ValueError(f"the golden records have more than {MAX_GOLDEN_TOKENS:,} tokens")
+        if sum(len(vector.text) for vector in self.vectors) > MAX_GOLDEN_CHARACTERS:
+            raise ValueError(f"the golden texts have more than {MAX_GOLDEN_CHARACTERS:,} characters")
         return self
 
 
@@ -193,7 +203,7 @@ class Manifest(ManifestDraft):
     schema_version: int = Field(SCHEMA_VERSION, ge=1, strict=True)
     name: str
     version: int = Field(ge=1, le=MAX_VERSION, strict=True)
-    created: Annotated[str, StringConstraints(max_length=40)]
+    created: Annotated[str, StringConstraints(pattern=r"\A[0-9TWZ:.+-]{8,40}\z")]
     versions: dict[_Name, _Line] = Field(max_length=100)
     files: dict[_FileName, _Sha256] = Field({}, max_length=1000)
 
@@ -207,7 +217,8 @@ class Manifest(ManifestDraft):
     @field_validator("created")
     @classmethod
     def _iso_time(cls, created: str) -> str:
-        datetime.fromisoformat(created)
+        if not 1970 < datetime.fromisoformat(created).year < 9999:  # others have no timestamp everywhere
+            raise ValueError("the year is out of range")
         return created
 
     @model_validator(mode="after")
@@ -256,9 +267,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise OSError(f"it has more than {MAX_BYTES:,} bytes")
-        return parse_manifest(file.read_text(encoding="utf-8"), str(file))
+        return parse_manifest(read_bounded(file, MAX_BYTES).decode("utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"cannot be read ({error})", where=str(file), fix="Is this an adapter that searchlora stored?"
@@ -283,7 +292,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
         return Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part)[:80] for part in first["loc"]) or "the whole file"
+        field = printable(".".join(str(part)[:80] for part in first["loc"])) or "the whole file"
         raise ManifestError(
             f"is not a manifest: field '{field}': {first['msg'].lower()}", where=where, fix=restore
         ) from None

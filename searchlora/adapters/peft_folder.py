@@ -15,8 +15,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from searchlora.adapters.staging import reason
-from searchlora.errors import LoadCheckFailed, MissingKey, StoreError, TamperedAdapter, UnexpectedKey, ZeroDelta
-from searchlora.files.json_text import parse_json
+from searchlora.errors import (
+    LoadCheckFailed,
+    MissingKey,
+    StoreError,
+    TamperedAdapter,
+    UnexpectedKey,
+    ZeroDelta,
+    printable,
+)
+from searchlora.files import parse_json, read_bounded
 from searchlora.recipe import MAX_RANK, ModuleName
 
 CONFIG = "adapter_config.json"
@@ -99,9 +107,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     try:
-        if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError(f"more than {_MAX_CONFIG_BYTES:,} bytes")
-        config = parse_json(file.read_text(encoding="utf-8"))
+        config = parse_json(read_bounded(file, _MAX_CONFIG_BYTES).decode("utf-8"))
     except (OSError, ValueError) as error:
         raise TamperedAdapter(f"cannot be read ({error})", where=str(file), fix="Store the adapter again.") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -138,7 +144,7 @@ def lora_settings(config: Mapping[str, Any], where: str) -> LoraSettings:
         return LoraSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        setting = ".".join(str(part)[:80] for part in first["loc"])
+        setting = printable(".".join(str(part)[:80] for part in first["loc"]))
         raise LoadCheckFailed(
             f"the setting '{setting}' is refused: {first['msg'].lower()}",
             where=where,

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
@@ -41,13 +44,17 @@ from searchlora.adapters.stored import (
     new_manifest,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
+from searchlora.files import read_bounded
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
 
 REMOVED = "removed.json"
 
+_MAX_REMOVED_BYTES = 2**20
+
 _NUMBER = re.compile(r"[0-9]{1,64}")
+_NUMBERS = TypeAdapter(list[Annotated[int, Field(ge=1, le=MAX_VERSION)]])
 
 
 @dataclass(frozen=True)
@@ -174,12 +181,15 @@ class Store:
             InvalidName, NotInStore, ManifestError.
         """
         parsed = parse_reference(reference)
-        number = self._resolve(parsed)
-        folder = self.root / parsed.name / str(number)
+        return self._read(parsed.name, self._resolve(parsed))
+
+    def _read(self, name: str, number: int) -> StoredAdapter:
+        """A version that exists. Raises `ManifestError`."""
+        folder = self.root / name / str(number)
         manifest = read_manifest(folder)
-        if manifest.reference != f"{parsed.name}@{number}":
+        if manifest.reference != f"{name}@{number}":
             raise ManifestError(
-                f"is the manifest of {manifest.reference}, but lies in the folder of {parsed.name}@{number}",
+                f"is the manifest of {manifest.reference}, but lies in the folder of {name}@{number}",
                 where=str(folder / MANIFEST),
                 fix="Do not rename folders in a store; restore it, or store the adapter again.",
             )
@@ -296,7 +306,7 @@ class Store:
         for number in self.versions(name):
             manifest, problem = None, None
             try:
-                manifest = self.get(f"{name}@{number}").manifest
+                manifest = self._read(name, number).manifest
             except StoreError as error:
                 problem = str(error)
             aliases = tuple(sorted(alias for alias, target in history.current.items() if target == number))
@@ -505,11 +515,11 @@ class Store:
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
         file = self.root / name / REMOVED
-        if not file.is_file():
-            return ()
         try:
-            return tuple(int(number) for number in json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
+            return tuple(_NUMBERS.validate_json(read_bounded(file, _MAX_REMOVED_BYTES)))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValidationError):
             raise StoreError("is not a list of version numbers", where=str(file), fix="Restore it.") from None
 
     def _aliases(self, name: str) -> AliasHistory:

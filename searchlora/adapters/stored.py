@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.manifest import MANIFEST, Manifest, ManifestDraft, write_manifest
+from searchlora.adapters.peft_folder import MAX_WEIGHT_BYTES, WEIGHTS
 from searchlora.errors import StoreError, TamperedAdapter
 from searchlora.files import file_sha256
 from searchlora.models.resolve import public_name
 
 MODEL_CARD = "README.md"
+
+#: Bytes of a version's files together, without its weights.
+MAX_OTHER_BYTES = 2**30
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -74,8 +78,9 @@ def check_hashes(stored: StoredAdapter) -> None:
     """Compare every file with its sha256 in the manifest.
 
     Raises:
-        TamperedAdapter: naming a file that is missing, changed or extra.
+        TamperedAdapter: naming a file that is missing, changed or extra, or if they are larger than a version may be.
     """
+    _check_sizes(stored.path)
     expected, actual = stored.manifest.files, file_hashes(stored.path)
     for problem, names in (
         ("is missing", expected.keys() - actual.keys()),
@@ -88,6 +93,20 @@ def check_hashes(stored: StoredAdapter) -> None:
                 where=str(stored.path / min(names)),
                 fix="Restore the version's folder from a copy, or store the adapter again as a new version.",
             )
+
+
+def _check_sizes(folder: Path) -> None:
+    """Refuse files that would take minutes to hash. Raises `TamperedAdapter`."""
+    total = 0
+    for file in folder.iterdir():
+        size = file.lstat().st_size
+        if file.name == WEIGHTS and size > MAX_WEIGHT_BYTES:
+            raise TamperedAdapter(f"has {size:,} bytes, more than {MAX_WEIGHT_BYTES:,}", where=str(file))
+        total += 0 if file.name == WEIGHTS else size
+    if total > MAX_OTHER_BYTES:
+        raise TamperedAdapter(
+            f"the files beside the weights have {total:,} bytes, more than {MAX_OTHER_BYTES:,}", where=str(folder)
+        )
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, Manifest, manifest
 from searchlora.adapters.peft_folder import MAX_WEIGHT_BYTES, WEIGHTS, check_delta, read_config
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import (
+    MAX_OTHER_BYTES,
     StoredAdapter,
     check_file_name,
     check_hashes,
@@ -34,6 +35,9 @@ from searchlora.models.resolve import public_name
 
 if TYPE_CHECKING:
     from searchlora.models.resolve import BaseModel
+
+
+_BLOCK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,9 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
     manifest = _without_paths(stored.manifest)
     system, root = _open(url)
     try:
-        remote = _manifest_at(system, root, url)
-        if remote is not None:
+        content = _manifest_at(system, root, url)
+        if content is not None:
+            remote = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
             if remote != manifest:
                 raise NameTaken(f"{remote.reference} is there already", where=url, fix="Push to another URL.")
             return Pushed(stored.reference, url, already=True)
@@ -125,16 +130,20 @@ def pull(
     """
     system, root = _open(url)
     try:
-        manifest = _manifest_at(system, root, url)
+        content = _manifest_at(system, root, url)
     except OSError as error:
         raise StoreError(f"cannot be read ({error})", where=url, fix="Check the URL and your rights.") from error
-    if manifest is None:
+    if content is None:
         raise NotInStore("there is no adapter with a searchlora manifest", where=url)
+    manifest = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for file in [*manifest.files, MANIFEST]:
-            _check_size(system, f"{root}/{check_file_name(file, url)}", file)
-            _fetch(system, f"{root}/{file}", folder / file)
+        (folder / MANIFEST).write_bytes(content)  # not fetched again: it could be another one then
+        room = MAX_OTHER_BYTES
+        for file in manifest.files:
+            limit = MAX_WEIGHT_BYTES if file == WEIGHTS else min(MAX_BYTES, room)
+            size = _fetch(system, f"{root}/{check_file_name(file, url)}", folder / file, limit)
+            room -= 0 if file == WEIGHTS else size
         check_hashes(StoredAdapter(folder, manifest))
         read_config(folder)
         check_delta(folder)
@@ -193,16 +202,18 @@ def _prepare(system: Any, root: str) -> None:
         system.makedirs(root, exist_ok=True)
 
 
-def _manifest_at(system: Any, root: str, url: str) -> Manifest | None:
+def _manifest_at(system: Any, root: str, url: str) -> bytes | None:
+    """The manifest's content; None if there is no such file. Raises `ManifestError` if it is too long."""
     try:
+        if system.info(f"{root}/{MANIFEST}").get("type") != "file":
+            return None
         with system.open(f"{root}/{MANIFEST}", "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     if len(content) > MAX_BYTES:
         raise ManifestError(f"has more than {MAX_BYTES:,} bytes", where=f"{url}/{MANIFEST}")
-    text = content.decode("utf-8", errors="replace")
-    return parse_manifest(text, f"{url}/{MANIFEST}")
+    return bytes(content)
 
 
 def _names_at(system: Any, root: str) -> set[str]:
@@ -214,21 +225,25 @@ def _names_at(system: Any, root: str) -> set[str]:
     return {name for name in names if not name.startswith(".")}  # a new repository on the hub holds .gitattributes
 
 
-def _check_size(system: Any, source: str, name: str) -> None:
-    """Refuse a file before it is fetched that is larger than an adapter may be."""
-    try:
-        size = system.info(source).get("size") or 0
-    except OSError:  # `_fetch` says what is wrong
-        return
-    limit = MAX_WEIGHT_BYTES if name == WEIGHTS else MAX_BYTES
-    if size > limit:
-        raise TamperedAdapter(f"has {size:,} bytes, more than {limit:,}", where=source)
+def _fetch(system: Any, source: str, target: Path, limit: int) -> int:
+    """Copy a file and return its size in bytes. A server may say another size than it sends, or none.
 
-
-def _fetch(system: Any, source: str, target: Path) -> None:
+    Raises:
+        TamperedAdapter: if it is missing, has more than `limit` bytes, or is a pipe, a device or a folder.
+        StoreError: if it cannot be read or written.
+    """
+    size = 0
     try:
-        system.get_file(source, str(target))
+        if system.info(source).get("type") != "file":
+            raise TamperedAdapter("is not a regular file", where=source)
+        with system.open(source, "rb") as stream, target.open("wb") as out:
+            while block := stream.read(_BLOCK_BYTES):
+                size += len(block)
+                if size > limit:
+                    raise TamperedAdapter(f"has more than {limit:,} bytes, the limit", where=source)
+                out.write(block)
     except FileNotFoundError:
         raise TamperedAdapter("is missing", where=source, fix="Push the adapter again.") from None
     except OSError as error:
         raise StoreError(f"cannot be fetched ({error})", where=source) from error
+    return size

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -130,6 +131,20 @@ def read_bytes(path: Path) -> bytes:
         content = file.read(MAX_SMALL + 1)
     if len(content) > MAX_SMALL:
         raise DataError(f"has more than {MAX_SMALL:,} bytes", where=str(path), fix="Check that it is the right file.")
+    return content
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The bytes of a file that somebody else may have written, as they are.
+
+    Raises:
+        OSError: if it cannot be read, is a pipe or a device, or has more than `limit` bytes.
+    """
+    with open_counted(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
+    if max(size, len(content)) > limit:  # some file systems do not know its size
+        raise OSError(f"it has more than {limit:,} bytes")
     return content
 
 

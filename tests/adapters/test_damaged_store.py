@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from searchlora.adapters.aliases import ALIASES, AliasHistory
 from searchlora.adapters.ancestry import ancestors, training_queries, write_training_queries
 from searchlora.adapters.manifest import MANIFEST, TRAINING_RUN, ManifestDraft
-from searchlora.adapters.peft_folder import CONFIG
+from searchlora.adapters.peft_folder import CONFIG, WEIGHTS
 from searchlora.adapters.references import MAX_VERSION
 from searchlora.adapters.store import Store, StoredAdapter
+from searchlora.adapters.stored import check_hashes
 from searchlora.errors import InvalidName, LoadCheckFailed, ManifestError, NotInStore, StoreError, TamperedAdapter
+from searchlora.files import read_bounded
 from tests.adapters.factories import edit_weights
 from tests.conftest import Called
 
@@ -40,12 +46,53 @@ def make_folder(name: str) -> Callable[[Store], object]:
     return lambda store: shutil.copytree(store.root / "echo" / "1", store.root / name)
 
 
+def change_manifest(store: Store, **values: Any) -> None:
+    file = store.root / "echo" / "2" / MANIFEST
+    overwrite(file, json.dumps(json.loads(file.read_text()) | values))
+
+
+def make_pipe(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+
+
+def make_sparse(file: Path, size: int) -> None:
+    file.unlink(missing_ok=True)
+    with file.open("wb") as out:
+        out.truncate(size)
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Fail where the block waits, for example for a pipe."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"not done within {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 DAMAGE: dict[str, Callable[[Store], object]] = {
     "manifest-cut": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "{"),
     "manifest-nested": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[" * 100_000),
     "manifest-list": lambda store: overwrite(store.root / "echo" / "2" / MANIFEST, "[]"),
     "manifest-of-another": lambda store: shutil.copytree(store.root / "echo" / "1", store.root / "echo" / "3"),
     "manifest-folder": lambda store: (store.root / "echo" / "4" / MANIFEST).mkdir(parents=True),
+    "manifest-pipe": lambda store: make_pipe(store.root / "echo" / "2" / MANIFEST),
+    "manifest-huge": lambda store: make_sparse(store.root / "echo" / "2" / MANIFEST, 1 << 40),
+    "manifest-many-keys": lambda store: overwrite(
+        store.root / "echo" / "2" / MANIFEST, "{" + "".join(f'"{key}":0,' for key in range(200_000)) + '"1":0}'
+    ),
+    "manifest-first-year": lambda store: change_manifest(store, created="0001-01-01"),
+    "manifest-last-year": lambda store: change_manifest(store, created="9999-12-31T23:59:59-23:59"),
+    "manifest-forged-key": lambda store: change_manifest(store, **{"x\x1b[31mred\nERROR forged": 1}),
+    "manifest-forged-time": lambda store: change_manifest(store, created="2026-01-01\n00:00:00"),
     "manifest-missing": lambda store: (store.root / "echo" / "5").mkdir(),
     "aliases-cut": lambda store: overwrite(store.root / "echo" / ALIASES, "["),
     "aliases-nested": lambda store: overwrite(store.root / "echo" / ALIASES, "[" * 100_000),
@@ -56,6 +103,8 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
     "aliases-version": lambda store: overwrite(
         store.root / "echo" / ALIASES, '[{"alias": "production", "time": "t", "from": null, "to": 1000000000}]'
     ),
+    "aliases-pipe": lambda store: make_pipe(store.root / "echo" / ALIASES),
+    "aliases-huge": lambda store: make_sparse(store.root / "echo" / ALIASES, 1 << 40),
     "aliases-folder": lambda store: (store.root / "echo" / ALIASES).mkdir(),
     "version-too-large": make_folder("echo/1000000000"),
     "version-huge": make_folder("echo/" + "9" * 60),
@@ -78,7 +127,8 @@ def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(
 ) -> None:
     before = {entry.reference for entry in three.list()}
     DAMAGE[damage](three)
-    entries = three.list()
+    with within(20):
+        entries = three.list()
     assert [entry for entry in entries if entry.problem]
     assert {"good@1", "echo@1"} <= {entry.reference for entry in entries if entry.manifest is not None} <= before
     assert three.get("good").reference == "good@1"
@@ -88,6 +138,7 @@ def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(
         assert listed.code == 0, listed.err
         assert "good@1" in listed.out and "echo@1" in listed.out
         assert "\x1b[31mred" not in listed.out
+        assert not any(line.startswith("ERROR forged") for line in listed.out.splitlines())
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGE if not name.startswith("name")])
@@ -270,3 +321,71 @@ def test_auto_peft_model_loads_a_stored_folder(
     with torch.no_grad():
         assert torch.equal(theirs(input_ids=ids).logits, ours(input_ids=ids).logits)
     assert not tmp_path.joinpath("store", "tiny").exists()
+
+
+def test_pipes_devices_and_huge_files_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    make_sparse(tmp_path / "huge", 1 << 40)
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "small").write_bytes(b"x" * 100)
+    for name, message in (("pipe", "a pipe"), ("zero", "a device"), ("huge", "more than 100")):
+        with within(5), pytest.raises(OSError, match=message):
+            read_bounded(tmp_path / name, 100)
+    assert read_bounded(tmp_path / "small", 100) == b"x" * 100
+    with pytest.raises(OSError, match="more than 99"):
+        read_bounded(tmp_path / "small", 99)
+    with pytest.raises(OSError, match="more than 1,000"):
+        read_bounded(Path("/proc/cpuinfo"), 1000)  # its size is said to be 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: make_pipe(file),
+        lambda file: file.write_text("[NaN]"),
+        lambda file: file.write_text("[-1]"),
+        lambda file: file.write_text('{"1": 1}'),
+        lambda file: file.write_text(f"[{10**400}]"),
+        lambda file: make_sparse(file, 1 << 40),
+    ],
+    ids=["pipe", "nan", "negative", "object", "large", "huge"],
+)
+def test_numbers_of_removed_versions_are_never_forgotten(
+    three: Store, trained: Path, draft: ManifestDraft, damage: Callable[[Path], object]
+) -> None:
+    damage(three.root / "echo" / "removed.json")
+    with within(10), pytest.raises(StoreError, match=r"removed\.json: is not a list of version numbers"):
+        three.add("echo", trained, draft)
+
+
+def test_files_that_take_minutes_to_hash_are_refused_before(three: Store) -> None:
+    folder = three.root / "echo" / "1"
+    make_sparse(folder / "README.md", 100 << 30)
+    with within(5), pytest.raises(TamperedAdapter, match="more than 1,073,741,824"):
+        check_hashes(three.get("echo@1"))
+    (folder / "README.md").unlink()
+    make_sparse(folder / WEIGHTS, 9 << 30)
+    with within(5), pytest.raises(TamperedAdapter, match="more than 8,589,934,592"):
+        check_hashes(three.get("echo@1"))
+
+
+def test_a_move_is_one_line_whatever_its_reason_is(three: Store, cli: Callable[..., Called]) -> None:
+    three.alias("echo", "production", 1, reason="better\n\x1b[31mERROR forged\r\u2028x")
+    shown = cli("adapters", "show", "echo@1", "--store", three.root)
+    assert "better" in shown.out
+    assert not any(line.startswith(("ERROR", "\x1b")) for line in shown.out.splitlines())
+    assert len(str(three.history("echo")[0]).splitlines()) == 1
+
+
+def test_a_name_is_listed_in_linear_time(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3, 200):
+        (three.root / "echo" / str(number)).mkdir()
+    folders, read = Store._folders, []
+
+    def counted(store: Store, folder: Path) -> Any:
+        read.append(folder)
+        return folders(store, folder)
+
+    monkeypatch.setattr(Store, "_folders", counted)
+    assert len(three.list()) == 200
+    assert len(read) < 20

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from searchlora.adapters import peft_folder
+from searchlora.adapters import load_check, peft_folder
 from searchlora.adapters.attach import attach, new_adapter
+from searchlora.adapters.golden import golden_renders
 from searchlora.adapters.load_check import check_files, verify
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
 from searchlora.adapters.operations import store_adapter
@@ -27,8 +28,9 @@ from searchlora.errors import (
     TamperedAdapter,
     UnexpectedKey,
 )
-from searchlora.models.load import load_model
+from searchlora.models.load import load_model, load_tokenizer
 from searchlora.models.resolve import BaseModel
+from searchlora.prompts import Renderer
 from tests.adapters.factories import EchoTask, edit_weights, made_adapter, recipe_for
 
 SLOW = "(.*a){25}b"  # fullmatch of a long name takes years
@@ -389,3 +391,30 @@ def test_an_ordinary_adapter_passes_all_bounds(base: BaseModel, task: EchoTask, 
     folder = made_adapter(base, tmp_path / "wide", r=32, alpha=64, target_modules=["q_proj", "self_attn.v_proj"])
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, r=32), base=base)
     verify(stored, task, base)
+
+
+def test_golden_records_do_not_make_the_check_take_for_ever(
+    store: Store, stored: StoredAdapter, task: EchoTask, base: BaseModel, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = stored.manifest.golden
+    renders = [golden.renders[0]] * 2000
+    for changes in (
+        {"renders": renders, "logits": [golden.logits[0]] * 2000},
+        {"renders": [golden.renders[0].model_copy(update={"token_ids": [5] * 70_000})], "logits": golden.logits[:1]},
+        {"renders": renders[:1000], "logits": [golden.logits[0]] * 1000},
+    ):
+        with pytest.raises(ValueError, match=r"at most|more than"):
+            with_golden(store, stored, **changes)
+
+    def with_example(characters: int) -> EchoTask:
+        example = {"id": "e0", "group": "e0", "query": "x" * characters}
+        (task.folder / "examples.jsonl").write_text(json.dumps(example))
+        return EchoTask(task.folder)
+
+    render = golden_renders(with_example(6000), Renderer(load_tokenizer(base)))
+    hostile = with_golden(store, stored, renders=render, logits=golden.logits[:1])
+    monkeypatch.setattr(load_check, "last_logits", lambda *_: pytest.fail("was computed"))
+    with pytest.raises(GoldenLogitsMismatch, match=r"tokens, more than the 4,096 that the base reads"):
+        verify(hostile, task)
+    with pytest.raises(LoadCheckFailed, match=r"examples have 14.* tokens.*examples\.jsonl"):
+        store_adapter(store, "echo", trained, task=with_example(70_000), recipe=recipe_for(base), base=base)

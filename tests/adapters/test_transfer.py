@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import filecmp
+import io
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from searchlora.adapters.manifest import MANIFEST, Dataset, ManifestDraft, write_manifest
 from searchlora.adapters.peft_folder import WEIGHTS
@@ -236,3 +239,59 @@ def test_a_pickle_or_a_path_in_a_manifest_is_not_fetched(stored: StoredAdapter, 
     with pytest.raises(StoreError):
         pull(str(there), Store(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+
+
+def test_pipes_and_devices_are_not_fetched(stored: StoredAdapter, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    push(stored, str(there))
+    for make in (os.mkfifo, lambda file: file.symlink_to("/dev/zero"), lambda file: file.mkdir()):
+        (there / "README.md").unlink()
+        make(there / "README.md")
+        with pytest.raises(TamperedAdapter, match="not a regular file"):
+            pull(str(there), Store(tmp_path / "other"))
+        (there / "README.md").rmdir() if (there / "README.md").is_dir() else None
+        (there / "README.md").unlink(missing_ok=True)
+        shutil.copy(stored.path / "README.md", there)
+    (there / MANIFEST).unlink()
+    os.mkfifo(there / MANIFEST)
+    with pytest.raises(NotInStore):
+        pull(str(there), Store(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_a_server_sends_beyond_the_size_that_it_says_is_not_stored(
+    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    push(stored, str(there))
+    monkeypatch.setattr("searchlora.adapters.transfer.MAX_OTHER_BYTES", 5000)
+    info = LocalFileSystem.info
+    monkeypatch.setattr(LocalFileSystem, "info", lambda self, path, **more: info(self, path, **more) | {"size": None})
+    (there / "README.md").chmod(0o644)
+    (there / "README.md").write_bytes(b"x" * 5001)
+    with pytest.raises(TamperedAdapter, match=r"README\.md: has more than"):
+        pull(str(there), Store(tmp_path / "other"))
+
+
+def test_the_manifest_that_is_stored_is_the_one_that_was_checked(
+    stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, read = tmp_path / "there", []
+    push(stored, str(there))
+    opened = LocalFileSystem.open
+
+    def changes_afterwards(self: Any, path: str, *arguments: Any, **more: Any) -> Any:
+        stream = opened(self, path, *arguments, **more)
+        if path.endswith(MANIFEST):
+            read.append(path)
+            values = json.loads((there / MANIFEST).read_text())
+            content = (there / MANIFEST).read_bytes()
+            (there / MANIFEST).unlink()
+            (there / MANIFEST).write_text(json.dumps({**values, "metrics": {"loss": 0.0}}))
+            return io.BytesIO(content)
+        return stream
+
+    monkeypatch.setattr(LocalFileSystem, "open", changes_afterwards)
+    pulled = pull(str(there), Store(tmp_path / "other"))
+    kept = Store(tmp_path / "other").get(pulled.reference).manifest
+    assert read and kept == pulled.manifest and kept.metrics == stored.manifest.metrics
