@@ -133,17 +133,26 @@ def test_a_failing_compiler_leaves_no_files(monkeypatch, tmp_path):
     assert not list((tmp_path / "native").iterdir())
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A cache with freshly built kernels; tests change a copy of it."""
+    folder = tmp_path_factory.mktemp("kernels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEARCHLORA_CACHE", str(folder))
+        assert native._load.__wrapped__(torch.float32) is not None
+    return folder / "native"
+
+
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
-    """A cache with freshly built kernels."""
+def cache(built, monkeypatch, tmp_path):
     monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path))
-    assert native._load.__wrapped__(torch.float32) is not None
-    return tmp_path / "native"
+    return shutil.copytree(built, tmp_path / "native")
 
 
-def test_the_kernel_cache_is_private(cache):
-    (library,) = cache.iterdir()
-    assert [stat.S_IMODE(each.lstat().st_mode) for each in (cache, library)] == [0o700, 0o700]
+@pytest.mark.usefixtures("cache")
+def test_the_kernel_cache_is_private(built):
+    (library,) = built.iterdir()
+    assert [stat.S_IMODE(each.lstat().st_mode) for each in (built, library)] == [0o700, 0o700]
     assert native._load.__wrapped__(torch.float32) is not None  # it is used again
 
 
