@@ -1,9 +1,14 @@
-"""Random models of a few parameters, of any architecture."""
+"""Random models of a few parameters, of any architecture, and engine cores of them."""
 
 from __future__ import annotations
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from searchlora.inference.batched.lora_slots import LoraLimits
+from searchlora.inference.batched.model_runner import batched_core
+from searchlora.inference.scheduling.engine_core import EngineCore
+from searchlora.inference.scheduling.requests import Limits, TokenIds
 
 
 def small(name: str, **settings):
@@ -18,3 +23,19 @@ def small(name: str, **settings):
         }  # fmt: skip
     torch.manual_seed(1)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**sizes, **heads, **settings})).eval()
+
+
+def batched(
+    model, fetch=lambda _: None, *, rows=8, cache_tokens=8192, prefix_tokens=1024, slots=2, **settings
+) -> EngineCore:
+    """An engine core of a small model whose requests share batches."""
+    limits = Limits(rows, cache_tokens, 512, 64)
+    return batched_core(
+        model, 2, fetch, slots=LoraLimits(slots), limits=limits, prefix_tokens=prefix_tokens, **settings
+    )
+
+
+def ids(count: int, seed: int = 0) -> TokenIds:
+    """Random token ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(3, 250, (count,), generator=generator).tolist())

@@ -11,26 +11,18 @@ import pytest
 import torch
 
 from searchlora.errors import DeadlineExceeded, EngineError
-from searchlora.inference.batched.lora_slots import LoraLimits
-from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.scheduling.requests import GenerateRequest, ScoreRequest
 from searchlora.inference.sequential import score_sequences
-from tests.inference.small_models import small
+from tests.inference.small_models import batched, ids, small
 from tests.made import made_folder
 
 CHUNK = 16
 
 
-def ids(count: int, seed: int = 0) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randint(3, 250, (count,), generator=generator).tolist())
-
-
-def core(model, fetch=lambda _: None, *, rows=8, cache_tokens=8192, prefix_tokens=1024, **settings):
-    limits = Limits(rows, cache_tokens, 512, 64)
-    made = batched_core(model, 2, fetch, slots=LoraLimits(2), limits=limits, prefix_tokens=prefix_tokens, **settings)
+def core(model, fetch=lambda _: None, **settings):
+    made = batched(model, fetch, **settings)
     made._runner._prefiller.chunk = CHUNK
     return made
 
