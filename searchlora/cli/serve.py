@@ -56,6 +56,20 @@ def serve(
         typer.Option("--precision", metavar="bf16|fp32", help="Precision of the computation."),
     ] = "bf16",
     adapters: Annotated[int, typer.Option("--adapters", metavar="N", min=1, help="Adapter slots.")] = 16,
+    max_rank: Annotated[
+        int, typer.Option("--max-rank", metavar="N", min=1, help="Rank of an adapter; larger ones are refused.")
+    ] = 1024,
+    adapter_bytes: Annotated[
+        int,
+        typer.Option("--adapter-bytes", metavar="BYTES", min=1, help="Memory for the weights of the loaded adapters."),
+    ] = 4 << 30,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(
+            "--batch-invariant",
+            help="Make every answer independent of the other requests, to the last bit; it costs speed.",
+        ),
+    ] = False,
     batch_rows: Annotated[
         int, typer.Option("--batch-rows", metavar="N", min=1, help="Rows of one batch, for decoding and prefill.")
     ] = 32,
@@ -71,6 +85,15 @@ def serve(
     waiting: Annotated[
         int, typer.Option("--waiting", metavar="N", min=1, help="Queue length; further requests get 503.")
     ] = 1024,
+    waiting_per_caller: Annotated[
+        int | None,
+        typer.Option(
+            "--waiting-per-caller",
+            metavar="N",
+            min=1,
+            help="Requests of one caller in the queue; then 503. Default: a quarter of --waiting, at least 256.",
+        ),
+    ] = None,
     per_caller: Annotated[
         int | None,
         typer.Option(
@@ -135,6 +158,10 @@ def serve(
             quantization=quantization,
             precision=precision,
             adapters=adapters,
+            max_rank=max_rank,
+            adapter_bytes=adapter_bytes,
+            batch_invariant=batch_invariant,
+            waiting_per_caller=waiting_per_caller,
             batch_rows=batch_rows,
             batch_tokens=batch_tokens,
             cache_tokens=cache_tokens,

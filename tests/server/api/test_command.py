@@ -13,7 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from searchlora.cli.app import app
+from searchlora.models.resolve import public_name
+from searchlora.recipe import MAX_RANK
 from tests.server.api.serving import asked
 
 SCRIPT = str(Path(sys.executable).with_name("searchlora"))
@@ -68,6 +72,26 @@ def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
         long_prompt = client.post("/v1/chat/completions", json=asked("x" * 9000))
         assert (long_prompt.status_code, long_prompt.json()["error"]["code"]) == (400, "context_length_exceeded")
         assert client.post("/v1/score", json=one).json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
+    """The rank of the store's adapters is 4."""
+    limits = ("--max-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-caller", "1")
+    with running(tiny_base, store, *limits) as (_, client):
+        answer = client.post("/v1/chat/completions", json=asked())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "adapter_refused")
+        assert "rank" in answer.json()["error"]["message"]
+        one = {"model": public_name(str(tiny_base.path)), "messages": asked()["messages"], "choices": ["a"]}
+        answer = client.post("/v1/score", json={"requests": [one] * 2})
+        assert answer.status_code == 503
+        assert "no more than 1 of one caller" in answer.json()["error"]["message"]
+    given = {}
+    monkeypatch.setattr("searchlora.server.api.serve.make_service", lambda *_, **more: given.update(more) or 1 / 0)
+    for arguments, wanted in ((limits, (3, 1_000_000, True, 1)), ((), (MAX_RANK, 4 << 30, False, None))):
+        with pytest.raises(ZeroDivisionError):
+            CliRunner().invoke(app, ["serve", "--port", "0", *arguments], catch_exceptions=False)
+        names = ("max_rank", "adapter_bytes", "batch_invariant", "waiting_per_caller")
+        assert tuple(given[name] for name in names) == wanted
 
 
 def test_invalid_options_are_reported_before_loading(refused, tiny_base, tmp_path):
