@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: Control characters and line or direction changes, which would forge lines of a terminal or a log. Line feeds stay.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -14,6 +18,11 @@ _PATH_CHARACTERS = 200
 
 def main() -> None:
     """Entry point of `searchlora`. An error prints one paragraph; `--debug` adds the traceback."""
+    with _orderly_sigterm():
+        _main()
+
+
+def _main() -> None:
     from searchlora.cli.app import app
     from searchlora.errors import SearchloraError
 
@@ -37,6 +46,34 @@ def main() -> None:
             # The system refuses a file: a full disk, a name that is too long, a missing right.
             _exit(f"{_shortened(str(error.filename))}: {error.strerror}. Check the path, its rights and the disk.", 1)
         _exit(f"unexpected {type(error).__name__}: {error}\nRun again with --debug for the traceback.", 70)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def _orderly_sigterm() -> Iterator[None]:
+    """Let SIGTERM in the block unwind the stack as Ctrl+C does: temporary files are removed and locks released.
+
+    Then the process ends by the signal. A second SIGTERM ends it at once.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def unwind(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    except _Terminated:
+        sys.stderr.flush()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def printable(message: str) -> str:
