@@ -20,7 +20,7 @@ from typing import Any
 
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.trec import GREATEST_GRADE, is_word
-from searchlora.files import json_object
+from searchlora.files import json_object, open_bytes
 
 _RATER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 RATER_RULE = "A rater's name has 1 to 32 characters of a-z, 0-9, '_' and '-', and begins with a letter."
@@ -92,10 +92,8 @@ def read_ratings(path: str | Path) -> list[Rating]:
     Raises:
         DataError: naming the line, when the file is missing, is not UTF-8, or any other line is malformed.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
+    with open_bytes(Path(path)) as file:
+        data = file.read()
     *lines, tail = data.split(b"\n")
     ratings = [
         parse_rating(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()

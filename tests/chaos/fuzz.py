@@ -1,16 +1,20 @@
 """Coverage-guided fuzzing of the readers: any bytes give rows, rejected rows or a `SearchloraError`, nothing else.
 
-python -m tests.chaos.fuzz rows.jsonl --seconds 60      one reader, in this process, as atheris runs it
+python -m tests.chaos.fuzz rows.jsonl --seconds 60 --seed 1      one reader, in this process, as atheris runs it
+python -m tests.chaos.fuzz all --seconds 240 --seed 1            each reader in a process of its own
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos.findings import Finding
@@ -80,10 +84,25 @@ def _exhaust(rows: Iterable[object]) -> int:
     return sum(1 for _ in rows)
 
 
-def check(seconds: float, seed: int) -> list[Finding]:
+def start(seconds: float, seed: int) -> subprocess.Popen[str]:
+    """Begin to fuzz in a process of its own, beside checks that use one core."""
+    command = [sys.executable, "-m", "tests.chaos.fuzz", "all", "--seconds", str(seconds), "--seed", str(seed)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> Finding:
+    """Wait for the process of `start`; its finding."""
+    out, error = process.communicate()
+    if process.returncode:
+        return Finding("fuzzing: readers", problems=[f"the fuzzer ended with {process.returncode}: {error[-500:]}"])
+    return Finding(**json.loads(out))
+
+
+def fuzz_all(seconds: float, seed: int) -> Finding:
     """Fuzz each reader in a process of its own for its share of the seconds."""
+    started = time.monotonic()
     share = max(2, int(seconds / len(SEEDS)))
-    finding = Finding("readers, any bytes", unit="files read")
+    finding = Finding("fuzzing: readers", unit="files read")
     for name in SEEDS:
         done = subprocess.run(
             [sys.executable, "-m", "tests.chaos.fuzz", name, "--seconds", str(share), "--seed", str(seed)],
@@ -94,18 +113,24 @@ def check(seconds: float, seed: int) -> list[Finding]:
         )
         runs = re.search(r"Done (\d+) runs", done.stderr) or re.search(r"^#(\d+)", done.stderr, re.M)
         finding.attempts += int(runs[1]) if runs else 0
+        if not done.returncode and not runs:
+            finding.problems.append(f"{name}: nothing was read")
         if done.returncode:
             finding.problems.append(f"{name}: {' '.join(done.stderr.strip().splitlines()[-12:])[:600]}")
-    finding.figures = f"{len(SEEDS)} readers; rows, rejected rows or a worded error"
-    return [finding]
+    finding.seen = f"{len(SEEDS)} readers; rows, rejected rows or a worded error"
+    finding.seconds = time.monotonic() - started
+    return finding
 
 
 def main() -> None:
-    """Fuzz one reader; ends with 77 where an exception is not a `SearchloraError`."""
-    import atheris
-
+    """Fuzz one reader, and end with 77 where an exception is not a `SearchloraError`; or all, and print the finding."""
     name = sys.argv[1]
     seconds, seed = (sys.argv[sys.argv.index(option) + 1] for option in ("--seconds", "--seed"))
+    if name == "all":
+        print(json.dumps(asdict(fuzz_all(float(seconds), int(seed)))))
+        return
+    import atheris
+
     with atheris.instrument_imports(include=["searchlora"]):
         read = reader(name)
     from searchlora.errors import SearchloraError

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.findings import Finding
 from tests.chaos.processes import Exit, execute
 
 #: Runs after the last kill until the job must have finished.
@@ -54,14 +55,14 @@ class Job(ABC):
 
 @dataclass
 class Outcome:
-    """The outcome of a job's kills.
+    """Counts of a job's kills.
 
     Attributes:
         killed: Processes killed while they worked.
         equal: Attempts with the result of the uninterrupted run.
         problems: Descriptions of the others.
         leftovers: Kind of leftover -> attempts.
-        seconds: Wall time of the uninterrupted run.
+        uninterrupted: Wall time of the uninterrupted run in seconds.
     """
 
     name: str
@@ -69,9 +70,16 @@ class Outcome:
     killed: int = 0
     resumes: int = 0
     equal: int = 0
-    seconds: float = 0.0
+    uninterrupted: float = 0.0
     problems: list[str] = field(default_factory=list)
     leftovers: Counter[str] = field(default_factory=Counter)
+
+    def finding(self) -> Finding:
+        """The row of the table."""
+        left = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.leftovers.items())) or "nothing"
+        seen = f"{self.equal} with the result of the run of {self.uninterrupted:.1f} s that was not killed"
+        unit = f"attempts, {self.killed} kills"
+        return Finding(f"kill -9: {self.name}", self.attempts, unit, f"{seen}; left behind: {left}", self.problems)
 
 
 def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
@@ -85,7 +93,7 @@ def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
     if ended.code != 0:
         outcome.problems.append(f"the uninterrupted run failed: {_last_line(ended)}")
         return outcome
-    outcome.seconds = ended.seconds
+    outcome.uninterrupted = ended.seconds
     expected = job.digest(reference)
     generator = random.Random(f"{seed}/{job.name}")
     for attempt in range(times):
@@ -99,6 +107,8 @@ def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
         else:
             times_ = ", ".join(f"{seconds:.3f} s" for seconds in kills)
             outcome.problems.append(f"attempt {attempt}, killed after {times_}: {problem}")
+    if not outcome.killed:
+        outcome.problems.append("every process ended before its kill, so nothing was tested")
     return outcome
 
 
@@ -135,18 +145,3 @@ def _attempt(job: Job, folder: Path, kills: list[float], expected: object, outco
 def _last_line(ended: Exit) -> str:
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
     return (lines[-1] if lines else "no message")[:300]
-
-
-def table(outcomes: list[Outcome]) -> str:
-    """The outcomes as a Markdown table."""
-    rows = [
-        "| job | duration | attempts | killed | runs to the end | same result | left behind |",
-        "|---|--:|--:|--:|--:|--:|---|",
-    ]
-    for each in outcomes:
-        left = ", ".join(f"{kind} ({count})" for kind, count in sorted(each.leftovers.items())) or "nothing"
-        rows.append(
-            f"| {each.name} | {each.seconds:.1f} s | {each.attempts} | {each.killed} | {each.resumes} |"
-            f" {each.equal} | {left} |"
-        )
-    return "\n".join(rows)

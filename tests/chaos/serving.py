@@ -66,12 +66,14 @@ def load(folder: Path, seconds: float, seed: int) -> list[Finding]:
     different = len({tuple(expected[adapter, prompt] for prompt in PROMPTS) for adapter in adapters})
     p50, p99 = (quantiles(times, n=100)[place] for place in (49, 98)) if len(times) > 1 else (0.0, 0.0)
     finding = Finding(
-        f"{CLIENTS} clients, {ADAPTERS} adapters, {seconds:.0f} s",
+        f"load: {CLIENTS} clients, {ADAPTERS} adapters, {seconds:.0f} s",
         sum(seen.values()),
         "answers",
         f"{seen['same']:,} as alone; p50 {p50:.2f} s, p99 {p99:.2f} s; answers of {different} adapters differ",
         [f"{count} answers: {what}" for what, count in seen.items() if what != "same"],
     )
+    if not seen["same"]:
+        finding.problems.append("no answer was compared")
     if different < ADAPTERS:
         finding.problems.append("adapters of the check answer alike, so a mix-up could not be seen")
     return [finding]
@@ -92,7 +94,7 @@ async def _clients(
             adapter, prompt = choose.choice(adapters), choose.choice(PROMPTS)
             started = time.monotonic()
             try:
-                answer = await http.post(f"{url}/v1/chat/completions", json=_body(adapter, prompt))
+                answer = await _posted(http, f"{url}/v1/chat/completions", _body(adapter, prompt))
             except httpx.HTTPError as error:
                 seen[type(error).__name__] += 1
                 continue
@@ -105,6 +107,14 @@ async def _clients(
     limits = httpx.Limits(max_connections=CLIENTS)
     async with httpx.AsyncClient(timeout=60, limits=limits) as http:
         await asyncio.gather(*(client(number, http) for number in range(CLIENTS)))
+
+
+async def _posted(http: httpx.AsyncClient, url: str, body: dict[str, object]) -> httpx.Response:
+    """The answer to a request, which is sent again once where its idle connection was just being closed."""
+    try:
+        return await http.post(url, json=body)
+    except (httpx.ReadError, httpx.RemoteProtocolError):
+        return await http.post(url, json=body)
 
 
 def _body(adapter: str, prompt: str) -> dict[str, object]:
@@ -151,6 +161,8 @@ service.close()
     failures = re.findall(r"^\s*- (.+)$", printed, re.M) if done.returncode else []
     (folder / "schemathesis.log").write_text(printed)
     finding = Finding("generated requests", int(cases[1].replace(",", "")) if cases else 0, "requests")
-    finding.figures = "no 5xx; only documented statuses and content types"
+    finding.seen = "no 5xx; only documented statuses and content types"
     finding.problems = list(dict.fromkeys(failures)) or ([printed[-600:]] if done.returncode else [])
+    if not finding.attempts and not finding.problems:
+        finding.problems.append("no request was generated")
     return [finding]

@@ -22,7 +22,7 @@ _COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlo
 
 def full_disk(inputs: Inputs, folder: Path, times: int, seed: int) -> list[Finding]:
     """Each job with files that cannot grow: a worded error, then the same result without the limit."""
-    finding = Finding("full disk", unit="runs", figures="worded error or success; complete when run again with room")
+    finding = Finding("full disk", unit="runs", seen="worded error or success; complete when run again with room")
     choose = random.Random(f"{seed}/disk")
     for name, make in JOBS.items():
         if name == "store":  # it writes files of its own, outside searchlora
@@ -67,9 +67,9 @@ def _limited(job: Callable[[], object], limit: int) -> Callable[[], object]:
 
 def clock_jumps(inputs: Inputs, folder: Path) -> list[Finding]:
     """Versions and aliases made under clocks a year apart, in the wrong order: history is by sequence, not by time."""
-    finding = Finding("clock jumps", unit="commands", figures="history in the order of the moves, rollback right")
+    finding = Finding("clock jumps", unit="commands", seen="history in the order of the moves, rollback right")
     if shutil.which("faketime") is None:
-        finding.figures = "not run: there is no faketime here"
+        finding.seen = "not run: there is no faketime here"
         return [finding]
     store = folder / "store"
     shutil.copytree(inputs.store, store)
