@@ -111,6 +111,8 @@ def parse_named_file(text: str) -> tuple[str, str]:
     name, equals, file = text.partition("=")
     if not (name and equals and file):
         raise UsageError(f"'{text}' is not NAME=FILE", fix="For example --judge umbrela=umbrela.qrels.")
+    if not name.isprintable() or len(name) > 100:
+        raise UsageError(f"{name[:100]!r} is not a name of 1 to 100 printable characters")
     return name, file
 
 

@@ -55,6 +55,9 @@ def _message(error: Any) -> str:
 
 REJECTED_FILE = "rejected.jsonl"
 
+#: Rejected rows that are listed. Every line of a file of another kind is one, and takes more room in the list.
+MAX_LISTED = 100_000
+
 _ROWS_IN_MESSAGE = 3
 _MAX_REASONS = 50  # reasons counted separately
 
@@ -78,13 +81,16 @@ class RejectedList:
         self.path = folder / REJECTED_FILE
         self.counts: Counter[str] = Counter()
         self._first: list[RejectedRow] = []
+        self._total = 0
         # A rejected row may hold a lone surrogate, which is written as \udXXX.
         self._out = self.path.open("w", encoding="utf-8", errors="backslashreplace")
 
     def add(self, row: RejectedRow) -> None:
         """Add a row."""
-        line = {"where": row.where, "reason": row.reason, "row": row.data}
-        self._out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        if self._total < MAX_LISTED:
+            line = {"where": row.where, "reason": row.reason, "row": row.data}
+            self._out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        self._total += 1
         # Reasons quote values, so there may be as many reasons as rows.
         self.counts[row.reason if row.reason in self.counts or len(self.counts) < _MAX_REASONS else "other"] += 1
         if len(self._first) < _ROWS_IN_MESSAGE:
@@ -111,18 +117,19 @@ class RejectedList:
             return
         listing = beside(out, REJECTED_FILE)
         shutil.copyfile(self.path, listing)
+        listed = "All are" if rejected <= MAX_LISTED else f"The first {MAX_LISTED:,} are"
         shown = "; ".join(f"{row.where}: {row.reason}" for row in self._first)
         more = f"; and {rejected - _ROWS_IN_MESSAGE} more" if rejected > _ROWS_IN_MESSAGE else ""
         if not accepted:
             raise RejectedRows(
                 f"no row is usable{reported}, {rejected} were rejected: {shown}{more}",
                 where=str(source),
-                fix=f"All are listed in {listing}. Correct them, or choose the format and options that fit the source; "
-                "no dataset was written.",
+                fix=f"{listed} listed in {listing}. Correct them, or choose the format and options that fit the "
+                "source; no dataset was written.",
             )
         raise RejectedRows(
             f"{rejected} of {rejected + accepted} rows were rejected: {shown}{more}",
             where=str(source),
-            fix=f"All are listed in {listing}. Correct them, or build from the rest with --allow-rejects; "
+            fix=f"{listed} listed in {listing}. Correct them, or build from the rest with --allow-rejects; "
             "no dataset was written.",
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from searchlora.errors import DataError
+from searchlora.files.read_progress import open_regular
 from searchlora.files.text import is_gzip
 
 if sys.platform != "win32":  # Windows has no flock; leftovers stay there until someone removes them
@@ -149,7 +150,7 @@ def check_writable(*paths: Path | None) -> None:
 def file_sha256(path: str | Path) -> str:
     """sha256 of the bytes of a file, 64 hexadecimal digits. Raises `DataError` if it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None

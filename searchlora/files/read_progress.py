@@ -76,10 +76,15 @@ def open_counted(path: Path) -> io.BufferedReader:
     """
     tracker = _current.get()
     if tracker is None:
-        return io.BufferedReader(io.FileIO(path, "rb", opener=_open_regular), buffer_size=1 << 16)
+        return open_regular(path)
     file = _CountedFile(path, tracker)
     tracker.files[path] = None
     return io.BufferedReader(file, buffer_size=1 << 16)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a binary file for reading. Raises `OSError` as `open_counted`."""
+    return io.BufferedReader(io.FileIO(path, "rb", opener=_open_regular), buffer_size=1 << 16)
 
 
 def _open_regular(path: str, flags: int) -> int:

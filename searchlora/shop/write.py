@@ -23,6 +23,7 @@ from searchlora.shop.vocabulary import dictionary
 
 MIN_PRODUCTS = 600
 MIN_QUERIES = 100
+MAX_ROWS = 10_000_000
 STATEMENT = (
     "Synthetic data: products, queries and judgments were generated from a seed, no person wrote or judged them. "
     "Report the dictionary baseline beside every result, and rest no claim about quality on this shop alone."
@@ -91,6 +92,9 @@ def read_card(folder: Path) -> ShopCard:
 
 
 def _check(products: int, queries: int) -> None:
+    for what, number in (("products", products), ("queries", queries)):
+        if number > MAX_ROWS:
+            raise UsageError(f"a shop has at most {MAX_ROWS:,} {what}, not {number}")
     if products < MIN_PRODUCTS:
         raise UsageError(f"a shop has at least {MIN_PRODUCTS} products, not {products}")
     if queries < MIN_QUERIES:

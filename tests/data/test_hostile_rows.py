@@ -211,3 +211,24 @@ def test_a_build_without_usable_rows_is_one_data_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n\n", encoding="utf-8")
     with pytest.raises(DataError, match="holds no usable row"):
         build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "shares", [(float("nan"), 0.5, 0.5), (0.8, float("nan"), 0.2), (float("inf"), 0, 0), (-1, 1, 1)]
+)
+def test_shares_that_are_not_shares_are_refused(tmp_path: Path, shares: tuple[float, float, float]) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(record, range(30))), encoding="utf-8")
+    with pytest.raises(UsageError, match="do not add up to 1"):
+        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out", shares=shares)
+
+
+def test_the_list_of_rejected_rows_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packed file of a megabyte can hold millions of short lines; each would take a longer one in the list."""
+    monkeypatch.setattr("searchlora.data.validation.MAX_LISTED", 10)
+    rows = [*map(record, range(30)), *["[]"] * 100]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"100 of 130 rows were rejected: .* The first 10 are listed in"):
+        build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out")
+    card = build("rewriting", tmp_path / "rows.jsonl", format="native", out=tmp_path / "out", allow_rejects=True)
+    assert sum(card.rejected.values()) == 100
+    assert len(rejected(tmp_path / "out")) == 10

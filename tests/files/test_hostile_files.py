@@ -21,12 +21,14 @@ import pytest
 from searchlora.data.dataset import read_card
 from searchlora.errors import DataError, SearchloraError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.eval.policy import read_policy
 from searchlora.experiments.spec import read_experiment
 from searchlora.files import (
     RejectedRow,
     atomic_text,
     check_writable,
+    file_sha256,
     json_file,
     open_text,
     parse_json,
@@ -52,6 +54,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "pipeline": lambda path: read_pipeline(str(path)),
     "policy": read_policy,
     "experiment": read_experiment,
+    "ratings": read_ratings,
+    "hash": file_sha256,
 }
 
 

@@ -110,6 +110,12 @@ def test_a_too_small_shop_is_refused(tmp_path: Path, products: int, queries: int
         make_shop(tmp_path / "shop", products=products, queries=queries)
 
 
+@pytest.mark.parametrize(("products", "queries"), [(10**12, 100), (600, 10**30)])
+def test_a_too_large_shop_is_refused(tmp_path: Path, products: int, queries: int):
+    with pytest.raises(UsageError, match="at most 10,000,000"):
+        make_shop(tmp_path / "shop", products=products, queries=queries)
+
+
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="is there already"):

@@ -102,7 +102,7 @@ def test_a_malformed_line_is_named(tmp_path, line, says):
 
 
 def test_missing_and_binary_files_are_errors(tmp_path):
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_ratings(tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"\xe9\n")
     with pytest.raises(DataError, match="not UTF-8"):
