@@ -80,8 +80,8 @@ def _arguments() -> argparse.Namespace:
 
 def _folds(found: Collected, store: Store, overrides: list[str]) -> Sequence[Fold]:
     folds = []
-    for place, dataset in enumerate(found.folds):
-        name = f"{found.name.replace('_', '-')}-{place}"
+    for number, dataset in enumerate(found.folds):
+        name = f"{found.name.replace('_', '-')}-{number}"
         adapter = training.lora(name, dataset, store, found.recipe, overrides)
         model, about = training.full(name, dataset, store, found.recipe, overrides)
         folds.append(Fold(dataset, adapter, model, about))
@@ -89,13 +89,13 @@ def _folds(found: Collected, store: Store, overrides: list[str]) -> Sequence[Fol
 
 
 def _compared(
-    found: Collected, folds: Sequence[Fold], kept: Path, steps: Steps, limit: int | None
+    found: Collected, folds: Sequence[Fold], cache: Path, steps: Steps, limit: int | None
 ) -> list[tuple[str, Comparison]]:
     """Pairs of result name and the comparison of LoRA with each other system."""
     if found.name != "banking77":
-        systems = measuring.retrieval(folds, kept / found.name, steps, limit)
+        systems = measuring.retrieval(folds, cache / found.name, steps, limit)
         return [(NAME if found.name == "squad" else f"embedding_{found.name}", _against_lora(systems, "nDCG@10"))]
-    heads = measuring.classes(folds[0], kept / f"{found.name}.json", steps, limit)
+    heads = measuring.classes(folds[0], cache / f"{found.name}.json", steps, limit)
     return [(f"embedding_banking77_{head}", _against_lora(systems, "macro-F1")) for head, systems in heads.items()]
 
 

@@ -104,7 +104,7 @@ _TRAIN = (0.9, 0.1, 0.0)
 def _folds(rows: Sequence[Record], folder: Path, build_fold: Callable[[Path, Path], object]) -> list[Dataset]:
     """Two halves by the hash of the group, each the test split of one dataset and the training split of the other."""
     groups = sorted({str(row["group"]) for row in rows}, key=lambda group: fingerprint(f"fold {group}"))
-    half = {group: place % FOLDS for place, group in enumerate(groups)}
+    half = {group: index % FOLDS for index, group in enumerate(groups)}
     datasets = []
     for fold in range(FOLDS):
         split = [{**row, "split": "test" if half[str(row["group"])] == fold else "train"} for row in rows]

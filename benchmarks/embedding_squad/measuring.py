@@ -54,14 +54,14 @@ class Fold:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def retrieval(folds: Sequence[Fold], kept: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
+def retrieval(folds: Sequence[Fold], cache: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
     """System -> evaluation over the test queries of all folds, each by a model that was not trained on them."""
-    return _merged([_measured(fold, kept / f"{place}.json", steps, limit) for place, fold in enumerate(folds)])
+    return _merged([_measured(fold, cache / f"{number}.json", steps, limit) for number, fold in enumerate(folds)])
 
 
-def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
+def _measured(fold: Fold, cache: Path, steps: Steps, limit: int | None) -> dict[str, Evaluation]:
     trial = _trial(fold, limit)
-    runs = _known(kept, fold.key)
+    runs = _known(cache, fold.key)
     for system in (BM25, ZERO, FULL, LORA):
         if system not in runs:
             if system == BM25:
@@ -73,7 +73,7 @@ def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[s
                 "run": {each["id"]: {hit.document: hit.score for hit in each["hits"]} for each in found.searches},
                 "costs": dict(found.evaluation.costs),
             }
-            write_json(kept, {"key": fold.key, "systems": runs})
+            write_json(cache, {"key": fold.key, "systems": runs})
     return {
         system: replace(
             trial.task.evaluate(
@@ -85,21 +85,21 @@ def _measured(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[s
     }
 
 
-def classes(fold: Fold, kept: Path, steps: Steps, limit: int | None) -> dict[str, dict[str, Evaluation]]:
+def classes(fold: Fold, cache: Path, steps: Steps, limit: int | None) -> dict[str, dict[str, Evaluation]]:
     """Head -> system -> evaluation. Each encoder encodes the training and test texts once."""
     trial = _trial(fold, limit)
     known = trial.known[: limit and 20 * limit]
-    predicted = _known(kept, fold.key)
+    predicted = _known(cache, fold.key)
     for system in (ZERO, FULL, LORA):
         if system not in predicted:
             encoder, step = fold.encoder(system), steps(f"Encoding: {system}")
-            fitted, asked = (
+            fitted, test_vectors = (
                 encoder.encode([trial.task.query(record) for record in records], batch_size=64, progress=step)
                 for records in (known, trial.records)
             )
             labels = [str(trial.task.label(record)) for record in known]
-            predicted[system] = {head: classify(fitted, labels, asked, head) for head in HEADS}  # type: ignore[arg-type]
-            write_json(kept, {"key": fold.key, "systems": predicted})
+            predicted[system] = {head: classify(fitted, labels, test_vectors, head) for head in HEADS}  # type: ignore[arg-type]
+            write_json(cache, {"key": fold.key, "systems": predicted})
     commonest = next(iter(trial.task.baselines(trial.records, fold.dataset.folder).values()))
     found: dict[str, dict[str, Evaluation]] = {}
     for head in HEADS:
@@ -138,9 +138,9 @@ def _merged(folds: Sequence[Mapping[str, Evaluation]]) -> dict[str, Evaluation]:
     return found
 
 
-def _known(kept: Path, key: str) -> dict[str, Any]:
+def _known(cache: Path, key: str) -> dict[str, Any]:
     try:
-        then = json.loads(kept.read_text(encoding="utf-8"))
+        then = json.loads(cache.read_text(encoding="utf-8"))
         return dict(then["systems"]) if then["key"] == key else {}
     except (OSError, ValueError, KeyError):
         return {}

@@ -49,11 +49,11 @@ Way = Callable[[Sequence[Request]], object]
 
 
 def main() -> None:
-    given = _arguments()
-    requests = _requests(given.queries)
+    options = _arguments()
+    requests = _requests(options.queries)
     base = resolve(load_recipe({}).base)
     (folder,) = made_adapters(base, WORK / "multi_adapter", 1, 16)
-    parts = _parts(requests, given.parts)
+    parts = _parts(requests, options.parts)
     seconds = _seconds(_ways(base, folder), parts)
     same = _same(base, folder, requests[:EACH])
     rows = [
@@ -66,7 +66,7 @@ def main() -> None:
     for each in comparisons:
         print(f"{ENGINE}: speed-up {each['ratio']:.2f} over {each['b']} ({each['low']:.2f}-{each['high']:.2f})")
     print(same)
-    if not given.trial:
+    if not options.trial:
         about = {"table": _table(rows, comparisons, same), "pairs": len(requests), "fp32": same}
         save_figures("judging", rows, comparisons, about, module=as_called("judging"))
 
@@ -128,8 +128,8 @@ def _seconds(ways: Mapping[str, Way], parts: Sequence[Sequence[Request]]) -> dic
 
 
 def _ways(base: BaseModel, folder: Path) -> Mapping[str, Way]:
-    sharing, whole = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
-    for engine in (sharing, whole):
+    sharing, uncached = LocalEngine(base, batch_rows=BATCH), LocalEngine(base, batch_rows=BATCH, prefix_tokens=0)
+    for engine in (sharing, uncached):
         engine.load_folder("judge", folder)
     peft = attach(load_model(base), folder)
     answers = [sharing.renderer.completion_ids(label) for label in LABELS]
@@ -140,7 +140,7 @@ def _ways(base: BaseModel, folder: Path) -> Mapping[str, Way]:
 
     return {
         ENGINE: lambda requests: sharing.score(requests, [LABELS] * len(requests)),
-        WHOLE: lambda requests: whole.score(requests, [LABELS] * len(requests)),
+        WHOLE: lambda requests: uncached.score(requests, [LABELS] * len(requests)),
         PEFT_LABELS: lambda requests: _scored(peft, prompts(requests), answers),
         PEFT_JSON: lambda requests: _generated(peft, prompts(requests), new),
     }
@@ -184,12 +184,12 @@ def _same(base: BaseModel, folder: Path, requests: Sequence[Request]) -> dict[st
     engine.load_folder("judge", folder)
     prompts = [engine.renderer.prompt_ids(request.messages) for request in requests]
     answers = [engine.renderer.completion_ids(label) for label in LABELS]
-    wanted = np.array(_scored(attach(load_model(base, precision="fp32"), folder), prompts, answers))
+    reference = np.array(_scored(attach(load_model(base, precision="fp32"), folder), prompts, answers))
     found = np.array([each.log_probabilities for each in engine.score(requests, [LABELS] * len(requests))])
     return {
         "pairs": len(requests),
-        "same grade": float((found.argmax(1) == wanted.argmax(1)).mean()),
-        "largest difference of a log-probability": float(np.abs(found - wanted).max()),
+        "same grade": float((found.argmax(1) == reference.argmax(1)).mean()),
+        "largest difference of a log-probability": float(np.abs(found - reference).max()),
     }
 
 

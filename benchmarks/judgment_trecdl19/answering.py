@@ -42,16 +42,18 @@ class Answers:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        kept = {name: {id_: to_json(each) for id_, each in getattr(self, name).items()} for name in ("adapter", "base")}
+        stored = {
+            name: {id_: to_json(each) for id_, each in getattr(self, name).items()} for name in ("adapter", "base")
+        }
         with atomic_text(path) as out:
-            json.dump({**kept, "tuned": self.tuned, "training": self.training}, out)
+            json.dump({**stored, "tuned": self.tuned, "training": self.training}, out)
 
     @classmethod
     def load(cls, path: Path) -> Answers:
         """Read what `save` wrote."""
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        outputs = {name: {id_: from_json(each) for id_, each in kept[name].items()} for name in ("adapter", "base")}
-        return cls(outputs["adapter"], outputs["base"], kept["tuned"], kept["training"])
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        outputs = {name: {id_: from_json(each) for id_, each in stored[name].items()} for name in ("adapter", "base")}
+        return cls(outputs["adapter"], outputs["base"], stored["tuned"], stored["training"])
 
 
 def answer(topics: Topics, data: Path, work: Path, steps: Steps) -> Answers:

@@ -40,15 +40,15 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Speed of scoring 77 labels.")
     arguments.add_argument("--rows", type=int, default=32)
     arguments.add_argument("--repeats", type=int, default=5)
-    given = arguments.parse_args()
-    labels, queries = _banking77(given.rows)
+    options = arguments.parse_args()
+    labels, queries = _banking77(options.rows)
     store = Store(WORK / "store")
     adapters = [None, *([f"{ADAPTER}@{versions[-1]}"] if (versions := store.versions(ADAPTER)) else [])]
     base = resolve(load_recipe({}).base)
     rows, comparisons, found = [], [], {}
     for adapter in adapters:
         requests = _requests(queries, labels, adapter)
-        seconds, scored = timed(_ways(LocalEngine(base, store, prefix_tokens=0), requests, labels), given.repeats)
+        seconds, scored = timed(_ways(LocalEngine(base, store, prefix_tokens=0), requests, labels), options.repeats)
         name = "adapter" if adapter else "base"
         rows += [speed_row(f"{name}, {way}", "seconds", values) for way, values in seconds.items()]
         comparisons += [

@@ -41,43 +41,43 @@ WRITING, READING = "new tokens/s", "prompt tokens/s"
 
 
 def main() -> None:
-    given = _arguments()
+    options = _arguments()
     base = resolve(load_recipe({}).base)
     work = WORK / "multi_adapter"
-    folders = made_adapters(base, work, max(given.adapters), RANK)
+    folders = made_adapters(base, work, max(options.adapters), RANK)
     with ExitStack() as servers:
         systems = {
-            **transformers_systems(base, folders, given.peft),
-            **engine_systems(base, folders, given.adapters),
+            **transformers_systems(base, folders, options.peft),
+            **engine_systems(base, folders, options.adapters),
         }
-        if given.vllm_python:
-            how = {"rank": RANK, "rows": max(given.batches), "log": work / "vllm.log"}
-            systems |= servers.enter_context(vllm_systems(given.vllm_python, base, folders, given.peft, **how))
-        if given.llama_server:
-            longest = max(given.contexts) + TOKENS
-            how = {"rows": max(given.batches), "context": longest, "log": work / "llama.log"}
-            counts = sorted({1, *given.peft})
-            systems |= servers.enter_context(llama_systems(given.llama_server, base, folders, counts, **how))
+        if options.vllm_python:
+            how = {"rank": RANK, "rows": max(options.batches), "log": work / "vllm.log"}
+            systems |= servers.enter_context(vllm_systems(options.vllm_python, base, folders, options.peft, **how))
+        if options.llama_server:
+            longest = max(options.contexts) + TOKENS
+            how = {"rows": max(options.batches), "context": longest, "log": work / "llama.log"}
+            counts = sorted({1, *options.peft})
+            systems |= servers.enter_context(llama_systems(options.llama_server, base, folders, counts, **how))
         rows: list[dict[str, Any]] = []
         comparisons: list[dict[str, Any]] = []
-        for context in given.contexts:
-            for batch in sorted(given.batches, reverse=True):
-                speeds = _speeds(systems, batch, context, given.repeats)
+        for context in options.contexts:
+            for batch in sorted(options.batches, reverse=True):
+                speeds = _speeds(systems, batch, context, options.repeats)
                 rows += [
                     speed_row(system, _measure(measure, batch, context), values)
                     for system, found in speeds.items()
                     for measure, values in found.items()
                 ]
-                comparisons += _comparisons(speeds, batch, context, given.adapters)
-                if not given.trial:
+                comparisons += _comparisons(speeds, batch, context, options.adapters)
+                if not options.trial:
                     about = {"table": _table(rows, comparisons), "rank": RANK, "new_tokens": TOKENS}
-                    save_figures(_name(given), rows, comparisons, about, module=as_called("multi_adapter"))
+                    save_figures(_name(options), rows, comparisons, about, module=as_called("multi_adapter"))
     print(_table(rows, comparisons))
 
 
-def _name(given: argparse.Namespace) -> str:
+def _name(options: argparse.Namespace) -> str:
     """Name of the results file; servers are slow to measure, so they have fewer cells and a separate file."""
-    return "multi_adapter_served" if given.vllm_python or given.llama_server else "multi_adapter"
+    return "multi_adapter_served" if options.vllm_python or options.llama_server else "multi_adapter"
 
 
 def _arguments() -> argparse.Namespace:
@@ -150,9 +150,9 @@ def _table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str,
 
 def _part(head: str, measure: str, figures: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
     """A column for each cell of a measure, a row for each name."""
-    shown = {(name, row["measure"]): text for name, row, text in figures if row["measure"].startswith(measure)}
-    cells = list(dict.fromkeys(cell for _, cell in shown))
-    lines = [[name, *(shown[name, cell] for cell in cells)] for name in dict.fromkeys(name for name, _ in shown)]
+    by_cell = {(name, row["measure"]): text for name, row, text in figures if row["measure"].startswith(measure)}
+    cells = list(dict.fromkeys(cell for _, cell in by_cell))
+    lines = [[name, *(by_cell[name, cell] for cell in cells)] for name in dict.fromkeys(name for name, _ in by_cell)]
     return markdown_table([head, *(cell.removeprefix(f"{measure}, ") for cell in cells)], lines)
 
 

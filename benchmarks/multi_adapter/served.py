@@ -90,13 +90,13 @@ def _asking_vllm(client: httpx.Client, count: int) -> Run:
     models = [f"a{number}" for number in range(count)] or ["base"]
 
     def ask(model: str, prompts: Sequence[Sequence[int]], tokens: int) -> None:
-        asked = {"model": model, "prompt": prompts, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        answer = client.post("/v1/completions", json=asked).raise_for_status().json()
+        body = {"model": model, "prompt": prompts, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        answer = client.post("/v1/completions", json=body).raise_for_status().json()
         assert answer["usage"]["completion_tokens"] == tokens * len(prompts), answer["usage"]
 
     return _at_once(
         lambda prompts: [
-            partial(ask, model, prompts[place :: len(models)]) for place, model in enumerate(models[: len(prompts)])
+            partial(ask, model, prompts[first :: len(models)]) for first, model in enumerate(models[: len(prompts)])
         ]
     )
 
@@ -105,10 +105,10 @@ def _asking_llama(client: httpx.Client, count: int) -> Run:
     """One request per row."""
 
     def ask(row: int, prompt: Sequence[int], tokens: int) -> None:
-        asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
         # Adapters that are not named get scale 0; a request that names none would use all of them.
-        worn = {"id": row % count, "scale": 1.0} if count else {"id": 0, "scale": 0.0}
-        answer = client.post("/completion", json={**asked, "lora": [worn]}).raise_for_status().json()
+        lora = {"id": row % count, "scale": 1.0} if count else {"id": 0, "scale": 0.0}
+        answer = client.post("/completion", json={**body, "lora": [lora]}).raise_for_status().json()
         read, written = answer["timings"]["prompt_n"], answer["tokens_predicted"]
         assert (read, written) == (len(prompt), tokens), answer["timings"]
 
@@ -126,9 +126,9 @@ def _at_once(
     """
 
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> tuple[float, float]:
-        asked = requests(prompts)
-        with ThreadPoolExecutor(len(asked)) as threads:
-            generate = lambda new: list(threads.map(lambda ask: ask(new), asked))  # noqa: E731
+        body = requests(prompts)
+        with ThreadPoolExecutor(len(body)) as threads:
+            generate = lambda new: list(threads.map(lambda ask: ask(new), body))  # noqa: E731
             if before:
                 generate(1)
             return split(generate, tokens)

@@ -66,16 +66,16 @@ def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
         dataset = mtrag.dataset(fold, work / f"fold{fold + 1}")
         stored = _trained(f"{NAME}-{fold + 1}", dataset, "fold.yaml", first, store, steps)
         training[stored.reference] = _about(stored)
-        asked = mtrag.test(fold)
+        test_rows = mtrag.test(fold)
         bound = task.bound(stored.manifest.settings, stored.manifest.tuned)
         progress = steps(f"Answering: {stored.reference}")
-        adapter |= _asked(bound, engine, stored.reference, asked, work / "answers", longest, progress)
-        for name, outputs in task.baselines(asked, dataset.folder).items():
-            of_fold = {row["id"]: output for row, output in zip(asked, outputs, strict=True)}
+        adapter |= _asked(bound, engine, stored.reference, test_rows, work / "answers", longest, progress)
+        for name, outputs in task.baselines(test_rows, dataset.folder).items():
+            of_fold = {row["id"]: output for row, output in zip(test_rows, outputs, strict=True)}
             baselines[name] = {**baselines.get(name, {}), **of_fold}
-    asked = [row for fold in range(FOLDS) for row in mtrag.test(fold)]
+    test_rows = [row for fold in range(FOLDS) for row in mtrag.test(fold)]
     engine = LocalEngine(resolve(relevance.manifest.base.name), store)
-    base = _asked(task, engine, None, asked, work / "answers", longest, steps("Answering: base zero-shot"))
+    base = _asked(task, engine, None, test_rows, work / "answers", longest, steps("Answering: base zero-shot"))
     return Answers(adapter, base, baselines, training)
 
 
@@ -125,15 +125,15 @@ def _lines(file: Path) -> Iterator[tuple[str, str, Any]]:
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
-                kept = json.loads(line)
-                yield kept["id"], kept["prompt"], from_json(kept["output"])
+                entry = json.loads(line)
+                yield entry["id"], entry["prompt"], from_json(entry["output"])
             except (ValueError, KeyError):
                 continue  # incomplete line: its row is answered again
 
 
 def _hash(stage: AdapterStage, record: Record) -> str:
-    asked = [dict(message) for message in messages(stage.task, record)]
-    return hashlib.sha256(json.dumps([asked, stage.max_new_tokens]).encode()).hexdigest()[:16]
+    chat = [dict(message) for message in messages(stage.task, record)]
+    return hashlib.sha256(json.dumps([chat, stage.max_new_tokens]).encode()).hexdigest()[:16]
 
 
 def _about(stored: StoredAdapter) -> dict[str, Any]:

@@ -105,22 +105,24 @@ def squad_cases(path: Path, questions: int = QUESTIONS) -> list[Case]:
     chance = random.Random(SEED)
     cases = []
     for row in chance.sample(rows, questions):
-        answer, own = row["answers"][0]["text"], row["context"]
+        answer, paragraph = row["answers"][0]["text"], row["context"]
         others = {name: text for name, text in articles[row["article"]].items() if name != row["paragraph"]}
         without = [text for text in others.values() if normalised(answer) not in normalised(text)]
-        foreign = [each for name in others for each in answers.get(name, ()) if normalised(each) not in normalised(own)]
+        foreign = [
+            each for name in others for each in answers.get(name, ()) if normalised(each) not in normalised(paragraph)
+        ]
         if not without or not foreign:
             continue
         claim = f"{_asked(row['question'])} {answer}"
         swapped = f"{_asked(row['question'])} {chance.choice(foreign)}"
-        sentence = chance.choice(reference_sentences(own) or [own])
+        sentence = chance.choice(reference_sentences(paragraph) or [paragraph])
         cases += [
-            Case(f"{row['id']} own", "claim, own paragraph", row["article"], claim, (own,), True),
+            Case(f"{row['id']} own", "claim, own paragraph", row["article"], claim, (paragraph,), True),
             Case(
                 f"{row['id']} other", "claim, other paragraph", row["article"], claim, (_near(claim, without),), False
             ),
-            Case(f"{row['id']} swapped", "claim, wrong answer", row["article"], swapped, (own,), False),
-            Case(f"{row['id']} word", "sentence, own paragraph", row["article"], sentence, (own,), True),
+            Case(f"{row['id']} swapped", "claim, wrong answer", row["article"], swapped, (paragraph,), False),
+            Case(f"{row['id']} word", "sentence, own paragraph", row["article"], sentence, (paragraph,), True),
             Case(
                 f"{row['id']} word other",
                 "sentence, other paragraph",

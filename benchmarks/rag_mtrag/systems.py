@@ -81,15 +81,15 @@ def _score(row: Record, output: Any, evaluation: Evaluation) -> float:
         return 0.0
     if not row["answerable"]:
         return 1.0
-    gold = {place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]}
+    gold = {number for number, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]}
     cited = set(output.citations)
     return 2 * len(gold & cited) / (len(gold) + len(cited))
 
 
 def _shown(row: Record, output: Any) -> str:
-    gold = [place for place, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]]
+    gold = [number for number, each in enumerate(row["passages"], start=1) if each["id"] in row["gold"]]
     before = "".join(f"  {turn['role']}: {turn['text']}\n" for turn in row["history"][-2:])
-    passages = "".join(f"  [{place}] {text}\n" for place, text in enumerate(passage_texts(row, WORDS), start=1))
+    passages = "".join(f"  [{number}] {text}\n" for number, text in enumerate(passage_texts(row, WORDS), start=1))
     text = output.text if isinstance(output, CitedAnswer) else f"INVALID ({output.reason}): {output.raw}"
     return (
         f"## {row['id']} ({row['kind']}, {row['source']})\n{before}  QUESTION: {row['question']}\n{passages}"

@@ -39,22 +39,22 @@ def warm_dataset(data: Path, folder: Path, rows: Mapping[int, int] = ROWS) -> Da
     return dataset_in(folder, split)
 
 
-def _rows(source: Path, wanted: Mapping[int, int]) -> Iterator[Record]:
+def _rows(source: Path, quotas: Mapping[int, int]) -> Iterator[Record]:
     found, _ = records("squad", source, {"missing": "1"})
     chance, spans = random.Random(SEED), _spans(source)
     chance.shuffle(found)
     pool = [(row["group"], passage) for row in found for passage in row["passages"]]
     answerable = (row for row in found if row["answerable"] and _shows(row, spans[row["id"]]))
     unanswerable = (row for row in found if not row["answerable"])
-    for length, count in wanted.items():
+    for length, count in quotas.items():
         for number in range(count):
             row = next(unanswerable if number % 2 else answerable)
             span = spans[row["id"].removesuffix(WITHOUT_GOLD_SUFFIX)]
-            own = [each for each in row["passages"] if each["id"] in row["gold"]]
+            gold = [each for each in row["passages"] if each["id"] in row["gold"]]
             others = [each for each in row["passages"] if each["id"] not in row["gold"]]
             if number % 4 > 1:
                 others = _elsewhere(row["group"], span, pool, length, chance)
-            yield _row(row, span, [*own, *others][:length], chance)
+            yield _row(row, span, [*gold, *others][:length], chance)
 
 
 def _shows(row: Record, span: str) -> bool:
@@ -78,8 +78,8 @@ def _row(row: Record, span: str, passages: list[Any], chance: random.Random) -> 
     chance.shuffle(passages)
     made = {**row, "passages": passages}
     if row["answerable"]:
-        place = next(place for place, each in enumerate(passages, start=1) if each["id"] in row["gold"])
-        made |= {"answer": with_marks(f"{span}.", [place]), "reference": span}
+        number = next(number for number, each in enumerate(passages, start=1) if each["id"] in row["gold"])
+        made |= {"answer": with_marks(f"{span}.", [number]), "reference": span}
     return made
 
 

@@ -103,11 +103,11 @@ def _mtrag(engine: LocalEngine, stored: StoredAdapter, steps: Steps) -> None:
     passages = {
         each["id"]: Document(each["id"], each["text"], each["title"]) for row in rows for each in row["passages"]
     }
-    asked = [row for row in rows if row["history"] and row["passages"]]
-    qrels = {row["id"]: {each["id"]: 1 for each in row["passages"]} for row in asked}
+    questions = [row for row in rows if row["history"] and row["passages"]]
+    qrels = {row["id"]: {each["id"]: 1 for each in row["passages"]} for row in questions}
     records = [
         {"id": row["id"], "group": row["history"][0]["text"], "query": row["query"], "history": row["history"]}
-        for row in asked
+        for row in questions
     ]
     trial = EvaluationRun(
         load_prompted_task("rewriting"),

@@ -45,14 +45,14 @@ class Seen:
     """Observations of the clients.
 
     Attributes:
-        whole, first: Seconds to a whole answer, and to the first chunk of a stream.
-        own, foreign: Number of answers with the marker of the adapter, and with that of another one.
+        complete, first: Seconds to a complete answer, and to the first chunk of a stream.
+        correct, foreign: Number of answers with the marker of the requested adapter, and of another one.
         errors: Refused and failed requests.
     """
 
-    whole: list[float] = field(default_factory=list)
+    complete: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
-    own: int = 0
+    correct: int = 0
     foreign: int = 0
     errors: list[str] = field(default_factory=list)
 
@@ -61,13 +61,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.serving_load")
     arguments.add_argument("--clients", type=int, default=64)
     arguments.add_argument("--seconds", type=float, default=60)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     store = trained(HERE)
-    asked = prompts(HERE)
+    chats = prompts(HERE)
     with _served(store) as url:
-        seen = asyncio.run(_load(url, asked, given.clients, given.seconds))
+        seen = asyncio.run(_load(url, chats, options.clients, options.seconds))
         metrics = httpx.get(f"{url}/metrics").text
-    _tell(seen, given.clients, given.seconds, metrics)
+    _tell(seen, options.clients, options.seconds, metrics)
 
 
 def _served(store: Store) -> AbstractContextManager[str]:
@@ -78,7 +78,7 @@ def _served(store: Store) -> AbstractContextManager[str]:
     )
 
 
-async def _load(url: str, asked: Sequence[Any], clients: int, seconds: float) -> Seen:
+async def _load(url: str, chats: Sequence[Any], clients: int, seconds: float) -> Seen:
     seen = Seen()
     limits = httpx.Limits(max_connections=clients)
     async with openai.AsyncOpenAI(
@@ -88,56 +88,56 @@ async def _load(url: str, asked: Sequence[Any], clients: int, seconds: float) ->
         http_client=httpx.AsyncClient(limits=limits, timeout=120),
     ) as client:
         end = time.monotonic() + seconds
-        await asyncio.gather(*(_client(client, number, asked, end, seen) for number in range(clients)))
+        await asyncio.gather(*(_client(client, number, chats, end, seen) for number in range(clients)))
     return seen
 
 
-async def _client(client: openai.AsyncOpenAI, number: int, asked: Sequence[Any], end: float, seen: Seen) -> None:
+async def _client(client: openai.AsyncOpenAI, number: int, chats: Sequence[Any], end: float, seen: Seen) -> None:
     models = cycle([*MARKERS[number % len(MARKERS) :], *MARKERS[: number % len(MARKERS)]])
     turn = number
     while time.monotonic() < end:
         marker, turn = next(models), turn + 1
         try:
-            text = await _answer(client, marker, asked[turn % len(asked)], turn % 2 == 0, seen)
+            text = await _answer(client, marker, chats[turn % len(chats)], turn % 2 == 0, seen)
         except openai.OpenAIError as error:
             seen.errors.append(f"{type(error).__name__}: {error}")
             continue
-        seen.own += marker in text
+        seen.correct += marker in text
         seen.foreign += any(other in text for other in MARKERS if other != marker)
 
 
-async def _answer(client: openai.AsyncOpenAI, model: str, asked: Any, stream: bool, seen: Seen) -> str:
+async def _answer(client: openai.AsyncOpenAI, model: str, chats: Any, stream: bool, seen: Seen) -> str:
     begun = time.monotonic()
     if not stream:
-        answer = await client.chat.completions.create(model=model, messages=asked, max_tokens=TOKENS)
-        seen.whole.append(time.monotonic() - begun)
+        answer = await client.chat.completions.create(model=model, messages=chats, max_tokens=TOKENS)
+        seen.complete.append(time.monotonic() - begun)
         return answer.choices[0].message.content or ""
     pieces: list[str] = []
     async for event in await client.chat.completions.create(
-        model=model, messages=asked, max_tokens=TOKENS, stream=True
+        model=model, messages=chats, max_tokens=TOKENS, stream=True
     ):
         piece = event.choices[0].delta.content if event.choices else None
         if piece and not pieces:
             seen.first.append(time.monotonic() - begun)
         pieces.append(piece or "")
-    seen.whole.append(time.monotonic() - begun)
+    seen.complete.append(time.monotonic() - begun)
     return "".join(pieces)
 
 
 def _tell(seen: Seen, clients: int, seconds: float, metrics: str) -> None:
     system = f"searchlora serve, {clients} clients, {len(MARKERS)} adapters"
-    answers = len(seen.whole)
+    answers = len(seen.complete)
     rows: list[dict[str, Any]] = [
         {"system": system, "measure": measure, "value": value, "n": n}
         for measure, value, n in (
             ("answers", answers, answers),
             ("answers per second", answers / seconds, answers),
             ("errors", len(seen.errors), answers + len(seen.errors)),
-            ("answers with the adapter's own word", seen.own, answers),
+            ("answers with the adapter's own word", seen.correct, answers),
             ("answers with another adapter's word", seen.foreign, answers),
         )
     ]
-    for name, values in (("answer", seen.whole), ("first piece of a stream", seen.first)):
+    for name, values in (("answer", seen.complete), ("first piece of a stream", seen.first)):
         for percent in (50, 99):
             value = float(np.percentile(values, percent))
             rows.append(

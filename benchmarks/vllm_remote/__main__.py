@@ -71,20 +71,20 @@ def main() -> None:
     arguments.add_argument("--store", type=Path, help="of --adapters")
     arguments.add_argument("--adapters", nargs=2, help="two references of the store")
     arguments.add_argument("--rows", type=int, default=24)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     if not (HERE / "shop").is_dir():
         make_shop(HERE / "shop", products=600, queries=300)
-    store = Store(given.store or HERE / "store")
-    adapters = [store.get(reference) for reference in given.adapters or _trained(store)]
+    store = Store(options.store or HERE / "store")
+    adapters = [store.get(reference) for reference in options.adapters or _trained(store)]
     base = resolve(adapters[0].manifest.base.name, adapters[0].manifest.base.revision)
-    of_adapters = [_asked(adapter, given.rows) for adapter in adapters]
+    of_adapters = [_asked(adapter, options.rows) for adapter in adapters]
     of_base = replace(
         of_adapters[0], system="base", requests=[replace(r, adapter=None) for r in of_adapters[0].requests]
     )
     everything = [of_base, *of_adapters]
     rank = max(adapter.manifest.recipe["lora"]["r"] for adapter in adapters)
     local = LocalEngine(base, store, precision="fp32")
-    with vllm(given.vllm_python, base.path, adapters=len(adapters), rank=rank, log=HERE / "server.log") as url:
+    with vllm(options.vllm_python, base.path, adapters=len(adapters), rank=rank, log=HERE / "server.log") as url:
         remote = RemoteEngine(url, base, store, load=True, timeout_s=600)
         version = httpx.get(f"{url}/version").json()["version"]
         rows = [row for measure in (_greedy, _scores, _valid) for row in measure(local, remote, everything)]
@@ -126,46 +126,46 @@ def _asked(adapter: StoredAdapter, rows: int) -> Asked:
 
 def _greedy(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
     """Generate for all models in one call, so that their requests share batches."""
-    requests = [request for asked in everything for request in asked.requests]
+    requests = [request for case in everything for request in case.requests]
     pairs = list(zip(local.generate(requests), remote.generate(requests), strict=True))
     found = []
-    for asked in everything:
-        of_it: list[tuple[Completion, Completion]] = [pairs.pop(0) for _ in asked.requests]
+    for case in everything:
+        of_it: list[tuple[Completion, Completion]] = [pairs.pop(0) for _ in case.requests]
         for one, other in of_it[:3]:
-            print(f"{asked.system}\n  local  {one}\n  remote {other}")
-        found.append(_share(asked.system, "same greedy answer", [one == other for one, other in of_it]))
+            print(f"{case.system}\n  local  {one}\n  remote {other}")
+        found.append(_share(case.system, "same greedy answer", [one == other for one, other in of_it]))
     return found
 
 
 def _scores(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
-    requests = [request for asked in everything for request in asked.requests]
-    choices = [row for asked in everything for row in asked.choices]
+    requests = [request for case in everything for request in case.requests]
+    choices = [row for case in everything for row in case.choices]
     pairs = list(zip(local.score(requests, choices), remote.score(requests, choices), strict=True))
     found = []
-    for asked in everything:
-        of_it: list[tuple[Scored, Scored]] = [pairs.pop(0) for _ in asked.requests]
-        print(f"{asked.system} {asked.choices[0]}\n  local  {of_it[0][0]}\n  remote {of_it[0][1]}")
+    for case in everything:
+        of_it: list[tuple[Scored, Scored]] = [pairs.pop(0) for _ in case.requests]
+        print(f"{case.system} {case.choices[0]}\n  local  {of_it[0][0]}\n  remote {of_it[0][1]}")
         apart = [
             abs(a - b)
             for one, other in of_it
             for a, b in zip(one.log_probabilities, other.log_probabilities, strict=True)
         ]
         spread = {"value": median(apart), "low": min(apart), "high": max(apart), "n": len(apart)}
-        found.append({"system": asked.system, "measure": DIFFERENCE, **spread})
-        found.append(_share(asked.system, "same best choice", [_best(one) == _best(other) for one, other in of_it]))
+        found.append({"system": case.system, "measure": DIFFERENCE, **spread})
+        found.append(_share(case.system, "same best choice", [_best(one) == _best(other) for one, other in of_it]))
     return found
 
 
 def _valid(local: LocalEngine, remote: RemoteEngine, everything: Sequence[Asked]) -> list[dict[str, Any]]:
     del local
     found = []
-    for asked in everything:
+    for case in everything:
         held = Grammar("json_schema", JSON.grammar.text)
-        requests = [replace(request, grammar=held, max_new_tokens=64) for request in asked.requests]
+        requests = [replace(request, grammar=held, max_new_tokens=64) for request in case.requests]
         completions = remote.generate(requests)
-        print(f"{asked.system}\n  {completions[0]}")
+        print(f"{case.system}\n  {completions[0]}")
         right = [each.finish == "stop" and not isinstance(JSON.parse(each.text), InvalidOutput) for each in completions]
-        found.append(_share(asked.system, "valid JSON", right))
+        found.append(_share(case.system, "valid JSON", right))
     return found
 
 

@@ -31,14 +31,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description="Time and memory of a large comparison.")
     arguments.add_argument("--repeats", type=int, default=5)
     arguments.add_argument("--once", type=Path, help="compare the runs of this folder and print what it took")
-    given = arguments.parse_args()
-    if given.once is not None:
-        print(json.dumps(_once(given.once)))
+    options = arguments.parse_args()
+    if options.once is not None:
+        print(json.dumps(_once(options.once)))
         return
     with tempfile.TemporaryDirectory() as folder:
         print("Making the runs …", file=sys.stderr)
         make(Path(folder), systems=SYSTEMS, topics=TOPICS, depth=DEPTH)
-        _save([_measured(folder) for _ in range(given.repeats)])
+        _save([_measured(folder) for _ in range(options.repeats)])
 
 
 def _measured(folder: str) -> dict[str, float]:
@@ -62,9 +62,9 @@ def _once(folder: Path) -> dict[str, float]:
 
     spent = {"reading": 0.0, "measuring": 0.0, "comparing": 0.0}
 
-    def timed(part: str, work: Any, *given: Any, **options: Any) -> Any:
+    def timed(part: str, work: Any, *args: Any, **options: Any) -> Any:
         begun = time.perf_counter()
-        found = work(*given, **options)
+        found = work(*args, **options)
         spent[part] += time.perf_counter() - begun
         return found
 
@@ -126,7 +126,7 @@ def make(folder: Path, *, systems: int, topics: int, depth: int, seed: int = 0) 
     judged = rng.permuted(np.tile(np.arange(POOL), (topics, 1)), axis=1)[:, :JUDGED]
     judged[:, : JUDGED // 2] = np.argsort(-quality, axis=1, kind="stable")[:, : JUDGED // 2]
     qrels = {
-        str(topic): {_document(topic, place): int(quality[topic, place]) for place in judged[topic]}
+        str(topic): {_document(topic, index): int(quality[topic, index]) for index in judged[topic]}
         for topic in range(topics)
     }
     write_qrels(folder / "qrels", qrels)
@@ -136,13 +136,13 @@ def make(folder: Path, *, systems: int, topics: int, depth: int, seed: int = 0) 
         with (folder / f"run{system:02}").open("w", encoding="utf-8") as out:
             for topic, places in enumerate(best):
                 out.writelines(
-                    f"{topic} Q0 {_document(topic, place)} {rank} {scores[topic, place]:.6f} run{system:02}\n"
-                    for rank, place in enumerate(places.tolist(), start=1)
+                    f"{topic} Q0 {_document(topic, index)} {rank} {scores[topic, index]:.6f} run{system:02}\n"
+                    for rank, index in enumerate(places.tolist(), start=1)
                 )
 
 
-def _document(topic: int, place: int) -> str:
-    return f"D{topic * POOL + place:08}"
+def _document(topic: int, index: int) -> str:
+    return f"D{topic * POOL + index:08}"
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ def _kappa(n: int, rng: np.random.Generator) -> _Drawn:
 
 def _macro_f1(n: int, rng: np.random.Generator) -> _Drawn:
     """Ten labels, the most frequent four times as frequent as the rarest, predicted correctly in 50 to 95%."""
-    labels = [f"label {place}" for place in range(10)]
+    labels = [f"label {index}" for index in range(10)]
     frequent = np.linspace(4, 1, 10)
     true = rng.choice(10, n, p=frequent / frequent.sum())
     right = np.linspace(0.95, 0.5, 10)[true]
     predictions = [np.where(rng.random(n) < right, true, rng.integers(0, 10, n)) for _ in "ab"]
-    gold, a, b = (_rows([labels[place] for place in side]) for side in (true, *predictions))
+    gold, a, b = (_rows([labels[index] for index in side]) for side in (true, *predictions))
     return macro_f1(gold, a, labels), macro_f1(gold, b, labels), {}
 
 
@@ -66,9 +66,9 @@ def _calibration(n: int, rng: np.random.Generator) -> _Drawn:
     """Probabilities of about 0.7; the true probability is 0.85 times as large."""
     figures = []
     for _ in "ab":
-        given = rng.beta(4, 1.5, n)
-        right = rng.random(n) < 0.85 * given
-        figures.append(expected_calibration_error(_rows(given.tolist()), _rows(right.tolist())))
+        confidences = rng.beta(4, 1.5, n)
+        right = rng.random(n) < 0.85 * confidences
+        figures.append(expected_calibration_error(_rows(confidences.tolist()), _rows(right.tolist())))
     return figures[0], figures[1], {}
 
 

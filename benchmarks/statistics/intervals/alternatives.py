@@ -51,19 +51,19 @@ def _bca(values: Floats, ordered: Floats) -> Floats:
     ends = []
     for tail in stats.norm.ppf(_TAILS):
         level = stats.norm.cdf(bias + (bias + tail) / (1 - acceleration * (bias + tail)))
-        place = np.clip(np.round(level * (resamples - 1)), 0, resamples - 1).astype(int)
-        ends.append(ordered[place, np.arange(ordered.shape[1])])
+        index = np.clip(np.round(level * (resamples - 1)), 0, resamples - 1).astype(int)
+        ends.append(ordered[index, np.arange(ordered.shape[1])])
     return np.stack(ends, axis=1)
 
 
 def _bootstrap_t(values: Floats, means: Floats, spread: Floats) -> Floats:
-    mean, own = values.mean(axis=0), values.std(axis=0)
-    flat = spread <= 1e-9 * own
+    mean, dispersion = values.mean(axis=0), values.std(axis=0)
+    flat = spread <= 1e-9 * dispersion
     moved = np.where(np.abs(means - mean) > 1e-12, np.copysign(np.inf, means - mean), 0)
     ratio = np.where(flat, moved, (means - mean) / np.where(flat, 1, spread))
     high, low = np.quantile(ratio, _TAILS[::-1], axis=0, method="nearest")
     with np.errstate(invalid="ignore"):
-        ends = np.where(own > 0, [mean - high * own, mean - low * own], mean)
+        ends = np.where(dispersion > 0, [mean - high * dispersion, mean - low * dispersion], mean)
     bounded: Floats = np.clip(ends, values.min(axis=0), values.max(axis=0)).T
     return bounded
 
@@ -73,17 +73,19 @@ def _hall(values: Floats, draw: Floats) -> Floats:
     residuals = values - mean
     first, squares, cubes = (draw @ residuals**power / count for power in (1, 2, 3))
     spread, third = squares - first**2, cubes - 3 * first * squares + 2 * first**3
-    own = (residuals**2).mean(axis=0)
-    flat = spread <= 1e-12 * own
+    dispersion = (residuals**2).mean(axis=0)
+    flat = spread <= 1e-12 * dispersion
     spread = np.where(flat, 1, spread)
     t, skew = first / np.sqrt(spread), third / spread**1.5
     bent = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / (6 * count)
     moved = np.where(np.abs(first) > 1e-12, np.copysign(np.inf, first), 0)
     tails = np.quantile(np.where(flat, moved, bent), _TAILS[::-1], axis=0, method="nearest")
-    skew = np.divide((residuals**3).mean(axis=0), own**1.5, out=np.zeros_like(own), where=own > 0)
+    skew = np.divide((residuals**3).mean(axis=0), dispersion**1.5, out=np.zeros_like(dispersion), where=dispersion > 0)
     bend = np.where(np.abs(skew) > 1e-6, skew, 1)
     with np.errstate(invalid="ignore"):
         straight = 3 / bend * (np.cbrt(1 + bend * (tails - skew / (6 * count))) - 1)
-        ends = np.where(own > 0, mean - np.where(np.abs(skew) > 1e-6, straight, tails) * np.sqrt(own), mean)
+        ends = np.where(
+            dispersion > 0, mean - np.where(np.abs(skew) > 1e-6, straight, tails) * np.sqrt(dispersion), mean
+        )
     bounded: Floats = np.clip(ends, values.min(axis=0), values.max(axis=0)).T
     return bounded

@@ -23,12 +23,12 @@ def main() -> None:
 
 
 def _save(name: str, rows: Iterable[dict[str, Any]], more: dict[str, Any]) -> None:
-    kept = []
+    kept_rows = []
     for row in rows:
-        kept.append(row)
+        kept_rows.append(row)
         print(f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})  {row['measure']}; {row['system']}", flush=True)
     caption = "draws of human labels; shares and ratios with 95% interval over the draws"
-    save_figures(name, kept, [], {"caption": caption, **more}, module=f"statistics.{NAME}")
+    save_figures(name, kept_rows, [], {"caption": caption, **more}, module=f"statistics.{NAME}")
 
 
 if __name__ == "__main__":

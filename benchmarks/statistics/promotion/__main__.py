@@ -27,8 +27,8 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     with progress_bars() as steps:
         make(work, steps)
-    for kept in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
-        kept.unlink(missing_ok=True)
+    for leftover in (work / "store" / NAME / "aliases.json", work / "judged.txt"):
+        leftover.unlink(missing_ok=True)
     transcript = [_call(work, description, arguments) for description, arguments in _steps(work)]
     save_figures("promotion", [], [], {"transcript": transcript}, module="statistics.promotion")
 
@@ -66,10 +66,15 @@ def _call(work: Path, description: str, arguments: list[str]) -> dict[str, Any]:
     script = [str(Path(sys.executable).with_name("searchlora")), *arguments]
     done = subprocess.run(script, cwd=work, env=environment, capture_output=True, text=True, check=False)
     print(f"$ searchlora {' '.join(arguments)}\n{done.stdout}{done.stderr[-2000:]}[exit {done.returncode}]", flush=True)
-    shown = [argument if argument != str(TASKS) else "tasks" for argument in arguments]
+    command_line = [argument if argument != str(TASKS) else "tasks" for argument in arguments]
     refusal = [line for line in done.stderr.splitlines() if line.startswith("Refused")]
     output = "\n".join([*_from_rules(done.stdout.splitlines()), *refusal])
-    return {"description": description, "command": ["searchlora", *shown], "output": output, "exit": done.returncode}
+    return {
+        "description": description,
+        "command": ["searchlora", *command_line],
+        "output": output,
+        "exit": done.returncode,
+    }
 
 
 def _from_rules(lines: list[str]) -> list[str]:

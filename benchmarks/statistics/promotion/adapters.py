@@ -53,10 +53,10 @@ def _judge(work: Path, store: Store, steps: Steps) -> None:
     """A judge trained on the queries of the test split."""
     dataset = load_dataset(work / "data-shop")
     texts = {document.id: document.text for document in dataset.documents() or ()}
-    qrels, asked = dataset.qrels() or {}, dataset.records("test")
-    _write_lines(work / "topics.jsonl", [{"id": record["id"], "query": record["query"]} for record in asked])
+    qrels, test_records = dataset.qrels() or {}, dataset.records("test")
+    _write_lines(work / "topics.jsonl", [{"id": record["id"], "query": record["query"]} for record in test_records])
     best = {topic: max(grades, key=grades.__getitem__) for topic, grades in qrels.items()}
-    judged = [record for record in asked if record["id"] in best]
+    judged = [record for record in test_records if record["id"] in best]
     rows: list[dict[str, object]] = []
     for record, other in pairwise(judged):
         for answer, document in (("yes", best[record["id"]]), ("no", best[other["id"]])):

@@ -161,7 +161,7 @@ def _chance(ground: Ground, human: Measured, systems: Sequence[str]) -> Iterator
 
 
 def _comparisons(large: Ground, small: Ground, free: Sequence[str]) -> list[Row]:
-    wanted = [
+    selected = [
         (large, "embedding", "votes of the runs"),
         (small, "embedding", "votes of the runs"),
         (small, "LLM, answers", "votes of the runs"),
@@ -169,7 +169,7 @@ def _comparisons(large: Ground, small: Ground, free: Sequence[str]) -> list[Row]
         (small, "LLM, thresholds", "embedding"),
     ]
     found: list[Row] = []
-    for ground, a, b in wanted:
+    for ground, a, b in selected:
         human = Measured.of(ground.runs, ground.qrels).on(free)
         sides = [Measured.of(ground.runs, _grades(ground)[name]).on(free) for name in (a, b)]
         difference, low, high, p = tau_difference(human, *sides)

@@ -155,8 +155,8 @@ def _dealt(row: Mapping[str, int], rng: random.Random) -> dict[str, int]:
 
 def _cosines(data: Cranfield, pooled: Pool, steps: Steps) -> Run:
     encoder = Encoder.load(ENCODER)
-    wanted = {document for row in pooled.values() for document in row}
-    texts = {each.id: each.searchable for each in data.documents if each.id in wanted}
+    pooled_ids = {document for row in pooled.values() for document in row}
+    texts = {each.id: each.searchable for each in data.documents if each.id in pooled_ids}
     documents = dict(zip(texts, _unit(encoder.encode(list(texts.values()), progress=steps("Encoding"))), strict=True))
     queries = dict(zip(pooled, _unit(encoder.encode([data.queries[topic] for topic in pooled])), strict=True))
     return {

@@ -203,8 +203,8 @@ def graded_cards(qrels: Qrels, human: Qrels, judges: Sequence[Judge]) -> dict[st
 
 
 def _short(card: JudgeCard) -> dict[str, Any]:
-    whole = to_json(card)
-    return {key: whole[key] for key in ("n", "queries", "figures", "confusion", "missing", "extra", "notes")}
+    card_values = to_json(card)
+    return {key: card_values[key] for key in ("n", "queries", "figures", "confusion", "missing", "extra", "notes")}
 
 
 def _relevance_card(human: Qrels, judge: Judge) -> JudgeCard:

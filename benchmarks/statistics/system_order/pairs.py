@@ -62,9 +62,9 @@ def write_inputs(folder: Path, data: Cranfield, pooled: Pool) -> dict[str, Path]
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {"topics": folder / "topics.jsonl", "corpus": folder / "corpus.jsonl", "pairs": folder / "pairs.txt"}
-    wanted = {document for row in pooled.values() for document in row}
+    target = {document for row in pooled.values() for document in row}
     texts = [
-        {"id": each.id, "text": " ".join(each.text.split()[:WORDS])} for each in data.documents if each.id in wanted
+        {"id": each.id, "text": " ".join(each.text.split()[:WORDS])} for each in data.documents if each.id in target
     ]
     _write(files["topics"], [json.dumps({"id": topic, "query": data.queries[topic]}) for topic in pooled])
     _write(files["corpus"], map(json.dumps, texts))
@@ -110,8 +110,8 @@ def thresholds(scores: Sequence[float], grades: Sequence[int], scale: Sequence[i
     cuts = [(math.inf, 0), *reversed(at_least)]
     found = []
     for grade in scale[1:]:
-        wanted = sum(each >= grade for each in grades)
-        found.append(min(cuts, key=lambda cut: abs(cut[1] - wanted))[0])
+        target = sum(each >= grade for each in grades)
+        found.append(min(cuts, key=lambda cut: abs(cut[1] - target))[0])
     return tuple(found)
 
 
@@ -132,9 +132,9 @@ def cut(
         Part(fitted, judged, _fitted(fitted, scores, human, scale))
         for fitted, judged in (halves, (halves[1], halves[0]))
     ]
-    place = {topic: part for part in parts for topic in part.judged}
+    part_of = {topic: part for part in parts for topic in part.judged}
     return {
-        topic: {document: scale[bisect_right(place[topic].thresholds, score)] for document, score in row.items()}
+        topic: {document: scale[bisect_right(part_of[topic].thresholds, score)] for document, score in row.items()}
         for topic, row in scores.items()
     }, parts
 
