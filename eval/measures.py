@@ -1,6 +1,11 @@
 """Retrieval measures per topic (trec_eval's code through ir_measures), and text overlap (BLEU, ROUGE-L).
 
-Sources: ir_measures: MacAvaney, Macdonald and Ounis (ECIR 2022). pytrec_eval: Van Gysel and de Rijke (SIGIR 2018).
+* nDCG@k: sum of grade / log2(1 + rank) over the first k hits, divided by that of the ideal order (Järvelin and
+  Kekäläinen 2002, https://doi.org/10.1145/582415.582418).
+* MRR@k: 1 / rank of the first relevant document, 0 if it is below rank k (Kantor and Voorhees 2000).
+* Recall@k: share of the relevant documents that are in the first k hits.
+
+Software: ir_measures: MacAvaney, Macdonald and Ounis (ECIR 2022). pytrec_eval: Van Gysel and de Rijke (SIGIR 2018).
 BLEU: Papineni et al. (ACL 2002) and Post (WMT 2018). ROUGE: Lin (2004). Text overlap is a secondary
 figure: a rewrite is judged by what it retrieves.
 """

@@ -232,10 +232,10 @@ def _base(name: str | None) -> Check:
             return Check("base model", "missing", f"{base} is not installed", entry.install, required)
         return Check("base model", "ok", f"{base} in {file}", required=required)
     try:
-        found = resolve(base, ask_hub=False)
+        base_model = resolve(base, ask_hub=False)
     except SearchloraError as error:
         return Check("base model", "missing", error.what, error.fix or "", required)
-    return Check("base model", "ok", f"{base} in {found.path}", required=required)
+    return Check("base model", "ok", f"{base} in {base_model.path}", required=required)
 
 
 def _store(path: Path | None) -> Check:

@@ -204,11 +204,11 @@ class _Build:
             )
 
     def _check_leaks(self, buffers: Mapping[str, RowBuffer], official: bool, on_leak: OnLeak) -> list[Leak]:
-        leaks, kept = find_leaks(buffers)
+        leaks, masks = find_leaks(buffers)
         if leaks and on_leak == "refuse" and not official:
             raise leak_error(leaks, beside(self.out, LEAKS_FILE))
         for name, buffer in buffers.items():
-            buffer.keep_only(kept[name])
+            buffer.keep_only(masks[name])
         if leaks:
             write_leaks(leaks, self.folder / LEAKS_FILE)
         if not len(buffers["train"]):

@@ -87,18 +87,18 @@ class RowBuffer:
                     places[number] = (record_id, where)
         return places
 
-    def keep_only(self, kept: NDArray[np.bool_]) -> None:
-        """Remove the rows for which `kept` (shape: (rows,)) is false."""
-        if kept.all():
+    def keep_only(self, mask: NDArray[np.bool_]) -> None:
+        """Remove the rows for which `mask` (shape: (rows,)) is false."""
+        if mask.all():
             return
         filtered = self.path.with_suffix(".kept")
         with filtered.open("w", encoding="utf-8") as out:
-            out.writelines(line for line, keep in zip(self._lines(), kept, strict=True) if keep)
+            out.writelines(line for line, keep in zip(self._lines(), mask, strict=True) if keep)
         filtered.replace(self.path)
-        lengths = self.lengths[kept].ravel()
-        self._ids = array("Q", self.ids[kept].tobytes())
-        self._inputs = array("Q", self.inputs[kept].tobytes())
-        self._groups = array("Q", self.groups[kept].tobytes())
+        lengths = self.lengths[mask].ravel()
+        self._ids = array("Q", self.ids[mask].tobytes())
+        self._inputs = array("Q", self.inputs[mask].tobytes())
+        self._groups = array("Q", self.groups[mask].tobytes())
         self._lengths = array("I", lengths.tobytes())
 
     def append_all(self, other: RowBuffer) -> None:

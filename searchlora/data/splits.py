@@ -137,28 +137,28 @@ def find_leaks(buffers: Mapping[str, RowBuffer]) -> tuple[list[Leak], dict[str, 
     Test rows are always kept; validation rows yield to test, training rows to both.
     """
     leaks: list[Leak] = []
-    kept = {name: np.ones(len(buffer), dtype=np.bool_) for name, buffer in buffers.items()}
+    masks = {name: np.ones(len(buffer), dtype=np.bool_) for name, buffer in buffers.items()}
     for name, others in PRECEDENCE:
         for other in others:
             for same in ("input", "group"):
                 fresh = _matches(buffers[name], buffers[other], same)
                 # Each row is reported once, for its first reason.
-                numbers = [number for number in fresh if kept[name][number]]
-                kept[name][numbers] = False
+                numbers = [number for number in fresh if masks[name][number]]
+                masks[name][numbers] = False
                 leaks += _leaks(buffers[name], buffers[other], {number: fresh[number] for number in numbers}, same)
-    return leaks, kept
+    return leaks, masks
 
 
 def leak_error(leaks: Sequence[Leak], listing: Path) -> LeakError:
     """The error for leaking rows: it shows some of them; the file `listing` gets all."""
     write_leaks(leaks, listing)
-    shown = "; ".join(
+    examples = "; ".join(
         f"{leak.where} ({leak.split}) and {leak.like_where} ({leak.like_split}) have the same {leak.same}"
         for leak in leaks[:LEAKS_IN_MESSAGE]
     )
     more = f"; and {len(leaks) - LEAKS_IN_MESSAGE} more" if len(leaks) > LEAKS_IN_MESSAGE else ""
     return LeakError(
-        f"{len(leaks)} rows are in two splits: {shown}{more}",
+        f"{len(leaks)} rows are in two splits: {examples}{more}",
         fix=f"Give them one group, or remove them from training and validation with on_leak=drop "
         f"(--on-leak drop). All are listed in {listing}; no dataset was written.",
     )
@@ -171,15 +171,15 @@ def write_leaks(leaks: Sequence[Leak], path: Path) -> None:
 
 def _matches(buffer: RowBuffer, other: RowBuffer, same: str) -> dict[int, int]:
     """Row of `buffer` -> first row of `other` that equals it in input or group."""
-    own, others = (buffer.inputs, other.inputs) if same == "input" else (buffer.groups, other.groups)
+    keys, others = (buffer.inputs, other.inputs) if same == "input" else (buffer.groups, other.groups)
     values, first = np.unique(others, return_index=True)
     if not len(values):
         return {}
-    positions = np.minimum(np.searchsorted(values, own), len(values) - 1)
-    rows = np.flatnonzero(values[positions] == own)
+    positions = np.minimum(np.searchsorted(values, keys), len(values) - 1)
+    rows = np.flatnonzero(values[positions] == keys)
     return dict(zip(rows.tolist(), first[positions[rows]].tolist(), strict=True))
 
 
 def _leaks(buffer: RowBuffer, other: RowBuffer, matches: Mapping[int, int], same: str) -> list[Leak]:
     places, other_places = buffer.places(set(matches)), other.places(set(matches.values()))
-    return [Leak(buffer.name, *places[row], other.name, *other_places[like], same) for row, like in matches.items()]
+    return [Leak(buffer.name, *places[row], other.name, *other_places[match], same) for row, match in matches.items()]

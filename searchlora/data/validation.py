@@ -118,17 +118,17 @@ class RejectedList:
         listing = beside(out, REJECTED_FILE)
         shutil.copyfile(self.path, listing)
         listed = "All are" if rejected <= MAX_LISTED else f"The first {MAX_LISTED:,} are"
-        shown = "; ".join(f"{row.where}: {row.reason}" for row in self._first)
+        examples = "; ".join(f"{row.where}: {row.reason}" for row in self._first)
         more = f"; and {rejected - _ROWS_IN_MESSAGE} more" if rejected > _ROWS_IN_MESSAGE else ""
         if not accepted:
             raise RejectedRows(
-                f"no row is usable{reported}, {rejected} were rejected: {shown}{more}",
+                f"no row is usable{reported}, {rejected} were rejected: {examples}{more}",
                 where=str(source),
                 fix=f"{listed} listed in {listing}. Correct them, or choose the format and options that fit the "
                 "source; no dataset was written.",
             )
         raise RejectedRows(
-            f"{rejected} of {rejected + accepted} rows were rejected: {shown}{more}",
+            f"{rejected} of {rejected + accepted} rows were rejected: {examples}{more}",
             where=str(source),
             fix=f"{listed} listed in {listing}. Correct them, or build from the rest with --allow-rejects; "
             "no dataset was written.",

@@ -106,21 +106,21 @@ class _System:
         else:
             training = read_training_file(self.model).get("training", {})
             size = sum(file.stat().st_size for file in resolve(self.model).path.rglob("*.safetensors"))
-        told = {
+        costs = {
             "parameters trained": training.get("parameters_trained"),
             "training, s": training.get("seconds"),
             "peak memory, GB": training.get("peak_memory_gb"),
         }
-        return {**{name: float(value) for name, value in told.items() if value is not None}, "MB on disk": size / 1e6}
+        return {**{name: float(value) for name, value in costs.items() if value is not None}, "MB on disk": size / 1e6}
 
 
 def _systems(adapters: Sequence[StoredAdapter], models: Sequence[str | Path]) -> Iterator[_System]:
     """The base of the adapter under test, whole models, the adapters beside it, and at last itself."""
-    candidate, *beside = adapters
+    candidate, *others = adapters
     yield _System(BASE, candidate.manifest.base.name)
     for model in models:
         yield _System(public_name(str(model)), str(model))
-    for each in (*beside, candidate):
+    for each in (*others, candidate):
         yield _System(each.reference, each.manifest.base.name, each)
 
 

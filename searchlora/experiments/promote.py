@@ -116,10 +116,10 @@ def promote(
         leaked=seen_in_training(store, evaluated.adapter, evaluated.task, evaluated.dataset, split, evaluated.records),
     )
     results = decide(rules, evaluated.comparison, evaluated.adapter.reference, facts)
-    held = all(result.passed for result in results)
+    passed = all(result.passed for result in results)
     decision = Decision(
         version=version,
-        outcome="promoted" if held else "refused" if force is None else "forced",
+        outcome="promoted" if passed else "refused" if force is None else "forced",
         rules=tuple(Rule(**dataclasses.asdict(result)) for result in results),
         policy=rules.model_dump(mode="json"),
         evidence=_evidence(evaluated, current),
@@ -165,8 +165,8 @@ def _sliced(decision: Decision) -> tuple[str, ...]:
 def _removed(history: Sequence[AliasMove], alias: str) -> str:
     """A description of the removed version that the alias pointed to; empty if it points to a stored one."""
     moves = [move for move in history if move.alias == alias and not move.refused]
-    gone = bool(moves) and moves[-1].target is None
-    return f"version {moves[-1].source}, which '{alias}' pointed to" if gone else ""
+    deleted = bool(moves) and moves[-1].target is None
+    return f"version {moves[-1].source}, which '{alias}' pointed to" if deleted else ""
 
 
 def _evidence(evaluated: Evaluated, incumbent: Sequence[str]) -> Mapping[str, Any]:

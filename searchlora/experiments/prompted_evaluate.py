@@ -121,9 +121,9 @@ def _circular(
 
 def _models(adapters: Sequence[StoredAdapter]) -> Iterator[Model]:
     """The base of the evaluated adapter, the other adapters, and the evaluated adapter."""
-    candidate, *beside = adapters
+    candidate, *others = adapters
     yield Model(BASE, candidate, bare=True)
-    for each in (*beside, candidate):
+    for each in (*others, candidate):
         yield Model(each.reference, each)
 
 

@@ -116,7 +116,7 @@ def run_card(system: str, built: Pipeline, store: Store) -> RunCard:
 
 def _queries(path: Path) -> list[Record]:
     """All queries; unlike a dataset build, a run fails on any invalid row."""
-    found = []
+    searches = []
     for row in read_rows(path, ("id", "query")):
         if isinstance(row, RejectedRow):
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
@@ -124,8 +124,8 @@ def _queries(path: Path) -> list[Record]:
             raise RowError(
                 f"the id '{row.data['id']}' cannot stand in a TREC file", where=row.where, fix="It must be one word."
             )
-        found.append(with_history(row.data, row.where))
-    return found
+        searches.append(with_history(row.data, row.where))
+    return searches
 
 
 def with_history(search: Record, where: str) -> Record:
@@ -135,10 +135,10 @@ def with_history(search: Record, where: str) -> Record:
         return {key: value for key, value in search.items() if key != "history"}
     try:
         turns = json.loads(history) if isinstance(history, str) else history
-        whole = all({"role", "text"} <= turn.keys() for turn in turns)
+        valid = all({"role", "text"} <= turn.keys() for turn in turns)
     except (ValueError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise RowError(
             "'history' is not a list of turns", where=where, fix='A turn is {"role": "user", "text": "..."}.'
         )

@@ -56,8 +56,8 @@ class Analyzer:
     def __call__(self, text: str) -> list[str]:
         """The terms of a text, in order, with repetitions."""
         words = self._pattern.findall(text.lower())
-        kept = [word for word in words if word not in self._dropped]
-        return [self._stem(word) for word in kept] if self.stemmer else kept
+        words_kept = [word for word in words if word not in self._dropped]
+        return [self._stem(word) for word in words_kept] if self.stemmer else words_kept
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -1,6 +1,14 @@
 """Lexical retrieval by BM25.
 
-Source of the variants: Kamphuis, de Vries, Boytsov, Lin, "Which BM25 Do You Mean?" (ECIR 2020).
+The score of a document is a sum over the terms of the query. With the default method `lucene`, a term contributes
+
+    ln(1 + (N - df + 0.5) / (df + 0.5)) · tf / (tf + k1 · (1 - b + b · length / mean length))
+
+where N is the number of documents, df the number of those with the term, tf its count in the document, and length the
+number of terms of the document. Ties are broken by descending document id, as in trec_eval.
+
+Sources: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009). Variants: Kamphuis, de
+Vries, Boytsov and Lin, "Which BM25 Do You Mean?" (ECIR 2020).
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ _STEP = 1_000
 
 
 class _Scorer(Protocol):
-    def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
+    def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """The scores of all documents, shape (documents,), for the term ids of a query."""
 
 
@@ -99,22 +107,22 @@ class BM25Index:
         return hits
 
     def _search(self, query: str, k: int) -> list[Hit]:
-        known = [self._vocabulary[word] for word in self.analyzer(query) if word in self._vocabulary]
-        if not known:
+        term_ids = [self._vocabulary[term] for term in self.analyzer(query) if term in self._vocabulary]
+        if not term_ids:
             return []
-        scores = self._scorer.scores(known)
-        found = np.flatnonzero(scores > 0)
-        if len(found) > k:
+        scores = self._scorer.scores(term_ids)
+        matching = np.flatnonzero(scores > 0)
+        if len(matching) > k:
             # Ties with the k-th best are kept, so that they are broken by id.
-            threshold = np.partition(scores[found], len(found) - k)[len(found) - k]
-            found = found[scores[found] >= threshold]
-        best = found[np.lexsort((self._order[found], -scores[found]))][:k]
+            threshold = np.partition(scores[matching], len(matching) - k)[len(matching) - k]
+            matching = matching[scores[matching] >= threshold]
+        best = matching[np.lexsort((self._order[matching], -scores[matching]))][:k]
         return [Hit(self._ids[row], float(scores[row])) for row in best]
 
-    def _words(self, document: Document) -> list[str]:
+    def _terms(self, document: Document) -> list[str]:
         if self._fields is None:
             return self.analyzer(document.searchable)
-        return [word for name, boost in self._fields.items() for word in self.analyzer(document.field(name)) * boost]
+        return [term for name, boost in self._fields.items() for term in self.analyzer(document.field(name)) * boost]
 
     def _read(self, documents: Iterable[Document], progress: Progress) -> tuple[list[str], list[array[int]]]:
         ids: dict[str, None] = {}
@@ -123,8 +131,8 @@ class BM25Index:
             if document.id in ids:
                 raise DataError(f"two documents have the id '{document.id}'")
             ids[document.id] = None
-            words = self._words(document)
-            corpus.append(array("i", [self._vocabulary.setdefault(word, len(self._vocabulary)) for word in words]))
+            terms = self._terms(document)
+            corpus.append(array("i", [self._vocabulary.setdefault(term, len(self._vocabulary)) for term in terms]))
             if len(ids) % _STEP == 0:
                 progress(len(ids), None, "documents indexed")
         if not self._vocabulary:
@@ -134,24 +142,24 @@ class BM25Index:
 
 
 class _Bm25s:
-    def __init__(self, corpus: list[array[int]], words: int, k1: float, b: float, method: str) -> None:
+    def __init__(self, corpus: list[array[int]], terms: int, k1: float, b: float, method: str) -> None:
         import bm25s
 
         # delta keeps the default of bm25s; only bm25l and bm25+ use it.
         self._index = bm25s.BM25(k1=k1, b=b, method=method)
-        self._index.scores = self._index.build_index_from_ids(range(words), corpus, show_progress=False)
+        self._index.scores = self._index.build_index_from_ids(range(terms), corpus, show_progress=False)
         # bm25l and bm25+ add a score for absent terms. Without it the ranking is the same, and a document without a
         # query term scores 0.
         self._index.nonoccurrence_array = None
 
-    def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
-        scores: NDArray[np.floating[Any]] = self._index.get_scores_from_ids(list(words))
+    def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+        scores: NDArray[np.floating[Any]] = self._index.get_scores_from_ids(list(term_ids))
         return scores
 
 
 class _RankBm25:
-    def __init__(self, corpus: list[array[int]], words: int, k1: float, b: float, method: str) -> None:
-        del words
+    def __init__(self, corpus: list[array[int]], terms: int, k1: float, b: float, method: str) -> None:
+        del terms
         if method != "robertson":
             raise UsageError(f"rank-bm25 has no method '{method}'", fix="Use method='robertson', or bm25s.")
         from rank_bm25 import BM25Okapi
@@ -159,8 +167,8 @@ class _RankBm25:
         self._factor = k1 + 1
         self._index = BM25Okapi(corpus, k1=k1, b=b, epsilon=0)
 
-    def scores(self, words: Sequence[int]) -> NDArray[np.floating[Any]]:
-        scores: NDArray[np.floating[Any]] = self._index.get_scores(words) / self._factor
+    def scores(self, term_ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+        scores: NDArray[np.floating[Any]] = self._index.get_scores(term_ids) / self._factor
         return scores
 
 

@@ -86,7 +86,7 @@ class DenseIndex:
         vectors = self._index.reconstruct_batch(rows).astype(np.float64)
         scores = (vectors * vector[0].astype(np.float64)).sum(axis=1)
         best = np.lexsort((self._order[rows], -scores))[:k]
-        return [Hit(self._ids[rows[place]], float(scores[place])) for place in best]
+        return [Hit(self._ids[rows[index]], float(scores[index])) for index in best]
 
     def _candidates(self, vector: Vectors, k: int) -> NDArray[np.int64]:
         """Rows of all documents that may be among the k best, given the rounding error of the scores."""
@@ -101,7 +101,7 @@ class DenseIndex:
 
     def _encoded(self, texts: dict[str, str], prefix: str, batch_size: int, progress: Progress) -> Vectors:
         # A text encoded in another batch differs in its last bits, so each text is encoded once.
-        distinct = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
+        distinct = {text: index for index, text in enumerate(dict.fromkeys(texts.values()))}
         encoded = self.encoder.encode([prefix + text for text in distinct], batch_size=batch_size, progress=progress)
         return self._ready(encoded[[distinct[text] for text in texts.values()]], texts)
 

@@ -94,12 +94,12 @@ class Encoder:
         Returns:
             Vectors, shape (texts, dimensions).
         """
-        by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
+        by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
         vectors: Vectors = np.zeros((0, 0), dtype=np.float32)
         for start in range(0, len(texts), batch_size):
             places = by_length[start : start + batch_size]
             part = self.model.encode(
-                [texts[place] for place in places],
+                [texts[index] for index in places],
                 prompt="",
                 batch_size=batch_size,
                 show_progress_bar=False,

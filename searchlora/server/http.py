@@ -81,7 +81,7 @@ def is_own_host(host: str, names: Collection[str]) -> bool:
         name = (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
         return False
-    if name in {"localhost", socket.gethostname().lower(), *(own.lower() for own in names)}:
+    if name in {"localhost", socket.gethostname().lower(), *(host.lower() for host in names)}:
         return True
     try:
         ipaddress.ip_address(name)

@@ -69,9 +69,9 @@ class Catalogue:
         return self._cached(number)
 
     def _make(self, number: int) -> Product:
-        variant, place = divmod(number, len(self._types))
-        kind = self._types[place]
-        shared = Random(f"{self._seed} family {place} {variant // FAMILY_SIZE}")
+        variant, type_index = divmod(number, len(self._types))
+        kind = self._types[type_index]
+        shared = Random(f"{self._seed} family {type_index} {variant // FAMILY_SIZE}")
         single = Random(f"{self._seed} product {number}")
         brand, line = shared.choice(kind.brands), shared.choice(self._lines)
         model = shared.randrange(110, 990, 10)

@@ -27,12 +27,12 @@ class MetricsLog:
     def __init__(self, path: Path, resumed_step: int = 0) -> None:
         self.path = path
         self.paused = 0.0
-        kept = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
-        trained = [line for line in kept if "loss" in line]
+        earlier = [line for line in read_metrics(path) if line["step"] <= resumed_step] if path.exists() else []
+        trained = [line for line in earlier if "loss" in line]
         self.tokens_before = trained[-1]["tokens"] if trained else 0
         self.seconds_before = trained[-1]["seconds"] if trained else 0.0
         with atomic_text(path) as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
+            file.writelines(json.dumps(line) + "\n" for line in earlier)
 
     def add(self, step: int, values: Mapping[str, float | str]) -> None:
         """Append the values of a step."""

@@ -45,7 +45,7 @@ def small_recipes(monkeypatch: pytest.MonkeyPatch, tiny_base: BaseModel) -> None
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipes: None) -> Path:
-    """An own working folder, with files that the pages take for granted."""
+    """A separate working folder with the files that the pages presuppose."""
     del small_recipes
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -67,6 +68,14 @@ def test_diagrams_are_up_to_date():
     drawn = {name: diagram.svg() for name, diagram in diagrams.DIAGRAMS.items()}
     kept = {file.stem: file.read_text(encoding="utf-8") for file in Path(diagrams.FOLDER).glob("*.svg")}
     assert drawn == kept
+
+
+def test_files_of_the_reading_order_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## Reading order")[2].partition("## ")[0]
+    files = re.findall(r"`([a-z_/]+\.py)`", section)
+    assert len(files) > 15
+    assert [file for file in files if not (ROOT / "searchlora" / file).is_file()] == []
 
 
 def test_every_page_is_in_the_navigation():

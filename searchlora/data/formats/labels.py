@@ -32,15 +32,15 @@ def read_labelled(source: Path, options: Mapping[str, str]) -> Rows:
         `id`, `text`, `label`, `split` (None for a single file). Rows are numbered from 1 in each split, rejected
         rows included.
     """
-    text, label, own = options.get("text", "text"), options.get("label", "label"), options.get("id")
+    text, label, id_column = options.get("text", "text"), options.get("label", "label"), options.get("id")
     numbers = Counter[str | None]()
     for path, split in split_files(source):
-        for row in read_rows(path, [text, label, *([own] if own else [])]):
+        for row in read_rows(path, [text, label, *([id_column] if id_column else [])]):
             numbers[split] += 1
             if isinstance(row, RejectedRow):
                 yield row
                 continue
-            name = str(row.data[own]) if own else f"{split or 'row'}-{numbers[split]}"
+            name = str(row.data[id_column]) if id_column else f"{split or 'row'}-{numbers[split]}"
             yield SourceRow({"id": name, "text": row.data[text], "label": row.data[label], "split": split}, row.where)
 
 

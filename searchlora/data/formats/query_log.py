@@ -87,11 +87,11 @@ def read_query_log(source: Path, options: Mapping[str, str]) -> Iterator[SourceR
         yield from _fill(store, source, options, order_pattern, counts)
         _mine_sessions(store, rules, counts)
         store.select_known(rules.min_users)
-        for query, rewrite, group, sessions, place in store.best_pairs():
+        for query, rewrite, group, sessions, where in store.best_pairs():
             counts["reformulations kept" if group != normalised(query) else "pass-through rows kept"] += 1
             pair = pair_id(query, rewrite)
             fields = {"id": pair, "query": query, "rewrite": rewrite, "group": group, "sessions": sessions}
-            yield SourceRow(fields, place)
+            yield SourceRow(fields, where)
         counts.update({name: store.count(name) for name in COUNTS})
     yield SourceReport(rules.describe(), dict(counts))
 
@@ -129,13 +129,13 @@ def _log_row(
     try:
         time = _seconds(data["time"])
     except ValueError:
-        shown = _shortened(str(rejects.moment(data["time"])))
-        return rejects.row(row.where, f"field 'time': '{shown}' is neither seconds nor ISO 8601", row.data)
+        excerpt = _shortened(str(rejects.moment(data["time"])))
+        return rejects.row(row.where, f"field 'time': '{excerpt}' is neither seconds nor ISO 8601", row.data)
     try:
         clicks = _clicks(data["clicks"])
     except ValueError:
-        shown = _shortened(mask(str(data["clicks"]), rejects.order_pattern))
-        return rejects.row(row.where, f"field 'clicks': {shown} is not a number of clicks", row.data)
+        excerpt = _shortened(mask(str(data["clicks"]), rejects.order_pattern))
+        return rejects.row(row.where, f"field 'clicks': {excerpt} is not a number of clicks", row.data)
     if not isinstance(data["query"], str) or data["session"] in (None, ""):
         return rejects.row(row.where, "field 'query' is not text, or field 'session' is empty", row.data)
     if len(data["query"]) > MAX_QUERY:
@@ -249,15 +249,15 @@ class MaskedRejects:
     def row(self, where: str, reason: str, data: Any) -> RejectedRow:
         """A rejected row; only `data` may quote what a user typed."""
         if isinstance(data, Mapping):
-            shown: Any = {
+            excerpt: Any = {
                 column: self.moment(value) if column == self.time else mask_all(value, self.order_pattern)
                 for column, value in data.items()
             }
         elif isinstance(data, str):
-            shown = self._unread(data)
+            excerpt = self._unread(data)
         else:
-            shown = mask_all(data, self.order_pattern)
-        return RejectedRow(where, reason, shown)
+            excerpt = mask_all(data, self.order_pattern)
+        return RejectedRow(where, reason, excerpt)
 
     def moment(self, value: Any) -> Any:
         """A value of the time column as shown in a message."""

@@ -97,16 +97,16 @@ def _triples(text: str) -> set[str]:
 
 
 def _merged(events: Sequence[Event]) -> Iterator[Event]:
-    held: Event | None = None
+    pending: Event | None = None
     for event in events:
-        if held is not None and held.query == event.query:
-            held = Event(held.time, held.query, held.clicks + event.clicks)
+        if pending is not None and pending.query == event.query:
+            pending = Event(pending.time, pending.query, pending.clicks + event.clicks)
             continue
-        if held is not None:
-            yield held
-        held = event
-    if held is not None:
-        yield held
+        if pending is not None:
+            yield pending
+        pending = event
+    if pending is not None:
+        yield pending
 
 
 _CACHE_KIB = 65536
