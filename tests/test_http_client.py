@@ -12,7 +12,7 @@ import pytest
 from searchlora import http_client
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
 from searchlora.http_client import HttpClient, Refused
-from tests.inference.http_server import Told, answering
+from tests.inference.http_server import Reply, answering
 
 
 @pytest.fixture(autouse=True)
@@ -29,28 +29,28 @@ def waits(monkeypatch):
     return waited
 
 
-def failing(times: int, told: Told):
+def failing(times: int, reply: Reply):
     """Fails so many times, then answers."""
-    left = [told] * times
-    return lambda _: left.pop() if left else Told({"done": True})
+    left = [reply] * times
+    return lambda _: left.pop() if left else Reply({"done": True})
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reply",
     [
-        *(Told(status=status) for status in (0, 429, 500, 502, 503, 520, 529)),
-        Told(b"no gzip", headers={"Content-Encoding": "gzip"}),
+        *(Reply(status=status) for status in (0, 429, 500, 502, 503, 520, 529)),
+        Reply(b"no gzip", headers={"Content-Encoding": "gzip"}),
     ],
 )
-def test_transient_errors_are_retried(told):
-    with answering(failing(3, told)) as server:
+def test_transient_errors_are_retried(reply):
+    with answering(failing(3, reply)) as server:
         assert HttpClient(server.url, retries=3).get("/x") == {"done": True}
         assert len(server.asked) == 4
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 499])
 def test_refusals_are_not_retried(status):
-    with answering(lambda _: Told({"error": {"message": "no such model"}}, status)) as server:
+    with answering(lambda _: Reply({"error": {"message": "no such model"}}, status)) as server:
         with pytest.raises(
             Refused, match=rf"{server.url}/x: the server refuses with {status} \(no such model\)"
         ) as found:
@@ -60,19 +60,19 @@ def test_refusals_are_not_retried(status):
 
 
 @pytest.mark.parametrize(
-    ("told", "kind", "says"),
+    ("reply", "kind", "says"),
     [
-        (Told({"error": "full"}, 429), EngineBusy, r"too busy \(429: full; asked up to 3 times\)"),
-        (Told(b"later", 503), EngineBusy, r"too busy \(503: later"),
-        (Told({"detail": [{"msg": "odd"}]}, 500), EngineError, r"server fails \(500: \[\{\"msg\": \"odd\"\}\]"),
-        (Told(b"", 502), EngineError, r"server fails \(502: Bad Gateway"),
-        (Told(b"", 529), EngineError, r"server fails \(529: no reason given"),
-        (Told(b"no", headers={"Content-Encoding": "gzip"}), EngineError, r"cannot be unpacked \(.*up to 3 times\)"),
-        (Told(status=0), EngineError, r"cannot be reached \(.*asked up to 3 times\)"),
+        (Reply({"error": "full"}, 429), EngineBusy, r"too busy \(429: full; asked up to 3 times\)"),
+        (Reply(b"later", 503), EngineBusy, r"too busy \(503: later"),
+        (Reply({"detail": [{"msg": "odd"}]}, 500), EngineError, r"server fails \(500: \[\{\"msg\": \"odd\"\}\]"),
+        (Reply(b"", 502), EngineError, r"server fails \(502: Bad Gateway"),
+        (Reply(b"", 529), EngineError, r"server fails \(529: no reason given"),
+        (Reply(b"no", headers={"Content-Encoding": "gzip"}), EngineError, r"cannot be unpacked \(.*up to 3 times\)"),
+        (Reply(status=0), EngineError, r"cannot be reached \(.*asked up to 3 times\)"),
     ],
 )
-def test_persistent_errors_are_raised_after_the_last_attempt(told, kind, says):
-    with answering(lambda _: told) as server:
+def test_persistent_errors_are_raised_after_the_last_attempt(reply, kind, says):
+    with answering(lambda _: reply) as server:
         with pytest.raises(EngineError, match=says) as found:
             HttpClient(server.url, retries=2).post("/x", {})
         assert type(found.value) is kind
@@ -80,7 +80,7 @@ def test_persistent_errors_are_raised_after_the_last_attempt(told, kind, says):
 
 
 def test_back_off_doubles_with_jitter(waits):
-    with answering(lambda _: Told(status=503)) as server, pytest.raises(EngineBusy):
+    with answering(lambda _: Reply(status=503)) as server, pytest.raises(EngineBusy):
         HttpClient(server.url, retries=8).get("/x")
     longest = [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert len(waits) == 8
@@ -90,16 +90,16 @@ def test_back_off_doubles_with_jitter(waits):
 
 def test_retry_after_is_respected(waits):
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
-    for asked, told in (("7", 7), ("0.1", 0.1), (soon, 20), ("soon", 0)):
+    for header, seconds in (("7", 7), ("0.1", 0.1), (soon, 20), ("soon", 0)):
         waits.clear()
-        with answering(failing(1, Told(status=429, headers={"Retry-After": asked}))) as server:
+        with answering(failing(1, Reply(status=429, headers={"Retry-After": header}))) as server:
             HttpClient(server.url).get("/x")
-        rounded = 1 if told == 20 else 0  # a date has whole seconds
-        assert told + 0.25 - rounded <= waits[0] <= told + 0.5
+        rounded = 1 if seconds == 20 else 0  # a date has whole seconds
+        assert seconds + 0.25 - rounded <= waits[0] <= seconds + 0.5
 
 
 def test_retry_after_has_jitter(waits):
-    with answering(lambda _: Told(status=503, headers={"Retry-After": "5"})) as server:
+    with answering(lambda _: Reply(status=503, headers={"Retry-After": "5"})) as server:
         for _ in range(8):
             with pytest.raises(EngineBusy):
                 HttpClient(server.url, retries=1).get("/x")
@@ -108,7 +108,7 @@ def test_retry_after_has_jitter(waits):
 
 
 def test_a_retry_after_beyond_the_limit_is_an_error(waits):
-    with answering(lambda _: Told(status=503, headers={"Retry-After": "3600"})) as server:
+    with answering(lambda _: Reply(status=503, headers={"Retry-After": "3600"})) as server:
         with pytest.raises(EngineBusy):
             HttpClient(server.url).get("/x")
         assert (len(server.asked), waits) == (1, [])
@@ -117,7 +117,7 @@ def test_a_retry_after_beyond_the_limit_is_an_error(waits):
 def test_no_request_is_sent_after_cancellation():
     given_up = threading.Event()
     given_up.set()
-    with answering(lambda _: Told(status=503)) as server:
+    with answering(lambda _: Reply(status=503)) as server:
         with pytest.raises(EngineError, match="given up before it was asked"):
             HttpClient(server.url).post("/x", {}, cancelled=given_up)
         assert server.asked == []
@@ -126,7 +126,7 @@ def test_no_request_is_sent_after_cancellation():
 def test_timed_out_requests_are_not_retried():
     def late(_):
         time.sleep(0.6)
-        return Told({})
+        return Reply({})
 
     with answering(late) as server:
         with pytest.raises(DeadlineExceeded, match="did not answer within"):
@@ -135,7 +135,7 @@ def test_timed_out_requests_are_not_retried():
 
 
 def test_server_side_time_outs_are_not_retried():
-    with answering(lambda _: Told({"detail": "took too long"}, 504)) as server:
+    with answering(lambda _: Reply({"detail": "took too long"}, 504)) as server:
         with pytest.raises(DeadlineExceeded, match=r"not done in time \(504: took too long\)"):
             HttpClient(server.url, retries=2).post("/x", {})
         assert len(server.asked) == 1
@@ -143,7 +143,7 @@ def test_server_side_time_outs_are_not_retried():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
 def test_values_without_a_json_form_are_not_sent(value):
-    with answering(lambda _: Told({})) as server:
+    with answering(lambda _: Reply({})) as server:
         with pytest.raises(EngineError, match=r"/x, request 3: the request cannot be written as JSON"):
             HttpClient(server.url).post("/x", {"value": value}, request=2)
         assert server.asked == []
@@ -175,14 +175,14 @@ def test_a_slow_response_body_is_bounded_by_the_time_limit():
 
 
 def test_an_unreachable_server_is_an_error():
-    with answering(lambda _: Told({})) as server:
+    with answering(lambda _: Reply({})) as server:
         gone = server.url
     with pytest.raises(EngineError, match=r"cannot be reached .*Check the address, and that the server runs"):
         HttpClient(gone, retries=1).get("/v1/models")
 
 
 def test_the_key_is_sent_and_never_shown():
-    with answering(lambda asked: Told({"error": {"message": f"bad {asked.headers['Authorization']}"}}, 401)) as server:
+    with answering(lambda asked: Reply({"error": {"message": f"bad {asked.headers['Authorization']}"}}, 401)) as server:
         with pytest.raises(Refused, match=r"bad Bearer \*\*\*\)\. Check the API key") as found:
             HttpClient(server.url, api_key="sk-secret").get("/x")
         assert server.asked[0].headers["Authorization"] == "Bearer sk-secret"
@@ -198,28 +198,28 @@ def test_a_key_invalid_in_a_header_is_refused_and_not_shown(key):
 
 def test_truncated_messages_show_no_part_of_the_key():
     key = "sk-" + "A1b2C3d4" * 4
-    told = Told({"error": {"message": "x" * 485 + " " + key}}, 401)
-    with answering(lambda _: told) as server, pytest.raises(Refused) as found:
+    reply = Reply({"error": {"message": "x" * 485 + " " + key}}, 401)
+    with answering(lambda _: reply) as server, pytest.raises(Refused) as found:
         HttpClient(server.url, api_key=key).get("/x")
     assert "sk-" not in str(found.value)
 
 
 def test_redirects_are_not_followed():
-    with answering(lambda _: Told(b"", 307, {"Location": "http://example.org/"})) as server:
+    with answering(lambda _: Reply(b"", 307, {"Location": "http://example.org/"})) as server:
         with pytest.raises(Refused, match=r"307 \(it sends on to http://example.org/"):
             HttpClient(server.url).post("/x", {})
         assert len(server.asked) == 1
 
 
 def test_a_response_that_is_not_json_is_an_error():
-    with answering(lambda _: Told(b"<html>\n hello")) as server:
+    with answering(lambda _: Reply(b"<html>\n hello")) as server:
         with pytest.raises(EngineError, match=r"does not answer with JSON \('<html> hello'\)"):
             HttpClient(server.url).get("/x")
         HttpClient(server.url).post_only("/x", {})  # where only success counts
 
 
 def test_a_closed_client_sends_nothing():
-    with answering(lambda _: Told({})) as server:
+    with answering(lambda _: Reply({})) as server:
         closed = HttpClient(server.url)
         closed.close()
         with pytest.raises(EngineError, match="the engine is closed"):

@@ -303,7 +303,7 @@ def test_a_training_run_is_stored_once(store: Store, trained: Path, draft: Manif
 def test_auto_peft_model_loads_a_stored_folder(
     stored: StoredAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the folder in which the base lies, since a base of this machine is named by its last part."""
+    """Run in the parent folder of the base, since a local base is named by the last part of its path."""
     import torch
     from peft import AutoPeftModelForCausalLM
 

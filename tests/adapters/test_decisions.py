@@ -45,7 +45,7 @@ def test_a_promotion_moves_the_alias_and_a_refusal_does_not(three: Store) -> Non
 
 
 def test_stored_decisions_of_earlier_releases_are_read(three: Store) -> None:
-    """They call the finding of a rule `said`."""
+    """The field `finding` of a rule was called `said`."""
     decide(three, decision(1, "promoted"))
     file = three.root / "echo" / ALIASES
     assert '"finding": "200 rows"' in file.read_text()

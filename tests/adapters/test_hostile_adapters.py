@@ -130,7 +130,7 @@ def write_header(folder: Path, header: Any, data: int = 0) -> None:
     file.unlink(missing_ok=True)
     with file.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
-        out.truncate(8 + len(text) + data)  # sparse: it takes no room on the disk
+        out.truncate(8 + len(text) + data)  # a sparse file: it occupies no disk space
 
 
 def tensor(*shape: int, dtype: str = "F32") -> dict[str, Any]:

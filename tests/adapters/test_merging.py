@@ -28,9 +28,9 @@ def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: St
     merged = resolve(str(tmp_path / "out" / "merged"))
     assert load_model(merged).dtype == torch.bfloat16
     assert load_tokenizer(merged).chat_template
-    told = json.loads((merged.path / "merged.json").read_text())
-    assert told["adapter"] == "echo@1"
-    assert (told["settings"], told["tuned"]) == (stored.manifest.settings, stored.manifest.tuned)
+    reported = json.loads((merged.path / "merged.json").read_text())
+    assert reported["adapter"] == "echo@1"
+    assert (reported["settings"], reported["tuned"]) == (stored.manifest.settings, stored.manifest.tuned)
     assert all(str(tmp_path) not in file.read_text() for file in merged.path.glob("*.json"))
 
 

@@ -123,7 +123,7 @@ def test_topics_can_come_from_a_file(cli, tmp_path):
 
 
 def test_nothing_is_overwritten_and_no_partial_file_remains(refused, tmp_path):
-    """Not the log itself, not the judgments of people; and figures lie nowhere without their qrels."""
+    """Neither the log nor human judgments are overwritten, and no figures remain without their qrels."""
     log, people = tmp_path / "log.csv", tmp_path / "people.txt"
     lines = [f"tent,d {at % 2},1,{at % 2}\n" for at in range(40)]
     log.write_text("query,document,position,clicked\n" + "".join(lines))

@@ -32,7 +32,7 @@ def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     )
     assert set(known) == seen and test and not test & seen and known == sorted(known)
 
-    # A run says which adapters had a part in it.
+    # A run names the adapters that took part in it.
     queries, pipeline, ours = tmp_path / "queries.jsonl", tmp_path / "p.yaml", tmp_path / "ours.trec"
     rows = [{"id": f"t{n}", "query": f"a tent of kind {n}", "passage": "", "title": ""} for n in range(3)]
     queries.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

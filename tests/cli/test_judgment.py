@@ -36,8 +36,8 @@ def judge(cli, tmp_path, tiny_base):
     built = cli("data", "build", "judgment", source, "--format", "native", "--out", data, *options)
     assert built.code == 0, built.err
     settings = (part for value in SHORT for part in ("--set", value))
-    told = ("--data", data, "--name", "camp-judge", "--base", tiny_base.path, "--store", store)
-    trained = cli("train", "judgment", *told, *settings)
+    reported = ("--data", data, "--name", "camp-judge", "--base", tiny_base.path, "--store", store)
+    trained = cli("train", "judgment", *reported, *settings)
     assert trained.code == 0, trained.err
     return data, store
 
@@ -88,8 +88,8 @@ def test_rerank_pipeline_with_a_judge(cli, judge, tmp_path):
         tmp_path / "queries.jsonl", [{"id": "q", "query": "a tent"}, {"id": "none", "query": "xylophone"}]
     )
     out = tmp_path / "run.trec"
-    told = ("--set", "adapter=camp-judge", "--set", "depth=4", "--store", store)
-    ran = cli("run", "rerank", "--queries", queries, "--corpus", corpus, "--out", out, *told)
+    reported = ("--set", "adapter=camp-judge", "--set", "depth=4", "--store", store)
+    ran = cli("run", "rerank", "--queries", queries, "--corpus", corpus, "--out", out, *reported)
     assert ran.code == 0, ran.err
     scores = read_run(out)["q"]
     order = ranked(scores)
@@ -112,15 +112,15 @@ def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
         ("validation", rows[60:70], True),
         ("test", rows[70:], False),
     ):
-        told = [{**row, "reason": words[row["grade"] > 0]} if known else row for row in part]
-        written(tmp_path / "rows" / f"{split}.jsonl", told)
+        reported = [{**row, "reason": words[row["grade"] > 0]} if known else row for row in part]
+        written(tmp_path / "rows" / f"{split}.jsonl", reported)
     data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "report"
     options = ("--option", "grades=2", "--option", "reason=yes")
     built = cli("data", "build", "judgment", tmp_path / "rows", "--format", "native", "--out", data, *options)
     assert built.code == 0, built.err
     longer = (*SHORT, "optim.max_steps=60", "optim.epochs=99", "optim.learning_rate=1e-2")
-    told = ("--data", data, "--name", "j", "--base", tiny_base.path, "--store", store)
-    trained = cli("train", "judgment", *told, *(part for value in longer for part in ("--set", value)))
+    reported = ("--data", data, "--name", "j", "--base", tiny_base.path, "--store", store)
+    trained = cli("train", "judgment", *reported, *(part for value in longer for part in ("--set", value)))
     assert trained.code == 0, trained.err
     manifest = Store(store).get("j").manifest
     assert manifest.settings["reason"] is True and manifest.recipe["max_new_tokens"] == 80

@@ -95,7 +95,7 @@ _SCHEMA = {
 
 
 def build_distribution(folder: Path, *, closed: bool = True) -> Path:
-    """Write package and metadata of the distribution `colour-task`; `folder` then goes on the Python path.
+    """Write package and metadata of the distribution `colour-task`; `folder` is then added to the Python path.
 
     Args:
         closed: The task's output has choices, so even an untrained base always names a colour; else it has none.

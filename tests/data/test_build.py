@@ -90,7 +90,7 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"query": ""}, "field 'query'"),
         ({"query": 7}, "field 'query': 7 is not of type 'string'"),
@@ -102,12 +102,12 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
         ({"id": "r0"}, "field 'id': 'r0' was used by an earlier row"),
     ],
 )
-def test_an_invalid_row_names_row_and_field(tmp_path: Path, changes: Row, told: str) -> None:
+def test_an_invalid_row_names_row_and_field(tmp_path: Path, changes: Row, reported: str) -> None:
     source = _source(tmp_path, [_row(0), _row(1), _row(2, **changes), _row(3)])
     with pytest.raises(RejectedRows) as raised:
         build(task, source, format="native", out=tmp_path / "out")
     assert "rows.jsonl, line 3" in str(raised.value)
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
     assert "--allow-rejects" in str(raised.value)
     assert _nothing_but(tmp_path, "rows.jsonl", "out.rejected.jsonl")
     listed = [json.loads(line) for line in (tmp_path / "out.rejected.jsonl").read_text().splitlines()]
@@ -228,17 +228,17 @@ def test_limit_ends_reading(tmp_path: Path) -> None:
 
 def test_progress_reports_bytes_and_rows_to_the_end(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(20_000)])
-    told: list[tuple[int, int | None, str]] = []
+    reported: list[tuple[int, int | None, str]] = []
     build(
         task,
         source,
         format="native",
         out=tmp_path / "out",
-        progress=lambda done, total, note="": told.append((done, total, note)),
+        progress=lambda done, total, note="": reported.append((done, total, note)),
     )
-    assert told[-1] == (source.stat().st_size, source.stat().st_size, "20,000 rows")
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert 0 < told[1][0] < source.stat().st_size
+    assert reported[-1] == (source.stat().st_size, source.stat().st_size, "20,000 rows")
+    assert [done for done, _, _ in reported] == sorted(done for done, _, _ in reported)
+    assert 0 < reported[1][0] < source.stat().st_size
 
 
 def test_invalid_arguments_are_refused_before_reading(tmp_path: Path) -> None:

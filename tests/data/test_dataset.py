@@ -81,14 +81,14 @@ def test_collection_files_keep_judgments_and_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("documents", "told"),
+    ("documents", "reported"),
     [
         ((Document("d1", "a"), Document("d1", "b")), "occurs twice"),
         ((Document("d 1", "a"),), "cannot stand in a TREC file"),
     ],
 )
-def test_a_document_id_must_be_usable(tmp_path: Path, documents: tuple[Document, ...], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_a_document_id_must_be_usable(tmp_path: Path, documents: tuple[Document, ...], reported: str) -> None:
+    with pytest.raises(DataError, match=reported):
         write_collection(_collection(*documents), tmp_path, set())
 
 

@@ -202,8 +202,8 @@ def test_a_full_disk_during_a_build_is_an_error_that_names_it(tmp_path: Path) ->
     source.write_text(
         "\n".join(event(n, query=f"kicks {n} {'x' * 500}", clicks=1) for n in range(2000)), encoding="utf-8"
     )
-    told, _ = build_in_process(source, tmp_path / "out", tmp_path / "temporary", 50_000).communicate()
-    assert "File too large" in told and "out: cannot be written" in told
+    reported, _ = build_in_process(source, tmp_path / "out", tmp_path / "temporary", 50_000).communicate()
+    assert "File too large" in reported and "out: cannot be written" in reported
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "temporary"]
 
 

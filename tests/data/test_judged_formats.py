@@ -136,8 +136,8 @@ def test_pairs_follow_the_order_of_the_judgments_and_missing_texts_are_reported(
         ("d2", 1, "text 2"),
         ("d1", 0, "text 1"),
     ]
-    told = {each.where: each.reason for each in found if isinstance(each, RejectedRow)}
-    assert told == {
+    reported = {each.where: each.reason for each in found if isinstance(each, RejectedRow)}
+    assert reported == {
         "made, topic q, document d99": "the document is not in the collection",
         "made, topic other, document d1": "the topic has no query",
     }

@@ -176,11 +176,11 @@ def test_rows_rejected_by_the_reader_are_masked_too(tmp_path: Path) -> None:
         b'{"query": "order 12345678\\t555-867-5309\n["jane@mail.example"]\n'
         b'{"query": "jane@mail.example", "n": 15558675309}\n' + long.encode() + b'\n{"query": "jan\xe9@mail.example"}\n'
     )
-    told = [row.data for row in _rejected(lines)]
-    assert told[0] == '{"query": "[order] [phone]\n'
-    assert told[1:3] == [["[mail]"], {"query": "[mail]", "n": "[phone]"}]
-    assert told[3].startswith('{"query": "tent tent') and "555" not in told[3] and "jane" not in told[3]
-    assert told[4] == '{"query": "[mail]"}\n'
+    reported = [row.data for row in _rejected(lines)]
+    assert reported[0] == '{"query": "[order] [phone]\n'
+    assert reported[1:3] == [["[mail]"], {"query": "[mail]", "n": "[phone]"}]
+    assert reported[3].startswith('{"query": "tent tent') and "555" not in reported[3] and "jane" not in reported[3]
+    assert reported[4] == '{"query": "[mail]"}\n'
 
 
 def test_clicks_given_as_an_object_reject_only_that_row(tmp_path: Path) -> None:
@@ -205,9 +205,9 @@ def test_invalid_columns_and_options_are_errors(tmp_path: Path) -> None:
 def test_the_card_states_the_rules_with_their_thresholds(tmp_path: Path) -> None:
     *_, report = read(_log(tmp_path / "log.csv", _users("a", (0, "tent", 1))), {"min_users": "2", "window": "90"})
     assert isinstance(report, SourceReport)
-    told = " ".join(report.rules)
-    assert "fewer than 2 users" in told
-    assert "at most 90 seconds" in told
+    reported = " ".join(report.rules)
+    assert "fewer than 2 users" in reported
+    assert "at most 90 seconds" in reported
 
 
 def test_a_disk_too_small_for_sorting_is_an_error(tmp_path: Path) -> None:

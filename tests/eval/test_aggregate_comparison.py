@@ -212,11 +212,11 @@ def test_incomparable_systems_are_errors(systems):
 @pytest.mark.parametrize("n", [43, 200])
 @pytest.mark.parametrize("figure", ["macro-F1", "kappa"])
 def test_intervals_have_nominal_coverage(figure, n):
-    """Rows of their own; four labels, or four grades, of which some are told worse than others."""
+    """Independent rows with four labels or grades, some of which are predicted worse than others."""
     rng = np.random.default_rng(n)
     prior = np.array([0.4, 0.3, 0.2, 0.1])
-    told = 0.7 * np.eye(4) + 0.3 * np.array([[0.4, 0.4, 0.1, 0.1]] * 4)
-    joint = prior[:, None] * told
+    reported = 0.7 * np.eye(4) + 0.3 * np.array([[0.4, 0.4, 0.1, 0.1]] * 4)
+    joint = prior[:, None] * reported
     if figure == "kappa":
         truth = 1 - (1 - np.trace(joint)) / (1 - prior @ joint.sum(axis=0))
     else:

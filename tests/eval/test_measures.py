@@ -54,7 +54,7 @@ def test_many_measures_in_one_pass_equal_single_passes(real_data, tmp_path):
 
 
 def test_other_providers_see_the_ranking_of_trec_eval():
-    """On ties the last document id stands first, whoever calculates."""
+    """Ties are ranked by descending document id by every provider."""
     run = {"2": {"b": 1.0, "c": 1.0, "a": 1.0}}
     values = retrieval_values(run, QRELS, ["Judged@1", "MRR", "Compat(p=0.8)"])
     assert values["Judged@1"]["2"] == values["MRR"]["2"] == 1.0
@@ -178,7 +178,7 @@ def test_identical_text_scores_one_and_different_text_less():
 
 
 def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
-    # a c of the output stands in order in the reference: precision 2/2, recall 2/4.
+    # "a c" is a subsequence of the reference: precision 2/2, recall 2/4.
     assert rouge_l(["a c"], ["a b c d"]) == pytest.approx([2 * 1 * 0.5 / 1.5])
 
 

@@ -40,7 +40,7 @@ def test_values_of_a_worked_example():
     assert values["nDCG@3 unjudged as best"] == pytest.approx(max(tried))
     assert values["MRR@3 unjudged as best"] == 1
     assert values["Recall@3 unjudged as best"] == pytest.approx(2 / 5)
-    # Of five relevant documents four stand at the ranks 1, 3, 4 and 5.
+    # Four of five relevant documents are at ranks 1, 3, 4 and 5.
     assert values["AP unjudged as best"] == pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 5) / 5)
 
 

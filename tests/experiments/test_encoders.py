@@ -165,8 +165,10 @@ def test_train_and_evaluate_from_the_command_line(cli, refused, place, data, fas
     assert "does not train an encoder" in refused(
         "train", "rewriting", "--name", "typed", *where, "--out", tmp_path / "other", *how
     )
-    told = cli("evaluate", "finder", *where, "--beside-encoder", tmp_path / "typed-full", "--out", tmp_path / "report")
-    assert told.code == 0 and "typed-full" in told.out
+    reported = cli(
+        "evaluate", "finder", *where, "--beside-encoder", tmp_path / "typed-full", "--out", tmp_path / "report"
+    )
+    assert reported.code == 0 and "typed-full" in reported.out
 
 
 # a dense stage

@@ -194,7 +194,7 @@ def test_changed_data_is_refused_unless_accepted(shop, tmp_path):
 
 
 def test_changed_data_does_not_bypass_a_refusal(shop, tmp_path):
-    """Refused on one data set, tried on another: the alias has not moved yet, and still the change is told."""
+    """Refused on one dataset, tried on another: the change is reported although the alias has not moved."""
     build("colour", write_records(tmp_path / "rows.jsonl", groups=290), format="native", out=tmp_path / "other",
           shares=(0.5, 0.1, 0.4))  # fmt: skip
     strict = Policy(least={"rows": 10_000})
@@ -273,7 +273,7 @@ def test_removing_the_incumbent_does_not_bypass_the_policy(shop, tmp_path):
 
 
 def test_training_queries_in_other_data_are_refused(shop, tmp_path):
-    """Another split of the same rows: the candidate has seen most of what it would be tested on."""
+    """Another split of the same rows: the candidate was trained on most of the test rows."""
     build("colour", shop.root / "rows.jsonl", format="native", out=tmp_path / "other", seed=99, shares=(0.5, 0.1, 0.4))
     assert "held out" in broken(shop.promote(2, data=tmp_path / "other"))
 

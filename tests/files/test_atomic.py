@@ -25,9 +25,9 @@ def test_the_write_check_passes_without_creating_files(tmp_path, monkeypatch):
 def test_the_write_check_refuses_unwritable_paths(tmp_path, name):
     (tmp_path / "file").write_text("")
     target = tmp_path / name
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as reported:
         check_writable(target)
-    assert told.value.where == str(target) and told.value.what.startswith("cannot be written (")
+    assert reported.value.where == str(target) and reported.value.what.startswith("cannot be written (")
     with pytest.raises(DataError), atomic_text(target) as out:
         out.write("x")
 

@@ -99,7 +99,7 @@ def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "reported"),
     [
         ("a.csv", b"", "the file is empty"),
         ("a.xlsx", b"x", "Known endings: .jsonl"),
@@ -112,12 +112,12 @@ def test_malformed_rows_of_a_table_are_rejected_and_the_rest_is_read(tmp_path: P
         ("a.json", '[{"query": "ü"}]'.encode("latin-1"), "is not UTF-8 text"),
     ],
 )
-def test_an_unusable_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_an_unusable_file_is_one_clear_error(tmp_path: Path, name: str, content: bytes, reported: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as raised:
         list(read_rows(path, ("query", "rewrite")))
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
     assert name in str(raised.value)
 
 
@@ -167,11 +167,11 @@ def test_numbers_in_a_json_array_are_rejected_rows(tmp_path: Path) -> None:
 def test_read_progress_counts_every_byte(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rows{ending}"
     WRITERS[ending](path, ROWS * 30_000)
-    told: list[tuple[int, int | None]] = []
+    reported: list[tuple[int, int | None]] = []
 
     def progress(done: int, total: int | None, note: str = "") -> None:
         del note
-        told.append((done, total))
+        reported.append((done, total))
 
     meter = ReadProgress(total=path.stat().st_size, progress=progress)
     with track_reads(meter):
@@ -179,12 +179,12 @@ def test_read_progress_counts_every_byte(tmp_path: Path, ending: str) -> None:
     assert len(rows) == 60_000
     assert meter.done >= path.stat().st_size
     assert list(meter.files) == [path]
-    assert told == sorted(told)
-    assert len(told) >= 2 or ending == ".parquet"  # Parquet packs these rows into less than a telling
+    assert reported == sorted(reported)
+    assert len(reported) >= 2 or ending == ".parquet"  # Parquet packs these rows into less than a telling
 
 
 def test_parquet_nulls_are_none(tmp_path: Path) -> None:
-    """A required cell that is null stands there, for the schema to refuse; fields that other rows have do not."""
+    """A null in a required column is kept, so that the schema rejects it; absent optional fields are omitted."""
     import pyarrow
     import pyarrow.parquet
 

@@ -18,7 +18,7 @@ from tests.memory import PEAK
 
 
 def bomb(path: Path, mebibytes: int, piece: bytes = b" ") -> Path:
-    """A gzip file of about a thousandth of what it unpacks to."""
+    """A gzip file of about a thousandth of its decompressed size."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     block = piece * ((1 << 20) // len(piece))
     with path.open("wb") as out:

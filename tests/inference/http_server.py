@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """What came in; no body with a GET."""
 
     path: str
@@ -21,27 +21,27 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What goes out: JSON, or bytes as they are. Status 0 closes the connection without a word."""
+class Reply:
+    """A scripted response: JSON, or raw bytes. Status 0 closes the connection without a response."""
 
     content: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[Asked], Told]
+Answer = Callable[[ReceivedRequest], Reply]
 
 
 @dataclass(frozen=True)
 class Answering:
     url: str
-    asked: list[Asked]
+    asked: list[ReceivedRequest]
 
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[Answering]:
     """The server, and everything it was asked, in order."""
-    asked: list[Asked] = []
+    asked: list[ReceivedRequest] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -53,14 +53,14 @@ def answering(answer: Answer) -> Iterator[Answering]:
             self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def _reply(self, body: Any) -> None:
-            asked.append(Asked(self.path, body, dict(self.headers)))
-            told = answer(asked[-1])
-            if not told.status:
+            asked.append(ReceivedRequest(self.path, body, dict(self.headers)))
+            reply = answer(asked[-1])
+            if not reply.status:
                 self.close_connection = True
                 return
-            content = told.content if isinstance(told.content, bytes) else json.dumps(told.content).encode()
-            self.send_response(told.status)
-            for name, value in {"Content-Length": str(len(content)), **told.headers}.items():
+            content = reply.content if isinstance(reply.content, bytes) else json.dumps(reply.content).encode()
+            self.send_response(reply.status)
+            for name, value in {"Content-Length": str(len(content)), **reply.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

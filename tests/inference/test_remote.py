@@ -12,7 +12,7 @@ from searchlora.errors import EngineError
 from searchlora.inference.engine import Completion, Request
 from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.outputs import Grammar
-from tests.inference.http_server import Told, answering
+from tests.inference.http_server import Reply, answering
 
 CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
@@ -21,9 +21,9 @@ SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
 def chats(text="red", finish="stop"):
     """A server of chats only."""
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    answer = Told({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}})
+    answer = Reply({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}})
     return lambda asked: (
-        Told({"data": [{"id": "the-base", "owned_by": "someone"}]}) if asked.path == "/v1/models" else answer
+        Reply({"data": [{"id": "the-base", "owned_by": "someone"}]}) if asked.path == "/v1/models" else answer
     )
 
 
@@ -70,7 +70,7 @@ def test_an_unknown_finish_reason_is_an_error(tiny_base):
 
 @pytest.mark.parametrize("content", [{}, [], {"choices": []}, {"choices": [{}]}, {"choices": [{"message": {}}]}])
 def test_a_malformed_answer_is_an_error(tiny_base, content):
-    with answering(lambda _: Told(content)) as server:
+    with answering(lambda _: Reply(content)) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=0)
         with pytest.raises(EngineError, match=r"request 1: the server's answer is not understood"):
             engine.generate([Request(CHAT)])
@@ -93,23 +93,23 @@ def test_concurrency_is_limited(tiny_base):
 
     with answering(slow) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", concurrency=3)
-        texts, told = [f"text {n}" for n in range(12)], []
+        texts, progress_calls = [f"text {n}" for n in range(12)], []
         requests = [Request(({"role": "user", "content": text},)) for text in texts]
         other = threading.Thread(target=engine.generate, args=(requests,))
         other.start()
-        found = engine.generate(requests, progress=lambda done, total: told.append((done, total)))
+        found = engine.generate(requests, progress=lambda done, total: progress_calls.append((done, total)))
         other.join()
         engine.close()
     assert [completion.text for completion in found] == texts
-    assert told == [(n, 12) for n in range(1, 13)]
+    assert progress_calls == [(n, 12) for n in range(1, 13)]
     assert most == 3
 
 
 def test_one_failure_cancels_the_other_requests(tiny_base):
     def answer(asked):
         if asked.body["messages"][0]["content"] == "bad":
-            return Told({"error": {"message": "no"}}, 400)
-        return Told(status=503)
+            return Reply({"error": {"message": "no"}}, 400)
+        return Reply(status=503)
 
     with answering(answer) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", concurrency=2, retries=20)
@@ -150,7 +150,7 @@ def test_closing_ends_running_calls(tiny_base):
 
 
 def test_closing_does_not_wait_for_retries(tiny_base):
-    with answering(lambda _: Told(status=503, headers={"Retry-After": "30"})) as server:
+    with answering(lambda _: Reply(status=503, headers={"Retry-After": "30"})) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any", retries=9)
 
         def call():
@@ -171,7 +171,7 @@ def test_closing_does_not_wait_for_retries(tiny_base):
 def test_errors_name_their_request(tiny_base):
     def answer(asked):
         long = asked.body["messages"][0]["content"] == "long"
-        return Told({"error": {"message": "too long"}}, 400) if long else chats()(asked)
+        return Reply({"error": {"message": "too long"}}, 400) if long else chats()(asked)
 
     with answering(answer) as server:
         engine = RemoteEngine(server.url, tiny_base, dialect="openai", model="any")
@@ -182,7 +182,7 @@ def test_errors_name_their_request(tiny_base):
 
 def test_a_searchlora_server_with_another_base_is_refused(tiny_base):
     cards = [{"id": "other-7b", "owned_by": "searchlora"}]
-    with answering(lambda _: Told({"data": cards})) as server:
+    with answering(lambda _: Reply({"data": cards})) as server:
         with pytest.raises(EngineError, match=r"has no base 'tiny' \(it has other-7b\).*--base tiny.*'model'"):
             RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
         with pytest.raises(EngineError, match="has no base 'mine'"):
@@ -193,8 +193,8 @@ def test_a_searchlora_server_with_another_base_is_refused(tiny_base):
 def test_an_infinite_prune_margin_scores_every_choice_exactly(tiny_base):
     def answer(asked):
         if asked.path == "/v1/models":
-            return Told({"data": [{"id": "tiny", "owned_by": "searchlora"}]})
-        return Told({"log_probabilities": [-1.0], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
+            return Reply({"data": [{"id": "tiny", "owned_by": "searchlora"}]})
+        return Reply({"log_probabilities": [-1.0], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
 
     with answering(answer) as server:
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], prune_margin=float("inf"))

@@ -16,7 +16,7 @@ from searchlora.inference.remote.engine import RemoteEngine
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
-from tests.inference.http_server import Told, answering
+from tests.inference.http_server import Reply, answering
 from tests.made import made_adapter
 from tests.words import first_word
 
@@ -41,7 +41,7 @@ def renderer(tiny_base):
 
 
 class LikeVllm:
-    """Writes "red" and scores each token by its id and by how much stands before it; loads adapters where it may."""
+    """Generates "red", scores each token by its id and position, and loads adapters if permitted."""
 
     def __init__(self, renderer, *, loads=True, adapters=()):
         self.renderer = renderer
@@ -51,17 +51,17 @@ class LikeVllm:
     def __call__(self, asked):
         if asked.path == "/v1/models":
             cards = [CARD, *({"id": name, "parent": "the-base"} for name in self.adapters)]
-            return Told({"data": [{**card, "owned_by": "vllm"} for card in cards]})
+            return Reply({"data": [{**card, "owned_by": "vllm"} for card in cards]})
         if asked.path == "/v1/load_lora_adapter":
             if not self.loads:
-                return Told({"detail": "Not Found"}, 404)
+                return Reply({"detail": "Not Found"}, 404)
             self.adapters.append(asked.body["lora_name"])
-            return Told(b"Success")
+            return Reply(b"Success")
         if asked.path == "/v1/unload_lora_adapter":
             if asked.body["lora_name"] not in self.adapters:
-                return Told({"error": {"message": "cannot be found"}}, 404)
+                return Reply({"error": {"message": "cannot be found"}}, 404)
             self.adapters.remove(asked.body["lora_name"])
-            return Told(b"Success")
+            return Reply(b"Success")
         body = asked.body
         assert asked.path == "/v1/completions"
         assert body["temperature"] == 0
@@ -79,10 +79,10 @@ class LikeVllm:
                 for index, prompt in enumerate(body["prompt"])
             ]
             usage = {"prompt_tokens": sum(map(len, body["prompt"]))}
-            return Told({"choices": choices[::-1], "usage": usage})
+            return Reply({"choices": choices[::-1], "usage": usage})
         ids = self.renderer.completion_ids("red")
         choice = {"index": 0, "finish_reason": "stop", "token_ids": ids, "text": "not this"}
-        return Told({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": len(ids)}})
+        return Reply({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": len(ids)}})
 
     @staticmethod
     def score(prompt, token):
@@ -168,10 +168,10 @@ def test_no_choices_give_no_scores(tiny_base, renderer):
 
 def test_a_vllm_without_log_probabilities_of_given_tokens_is_an_error(tiny_base, renderer):
     def older(asked):
-        told = LikeVllm(renderer)(asked)
-        for choice in told.content.get("choices", ()):
+        reply = LikeVllm(renderer)(asked)
+        for choice in reply.content.get("choices", ()):
             choice["logprobs"]["top_logprobs"] = [{"token_id:1": -0.5}]
-        return told
+        return reply
 
     with answering(older) as server, pytest.raises(EngineError, match=r"request 1: this vLLM does not tell .*newer"):
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["red"]])
@@ -188,8 +188,8 @@ def test_scores_of_a_server_that_are_not_finite_are_an_error(tiny_base, renderer
 
     def searchlora(asked):
         if asked.path == "/v1/models":
-            return Told({"data": [{"id": "the-base", "owned_by": "searchlora"}]})
-        return Told({"log_probabilities": [-1.0, value], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
+            return Reply({"data": [{"id": "the-base", "owned_by": "searchlora"}]})
+        return Reply({"log_probabilities": [-1.0, value], "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
 
     for answer, settings in ((broken, {}), (searchlora, {"model": "the-base"})):
         with answering(answer) as server, pytest.raises(EngineError, match=r"request 1: .*not all finite"):
@@ -219,7 +219,7 @@ def test_an_adapter_is_reloaded_after_a_restart_of_vllm(tiny_base, renderer, sto
 
     def answer(asked):
         if asked.path == "/v1/completions" and asked.body["model"] not in ("the-base", *like.adapters):
-            return Told({"error": {"message": "The model does not exist."}}, 404)
+            return Reply({"error": {"message": "The model does not exist."}}, 404)
         return like(asked)
 
     with answering(answer) as server:
@@ -250,7 +250,7 @@ def test_scoring_stops_when_the_call_was_cancelled(tiny_base, renderer):
         if asked.path == "/v1/models":
             return like(asked)
         time.sleep(0.05)
-        return Told({"error": "no"}, 400) if len(asked.body["prompt"][0]) == short else like(asked)
+        return Reply({"error": "no"}, 400) if len(asked.body["prompt"][0]) == short else like(asked)
 
     with answering(answer) as server:
         engine = RemoteEngine(server.url, tiny_base, concurrency=2)

@@ -81,7 +81,7 @@ def exact(sharp_base, store):
 
 
 def scored_ids(engine, prompts, answers, within=None):
-    """Scores of token ids as they stand, without a chat around them."""
+    """Scores of raw token ids, without a chat template."""
     queued = [
         ScoreRequest(ids=tuple(prompt), adapter="one@1", choices=tuple(map(tuple, each)), prune_margin=within)
         for prompt, each in zip(prompts, answers, strict=True)
@@ -157,7 +157,7 @@ def with_adapter(base, store, adapter, precision):
 
 
 def mixed(engine, within=None):
-    """Requests that wear adapters in turn, answers to each as token ids, and what the engine makes of these."""
+    """Requests with alternating adapters, their answers as token ids, and the scores of the engine."""
     requests = [asked("where is my card " + "now " * n, ADAPTERS[n % 3]) for n in range(7)]
     choices = [LABELS[: 2 + n] for n in range(7)]
     scored = [found.log_probabilities for found in engine.score(requests, choices, prune_margin=within)]

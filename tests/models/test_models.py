@@ -149,7 +149,7 @@ def test_an_unavailable_hub_id_is_one_clear_error(monkeypatch):
 
 @pytest.fixture
 def hub(tiny_base, tmp_path, monkeypatch):
-    """A hub whose `x/base` has a commit in the cache; what was asked is noted, and `...` means over the network."""
+    """A hub with a cached commit of `x/base` that records calls; `...` marks network access."""
     cached = shutil.copytree(tiny_base.path, tmp_path / "cached1")
     asked = []
 
@@ -368,7 +368,7 @@ def test_the_packaged_base_answers_and_is_converted_once():
 
 @pytest.mark.slow
 def test_the_packaged_base_has_the_fingerprint_recorded_in_adapters():
-    """The conversion must come out the same on every machine, or nobody could load an adapter made elsewhere."""
+    """The conversion must be the same on every machine; otherwise adapters would not be portable."""
     found = fingerprint(resolve(SMALL).path)
     assert found.architecture == "LlamaForCausalLM"
     assert found.tensors == "5fdcab4789f1a995287ddba5c1bde4d37ad53acdd25c6b6f970c39292ddd6375"

@@ -17,7 +17,7 @@ DOCUMENTS = [Document("d1", "waterproof boots"), Document("d2", "a green tent"),
 
 
 class Scripted:
-    """An engine that says what it is told to; the real one is in `tests/inference`."""
+    """An engine with scripted completions; the real one is tested in `tests/inference`."""
 
     def __init__(self, answers: dict[str, tuple[str, str]]) -> None:
         self.answers = answers

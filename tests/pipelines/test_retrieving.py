@@ -76,18 +76,18 @@ def test_fuse_stage_uses_its_settings(built, tiny):
 
 
 def test_an_encoder_is_loaded_once_and_progress_is_reported(built, tiny, monkeypatch):
-    loaded, told = [], []
+    loaded, reported = [], []
     load = Encoder.load
     monkeypatch.setattr(Encoder, "load", lambda name, **how: loaded.append(name) or load(name, **how))
     dense = {"dense": {"model": tiny}}
 
     def steps(name):
-        told.append(name)
+        reported.append(name)
         return lambda *_: None
 
     built({"fuse": {"of": [dense, dense, {"bm25": {}}]}}, dense, steps=steps)
     assert loaded == [tiny]
-    assert told == ["Encoding", "Encoding", "Indexing", "Encoding"]
+    assert reported == ["Encoding", "Encoding", "Indexing", "Encoding"]
 
 
 def test_invalid_retrieval_stages_are_errors(built, tiny):

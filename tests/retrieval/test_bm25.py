@@ -145,13 +145,13 @@ def test_k_below_one_is_refused():
 
 
 def test_progress_is_reported():
-    told = []
+    reported = []
 
     def progress(done: int, total: int | None, note: str = "") -> None:
-        told.append((done, total, note))
+        reported.append((done, total, note))
 
     documents = (Document(str(place), "word") for place in range(2_500))
     index = BM25Index(documents, progress=progress)
-    assert [done for done, *_ in told] == [1_000, 2_000, 2_500]
+    assert [done for done, *_ in reported] == [1_000, 2_000, 2_500]
     index.search(["word", "x"], 1, progress=progress)
-    assert told[-1][:2] == (2, 2)
+    assert reported[-1][:2] == (2, 2)

@@ -16,7 +16,7 @@ from tests.tiny_encoder import build_tiny_encoder
 
 
 class Given:
-    """An encoder that gives the vectors it is told to: for the index alone, at vectors that no model would give."""
+    """An encoder with scripted vectors, to test the index at vectors that no model would give."""
 
     max_tokens = None
 
@@ -76,13 +76,13 @@ def test_a_vector_that_is_not_finite_is_refused(value):
 
 
 def test_progress_is_reported(encoder):
-    told = []
+    reported = []
     documents = [Document(str(number), f"tent {number}") for number in range(10)]
-    index = DenseIndex(documents, encoder, batch_size=4, progress=lambda *each: told.append(each))
-    assert [each[:2] for each in told] == [(4, 10), (8, 10), (10, 10)]
-    told.clear()
-    index.search(["a", ""], 1, progress=lambda *each: told.append(each))
-    assert told == [(1, 2), (2, 2)]
+    index = DenseIndex(documents, encoder, batch_size=4, progress=lambda *each: reported.append(each))
+    assert [each[:2] for each in reported] == [(4, 10), (8, 10), (10, 10)]
+    reported.clear()
+    index.search(["a", ""], 1, progress=lambda *each: reported.append(each))
+    assert reported == [(1, 2), (2, 2)]
 
 
 def test_vectors_are_float32_in_input_order_for_any_batch_size(encoder):

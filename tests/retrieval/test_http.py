@@ -14,7 +14,7 @@ from searchlora.pipelines.config import parse_stages
 from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from searchlora.records import Document, Hit
 from searchlora.retrieval.http import HttpRetriever, ResponsePaths
-from tests.inference.http_server import Told, answering
+from tests.inference.http_server import Reply, answering
 
 PRODUCTS = {
     "p1": ("Red couch", "for two"),
@@ -42,7 +42,7 @@ def opensearch(asked):
         for score, key in matching(asked.body["query"]["multi_match"]["query"])[: asked.body["size"]]
     ]
     total = {"value": len(hits), "relation": "eq"}
-    return Told({"took": 2, "timed_out": False, "_shards": {"total": 1}, "hits": {"total": total, "hits": hits}})
+    return Reply({"took": 2, "timed_out": False, "_shards": {"total": 1}, "hits": {"total": total, "hits": hits}})
 
 
 def solr(asked):
@@ -53,7 +53,7 @@ def solr(asked):
         for score, key in found
     ]
     header = {"status": 0, "QTime": 1}
-    return Told({"responseHeader": header, "response": {"numFound": len(docs), "start": 0, "docs": docs}})
+    return Reply({"responseHeader": header, "response": {"numFound": len(docs), "start": 0, "docs": docs}})
 
 
 def stages(*settings):
@@ -100,7 +100,7 @@ def test_a_body_and_paths_of_ones_own(tmp_path):
     def answer(asked):
         rows = [{"sku": 7, "names": {"de": "Zelt"}, "a": "x", "b": ["y", "z"]}, {"sku": 9}, {"sku": 7}]
         assert asked.body == {"text": "q: tent", "options": {"rows": 5, "fuzzy": True}}
-        return Told({"results": {"list": rows}})
+        return Reply({"results": {"list": rows}})
 
     settings = {
         "body": {"text": "q: {query}", "options": {"rows": "{k}", "fuzzy": True}},
@@ -178,7 +178,7 @@ def test_the_key_is_sent_as_the_engine_expects(tmp_path, monkeypatch, auth, head
     ],
 )
 def test_an_unexpected_answer_names_the_address_and_the_path(tmp_path, content, says):
-    with answering(lambda _: Told(content)) as server:
+    with answering(lambda _: Reply(content)) as server:
         url = f"{server.url}/products/_search"
         with pytest.raises(EngineError, match=f"{url}: .*{says}"):
             built(tmp_path, {"http": {"url": url, "engine": "opensearch"}}).search("tent")
@@ -187,7 +187,7 @@ def test_an_unexpected_answer_names_the_address_and_the_path(tmp_path, content, 
 def test_an_engine_that_refuses_or_is_not_there(tmp_path):
     http = {"engine": "opensearch", "retries": 0}
     refusal = {"error": {"type": "index_not_found_exception", "reason": "no such index [nope]"}, "status": 404}
-    with answering(lambda _: Told(refusal, 404)) as server, pytest.raises(EngineError, match=r"404 .*no such index"):
+    with answering(lambda _: Reply(refusal, 404)) as server, pytest.raises(EngineError, match=r"404 .*no such index"):
         built(tmp_path, {"http": {"url": f"{server.url}/nope/_search", **http}}).search("tent")
     with pytest.raises(EngineError, match="cannot be reached"):
         built(tmp_path, {"http": {"url": f"{server.url}/nope/_search", **http}}).search("tent")

@@ -12,7 +12,7 @@ from searchlora.retrieval.mining import MiningConfig, MiningQuery, mine
 
 
 class Ranking:
-    """A retriever that finds what it is told to, whatever it is asked."""
+    """A retriever with a scripted ranking for every query."""
 
     def __init__(self, *hits: tuple[str, float]) -> None:
         self.hits = hits

@@ -66,7 +66,7 @@ def test_titles_are_in_the_split_of_their_family(titles: Rows, training: Rows, c
     assert {title["id"] for title in titles} <= {product["id"] for product in corpus}
     assert only_in_one(splits_of(titles, lambda title: [title["group"]]))
     assert only_in_one(splits_of(titles, lambda title: [title["title"]]))
-    # One family, one split, whatever the file.
+    # A family is in one split over all files.
     products = {title["id"]: title["split"] for title in titles}
     both = [row for row in training if row["document"] in products]
     assert len(both) > 300

@@ -94,14 +94,14 @@ def test_children_products_use_the_sizes_for_children():
 
 
 def test_progress_is_reported_to_the_end(tmp_path: Path):
-    told: list[tuple[int, int | None]] = []
+    reported: list[tuple[int, int | None]] = []
 
     def progress(done: int, total: int | None, note: str = "") -> None:
         assert note == "products"
-        told.append((done, total))
+        reported.append((done, total))
 
     make_shop(tmp_path / "shop", products=2500, queries=100, progress=progress)
-    assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
+    assert reported == [(1000, 2500), (2000, 2500), (2500, 2500)]
 
 
 @pytest.mark.parametrize(("products", "queries"), [(599, 2400), (2000, 99)])

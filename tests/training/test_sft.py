@@ -39,14 +39,14 @@ def same(a: Path, b: Path) -> bool:
 
 def test_the_loss_decreases_and_metrics_are_recorded(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=30", "optim.learning_rate=3e-2"])
-    told = []
+    reported = []
     trained = train_adapter(
         first_word(tmp_path / "task"),
         recipe,
         tiny_base,
         word_records(64),
         tmp_path / "run",
-        progress=lambda done, total, note="": told.append((done, total, note)),
+        progress=lambda done, total, note="": reported.append((done, total, note)),
     )
     losses = [line["loss"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert len(losses) == 30
@@ -54,8 +54,8 @@ def test_the_loss_decreases_and_metrics_are_recorded(tiny_base, tmp_path):
     assert trained.summary["final_loss"] == losses[-1]
     assert trained.summary["tokens"] > 0
     assert "<svg" in (tmp_path / "run" / "loss.svg").read_text(encoding="utf-8")
-    assert told[-1][:2] == (30, 30)
-    assert "tokens/s" in told[-1][2]
+    assert reported[-1][:2] == (30, 30)
+    assert "tokens/s" in reported[-1][2]
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
@@ -128,7 +128,7 @@ def test_early_stopping(tiny_base, tmp_path):
     for again in (
         False,
         True,
-    ):  # the second time it goes on from the last checkpoint, and finds that it had stopped there
+    ):  # the second call continues from the last checkpoint, where early stopping had ended the run
         trained = train_adapter(
             first_word(tmp_path / "task"),
             recipe,

@@ -53,7 +53,7 @@ def test_opensearch_import_format_is_written(tmp_path):
 
 
 def test_quepid_basic_export(tmp_path):
-    # As show.basic.csv.erb of Quepid writes it: a query nobody rated alone, a blank before what looks like a formula.
+    # As written by Quepid's show.basic.csv.erb: an unrated query on its own line, and a blank before formula-like text.
     (tmp_path / "case.csv").write_text('query,docid,rating\nred dress,a,3.0\nunrated\n" =SUM(1,2) jeans",b,0.0\nx,c,\n')
     assert read_qrels(tmp_path / "case.csv") == {"red dress": {"a": 3}, "=SUM(1,2) jeans": {"b": 0}}
     assert read_qrels(tmp_path / "case.csv", topics=TOPICS) == {"7": {"a": 3}, "8": {"b": 0}}

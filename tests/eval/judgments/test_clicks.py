@@ -75,7 +75,7 @@ def test_coec_orders_by_relevance_unlike_the_click_rate(deep):
     found = counted(log).judge()
     coec, raw = taus(found, grades)
     assert len(found.judgments) == len(grades)
-    # Ties in the true grades keep tau-b below 0.87, whatever the order.
+    # Ties in the true grades keep tau-b below 0.87 for any order.
     assert coec > 0.75
     assert raw < 0.5
     given_, true = zip(*((each.grade, grades[each.query, each.document]) for each in found.judgments), strict=True)
@@ -83,7 +83,7 @@ def test_coec_orders_by_relevance_unlike_the_click_rate(deep):
 
 
 def test_coec_underestimates_relevance_in_a_good_ranking():
-    """The known fault, so that nobody takes these for human grades: position and relevance cannot be told apart."""
+    """The known limitation of COEC: position and relevance are confounded."""
     rng = np.random.default_rng(2)
     grade = np.repeat([3, 2, 1, 0], [1, 2, 3, 4])
     log = [

@@ -74,7 +74,7 @@ def test_the_summary_begins_with_the_outcome():
 
 
 def test_names_with_control_characters_and_markup_stay_text(tmp_path):
-    """A JUnit file is XML whatever an adapter or a slice is called, and a summary has no element or link of theirs."""
+    """A JUnit file is valid XML for any name of an adapter or slice, and names add no markup to a summary."""
     odd = "two\x00\x1b[31m\u202e\ud800 </details><img src=x> [y](http://z)\n# h"
     results = [RuleResult(f"slice {odd}", False, f"found {odd}", 0.1)]
     write_junit(tmp_path / "junit.xml", odd, results)
@@ -89,7 +89,7 @@ def test_names_with_control_characters_and_markup_stay_text(tmp_path):
 
 
 def test_a_policy_of_an_earlier_release_equals_its_current_form(tmp_path):
-    """`held_out: told` is called `reported` since; a decision stored with the old word is of the same policy."""
+    """`held_out: told` is the earlier spelling of `reported`; both are the same policy."""
     path = tmp_path / "policy.yaml"
     path.write_text("held_out: told\n", encoding="utf-8")
     policy = read_policy(path)

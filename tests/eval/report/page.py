@@ -9,7 +9,7 @@ from pathlib import Path
 VOID = frozenset({"meta", "br", "hr", "img", "input", "link"})
 SHAPES = frozenset({"path", "use", "line", "circle", "rect"})
 
-#: Element -> what it may stand in.
+#: Element -> its allowed parents.
 PARENTS = {
     "tr": {"thead", "tbody"},
     "td": {"tr"},
@@ -23,7 +23,7 @@ PARENTS = {
     "figcaption": {"figure"},
 }
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5"})
-#: What may not stand in those that hold phrases only.
+#: Elements not allowed inside phrasing content.
 BLOCKS = HEADINGS | {"p", "div", "table", "ul", "ol", "dl", "section", "figure", "details"}
 PHRASES = HEADINGS | {"p", "small", "span", "b", "a", "figcaption", "title"}
 

@@ -150,11 +150,11 @@ def test_each_judge_has_a_section(page, cards, curves):
         for line, counts, grade in zip(lines, card.confusion, card.scale, strict=True):
             assert line[0] == (str(grade), f"n = {sum(counts)}")
             assert line[1:] == [(str(c), f"{c / sum(counts):.0%}") if c else ("0",) for c in counts]
-        told = {line[0][0]: line[1:] for line in page.tables[f"Agreement of {name}"][1:]}
+        reported = {line[0][0]: line[1:] for line in page.tables[f"Agreement of {name}"][1:]}
         for key, found in card.figures.items():
             if card.invalid or not key.endswith("_valid"):
-                assert told.pop(HEADINGS[key]) == [named(key, found), (str(found.n),)]
-        assert told == {}
+                assert reported.pop(HEADINGS[key]) == [named(key, found), (str(found.n),)]
+        assert reported == {}
         for line, grade in zip(page.tables[f"Grades of {name}"][1:], card.grades, strict=True):
             counts = [(str(each),) for each in (grade.grade, grade.human, grade.judge)]
             assert line == [*counts, figure(grade.precision), figure(grade.recall)]
@@ -217,8 +217,8 @@ def test_a_single_judge_without_optional_sections(tmp_path):
         "Agreement with people", "Confusion", "How many labels are needed",
     }  # fmt: skip
     kappa = card.figures["kappa"]
-    told = f"good agrees with people at kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
-    assert f"{told} over 144 pairs of 12 queries." in page.texts
+    reported = f"good agrees with people at kappa {kappa.value:.3f} ({kappa.low:.3f} to {kappa.high:.3f})"
+    assert f"{reported} over 144 pairs of 12 queries." in page.texts
 
 
 def test_everything_is_escaped(cards, curves, tmp_path):
@@ -243,7 +243,7 @@ def test_everything_is_escaped(cards, curves, tmp_path):
 
 
 def test_page_of_three_llmjudge_judges_from_files(real_data, tmp_path):
-    """The kappas are those that the publisher gives; every input stands there by its hash."""
+    """The kappas are the published ones, and every input is listed with its hash."""
     people = real_data / "llmjudge" / "human_test_qrels.txt"
     if not people.is_file():
         pytest.skip("no LLMJudge")

@@ -113,8 +113,8 @@ def test_slices_are_marked_if_the_interval_excludes_0(page, compared):
             pair = pairs[value, a, b]
             excludes = pair.low > 0 or pair.high < 0
             mark = "●" if pair.p_corrected <= 0.05 else "○" if excludes else None
-            told = [interval(pair.low, pair.high, "+"), f"p {p_value(pair.p_corrected)}"]
-            assert list(cell) == [f"{pair.difference:+.3f}", *([mark] if mark else []), *told]
+            expected_texts = [interval(pair.low, pair.high, "+"), f"p {p_value(pair.p_corrected)}"]
+            assert list(cell) == [f"{pair.difference:+.3f}", *([mark] if mark else []), *expected_texts]
 
 
 def test_tints_range_from_the_least_to_the_greatest_value(page, compared):
@@ -187,8 +187,8 @@ def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_pat
     a, b = next(pair for pair in compared.main_pairs if set(pair) == {"strong", "base"})
     wins, losses = extremes(compared, a, b)
     values = compared.values[HEADLINE]
-    told = [f"{values[a][row] - values[b][row]:+.3f}What is asked in {row}?" for row in (*wins, *losses)]
-    assert [reported for reported in page.summaries if reported in told] == told
+    expected_texts = [f"{values[a][row] - values[b][row]:+.3f}What is asked in {row}?" for row in (*wins, *losses)]
+    assert [reported for reported in page.summaries if reported in expected_texts] == expected_texts
     place = page.texts.index("reference")
     assert page.texts[place : place + 2] == ["reference", "what was wanted"]
     grades = {"A title": "grade 2", "d2": "unjudged", "d3": "grade 0"}

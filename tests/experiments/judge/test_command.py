@@ -45,7 +45,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def ask(tasks, tmp_path, files, tiny_base):
-    """Judge the pool of runs a and b by the tiny base, or by what is given."""
+    """Judge the pool of runs a and b with the tiny base, or with the given arguments."""
 
     def call(out="qrels.txt", **options):
         given = {"base": str(tiny_base.path), "task": "fit", "runs": [files["a.trec"], files["b.trec"]], "depth": 3}
@@ -131,7 +131,7 @@ def test_the_judge_passes_the_fields_that_the_task_reads(ask, files, tmp_path):
 
 @pytest.mark.parametrize("generate", [False, True])
 def test_a_passage_too_long_for_the_judge_is_named(ask, files, tmp_path, generate):
-    """It is neither cut off unsaid nor graded beyond what the model can read."""
+    """It is neither truncated silently nor graded beyond the context of the model."""
     (tmp_path / "pairs.txt").write_text("t0 d03\nt1 d04\n", encoding="utf-8")
     rows = [json.loads(line) for line in files["corpus.jsonl"].read_text(encoding="utf-8").splitlines()]
     longer = [{**row, "text": "rope " * 1000} if row["id"] == "d04" else row for row in rows]
@@ -151,14 +151,14 @@ def test_pairs_from_qrels_are_judged_without_using_their_grades(ask, tmp_path):
 
 
 def test_invalid_answers_are_stored_separately(ask, tmp_path, monkeypatch):
-    """A base of random weights writes no label; what it wrote is kept and no qrels come of it."""
+    """A base of random weights generates no label; its answers are stored and give no qrels."""
     with pytest.raises(DataError, match="none of the 18 answers is a grade"):
         ask(generate=True)
     rows = [json.loads(line) for line in (tmp_path / "qrels.txt.invalid.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 18 and rows[0].keys() == {"topic", "document", "raw", "reason"}
     assert not (tmp_path / "qrels.txt").exists()
 
-    # As if the model had learnt to answer where the passage says so.
+    # Simulates a model that answers only if the passage contains the answer.
     generate = "searchlora.inference.local.LocalEngine.generate"
     monkeypatch.setattr(generate, lambda _, requests: [_answer(request) for request in requests])
     done = ask("some.txt", generate=True)
@@ -254,7 +254,7 @@ def test_a_judge_with_unknown_training_queries_is_marked(by_adapter):
     assert by_adapter(parents=()).doubts[0] == "It is not known on which queries the judge judge@1 was trained."
 
 
-# Killed and gone on with
+# Kills and resuming
 
 
 _PROGRAM = """
@@ -335,7 +335,7 @@ def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
 
 
 def test_repeating_a_finished_call_grades_and_writes_nothing(ask, tmp_path, monkeypatch):
-    """A process may be killed after its work, before it has told so."""
+    """A process may be killed after its work, before it reports success."""
     done = ask()
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("qrels.txt*")}
     monkeypatch.setattr(Judge, "grade", None)

@@ -47,7 +47,7 @@ def packed(monkeypatch, weight, bias, lies):
         if not lies:
             patch.setattr(
                 frozen_linear, "pack_frozen", lambda *_: weight.view(6, 48, 32, 2)
-            )  # of its size, but not as it lies
+            )  # of the right size, but not contiguous
         found = PrepackedLinear(weight, bias)
     assert (found._compiled is not None) == lies
     return found

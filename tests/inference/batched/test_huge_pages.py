@@ -32,7 +32,7 @@ def large(tensor: torch.Tensor) -> int:
 @LARGE
 def test_weights_are_moved_to_huge_pages_unchanged():
     memory = mmap.mmap(-1, 1 << 24, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)  # memory that torch gives may lie in some already
+    memory.madvise(mmap.MADV_NOHUGEPAGE)  # memory allocated by torch may be in huge pages already
     weights = torch.frombuffer(memory, dtype=torch.float32)
     kept = torch.arange(1 << 22).float()
     weights.copy_(kept)

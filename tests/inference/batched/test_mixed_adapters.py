@@ -15,7 +15,7 @@ from searchlora.inference.scheduling.requests import GenerateRequest, ScoreReque
 from searchlora.models.load import load_model
 from tests.made import made_folder
 
-#: Name -> what is told to the recipe: ranks, layers and kinds of LoRA differ.
+#: Name -> recipe overrides: different ranks, layers and LoRA variants.
 KINDS = {
     "plain": (),
     "wide": ("lora.r=9",),

@@ -84,7 +84,7 @@ def test_batched_lora_matches_pytorch(dtype, size_in, outs, ranks, rows, tokens,
 def test_decode_attention_matches_the_reference(dtype, rows, key_heads, group, size, seen, spread):
     torch.manual_seed(0)
     compiled = native.kernels(torch.empty(0, dtype=dtype))
-    room = torch.randn(2, rows, key_heads, seen + 7, size).to(dtype)  # what lies behind must not be read
+    room = torch.randn(2, rows, key_heads, seen + 7, size).to(dtype)  # columns beyond must not be read
     key, value = (room[place, :, :, :seen] for place in (0, 1))
     query = (spread * torch.randn(rows, 1, key_heads * group, size)).to(dtype).transpose(1, 2)
     hidden = torch.rand(rows, 1, 1, seen) < 0.4

@@ -35,7 +35,7 @@ def test_a_request_overtaken_too_often_blocks_the_queue_until_it_fits():
         assert len(take(lines, lambda request: len(request.ids) == 1)) == 1
     lines.push(GenerateRequest(ids=(1,), max_new_tokens=1), "small")
     lines.push(callback, "callback")
-    assert take(lines, lambda request: len(request.ids) == 1) == [callback]  # which needs no room
+    assert take(lines, lambda request: len(request.ids) == 1) == [callback]  # a callback needs no memory
     found = take(lines, lambda _: True)
     assert found[0] is large
     assert len(found) == 2
@@ -126,11 +126,11 @@ def test_an_interrupt_fails_running_requests_and_frees_their_memory(engine, monk
 
 
 def test_a_failing_callback_fails_only_its_request(engine):
-    def told(_: str) -> None:
+    def on_event(_: str) -> None:
         raise ValueError("no")
 
     free = hold(engine)
-    good, bad = engine.submit(asked("tent", "x", 9)), engine.submit(asked("rope", "x", 9), on_token=told)
+    good, bad = engine.submit(asked("tent", "x", 9)), engine.submit(asked("rope", "x", 9), on_token=on_event)
     free.set()
     with pytest.raises(ValueError, match="no"):
         bad.result(10)
@@ -226,11 +226,11 @@ def test_cancelled_rows_leave_the_batch_while_generating(either):
     pieces: list[str] = []
     first = threading.Event()
 
-    def told(text: str) -> None:
+    def on_event(text: str) -> None:
         pieces.append(text)
         first.set()
 
-    future = either.submit(asked("tent", tokens=3000), on_token=told)
+    future = either.submit(asked("tent", tokens=3000), on_token=on_event)
     assert first.wait(30)
     assert future.cancel()
     assert either.generate([asked("rope")])[0].completion_tokens > 0
@@ -288,7 +288,7 @@ def test_expired_and_cancelled_requests_in_the_queue_block_nobody(either):
     for future in given_up:
         assert future.cancel()
     time.sleep(0.02)
-    kept = either.submit(asked())  # there is room again
+    kept = either.submit(asked())  # the queue has space again
     free.set()
     with pytest.raises(DeadlineExceeded):
         late.result(10)
@@ -378,12 +378,12 @@ def test_callbacks_run_without_the_lock(engine):
     def beside() -> None:
         asked_beside.append(engine.submit(asked(), caller="beside"))
 
-    def told(_: object) -> None:
+    def on_event(_: object) -> None:
         thread = threading.Thread(target=beside)
         thread.start()
         thread.join(5)
 
-    futures[0].add_done_callback(told)
+    futures[0].add_done_callback(on_event)
     kept = engine.submit(asked(), caller="other")
     assert asked_beside
     free.set()

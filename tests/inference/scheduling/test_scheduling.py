@@ -216,11 +216,11 @@ def test_adapters_are_loaded_and_unloaded_by_name(engine):
     free = threading.Event()
     begun = threading.Event()
 
-    def told(_: str) -> None:
+    def on_text(_: str) -> None:
         begun.set()
         free.wait(10)
 
-    future = engine.submit(asked("tent", "a3", 4), on_token=told)
+    future = engine.submit(asked("tent", "a3", 4), on_token=on_text)
     begun.wait(10)
     unloading: list[BaseException] = []
 

@@ -71,7 +71,7 @@ def test_concurrent_answers_come_from_the_requested_adapter(tiny_base, store):
         end = time.monotonic() + SECONDS
         with ThreadPoolExecutor(THREADS) as pool:
             done = sum(pool.map(caller, range(THREADS)), Counter())
-        while (stats := service.engine.stats()).generating:  # what was left is taken back
+        while (stats := service.engine.stats()).generating:  # the remaining requests are cancelled
             assert time.monotonic() < end + 30
         assert stats.slot_evictions > 0
         assert (stats.waiting, stats.generating) == (0, 0)

@@ -118,7 +118,7 @@ def test_a_full_queue_is_503_and_recovers(tiny_base, store):
     with serving(tiny_base, store, {"batch_rows": 1}, max_waiting=1, max_answer_tokens=4000) as (service, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
             assert stream.status_code == 200
-            lines = stream.iter_lines()  # held: the client leaves when nobody holds it
+            lines = stream.iter_lines()  # keep a reference: the client disconnects when it is garbage-collected
             next(lines)
             waits = threading.Thread(target=lambda: httpx.post(f"{client.base_url}{CHAT}", json=asked(), timeout=30))
             waits.start()

@@ -72,7 +72,7 @@ def test_adapters_are_loaded_and_unloaded_by_name(client, service):
 def test_an_adapter_in_use_is_not_unloaded(client, service):
     body = asked(model="three", max_tokens=1000, structured_outputs={"regex": "[a-z]{1000}"}, stream=True)
     with client.stream("POST", CHAT, json=body) as stream:
-        lines = stream.iter_lines()  # held: the client leaves when nobody holds it
+        lines = stream.iter_lines()  # keep a reference: the client disconnects when it is garbage-collected
         next(lines)
         answer = client.post("/v1/adapters/unload", json={"adapter": "three"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "in_use")

@@ -55,12 +55,12 @@ def test_incomplete_characters_are_held_back():
     assert asyncio.run(read()) == ["a", "", "\u00e9b", ""]
 
 
-@pytest.mark.parametrize(("told", "found"), [("a", ["a"]), ("", [])])
-def test_text_before_a_failure_is_delivered_first(told, found):
+@pytest.mark.parametrize(("reported", "found"), [("a", ["a"]), ("", [])])
+def test_text_before_a_failure_is_delivered_first(reported, found):
     async def read():
         pieces, future, read = TextStream(), Future(), []
         texts = pieces.deltas(future)
-        pieces.on_token(told)
+        pieces.on_token(reported)
         future.set_exception(RuntimeError("broken"))
         with pytest.raises(RuntimeError, match="broken"):
             async for text in texts:

@@ -169,7 +169,7 @@ def test_the_lowest_relevant_grade_is_an_option(beir, tmp_path):
 def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
     documents = lines(tmp_path / "docs.jsonl", [{"id": name, "text": f"text of {name}"} for name in ("up", "down")])
     shown = []
-    for n in range(200):  # 'down' stands second and is clicked as often: better than its position
+    for n in range(200):  # 'down' is second and clicked as often: more than expected at its position
         shown.append({"query": "Tent", "document": "up", "position": 1, "clicked": int(n % 5 == 0)})
         shown.append({"query": "tent", "document": "down", "position": 2, "clicked": int(n % 5 == 0)})
         shown.append({"query": "boots", "document": "up", "position": 1, "clicked": int(n % 2 == 0)})

@@ -99,17 +99,17 @@ def test_clinc150_has_out_of_scope_rows_in_every_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ('{"extra": [["a", "b"]]}', "'extra' is not a list of a split"),
         ("[1]", "not an object of splits"),
         ("{", "JSON"),
     ],
 )
-def test_a_file_that_is_not_clinc150_is_an_error(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_is_not_clinc150_is_an_error(tmp_path: Path, content: str, reported: str) -> None:
     source = tmp_path / "data.json"
     source.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         _dataset(source, "clinc150")
 
 
@@ -140,12 +140,12 @@ def test_a_label_outside_the_list_is_rejected_with_file_row_and_field(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("", "no label"), ("a\nb\na\n", "'a' twice"), (None, "there is no such file")]
+    ("content", "reported"), [("", "no label"), ("a\nb\na\n", "'a' twice"), (None, "there is no such file")]
 )
-def test_an_unusable_label_list_is_an_error(tmp_path: Path, content: str | None, told: str) -> None:
+def test_an_unusable_label_list_is_an_error(tmp_path: Path, content: str | None, reported: str) -> None:
     if content is not None:
         (tmp_path / "labels.txt").write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         _dataset(_banking(tmp_path / "b"), "banking77", options={"labels": str(tmp_path / "labels.txt")})
 
 
@@ -172,16 +172,16 @@ def test_an_object_that_violates_the_schema_is_rejected_by_field(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("schema", "told"),
+    ("schema", "reported"),
     [
         ([], "not the schema of an object"),
         ({"type": "object", "properties": {"a": {"type": "nothing"}}}, "not a JSON Schema"),
         ({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}, "uniqueItems"),
     ],
 )
-def test_an_unusable_schema_is_an_error(tmp_path: Path, schema: Any, told: str) -> None:
+def test_an_unusable_schema_is_an_error(tmp_path: Path, schema: Any, reported: str) -> None:
     source = _jsonl(tmp_path / "rows.jsonl", {"object": {"a": "b"}})
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=reported):
         _dataset(source, "native", options=_schema(tmp_path, schema))
 
 

@@ -24,7 +24,7 @@ def _figures(folder):
 
 @pytest.fixture
 def banks(tmp_path):
-    """Two columns with official splits; what is out of scope stands in validation and test only."""
+    """Two columns with official splits; out-of-scope rows are in validation and test only."""
     folder = tmp_path / "bank"
     folder.mkdir()
     for split, labels, times in (

@@ -40,13 +40,13 @@ def test_accuracy_and_macro_f1_equal_scikit_learn():
     found = _label_task(labels).evaluate(
         EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in predicted])
     )
-    told = ["invalid" if label is None else label for label in predicted]
+    reported = ["invalid" if label is None else label for label in predicted]
     assert found.headline == "accuracy"
-    assert found.mean("accuracy") == pytest.approx(accuracy_score(gold, told))
-    expected = f1_score(gold, told, labels=labels, average="macro", zero_division=0)
+    assert found.mean("accuracy") == pytest.approx(accuracy_score(gold, reported))
+    expected = f1_score(gold, reported, labels=labels, average="macro", zero_division=0)
     assert found.aggregates["macro-F1"].value == pytest.approx(expected)
-    assert found.mean("invalid") == pytest.approx(told.count("invalid") / 200)
-    assert len(found.invalid) == told.count("invalid")
+    assert found.mean("invalid") == pytest.approx(reported.count("invalid") / 200)
+    assert len(found.invalid) == reported.count("invalid")
     assert "calibration error" not in found.aggregates
     matrix = found.confusions["labels"]
     assert matrix.columns == (*labels, "invalid")
@@ -60,14 +60,14 @@ def test_out_of_scope_is_measured_as_its_own_class():
     found = _label_task(["a", "b"], "oos").evaluate(
         EvaluationInput(_records("label", gold), [INVALID if label is None else Label(label) for label in predicted])
     )
-    told = ["invalid" if label is None else label for label in predicted]
+    reported = ["invalid" if label is None else label for label in predicted]
     precision, recall, f1, _ = (
-        each[0] for each in precision_recall_fscore_support(gold, told, labels=["oos"], zero_division=0)
+        each[0] for each in precision_recall_fscore_support(gold, reported, labels=["oos"], zero_division=0)
     )
     assert found.aggregates["out-of-scope recall"].value == pytest.approx(recall)
     assert found.aggregates["out-of-scope precision"].value == pytest.approx(precision)
     assert found.aggregates["out-of-scope F1"].value == pytest.approx(f1)
-    inside = [(true, label) for true, label in zip(gold, told, strict=True) if true != "oos"]
+    inside = [(true, label) for true, label in zip(gold, reported, strict=True) if true != "oos"]
     assert found.mean("accuracy in scope") == pytest.approx(accuracy_score(*zip(*inside, strict=True)))
     assert not found.notes
 
@@ -131,9 +131,9 @@ def test_label_list_measures_equal_scikit_learn():
     )
     rows = MultiLabelBinarizer(classes=labels)
     true = rows.fit_transform(gold)
-    told = rows.transform([[] if isinstance(each, InvalidOutput) else each for each in outputs])
+    reported = rows.transform([[] if isinstance(each, InvalidOutput) else each for each in outputs])
     for average in ("micro", "macro"):
-        expected = f1_score(true, told, average=average, zero_division=0)
+        expected = f1_score(true, reported, average=average, zero_division=0)
         assert found.aggregates[f"{average}-F1"].value == pytest.approx(expected)
     assert found.mean("exact match") == pytest.approx(
         sum(one == other for one, other in zip(gold, outputs, strict=True)) / 80

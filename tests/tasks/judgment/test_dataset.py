@@ -87,15 +87,15 @@ def test_native_tables_contain_grades_as_digits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({}, "not relevant .relevant from grade 2"),
         ({"grades": "2"}, "not relevant"),
         ({"relevant": "1"}, "relevant"),
     ],
 )
-def test_training_rows_of_one_side_only_are_refused(tmp_path, options, told):
-    with pytest.raises(DataError, match=f"all 1 training rows are {told}") as refused:
+def test_training_rows_of_one_side_only_are_refused(tmp_path, options, reported):
+    with pytest.raises(DataError, match=f"all 1 training rows are {reported}") as refused:
         records(beir_folder(tmp_path), "beir", tmp_path / "out", options=options)
     assert "--option" in refused.value.fix
 

@@ -69,7 +69,7 @@ def test_the_target_parses_as_the_output_form():
 
 
 def source(tmp_path, *changes):
-    """Rows that differ from one another by what is given; None takes a field away."""
+    """Rows that differ in the given fields; None removes a field."""
     rows = []
     for number, change in enumerate(changes):
         row = {**PAIR, "id": f"{number}", "group": f"g{number}", "passage": f"It sleeps {number}.", "reason": "Room."}

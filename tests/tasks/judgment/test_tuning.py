@@ -88,7 +88,7 @@ def test_thresholds_improve_a_judge_with_a_constant_grade():
 def test_thresholds_are_dropped_if_the_most_probable_grade_is_as_good():
     rng = random.Random(3)
     records, outputs = [], []
-    for number in range(200):  # two peaks: the expected grade lies between them, the likeliest is right
+    for number in range(200):  # bimodal: the expected grade is between the modes, the most probable grade is right
         grade = rng.choice((0, 3))
         wrong = 3 - grade
         chances = [0.0, 0.0, 0.0, 0.0]

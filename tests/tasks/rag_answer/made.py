@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-#: Subject -> what its passage says; every subject has words of its own.
+#: Subject -> text of its passage; subjects share no content words.
 SUBJECTS = {
     "tents": "A dome tent weighs 2 kilograms and stands without pegs on rock.",
     "boots": "Leather boots are waxed twice a year against heavy rain.",

@@ -25,14 +25,14 @@ SILENCE = CitedAnswer("The passages do not answer this.", (), abstained=True)
 
 
 def _record(number: int, *, answerable: bool = True, gold: Sequence[str] = ("p2",), **more: Any) -> dict[str, Any]:
-    told = {"answer": "The dome tent weighs 2 kilograms [2].", "gold": list(gold)} if answerable else {"gold": []}
+    reported = {"answer": "The dome tent weighs 2 kilograms [2].", "gold": list(gold)} if answerable else {"gold": []}
     record = {
         "id": f"r{number}",
         "group": f"g{number}",
         "question": "How heavy is the dome tent?",
         "passages": PASSAGES,
     }
-    return {**record, "answerable": answerable, **told, **more}
+    return {**record, "answerable": answerable, **reported, **more}
 
 
 def _answer(text: str) -> CitedAnswer:
