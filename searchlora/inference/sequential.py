@@ -181,13 +181,17 @@ class SequentialModelRunner:
         return fits and self._limits.pass_holds(len(requests), longest)
 
     def compute(self, requests: Sequence[ModelRequest[Any]]) -> None:
-        """Generate and score; an error fails all requests of the pass."""
+        """Generate and score; an error fails all requests of the pass, and it stops when none of them is wanted."""
         if not requests:
             return
         try:
             with self._adapters.active(requests[0].adapter) as model:
-                self._generate(model, [request for request in requests if isinstance(request, GenerateRequest)])
-                self._score(model, [request for request in requests if isinstance(request, ScoreRequest)])
+                generate = [request for request in requests if isinstance(request, GenerateRequest)]
+                score = [request for request in requests if isinstance(request, ScoreRequest)]
+                with stopping_between_layers(model, generate):
+                    self._generate(model, generate)
+                with stopping_between_layers(model, score):
+                    self._score(model, score)
         except Exception as error:
             for request in requests:
                 request.fail(error)
@@ -253,6 +257,30 @@ class SequentialModelRunner:
             batch.append(row)
         if batch:
             yield batch
+
+
+class _Unwanted(Exception):
+    """No result of a forward pass is wanted any more."""
+
+
+@contextmanager
+def stopping_between_layers(model: Any, requests: Sequence[ModelRequest[Any]]) -> Iterator[None]:
+    """End the block, between two layers of a forward pass, as soon as all requests are done, cancelled or late."""
+
+    def check(*_: Any) -> None:
+        if all(request.is_over for request in requests):
+            raise _Unwanted
+
+    layers = [layer for each in model.modules() if type(each).__name__ == "ModuleList" for layer in each]
+    hooks = [layer.register_forward_pre_hook(check) for layer in layers]
+    try:
+        yield
+    except _Unwanted:
+        for request in requests:
+            request.fail_late()
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class RowStopping:

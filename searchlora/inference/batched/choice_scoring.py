@@ -28,6 +28,9 @@ _MIN_NODES = 8
 #: Nodes per row and pass of a batch-invariant model: the number must not depend on the other rows.
 _INVARIANT_NODES = 16
 
+#: Nodes per row and pass if all are computed: the mask is as large as the nodes of a pass times the columns.
+_EXACT_NODES = 256
+
 #: Maximum number of choice tokens whose tree is cached (1 MB).
 _CACHED_TREE = 1024
 
@@ -48,7 +51,7 @@ def score_choices(
     """
     trees = {each: _tree(each) for each in set(choices)}
     searches = [PrunedSearch(trees[each], margin) for each in choices]
-    nodes = [search.first_nodes() for search in searches]
+    nodes = [search.first_nodes(_EXACT_NODES) for search in searches]
     prefiller.compute_shared_prefixes(prompts)
     batch = _TreeBatch(prefiller, prompts, searches)
     while batch.rows:
@@ -56,7 +59,10 @@ def score_choices(
         candidates = [searches[row].next_nodes() for row in batch.rows]
         batch.keep([place for place, each in enumerate(candidates) if len(each)])
         candidates = [each for each in candidates if len(each)]
-        limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
+        if margin is None:
+            limit = _EXACT_NODES
+        else:
+            limit = _INVARIANT_NODES if prefiller.forward.batch_invariant else _max_nodes(list(map(len, candidates)))
         nodes = [searches[row].mark_computed(each[:limit]) for row, each in zip(batch.rows, candidates, strict=True)]
     return [
         Scored(tuple(search.scores().tolist()), len(prompt.ids), search.known_steps)

@@ -108,10 +108,10 @@ class PrunedSearch:
         self._known = np.zeros(len(tree.targets), dtype=bool)
         self._computed = np.zeros(len(tree.tokens), dtype=bool)
 
-    def first_nodes(self) -> Ints:
-        """The nodes that are computed together with the prompt."""
+    def first_nodes(self, limit: int) -> Ints:
+        """The nodes that are computed together with the prompt, at most `limit` if all are computed."""
         if self.prune_margin is None or len(self.tree.tokens) < self.MIN_NODES:
-            return self.mark_computed(np.arange(len(self.tree.tokens)))
+            return self.mark_computed(np.arange(min(len(self.tree.tokens), limit)))
         return self.mark_computed(np.array(self.tree.chain(-1)[1:], dtype=np.int64))
 
     def next_nodes(self) -> Ints:
@@ -119,8 +119,10 @@ class PrunedSearch:
 
         Any number of the first ones can be computed alone; pass them to `mark_computed`.
         """
+        if self.prune_margin is None:
+            return np.flatnonzero(~self._computed)
         scores, missing = self.scores(), self._missing
-        if self.prune_margin is None or not missing.any():
+        if not missing.any():
             return np.array([], dtype=np.int64)
         if missing.all():
             open_ = [int(scores.argmax())]

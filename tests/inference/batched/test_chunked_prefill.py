@@ -260,3 +260,22 @@ def test_a_deadline_ends_a_long_prompt_of_an_engine_and_its_adapter_is_free(tiny
     while engine.stats().generating:
         time.sleep(0.01)
     assert engine.unload("x")
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_many_choices_are_scored_in_passes_with_small_masks(monkeypatch, invariant):
+    monkeypatch.setattr("searchlora.inference.batched.choice_scoring._EXACT_NODES", 8)
+    model = small("llama")
+    shared = core(small("llama"), batch_invariant=invariant)
+    passes = recorded(shared, monkeypatch)
+    choices = tuple(ids(1 + n % 7, n) for n in range(30))
+    requests = [ScoreRequest(ids=ids(n, n), choices=choices[: 30 - n]) for n in (5, 12)]
+    shared.finish(requests)
+    assert max(each.new for each in passes) <= CHUNK + 8
+    for request in requests:
+        with torch.inference_mode():
+            batches = score_sequences(
+                model, [request.ids], [request.choices], pad_id=0, batches=lambda each: [list(each)]
+            )
+            (wanted,) = [part[0] for part in batches if 0 in part]
+        assert request.result.result().log_probabilities == pytest.approx(wanted.log_probabilities, abs=1e-4)
