@@ -40,7 +40,7 @@ def serve(
     corpus: CorpusOption,
     guideline: Annotated[
         Path,
-        typer.Option("--guideline", metavar="FILE", help="Markdown; lines such as '* 3: Perfect' name the grades."),
+        typer.Option("--guideline", metavar="FILE", help="Markdown; lines such as '* 3: Perfect' define the grades."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for ratings.jsonl; continues it.")],
     columns: MapOption = [],  # noqa: B006 (typer copies it)
@@ -56,7 +56,11 @@ def serve(
     overlap: Annotated[int, typer.Option("--overlap", metavar="N", help="Raters per pair.")] = 2,
     rater: Annotated[
         list[str],
-        typer.Option("--rater", metavar="NAME", help="Name that may rate; repeatable. Default: 5 new names a client."),
+        typer.Option(
+            "--rater",
+            metavar="NAME",
+            help="Name of a permitted rater; repeatable. Default: any, at most 5 new names per client.",
+        ),
     ] = [],  # noqa: B006 (typer copies it)
     host: HostOption = "127.0.0.1",
     port: PortOption = 8765,

@@ -56,7 +56,10 @@ AcceptChangesOption = Annotated[
 ]
 AllowCircularOption = Annotated[
     bool,
-    typer.Option("--allow-circular", help="Accept a judge that took part in a system or saw the topics; marked."),
+    typer.Option(
+        "--allow-circular",
+        help="Accept a circular judge (part of a system, or trained on the topics); the result is marked.",
+    ),
 ]
 MapOption = Annotated[
     list[str],
