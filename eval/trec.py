@@ -200,5 +200,7 @@ def is_word(text: str) -> bool:
 
 def _word(text: str, label: str) -> str:
     if not is_word(text):
-        raise DataError(f"the {label} '{text}' cannot stand in a TREC file", fix="It must be one word without blanks.")
+        raise DataError(
+            f"the {label} '{text}' cannot be used in a TREC file", fix="It must be one word without blanks."
+        )
     return text

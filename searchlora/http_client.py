@@ -67,9 +67,9 @@ class HttpClient:
         self.url = _checked_url(url)
         if api_key and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
             raise EngineError(
-                "the API key holds blanks at an end, or what is no printable ASCII",
+                "the API key begins or ends with blanks, or is not printable ASCII",
                 where=self.url,
-                fix="Look whether a line end came with it.",
+                fix="Check for a line break at its end.",
             )
         self._key = api_key
         self._timeout_s = timeout_s
@@ -255,7 +255,7 @@ def _fix(status: int) -> str | None:
     if status == HTTPStatus.UNAUTHORIZED:
         return "Check the API key."
     if status == HTTPStatus.FORBIDDEN:
-        return "Check the API key, and by which name the server is reached."
+        return "Check the API key and the host name of the server."
     if 300 <= status < 400:
         return "Give the address that it sends on to."
     return None

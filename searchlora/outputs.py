@@ -437,7 +437,7 @@ class CitedText:
             (mark for mark in re.findall(r"\[[^\]]*\d[^\]]*\]", value) if not re.fullmatch(r"\[\d+\]", mark)), None
         )
         if loose is not None:
-            return InvalidOutput(text, f"'{loose}' is no citation; one is written [1], two [1][3]")
+            return InvalidOutput(text, f"'{loose}' is not a citation; write [1], or [1][3] for two")
         cited = [int(number) for number in re.findall(r"\[(\d+)\]", value)]
         unknown = sorted({number for number in cited if not 1 <= number <= self.passages})
         if unknown:
@@ -506,7 +506,7 @@ def _first_schema_error(schema: Mapping[str, Any], value: JsonValue) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)
 
 
@@ -559,7 +559,7 @@ def from_json(stored: Mapping[str, JsonValue]) -> Any:
     if kind == "value":
         return value
     if kind not in _KINDS:
-        raise ValueError(f"'{kind}' is no kind of output")
+        raise ValueError(f"'{kind}' is not a type of output")
     try:
         return _KINDS[kind](**{name: tuple(part) if isinstance(part, list) else part for name, part in value.items()})
     except (TypeError, AttributeError, InvalidScores) as error:

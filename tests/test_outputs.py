@@ -83,7 +83,7 @@ def test_valid_output_parses(spec, text, value):
         (JsonObject(SCHEMA), '{"category": "boots", "price": NaN}', "NaN"),
         (CitedText(3, "I cannot answer."), "It is dry [4].", "passage 4"),
         (CitedText(3, "I cannot answer."), "It is dry [0].", "passage 0"),
-        (CitedText(3, "I cannot answer."), "It is dry [1, 2].", "no citation"),
+        (CitedText(3, "I cannot answer."), "It is dry [1, 2].", "not a citation"),
     ],
 )
 def test_invalid_output_keeps_the_raw_text_with_a_reason(spec, text, reason):

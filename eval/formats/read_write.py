@@ -192,7 +192,7 @@ def format_of_file(path: Path, kind: Kind) -> Format:
         if head.suffix in form.suffixes:
             return FORMATS[name]
     tried = "; ".join(f"{name} ({form.shape})" for name, form in forms.items())
-    raise DataError(f"is none of the formats of {_plural(kind)}", where=str(path), fix=f"Tried: {tried}.")
+    raise DataError(f"has an unknown format of {_plural(kind)}", where=str(path), fix=f"Tried: {tried}.")
 
 
 def format_for_name(path: Path, kind: Kind) -> Format:

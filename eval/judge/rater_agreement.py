@@ -165,7 +165,7 @@ def ratings_agreement(
     rows = standing(ratings)
     graded = by_pair(rows)
     if not graded:
-        raise UsageError("nobody gave a grade", fix="Grade some pairs with `searchlora grade serve` first.")
+        raise UsageError("there are no grades", fix="Grade some pairs with `searchlora grade serve` first.")
     scale = as_scale({grade for grades in graded.values() for grade in grades.values()})
     shared = {pair: grades for pair, grades in graded.items() if len(grades) > 1}
     units: dict[str, list[Mapping[str, int]]] = {}

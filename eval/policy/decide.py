@@ -109,7 +109,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
     yield RuleResult(
         "enough data",
         not lacking,
-        f"{rows} rows in {comparison.groups} groups; asked for are {policy.least.rows} in {policy.least.groups}",
+        f"{rows} rows in {comparison.groups} groups; required: {policy.least.rows} in {policy.least.groups}",
         float(lacking),
     )
     if policy.data is not None:
@@ -133,7 +133,7 @@ def _data(policy: Policy, comparison: Comparison, candidate: str, measure: str, 
         finding = f"{len(facts.leaked)} of {rows} queries{listed} are in the candidate's training data"
         yield RuleResult("held out", not facts.leaked, finding, float(len(facts.leaked)))
     known = facts.source in policy.judgments
-    finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are asked for"
+    finding = f"the judgments are {facts.source}; {' or '.join(policy.judgments)} are accepted"
     yield RuleResult("source of judgments", known, finding, 0.0 if known else None)
     reason = comparison.circular.get(candidate, "")
     yield RuleResult("no circular judge", not reason, reason or "no judge had a part in the systems it judged",

@@ -107,7 +107,7 @@ def _circular(comparison: Comparison) -> list[Alert]:
     if not comparison.circular:
         return []
     reasons = tuple(f"{comparison.label(system)}: {why}" for system, why in comparison.circular.items())
-    return [Alert("Circular: a judge had a part in what it judged", reasons)]
+    return [Alert("Circular: a judge is part of what it judged", reasons)]
 
 
 #: Greatest number of pairs with a sentence each, and of systems named in a sentence.

@@ -189,7 +189,7 @@ class Store:
         manifest = read_manifest(folder)
         if manifest.reference != f"{name}@{number}":
             raise ManifestError(
-                f"is the manifest of {manifest.reference}, but lies in the folder of {name}@{number}",
+                f"is the manifest of {manifest.reference}, but is in the folder of {name}@{number}",
                 where=str(folder / MANIFEST),
                 fix="Do not rename folders in a store; restore it, or store the adapter again.",
             )

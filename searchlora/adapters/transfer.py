@@ -86,7 +86,7 @@ def push(stored: StoredAdapter, url: str) -> Pushed:
         if content is not None:
             remote = parse_manifest(content.decode("utf-8", errors="replace"), f"{url}/{MANIFEST}")
             if remote != manifest:
-                raise NameTaken(f"{remote.reference} is there already", where=url, fix="Push to another URL.")
+                raise NameTaken(f"{remote.reference} already exists", where=url, fix="Push to another URL.")
             return Pushed(stored.reference, url, already=True)
         names = [*sorted(stored.manifest.files), MANIFEST]
         if others := sorted(_names_at(system, root) - set(names)):

@@ -116,7 +116,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
         The `collection` of the dataset card, and those of `topics` that have a judgment.
 
     Raises:
-        DataError: for a document id that occurs twice or cannot stand in a TREC file, or a document that is judged
+        DataError: for a document id that occurs twice or cannot be used in a TREC file, or a document that is judged
             twice for a topic.
     """
     ids: set[int] = set()
@@ -172,7 +172,7 @@ def check_id(document_id: str) -> None:
     """Raise `DataError` for an id that is not one word, as TREC files need."""
     if not is_word(document_id):
         raise DataError(
-            "the document id cannot stand in a TREC file",
+            "the document id cannot be used in a TREC file",
             where=f"document '{document_id}'",
             fix="It must be one word without white space.",
         )

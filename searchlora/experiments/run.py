@@ -122,7 +122,7 @@ def _queries(path: Path) -> list[Record]:
             raise RowError(row.reason, where=row.where, fix="Each row needs an id and a query.")
         if not is_word(str(row.data["id"])):
             raise RowError(
-                f"the id '{row.data['id']}' cannot stand in a TREC file", where=row.where, fix="It must be one word."
+                f"the id '{row.data['id']}' cannot be used in a TREC file", where=row.where, fix="It must be one word."
             )
         searches.append(with_history(row.data, row.where))
     return searches

@@ -94,7 +94,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         DataError: if `out` exists and is not an empty folder, or cannot be written (for example a full disk).
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError("is there already", where=str(out), fix="Choose another folder for --out, or remove this one.")
+        raise DataError("already exists", where=str(out), fix="Choose another folder for --out, or remove this one.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out)

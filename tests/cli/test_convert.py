@@ -79,7 +79,7 @@ def test_topics_are_converted(cli, topics, tmp_path):
         (("qrels", "bad.txt", "out.tsv", "--thresholds", "2,1"), "do not rise"),
         (("qrels", "none.txt", "out.tsv"), "there is no such file"),
         (("qrels", "bad.txt", "out.doc"), "does not imply a format of qrels"),
-        (("qrels", "words.doc", "out.tsv"), "none of the formats of qrels"),
+        (("qrels", "words.doc", "out.tsv"), "unknown format of qrels"),
         (("run", "bad.txt", "out.json", "--from", "quepid"), "'quepid' has no form for runs"),
         (("topics", "bad.txt", "out.csv", "--from", "yaml"), "there is no format 'yaml'"),
     ],

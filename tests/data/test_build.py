@@ -261,7 +261,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("mine")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         build(task, _source(tmp_path, [_row(0)]), format="native", out=out)
     assert _nothing_but(out, "precious.txt")
 

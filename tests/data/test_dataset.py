@@ -84,7 +84,7 @@ def test_collection_files_keep_judgments_and_documents(tmp_path: Path) -> None:
     ("documents", "reported"),
     [
         ((Document("d1", "a"), Document("d1", "b")), "occurs twice"),
-        ((Document("d 1", "a"),), "cannot stand in a TREC file"),
+        ((Document("d 1", "a"),), "cannot be used in a TREC file"),
     ],
 )
 def test_a_document_id_must_be_usable(tmp_path: Path, documents: tuple[Document, ...], reported: str) -> None:

@@ -72,7 +72,7 @@ def test_a_card_names_the_encoder_without_local_paths(folder, pipeline):
 
 def test_an_unwritable_output_is_reported_before_searching(folder):
     (folder / "topics.jsonl").write_text('{"id": "q 1", "query": "boots"}')
-    with pytest.raises(RowError, match=r"topics\.jsonl, line 1: the id 'q 1' cannot stand in a TREC file"):
+    with pytest.raises(RowError, match=r"topics\.jsonl, line 1: the id 'q 1' cannot be used in a TREC file"):
         searched(folder, folder / "bm25.yaml")
     with pytest.raises(DataError, match="cannot be written"):
         run(folder / "bm25.yaml", folder / "topics.jsonl", folder / "corpus.jsonl", folder)

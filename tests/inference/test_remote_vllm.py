@@ -173,7 +173,10 @@ def test_a_vllm_without_log_probabilities_of_given_tokens_is_an_error(tiny_base,
             choice["logprobs"]["top_logprobs"] = [{"token_id:1": -0.5}]
         return reply
 
-    with answering(older) as server, pytest.raises(EngineError, match=r"request 1: this vLLM does not tell .*newer"):
+    with (
+        answering(older) as server,
+        pytest.raises(EngineError, match=r"request 1: this vLLM reports no log-probability .*newer"),
+    ):
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["red"]])
 
 
@@ -290,7 +293,7 @@ def test_adapters_can_be_mapped_to_server_names(tiny_base, renderer, store):
         without = RemoteEngine(server.url, tiny_base, names={"anything": "mine"})
         without.generate([Request(CHAT, "anything")])
         assert without.pin("one@3") == "one@3"
-        with pytest.raises(NotInStore, match="nobody knows which version 'one@production' means"):
+        with pytest.raises(NotInStore, match="the version of 'one@production' is unknown without a store"):
             without.pin("one@production")
     with pytest.raises(NotInStore):
         RemoteEngine("http://localhost", tiny_base, store, names={"three": "mine"})

@@ -90,7 +90,7 @@ def test_load_refuses_what_cannot_work(tmp_path):
         Pipeline.load("bm25")
     with pytest.raises(DataError, match="two documents have the id 'd1'"):
         Pipeline.load("bm25", corpus=[DOCUMENTS[0], DOCUMENTS[0]])
-    with pytest.raises(DataError, match="cannot stand in a TREC file"):
+    with pytest.raises(DataError, match="cannot be used in a TREC file"):
         Pipeline.load("bm25", corpus=[Document("a b", "x")])
     (tmp_path / "p.yaml").write_text("name: p\nstages: [{passages: {k: 1}}, {bm25: {}}]\n")
     with pytest.raises(PipelineError, match=r"p\.yaml, stage 1, passages: no stage before it produces hits.*bm25"):

@@ -118,7 +118,7 @@ def test_a_too_large_shop_is_refused(tmp_path: Path, products: int, queries: int
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         make_shop(tmp_path, products=600, queries=100)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -105,7 +105,9 @@ def _parse_key(key: str, folder: Path) -> tuple[str, str]:
     for ending, part in _PARTS.items():
         if key.startswith(_PREFIX) and key.endswith(ending):
             return key[len(_PREFIX) : -len(ending)], part
-    raise UnexpectedKey(f"'{key}' is no A or B of a linear layer", where=str(folder), fix="Store a plain LoRA adapter.")
+    raise UnexpectedKey(
+        f"'{key}' is not A or B of a linear layer", where=str(folder), fix="Store a plain LoRA adapter."
+    )
 
 
 def _unknown_path(path: str, folder: Path) -> LoadCheckFailed:
@@ -116,5 +118,5 @@ def _unknown_path(path: str, folder: Path) -> LoadCheckFailed:
             fix="Train it on the layers between, or merge it into a model of its own with 'adapters export'.",
         )
     return UnexpectedKey(
-        f"'{path}' is no linear layer of the base", where=str(folder), fix="Load it on the base it was trained on."
+        f"'{path}' is not a linear layer of the base", where=str(folder), fix="Load it on the base it was trained on."
     )

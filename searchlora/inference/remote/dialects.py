@@ -87,7 +87,7 @@ class Vllm:
                 (likely,) = choice["logprobs"]["top_logprobs"]
                 if missing := [token for token in tokens if f"token_id:{token}" not in likely]:
                     raise EngineError(
-                        f"this vLLM does not tell how likely a given token is (asked for {missing[0]})",
+                        f"this vLLM reports no log-probability of requested tokens (token {missing[0]})",
                         fix="Use a newer one; 0.32 knows 'logprob_token_ids'.",
                     )
                 log_probabilities |= {(*prefix, token): likely[f"token_id:{token}"] for token in tokens}

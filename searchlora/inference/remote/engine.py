@@ -86,7 +86,7 @@ class RemoteEngine:
         if adapter in self._named or parse_reference(adapter).version is not None:
             return adapter
         raise NotInStore(
-            f"without a store nobody knows which version '{adapter}' means",
+            f"the version of '{adapter}' is unknown without a store",
             fix="Give the engine a store, or name an exact version, name@3.",
         )
 

@@ -202,7 +202,7 @@ def test_an_unknown_format_is_refused(tmp_path):
 
 def test_an_undetectable_file_lists_the_formats_tried(tmp_path):
     (tmp_path / "a.docx").write_text("some words\n")
-    with pytest.raises(DataError, match="is none of the formats of qrels") as caught:
+    with pytest.raises(DataError, match="has an unknown format of qrels") as caught:
         read_qrels(tmp_path / "a.docx")
     for tried in ("trec (topic iteration document grade)", "beir", "jsonl", "parquet", "opensearch", "ranx", "quepid"):
         assert tried in str(caught.value)

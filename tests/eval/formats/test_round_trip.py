@@ -157,7 +157,7 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path):
 
 
 def test_content_that_a_format_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(DataError, match="cannot stand in a TREC file"):
+    with pytest.raises(DataError, match="cannot be used in a TREC file"):
         write_qrels(tmp_path / "q", {"red dress": {"a": 1}}, "trec")
     with pytest.raises(DataError, match="cannot hold the field 'price'"):
         write_topics(tmp_path / "t", {"1": {"query": "a", "price": 2}}, "trec")

@@ -269,7 +269,7 @@ def test_export_of_one_rater_reports_no_agreement(tmp_path):
 
 
 def test_export_without_grades_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="nobody gave a grade"):
+    with pytest.raises(UsageError, match="there are no grades"):
         write_ratings([rated("1", "a", None, "anna")], tmp_path, **CARD)
     assert not list(tmp_path.iterdir())
 

@@ -142,7 +142,7 @@ def test_incompatible_adapters_are_refused_and_the_engine_continues(tiny_base, t
         ),
         ({**whole, "base_model.model.lm_head.lora_A.weight": whole[first].clone()}, LoadCheckFailed, "cannot share"),
         ({**whole, first: whole[first][:, :3].contiguous()}, UnexpectedKey, "do not fit a layer"),
-        ({**whole, f"{second}s": whole[second].clone()}, UnexpectedKey, "no A or B"),
+        ({**whole, f"{second}s": whole[second].clone()}, UnexpectedKey, "not A or B"),
     ):
         save_file(tensors, file)
         with pytest.raises(error, match=reported):
