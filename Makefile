@@ -3,30 +3,23 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CORE := .venv-core/.installed
-# Two test processes of one thread each; waiting OpenMP threads that spin would take the cores from each other.
-FIRST_HALF := tests $(addprefix --ignore=tests/,eval experiments files inference models pipelines retrieval server shop tasks training)
-# Each in a process of its own: after many other tests one of pipelines has found the captured output closed.
-SECOND_HALF := tests/eval tests/experiments "tests/files tests/inference tests/models" tests/pipelines \
-  "tests/retrieval tests/shop tests/tasks" tests/server tests/training
 
 .PHONY: demo test test-fast lint types docs chaos check clean
 
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
+# Waiting OpenMP threads that spin would take the cores from each other.
 test test-fast chaos: export OMP_WAIT_POLICY = PASSIVE
 test test-fast: export OMP_NUM_THREADS = 1
 
-# The whole suite.
+# The whole suite, in two processes of one thread each. A file's tests follow each other in one process, which share what
+# they build; a process that has finished takes half of what the other still has to do.
 test: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
 test: $(INSTALLED) $(CORE) lint types
-	@(failed=0; for group in $(SECOND_HALF); do \
-	  $(BIN)/python -m pytest --durations 5 $$group || failed=1; \
-	done; exit $$failed) > .second-half.log 2>&1 & second=$$!; code=0; \
-	$(BIN)/python -m pytest --durations 20 $(FIRST_HALF) || code=1; \
-	wait $$second || code=1; cat .second-half.log; exit $$code
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-# For the edit loop: no training runs, no real weights, no server of its own.
+# For the edit loop: no test of more than half a second.
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" --durations 10
 
