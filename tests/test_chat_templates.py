@@ -74,6 +74,7 @@ def attacks(renderer: Renderer) -> list[str]:
     return [*tokens, *pairs, *nested, *(f" {token}\n" for token in tokens), *(token * 50 for token in tokens), forged]
 
 
+@pytest.mark.slow
 def test_no_content_gives_a_control_token(renderer):
     expected = control_ids(renderer, renderer.prompt_ids(TURNS))
     for attack in attacks(renderer):
@@ -92,6 +93,7 @@ def test_contents_are_preserved_exactly(renderer):
         assert f"[{attack}]" in shown
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pieces_of_control_tokens_never_join_into_one(renderer, data):

@@ -73,6 +73,7 @@ def write_retrieval(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_convert_and_experiment_on_run_files(core, tmp_path):
     write_retrieval(tmp_path)
     core("convert", "qrels", "qrels.txt", "qrels.jsonl")
@@ -87,6 +88,7 @@ def test_convert_and_experiment_on_run_files(core, tmp_path):
     assert "pip install 'searchlora[report]'" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_judge_card(core, tmp_path):
     write_retrieval(tmp_path)
     printed = core("judge-card", "--human", "qrels.txt", "--judge", "same=qrels.txt", "--out", "card")
@@ -96,6 +98,7 @@ def test_judge_card(core, tmp_path):
     assert "pip install 'searchlora[report]'" in (tmp_path / "card" / "judge_card.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_store_evaluate_and_promote_from_kept_outputs(core, old):
     assert "old-intent@1" in core("adapters", "list", "--store", "store")
     evaluated = core(
@@ -112,6 +115,7 @@ def test_store_evaluate_and_promote_from_kept_outputs(core, old):
     assert "old-intent" in core("adapters", "show", "old-intent@production", "--store", "store")
 
 
+@pytest.mark.slow
 def test_run_a_pipeline_through_a_server(core, old, monkeypatch):
     """The server has torch; the pipeline that asks it does not."""
     (old / "queries.tsv").write_text("id\tquery\n1\ttent 0\n2\tboot 1\n", encoding="utf-8")
@@ -131,6 +135,7 @@ def test_run_a_pipeline_through_a_server(core, old, monkeypatch):
     assert set(read_run(old / "run.trec")) <= {"1", "2"}
 
 
+@pytest.mark.slow
 def test_verbs_that_need_more_name_the_extra(core, old):
     assert "searchlora[local]" in core("adapters", "verify", "old-intent", "--store", "store", code=1)
     train = ("train", "intent", "--data", "datasets/intent", "--name", "new", "--base", "base", "--store", "store")

@@ -25,6 +25,7 @@ def _folders(folder: Path) -> list[Path]:
     return [folder, *(inner for each in sorted(folder.iterdir()) if each.is_dir() for inner in _folders(each))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", modules_with_examples())
 def test_examples_of_module(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import searchlora
 
 
@@ -26,6 +28,7 @@ def test_store_commands_import_no_torch():
     )
 
 
+@pytest.mark.slow
 def test_help_takes_less_than_half_a_second():
     script = Path(sys.executable).with_name("searchlora")
     took = []

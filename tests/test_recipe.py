@@ -18,6 +18,7 @@ def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(t
     assert (recipe.optim.learning_rate, recipe.optim.epochs) == (2e-4, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -48,6 +49,7 @@ BOMB = "\n".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -45,6 +45,7 @@ def test_store_lists_and_shows(folder, cli):
     assert "old-rewriting" in shown.out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("task", TASKS)
 def test_adapter_verifies_and_evaluates(cli, task):
@@ -55,6 +56,7 @@ def test_adapter_verifies_and_evaluates(cli, task):
     assert f"old-{task}@1" in evaluated.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["intent", "rewriting"])
 def test_figures_equal_the_stored_ones(folder, cli, task):
     """The same outputs give the same figures: the old ones are read, or the same are computed again."""

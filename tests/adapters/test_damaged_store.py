@@ -121,6 +121,7 @@ DAMAGE: dict[str, Callable[[Store], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_entry_is_listed_with_its_problem_beside_intact_entries(
     three: Store, cli: Callable[..., Called], damage: str
@@ -255,6 +256,7 @@ def test_the_history_of_aliases_is_read_once_per_change(three: Store, monkeypatc
 # Ancestry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 5, 3000])
 def test_cycles_in_the_ancestry_terminate(
     store: Store, stored: StoredAdapter, draft: ManifestDraft, length: int

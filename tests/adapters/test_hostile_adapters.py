@@ -143,6 +143,7 @@ def tensor(*shape: int, dtype: str = "F32") -> dict[str, Any]:
 A, B = f"base_model.model.{NAME}.lora_A.weight", f"base_model.model.{NAME}.lora_B.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "data", "message"),
     [

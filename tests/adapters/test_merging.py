@@ -117,6 +117,7 @@ except StoreError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 @pytest.mark.parametrize("what", ["model", "tokenizer", "adapter"])
 def test_a_full_disk_is_a_store_error(store: Store, tmp_path: Path, what: str) -> None:
@@ -154,6 +155,7 @@ def test_cat_is_the_exact_weighted_sum(pair: list[Path], tmp_path: Path) -> None
     assert relative_distance(pair[0], pair[1]) > 0.1  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combination", ["linear", "ties", "cat"])
 def test_merge_factors_equal_those_of_peft(base: BaseModel, pair: list[Path], tmp_path: Path, combination: str) -> None:
     from peft import PeftModel, get_peft_model_state_dict

@@ -7,6 +7,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from searchlora.adapters.manifest import MANIFEST, ManifestDraft, parse_manifest
 from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.adapters.stored import check_hashes
@@ -46,6 +48,7 @@ def write(store: Store, folder: Path, manifest: Path, how: str) -> subprocess.Co
     return run_script(WRITER, store.root, folder, manifest, how)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_store_unchanged(store: Store, stored: StoredAdapter, trained: Path) -> None:
     for how in ("killed-in-copy", "killed-before-rename"):
         assert write(store, trained, stored.path / MANIFEST, how).returncode == -signal.SIGKILL
@@ -70,6 +73,7 @@ def _add(root: Path, folder: Path, manifest: str, start: multiprocessing.synchro
         Store(root).add("echo", folder, draft)
 
 
+@pytest.mark.slow
 def test_concurrent_writers_get_separate_versions(store: Store, stored: StoredAdapter, trained: Path) -> None:
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)

@@ -56,6 +56,7 @@ def test_paragraphs_are_split_into_whole_sentences_without_loss():
     assert all(text.endswith(".") and len(text.split()) == 57 for _, text in found[:-1])
 
 
+@pytest.mark.slow
 def test_only_the_passage_of_grade_3_contains_the_answer(real_data):
     records = [each for each in warm_records(real_data) if each["id"].startswith("squad-")]
     with_answers = {
@@ -81,6 +82,7 @@ def _squad(real_data):
         return json.load(file)
 
 
+@pytest.mark.slow
 def test_human_grades_agree_with_themselves_and_bm25_matches_published_values(topics, perfect, real_data, tmp_path):
     perfect.save(tmp_path / "answers.json")
     assert Answers.load(tmp_path / "answers.json") == perfect

@@ -25,6 +25,7 @@ def mtrag(real_data: Path) -> MtRag:
     return MtRag.read(real_data)
 
 
+@pytest.mark.slow
 def test_every_row_is_answered_once_by_an_adapter_not_trained_on_its_group(mtrag: MtRag, tmp_path: Path) -> None:
     asked = Counter(row["id"] for fold in range(FOLDS) for row in mtrag.test(fold))
     assert set(asked.values()) == {1}
@@ -79,6 +80,7 @@ def test_rows_without_abstention_are_generated_and_no_request_is_repeated(tmp_pa
     assert len(engine.asked) == 3
 
 
+@pytest.mark.slow
 def test_pretraining_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path, tmp_path: Path) -> None:
     dataset = warm_dataset(real_data, tmp_path / "warm", {1: 8, 3: 8})
     rows = [*dataset.records("train"), *dataset.records("validation")]

@@ -94,6 +94,7 @@ def test_invalid_and_taken_names_are_errors(refused, dataset, tiny_base, tmp_pat
     assert list(store.versions("first")) == [1]
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_overwritten(refused, cli, dataset, tiny_base, tmp_path):
     train = ("train", "rewriting", "--data", dataset, "--base", tiny_base.path, "--store", tmp_path / "store")
     short = ("--set", "optim.max_steps=2", "--set", "lora.r=2", "--set", "validation.metric=none")

@@ -75,6 +75,7 @@ def test_columns_thresholds_and_minimum_are_options(cli, tmp_path):
     assert {grade for row in read_qrels(out).values() for grade in row.values()} == {0, 1}
 
 
+@pytest.mark.slow
 def test_malformed_rows_are_named_and_nothing_is_written(refused, tmp_path):
     path, out = tmp_path / "log.jsonl", tmp_path / "qrels.txt"
     good = {"query": "q", "document": "d", "position": 1, "clicked": 1}

@@ -84,6 +84,7 @@ def test_help_lists_all_commands_by_job(cli):
     assert "--install-completion" in called.out
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_and_options():
     def completions(words):
         script = Path(sys.executable).with_name("searchlora")
@@ -96,6 +97,7 @@ def test_the_shell_completes_commands_and_options():
     assert "--recipe" in completions("searchlora train --re")
 
 
+@pytest.mark.slow
 def test_list_and_show_verbs_print_one_json_document(cli, tmp_path, tiny_base):
     store = Store(tmp_path / "store")
     assert json.loads(cli("adapters", "list", "--store", store.root, "--json").out) == []

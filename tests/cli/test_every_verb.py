@@ -25,6 +25,7 @@ def settings(*pairs: str) -> list[str]:
     return [part for pair in pairs for part in ("--set", pair)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("foreign")
 def test_every_verb_runs(cli, tmp_path, tiny_base):
     source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"
@@ -77,6 +78,7 @@ def test_every_verb_runs(cli, tmp_path, tiny_base):
     assert names == ["both", "shop-colour"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("foreign")
 def test_a_pipeline_finds_the_task_through_the_adapter(cli, tmp_path, tiny_base):
     source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"
@@ -105,6 +107,7 @@ def test_a_pipeline_finds_the_task_through_the_adapter(cli, tmp_path, tiny_base)
     assert {line[5] for line in lines} == {"colour-first_shop-colour@1_bm25(k=10)"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("foreign")
 def test_a_prompt_changed_since_training_is_refused_by_every_verb(refused, cli, tmp_path, tiny_base):
     source, data, store = write_records(tmp_path / "rows.jsonl"), tmp_path / "data", tmp_path / "store"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from searchlora.eval.judgments.card import JudgmentsCard, read_card, read_run_card, write_judgments
 from searchlora.eval.judgments.lineage import query_hash
 from searchlora.eval.trec import read_qrels
@@ -12,6 +14,7 @@ from tests.experiments.grading_task import build_task, write_collection, write_r
 SHORT = ("optim.max_steps=4", "optim.batch_size=8", "lora.r=4", "optim.learning_rate=5e-3")
 
 
+@pytest.mark.slow
 def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     tasks, store, data = build_task(tmp_path / "tasks"), tmp_path / "store", tmp_path / "data"
     own = ("--store", store, "--tasks", tasks)
@@ -84,6 +87,7 @@ def test_train_judge_and_mix_qrels(cli, refused, tmp_path, tiny_base):
     assert "was changed since its card was written" in refused("mix-qrels", people, out, "--out", tmp_path / "no.txt")
 
 
+@pytest.mark.slow
 def test_mixing_qrels_without_a_card_needs_a_source(cli, refused, tmp_path):
     people, other = tmp_path / "people.txt", tmp_path / "other.txt"
     people.write_text("t0 0 d1 1\nt0 0 d2 0\n", encoding="utf-8")

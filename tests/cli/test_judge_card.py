@@ -74,6 +74,7 @@ def test_card_with_all_options(cli, files):
     assert f"good: kappa {good['figures']['kappa']['value']:.3f}" in done.out
 
 
+@pytest.mark.slow
 def test_a_circular_judge_is_refused_or_marked(cli, refused, files):
     judge = {"judge": "j@1", "judge_lineage": ("j@1",)}
     write_card(files / "poor", JudgmentsCard("llm", DATE, judge_queries=(query_hash("words of q1"),), **judge))

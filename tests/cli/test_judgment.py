@@ -42,6 +42,7 @@ def judge(cli, tmp_path, tiny_base):
     return data, store
 
 
+@pytest.mark.slow
 def test_build_train_evaluate_and_judge(cli, judge, tmp_path):
     data, store = judge
     manifest = Store(store).get("camp-judge").manifest
@@ -80,6 +81,7 @@ def test_build_train_evaluate_and_judge(cli, judge, tmp_path):
     assert "none of the 3 answers is a grade" in written_out.err or written_out.code == 0
 
 
+@pytest.mark.slow
 def test_rerank_pipeline_with_a_judge(cli, judge, tmp_path):
     _, store = judge
     texts = [f"a tent for {n} people" for n in range(2, 9)]
@@ -99,6 +101,7 @@ def test_rerank_pipeline_with_a_judge(cli, judge, tmp_path):
     assert [scores[document] for document in order[4:]] == [-1, -2, -3]
 
 
+@pytest.mark.slow
 def test_a_judge_with_reasons(cli, tmp_path, tiny_base):
     words = ("No, not this.", "Yes, this.")
     rows = [

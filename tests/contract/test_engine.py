@@ -128,6 +128,7 @@ def test_scoring_reports_its_token_cost(engine):
     assert found.scored_tokens > 2
 
 
+@pytest.mark.slow
 def test_every_completion_matches_its_grammar(engine):
     schema = Grammar("json_schema", json.dumps(SCHEMA))
     lark = Grammar("lark", 'start: "[" NUMBER "]"\nNUMBER: /[0-9]{1,3}/')

@@ -226,6 +226,7 @@ def test_limit_ends_reading(tmp_path: Path) -> None:
     assert sum(build(task, source, format="native", out=tmp_path / "out", limit=40).rows.values()) == 40
 
 
+@pytest.mark.slow
 def test_progress_reports_bytes_and_rows_to_the_end(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(20_000)])
     reported: list[tuple[int, int | None, str]] = []
@@ -266,6 +267,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert _nothing_but(out, "precious.txt")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_partial_dataset(tmp_path: Path) -> None:
     source = _source(tmp_path, [_row(number) for number in range(5000)])
     script = f"""

@@ -141,6 +141,7 @@ def test_an_unclosed_quote_rejects_one_row(tmp_path: Path, rows: str, bad: list[
     assert [row.where for row in found] == [f"rows.csv, line {number}" for number in (2, 3, 4, 5)]
 
 
+@pytest.mark.slow
 def test_unclosed_rows_are_read_in_linear_time(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n" + 'x","z\n' * 100_000, encoding="utf-8")
     start = time.perf_counter()
@@ -179,6 +180,7 @@ def build_in_process(source: Path, out: Path, temporary: Path, size: int = 0) ->
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_the_temporary_query_log_of_a_killed_build_is_removed_by_the_next(tmp_path: Path) -> None:
     work, temporary, source = tmp_path / "work", tmp_path / "temporary", tmp_path / "log.jsonl"
     work.mkdir()
@@ -197,6 +199,7 @@ def test_the_temporary_query_log_of_a_killed_build_is_removed_by_the_next(tmp_pa
     assert [path.name for path in work.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_a_build_is_an_error_that_names_it(tmp_path: Path) -> None:
     source = tmp_path / "log.jsonl"
     source.write_text(

@@ -282,6 +282,7 @@ def damaged_bytes(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids="-".join)
 def test_a_damaged_source_gives_a_dataset_or_a_data_error(tmp_path: Path, source: tuple[str, str, str]) -> None:
     name, format, _ = source

@@ -92,6 +92,7 @@ def test_linear_masking_finds_what_the_patterns_find(text: str) -> None:
     assert list(_order_numbers(text)) == [match.span() for match in ORDER.finditer(text)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [

@@ -17,6 +17,7 @@ from tests.docs.conftest import write_block
 RUN = [page for page in PAGES if any(block.language in ("bash", "python", "yaml", "json") for block in blocks(page))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_blocks_of_page_run(page, workplace, cli):
     namespace: dict[str, object] = {"__name__": "__main__"}

@@ -13,6 +13,7 @@ FOLDER = ROOT / "examples"
 SCRIPTS = [script for script in sorted(FOLDER.glob("*.py")) if script.name != "sample.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 @pytest.mark.usefixtures("shared_workplace")
 def test_example_runs(script, monkeypatch, capsys):

@@ -41,6 +41,7 @@ class References(HTMLParser):
             self.loaded.append(values.get("src") or values.get("href") or "")
 
 
+@pytest.mark.slow
 def test_site_loads_nothing_from_elsewhere(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20

@@ -41,6 +41,7 @@ def test_macro_f1_equals_scikit_learn(drawn):
 sets = st.sets(label)
 
 
+@pytest.mark.slow
 @given(rows((sets, sets)))
 def test_multilabel_f1_equals_scikit_learn(drawn):
     gold, predicted = drawn
@@ -58,6 +59,7 @@ def test_multilabel_f1_equals_scikit_learn(drawn):
     assert [each.value for each in ours] == pytest.approx(micro[:3], abs=1e-12)
 
 
+@pytest.mark.slow
 @given(rows((st.booleans(), st.one_of(st.booleans(), st.none()))))
 def test_figures_of_one_class_equal_scikit_learn(drawn):
     gold, predicted = drawn

@@ -209,6 +209,7 @@ def test_incomparable_systems_are_errors(systems):
         compare({**systems, "base": replace(systems["base"], aggregates=other)}, candidate="adapter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [43, 200])
 @pytest.mark.parametrize("figure", ["macro-F1", "kappa"])
 def test_intervals_have_nominal_coverage(figure, n):

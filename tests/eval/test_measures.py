@@ -131,6 +131,7 @@ def test_same_as_pytrec_eval_on_raw_values(collection, real_data, tmp_path):
         assert ours[measure] == pytest.approx({topic: row[key] for topic, row in raw.items()}, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collection", ["cranfield", "dl19"])
 def test_same_as_ir_measures_reading_the_files_itself(collection, real_data, tmp_path):
     import ir_measures

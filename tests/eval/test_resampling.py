@@ -30,6 +30,7 @@ def population(queries: int, rng: np.random.Generator, skill: float = 0.5) -> np
     return tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("statistic", "bounds"), [(KAPPA, (-1, 1)), (MAE, (0, 3))])
 def test_intervals_by_query_cover_and_intervals_by_pair_undercover(statistic, bounds):
     rng = np.random.default_rng(1)
@@ -47,6 +48,7 @@ def test_intervals_by_query_cover_and_intervals_by_pair_undercover(statistic, bo
     assert by_pair / 250 < 0.75
 
 
+@pytest.mark.slow
 def test_interval_equals_a_plain_loop():
     tables = population(8, np.random.default_rng(3))
     value = float(KAPPA(tables.sum(axis=0)))
@@ -102,6 +104,7 @@ def test_p_equals_enumeration_of_all_swaps():
     assert swap_p(KAPPA, tables[:, [0, 0]], [(0, 1)], resamples=99) == [1.0]
 
 
+@pytest.mark.slow
 def test_interchangeable_judges_are_rejected_at_the_nominal_level():
     rng = np.random.default_rng(9)
     rejected = 0

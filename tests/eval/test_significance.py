@@ -56,6 +56,7 @@ def test_flipping_whole_clusters_keeps_the_level_for_dependent_rows():
     assert sum(f.p <= 0.05 for f in paired_differences(values, resamples=1_000)) > 2 * high
 
 
+@pytest.mark.slow
 def test_corrections_equal_statsmodels():
     from statsmodels.stats.multitest import multipletests
 
@@ -142,6 +143,7 @@ def test_t_test_has_the_nominal_level():
     assert low <= sum(each.p_t <= 0.05 for each in paired_differences(differences, resamples=2)) <= high
 
 
+@pytest.mark.slow
 def test_detectable_effect_decreases_with_n_and_clusters():
     """Whichever of statsmodels' solvers finds it."""
     found = [detectable_effect(count) for count in range(2, 240)]

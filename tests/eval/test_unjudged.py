@@ -73,6 +73,7 @@ RUNS = st.dictionaries(st.sampled_from("abcdefghij"), SCORES, max_size=10)
 GRADES = st.dictionaries(st.sampled_from("acegikm"), st.integers(0, 3), min_size=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(run=RUNS, grades=GRADES, more=GRADES)
 def test_unjudged_as_best_is_an_upper_bound(run, grades, more):

@@ -23,6 +23,7 @@ def walked(tiny_base, tmp_path_factory):
     return folder, found, messages, arguments
 
 
+@pytest.mark.slow
 def test_the_table_has_the_baselines_the_base_and_the_adapter(walked):
     _, found, _, _ = walked
     assert {"raw query", "dictionary", "base zero-shot", "shop-rewriter@1"} <= set(found.evaluated.comparison.systems)
@@ -51,6 +52,7 @@ def test_report_runs_and_json_are_written(walked):
     assert (folder / "evaluation" / "runs" / "raw-query.trec").is_file()
 
 
+@pytest.mark.slow
 def test_a_second_call_reuses_results_and_reports_it(walked):
     folder, first, _, arguments = walked
     before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
@@ -65,6 +67,7 @@ def test_a_second_call_reuses_results_and_reports_it(walked):
     assert after == before
 
 
+@pytest.mark.slow
 def test_every_task_that_reads_the_shop_is_trained_and_shown_on_one_page(tiny_base, tmp_path):
     encoder = build_tiny_encoder(tmp_path / "encoder")
     few = ("optim.max_steps=8", "optim.batch_size=4", "validation.rows=4", "lora.r=2")

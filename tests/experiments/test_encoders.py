@@ -102,6 +102,7 @@ def test_full_fine_tuning_needs_a_free_output_folder(place, data, fast, full):
     assert read_training_file("/nowhere") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_path):
     found = evaluate("finder", data / "pairs", models=[full.path], store=place)
@@ -118,6 +119,7 @@ def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_pat
     assert "finder-full" in report.read_text() and (tmp_path / "report" / "runs").is_dir()
 
 
+@pytest.mark.slow
 def test_classification_is_evaluated(place, data, fast, tmp_path):
     train("embedding", data / "labels", "sorter", overrides=(*fast, "classifier=knn"), store=place)
     found = evaluate("sorter", data / "labels", store=place)
@@ -140,12 +142,14 @@ def test_impossible_evaluations_are_errors(place, data, tmp_path):
         evaluate("finder", data / "pairs", models=[tmp_path / "a" / "x", tmp_path / "b" / "x"], store=place)
 
 
+@pytest.mark.slow
 def test_hard_negatives_are_mined_from_both(place, data, fast):
     overrides = (*fast, "negatives.source=both", "negatives.margin=1.0")
     found = train("embedding", data / "pairs", "miner", overrides=overrides, store=place)
     assert found.manifest.training["negatives_per_row"] == 1
 
 
+@pytest.mark.slow
 def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
     source = tmp_path / "rows.jsonl"
     kept = [row for row in rows(labels=True) if row["split"] != "validation" or row["id"] == "r1"]
@@ -155,6 +159,7 @@ def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
     assert found.manifest.metrics == {} and found.manifest.training["best"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 def test_train_and_evaluate_from_the_command_line(cli, refused, place, data, fast, tmp_path):
     how = [part for override in fast for part in ("--set", override)]

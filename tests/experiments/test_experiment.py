@@ -86,6 +86,7 @@ def test_figures_equal_ir_measures(folder):
     assert found.comparison.weighted
 
 
+@pytest.mark.slow
 def test_a_single_system_is_measured(folder):
     spec = write_spec(folder, systems={"bm25": {"pipeline": "plain.yaml"}}, baseline=None, candidate=None)
     found = experiment(spec, folder / "out")
@@ -108,6 +109,7 @@ def test_all_files_are_written_with_their_inputs(folder):
     assert {(row["system"], row["measure"]) for row in per_query} >= {("bm25", "nDCG@10"), ("faulty", "P@5")}
 
 
+@pytest.mark.slow
 def test_runs_are_reused_unless_the_corpus_changed(folder):
     spec, out = write_spec(folder), folder / "out"
     first = experiment(spec, out)
@@ -222,6 +224,7 @@ def test_an_existing_run_has_unknown_invalid_rate_and_training_queries(folder):
     assert "not checked" in next(result.finding for result in found.results if result.rule == "held out")
 
 
+@pytest.mark.slow
 def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base):
     """An adapter of random weights that was trained on two of the queries: it never comes to an end."""
     store = Store(folder / "store")
@@ -255,6 +258,7 @@ def test_an_earlier_result_can_be_given(folder):
             experiment(write_spec(folder), folder / "now", since=folder / "odd.json")
 
 
+@pytest.mark.slow
 def test_the_exit_code_follows_the_policy(folder, cli):
     spec = write_spec(folder, policy={"beat": {"faulty": {"margin": 0.01}}, "slices": {"colour": {}}})
     files = {"--junit": folder / "junit.xml", "--summary": folder / "summary.md"}

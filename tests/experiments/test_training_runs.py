@@ -61,6 +61,7 @@ def killed(base: str, data: Path, store: Path, point: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     ["before the version appears", "before clean-up", "during clean-up", "after clean-up"],
@@ -78,6 +79,7 @@ def test_a_run_killed_around_storing_is_stored_once(tiny_base, data, tmp_path, p
     assert not (store.root / ".runs" / "r").exists()
 
 
+@pytest.mark.slow
 def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base, data, tmp_path):
     store = Store(tmp_path / "store")
     killed(tiny_base.name, data, store.root, "before clean-up")
@@ -87,6 +89,7 @@ def test_reusing_a_version_deletes_the_run_folder_of_a_killed_process(tiny_base,
     assert not (store.root / ".runs" / "r").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_another_recipe_is_not_resumed(tiny_base, data, tmp_path):
     store = Store(tmp_path / "store")
     train("rewriting", data, "r", base=tiny_base.name, overrides=SHORT, store=store)
@@ -95,6 +98,7 @@ def test_a_finished_run_of_another_recipe_is_not_resumed(tiny_base, data, tmp_pa
         train("rewriting", data, "r", base=tiny_base.name, overrides=other, resume=True, store=store)
 
 
+@pytest.mark.slow
 def test_a_damaged_run_file_is_an_error(tiny_base, data, tmp_path):
     store = Store(tmp_path / "store")
     file = store.root / ".runs" / "r" / "run.json"

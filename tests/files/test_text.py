@@ -49,6 +49,7 @@ def test_a_gzip_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, read
         read(bomb(tmp_path / name, 24))
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     path = bomb(tmp_path / "rows.jsonl.gz", 1024)
     script = f"""{PEAK}

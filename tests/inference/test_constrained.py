@@ -53,6 +53,7 @@ def constraints(tokenizer) -> Constraints:
     return Constraints(tokenizer, len(tokenizer), 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(OBJECTS, min_size=1, max_size=3))
 def test_a_finished_answer_matches_its_schema(engine, schemas):
@@ -64,6 +65,7 @@ def test_a_finished_answer_matches_its_schema(engine, schemas):
         assert spec.parse(completion.text) == json.loads(completion.text)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 11), st.text(st.sampled_from("[]01 a.\n\x1c٣"), max_size=8) | st.just("No (none)."))
 def test_llguidance_and_re_agree_on_the_citation_regex(constraints, tokenizer, passages, text):

@@ -91,6 +91,7 @@ def test_a_prompt_above_the_limit_is_an_error_with_its_position(tiny_base):
             ask([asked("tent"), asked("x" * 100)])
 
 
+@pytest.mark.slow
 def test_a_prompt_longer_than_the_context_is_refused_before_computing(tiny_base, monkeypatch):
     engine = LocalEngine(tiny_base, precision="fp32")
     empty = len(engine.renderer.prompt_ids(asked("").messages))

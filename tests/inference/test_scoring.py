@@ -118,6 +118,7 @@ def asked(text: str, adapter: str | None) -> Request:
     return Request(({"role": "user", "content": text},), adapter)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(PROMPTS, ANSWERS), min_size=1, max_size=4))
 def test_tree_scores_equal_full_sequence_scores(engine, plain, exact, rows):

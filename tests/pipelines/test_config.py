@@ -135,6 +135,7 @@ def test_a_binary_file_is_an_error_that_names_it(tmp_path):
         read_pipeline(tmp_path / "mine.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [

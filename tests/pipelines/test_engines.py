@@ -84,6 +84,7 @@ def test_an_unset_api_key_variable_is_named(store, monkeypatch):
         build_pipeline("p", [stage], store=store, documents=[])
 
 
+@pytest.mark.slow
 def test_a_server_gives_the_answers_of_the_local_engine(tiny_base, store, tmp_path, monkeypatch, cli, refused):
     monkeypatch.setenv("THE_KEY", "secret")
     searches = [{"id": str(n), "query": f"{word} and more"} for n, word in enumerate(("tent", "boot", "stove"))]

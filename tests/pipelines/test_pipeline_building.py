@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.pipelines.config import AdapterSettings
@@ -10,6 +12,7 @@ from tests.made import made_adapter, made_folder
 from tests.words import first_word
 
 
+@pytest.mark.slow
 def test_adapters_of_one_base_share_an_engine_unless_they_differ_in_precision(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)

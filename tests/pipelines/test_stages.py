@@ -133,6 +133,7 @@ def test_a_truncated_reason_is_dropped_and_the_grade_kept(stage):
     assert all(output.reason is None and output.probabilities for output in cut)
 
 
+@pytest.mark.slow
 def test_a_reason_is_generated_after_the_tuned_grade(stage, engine):
     asked = stage(REASONED, tokens=1300, of=Harsh)
     (output,) = asked.ask(RECORDS[:1])

@@ -23,6 +23,7 @@ def test_stop_words_equal_those_of_bm25s():
     assert frozenset(STOPWORDS_EN) == ENGLISH
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=60))
 def test_tokens_equal_those_of_bm25s(text):

@@ -93,6 +93,7 @@ def test_a_smaller_k_is_a_prefix_of_a_larger_k(texts, query, method, k):
     assert all(set(query.split()) & set(words[document].split()) for document in ids(everything))
 
 
+@pytest.mark.slow
 def test_cranfield_rankings_equal_rank_bm25(real_data):
     documents = cranfield.documents(real_data / "cranfield")
     queries = list(cranfield.queries(real_data / "cranfield").values())[:60]

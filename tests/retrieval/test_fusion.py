@@ -38,6 +38,7 @@ def by_the_book(lists: list[dict[str, float]], method: str, weights: list[float]
     return fused
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(lists=st.lists(SCORES, max_size=4), method=st.sampled_from(METHODS), data=st.data())
 def test_scores_equal_the_formulas(lists, method, data):

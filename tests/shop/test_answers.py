@@ -42,6 +42,7 @@ def content(text: str) -> set[str]:
     return {word for word in re.findall(r"[a-z]+", text.lower()) if len(word) > 2}
 
 
+@pytest.mark.slow
 def test_every_article_is_written_once(shop: Path, articles: list[Article]):
     written = rows_of(shop / "help" / "articles.jsonl")
     assert written == [article.document for article in articles]

@@ -141,6 +141,7 @@ def test_every_category_has_bound_phrases(split: str):
     assert any("tops" in words for words in bound_words) == (split == "test")
 
 
+@pytest.mark.slow
 def test_constrained_decoding_admits_every_object(intents: Rows, schema: dict[str, Any]):
     llguidance = pytest.importorskip("llguidance")
     tokenizer = llguidance.LLTokenizer("byte")

@@ -43,6 +43,7 @@ def test_small_shops_list_every_exact_match(records: Records, qrels: Qrels, corp
     assert {document for grades in qrels.values() for document in grades} <= {product["id"] for product in corpus}
 
 
+@pytest.mark.slow
 def test_truncated_lists_follow_catalogue_order(tmp_path: Path):
     card = make_shop(tmp_path / "shop", products=30_000, queries=100)
     assert card.capped_queries > 0

@@ -24,6 +24,7 @@ def pairs(shop: Path) -> Rows:
     return rows_of(shop / "judgment.jsonl")
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 999), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_grades_equal_those_of_the_grading_function(number: int, facts: int, rng: Any):

@@ -113,6 +113,7 @@ def test_conversations_have_turns_and_history(records: Records):
             assert record["history"] == [] and "turn" not in record
 
 
+@pytest.mark.slow
 def test_too_many_queries_for_the_products_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rewriting_module, "_PATIENCE", 200)
     with pytest.raises(DataError, match=r"only \d+ different queries of kind 'plain' in train.*more products"):

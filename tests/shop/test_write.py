@@ -46,6 +46,7 @@ def made(folder: Path, products: int) -> tuple[float, float]:
     return float(seconds), float(mebibytes)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_in_another_process(shop: Path, tmp_path: Path):
     made(tmp_path / "again", 2000)
     assert {str(file.relative_to(shop)) for file in shop.rglob("*") if file.is_file()} == FILES
@@ -141,6 +142,7 @@ def test_a_folder_without_a_card_is_not_a_shop(tmp_path: Path, content: str | No
         read_card(tmp_path)
 
 
+@pytest.mark.slow
 def test_600_products_are_generated_quickly(tmp_path: Path):
     seconds, _ = made(tmp_path / "shop", 600)
     assert seconds < 15

@@ -100,6 +100,7 @@ def some_rows(draw) -> list[PairRow]:
     return rows
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(rows=some_rows(), size=st.integers(2, 9), epoch=st.integers(0, 3))
 def test_batches_contain_no_false_negatives(rows, size, epoch):
@@ -150,6 +151,7 @@ def loss_of(model) -> float:
     return float((np.logaddexp.reduce(scores, axis=1) - scores.diagonal()).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [(), ("loss=cached_mnrl", "mini_batch_size=3"), ("matryoshka=[16,4]",), ("full=true",)],
@@ -179,6 +181,7 @@ def test_training_reduces_the_loss_and_saves_the_trained_weights(overrides, task
     assert not list((tmp_path / "run").rglob("README.md"))  # no model card
 
 
+@pytest.mark.slow
 def test_cached_and_plain_loss_are_the_same(task, encoder_base, tmp_path):
     """GradCache is exact: without dropout one step gives the same first loss."""
     losses = []
@@ -200,12 +203,14 @@ def without_dropout(base, folder):
     return resolve(str(folder))
 
 
+@pytest.mark.slow
 def test_hard_negatives_are_trained_on(task, encoder_base, tmp_path):
     rows = pair_rows(task, records(8), mined={f"r{n}": ["a thing"] for n in range(8)})
     trained = train_encoder(fast(encoder_base, "optim.max_steps=1"), encoder_base, rows, tmp_path / "run")
     assert trained.summary["negatives_per_row"] == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(task, encoder_base, tmp_path):
     base = without_dropout(encoder_base, tmp_path / "base")
     rows = pair_rows(task, records(48))
@@ -231,6 +236,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task, encoder_base, tmp_path)
     assert np.allclose(models[0].encode(["tent"]), models[1].encode(["tent"]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_further(task, encoder_base, tmp_path):
     rows = pair_rows(task, records(48))
     recipe = fast(encoder_base, "optim.max_steps=3", "checkpoints.every_steps=3")
@@ -240,6 +246,7 @@ def test_a_finished_run_is_not_trained_further(task, encoder_base, tmp_path):
     assert again.summary["final_loss"] == whole.summary["final_loss"]
 
 
+@pytest.mark.slow
 def test_validation_keeps_the_best_step(task, encoder_base, tmp_path):
     losses = iter([0.5, 0.2, 0.9])
     recipe = fast(encoder_base, "optim.max_steps=3", "validation.every_steps=1")

@@ -37,6 +37,7 @@ def same(a: Path, b: Path) -> bool:
     return left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left)
 
 
+@pytest.mark.slow
 def test_the_loss_decreases_and_metrics_are_recorded(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=30", "optim.learning_rate=3e-2"])
     reported = []
@@ -58,6 +59,7 @@ def test_the_loss_decreases_and_metrics_are_recorded(tiny_base, tmp_path):
     assert "tokens/s" in reported[-1][2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path, quantization):
     """On a 4-bit CPU base, an eval-mode forward on the training copy would change every later gradient."""
@@ -78,6 +80,7 @@ def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path
     assert "validation_accuracy" in lines[0]
 
 
+@pytest.mark.slow
 def test_the_best_step_is_stored(tiny_base, tmp_path):
     losses = iter([3.0, 1.0, 2.0, 4.0])
     recipe = load_recipe({}, overrides=[*SHORT, "validation.every_steps=3", "checkpoints.every_steps=3"])
@@ -94,6 +97,7 @@ def test_the_best_step_is_stored(tiny_base, tmp_path):
     assert not same(trained.adapter, tmp_path / "run" / "checkpoints" / "checkpoint-12")
 
 
+@pytest.mark.slow
 def test_a_step_without_the_metric_is_never_the_best(tiny_base, tmp_path):
     kappas = iter([math.nan, 0.1, math.nan, 0.0])
     changes = ["validation.every_steps=3", "checkpoints.every_steps=3", "validation.metric=kappa"]
@@ -108,6 +112,7 @@ def test_a_step_without_the_metric_is_never_the_best(tiny_base, tmp_path):
     assert trained.summary["best"] == {"step": 6, "loss": 1.0, "kappa": 0.1}
 
 
+@pytest.mark.slow
 def test_the_best_step_minimises_a_measure_where_less_is_better(tiny_base, tmp_path):
     class Errors:
         less_is_better = ("MAE",)
@@ -122,6 +127,7 @@ def test_the_best_step_minimises_a_measure_where_less_is_better(tiny_base, tmp_p
     assert trained.summary["best"] == {"step": 6, "loss": 1.0, "MAE": 1.0}
 
 
+@pytest.mark.slow
 def test_early_stopping(tiny_base, tmp_path):
     changes = ["validation.every_steps=2", "validation.patience=2", "validation.metric=accuracy"]
     recipe = load_recipe({}, overrides=[*SHORT, *changes, "checkpoints.every_steps=2"])
@@ -142,6 +148,7 @@ def test_early_stopping(tiny_base, tmp_path):
         assert trained.summary["best"]["step"] == 2
 
 
+@pytest.mark.slow
 def test_an_unknown_metric_lists_the_known_ones(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=[*SHORT, "validation.metric=nDCG"])
     with pytest.raises(TrainingError, match=r"'nDCG' was not measured\. Measured: loss\."):
@@ -155,6 +162,7 @@ def test_an_unknown_metric_lists_the_known_ones(tiny_base, tmp_path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -175,6 +183,7 @@ def test_each_lora_variant_reduces_the_loss(tiny_base, tmp_path, overrides):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)
@@ -195,6 +204,7 @@ def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_pat
     assert first == pytest.approx(second, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters_of_a_4_bit_base_train_as_fp32_masters(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=[*SHORT, "optim.max_steps=2", "checkpoints.every_steps=1"])
     train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(16), tmp_path / "run")
@@ -219,6 +229,7 @@ train_adapter(first_word(Path(task)), recipe, resolve(base), word_records(64), P
 """
 
 
+@pytest.mark.slow
 def test_resuming_after_kill_9_ends_at_the_same_loss(tiny_base, tmp_path):
     overrides = [*SHORT, "checkpoints.every_steps=5", "lora.dropout=0.1"]
     script = _CHILD.replace("OVERRIDES", repr(overrides))
@@ -240,6 +251,7 @@ def test_resuming_after_kill_9_ends_at_the_same_loss(tiny_base, tmp_path):
     assert same(tmp_path / "killed" / "adapter", tmp_path / "whole" / "adapter")
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_not_resumed_from(tiny_base, tmp_path):
     task = first_word(tmp_path / "task")
     recipe = load_recipe({}, overrides=[*SHORT, "checkpoints.every_steps=4", "checkpoints.keep=5"])
@@ -251,6 +263,7 @@ def test_a_truncated_checkpoint_is_not_resumed_from(tiny_base, tmp_path):
     assert state["global_step"] == 12
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_further(tiny_base, tmp_path):
     task, folder = first_word(tmp_path / "task"), tmp_path / "run"
     recipe = load_recipe({}, overrides=[*SHORT, "checkpoints.every_steps=4"])
@@ -263,6 +276,7 @@ def test_a_finished_run_is_not_trained_further(tiny_base, tmp_path):
     assert all((before[name] == after[name]).all() for name in before)
 
 
+@pytest.mark.slow
 def test_validation_uses_the_prompt_options_of_the_recipe(tiny_base, tmp_path):
     """A base whose template prints a date and a flag: training, validation and the stored adapter see the same ones."""
     folder = Path(shutil.copytree(tiny_base.path, tmp_path / "base"))
@@ -301,12 +315,14 @@ def test_validation_uses_the_prompt_options_of_the_recipe(tiny_base, tmp_path):
     assert stored.manifest.prompt_options.template_kwargs == {"enable_thinking": False}
 
 
+@pytest.mark.slow
 def test_one_example_is_enough_to_train(tiny_base, tmp_path):
     recipe = load_recipe({}, overrides=["optim.epochs=2", "lora.r=2"])
     trained = train_adapter(first_word(tmp_path / "task"), recipe, tiny_base, word_records(1), tmp_path / "run")
     assert (trained.summary["steps"], trained.summary["rows"], trained.summary["best"]) == (2, 1, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["precision=fp32", "quantization=none"], []], ids=["fp32", "nf4"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_finite_checkpoint(tiny_base, tmp_path, overrides):
     changes = ["optim.learning_rate=1e38", "optim.schedule=constant", "checkpoints.every_steps=1"]
@@ -345,6 +361,7 @@ except TrainingError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_clear_error(tiny_base, tmp_path):
     done = run_script(_FULL_DISK, tiny_base.name, tmp_path / "task", tmp_path / "run")
     assert done.returncode == 3, done.stderr

@@ -168,6 +168,7 @@ def test_malformed_parquet_names_the_row(tmp_path, read, columns, place, says):
     assert caught.value.where == f"{path}{place}"
 
 
+@pytest.mark.slow
 def test_rows_are_counted_across_the_batches_of_a_parquet_file(tmp_path):
     count = 200_000  # above the 65,536 rows of a batch
     documents = [str(number) for number in range(count - 1)] + ["0"]

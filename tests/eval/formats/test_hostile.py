@@ -31,6 +31,7 @@ def write(kind: str, path: Path, name: str) -> None:
 CASES = [(kind, name) for kind in ("qrels", "run", "topics") for name, form in FORMATS.items() if getattr(form, kind)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_damaged_file_is_read_or_a_data_error(tmp_path: Path, kind: str, name: str, named: bool) -> None:

@@ -52,6 +52,7 @@ def theirs(raw):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QRELS_FORMATS)
 def test_qrels_through_every_format(name, raw, theirs):
     folder, topics = raw

@@ -26,6 +26,7 @@ def krippendorff_units() -> list[dict[str, int]]:
     return [{"ABCD"[r]: int(row[u]) for r, row in enumerate(rows) if row[u] != "."} for u in range(12)]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(pairs=PAIRS, weights=st.sampled_from(["none", "linear", "quadratic"]))
 def test_kappa_equals_scikit_learn(pairs, weights):
@@ -34,6 +35,7 @@ def test_kappa_equals_scikit_learn(pairs, weights):
     assert cohen_kappa(a, b, scale=SCALE, weights=weights) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(pairs=PAIRS, relevant=st.integers(1, 3))
 def test_binary_kappa_and_errors_equal_scikit_learn(pairs, relevant):

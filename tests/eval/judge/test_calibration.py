@@ -99,6 +99,7 @@ def test_a_query_is_never_calibrated_with_its_own_labels():
     assert expected.mse.value > np.var([next(iter(row.values())) for row in human.values()]) * 0.95
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=MINIMUM_LABELS, max_size=120))
 def test_calibrated_grades_stay_on_the_scale_and_isotonic_ones_are_monotone(labels):

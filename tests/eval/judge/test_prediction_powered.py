@@ -118,6 +118,7 @@ def topics_of_pairs(seed: int, labelled: str) -> tuple[dict[str, float], dict[st
     return human, judged, clusters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", ["topics", "pairs"])
 def test_pairs_of_one_topic_are_dependent(labelled):
     clustered, ignoring = [], []

@@ -69,6 +69,7 @@ def taus(found: ClickJudgments, grades) -> tuple[float, float]:
     return float(coec), float(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
 def test_coec_orders_by_relevance_unlike_the_click_rate(deep):
     log, grades = position_based(1, deep=deep)
@@ -209,6 +210,7 @@ def test_invalid_arguments_are_errors():
         counted([Impression("q", "d", 1, True)]).judge(minimum=0)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_pairs_not_with_rows():
     import tracemalloc
 

@@ -242,6 +242,7 @@ def test_everything_is_escaped(cards, curves, tmp_path):
         assert any(f"{word} {evil}" in text for text in [*page.texts, *page.labels]), word
 
 
+@pytest.mark.slow
 def test_page_of_three_llmjudge_judges_from_files(real_data, tmp_path):
     """The kappas are the published ones, and every input is listed with its hash."""
     people = real_data / "llmjudge" / "human_test_qrels.txt"

@@ -233,6 +233,7 @@ RULES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "forced", "heading", "line"),
     [
@@ -456,6 +457,7 @@ def test_extremes_are_wins_and_losses_only(compared):
     assert extremes(compared, "base", "base", 3) == ([], [])
 
 
+@pytest.mark.slow
 def test_twenty_systems_and_a_thousand_topics_stay_below_two_megabytes(tmp_path):
     """With slices, texts of every row, and 80 characters of every document."""
     rng = random.Random(0)

@@ -282,6 +282,7 @@ command.judge(f"{folder}/topics.jsonl", f"{folder}/corpus.jsonl", f"{folder}/kil
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_base, monkeypatch):
     write_collection(tmp_path, topics=8)  # 240 pairs
     grades = tmp_path / "killed.txt.partial" / "grades.jsonl"
@@ -312,6 +313,7 @@ def test_a_killed_run_continues_to_the_same_bytes(ask, tasks, tmp_path, tiny_bas
     assert not grades.parent.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["probabilities", "card", "qrels", "clean-up"])
 def test_a_kill_during_the_final_write_is_repaired_by_the_next_call(
     ask, tasks, tmp_path, tiny_base, monkeypatch, moment
@@ -355,6 +357,7 @@ def test_a_call_with_other_arguments_is_not_treated_as_finished(ask, tmp_path, t
     assert (tmp_path / "qrels.txt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_grades_depend_neither_on_the_order_of_the_pairs_nor_on_an_interruption(
     files, tasks, tmp_path, tiny_base, monkeypatch
 ):

@@ -43,6 +43,7 @@ def _load(base, folder) -> Judge:
     )
 
 
+@pytest.mark.slow
 def test_reasons_are_logged_with_their_grades(judge, tmp_path):
     assert judge.max_new_tokens == 80
     longer = replace(judge, max_new_tokens=1300)

@@ -55,6 +55,7 @@ def store(tiny_base, tmp_path_factory) -> Store:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["compiled kernels", "PyTorch", "one adapter at a time"])
 @pytest.mark.parametrize("margin", [None, 3.0])
 def test_answers_and_scores_do_not_depend_on_their_batch(tiny_base, store, monkeypatch, kind, margin):

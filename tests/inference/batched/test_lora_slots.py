@@ -58,6 +58,7 @@ def test_bytes_above_the_limit_are_refused_before_weights_are_read(tiny_base, fo
         engine.load_folder("low", folders["low"])
 
 
+@pytest.mark.slow
 def test_adapters_that_do_not_fit_together_are_swapped(tiny_base, folders):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("high", folders["high"])

@@ -81,6 +81,7 @@ def written(engine, rows):
     return [request.result.result() for request in queued]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(ROWS, st.booleans())
 def test_mixed_batches_match_separate_ones(engine, alone, rows, alike):
@@ -89,6 +90,7 @@ def test_mixed_batches_match_separate_ones(engine, alone, rows, alike):
     assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(ROWS, st.randoms())
 def test_answers_do_not_depend_on_the_order_of_a_batch(engine, rows, random):
@@ -98,6 +100,7 @@ def test_answers_do_not_depend_on_the_order_of_a_batch(engine, rows, random):
     assert [turned[order.index(place)] for place in range(len(rows))] == written(engine, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 def test_bf16_logits_are_close_to_peft_in_bf16(tiny_base, folders, quantization):
     """bf16 keeps 8 bits of a number; A and B are rounded to it, where PEFT keeps them in fp32."""

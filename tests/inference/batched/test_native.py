@@ -156,6 +156,7 @@ def test_the_kernel_cache_is_private(built):
     assert native._load.__wrapped__(torch.float32) is not None  # it is used again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
 @pytest.mark.parametrize("which", ["file", "folder"])
 def test_kernels_that_others_can_write_are_refused(cache, mode, which):
@@ -165,6 +166,7 @@ def test_kernels_that_others_can_write_are_refused(cache, mode, which):
         native._load.__wrapped__(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["file", "folder"])
 def test_kernels_of_another_user_are_refused(cache, monkeypatch, which):
     path, real = cache if which == "folder" else next(cache.iterdir()), Path.lstat
@@ -178,6 +180,7 @@ def test_kernels_of_another_user_are_refused(cache, monkeypatch, which):
         native._load.__wrapped__(torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["file", "folder", "dangling"])
 def test_symbolic_links_to_kernels_are_refused(cache, tmp_path, which):
     path = cache if which == "folder" else next(cache.iterdir())
@@ -253,6 +256,7 @@ def test_rope_matches_llama_and_writes_keys_and_values_to_the_cache(dtype, rows,
     assert torch.equal(room, before)  # nothing else was written
 
 
+@pytest.mark.slow
 @KINDS
 @settings(max_examples=30, deadline=None)
 @given(

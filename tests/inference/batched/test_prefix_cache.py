@@ -74,6 +74,7 @@ def test_the_shared_guideline_is_prefilled_once(engines):
     assert plain.stats().cached_prompt_tokens == 0
 
 
+@pytest.mark.slow
 def test_sequential_requests_share_prefixes(engines):
     reusing, plain = engines
     for request in pairs()[:5]:

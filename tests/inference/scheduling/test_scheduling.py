@@ -40,6 +40,7 @@ def engine(tiny_base, store):
     engine.close()
 
 
+@pytest.mark.slow
 def test_sixteen_threads_over_more_adapters_than_slots(tiny_base, store):
     engine = LocalEngine(tiny_base, store, precision="fp32", batch_rows=4, adapters=2)
     adapters = (None, *NAMES)
@@ -248,6 +249,7 @@ def test_a_closed_engine_finishes_waiting_requests_and_accepts_no_more(tiny_base
         engine.generate([asked("tent")])
 
 
+@pytest.mark.slow
 def test_an_unreferenced_engine_is_garbage_collected(tiny_base):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.generate([asked("tent")])

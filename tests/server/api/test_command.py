@@ -42,6 +42,7 @@ def running(base, store, *arguments):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_requests_in_progress(tiny_base, store):
     with running(tiny_base, store, "--load", "two@production", "--max-prompt", "100") as (process, client):
         assert client.get("/v1/models", headers={"authorization": "Bearer third"}).status_code == 401
@@ -63,6 +64,7 @@ def test_sigterm_finishes_requests_in_progress(tiny_base, store):
             client.get("/healthz")
 
 
+@pytest.mark.slow
 def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
     limits = ("--per-caller", "2", "--per-minute", "2", "--trusted-proxy", "127.0.0.0/8")
     with running(tiny_base, store, *limits) as (_, client):
@@ -122,6 +124,7 @@ def test_an_unusable_api_key_is_refused(refused, monkeypatch, env, arguments, wo
     assert words in refused("serve", "--port", "0", *arguments)
 
 
+@pytest.mark.slow
 def test_the_open_file_limit_is_raised_and_bounds_requests():
     code = (
         "import resource; from searchlora.server.api.serve import max_connections;"

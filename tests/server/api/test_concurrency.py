@@ -32,6 +32,7 @@ def leave(client, body):
         next(answer.iter_lines())
 
 
+@pytest.mark.slow
 def test_concurrent_answers_come_from_the_requested_adapter(tiny_base, store):
     service = made_service(tiny_base, store, engine={"adapters": 2, "batch_rows": 16})
     models = ("tiny", *NAMES)

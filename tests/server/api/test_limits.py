@@ -212,6 +212,7 @@ def test_requests_aborted_before_their_answer_get_an_error(tiny_base, store, cap
     assert not any(record.exc_info for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_max_tokens_defaults_to_the_rest_of_the_context(tiny_base, store):
     with serving(tiny_base, store) as (service, client):
         context = service.engine.context

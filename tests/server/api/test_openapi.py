@@ -89,6 +89,7 @@ def check(answer, template, method):
         jsonschema.Draft202012Validator(schema).validate(answer.json())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(requests())
 def test_every_answer_is_documented(client, generated):

@@ -268,6 +268,7 @@ def test_the_server_leaves_the_log_handlers_of_its_process_open(tmp_path):
         handler.close()
 
 
+@pytest.mark.slow
 def test_markup_in_a_passage_is_shown_as_text_in_a_browser(tmp_path):
     """The page as Chromium has it after its script has run, under the link of one rater."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

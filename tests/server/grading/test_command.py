@@ -58,6 +58,7 @@ def write_files(folder):
     return [*texts, f"--guideline={folder / 'guide.md'}", "--scale=0,1", f"--out={folder / 'grades'}"]
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
     runs = ["--runs", tmp_path / "a.trec", "--runs", tmp_path / "b.trec", "--depth", "2"]
     files = write_files(tmp_path)
@@ -98,6 +99,7 @@ def test_a_kill_loses_no_grade_and_export_writes_qrels(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_grading_trec_dl_2019_passages(real_data, tmp_path):
     found = json.loads((real_data / "trecdl19" / "bm25_top100_dl19.json").read_text())[:3]
     hits = [hit for topic in found for hit in topic["hits"][:4]]
@@ -117,6 +119,7 @@ def test_grading_trec_dl_2019_passages(real_data, tmp_path):
     assert sorted(seen) == sorted((topic["query"], hit["content"]) for topic in found for hit in topic["hits"][:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -210,6 +210,7 @@ def test_the_shop_is_read_as_pairs_and_as_labelled_titles(tmp_path):
     assert {record["label"] for record in classes.records("test")} <= {r["label"] for r in classes.records("train")}
 
 
+@pytest.mark.slow
 def test_published_collections_are_read(real_data, tmp_path):
     squad = built(
         real_data / "squad" / "squaddev_v1.1.json.gz", "squad", tmp_path / "squad", how={"shares": (0.5, 0.1, 0.4)}

@@ -68,6 +68,7 @@ def test_banking77_keeps_the_official_test_split_and_removes_duplicates_from_tra
     assert dataset.settings == {"kind": "label", "labels": ["card_arrival", "card_linking"], "out_of_scope": None}
 
 
+@pytest.mark.slow
 def test_the_published_banking77_has_25_training_rows_in_its_test(real_data: Path, tmp_path: Path) -> None:
     build(task, real_data / "banking77", format="banking77", out=tmp_path / "b", shares=(0.96, 0.03, 0.01))
     dataset = load_dataset(tmp_path / "b")

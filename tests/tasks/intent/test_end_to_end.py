@@ -37,6 +37,7 @@ def banks(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
     data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"
     columns = ("text=words", "label=topic", "out_of_scope=oos")
@@ -78,6 +79,7 @@ def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
     assert "bank-intent@1" in (tmp_path / "run.trec").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_objects_end_to_end_are_always_valid(cli, tmp_path, tiny_base):
     schema = {
         "type": "object",

@@ -137,6 +137,7 @@ def test_an_invalid_count_is_a_usage_error(tmp_path):
         records(trecdl_folder(tmp_path), "trecdl", tmp_path / "out", options={"unjudged": "few"})
 
 
+@pytest.mark.slow
 def test_published_collections_are_read(tmp_path, real_data):
     found = records(real_data / "trecdl19", "trecdl", tmp_path / "dl")
     assert Counter(each["grade"] for each in found.values()) == {0: 885, 1: 526, 2: 566, 3: 280}

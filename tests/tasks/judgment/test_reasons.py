@@ -145,6 +145,7 @@ def test_tuning_keeps_a_reason_with_its_grade_and_drops_one_of_another(key):
     assert with_tuning(output, {key: [0.1, 0.2, 2]}, (0, 1, 2, 3)) == Grade(2, output.probabilities)
 
 
+@pytest.mark.slow
 def test_the_reason_is_generated_after_the_tuned_grade(tiny_base, tmp_path):
     engine = LocalEngine(tiny_base, precision="fp32")
     engine.load_folder("made", made_folder(tiny_base, tmp_path / "made", seed=4)[0])

@@ -34,6 +34,7 @@ def test_kappa_equals_scikit_learn(gold, rng):
     assert cohen_kappa(gold, predicted, SCALE) == pytest.approx(0.0 if np.isnan(theirs) else theirs)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from(SCALE)), min_size=4, max_size=25))
 def test_thresholds_of_one_query_are_optimal(rows):

@@ -177,6 +177,7 @@ def test_an_invalid_option_is_a_usage_error(tmp_path: Path, options: dict[str, s
         build(task, source, format="mtrag", out=tmp_path / "out", options=options)
 
 
+@pytest.mark.slow
 def test_published_mtrag_tasks_are_read(real_data: Path, tmp_path: Path) -> None:
     build(
         task, real_data / "mtrag" / "reference.jsonl", format="mtrag", out=tmp_path / "out", options={"missing": "0.3"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from searchlora.adapters.store import Store
 from searchlora.data.dataset import load_dataset
 from searchlora.outputs import CitedAnswer, from_json
@@ -23,6 +25,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 def test_answers_end_to_end(cli, tmp_path: Path, tiny_base) -> None:
     source = write_mtrag(tmp_path / "reference.jsonl", usual_rows())
     data, store, out = tmp_path / "data", tmp_path / "store", tmp_path / "evaluation"

@@ -171,6 +171,7 @@ def test_no_threshold_without_unanswerable_rows() -> None:
     assert THRESHOLD not in fitted_baselines([_record(1)], [_record(2)], SILENCE.text)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 5).map(float), st.booleans()), min_size=1, max_size=15))
 def test_no_threshold_has_a_higher_mean_f1_than_the_fitted_one(rows: list[tuple[float, bool]]) -> None:

@@ -106,6 +106,7 @@ def test_a_malformed_canard_row_is_rejected(tmp_path: Path) -> None:
     assert "dev.json, row 3: field 'Rewrite' is missing" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_published_canard_is_read(real_data: Path, tmp_path: Path) -> None:
     """The numbers that the project states: 2,497 passages, 2,046 questions from the second turn on that have one."""
     dataset = _dataset(real_data / "canard" / "dev.json", "canard", tmp_path / "out")
@@ -117,6 +118,7 @@ def test_published_canard_is_read(real_data: Path, tmp_path: Path) -> None:
     assert len({record["group"] for record in records}) == 442
 
 
+@pytest.mark.slow
 def test_canard_split_by_article_drops_only_stock_questions(real_data: Path, tmp_path: Path) -> None:
     dataset = _dataset(
         real_data / "canard" / "dev.json", "canard", tmp_path / "out", shares=(0.6, 0.1, 0.3), on_leak="drop"
