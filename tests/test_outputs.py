@@ -219,7 +219,7 @@ def test_values_that_are_not_stored_outputs_are_errors():
     for kept, reason in (
         ({}, "one key"),
         ({"value": 1, "label": 2}, "one key"),
-        ({"colour": "red"}, "no kind"),
+        ({"colour": "red"}, "not a type of output"),
         ({"label": {"name": "x"}}, "no stored label"),
         ({"grade": 3}, "no stored grade"),
     ):
