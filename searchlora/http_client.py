@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from base64 import b64encode
@@ -15,12 +16,16 @@ from typing import Any, Literal
 
 import httpx
 
-from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError
+from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, printable
 
 #: Seconds before the first retry, and at most between two. Each wait doubles; a random factor between a half and one
 #: spreads clients that were refused together. It is added to what the server asks for with `Retry-After`.
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _CONNECT_SECONDS = 10.0
+
+#: Bytes of a response, unpacked; far more than any that is asked for.
+MAX_RESPONSE_BYTES = 2**26
+
 _BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _NEVER = Event()
 
@@ -157,6 +162,12 @@ class HttpClient:
             with self._client.stream(method, url, content=body, headers=headers) as response:
                 for part in response.iter_bytes():
                     content += part
+                    if len(content) > MAX_RESPONSE_BYTES:
+                        raise EngineError(
+                            f"the server's answer has more than {MAX_RESPONSE_BYTES:,} bytes",
+                            where=url,
+                            fix="Check the address.",
+                        )
                     if time.monotonic() > end:
                         raise httpx.ReadTimeout("the answer came too slowly")
         except RuntimeError:
@@ -198,7 +209,7 @@ class HttpClient:
     def _parse(self, path: str, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise EngineError(
                 f"the server does not answer with JSON ({self._shortened(content)!r})",
                 where=f"{self.url}{path}",
@@ -213,7 +224,7 @@ class HttpClient:
             message = json.loads(content)
             message = message.get("error", message)
             message = message if isinstance(message, str) else message.get("message") or message["detail"]
-        except (ValueError, AttributeError, KeyError, TypeError):
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
             message = self._shortened(content) or httpx.codes.get_reason_phrase(status) or "no reason given"
         return self._shortened(message if isinstance(message, str) else json.dumps(message))
 
@@ -221,7 +232,7 @@ class HttpClient:
         """One line of at most 500 characters, without the key: some servers repeat the key that they refuse."""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         text = text.replace(self._key, "***") if self._key else text  # before cutting: part of a key is secret too
-        return " ".join(text.split())[:500]
+        return " ".join(printable(text).split())[:500]
 
 
 def _authorization(key: str, auth: str) -> str:
@@ -265,11 +276,10 @@ def _retry_after(headers: httpx.Headers) -> float:
     """Seconds of the `Retry-After` header, a number or a date; 0 without one."""
     value = headers.get("retry-after", "")
     try:
-        return max(float(value), 0.0)
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        date = parsedate_to_datetime(value)
-        return max((date - datetime.now(UTC)).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return 0.0
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return 0.0
+    return 0.0 if math.isnan(seconds) else max(seconds, 0.0)

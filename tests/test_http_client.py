@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -238,3 +239,31 @@ def test_urls_contain_no_password_and_may_end_with_the_api_version():
         HttpClient("http://me:hunter2@host")
     assert "hunter2" not in str(found.value)
     assert {HttpClient(f"http://host:1{end}").url for end in ("", "/", "/v1", "/v1/")} == {"http://host:1"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_end_does_not_fill_the_memory(monkeypatch, packed):
+    monkeypatch.setattr(http_client, "MAX_RESPONSE_BYTES", 100_000)
+    content = b"[" + b" " * 5_000_000
+    told = Reply(gzip.compress(content), headers={"Content-Encoding": "gzip"}) if packed else Reply(content)
+    with answering(lambda _: told) as server, pytest.raises(EngineError, match="more than 100,000 bytes"):
+        HttpClient(server.url).post("/x", {})
+    assert len(server.asked) == 1
+
+
+def test_nested_answers_and_odd_headers_are_errors_in_words(waits):
+    for status, kind in ((200, EngineError), (400, Refused), (500, EngineError)):
+        with answering(lambda _, status=status: Reply(b"[" * 100_000, status)) as server, pytest.raises(kind):
+            HttpClient(server.url, retries=0).post("/x", {})
+    for value in ("nan", "-nan", "Fri, 99 Foo 99999 99:99:99 +9999"):
+        busy = Reply(status=503, headers={"Retry-After": value})
+        with answering(failing(1, busy)) as server:
+            assert HttpClient(server.url).post("/x", {}) == {"done": True}
+    assert all(0 < wait < 1 for wait in waits)
+
+
+def test_a_servers_words_are_one_line_without_control_characters():
+    error = {"error": {"message": "no\x1b[31m\nERROR forged\u202e"}}
+    with answering(lambda _: Reply(error, 400)) as server, pytest.raises(Refused) as raised:
+        HttpClient(server.url).post("/x", {})
+    assert "ERROR forged" in str(raised.value) and str(raised.value).isprintable()

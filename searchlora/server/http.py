@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Collection
 from typing import Any
@@ -77,6 +78,8 @@ def is_own_host(host: str, names: Collection[str]) -> bool:
         >>> is_own_host("localhost:8000", ()), is_own_host("box.example", {"box.example"}), is_own_host("evil.test", ())
         (True, True, False)
     """
+    if re.search(r"[\s/\\?#@]", host):  # more than a name and a port
+        return False
     try:
         name = (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:

@@ -199,3 +199,39 @@ def test_an_infinite_prune_margin_scores_every_choice_exactly(tiny_base):
     with answering(answer) as server:
         RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a"]], prune_margin=float("inf"))
         assert "prune_margin" not in server.asked[-1].body
+
+
+@pytest.mark.parametrize("text", [{"a": 1}, ["a"], 5, True, "a\ud800"], ids=repr)
+def test_a_text_is_a_text(tiny_base, text):
+    with answering(chats(text)) as server, pytest.raises(EngineError, match="not understood"):
+        RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])
+
+
+@pytest.mark.parametrize("count", [float("inf"), float("nan"), "many", None, [1]], ids=repr)
+def test_counts_of_tokens_are_numbers(tiny_base, count):
+    choice = {"message": {"content": "red"}, "finish_reason": "stop"}
+    reply = Reply({"choices": [choice], "usage": {"prompt_tokens": count, "completion_tokens": 2}})
+    with answering(lambda _: reply) as server, pytest.raises(EngineError, match="not understood"):
+        RemoteEngine(server.url, tiny_base, dialect="openai", model="any").generate([Request(CHAT)])
+
+
+@pytest.mark.parametrize(
+    "values", [{"1": 2, "3": 4}, ["-1", "-2"], [True, False], "12", [10**400, 1], [float("nan"), 1.0]], ids=repr
+)
+def test_scores_are_a_list_of_numbers(tiny_base, values):
+    def answer(asked):
+        if asked.path == "/v1/models":
+            return Reply({"data": [{"id": "tiny", "owned_by": "searchlora"}]})
+        return Reply({"log_probabilities": values, "usage": {"prompt_tokens": 1, "scored_tokens": 1}})
+
+    with answering(answer) as server, pytest.raises(EngineError, match=r"not understood|not all finite"):
+        RemoteEngine(server.url, tiny_base).score([Request(CHAT)], [["a", "b"]])
+
+
+@pytest.mark.parametrize("length", ["4000", [1], -1, True, {"a": 1}], ids=repr)
+def test_an_odd_context_length_is_no_context_length(tiny_base, length):
+    choice = {"index": 0, "token_ids": [5], "finish_reason": "stop"}
+    cards = Reply({"data": [{"id": "m", "owned_by": "vllm", "max_model_len": length}]})
+    reply = Reply({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    with answering(lambda asked: cards if asked.path == "/v1/models" else reply) as server:
+        assert RemoteEngine(server.url, tiny_base).generate([Request(CHAT)])[0].finish == "stop"

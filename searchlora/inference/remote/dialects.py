@@ -125,7 +125,10 @@ class Searchlora:
             "prune_margin": prune_margin,
         }
         answer = post("/v1/score", {**body, **{key: value for key, value in more.items() if value is not None}})
-        scores, usage = _finite(map(float, answer["log_probabilities"])), answer["usage"]
+        values, usage = answer["log_probabilities"], answer["usage"]
+        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            raise TypeError("log-probabilities that are not a list of numbers")
+        scores = _finite(map(float, values))
         if len(scores) != len(choices):
             raise ValueError(f"{len(scores)} scores for {len(choices)} choices")
         return Scored(scores, int(usage["prompt_tokens"]), int(usage["scored_tokens"]))
@@ -198,6 +201,9 @@ def _message(answer: Mapping[str, Any]) -> Completion:
 
 
 def _completion(text: str, finish: str, usage: Mapping[str, Any]) -> Completion:
+    if not isinstance(text, str):
+        raise TypeError(f"a text that is a {type(text).__name__}")
+    text.encode()  # a lone surrogate could be stored nowhere
     if finish not in ("stop", "length"):
         raise EngineError(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"

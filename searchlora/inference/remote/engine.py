@@ -202,7 +202,7 @@ class RemoteEngine:
             if error.where is not None:
                 raise
             raise EngineError(error.what, where=where, fix=error.fix) from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EngineError(
                 f"the server's answer is not understood ({type(error).__name__}: {error})",
                 where=where,

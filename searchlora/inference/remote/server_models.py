@@ -9,7 +9,7 @@ from typing import Any
 
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError
+from searchlora.errors import EngineError, printable
 from searchlora.http_client import HttpClient, Refused
 from searchlora.inference.remote.dialects import Dialect, DialectName, OpenAI, Searchlora, Vllm
 from searchlora.models.resolve import BaseModel, public_name
@@ -82,7 +82,8 @@ class ServerModels:
         """Context length in tokens; None if the server does not report it."""
         if self.dialect != "vllm":  # others do not report it, and count what they render
             return None
-        return next((card["max_model_len"] for card in self._cards.values() if card.get("max_model_len")), None)
+        lengths = [card.get("max_model_len") for card in self._cards.values()]
+        return next((length for length in lengths if type(length) is int and length > 0), None)
 
     def name(self, pinned: str | None) -> str:
         """The server's name of an adapter, or of the base model; the adapter is loaded if that is allowed.
@@ -169,8 +170,8 @@ class ServerModels:
         """Name -> the server's description of each model that it lists."""
         answer = self._client.get("/v1/models")
         try:
-            return {str(card["id"]): card for card in answer["data"]}
-        except (KeyError, TypeError):
+            return {printable(str(card["id"])): dict(card) for card in answer["data"]}
+        except (KeyError, TypeError, ValueError):
             raise EngineError(
                 "the list of models is not understood",
                 where=f"{self._client.url}/v1/models",

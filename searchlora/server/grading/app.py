@@ -6,6 +6,7 @@ topics or documents, systems, ranks, scores or other raters' grades: raters are 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.errors import SearchloraError, UsageError
+from searchlora.server.api.http_protocol import HttpProtocol
 from searchlora.server.grading.session import Assignment, Session
 from searchlora.server.http import PRIVATE_APP, QUIET_SERVER, is_own_host
 
@@ -39,6 +41,9 @@ MAX_BODY_BYTES = 100_000
 
 #: Bytes of a request's headers.
 MAX_HEAD_BYTES = 65_536
+
+#: Seconds within which a request body must arrive.
+BODY_SECONDS = 30.0
 
 #: Connections at the same time; further ones get 503.
 MAX_CONNECTIONS = 500
@@ -117,12 +122,13 @@ def serve(session: Session, listening: socket.socket, host: str) -> None:
 
 
 def server_config(session: Session, host: str) -> uvicorn.Config:
-    """Settings of the HTTP server: bounded headers and connections, no log of requests."""
+    """Settings of the HTTP server: bounded headers, connections and waiting, no log of requests."""
     import uvicorn
 
     return uvicorn.Config(
         create_app(session, names=[host]),
-        http="h11",
+        http=HttpProtocol,
+        proxy_headers=False,  # else a client on this machine could name any address as its own
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
         **QUIET_SERVER,
@@ -162,6 +168,12 @@ class RequestGuard:
             answer = PlainTextResponse(refusal, status_code=403)
         elif "transfer-encoding" in headers or not _is_short(headers.getlist("content-length")):
             answer = PlainTextResponse("The request body is too long.", status_code=413)
+        else:
+            try:
+                receive = await _whole_body(receive)
+            except TimeoutError:
+                message = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
+                answer = PlainTextResponse(message, status_code=408, headers={"Connection": "close"})
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers, path: str) -> str:
@@ -178,6 +190,20 @@ class RequestGuard:
         if path.startswith("/api/") and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return "The request comes from another page."
         return ""
+
+
+async def _whole_body(receive: Receive) -> Receive:
+    """A `receive` for a body that was read. Raises `TimeoutError` if it does not arrive in time."""
+    messages: list[Message] = []
+    async with asyncio.timeout(BODY_SECONDS):
+        while not messages or messages[-1].get("more_body"):
+            messages.append(await receive())
+    messages.reverse()
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 def _is_short(lengths: list[str]) -> bool:

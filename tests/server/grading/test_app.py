@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
@@ -24,6 +25,8 @@ from fastapi.testclient import TestClient
 from searchlora.eval.judgments.ratings import read_ratings
 from searchlora.experiments.judge.pairs import QueryPassage
 from searchlora.records import Document
+from searchlora.server.api import http_protocol
+from searchlora.server.grading import app
 from searchlora.server.grading.app import create_app, server_config
 from searchlora.server.grading.session import NAMES_PER_ADDRESS, blind_pairs
 from searchlora.server.http import address, bind, is_loopback
@@ -314,3 +317,34 @@ def test_endless_headers_are_refused_at_64_kb(tmp_path):
                 connection.sendall(b"a" * 65_536)
                 sent += 65_536
     assert sent < 50_000_000
+
+
+def test_half_requests_are_ended_and_do_not_hold_up_raters(tmp_path, monkeypatch):
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.5)
+    head = "POST /api/raters/anna/ratings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    halves = (b"", b"GET / HTTP/1.1\r\nHost: loc", f"{head}Content-Length: 5000\r\n\r\n{{".encode())
+    with served(synthetic_session(tmp_path)) as url:
+        for half in halves:
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port)) as connection:
+                connection.settimeout(10)
+                connection.sendall(half)
+                answer = b""
+                while part := connection.recv(65_536):
+                    answer += part
+                assert answer.startswith(b"HTTP/1.1 408 ")
+                assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_client_does_not_choose_its_own_address(tmp_path):
+    with served(synthetic_session(tmp_path)) as url, httpx.Client(base_url=url) as client:
+        codes = [
+            client.post(f"/api/raters/invented{n}/next", headers={"X-Forwarded-For": f"10.0.0.{n}"}).status_code
+            for n in range(NAMES_PER_ADDRESS + 5)
+        ]
+    assert codes == [200] * NAMES_PER_ADDRESS + [400] * 5
+
+
+@pytest.mark.parametrize("host", ["localhost/.evil.test", "evil@localhost", "localhost?x", "local host", "localhost#a"])
+def test_a_host_is_a_name_and_a_port(client, host):
+    assert client.get("/", headers={"host": host}).status_code == 403
