@@ -44,14 +44,16 @@ class LocalEngine:
         base: The base model; the engine loads its own copy.
         store: Resolves adapter references.
         quantization, precision: How the base model is loaded, see `load_model`.
-        batch_rows: Maximum number of rows of one forward pass.
+        batch_rows: Maximum number of rows of one forward pass. An eighth of them is reserved for callers of `submit`
+            that hold none.
         batch_tokens: Maximum number of tokens of one prefill or scoring pass: rows times the longest, choices included.
         max_prompt_tokens: Maximum length of a prompt in tokens, also for models with a longer context.
         adapters: Maximum number of loaded adapters (LoRA slots).
         max_rank: Maximum rank of an adapter.
         adapter_bytes: Memory for the weights of all loaded adapters. Ranks and sizes are read from the header of an
             adapter's file, before its weights; unloading frees its memory. Both limits hold for batched models.
-        cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest.
+        cache_tokens: Size of the KV cache of generating rows in tokens: rows times the longest. Long prompts that are
+            being computed take about half as much besides.
         prefix_tokens: Size of the prefix cache in tokens; 0 turns it off.
         waiting: Maximum number of queued requests.
         waiting_per_caller: Maximum number of queued requests of one caller of `submit` and `submit_scores`; None: a

@@ -45,7 +45,7 @@ class Stats(Counts):
     """The counters and the current state of an engine.
 
     Attributes:
-        waiting, generating: Queued requests; rows that generate.
+        waiting, generating: Queued requests; requests that generate, or whose long prompt is being computed.
         refused: Requests refused because the queue was full.
         loaded: Names of the loaded adapters.
     """
