@@ -116,7 +116,9 @@ def fuzz_all(seconds: float, seed: int) -> Finding:
         if not done.returncode and not runs:
             finding.problems.append(f"{name}: nothing was read")
         if done.returncode:
-            finding.problems.append(f"{name}: {' '.join(done.stderr.strip().splitlines()[-12:])[:600]}")
+            printed = done.stdout + done.stderr
+            raised = re.search(r"Uncaught Python exception: ===\s*(.+?)\n", printed)
+            finding.problems.append(f"{name}: {raised[1] if raised else printed.strip()[-500:]}")
     finding.seen = f"{len(SEEDS)} readers; rows, rejected rows or a worded error"
     finding.seconds = time.monotonic() - started
     return finding

@@ -1,4 +1,4 @@
-"""Jobs that are killed at random times, run again, and compared with an uninterrupted run."""
+"""Jobs that are killed at random times and between random writes, run again, and compared with an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ class Job(ABC):
         return []
 
 
+@dataclass(frozen=True)
+class Kill:
+    """When a process is killed: after some seconds, or just before one of its writes."""
+
+    after: float | None = None
+    at: int | None = None
+
+    def __str__(self) -> str:
+        return f"before write {self.at}" if self.at is not None else f"after {self.after:.3f} s"
+
+
 @dataclass
 class Outcome:
     """Counts of a job's kills.
@@ -85,7 +96,8 @@ class Outcome:
 def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
     """Kill a job at random times of its duration, run it again to its end, and compare the result.
 
-    A third of the attempts are killed twice.
+    Every second attempt is killed three times just before a random write instead: half a result is on disk for
+    milliseconds only, which random times seldom meet. A third of the other attempts are killed twice.
     """
     outcome = Outcome(job.name)
     reference = folder / "reference"
@@ -98,24 +110,28 @@ def kill_repeatedly(job: Job, folder: Path, times: int, seed: int) -> Outcome:
     generator = random.Random(f"{seed}/{job.name}")
     for attempt in range(times):
         place = folder / f"attempt-{attempt}"
-        kills = [generator.uniform(0, ended.seconds) for _ in range(1 if generator.random() < 2 / 3 else 2)]
+        if attempt % 2:
+            kills = [Kill(at=generator.randint(1, max(1, ended.writes // part))) for part in (1, 2, 3)]
+        else:
+            twice = generator.random() < 1 / 3
+            kills = [Kill(after=generator.uniform(0, ended.seconds)) for _ in range(1 + twice)]
         problem = _attempt(job, place, kills, expected, outcome)
         outcome.attempts += 1
         if problem is None:
             outcome.equal += 1
             shutil.rmtree(place)
         else:
-            times_ = ", ".join(f"{seconds:.3f} s" for seconds in kills)
-            outcome.problems.append(f"attempt {attempt}, killed after {times_}: {problem}")
+            outcome.problems.append(f"attempt {attempt}, killed {' and '.join(map(str, kills))}: {problem}")
     if not outcome.killed:
         outcome.problems.append("every process ended before its kill, so nothing was tested")
     return outcome
 
 
-def _attempt(job: Job, folder: Path, kills: list[float], expected: object, outcome: Outcome) -> str | None:
+def _attempt(job: Job, folder: Path, kills: list[Kill], expected: object, outcome: Outcome) -> str | None:
     finished = False
-    for number, seconds in enumerate(kills):
-        ended = execute((job.resume if number else job.start)(folder), folder, kill_after=seconds)
+    for number, kill in enumerate(kills):
+        begin = job.resume if number else job.start
+        ended = execute(begin(folder), folder, kill_after=kill.after, kill_at=kill.at)
         outcome.killed += ended.code == -9
         if ended.code >= 0 and not job.is_finished(folder, ended):
             return f"exit {ended.code} before the kill: {_last_line(ended)}"
