@@ -107,6 +107,7 @@ class Searchlora:
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         body = {
             **_chat(model, request),
+            "prompt": "raw",  # the messages are the task's prompt already
             **({"answer_prefix": request.answer_prefix} if request.answer_prefix else {}),
             **({"structured_outputs": _structured(request.grammar)} if request.grammar else {}),
         }

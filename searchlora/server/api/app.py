@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 
 from searchlora import __version__
 from searchlora.errors import EngineBusy
-from searchlora.server.api import chat, embeddings, models, score
+from searchlora.server.api import chat, embeddings, models, score, tasks
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
@@ -29,6 +29,11 @@ _COUNTED_PATHS = frozenset(
         "/v1/chat/completions",
         "/v1/score",
         "/v1/embeddings",
+        "/v1/tasks",
+        "/v1/rerank",
+        "/v1/classify",
+        "/v1/rewrite",
+        "/v1/answers",
         "/v1/adapters/load",
         "/v1/adapters/unload",
         "/healthz",
@@ -49,7 +54,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="searchlora", lifespan=lifespan, redirect_slashes=False, **PRIVATE_APP)
     service.metrics.watch(service.engine.stats)
     add_error_handlers(app, service.check_store)
-    for routes in (models.routes, chat.routes, score.routes, embeddings.routes, _probe_routes):
+    for routes in (models.routes, chat.routes, score.routes, embeddings.routes, tasks.routes, _probe_routes):
         app.include_router(routes(service))
     app.openapi = lambda: openapi_document(__version__)  # type: ignore[method-assign]
     app.add_middleware(RequestGuard, settings=service.settings)

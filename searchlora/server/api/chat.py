@@ -25,6 +25,7 @@ from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.errors import ApiError, api_error_of
 from searchlora.server.api.schemas import ChatRequest, ResponseFormat, StructuredOutputs
 from searchlora.server.api.service import Service
+from searchlora.server.api.tasks import chat_prompt
 
 _LOG = logging.getLogger(__name__)
 
@@ -189,6 +190,14 @@ def _submit(service: Service, body: ChatRequest, caller: str, stream: TextStream
         raise ApiError(400, "invalid_value", f"An answer has at most {limit} tokens on this server.", param=param)
     grammar = grammar_of(body.response_format, body.structured_outputs)
     messages = tuple(message.plain for message in body.messages)
+    if body.prompt == "task" and not body.answer_prefix:
+        prompt = chat_prompt(service, service.pin(body.model), messages, body.task_input)
+        if prompt is not None:
+            messages, of_task, tokens = prompt
+            grammar, requested = grammar or of_task, requested or min(tokens, limit)
+    elif body.task_input is not None:
+        message = "'task_input' needs the prompt of the task: leave out 'prompt' and 'answer_prefix'."
+        raise ApiError(400, "invalid_value", message, param="task_input")
     request, prompt_tokens = service.engine_request(
         EngineRequest(messages, body.model, answer_prefix=body.answer_prefix, grammar=grammar)
     )

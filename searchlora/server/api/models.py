@@ -16,6 +16,7 @@ from searchlora.models.fingerprint import Fingerprint, fingerprint
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.schemas import AdapterRequest
 from searchlora.server.api.service import Service
+from searchlora.server.api.tasks import description
 from searchlora.server.api.work_queue import run_in_new_thread
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ def routes(service: Service) -> APIRouter:
             found = next((entry for entry in _all_models(service, fingerprints) if entry["id"] == model), None)
             if found is None:
                 raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
-            return found
+            is_adapter = found["root"] != found["id"] or "@" in found["id"]
+            return found | (description(service, found["root"]) if is_adapter and found["parent"] else {})
 
         return await service.json(http.state.caller, entry)
 

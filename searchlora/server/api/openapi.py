@@ -11,10 +11,15 @@ from pydantic.json_schema import models_json_schema
 
 from searchlora.server.api.schemas import (
     AdapterRequest,
+    AnswerRequest,
     ChatRequest,
+    ClassifyRequest,
     EmbeddingRequest,
+    RerankRequest,
+    RewriteRequest,
     ScoreRequest,
     ScoreRequests,
+    TaskRequest,
 )
 
 _TEMPLATE = "#/components/schemas/{model}"
@@ -38,7 +43,10 @@ def openapi_document(version: str) -> dict[str, Any]:
         >>> sorted(openapi_document("1")["paths"]["/v1/models"]["get"]["responses"])[:3]
         ['200', '400', '401']
     """
-    bodies: tuple[type[BaseModel], ...] = (ChatRequest, ScoreRequest, ScoreRequests, EmbeddingRequest, AdapterRequest)
+    bodies: tuple[type[BaseModel], ...] = (
+        *(ChatRequest, ScoreRequest, ScoreRequests, EmbeddingRequest, AdapterRequest),
+        *(TaskRequest, RerankRequest, ClassifyRequest, RewriteRequest, AnswerRequest),
+    )
     _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_TEMPLATE)
     chat = {"application/json": _CHAT, "text/event-stream": _STRING}
     parameter = {"name": "model", "in": "path", "required": True, "schema": _STRING, "description": "A model id."}
@@ -54,6 +62,14 @@ def openapi_document(version: str) -> dict[str, Any]:
             "/v1/chat/completions": {"post": _post("Generate an answer", [ChatRequest], chat)},
             "/v1/score": {"post": _post("Score choices", [ScoreRequest, ScoreRequests], {"application/json": _SCORE})},
             "/v1/embeddings": {"post": _post("Embed texts", [EmbeddingRequest], {"application/json": _EMBEDDINGS})},
+            "/v1/tasks/{task}": {
+                "post": _post("Run a task", [TaskRequest], {"application/json": _TASK_OUTPUT})
+                | {"parameters": [{"name": "task", "in": "path", "required": True, "schema": _STRING}]}
+            },
+            "/v1/rerank": {"post": _post("Rerank documents", [RerankRequest], {"application/json": _RERANKED})},
+            "/v1/classify": {"post": _post("Classify texts", [ClassifyRequest], {"application/json": _CLASSIFIED})},
+            "/v1/rewrite": {"post": _post("Rewrite a query", [RewriteRequest], {"application/json": _REWRITTEN})},
+            "/v1/answers": {"post": _post("Answer from passages", [AnswerRequest], {"application/json": _ANSWERED})},
             "/v1/adapters/load": {"post": _post("Load an adapter", [AdapterRequest], {"application/json": _LOADED})},
             "/v1/adapters/unload": {
                 "post": _post("Unload an adapter", [AdapterRequest], {"application/json": _UNLOADED})
@@ -163,6 +179,48 @@ _EMBEDDINGS = _object(
             )
         ),
         "usage": _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}),
+    }
+)
+
+_OUTPUT = _object({"valid": _BOOLEAN, "value": {}})
+
+_TASK_HEAD = {"object": {"const": "task_output"}, "model": _STRING, "task": _STRING}
+
+_TASK_OUTPUT = {"oneOf": [_object(_TASK_HEAD | {"output": _OUTPUT}), _object(_TASK_HEAD | {"outputs": _list(_OUTPUT)})]}
+
+_RERANKED = _object(
+    {"id": _STRING, "model": _STRING, "results": _list(_object({"index": _INTEGER, "relevance_score": _NUMBER}))}
+)
+
+_CLASSIFIED = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "list"},
+        "created": _INTEGER,
+        "model": _STRING,
+        "data": _list(
+            _object(
+                {
+                    "index": _INTEGER,
+                    "label": _NULLABLE_STRING,
+                    "probs": _list(_NUMBER),
+                    "num_classes": _INTEGER,
+                    "labels": _list(_STRING),
+                }
+            )
+        ),
+    }
+)
+
+_REWRITTEN = _object({"object": {"const": "rewrite"}, "model": _STRING, "query": _STRING})
+
+_ANSWERED = _object(
+    {
+        "object": {"const": "answer"},
+        "model": _STRING,
+        "answer": _NULLABLE_STRING,
+        "valid": _BOOLEAN,
+        "citations": _list(_object({"number": _INTEGER, "id": _STRING})),
     }
 )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from searchlora.files.json_text import value_fault
 from searchlora.prompts import Message
 from searchlora.server.api.errors import ApiError
 
@@ -33,6 +35,7 @@ from searchlora.server.api.errors import ApiError
 _MAX_CHOICES, _MAX_CHOICE_CHARACTERS = 1000, 16_000
 _MAX_BATCH = 256
 _MAX_TEXTS = 2048
+_MAX_DOCUMENTS = 1000
 
 #: Limits that bound the time and memory of validation itself: pydantic reports every error of a body.
 _MAX_FIELDS, _MAX_MESSAGES = 100, 4096
@@ -81,6 +84,15 @@ def _join_parts(content: Any) -> Any:
 
 def _as_list(texts: Any) -> Any:
     return [texts] if isinstance(texts, str) else texts
+
+
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    if fault := value_fault(value):
+        raise PydanticCustomError("not_storable", "{fault}", {"fault": fault})
+    return value
+
+
+Fields = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
 class _Body(BaseModel):
@@ -151,10 +163,18 @@ class StructuredOutputs(_Body):
 
 
 class ChatRequest(_Body):
-    """Body of `/v1/chat/completions`. `answer_prefix` and `structured_outputs` are not OpenAI's."""
+    """Body of `/v1/chat/completions`. `prompt`, `task_input`, `answer_prefix`, `structured_outputs` are not OpenAI's.
+
+    Attributes:
+        prompt: `task`: a single user message to an adapter is the query of its task, which renders its own prompt.
+            `raw`: the messages are the prompt.
+        task_input: Input fields of the adapter's task; they replace the messages.
+    """
 
     model: str
-    messages: Messages
+    messages: Messages = []
+    prompt: Literal["task", "raw"] = "task"
+    task_input: Fields | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     stream: bool | None = None
@@ -162,6 +182,12 @@ class ChatRequest(_Body):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     answer_prefix: Text = ""
+
+    @model_validator(mode="after")
+    def _messages_or_input(self) -> Self:
+        if not self.messages and self.task_input is None:
+            raise PydanticCustomError("one_of_both", "'messages' is required, or 'task_input'")
+        return self
 
     # Unsupported: refused unless neutral.
     temperature: Annotated[Any, _neutral(0, fix="answers are greedy: leave it out, or give 0")] = None
@@ -256,6 +282,99 @@ class EmbeddingRequest(_Body):
     encoding_format: Literal["float", "base64"] | None = None
     truncate: bool = False
     user: Any = None
+
+
+class TaskRequest(_Body):
+    """Body of `/v1/tasks/TASK`: the input fields of one record, or of several."""
+
+    model: str
+    input: Fields | None = None
+    inputs: Annotated[list[Fields], Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.input is None) == (self.inputs is None):
+            raise PydanticCustomError("one_of_both", "give either 'input' or 'inputs'")
+        return self
+
+
+class Turn(_Body):
+    """One turn of a conversation before the query; its text may also be called `content`, as in a chat."""
+
+    role: Literal["user", "assistant"]
+    text: Annotated[Text, Field(validation_alias=AliasChoices("text", "content"))]
+
+
+class TextDocument(_Body):
+    """A passage with its text, and optionally an id of the client's and a title."""
+
+    text: Text
+    title: Text = ""
+    id: Text | None = None
+
+
+class _WithHistory(_Body):
+    history: Annotated[list[Turn], Field(max_length=_MAX_MESSAGES, fail_fast=True)] = []
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """The turns as records hold them."""
+        return [turn.model_dump() for turn in self.history]
+
+
+class RerankRequest(_Body):
+    """Body of `/v1/rerank`, in the shape of Cohere, Jina and vLLM."""
+
+    model: str
+    query: Text
+    documents: Annotated[list[Text | TextDocument], Field(min_length=1, max_length=_MAX_DOCUMENTS, fail_fast=True)]
+    top_n: int | None = Field(None, ge=1)
+    return_documents: bool = False
+
+    # Ignored: a task truncates its passages itself.
+    max_tokens_per_doc: Any = None
+    max_chunks_per_doc: Any = None
+    truncate_prompt_tokens: Any = None
+    user: Any = None
+
+    @property
+    def fields(self) -> list[dict[str, str]]:
+        """Title and text of each document."""
+        return [
+            {"title": "", "text": each} if isinstance(each, str) else {"title": each.title, "text": each.text}
+            for each in self.documents
+        ]
+
+
+class ClassifyRequest(_Body):
+    """Body of `/v1/classify`, in the shape of vLLM."""
+
+    model: str
+    input: Annotated[list[Text], Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True), BeforeValidator(_as_list)]
+    user: Any = None
+
+
+class RewriteRequest(_WithHistory):
+    """Body of `/v1/rewrite`: a query and the conversation before it."""
+
+    model: str
+    query: Text
+
+
+class AnswerRequest(_WithHistory):
+    """Body of `/v1/answers`: a question and the passages to answer from, best first."""
+
+    model: str
+    query: Text
+    passages: Annotated[list[TextDocument], Field(max_length=_MAX_DOCUMENTS, fail_fast=True)]
+
+    @property
+    def passage_fields(self) -> list[dict[str, str]]:
+        """The passages with ids; one without an id gets its number."""
+        return [
+            {"id": each.id or str(number), "title": each.title, "text": each.text}
+            for number, each in enumerate(self.passages, 1)
+        ]
 
 
 def parse_body(body: bytes, content_type: str, adapter: TypeAdapter[T]) -> T:

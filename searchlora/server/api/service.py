@@ -30,6 +30,9 @@ T = TypeVar("T")
 #: Worker threads for blocking work of requests: parsing, tokenising, store reads, encoding of large responses.
 _THREADS = 8
 
+#: Worker threads of task requests. They wait most of the time; one caller has at most half of them.
+_TASK_THREADS = 64
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -82,6 +85,8 @@ class Service:
     Attributes:
         threads: Worker threads for blocking work of requests, shared fairly between callers.
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
+        task_threads: Threads in which task requests wait for the engine.
+        tasks: A folder of further task plugins.
     """
 
     engine: LocalEngine
@@ -91,6 +96,8 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     threads: FairThreads = field(default_factory=lambda: FairThreads(_THREADS, "searchlora-http"))
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
+    task_threads: FairThreads = field(default_factory=lambda: FairThreads(_TASK_THREADS, "searchlora-task"))
+    tasks: Path | None = None
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
     _had_store: bool = field(init=False)
 
@@ -107,6 +114,10 @@ class Service:
     ) -> T:
         """Run a blocking function outside the event loop, see `work_queue.in_thread`."""
         return await in_thread(self.threads, caller, function, on_abandoned=on_abandoned)
+
+    async def in_task_thread(self, caller: str, function: Callable[[], T]) -> T:
+        """Run a function that waits for the engine, see `work_queue.in_thread`."""
+        return await in_thread(self.task_threads, caller, function)
 
     async def body(self, http: HttpRequest, adapter: TypeAdapter[T]) -> T:
         """The parsed body of a request. Raises `ApiError` 400, see `schemas.parse_body`."""
@@ -147,6 +158,7 @@ class Service:
         self.engine.close(self.settings.timeout)
         self.threads.shutdown()
         self.probe_thread.shutdown()
+        self.task_threads.shutdown()
 
     def pin(self, model: str) -> str | None:
         """The exact adapter version that a request's `model` means now; None for the base model.

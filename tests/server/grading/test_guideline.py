@@ -32,5 +32,5 @@ def test_an_unusable_scale_or_guideline_is_an_error(tmp_path):
     assert caught.value.where == f"{path}, line 1"
     with pytest.raises(DataError, match="empty"):
         read_guideline(write(tmp_path / "e.md", " \n"), [0, 1])
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="there is no such file"):
         read_guideline(tmp_path / "none.md", [0, 1])

@@ -1,0 +1,254 @@
+"""Task endpoints answer as a pipeline stage does, with the task's own prompt, parser and fallback."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+
+import httpx
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
+from searchlora.outputs import Graded
+from searchlora.pipelines.stages import AdapterStage
+from searchlora.prompts import messages
+from searchlora.server.api.tasks import output_json
+from searchlora.task import load_task
+from tests.made import made_adapter
+from tests.server.api.serving import made_service, served
+
+LABELS = {"kind": "label", "labels": ["buy", "other", "return"], "out_of_scope": None}
+SETTINGS = {"rewriting": None, "judgment": None, "rag_answer": None, "intent": LABELS}
+PASSAGES = [
+    {"id": "p1", "title": "Red couch", "text": "A couch for two people."},
+    {"id": "p2", "title": "", "text": "A green tent for four."},
+    {"id": "p3", "title": "Stove", "text": "It burns gas."},
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, tiny_base):
+    folder = tmp_path_factory.mktemp("tasks")
+    store = Store(folder / "store")
+    for seed, (name, settings) in enumerate(SETTINGS.items()):
+        made_adapter(store, name.replace("_", "-"), load_task(name).bound(settings), tiny_base, folder / name, seed)
+    return store
+
+
+@pytest.fixture(scope="module")
+def client(store, tiny_base):
+    with served(made_service(tiny_base, store)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stage(store, tiny_base):
+    """The pipeline stage of a task's adapter, on an engine of its own."""
+    engine = LocalEngine(tiny_base, store, precision="fp32")
+
+    def stage(name):
+        stored = store.get(name.replace("_", "-"))
+        manifest = stored.manifest
+        task = load_task(name).bound(manifest.settings, manifest.tuned)
+        return AdapterStage(task, engine, stored.reference, int(manifest.recipe["max_new_tokens"]))
+
+    return stage
+
+
+def posted(client, path, status=200, **body):
+    response = client.post(path, json=body)
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+INPUTS = {
+    "rewriting": [{"query": "telly red"}, {"query": "and blue?", "history": [{"role": "user", "text": "a red sofa"}]}],
+    "judgment": [{"query": "couch", "passage": each["text"], "title": each["title"]} for each in PASSAGES],
+    "rag_answer": [{"question": "For how many?", "passages": PASSAGES[:2]}],
+    "intent": [{"query": "i want a couch"}, {"query": "send it back"}],
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_outputs_are_those_of_the_pipeline_stage(client, stage, name):
+    ours = stage(name)
+    records = [{"id": str(n), "group": str(n), **row} for n, row in enumerate(INPUTS[name])]
+    expected = [
+        output_json(ours.task, record, output) for record, output in zip(records, ours.ask(records), strict=True)
+    ]
+    model = name.replace("_", "-")
+    answer = posted(client, f"/v1/tasks/{name}", model=model, inputs=INPUTS[name])
+    assert (answer["model"], answer["task"]) == (f"{model}@1", name)
+    assert [output["valid"] for output in answer["outputs"]] == [output["valid"] for output in expected]
+    for got, wanted in zip(answer["outputs"], expected, strict=True):
+        assert got["value"] == wanted["value"]
+        assert got.get("probabilities", {}) == pytest.approx(wanted.get("probabilities", {}), abs=1e-3)
+    one = posted(client, f"/v1/tasks/{name}", model=f"{model}@1", input=INPUTS[name][0])
+    assert one["output"]["value"] == answer["outputs"][0]["value"]
+
+
+def test_rerank_orders_documents_by_expected_grade(client, stage):
+    judge = stage("judgment")
+    body = {"model": "judgment", "query": "couch", "documents": [PASSAGES[0], PASSAGES[1]["text"], PASSAGES[2]]}
+    answer = posted(client, "/v1/rerank", **body, return_documents=True)
+    records = [{"id": "1", "group": "1", "query": "couch", "passage": p["text"], "title": p["title"]} for p in PASSAGES]
+    spec = judge.task.output(records[0])
+    assert isinstance(spec, Graded)
+    grades = list(spec.scale.values())
+    expected = [
+        sum(g * p for g, p in zip(grades, output.probabilities, strict=True)) / max(grades)
+        for output in judge.ask(records)
+    ]
+    scores = {each["index"]: each["relevance_score"] for each in answer["results"]}
+    assert [scores[n] for n in range(3)] == pytest.approx(expected, abs=1e-3)
+    ordered = [each["relevance_score"] for each in answer["results"]]
+    assert ordered == sorted(ordered, reverse=True)
+    assert all(0 <= score <= 1 for score in ordered)
+    first = answer["results"][0]
+    assert first["document"]["text"] == PASSAGES[first["index"]]["text"]
+    top = posted(client, "/v1/rerank", **body, top_n=1)["results"]
+    assert [each["index"] for each in top] == [first["index"]]
+    assert "document" not in top[0]
+
+
+def test_classify_gives_labels_with_probabilities(client):
+    answer = posted(client, "/v1/classify", model="intent", input=["i want a couch", "send it back"])
+    assert [each["index"] for each in answer["data"]] == [0, 1]
+    for each in answer["data"]:
+        assert each["labels"] == ["buy", "other", "return"] and each["num_classes"] == 3
+        assert each["label"] == each["labels"][each["probs"].index(max(each["probs"]))]
+        assert sum(each["probs"]) == pytest.approx(1)
+    assert posted(client, "/v1/classify", model="intent", input="i want a couch")["data"] == answer["data"][:1]
+
+
+def test_rewrite_gives_the_query_to_search_with(client, stage):
+    search = {"id": "1", "query": "and blue?", "history": [{"role": "user", "text": "a red sofa"}]}
+    (executed,) = stage("rewriting")([search])
+    chat = [{"role": "user", "content": "a red sofa"}]
+    for history in (search["history"], chat):
+        assert (
+            posted(client, "/v1/rewrite", model="rewriting", query="and blue?", history=history)["query"]
+            == (executed["query"])
+        )
+
+
+def test_answers_name_the_cited_passages(client):
+    answer = posted(client, "/v1/answers", model="rag-answer", query="For how many?", passages=PASSAGES)
+    assert answer["model"] == "rag-answer@1"
+    assert {"answer", "valid", "citations"} <= answer.keys()
+    assert all(each["id"] == PASSAGES[each["number"] - 1]["id"] for each in answer["citations"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/v1/tasks/judgment", {"model": "rewriting", "input": {"query": "x"}}, 400, "POST to /v1/tasks/rewriting"),
+        ("/v1/tasks/rewriting", {"model": "rewriting", "input": {}}, 400, "'query' is a required property"),
+        ("/v1/tasks/rewriting", {"model": "rewriting", "input": {"q": "x"}}, 400, "Fields: query, history"),
+        ("/v1/tasks/rewriting", {"model": "rewriting", "input": {"query": 3}}, 400, "Input 1, query: 3 is not of type"),
+        ("/v1/tasks/judgment", {"model": "judgment", "inputs": [{"query": "x"}] * 2}, 400, "'passage' is a required"),
+        ("/v1/tasks/rewriting", {"model": "rewriting"}, 400, "either 'input' or 'inputs'"),
+        ("/v1/tasks/rewriting", {"model": "nobody", "input": {"query": "x"}}, 404, "no adapter 'nobody'"),
+        ("/v1/tasks/rewriting", {"model": "rewriting", "input": {"query": "a\ud800"}}, 400, "surrogate"),
+        ("/v1/rerank", {"model": "intent", "query": "x", "documents": ["a"]}, 400, "grades no passages"),
+        ("/v1/rerank", {"model": "judgment", "query": "x", "documents": []}, 400, "documents"),
+        ("/v1/classify", {"model": "rewriting", "input": "x"}, 400, "no single label"),
+        ("/v1/rewrite", {"model": "intent", "query": "x"}, 400, "writes 'intent', not 'query'"),
+        ("/v1/answers", {"model": "rewriting", "query": "x", "passages": []}, 400, "writes 'query', not 'answer'"),
+    ],
+)
+def test_what_does_not_fit_is_named(client, path, body, status, says):
+    response = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert response.status_code == status, response.text
+    assert says in response.json()["error"]["message"]
+
+
+def test_the_base_model_has_no_task(client, tiny_base):
+    (base,) = [m["id"] for m in client.get("/v1/models").json()["data"] if m["parent"] is None]
+    assert "base model without a task" in posted(client, "/v1/rewrite", 400, model=base, query="x")["error"]["message"]
+    assert tiny_base.path.is_dir()
+
+
+def test_many_clients_share_batches_and_get_their_own_answers(client):
+    queries = [f"red sofa {n}" for n in range(24)]
+    alone = [posted(client, "/v1/rewrite", model="rewriting", query=query)["query"] for query in queries]
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        together = list(
+            pool.map(lambda query: posted(client, "/v1/rewrite", model="rewriting", query=query)["query"], queries)
+        )
+    assert together == alone
+
+
+def test_a_late_task_request_ends_with_504(store, tiny_base):
+    with served(made_service(tiny_base, store, timeout=0.001)) as url:
+        response = httpx.post(f"{url}/v1/rewrite", json={"model": "rewriting", "query": "x"}, timeout=30)
+    assert response.status_code == 504
+
+
+@pytest.mark.parametrize("name", ["rewriting", "judgment", "rag-answer", "intent"])
+def test_the_page_of_an_adapter_has_an_example_that_works(client, name):
+    page = client.get(f"/v1/models/{name}").json()
+    assert page["task"] == name.replace("-", "_")
+    assert page["input"]["required"]
+    example = page["example"]
+    answer = client.request(example["method"], example["path"], json=example["body"])
+    assert answer.status_code == 200, answer.text
+    assert client.get(f"/v1/models/{name}@1").json()["example"] == example
+
+
+def chat(client, model, *messages, **more):
+    body = {"model": model, "messages": [{"role": role, "content": text} for role, text in messages], **more}
+    return posted(client, "/v1/chat/completions", **body)
+
+
+def test_one_user_message_to_an_adapter_is_the_query_of_its_task(client, stage):
+    ours = stage("rewriting")
+    (completion,) = ours.engine.generate(
+        [Request(messages(ours.task, {"id": "0", "query": "telly"}), ours.adapter, max_new_tokens=64)]
+    )
+    answer = chat(client, "rewriting", ("user", "telly"))
+    assert answer["choices"][0]["message"]["content"] == completion.text
+    assert answer["usage"]["prompt_tokens"] == completion.prompt_tokens
+    raw = chat(client, "rewriting", ("user", "telly"), prompt="raw", max_tokens=4)
+    assert raw["usage"]["prompt_tokens"] < completion.prompt_tokens
+    for conversation in (
+        [("system", "be short"), ("user", "telly")],
+        [("user", "telly"), ("assistant", "ok"), ("user", "more")],
+    ):
+        tokens = chat(client, "rewriting", *conversation, max_tokens=4)["usage"]["prompt_tokens"]
+        assert tokens == chat(client, "rewriting", *conversation, max_tokens=4, prompt="raw")["usage"]["prompt_tokens"]
+
+
+def test_a_chat_with_a_closed_set_of_answers_gives_one_of_them(client):
+    assert chat(client, "intent", ("user", "send it back"))["choices"][0]["message"]["content"] in LABELS["labels"]
+
+
+def test_task_input_is_rendered_by_the_task(client, stage):
+    judge = stage("judgment")
+    record = {"id": "0", "query": "couch", "passage": PASSAGES[0]["text"], "title": "Red couch"}
+    fields = {name: value for name, value in record.items() if name != "id"}
+    answer = posted(client, "/v1/chat/completions", model="judgment", task_input=fields)
+    (completion,) = judge.engine.generate([Request(messages(judge.task, record), judge.adapter, 4)])
+    assert answer["usage"]["prompt_tokens"] == completion.prompt_tokens
+    assert answer["choices"][0]["message"]["content"] in judge.task.output(record).choices
+    ignored = chat(client, "judgment", ("user", "x"), task_input=fields)
+    assert ignored["choices"][0]["message"] == answer["choices"][0]["message"]
+    # A judge needs a passage besides the query, so a single message is a prompt of its own.
+    assert (
+        chat(client, "judgment", ("user", "couch"), max_tokens=2)["usage"]["prompt_tokens"] < completion.prompt_tokens
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"model": "rewriting", "task_input": {"q": 1}}, "Fields: query, history"),
+        ({"model": "rewriting", "task_input": {"query": "x"}, "prompt": "raw"}, "leave out 'prompt'"),
+        ({"model": "rewriting"}, "'messages' is required, or 'task_input'"),
+        ({"model": "rewriting", "messages": []}, "messages"),
+    ],
+)
+def test_a_chat_whose_task_input_does_not_fit_is_refused(client, body, says):
+    assert says in posted(client, "/v1/chat/completions", 400, **body)["error"]["message"]
