@@ -99,11 +99,16 @@ def test_judge_card(core, tmp_path):
 
 
 @pytest.mark.slow
-def test_store_evaluate_and_promote_from_kept_outputs(core, old):
+def test_store_evaluate_and_promote_from_kept_outputs(core, old, cli, monkeypatch):
     assert "old-intent@1" in core("adapters", "list", "--store", "store")
-    evaluated = core(
-        "evaluate", "old-intent", "--data", "datasets/intent", "--store", "store", "--out", "evaluations/intent"
+    evaluation = (
+        *("evaluate", "old-intent", "--data", "datasets/intent"),
+        *("--store", "store", "--out", "evaluations/intent"),
     )
+    monkeypatch.chdir(old)  # the manifests name their base relative to it
+    generated = cli(*evaluation)  # the fixture's own outputs are of an earlier rendering
+    assert generated.code == 0, generated.err
+    evaluated = core(*evaluation)
     assert "Outputs taken from" in evaluated
     (old / "policy.yaml").write_text("measure: accuracy\ninvalid_rate: {at_most: 0.5}\n", encoding="utf-8")
     promote = (
