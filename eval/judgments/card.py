@@ -6,8 +6,8 @@ has an unknown source and is treated as human.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -124,19 +124,25 @@ def write_judgments(
         UsageError: when the extension is not that of a format.
     """
     target = Path(path)
-    temporary = target.with_name(f".new-{target.name}")
+    with _draft(target) as draft:
+        write_qrels(draft, qrels, format or format_for_name(target, "qrels").name, topics=topics)
+        return _written(target, card, file_sha256(draft))
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A file beside the target that replaces it at the end of the block, after the card is written."""
+    draft = target.with_name(f".new-{target.name}")
     try:
-        write_qrels(temporary, qrels, format or format_for_name(target, "qrels").name, topics=topics)
-        card = _written(target, card, file_sha256(temporary))
-        temporary.replace(target)
+        yield draft
+        draft.replace(target)
     except DataError as error:
-        if error.where != str(temporary):
+        if error.where != str(draft):
             raise
         raise DataError(error.what, where=str(target), fix=error.fix) from None
     finally:
-        with suppress(OSError):  # `path` may have no folder
-            temporary.unlink()
-    return card
+        with suppress(OSError):  # the target may have no folder
+            draft.unlink()
 
 
 def check_new(path: str | Path) -> None:
@@ -175,7 +181,26 @@ def read_card(path: str | Path) -> JudgmentsCard | None:
 
 def write_run_card(path: str | Path, card: RunCard) -> RunCard:
     """Write the card of an existing run file; returns it with the hash of the file. Raises `DataError`."""
-    card = replace(card, run_sha256=file_sha256(path))
+    return _written_run(path, replace(card, run_sha256=file_sha256(path)))
+
+
+def write_run_with_card(path: str | Path, run: Run, tag: str, card: RunCard, format: str = "trec") -> RunCard:
+    """Write a run file and its card; returns the card with the hash of the file.
+
+    The card is written before the run: after a kill in between, `read_run_card` reports a changed or missing file, and
+    a run is never taken for one of unknown adapters.
+
+    Raises:
+        DataError: when a file cannot be written, or an id or a score cannot stand in a run.
+        UsageError: for an unknown format.
+    """
+    target = Path(path)
+    with _draft(target) as draft:
+        write_run(draft, run, tag, format)
+        return _written_run(target, replace(card, run_sha256=file_sha256(draft)))
+
+
+def _written_run(path: str | Path, card: RunCard) -> RunCard:
     values = asdict(card)
     if not card.unknown_sources:  # cards of earlier releases do not have the field
         del values["unknown_sources"]
@@ -350,7 +375,8 @@ def convert_run(source: Path, target: Path, read_from: str, write_to: str, *, ta
     """
     card = read_run_card(source)
     run = read_run(source, read_from)
-    write_run(target, run, tag, write_to)
-    if card is not None:
-        write_run_card(target, card)
+    if card is None:
+        write_run(target, run, tag, write_to)
+    else:
+        write_run_with_card(target, run, tag, card, write_to)
     return run

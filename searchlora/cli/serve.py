@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from searchlora.cli.options import HostOption, PortOption, StoreOption
+from searchlora.cli.options import HostOption, PortOption, StoreOption, TasksOption
 from searchlora.errors import UsageError
 
 _API_KEY_VARIABLE = "SEARCHLORA_API_KEY"
@@ -18,6 +18,7 @@ def serve(
         str, typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name.")
     ] = "smollm2-135m-instruct-q4_1",
     store: StoreOption = None,
+    tasks: TasksOption = None,
     encoder: Annotated[
         list[str], typer.Option("--encoder", metavar="MODEL", help="Encoder for /v1/embeddings; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)
@@ -155,6 +156,7 @@ def serve(
             settings,
             encoders=encoder,
             load=load,
+            tasks=tasks,
             quantization=quantization,
             precision=precision,
             adapters=adapters,

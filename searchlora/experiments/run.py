@@ -10,8 +10,8 @@ from pathlib import Path
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus
 from searchlora.errors import PipelineError, RowError
-from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
-from searchlora.eval.trec import is_word, write_run
+from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
+from searchlora.eval.trec import is_word
 from searchlora.experiments.lineage import run_lineage
 from searchlora.files import check_writable, read_rows
 from searchlora.models.resolve import public_name
@@ -83,8 +83,7 @@ def run(
     for path in results:
         write_results(path, [result(*pair, built.labels) for pair in zip(searches, done, strict=True)])
     for path in runs:
-        write_run(path, run_of(done), built.tag)
-        write_run_card(path, run_card(config.name, built, store))
+        write_run_with_card(path, run_of(done), built.tag, run_card(config.name, built, store))
     return built.tag, len(done)
 
 

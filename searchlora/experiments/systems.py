@@ -16,9 +16,8 @@ from searchlora.adapters.store import Store
 from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
 from searchlora.eval.formatting import write_json
-from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_card
+from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
 from searchlora.eval.judgments.lineage import RunLineage, lineage_of
-from searchlora.eval.trec import write_run
 from searchlora.experiments.result_files import file_name, machine
 from searchlora.experiments.run import run_card, with_history
 from searchlora.experiments.spec import Experiment, Source, System
@@ -164,8 +163,7 @@ class SystemRuns:
         generates = any(isinstance(stage, AdapterSettings) for stage in stages)
         invalid = _invalid(done) if generates else {}
         write_json(metadata, {})  # an interruption leaves a run that is computed again
-        write_run(path, run_of(done), built.tag)
-        card = write_run_card(path, run_card(name, built, self.store))
+        card = write_run_with_card(path, run_of(done), built.tag, run_card(name, built, self.store))
         write_json(metadata, {"key": key, "machine": machine(), "costs": costs, "invalid": invalid})
         return SystemRun(Source(path=path, format="trec"), card, costs, invalid)
 

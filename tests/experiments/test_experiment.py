@@ -14,6 +14,7 @@ from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments import card
 from searchlora.eval.judgments.card import JudgmentsCard, RunCard, write_card, write_run_card
 from searchlora.eval.trec import read_qrels, read_run, write_qrels, write_run
 from searchlora.experiments.experiment import experiment
@@ -144,11 +145,14 @@ def test_files_of_a_killed_call_are_not_reused(folder, monkeypatch):
     first = experiment(spec, out)
     (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 1}\n")
 
-    def killed(*_: object) -> None:
+    write = card._written_run
+
+    def killed(*arguments: object) -> None:
+        write(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("searchlora.experiments.systems.write_run_card", killed)
+        patch.setattr(card, "_written_run", killed)
         with pytest.raises(KeyboardInterrupt):
             experiment(spec, out)
     (folder / "plain.yaml").write_text("name: plain\nstages:\n- bm25: {k: 20}\n")

@@ -8,6 +8,7 @@ import pytest
 
 from searchlora.adapters.store import Store
 from searchlora.errors import DataError, RowError, UsageError
+from searchlora.eval.judgments import card
 from searchlora.eval.judgments.card import JudgmentsCard, read_run_card, write_card
 from searchlora.eval.trec import read_run, write_qrels
 from searchlora.experiments.experiment import experiment
@@ -100,3 +101,31 @@ def test_a_run_is_recomputed_for_another_encoder_of_the_same_name(folder):
 
 def test_a_bare_base_has_one_name_as_system_and_as_judge(folder):
     assert run_lineage(Store(folder / "store"), (), [str(folder / ENCODER)]).references == (f"base {ENCODER}",)
+
+
+@pytest.mark.parametrize("name", ["run.trec", "run.trec.gz"])
+def test_a_kill_between_card_and_run_never_leaves_a_run_without_its_card(folder, monkeypatch, name):
+    files = folder / "topics.jsonl", folder / "corpus.jsonl", folder / name
+    write = card._written_run
+
+    def killed(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    def interrupted():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(card, "_written_run", killed)
+            run(folder / "bm25.yaml", *files, store=folder / "store")
+
+    interrupted()
+    assert not files[-1].exists()
+    run(folder / "bm25.yaml", *files, store=folder / "store")
+    before = read_run_card(files[-1])
+    assert before is not None
+    (folder / "corpus.jsonl").write_text('{"id": "d9", "text": "green boots"}')
+    interrupted()
+    with pytest.raises(DataError, match="was changed since its card"):
+        read_run_card(files[-1])
+    run(folder / "bm25.yaml", *files, store=folder / "store")
+    assert read_run_card(files[-1]).run_sha256 != before.run_sha256
+    assert sorted(file.name for file in folder.glob(".new-*")) == []

@@ -7,6 +7,7 @@ import ipaddress
 import math
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -36,6 +37,7 @@ def make_service(
     *,
     encoders: Sequence[str] = (),
     load: Sequence[str] = (),
+    tasks: Path | None = None,
     **engine: Any,
 ) -> Service:
     """Load the base model, and adapters before their first request.
@@ -46,6 +48,7 @@ def make_service(
         settings: Limits of the server.
         encoders: Encoders, as `resolve` takes them.
         load: References of adapters to load.
+        tasks: A folder of further task plugins.
         engine: Keyword arguments of `LocalEngine`.
 
     Raises:
@@ -63,7 +66,7 @@ def make_service(
             local.load(adapter)
         return local
 
-    return Service(run_in_new_thread(make_engine).result(), store, loaded_encoders, settings)
+    return Service(run_in_new_thread(make_engine).result(), store, loaded_encoders, settings, tasks=tasks)
 
 
 def check_proxies(trusted_proxies: Sequence[str]) -> None:
