@@ -71,7 +71,10 @@ def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
 def write_evaluation(folder: Path, record: EvaluationRecord) -> None:
     """Add a record; an earlier one of the same version, dataset and split is replaced. The caller holds the lock."""
     same = (record.version, record.data, record.split)
-    others = [each for each in read_evaluations(folder) if (each.version, each.data, each.split) != same]
+    records = read_evaluations(folder)
+    if any(each == record.model_copy(update={"time": each.time}) for each in records):
+        return  # the same figure again, from reused outputs
+    others = [each for each in records if (each.version, each.data, each.split) != same]
     replace_text(folder / EVALUATIONS, _RECORDS.dump_json((*others, record), indent=2).decode() + "\n")
 
 

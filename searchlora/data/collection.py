@@ -73,8 +73,10 @@ def read_documents(corpus: Corpus) -> Iterator[Document]:
 def _document(data: Mapping[str, Any], where: str) -> Document:
     title: Any = data.get("title") or ""
     text: Any = data.get("text") or title
-    for name, value in (("id", data.get("id")), ("text", text)):
-        if value in (None, ""):
+    # An empty text is a document without words; a row without the column is none.
+    missing = {"id": data.get("id") in (None, ""), "text": data.get("text") is None and data.get("title") is None}
+    for name, is_missing in missing.items():
+        if is_missing:
             columns = ", ".join(map(str, data))
             raise DataError(
                 f"the document field '{name}' is missing",

@@ -36,7 +36,8 @@ def parse_field_map(pairs: Sequence[str]) -> FieldMap:
 def mapped(row: Mapping[str, Any], fields: FieldMap) -> dict[str, Any]:
     """The row with each field of the map read from its columns.
 
-    A single column is taken as it is. Several are joined by a blank, without those that are missing or empty. A column
+    A single column is taken as it is. Several are joined by a blank, without those that are missing or empty; the field
+    is empty where all are, and missing where no column is there. A column
     that was mapped to another field is still there under its own name, unless a field has that name.
 
     Examples:
@@ -50,4 +51,6 @@ def mapped(row: Mapping[str, Any], fields: FieldMap) -> dict[str, Any]:
             values[field] = present[0]
         elif present:
             values[field] = " ".join(map(str, present))
+        elif any(column in row for column in columns):
+            values[field] = ""
     return {**{name: value for name, value in row.items() if name not in fields}, **values}

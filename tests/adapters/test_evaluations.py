@@ -37,6 +37,15 @@ def test_the_latest_evaluation_is_listed_with_the_baselines_that_are_better(stor
     assert listed["evaluation"]["loses_to"] == ["TF-IDF"]
 
 
+def test_the_same_figure_again_changes_no_file(stored, store):
+    store.record_evaluation(stored.manifest.name, record())
+    before = (store.root / "echo" / EVALUATIONS).stat().st_mtime_ns
+    store.record_evaluation("echo", record(time="2026-08-02"))
+    assert (store.root / "echo" / EVALUATIONS).stat().st_mtime_ns == before
+    store.record_evaluation("echo", record(value=0.71))
+    assert [each.value for each in store.evaluations("echo")] == [0.71]
+
+
 def test_a_version_that_is_not_there_has_no_evaluation(stored, store):
     assert stored.manifest.version == 1
     with pytest.raises(NotInStore):

@@ -54,6 +54,13 @@ def test_a_title_alone_is_the_text(tmp_path):
     assert [(d.text, d.title) for d in read_documents(tmp_path / "c.csv")] == [("Tent", ""), ("pegs", "")]
 
 
+def test_an_empty_text_is_a_document_and_a_missing_one_is_not(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"id": "1", "text": "", "name": null}\n')
+    assert [document.text for document in read_documents(tmp_path / "c.jsonl")] == [""]
+    mapped_file = CorpusFile(tmp_path / "c.jsonl", {"text": ("name",)})
+    assert [document.text for document in read_documents(mapped_file)] == [""]
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
