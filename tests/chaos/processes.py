@@ -100,18 +100,28 @@ def _child(job: Callable[[], object], folder: Path, kill_at: int | None, counted
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
     writes = _watch_writes(folder, kill_at)
-    code = 0
+    code = 70
+    try:
+        code = _run(job)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # a full disk
+                stream.flush()
+        os.write(counted, str(writes[0]).encode())
+    finally:  # whatever happens, this copy of the parent must not go on
+        os._exit(code)
+
+
+def _run(job: Callable[[], object]) -> int:
+    """The exit code of a job."""
     try:
         job()
     except SystemExit as error:
-        code = int(error.code or 0)
+        return int(error.code or 0)
     except BaseException:
-        traceback.print_exc()
-        code = 70
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.write(counted, str(writes[0]).encode())
-    os._exit(code)
+        with suppress(OSError):
+            traceback.print_exc()
+        return 70
+    return 0
 
 
 def _watch_writes(folder: Path, kill_at: int | None) -> list[int]:
