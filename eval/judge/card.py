@@ -19,7 +19,7 @@ from typing import Any
 from searchlora.eval.formatting import figure, markdown_table, p_value, to_plain
 from searchlora.eval.judge.agreement import confusion, disagreement, kappa
 from searchlora.eval.judge.comparison import JudgeComparison
-from searchlora.eval.judge.labels import Labels, Paired, check_grades, common_pairs, pair
+from searchlora.eval.judge.labels import Labels, Paired, check_grades, common_pairs, pair, restrict
 from searchlora.eval.judge.measures import (
     BINARY,
     KAPPA,
@@ -192,18 +192,10 @@ def _people(
     if by_two and not by_two & labelled:
         return None, ["No pair that the judge labelled has grades of two human raters, so there is no ceiling."]
     left_out = len(graded.keys() - labelled) if by_two else 0
-    shared = {name: _restricted(qrels, labelled) for name, qrels in raters.items()} if left_out else raters
+    shared = {name: restrict(qrels, labelled) for name, qrels in raters.items()} if left_out else raters
     people = people_agreement(shared, scale, relevant, resamples=resamples, seed=seed)
     note = f"Human raters are compared over the pairs that the judge labelled; {left_out} other pairs are left out."
     return people, [note] if left_out else []
-
-
-def _restricted(qrels: Qrels, pairs: set[tuple[str, str]]) -> Qrels:
-    """The grades of the given (topic, document) pairs."""
-    return {
-        topic: {document: grade for document, grade in row.items() if (topic, document) in pairs}
-        for topic, row in qrels.items()
-    }
 
 
 def to_json(card: JudgeCard) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from searchlora.files import atomic_text, json_object, numbered_lines
 
 #: topic -> document -> grade; None for an invalid answer of the judge
 Labels: TypeAlias = Mapping[str, Mapping[str, int | None]]
+
+_Label = TypeVar("_Label", int, int | None)
 
 _GRADE = re.compile(r"-?[0-9]{1,10}")
 
@@ -191,7 +193,7 @@ def common_pairs(labels: Sequence[Labels]) -> set[tuple[str, str]]:
     return set.intersection(*sets)
 
 
-def restrict(labels: Labels, pairs: set[tuple[str, str]]) -> dict[str, dict[str, int | None]]:
+def restrict(labels: Mapping[str, Mapping[str, _Label]], pairs: set[tuple[str, str]]) -> dict[str, dict[str, _Label]]:
     """The labels of the given (topic, document) pairs."""
     return {
         topic: {document: label for document, label in row.items() if (topic, document) in pairs}
