@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import os
 import random
-import time
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http import HTTPStatus
-from threading import Event
+from threading import Event, Thread
 from typing import Any, Literal
+from weakref import finalize
 
 import httpx
 
@@ -51,8 +54,9 @@ class HttpClient:
         url: Base URL, with or without `/v1` at the end.
         api_key: Sent in the `Authorization` header; never shown in an error.
         auth: How the key is sent: `bearer`, `apikey` (Elasticsearch), or `basic`, where the key is `user:password`.
-        connections: Maximum number of open connections.
-        timeout_s: Time limit of one attempt in seconds.
+        connections: Maximum number of open connections; further requests wait for one.
+        timeout_s: Time limit of one attempt in seconds, from the connection to the last byte of the response, whatever
+            the server sends in between.
         retries: Attempts after the first, on failed connections and on status 429 and 5xx except 504.
 
     Raises:
@@ -79,11 +83,14 @@ class HttpClient:
         self._key = api_key
         self._timeout_s = timeout_s
         self._retries = retries
-        self._client = httpx.Client(
+        self._client = httpx.AsyncClient(
             headers={"Authorization": _authorization(api_key, auth)} if api_key else None,
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
+        self._free = asyncio.Semaphore(connections)
+        self._loop = _event_loop()
+        finalize(self, _close_later, self._client, self._loop)
 
     def get(self, path: str) -> Any:
         """The JSON at a path. Raises as `post`."""
@@ -116,7 +123,7 @@ class HttpClient:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
 
     def _send(
         self,
@@ -154,26 +161,40 @@ class HttpClient:
         raise AssertionError("unreachable")
 
     def _attempt(self, method: str, url: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
-        """Status, headers and content. The time limit covers the whole response; httpx's restarts with each chunk."""
-        end = time.monotonic() + self._timeout_s
-        content = bytearray()
-        headers = None if body is None else {"Content-Type": "application/json"}
+        """Status, headers and content.
+
+        Cancelling a coroutine is the only time limit that covers the whole attempt: httpx's restart with each byte that
+        arrives, for example of interim responses (100 Continue), which may come without end.
+        """
+        attempt = asyncio.run_coroutine_threadsafe(self._exchange(method, url, body), self._loop)
         try:
-            with self._client.stream(method, url, content=body, headers=headers) as response:
-                for part in response.iter_bytes():
-                    content += part
-                    if len(content) > MAX_RESPONSE_BYTES:
-                        raise EngineError(
-                            f"the server's answer has more than {MAX_RESPONSE_BYTES:,} bytes",
-                            where=url,
-                            fix="Check the address.",
-                        )
-                    if time.monotonic() > end:
-                        raise httpx.ReadTimeout("the answer came too slowly")
+            return attempt.result()
         except RuntimeError:
             if not self._client.is_closed:
                 raise
             raise EngineError("the engine is closed", where=url) from None
+        finally:
+            attempt.cancel()  # after Ctrl+C
+
+    async def _exchange(self, method: str, url: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
+        headers = None if body is None else {"Content-Type": "application/json"}
+        content = bytearray()
+        async with self._free:  # the time limit begins when a connection is free
+            try:
+                async with (
+                    asyncio.timeout(self._timeout_s),
+                    self._client.stream(method, url, content=body, headers=headers) as response,
+                ):
+                    async for part in response.aiter_bytes():
+                        content += part
+                        if len(content) > MAX_RESPONSE_BYTES:
+                            raise EngineError(
+                                f"the server's answer has more than {MAX_RESPONSE_BYTES:,} bytes",
+                                where=url,
+                                fix="Check the address.",
+                            )
+            except TimeoutError:
+                raise httpx.ReadTimeout("the answer came too slowly") from None
         return response.status_code, response.headers, bytes(content)
 
     def _connection_error(self, error: httpx.HTTPError, where: str) -> EngineError:
@@ -233,6 +254,24 @@ class HttpClient:
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         text = text.replace(self._key, "***") if self._key else text  # before cutting: part of a key is secret too
         return " ".join(printable(text).split())[:500]
+
+
+@cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all clients of this process, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="searchlora-http-client", daemon=True).start()
+    return loop
+
+
+if hasattr(os, "register_at_fork"):  # a child process has no such thread
+    os.register_at_fork(after_in_child=_event_loop.cache_clear)
+
+
+def _close_later(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the connections of a client that is no longer referenced."""
+    if not client.is_closed:
+        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
 def _authorization(key: str, auth: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -150,29 +153,73 @@ def test_values_without_a_json_form_are_not_sent(value):
         assert server.asked == []
 
 
-def test_a_slow_response_body_is_bounded_by_the_time_limit():
-    import socket
+def send_slowly(first: bytes, then: bytes):
+    """Sends bytes, then others again and again."""
 
-    def drip(listening):
-        connection, _ = listening.accept()
+    def serve(connection: socket.socket) -> None:
         connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-        for _ in range(20):
-            time.sleep(0.05)
-            try:
-                connection.sendall(b" ")
-            except OSError:
-                break
-        connection.close()
+        connection.sendall(first)
+        for _ in range(100):
+            time.sleep(0.02)
+            connection.sendall(then)
+
+    return serve
+
+
+def read_slowly(connection: socket.socket) -> None:
+    """Takes a little of the request again and again."""
+    for _ in range(40):
+        time.sleep(0.02)
+        connection.recv(20_000)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "characters"),
+    [
+        (send_slowly(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", b" "), 1),
+        (send_slowly(b"HTTP/1.1 200 OK\r\nX-Odd: ", b"x"), 1),
+        (send_slowly(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), 1),
+        (read_slowly, 8_000_000),
+    ],
+    ids=["body", "header", "interim responses", "request"],
+)
+def test_no_slow_server_outlasts_the_time_limit(behaviour, characters):
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            behaviour(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=drip, args=(listening,))
+        thread = threading.Thread(target=serve, args=(listening,))
         thread.start()
+        client = HttpClient(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.3)
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            HttpClient(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.2).get("/x")
-        assert time.monotonic() - started < 0.9
+            client.post("/x", {"text": "x" * characters})
+        assert time.monotonic() - started < 1.2
         thread.join()
+
+
+def test_the_time_limit_begins_when_a_connection_is_free():
+    def late(_):
+        time.sleep(0.4)
+        return Reply({"done": True})
+
+    with answering(late) as server, ThreadPoolExecutor(3) as threads:
+        client = HttpClient(server.url, timeout_s=0.7, connections=1)
+        assert list(threads.map(client.get, ["/x"] * 3)) == [{"done": True}] * 3
+
+
+def test_connections_are_closed_with_the_last_reference():
+    with answering(lambda _: Reply({})) as server:
+        client = HttpClient(server.url)
+        client.get("/x")
+        inner = client._client
+        del client
+        end = time.monotonic() + 5
+        while not inner.is_closed and time.monotonic() < end:
+            time.sleep(0.01)
+        assert inner.is_closed
 
 
 def test_an_unreachable_server_is_an_error():
