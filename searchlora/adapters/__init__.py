@@ -5,7 +5,20 @@ The functions have the names of the subcommands of `searchlora adapters`.
 
 from __future__ import annotations
 
-from searchlora.adapters.operations import alias, diff, export, merge, pull, push, remove, rollback, show, verify
+from searchlora.adapters.operations import (
+    alias,
+    base_path,
+    diff,
+    export,
+    merge,
+    path,
+    pull,
+    push,
+    remove,
+    rollback,
+    show,
+    verify,
+)
 from searchlora.adapters.operations import list_ as list
 from searchlora.adapters.store import Store, StoredAdapter
 
@@ -13,10 +26,12 @@ __all__ = [
     "Store",
     "StoredAdapter",
     "alias",
+    "base_path",
     "diff",
     "export",
     "list",
     "merge",
+    "path",
     "pull",
     "push",
     "remove",

@@ -69,7 +69,7 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
     return adapted
 
 
-def save_adapter(model: Any, folder: Path, recipe: AnyRecipe) -> None:
+def save_adapter(model: Any, folder: Path, recipe: AnyRecipe, revision: str | None = None) -> None:
     """Write the current adapter as a plain PEFT folder, without a look-up on the hub.
 
     PiSSA is converted to a plain LoRA of twice the rank: with W' = W - s·B0·A0 the trained W' + s·B·A equals
@@ -78,8 +78,9 @@ def save_adapter(model: Any, folder: Path, recipe: AnyRecipe) -> None:
     Args:
         model: Returned by `new_adapter`.
         recipe: Its `base` becomes `base_model_name_or_path`; of a path, only the last part.
+        revision: Commit of the base on the hub, for `AutoPeftModel`; None for a base that is not from the hub.
     """
-    config = _plain_config(model.peft_config["default"], recipe)
+    config = _plain_config(model.peft_config["default"], recipe, revision)
     tensors = _tensors(model)
     start = getattr(model, _PISSA_START, None)
     if start is not None:
@@ -224,7 +225,7 @@ def _subtract_start(now: dict[str, Any], start: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _plain_config(settings: Any, recipe: AnyRecipe) -> dict[str, Any]:
+def _plain_config(settings: Any, recipe: AnyRecipe, revision: str | None) -> dict[str, Any]:
     """The configuration for `adapter_config.json`, sets in a fixed order."""
     values = {
         key: sorted(value) if isinstance(value, set | frozenset) else value for key, value in settings.to_dict().items()
@@ -232,6 +233,7 @@ def _plain_config(settings: Any, recipe: AnyRecipe) -> dict[str, Any]:
     return {
         **values,
         "base_model_name_or_path": public_name(recipe.base),
+        "revision": revision,
         "init_lora_weights": True,
         "inference_mode": True,
         "auto_mapping": None,

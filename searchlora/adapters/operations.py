@@ -60,6 +60,50 @@ def verify(
     return stored
 
 
+def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
+    """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `peft_view.peft_folder`.
+
+    Args:
+        base: Name or folder of the base, if it is not found under the name in the manifest.
+
+    Raises:
+        BaseModelError: if the base is not on this machine; the hub is not asked.
+        What `load_check.check_files` and `peft_view.peft_folder` raise.
+    """
+    from searchlora.adapters.load_check import check_files
+    from searchlora.adapters.peft_view import peft_folder
+
+    stored, model = _with_base(reference, base, store)
+    check_files(stored, model)
+    return peft_folder(stored, model)
+
+
+def base_path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
+    """The folder of an adapter's base on this machine, for example for vLLM's `--model`.
+
+    Args:
+        base: Name or folder of the base, if it is not found under the name in the manifest.
+
+    Raises:
+        BaseModelError: if the base is not on this machine; the hub is not asked.
+        BaseMismatch, TokenizerMismatch: if it is not the base that the adapter was trained on.
+    """
+    from searchlora.adapters.load_check import check_base
+
+    stored, model = _with_base(reference, base, store)
+    check_base(stored.reference, stored.manifest.base, model)
+    return model.path.resolve()
+
+
+def _with_base(reference: str, base: str | None, store: AnyStore) -> tuple[StoredAdapter, BaseModel]:
+    from searchlora.models.resolve import resolve
+
+    stored = _store(store).get(reference)
+    trained_on = stored.manifest.base
+    model = resolve(base, ask_hub=False) if base else resolve(trained_on.name, trained_on.revision, ask_hub=False)
+    return stored, model
+
+
 def alias(
     reference: str, name: str, *, reason: str | None = None, force: str | None = None, store: AnyStore = None
 ) -> AliasMove:

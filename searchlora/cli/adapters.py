@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -95,6 +95,25 @@ def show(reference: AdapterArgument, store: StoreOption = None, as_json: JsonOpt
     typer.echo(manifest)
     for move in history:
         typer.echo(str(move))
+
+
+@app.command(
+    epilog=example("searchlora adapters path shop-rewriter@3", "searchlora adapters path shop-rewriter@3 --of base")
+)
+def path(
+    reference: AdapterArgument,
+    of: Annotated[
+        Literal["adapter", "base"],
+        typer.Option("--of", metavar="adapter|base", help="adapter: for AutoPeftModel; base: its base model."),
+    ] = "adapter",
+    base: BaseOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Print the folder that PEFT's AutoPeftModel and other tools load, or that of the base model."""
+    from searchlora.adapters import base_path
+    from searchlora.adapters import path as verb
+
+    typer.echo(str((verb if of == "adapter" else base_path)(reference, base=base, store=_store(store))))
 
 
 @app.command(epilog=example("searchlora adapters verify shop-rewriter@3"))

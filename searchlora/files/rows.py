@@ -496,5 +496,5 @@ def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) 
         raise DataError(
             f"there is no column '{missing[0]}'; the columns are {listed}" + (f" and {more} more" if more > 0 else ""),
             where=where,
-            fix="The file needs this name in its header, or as a key; `data build` takes other names by `--option`.",
+            fix="The file needs this name in its header, or as a key.",
         )

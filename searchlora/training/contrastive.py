@@ -56,7 +56,7 @@ def train_encoder(
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     model = load_encoder(base)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    save = _prepare(model, recipe)
+    save = _prepare(model, recipe, base.revision)
     with quiet():
         trainer = PairTrainer(model, _arguments(recipe, run), rows, _loss(model, recipe))
     result = run.execute(
@@ -69,7 +69,7 @@ def train_encoder(
     return result
 
 
-def _prepare(model: SentenceTransformer, recipe: EncoderRecipe) -> Callable[[Path], None]:
+def _prepare(model: SentenceTransformer, recipe: EncoderRecipe, revision: str | None) -> Callable[[Path], None]:
     """Set the length limit and add the adapter, or unfreeze all weights. Returns the function that saves them."""
     from searchlora.adapters.attach import new_adapter, save_adapter
 
@@ -77,7 +77,7 @@ def _prepare(model: SentenceTransformer, recipe: EncoderRecipe) -> Callable[[Pat
     model.max_seq_length = recipe.max_tokens if limit is None else min(limit, recipe.max_tokens)
     if not recipe.full:
         adapted = new_adapter(model, recipe)
-        return lambda target: save_adapter(adapted, target, recipe)
+        return lambda target: save_adapter(adapted, target, recipe, revision)
     model.requires_grad_(True)
 
     def save(target: Path) -> None:

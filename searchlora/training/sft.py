@@ -74,7 +74,7 @@ def train_adapter(
         enable_cpu_fast_path(model)
     return run.execute(
         trainer,
-        lambda target: save_adapter(model, target, recipe),
+        lambda target: save_adapter(model, target, recipe, base.revision),
         loss_unit="nats per token",
         details={"rows": len(rows.examples), "rows_dropped": rows.dropped},
     )

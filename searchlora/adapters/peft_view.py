@@ -1,0 +1,64 @@
+"""Folders from which PEFT loads a stored adapter together with its base, as `AutoPeftModel` does.
+
+`AutoPeftModel` reads the base from `adapter_config.json`: a hub id or a path. A stored version names a hub id there if
+its base has one, and then its own folder is loaded. A base that is a folder, a GGUF file or an installed package has no
+name that PEFT knows, and its path does not belong into a version, which never changes and is copied to other machines.
+Such a version gets a *view* in the cache of this machine: its own files as links, and a configuration with the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, read_config
+from searchlora.adapters.staging import staging_folder
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.models.resolve import BaseModel, cache_dir
+
+
+def peft_folder(stored: StoredAdapter, base: BaseModel) -> Path:
+    """The absolute path of a folder that `AutoPeftModel.from_pretrained` loads: the version's own, or a view of it.
+
+    Args:
+        stored: A version whose files have been checked.
+        base: Its base on this machine.
+
+    Raises:
+        TamperedAdapter, LoadCheckFailed: for a configuration that cannot be read, or is not plain LoRA.
+        StoreError: if the view cannot be written.
+    """
+    config = read_config(stored.path)
+    own = stored.path.resolve()
+    if base.revision is not None and config.get("revision") == base.revision:
+        return own
+    named = {**config, "base_model_name_or_path": str(base.path.resolve()), "revision": None}
+    return _view(own, named)
+
+
+def _view(own: Path, config: dict[str, Any]) -> Path:
+    """The folder in the cache with this configuration and a link to the version's weights."""
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    key = hashlib.sha256(f"{own}\n{text}".encode()).hexdigest()[:16]
+    views = cache_dir().resolve() / "peft"
+    view = views / f"{own.parent.name}-{own.name}-{key}"
+    if not (view / WEIGHTS).exists():
+        shutil.rmtree(view, ignore_errors=True)  # an older view, whose link leads nowhere
+        with staging_folder(views) as new:
+            (new / CONFIG).write_text(text, encoding="utf-8")
+            _link(own / WEIGHTS, new / WEIGHTS)
+            with suppress(FileExistsError):  # another process made the same view
+                new.rename(view)
+    return view
+
+
+def _link(source: Path, target: Path) -> None:
+    """A symbolic link, or a copy where the system refuses links, as Windows does without Developer Mode."""
+    try:
+        target.symlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
