@@ -21,6 +21,9 @@ _MINIMUM_PYTHON = (3, 11)
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _SERVER_SECONDS = 5.0
 
+#: Tokens of the KV cache that `serve --cache-tokens` has by default.
+_CACHE_TOKENS = 65_536
+
 
 @dataclass(frozen=True)
 class Check:
@@ -49,12 +52,19 @@ def doctor(
         str | None, typer.Option("--api-key-env", metavar="NAME", help="Environment variable with the server's key.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="MODEL", help=f"Base model to look for. Default: {_DEFAULT_BASE}.")
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help=f"Base model to look for, and to compute the memory of. Default: {_DEFAULT_BASE}.",
+        ),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check Python, packages, extras, CPU kernels, GPU, 4-bit, vLLM, base model, store and server.
+
+    With --base it also computes the memory that the weights of this base need for training and serving.
 
     The exit code is 0 unless something required is broken: Python, a core package, or a base, store or server that was
     given as an option.
@@ -99,6 +109,8 @@ def diagnose(
     yield _module("4-bit weights", "bitsandbytes", "pip install 'searchlora[local]'")
     yield _module("vLLM", "vllm", "pip install vllm (Linux with a GPU; needed only on the server's machine)")
     yield _base(base)
+    if base is not None:
+        yield from _memory(base)
     yield _store(store)
     if server is not None:
         yield _server(server, api_key_env)
@@ -236,6 +248,30 @@ def _base(name: str | None) -> Check:
     except SearchloraError as error:
         return Check("base model", "missing", error.what, error.fix or "", required)
     return Check("base model", "ok", f"{base} in {base_model.path}", required=required)
+
+
+def _memory(name: str) -> Iterator[Check]:
+    """The memory of a base that is on this machine; nothing for one that is not, which `_base` reports."""
+    from searchlora.errors import SearchloraError
+    from searchlora.models.memory import base_memory
+    from searchlora.models.resolve import resolve
+
+    try:
+        memory = base_memory(resolve(name, ask_hub=False).path)
+    except SearchloraError:
+        return
+    serving = memory.serving(_CACHE_TOKENS)
+    cache = (
+        f"{_gigabytes(serving)} with a full KV cache of {_CACHE_TOKENS:,} tokens" if serving is not None else "unknown"
+    )
+    yield Check("base parameters", "ok", f"{memory.parameters:,}")
+    yield Check("base weights", "ok", f"{_gigabytes(memory.bf16)} in bf16, {_gigabytes(memory.nf4)} in nf4")
+    yield Check("to train", "ok", f"{_gigabytes(memory.training)} for nf4 and validation in bf16, and activations")
+    yield Check("to serve", "ok", f"{cache}, and activations")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
 
 
 def _store(path: Path | None) -> Check:

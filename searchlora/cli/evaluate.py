@@ -12,6 +12,7 @@ from searchlora.cli.options import (
     AdapterArgument,
     AllowCircularOption,
     DataOption,
+    DeviceOption,
     JunitOption,
     QrelsOption,
     SplitOption,
@@ -49,6 +50,7 @@ def evaluate(
     ] = "bm25s",
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Compare an adapter with its base and the task's baselines, with intervals, and write a report."""
     from searchlora.adapters.store import Store
@@ -97,6 +99,7 @@ def experiment(
     summary: SummaryOption = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Compare systems over topics with intervals and paired tests. Exits with 1 if the policy refuses."""
     from searchlora.adapters.store import Store
@@ -149,6 +152,7 @@ def promote(
     summary: SummaryOption = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Move an alias to a version if the policy passes. Exits with 1 if it does not. Both decisions are recorded."""
     from searchlora.adapters.store import Store

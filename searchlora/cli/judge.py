@@ -10,6 +10,7 @@ import typer
 from searchlora.cli.options import (
     AllowCircularOption,
     CorpusOption,
+    DeviceOption,
     MapOption,
     MeasureOption,
     ScaleOption,
@@ -61,6 +62,7 @@ def judge(
     allow_circular: AllowCircularOption = False,
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Grade query-passage pairs with an LLM and write qrels that are marked as such. Continues an interrupted run."""
     from searchlora.adapters.store import Store

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +26,42 @@ def example(*lines: str) -> str:
           searchlora demo
     """
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+
+
+def use_device(device: str | None) -> str | None:
+    """Restrict this process to one device, before a library sees the others; nothing for None.
+
+    Every library reads `CUDA_VISIBLE_DEVICES` when it first looks for GPUs. With one visible GPU no library spreads a
+    model or a batch over several.
+
+    Raises:
+        UsageError: for another name than `cpu`, `cuda` and `cuda:N`, and for a GPU that PyTorch does not see.
+    """
+    if device is None:
+        return None
+    match = re.fullmatch(r"cpu|cuda(?::(?P<number>[0-9]{1,3}))?", device)
+    if match is None:
+        raise UsageError(f"'{device}' is not a device", where="--device", fix="Give cpu, cuda or cuda:N.")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return device
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [each.strip() for each in visible.split(",") if each.strip()] if visible is not None else None
+    number = int(match["number"] or 0)
+    if gpus is not None and number >= len(gpus):
+        raise UsageError(
+            f"CUDA_VISIBLE_DEVICES lists {len(gpus)} GPUs", where=f"--device {device}", fix="They count from 0."
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number] if gpus is not None else str(number)
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"PyTorch {torch.__version__} sees no such GPU",
+            where=f"--device {device}",
+            fix="`searchlora doctor` shows what it sees; --device cpu uses the CPU.",
+        )
+    return device
 
 
 StoreOption = Annotated[
@@ -79,6 +117,15 @@ HostOption = Annotated[
 ]
 PortOption = Annotated[
     int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port; 0 selects a free one.")
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda or cuda:N. Default: a GPU if PyTorch sees one.",
+        callback=use_device,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter: name, name@3 or name@alias.")]

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchlora.cli.options import JsonOption, MapOption, SetOption, StoreOption, TasksOption, corpus_of, example
+from searchlora.cli.options import (
+    DeviceOption,
+    JsonOption,
+    MapOption,
+    SetOption,
+    StoreOption,
+    TasksOption,
+    corpus_of,
+    example,
+)
 from searchlora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +65,7 @@ def run(
     api_key_env: KeyOption = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
     from searchlora.adapters.store import Store
@@ -89,6 +99,7 @@ def search(
     api_key_env: KeyOption = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Execute a pipeline on one query, and print what each stage wrote and the hits."""
     from searchlora.cli.terminal import print_json, print_result, progress_bars

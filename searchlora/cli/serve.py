@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from searchlora.cli.options import HostOption, PortOption, StoreOption, TasksOption
+from searchlora.cli.options import DeviceOption, HostOption, PortOption, StoreOption, TasksOption
 from searchlora.errors import UsageError
 
 _API_KEY_VARIABLE = "SEARCHLORA_API_KEY"
@@ -19,6 +19,7 @@ def serve(
     ] = "smollm2-135m-instruct-q4_1",
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
     encoder: Annotated[
         list[str], typer.Option("--encoder", metavar="MODEL", help="Encoder for /v1/embeddings; repeatable.")
     ] = [],  # noqa: B006 (typer copies it)

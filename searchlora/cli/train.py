@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from searchlora.cli.options import DataOption, SetOption, StoreOption, TaskArgument, TasksOption
+from searchlora.cli.options import DataOption, DeviceOption, SetOption, StoreOption, TaskArgument, TasksOption
 
 
 def train(
@@ -36,6 +36,7 @@ def train(
     ] = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
+    _device: DeviceOption = None,
 ) -> None:
     """Train an adapter, run its load check and store it."""
     from searchlora.adapters.store import Store

@@ -147,6 +147,27 @@ def _tensors(folder: Path, tied: bool) -> str:
     return digest
 
 
+def tensor_shapes(folder: Path, *, tied: bool) -> dict[str, list[int]]:
+    """Name -> shape of every tensor in the safetensors of a folder, read from the headers.
+
+    Args:
+        tied: Whether the output layer is the embedding; a copy of it in the files is left out.
+
+    Raises:
+        BaseModelError: for a folder without safetensors, or with a damaged file.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BaseModelError("the folder holds no safetensors", where=str(folder))
+    skip = {"lm_head.weight"} if tied else set()
+    return {
+        name: list(map(int, entry["shape"]))
+        for file in files
+        for name, entry in _header(file)[0].items()
+        if name not in skip
+    }
+
+
 def _hash_tensors(files: list[Path], skip: frozenset[str] = frozenset()) -> str:
     """sha256 over names, dtypes, shapes and bytes of all tensors in name order, independent of sharding."""
     locations: dict[str, tuple[Path, dict[str, Any], int]] = {}

@@ -1,0 +1,84 @@
+"""Memory that the weights of a base need, computed from the headers of its files without loading them.
+
+Activations, optimiser states and PyTorch itself come on top; they depend on batch and length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from searchlora.models.fingerprint import tensor_shapes
+from searchlora.models.resolve import read_json_object
+
+#: Bytes per weight in nf4 with double quantisation: 4 bits, an 8-bit scale per block of 64 and a 32-bit scale per 256
+#: of these scales (arXiv:2305.14314, section 3).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class BaseMemory:
+    """Memory of one base, in bytes.
+
+    Attributes:
+        parameters: Number of parameters; tied embeddings count once.
+        bf16: All weights in bf16.
+        nf4: Linear layers in nf4, embeddings, norms and the output layer in bf16.
+        kv_token: Keys and values of one token in bf16; None if the configuration does not give their shape.
+    """
+
+    parameters: int
+    bf16: int
+    nf4: int
+    kv_token: int | None
+
+    @property
+    def training(self) -> int:
+        """QLoRA with validation: the trained copy in nf4, and the copy in bf16 that validation loads."""
+        return self.nf4 + self.bf16
+
+    def serving(self, cache_tokens: int) -> int | None:
+        """Weights in bf16 and a KV cache of `cache_tokens` tokens; None where the cache's shape is unknown."""
+        return None if self.kv_token is None else self.bf16 + self.kv_token * cache_tokens
+
+
+def base_memory(folder: Path) -> BaseMemory:
+    """The memory of the base in a folder.
+
+    Raises:
+        BaseModelError: for a folder without weights, or with damaged files.
+    """
+    config = read_json_object(folder / "config.json")
+    shapes = tensor_shapes(folder, tied=bool(config.get("tie_word_embeddings")))
+    total = sum(_size(shape) for shape in shapes.values())
+    quantised = sum(_size(shape) for name, shape in shapes.items() if _is_linear(name, shape))
+    return BaseMemory(
+        parameters=total,
+        bf16=2 * total,
+        nf4=round(NF4_BYTES * quantised) + 2 * (total - quantised),
+        kv_token=_kv_token(config),
+    )
+
+
+def _size(shape: list[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _is_linear(name: str, shape: list[int]) -> bool:
+    """Whether bitsandbytes quantises the tensor: a matrix that is neither an embedding nor the output layer."""
+    return len(shape) == 2 and name.endswith(".weight") and "embed" not in name and not name.startswith("lm_head")
+
+
+def _kv_token(config: dict[str, Any]) -> int | None:
+    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    kv_heads = config.get("num_key_value_heads") or heads
+    hidden, head_dim = config.get("hidden_size"), config.get("head_dim")
+    if not head_dim and isinstance(hidden, int) and isinstance(heads, int) and heads:
+        head_dim = hidden // heads
+    if not (isinstance(layers, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
+        return None
+    return 2 * 2 * layers * kv_heads * head_dim

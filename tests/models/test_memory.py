@@ -1,0 +1,64 @@
+"""The computed memory of a base equals that of the loaded model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from searchlora.models.load import load_model
+from searchlora.models.memory import base_memory
+from searchlora.models.resolve import BaseModel
+
+
+@pytest.mark.slow
+def test_weights_take_the_computed_memory(tiny_base: BaseModel) -> None:
+    memory = base_memory(tiny_base.path)
+    model = load_model(tiny_base)
+    assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert memory.bf16 == sum(parameter.nbytes for parameter in model.parameters())
+    assert memory.training == memory.bf16 + memory.nf4
+
+
+@pytest.mark.slow
+def test_nf4_takes_the_computed_memory_of_the_weights_and_scales(tmp_path) -> None:
+    from searchlora.models.resolve import resolve
+    from searchlora.testing import build_tiny_base
+
+    base = resolve(str(build_tiny_base(tmp_path / "wide", hidden=256)))
+    measured = 0
+    for parameter in load_model(base, quantization="nf4").parameters():
+        measured += parameter.nbytes
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            measured += state.absmax.nbytes + state.state2.absmax.nbytes
+    assert base_memory(base.path).nf4 == pytest.approx(measured, rel=0.01)
+
+
+def test_the_kv_cache_of_a_token_has_keys_and_values_of_all_layers(tiny_base: BaseModel) -> None:
+    memory = base_memory(tiny_base.path)
+    assert memory.kv_token == 2 * 2 * 2 * 2 * 16  # bytes, keys and values, layers, heads of keys, size of a head
+    assert memory.serving(1000) == memory.bf16 + 1000 * 256
+
+
+def test_a_cache_of_unknown_shape_has_no_size(tiny_base: BaseModel, tmp_path) -> None:
+    import shutil
+
+    folder = shutil.copytree(tiny_base.path, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    memory = base_memory(folder)
+    assert (memory.kv_token, memory.serving(10)) == (None, None)
+
+
+def test_doctor_prints_the_memory_of_the_named_base_only(cli, tiny_base: BaseModel, monkeypatch) -> None:
+    monkeypatch.setenv("SEARCHLORA_NATIVE", "0")
+    shown = {
+        check["name"]: check for check in json.loads(cli("doctor", "--base", tiny_base.path, "--json").out)["checks"]
+    }
+    memory = base_memory(tiny_base.path)
+    assert shown["base parameters"]["detail"] == f"{memory.parameters:,}"
+    assert f"{memory.bf16 / 1e9:.2f} GB in bf16" in shown["base weights"]["detail"]
+    assert "65,536 tokens" in shown["to serve"]["detail"]
+    assert "base weights" not in cli("doctor").out
