@@ -6,7 +6,6 @@ probability zero.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,6 +70,10 @@ class Constraints:
             matchers.append(None if grammar is None else compiled[grammar].deep_copy())
         return matchers
 
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes of a token; the name of a special one, and none for one beyond the tokenizer's vocabulary."""
+        return bytes(self._vocabulary.decode_bytes([token]))
+
     def _compile(self, grammar: Grammar, row: int) -> Matcher:
         from llguidance import LLMatcher
 
@@ -97,57 +100,14 @@ class Constraints:
         return matcher
 
 
-class GrammarMask:
-    """A transformers logits processor that applies one grammar per row of a batch.
-
-    Args:
-        matchers: One per row; None for a row without a grammar.
-        prompt: Length of the (padded) prompts in columns.
-        stop_id: The token that ends an answer.
-
-    Attributes:
-        errors: Row -> why it could not be generated further; the row was ended there.
-    """
-
-    def __init__(self, matchers: Sequence[Matcher | None], prompt: int, stop_id: int) -> None:
-        self.errors: dict[int, RequestRefused] = {}
-        self._open = {row: matcher for row, matcher in enumerate(matchers) if matcher is not None}
-        self._prompt = prompt
-        self._stop_id = stop_id
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (rows, vocabulary) with -inf for tokens that are not allowed; rows that ended are unchanged."""
-        if input_ids.shape[1] > self._prompt:
-            self._advance(input_ids[:, -1].tolist())
-        for row, matcher in list(self._open.items()):
-            scores[row] = mask_logits(matcher, scores[row])
-            if matcher.is_error():
-                self.errors[row] = grammar_error(matcher)
-                scores[row] = -math.inf
-                scores[row, self._stop_id] = 0
-                del self._open[row]
-        return scores
-
-    def release(self, row: int) -> None:
-        """Stop constraining a row that ended; what follows in it is padding."""
-        self._open.pop(row, None)
-
-    def _advance(self, tokens: Sequence[int]) -> None:
-        for row, matcher in list(self._open.items()):
-            if tokens[row] == self._stop_id:
-                del self._open[row]
-            else:
-                matcher.consume_token(tokens[row])
-
-
-def mask_logits(matcher: Matcher, logits: torch.Tensor) -> torch.Tensor:
-    """Logits (vocabulary,) with -inf for tokens that the matcher does not allow next."""
+def mask_logits(matcher: Matcher, logits: torch.Tensor) -> None:
+    """Set logits (vocabulary,) of the tokens that the matcher does not allow next to -inf, in place."""
     import numpy as np
     import torch
 
-    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-    allowed = torch.from_numpy(bits[: len(logits)]).to(logits.device, torch.bool)
-    return logits.masked_fill(~allowed, -torch.inf)
+    bits = np.unpackbits(~np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    forbidden = torch.from_numpy(bits[: len(logits)].view(np.bool_)).to(logits.device)
+    logits.masked_fill_(forbidden, -torch.inf)
 
 
 def grammar_error(matcher: Matcher) -> RequestRefused:

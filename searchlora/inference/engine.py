@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from searchlora.errors import EngineError
+from searchlora.errors import EngineError, RequestRefused
+from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Message
 
@@ -21,14 +22,21 @@ class Request:
         max_new_tokens: Maximum number of generated tokens.
         grammar: Constraint on the generated text; None means no constraint. It does not apply to `answer_prefix` or to
             scored choices.
+        sampling: How the tokens of the answer are chosen; the default is greedy.
+        stop: Strings that end the answer where the generated text first contains one of them.
         answer_prefix: Fixed beginning of the answer. Generation and scoring continue after it; a completion does not
             repeat it.
         choice_suffix: Text after each scored choice; None means the stop token.
         keep_prefix: Hint that the same messages follow again soon, so that a scoring engine keeps their KV cache.
 
+    Raises:
+        RequestRefused: for an empty stop string.
+
     Examples:
         >>> Request(({"role": "user", "content": "tent"},), adapter="shop-intent@production").max_new_tokens
         64
+        >>> Request((), sampling=Sampling(temperature=0.7, seed=1), stop=(".",)).sampling.is_greedy
+        False
     """
 
     messages: tuple[Message, ...]
@@ -38,6 +46,29 @@ class Request:
     answer_prefix: str = ""
     choice_suffix: str | None = None
     keep_prefix: bool = False
+    sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(self.stop):
+            raise RequestRefused("a stop string is empty", fix="Give strings of at least one character.")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of one token under the model itself: before temperature, filters, penalties and grammar.
+
+    Attributes:
+        text: The token's text; a part of a character is replaced by U+FFFD.
+        bytes: Its UTF-8 bytes.
+        logprob: Its natural log-probability.
+        top: The most likely tokens at its place, best first, as many as `Sampling.logprobs` says.
+    """
+
+    text: str
+    bytes: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,16 +76,19 @@ class Completion:
     """A generated answer and its cost.
 
     Attributes:
-        text: The generated text without `answer_prefix` and without the stop token.
-        finish: "stop" at the stop token, "length" at `max_new_tokens`.
+        text: The generated text without `answer_prefix`, and without the stop token or stop string.
+        finish: "stop" at the stop token or a stop string, "length" at `max_new_tokens`.
         prompt_tokens: Length of the prompt, `answer_prefix` included.
-        completion_tokens: Number of generated tokens, the stop token included.
+        completion_tokens: Number of generated tokens, those of the stop token or stop string included.
+        logprobs: Log-probabilities of the tokens that `text` consists of, if `Sampling.logprobs` asks for them. If a
+            stop string begins inside the last token, that token is included.
     """
 
     text: str
     finish: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +123,10 @@ class Engine(Protocol):
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Greedy completions, one per request, in order; the requests may name different adapters.
+        """Completions, one per request, in order; the requests may name different adapters.
 
         A constrained completion either matches its grammar completely (`finish` is "stop") or was cut (`finish` is
-        "length").
+        "length"), unless it ended at a stop string. The same request with the same seed gives the same completion.
 
         Raises:
             EngineError: for the first request with an unusable grammar; nothing is computed then.

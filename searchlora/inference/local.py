@@ -8,14 +8,16 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UsageError
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.engine import Completion, Request, Scored, TokenLogprob
 from searchlora.inference.input_processor import InputProcessor
+from searchlora.inference.sampling import LogprobsById
 from searchlora.inference.scheduling.engine_core import EngineCore, Stats
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
 from searchlora.inference.sequential import sequential_core
@@ -28,12 +30,15 @@ from searchlora.recipe import MAX_RANK, PromptOptions
 #: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
 _SORTED_BATCHES = 4
 
+#: See `LocalEngine.submit_answers`.
+OnToken: TypeAlias = Callable[[int, str, tuple[TokenLogprob, ...] | None], None]
+
 Value = TypeVar("Value")
 Mapped = TypeVar("Mapped")
 
 
 class LocalEngine:
-    """Greedy generation and choice scoring, batched over callers and over adapters.
+    """Generation and choice scoring, batched over callers and over adapters.
 
     Requests of all callers share batches, whatever adapters they name; a caller waits only for its own requests.
     Adapters are loaded on first use and evicted least recently used first. Common prefixes of prompts are computed
@@ -212,7 +217,7 @@ class LocalEngine:
         """
         queued = self._inputs.generate_requests(requests)
         self._finish(queued, progress)
-        return [self._completion(request.ids, request.result.result()) for request in queued]
+        return [self._completion(request, request.result.result()) for request in queued]
 
     def score(
         self,
@@ -251,11 +256,43 @@ class LocalEngine:
             EngineBusy: when the queue is full.
             Otherwise as `generate`, except that an adapter that must not be loaded fails the future.
         """
-        (queued,) = self._inputs.generate_requests([request])
+        each = None if on_token is None else lambda _answer, text, _logprobs: on_token(text)
+        return self.submit_answers(request, 1, caller=caller, seconds=seconds, on_token=each)[0]
+
+    def submit_answers(
+        self,
+        request: Request,
+        n: int,
+        *,
+        caller: Hashable = None,
+        seconds: float | None = None,
+        on_token: OnToken | None = None,
+    ) -> list[Future[Completion]]:
+        """Queue `n` answers to one request, all or none, and return their futures; they share one prefill.
+
+        Each answer has random numbers of its own, which `Sampling.seed` and its number determine; the first is that of
+        `submit`. Greedy answers are equal.
+
+        Args:
+            request: The request.
+            n: Number of answers, at least 1.
+            caller: See `submit`.
+            seconds: See `submit`.
+            on_token: Called after each token of each answer, by the engine's thread, with the number of the answer
+                (from 0), its text so far, and the log-probabilities of the tokens of that text (None unless
+                `Sampling.logprobs` asks for them). Text and log-probabilities only grow: what may become a stop
+                string, or is not yet a whole character, is held back. The last call has the completion's text. It
+                must be fast.
+
+        Raises:
+            As `submit`; RequestRefused for `n` below 1.
+        """
+        queued = self._inputs.answers(request, n, streamed=on_token is not None)
         if on_token is not None:
-            queued.on_token = lambda ids: on_token(self._text(ids))
-        self._submit([queued], caller, seconds)
-        return _mapped(queued.result, lambda ids: self._completion(queued.ids, ids))
+            for number, each in enumerate(queued):
+                each.on_token = partial(self._stream, on_token, number, each)
+        self._submit(queued, caller, seconds)
+        return [_mapped(each.result, partial(self._completion, each)) for each in queued]
 
     def submit_scores(
         self,
@@ -313,17 +350,41 @@ class LocalEngine:
         if failed:
             raise _located(failed[0], queued)
 
-    def _completion(self, prompt: Sequence[int], ids: list[int]) -> Completion:
-        stopped = ids[-1] == self.renderer.stop_id
+    def _completion(self, request: GenerateRequest, ids: list[int]) -> Completion:
+        at_stop_token = ids[-1] == self.renderer.stop_id
+        text = request.text.whole if request.text else self.renderer.decode(ids[:-1] if at_stop_token else ids)
+        at_stop_string = request.text is not None and request.text.stopped
         return Completion(
-            text=self._text(ids),
-            finish="stop" if stopped else "length",
-            prompt_tokens=len(prompt),
+            text=text,
+            finish="stop" if at_stop_token or at_stop_string else "length",
+            prompt_tokens=len(request.ids),
             completion_tokens=len(ids),
+            logprobs=self._logprobs(request, len(ids) - at_stop_token, text if at_stop_string else None),
         )
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return self.renderer.decode(ids[:-1] if ids and ids[-1] == self.renderer.stop_id else ids)
+    def _stream(self, on_token: OnToken, number: int, request: GenerateRequest, ids: list[int]) -> None:
+        """Pass on what a request has written after a token."""
+        assert request.text is not None
+        at_stop_token = ids[-1] == self.renderer.stop_id
+        ended = at_stop_token or request.text.stopped or len(ids) == request.max_new_tokens
+        text = request.text.whole if ended else request.text.visible
+        on_token(number, text, self._logprobs(request, len(ids) - at_stop_token, text if not ended else None))
+
+    def _logprobs(self, request: GenerateRequest, count: int, text: str | None) -> tuple[TokenLogprob, ...] | None:
+        """Log-probabilities of the first tokens of an answer, or of those of a beginning of its text."""
+        sampler = request.sampler
+        if sampler is None or sampler.sampling.logprobs is None:
+            return None
+        if text is not None and request.text is not None:
+            count = request.text.tokens_of(text)
+        return tuple(self._token_logprob(each) for each in sampler.logprobs[:count])
+
+    def _token_logprob(self, logprobs: LogprobsById) -> TokenLogprob:
+        def of(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+            content = self._inputs.token_bytes(token)
+            return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, top)
+
+        return of(logprobs.token, logprobs.logprob, tuple(of(*each) for each in logprobs.top))
 
 
 @dataclass(frozen=True)

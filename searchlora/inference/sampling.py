@@ -106,8 +106,12 @@ class Sampling:
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
+#: The default of a request.
+GREEDY = Sampling()
+
+
 @dataclass(frozen=True)
-class TokenLogprobs:
+class LogprobsById:
     """Log-probabilities at one token of an answer, under the model itself: before temperature, filters and grammar.
 
     Attributes:
@@ -122,15 +126,19 @@ class TokenLogprobs:
 
 
 class TokenSampler:
-    """The random numbers and token counts of one answer.
+    """The random numbers, token counts and log-probabilities of one answer.
 
     Args:
         sampling: How tokens are chosen.
         answer: Number of this answer among those of one request: each has random numbers of its own.
+
+    Attributes:
+        logprobs: The log-probabilities of the tokens so far, if `sampling` asks for them.
     """
 
     def __init__(self, sampling: Sampling, answer: int = 0) -> None:
         self.sampling = sampling
+        self.logprobs: list[LogprobsById] = []
         self._random = random.Random(None if sampling.seed is None else f"{sampling.seed}/{answer}")
         self._counts: Counter[int] = Counter()
 
@@ -153,15 +161,15 @@ class TokenSampler:
             logits[tokens] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
 
 
-def sample(logits: torch.Tensor, samplers: Sequence[TokenSampler]) -> list[int]:
+def sample(logits: torch.Tensor, samplers: Sequence[TokenSampler]) -> list[int | None]:
     """Draw the next token of each row, by inverting the distribution function at a random number.
 
     Args:
-        logits: Shape (rows, vocabulary), after grammar and penalties; a token at -inf is never drawn.
+        logits: Shape (rows, vocabulary), fp32, after grammar and penalties; a token at -inf is never drawn.
         samplers: One per row; none of them greedy.
 
     Returns:
-        One token id per row. A row without finite logits gets the token 0; the caller checks for it.
+        One token id per row; None for a row with NaN or infinity, or whose logits are all -inf.
     """
     import torch
 
@@ -173,11 +181,11 @@ def sample(logits: torch.Tensor, samplers: Sequence[TokenSampler]) -> list[int]:
     sums = weights.view(len(logits), -1, block).sum(-1).cpu().numpy().astype(np.float64)
     largest = (block_max - highest).mul_(inverse).exp_().cpu().numpy()
     on_cpu = weights.cpu().numpy()
-    tokens = []
+    tokens: list[int | None] = []
     for row, sampler in enumerate(samplers):
         total, u = float(sums[row].sum()), sampler.uniform()
         if not total > 0:  # NaN, or no token is allowed
-            tokens.append(0)
+            tokens.append(None)
         elif sampler.sampling.has_filters:
             tokens.append(_filtered(on_cpu[row], largest[row], total, sampler.sampling, u))
         else:
@@ -233,7 +241,7 @@ def _invert(weights: Floats, u: float) -> tuple[int, float]:
     return index, float(min(max(inside, 0.0), math.nextafter(1.0, 0.0)))
 
 
-def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[TokenLogprobs]:
+def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[LogprobsById]:
     """Log-probabilities of chosen tokens and of the most likely ones.
 
     Args:
@@ -248,6 +256,6 @@ def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence
     chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     values, ids = best.values.tolist(), best.indices.tolist()
     return [
-        TokenLogprobs(token, logprob, tuple(zip(ids[row][:count], values[row][:count], strict=True)))
+        LogprobsById(token, logprob, tuple(zip(ids[row][:count], values[row][:count], strict=True)))
         for row, (token, logprob, count) in enumerate(zip(tokens, chosen, counts, strict=True))
     ]

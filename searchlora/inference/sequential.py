@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.attach import attach
-from searchlora.inference.constrained import GrammarMask
+from searchlora.inference.decoding import Answer, append_tokens
 from searchlora.inference.engine import Scored, non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
 from searchlora.inference.scheduling.fair_queue import AnyRequest
@@ -209,31 +209,29 @@ class SequentialModelRunner:
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         batch = collate([Example(request.ids, len(request.ids)) for request in requests], self._pad_id)
-        prompt = batch["input_ids"].shape[1]
-        mask = GrammarMask([request.matcher for request in requests], prompt, self._stop_id)
-        criterion = RowStopping(requests, mask, prompt, self._stop_id, self._counts)
-        output = model.generate(
+        answers = [Answer(request) for request in requests]
+        rows = OpenRows(answers, self._stop_id, self._counts)
+        model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
-            logits_processor=LogitsProcessorList([mask]),
-            stopping_criteria=StoppingCriteriaList([criterion]),
+            logits_processor=LogitsProcessorList([rows.choose]),
+            stopping_criteria=StoppingCriteriaList([rows.report]),
             max_new_tokens=max(request.max_new_tokens for request in requests),
             do_sample=False,
-            repetition_penalty=1.0,  # the generation_config of some bases sets another one; greedy means greedy
+            repetition_penalty=1.0,  # the generation_config of some bases sets another one
             no_repeat_ngram_size=0,
             eos_token_id=self._stop_id,
             pad_token_id=self._pad_id,
         )
         self._counts.prompt_tokens += sum(len(request.ids) for request in requests)
-        for row, (request, ids) in enumerate(zip(requests, output[:, prompt:].tolist(), strict=True)):
-            answer = _answer_ids(ids, request, self._stop_id)
-            self._counts.generated_tokens += len(answer)
-            if row in mask.errors:
-                request.fail(mask.errors[row])
+        for request, answer in zip(requests, answers, strict=True):
+            self._counts.generated_tokens += len(answer.ids)
+            if answer.error is not None:
+                request.fail(answer.error)
             elif request.is_over:
                 request.fail_late()
             else:
-                request.finish(answer)
+                request.finish(answer.ids)
 
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
         prompts = [request.ids for request in requests]
@@ -283,38 +281,47 @@ def stopping_between_layers(model: Any, requests: Sequence[ModelRequest[Any]]) -
             hook.remove()
 
 
-class RowStopping:
-    """A transformers stopping criterion: reports each row's tokens, and ends rows that are done or cancelled."""
+class OpenRows:
+    """The rows of a batch of `generate` that have not ended, and two functions that it calls at each step.
 
-    def __init__(
-        self, requests: Sequence[GenerateRequest], mask: GrammarMask, prompt: int, stop_id: int, counts: Counts
-    ) -> None:
-        self._requests, self._mask, self._prompt, self._stop_id = requests, mask, prompt, stop_id
-        self._counts = counts
-        self._open = set(range(len(requests)))
+    Args:
+        answers: The answer of each row.
+        stop_id: The token that ends an answer.
+        counts: Counters to increase.
+    """
 
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """Which rows are done; shape (rows,)."""
+    def __init__(self, answers: Sequence[Answer], stop_id: int, counts: Counts) -> None:
+        self._answers, self._stop_id, self._counts = answers, stop_id, counts
+        self._open = list(range(len(answers)))
+
+    def choose(self, input_ids: Any, scores: Any) -> Any:
+        """A logits processor that chooses the tokens of the open rows; no other token keeps a finite score.
+
+        Args:
+            input_ids: Not used.
+            scores: Logits in fp32, shape (rows, vocabulary).
+        """
+        del input_ids
+        answers = [self._answers[row] for row in self._open]
+        append_tokens(answers, scores[self._open], self._stop_id)
+        chosen = scores.new_full(scores.shape, -math.inf)
+        for row, answer in zip(self._open, answers, strict=True):
+            chosen[row, self._stop_id if answer.error is not None else answer.ids[-1]] = 0
+        return chosen
+
+    def report(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """A stopping criterion that reports the tokens so far; which rows are done or cancelled, shape (rows,)."""
         del scores
         self._counts.decode_steps += 1
         self._counts.decoded_rows += len(self._open)
-        new = input_ids[:, self._prompt :].tolist()
-        for row in list(self._open):
-            request = self._requests[row]
-            answer = _answer_ids(new[row], request, self._stop_id)
-            if row not in self._mask.errors:
-                request.report(answer)
-            if answer[-1] == self._stop_id or len(answer) == request.max_new_tokens or request.is_over:
-                self._open.discard(row)
-                self._mask.release(row)
-        ended = [row not in self._open for row in range(len(self._requests))]
+        for row in self._open.copy():
+            answer, request = self._answers[row], self._answers[row].request
+            if answer.error is None:
+                request.report(answer.ids)
+            if answer.ended or answer.ids[-1] == self._stop_id or request.is_over:
+                self._open.remove(row)
+        ended = [row not in self._open for row in range(len(self._answers))]
         return input_ids.new_tensor(ended).bool()
-
-
-def _answer_ids(ids: Sequence[int], request: GenerateRequest, stop_id: int) -> list[int]:
-    """The tokens of the answer, without the padding after it."""
-    answer = list(ids[: request.max_new_tokens])
-    return answer[: answer.index(stop_id) + 1] if stop_id in answer else answer
 
 
 def score_sequences(

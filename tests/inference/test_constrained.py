@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchlora.inference.constrained import Constraints, GrammarMask
+from searchlora.inference.constrained import Constraints, mask_logits
+from searchlora.inference.decoding import Answer, append_tokens
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.scheduling.requests import GenerateRequest
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import CitedText, Grammar, InvalidOutput, JsonObject
 
@@ -100,7 +102,8 @@ def test_logits_beyond_the_tokenizers_vocabulary_are_ruled_out(tokenizer):
     import torch
 
     (matcher,) = Constraints(tokenizer, 300, 2).matchers([Grammar("regex", ".*")])
-    scores = GrammarMask([None, matcher], 3, 2)(torch.zeros((2, 3), dtype=torch.long), torch.zeros((2, 300)))
+    scores = torch.zeros(2, 300)
+    mask_logits(matcher, scores[1])
     assert scores[0].isfinite().all()
     assert not scores[1, len(tokenizer) :].isfinite().any()
     assert scores[1, 2] == 0  # the answer may end here
@@ -112,10 +115,7 @@ def test_an_answer_without_valid_continuation_ends(tokenizer, constraints):
     import torch
 
     (matcher,) = constraints.matchers([Grammar("regex", "a")])
-    mask = GrammarMask([matcher], 1, 2)
-    ids = torch.tensor([[5]])
-    for token in (tokenizer("a")["input_ids"][0], 2):
-        scores = mask(ids, torch.zeros((1, len(tokenizer))))
-        assert scores.isfinite().nonzero()[:, 1].tolist() == [token]
-        ids = torch.cat([ids, torch.tensor([[token]])], 1)
-    assert mask(ids, torch.zeros((1, len(tokenizer)))).isfinite().all()
+    answer = Answer(GenerateRequest(ids=(5,), max_new_tokens=9, matcher=matcher))
+    while not answer.ended:
+        append_tokens([answer], torch.zeros((1, len(tokenizer))), 2)
+    assert answer.ids == [tokenizer("a")["input_ids"][0], 2]

@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.inference.batched.prefill import Prefiller, Prompt
 from searchlora.inference.scheduling.fair_queue import MAX_OVERTAKEN, AnyRequest
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
+from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, Limits, ModelRequest, ScoreRequest
 
 AnyModelRequest = ModelRequest[Any]
 
@@ -105,6 +105,8 @@ class Admission:
         self._left = prefiller.chunk * (CHUNKS_BESIDE_ROWS if interactive else CHUNKS_ALONE)  # tokens of this step
         self._begun = False  # whether a request of this round uses some of them
         self._long_tokens = sum(len(each.ids) for each in long)
+        self._long_groups = {each.group for each in joining if each.group is not None}
+        self._begun_groups = set[AnswerGroup]()
         self._long_of = Counter[Hashable]()
         for each in long:
             self._long_of[each.caller] += len(each.ids)
@@ -115,7 +117,7 @@ class Admission:
         """Whether the request's caller may have more now. If not, requests of others do not overtake this one."""
         assert isinstance(request, ModelRequest)
         caller, is_long = request.caller, self._is_long(request)
-        if is_long and self._long_tokens >= self._limits.long_tokens:
+        if is_long and (self._long_tokens >= self._limits.long_tokens or _group(request) in self._long_groups):
             return False
         if not request.interactive:
             return True
@@ -154,6 +156,9 @@ class Admission:
         return self._tokens_left(request) > self._prefiller.chunk
 
     def _tokens_left(self, request: AnyModelRequest) -> int:
+        group = _group(request)
+        if group is not None and (group.columns is not None or group in self._begun_groups):
+            return 1
         return self._prefiller.left(Prompt(request.ids, request.adapter, 0))
 
     def _fits_long(self, request: AnyModelRequest) -> bool:
@@ -162,6 +167,8 @@ class Admission:
             if self._room.rows >= self._limits.rows:
                 return False
             self._room.rows += 1
+            if request.group is not None:
+                self._long_groups.add(request.group)
         self._long_tokens += len(request.ids)
         self._long_of[request.caller] += len(request.ids)
         return True
@@ -178,4 +185,10 @@ class Admission:
             joins = self._room.join(max(request.max_tokens, self._longest))
         if joins:
             self._left, self._begun = self._left - tokens, True
+            if (group := _group(request)) is not None:
+                self._begun_groups.add(group)
         return joins
+
+
+def _group(request: AnyModelRequest) -> AnswerGroup | None:
+    return request.group if isinstance(request, GenerateRequest) else None

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from searchlora.errors import EngineError
 from searchlora.inference.batched.forward import NonFiniteOutput
 from searchlora.inference.batched.kv_cache import KVCache
 from searchlora.inference.batched.prefill import Prefiller, Prompt
-from searchlora.inference.constrained import Matcher, grammar_error, mask_logits
+from searchlora.inference.decoding import Answer, append_tokens
 from searchlora.inference.engine import non_finite_error
 
 
 @dataclass(eq=False)
-class Row:
-    """One answer that is being generated.
+class Row(Answer):
+    """An answer with a row of the KV cache.
 
     Attributes:
-        prompt: What it answers.
-        max_new_tokens: Maximum number of generated tokens.
-        matcher: State of the grammar; None means unconstrained.
-        ignore_stop: Generate on after the stop token, up to `max_new_tokens`.
-        ids: The tokens so far, the stop token included.
-        error: Why it cannot go on.
+        prompt: What it answers, with its LoRA slot.
     """
 
-    prompt: Prompt
-    max_new_tokens: int
-    matcher: Matcher | None = None
-    ignore_stop: bool = False
-    ids: list[int] = field(default_factory=list)
-    error: EngineError | None = None
-    stopped: bool = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more is generated."""
-        return self.stopped or self.error is not None or len(self.ids) >= self.max_new_tokens
+    prompt: Prompt = field(kw_only=True)
 
     @property
     def length(self) -> int:
@@ -50,7 +32,7 @@ class Row:
     @property
     def max_length(self) -> int:
         """Maximum length of prompt and answer."""
-        return len(self.prompt.ids) + self.max_new_tokens
+        return self.request.max_tokens
 
 
 class DecodeBatch:
@@ -82,7 +64,7 @@ class DecodeBatch:
         joined = [*self.rows, *rows]
         self._cache.reserve(len(joined), max(row.max_length for row in joined), self._prefiller.limits.cache_tokens)
         hidden = self._prefiller.prefill([row.prompt for row in rows], self._cache, len(self.rows))
-        self._append_tokens(rows, hidden)
+        append_tokens(rows, self._forward.logits(hidden), self._stop_id)
         self.rows = joined
 
     def step(self) -> bool:
@@ -108,7 +90,7 @@ class DecodeBatch:
             for row in (self.rows[place] for place in error.rows):
                 row.error = non_finite_error(row.prompt.adapter)
             return False
-        self._append_tokens(self.rows, hidden[:, 0])
+        append_tokens(self.rows, self._forward.logits(hidden[:, 0]), self._stop_id)
         return True
 
     def remove(self, is_done: Callable[[Row], bool]) -> list[Row]:
@@ -123,38 +105,11 @@ class DecodeBatch:
                     self._cache.move_row(len(self.rows), place, last.length)
         return removed[::-1]
 
+    def copy_prompt(self, row: Row) -> torch.Tensor:
+        """A copy of the KV cache of a row's prompt without its last token."""
+        return self._cache.copy_columns(self.rows.index(row), slice(len(row.prompt.ids) - 1))
+
     def clear(self) -> None:
         """Forget all rows, after a pass that failed in the middle."""
         self.rows = []
         self._cache = self._forward.new_cache()
-
-    def _append_tokens(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
-        """Append the most likely token that each row's grammar allows, given hidden states (rows, hidden size)."""
-        logits = self._forward.logits(hidden)
-        for place, row in enumerate(rows):
-            if row.matcher is not None:
-                logits[place] = mask_logits(row.matcher, logits[place])
-        best = argmax(logits)
-        finite = logits.gather(1, best[:, None])[:, 0].isfinite()  # NaN counts as the largest number
-        for row, token, is_finite in zip(rows, best.tolist(), finite.tolist(), strict=True):
-            row.ids.append(token)
-            if not is_finite:
-                row.error = non_finite_error(row.prompt.adapter)
-                continue
-            row.stopped = token == self._stop_id and not row.ignore_stop
-            if row.matcher is not None and not row.stopped:
-                row.matcher.consume_token(token)
-            if row.matcher is not None and row.matcher.is_error():
-                row.error = grammar_error(row.matcher)
-
-
-def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """Index of the largest number of each row, the first of equal ones; (rows, vocabulary) -> (rows,).
-
-    It is found per block of the vocabulary first: `torch.argmax` over the whole takes several times as long on a CPU.
-    """
-    block = math.gcd(logits.shape[1], 256)
-    blocks = logits.view(len(logits), -1, block)
-    best = blocks.amax(-1).argmax(-1)
-    in_block = blocks[torch.arange(len(logits), device=logits.device), best].argmax(-1)
-    return best * block + in_block

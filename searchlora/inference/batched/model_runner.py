@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,11 @@ from searchlora.inference.batched.chunked_prefill import ChunkedPrefill
 from searchlora.inference.batched.decode import DecodeBatch, Row
 from searchlora.inference.batched.forward import Forward
 from searchlora.inference.batched.lora_slots import LoraLimits, LoraSlots
-from searchlora.inference.batched.prefill import NonFinitePrompts, Prefiller, Prompt
+from searchlora.inference.batched.prefill import Head, NonFinitePrompts, Prefiller, Prompt
 from searchlora.inference.batched.prefix_cache import PrefixCache
 from searchlora.inference.engine import non_finite_error
 from searchlora.inference.scheduling.engine_core import Counts, EngineCore
-from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
+from searchlora.inference.scheduling.requests import AnswerGroup, GenerateRequest, Limits, ScoreRequest
 
 Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 
@@ -53,7 +54,7 @@ def batched_core(
         batch_invariant: See `Forward`.
     """
     forward, counts = Forward(model, batch_invariant=batch_invariant), Counts()
-    prefixes = PrefixCache(prefix_tokens)
+    prefixes = PrefixCache(prefix_tokens, limits.long_tokens)
     prefiller = Prefiller(forward, prefixes, limits, counts)
     adapters = LoraSlots(forward.lora_layers, slots, fetch, prefixes.remove_adapter, counts)
     runner = BatchedModelRunner(DecodeBatch(prefiller, stop_id), prefiller, adapters, limits, counts)
@@ -88,6 +89,7 @@ class BatchedModelRunner:
                 request.finish(row.ids)
             else:
                 request.fail_late()
+        self._prefiller.prefixes.release_groups()
         for prompt in [prompt for prompt, request in self._long.requests.items() if request.is_over]:
             self._slots.release(prompt.adapter)
             self._long.remove(prompt).fail_late()
@@ -144,7 +146,9 @@ class BatchedModelRunner:
                 try:
                     slot = self._slots.acquire(request.adapter)
                     keep_prefix = isinstance(request, ScoreRequest) and request.keep_prefix
-                    begun[Prompt(request.ids, request.adapter, slot, keep_prefix)] = request
+                    prompt = Prompt(request.ids, request.adapter, slot, keep_prefix)
+                    begun[prompt] = request
+                    _use_group_columns(prompt, request)
                 except Exception as error:
                     refused[request.adapter] = error
                     request.fail(error)
@@ -170,7 +174,18 @@ class BatchedModelRunner:
         score = {prompt: each for prompt, each in prompts.items() if isinstance(each, ScoreRequest)}
         generate = {prompt: each for prompt, each in prompts.items() if isinstance(each, GenerateRequest)}
         _retry_finite(score, self._score)
-        _retry_finite(generate, self._prefill)
+        first: dict[Prompt, GenerateRequest] = {}
+        begun_groups: set[AnswerGroup] = set()
+        for prompt, request in generate.items():
+            if request.group is None or prompt.head is not None or request.group not in begun_groups:
+                first[prompt] = request
+            if request.group is not None:
+                begun_groups.add(request.group)
+        _retry_finite(first, self._prefill)
+        others = {prompt: request for prompt, request in generate.items() if prompt not in first}
+        for prompt, request in others.items():
+            _use_group_columns(prompt, request)
+        _retry_finite(others, self._prefill)
 
     def _continue_long(self, others_admitted: bool) -> None:
         """Begin the long prompts that are computed, or compute one chunk.
@@ -224,12 +239,15 @@ class BatchedModelRunner:
                 request.fail(non_finite_error(request.adapter))
 
     def _prefill(self, requests: dict[Prompt, GenerateRequest]) -> None:
-        rows = {
-            Row(prompt, request.max_new_tokens, request.matcher, request.ignore_stop): request
-            for prompt, request in requests.items()
-        }
+        rows = {Row(request, prompt=prompt): request for prompt, request in requests.items()}
         self._batch.add(list(rows))
         self._generating.update(rows)
+        for row, request in rows.items():
+            if (group := request.group) is not None:
+                request.group = None
+                group.waiting.remove(request)
+                copy = partial(self._batch.copy_prompt, row)
+                self._prefiller.prefixes.add_group(group, request.adapter, copy, len(request.ids))
         self._report(rows)
 
     def _decode(self) -> None:
@@ -250,7 +268,14 @@ class BatchedModelRunner:
     def _report(self, rows: dict[Row, GenerateRequest]) -> None:
         self._counts.generated_tokens += len(rows)
         for row, request in rows.items():
-            request.report(row.ids)
+            if row.error is None:
+                request.report(row.ids)
+
+
+def _use_group_columns(prompt: Prompt, request: AnyModelRequest) -> None:
+    """Let a prompt begin with what another answer to it has computed, if anything is kept."""
+    if isinstance(request, GenerateRequest) and request.group is not None and request.group.columns is not None:
+        prompt.head = Head(request.group.columns, 0)
 
 
 def _retry_finite(prompts: dict[Prompt, Kind], compute: Callable[[dict[Prompt, Kind]], None]) -> None:

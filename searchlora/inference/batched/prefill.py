@@ -19,7 +19,7 @@ CPU_CHUNK, GPU_CHUNK = 256, 1024
 
 @dataclass(frozen=True)
 class Head:
-    """The beginning of a long prompt, computed before the rest (see `chunked_prefill`).
+    """The beginning of a prompt that is computed: of a long one (see `chunked_prefill`), or for another answer to it.
 
     Attributes:
         columns: Its KV cache, as `KVCache.view_columns` returns it.
@@ -111,7 +111,8 @@ class Prefiller:
 
     def left(self, prompt: Prompt) -> int:
         """Number of tokens of a prompt that are in no cache."""
-        return len(prompt.ids) - self.prefixes.longest_match(prompt.adapter, prompt.ids)[0]
+        head = 0 if prompt.head is None else prompt.head.columns.shape[3]
+        return len(prompt.ids) - max(head, self.prefixes.longest_match(prompt.adapter, prompt.ids)[0])
 
     def compute_shared_prefixes(self, prompts: Sequence[Prompt]) -> None:
         """Compute and cache the prefixes that these prompts share, unless they are cached or longer than a chunk.

@@ -7,11 +7,16 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from searchlora.errors import DeadlineExceeded
+from searchlora.inference.answer_text import AnswerText
 from searchlora.inference.constrained import Matcher
 from searchlora.inference.engine import Scored
+from searchlora.inference.sampling import TokenSampler
+
+if TYPE_CHECKING:
+    import torch
 
 Result = TypeVar("Result")
 TokenIds = tuple[int, ...]
@@ -79,6 +84,19 @@ class ModelRequest(QueuedRequest[Result]):
         raise NotImplementedError
 
 
+@dataclass(eq=False)
+class AnswerGroup:
+    """Answers to one prompt that share its prefill.
+
+    Attributes:
+        waiting: Those that have not begun.
+        columns: KV cache of the prompt without its last token, once an answer has begun and as long as others wait.
+    """
+
+    waiting: list[GenerateRequest] = field(default_factory=list)
+    columns: torch.Tensor | None = None
+
+
 @dataclass(eq=False, kw_only=True)
 class GenerateRequest(ModelRequest[list[int]]):
     """Generate one answer; the result is its token ids, the stop token included.
@@ -86,6 +104,9 @@ class GenerateRequest(ModelRequest[list[int]]):
     Attributes:
         max_new_tokens: Maximum number of generated tokens.
         matcher: State of the grammar; None means unconstrained.
+        sampler: How tokens are chosen; None means greedy.
+        text: The growing text, if it is streamed or may end at a stop string.
+        group: The other answers to the same prompt that have not begun; None for a single answer.
         ignore_stop: Generate on after the stop token, up to `max_new_tokens` (for speed measurements).
         on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
             that it raises fails this request.
@@ -93,6 +114,9 @@ class GenerateRequest(ModelRequest[list[int]]):
 
     max_new_tokens: int
     matcher: Matcher | None = None
+    sampler: TokenSampler | None = None
+    text: AnswerText | None = None
+    group: AnswerGroup | None = None
     ignore_stop: bool = False
     on_token: Callable[[list[int]], None] | None = None
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchlora.inference.batched.decode import argmax
+from searchlora.inference.decoding import argmax
 
 
 @given(st.integers(1, 4), st.sampled_from([1, 7, 256, 259, 300, 768]), st.integers(1, 6), st.integers(0, 99))
