@@ -29,7 +29,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.recipe import read_recipe
-from searchlora.records import Format, Options, Record, SearchContext
+from searchlora.records import Format, Judgment, Options, Record, SearchContext
 
 GROUP = "searchlora.tasks"
 
@@ -142,6 +142,11 @@ class Task(ABC):
         """
         del options, records
         return self.default_settings
+
+    def judgment(self, record: Record) -> Judgment | None:
+        """The judgment that a record is, for a task that learns from judgments; None for every other record."""
+        del record
+        return None
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         """Check that this task can be evaluated on a dataset with the given settings.

@@ -128,3 +128,22 @@ def shop(
     with progress_bars() as steps:
         card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Generating products"))
     typer.echo(f"Wrote {out}: {card.counts}")
+
+
+@app.command(epilog=example("searchlora data export data/judgment --split test --out held_out"))
+def export(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder, from `data build`.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write; it must not exist.")],
+    split: Annotated[str, typer.Option("--split", metavar="SPLIT", help="train, validation or test.")] = "test",
+    tasks: TasksOption = None,
+) -> None:
+    """Write the queries and judgments of a split as topics.jsonl and qrels.txt, for run, judge and experiment."""
+    from searchlora.data.dataset import load_dataset
+    from searchlora.data.export import export_split
+    from searchlora.task import load_task
+
+    opened = load_dataset(dataset)
+    done = export_split(opened, load_task(opened.card.task, tasks), split, out)
+    typer.echo(f"Wrote {out}: {done.topics:,} topics, {done.judgments:,} judgments")
+    if done.unjudged:
+        typer.echo(f"{done.unjudged:,} queries without a judgment were left out.")

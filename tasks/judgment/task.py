@@ -8,8 +8,9 @@ from typing import Any
 
 from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.evaluation import Evaluation
+from searchlora.eval.trec import is_word
 from searchlora.outputs import Grade, Graded, InvalidOutput
-from searchlora.records import Options, Record, SearchContext
+from searchlora.records import Judgment, Options, Record, SearchContext
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS, reason_line
@@ -59,6 +60,11 @@ class JudgmentTask(PromptedTask):
         settings = settings_of(options)
         _check_both_classes([record["grade"] >= settings["relevant"] for record in records], settings["relevant"])
         return settings
+
+    def judgment(self, record: Record) -> Judgment | None:
+        """Topic and document from the id, `topic document`; None where the id is another word."""
+        topic, blank, document = str(record["id"]).partition(" ")
+        return Judgment(topic, document, record["grade"]) if blank and is_word(document) else None
 
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         theirs = tuple(each["grade"] for each in settings["scale"])

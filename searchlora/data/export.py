@@ -1,0 +1,78 @@
+"""The queries and judgments of a dataset's split as files: topics and qrels to run, judge and evaluate on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchlora.data.collection import QRELS_FILE
+from searchlora.data.dataset import Dataset
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import write_topics
+from searchlora.eval.judgments.card import read_card, write_card
+from searchlora.eval.trec import write_qrels
+from searchlora.files import atomic_folder
+from searchlora.records import Record
+from searchlora.task import EncoderTask, PromptedTask, Task
+
+TOPICS_FILE = "topics.jsonl"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Numbers of exported topics and judgments, and of topics without a judgment, which were left out."""
+
+    topics: int
+    judgments: int
+    unjudged: int
+
+
+def export_split(dataset: Dataset, task: Task, split: str, out: str | Path) -> Exported:
+    """Write `topics.jsonl` (`id`, `query`) and `qrels.txt` of the judged queries of a split.
+
+    The judgments are those of the dataset's collection, with their card, or else the records themselves, where each is
+    a graded pair of query and document.
+
+    Args:
+        task: The task of the dataset.
+        split: train, validation or test.
+        out: The folder to write; it must not exist, or be empty.
+
+    Raises:
+        UsageError: for an unknown split, or a dataset whose records have no judgments.
+        DataError: if `out` is in use, or a file of the dataset is missing.
+    """
+    topics: dict[str, dict[str, str | float]] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    judged = dataset.qrels()
+    for record in dataset.iter_records(split):
+        if judged is not None:
+            topics[str(record["id"])] = {"query": _query(task, record)}
+            continue
+        judgment = task.judgment(record)
+        if judgment is None:
+            raise UsageError(
+                f"the records of '{task.name}' here are no judgments of documents",
+                where=f"{dataset.folder}, record {record['id']}",
+                fix="Build the dataset with a corpus and judgments, or from judgments with document ids.",
+            )
+        topics.setdefault(judgment.topic, {"query": _query(task, record)})
+        qrels.setdefault(judgment.topic, {})[judgment.document] = judgment.grade
+    if judged is not None:
+        qrels = {topic: dict(judged[topic]) for topic in topics if judged.get(topic)}
+    if not qrels:
+        raise DataError(f"no record of the split '{split}' is judged", where=str(dataset.folder))
+    card = read_card(dataset.folder / QRELS_FILE) if judged is not None else None
+    with atomic_folder(Path(out)) as folder:
+        write_topics(folder / TOPICS_FILE, {topic: topics[topic] for topic in qrels})
+        write_qrels(folder / QRELS_FILE, qrels)
+        if card is not None:
+            write_card(folder / QRELS_FILE, card)
+    return Exported(len(qrels), sum(map(len, qrels.values())), len(topics) - len(qrels))
+
+
+def _query(task: Task, record: Record) -> str:
+    query = task.query(record) if isinstance(task, PromptedTask | EncoderTask) else None
+    if query is None:
+        raise UsageError(f"records of the task '{task.name}' have no query", where=f"record {record['id']}")
+    return query
