@@ -18,7 +18,9 @@ from searchlora.eval.judge.stability import stability
 from searchlora.eval.judge.system_order import order_of_runs
 from searchlora.eval.judgments.card import invalid_path, read_card
 from searchlora.eval.judgments.lineage import RunLineage, circular, doubts, read_lineage
+from searchlora.eval.measures import parse_measure
 from searchlora.eval.report.judge_card import judge_name, write_judge_card
+from searchlora.eval.significance import correct
 from searchlora.eval.trec import Qrels
 from searchlora.files import atomic_text, file_sha256
 
@@ -72,17 +74,19 @@ def judge_cards(
         raters: name -> qrels of each human rater.
         variants: Judge -> files with its labels of the same pairs under other prompts.
         runs: name -> run; the orders of runs under human and judge grades are compared.
-        measure: The measure that orders the runs.
+        measure: The measure that orders the runs; checked without runs, too.
         top: Number of best runs whose order is compared separately.
         topics: The topics with their queries, to check whether a judge was trained on them.
         allow_circular: Make the card of a judge that was trained on the topics or is part of a run, marked as circular.
-        correction: Of the p-values of the comparison: `holm` or `bh`.
+        correction: Of the p-values of the comparison: `holm` or `bh`; checked for one judge, too.
 
     Raises:
         UsageError: for a circular judge without `allow_circular`, variants of an unknown judge, and as `judge_card`,
             `compare_judges` and `order_of_runs`.
         DataError: for a file that cannot be read, or human qrels whose card names another source.
     """
+    parse_measure(measure)
+    correct((), correction)
     for path in (human, *(raters or {}).values()):
         check_human(path)
     variants = variants or {}

@@ -137,7 +137,7 @@ def serve(
             f"{_API_KEY_VARIABLE} is set and holds no key", fix="Set it to a key, or unset it to require none."
         )
     check_proxies(trusted_proxy)
-    connections = max_connections()
+    connections = min(Settings.max_connections, max_connections() or Settings.max_connections)
     settings = Settings(
         api_keys=tuple(api_key),
         host_names=(host, *name),
@@ -148,7 +148,8 @@ def serve(
         timeout=seconds,
         max_waiting=waiting,
         max_requests_per_caller=per_caller or max(1, waiting // 2),
-        max_active_requests=min(Settings.max_active_requests, connections or Settings.max_active_requests),
+        max_active_requests=min(Settings.max_active_requests, connections - connections // 8),
+        max_connections=connections,
     )
     with bind(host, port) as listening:
         service = make_service(

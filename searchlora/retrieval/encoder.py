@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from searchlora.adapters.stored import StoredAdapter
 
 Vectors = NDArray[np.float32]
+
+#: Characters per readable token: of the part of a long text that is tokenised first, and of the part that is read. No
+#: language has such long tokens; a text with fewer tokens is made of blanks or of words that no tokenizer knows.
+_FIRST_CHARACTERS, _MAX_CHARACTERS = 16, 256
 
 
 class Encoder:
@@ -80,8 +86,44 @@ class Encoder:
         return None if limit is None else int(limit)
 
     def tokens(self, text: str) -> int:
-        """Length of a text in tokens before truncation, including special tokens."""
-        return len(self.model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        """Length of a text in tokens before truncation, including special tokens. Safe for threads."""
+        if self._tokenizer is None:
+            return len(self.model.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+        return len(self._tokenizer.encode(text).ids)
+
+    def readable(self, text: str) -> tuple[str, int]:
+        """The beginning of a text that the encoder reads, without tokenising the rest. Safe for threads.
+
+        The text is cut where it has more than twice `max_tokens`, between two words if there are any, so the tokens
+        that are left after truncation are those of the whole text; else at 256 characters per token of `max_tokens`.
+
+        Returns:
+            The beginning, or the whole text if it is not much longer, and its length in tokens, as `tokens`.
+        """
+        limit = self.max_tokens
+        if limit is None:
+            return text, self.tokens(text)
+        for per_token in (_FIRST_CHARACTERS, _FIRST_CHARACTERS * 4, _MAX_CHARACTERS):
+            beginning = _cut(text, per_token * limit)
+            length = self.tokens(beginning)
+            if beginning is text or length > 2 * limit:
+                break
+        return beginning, length
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """A copy of the fast tokenizer that neither truncates nor pads; None for a slow one.
+
+        The model changes these settings of its own tokenizer with each call, so other threads must not use that.
+        """
+        fast = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        if fast is None:
+            return None
+        tokenizer = copy.deepcopy(fast)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = self.model.tokenizer.split_special_tokens
+        return tokenizer
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: Progress = silent) -> Vectors:
         """Encode texts.
@@ -112,3 +154,11 @@ class Encoder:
             vectors[places] = part
             progress(start + len(places), len(texts), "texts encoded")
         return vectors
+
+
+def _cut(text: str, characters: int) -> str:
+    """At most so many characters of a text, without the last word, which may be cut; the text itself if it is short."""
+    if len(text) <= characters:
+        return text
+    words = text[:characters].rsplit(None, 1)
+    return words[0] if len(words) == 2 else text[:characters]

@@ -117,6 +117,19 @@ def test_impossible_requests_are_errors(refused, files, monkeypatch, more, says)
     assert not (files / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--measure", "nDCG@ten"), "'nDCG@ten' is not a measure"),
+        (("--correction", "none"), "there is no correction 'none'"),
+    ],
+)
+def test_options_that_one_judge_without_runs_does_not_need_are_checked(refused, files, more, says):
+    ask = ("judge-card", "--human", files / "human", "--judge", f"x={files / 'good'}", "--out", files / "out")
+    assert says in refused(*ask, *more)
+    assert not (files / "out").exists()
+
+
 def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     (files / "good.invalid.jsonl").write_text('{"topic": "q0", "document": "d0"}\n{"topic": "q0"}\n', encoding="utf-8")
     assert "good.invalid.jsonl, line 2: has no topic and document" in refused(*asked(files))

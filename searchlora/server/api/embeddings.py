@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 
 from searchlora.server.api.disconnect import unless_disconnected
-from searchlora.server.api.encoders import Embedded
+from searchlora.server.api.encoders import Embedded, readable
 from searchlora.server.api.schemas import EmbeddingRequest
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ def routes(service: Service) -> APIRouter:
         encoders, caller = service.encoders, http.state.caller
         with service.admitted(caller):
             pinned = await service.in_thread(caller, lambda: encoders.pin(body.model))
-            future = encoders.submit(
-                pinned,
-                body.input,
-                body.dimensions,
-                truncate=body.truncate,
-                timeout=service.settings.timeout,
-                caller=caller,
+            timeout = service.settings.timeout
+            loading = encoders.load(pinned, timeout=timeout, caller=caller)
+            encoder = await unless_disconnected(http, asyncio.wrap_future(loading))
+            texts = await service.in_thread(
+                caller, lambda: readable(encoder, pinned, body.input, truncate=body.truncate)
             )
+            future = encoders.submit(pinned, texts, body.dimensions, timeout=timeout, caller=caller)
             embedded = await unless_disconnected(http, asyncio.wrap_future(future))
         service.metrics.tokens.labels(pinned, "embedded").inc(embedded.tokens)
         return await service.json(caller, lambda: _response(pinned, embedded, body.encoding_format == "base64"))

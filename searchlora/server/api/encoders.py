@@ -27,6 +27,40 @@ class Embedded:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Readable:
+    """The beginning of a text that an encoder reads, and the tokens that it reads, special tokens included."""
+
+    text: str
+    tokens: int
+
+
+def readable(encoder: Encoder, pinned: str, texts: Sequence[str], *, truncate: bool) -> list[Readable]:
+    """What an encoder reads of each text. Tokenises: call it in a worker thread, not in the queue of the encoders.
+
+    Args:
+        encoder: From `Encoders.load`.
+        pinned: Its name in errors.
+        texts: The texts.
+        truncate: Whether texts that are too long are cut instead of refused.
+
+    Raises:
+        UsageError: for a text that is too long.
+    """
+    limit, found = encoder.max_tokens, []
+    for number, text in enumerate(texts, 1):
+        beginning, length = encoder.readable(text)
+        is_cut = len(beginning) < len(text)
+        if limit is not None and not truncate and (is_cut or length > limit):
+            has = f"{len(text):,} characters" if length <= limit else f"{length} tokens{' or more' if is_cut else ''}"
+            raise UsageError(
+                f"text {number} has {has}, and {pinned} reads {limit} tokens",
+                fix="Shorten it, or let it be cut with 'truncate': true.",
+            )
+        found.append(Readable(beginning, min(length, limit or length)))
+    return found
+
+
 class Encoders:
     """The encoders that the server was started with, and the store's adapters for them. Safe for threads.
 
@@ -60,13 +94,32 @@ class Encoders:
         """The encoder or exact adapter version that a request's `model` means. Raises `InvalidName`, `NotInStore`."""
         return model if model in self.bases else self._store.pin(model)
 
+    def load(self, pinned: str, *, timeout: float | None = None, caller: str | None = None) -> Future[Encoder]:
+        """Request a loaded encoder, without waiting for it.
+
+        Args:
+            pinned: From `pin`.
+            timeout: Seconds until the job fails.
+            caller: Callers take turns.
+
+        Raises:
+            EngineBusy: when the queue is full. The future raises the following errors.
+            DeadlineExceeded: when the job is late.
+            NotInStore: for an adapter of another base model.
+            LoadCheckFailed: for an adapter that fails its load check.
+        """
+        if (encoder := self._loaded.get(pinned)) is not None:
+            done: Future[Encoder] = Future()
+            done.set_result(encoder)
+            return done
+        return self._queue.put(lambda _: self._encoder(pinned), timeout, caller)
+
     def submit(
         self,
         pinned: str,
-        texts: Sequence[str],
+        texts: Sequence[Readable],
         dimensions: int | None,
         *,
-        truncate: bool,
         timeout: float | None = None,
         caller: str | None = None,
     ) -> Future[Embedded]:
@@ -74,38 +127,26 @@ class Encoders:
 
         Args:
             pinned: From `pin`.
-            texts: The texts to embed.
+            texts: The texts to embed, from `readable`.
             dimensions: Leading dimensions to keep, as for `Encoder`.
-            truncate: Whether texts that are too long are cut instead of refused.
             timeout: Seconds until the job fails.
             caller: Callers take turns.
 
         Raises:
-            EngineBusy: when the queue is full. The future raises the following errors.
+            EngineBusy: when the queue is full. The future raises the errors of `load`, and the following ones.
             DeadlineExceeded: when the job is late; it stops between two batches.
-            NotInStore: for an adapter of another base model.
-            LoadCheckFailed: for an adapter that fails its load check.
-            UsageError: for a text that is too long, and for too many dimensions.
+            UsageError: for too many dimensions.
         """
-        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions, truncate), timeout, caller)
+        return self._queue.put(lambda job: self._encode(job, pinned, texts, dimensions), timeout, caller)
 
-    def _encode(self, job: Job, pinned: str, texts: Sequence[str], dimensions: int | None, truncate: bool) -> Embedded:
+    def _encode(self, job: Job, pinned: str, texts: Sequence[Readable], dimensions: int | None) -> Embedded:
         encoder = self._encoder(pinned)
-        lengths = []
-        for text in texts:
-            job.check()  # loading may have taken long, and so may a long text
-            lengths.append(encoder.tokens(text))
-        limit = encoder.max_tokens
-        if limit is not None and not truncate and max(lengths) > limit:
-            index = next(index for index, length in enumerate(lengths) if length > limit)
-            raise UsageError(
-                f"text {index + 1} has {lengths[index]} tokens, and {pinned} reads {limit}",
-                fix="Shorten it, or let it be cut with 'truncate': true.",
-            )
+        job.check()  # loading may have taken long
         # Errors of the encoder name it: use the request's name, not the folder of the base model.
         named = Encoder(encoder.model, pinned, dimensions)
-        vectors = named.encode(texts, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
-        return Embedded(vectors, sum(min(length, limit or length) for length in lengths))
+        beginnings = [each.text for each in texts]
+        vectors = named.encode(beginnings, batch_size=_BATCH_SIZE, progress=lambda *_: job.check())
+        return Embedded(vectors, sum(each.tokens for each in texts))
 
     def _encoder(self, pinned: str) -> Encoder:
         if pinned not in self._loaded:

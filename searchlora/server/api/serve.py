@@ -107,6 +107,7 @@ def make_server(service: Service, *, grace: float = 60.0, trusted_proxies: Seque
         http=HttpProtocol,
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        limit_concurrency=service.settings.max_connections + 1,  # uvicorn refuses at that number
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=list(trusted_proxies),
         timeout_graceful_shutdown=None if math.isinf(grace) else math.ceil(grace),

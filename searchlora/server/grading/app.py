@@ -24,6 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.errors import SearchloraError, UsageError
+from searchlora.server.api.disconnect import ResponseNotRead, with_write_timeout
 from searchlora.server.api.http_protocol import HttpProtocol
 from searchlora.server.grading.session import Assignment, Session
 from searchlora.server.http import PRIVATE_APP, QUIET_SERVER, is_own_host
@@ -45,7 +46,10 @@ MAX_HEAD_BYTES = 65_536
 #: Seconds within which a request body must arrive.
 BODY_SECONDS = 30.0
 
-#: Connections at the same time; further ones get 503.
+#: Seconds within which a response must be read.
+RESPONSE_SECONDS = 60.0
+
+#: Connections at the same time; above it those that wait for their client are closed, see `http_protocol`.
 MAX_CONNECTIONS = 500
 
 #: Headers of every response: the page loads nothing from other origins and is not cached or framed.
@@ -130,7 +134,7 @@ def server_config(session: Session, host: str) -> uvicorn.Config:
         http=HttpProtocol,
         proxy_headers=False,  # else a client on this machine could name any address as its own
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS + 1,  # uvicorn refuses at that number
         **QUIET_SERVER,
         log_level="error",
         lifespan="off",
@@ -160,8 +164,9 @@ class RequestGuard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
+            await send_in_time(message)
 
+        send_in_time = with_write_timeout(send, RESPONSE_SECONDS)
         headers = Headers(scope=scope)
         answer: ASGIApp = self._app
         if refusal := self._refusal(headers, scope["path"]):
@@ -174,7 +179,8 @@ class RequestGuard:
             except TimeoutError:
                 message = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
                 answer = PlainTextResponse(message, status_code=408, headers={"Connection": "close"})
-        await answer(scope, receive, send_with_headers)
+        with suppress(ResponseNotRead):  # the server closes the connection, since the response is incomplete
+            await answer(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers, path: str) -> str:
         # Of a repeated header another reader might take another value.

@@ -260,6 +260,25 @@ def test_a_disconnect_within_the_body_is_counted_as_499(tiny_base, store):
         assert 'status="400"' not in client.get("/metrics").text
 
 
+def test_waiting_connections_give_way_and_requests_in_progress_do_not(tiny_base, store):
+    import socket
+
+    with serving(tiny_base, store, max_active_requests=15, max_connections=20, max_answer_tokens=1000) as (_, client):
+        answers = []
+        working = threading.Thread(target=lambda: answers.append(client.post(CHAT, json=long(300))))
+        working.start()
+        time.sleep(0.2)
+        address = (client.base_url.host, client.base_url.port)
+        halves = [socket.create_connection(address, timeout=20) for _ in range(60)]
+        halves[0].sendall(b"POST /v1/chat/com")
+        assert httpx.get(f"{client.base_url}/v1/models", timeout=5).status_code == 200
+        working.join()
+        assert [answer.status_code for answer in answers] == [200]
+        assert b"gave_way" in halves[0].recv(1000)
+        for half in halves:
+            half.close()
+
+
 def test_small_answers_are_sent_without_delay(client):
     took = []
     for _ in range(20):

@@ -336,6 +336,29 @@ def test_half_requests_are_ended_and_do_not_hold_up_raters(tmp_path, monkeypatch
                 assert answer.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: loc",
+        b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n",  # served, and kept open
+        b"POST /api/raters/anna/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{",
+    ],
+    ids=["silent", "half head", "idle", "half body"],
+)
+def test_waiting_connections_keep_no_rater_out(tmp_path, monkeypatch, half):
+    monkeypatch.setattr(app, "MAX_CONNECTIONS", 20)
+    with served(synthetic_session(tmp_path)) as url, contextlib.ExitStack() as open_connections:
+        for _ in range(60):
+            attack = socket.create_connection(("127.0.0.1", urlsplit(url).port))
+            open_connections.enter_context(attack)
+            with contextlib.suppress(ConnectionError):
+                attack.sendall(half)
+        time.sleep(0.1)
+        for rater in ("anna", "ben"):
+            assert httpx.post(f"{url}api/raters/{rater}/next", timeout=5).status_code == 200
+
+
 def test_a_client_does_not_choose_its_own_address(tmp_path):
     with served(synthetic_session(tmp_path)) as url, httpx.Client(base_url=url) as client:
         codes = [
