@@ -9,8 +9,9 @@ import time
 import pytest
 
 from searchlora.errors import EngineError
-from searchlora.inference.engine import Completion, Request
+from searchlora.inference.engine import Completion, Request, TokenLogprob
 from searchlora.inference.remote.engine import RemoteEngine
+from searchlora.inference.sampling import Sampling
 from searchlora.outputs import Grammar
 from tests.inference.http_server import Reply, answering
 
@@ -18,9 +19,17 @@ CHAT = ({"role": "user", "content": "tent"},)
 SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red"]}}}
 
 
-def chats(text="red", finish="stop"):
+LOGPROB = {
+    "token": "\N{REPLACEMENT CHARACTER}",
+    "bytes": [195],
+    "logprob": -1.5,
+    "top_logprobs": [{"token": "gr", "bytes": [103, 114], "logprob": -0.25}],
+}
+
+
+def chats(text="red", finish="stop", logprobs=None):
     """A server of chats only."""
-    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish, "logprobs": logprobs}
     answer = Reply({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 2}})
     return lambda asked: (
         Reply({"data": [{"id": "the-base", "owned_by": "someone"}]}) if asked.path == "/v1/models" else answer
@@ -45,12 +54,58 @@ def test_other_servers_receive_chat_messages(tiny_base):
         }
 
 
+def test_other_servers_receive_sampling_and_stop_strings(tiny_base):
+    sampling = Sampling(0.7, top_p=0.9, presence_penalty=0.5, frequency_penalty=-0.25, seed=3, logprobs=1)
+    with answering(chats(logprobs={"content": [LOGPROB, {**LOGPROB, "bytes": None}]})) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        (completion,) = engine.generate([Request(CHAT, None, 7, sampling=sampling, stop=(".", "END"))])
+        assert server.asked[-1].body == {
+            "model": "the-base",
+            "messages": [dict(CHAT[0])],
+            "max_tokens": 7,
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "presence_penalty": 0.5,
+            "frequency_penalty": -0.25,
+            "seed": 3,
+            "stop": [".", "END"],
+            "logprobs": True,
+            "top_logprobs": 1,
+        }
+        engine.generate([Request(CHAT, sampling=Sampling(top_k=3, min_p=0.1, top_p=0.5))])
+        assert set(server.asked[-1].body) == {"model", "messages", "max_tokens", "temperature"}  # greedy
+    best = TokenLogprob("gr", b"gr", -0.25)
+    broken = "\N{REPLACEMENT CHARACTER}"
+    assert completion.logprobs == (
+        TokenLogprob(broken, b"\xc3", -1.5, (best,)),
+        TokenLogprob(broken, broken.encode(), -1.5, (best,)),
+    )
+
+
+def test_a_server_without_logprobs_is_an_error(tiny_base):
+    says = r"request 1: the server reports no log-probabilities\. Leave out 'logprobs'"
+    with answering(chats()) as server, pytest.raises(EngineError, match=says):
+        RemoteEngine(server.url, tiny_base).generate([Request(CHAT, sampling=Sampling(logprobs=0))])
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [{}, {"content": None}, {"content": [{}]}, {"content": [{**LOGPROB, "logprob": "-1"}]}, {"content": [[1]]}],
+    ids=str,
+)
+def test_malformed_logprobs_are_an_error(tiny_base, logprobs):
+    with answering(chats(logprobs=logprobs)) as server, pytest.raises(EngineError, match="not understood"):
+        RemoteEngine(server.url, tiny_base).generate([Request(CHAT, sampling=Sampling(logprobs=0))])
+
+
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
         (Request(CHAT, grammar=Grammar("regex", "red")), "cannot hold an answer to a regular expression.*vLLM"),
         (Request(CHAT, grammar=Grammar("lark", 'start: "red"')), "cannot hold an answer to a Lark grammar"),
         (Request(CHAT, answer_prefix="gre"), "cannot go on behind the beginning of an answer.*'searchlora serve'"),
+        (Request(CHAT, sampling=Sampling(0.5, top_k=3)), "cannot sample with top_k. For this, use vLLM"),
+        (Request(CHAT, sampling=Sampling(0.5, top_k=3, min_p=0.1)), "cannot sample with top_k and min_p"),
     ],
 )
 def test_unsupported_requests_to_other_servers_are_refused(tiny_base, request_, says):

@@ -13,6 +13,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, LoadCheckFailed, NotInStore, PromptTooLong
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.remote.engine import RemoteEngine
+from searchlora.inference.sampling import Sampling
 from searchlora.models.load import load_tokenizer
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
@@ -64,8 +65,9 @@ class LikeVllm:
             return Reply(b"Success")
         body = asked.body
         assert asked.path == "/v1/completions"
-        assert body["temperature"] == 0
+        assert body["repetition_penalty"] == 1
         if "logprob_token_ids" in body:
+            assert body["temperature"] == 0
             assert len(body["logprob_token_ids"]) == body["logprobs"] <= 128
             choices = [
                 {
@@ -82,6 +84,13 @@ class LikeVllm:
             return Reply({"choices": choices[::-1], "usage": usage})
         ids = self.renderer.completion_ids("red")
         choice = {"index": 0, "finish_reason": "stop", "token_ids": ids, "text": "not this"}
+        if "logprobs" in body:
+            likely = [{f"token_id:{token}": -0.5 - token, "token_id:5": -0.25, "token_id:6": -0.75} for token in ids]
+            choice["logprobs"] = {
+                "tokens": [f"token_id:{token}" for token in ids],
+                "token_logprobs": [-0.5 - token for token in ids],
+                "top_logprobs": likely,
+            }
         return Reply({"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": len(ids)}})
 
     @staticmethod
@@ -98,6 +107,42 @@ def test_vllm_receives_and_returns_token_ids(tiny_base, renderer):
     body = server.asked[-1].body
     assert body["prompt"] == [renderer.prompt_ids(CHAT, "gre")]
     assert (body["model"], body["max_tokens"], body["stop_token_ids"]) == ("the-base", 7, [renderer.stop_id])
+
+
+def test_vllm_receives_sampling_and_stop_strings(tiny_base, renderer):
+    sampling = Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1, presence_penalty=0.5, frequency_penalty=-0.25, seed=3)
+    with answering(LikeVllm(renderer)) as server:
+        engine = RemoteEngine(server.url, tiny_base)
+        plain = Request(CHAT, sampling=Sampling(0.5))
+        stopped = Request(CHAT, sampling=sampling, stop=("ed", "END"))
+        assert [each.text for each in engine.generate([plain, stopped])] == ["red", "r"]
+        engine.generate([Request(CHAT, sampling=Sampling(top_k=5, top_p=0.5))])
+    sent = [asked.body for asked in server.asked if asked.path == "/v1/completions"]
+    of_plain, of_stopped = sorted(sent[:2], key=lambda body: body["temperature"])
+    assert of_stopped["stop"] == ["ed", "END"]
+    fields = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
+    assert {name: of_stopped[name] for name in fields} == {name: getattr(sampling, name) for name in fields}
+    # The generation_config of the base model may set filters, so they are always sent.
+    assert {name: of_plain.get(name) for name in fields} == dict.fromkeys(fields) | {
+        "temperature": 0.5,
+        "top_k": -1,
+        "top_p": 1.0,
+        "min_p": 0.0,
+    }
+    assert {name: sent[2].get(name) for name in fields} == dict.fromkeys(fields) | {"temperature": 0}
+
+
+@pytest.mark.parametrize(("stop", "text"), [((), "red"), (("e",), "r")])
+def test_vllm_reports_logprobs_of_the_tokens_of_the_text(tiny_base, renderer, stop, text):
+    with answering(LikeVllm(renderer)) as server:
+        request = Request(CHAT, sampling=Sampling(logprobs=1), stop=stop)
+        (completion,) = RemoteEngine(server.url, tiny_base).generate([request])
+    assert completion.text == text
+    ids = renderer.completion_ids("red")[: len(text)]
+    assert [each.text for each in completion.logprobs] == list(text)
+    assert [each.bytes for each in completion.logprobs] == [each.encode() for each in text]
+    assert [each.logprob for each in completion.logprobs] == [-0.5 - token for token in ids]
+    assert [[top.logprob for top in each.top] for each in completion.logprobs] == [[-0.25]] * len(text)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from searchlora.errors import EngineError
-from searchlora.inference.engine import Completion, Request, Scored
+from searchlora.inference.answer_text import AnswerText
+from searchlora.inference.engine import Completion, Request, Scored, TokenLogprob
+from searchlora.inference.sampling import GREEDY, Sampling
 from searchlora.outputs import Grammar
 from searchlora.prompts import Renderer
 
@@ -28,7 +30,10 @@ class Dialect(Protocol):
     """One kind of server. An unexpected response raises KeyError, TypeError, ValueError or AttributeError."""
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
-        """The greedy completion of one request by the model with this name on the server."""
+        """The completion of one request by the model with this name on the server.
+
+        Raises `EngineError` for what this kind of server cannot do.
+        """
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -37,25 +42,60 @@ class Dialect(Protocol):
 
 
 class Vllm:
-    """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen."""
+    """vLLM's completions of token ids: the prompt is rendered here, so the model reads what training has seen.
 
-    def __init__(self, renderer: Renderer) -> None:
+    Args:
+        renderer: Renders chats to token ids.
+        token_bytes: Returns the bytes of a token.
+    """
+
+    def __init__(self, renderer: Renderer, token_bytes: Callable[[int], bytes]) -> None:
         self._renderer = renderer
+        self._token_bytes = token_bytes
 
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         prompt = self._renderer.prompt_ids(request.messages, request.answer_prefix, request.adapter)
         body = {
-            **self._greedy(model, [prompt], request.max_new_tokens),
+            **self._body(model, [prompt], request.max_new_tokens, request.sampling),
             # An answer ends with the template's end-of-turn token. Other stop tokens of the base model's configuration
             # are ordinary tokens, except under a grammar, whose end the server marks with them.
             "stop_token_ids": [self._renderer.stop_id],
             "ignore_eos": request.grammar is None,
             "return_token_ids": True,
+            **({"stop": list(request.stop)} if request.stop else {}),
             **({"structured_outputs": _spaced(_structured(request.grammar))} if request.grammar else {}),
         }
+        if request.sampling.logprobs is not None:
+            body |= {"logprobs": request.sampling.logprobs, "return_tokens_as_token_ids": True}
         answer = post("/v1/completions", body)
         (choice,) = answer["choices"]
-        return _completion(self._renderer.decode(choice["token_ids"]), choice["finish_reason"], answer["usage"])
+        ids = choice["token_ids"]
+        count = len(ids) - (ids[-1:] == [self._renderer.stop_id])
+        text = self._renderer.decode(ids)
+        if request.stop:  # the token ids include those of the stop string
+            growing = AnswerText(self._renderer.decode, request.stop)
+            if any(growing.add(token) for token in ids[:count]):
+                text, count = growing.whole, growing.tokens_of(growing.whole)
+        logprobs = None
+        if request.sampling.logprobs is not None:
+            logprobs = self._logprobs(ids[:count], _reported(choice), request.sampling.logprobs)
+        return _completion(text, choice["finish_reason"], answer["usage"], logprobs)
+
+    def _logprobs(self, ids: Sequence[int], reported: Mapping[str, Any], count: int) -> tuple[TokenLogprob, ...]:
+        """The log-probabilities of tokens. vLLM reports the chosen token among the most likely ones, wherever it is."""
+
+        def of(token: int, logprob: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+            content = self._token_bytes(token)
+            return TokenLogprob(content.decode("utf-8", "replace"), content, _number(logprob), top)
+
+        found = []
+        for token, logprob, likely in zip(ids, reported["token_logprobs"], reported["top_logprobs"], strict=False):
+            best = sorted(likely.items(), key=lambda each: -each[1])[:count]
+            top = tuple(of(int(name.removeprefix("token_id:")), value) for name, value in best)
+            found.append(of(token, logprob, top))
+        if len(found) < len(ids):
+            raise ValueError(f"{len(found)} log-probabilities for {len(ids)} tokens")
+        return tuple(found)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -76,7 +116,7 @@ class Vllm:
         for part in _calls(choice_ids):
             token_ids = sorted({token for _, tokens in part for token in tokens})
             body = {
-                **self._greedy(model, [[*prompt, *prefix] for prefix, _ in part], 1),
+                **self._body(model, [[*prompt, *prefix] for prefix, _ in part], 1),
                 "logprobs": len(token_ids),
                 "logprob_token_ids": token_ids,
                 "return_tokens_as_token_ids": True,
@@ -95,10 +135,14 @@ class Vllm:
         sums = (math.fsum(log_probabilities[ids[: end + 1]] for end in range(len(ids))) for ids in choice_ids)
         return Scored(_finite(sums), prompt_tokens, len(log_probabilities))
 
-    def _greedy(self, model: str, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
-        """Fields of a greedy request, whatever the generation_config of the base model sets."""
-        fixed = {"temperature": 0, "repetition_penalty": 1.0}
-        return {"model": model, "prompt": prompts, "max_tokens": tokens, **fixed}
+    def _body(
+        self, model: str, prompts: Sequence[Sequence[int]], tokens: int, sampling: Sampling = GREEDY
+    ) -> dict[str, Any]:
+        """Fields of a request; no filter or penalty of the base model's generation_config remains."""
+        fields = {"model": model, "prompt": prompts, "max_tokens": tokens, **_sampling(sampling)}
+        if not sampling.is_greedy:
+            fields |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1, "min_p": sampling.min_p}
+        return {**fields, "repetition_penalty": 1.0}
 
 
 class Searchlora:
@@ -110,8 +154,9 @@ class Searchlora:
             "prompt": "raw",  # the messages are the task's prompt already
             **({"answer_prefix": request.answer_prefix} if request.answer_prefix else {}),
             **({"structured_outputs": _structured(request.grammar)} if request.grammar else {}),
+            **_filters(request.sampling),
         }
-        return _message(post("/v1/chat/completions", body))
+        return _message(post("/v1/chat/completions", body), request.sampling)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -147,6 +192,8 @@ class OpenAI:
     def generate(self, post: Post, model: str, request: Request) -> Completion:
         if request.answer_prefix:
             raise EngineError("the server cannot go on behind the beginning of an answer", fix=f"For this, {_OTHER}")
+        if unknown := _filters(request.sampling):
+            raise EngineError(f"the server cannot sample with {' and '.join(unknown)}", fix=f"For this, {_OTHER}")
         disarmed = [{**message, "content": self._renderer.disarm(message["content"])} for message in request.messages]
         body = {**_chat(model, request), "messages": disarmed}
         if request.grammar is not None:
@@ -155,7 +202,7 @@ class OpenAI:
                 raise EngineError(f"the server cannot hold an answer to a {kind}", fix=f"{_FREE} {_OTHER}")
             schema = {"name": "answer", "schema": json.loads(request.grammar.text), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return _message(post("/v1/chat/completions", body))
+        return _message(post("/v1/chat/completions", body), request.sampling)
 
     def score(
         self, post: Post, model: str, request: Request, choices: Sequence[str], prune_margin: float | None
@@ -192,23 +239,75 @@ def _spaced(structured: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chat(model: str, request: Request) -> dict[str, Any]:
-    messages = [dict(message) for message in request.messages]
-    return {"model": model, "messages": messages, "max_tokens": request.max_new_tokens, "temperature": 0}
+    fields = {
+        "model": model,
+        "messages": [dict(message) for message in request.messages],
+        "max_tokens": request.max_new_tokens,
+        **_sampling(request.sampling),
+        **({"stop": list(request.stop)} if request.stop else {}),
+    }
+    if request.sampling.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": request.sampling.logprobs}
+    return fields
 
 
-def _message(answer: Mapping[str, Any]) -> Completion:
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    """The fields of OpenAI's API, without those that have no effect."""
+    fields: dict[str, Any] = {"temperature": 0 if sampling.is_greedy else sampling.temperature}
+    if sampling.top_p < 1 and not sampling.is_greedy:
+        fields["top_p"] = sampling.top_p
+    for name in ("presence_penalty", "frequency_penalty"):
+        if value := getattr(sampling, name):
+            fields[name] = value
+    return fields if sampling.seed is None else {**fields, "seed": sampling.seed}
+
+
+def _filters(sampling: Sampling) -> dict[str, Any]:
+    """The fields that OpenAI's API does not have, without those that have no effect."""
+    fields = {"top_k": sampling.top_k, "min_p": sampling.min_p}
+    return {} if sampling.is_greedy else {name: value for name, value in fields.items() if value}
+
+
+def _message(answer: Mapping[str, Any], sampling: Sampling) -> Completion:
     (choice,) = answer["choices"]
-    return _completion(choice["message"]["content"] or "", choice["finish_reason"], answer["usage"])
+    logprobs = None
+    if sampling.logprobs is not None:
+        logprobs = tuple(_token_logprob(each) for each in _reported(choice)["content"])
+    return _completion(choice["message"]["content"] or "", choice["finish_reason"], answer["usage"], logprobs)
 
 
-def _completion(text: str, finish: str, usage: Mapping[str, Any]) -> Completion:
+def _reported(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The log-probabilities that were asked for."""
+    reported: Mapping[str, Any] | None = choice.get("logprobs")
+    if reported is None:
+        raise EngineError("the server reports no log-probabilities", fix=f"Leave out 'logprobs', or {_OTHER}")
+    return reported
+
+
+def _token_logprob(reported: Mapping[str, Any], *, has_top: bool = True) -> TokenLogprob:
+    text = reported["token"]
+    content = text.encode() if reported.get("bytes") is None else bytes(reported["bytes"])
+    likely = reported.get("top_logprobs") or () if has_top else ()
+    top = tuple(_token_logprob(each, has_top=False) for each in likely)
+    return TokenLogprob(text, content, _number(reported["logprob"]), top)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"a log-probability that is a {type(value).__name__}")
+    return float(value)
+
+
+def _completion(
+    text: str, finish: str, usage: Mapping[str, Any], logprobs: tuple[TokenLogprob, ...] | None
+) -> Completion:
     if not isinstance(text, str):
         raise TypeError(f"a text that is a {type(text).__name__}")
     text.encode()  # a lone surrogate could be stored nowhere
     if finish not in ("stop", "length"):
         raise EngineError(f"the server ended an answer with '{finish}', neither at its end nor at its length")
     ended: Literal["stop", "length"] = "stop" if finish == "stop" else "length"
-    return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+    return Completion(text, ended, int(usage["prompt_tokens"]), int(usage["completion_tokens"]), logprobs)
 
 
 def _finite(scores: Iterable[float]) -> tuple[float, ...]:

@@ -25,11 +25,11 @@ Answer = TypeVar("Answer")
 
 
 class RemoteEngine:
-    """Greedy generation and scoring by an OpenAI-compatible server, one HTTP call per request, many at once.
+    """Generation and scoring by an OpenAI-compatible server, one HTTP call per request, many at once.
 
     vLLM gets token ids and `searchlora serve` uses this project's renderer, so the model reads what it was trained on.
-    Any other server renders with its own template; it can only generate, freely or under a JSON Schema. The server is
-    contacted with the first request.
+    Any other server renders with its own template; it can only generate, freely or under a JSON Schema, and samples
+    without `top_k` and `min_p`. The server is contacted with the first request.
 
     Args:
         url: Base URL of the server, with or without `/v1` at the end.
@@ -215,7 +215,7 @@ class RemoteEngine:
 
     @cached_property
     def _dialect(self) -> Dialect:
-        return self._models.make_dialect(self.renderer)
+        return self._models.make_dialect(self.renderer, lambda token: self._constraints.token_bytes(token))
 
     @cached_property
     def _constraints(self) -> Constraints:

@@ -57,8 +57,12 @@ class ServerModels:
         owners = {str(card.get("owned_by")) for card in self._cards.values()}
         return "vllm" if "vllm" in owners else "searchlora" if "searchlora" in owners else "openai"
 
-    def make_dialect(self, renderer: Renderer) -> Dialect:
+    def make_dialect(self, renderer: Renderer, token_bytes: Callable[[int], bytes]) -> Dialect:
         """The dialect to talk to the server with.
+
+        Args:
+            renderer: Renders chats to token ids.
+            token_bytes: Returns the bytes of a token.
 
         Raises:
             EngineError: for a `searchlora serve` with another base model, on which the same request means something
@@ -71,7 +75,7 @@ class ServerModels:
                 fix=f"Start it with --base {self._base_name}, or say with 'model' what it calls the base.",
             )
         dialects: dict[DialectName, Callable[[], Dialect]] = {
-            "vllm": lambda: Vllm(renderer),
+            "vllm": lambda: Vllm(renderer, token_bytes),
             "searchlora": Searchlora,
             "openai": lambda: OpenAI(renderer),
         }
