@@ -74,6 +74,10 @@ class UnknownFormat(DataError):
     """No reader of that name."""
 
 
+class MissingColumn(DataError):
+    """A file has no column of the required name."""
+
+
 class RowError(DataError):
     """A row that is invalid under its format or schema; `where` names the file, the row and the field."""
 

@@ -145,7 +145,16 @@ class Format:
 
 @dataclass(frozen=True)
 class SourceReport:
-    """Report of a reader about a whole source: its selection rules, and the number of rows that each removed."""
+    """Report of a reader about a whole source.
+
+    Attributes:
+        rules: Its selection rules, as sentences.
+        counts: What was counted -> the number of rows, such as those that a rule removed.
+        notes: What a user should read after the build, one line each.
+        files: Name -> text of files for the dataset folder, such as the agreement of raters.
+    """
 
     rules: tuple[str, ...]
     counts: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)

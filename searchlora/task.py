@@ -148,6 +148,15 @@ class Task(ABC):
         del record
         return None
 
+    def training_warnings(self, records: Iterable[Record]) -> Iterable[str]:
+        """Warnings about the training rows of a dataset with this task's settings, for its card."""
+        del records
+        return ()
+
+    def queries(self, record: Record) -> Sequence[str]:
+        """The texts under which judgments may know a record's information need, its own query first."""
+        return [record["query"]] if "query" in record else []
+
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         """Check that this task can be evaluated on a dataset with the given settings.
 

@@ -31,6 +31,9 @@ from searchlora.files.rows import delimited_fields, write_delimited
 _BASIC = ("query", "docid", "rating")
 _DETAILED = ("query text", "doc id", "rating")
 
+#: Columns of query, document and rating, in lower case, of the two CSV exports of a case.
+QUEPID_COLUMNS = (_BASIC, _DETAILED)
+
 _OPENSEARCH_SHAPE = '{"judgmentRatings": [{"query", "ratings": [{"docId", "rating"}]}]}'
 
 
@@ -58,14 +61,14 @@ def _quepid_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _positions(header: list[str], where: str) -> list[int]:
     names = _names(header)
-    for columns in (_BASIC, _DETAILED):
+    for columns in QUEPID_COLUMNS:
         if all(names.count(column) == 1 for column in columns):
             return [names.index(column) for column in columns]
     if names[:2] == ["query", "docid"]:
         raise DataError(
             "has no column 'rating'; a book has a column for each rater",
             where=where,
-            fix="Export the ratings of the case, or name the column of the one rater 'rating'.",
+            fix="Export the ratings of the case; `searchlora data build judgment --format quepid` reads books.",
         )
     raise DataError("is not the header of a Quepid export", where=where, fix=f"The header is {','.join(_BASIC)}.")
 

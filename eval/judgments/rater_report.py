@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from searchlora.errors import UsageError
-from searchlora.eval.formatting import figure, markdown_table, to_plain, write_json
+from searchlora.eval.formatting import figure, markdown_table, to_plain
 from searchlora.eval.judge.rater_agreement import RatingPair, RatingsAgreement, ratings_agreement
 from searchlora.eval.judgments.card import JudgmentsCard, write_judgments
 from searchlora.eval.judgments.ratings import Rating, by_rater, check_rater, merged
@@ -51,10 +52,19 @@ def write_ratings(
         write_qrels(_rater_file(folder, rater), grades)
     for rater in obsolete:
         _rater_file(folder, rater).unlink(missing_ok=True)
-    write_json(folder / "agreement.json", {"rule": rule, **to_json(agreement)})
-    with atomic_text(folder / "agreement.md") as out:
-        out.write(to_markdown(agreement, rule))
+    for name, text in agreement_files(agreement, rule).items():
+        with atomic_text(folder / name) as out:
+            out.write(text)
     return agreement
+
+
+def agreement_files(agreement: RatingsAgreement, rule: str, kept: str = "`qrels.txt`") -> dict[str, str]:
+    """`agreement.json` and `agreement.md` -> their text; `kept` is what holds the merged grades."""
+    values = {"rule": rule, **to_json(agreement)}
+    return {
+        "agreement.json": json.dumps(to_plain(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "agreement.md": to_markdown(agreement, rule, kept),
+    }
 
 
 def to_json(agreement: RatingsAgreement) -> dict[str, Any]:
@@ -65,12 +75,12 @@ def to_json(agreement: RatingsAgreement) -> dict[str, Any]:
     }
 
 
-def to_markdown(agreement: RatingsAgreement, rule: str) -> str:
-    """The agreement as a Markdown page."""
+def to_markdown(agreement: RatingsAgreement, rule: str, kept: str = "`qrels.txt`") -> str:
+    """The agreement as a Markdown page; `kept` is what holds the merged grades."""
     parts = [
         "# Agreement of the raters",
         f"{_count(agreement.pairs, 'pair')} graded, {agreement.shared} of them by two or more raters. "
-        f"`qrels.txt` holds one grade per pair by the rule *{rule}*, without the"
+        f"{kept} holds one grade per pair by the rule *{rule}*, without the"
         f' {_count(len(agreement.undecided), "pair")} that all raters rated "cannot tell".',
         _alpha(agreement.alpha),
         markdown_table(

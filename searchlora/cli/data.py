@@ -21,9 +21,22 @@ def build(
         str, typer.Option("--format", metavar="FORMAT", help="Source format; `data formats TASK` lists them.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Dataset folder to write; it must not exist.")],
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Column of the source that holds a field, as query=q, or several: passage=title,text; of the corpus, "
+            "as corpus.id=sku; of the judgments, as qrels.document=docid. Repeatable.",
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    grades: Annotated[
+        str | None,
+        typer.Option("--grades", metavar="MAP", help="Numbers of the source's grades, as E=3,S=2,C=1,I=0."),
+    ] = None,
     option: Annotated[
         list[str], typer.Option("--option", metavar="KEY=VALUE", help="Option of the format's reader; repeatable.")
-    ] = [],  # noqa: B006 (typer copies it)
+    ] = [],  # noqa: B006
     shares: Annotated[
         str, typer.Option("--shares", metavar="NUMBERS", help="Shares of groups in train, validation and test.")
     ] = "0.8,0.1,0.1",
@@ -35,11 +48,19 @@ def build(
     ] = "refuse",
     corpus: Annotated[
         Path | None,
-        typer.Option("--corpus", metavar="FILE", help="Documents (id, text, title) for evaluation by retrieval."),
+        typer.Option("--corpus", metavar="FILE", help="Documents (id, text, title) of the judgments."),
     ] = None,
     qrels: Annotated[
         Path | None,
-        typer.Option("--qrels", metavar="FILE", help="TREC judgments of the records' ids for the corpus."),
+        typer.Option(
+            "--qrels",
+            metavar="FILE",
+            help="Judgments for evaluation by retrieval: of the records' ids, or by query (query, document, grade).",
+        ),
+    ] = None,
+    topics: Annotated[
+        Path | None,
+        typer.Option("--topics", metavar="FILE", help="Queries with their ids, where judgments have ids only."),
     ] = None,
     relevant: Annotated[
         int | None,
@@ -51,6 +72,7 @@ def build(
     """Read, validate, split by group, check for leaks, and write train, validation and test with a card."""
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.building import build as verb
+    from searchlora.files import parse_field_map
     from searchlora.task import load_task
 
     options = parse_key_values(option, "--option")
@@ -72,7 +94,10 @@ def build(
             allow_rejects=allow_rejects,
             corpus=corpus,
             qrels=qrels,
+            topics=topics,
             relevant=relevant,
+            fields=parse_field_map(columns),
+            grades=grades,
             progress=steps("Reading"),
         )
     typer.echo(f"Wrote {out}")
@@ -83,6 +108,8 @@ def build(
     typer.echo(f"leaks       {card.leaks['found']:>10,} rows, taken out: {card.leaks['taken out']}")
     for label, count in card.report.get("counts", {}).items():
         typer.echo(f"{label}: {count:,}")
+    for note in card.report.get("notes", ()):
+        typer.echo(f"note: {note}")
     for warning in card.warnings:
         typer.echo(f"warning: {warning}")
 

@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -16,26 +16,29 @@ from unicodedata import category
 import numpy as np
 
 from searchlora import prompts
-from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments, write_collection
+from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, write_collection
 from searchlora.data.dataset import SETTINGS_FILE, DatasetCard, card_warnings, text_statistics
+from searchlora.data.inputs import Inputs, SuppliedCollection
 from searchlora.data.row_buffer import RowBuffer
 from searchlora.data.splits import Leak, Splitter, check_shares, find_leaks, leak_error, write_leaks
 from searchlora.data.validation import REJECTED_FILE, RecordCheck, RejectedList, beside
 from searchlora.errors import DataError, RenderError, UnknownFormat, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
-from searchlora.eval.judgments.card import read_card as read_judgments_card
 from searchlora.eval.judgments.card import write_card as write_judgments_card
 from searchlora.eval.text_identity import fingerprint
-from searchlora.files import ReadProgress, atomic_folder, file_sha256, track_reads, tree_size
+from searchlora.files import FieldMap, ReadProgress, atomic_folder, file_sha256, track_reads, tree_size
 from searchlora.files.json_text import value_fault
 from searchlora.progress import Progress, silent
-from searchlora.records import Collection, Format, Record, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Format, Record, RejectedRow, SourceReport, SourceRow
 from searchlora.task import PromptedTask, Task, load_task
 
 OnLeak = Literal["refuse", "drop"]
 
 LEAKS_FILE = "leaks.jsonl"
 LEAKS_IN_CARD = 100
+
+#: Columns beside the fields of a task: counted, shown in the note, and characters of a name.
+MAX_IGNORED, SHOWN_IGNORED, MAX_NAME = 200, 20, 60
 
 
 def build(
@@ -52,7 +55,10 @@ def build(
     on_leak: OnLeak = "refuse",
     corpus: str | Path | None = None,
     qrels: str | Path | None = None,
+    topics: str | Path | None = None,
     relevant: int | None = None,
+    fields: FieldMap | None = None,
+    grades: str | None = None,
     progress: Progress = silent,
 ) -> DatasetCard:
     """Build a dataset folder from a source, atomically.
@@ -72,9 +78,15 @@ def build(
         allow_rejects: Build from the remaining rows if rows were rejected.
         on_leak: Rows whose input occurs in two splits: "refuse" stops the build, "drop" removes them from training
             and validation. With official splits they are always removed. In all cases they are listed.
-        corpus, qrels: Documents (`id`, `text`, `title`) and TREC judgments by record id, for a source without them, or
-            in place of its own; both or neither. A card of the judgments, which says who judged, is copied.
-        relevant: Lowest grade of those judgments that counts as relevant in binary measures; None: 1.
+        corpus, qrels: Documents (`id`, `text`, `title`) and judgments, for a source without them, or in place of its
+            own; both or neither. Judgments name a record by its id, or by the text of its query (Quepid's ratings, or a
+            table with `query`, `document` and `grade`). A card of the judgments, which says who judged, is copied. A
+            format that reads documents, judgments or topics itself gets these files as its options.
+        topics: File of queries, for a format with this option.
+        relevant: Lowest grade of the judgments that counts as relevant in binary measures; None: 1.
+        fields: Field of the format -> the columns of the source that hold it. `corpus.id`, `corpus.text` and
+            `corpus.title` are of the corpus, as are `id`, `text` and `title` where the format has no such field.
+        grades: Numbers of the source's grades, as "E=3,S=2,C=1,I=0", for a format with the option `grade_map`.
         progress: Called with bytes read, total bytes and the rows so far.
 
     Returns:
@@ -90,7 +102,6 @@ def build(
     task = load_task(task) if isinstance(task, str) else task
     source, out = Path(source), Path(out)
     reader = _format(task, format)
-    _check_options(reader, options or {})
     check_shares(shares)
     if on_leak not in ("refuse", "drop"):
         raise UsageError(f"on_leak is '{on_leak}'", fix="It is 'refuse' or 'drop'.")
@@ -98,21 +109,15 @@ def build(
         raise UsageError(f"the limit is {limit}", where="--limit", fix="It is 1 or more; without it all rows are read.")
     if not source.exists():
         raise DataError("there is no such file or folder", where=str(source), fix="Check the path.")
-    judged_by = None
-    if corpus is not None and qrels is not None:
-        supplied = Collection(read_documents(corpus), read_judgments(Path(qrels)), relevant or 1)
-        reader = replace(reader, collection=lambda *_: supplied)
-        judged_by = read_judgments_card(qrels)
-    elif corpus is not None or qrels is not None:
-        raise UsageError("a corpus needs judgments and judgments need a corpus", fix="Give both, or neither.")
-    elif relevant is not None:
-        raise UsageError("a lowest relevant grade needs judgments", fix="Give --corpus and --qrels too.")
-    merged_options = {**(reader.implied(source) if reader.implied is not None else {}), **(options or {})}
+    inputs = Inputs(corpus, qrels, topics, relevant, fields or {}, grades)
+    reader, given, judged_by = inputs.applied(task, reader, options or {})
+    merged_options = {**(reader.implied(source) if reader.implied is not None else {}), **given}
     with atomic_folder(out) as folder:
         builder = _Build(
             task, reader, source, folder, out, merged_options, seed, shares, ReadProgress(progress=progress)
         )
         builder.judged_by = judged_by
+        builder.supplied = inputs.supplied(reader)
         card = builder.run(limit, allow_rejects, on_leak)
     for leftover in (beside(out, REJECTED_FILE), beside(out, LEAKS_FILE)):
         leftover.unlink(missing_ok=True)
@@ -131,14 +136,16 @@ class _Build:
     shares: tuple[float, float, float]
     reading: ReadProgress
     judged_by: JudgmentsCard | None = None
+    supplied: SuppliedCollection | None = None
     judged_in_test: int = 0
+    ignored: dict[str, int] = field(default_factory=dict)
     reports: list[SourceReport] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rejected = RejectedList(self.folder)
 
     def run(self, limit: int | None, allow_rejects: bool, on_leak: OnLeak) -> DatasetCard:
-        passes = self.format.passes + (self.format.collection is not None)
+        passes = self.format.passes + (self.format.collection is not None and self.supplied is None)
         self.reading.total = passes * tree_size(self.source)
         splitter = Splitter(self.folder, self.seed, self.shares)
         with track_reads(self.reading):
@@ -151,12 +158,14 @@ class _Build:
             leaks = self._check_leaks(buffers, bool(splitter.official), on_leak)
             counts = self._write_collection(buffers)
         self._copy_sidecars()
-        self._write_settings(buffers["train"])
+        warnings = self._write_settings(buffers["train"])
+        for name, text in ((name, text) for report in self.reports for name, text in report.files.items()):
+            (self.folder / Path(name).name).write_text(text, encoding="utf-8")
         for buffer in buffers.values():
             buffer.discard_places()
         self.reading.done = self.reading.total
         self.reading.report()
-        card = self._card(buffers, bool(splitter.official), leaks, counts)
+        card = self._card(buffers, bool(splitter.official), leaks, counts, warnings)
         card.write(self.folder)
         return card
 
@@ -174,7 +183,7 @@ class _Build:
                     return
 
     def _add(self, row: SourceRow, check: RecordCheck, ids: set[int], splitter: Splitter) -> None:
-        record = row.data
+        record = self._without_other_columns(row.data)
         fault = value_fault(record) or check.fault(record) or splitter.problem(record)
         key = 0
         if fault is None:
@@ -188,11 +197,32 @@ class _Build:
             except RenderError as error:
                 fault = error.what
         if fault is not None:
-            self.rejected.add(RejectedRow(row.where, fault, record))
+            self.rejected.add(RejectedRow(row.where, fault, row.data))
             return
         splitter.add(record, row.where, input_text, target)
         ids.add(key)
         self.reading.rows += 1
+
+    def _without_other_columns(self, data: Record) -> Record:
+        """The fields that the task's schema knows; further columns of a user's file are counted, not refused."""
+        schema = self.task.record_schema
+        if schema.get("additionalProperties") is not False:
+            return data
+        known = schema.get("properties", {})
+        others = [name for name in data if name not in known]
+        for name in others:
+            if name in self.ignored or len(self.ignored) < MAX_IGNORED:
+                self.ignored[name] = self.ignored.get(name, 0) + 1
+        return {name: value for name, value in data.items() if name in known} if others else data
+
+    def _notes(self) -> list[str]:
+        notes = [note for report in self.reports for note in report.notes]
+        if self.ignored:
+            names = ", ".join(name[:MAX_NAME] for name in list(self.ignored)[:SHOWN_IGNORED])
+            more = len(self.ignored) - SHOWN_IGNORED
+            names += f" and {more} more" if more > 0 else ""
+            notes.append(f"columns that are no field of the task were ignored: {names}")
+        return notes
 
     def _check_rows(self, buffers: Mapping[str, RowBuffer], allow_rejects: bool) -> None:
         self.rejected.check(self.source, self.out, self.reading.rows, self.reports, allow_rejects)
@@ -216,10 +246,14 @@ class _Build:
         return leaks
 
     def _write_collection(self, buffers: Mapping[str, RowBuffer]) -> dict[str, int] | None:
-        if self.format.collection is None:
-            return None
         topics = {int(key) for buffer in buffers.values() for key in buffer.ids}
-        collection = self.format.collection(self.source, self.options)
+        if self.supplied is not None:
+            records = (record for buffer in buffers.values() for record in buffer.records())
+            collection = self.supplied.collection((str(record["id"]), self.task.queries(record)) for record in records)
+        elif self.format.collection is not None:
+            collection = self.format.collection(self.source, self.options)
+        else:
+            return None
         counts, judged = write_collection(collection, self.folder, topics)
         if not counts["documents"]:  # records without documents, such as labelled texts
             for name in (CORPUS_FILE, QRELS_FILE):
@@ -237,14 +271,21 @@ class _Build:
             shutil.copyfile(self.source / name, self.folder / name)
             self.reading.files[self.source / name] = None
 
-    def _write_settings(self, training: RowBuffer) -> None:
+    def _write_settings(self, training: RowBuffer) -> list[str]:
+        """Write the task's settings; what it warns about in the training rows."""
         settings = self.task.settings_of(self.options, training.records())
         if settings != self.task.default_settings:
             text = json.dumps(settings, ensure_ascii=False, indent=1) + "\n"
             (self.folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+        return list(self.task.bound(settings).training_warnings(training.records()))
 
     def _card(
-        self, buffers: Mapping[str, RowBuffer], official: bool, leaks: list[Leak], collection: dict[str, int] | None
+        self,
+        buffers: Mapping[str, RowBuffer],
+        official: bool,
+        leaks: list[Leak],
+        collection: dict[str, int] | None,
+        warnings: Sequence[str],
     ) -> DatasetCard:
         rows = {name: len(buffer) for name, buffer in buffers.items()}
         return DatasetCard(
@@ -269,9 +310,10 @@ class _Build:
             report={
                 "rules": [rule for report in self.reports for rule in report.rules],
                 "counts": {name: count for report in self.reports for name, count in report.counts.items()},
+                "notes": self._notes(),
             },
             collection=collection,
-            warnings=tuple(card_warnings(rows, collection, self.judged_in_test)),
+            warnings=(*card_warnings(rows, collection, self.judged_in_test), *warnings),
             searchlora=version("searchlora"),
         )
 
@@ -286,15 +328,6 @@ def _format(task: Task, name: str) -> Format:
             f"task '{task.name}' reads no format '{name}'", fix=f"Known formats: {', '.join(sorted(task.formats))}."
         )
     return task.formats[name]
-
-
-def _check_options(format: Format, options: Mapping[str, str]) -> None:
-    known = format.options
-    for name in options:
-        if name not in known:
-            raise UsageError(
-                f"format '{format.name}' has no option '{name}'", fix=f"Known options: {', '.join(known) or 'none'}."
-            )
 
 
 def _id_fault(record_id: str) -> str | None:

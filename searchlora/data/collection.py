@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from searchlora.errors import DataError
 from searchlora.eval.text_identity import fingerprint
 from searchlora.eval.trec import is_word, iter_qrels
-from searchlora.files import FieldMap, mapped, read_rows
+from searchlora.files import FieldMap, as_text, mapped, read_rows
 from searchlora.records import Collection, Document, Judgment, RejectedRow
 
 CORPUS_FILE = "corpus.jsonl"
@@ -86,16 +86,8 @@ def _document(data: Mapping[str, Any], where: str) -> Document:
     identifier = str(data["id"]) if type(data["id"]) is int else data["id"]
     if not all(isinstance(value, str) for value in (identifier, text, title)):
         raise DataError("id, text and title of a document must be text", where=where)
-    metadata = {name: _as_text(value) for name, value in data.items() if name not in ("id", "text", "title")}
+    metadata = {name: as_text(value) for name, value in data.items() if name not in ("id", "text", "title")}
     return Document(identifier, text, title if data.get("text") else "", metadata)
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_as_text, value))
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else str(value)
 
 
 def read_judgments(path: Path) -> Iterator[Judgment]:
@@ -129,7 +121,7 @@ def write_collection(collection: Collection, folder: Path, topics: set[int]) -> 
             if key in ids:
                 raise DataError("the document id occurs twice", where=f"document {document.id}")
             ids.add(key)
-            row = {"id": document.id, "title": document.title, "text": document.text}
+            row = {"id": document.id, "title": document.title, "text": document.text, **document.metadata}
             try:
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             except UnicodeEncodeError as error:

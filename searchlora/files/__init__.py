@@ -18,7 +18,7 @@ from searchlora.files.atomic import (
     tree_sha256,
     tree_size,
 )
-from searchlora.files.field_map import FieldMap, mapped, parse_field_map
+from searchlora.files.field_map import FieldMap, as_text, mapped, parse_field_map
 from searchlora.files.json_text import Pairs, json_file, json_line, json_object, parse_json
 from searchlora.files.read_progress import ReadProgress, track_reads
 from searchlora.files.rows import EXCERPT, EXTENSIONS, RejectedRow, Rows, SourceRow, read_rows, strict
@@ -44,6 +44,7 @@ __all__ = [
     "RejectedRow",
     "Rows",
     "SourceRow",
+    "as_text",
     "atomic_bytes",
     "atomic_folder",
     "atomic_text",

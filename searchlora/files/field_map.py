@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -33,12 +34,26 @@ def parse_field_map(pairs: Sequence[str]) -> FieldMap:
     return fields
 
 
+def as_text(value: Any) -> str:
+    """A value of a file as text: a list by its members and blanks, an object as JSON, nothing as an empty text.
+
+    Examples:
+        >>> as_text(["Action", 2022, None]), as_text({"a": 1})
+        ('Action 2022 ', '{"a": 1}')
+    """
+    if isinstance(value, list):
+        return " ".join(map(as_text, value))
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
+
+
 def mapped(row: Mapping[str, Any], fields: FieldMap) -> dict[str, Any]:
     """The row with each field of the map read from its columns.
 
     A single column is taken as it is. Several are joined by a blank, without those that are missing or empty; the field
-    is empty where all are, and missing where no column is there. A column
-    that was mapped to another field is still there under its own name, unless a field has that name.
+    is empty where all are, and missing where no column is there. A column that was mapped to another field is still
+    there under its own name, unless a field has that name.
 
     Examples:
         >>> mapped({"sku": 7, "title": "Tent", "body": ""}, {"id": ("sku",), "text": ("title", "body")})
@@ -50,7 +65,7 @@ def mapped(row: Mapping[str, Any], fields: FieldMap) -> dict[str, Any]:
         if len(columns) == 1 and present:
             values[field] = present[0]
         elif present:
-            values[field] = " ".join(map(str, present))
+            values[field] = " ".join(map(as_text, present))
         elif any(column in row for column in columns):
             values[field] = ""
     return {**{name: value for name, value in row.items() if name not in fields}, **values}

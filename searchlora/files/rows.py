@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from searchlora.errors import DataError, RowError
+from searchlora.errors import DataError, MissingColumn, RowError
 from searchlora.files.atomic import atomic_text
 from searchlora.files.json_text import UnfitText, decode_value, parse_json, value_fault
 from searchlora.files.parquet import parquet_values, without_nulls
@@ -493,7 +493,7 @@ def _check_columns(columns: Sequence[str], where: str, required: Sequence[str]) 
     if missing:
         listed = (", ".join(columns[:_COLUMNS_SHOWN]) or "none")[:EXCERPT]
         more = len(columns) - _COLUMNS_SHOWN
-        raise DataError(
+        raise MissingColumn(
             f"there is no column '{missing[0]}'; the columns are {listed}" + (f" and {more} more" if more > 0 else ""),
             where=where,
             fix="The file needs this name in its header, or as a key.",

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
+from searchlora.data.formats.common import document_id
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
-from searchlora.eval.text_identity import fingerprint, normalised
+from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, file_sha256
 from searchlora.records import (
     Collection,
@@ -40,16 +41,6 @@ CLICKS_OPTIONS: Mapping[str, Option] = {
     "minimum": Option("minimum number of impressions of a query-document pair", "whole number ≥ 1", f"{MINIMUM}"),
     **{name: Option(f"the {_FIELDS[name]}", "column", column) for name, column in COLUMNS.items()},
 }
-
-
-def document_id(text: str) -> str:
-    """The id of a text: 16 hexadecimal digits of a hash that ignores case and punctuation.
-
-    Examples:
-        >>> document_id("Red tent!") == document_id("red tent")
-        True
-    """
-    return f"{fingerprint(normalised(text)):016x}"
 
 
 def own_texts(read: Callable[[Path, Options], Found]) -> Callable[[Path, Options], Collection]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import judged_collections, labels, pairs, squad
-from searchlora.data.formats.common import NATIVE, native, pair_id, split_files
+from searchlora.data.formats import judged_collections, judgments, labels, pairs, squad
+from searchlora.data.formats.common import NATIVE, field_map, native, native_columns, pair_id, read_table, split_files
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows, read_rows
+from searchlora.files import FieldMap, Rows, read_rows
 from searchlora.records import Collection, Format, Option, Options, Record, RejectedRow, SourceRow
 from searchlora.tasks.embedding.collections import (
     CLICKS_OPTIONS,
@@ -26,16 +26,20 @@ from searchlora.tasks.embedding.collections import (
     own_texts,
 )
 
+RELEVANT = Option("the lowest grade that counts as relevant", "whole number ≥ 1", "1")
+
 SHOP_RECORDS, SHOP_CATEGORIES = "embedding.jsonl", "categories.jsonl"
+
+REQUIRED_FIELDS = ("id", "group", "query")
 
 #: Fields that a table cell holds as JSON.
 JSON_FIELDS = ("positives", "negatives")
 
 #: Columns of pairs and triples -> description of the option that renames them.
 PAIR_COLUMNS: Mapping[str, Option] = {
-    "query": Option("the query (anchor)", "column", "query"),
-    "positive": Option("a relevant text", "column", "positive"),
-    "negative": Option("a text that is not relevant", "column", "negative, if present"),
+    "query": Option("the query (anchor)", "columns", "query"),
+    "positive": Option("a relevant text", "columns", "positive"),
+    "negative": Option("a text that is not relevant", "columns", "negative, if present"),
     "group": Option("rows with the same value go to one split", "column", "the query without case and punctuation"),
 }
 
@@ -49,22 +53,20 @@ def check_kind(records: Iterable[Record]) -> None:
 
 
 def _native(source: Path, options: Options) -> Rows:
-    del options
-    return native(source, ("id", "group", "query"), JSON_FIELDS)
+    return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _pairs(source: Path, options: Options) -> Rows:
     """One record per query, so that a positive of one row is never an in-batch negative of another row."""
-    names = {name: options.get(name, name) for name in PAIR_COLUMNS}
-    needed = [names["query"], names["positive"], *(names[name] for name in ("negative", "group") if name in options)]
+    fields = field_map(options, PAIR_COLUMNS)
     records: dict[tuple[str | None, str], tuple[dict[str, Any], str]] = {}
     first: dict[str, str | None] = {}  # id -> the first split with that id
     for path, split in split_files(source):
-        for row in read_rows(path, needed):
+        for row in read_table(path, fields, ("query", "positive")):
             if isinstance(row, RejectedRow):
                 yield row
                 continue
-            texts: dict[str, Any] = {name: row.data.get(column) for name, column in names.items()}
+            texts: dict[str, Any] = {name: row.data.get(name) for name in PAIR_COLUMNS}
             if not all(isinstance(texts[name], str) and texts[name].strip() for name in ("query", "positive")):
                 yield RejectedRow(row.where, "query or positive is not a text", row.data)
                 continue
@@ -73,7 +75,7 @@ def _pairs(source: Path, options: Options) -> Rows:
             record: dict[str, Any] = {
                 # A query in two splits gets two ids, so that the leak check can tell the records apart.
                 "id": name if first.setdefault(name, split) == split else f"{split}-{name}",
-                "group": str(texts["group"]) if "group" in options else normalised(query) or query,
+                "group": str(texts["group"]) if "group" in fields else normalised(query) or query,
                 "query": query,
                 "positives": [],
                 **({"split": split} if split else {}),
@@ -164,8 +166,24 @@ def _judged(
     def collection(source: Path, options: Options) -> Collection:
         return collection_of(judged(source, _reader_options(options)), _relevant_grade(options, relevant))
 
-    relevant_option = Option("the lowest grade that counts as relevant", "whole number ≥ 1", f"{relevant}")
-    return Format(name, description, read, collection, {**options, "relevant": relevant_option}, passes=2)
+    return Format(
+        name, description, read, collection, {**options, "relevant": replace(RELEVANT, default=f"{relevant}")}, passes=2
+    )
+
+
+def _own_judgments(rows: Callable[[Path, FieldMap], judgments.Found]) -> dict[str, Any]:
+    """Reader and collection of a user's own judgments."""
+
+    def read(source: Path, options: Options) -> Found:
+        judged, others = judgments.judged_collection(source, _reader_options(options), rows)
+        yield from others
+        yield from judged_records(judged, _relevant_grade(options, 1))
+
+    def collection(source: Path, options: Options) -> Collection:
+        judged, _ = judgments.judged_collection(source, _reader_options(options), rows)
+        return collection_of(judged, _relevant_grade(options, 1))
+
+    return {"read": read, "collection": collection, "passes": 2}
 
 
 def _reader_options(options: Options) -> Options:
@@ -193,6 +211,7 @@ FORMATS: Mapping[str, Format] = {
             description=NATIVE,
             read=_native,
             collection=own_texts(_native),
+            options=native_columns(*REQUIRED_FIELDS, "positives", "negatives", "label"),
         ),
         Format(
             name="pairs",
@@ -213,6 +232,18 @@ FORMATS: Mapping[str, Format] = {
             read=_faq,
             collection=own_texts(_faq),
             options=pairs.FAQ_COLUMNS,
+        ),
+        Format(
+            name="judgments",
+            description="your own judgments (query, document, grade): queries with their relevant texts",
+            options={**judgments.OPTIONS, "relevant": RELEVANT},
+            **_own_judgments(judgments.table_rows),
+        ),
+        Format(
+            name="quepid",
+            description="Quepid's exports (CSV or JSON): queries with their relevant documents",
+            options={**judgments.QUEPID_OPTIONS, "relevant": RELEVANT},
+            **_own_judgments(judgments.quepid_rows),
         ),
         _judged(
             "beir",

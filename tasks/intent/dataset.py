@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.formats import labels
-from searchlora.data.formats.common import NATIVE, mapped, native, with_options
+from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
 from searchlora.data.validation import RecordCheck
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
@@ -111,8 +111,7 @@ def _in_schema_order(schema: Any, value: Any) -> Any:
 
 
 def _native(source: Path, options: Options) -> Rows:
-    del options
-    return native(source, REQUIRED_FIELDS, JSON_FIELDS)
+    return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _labelled(data: Mapping[str, Any]) -> Record:
@@ -136,6 +135,7 @@ FORMATS: Mapping[str, Format] = {
             name="native",
             description=NATIVE,
             read=_native,
+            options=native_columns(*REQUIRED_FIELDS, "label", "object"),
         ),
         Format(
             name="banking77",

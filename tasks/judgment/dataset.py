@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import judged_collections, judged_pairs
-from searchlora.data.formats.common import NATIVE, FormatReader, mapped, native, with_options
+from searchlora.data.formats import judged_collections, judged_pairs, judgments
+from searchlora.data.formats.common import NATIVE, FormatReader, mapped, native, native_columns, with_options
 from searchlora.data.formats.judged_collections import Judged, graded_pairs
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
@@ -26,13 +27,19 @@ CRANFIELD_GRADES = {4: 3, 3: 2, 2: 1, 1: 1}
 
 def _native(source: Path, options: Options) -> Rows:
     reasoned = bool(settings_of({"reason": options.get("reason", "no")}).get("reason"))
-    for row in native(source, REQUIRED_FIELDS):
+    numbers = judgments.parse_grade_map(options["grade_map"]) if options.get("grade_map") else None
+    columns = {name: value for name, value in options.items() if name not in ("reason", "grade_map")}
+    for row in native(source, columns, REQUIRED_FIELDS):
         if isinstance(row, RejectedRow):
             yield row
         elif reasoned and (problem := _reason_problem(row.data)):
             yield RejectedRow(row.where, problem, row.data)
         else:
-            yield SourceRow(_with_integer_grade(row.data), row.where)
+            grade = judgments.number_of_grade(row.data["grade"], numbers)
+            if isinstance(grade, str):
+                yield RejectedRow(row.where, grade, row.data)
+            else:
+                yield SourceRow({**row.data, "grade": grade}, row.where)
 
 
 def reason_line(record: Record) -> str:
@@ -48,23 +55,16 @@ def _reason_problem(record: Record) -> str | None:
     return f"field 'reason': {parsed.reason}" if isinstance(parsed, InvalidOutput) else None
 
 
-def _with_integer_grade(record: Record) -> Record:
-    """The record with a grade from a table cell ("2" or 2.0) as an integer."""
-    grade = record["grade"]
-    whole = (isinstance(grade, str) and grade.isdecimal()) or (isinstance(grade, float) and grade.is_integer())
-    return {**record, "grade": int(grade)} if whole else record
-
-
 def _pairs(read: FormatReader) -> FormatReader:
     """A reader of records from a reader of graded pairs (topic, query, document, passage, title, grade, split)."""
     return mapped(read, _record)
 
 
 def _record(data: Mapping[str, Any]) -> Record:
-    optional = {name: data[name] for name in ("title", "split") if data.get(name)}
+    optional = {name: data[name] for name in ("title", "votes", "kind", "split") if data.get(name)}
     return {
         "id": f"{data['topic']} {data['document']}",
-        "group": normalised(data["query"]),
+        "group": data.get("group") or normalised(data["query"]) or data["query"],
         "query": data["query"],
         "passage": data["passage"],
         "grade": data["grade"],
@@ -85,7 +85,12 @@ def _folded(row: SourceRow, guideline: Guideline) -> SourceRow | RejectedRow:
     if folded is None:
         known = ", ".join(str(source) for own in guideline.grades for source in own.covers)
         return RejectedRow(row.where, f"field 'grade': {grade} is not one of the guideline's ({known})", row.data)
-    return SourceRow({**row.data, "grade": folded}, row.where)
+    votes = Counter[str]()
+    for vote, count in row.data.get("votes", {}).items():
+        if (own := guideline.fold(int(vote))) is None:
+            return RejectedRow(row.where, f"field 'votes': {vote} is not one of the guideline's grades", row.data)
+        votes[str(own)] += count
+    return SourceRow({**row.data, "grade": folded} | ({"votes": dict(votes)} if votes else {}), row.where)
 
 
 def _collection(judged: Callable[[Path, Options], Judged]) -> FormatReader:
@@ -112,7 +117,23 @@ FORMATS: Mapping[str, Format] = {
             name="native",
             description=NATIVE,
             read=_native,
-            options=REASON_OPTION,
+            options={
+                **native_columns(*REQUIRED_FIELDS, "title", "kind"),
+                **REASON_OPTION,
+                "grade_map": judgments.OPTIONS["grade_map"],
+            },
+        ),
+        Format(
+            name="judgments",
+            description="your own judgments: a row per query and document with its grade, or a column or row per rater",
+            read=_pairs(judgments.read_judgments),
+            options=judgments.OPTIONS,
+        ),
+        Format(
+            name="quepid",
+            description="Quepid's exports: the ratings of a case or a book (CSV or JSON)",
+            read=_pairs(lambda source, options: judgments.read_judgments(source, options, judgments.quepid_rows)),
+            options=judgments.QUEPID_OPTIONS,
         ),
         Format(
             name="shop",

@@ -66,6 +66,13 @@ class JudgmentTask(PromptedTask):
         topic, blank, document = str(record["id"]).partition(" ")
         return Judgment(topic, document, record["grade"]) if blank and is_word(document) else None
 
+    def training_warnings(self, records: Iterable[Record]) -> Iterable[str]:
+        """Grades of the scale without a training row: a judge never learns to give them."""
+        found = {record["grade"] for record in records}
+        if missing := [str(grade) for grade in self.grades if grade not in found]:
+            of_scale = ", ".join(map(str, self.grades))
+            yield f"no training row has the grade {', '.join(missing)} of the scale {of_scale}"
+
     def check_dataset(self, settings: Mapping[str, Any]) -> None:
         theirs = tuple(each["grade"] for each in settings["scale"])
         if theirs != self.grades:
@@ -139,7 +146,10 @@ def _check_both_classes(relevant: Sequence[bool], threshold: int) -> None:
         what, fix = "relevant", "Add other rows; with a test collection, --option unjudged=5 adds unjudged passages."
     else:
         what = "not relevant"
-        fix = "Give a guideline whose 'from' lists the source's relevant grades, or give --option relevant=."
+        fix = (
+            "Say which of the four grades the source's are, as --grades 0=0,1=3 with --format judgments; or give a "
+            "guideline whose 'from' lists the source's relevant grades, or --option relevant=."
+        )
     raise DataError(f"all {len(relevant)} training rows are {what} (relevant from grade {threshold})", fix=fix)
 
 

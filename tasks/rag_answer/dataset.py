@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from searchlora.data.formats import pairs, squad
-from searchlora.data.formats.common import NATIVE, native
+from searchlora.data.formats.common import NATIVE, native, native_columns
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.text_identity import normalised
 from searchlora.outputs import CitedText, InvalidOutput
@@ -24,6 +24,8 @@ Rows: TypeAlias = Iterator[SourceRow | RejectedRow | SourceReport]
 SHOP_RECORDS = "rag_answer.jsonl"
 
 REQUIRED_FIELDS = ("id", "group", "question", "passages", "answerable")
+
+_OPTIONAL_FIELDS = ("history", "answer", "reference", "gold")
 
 #: Fields that a table cell holds as JSON.
 JSON_FIELDS = ("history", "passages", "gold", "answerable")
@@ -41,8 +43,8 @@ _OFFSETS = re.compile(r"(?:_\d+-\d+)?-\d+-\d+$")
 
 
 def _native(source: Path, options: Options) -> Rows:
-    del options
-    return native(source, REQUIRED_FIELDS, JSON_FIELDS)
+    columns = {name: value for name, value in options.items() if name not in _READER_SETTINGS}
+    return native(source, columns, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _checked(read: Callable[[Path, Options], Rows]) -> Callable[[Path, Options], Rows]:
@@ -289,7 +291,9 @@ def _format(name: str, description: str, read: Callable[[Path, Options], Rows], 
 FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
-        _format("native", NATIVE, _native),
+        _format(
+            "native", NATIVE, _native, **native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold")
+        ),
         _format(
             "shop",
             "a folder written by the synthetic shop",

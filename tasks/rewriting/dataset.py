@@ -8,7 +8,7 @@ from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
 from searchlora.data.formats import conversations, pairs, query_log
-from searchlora.data.formats.common import NATIVE, mapped, native, with_options
+from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
 from searchlora.files import Rows, read_text
@@ -37,8 +37,7 @@ JSON_FIELDS = ("history", "protected", "turn", "needs_rewrite")
 
 
 def _native(source: Path, options: Options) -> Rows:
-    del options
-    return native(source, REQUIRED_FIELDS, JSON_FIELDS)
+    return native(source, options, REQUIRED_FIELDS, JSON_FIELDS)
 
 
 def _canard_turns(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow | SourceReport]:
@@ -146,6 +145,7 @@ FORMATS: Mapping[str, Format] = {
             name="native",
             description=NATIVE,
             read=_native,
+            options=native_columns(*REQUIRED_FIELDS, "history", "turn", "kind"),
         ),
         Format(
             name="shop",

@@ -40,6 +40,10 @@ class RewritingTask(PromptedTask):
         del record
         return FreeText(max_chars=400)
 
+    def queries(self, record: Record) -> Sequence[str]:
+        """The query, then its rewrite: both have one information need."""
+        return [record["query"], record["rewrite"]]
+
     def fallback(self, record: Record) -> str:
         """The original query."""
         return str(record["query"])

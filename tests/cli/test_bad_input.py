@@ -34,8 +34,9 @@ def dataset(cli, tmp_path):
     [
         ([ROW, "{broken\n"], ["rows.jsonl, line 2"]),
         ([ROW, {**ROW, "id": "2", "rewrite": 5}], ["rows.jsonl, line 2", "rewrite"]),
-        ([{**ROW, "colour": "red"}], ["rows.jsonl, line 1", "colour"]),
-        ([{"id": "1", "query": "a tent"}], ["rows.jsonl, line 1", "group"]),
+        ([{**ROW, "turn": "second"}], ["rows.jsonl, line 1", "turn"]),
+        ([{"id": "1", "query": "a tent"}], ["rows.jsonl, line 1", "rewrite"]),
+        ([ROW, {"id": "2", "query": "a tent", "rewrite": "tent"}], ["rows.jsonl, line 2", "group"]),
     ],
 )
 def test_an_invalid_row_names_file_row_and_field(refused, tmp_path, rows, says):

@@ -95,7 +95,7 @@ def test_the_card_describes_the_folder(tmp_path: Path) -> None:
         ({"query": ""}, "field 'query'"),
         ({"query": 7}, "field 'query': 7 is not of type 'string'"),
         ({"history": [{"role": "robot", "text": "hi"}]}, "field 'history/0/role': 'robot' is not one of"),
-        ({"colour": "red"}, "'colour' was unexpected"),
+        ({"history": [{"role": "user", "text": "hi", "colour": "red"}]}, "'colour' was unexpected"),
         ({"id": "two words"}, "field 'id'"),
         ({"turn": 0}, "field 'turn'"),
         ({"query": "half \ud83d"}, "a lone surrogate"),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.splits import SPLIT_NAMES, SPLITS
-from searchlora.errors import DataError
+from searchlora.errors import DataError, MissingColumn
 from searchlora.eval.text_identity import fingerprint, normalised
-from searchlora.files import EXTENSIONS, parse_json, read_rows
+from searchlora.files import EXTENSIONS, FieldMap, Rows, as_text, parse_field_map, parse_json, read_rows
+from searchlora.files import mapped as mapped_row
 from searchlora.records import Format, Option, Options, Record, RejectedRow, SourceReport, SourceRow
 
 
@@ -50,20 +52,107 @@ def _split_of(path: Path) -> str | None:
 FormatRows = Iterator[SourceRow | RejectedRow | SourceReport]
 FormatReader = Callable[[Path, Options], FormatRows]
 
+
+def field_map(options: Options, columns: Mapping[str, Option]) -> FieldMap:
+    """Field -> the columns that hold it, from the options that name columns.
+
+    Examples:
+        >>> columns = {"query": Option("the query"), "passage": Option("the passage")}
+        >>> field_map({"query": "q", "passage": "title,text", "limit": "3"}, columns)
+        {'query': ('q',), 'passage': ('title', 'text')}
+    """
+    return parse_field_map([f"{name}={options[name]}" for name in columns if options.get(name)])
+
+
+def read_table(path: Path, fields: FieldMap, required: Sequence[str]) -> Rows:
+    """The rows of a file with each field of the map under its own name.
+
+    Args:
+        fields: Field -> its columns. A single column must be in every row; of several, in some row.
+        required: Fields that every row has, from the map or under their own name.
+
+    Raises:
+        DataError: as `read_rows`; also if no row has one of the columns.
+    """
+    single = [columns[0] for columns in fields.values() if len(columns) == 1]
+    unseen = {column for columns in fields.values() if len(columns) > 1 for column in columns}
+    for row in _rows_with_columns(path, [*(name for name in required if name not in fields), *single]):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        unseen -= row.data.keys()
+        data = mapped_row(row.data, fields) if fields else row.data
+        missing = [name for name in required if name not in data]
+        yield (
+            RejectedRow(row.where, f"field '{missing[0]}' is missing", row.data)
+            if missing
+            else SourceRow(data, row.where)
+        )
+    if unseen:
+        raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=path.name)
+
+
+def _rows_with_columns(path: Path, columns: Sequence[str]) -> Rows:
+    try:
+        yield from read_rows(path, columns)
+    except MissingColumn as error:
+        fix = "Say which column holds a field, as --map FIELD=COLUMN."
+        raise MissingColumn(error.what, where=error.where, fix=fix) from None
+
+
 #: Description of the sources of `native`.
 NATIVE = "native records (JSONL, JSON, CSV, TSV, Parquet), or a folder with a file per split"
 
+#: Native fields that a file may leave out as a whole.
+_DERIVED = ("id", "group")
 
-def native(source: Path, required: Sequence[str], as_json: Sequence[str] = ()) -> Iterator[SourceRow | RejectedRow]:
+
+def native_columns(*fields: str) -> Mapping[str, Option]:
+    """The options of `native`: each field of a record may be read from other columns."""
+    defaults = {
+        "id": "id if present, else the number of the row",
+        "group": "group if present, else the normalised text",
+    }
+    return {name: Option(f"the field {name} of the record", "columns", defaults.get(name, name)) for name in fields}
+
+
+def native(
+    source: Path, options: Options, required: Sequence[str], as_json: Sequence[str] = ()
+) -> Iterator[SourceRow | RejectedRow]:
     """Rows that are records of the task already; in a folder with a file per split, each gets its split.
 
+    A file whose first row has no id gets ids by the number of the row; without a group, rows with one text (the first
+    required field beside the two, such as the query) form a group.
+
     Args:
-        required: Required columns of a file.
+        options: Field -> its columns, if different.
+        required: Required fields of a record; `id` and `group` are derived where the file does not have them.
         as_json: Fields that a table cell holds as JSON.
     """
+    fields = field_map(options, {name: Option("") for name in options})
+    needed = [name for name in required if name not in _DERIVED]
+    numbers = Counter[str | None]()
     for path, split in split_files(source):
-        for row in read_rows(path, required):
-            yield row if isinstance(row, RejectedRow) else _from_cells(row, split, required, as_json)
+        derived: set[str] | None = None
+        for row in read_table(path, fields, needed):
+            numbers[split] += 1
+            if isinstance(row, RejectedRow):
+                yield row
+                continue
+            if derived is None:
+                derived = {name for name in _DERIVED if name not in row.data}
+            ready = _from_cells(row, split, required, as_json)
+            if isinstance(ready, SourceRow):
+                ready = SourceRow(
+                    {**_derive(ready.data, derived, needed, numbers[split], split), **ready.data}, row.where
+                )
+            yield ready
+
+
+def _derive(record: Record, derived: Set[str], needed: Sequence[str], number: int, split: str | None) -> Record:
+    text = as_text(record.get(needed[0]))
+    values = {"id": f"{split or 'row'}-{number}", "group": normalised(text) or text}
+    return {name: value for name, value in values.items() if name in derived}
 
 
 def mapped(read: FormatReader, to_record: Callable[[Mapping[str, Any]], Record]) -> FormatReader:
@@ -124,6 +213,16 @@ def pair_id(query: str, rewrite: str | None = None) -> str:
     """
     text = normalised(query)
     return _hash(text if rewrite is None else f"{text}\n{normalised(rewrite)}")
+
+
+def document_id(text: str) -> str:
+    """The id of a text: 16 hexadecimal digits of a hash that ignores case and punctuation.
+
+    Examples:
+        >>> document_id("Red tent!") == document_id("red tent")
+        True
+    """
+    return f"{fingerprint(normalised(text)):016x}"
 
 
 class PairIds:

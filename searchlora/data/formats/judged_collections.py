@@ -83,7 +83,7 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
             empty += 1
         else:
             row = {"topic": topic, "query": collection.queries[topic], "document": document, "grade": grade}
-            yield SourceRow({**row, **_title_and_passage(texts[document]), "split": split}, where)
+            yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where)
     if empty:
         yield SourceReport(("Pairs whose document is empty are left out.",), {"pairs with an empty document": empty})
 
@@ -121,7 +121,7 @@ def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
     return unjudged
 
 
-def _title_and_passage(document: Document) -> dict[str, str]:
+def title_and_passage(document: Document) -> dict[str, str]:
     """Title and passage of a document; a title without a text is the passage."""
     if document.text.strip():
         return {"title": document.title, "passage": document.text}

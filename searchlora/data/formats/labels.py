@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import split_files
+from searchlora.data.formats.common import field_map, read_table, split_files
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError
-from searchlora.files import Rows, check_file, json_file, read_rows
+from searchlora.files import Rows, check_file, json_file
 from searchlora.records import Option, RejectedRow, SourceRow
 
 #: Options of `read_labelled`: column -> meaning; each names a column that is called differently in the source.
 LABEL_COLUMNS: Mapping[str, Option] = {
-    "text": Option("the text", "column", "text"),
+    "text": Option("the text", "columns", "text"),
     "label": Option("the label of the text", "column", "label"),
     "id": Option("the id, one word", "column", "the split, if any, and the number of the row"),
 }
@@ -32,16 +32,17 @@ def read_labelled(source: Path, options: Mapping[str, str]) -> Rows:
         `id`, `text`, `label`, `split` (None for a single file). Rows are numbered from 1 in each split, rejected
         rows included.
     """
-    text, label, id_column = options.get("text", "text"), options.get("label", "label"), options.get("id")
+    fields = field_map(options, LABEL_COLUMNS)
     numbers = Counter[str | None]()
     for path, split in split_files(source):
-        for row in read_rows(path, [text, label, *([id_column] if id_column else [])]):
+        for row in read_table(path, fields, ("text", "label")):
             numbers[split] += 1
             if isinstance(row, RejectedRow):
                 yield row
                 continue
-            name = str(row.data[id_column]) if id_column else f"{split or 'row'}-{numbers[split]}"
-            yield SourceRow({"id": name, "text": row.data[text], "label": row.data[label], "split": split}, row.where)
+            name = str(row.data["id"]) if "id" in fields else f"{split or 'row'}-{numbers[split]}"
+            data = {"id": name, "text": row.data["text"], "label": row.data["label"], "split": split}
+            yield SourceRow(data, row.where)
 
 
 def read_banking77(source: Path) -> Rows:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import PairIds, split_files
+from searchlora.data.formats.common import PairIds, field_map, read_table, split_files
 from searchlora.eval.text_identity import normalised
-from searchlora.files import Rows, read_rows
+from searchlora.files import FieldMap, Rows
 from searchlora.records import Option, RejectedRow, SourceRow
 
 #: Options of `read_pairs`: column -> meaning; each names a column that is called differently in the source.
 PAIR_COLUMNS: Mapping[str, Option] = {
-    "query": Option("the query as typed", "column", "query"),
-    "rewrite": Option("the better query", "column", "rewrite"),
+    "query": Option("the query as typed", "columns", "query"),
+    "rewrite": Option("the better query", "columns", "rewrite"),
     "group": Option("rows with the same value go to one split", "column", "the query without case and punctuation"),
     "id": Option(
         "the id, one word, that judgments name; empty: always a hash",
@@ -34,33 +34,30 @@ def read_pairs(source: Path, options: Mapping[str, str]) -> Rows:
     Yields:
         `id`, `query`, `rewrite`, `group`, `split`.
     """
-    names = {name: options.get(name, name) for name in PAIR_COLUMNS}
-    named = [name for name in ("group", "id") if options.get(name)]
-    required = [names["query"], names["rewrite"], *(names[name] for name in named)]
+    fields = field_map(options, PAIR_COLUMNS)
     ids = PairIds()
     for path, split in split_files(source):
-        for row in read_rows(path, required):
+        for row in read_table(path, fields, ("query", "rewrite")):
             if isinstance(row, RejectedRow):
                 yield row
                 continue
-            query, rewrite = row.data[names["query"]], row.data[names["rewrite"]]
-            group = row.data[names["group"]] if "group" in named else normalised(str(query))
-            given_id = _given_id(row, names["id"])
+            query, rewrite = row.data["query"], row.data["rewrite"]
+            group = row.data["group"] if "group" in fields else normalised(str(query))
+            given_id = None if options.get("id") == "" else _given_id(row.data.get("id"))
             # A named column needs an id in every row; the record schema rejects a row without one.
-            pair = given_id if given_id or "id" in named else ids.assign(str(query), str(rewrite))
-            fields = {"id": pair, "query": query, "rewrite": rewrite, "group": str(group), "split": split}
-            yield SourceRow(fields, row.where)
+            pair = given_id if given_id or "id" in fields else ids.assign(str(query), str(rewrite))
+            data = {"id": pair, "query": query, "rewrite": rewrite, "group": str(group), "split": split}
+            yield SourceRow(data, row.where)
 
 
-def _given_id(row: SourceRow, column: str) -> Any:
-    value = row.data.get(column) if column else None
+def _given_id(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
 #: Options of `read_faq`: column -> meaning; each names a column that is called differently in the source.
 FAQ_COLUMNS: Mapping[str, Option] = {
-    "question": Option("the question", "column", "question"),
-    "answer": Option("the answer", "column", "answer"),
+    "question": Option("the question", "columns", "question"),
+    "answer": Option("the answer", "columns", "answer"),
     "section": Option(
         "rows with the same value go to one split; empty: each question is a group",
         "column",
@@ -80,23 +77,24 @@ def read_faq(source: Path, options: Mapping[str, str]) -> Rows:
         `id`; `group` (the section, else the normalised question); `section` (None if there is none); `question`;
         `answer`; `split` (None for a single file).
     """
-    names = {name: options.get(name, name) for name in FAQ_COLUMNS}
-    named = [name for name in ("section", "id") if options.get(name)]
-    required = [names["question"], names["answer"], *(names[name] for name in named)]
+    fields = field_map(options, FAQ_COLUMNS)
+    ignored = {name for name in FAQ_COLUMNS if options.get(name) == ""}
     ids = PairIds()
     for path, split in split_files(source):
-        for row in read_rows(path, required):
-            yield row if isinstance(row, RejectedRow) else _faq_row(row, names, ids, split)
+        for row in read_table(path, fields, ("question", "answer")):
+            yield row if isinstance(row, RejectedRow) else _faq_row(row, fields, ignored, ids, split)
 
 
-def _faq_row(row: SourceRow, names: Mapping[str, str], ids: PairIds, split: str | None) -> SourceRow | RejectedRow:
-    question, answer = row.data[names["question"]], row.data[names["answer"]]
+def _faq_row(
+    row: SourceRow, columns: FieldMap, ignored: Set[str], ids: PairIds, split: str | None
+) -> SourceRow | RejectedRow:
+    question, answer = row.data["question"], row.data["answer"]
     for name, value in (("question", question), ("answer", answer)):
         if not isinstance(value, str) or not value.strip():
-            return RejectedRow(row.where, f"field '{names[name]}': holds no text", row.data)
-    section = _cell(row, names["section"])
+            return RejectedRow(row.where, f"field '{', '.join(columns.get(name, (name,)))}': holds no text", row.data)
+    section = _cell(row, "section", ignored)
     fields = {
-        "id": _cell(row, names["id"]) or ids.assign(question, answer),
+        "id": _cell(row, "id", ignored) or ids.assign(question, answer),
         "group": section or normalised(question),
         "section": section,
         "question": question.strip(),
@@ -106,6 +104,6 @@ def _faq_row(row: SourceRow, names: Mapping[str, str], ids: PairIds, split: str 
     return SourceRow(fields, row.where)
 
 
-def _cell(row: SourceRow, column: str) -> str | None:
-    value: Any = row.data.get(column) if column else None
+def _cell(row: SourceRow, name: str, ignored: Set[str]) -> str | None:
+    value: Any = None if name in ignored else row.data.get(name)
     return None if value is None or not str(value).strip() else str(value)

@@ -9,11 +9,11 @@ import pytest
 
 from searchlora.data.building import build
 from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.formats.common import document_id
 from searchlora.errors import DataError, RejectedRows, UsageError
 from searchlora.eval.judgments.card import read_card
 from searchlora.records import SourceRow
 from searchlora.task import load_encoder_task
-from searchlora.tasks.embedding.collections import document_id
 from searchlora.tasks.embedding.dataset import FORMATS
 
 

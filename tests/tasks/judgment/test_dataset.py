@@ -117,7 +117,7 @@ def test_integers_are_grades_and_booleans_are_not(tmp_path):
     found = records(source, "native", tmp_path / "out", options={"grades": "3"})
     assert [task.target(each) for each in found.values()] == ["2", "1", "0"]
     source.write_text(json.dumps({**rows[0], "grade": True}), encoding="utf-8")
-    with pytest.raises(RejectedRows, match=r"True is not of type 'integer'"):
+    with pytest.raises(RejectedRows, match=r"'True' is not a whole number"):
         records(source, "native", tmp_path / "other")
 
 
@@ -128,7 +128,7 @@ def test_a_grade_missing_from_the_guideline_is_rejected(tmp_path):
     with pytest.raises(RejectedRows, match=r"field 'grade': 4 is not one of the guideline's \(0, 1, 2, 3\)"):
         records(source, "native", tmp_path / "out")
     source.write_text(json.dumps({**row, "grade": "high"}), encoding="utf-8")
-    with pytest.raises(RejectedRows, match=r"'high' is not of type 'integer'"):
+    with pytest.raises(RejectedRows, match=r"'high' is not a whole number; give it one with --grades high=NUMBER"):
         records(source, "native", tmp_path / "out")
 
 

@@ -1,0 +1,196 @@
+"""Files and maps that a user gives beside the source of a dataset: documents, judgments, topics, columns and grades."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from searchlora.data.collection import Corpus, CorpusFile, read_documents, read_judgments
+from searchlora.data.formats.judgments import judged_queries
+from searchlora.errors import UsageError
+from searchlora.eval.formats import format_of_file, read_qrels
+from searchlora.eval.formats.base import first_fields, has_keys
+from searchlora.eval.judgments.card import JudgmentsCard
+from searchlora.eval.judgments.card import read_card as read_judgments_card
+from searchlora.eval.text_identity import normalised
+from searchlora.eval.trec import Qrels
+from searchlora.files import FieldMap, read_head
+from searchlora.records import Collection, Format, Judgment, Options
+from searchlora.task import Task
+
+_DOCUMENT_FIELDS = ("id", "text", "title")
+_JUDGED = ("query", "document", "grade")
+_CORPUS, _QRELS = "corpus.", "qrels."
+
+#: Formats of judgments that identify a topic by the text of its query.
+_BY_QUERY = ("quepid", "opensearch")
+
+
+@dataclass(frozen=True)
+class SuppliedCollection:
+    """Documents and judgments of a user for a source without them.
+
+    Args:
+        corpus: The documents.
+        qrels: The judgments, by record id or by the text of the query.
+        relevant: Lowest grade that counts as relevant.
+        columns: Field of a table of judgments (`query`, `document`, `grade`, `rater`) -> its columns.
+    """
+
+    corpus: Corpus
+    qrels: Path
+    relevant: int
+    columns: FieldMap = field(default_factory=dict)
+
+    def collection(self, records: Iterable[tuple[str, Sequence[str]]]) -> Collection:
+        """The collection of a dataset.
+
+        Args:
+            records: Id of each record, and the texts of its query; the first that is judged counts.
+
+        Raises:
+            DataError: when the documents or the judgments cannot be read.
+        """
+        if self.columns or _is_table_of_queries(self.qrels):
+            judged = judged_queries(self.qrels, self.columns)
+            return Collection(read_documents(self.corpus), _by_query(judged, records), self.relevant)
+        form = format_of_file(self.qrels, "qrels").name
+        if form == "trec":
+            judgments: Iterable[Judgment] = read_judgments(self.qrels)
+        else:
+            qrels = read_qrels(self.qrels, form)
+            judgments = _by_query(qrels, records) if form in _BY_QUERY else _by_id(qrels)
+        return Collection(read_documents(self.corpus), judgments, self.relevant)
+
+
+def _is_table_of_queries(path: Path) -> bool:
+    """Whether a table has the columns query, document and grade."""
+    head = read_head(path)
+    names = set(_JUDGED)
+    if head.suffix in (".csv", ".tsv"):
+        return names <= {name.strip() for name in first_fields(head.line, "," if head.suffix == ".csv" else "\t")}
+    return head.suffix in (".jsonl", ".ndjson") and has_keys(head, *_JUDGED)
+
+
+def _by_id(qrels: Qrels) -> Iterator[Judgment]:
+    for topic, grades in qrels.items():
+        for document, grade in grades.items():
+            yield Judgment(topic, document, grade)
+
+
+def _by_query(qrels: Qrels, records: Iterable[tuple[str, Sequence[str]]]) -> Iterator[Judgment]:
+    """Judgments of the records whose query is judged. Queries that differ in case or punctuation only are one."""
+    judged: dict[str, Mapping[str, int]] = {}
+    for query, grades in qrels.items():
+        judged.setdefault(normalised(query), grades)
+    for topic, queries in records:
+        found = next((judged[key] for query in queries if (key := normalised(query)) in judged), {})
+        for document, grade in found.items():
+            yield Judgment(topic, document, grade)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a user gives beside the source, see `searchlora.data.building.build`."""
+
+    corpus: str | Path | None = None
+    qrels: str | Path | None = None
+    topics: str | Path | None = None
+    relevant: int | None = None
+    fields: FieldMap = field(default_factory=dict)
+    grades: str | None = None
+
+    def applied(self, task: Task, format: Format, options: Options) -> tuple[Format, Options, JudgmentsCard | None]:
+        """The format, the options of its reader, and the card of the user's judgments.
+
+        Raises:
+            UsageError: for an option, a field or a file that the format does not have or that others contradict.
+        """
+        for name in options:
+            if name not in format.options:
+                known = ", ".join(format.options) or "none"
+                raise UsageError(f"format '{format.name}' has no option '{name}'", fix=f"Known options: {known}.")
+        given = {**options, **self._files(task, format), **self._columns(format)}
+        judged_by = None
+        if self.supplied(format) is not None:
+            judged_by = read_judgments_card(Path(str(self.qrels)))
+            format = replace(format, collection=None)
+        return format, given, judged_by
+
+    def supplied(self, format: Format) -> SuppliedCollection | None:
+        """The collection for evaluation that replaces the format's own; None where none is given."""
+        if self.corpus is None or self.qrels is None or "qrels" in format.options:
+            return None
+        fields = self._corpus_fields(format)
+        corpus: Corpus = CorpusFile(Path(self.corpus), fields) if fields else self.corpus
+        columns = {
+            name.removeprefix(_QRELS): columns for name, columns in self.fields.items() if name.startswith(_QRELS)
+        }
+        return SuppliedCollection(corpus, Path(self.qrels), self.relevant or 1, columns)
+
+    def _files(self, task: Task, format: Format) -> dict[str, str]:
+        """The options of the reader that stand for files and grades."""
+        given = {"corpus": self.corpus, "qrels": self.qrels, "topics": self.topics}
+        files = {name: str(path) for name, path in given.items() if path is not None and name in format.options}
+        missing = {name for name, path in given.items() if path is not None and name not in files}
+        if "topics" in missing:
+            raise UsageError(f"format '{format.name}' reads no topics", where="--topics", fix=_with(task, "topics"))
+        if "qrels" in missing and self.corpus is None:
+            raise UsageError("judgments need a corpus", where="--qrels", fix="Give the documents: --corpus FILE.")
+        if "corpus" in missing and self.qrels is None:
+            fix = "Give the judgments too: --qrels FILE."
+            raise UsageError(f"a corpus of the format '{format.name}' needs judgments", where="--corpus", fix=fix)
+        if self.relevant is not None and (self.qrels is None or "qrels" in files):
+            if "relevant" not in format.options:
+                raise UsageError("a lowest relevant grade needs judgments", fix="Give --corpus and --qrels too.")
+            files["relevant"] = str(self.relevant)
+        if self.grades is not None:
+            if "grade_map" not in format.options:
+                raise UsageError(
+                    f"format '{format.name}' maps no grades", where="--grades", fix=_with(task, "grade_map")
+                )
+            files["grade_map"] = self.grades
+        return files
+
+    def _columns(self, format: Format) -> dict[str, str]:
+        """The options of the reader that name columns."""
+        named: dict[str, str] = {}
+        of_corpus = self._corpus_fields(format)
+        for name, columns in self.fields.items():
+            if name.removeprefix(_CORPUS) in of_corpus and name not in _own_fields(format):
+                continue
+            if name.removeprefix(_QRELS) in (*_JUDGED, "rater") and self.supplied(format) is not None:
+                continue
+            option = name if name in _own_fields(format) else f"{_CORPUS}{name}"
+            if option not in _own_fields(format):
+                known = ", ".join(_own_fields(format)) or "none, its layout is fixed"
+                raise UsageError(
+                    f"format '{format.name}' has no field '{name}'", where="--map", fix=f"Its fields: {known}."
+                )
+            if len(columns) > 1 and format.options[option].type == "column":
+                raise UsageError(f"the field '{name}' is read from one column", where="--map")
+            named[option] = ",".join(columns)
+        return named
+
+    def _corpus_fields(self, format: Format) -> dict[str, tuple[str, ...]]:
+        """The fields of a corpus that the format does not read itself."""
+        if self.corpus is None:
+            return {}
+        own = _own_fields(format)
+        return {
+            name.removeprefix(_CORPUS): columns
+            for name, columns in self.fields.items()
+            if name.removeprefix(_CORPUS) in _DOCUMENT_FIELDS and name not in own and f"{_CORPUS}{name}" not in own
+        }
+
+
+def _own_fields(format: Format) -> list[str]:
+    return [name for name, option in format.options.items() if option.type in ("column", "columns")]
+
+
+def _with(task: Task, option: str) -> str:
+    names = [name for name, format in task.formats.items() if option in format.options]
+    if not names:
+        return f"The task '{task.name}' has no format with it; leave it out."
+    return f"Formats with it: {', '.join(sorted(names))}."

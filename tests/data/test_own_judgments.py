@@ -1,0 +1,372 @@
+"""A user's own judgments: columns by a map, several raters, letters as grades, a corpus, Quepid's exports."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from searchlora.data import build, load_dataset
+from searchlora.data.formats.common import pair_id
+from searchlora.errors import DataError, RejectedRows, UsageError
+from searchlora.files import parse_field_map
+
+TRAIN = (1.0, 0.0, 0.0)
+QUERIES = ("green tent", "warm boots")
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def records(source: Path, out: Path, *columns: str, format: str = "judgments", task: str = "judgment", **given: Any):
+    fields = parse_field_map(columns)
+    build(task, source, format=format, out=out, fields=fields, **{"shares": TRAIN, **given})
+    return {record["id"]: record for record in load_dataset(out).records("train")}
+
+
+def ids(*pairs: str) -> list[str]:
+    return [f"{pair_id(query)} {document}" for query, document in (pair.split("/") for pair in pairs)]
+
+
+def corpus(folder: Path) -> Path:
+    rows = [
+        {"sku": 1, "title": "Dome", "short_description": "a green tent", "price": 90},
+        {"sku": 2, "title": "Boot", "short_description": "warm", "price": 50},
+        {"sku": 3, "title": "Stove", "short_description": "", "price": 20},
+    ]
+    with gzip.open(folder / "products.jsonl.gz", "wt", encoding="utf-8") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+    return folder / "products.jsonl.gz"
+
+
+ROWS = [
+    {"q": "green tent", "sku": "1", "name": "Dome", "body": "a tent", "stars": 3, "price": 9},
+    {"q": "green tent", "sku": "2", "name": "Boot", "body": "warm", "stars": 0, "price": 5},
+]
+
+
+def _csv(rows: Iterable[dict[str, Any]], delimiter: str = ",") -> str:
+    return "".join(delimiter.join(map(str, row)) + "\n" for row in [list(ROWS[0]), *(row.values() for row in rows)])
+
+
+def _table(folder: Path, kind: str) -> Path:
+    path = folder / f"judged.{kind}"
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+        return path
+    text = {"csv": _csv(ROWS), "tsv": _csv(ROWS, "\t"), "json": json.dumps(ROWS)}.get(kind.removesuffix(".gz"), lines)
+    path.write_bytes(gzip.compress(text.encode()) if kind.endswith(".gz") else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "json", "jsonl", "jsonl.gz", "parquet"])
+def test_columns_of_every_kind_of_file_are_mapped_and_others_noted(tmp_path, kind):
+    columns = ("query=q", "document=sku", "title=name", "passage=body,price", "grade=stars")
+    found = records(_table(tmp_path, kind), tmp_path / "out", *columns)
+    assert list(found) == ids("green tent/1", "green tent/2")
+    assert found[ids("green tent/1")[0]] == {
+        "id": ids("green tent/1")[0],
+        "group": "green tent",
+        "query": "green tent",
+        "title": "Dome",
+        "passage": "a tent 9",
+        "grade": 3,
+    }
+
+
+def test_a_title_alone_is_the_passage_and_its_hash_the_id(tmp_path):
+    source = written(tmp_path / "j.csv", "query,title,grade\ngreen tent,Dome,3\ngreen tent,Boot,0\n")
+    found = records(source, tmp_path / "out")
+    assert [(record["passage"], "title" in record) for record in found.values()] == [("Dome", False), ("Boot", False)]
+    assert len(found) == 2
+
+
+def test_texts_come_from_a_corpus_by_id(tmp_path):
+    source = written(tmp_path / "j.csv", "query,document,grade\ngreen tent,1,3\ngreen tent,2,0\nwarm stove,3,1\n")
+    columns = ("text=short_description", "id=sku")
+    found = records(source, tmp_path / "out", *columns, corpus=corpus(tmp_path))
+    texts = [(record.get("title"), record["passage"]) for record in found.values()]
+    assert texts == [("Dome", "a green tent"), ("Boot", "warm"), (None, "Stove")]
+
+
+def test_ids_of_queries_are_looked_up_in_the_topics(tmp_path):
+    source = written(tmp_path / "j.csv", "query,document,grade\nq1,1,3\nq1,2,0\n")
+    topics = written(tmp_path / "topics.tsv", "q1\tgreen tent\n")
+    columns = ("corpus.text=short_description", "corpus.id=sku")
+    found = records(source, tmp_path / "out", *columns, corpus=corpus(tmp_path), topics=topics)
+    assert {id_: record["query"] for id_, record in found.items()} == {"q1 1": "green tent", "q1 2": "green tent"}
+
+
+def test_letters_are_grades_by_a_map(tmp_path):
+    source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,E\ntent,b,s\ntent,c,C\ntent,d,I\n")
+    found = records(source, tmp_path / "out", grades="E=3,S=2,C=1,I=0", options={"guideline": "products"})
+    assert [record["grade"] for record in found.values()] == [3, 2, 1, 0]
+    with pytest.raises(RejectedRows, match=r"j\.csv, line 2: field 'grade': 'E' is not a whole .*--grades E=NUMBER"):
+        records(source, tmp_path / "other")
+
+
+def test_letters_are_grades_of_native_records_too(tmp_path):
+    source = written(tmp_path / "rows.csv", "query,passage,grade,price\ntent,a,yes,3\ntent,b,no,4\n")
+    options = {"grades": "2"}
+    found = records(source, tmp_path / "out", format="native", grades="yes=3,no=0", options=options)
+    assert [(id_, record["grade"]) for id_, record in found.items()] == [("row-1", 1), ("row-2", 0)]
+    notes = load_dataset(tmp_path / "out").card.report["notes"]
+    assert notes == ["columns that are no field of the task were ignored: price"]
+
+
+RATED = (
+    "query,document,passage,ann,ben,eve\ntent,1,dome,3,3,2\ntent,2,boot,0,1,\ntent,3,peg,2,0,0\nstove,1,dome,0,0,0\n"
+)
+
+
+def test_several_raters_as_columns_keep_their_votes_and_agreement(tmp_path):
+    found = records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve")
+    assert [(record["grade"], record["votes"]) for record in found.values()] == [
+        (3, {"2": 1, "3": 2}),
+        (0, {"0": 1, "1": 1}),
+        (0, {"0": 2, "2": 1}),
+        (0, {"0": 3}),
+    ]
+    notes = load_dataset(tmp_path / "out").card.report["notes"]
+    assert notes[0].startswith("agreement of 3 raters: Krippendorff's alpha ")
+    assert notes[1].startswith("ann and ben: weighted kappa ") and notes[1].endswith("n = 4 pairs")
+    agreement = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    assert (agreement["pairs"], agreement["shared"], agreement["rule"]) == (4, 4, "majority")
+    assert "agreement.md" in load_dataset(tmp_path / "out").card.files
+
+
+def test_several_raters_as_rows_give_the_same_dataset(tmp_path):
+    header, *lines = RATED.splitlines()
+    rows = ["query,document,passage,rater,grade"]
+    for line in lines:
+        query, document, passage, *grades = line.split(",")
+        rows += [f"{query},{document},{passage},{rater},{grade}" for rater, grade in zip(
+            header.split(",")[3:], grades, strict=True)]  # fmt: skip
+    by_row = records(written(tmp_path / "rows.csv", "\n".join(rows)), tmp_path / "rows")
+    by_column = records(written(tmp_path / "columns.csv", RATED), tmp_path / "columns", "grade=ann,ben,eve")
+    assert by_row == by_column
+    agreements = [(tmp_path / name / "agreement.json").read_text() for name in ("rows", "columns")]
+    assert agreements[0] == agreements[1]
+
+
+@pytest.mark.parametrize(("rule", "grades"), [("highest", [3, 1, 2, 0]), ("lowest", [2, 0, 0, 0])])
+def test_grades_are_merged_by_the_rule(tmp_path, rule, grades):
+    source = written(tmp_path / "j.csv", RATED)
+    found = records(source, tmp_path / "out", "grade=ann,ben,eve", options={"rule": rule})
+    assert [record["grade"] for record in found.values()] == grades
+
+
+def test_votes_are_folded_with_the_grades(tmp_path):
+    found = records(written(tmp_path / "j.csv", RATED), tmp_path / "out", "grade=ann,ben,eve", options={"grades": "2"})
+    votes = [record["votes"] for record in found.values()]
+    assert votes == [{"1": 3}, {"0": 2}, {"0": 2, "1": 1}, {"0": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "query,document,passage,grade\ntent,1,dome,2\ntent,1,dome,0\n",
+            r"line 3: .*grade 0 here and 2 .*--map rater=",
+        ),
+        ("query,document,passage,rater,grade\nt,1,d,ann,2\nt,1,d,ann,0\n", r"line 3: rater 'ann' graded this pair"),
+        ("query,document,passage,grade\nt,a b,d,2\n", r"line 2: field 'document': 'a b' is not one word"),
+        ("query,document,passage,grade\n ,1,d,2\n", r"line 2: field 'query': is empty"),
+        ("query,document,passage,grade\nt,1,,2\n", r"line 2: field 'passage': is empty"),
+        ("query,document,passage,grade\nt,1,d,2.5\n", r"line 2: field 'grade': '2.5' is not a whole number"),
+        ("query,document,passage,grade\nt,1,d,7\n", r"line 2: field 'grade': 7 is not one of the guideline's"),
+        ("query,topic,document,passage,grade\na,1,1,d,2\nb,1,2,d,2\n", r"line 3: the topic '1' has another query"),
+        ("query,document,passage,grade\nt\0,1,d,2\n", r"line 2: .*NUL"),
+    ],
+)
+def test_a_row_that_is_no_judgment_is_rejected_with_its_place(tmp_path, text, message):
+    with pytest.raises(RejectedRows, match=message):
+        records(written(tmp_path / "j.csv", text), tmp_path / "out")
+
+
+def test_unrated_rows_are_counted_and_repeated_ones_left_out(tmp_path):
+    text = "query,document,grade\ngreen tent,1,3\ngreen tent,1,3\ngreen tent,2,\nwarm boots,2,0\n"
+    columns = ("text=short_description", "id=sku")
+    found = records(written(tmp_path / "j.csv", text), tmp_path / "out", *columns, corpus=corpus(tmp_path))
+    assert len(found) == 2
+    counts = load_dataset(tmp_path / "out").card.report["counts"]
+    assert counts == {"repeated judgments left out": 1, "rows without a grade": 1}
+
+
+def test_judged_documents_that_the_corpus_lacks_are_rejected_and_named(tmp_path):
+    source = written(tmp_path / "j.csv", "query,document,grade\ntent,1,3\ntent,9,0\n")
+    with pytest.raises(RejectedRows, match=r"line 3: the document 9 is not in the corpus"):
+        records(source, tmp_path / "out", "text=short_description", "id=sku", corpus=corpus(tmp_path))
+    with pytest.raises(DataError, match=r"'1' is judged, 'Dome' is in the corpus.*--map corpus\.id=COLUMN"):
+        records(source, tmp_path / "out", "text=short_description", "corpus.id=title", corpus=corpus(tmp_path))
+
+
+def test_judgments_without_texts_name_the_options_that_give_them(tmp_path):
+    source = written(tmp_path / "j.csv", "query,document,grade\ntent,1,3\n")
+    with pytest.raises(UsageError, match=r"--map passage=title,description, or give the documents: --corpus FILE"):
+        records(source, tmp_path / "out")
+
+
+def test_a_split_column_is_the_official_split(tmp_path):
+    text = "query,passage,grade,fold\ntent,a,3,train\ntent,b,0,train\nboot,c,1,dev\nstove,d,2,test\n"
+    source = written(tmp_path / "j.csv", text)
+    build("judgment", source, format="judgments", out=tmp_path / "out", fields={"split": ("fold",)})
+    assert dict(load_dataset(tmp_path / "out").card.rows) == {"train": 2, "validation": 1, "test": 1}
+    source = written(tmp_path / "j.csv", text.replace("dev", "7"))
+    with pytest.raises(RejectedRows, match=r"line 4: field 'split': '7' is not train, dev or test"):
+        build("judgment", source, format="judgments", out=tmp_path / "other", fields={"split": ("fold",)})
+
+
+def test_judgments_become_training_pairs_and_a_collection_for_embedding(tmp_path):
+    source = written(tmp_path / "j.csv", "query,document,grade\ngreen tent,1,3\ngreen tent,2,0\nwarm boots,2,2\n")
+    columns = ("text=short_description", "id=sku")
+    found = records(source, tmp_path / "out", *columns, task="embedding", corpus=corpus(tmp_path), relevant=2)
+    tent = found[pair_id("green tent")]
+    assert (tent["positives"], tent["negatives"]) == (["Dome a green tent"], ["Boot warm"])
+    dataset = load_dataset(tmp_path / "out")
+    assert [document.id for document in dataset.documents()] == ["1", "2", "3"]
+    assert dataset.documents()[0].metadata["price"] == "90"
+    assert dataset.qrels()[pair_id("green tent")] == {"1": 3, "2": 0} and dataset.relevant == 2
+
+
+def test_a_pair_without_a_relevant_document_is_counted(tmp_path):
+    source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,1\ntent,b,0\nstove,a,0\n")
+    records(source, tmp_path / "out", task="embedding")
+    assert load_dataset(tmp_path / "out").card.report["counts"] == {"topics without relevant": 1}
+
+
+QUEPID = {
+    "ratings.csv": "query,docid,rating\ngreen tent,1,3\ngreen tent,2,0\n unrated\nwarm boots,3,\n",
+    "detailed.csv": "Team Name,Case Name,Query Text,Doc ID,Title,Rating\nt,c,green tent,1,x,3\nt,c,green tent,2,y,0\n",
+    "ratings.json": json.dumps({"queries": [{"query": "green tent", "ratings": {"1": 3, "2": 0.0}}]}),
+    "case.json": json.dumps(
+        {"case_name": "c", "queries": [{"query_text": "green tent", "options": {}, "ratings": {"1": 3, "2": 0}}]}
+    ),
+    "book.csv": "query,docid,ann@x.org,Ben\ngreen tent,1,3,\ngreen tent,2,0,1\n",
+}
+
+
+@pytest.mark.parametrize("name", QUEPID)
+def test_quepid_exports_are_read_as_they_are(tmp_path, name):
+    source = written(tmp_path / name, QUEPID[name])
+    columns = ("text=short_description", "id=sku")
+    found = records(source, tmp_path / "out", *columns, format="quepid", corpus=corpus(tmp_path))
+    assert {id_: record["grade"] for id_, record in found.items()} == dict(
+        zip(ids("green tent/1", "green tent/2"), (3, 0), strict=True)
+    )
+
+
+def test_a_quepid_book_holds_its_texts_and_raters(tmp_path):
+    def judgement(rating: float | None, user: str, **more: bool) -> dict[str, Any]:
+        return {"rating": rating, "unrateable": False, "judge_later": False, "user_email": user, **more}
+
+    fields = json.dumps({"title": "Dome", "description": "a green tent", "id": "1"})
+    pairs = [
+        {"query_text": "tent", "doc_id": "1", "position": 1, "document_fields": fields,
+         "judgements": [judgement(3.0, "ann@x.org"), judgement(2.0, "ben@x.org")]},
+        {"query_text": "tent", "doc_id": "2", "position": 2, "document_fields": {"title": "Boot"},
+         "judgements": [judgement(0.0, "ann@x.org"), judgement(None, "ben@x.org", unrateable=True)]},
+    ]  # fmt: skip
+    book = {"name": "b", "scorer": {"code": "x" * 10_000}, "query_doc_pairs": pairs}
+    found = records(written(tmp_path / "book.json", json.dumps(book)), tmp_path / "out", format="quepid")
+    assert [(r.get("title"), r["passage"], r["grade"], r["votes"]) for r in found.values()] == [
+        ("Dome", "a green tent", 2, {"2": 1, "3": 1}),
+        (None, "Boot", 0, {"0": 1}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("b.csv", "query,docid,ann\ntent,1,3,4\n", r"line 2: has 4 fields where the header has 3"),
+        ("b.json", '{"queries": [7]}', r"query 1: is not a query with 'ratings'"),
+        ("b.json", '{"query_doc_pairs": [{"query_text": "t", "judgements": [7]}]}', r"pair 1, judgement 1: is not a"),
+    ],
+)
+def test_a_malformed_row_of_quepid_is_rejected_with_its_place(tmp_path, name, text, message):
+    with pytest.raises(RejectedRows, match=message):
+        records(written(tmp_path / name, text), tmp_path / "out", format="quepid")
+
+
+def test_a_file_that_is_no_export_of_quepid_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="neither a list 'query_doc_pairs' nor a list 'queries'"):
+        records(written(tmp_path / "b.json", "{}"), tmp_path / "out", format="quepid")
+    with pytest.raises(DataError, match="is not the header of a Quepid export"):
+        records(written(tmp_path / "b.csv", "a,b\n1,2\n"), tmp_path / "out", format="quepid")
+
+
+def test_grades_without_a_training_row_are_warned_about(tmp_path):
+    source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,3\ntent,b,0\n")
+    records(source, tmp_path / "out")
+    warnings = load_dataset(tmp_path / "out").card.warnings
+    assert "no training row has the grade 1, 2 of the scale 0, 1, 2, 3" in warnings
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "message"),
+    [
+        (("colour=c",), {}, r"--map: format 'judgments' has no field 'colour'.*Its fields: query, document, passage"),
+        (("document=a,b",), {}, r"the field 'document' is read from one column"),
+        ((), {"format": "trec", "grades": "E=3"}, r"--grades: format 'trec' maps no grades.*judgments, native, quepid"),
+        ((), {"grades": "E"}, r"'E' gives no grade its number.*--grades E=3,S=2"),
+        ((), {"grades": "E=3,e=2"}, r"the grade 'e' has two numbers"),
+        ((), {"options": {"rule": "mean"}}, r"the rule is 'mean'.*majority, median"),
+        ((), {"format": "quepid", "topics": "x"}, r"--topics: format 'quepid' reads no topics.*judgments"),
+        ((), {"task": "intent", "format": "csv", "grades": "a=1"}, r"'csv' maps no grades.*has no format with it"),
+        (("query=q",), {"task": "embedding", "format": "squad"}, r"has no field 'query'.*none, its layout is fixed"),
+    ],
+)
+def test_a_wrong_map_or_option_says_what_there_is(tmp_path, columns, given, message):
+    source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,3\n")
+    with pytest.raises(UsageError, match=message):
+        records(source, tmp_path / "out", *columns, **given)
+
+
+def test_a_mapped_column_that_is_missing_is_named(tmp_path):
+    source = written(tmp_path / "j.csv", "query,passage,grade\ntent,a,3\n")
+    with pytest.raises(DataError, match=r"no column 'q'; the columns are query, passage, grade.*--map FIELD=COLUMN"):
+        records(source, tmp_path / "out", "query=q")
+    with pytest.raises(DataError, match=r"no row has the column 'body', which --map names"):
+        records(source, tmp_path / "out", "passage=passage,body")
+
+
+def test_chorus_judgments_and_its_three_raters(tmp_path, real_data):
+    columns = ("document=docid", "grade=rating", "text=short_description")
+    source, products = real_data / "chorus" / "rated.csv", real_data / "chorus" / "products.jsonl.gz"
+    fields = parse_field_map(columns)
+    card = build("judgment", source, format="judgments", out=tmp_path / "rated", fields=fields, corpus=products)
+    assert sum(card.rows.values()) == 3668 and not card.rejected
+    fields = parse_field_map(
+        ["document=docid", "title=name", "passage=description", "grade=agent_1_rating,agent_2_rating,agent_3_rating"]
+    )
+    source = real_data / "chorus" / "individual_ratings.csv"
+    card = build("judgment", source, format="judgments", out=tmp_path / "raters", fields=fields)
+    assert sum(card.rows.values()) == 3188
+    pairs = json.loads((tmp_path / "raters" / "agreement.json").read_text())["rater_pairs"]
+    assert [round(pair["weighted"]["value"], 2) for pair in pairs] == [0.8, 0.78, 0.74]
+
+
+def test_msrd_judgments_with_its_movies(tmp_path, real_data):
+    columns = ("topic=query_id", "document=doc_id", "text=overview,genres,director,actors")
+    card = build(
+        "judgment",
+        real_data / "msrd" / "judgments.tsv.gz",
+        format="judgments",
+        out=tmp_path / "out",
+        fields=parse_field_map(columns),
+        corpus=real_data / "msrd" / "movies.jsonl.gz",
+        grades="0=0,1=3",
+        options={"grades": "2"},
+        limit=500,
+        allow_rejects=True,
+    )
+    assert sum(card.rows.values()) == 500
