@@ -40,7 +40,8 @@ class WaitingConnections:
     def close_longest(self) -> None:
         """Close one, if there are any: of the address that has most of them, the one that has waited longest."""
         if self._by_address:
-            next(iter(max(self._by_address.values(), key=len))).give_way()
+            most = max(self._by_address, key=lambda address: len(self._by_address[address]))
+            next(iter(self._by_address[most])).give_way()
 
 
 #: The waiting connections of each server.
