@@ -203,6 +203,8 @@ def _too_large(file: Path, size: str, limit: str) -> LoadCheckFailed:
 def read_weights(folder: Path) -> dict[str, Any]:
     """Tensors on the CPU, by their names in the file.
 
+    They are copies: safetensors maps the file, and what is written to it later would change the tensors.
+
     Raises:
         MissingKey, TamperedAdapter, LoadCheckFailed: as `check_header`; a pickle is never read.
     """
@@ -212,7 +214,7 @@ def read_weights(folder: Path) -> dict[str, Any]:
     check_header(folder)
     file = folder / WEIGHTS
     try:
-        tensors: dict[str, Any] = load_file(file)
+        tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError) as error:
         raise TamperedAdapter(
             f"is not safetensors ({error})", where=str(file), fix="Store the adapter again."

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from searchlora.adapters.load_check import check_files
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UsageError
+from searchlora.inference.adapter_folders import AdapterFolders, required_store
 from searchlora.inference.engine import Completion, Request, Scored, TokenLogprob
 from searchlora.inference.input_processor import InputProcessor
 from searchlora.inference.sampling import LogprobsById
@@ -118,7 +117,7 @@ class LocalEngine:
         self._folders: dict[str, Path] = {}  # name -> folder, see `load_folder`
         model = load_model(base, quantization=quantization, precision=precision)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        fetch = AdapterFolders(base, store, self._folders)
+        self._adapters = AdapterFolders(base, store, self._folders)
         stop_id, pad_id = self.renderer.stop_id, int(self.renderer.tokenizer.pad_token_id)
         self.shares_batches = is_supported(model)
         self._core: EngineCore
@@ -126,7 +125,7 @@ class LocalEngine:
             self._core = batched_core(
                 model,
                 stop_id,
-                fetch,
+                self._adapters,
                 slots=LoraLimits(adapters, max_rank, adapter_bytes),
                 limits=limits,
                 prefix_tokens=prefix_tokens,
@@ -137,7 +136,7 @@ class LocalEngine:
                 model,
                 stop_id,
                 pad_id,
-                fetch,
+                self._adapters,
                 slots=adapters,
                 limits=limits,
                 context=context,
@@ -156,11 +155,11 @@ class LocalEngine:
         """The exact version that a reference means now, `name@3`. Raises `NotInStore`."""
         if adapter in self._folders:
             return adapter
-        return _required(self.store).pin(adapter)
+        return required_store(self.store).pin(adapter)
 
     def _prompt_options(self, adapter: str) -> PromptOptions:
         """The options of an adapter's prompts: those of its manifest, or the engine's for a plain PEFT folder."""
-        return self.renderer.options if adapter in self._folders else _required(self.store).prompt_options(adapter)
+        return self.renderer.options if adapter in self._folders else required_store(self.store).prompt_options(adapter)
 
     def load(self, adapter: str) -> str:
         """Load an adapter before its first request, and return its pinned reference.
@@ -170,6 +169,7 @@ class LocalEngine:
             EngineBusy: when running requests use all slots.
         """
         pinned = self.pin(adapter)
+        self._adapters.check(pinned)
         self._core.load(pinned)
         return pinned
 
@@ -316,7 +316,20 @@ class LocalEngine:
     def _submit(self, queued: Sequence[ModelRequest[Any]], caller: Hashable, seconds: float | None) -> None:
         for request in queued:
             request.deadline = None if seconds is None else time.monotonic() + seconds
-        self._core.submit(queued, caller)
+        self._core.submit(self._with_checked_adapters(queued), caller)
+
+    def _with_checked_adapters(self, queued: Sequence[ModelRequest[Any]]) -> list[ModelRequest[Any]]:
+        """The requests whose adapters are loaded or pass the check of their files, in this thread; the others fail."""
+        refused: dict[str | None, Exception] = {}
+        for adapter in {each.adapter for each in queued} - {None, *self._core.loaded}:
+            try:
+                self._adapters.check(adapter)
+            except Exception as error:
+                refused[adapter] = error
+        for request in queued:
+            if request.adapter in refused:
+                request.fail(refused[request.adapter])
+        return [request for request in queued if request.adapter not in refused]
 
     def _finish(self, queued: Sequence[GenerateRequest] | Sequence[ScoreRequest], progress: Progress) -> None:
         """Compute requests and wait for all; the first error cancels the others.
@@ -343,7 +356,7 @@ class LocalEngine:
         for request in queued:
             request.result.add_done_callback(done)
         try:
-            self._core.finish(ordered)
+            self._core.finish(self._with_checked_adapters(ordered))
         except BaseException:
             cancel_all()
             raise
@@ -385,36 +398,6 @@ class LocalEngine:
             return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, top)
 
         return of(logprobs.token, logprobs.logprob, tuple(of(*each) for each in logprobs.top))
-
-
-@dataclass(frozen=True)
-class AdapterFolders:
-    """Finds the folder of an adapter, after the checks of every load.
-
-    It holds no reference to the engine, so that the engine can be garbage-collected.
-
-    Attributes:
-        base: The base model that adapters must fit.
-        store: Where names with a version are found.
-        folders: Name -> folder of adapters that are not in the store.
-    """
-
-    base: BaseModel
-    store: Store | None
-    folders: Mapping[str, Path]
-
-    def __call__(self, name: str) -> Path:
-        if name in self.folders:
-            return self.folders[name]
-        stored = _required(self.store).get(name)
-        check_files(stored, self.base)
-        return stored.path
-
-
-def _required(store: Store | None) -> Store:
-    if store is None:
-        raise RequestRefused("the engine was made without a store, so it knows no adapter by name")
-    return store
 
 
 def _mapped(source: Future[Value], function: Callable[[Value], Mapped]) -> Future[Mapped]:

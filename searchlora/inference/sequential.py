@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def sequential_core(
     model: Any,
     stop_id: int,
     pad_id: int,
-    fetch: Callable[[str], Path],
+    fetch: Callable[[str], AbstractContextManager[Path]],
     *,
     slots: int,
     limits: Limits,
@@ -43,7 +43,7 @@ def sequential_core(
     Args:
         model: From `models.load.load_model`; PEFT's modules are inserted into it.
         stop_id, pad_id: Token ids that end an answer and that pad a batch.
-        fetch: Returns the checked folder of an adapter.
+        fetch: Gives the checked folder of an adapter to a block that reads it.
         slots: Maximum number of loaded adapters.
         context: Context length in tokens; None for unbounded positions.
         batch_invariant: Compute one row per batch, so that a result does not depend on other requests.
@@ -64,7 +64,9 @@ class PeftAdapters:
         loaded: Names of the loaded adapters; any thread may read it.
     """
 
-    def __init__(self, model: Any, count: int, fetch: Callable[[str], Path], counts: Counts) -> None:
+    def __init__(
+        self, model: Any, count: int, fetch: Callable[[str], AbstractContextManager[Path]], counts: Counts
+    ) -> None:
         self.model = model
         self.loaded: tuple[str, ...] = ()
         self._count, self._fetch, self._counts = count, fetch, counts
@@ -88,16 +90,23 @@ class PeftAdapters:
         if name in self._names:
             self._counts.slot_hits += 1
         else:
-            folder = self._fetch(name)
-            if len(self._names) >= self._count:
-                self.unload(next(iter(self._names)))
-                self._counts.slot_evictions += 1
-            peft_name = f"adapter_{next(self._numbers)}"
-            self.model = attach(self.model, folder, peft_name).eval()
-            self._names[name] = peft_name
+            try:
+                with self._fetch(name) as folder:
+                    self._attach(name, folder)
+            except BaseException:
+                self.unload(name)  # its files changed while they were read
+                raise
             self._counts.slot_misses += 1
         self._names.move_to_end(name)
         self.loaded = tuple(self._names)
+
+    def _attach(self, name: str, folder: Path) -> None:
+        if len(self._names) >= self._count:
+            self.unload(next(iter(self._names)))
+            self._counts.slot_evictions += 1
+        peft_name = f"adapter_{next(self._numbers)}"
+        self.model = attach(self.model, folder, peft_name).eval()
+        self._names[name] = peft_name
 
     def unload(self, name: str) -> bool:
         """Unload an adapter; False if it was not loaded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class LoraSlots:
     Args:
         layers: The model's layers, which hold the weights.
         limits: Upper bounds on the loaded adapters.
-        fetch: Returns the checked PEFT folder of an adapter; called when one is loaded.
+        fetch: Gives the checked PEFT folder of an adapter to a block that reads it.
         on_unload: Called with the name of an adapter that is evicted or unloaded.
         counts: Where hits, misses and evictions are counted.
 
@@ -48,7 +49,7 @@ class LoraSlots:
         self,
         layers: LoraLayers,
         limits: LoraLimits,
-        fetch: Callable[[str], Path],
+        fetch: Callable[[str], AbstractContextManager[Path]],
         on_unload: Callable[[str], None],
         counts: Counts,
     ) -> None:
@@ -107,9 +108,9 @@ class LoraSlots:
         return True
 
     def _load(self, name: str) -> None:
-        folder = self._fetch(name)
-        size = self._checked_size(name, folder)
-        weights = read_lora_weights(folder, self._layers)
+        with self._fetch(name) as folder:
+            size = self._checked_size(name, folder)
+            weights = read_lora_weights(folder, self._layers)
         slot = self._free_slot(size)
         self._layers.put(slot, weights)
         self._slot_of[name], self._size_of[name] = slot, size

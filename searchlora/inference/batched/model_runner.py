@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", GenerateRequest, ScoreRequest)
 def batched_core(
     model: Any,
     stop_id: int,
-    fetch: Callable[[str], Path],
+    fetch: Callable[[str], AbstractContextManager[Path]],
     *,
     slots: LoraLimits,
     limits: Limits,
@@ -47,7 +47,7 @@ def batched_core(
     Args:
         model: A model that `forward.is_supported`; its layers are replaced.
         stop_id: The token that ends an answer.
-        fetch: Returns the checked folder of an adapter.
+        fetch: Gives the checked folder of an adapter to a block that reads it.
         slots: Upper bounds on the loaded adapters.
         limits: Sizes of batches and of the queue.
         prefix_tokens: Size of the prefix cache in tokens.

@@ -98,6 +98,11 @@ class EngineCore:
         self._scheduler = Scheduler(runner, limits)
         _open.add(self)
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of the loaded adapters."""
+        return self._adapters.loaded
+
     def submit(self, requests: Sequence[AnyRequest], caller: Hashable) -> None:
         """See `Scheduler.submit`."""
         self._scheduler.submit(requests, caller)

@@ -1,0 +1,109 @@
+"""Folders of an engine's adapters, whose files are hashed in the threads of its callers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from searchlora.adapters.load_check import check_base, check_files
+from searchlora.adapters.store import Store
+from searchlora.adapters.stored import StoredAdapter
+from searchlora.errors import RequestRefused, TamperedAdapter
+from searchlora.models.resolve import BaseModel
+
+#: Name, inode, size, and times of modification and of change of each file of a folder.
+_State: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+
+
+class AdapterFolders:
+    """Finds the folder of an adapter, after the checks of every load (`load_check.check_files`).
+
+    Hashing a large adapter takes seconds, so it is done in the thread of a caller, before its request is queued, and
+    not in the computing thread, where all rows would wait for it. A load compares the state of the files (inode, size,
+    times) with their state when they were hashed, before and after it reads them; changed files are hashed again.
+
+    It holds no reference to the engine, so that the engine can be garbage-collected.
+
+    Args:
+        base: The base model that adapters must fit.
+        store: Where names with a version are found.
+        folders: Name -> folder of adapters that are not in the store; they are not checked.
+    """
+
+    def __init__(self, base: BaseModel, store: Store | None, folders: Mapping[str, Path]) -> None:
+        self._base, self._store, self._folders = base, store, folders
+        self._checked: dict[str, _State] = {}  # pinned version -> state of its files when they were hashed
+        self._running: dict[str, Future[None]] = {}  # checks that callers wait for
+        self._lock = threading.Lock()
+
+    def check(self, name: str) -> None:
+        """Check the files of an adapter unless they were checked; callers at the same time share one check.
+
+        Args:
+            name: A pinned version, or a name in `folders`.
+
+        Raises:
+            NotInStore, LoadCheckFailed: for an adapter that is missing or must not be loaded.
+        """
+        if name in self._folders:
+            return
+        with self._lock:
+            running = self._running.get(name)
+            if is_first := running is None:
+                running = self._running[name] = Future()
+        if not is_first:
+            running.result()
+            return
+        try:
+            self._check(required_store(self._store).get(name))
+        except BaseException as error:
+            running.set_exception(error)
+            raise
+        else:
+            running.set_result(None)
+        finally:
+            with self._lock:
+                del self._running[name]
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Path]:
+        """The checked folder of an adapter, to be read in the block.
+
+        Raises:
+            NotInStore, LoadCheckFailed: as `check`.
+            TamperedAdapter: at the end, if the files changed in the block.
+        """
+        if name in self._folders:
+            yield self._folders[name]
+            return
+        stored = required_store(self._store).get(name)
+        checked = self._check(stored)
+        yield stored.path
+        if _state(stored.path) != checked:
+            raise TamperedAdapter("was changed while it was loaded", where=str(stored.path), fix="Try again.")
+
+    def _check(self, stored: StoredAdapter) -> _State:
+        state = _state(stored.path)
+        if self._checked.get(stored.reference) == state:
+            check_base(stored.reference, stored.manifest.base, self._base)
+        else:
+            check_files(stored, self._base)
+            self._checked[stored.reference] = state
+        return state
+
+
+def required_store(store: Store | None) -> Store:
+    """The store. Raises `RequestRefused` if the engine has none."""
+    if store is None:
+        raise RequestRefused("the engine was made without a store, so it knows no adapter by name")
+    return store
+
+
+def _state(folder: Path) -> _State:
+    """The state of the files. The system sets the time of change (ctime), whatever a writer sets the others to."""
+    files = ((file.name, file.lstat()) for file in sorted(folder.iterdir()))
+    return tuple((name, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in files)
