@@ -321,7 +321,7 @@ class LocalEngine:
     def _with_checked_adapters(self, queued: Sequence[ModelRequest[Any]]) -> list[ModelRequest[Any]]:
         """The requests whose adapters are loaded or pass the check of their files, in this thread; the others fail."""
         refused: dict[str | None, Exception] = {}
-        for adapter in {each.adapter for each in queued} - {None, *self._core.loaded}:
+        for adapter in {each.adapter for each in queued if each.adapter is not None} - {*self._core.loaded}:
             try:
                 self._adapters.check(adapter)
             except Exception as error:
