@@ -100,6 +100,7 @@ def judged_records(judged: Judged, relevant: int) -> Found:
             if kept := [text for text in negatives if text not in positives][:MAX_NEGATIVES]:
                 record["negatives"] = kept
             yield SourceRow({**record, "split": split} if split else record, where)
+    yield from judged.reports()
     if without:
         yield SourceReport(("Topics without a relevant document are left out.",), {"topics without relevant": without})
 

@@ -167,7 +167,8 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             name="esci",
-            description="ESCI, the Shopping Queries Dataset: a folder with the examples and the products (Parquet)",
+            description="ESCI, the Shopping Queries Dataset: a folder with examples and products (Parquet), or one "
+            "file of pairs with their texts (CSV, TSV, JSONL, Parquet)",
             read=_pairs(judged_pairs.read_esci),
             options=judged_pairs.ESCI_OPTIONS,
             implied=_of_products,

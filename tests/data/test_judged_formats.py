@@ -238,8 +238,10 @@ def test_esci_reports_malformed_files_and_rows(tmp_path):
     assert [each.reason for each in found if isinstance(each, RejectedRow)] == [
         "the product P7 is not among the products"
     ]
-    found = list(judged_pairs.read_esci(esci_folder(tmp_path, esci_label=["E", "exact", "C", "E"]), {}))
-    assert ["'exact' is none of E, S, C, I" in each.reason for each in found if isinstance(each, RejectedRow)] == [True]
+    found = list(judged_pairs.read_esci(esci_folder(tmp_path, esci_label=["E", "perfect", "C", "E"]), {}))
+    assert ["'perfect' is none of E, S, C, I" in each.reason for each in found if isinstance(each, RejectedRow)] == [
+        True
+    ]
     with pytest.raises(DataError, match=r"has no example of the locale 'de'"):
         list(judged_pairs.read_esci(tmp_path, {"locale": "de"}))
     with pytest.raises(UsageError, match=r"'1' is neither yes nor no"):
@@ -249,3 +251,112 @@ def test_esci_reports_malformed_files_and_rows(tmp_path):
         list(judged_pairs.read_esci(tmp_path, {}))
     with pytest.raises(DataError, match=r"has 0 files \*examples\*\.parquet"):
         list(judged_pairs.read_esci(tmp_path / "none", {}))
+
+
+ESCI_HEADER = ["query_id", "query", "query_locale", "product_id", "esci_label", "product_title", "product_description",
+               "product_locale", "split"]  # fmt: skip
+ESCI_ROWS = [
+    ["7.0", "tent", "us", "P1", "exact", "Dome tent", "<b>For</b> two", "us", "train"],
+    ["", "boots", "us", "P2", "Irrelevant", "Stove", "", "us", "test"],
+    ["", "zelt", "es", "P3", "S", "Tienda", "", "es", "train"],
+    ["", "zelt", "us", "P3", "S", "Tienda", "", "es", "train"],
+    ["", "boots", "us", "P2", "Irrelevant", "Stove", "", "us", "test"],
+]
+
+
+def esci_pairs(folder: Path, kind: str, rows_: list[list[str]] = ESCI_ROWS) -> Path:
+    path = folder / f"pairs.{kind}"
+    if kind == "parquet":
+        columns = dict(zip(ESCI_HEADER, map(list, zip(*rows_, strict=True)), strict=True))
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    else:
+        text = "\n".join(",".join(row) for row in [ESCI_HEADER, *rows_]) + "\n"
+        path.write_bytes(gzip.compress(text.encode()) if kind.endswith("gz") else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_one_file_of_esci_pairs_is_read(tmp_path, kind):
+    found = list(judged_pairs.read_esci(esci_pairs(tmp_path, kind), {}))
+    assert [
+        (each["document"], each["grade"], each["title"], each["passage"], each["split"]) for each in rows(found)
+    ] == [
+        ("P1", 3, "Dome tent", "For two", "train"),
+        ("P2", 0, "", "Stove", "test"),
+    ]
+    assert rows(found)[0]["topic"] == "7" and len(rows(found)[1]["topic"]) == 16
+    (report,) = [each for each in found if isinstance(each, SourceReport)]
+    assert report.counts == {"pairs of other locales left out": 2, "repeated pairs left out": 1}
+    everything = list(judged_pairs.read_esci(esci_pairs(tmp_path, kind), {"locale": "all"}))
+    assert [each["document"] for each in rows(everything)] == ["P1", "P2", "P3"]
+    (report,) = [each for each in everything if isinstance(each, SourceReport)]
+    assert report.counts["pairs of a query and a product of two locales left out"] == 1
+
+
+def test_a_label_that_contradicts_an_earlier_row_is_rejected(tmp_path):
+    other = [
+        *ESCI_ROWS[:1],
+        [*ESCI_ROWS[0][:4], "I", *ESCI_ROWS[0][5:]],
+        [*ESCI_ROWS[1][:4], "good", *ESCI_ROWS[1][5:]],
+    ]
+    found = list(judged_pairs.read_esci(esci_pairs(tmp_path, "csv", other), {}))
+    assert [(each.where, each.reason) for each in found if isinstance(each, RejectedRow)] == [
+        ("pairs.csv, line 3", "the pair has the label 'exact' in an earlier row"),
+        ("pairs.csv, line 4", "field 'esci_label': 'good' is none of E, S, C, I"),
+    ]
+    with pytest.raises(DataError, match=r"has no pair of the locale 'de'"):
+        list(judged_pairs.read_esci(tmp_path / "pairs.csv", {"locale": "de"}))
+
+
+def test_the_published_esci_pairs_are_read(real_data):
+    source = real_data / "esci_pairs" / "pairs.csv.gz"
+    found = {locale: list(judged_pairs.read_esci(source, {"locale": locale})) for locale in ("us", "es", "jp")}
+    assert {locale: len(rows(each)) for locale, each in found.items()} == {"us": 1695, "es": 412, "jp": 511}
+    assert not [each for of_locale in found.values() for each in of_locale if isinstance(each, RejectedRow)]
+
+
+# TREC pools
+
+
+def trec_pool(folder: Path) -> Path:
+    (folder / "passages.jsonl").write_text(
+        "".join(json.dumps({"id": f"d{n}", "text": f"text {n}"}) + "\n" for n in range(1, 6)), encoding="utf-8"
+    )
+    (folder / "topics.tsv").write_text("5\ttents\n", encoding="utf-8")
+    (folder / "qrels.txt").write_text("5 0 d1 3\n5 0 d2 0\n5 0 d9 2\n", encoding="utf-8")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "a.trec").write_text("5 Q0 d1 1 9 a\n5 Q0 d3 2 8 a\n5 Q0 d2 3 7 a\n", encoding="utf-8")
+    (folder / "runs" / "b.trec").write_text("5 Q0 d4 1 9 b\n", encoding="utf-8")
+    return folder
+
+
+def test_judgments_outside_the_pool_of_the_runs_are_left_out(tmp_path):
+    trec_pool(tmp_path)
+    found = list(graded_pairs(judged_collections.read_trec(tmp_path, {"runs": "runs"})))
+    assert [(each["document"], each["grade"]) for each in rows(found)] == [("d1", 3), ("d2", 0)]
+    (report,) = [each for each in found if isinstance(each, SourceReport)]
+    assert report.counts == {"judgments outside the pool": 1}
+    shallow = judged_collections.read_trec(tmp_path, {"runs": "runs/a.trec,runs/b.trec", "depth": "2"})
+    assert [each["document"] for each in rows(graded_pairs(shallow))] == ["d1"]
+
+
+def test_unjudged_documents_are_drawn_from_the_pool(tmp_path):
+    pooled = judged_collections.read_trec(trec_pool(tmp_path), {"runs": "runs"})
+    drawn = rows(graded_pairs(pooled, unjudged=2))
+    assert {each["document"] for each in drawn if each["grade"] == 0} == {"d2", "d3", "d4"}
+    with pytest.raises(DataError, match=r"topic 5: has 4 documents, too few to draw 3"):
+        list(graded_pairs(pooled, unjudged=3))
+
+
+@pytest.mark.parametrize("depth", ["0", "few"])
+def test_a_depth_is_a_positive_number(tmp_path, depth):
+    with pytest.raises(UsageError, match=r"--option depth: .*at least 1"):
+        judged_collections.read_trec(trec_pool(tmp_path), {"runs": "runs", "depth": depth})
+
+
+@pytest.mark.parametrize(("folder", "corpus", "pairs"), [("trecdl19", "pool_passages.jsonl.gz", 4333),
+                                                         ("trecdl20", "passages.jsonl.gz", 4999)])  # fmt: skip
+def test_the_published_pools_are_read(real_data, folder, corpus, pairs):
+    judged = judged_collections.read_trec(real_data / folder, {"runs": "runs", "corpus": corpus})
+    found = list(graded_pairs(judged))
+    assert len(rows(found)) == pairs and not [each for each in found if isinstance(each, RejectedRow)]

@@ -9,6 +9,7 @@ import pytest
 from searchlora.data import build, load_dataset
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, UsageError
+from searchlora.files import parse_field_map
 from searchlora.task import load_task
 
 
@@ -75,6 +76,50 @@ def test_judgments_can_be_written_before_the_dataset_is_built(form, tmp_path):
     out = tmp_path / "data"
     build("rewriting", source, format=form, out=out, corpus=corpus, qrels=qrels, shares=(1.0, 0.0, 0.0))
     assert load_dataset(out).qrels() == {topic: {"p1": 3}}
+
+
+QUERY_LOG = "session,time,query,clicks\n" + "".join(
+    f"s{n},0,Red kicks,0\ns{n},9,red shoes,1\nt{n},0,green tent,1\n" for n in range(3)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "judged", "columns"),
+    [
+        ("j.csv", "query,document,grade\nRed shoes!,p1,3\nelse,p2,1\n", []),
+        ("j.jsonl", '{"query": "red shoes", "document": "p1", "grade": 3}\n', []),
+        ("j.csv", "query,docid,rating\nred shoes,p1,3\n", []),
+        ("j.csv", "q,product,ann,ben\nred shoes,p1,3,3\nred shoes,p1x,,\n",
+         ["qrels.query=q", "qrels.document=product", "qrels.grade=ann,ben"]),
+        ("j.json", '{"judgmentRatings": [{"query": "red shoes", "ratings": [{"docId": "p1", "rating": "3"}]}]}', []),
+    ],
+)  # fmt: skip
+def test_a_query_log_is_built_with_judgments_by_query(tmp_path, name, judged, columns):
+    log = written(tmp_path / "log.csv", QUERY_LOG)
+    corpus = written(tmp_path / "products.csv", "sku,text\np1,a running shoe\np2,a tent\n")
+    qrels = written(tmp_path / name, judged)
+    fields = parse_field_map(["corpus.id=sku", *columns])
+    card = build("rewriting", log, format="querylog", out=tmp_path / "out", corpus=corpus, qrels=qrels, fields=fields,
+                 shares=(1.0, 0.0, 0.0))  # fmt: skip
+    # A record is judged by its own query or by its rewrite, which have one information need.
+    assert load_dataset(tmp_path / "out").qrels() == {pair_id("red kicks", "red shoes"): {"p1": 3}}
+    assert card.collection["documents"] == 2
+
+
+def test_a_judgment_of_the_query_itself_precedes_that_of_its_rewrite(tmp_path):
+    pairs = written(tmp_path / "pairs.csv", "query,rewrite\nred kicks,red shoes\n")
+    corpus = written(tmp_path / "products.csv", "id,text\np1,a shoe\np2,a kick\n")
+    qrels = written(tmp_path / "j.csv", "query,document,grade\nred kicks,p2,1\nred shoes,p1,3\n")
+    build("rewriting", pairs, format="pairs", out=tmp_path / "out", corpus=corpus, qrels=qrels, shares=(1.0, 0.0, 0.0))
+    assert load_dataset(tmp_path / "out").qrels() == {pair_id("red kicks"): {"p2": 1}}
+
+
+def test_a_malformed_judgment_by_query_names_its_place(tmp_path, source):
+    corpus = written(tmp_path / "products.csv", "id,text\np1,a shoe\n")
+    qrels = written(tmp_path / "j.csv", "query,document,grade\nred kicks,p1,good\n")
+    with pytest.raises(DataError, match=r"j\.csv, line 2: field 'grade': 'good' is not a whole number"):
+        build("rewriting", source, format="native", out=tmp_path / "out", corpus=corpus, qrels=qrels)
+    assert not (tmp_path / "out").exists()
 
 
 def test_corpus_and_qrels_are_only_accepted_together(source, tmp_path):

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import read_documents
 from searchlora.data.splits import SPLIT_NAMES
-from searchlora.errors import DataError
-from searchlora.eval.formats import read_qrels, read_topics
+from searchlora.errors import DataError, UsageError
+from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.judgments.pooling import pool
 from searchlora.eval.trec import Qrels
 from searchlora.files import numbered_lines, open_bytes, read_rows, strict
 from searchlora.files.rows import delimited_fields
@@ -39,6 +41,8 @@ class Judged:
         documents: Iterates over all documents; called once for the texts, and once more to draw unjudged ones.
         qrels: Split -> judgments; the split is None if the source has no splits.
         never: Pairs (topic, document) that are never drawn as unjudged.
+        pool: Topic -> documents that systems retrieved, from which unjudged ones are drawn; None: all documents.
+        outside: Number of judgments left out because their document is not in the pool.
     """
 
     name: str
@@ -46,6 +50,14 @@ class Judged:
     documents: Callable[[], Iterable[Document]]
     qrels: Mapping[str | None, Qrels]
     never: Set[tuple[str, str]] = frozenset()
+    pool: Mapping[str, Sequence[str]] | None = None
+    outside: int = 0
+
+    def reports(self) -> Iterator[SourceReport]:
+        """What was left out of the source."""
+        if self.pool is not None:
+            counts = {"judgments outside the pool": self.outside}
+            yield SourceReport(("Only documents in the pool of the runs are read.",), counts)
 
 
 def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow | RejectedRow | SourceReport]:
@@ -84,6 +96,7 @@ def graded_pairs(collection: Judged, *, unjudged: int = 0) -> Iterator[SourceRow
         else:
             row = {"topic": topic, "query": collection.queries[topic], "document": document, "grade": grade}
             yield SourceRow({**row, **title_and_passage(texts[document]), "split": split}, where)
+    yield from collection.reports()
     if empty:
         yield SourceReport(("Pairs whose document is empty are left out.",), {"pairs with an empty document": empty})
 
@@ -100,7 +113,8 @@ def _list_pairs(
 
 def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
     """Topic -> random documents that are not judged for it in any split; deterministic."""
-    ids = [document.id for document in collection.documents()]
+    everything = [document.id for document in collection.documents()]
+    known_ids = set(everything)
     judged: dict[str, set[str]] = {}
     for qrels in collection.qrels.values():
         for topic, grades in qrels.items():
@@ -110,6 +124,10 @@ def _draw_unjudged(collection: Judged, count: int) -> dict[str, list[str]]:
             judged[topic].add(document)
     unjudged = {}
     for topic, known in judged.items():
+        ids = everything
+        if collection.pool is not None:
+            ids = [document for document in collection.pool.get(topic, ()) if document in known_ids]
+            known = known & set(ids)
         if len(ids) < count + len(known):
             raise DataError(
                 f"has {len(ids)} documents, too few to draw {count} that are not judged",
@@ -179,9 +197,20 @@ def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
 TREC_OPTIONS: Mapping[str, Option] = {
     "topics": Option("the topics, in the folder or elsewhere", "file", "the file named topics… or queries…"),
     "qrels": Option("the judgments", "file", "the file named qrels…"),
-    "corpus": Option("the documents", "file", "the file named corpus…, collection… or documents…"),
+    "corpus": Option("the documents", "file", "the file named corpus…, collection…, documents… or passages…"),
+    "runs": Option(
+        "runs, whose first documents are the pool: judgments of others are left out, and unjudged documents are drawn "
+        "from it",
+        "folder, or files separated by commas",
+        "all documents",
+    ),
+    "depth": Option("number of documents of a run and topic that are in the pool", "whole number ≥ 1", "all"),
 }
-_NAME_PREFIXES = {"topics": ("topics", "queries"), "qrels": ("qrels",), "corpus": ("corpus", "collection", "documents")}
+_NAME_PREFIXES = {
+    "topics": ("topics", "queries"),
+    "qrels": ("qrels",),
+    "corpus": ("corpus", "collection", "documents", "passages"),
+}
 
 
 def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
@@ -198,9 +227,41 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
     """
     if not source.is_dir():
         raise DataError("is not a folder", where=str(source), fix="Give the folder with topics, qrels and documents.")
-    files = {name: _file(source, name, options.get(name)) for name in TREC_OPTIONS}
+    files = {name: _file(source, name, options.get(name)) for name in _NAME_PREFIXES}
     queries = {topic: str(fields["query"]) for topic, fields in read_topics(files["topics"]).items()}
-    return Judged(source.name, queries, lambda: trec_documents(files["corpus"]), {None: read_qrels(files["qrels"])})
+    judged = Judged(source.name, queries, lambda: trec_documents(files["corpus"]), {None: read_qrels(files["qrels"])})
+    if "runs" not in options:
+        return judged
+    runs = {str(path): read_run(path) for path in _run_files(source, options["runs"])}
+    return _within_pool(judged, pool(runs, _depth(options.get("depth", f"{sys.maxsize}"))))
+
+
+def _within_pool(judged: Judged, pooled: Mapping[str, Mapping[str, int]]) -> Judged:
+    qrels = {
+        split: {
+            topic: {document: grade for document, grade in grades.items() if document in pooled.get(topic, {})}
+            for topic, grades in of_split.items()
+        }
+        for split, of_split in judged.qrels.items()
+    }
+    before, after = (_count(each) for each in (judged.qrels, qrels))
+    documents = {topic: list(counts) for topic, counts in pooled.items()}
+    return replace(judged, qrels=qrels, pool=documents, outside=before - after)
+
+
+def _count(qrels: Mapping[str | None, Qrels]) -> int:
+    return sum(len(grades) for of_split in qrels.values() for grades in of_split.values())
+
+
+def _run_files(source: Path, value: str) -> list[Path]:
+    paths = [source / part if (source / part).exists() else Path(part) for part in value.split(",")]
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+def _depth(value: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise UsageError(f"'{value}' is not a whole number of at least 1", where="--option depth")
+    return int(value)
 
 
 def trec_documents(path: Path) -> Iterator[Document]:

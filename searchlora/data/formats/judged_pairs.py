@@ -3,7 +3,9 @@
 * ESCI, the Shopping Queries Dataset (Reddy et al. 2022, arXiv:2206.06588; https://github.com/amazon-science/esci-data):
   a folder with `shopping_queries_dataset_examples.parquet` (`example_id, query, query_id, product_id, product_locale,
   esci_label, split`, and `small_version`) and `shopping_queries_dataset_products.parquet` (`product_id,
-  product_locale`, and texts).
+  product_locale`, and texts). Also one file of pairs with the texts of their products (CSV, TSV, JSONL, Parquet), as
+  samples are published: `query, product_id, product_locale, esci_label, product_title`, where `esci_label` may be a
+  word, and optionally `query_id, query_locale, split` and further texts.
 * TREC Deep Learning topics with BM25 passages, as published by RankGPT and rank_llm
   (https://github.com/sunnweiwei/RankGPT, https://github.com/castorini/rank_llm): a folder with one JSON file, an array
   of `{"query", "hits": [{"qid", "docid", "content", "score"}]}`, and one qrels file (`qrels*`, TREC lines).
@@ -13,34 +15,42 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from searchlora.data.formats.common import pair_id
+from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels
 from searchlora.eval.text_identity import fingerprint
 from searchlora.files import Rows, open_bytes, read_rows, strict
 from searchlora.files.rows import parquet_rows
-from searchlora.records import Option, RejectedRow, SourceRow
+from searchlora.records import Option, RejectedRow, SourceReport, SourceRow
 
-#: ESCI label -> grade: exact, substitute, complement, irrelevant.
-ESCI_GRADES: Mapping[str, int] = {"E": 3, "S": 2, "C": 1, "I": 0}
+#: ESCI label, a letter or a word -> grade.
+ESCI_GRADES: Mapping[str, int] = {
+    label: grade
+    for grade, labels in enumerate((("I", "irrelevant"), ("C", "complement"), ("S", "substitute"), ("E", "exact")))
+    for label in labels
+}
 ESCI_OPTIONS: Mapping[str, Option] = {
-    "locale": Option("locale of the examples", "us, es or jp", "us"),
+    "locale": Option("locale of the examples; all: every one, from a file of pairs", "us, es, jp or all", "us"),
     "small_version": Option("read only the small version, which leaves out easy queries", "yes or no", "no"),
 }
 
 _EXAMPLES = ("example_id", "query", "query_id", "product_id", "product_locale", "esci_label", "split")
 _PRODUCTS = ("product_id", "product_locale", "product_title")
-_TEXTS = ("product_brand", "product_color", "product_bullet_point", "product_description")
+_TEXTS = ("product_brand", "product_color", "product_color_name", "product_bullet_point", "product_description")
+_PAIRS = ("query", "product_id", "product_locale", "esci_label", "product_title")
 _TAG = re.compile(r"<[^>]*>")
 
 
-def read_esci(source: Path, options: Mapping[str, str]) -> Rows:
-    """Examples of ESCI with their product, in the order of the products.
+def read_esci(source: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    """Examples of ESCI with their product, in the order of the products; of a file of pairs in file order.
 
     The products, 1.8 million with long texts, are read once; the examples are held in memory.
 
@@ -56,6 +66,9 @@ def read_esci(source: Path, options: Mapping[str, str]) -> Rows:
         DataError: if a file is missing, is not Parquet, or lacks a column.
         UsageError: for an option out of range.
     """
+    if source.is_file():
+        yield from _esci_pairs(source, options)
+        return
     small = options.get("small_version", "no")
     if small not in ("yes", "no"):
         raise UsageError(f"'{small}' is neither yes nor no", where="--option small_version")
@@ -73,10 +86,50 @@ def read_esci(source: Path, options: Mapping[str, str]) -> Rows:
         for index in order[np.searchsorted(ordered, key) : np.searchsorted(ordered, key, side="right")]:
             if waiting[index]:
                 waiting[index] = False
-                yield _esci_row({name: values[index] for name, values in columns.items()}, product, examples)
+                example = {name: values[index] for name, values in columns.items()}
+                yield _esci_row(example, product, f"{examples}, example {example['example_id']}")
     for index in np.flatnonzero(waiting):
         where = f"{examples}, example {columns['example_id'][index]}"
         yield RejectedRow(where, f"the product {columns['product_id'][index]} is not among the products")
+
+
+def _esci_pairs(path: Path, options: Mapping[str, str]) -> Iterator[SourceRow | RejectedRow | SourceReport]:
+    """The examples of a file that holds the texts of the products too."""
+    locale = options.get("locale", "us")
+    seen: dict[int, str] = {}
+    counts = Counter[str]()
+    for row in read_rows(path, _PAIRS):
+        if isinstance(row, RejectedRow):
+            yield row
+            continue
+        data = row.data
+        if locale not in ("all", data["product_locale"]):
+            counts["pairs of other locales left out"] += 1
+        elif data.get("query_locale") not in (None, "", data["product_locale"]):
+            counts["pairs of a query and a product of two locales left out"] += 1
+        elif (key := _pair_key(data)) not in seen:
+            seen[key] = str(data["esci_label"])
+            query_id = data.get("query_id")
+            topic = pair_id(str(data["query"])) if query_id in (None, "") else _whole(query_id)
+            example = {**data, "query_id": topic, "split": SPLIT_NAMES.get(str(data.get("split")))}
+            yield _esci_row(example, data, row.where)
+        elif seen[key] == data["esci_label"]:
+            counts["repeated pairs left out"] += 1
+        else:
+            yield RejectedRow(row.where, f"the pair has the label '{seen[key]}' in an earlier row", data)
+    if not seen:
+        raise DataError(f"has no pair of the locale '{locale}'", where=path.name, fix="It is us, es, jp or all.")
+    if counts:
+        yield SourceReport((), dict(counts))
+
+
+def _pair_key(data: Mapping[str, Any]) -> int:
+    return fingerprint(f"{data['product_locale']}\n{data['product_id']}\n{data['query']}")
+
+
+def _whole(value: Any) -> str:
+    """A number as pandas writes it in a column with gaps ("7.0") without its fraction."""
+    return str(value).removesuffix(".0")
 
 
 def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str, list[Any]]]:
@@ -94,11 +147,11 @@ def _esci_examples(path: Path, locale: str, small: bool) -> tuple[str, dict[str,
     return path.name, columns
 
 
-def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], file: str) -> SourceRow | RejectedRow:
-    where = f"{file}, example {example['example_id']}"
-    grade = ESCI_GRADES.get(str(example["esci_label"]))
+def _esci_row(example: Mapping[str, Any], product: Mapping[str, Any], where: str) -> SourceRow | RejectedRow:
+    label = str(example["esci_label"]).strip()
+    grade = ESCI_GRADES.get(label, ESCI_GRADES.get(label.lower()))
     if grade is None:
-        return RejectedRow(where, f"field 'esci_label': '{example['esci_label']}' is none of E, S, C, I", dict(example))
+        return RejectedRow(where, f"field 'esci_label': '{label}' is none of E, S, C, I", dict(example))
     title = _without_markup(product["product_title"])
     text = ". ".join(part for name in _TEXTS if (part := _without_markup(product.get(name))))
     return SourceRow(
