@@ -93,7 +93,7 @@ def recipe() -> str:
 
 def pipeline() -> str:
     """Every key of every kind of stage."""
-    from searchlora.pipelines.config import KINDS, EngineSettings
+    from searchlora.pipelines.config import KINDS, CorpusSettings, EngineSettings, PipelineFile
 
     parts = [
         "# Pipeline keys\n",
@@ -106,9 +106,10 @@ def pipeline() -> str:
         "stages:\n"
         "  - adapter: {name: $adapter}\n"
         "  - bm25: {k: 100}\n```\n",
-        "A stage is a mapping with one key, its kind.\n",
+        "A stage is a mapping with one key, its kind. The keys of the file:\n",
+        _model_table(PipelineFile),
     ]
-    for kind, model in {**KINDS, "engine": EngineSettings}.items():
+    for kind, model in {**KINDS, "corpus": CorpusSettings, "engine": EngineSettings}.items():
         parts += [f"## {kind}\n", f"{_text(inspect.getdoc(model))}\n", _model_table(model)]
     return "\n".join(parts)
 

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import DataError, PipelineError
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
@@ -301,14 +302,45 @@ KINDS: dict[str, type[Settings]] = {
 # Pipeline files
 
 
-class PipelineFile(Settings):
-    """The content of a pipeline file; a value `$name` refers to a parameter."""
+class CorpusSettings(Settings):
+    """`corpus: {file: products.jsonl, map: {id: sku, text: [name, description]}}`: documents in a file of your own.
 
-    name: str = Field(pattern=r"^[\w.-]+$")
-    parameters: dict[str, str | int | float] = Field(default_factory=dict)
-    corpus: str | None = Field(None, description="documents to search, relative to the pipeline file")
-    engine: dict[str, Any] | None = None
-    stages: list[dict[str, dict[str, Any]]] = Field(min_length=1)
+    `map` names the columns that hold `id`, `title` and `text`. A corpus that needs no map is just the name of the file.
+    """
+
+    file: str = Field(min_length=1, description="relative to the pipeline file")
+    map: dict[str, str | list[str]] = Field(
+        default_factory=dict, description="field -> its column, or a list of columns that are joined"
+    )
+
+    @field_validator("map")
+    @classmethod
+    def _named(cls, value: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        for name, columns in value.items():
+            if not name or not columns or not all([columns] if isinstance(columns, str) else columns):
+                raise ValueError(f"the field '{name}' has no column")
+        return value
+
+    def below(self, folder: Path) -> Corpus:
+        """The documents, with the path resolved against `folder`."""
+        columns = {name: (each,) if isinstance(each, str) else tuple(each) for name, each in self.map.items()}
+        return CorpusFile(folder / self.file, columns) if columns else folder / self.file
+
+
+class PipelineFile(Settings):
+    """The keys of a pipeline file; a value `$name` refers to a parameter."""
+
+    name: str = Field(pattern=r"^[\w.-]+$", description="one word")
+    parameters: dict[str, str | int | float] = Field(
+        default_factory=dict, description="defaults of the values `$name`, changed by `--set name=value`"
+    )
+    corpus: str | dict[str, Any] | None = Field(
+        None, description="documents to search, relative to the pipeline file; see [corpus](#corpus)"
+    )
+    engine: dict[str, Any] | None = Field(
+        None, description="server that generates; see [engine](#engine); default: this process"
+    )
+    stages: list[dict[str, dict[str, Any]]] = Field(min_length=1, description="executed in this order")
 
 
 @dataclass(frozen=True)
@@ -323,7 +355,7 @@ class PipelineConfig:
 
     name: str
     stages: Sequence[Settings]
-    corpus: Path | None = None
+    corpus: Corpus | None = None
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
@@ -377,9 +409,17 @@ def read_pipeline(
     return PipelineConfig(
         file.name,
         with_engine(stages, engine) if engine else stages,
-        path.parent / file.corpus if file.corpus is not None else None,
+        _corpus(file.corpus, path, parameters),
         parameters,
     )
+
+
+def _corpus(value: str | dict[str, Any] | None, path: Path, parameters: Mapping[str, Any]) -> Corpus | None:
+    if value is None:
+        return None
+    where = f"{path}, corpus"
+    values = _substituted({"file": value} if isinstance(value, str) else value, parameters, where)
+    return _validated(CorpusSettings, values, where).below(path.parent)
 
 
 def pipeline_path(pipeline: str | Path) -> Path:

@@ -6,8 +6,9 @@ import pytest
 
 from searchlora.adapters.operations import store_adapter
 from searchlora.adapters.store import Store
+from searchlora.errors import PipelineError
 from searchlora.pipelines.config import AdapterSettings
-from searchlora.pipelines.pipeline import build_pipeline
+from searchlora.pipelines.pipeline import Pipeline, build_pipeline
 from tests.made import made_adapter, made_folder
 from tests.words import first_word
 
@@ -31,3 +32,29 @@ def test_text_after_a_scored_choice_can_be_disabled(tiny_base, tmp_path, monkeyp
     made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)
     stages = [AdapterSettings(name="one"), AdapterSettings(name="one", rest=False)]
     assert [stage.rest for stage in build_pipeline("p", stages, store=store, documents=[]).stages] == [True, False]
+
+
+def test_a_file_may_map_the_columns_of_its_own_corpus(tmp_path):
+    (tmp_path / "products.jsonl").write_text('{"sku": 7, "name": "Red tent", "maker": "Acme", "note": "for two"}\n')
+    text = "name: shop\nparameters: {file: products.jsonl}\nstages: [{bm25: {fields: {title: 2, maker: 1}}}]\n"
+    shop = tmp_path / "shop.yaml"
+    shop.write_text(f"{text}corpus: {{file: $file, map: {{id: sku, title: name, text: [name, note]}}}}\n")
+    for query in ("acme", "tent"):
+        assert [hit["document"] for hit in Pipeline.load(shop).search(query)["hits"]] == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "named"),
+    [
+        ("{map: {id: sku}}", "'file'"),
+        ("{file: products.jsonl, map: {id: []}}", "the field 'id' has no column"),
+        ("{file: products.jsonl, columns: {id: sku}}", "'columns'"),
+        ("[products.jsonl]", "corpus"),
+    ],
+)
+def test_a_corpus_that_is_no_file_and_map_is_refused_by_name(tmp_path, corpus, named):
+    shop = tmp_path / "shop.yaml"
+    shop.write_text(f"name: shop\ncorpus: {corpus}\nstages: [{{bm25: {{}}}}]\n")
+    with pytest.raises(PipelineError, match="corpus") as refused:
+        Pipeline.load(shop)
+    assert named in str(refused.value)
