@@ -348,12 +348,15 @@ class PipelineConfig:
     """A pipeline as configured, with parameters substituted.
 
     Attributes:
+        name: Its name, for run tags.
+        source: What it was read as: a file or a name, for errors.
         stages: The settings of the stages, in order.
         corpus: The documents that the file names, or None.
         parameters: Parameter -> value.
     """
 
     name: str
+    source: str
     stages: Sequence[Settings]
     corpus: Corpus | None = None
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -408,6 +411,7 @@ def read_pipeline(
         _check_key_variable(engine, where)
     return PipelineConfig(
         file.name,
+        str(pipeline),
         with_engine(stages, engine) if engine else stages,
         _corpus(file.corpus, path, parameters),
         parameters,

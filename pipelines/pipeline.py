@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, check_id, read_documents
-from searchlora.errors import DataError, PipelineError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.eval.trec import Run, read_run
 from searchlora.models.resolve import public_name
 from searchlora.pipelines.config import (
@@ -24,6 +24,7 @@ from searchlora.pipelines.config import (
     HitsSettings,
     HttpSettings,
     PassagesSettings,
+    PipelineConfig,
     RetrieveSettings,
     Settings,
     check_order,
@@ -60,7 +61,7 @@ class Pipeline:
     @classmethod
     def load(
         cls,
-        pipeline: str | Path,
+        pipeline: str | Path | PipelineConfig,
         *,
         corpus: Corpus | Iterable[Document] | None = None,
         overrides: Sequence[str] = (),
@@ -72,7 +73,8 @@ class Pipeline:
         """Load a pipeline: read its file, pin its adapters to versions, load them, and index the documents.
 
         Args:
-            pipeline: A YAML file, or the name of a built-in pipeline or of a YAML file here.
+            pipeline: A YAML file, the name of a built-in pipeline or of a YAML file here, or what `read_pipeline` made
+                of one, with the overrides and the engine.
             corpus: Documents, or a file of rows with `id`, `text` and optionally `title`. Default: the file that the
                 pipeline names as `corpus`. A pipeline that neither searches documents nor reads their texts needs none.
             overrides: Parameters of the pipeline, `name=value`.
@@ -82,6 +84,7 @@ class Pipeline:
 
         Raises:
             PipelineError: for an invalid file, or if a stage needs documents and there are none.
+            UsageError: for overrides or an engine of a pipeline that was read before.
             DataError: for a row that is not a document, or two documents with the same id.
             BaseModelError, NotInStore, LoadCheckFailed: if a model or an adapter is missing or fails its load check.
 
@@ -90,15 +93,20 @@ class Pipeline:
             >>> [hit["document"] for hit in shop.search("a green couch")["hits"]]
             ['d2', 'd1']
         """
-        config = read_pipeline(pipeline, overrides, engine)
+        if isinstance(pipeline, PipelineConfig):
+            if overrides or engine is not None:
+                raise UsageError("overrides and engine are for `read_pipeline`", where=pipeline.source)
+            config = pipeline
+        else:
+            config = read_pipeline(pipeline, overrides, engine)
         store = store if isinstance(store, Store) else Store(store)
-        check_order(config.stages, str(pipeline))
+        check_order(config.stages, config.source)
         stages = pinned(config.stages, store.pin)
         corpus = corpus if corpus is not None else config.corpus
         if corpus is None and reads_corpus(stages):
             raise PipelineError(
                 "the pipeline needs documents, and none are given",
-                where=str(pipeline),
+                where=config.source,
                 fix="Give --corpus FILE, or name a file as 'corpus' in the pipeline.",
             )
         rows = read_documents(corpus) if isinstance(corpus, str | Path | CorpusFile) else corpus or ()

@@ -13,12 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
 
 from searchlora.adapters.references import MAX_VERSION
-from searchlora.adapters.staging import replace_text
-from searchlora.errors import NotInStore, StoreError, printable
-from searchlora.files import read_bounded
+from searchlora.adapters.staging import read_list, replace_text
+from searchlora.errors import NotInStore, printable
 
 ALIASES = "aliases.json"
 
@@ -102,7 +101,7 @@ class AliasMove(BaseModel):
         return f"{self.time} {self.alias} -> {target}{before}{kind}{reason}"
 
 
-_MOVES = TypeAdapter(list[AliasMove])
+_MOVES = TypeAdapter(tuple[AliasMove, ...])
 
 
 @dataclass(frozen=True)
@@ -126,18 +125,8 @@ class AliasHistory:
         Raises:
             StoreError: if the file is damaged.
         """
-        file = folder / ALIASES
-        try:
-            return cls(file, tuple(_MOVES.validate_json(read_bounded(file, _MAX_BYTES))))
-        except FileNotFoundError:
-            return cls(file)
-        except (ValidationError, OSError) as error:
-            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise StoreError(
-                f"is not a list of alias moves ({problem})",
-                where=str(file),
-                fix="Restore it from a copy, or remove it and set the aliases again.",
-            ) from None
+        file, fix = folder / ALIASES, "Restore it from a copy, or remove it and set the aliases again."
+        return cls(file, read_list(file, _MOVES, _MAX_BYTES, what="alias moves", fix=fix))
 
     @cached_property
     def current(self) -> dict[str, int]:
@@ -236,5 +225,5 @@ class AliasHistory:
             decision=decision,
         )
         history = AliasHistory(self.file, (*self.moves, move))
-        replace_text(self.file, _MOVES.dump_json(list(history.moves), indent=2, by_alias=True).decode() + "\n")
+        replace_text(self.file, _MOVES.dump_json(history.moves, indent=2, by_alias=True).decode() + "\n")
         return history, move

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from searchlora.adapters.references import MAX_VERSION
-from searchlora.adapters.staging import replace_text
-from searchlora.errors import StoreError
+from searchlora.adapters.staging import read_list, replace_text
 
 EVALUATIONS = "evaluations.json"
 
@@ -52,20 +51,8 @@ def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
     Raises:
         StoreError: if the file is damaged.
     """
-    file = folder / EVALUATIONS
-    try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise OSError(f"it has more than {_MAX_BYTES:,} bytes")
-        return _RECORDS.validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return ()
-    except (ValidationError, OSError) as error:
-        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise StoreError(
-            f"is not a list of evaluations ({problem})",
-            where=str(file),
-            fix="Restore it from a copy, or remove it and evaluate again.",
-        ) from None
+    fix = "Restore it from a copy, or remove it and evaluate again."
+    return read_list(folder / EVALUATIONS, _RECORDS, _MAX_BYTES, what="evaluations", fix=fix)
 
 
 def write_evaluation(folder: Path, record: EvaluationRecord) -> None:

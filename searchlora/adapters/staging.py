@@ -1,4 +1,4 @@
-"""Staging folders of the store: a version is written under a temporary name and renamed once it is complete."""
+"""Staging folders and small files of the store: written completely or not at all, and read within bounds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from searchlora.errors import DataError, StoreError
-from searchlora.files import atomic_text, publish_folder, sync
+from searchlora.files import atomic_text, publish_folder, read_bounded, sync
+
+Items = TypeVar("Items")
 
 TEMPORARY = ".tmp-"
 
@@ -67,6 +71,30 @@ def replace_text(file: Path, text: str) -> None:
             out.write(text)
     except DataError as error:
         raise StoreError(error.what, where=str(file), fix="Make room.") from error
+
+
+def read_list(
+    file: Path, items: TypeAdapter[tuple[Items, ...]], limit: int, *, what: str, fix: str
+) -> tuple[Items, ...]:
+    """The items of a JSON list; empty if there is no file.
+
+    Args:
+        file: The file.
+        items: Validates the list.
+        limit: Bytes of the file.
+        what: What the items are, in the plural, for the error.
+        fix: What to do about a damaged file.
+
+    Raises:
+        StoreError: if the file is damaged, too large, or not a plain file.
+    """
+    try:
+        return items.validate_json(read_bounded(file, limit))
+    except FileNotFoundError:
+        return ()
+    except (ValidationError, OSError) as error:
+        problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise StoreError(f"is not a list of {what} ({problem})", where=str(file), fix=fix) from None
 
 
 def sweep(parent: Path) -> None:

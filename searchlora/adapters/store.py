@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from searchlora.adapters import staging
 from searchlora.adapters.aliases import ALIASES, AliasHistory, AliasMove, Decision
@@ -44,7 +44,6 @@ from searchlora.adapters.stored import (
     new_manifest,
 )
 from searchlora.errors import ManifestError, NameTaken, NotInStore, StoreError
-from searchlora.files import read_bounded
 from searchlora.recipe import PromptOptions
 
 __all__ = ["Entry", "Store", "StoredAdapter"]
@@ -54,7 +53,7 @@ REMOVED = "removed.json"
 _MAX_REMOVED_BYTES = 2**20
 
 _NUMBER = re.compile(r"[0-9]{1,64}")
-_NUMBERS = TypeAdapter(list[Annotated[int, Field(ge=1, le=MAX_VERSION)]])
+_NUMBERS = TypeAdapter(tuple[Annotated[int, Field(ge=1, le=MAX_VERSION)], ...])
 
 
 @dataclass(frozen=True)
@@ -515,12 +514,7 @@ class Store:
     def _removed(self, name: str) -> tuple[int, ...]:
         """Numbers of removed versions. Raises `StoreError` if the file is damaged."""
         file = self.root / name / REMOVED
-        try:
-            return tuple(_NUMBERS.validate_json(read_bounded(file, _MAX_REMOVED_BYTES)))
-        except FileNotFoundError:
-            return ()
-        except (OSError, ValidationError):
-            raise StoreError("is not a list of version numbers", where=str(file), fix="Restore it.") from None
+        return staging.read_list(file, _NUMBERS, _MAX_REMOVED_BYTES, what="version numbers", fix="Restore it.")
 
     def _aliases(self, name: str) -> AliasHistory:
         return AliasHistory.read(self.root / check_name(name))

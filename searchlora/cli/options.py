@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -130,6 +131,41 @@ DeviceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 AdapterArgument = Annotated[str, typer.Argument(metavar="ADAPTER", help="Adapter: name, name@3 or name@alias.")]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Task, for example rewriting.")]
+
+
+def takes(options: type[NamedTuple]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator of commands that share options: the fields of a named tuple, which is passed as `options`.
+
+    Examples:
+        >>> class Output(NamedTuple):
+        ...     as_json: JsonOption = False
+        >>> @takes(Output)
+        ... def command(name: str, options: Output) -> None:
+        ...     print(name, options)
+        >>> list(inspect.signature(command).parameters)
+        ['name', 'as_json']
+        >>> command(name="x", as_json=True)
+        x Output(as_json=True)
+    """
+    hints, defaults = get_type_hints(options, include_extras=True), options._field_defaults
+    more = {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hints[name])
+        for name in options._fields
+    }
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+
+        def called(**values: Any) -> None:
+            shared = options._make([values.pop(name) for name in more])
+            command(**values, options=shared)
+
+        kept = [parameter for name, parameter in own.parameters.items() if name != "options"]
+        called.__signature__ = own.replace(parameters=[*kept, *more.values()])  # type: ignore[attr-defined]
+        called.__doc__, called.__name__ = command.__doc__, command.__name__
+        return called
+
+    return decorate
 
 
 def parse_key_values(texts: Sequence[str], option: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ from searchlora.cli.options import (
     TasksOption,
     corpus_of,
     example,
+    takes,
 )
 from searchlora.errors import UsageError
 
@@ -41,9 +42,40 @@ KeyOption = Annotated[
     typer.Option("--api-key-env", metavar="VARIABLE", help="Environment variable with the server's API key."),
 ]
 
+
+class PipelineOptions(NamedTuple):
+    """Options of the verbs that execute a pipeline."""
+
+    corpus: CorpusOption = None
+    columns: MapOption = []  # noqa: RUF012 (typer copies it)
+    settings: SetOption = []  # noqa: RUF012
+    server: ServerOption = None
+    api_key_env: KeyOption = None
+    store: StoreOption = None
+    tasks: TasksOption = None
+    device: DeviceOption = None
+
+    def documents(self) -> Corpus | None:
+        """The corpus with the columns that `--map` names. Raises `UsageError` for columns without a corpus."""
+        if self.corpus is None and self.columns:
+            raise UsageError(
+                "there is no corpus whose columns could be mapped", where="--map", fix="Give --corpus, too."
+            )
+        return corpus_of(self.corpus, self.columns) if self.corpus is not None else None
+
+    def engine(self) -> EngineSettings | None:
+        """The server of the adapter stages. Raises `UsageError` for a key without a server."""
+        from searchlora.pipelines.config import engine_settings
+
+        if self.api_key_env and not self.server:
+            raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
+        return engine_settings(url=self.server, api_key_env=self.api_key_env) if self.server else None
+
+
 app = typer.Typer(no_args_is_help=True, help="List, show and check pipelines and their stages.", rich_markup_mode=None)
 
 
+@takes(PipelineOptions)
 def run(
     pipeline: PipelineArgument,
     queries: Annotated[
@@ -58,17 +90,9 @@ def run(
             help="A .jsonl file gets everything that the stages wrote, any other name the TREC run; repeatable.",
         ),
     ],
-    corpus: CorpusOption = None,
-    columns: MapOption = [],  # noqa: B006 (typer copies it)
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
-    server: ServerOption = None,
-    api_key_env: KeyOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
+    options: PipelineOptions,
 ) -> None:
     """Execute a pipeline over queries; write a TREC run, results, or both. They name the exact adapter versions."""
-    from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.experiments.run import run as verb
 
@@ -76,30 +100,24 @@ def run(
         tag, count = verb(
             pipeline,
             queries,
-            _corpus(corpus, columns),
+            options.documents(),
             out,
-            overrides=settings,
-            engine=_engine(server, api_key_env),
-            store=Store(store),
-            tasks=tasks,
+            overrides=options.settings,
+            engine=options.engine(),
+            store=options.store,
+            tasks=options.tasks,
             steps=steps,
         )
     typer.echo(f"Wrote {count} topics as {tag} to {', '.join(map(str, out))}")
 
 
+@takes(PipelineOptions)
 def search(
     pipeline: PipelineArgument,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="The query.")],
-    corpus: CorpusOption = None,
-    columns: MapOption = [],  # noqa: B006 (typer copies it)
+    options: PipelineOptions,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Number of hits to print.")] = 10,
     as_json: JsonOption = False,
-    settings: SetOption = [],  # noqa: B006 (typer copies it)
-    server: ServerOption = None,
-    api_key_env: KeyOption = None,
-    store: StoreOption = None,
-    tasks: TasksOption = None,
-    _device: DeviceOption = None,
 ) -> None:
     """Execute a pipeline on one query, and print what each stage wrote and the hits."""
     from searchlora.cli.terminal import print_json, print_result, progress_bars
@@ -108,11 +126,11 @@ def search(
     with progress_bars() as steps:
         loaded = Pipeline.load(
             pipeline,
-            corpus=_corpus(corpus, columns),
-            overrides=settings,
-            engine=_engine(server, api_key_env),
-            store=store,
-            tasks=tasks,
+            corpus=options.documents(),
+            overrides=options.settings,
+            engine=options.engine(),
+            store=options.store,
+            tasks=options.tasks,
             steps=steps,
         )
     found = loaded.search(query)
@@ -192,17 +210,3 @@ def _summary(config: Any) -> dict[str, Any]:
         "stages": [stage_kind(stage) for stage in config.stages],
         "parameters": dict(config.parameters),
     }
-
-
-def _engine(server: str | None, api_key_env: str | None) -> EngineSettings | None:
-    from searchlora.pipelines.config import engine_settings
-
-    if api_key_env and not server:
-        raise UsageError("there is no server for the key", where="--api-key-env", fix="Give --server, too.")
-    return engine_settings(url=server, api_key_env=api_key_env) if server else None
-
-
-def _corpus(corpus: Path | None, columns: list[str]) -> Corpus | None:
-    if corpus is None and columns:
-        raise UsageError("there is no corpus whose columns could be mapped", where="--map", fix="Give --corpus, too.")
-    return corpus_of(corpus, columns) if corpus is not None else None

@@ -76,9 +76,7 @@ def run(
     check_writable(*outs)
     searches = _queries(Path(queries))
     store = store if isinstance(store, Store) else Store(store)
-    built = Pipeline.load(
-        pipeline, corpus=corpus, overrides=overrides, engine=engine, store=store, tasks=tasks, steps=steps
-    )
+    built = Pipeline.load(config, corpus=corpus, store=store, tasks=tasks, steps=steps)
     done = built.execute(searches, progress=steps("Searching"))
     for path in results:
         write_results(path, [result(*pair, built.labels) for pair in zip(searches, done, strict=True)])

@@ -8,9 +8,10 @@ import json
 import pytest
 
 import searchlora
-from searchlora.errors import DataError, PipelineError
+from searchlora.errors import DataError, PipelineError, UsageError
 from searchlora.inference.engine import Completion
 from searchlora.outputs import CitedAnswer, Grade, InvalidOutput, Label
+from searchlora.pipelines import config
 from searchlora.pipelines.config import bm25_settings
 from searchlora.pipelines.pipeline import Pipeline, bm25_stage
 from searchlora.pipelines.results import result, write_results
@@ -83,6 +84,23 @@ def test_a_pipeline_file_names_its_corpus(tmp_path, monkeypatch):
         assert [hit["document"] for hit in found["hits"]] == ["d2", "d3"]
     monkeypatch.chdir("/")
     assert Pipeline.load(tmp_path / "product").search("pegs")["hits"][0]["document"] == "d3"
+
+
+def test_a_run_reads_the_pipeline_once_and_load_takes_what_was_read(tmp_path, monkeypatch):
+    (tmp_path / "q.jsonl").write_text('{"id": "q1", "query": "green tent"}\n')
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in DOCUMENTS))
+    real, read = config.read_bytes, []
+    monkeypatch.setattr(config, "read_bytes", lambda path: read.append(path.name) or real(path))
+    tag, count = searchlora.run(
+        "bm25", tmp_path / "q.jsonl", tmp_path / "c.jsonl", tmp_path / "o.trec", overrides=["k=1"]
+    )
+    assert (tag, count, read) == ("bm25_bm25(k=1)", 1, ["bm25.yaml"])
+    settings = config.read_pipeline("bm25", ["k=1"])
+    assert len(Pipeline.load(settings, corpus=DOCUMENTS).search("green tent")["hits"]) == 1
+    with pytest.raises(PipelineError, match="bm25: the pipeline needs documents"):
+        Pipeline.load(settings)
+    with pytest.raises(UsageError, match="overrides"):
+        Pipeline.load(settings, corpus=DOCUMENTS, overrides=["k=2"])
 
 
 def test_load_refuses_what_cannot_work(tmp_path):
