@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from searchlora.errors import EngineError
 from searchlora.inference.constrained import grammar_error, mask_logits
 from searchlora.inference.engine import non_finite_error
-from searchlora.inference.sampling import sample, token_logprobs
+from searchlora.inference.sampling import TokenSampler, sample, token_logprobs
 from searchlora.inference.scheduling.requests import GenerateRequest
 
 if TYPE_CHECKING:
     import torch
+
+    from searchlora.inference.batched.native.bindings import Kernels
 
 
 @dataclass(eq=False)
@@ -58,69 +60,90 @@ class Answer:
 def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int) -> None:
     """Choose and append the next token of each answer. Answers whose logits are not finite get an error.
 
-    Answers without a sampler are greedy; they share one `argmax`. The others are computed in fp32, apart from them.
+    Greedy answers share one `argmax`, the others one `sample`; those with penalties are computed apart, in fp32.
 
     Args:
         answers: The answers.
         logits: The model's logits, shape (answers, vocabulary); changed in place.
         stop_id: The token that ends an answer.
     """
-    special = [row for row, answer in enumerate(answers) if answer.request.sampler is not None]
-    plain = [row for row, answer in enumerate(answers) if answer.request.sampler is None]
-    tokens: dict[int, int | None] = {}
-    if plain:
-        tokens |= zip(plain, _most_likely([answers[row] for row in plain], _rows(logits, plain)), strict=True)
-    if special:
-        chosen = _with_samplers([answers[row] for row in special], _rows(logits, special).float())
-        tokens |= zip(special, chosen, strict=True)
-    for row, answer in enumerate(answers):
-        token = tokens[row]
+    from searchlora.inference.batched.native import kernels
+
+    samplers = [answer.request.sampler for answer in answers]
+    compiled = kernels(logits) if any(samplers) and logits.is_contiguous() else None
+    reporting = [row for row, each in enumerate(samplers) if each is not None and each.sampling.logprobs is not None]
+    original = _rows(logits, reporting) if reporting else None  # a copy: masks are applied in place
+    penalised = [row for row, sampler in enumerate(samplers) if sampler is not None and sampler.sampling.has_penalties]
+    plain = [row for row in range(len(answers)) if row not in penalised] if penalised else range(len(answers))
+    tokens: list[int | None] = [None] * len(answers)
+    for row, token in zip(plain, _choose([answers[row] for row in plain], logits, plain, compiled), strict=True):
+        tokens[row] = token
+    if penalised:
+        precise = _rows(logits, penalised).float()
+        for logits_of_row, row in zip(precise, penalised, strict=True):
+            if (sampler := samplers[row]) is not None:
+                sampler.penalise(logits_of_row)
+        chosen = _choose([answers[row] for row in penalised], precise, range(len(penalised)), compiled)
+        for row, token in zip(penalised, chosen, strict=True):
+            tokens[row] = token
+    if original is not None:
+        _note_logprobs([(samplers[row], tokens[row]) for row in reporting], original, compiled)
+    for answer, token in zip(answers, tokens, strict=True):
         if token is None:
             answer.error = non_finite_error(answer.request.adapter)
         else:
             answer.add(token, stop_id)
 
 
-def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """The logits of some rows; those of all are not copied."""
-    return logits if len(rows) == len(logits) else logits[rows]
+def _choose(
+    answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int], compiled: Kernels | None
+) -> list[int | None]:
+    """The next token of each answer, which its grammar allows; None if its logits are not finite.
 
-
-def _most_likely(answers: Sequence[Answer], logits: torch.Tensor) -> list[int | None]:
-    """The most likely token that each answer's grammar allows; None if its logit is not finite."""
-    for row, answer in enumerate(answers):
+    Args:
+        answers: The answers.
+        logits: Logits of these answers and perhaps others, shape (all rows, vocabulary); masked in place.
+        rows: The row of each answer.
+        compiled: See `sample`.
+    """
+    greedy: list[int] = []
+    drawn: list[tuple[int, TokenSampler]] = []
+    for row, answer in zip(rows, answers, strict=True):
         if answer.request.matcher is not None:
             mask_logits(answer.request.matcher, logits[row])
-    best = argmax(logits)
-    finite = logits.gather(1, best[:, None])[:, 0].isfinite()  # NaN counts as the largest number
-    return [token if is_finite else None for token, is_finite in zip(best.tolist(), finite.tolist(), strict=True)]
-
-
-def _with_samplers(answers: Sequence[Answer], logits: torch.Tensor) -> list[int | None]:
-    """The next tokens of answers with a sampler; their log-probabilities are noted in it."""
-    samplers = [sampler for answer in answers if (sampler := answer.request.sampler) is not None]
-    reporting = [row for row, sampler in enumerate(samplers) if sampler.sampling.logprobs is not None]
-    original = logits[reporting]  # a copy: penalties and masks are applied in place
-    for sampler, row in zip(samplers, logits, strict=True):
-        sampler.penalise(row)
-    greedy = [row for row, sampler in enumerate(samplers) if sampler.sampling.is_greedy]
-    drawn = [row for row, sampler in enumerate(samplers) if not sampler.sampling.is_greedy]
+        sampler = answer.request.sampler
+        if sampler is None or sampler.sampling.is_greedy:
+            greedy.append(row)
+        else:
+            drawn.append((row, sampler))
     tokens: dict[int, int | None] = {}
     if greedy:
-        chosen = _most_likely([answers[row] for row in greedy], _rows(logits, greedy))
-        tokens |= zip(greedy, chosen, strict=True)
+        part = logits if len(greedy) == len(logits) else _rows(logits, greedy)
+        best = argmax(part)
+        finite = part.gather(1, best[:, None])[:, 0].isfinite().tolist()  # NaN counts as the largest number
+        tokens |= {row: token if ok else None for row, token, ok in zip(greedy, best.tolist(), finite, strict=True)}
     if drawn:
-        part = _rows(logits, drawn)
-        for row, each in zip(part, drawn, strict=True):
-            if (matcher := answers[each].request.matcher) is not None:
-                mask_logits(matcher, row)
-        tokens |= zip(drawn, sample(part, [samplers[row] for row in drawn]), strict=True)
-    if reporting:
-        ids = [tokens[row] or 0 for row in reporting]
-        counts = [samplers[row].sampling.logprobs or 0 for row in reporting]
-        for row, logprobs in zip(reporting, token_logprobs(original, ids, counts), strict=True):
-            samplers[row].logprobs.append(logprobs)
-    return [tokens[row] for row in range(len(answers))]
+        places = [row for row, _ in drawn]
+        tokens |= zip(places, sample(logits, [sampler for _, sampler in drawn], places, compiled), strict=True)
+    return [tokens[row] for row in rows]
+
+
+def _note_logprobs(
+    chosen: Sequence[tuple[TokenSampler | None, int | None]], logits: torch.Tensor, compiled: Kernels | None
+) -> None:
+    """Note the log-probabilities of chosen tokens in their samplers, given the model's logits of these rows."""
+    tokens = [token or 0 for _, token in chosen]
+    counts = [sampler.sampling.logprobs or 0 if sampler is not None else 0 for sampler, _ in chosen]
+    for (sampler, _), found in zip(chosen, token_logprobs(logits, tokens, counts, compiled), strict=True):
+        if sampler is not None:
+            sampler.logprobs.append(found)
+
+
+def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """A copy of some rows; indexing with a list takes many times as long."""
+    import torch
+
+    return logits.index_select(0, torch.tensor(rows, device=logits.device))
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:

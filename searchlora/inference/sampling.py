@@ -22,14 +22,16 @@ from searchlora.errors import RequestRefused
 if TYPE_CHECKING:
     import torch
 
+    from searchlora.inference.batched.native.bindings import Kernels
+
 #: Below this temperature a distribution is its most likely token in single precision.
 _GREEDY_BELOW = 1e-4
 
 #: Size of the blocks of the vocabulary that are summed first.
 _BLOCK = 256
 
-#: Weights, as shares of the highest probability: the smallest that is drawn, and one that most likely tokens exceed.
-_SMALLEST, _LIKELY = 1e-30, 1e-3
+#: Smallest weight that is drawn, as a share of the highest probability.
+_SMALLEST = 1e-30
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
@@ -161,37 +163,57 @@ class TokenSampler:
             logits[tokens] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
 
 
-def sample(logits: torch.Tensor, samplers: Sequence[TokenSampler]) -> list[int | None]:
+def sample(
+    logits: torch.Tensor,
+    samplers: Sequence[TokenSampler],
+    rows: Sequence[int] | None = None,
+    kernels: Kernels | None = None,
+) -> list[int | None]:
     """Draw the next token of each row, by inverting the distribution function at a random number.
 
     Args:
-        logits: Shape (rows, vocabulary), fp32, after grammar and penalties; a token at -inf is never drawn.
-        samplers: One per row; none of them greedy.
+        logits: Shape (rows, vocabulary), after grammar and penalties; a token at -inf is never drawn.
+        samplers: One per drawn row; none of them greedy.
+        rows: The rows to draw tokens for; None for all.
+        kernels: The compiled kernels for these logits; None computes the same with PyTorch, up to rounding.
 
     Returns:
-        One token id per row; None for a row with NaN or infinity, or whose logits are all -inf.
+        One token id per drawn row; None for a row with NaN or infinity, or whose logits are all -inf. It depends on
+        that row only.
     """
+    uniforms = [sampler.uniform() for sampler in samplers]
+    if kernels is not None:
+        each = (sampler.sampling for sampler in samplers)
+        settings = [
+            (1 / one.temperature, one.top_k, one.top_p, one.min_p, u) for one, u in zip(each, uniforms, strict=True)
+        ]
+        return kernels.sample(logits, range(len(logits)) if rows is None else rows, settings)
+    return _sample(logits if rows is None else logits[list(rows)], samplers, uniforms)
+
+
+def _sample(logits: torch.Tensor, samplers: Sequence[TokenSampler], uniforms: Sequence[float]) -> list[int | None]:
+    """`sample` with PyTorch; what follows the sums of blocks is done by NumPy, row by row."""
     import torch
 
     block = math.gcd(logits.shape[1], _BLOCK)
-    block_max = logits.view(len(logits), -1, block).amax(-1)
-    highest = block_max.amax(-1, keepdim=True)
-    inverse = torch.tensor([[1 / each.sampling.temperature] for each in samplers], device=logits.device)
-    weights = (logits - highest).mul_(inverse).exp_()  # in place: each copy of all logits costs about as much
-    sums = weights.view(len(logits), -1, block).sum(-1).cpu().numpy().astype(np.float64)
-    largest = (block_max - highest).mul_(inverse).exp_().cpu().numpy()
+    blocks = logits.float().view(len(logits), -1, block)
+    block_max = blocks.amax(-1)
+    highest = block_max.amax(-1)[:, None, None]
+    inverse = torch.tensor([[[1 / each.sampling.temperature]] for each in samplers], device=logits.device)
+    weights = (blocks - highest).mul_(inverse).exp_()
+    sums = weights.sum(-1).cpu().numpy().astype(np.float64)
+    largest = weights.amax(-1).cpu().numpy()
     on_cpu = weights.cpu().numpy()
     tokens: list[int | None] = []
-    for row, sampler in enumerate(samplers):
-        total, u = float(sums[row].sum()), sampler.uniform()
+    for row, (sampler, u) in enumerate(zip(samplers, uniforms, strict=True)):
+        total = float(sums[row].sum())
         if not total > 0:  # NaN, or no token is allowed
             tokens.append(None)
         elif sampler.sampling.has_filters:
             tokens.append(_filtered(on_cpu[row], largest[row], total, sampler.sampling, u))
         else:
-            place, u = _invert(sums[row], u)
-            inside, _ = _invert(on_cpu[row, place * block : (place + 1) * block], u)
-            tokens.append(place * block + inside)
+            place, inside = _invert(sums[row], u)
+            tokens.append(place * block + _invert(on_cpu[row, place], inside)[0])
     return tokens
 
 
@@ -203,26 +225,28 @@ def _filtered(weights: Floats, block_max: Floats, total: float, sampling: Sampli
     together, so the others reach top_p without them.
 
     Args:
-        weights: Probabilities divided by the highest, shape (vocabulary,).
-        block_max: Maxima of its blocks.
+        weights: Probabilities divided by the highest, shape (blocks, block).
+        block_max: Maxima of the blocks.
         total: Sum of the weights.
     """
-    threshold = max(sampling.min_p, _SMALLEST)
-    if 0 < sampling.top_k <= len(block_max):
-        threshold = max(threshold, np.partition(block_max, -sampling.top_k)[-sampling.top_k])
-    elif not sampling.top_k and sampling.top_p < 1:
-        lowest = total * (1 - sampling.top_p) / len(weights)
-        reaches = weights[weights >= _LIKELY].sum() > sampling.top_p * total * (1 + 1e-6)
-        threshold = max(threshold, _LIKELY if reaches else lowest)
+    top_k, top_p, min_p = sampling.top_k, sampling.top_p, sampling.min_p
+    threshold = _SMALLEST if top_k and top_p < 1 else max(min_p, _SMALLEST)
+    if 0 < top_k <= len(block_max):
+        threshold = max(threshold, np.partition(block_max, -top_k)[-top_k])
+    elif not top_k and top_p < 1:
+        threshold = max(threshold, total * (1 - top_p) / weights.size)
     ids = np.flatnonzero(weights >= threshold * (1 - 1e-6))
-    ids = ids[np.argsort(-weights[ids])]
-    kept = weights[ids[: sampling.top_k] if sampling.top_k else ids].astype(np.float64)
-    if sampling.top_p < 1:
+    found = weights.ravel()[ids]
+    by_weight = np.argsort(-found, kind="stable")
+    if top_k:
+        by_weight = by_weight[:top_k]
+    kept = found[by_weight].astype(np.float64)
+    if top_p < 1:
         # Without top-k the share is of the whole vocabulary, of which only the tokens above the threshold are here.
-        whole = kept.sum() if sampling.top_k else total
-        kept = kept[: int(np.searchsorted(np.cumsum(kept), sampling.top_p * whole)) + 1]
-    kept = kept[kept >= sampling.min_p]
-    return int(ids[_invert(kept, u)[0]])
+        whole = kept.sum() if top_k else total
+        kept = kept[: int(np.searchsorted(np.cumsum(kept), top_p * whole)) + 1]
+    order = np.sort(by_weight[: int((kept >= min_p).sum())])
+    return int(ids[order[_invert(found[order], u)[0]]])
 
 
 def _invert(weights: Floats, u: float) -> tuple[int, float]:
@@ -241,21 +265,36 @@ def _invert(weights: Floats, u: float) -> tuple[int, float]:
     return index, float(min(max(inside, 0.0), math.nextafter(1.0, 0.0)))
 
 
-def token_logprobs(logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[LogprobsById]:
+def token_logprobs(
+    logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int], kernels: Kernels | None = None
+) -> list[LogprobsById]:
     """Log-probabilities of chosen tokens and of the most likely ones.
+
+    The k most likely tokens are in the k blocks of the vocabulary with the highest maxima.
 
     Args:
         logits: The model's logits, shape (rows, vocabulary).
         tokens: The chosen token of each row.
         counts: Number of most likely tokens to report of each row.
+        kernels: As in `sample`.
     """
     import torch
 
-    logprobs = torch.log_softmax(logits.float(), -1)
-    best = logprobs.topk(min(max(counts, default=0), logits.shape[1]), -1)
-    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-    values, ids = best.values.tolist(), best.indices.tolist()
+    if kernels is not None:
+        norms = kernels.log_sum_exp(logits)
+    else:  # row by row: the order of a sum over several rows depends on how many there are
+        norms = torch.stack([row.float().logsumexp(-1) for row in logits]).double()
+    chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].double() - norms
+    block = math.gcd(logits.shape[1], _BLOCK)
+    blocks = logits.view(len(logits), -1, block)
+    most = min(max(counts, default=0), logits.shape[1])
+    places = blocks.amax(-1).topk(min(most, blocks.shape[1]), -1).indices
+    likely = blocks.gather(1, places[:, :, None].expand(-1, -1, block)).flatten(1)
+    best = likely.topk(most, -1)
+    inside = best.indices % block
+    ids = (places.gather(1, best.indices // block) * block + inside).tolist()
+    values = (best.values.double() - norms[:, None]).tolist()
     return [
         LogprobsById(token, logprob, tuple(zip(ids[row][:count], values[row][:count], strict=True)))
-        for row, (token, logprob, count) in enumerate(zip(tokens, chosen, counts, strict=True))
+        for row, (token, logprob, count) in enumerate(zip(tokens, chosen.tolist(), counts, strict=True))
     ]

@@ -12,9 +12,25 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from searchlora.errors import RequestRefused
+from searchlora.inference.batched.native import kernels
 from searchlora.inference.sampling import Sampling, TokenSampler, sample, token_logprobs
 
 VOCABULARY = 512
+
+
+def native(dtype=torch.float32):
+    return kernels(torch.empty(0, dtype=dtype))
+
+
+def sample_with(kind, logits, samplers):
+    """Tokens by one of the two implementations."""
+    return sample(logits, samplers, None, native() if kind == "compiled" else None)
+
+
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [pytest.param("compiled", marks=pytest.mark.skipif(native() is None, reason="no compiled kernels")), "PyTorch"],
+)
 
 
 def logits_of(seed=0, vocabulary=VOCABULARY, spread=3.0):
@@ -58,8 +74,9 @@ FILTERS = [
 ]
 
 
+@KINDS
 @pytest.mark.parametrize("sampling", FILTERS, ids=str)
-def test_10_000_draws_follow_the_distribution_in_a_mixed_batch(sampling):
+def test_10_000_draws_follow_the_distribution_in_a_mixed_batch(sampling, kind):
     logits, draws, rows = logits_of(), 10_000, 50
     counts = np.zeros(VOCABULARY)
     ours = [TokenSampler(Sampling(**{**vars(sampling), "seed": seed})) for seed in range(rows - 2)]
@@ -67,7 +84,7 @@ def test_10_000_draws_follow_the_distribution_in_a_mixed_batch(sampling):
     batch = torch.stack([logits] * (rows - 2) + [logits_of(1), logits_of(2)])
     drawn = 0
     while drawn < draws:
-        for token in sample(batch.clone(), [*ours, *others])[: rows - 2]:
+        for token in sample_with(kind, batch, [*ours, *others])[: rows - 2]:
             counts[token] += 1
             drawn += 1
     expected = reference(logits, sampling)
@@ -75,6 +92,7 @@ def test_10_000_draws_follow_the_distribution_in_a_mixed_batch(sampling):
     assert chi_square(counts, expected * drawn) > 0.001
 
 
+@KINDS
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
@@ -85,11 +103,11 @@ def test_10_000_draws_follow_the_distribution_in_a_mixed_batch(sampling):
     top_p=st.floats(0.01, 1.0),
     min_p=st.floats(0.0, 1.0),
 )
-def test_only_tokens_that_the_filters_keep_are_drawn(seed, spread, vocabulary, temperature, top_k, top_p, min_p):
+def test_only_tokens_that_the_filters_keep_are_drawn(kind, seed, spread, vocabulary, temperature, top_k, top_p, min_p):
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = logits_of(seed % 1000, vocabulary, spread)
     logits[torch.arange(vocabulary) % 3 == 1] = -math.inf  # as a grammar leaves them
-    (token,) = sample(logits[None].clone(), [TokenSampler(Sampling(**{**vars(sampling), "seed": seed}))])
+    (token,) = sample_with(kind, logits[None], [TokenSampler(Sampling(**{**vars(sampling), "seed": seed}))])
     scaled = (logits.double() / temperature).numpy()
     assert scaled[token] > -math.inf
     order = np.argsort(-scaled, kind="stable")
@@ -103,7 +121,8 @@ def test_only_tokens_that_the_filters_keep_are_drawn(seed, spread, vocabulary, t
     assert p[token] >= min_p * (1 - 1e-4)
 
 
-def test_the_same_seed_gives_the_same_tokens_in_any_batch():
+@KINDS
+def test_the_same_seed_gives_the_same_tokens_in_any_batch(kind):
     steps = [logits_of(seed) for seed in range(40)]
 
     def answer(batch_before, batch_after, place):
@@ -114,7 +133,7 @@ def test_the_same_seed_gives_the_same_tokens_in_any_batch():
             noise = [logits_of(100 + n + row) for row in range(batch_before + batch_after)]
             batch = torch.stack([*noise[:batch_before], logits, *noise[batch_before:]])
             samplers = [*others[:batch_before], sampler, *others[batch_before:]]
-            tokens.append(sample(batch, samplers)[place])
+            tokens.append(sample_with(kind, batch, samplers)[place])
         return tokens
 
     alone = answer(0, 0, 0)
@@ -155,20 +174,91 @@ def test_log_probabilities_are_those_of_the_model():
     assert second.top == () and second.logprob == pytest.approx(float(expected[1, 9]), abs=1e-5)
 
 
+@KINDS
 @pytest.mark.parametrize("u", [0.0, 0.5, math.nextafter(1.0, 0.0)])
-def test_the_ends_of_the_distribution_can_be_drawn(u, monkeypatch):
+def test_the_ends_of_the_distribution_can_be_drawn(u, kind, monkeypatch):
     monkeypatch.setattr(TokenSampler, "uniform", lambda _: u)
     logits = torch.full((1, 512), -math.inf)
     logits[0, 3], logits[0, 300] = 0.0, 0.0
     expected = {0.0: 3, 0.5: 300}.get(u, 300)
     for sampling in (Sampling(temperature=1.0), Sampling(temperature=1.0, top_p=0.99), Sampling(1.0, top_k=5)):
-        assert sample(logits.clone(), [TokenSampler(sampling)]) == [expected]
+        assert sample_with(kind, logits, [TokenSampler(sampling)]) == [expected]
 
 
-def test_rows_without_finite_logits_do_not_fail_the_others():
-    batch = torch.stack([torch.full((512,), math.nan), torch.full((512,), -math.inf), logits_of()])
-    samplers = [TokenSampler(Sampling(temperature=1.0, seed=n, top_k=k)) for n, k in enumerate((0, 3, 0))]
-    assert sample(batch, samplers)[2] == sample(batch[2:], [TokenSampler(Sampling(temperature=1.0, seed=2))])[0]
+@KINDS
+def test_rows_without_finite_logits_do_not_fail_the_others(kind):
+    bad = torch.stack([logits_of(n) for n in range(4)])
+    bad[0] = math.nan
+    bad[1] = -math.inf
+    bad[2, 300] = math.nan
+    bad[3, 5] = math.inf
+    batch = torch.cat([bad, logits_of()[None]])
+    samplers = [TokenSampler(Sampling(temperature=1.0, seed=n, top_k=k)) for n, k in enumerate((0, 3, 0, 4, 0))]
+    alone = sample_with(kind, batch[4:], [TokenSampler(Sampling(temperature=1.0, seed=4))])
+    assert sample_with(kind, batch, samplers) == [None, None, None, None, *alone]
+
+
+@pytest.mark.skipif(native() is None, reason="no compiled kernels")
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([0.0, 0.1, 3.0, 30.0]),
+    vocabulary=st.sampled_from([1, 7, 255, 256, 257, 1000, 4096]),
+    temperature=st.floats(0.05, 2.0),
+    top_k=st.integers(0, 300),
+    top_p=st.floats(0.01, 1.0),
+    min_p=st.floats(0.0, 1.0),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    compiled_for=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_the_compiled_kernel_draws_what_pytorch_draws(
+    seed, spread, vocabulary, temperature, top_k, top_p, min_p, dtype, compiled_for
+):
+    """Up to rounding: a number from 0 to 1 may fall between the ends of one token in both sums."""
+    if dtype != torch.float32:
+        compiled_for = dtype
+    logits = torch.stack([logits_of(seed % 1000 + n, vocabulary, spread) for n in range(6)]).to(dtype)
+    logits[:, torch.arange(vocabulary) % 5 == 3] = -math.inf
+    filters = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    kinds = [filters, {}, *({name: value} for name, value in filters.items())]
+    settings = [Sampling(temperature=temperature, seed=seed, **kind) for kind in kinds]
+    rows = [4, 1, 5, 0, 2]
+    found = sample(logits, [TokenSampler(each) for each in settings], rows, native(compiled_for))
+    expected = sample(logits, [TokenSampler(each) for each in settings], rows)
+    differing = [place for place in range(5) if found[place] != expected[place]]
+    for place in differing:  # neighbours in the cumulated distribution, or at the edge of what a filter keeps
+        assert is_near_an_edge(logits[rows[place]].float(), settings[place], found[place], expected[place])
+
+
+def is_near_an_edge(logits, sampling, one, other):
+    """Whether a relative change of 1e-4 in the filters and the random number can give each of two tokens."""
+    u = TokenSampler(sampling).uniform()
+    given = set()
+    for scale in (1 - 1e-4, 1, 1 + 1e-4):
+        for change in (-1e-4, 0, 1e-4):
+            changed = Sampling(
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=min(sampling.top_p * scale, 1.0),
+                min_p=min(sampling.min_p * scale, 1.0),
+            )
+            cumulated = np.cumsum(reference(logits, changed))
+            given.add(min(int(np.searchsorted(cumulated, u + change, side="right")), len(logits) - 1))
+    return one in given and other in given
+
+
+@pytest.mark.skipif(native() is None, reason="no compiled kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [300, 512])
+def test_log_probabilities_of_the_compiled_kernel_are_those_of_pytorch(dtype, vocabulary):
+    logits = torch.stack([logits_of(n, vocabulary) for n in range(5)]).to(dtype)
+    arguments = logits, [1, 2, 3, 4, 5], [0, 3, 20, 1, 2]
+    for one, other in zip(token_logprobs(*arguments, native(dtype)), token_logprobs(*arguments), strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-5)
+        assert [token for token, _ in one.top] == [token for token, _ in other.top]
+        assert [value for _, value in one.top] == pytest.approx([value for _, value in other.top], abs=1e-5)
+    alone = token_logprobs(logits[2:3], [3], [20], native(dtype))
+    assert alone == token_logprobs(*arguments, native(dtype))[2:3]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 #: Rows with the same adapter that a kernel computes together, as in `packing.h`.
@@ -138,6 +139,9 @@ class Kernels:
         self._rms_norm.restype = self._rope.restype = self._swiglu.restype = None
         self._lora.argtypes = [tensor, tensor, *lora, ctypes.c_int]
         self._attention.argtypes = [tensor] * 5 + [number] * 6 + [tensor, ctypes.c_float]
+        self._sample, self._log_sum_exp = library.sample, library.log_sum_exp
+        self._sample.argtypes = [tensor, ctypes.c_int, tensor, tensor, *[number] * 3, tensor]
+        self._log_sum_exp.argtypes = [tensor, ctypes.c_int, *[number] * 3, tensor]
 
     def lora(self, x: torch.Tensor, y: torch.Tensor, tables: LoraTables, items: LoraItems) -> None:
         """Add B·A·x of each row's adapter to y, in place.
@@ -275,6 +279,38 @@ class Kernels:
         if self._attention(*addresses, rows, new, heads, key.shape[1], size, key.shape[2], strides, scale):
             raise MemoryError("no memory for the sums of attention")
         return out
+
+    def sample(
+        self, logits: torch.Tensor, rows: Sequence[int], settings: Sequence[Sequence[float]]
+    ) -> list[int | None]:
+        """Draw a token for some rows of logits.
+
+        Args:
+            logits: Shape (all rows, vocabulary), each row contiguous, of the kernels' dtype or fp32.
+            rows: The rows.
+            settings: Inverse temperature, top-k, top-p, min-p, and a number from 0 to 1, for each of `rows`.
+
+        Returns:
+            A token for each of `rows`; None for one with NaN or infinity, or all of whose logits are -inf.
+
+        Raises:
+            MemoryError: if memory for the candidates runs out.
+        """
+        places, numbers = np.asarray(rows, np.int64), np.asarray(settings, np.float64)
+        tokens = np.empty(len(places), np.int64)
+        arrays = (places.ctypes.data, numbers.ctypes.data)
+        sizes = (len(places), logits.shape[1], logits.stride(0))
+        if self._sample(logits.data_ptr(), logits.dtype == torch.float32, *arrays, *sizes, tokens.ctypes.data):
+            raise MemoryError("no memory for the candidates of sampling")
+        return [None if token < 0 else token for token in tokens.tolist()]
+
+    def log_sum_exp(self, logits: torch.Tensor) -> torch.Tensor:
+        """log(sum(exp(logits))) of each row, shape (rows,), fp64; logits as for `sample`. Raises as `sample`."""
+        sums = torch.empty(len(logits), dtype=torch.float64)
+        sizes = (len(logits), logits.shape[1], logits.stride(0))
+        if self._log_sum_exp(logits.data_ptr(), logits.dtype == torch.float32, *sizes, sums.data_ptr()):
+            raise MemoryError("no memory for the sums of log-probabilities")
+        return sums
 
 
 def _first_row(items: LoraItems, x: torch.Tensor) -> tuple[torch.Tensor, int]:
