@@ -71,6 +71,7 @@ FILTERS = [
     Sampling(temperature=1.0, top_p=0.8),
     Sampling(temperature=1.0, min_p=0.05),
     Sampling(temperature=1.3, top_k=40, top_p=0.9, min_p=0.02),
+    Sampling(temperature=1.0, top_k=40, top_p=0.7, min_p=0.2),
 ]
 
 
