@@ -102,6 +102,7 @@ class Task(ABC):
         name: The name of the task, equal to its entry point or folder.
         version: Increased whenever prompts, outputs or measures change.
         formats: Format name -> source format that the dataset builder reads.
+        upper_bounds: Names of baselines that are made from the expected outputs. No adapter has to beat them.
         settings: A team's own choices: labels, grades, a guideline, an abstention. `settings_of` derives them when a
             dataset is built; the dataset and the manifest of each adapter store them. JSON values only.
         tuned: Values chosen on validation records after training (`tune`): a temperature, thresholds. The manifest of
@@ -112,6 +113,7 @@ class Task(ABC):
     version: int = 1
     formats: Mapping[str, Format] = {}
     default_settings: Mapping[str, Any] = {}
+    upper_bounds: frozenset[str] = frozenset()
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path(inspect.getfile(type(self))).parent

@@ -59,6 +59,7 @@ class Facts:
         policy: The policy of the last decision on this alias, as JSON; None: there was none.
         sliced: Names of the rules on slice values of that decision.
         leaked: Ids of evaluated rows whose query the candidate was trained on; None: unknown.
+        upper_bounds: Systems made from the expected outputs, which `beat: {baselines: all}` leaves out.
     """
 
     roles: Mapping[str, str]
@@ -70,6 +71,7 @@ class Facts:
     policy: Mapping[str, Any] | None = None
     sliced: tuple[str, ...] = ()
     leaked: tuple[str, ...] | None = field(default=())
+    upper_bounds: frozenset[str] = frozenset()
 
 
 def decide(policy: Policy, comparison: Comparison, candidate: str, facts: Facts) -> tuple[RuleResult, ...]:
@@ -177,7 +179,7 @@ def _to_beat(policy: Policy, comparison: Comparison, candidate: str, facts: Fact
     taken = {candidate, *facts.roles.values(), *policy.beat}
     others = [system for system in comparison.systems if system not in taken]
     if policy.baselines.systems == "all":
-        wanted = others
+        wanted = [system for system in others if system not in facts.upper_bounds]
     else:
         by_name = {system.casefold(): system for system in others}
         missing = [name for name in policy.baselines.systems if name.casefold() not in by_name]

@@ -38,7 +38,7 @@ class Evaluated:
         adapters: The evaluated adapter, followed by the adapters it is compared with.
         judgments: The relevance judgments and their source.
         reused: Names of systems whose outputs were reused from an earlier evaluation.
-        baselines: Names of the systems that are no models: rules and classical methods.
+        baselines: Names of the systems that are no models: rules and classical methods, without the upper bounds.
     """
 
     task: PromptedTask | EncoderTask
@@ -173,7 +173,7 @@ def _with_baselines(evaluated: Evaluated, models: Sequence[str]) -> Evaluated:
     Args:
         models: Names of the systems that are models, besides the base.
     """
-    known = (BASE, *models)
+    known = (BASE, *models, *evaluated.task.upper_bounds)
     names = tuple(name for name in evaluated.systems if not any(name == m or name.startswith(f"{m}, ") for m in known))
     evaluated = replace(evaluated, baselines=names)
     notes = (*(f"{loss}." for loss in evaluated.losses), *evaluated.comparison.notes)

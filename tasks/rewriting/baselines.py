@@ -8,6 +8,9 @@ from pathlib import Path
 from searchlora.files import json_file
 from searchlora.records import Record
 
+#: The expected output itself: what an ideal rewriter of this dataset would write.
+REFERENCE = "reference rewrite"
+
 
 def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> Mapping[str, Sequence[str]]:
     """Baseline name -> one rewrite per record; baselines for which the data is missing are left out.
@@ -35,7 +38,7 @@ def baseline_outputs(records: Sequence[Record], dataset: Path | None = None) -> 
         ]
         outputs["first turn + query"] = [first_and(record, record["query"]) for record in records]
     if all("rewrite" in record for record in records):
-        outputs["reference rewrite"] = [record["rewrite"] for record in records]
+        outputs[REFERENCE] = [record["rewrite"] for record in records]
     return outputs
 
 

@@ -27,6 +27,7 @@ class RewritingTask(PromptedTask):
     name = "rewriting"
     version = 1
     formats = FORMATS
+    upper_bounds = frozenset({baselines.REFERENCE})
     reads: Mapping[str, str] = {"query": "query", "history": "history"}
     writes = "query"
 

@@ -55,6 +55,15 @@ def test_all_baselines_must_be_beaten():
     assert broken(Policy(beat={"base": {}}), compared(0.03)) == set()
 
 
+def test_an_upper_bound_need_not_be_beaten_unless_it_is_named():
+    facts = Facts(roles=ROLES, upper_bounds=frozenset({"TF-IDF"}))
+    results = decide(policy("all"), compared(0.03), "new@2", facts)
+    assert {result.rule for result in results if result.rule.startswith("beat")} == {"beat base", "beat majority"}
+    assert all(result.passed for result in results)
+    named = decide(policy(["TF-IDF"]), compared(0.03), "new@2", facts)
+    assert {result.rule for result in named if not result.passed} == {"beat TF-IDF"}
+
+
 def test_named_baselines_must_be_beaten_by_the_margin():
     assert broken(policy(["majority"]), compared(0.03)) == set()
     assert broken(policy(["tf-idf", "majority"]), compared(0.03)) == {"beat TF-IDF"}

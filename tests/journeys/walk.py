@@ -1,0 +1,135 @@
+"""Execution of a documentation page as its reader would: every command in a process of its own, every file as shown."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.servers import is_ready
+from tests.docs.blocks import ROOT, Block, blocks
+
+PAGE = ROOT / "docs" / "tutorials" / "production.md"
+
+#: Executes `searchlora` with these arguments in the working folder; returns exit code and output.
+Execute = Callable[[Sequence[str]], tuple[int, str]]
+
+
+class Walk:
+    """A reader of a page, in a folder of their own.
+
+    Attributes:
+        outputs: Each command, without the program and added options -> its exit code and output.
+        seconds: The same -> the seconds that it took.
+
+    Args:
+        folder: The working folder, with the files that the page presupposes.
+        added: First words of a command, as `train judgment` -> options that make it faster.
+        execute: Executes a command; None: the installed script, in a process of its own.
+    """
+
+    def __init__(
+        self, folder: Path, *, added: Mapping[str, Sequence[str]] | None = None, execute: Execute | None = None
+    ) -> None:
+        self.folder = folder
+        self.outputs: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self._added = added or {}
+        self._execute = execute or self._script
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self._port = str(_free_port())
+        self._shown_port: str | None = None
+
+    def page(self, page: Path) -> None:
+        """Write and run every block of a page in order; the first command that fails ends the walk."""
+        try:
+            for block in blocks(page):
+                if block.skipped is None:
+                    self._block(block)
+        finally:
+            self.stop()
+            print("\n".join(f"{seconds:6.1f} s  {command}" for command, seconds in self.seconds.items()))
+
+    def output(self, beginning: str) -> str:
+        """The output of the one command that begins with these words."""
+        (found,) = (output for command, output in self.outputs.items() if command.startswith(beginning))
+        return found
+
+    def stop(self) -> None:
+        """End the servers that the page started."""
+        while self._servers:
+            server = self._servers.pop()
+            server.terminate()
+            server.wait(60)
+
+    def _block(self, block: Block) -> None:
+        if block.title is not None:
+            (self.folder / block.title).write_text(block.body, encoding="utf-8")
+        elif block.language == "python":
+            self._check(block, "python", *self._run([sys.executable, "-c", self._ported(block.body)]))
+        elif block.language == "bash":
+            for words in block.commands():
+                self._command(block, words)
+
+    def _command(self, block: Block, words: Sequence[str]) -> None:
+        program, *arguments = words
+        started = time.monotonic()
+        if program == "searchlora" and arguments[0] == "serve":
+            self._serve(arguments)
+        elif program == "searchlora":
+            options = [
+                option
+                for beginning, more in self._added.items()
+                if " ".join(arguments).startswith(beginning)
+                for option in more
+            ]
+            self._check(block, " ".join(arguments), *self._execute([*arguments, *options]))
+        else:
+            assert program == "curl", f"{block.where} needs a program of one's own: {program}"
+            code, output = self._run(["curl", "--silent", "--fail-with-body", *map(self._ported, arguments)])
+            self._check(block, f"curl {arguments[0].partition('/v1')[2]}", code, output)
+        self.seconds[" ".join(words)[:60]] = time.monotonic() - started
+
+    def _check(self, block: Block, command: str, code: int, output: str) -> None:
+        assert code == block.exit, f"{block.where}: {command} ended with {code}\n{output}"
+        assert "Traceback" not in output, output
+        self.outputs[command] = output
+
+    def _serve(self, arguments: Sequence[str]) -> None:
+        self._shown_port = arguments[arguments.index("--port") + 1]
+        options = self._added.get("serve", ())
+        command = [_script(), *map(self._ported, arguments), *options]
+        self._servers.append(subprocess.Popen(command, cwd=self.folder, env=_environment()))
+        assert is_ready(self._servers[-1], f"http://127.0.0.1:{self._port}/readyz"), "the server did not start"
+
+    def _ported(self, text: str) -> str:
+        """The text with a free port in place of the page's, which another process may use."""
+        return text.replace(self._shown_port, self._port) if self._shown_port is not None else text
+
+    def _script(self, arguments: Sequence[str]) -> tuple[int, str]:
+        return self._run([_script(), *arguments])
+
+    def _run(self, command: Sequence[str]) -> tuple[int, str]:
+        ended = subprocess.run(
+            command, cwd=self.folder, env=_environment(), capture_output=True, text=True, timeout=900, check=False
+        )
+        return ended.returncode, ended.stdout + ended.stderr
+
+
+def _script() -> str:
+    return str(Path(sys.executable).with_name("searchlora"))
+
+
+def _environment() -> dict[str, str]:
+    """Wide tables, and the code of this checkout."""
+    return {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
