@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from searchlora.errors import RequestRefused
+from searchlora.errors import DeadlineExceeded, EngineError, RequestRefused
 from searchlora.inference.engine import Request
+from searchlora.inference.local import LocalEngine
 from searchlora.inference.sampling import Sampling
+from searchlora.models.resolve import resolve
 from searchlora.outputs import Grammar
+from tests.inference.scheduling.requests import hold
 
 
 def asked(text="tent", adapter=None, tokens=12, grammar=None, stop=(), **sampling) -> Request:
@@ -47,6 +50,53 @@ def test_several_answers_differ_and_are_repeatable(either):
     assert either.submit(request).result(60).text == texts[0] == either.generate([request])[0].text
     other = [future.result(60).text for future in either.submit_answers(replace(request, sampling=Sampling(1.0)), 2)]
     assert not set(other) & set(texts)
+
+
+@pytest.mark.slow
+def test_with_a_real_base_seeds_give_the_same_answers_in_any_batch_in_bf16():
+    base = resolve("smollm2-135m-instruct-q4_1")
+    requests = [replace(each, adapter=None, max_new_tokens=8) for each in MIXED]
+    wanted = LocalEngine(base).generate(requests)
+    assert len({each.text for each in wanted}) >= len(MIXED) - 1
+    for order, settings in ((MIXED[::-1], {"batch_rows": 2, "prefix_tokens": 0}), (MIXED[3:] + MIXED[:3], {})):
+        engine = LocalEngine(base, **settings)
+        places = [MIXED.index(each) for each in order]
+        assert engine.generate([requests[place] for place in places]) == [wanted[place] for place in places]
+        assert engine.submit(requests[2]).result(60) == wanted[2]
+
+
+def test_a_withdrawn_and_a_late_answer_do_not_change_the_others(either):
+    requests = [replace(each, max_new_tokens=60) for each in MIXED]
+    wanted = [either.generate([request])[0] for request in requests]
+    futures = []
+
+    def withdraw(text):
+        if len(text) > 3:
+            futures[0].cancel()
+
+    free = hold(either)
+    futures += [either.submit(requests[0], on_token=withdraw)]
+    late = either.submit(replace(requests[2], max_new_tokens=3000), seconds=0.4)
+    futures += [either.submit(request) for request in requests[1:]]
+    free.set()
+    assert [future.result(60) for future in futures[1:]] == wanted[1:]
+    assert futures[0].cancelled()
+    with pytest.raises(DeadlineExceeded):
+        late.result(60)
+    assert either.generate(requests[:1]) == wanted[:1]
+
+
+def test_an_adapter_with_nan_fails_its_sampled_answers_only(either, folders):
+    either.load_folder("broken", folders["broken"])
+    wanted = either.generate(MIXED[:4])
+    free = hold(either)
+    futures = [either.submit(request) for request in MIXED[:4]]
+    broken = [either.submit(replace(MIXED[place], adapter="broken", grammar=None)) for place in (0, 4, 5)]
+    free.set()
+    assert [future.result(60) for future in futures] == wanted
+    for future in broken:
+        with pytest.raises(EngineError, match="computes no finite numbers"):
+            future.result(60)
 
 
 def test_no_answers_are_refused(either):
