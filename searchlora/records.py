@@ -110,6 +110,21 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """The beginning of a source, by which formats recognise it.
+
+    Attributes:
+        path: The file or folder.
+        names: Names of the files of the folder, or of those beside the file.
+        row: The first row of a table, or a whole JSON object; empty for other files and folders.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Format:
     """A public or native format of a task's source data.
 
@@ -122,6 +137,9 @@ class Format:
         sidecars: Names of files in the source folder that are copied into the dataset folder unchanged.
         passes: Number of times that `read` reads its source, for the estimate of the remaining time.
         implied: Returns options found in the source (such as a schema in its folder); the user's options override them.
+        needs: Fields from `options` without which nothing is read, for `searchlora data inspect`.
+        recognises: Returns the source to build from (the file, or its folder) if a sample has the published layout of
+            this format, else None; for `searchlora data inspect`.
 
     Examples:
         >>> own = Format("own", "our export", lambda path, options: iter(()), options={"language": "the one to keep"})
@@ -137,6 +155,8 @@ class Format:
     sidecars: tuple[str, ...] = ()
     passes: int = 1
     implied: Callable[[Path], Options] | None = None
+    needs: tuple[str, ...] = ()
+    recognises: Callable[[Sample], Path | None] | None = None
 
     def __post_init__(self) -> None:
         options = {name: Option(each) if isinstance(each, str) else each for name, each in (self.options or {}).items()}

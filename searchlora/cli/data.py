@@ -114,6 +114,37 @@ def build(
         typer.echo(f"warning: {warning}")
 
 
+@app.command(epilog=example("searchlora data inspect judgments.csv"))
+def inspect(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File or folder to describe.")],
+    tasks: TasksOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a file (columns, types, faults), and print the commands that build from it."""
+    from searchlora.cli.terminal import print_json
+    from searchlora.data.inspection import lines_of, profile, propose
+    from searchlora.task import load_tasks
+
+    found = profile(source)
+    commands = propose(found, [task for _, task in sorted(load_tasks(tasks).items())])
+    if as_json:
+        proposed = [
+            {"command": str(each), "purpose": each.purpose, "notes": list(each.notes), "complete": each.complete}
+            for each in commands
+        ]
+        print_json({**found.to_json(), "commands": proposed})
+        return
+    for line in lines_of(found):
+        typer.echo(line)
+    if not commands:
+        typer.echo("\nNo command builds from it." + (" Inspect one of its files." if source.is_dir() else ""))
+    for command in commands:
+        typer.echo(f"\n# {command.purpose}")
+        for note in command.notes:
+            typer.echo(f"# {note}")
+        typer.echo(str(command))
+
+
 @app.command(epilog=example("searchlora data formats rewriting"))
 def formats(task: TaskArgument, tasks: TasksOption = None, as_json: JsonOption = False) -> None:
     """List the source formats that a task reads, and their options."""

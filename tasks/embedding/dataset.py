@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import judged_collections, judgments, labels, pairs, squad
+from searchlora.data.formats import judged_collections, judgments, labels, pairs, recognition, squad
 from searchlora.data.formats.common import NATIVE, field_map, native, native_columns, pair_id, read_table, split_files
 from searchlora.data.formats.judged_collections import Judged
 from searchlora.errors import DataError, UsageError
@@ -212,6 +212,7 @@ FORMATS: Mapping[str, Format] = {
             read=_native,
             collection=own_texts(_native),
             options=native_columns(*REQUIRED_FIELDS, "positives", "negatives", "label"),
+            recognises=recognition.with_fields("query", "positives"),
         ),
         Format(
             name="pairs",
@@ -219,12 +220,14 @@ FORMATS: Mapping[str, Format] = {
             read=_pairs,
             collection=own_texts(_pairs),
             options=PAIR_COLUMNS,
+            needs=("query", "positive"),
         ),
         Format(
             name="squad",
             description="SQuAD 1.1 or 2.0: questions with their paragraph; split by article",
             read=_squad,
             collection=own_texts(_squad),
+            recognises=recognition.squad,
         ),
         Format(
             name="faq",
@@ -232,25 +235,31 @@ FORMATS: Mapping[str, Format] = {
             read=_faq,
             collection=own_texts(_faq),
             options=pairs.FAQ_COLUMNS,
+            needs=("question", "answer"),
         ),
         Format(
             name="judgments",
             description="your own judgments (query, document, grade): queries with their relevant texts",
             options={**judgments.OPTIONS, "relevant": RELEVANT},
+            needs=("query", "grade"),
             **_own_judgments(judgments.table_rows),
         ),
         Format(
             name="quepid",
             description="Quepid's exports (CSV or JSON): queries with their relevant documents",
             options={**judgments.QUEPID_OPTIONS, "relevant": RELEVANT},
+            recognises=recognition.quepid,
             **_own_judgments(judgments.quepid_rows),
         ),
-        _judged(
-            "beir",
-            "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
-            lambda s, _: judged_collections.read_beir(s),
-            {},
-            1,
+        replace(
+            _judged(
+                "beir",
+                "a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
+                lambda s, _: judged_collections.read_beir(s),
+                {},
+                1,
+            ),
+            recognises=recognition.in_folder("corpus.jsonl*", "queries.jsonl*", "qrels"),
         ),
         _judged(
             "trec",
@@ -259,12 +268,15 @@ FORMATS: Mapping[str, Format] = {
             judged_collections.TREC_OPTIONS,
             1,
         ),
-        _judged(
-            "cranfield",
-            "the Cranfield collection: queries with relevant abstracts",
-            lambda s, _: judged_collections.read_cranfield(s),
-            {},
-            1,
+        replace(
+            _judged(
+                "cranfield",
+                "the Cranfield collection: queries with relevant abstracts",
+                lambda s, _: judged_collections.read_cranfield(s),
+                {},
+                1,
+            ),
+            recognises=recognition.in_folder("cran.all.1400", "cran.qry", "cranqrel"),
         ),
         replace(
             _judged(
@@ -275,28 +287,33 @@ FORMATS: Mapping[str, Format] = {
                 CLICKS_RELEVANT,
             ),
             collection=_clicks_collection,
+            needs=("query", "document", "position", "clicked"),
         ),
         Format(
             name="labelled",
             description="two columns, text and class (such as titles with their category)",
             read=_labelled(labels.read_labelled),
             options=labels.LABEL_COLUMNS,
+            needs=("text", "label"),
         ),
         Format(
             name="banking77",
             description="BANKING77 (train.csv, test.csv): utterances with their intent",
             read=_labelled(lambda source, _: labels.read_banking77(source)),
+            recognises=recognition.with_columns("text", "category"),
         ),
         Format(
             name="shop",
             description="a folder written by the synthetic shop: queries with relevant products",
             read=_shop,
             collection=_shop_collection,
+            recognises=recognition.in_folder(SHOP_RECORDS, CORPUS_FILE),
         ),
         Format(
             name="shop-categories",
             description="a folder written by the synthetic shop: titles with their category",
             read=_shop_categories,
+            recognises=recognition.in_folder(SHOP_CATEGORIES, CORPUS_FILE),
         ),
     )
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats import judged_collections, judged_pairs, judgments
+from searchlora.data.formats import judged_collections, judged_pairs, judgments, recognition
 from searchlora.data.formats.common import NATIVE, FormatReader, mapped, native, native_columns, with_options
 from searchlora.data.formats.judged_collections import Judged, graded_pairs
 from searchlora.errors import UsageError
@@ -122,30 +122,35 @@ FORMATS: Mapping[str, Format] = {
                 **REASON_OPTION,
                 "grade_map": judgments.OPTIONS["grade_map"],
             },
+            recognises=recognition.with_fields(*REQUIRED_FIELDS),
         ),
         Format(
             name="judgments",
             description="your own judgments: a row per query and document with its grade, or a column or row per rater",
             read=_pairs(judgments.read_judgments),
             options=judgments.OPTIONS,
+            needs=("query", "grade"),
         ),
         Format(
             name="quepid",
             description="Quepid's exports: the ratings of a case or a book (CSV or JSON)",
             read=_pairs(lambda source, options: judgments.read_judgments(source, options, judgments.quepid_rows)),
             options=judgments.QUEPID_OPTIONS,
+            recognises=recognition.quepid,
         ),
         Format(
             name="shop",
             description="a folder written by the synthetic shop",
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             implied=_of_products,
+            recognises=recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
         ),
         Format(
             name="trecdl",
             description="TREC Deep Learning: a folder with the retrieved passages as JSON, and the qrels",
             read=_pairs(lambda source, options: judged_pairs.read_trecdl(source, unjudged=_count(options, "unjudged"))),
             options=UNJUDGED,
+            recognises=recognition.trecdl,
         ),
         Format(
             name="trec",
@@ -158,12 +163,14 @@ FORMATS: Mapping[str, Format] = {
             description="a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)",
             read=_collection(lambda source, _: judged_collections.read_beir(source)),
             options=UNJUDGED,
+            recognises=recognition.in_folder("corpus.jsonl*", "queries.jsonl*", "qrels"),
         ),
         Format(
             name="cranfield",
             description="the Cranfield collection; its grades 1 to 4 are mapped to 3, 2, 1, 1",
             read=_collection(lambda source, _: judged_collections.read_cranfield(source, CRANFIELD_GRADES)),
             options=UNJUDGED,
+            recognises=recognition.in_folder("cran.all.1400", "cran.qry", "cranqrel"),
         ),
         Format(
             name="esci",
@@ -172,6 +179,10 @@ FORMATS: Mapping[str, Format] = {
             read=_pairs(judged_pairs.read_esci),
             options=judged_pairs.ESCI_OPTIONS,
             implied=_of_products,
+            recognises=recognition.either(
+                recognition.with_fields("query", "product_id", "product_locale", "esci_label", "product_title"),
+                recognition.in_folder("*examples*.parquet", "*products*.parquet"),
+            ),
         ),
     )
 }

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from searchlora.data.formats import pairs, squad
+from searchlora.data.formats import pairs, recognition, squad
 from searchlora.data.formats.common import NATIVE, native, native_columns
 from searchlora.data.formats.conversations import read_mtrag
 from searchlora.eval.text_identity import normalised
@@ -284,39 +284,61 @@ def connected(keys: Sequence[Iterable[str]]) -> list[int]:
     return [root(row) for row in range(len(keys))]
 
 
-def _format(name: str, description: str, read: Callable[[Path, Options], Rows], **options: Option) -> Format:
-    return Format(name=name, description=description, read=_checked(read), options={**options, **settings.OPTIONS})
+def _format(
+    name: str,
+    description: str,
+    read: Callable[[Path, Options], Rows],
+    options: Mapping[str, Option],
+    recognises: recognition.Recognition | None = None,
+    needs: tuple[str, ...] = (),
+) -> Format:
+    return Format(
+        name=name,
+        description=description,
+        read=_checked(read),
+        options={**options, **settings.OPTIONS},
+        needs=needs,
+        recognises=recognises,
+    )
 
 
 FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
         _format(
-            "native", NATIVE, _native, **native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold")
+            "native",
+            NATIVE,
+            _native,
+            native_columns(*REQUIRED_FIELDS, "history", "answer", "reference", "gold"),
+            recognition.with_fields(*REQUIRED_FIELDS[2:]),
         ),
         _format(
             "shop",
             "a folder written by the synthetic shop",
             lambda source, options: _native(source / SHOP_RECORDS, options),
+            {},
+            recognition.in_folder(SHOP_RECORDS, "corpus.jsonl"),
         ),
         _format(
             "mtrag",
             "MT-RAG reference tasks (reference.jsonl); distractors from the passages of the same collection",
             _from_mtrag,
-            **distractors.OPTIONS,
+            distractors.OPTIONS,
+            recognition.with_fields("contexts", "targets"),
         ),
         _format(
             "squad",
             "SQuAD 1.1 or 2.0 (.json, .json.gz), or a folder with a file per split; distractors from the same article",
             _from_squad,
-            **distractors.OPTIONS,
+            distractors.OPTIONS,
+            recognition.squad,
         ),
         _format(
             "faq",
             "question and answer pairs (JSONL, JSON, CSV, TSV, Parquet); distractors are the other answers",
             _from_faq,
-            **distractors.OPTIONS,
-            **pairs.FAQ_COLUMNS,
+            {**distractors.OPTIONS, **pairs.FAQ_COLUMNS},
+            needs=("question", "answer"),
         ),
     )
 }

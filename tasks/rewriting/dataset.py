@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import conversations, pairs, query_log
+from searchlora.data.formats import conversations, pairs, query_log, recognition
 from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
@@ -146,6 +146,7 @@ FORMATS: Mapping[str, Format] = {
             description=NATIVE,
             read=_native,
             options=native_columns(*REQUIRED_FIELDS, "history", "turn", "kind"),
+            recognises=recognition.with_fields(*REQUIRED_FIELDS),
         ),
         Format(
             name="shop",
@@ -153,6 +154,7 @@ FORMATS: Mapping[str, Format] = {
             read=lambda source, options: _native(source / SHOP_RECORDS, options),
             collection=_shop_collection,
             sidecars=(VOCABULARY,),
+            recognises=recognition.in_folder(SHOP_RECORDS, VOCABULARY),
         ),
         Format(
             name="canard",
@@ -167,6 +169,7 @@ FORMATS: Mapping[str, Format] = {
                 )
             },
             passes=2,
+            recognises=recognition.with_fields("QuAC_dialog_id", "History", "Rewrite"),
         ),
         Format(
             name="cast2019",
@@ -178,12 +181,14 @@ FORMATS: Mapping[str, Format] = {
                 _cast,
             ),
             options={"rewrites": Option("the human rewrites as TSV", "file", "a TSV beside the topics")},
+            recognises=recognition.cast(2019),
         ),
         *(
             Format(
                 name=f"cast{year}",
                 description=described,
                 read=mapped(lambda source, _: conversations.read_cast(source), _cast),
+                recognises=recognition.cast(year),
             )
             for year, described in CAST.items()
         ),
@@ -191,12 +196,14 @@ FORMATS: Mapping[str, Format] = {
             name="qrecc",
             description="QReCC (qrecc_train.json, qrecc_test.json), or a folder with both",
             read=mapped(lambda source, _: conversations.read_qrecc(source), _qrecc),
+            recognises=recognition.with_fields("Conversation_no", "Turn_no", "Rewrite"),
         ),
         Format(
             name="pairs",
             description="query pairs with the columns query, rewrite, optionally id (JSONL, JSON, CSV, TSV, Parquet)",
             read=mapped(pairs.read_pairs, _pair),
             options=pairs.PAIR_COLUMNS,
+            needs=("query", "rewrite"),
         ),
         Format(
             name="querylog",
@@ -204,6 +211,7 @@ FORMATS: Mapping[str, Format] = {
             "an id is the hash of query and rewrite (searchlora.data.formats.common)",
             read=mapped(query_log.read_query_log, _pair),
             options=query_log.OPTIONS,
+            needs=("session", "time", "query", "clicks"),
         ),
     )
 }

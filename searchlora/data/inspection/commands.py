@@ -1,0 +1,386 @@
+"""Commands that build from a file, proposed from its columns, its published layout, and the files beside it.
+
+Formats say which fields they need (`Format.needs`) and which layouts they recognise (`Format.recognises`). Columns are
+matched to fields by their names; the names that people commonly give to a field are listed in `NAMES`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from searchlora.data.inspection.profiling import (
+    Column,
+    Corpus,
+    Profile,
+    column_values,
+    first_row,
+    ids_in,
+    is_table,
+    trec_kind,
+)
+from searchlora.errors import DataError
+from searchlora.eval.formats import read_qrels
+from searchlora.files import read_head
+from searchlora.records import Format, Sample
+from searchlora.task import Task
+
+#: Field -> names of columns that commonly hold it, in lower case with underscores, likeliest first.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "query": ("query", "query_text", "search_query", "search_term", "keyword", "keywords", "search", "q", "term"),
+    "document": ("document", "docid", "doc_id", "document_id", "product_id", "item_id", "sku", "asin", "doc", "pid"),
+    "grade": ("grade", "rating", "relevance", "judgment", "judgement", "esci_label", "gain", "score", "stars", "label"),
+    "passage": ("passage", "text", "body", "content", "description", "snippet", "overview", "abstract", "summary"),
+    "title": ("title", "name", "headline"),
+    "rater": ("rater", "rater_id", "annotator", "annotator_id", "assessor", "judge", "worker", "worker_id"),
+    "topic": ("topic", "query_id", "qid", "topic_id"),
+    "rewrite": ("rewrite", "rewritten_query", "rewritten", "reformulation", "corrected_query", "correction", "target"),
+    "text": ("text", "utterance", "sentence", "phrase", "message", "query", "question"),
+    "label": ("label", "intent", "category", "class"),
+    "question": ("question", "frage", "pregunta"),
+    "answer": ("answer", "antwort", "respuesta", "response"),
+    "section": ("section", "chapter"),
+    "positive": ("positive", "pos", "positive_passage", "relevant_text"),
+    "negative": ("negative", "neg", "negative_passage"),
+    "session": ("session", "session_id", "sessionid"),
+    "time": ("time", "timestamp", "datetime", "date", "ts"),
+    "clicks": ("clicks", "clicked_ids", "num_clicks", "click_count"),
+    "user": ("user", "user_id", "uid"),
+    "position": ("position", "rank", "pos"),
+    "clicked": ("clicked", "click", "is_clicked"),
+    "id": ("id", "_id", "docid", "doc_id", "document_id", "product_id", "sku", "asin", "key", "document", "url"),
+}
+_BODY = ("text", "body", "content", "passage", "description", "overview", "abstract", "summary")
+
+#: Fields that are read if their columns are there.
+_OPTIONAL = ("document", "passage", "title", "rater", "topic", "section", "negative", "user")
+
+_RATER = re.compile(r"(^|_)(rater|rating|grade|judge|agent|annotator|assessor)s?(_|\d|$)")
+_MERGED = re.compile(r"final|majority|mean|median|average|avg|gold|consensus")
+
+#: Grades as words -> their numbers on the scale 0 to 3.
+_WORDS: Mapping[str, int] = {
+    **dict.fromkeys(("e", "exact", "perfect", "yes", "true", "relevant"), 3),
+    **dict.fromkeys(("s", "substitute", "good", "partial"), 2),
+    **dict.fromkeys(("c", "complement", "fair"), 1),
+    **dict.fromkeys(("i", "irrelevant", "bad", "no", "false", "not relevant"), 0),
+}
+_ESCI = ({"e", "s", "c", "i"}, {"exact", "substitute", "complement", "irrelevant"})
+_SCALE = (0, 1, 2, 3)
+
+_ENOUGH = 0.3  # share of the judged documents that a file holds, to be taken for their corpus
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line that reads the file.
+
+    Attributes:
+        purpose: What it does, one phrase.
+        arguments: The words after `searchlora`.
+        notes: What to know before it is run; a command with a missing part names it here.
+        complete: Whether it runs as it is.
+    """
+
+    purpose: str
+    arguments: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    complete: bool = True
+
+    def __str__(self) -> str:
+        return shlex.join(["searchlora", *self.arguments])
+
+
+@dataclass
+class _Parts:
+    """Options of a command that are found one after another."""
+
+    options: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    complete: bool = True
+
+    def map(self, name: str, *columns: str) -> None:
+        if columns != (name,):
+            self.options += ["--map", f"{name}={','.join(columns)}"]
+
+
+def propose(found: Profile, tasks: Sequence[Task]) -> list[Command]:
+    """The commands that build from a file or use it, likeliest first.
+
+    Args:
+        found: The profile of the file.
+        tasks: The tasks whose formats are considered.
+    """
+    commands = [command for task in tasks for command in _of_task(found, task)]
+    judged = found.kind in ("qrels", "topics") or (found.kind == "table" and not commands)
+    if judged or found.kind == "folder":
+        commands += [command for task in tasks for command in _of_collection(found, task)]
+    if found.kind in ("qrels", "run", "topics") and not found.faulty:
+        name = found.path.name.removesuffix(".gz").rpartition(".")[0] or found.path.name
+        arguments = ("convert", "run" if found.kind == "run" else found.kind, str(found.path), f"{name}.jsonl")
+        commands.append(Command(f"convert the {found.kind} to JSON Lines", arguments))
+    if found.kind == "table" and (corpus := _corpus_columns(found)) is not None:
+        commands.append(_search(found, corpus))
+    return commands
+
+
+def _of_task(found: Profile, task: Task) -> Iterator[Command]:
+    """Builds of one task: from a published layout, or else from columns that hold what a format needs."""
+    recognised = [
+        (format, source)
+        for format in task.formats.values()
+        if format.recognises is not None and (source := format.recognises(found.sample)) is not None
+    ]
+    for format, source in recognised:
+        yield _build(task, format, source, _with_documents(found, format, {}, _Parts()))
+    if recognised or found.kind != "table":
+        return
+    for format in task.formats.values():
+        if format.needs and (columns := _matched(found, format)) is not None:
+            parts = _Parts()
+            for name in (*format.needs, *(name for name in _OPTIONAL if name not in format.needs)):
+                if name in columns:
+                    parts.map(name, *columns[name])
+            if "grade" in columns:
+                _add_grades(found, columns["grade"], format, parts)
+            yield _build(task, format, found.path, _with_documents(found, format, columns, parts))
+
+
+def _build(task: Task, format: Format, source: Path, parts: _Parts) -> Command:
+    parts = replace(parts, notes=list(parts.notes))
+    for name, option in format.options.items():
+        if option.required and name not in ("corpus", *format.needs) and not _is_given(name, parts.options):
+            parts.options += ["--option", f"{name}=VALUE"]
+            parts.notes.append(f"give the option {name}: {option.meaning}")
+            parts.complete = False
+    arguments = ("data", "build", task.name, str(source), "--format", format.name, *parts.options)
+    out = ("--out", f"data/{task.name}")
+    return Command(
+        f"dataset of the task {task.name}: {format.description}", (*arguments, *out), tuple(parts.notes), parts.complete
+    )
+
+
+def _is_given(name: str, options: Sequence[str]) -> bool:
+    return any(option.startswith(f"{name}=") for option in options)
+
+
+def _matched(found: Profile, format: Format) -> dict[str, tuple[str, ...]] | None:
+    """Field -> its columns; None if a field that the format needs has none."""
+    columns: dict[str, tuple[str, ...]] = {}
+    used: set[str] = set()
+    for name in (*format.needs, *(name for name in _OPTIONAL if name in format.options)):
+        if name in columns:
+            continue
+        names = _raters(found) if name == "grade" else ()
+        if not names and (one := _column(found, name, used)) is not None:
+            names = (one.name,)
+        if names:
+            columns[name] = names
+            used.update(names)
+        elif name in format.needs:
+            return None
+    # A table of queries and classes is no table of judgments.
+    judged = "grade" not in format.needs or columns.keys() & {"document", "passage", "title"}
+    return columns if judged else None
+
+
+def _column(found: Profile, field_name: str, used: set[str]) -> Column | None:
+    """The column that holds a field, by its name and contents."""
+    free = {column.name: column for column in found.columns.values() if column.name not in used}
+    fitting = [name for name, column in free.items() if _fits(column, field_name)]
+    name = _named(fitting, NAMES.get(field_name, (field_name,)), endings=field_name in ("passage", "title"))
+    return None if name is None else free[name]
+
+
+def _fits(column: Column, field_name: str) -> bool:
+    if field_name in ("grade", "clicked"):
+        return bool(column.values) and column.type in ("number", "text", "yes or no")
+    if field_name in ("query", "rewrite", "text", "question", "answer", "positive"):
+        return column.filled > 0 and column.type in ("text", "number")
+    return column.filled > 0
+
+
+def _raters(found: Profile) -> tuple[str, ...]:
+    """Columns with the grades of several raters; none if there are fewer than two."""
+    names = [
+        column.name
+        for column in found.columns.values()
+        if _RATER.search(_plain(column.name)) and not _MERGED.search(_plain(column.name)) and _fits(column, "grade")
+    ]
+    return tuple(names) if len(names) > 1 else ()
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s\-.]+", "_", name.strip().lower())
+
+
+def _add_grades(found: Profile, columns: Sequence[str], format: Format, parts: _Parts) -> None:
+    """Numbers for grades that are words, or of another scale than the format's."""
+    values = {value.removesuffix(".0") for name in columns for value in found.columns[name].values}
+    folds = "grades" in format.options  # the grades are mapped to the scale 0 to 3
+    whole = all(value.removeprefix("-").isdecimal() for value in values)
+    if whole and (not folds or (values <= set(map(str, _SCALE)) and not values <= {"0", "1"})):
+        return
+    lower = {value.lower() for value in values}
+    if whole:
+        numbers = (
+            {value: (3 if value == "1" else 0) for value in values} if values <= {"0", "1"} else _stretched(values)
+        )
+        if not values <= {"0", "1"}:
+            parts.notes.append("check --grades: the source's grades are spread evenly over 0 to 3")
+    elif all(value in _WORDS for value in lower):
+        numbers = {value: _WORDS[value.lower()] for value in values}
+    else:
+        parts.notes.append("say in --grades which number each grade has")
+        parts.complete = False
+        parts.options += ["--grades", ",".join(f"{value}=NUMBER" for value in sorted(values)[:10])]
+        return
+    ordered = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    parts.options += ["--grades", ",".join(f"{value}={number}" for value, number in ordered)]
+    if folds and len(set(numbers.values())) == 2:
+        parts.options += ["--option", "grades=2"]
+    elif folds and lower in _ESCI:
+        parts.options += ["--option", "guideline=products"]
+
+
+def _stretched(values: set[str]) -> dict[str, int]:
+    lowest, highest = min(map(int, values)), max(map(int, values))
+    width = max(1, highest - lowest)
+    return {value: round((int(value) - lowest) / width * _SCALE[-1]) for value in values}
+
+
+def _with_documents(found: Profile, format: Format, columns: Mapping[str, Sequence[str]], parts: _Parts) -> _Parts:
+    """The options that give the texts of judged documents, where the file has their ids only."""
+    if "corpus" not in format.options or {"topics", "qrels"} <= set(format.options):
+        return parts
+    if "passage" in columns or "title" in columns or _holds_texts(found.sample):
+        return parts
+    names = columns.get("document") or [name for name in found.columns if _plain(name) in ("docid", "doc_id")]
+    key = names[0] if names else ""
+    if key not in found.corpora:
+        found.corpora[key] = _documents_beside(found.path, key)
+    corpus, judged = found.corpora[key]
+    if corpus is None:
+        parts.options += ["--corpus", "FILE"]
+        parts.notes.append("give the file of the documents, which is not beside this one: --corpus FILE")
+        parts.complete = False
+        return parts
+    path, fields, known = corpus
+    parts.options += ["--corpus", str(path)]
+    for name, column in fields.items():
+        if column != name:
+            parts.options += ["--map", f"corpus.{name}={column}"]
+    if known < judged:
+        parts.options.append("--allow-rejects")
+        parts.notes.append(f"{_missing(known, judged, path)}; their rows are rejected")
+    return parts
+
+
+def _holds_texts(sample: Sample) -> bool:
+    """Whether a book of Quepid holds the fields of its documents."""
+    pairs = sample.row.get("query_doc_pairs")
+    return (
+        isinstance(pairs, list) and bool(pairs) and bool(isinstance(pairs[0], dict) and pairs[0].get("document_fields"))
+    )
+
+
+def _missing(known: int, judged: int, path: Path) -> str:
+    return f"{judged - known:,} of the {judged:,} judged documents are not in {path.name}"
+
+
+def _documents_beside(path: Path, column: str) -> tuple[Corpus | None, int]:
+    """The file beside `path` with most of the documents that a column names, and the number of these documents."""
+    ids = column_values(path, column) if column and path.is_file() else set()
+    best: Corpus | None = None
+    for sibling in sorted((path if path.is_dir() else path.parent).iterdir()):
+        if sibling == path or not sibling.is_file() or not _is_readable_table(sibling):
+            continue
+        row = first_row(sibling)
+        name = _named(row, NAMES["id"])
+        text = _named(row, _BODY) or _named(row, NAMES["title"])
+        if name is None or text is None:
+            continue
+        known = ids_in(sibling, name, ids)
+        if known > (best[2] if best else _ENOUGH * len(ids)):
+            best = sibling, {"id": name, "text": text}, known
+    return best, len(ids)
+
+
+def _is_readable_table(path: Path) -> bool:
+    try:
+        return is_table(path)
+    except DataError:
+        return False
+
+
+def _named(names: Iterable[str], wanted: Sequence[str], *, endings: bool = True) -> str | None:
+    """The first name that is one of the wanted, or else ends in one ("short_description")."""
+    plain = {_plain(name): name for name in names}
+    exact = next((plain[want] for want in wanted if want in plain), None)
+    if exact is not None or not endings:
+        return exact
+    return next((name for want in wanted for key, name in plain.items() if key.endswith(f"_{want}")), None)
+
+
+def _of_collection(found: Profile, task: Task) -> Iterator[Command]:
+    """A build from a folder with topics, judgments and documents, of which the file is one."""
+    for format in task.formats.values():
+        if not {"topics", "qrels", "corpus"} <= set(format.options):
+            continue
+        folder = found.path if found.path.is_dir() else found.path.parent
+        parts = {role: path for role, path in _roles(folder).items() if path is not None}
+        if len(parts) < 3 or (found.kind != "folder" and found.path not in parts.values()):
+            continue
+        qrels = read_qrels(parts["qrels"])
+        ids = {document for grades in qrels.values() for document in grades}
+        known = ids_in(parts["corpus"], "id", ids)
+        if known < _ENOUGH * len(ids):
+            continue
+        options = [word for role, path in parts.items() for word in (f"--{role}", str(path))]
+        notes = []
+        if known < len(ids):
+            runs = folder / "runs"
+            options += ["--option", "runs=runs"] if runs.is_dir() else ["--allow-rejects"]
+            notes = [_missing(known, len(ids), parts["corpus"])]
+        yield _build(task, format, folder, _Parts(options, notes))
+
+
+def _roles(folder: Path) -> dict[str, Path | None]:
+    """topics, qrels and corpus -> the file of a folder with that role; None if there is none or more than one."""
+    roles: dict[str, list[Path]] = {"topics": [], "qrels": [], "corpus": []}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file():
+            continue
+        try:
+            if is_table(path):
+                row = first_row(path)
+                if {"id", "text"} <= set(row):
+                    roles["corpus"].append(path)
+            elif (kind := trec_kind(read_head(path))) in roles:
+                roles[kind].append(path)
+        except DataError:
+            continue
+    return {role: paths[0] if len(paths) == 1 else None for role, paths in roles.items()}
+
+
+def _corpus_columns(found: Profile) -> dict[str, str] | None:
+    """Field -> column of a table that is a collection of documents; None if it is none."""
+    unique = [column.name for column in found.columns.values() if column.filled == column.distinct == found.rows]
+    texts = [column.name for column in found.columns.values() if column.type == "text"]
+    name, text = _named(unique, NAMES["id"]), _named(texts, _BODY) or _named(texts, NAMES["title"])
+    if name is None or text is None or found.rows < 2:
+        return None
+    return {"id": name, "text": text}
+
+
+def _search(found: Profile, fields: Mapping[str, str]) -> Command:
+    words = found.columns[fields["text"]].example.rstrip("…").split()
+    parts = _Parts()
+    for name, column in fields.items():
+        parts.map(name, column)
+    query = " ".join(words[:2])
+    arguments = ("search", "bm25", query, "--corpus", str(found.path), *parts.options)
+    return Command("search these documents", arguments)

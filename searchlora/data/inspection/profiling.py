@@ -1,0 +1,341 @@
+"""Profile of a file: its kind, rows, columns with their types, and the first faults with their places."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from searchlora.data.formats.common import split_files
+from searchlora.errors import DataError
+from searchlora.eval.formats import read_qrels, read_run, read_topics
+from searchlora.eval.formats.trec import TREC
+from searchlora.files import EXTENSIONS, Head, RejectedRow, as_text, check_file, numbered_lines, read_head, read_rows
+from searchlora.records import Sample
+
+MAX_FAULTS = 20
+MAX_COLUMNS = 500
+
+#: Distinct values of a column that are counted, and those of them that are kept.
+MAX_DISTINCT, MAX_VALUES = 100_000, 20
+
+_EXCERPT = 60  # characters of an example
+_COLUMNS_SHOWN, _NAME_WIDTH = 25, 30  # in the terminal
+_PART = 200_000  # rows of a sibling file that are searched for ids
+
+
+@dataclass
+class Column:
+    """A column: the rows that have a value, its types, distinct values and mean length in characters.
+
+    Attributes:
+        values: The distinct values as text, while there are at most `MAX_VALUES`; else empty.
+    """
+
+    name: str
+    filled: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    characters: int = 0
+    example: str = ""
+    values: dict[str, int] = field(default_factory=dict)
+    distinct: int = 0
+
+    def __post_init__(self) -> None:
+        self._seen: set[int] = set()
+        self._many = False
+
+    def add(self, value: Any) -> None:
+        """Count a cell; one that is None or without text is empty."""
+        text = as_text(value).strip()
+        if not text:
+            return
+        self.filled += 1
+        self.types[_type_of(value, text)] += 1
+        self.characters += len(text)
+        if not self.example:
+            self.example = text if len(text) <= _EXCERPT else f"{text[: _EXCERPT - 1]}…"
+        if len(self._seen) < MAX_DISTINCT:
+            self._seen.add(hash(text))
+            self.distinct = len(self._seen)
+        if not self._many and text not in self.values and len(self.values) >= MAX_VALUES:
+            self._many, self.values = True, {}
+        if not self._many:
+            self.values[text] = self.values.get(text, 0) + 1
+
+    @property
+    def type(self) -> str:
+        """The commonest type."""
+        return self.types.most_common(1)[0][0] if self.types else "empty"
+
+    @property
+    def mean_characters(self) -> float:
+        """Mean length of the values that are not empty, in characters."""
+        return self.characters / self.filled if self.filled else 0.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that cannot be read: its place, and why."""
+
+    where: str
+    reason: str
+
+
+#: A file of documents beside another: its path, field -> column, and how many of the other's documents it holds.
+Corpus: TypeAlias = tuple[Path, dict[str, str], int]
+
+
+@dataclass
+class Profile:
+    """What a file looks like.
+
+    Attributes:
+        kind: "table", "qrels", "run", "topics", "folder", or "other".
+        description: One line for people.
+        rows: Number of rows, judgments, ranked documents or topics.
+        faults: The first rows that cannot be read; `faulty` is the number of all.
+        sample: The first row and the name, by which formats recognise their sources.
+        corpora: Column of document ids -> the file with their texts, and the number of ids; filled when asked for.
+    """
+
+    path: Path
+    kind: str
+    description: str
+    sample: Sample
+    rows: int = 0
+    columns: dict[str, Column] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    faulty: int = 0
+    corpora: dict[str, tuple[Corpus | None, int]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as plain values."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            "description": self.description,
+            "rows": self.rows,
+            "columns": [
+                {
+                    "name": column.name,
+                    "type": column.type,
+                    "filled": column.filled,
+                    "distinct": column.distinct,
+                    "mean characters": round(column.mean_characters, 1),
+                    "example": column.example,
+                }
+                for column in self.columns.values()
+            ],
+            "faults": [{"where": fault.where, "reason": fault.reason} for fault in self.faults],
+            "faulty rows": self.faulty,
+        }
+
+
+def profile(path: Path) -> Profile:
+    """Describe a file or folder. A file is read whole; a fault in it is reported, not raised.
+
+    Raises:
+        DataError: if there is no such file or folder, or the file is empty.
+    """
+    if path.is_dir():
+        return _folder(path)
+    check_file(path)
+    if is_table(path):
+        return _table(path)
+    head = read_head(path)
+    kind = trec_kind(head)
+    try:
+        if kind != "other":
+            return {"qrels": _qrels, "run": _run, "topics": _topics}[kind](path)
+    except DataError as error:
+        if kind != "topics":  # prose with one tab in its first line looks like topics
+            return Profile(path, kind, f"TREC {kind} with a fault", _sample(path, {}), faults=[_fault(error)], faulty=1)
+    return _other(path, head)
+
+
+def trec_kind(head: Head) -> str:
+    """ "qrels", "run" or "topics" for the beginning of such a TREC file; "other" for another."""
+    for kind in ("qrels", "run", "topics"):
+        form = getattr(TREC, kind)
+        if form is not None and form.recognises(head):
+            return kind
+    return "other"
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is read by rows; a TSV without a header is not."""
+    name = path.name.lower().removesuffix(".gz")
+    if not name.endswith(EXTENSIONS):
+        return False
+    return not (name.endswith(".tsv") and _has_no_header(read_head(path)))
+
+
+def first_row(path: Path) -> Mapping[str, Any]:
+    """The first row that can be read; empty if there is none."""
+    try:
+        return next((row.data for row in read_rows(path) if not isinstance(row, RejectedRow)), {})
+    except DataError:
+        return {}
+
+
+def ids_in(path: Path, column: str, ids: set[str]) -> int:
+    """Number of `ids` that occur in a column of a file, of which the first rows are read."""
+    found: set[str] = set()
+    try:
+        for number, row in enumerate(read_rows(path)):
+            if number >= _PART or len(found) == len(ids):
+                break
+            if not isinstance(row, RejectedRow) and (value := as_text(row.data.get(column))) in ids:
+                found.add(value)
+    except DataError:
+        return 0
+    return len(found)
+
+
+def column_values(path: Path, column: str) -> set[str]:
+    """The distinct values of a column, as text."""
+    rows = (row.data for row in read_rows(path) if not isinstance(row, RejectedRow))
+    return {text for row in rows if (text := as_text(row.get(column)))}
+
+
+def _has_no_header(head: Head) -> bool:
+    """A first line `id<tab>text`, as of TREC topics: the id is a number, or the text has several words."""
+    fields = head.line.split("\t")
+    if len(fields) != 2 or len(fields[0].split()) != 1:
+        return False
+    return fields[0].isdecimal() or len(fields[1].split()) > 1
+
+
+def _table(path: Path) -> Profile:
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    found = Profile(path, "table", "", _sample(path, {}))
+    try:
+        for row in read_rows(path):
+            if isinstance(row, RejectedRow):
+                found.faulty += 1
+                if len(found.faults) < MAX_FAULTS:
+                    found.faults.append(Fault(row.where, row.reason))
+                continue
+            if not found.rows:
+                found.sample = _sample(path, row.data)
+            found.rows += 1
+            for name, value in row.data.items():
+                column = found.columns.get(name)
+                if column is None and len(found.columns) < MAX_COLUMNS:
+                    column = found.columns[name] = Column(name)
+                if column is not None:
+                    column.add(value)
+    except DataError as error:
+        found.faults.append(_fault(error))
+        found.faulty += 1
+    names = {"jsonl": "JSON Lines", "ndjson": "JSON Lines", "json": "JSON", "csv": "CSV", "tsv": "TSV"}
+    packed = ", gzip" if path.name.lower().endswith(".gz") else ""
+    found.description = f"{names.get(kind, 'Parquet')}{packed}: {_count(found.rows, 'row')}"
+    return found
+
+
+def _qrels(path: Path) -> Profile:
+    qrels = read_qrels(path, "trec")
+    grades = sorted({grade for of_topic in qrels.values() for grade in of_topic.values()})
+    judgments = sum(map(len, qrels.values()))
+    shown = ", ".join(map(str, grades[:10]))
+    text = f"TREC qrels: {_count(judgments, 'judgment')} of {_count(len(qrels), 'topic')}, grades {shown}"
+    return Profile(path, "qrels", text, _sample(path, {}), rows=judgments)
+
+
+def _run(path: Path) -> Profile:
+    run = read_run(path, "trec")
+    ranked = sum(map(len, run.values()))
+    text = f"TREC run: {_count(ranked, 'document')} for {_count(len(run), 'topic')}"
+    return Profile(path, "run", text, _sample(path, {}), rows=ranked)
+
+
+def _topics(path: Path) -> Profile:
+    topics = read_topics(path, "trec")
+    return Profile(path, "topics", f"TREC topics: {_count(len(topics), 'query')}", _sample(path, {}), rows=len(topics))
+
+
+def _folder(path: Path) -> Profile:
+    """A folder with a file per split is described by its file of training rows."""
+    names = tuple(sorted(each.name for each in path.iterdir()))
+    description = f"a folder of {_count(len(names), 'file')}"
+    first = next((file for file, split in _split_files(path) if split == "train"), None)
+    if first is None:
+        return Profile(path, "folder", description, Sample(path, names, {}))
+    found = _table(first)
+    found.description = f"{description}, one for each split; {first.name} is {found.description}"
+    found.path, found.sample = path, Sample(path, names, found.sample.row)
+    return found
+
+
+def _split_files(path: Path) -> Iterator[tuple[Path, str | None]]:
+    try:
+        yield from split_files(path)
+    except DataError:
+        return
+
+
+def _other(path: Path, head: Head) -> Profile:
+    if b"\0" in head.raw:
+        return Profile(path, "other", "not text, and no kind of file that is read by rows", _sample(path, {}))
+    try:
+        lines = sum(1 for _ in numbered_lines(path))
+    except DataError as error:
+        return Profile(path, "other", "not text", _sample(path, {}), faults=[_fault(error)], faulty=1)
+    return Profile(path, "other", f"text of {_count(lines, 'line')}, not rows", _sample(path, {}), rows=lines)
+
+
+def _sample(path: Path, row: Mapping[str, Any]) -> Sample:
+    return Sample(path, tuple(sorted(each.name for each in path.parent.iterdir())), row)
+
+
+def _fault(error: DataError) -> Fault:
+    return Fault(str(error.where or ""), error.what)
+
+
+def _type_of(value: Any, text: str) -> str:
+    if isinstance(value, bool):
+        return "yes or no"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, list):
+        return "list"
+    if isinstance(value, dict):
+        return "object"
+    return "number" if _is_number(text) else "text"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return len(text) < 40
+
+
+def _count(number: int, noun: str) -> str:
+    plural = {"query": "queries"}.get(noun, f"{noun}s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def lines_of(found: Profile) -> Iterator[str]:
+    """The profile as lines for a terminal."""
+    yield f"{found.path}: {found.description}"
+    if found.columns:
+        listed = list(found.columns.values())[:_COLUMNS_SHOWN]
+        width = max(len("column"), min(_NAME_WIDTH, max(len(column.name) for column in listed)))
+        yield f"{'column':<{width}}  {'type':<9} {'filled':>9} {'distinct':>9}  example"
+        for column in listed:
+            distinct = f"{column.distinct:,}" + ("+" if column.distinct >= MAX_DISTINCT else "")
+            name = column.name if len(column.name) <= width else f"{column.name[: width - 1]}…"
+            example = json.dumps(column.example, ensure_ascii=False)[1:-1]
+            yield f"{name:<{width}}  {column.type:<9} {column.filled:>9,} {distinct:>9}  {example}"
+        if len(found.columns) > len(listed):
+            yield f"and {len(found.columns) - len(listed):,} more columns; --json lists them"
+    for fault in found.faults:
+        yield f"fault: {fault.where}: {fault.reason}"
+    if found.faulty > len(found.faults):
+        yield f"fault: and {found.faulty - len(found.faults):,} more rows"
