@@ -162,13 +162,31 @@ class Renderer:
         size = sum(len(message["content"]) for message in chat) + len(answer_prefix)
         if limit is not None and size > _FIRST_CHARACTERS * limit:
             text = f"{self._apply(chat if self._has_system_role else _merge_system(chat))}{answer_prefix}"
-            size = _FIRST_CHARACTERS * limit
-            while size < len(text):
-                beginning = len(self.tokenizer(text[:size], add_special_tokens=False)["input_ids"])
-                if beginning > limit + _CUT_TOKENS:
-                    return beginning - _CUT_TOKENS
-                size *= 4
+            if (above := self._beginning_above(text, limit)) is not None:
+                return above[1] - _CUT_TOKENS
         return len(self.prompt_ids(chat, answer_prefix))
+
+    def _beginning_above(self, text: str, limit: int) -> tuple[int, int] | None:
+        """Characters and tokens of a beginning with clearly more tokens than `limit`; None if the whole is read."""
+        size = _FIRST_CHARACTERS * limit
+        while size < len(text):
+            tokens = len(self.tokenizer(text[:size], add_special_tokens=False)["input_ids"])
+            if tokens > limit + _CUT_TOKENS:
+                return size, tokens
+            size *= 4
+        return None
+
+    def text_ids(self, text: str, *, limit: int | None = None) -> list[int]:
+        """Token ids of a text that a model continues, without the chat template.
+
+        They begin with the beginning-of-text token, if the tokenizer writes one. The text never becomes a control
+        token. Above `limit` tokens, they may be those of a beginning of the text.
+        """
+        beginning = self.tokenizer("")["input_ids"][:1]
+        first = beginning if beginning == [self.tokenizer.bos_token_id] else []
+        if limit is not None and (above := self._beginning_above(text, limit)) is not None:
+            text = text[: above[0]]
+        return [*first, *self._content_ids(text)]
 
     def completion_ids(self, text: str, choice_suffix: str | None = None) -> list[int]:
         """Token ids of an answer and the stop token; with a suffix, of the text and the suffix without stop token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -124,9 +125,18 @@ def serve(
     max_answer: Annotated[
         int, typer.Option("--max-answer", metavar="TOKENS", min=1, help="Length of an answer; beyond it 400.")
     ] = 1024,
+    access_log: Annotated[
+        str | None,
+        typer.Option(
+            "--access-log",
+            metavar="FILE",
+            help="Append caller, method, path, status and seconds of each request to a file; -: standard output.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a base model and its adapters through an OpenAI-compatible HTTP API, until Ctrl+C or SIGTERM."""
     from searchlora.adapters.store import Store
+    from searchlora.server.api.access_log import AccessLog
     from searchlora.server.api.serve import check_proxies, make_service, max_connections
     from searchlora.server.api.serve import serve as run_server
     from searchlora.server.api.service import Settings
@@ -137,6 +147,7 @@ def serve(
             f"{_API_KEY_VARIABLE} is set and holds no key", fix="Set it to a key, or unset it to require none."
         )
     check_proxies(trusted_proxy)
+    log = None if access_log is None else AccessLog(None if access_log == "-" else Path(access_log))
     connections = min(Settings.max_connections, max_connections() or Settings.max_connections)
     settings = Settings(
         api_keys=tuple(api_key),
@@ -159,6 +170,7 @@ def serve(
             encoders=encoder,
             load=load,
             tasks=tasks,
+            access_log=log,
             quantization=quantization,
             precision=precision,
             adapters=adapters,

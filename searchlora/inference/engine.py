@@ -27,6 +27,7 @@ class Request:
         answer_prefix: Fixed beginning of the answer. Generation and scoring continue after it; a completion does not
             repeat it.
         choice_suffix: Text after each scored choice; None means the stop token.
+        prompt_ids: Token ids of the whole prompt, in place of `messages` and `answer_prefix`; for the local engine.
         keep_prefix: Hint that the same messages follow again soon, so that a scoring engine keeps their KV cache.
 
     Raises:
@@ -48,6 +49,7 @@ class Request:
     keep_prefix: bool = False
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(self.stop):

@@ -125,8 +125,15 @@ class InputProcessor:
         ]
 
     def _prompts(self, requests: Sequence[Request], adapters: Sequence[str | None]) -> list[TokenIds]:
+        for row, request in enumerate(requests):
+            if unknown := [token for token in request.prompt_ids if not 0 <= token < self._vocabulary]:
+                raise RequestRefused(
+                    f"the model has no token {unknown[0]}",
+                    where=f"request {row + 1}",
+                    fix=f"Its token ids are below {self._vocabulary}.",
+                )
         return [
-            tuple(self._renderer.prompt_ids(request.messages, request.answer_prefix, adapter))
+            request.prompt_ids or tuple(self._renderer.prompt_ids(request.messages, request.answer_prefix, adapter))
             for request, adapter in zip(requests, adapters, strict=True)
         ]
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from searchlora.adapters.references import parse_reference
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, NotInStore, PromptTooLong
+from searchlora.errors import EngineError, NotInStore, PromptTooLong, RequestRefused
 from searchlora.http_client import HttpClient, Refused
 from searchlora.inference.constrained import Constraints
 from searchlora.inference.engine import Completion, Request, Scored
@@ -233,6 +233,8 @@ class RemoteEngine:
         return [pinned[request.adapter] for request in requests]
 
     def _check_length(self, requests: Sequence[Request], answers: Sequence[int]) -> None:
+        if any(request.prompt_ids for request in requests):
+            raise RequestRefused("a remote engine takes messages, and no 'prompt_ids'")
         context = self._models.context
         if context is None:
             return

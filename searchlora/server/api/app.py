@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Response
 
 from searchlora import __version__
 from searchlora.errors import EngineBusy
-from searchlora.server.api import chat, embeddings, models, score, tasks
+from searchlora.server.api import chat, completions, embeddings, models, responses, score, tasks
 from searchlora.server.api.errors import STORAGE_UNAVAILABLE, ApiError, UnexpectedErrors, add_error_handlers
 from searchlora.server.api.metrics import RequestMetrics
 from searchlora.server.api.middleware import RequestGuard
@@ -21,26 +21,6 @@ from searchlora.server.api.work_queue import in_thread, run_in_new_thread
 from searchlora.server.http import PRIVATE_APP
 
 _LOG = logging.getLogger(__name__)
-
-#: Paths that are metric labels of their own; single models share the label "/v1/models/NAME".
-_COUNTED_PATHS = frozenset(
-    {
-        "/v1/models",
-        "/v1/chat/completions",
-        "/v1/score",
-        "/v1/embeddings",
-        "/v1/tasks",
-        "/v1/rerank",
-        "/v1/classify",
-        "/v1/rewrite",
-        "/v1/answers",
-        "/v1/adapters/load",
-        "/v1/adapters/unload",
-        "/healthz",
-        "/readyz",
-        "/metrics",
-    }
-)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -53,13 +33,16 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="searchlora", lifespan=lifespan, redirect_slashes=False, **PRIVATE_APP)
     service.metrics.watch(service.engine.stats)
-    add_error_handlers(app, service.check_store)
-    for routes in (models.routes, chat.routes, score.routes, embeddings.routes, tasks.routes, _probe_routes):
+    document = openapi_document(__version__)
+    add_error_handlers(app, service.check_store, list(document["paths"]))
+    generating = (chat.routes, completions.routes, responses.routes)
+    for routes in (models.routes, *generating, score.routes, embeddings.routes, tasks.routes, _probe_routes):
         app.include_router(routes(service))
-    app.openapi = lambda: openapi_document(__version__)  # type: ignore[method-assign]
+    app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_middleware(RequestGuard, settings=service.settings)
     app.add_middleware(UnexpectedErrors)
-    app.add_middleware(RequestMetrics, metrics=service.metrics, paths=_COUNTED_PATHS)
+    counted = frozenset(path for path in document["paths"] if "{" not in path) | {"/v1/tasks"}
+    app.add_middleware(RequestMetrics, metrics=service.metrics, paths=counted, access_log=service.access_log)
     return app
 
 

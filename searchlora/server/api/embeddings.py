@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from searchlora.server.api.disconnect import unless_disconnected
 from searchlora.server.api.encoders import Embedded, readable
 from searchlora.server.api.schemas import EmbeddingRequest
+from searchlora.server.api.token_arrays import text_of
 
 if TYPE_CHECKING:
     from searchlora.server.api.service import Service
@@ -33,8 +34,12 @@ def routes(service: Service) -> APIRouter:
             timeout = service.settings.timeout
             loading = encoders.load(pinned, timeout=timeout, caller=caller)
             encoder = await unless_disconnected(http, asyncio.wrap_future(loading))
+            tokenizer = encoder.model.tokenizer if body.token_ids == "model" else None
             texts = await service.in_thread(
-                caller, lambda: readable(encoder, pinned, body.input, truncate=body.truncate)
+                caller,
+                lambda: readable(
+                    encoder, pinned, [text_of(item, tokenizer) for item in body.input], truncate=body.truncate
+                ),
             )
             future = encoders.submit(pinned, texts, body.dimensions, timeout=timeout, caller=caller)
             embedded = await unless_disconnected(http, asyncio.wrap_future(future))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -143,20 +143,29 @@ def api_error_of(error: BaseException) -> ApiError:
     return ApiError(status, code, _message(error), retry_after=_RETRY_AFTER if status == 503 else None)
 
 
-def api_error_at(error: BaseException, index: int) -> ApiError:
-    """The same for one of several requests: message and parameter name its position (`index` counts from 0)."""
+def api_error_at(error: BaseException, index: int, name: str = "Request", field: str = "requests") -> ApiError:
+    """The same for one of several requests: message and parameter name its position.
+
+    Args:
+        error: The exception.
+        index: Its position, from 0.
+        name: What one of them is called in the message.
+        field: The field that holds them.
+    """
     api_error = api_error_of(error)
     if not isinstance(error, EngineBusy):
-        api_error.message = f"Request {index + 1}: {api_error.message[:1].lower()}{api_error.message[1:]}"
-        api_error.param = api_error.param and f"requests.{index}.{api_error.param}"
+        api_error.message = f"{name} {index + 1}: {api_error.message[:1].lower()}{api_error.message[1:]}"
+        place = f"{field}.{index}"
+        api_error.param = api_error.param and (place if api_error.param == field else f"{place}.{api_error.param}")
     return api_error
 
 
-def add_error_handlers(app: FastAPI, check_store: Callable[[], None]) -> None:
+def add_error_handlers(app: FastAPI, check_store: Callable[[], None], paths: Sequence[str]) -> None:
     """Answer every expected exception with an `ApiError`.
 
     Args:
         app: The application.
+        paths: The paths that it has, for requests of others.
         check_store: Raises `FileNotFoundError` if the store has disappeared; then no adapter is merely unknown.
     """
 
@@ -170,7 +179,12 @@ def add_error_handlers(app: FastAPI, check_store: Callable[[], None]) -> None:
 
     for kind in (ApiError, SearchloraError, *_UNREADABLE):
         app.exception_handler(kind)(expected)
-    app.exception_handler(HTTPException)(_http_error)
+
+    def http_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return _http_error(error, request.scope["path"], paths).response()
+
+    app.exception_handler(HTTPException)(http_error)
 
 
 class UnexpectedErrors:
@@ -220,9 +234,13 @@ def _message(error: SearchloraError) -> str:
     return f"{message} {error.fix}" if error.fix else message
 
 
-def _http_error(_: Request, error: Exception) -> JSONResponse:
-    """Starlette's own errors, such as an unknown path."""
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+def _http_error(error: HTTPException, path: str, paths: Sequence[str]) -> ApiError:
+    """Starlette's own errors: an unknown path, or a method that a path does not have."""
     allow = (error.headers or {}).get("Allow")
-    return ApiError(error.status_code, code, f"{error.detail}.", allow=allow).response()
+    if error.status_code == 405:
+        return ApiError(405, "method_not_allowed", f"Method Not Allowed. This path takes {allow}.", allow=allow)
+    if error.status_code != 404:
+        return ApiError(error.status_code, "invalid_request", f"{error.detail}.", allow=allow)
+    meant = next((each for each in (f"/v1{path}", path.rstrip("/"), path.removeprefix("/v1")) if each in paths), None)
+    advice = f"Did you mean {meant}?" if meant else f"It has {', '.join(paths)}."
+    return ApiError(404, "not_found", f"Not Found. This server has no such path. {advice}")

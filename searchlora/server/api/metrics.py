@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchlora.inference.engine import Completion
 from searchlora.inference.scheduling.engine_core import Stats
+from searchlora.server.api.access_log import AccessLog
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -50,10 +51,10 @@ class Metrics:
             registry=self.registry,
         )
 
-    def completed(self, model: str, completion: Completion, *, invalid: bool) -> None:
-        """Count a completion; `invalid`: it does not match its grammar."""
-        self.tokens.labels(model, "prompt").inc(completion.prompt_tokens)
-        self.tokens.labels(model, "completion").inc(completion.completion_tokens)
+    def completed(self, model: str, answers: Sequence[Completion], *, invalid: int = 0) -> None:
+        """Count the answers to one prompt; `invalid` of them do not match their grammar."""
+        self.tokens.labels(model, "prompt").inc(answers[0].prompt_tokens)
+        self.tokens.labels(model, "completion").inc(sum(each.completion_tokens for each in answers))
         self.invalid.labels(model).inc(invalid)
 
     def watch(self, stats: Callable[[], Stats]) -> None:
@@ -103,16 +104,19 @@ class _EngineCollector(Collector):
 
 
 class RequestMetrics:
-    """ASGI middleware: counts and times every request.
+    """ASGI middleware: counts, times and logs every request.
 
     Args:
         app: The next application.
         metrics: Where requests are counted.
         paths: Paths with a label of their own. Paths below one of them have the label "PATH/NAME", all others "other".
+        access_log: Where requests are logged, if anywhere.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
-        self._app, self._metrics, self._paths = app, metrics, paths
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, paths: frozenset[str], access_log: AccessLog | None = None
+    ) -> None:
+        self._app, self._metrics, self._paths, self._access_log = app, metrics, paths, access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -132,7 +136,10 @@ class RequestMetrics:
             await self._app(scope, receive, tracked_send)
         finally:
             self._metrics.requests.labels(path, status).inc()
-            self._metrics.seconds.labels(path).observe(time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._metrics.seconds.labels(path).observe(seconds)
+            if self._access_log is not None:
+                self._access_log.add(scope, status, seconds)
 
     def _label(self, path: str) -> str:
         if path in self._paths:

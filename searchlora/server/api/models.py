@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 from searchlora.adapters.manifest import Manifest
 from searchlora.errors import DeadlineExceeded, EngineBusy, EngineError, NotInStore
 from searchlora.models.fingerprint import Fingerprint, fingerprint
+from searchlora.server.api.adapter_tasks import description
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.schemas import AdapterRequest
 from searchlora.server.api.service import Service
-from searchlora.server.api.tasks import description
 from searchlora.server.api.work_queue import run_in_new_thread
 
 T = TypeVar("T")
@@ -44,7 +44,9 @@ def routes(service: Service) -> APIRouter:
             if found is None:
                 raise NotInStore("this server has no such model", fix="GET /v1/models lists those it has.")
             is_adapter = found["root"] != found["id"] or "@" in found["id"]
-            return found | (description(service, found["root"]) if is_adapter and found["parent"] else {})
+            if not is_adapter or not found["parent"]:
+                return found
+            return found | description(found["root"], service.adapter_tasks.get(found["root"]))
 
         return await service.json(http.state.caller, entry)
 

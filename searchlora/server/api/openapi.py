@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from searchlora.server.api.generation_schemas import ChatRequest, CompletionRequest, ResponseRequest
 from searchlora.server.api.schemas import (
     AdapterRequest,
     AnswerRequest,
-    ChatRequest,
     ClassifyRequest,
     EmbeddingRequest,
     RerankRequest,
@@ -44,11 +44,21 @@ def openapi_document(version: str) -> dict[str, Any]:
         ['200', '400', '401']
     """
     bodies: tuple[type[BaseModel], ...] = (
-        *(ChatRequest, ScoreRequest, ScoreRequests, EmbeddingRequest, AdapterRequest),
+        *(
+            ChatRequest,
+            CompletionRequest,
+            ResponseRequest,
+            ScoreRequest,
+            ScoreRequests,
+            EmbeddingRequest,
+            AdapterRequest,
+        ),
         *(TaskRequest, RerankRequest, ClassifyRequest, RewriteRequest, AnswerRequest),
     )
     _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_TEMPLATE)
-    chat = {"application/json": _CHAT, "text/event-stream": _STRING}
+    chat, completion, response = (
+        {"application/json": schema, "text/event-stream": _STRING} for schema in (_CHAT, _COMPLETION, _RESPONSE)
+    )
     parameter = {"name": "model", "in": "path", "required": True, "schema": _STRING, "description": "A model id."}
     list_models, one_model = _get("List models", _LIST_OF_MODELS), _get("Describe a model", _MODEL, 404)
     # A model id may contain slashes, as hub ids do.
@@ -60,6 +70,8 @@ def openapi_document(version: str) -> dict[str, Any]:
             "/v1/models": {"get": list_models},
             "/v1/models/{model}": {"get": one_model},
             "/v1/chat/completions": {"post": _post("Generate an answer", [ChatRequest], chat)},
+            "/v1/completions": {"post": _post("Continue texts", [CompletionRequest], completion)},
+            "/v1/responses": {"post": _post("Generate a response", [ResponseRequest], response)},
             "/v1/score": {"post": _post("Score choices", [ScoreRequest, ScoreRequests], {"application/json": _SCORE})},
             "/v1/embeddings": {"post": _post("Embed texts", [EmbeddingRequest], {"application/json": _EMBEDDINGS})},
             "/v1/tasks/{task}": {
@@ -134,6 +146,14 @@ _MODEL = _object(
 
 _LIST_OF_MODELS = _object({"object": {"const": "list"}, "data": _list(_MODEL)})
 
+_FINISH = {"enum": ["stop", "length"]}
+
+_USAGE = _object({"prompt_tokens": _INTEGER, "completion_tokens": _INTEGER, "total_tokens": _INTEGER})
+
+_TOP_LOGPROB = {"token": _STRING, "logprob": _NUMBER, "bytes": _list(_INTEGER)}
+
+_LOGPROB = _object(_TOP_LOGPROB | {"top_logprobs": _list(_object(_TOP_LOGPROB))})
+
 _CHAT = _object(
     {
         "id": _STRING,
@@ -145,11 +165,64 @@ _CHAT = _object(
                 {
                     "index": _INTEGER,
                     "message": _object({"role": {"const": "assistant"}, "content": _STRING}),
-                    "finish_reason": {"enum": ["stop", "length"]},
+                    "logprobs": {"oneOf": [{"type": "null"}, _object({"content": _list(_LOGPROB)})]},
+                    "finish_reason": _FINISH,
                 }
             )
         ),
-        "usage": _object({"prompt_tokens": _INTEGER, "completion_tokens": _INTEGER, "total_tokens": _INTEGER}),
+        "usage": _USAGE,
+    }
+)
+
+_LOGPROB_LISTS = _object(
+    {
+        "tokens": _list(_STRING),
+        "token_logprobs": _list(_NUMBER),
+        "top_logprobs": _list({"type": "object", "additionalProperties": _NUMBER}),
+        "text_offset": _list(_INTEGER),
+    }
+)
+
+_COMPLETION = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "text_completion"},
+        "created": _INTEGER,
+        "model": _STRING,
+        "choices": _list(
+            _object(
+                {
+                    "index": _INTEGER,
+                    "text": _STRING,
+                    "logprobs": {"oneOf": [{"type": "null"}, _LOGPROB_LISTS]},
+                    "finish_reason": _FINISH,
+                }
+            )
+        ),
+        "usage": _USAGE,
+    }
+)
+
+_OUTPUT_TEXT = _object({"type": {"const": "output_text"}, "text": _STRING, "logprobs": _list(_LOGPROB)})
+
+_RESPONSE = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "response"},
+        "created_at": _INTEGER,
+        "model": _STRING,
+        "status": {"enum": ["completed", "incomplete"]},
+        "output": _list(
+            _object(
+                {
+                    "id": _STRING,
+                    "type": {"const": "message"},
+                    "role": {"const": "assistant"},
+                    "content": _list(_OUTPUT_TEXT),
+                }
+            )
+        ),
+        "usage": _object({"input_tokens": _INTEGER, "output_tokens": _INTEGER, "total_tokens": _INTEGER}),
     }
 )
 

@@ -1,7 +1,6 @@
-"""Pydantic schemas of request bodies.
+"""Pydantic schemas of request bodies, and their parser. Those that generate text are in `generation_schemas`.
 
-OpenAI parameters without effect on greedy decoding are accepted and ignored. Parameters that would change the answer
-are refused unless they have their neutral value. Unknown parameters are refused, as OpenAI does.
+Unknown parameters are refused, as OpenAI does.
 """
 
 from __future__ import annotations
@@ -18,10 +17,12 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     Tag,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -35,6 +36,9 @@ from searchlora.server.api.errors import ApiError
 _MAX_CHOICES, _MAX_CHOICE_CHARACTERS = 1000, 16_000
 _MAX_BATCH = 256
 _MAX_TEXTS = 2048
+
+#: Token ids are below it, whatever the vocabulary.
+_TOKEN_IDS = 1 << 31
 _MAX_DOCUMENTS = 1000
 
 #: Limits that bound the time and memory of validation itself: pydantic reports every error of a body.
@@ -58,7 +62,7 @@ def _no_surrogates(text: str) -> str:
 Text = Annotated[str, AfterValidator(_no_surrogates)]
 
 
-def _neutral(*values: Any, fix: str) -> BeforeValidator:
+def neutral(*values: Any, fix: str) -> BeforeValidator:
     """Validator of an unsupported parameter: absent, null or one of its neutral values."""
 
     def check(value: Any) -> Any:
@@ -71,15 +75,56 @@ def _neutral(*values: Any, fix: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _join_parts(content: Any) -> Any:
-    """The concatenated texts of a message that is a list of parts."""
-    if not isinstance(content, list):
-        return content
-    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
-    if not texts or len(texts) < len(content):
-        raise PydanticCustomError("not_offered", "only text is read")
-    return "".join(texts)
+def join_parts(*types: str) -> BeforeValidator:
+    """Validator of a message's content: a list of parts of these types becomes their concatenated texts."""
+
+    def join(content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in types]
+        texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+        if not texts or len(texts) < len(content):
+            raise PydanticCustomError("not_offered", "only text is read")
+        return "".join(texts)
+
+    return BeforeValidator(join)
+
+
+def _texts_or_tokens(value: Any) -> list[str | tuple[int, ...]]:
+    """One or several texts or token arrays, as a list."""
+    is_array = isinstance(value, list) and bool(value) and isinstance(value[0], int)
+    items = [value] if isinstance(value, str) or is_array else value
+    if not isinstance(items, list) or not items:
+        raise PydanticCustomError("texts_or_tokens", "is a text, an array of token ids, or a list of either")
+    if len(items) > _MAX_TEXTS:
+        raise PydanticCustomError("too_long", "has more than {limit} items", {"limit": _MAX_TEXTS})
+    return [_text_or_tokens(item, number, len(items)) for number, item in enumerate(items, 1)]
+
+
+def _text_or_tokens(item: Any, number: int, count: int) -> str | tuple[int, ...]:
+    place = {"item": f"item {number} " if count > 1 else ""}
+    if isinstance(item, str):
+        return _no_surrogates(item)
+    if not isinstance(item, list) or not item:
+        raise PydanticCustomError("texts_or_tokens", "{item}is neither a text nor an array of token ids", place)
+    if not all(type(token) is int and 0 <= token < _TOKEN_IDS for token in item):
+        raise PydanticCustomError("texts_or_tokens", "{item}holds a token id that is no whole number from 0", place)
+    return tuple(item)
+
+
+_STRINGS_OR_ARRAYS = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer", "minimum": 0}}, "minItems": 1},
+    ]
+}
+
+#: One or several texts or arrays of token ids, always as a list.
+TextsOrTokens = Annotated[
+    list[str | tuple[int, ...]], PlainValidator(_texts_or_tokens), WithJsonSchema(_STRINGS_OR_ARRAYS)
+]
 
 
 def _as_list(texts: Any) -> Any:
@@ -95,7 +140,9 @@ def _storable(value: dict[str, Any]) -> dict[str, Any]:
 Fields = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A strict object without unknown fields."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
@@ -119,7 +166,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(_join_parts)]
+    content: Annotated[Text, join_parts("text")]
 
     @property
     def plain(self) -> Message:
@@ -130,95 +177,6 @@ class ChatMessage(BaseModel):
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=_MAX_MESSAGES, fail_fast=True)]
 
 
-class StreamOptions(_Body):
-    """OpenAI's `stream_options`."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class JsonSchema(_Body):
-    """OpenAI's wrapper of a JSON Schema. The answer always matches the schema, whether `strict` is set or not."""
-
-    schema_: dict[str, Any] = Field(alias="schema")
-    name: str | None = None
-    description: str | None = None
-    strict: bool | None = None
-
-
-class ResponseFormat(_Body):
-    """OpenAI's `response_format`: any text, any JSON object, or JSON that matches a schema."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
-class StructuredOutputs(_Body):
-    """vLLM's `structured_outputs`: exactly one of a schema (object or text), a regex, a Lark grammar or choices."""
-
-    json_: dict[str, Any] | Text | None = Field(None, alias="json")
-    regex: Text | None = None
-    grammar: Text | None = None
-    choice: Annotated[list[Text], Field(min_length=1, fail_fast=True)] | None = None
-
-
-class ChatRequest(_Body):
-    """Body of `/v1/chat/completions`. `prompt`, `task_input`, `answer_prefix`, `structured_outputs` are not OpenAI's.
-
-    Attributes:
-        prompt: `task`: a single user message to an adapter is the query of its task, which renders its own prompt.
-            `raw`: the messages are the prompt.
-        task_input: Input fields of the adapter's task; they replace the messages.
-    """
-
-    model: str
-    messages: Messages = []
-    prompt: Literal["task", "raw"] = "task"
-    task_input: Fields | None = None
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    answer_prefix: Text = ""
-
-    @model_validator(mode="after")
-    def _messages_or_input(self) -> Self:
-        if not self.messages and self.task_input is None:
-            raise PydanticCustomError("one_of_both", "'messages' is required, or 'task_input'")
-        return self
-
-    # Unsupported: refused unless neutral.
-    temperature: Annotated[Any, _neutral(0, fix="answers are greedy: leave it out, or give 0")] = None
-    n: Annotated[Any, _neutral(1, fix="a greedy answer is one: leave it out, or give 1")] = None
-    stop: Annotated[Any, _neutral([], fix="stop sequences are not supported: use a regex instead")] = None
-    logprobs: Annotated[Any, _neutral(False, fix="/v1/score gives probabilities")] = None
-    top_logprobs: Annotated[Any, _neutral(0, fix="/v1/score gives probabilities")] = None
-    frequency_penalty: Annotated[Any, _neutral(0, fix="penalties are not supported: leave it out, or give 0")] = None
-    presence_penalty: Annotated[Any, _neutral(0, fix="penalties are not supported: leave it out, or give 0")] = None
-    logit_bias: Annotated[Any, _neutral({}, fix="logit biases are not supported: leave it out")] = None
-    tools: Annotated[Any, _neutral([], fix="tools are not supported: give a schema as response_format")] = None
-    tool_choice: Annotated[
-        Any, _neutral("none", "auto", fix="tools are not supported: give a schema as response_format")
-    ] = None
-    modalities: Annotated[Any, _neutral(["text"], fix="only text is generated")] = None
-
-    # Ignored: without effect on greedy decoding.
-    top_p: Any = None
-    seed: Any = None
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    parallel_tool_calls: Any = None
-    prediction: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    safety_identifier: Any = None
-
-
 def _not_too_long(choices: list[str]) -> list[str]:
     if sum(map(len, choices)) > _MAX_CHOICE_CHARACTERS:
         raise PydanticCustomError(
@@ -227,7 +185,7 @@ def _not_too_long(choices: list[str]) -> list[str]:
     return choices
 
 
-class ScoreRequest(_Body):
+class ScoreRequest(Body):
     """One request to `/v1/score`."""
 
     model: str
@@ -252,7 +210,7 @@ class ScoreRequest(_Body):
         return suffix
 
 
-class ScoreRequests(_Body):
+class ScoreRequests(Body):
     """A batch of requests to `/v1/score`."""
 
     requests: list[ScoreRequest] = Field(min_length=1, max_length=_MAX_BATCH, fail_fast=True)
@@ -267,24 +225,30 @@ ScoreBody = Annotated[
 ]
 
 
-class AdapterRequest(_Body):
+class AdapterRequest(Body):
     """Body of `/v1/adapters/load` and `/v1/adapters/unload`."""
 
     adapter: str
 
 
-class EmbeddingRequest(_Body):
-    """Body of `/v1/embeddings`. `truncate` is not OpenAI's: whether texts that are too long are cut."""
+class EmbeddingRequest(Body):
+    """Body of `/v1/embeddings`. `truncate` and `token_ids` are not OpenAI's.
+
+    Attributes:
+        truncate: Whether texts that are too long are cut.
+        token_ids: The vocabulary of token arrays: that of OpenAI's embedding models, or the encoder's own.
+    """
 
     model: str
-    input: Annotated[list[Text], Field(min_length=1, max_length=_MAX_TEXTS, fail_fast=True), BeforeValidator(_as_list)]
+    input: TextsOrTokens
+    token_ids: Literal["cl100k_base", "model"] = "cl100k_base"
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] | None = None
     truncate: bool = False
     user: Any = None
 
 
-class TaskRequest(_Body):
+class TaskRequest(Body):
     """Body of `/v1/tasks/TASK`: the input fields of one record, or of several."""
 
     model: str
@@ -298,14 +262,14 @@ class TaskRequest(_Body):
         return self
 
 
-class Turn(_Body):
+class Turn(Body):
     """One turn of a conversation before the query; its text may also be called `content`, as in a chat."""
 
     role: Literal["user", "assistant"]
     text: Annotated[Text, Field(validation_alias=AliasChoices("text", "content"))]
 
 
-class TextDocument(_Body):
+class TextDocument(Body):
     """A passage with its text, and optionally an id of the client's and a title."""
 
     text: Text
@@ -313,7 +277,7 @@ class TextDocument(_Body):
     id: Text | None = None
 
 
-class _WithHistory(_Body):
+class _WithHistory(Body):
     history: Annotated[list[Turn], Field(max_length=_MAX_MESSAGES, fail_fast=True)] = []
 
     @property
@@ -322,7 +286,7 @@ class _WithHistory(_Body):
         return [turn.model_dump() for turn in self.history]
 
 
-class RerankRequest(_Body):
+class RerankRequest(Body):
     """Body of `/v1/rerank`, in the shape of Cohere, Jina and vLLM."""
 
     model: str
@@ -346,7 +310,7 @@ class RerankRequest(_Body):
         ]
 
 
-class ClassifyRequest(_Body):
+class ClassifyRequest(Body):
     """Body of `/v1/classify`, in the shape of vLLM."""
 
     model: str

@@ -67,9 +67,13 @@ def _submit(
     def engine_requests() -> Iterator[tuple[EngineRequest, Sequence[str], float | None]]:
         for body in requests:
             messages = tuple(message.plain for message in body.messages)
-            request, _ = service.engine_request(
-                EngineRequest(messages, body.model, answer_prefix=body.answer_prefix, choice_suffix=body.choice_suffix)
+            request = EngineRequest(
+                messages,
+                service.pin(body.model),
+                answer_prefix=body.answer_prefix,
+                choice_suffix=body.choice_suffix,
             )
+            service.check_prompt(request)
             yield request, body.choices, body.prune_margin
             models.append(request.adapter or service.base)
 

@@ -16,6 +16,7 @@ from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name, resolve
+from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app
 from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.http_protocol import MAX_HEAD_BYTES, HttpProtocol
@@ -38,6 +39,7 @@ def make_service(
     encoders: Sequence[str] = (),
     load: Sequence[str] = (),
     tasks: Path | None = None,
+    access_log: AccessLog | None = None,
     **engine: Any,
 ) -> Service:
     """Load the base model, and adapters before their first request.
@@ -49,6 +51,7 @@ def make_service(
         encoders: Encoders, as `resolve` takes them.
         load: References of adapters to load.
         tasks: A folder of further task plugins.
+        access_log: Where requests are logged; None: nowhere.
         engine: Keyword arguments of `LocalEngine`.
 
     Raises:
@@ -66,7 +69,9 @@ def make_service(
             local.load(adapter)
         return local
 
-    return Service(run_in_new_thread(make_engine).result(), store, loaded_encoders, settings, tasks=tasks)
+    return Service(
+        run_in_new_thread(make_engine).result(), store, loaded_encoders, settings, tasks=tasks, access_log=access_log
+    )
 
 
 def check_proxies(trusted_proxies: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from searchlora.errors import NotInStore, RenderError, UsageError
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import public_name
+from searchlora.server.api.access_log import AccessLog
+from searchlora.server.api.adapter_tasks import AdapterTasks
 from searchlora.server.api.encoders import Encoders
 from searchlora.server.api.errors import ApiError
 from searchlora.server.api.metrics import Metrics
@@ -90,6 +92,7 @@ class Service:
         probe_thread: A thread of its own for health probes, so that they do not wait for requests.
         task_threads: Threads in which task requests wait for the engine.
         tasks: A folder of further task plugins.
+        access_log: Where requests are logged; None: nowhere.
     """
 
     engine: LocalEngine
@@ -101,11 +104,17 @@ class Service:
     probe_thread: FairThreads = field(default_factory=lambda: FairThreads(1, "searchlora-probe"))
     task_threads: FairThreads = field(default_factory=lambda: FairThreads(_TASK_THREADS, "searchlora-task"))
     tasks: Path | None = None
+    access_log: AccessLog | None = None
     _in_progress: Counter[str] = field(default_factory=Counter)  # of the event loop's thread
     _had_store: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_had_store", self.store.root.is_dir())
+
+    @cached_property
+    def adapter_tasks(self) -> AdapterTasks:
+        """The tasks of adapters, for chats, task endpoints and the pages of adapters."""
+        return AdapterTasks(self.store, self.tasks)
 
     @cached_property
     def base(self) -> str:
@@ -162,6 +171,8 @@ class Service:
         self.threads.shutdown()
         self.probe_thread.shutdown()
         self.task_threads.shutdown()
+        if self.access_log is not None:
+            self.access_log.close()
 
     def pin(self, model: str) -> str | None:
         """The exact adapter version that a request's `model` means now; None for the base model.
@@ -184,36 +195,32 @@ class Service:
         if self._had_store and not self.store.root.is_dir():
             raise FileNotFoundError(2, "the adapter store has disappeared", str(self.store.root))
 
-    def engine_request(self, request: Request) -> tuple[Request, int]:
-        """The request with its adapter pinned, and the length of its prompt in tokens.
-
-        Reads the store and tokenises: call it in a worker thread.
+    def check_prompt(self, request: Request, *, param: str = "messages") -> int:
+        """The length of a request's prompt in tokens. It reads the store and tokenises: call it in a worker thread.
 
         Args:
-            request: Its `adapter` is the `model` of the HTTP request.
+            request: Its `adapter` is an exact version, or None, see `pin`.
+            param: The field of the prompt, for errors.
 
         Raises:
-            InvalidName, NotInStore: as `pin`.
             ApiError: 400, for messages that the chat template refuses and for a prompt above `max_prompt_tokens`.
         """
-        assert request.adapter is not None
-        pinned = replace(request, adapter=self.pin(request.adapter))
         limit = self.settings.max_prompt_tokens
-        length = self._prompt_length(pinned, limit)
+        length = len(request.prompt_ids) or self._prompt_length(request, limit, param)
         if limit is not None and length > limit:
             raise ApiError(
                 400,
                 "context_length_exceeded",
                 f"The prompt has {length} tokens or more, and this server takes {limit}. Shorten it.",
-                param="messages",
+                param=param,
             )
-        return pinned, length
+        return length
 
-    def _prompt_length(self, request: Request, limit: int | None) -> int:
+    def _prompt_length(self, request: Request, limit: int | None, param: str) -> int:
         try:
             return self.engine.renderer.prompt_length(
                 request.messages, request.answer_prefix, request.adapter, limit=limit
             )
         except RenderError as error:
             message = f"The messages cannot be rendered: {error.what}."
-            raise ApiError(400, "invalid_messages", message, param="messages") from None
+            raise ApiError(400, "invalid_messages", message, param=param) from None

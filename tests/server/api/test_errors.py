@@ -61,12 +61,34 @@ def test_bodies_that_are_not_json_objects_are_errors(client, path, body):
         ({"max_tokens": 10**9}, "invalid_value", "max_tokens"),
         ({"max_tokens": 1.5}, "invalid_value", "max_tokens"),
         ({"stream": "yes"}, "invalid_value", "stream"),
-        ({"temperature": 0.7}, "not_offered", "temperature"),
-        ({"temperature": True}, "not_offered", "temperature"),
-        ({"n": 2}, "not_offered", "n"),
-        ({"stop": ["\n"]}, "not_offered", "stop"),
-        ({"logprobs": True}, "not_offered", "logprobs"),
-        ({"tools": [{"type": "function"}]}, "not_offered", "tools"),
+        ({"temperature": 2.1}, "invalid_value", "temperature"),
+        ({"temperature": True}, "invalid_value", "temperature"),
+        ({"temperature": "0.7"}, "invalid_value", "temperature"),
+        ({"temperature": float("nan")}, "invalid_value", "temperature"),
+        ({"top_p": -0.1}, "invalid_value", "top_p"),
+        ({"top_k": -2}, "invalid_value", "top_k"),
+        ({"top_k": 10**30}, "invalid_value", "top_k"),
+        ({"min_p": float("inf")}, "invalid_value", "min_p"),
+        ({"presence_penalty": 3}, "invalid_value", "presence_penalty"),
+        ({"seed": 1 << 64}, "invalid_value", "seed"),
+        ({"seed": 1.5}, "invalid_value", "seed"),
+        ({"n": 0}, "invalid_value", "n"),
+        ({"n": 129}, "invalid_value", "n"),
+        ({"n": 10**400}, "invalid_value", "n"),
+        ({"stop": ""}, "invalid_value", "stop.0"),
+        ({"stop": ["\ud800"]}, "invalid_value", "stop.0"),
+        ({"stop": ["a"] * 9}, "invalid_value", "stop"),
+        ({"stop": ["a" * 65]}, "invalid_value", "stop.0"),
+        ({"stop": [["a"]]}, "invalid_value", "stop.0"),
+        ({"stop": {"a": 1}}, "invalid_value", "stop"),
+        ({"logprobs": 3}, "invalid_value", "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"top_logprobs": 2}, "invalid_value", None),
+        ({"logit_bias": {"50256": -100}}, "not_offered", "logit_bias"),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "not_offered", "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "not_offered", "tool_choice"),
+        ({"tools": {"type": "function"}}, "invalid_value", "tools"),
+        ({"tools": [{}] * 129}, "invalid_value", "tools"),
         ({"max_token": 8}, "unknown_parameter", "max_token"),
         ({"response_format": {"type": "json_schema"}}, "invalid_value", "response_format.json_schema"),
         ({"response_format": {"type": "xml"}}, "invalid_value", "response_format.type"),
@@ -155,7 +177,13 @@ def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):
     ("change", "words"),
     [
         ({"input": []}, "input"),
-        ({"input": [1, 2]}, "input.0"),
+        ({"input": [1, 2.5]}, "no whole number"),
+        ({"input": [[1, 2], []]}, "item 2 is neither"),
+        ({"input": [True]}, "no whole number"),
+        ({"input": [-1]}, "no whole number"),
+        ({"input": ["a", "\ud800"]}, "surrogate"),
+        ({"input": [100_256]}, "no text token 100256"),
+        ({"input": [100_256], "token_ids": "model"}, "encoder has no token 100256"),
         ({"input": ["x"] * 2049}, "input"),
         ({"input": "x" * 63}, "Text 1 has 65 tokens, and encoder reads 64"),
         ({"dimensions": 17}, "cannot be truncated"),
@@ -163,7 +191,8 @@ def test_a_foreign_folder_in_the_store_hides_no_adapter(client, store):
     ],
 )
 def test_invalid_embedding_inputs_are_errors(client, change, words):
-    error = refused(client.post(EMBED, json={"model": "encoder", "input": "x"} | change), 400, words)
+    body = json.dumps({"model": "encoder", "input": "x"} | change)
+    error = refused(client.post(EMBED, content=body, headers=JSON), 400, words)
     assert "/" not in error["message"]
 
 
@@ -190,9 +219,25 @@ def test_invalid_choices_are_errors(client, change, param):
 
 
 def test_unknown_paths_and_methods_are_errors(client):
-    for path in ("/", "/docs", "/openapi.json", "/v1/nothing", "/v1/../etc"):
-        assert refused(client.get(path), 404)["code"] == "not_found"
-    assert refused(client.get(CHAT), 405)["code"] == "method_not_allowed"
+    for path in ("/", "/docs", "/openapi.json", "/v1/nothing", "/v1/../etc", "/v1/threads", "/v1/a%0d%0ab"):
+        for method in ("GET", "POST", "DELETE"):
+            error = refused(client.request(method, path), 404, "/v1/completions, ", "/v1/tasks/{task}, ", "/healthz")
+            assert error["code"] == "not_found"
+    error = refused(client.get(CHAT), 405, "This path takes POST")
+    assert error["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", CHAT),
+        ("/v1/chat/completions/", CHAT),
+        ("/v1/healthz", "/healthz"),
+        ("/models", "/v1/models"),
+    ],
+)
+def test_a_path_that_is_nearly_right_is_answered_with_the_right_one(client, path, meant):
+    refused(client.post(path, json={}), 404, f"Did you mean {meant}?")
 
 
 def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):

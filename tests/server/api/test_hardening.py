@@ -150,7 +150,7 @@ def test_content_length_with_chunked_is_answered_once(client, path):
 def test_every_route_times_out_at_the_limit(tiny_base, encoder_base, store, monkeypatch, path):
     service = made_service(tiny_base, store, encoder_base, timeout=0.4)
     blocked = threading.Event()
-    monkeypatch.setattr(service.engine, "submit", lambda *_, **__: Future())
+    monkeypatch.setattr(service.engine, "submit_answers", lambda _, count, **__: [Future() for _ in range(count)])
     monkeypatch.setattr(service.engine, "submit_scores", lambda requests, **_: [Future() for _ in requests])
     monkeypatch.setattr(service.engine, "load", lambda _: blocked.wait(20))
     monkeypatch.setattr(service.encoders, "_encoder", lambda _: blocked.wait(20))

@@ -137,15 +137,29 @@ def test_embeddings_equal_the_encoder_in_both_formats(official, encoder_base, st
     assert len(short) == 4
 
 
+def test_embeddings_of_token_arrays_are_those_of_their_texts(official, encoder_base):
+    def embedded(texts, **more):
+        found = official.embeddings.create(model="encoder", input=texts, **more)
+        return np.array([each.embedding for each in found.data])
+
+    wanted = embedded(["Hello world", "red tent"])
+    assert np.allclose(embedded([[9906, 1917], [1171, 14466]]), wanted)  # as tiktoken writes it in cl100k_base
+    assert np.allclose(embedded([9906, 1917]), wanted[:1])
+    tokenizer = Encoder.load(str(encoder_base.path)).model.tokenizer
+    for special in (False, True):
+        own = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in ("Hello world", "red tent")]
+        assert np.allclose(embedded(own, extra_body={"token_ids": "model"}), wanted)
+
+
 def test_errors_map_to_the_exceptions_of_the_client(official):
     with pytest.raises(openai.NotFoundError, match="no adapter 'four'") as found:
         official.chat.completions.create(model="four", messages=CHAT)
     assert (found.value.code, found.value.param) == ("model_not_found", None)
-    with pytest.raises(openai.BadRequestError, match="greedy") as found:
-        official.chat.completions.create(model="one", messages=CHAT, temperature=0.7)
+    with pytest.raises(openai.BadRequestError, match="logit biases") as found:
+        official.chat.completions.create(model="one", messages=CHAT, logit_bias={"7": 5})
     assert (found.value.code, found.value.param, found.value.type) == (
         "not_offered",
-        "temperature",
+        "logit_bias",
         "invalid_request_error",
     )
 

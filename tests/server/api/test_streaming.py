@@ -12,68 +12,83 @@ from concurrent.futures import Future
 import httpx
 import pytest
 
-from searchlora.inference.engine import Completion
+from searchlora.inference.engine import Completion, TokenLogprob
 from searchlora.server.api import disconnect
-from searchlora.server.api.chat import TextStream
+from searchlora.server.api.generation import AnswerStream
 from searchlora.server.api.serve import make_server
 from searchlora.server.http import bind
 from tests.server.api.serving import asked, made_service
 
 
+def read(answers, steps):
+    """The deltas of a stream: each step is given the stream and the futures, and then one delta is read."""
+
+    async def run():
+        stream, futures = AnswerStream(answers), [Future() for _ in range(answers)]
+        deltas, found = stream.deltas(futures), []
+        for step in steps:
+            step(stream, futures)
+            found.append(await anext(deltas))
+        return found + [each async for each in deltas]
+
+    return asyncio.run(run())
+
+
 def test_a_slow_reader_gets_only_the_newest_text():
-    async def read():
-        pieces, future = TextStream(), Future()
-        texts = pieces.deltas(future)
-        pieces.on_token("a")
-        found = [await anext(texts)]
+    def writes(stream, _):
         for count in range(1, 500):
-            pieces.on_token("a" + "word " * count)
-        await asyncio.sleep(0.01)
-        held = [each for each in vars(pieces).values() if isinstance(each, str)]
-        found.append(await anext(texts))
-        future.set_result(Completion("a" + "word " * 500, "stop", 1, 500))
-        found += [each async for each in texts]
-        return held, found
+            stream.on_token(0, 0, "a" + "word " * count, None)
+        assert [text for each in vars(stream).values() if isinstance(each, list) for text, _ in each] == [
+            "a" + "word " * 499
+        ]
 
-    held, found = asyncio.run(read())
-    assert held == ["a" + "word " * 499]
-    assert found[:2] == ["a", "word " * 499]
-    assert "".join(found) == "a" + "word " * 500
+    def ends(_, futures):
+        futures[0].set_result(Completion("a" + "word " * 500, "stop", 1, 500))
+
+    found = read(1, [lambda stream, _: stream.on_token(0, 0, "a", None), writes, ends])
+    assert [each.text for each in found] == ["a", "word " * 499, "word "]
+    assert [each.completion is not None for each in found] == [False, False, True]
 
 
-def test_incomplete_characters_are_held_back():
-    async def read():
-        pieces, future = TextStream(), Future()
-        texts = pieces.deltas(future)
-        found = []
-        for text in ("a", "a\ufffd", "a\u00e9b"):
-            pieces.on_token(text)
-            found.append(await anext(texts))
-        future.set_result(Completion("a\u00e9b", "stop", 1, 3))
-        return found + [each async for each in texts]
+def test_deltas_of_several_answers_are_interleaved():
+    tokens = tuple(TokenLogprob(text, text.encode(), -1.0) for text in ("a", "b", "c"))
 
-    assert asyncio.run(read()) == ["a", "", "\u00e9b", ""]
+    def first(stream, _):
+        stream.on_token(2, 1, "ab", tokens[:2])
+
+    def second(stream, futures):
+        stream.on_token(0, 1, "x", None)
+        futures[3].set_result(Completion("abc", "length", 1, 3, tokens))
+
+    def last(_, futures):
+        for number in (0, 1, 2):
+            futures[number].set_result(Completion("xy" if number == 1 else "", "stop", 1, 2))
+
+    found = read(4, [first, second, lambda *_: None, last])
+    assert [(each.answer, each.text) for each in found] == [(3, "ab"), (1, "x"), (3, "c"), (0, ""), (1, "y"), (2, "")]
+    assert [each.logprobs for each in found] == [tokens[:2], None, tokens[2:], None, None, None]
+    assert [each.completion.finish if each.completion else None for each in found[1:4]] == [None, "length", "stop"]
 
 
 @pytest.mark.parametrize(("reported", "found"), [("a", ["a"]), ("", [])])
 def test_text_before_a_failure_is_delivered_first(reported, found):
-    async def read():
-        pieces, future, read = TextStream(), Future(), []
-        texts = pieces.deltas(future)
-        pieces.on_token(reported)
-        future.set_exception(RuntimeError("broken"))
+    async def run():
+        stream, futures, texts = AnswerStream(2), [Future(), Future()], []
+        deltas = stream.deltas(futures)
+        stream.on_token(0, 0, reported, None)
+        futures[0].set_exception(RuntimeError("broken"))
         with pytest.raises(RuntimeError, match="broken"):
-            async for text in texts:
-                read.append(text)
-        return read
+            async for delta in deltas:
+                texts.append(delta.text)
+        return texts, futures[1].cancelled()
 
-    assert asyncio.run(read()) == found
+    assert asyncio.run(run()) == (found, True)
 
 
 def test_a_client_that_does_not_read_is_dropped(tiny_base, store, monkeypatch):
     monkeypatch.setattr(disconnect, "_LAST_SECONDS", 0.3)
     service = made_service(tiny_base, store, timeout=1.0, max_active_requests=1)
-    monkeypatch.setattr(service.engine, "submit", writes_much)
+    monkeypatch.setattr(service.engine, "submit_answers", writes_much)
     with bind("127.0.0.1", 0) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # connections inherit it
         server = make_server(service, grace=1)
@@ -101,17 +116,17 @@ def test_a_client_that_does_not_read_is_dropped(tiny_base, store, monkeypatch):
             thread.join()
 
 
-def writes_much(request, *, on_token, **more):
+def writes_much(request, n, *, on_token, **more):
     """An engine's answer of many long pieces."""
-    del request, more
+    del request, n, more
     future: Future[Completion] = Future()
 
     def write():
         text = ""
         while not future.done() and len(text) < 20_000_000:
             text += "word " * 2000
-            on_token(text)
+            on_token(0, text, None)
             time.sleep(0.002)
 
     threading.Thread(target=write, daemon=True).start()
-    return future
+    return [future]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.outputs import Grammar
-from searchlora.server.api.chat import fits
+from searchlora.server.api.grammars import fits
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Graded
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages
-from searchlora.server.api.tasks import output_json
+from searchlora.server.api.task_outputs import output_json
 from searchlora.task import load_task
 from tests.made import made_adapter
 from tests.server.api.serving import made_service, served

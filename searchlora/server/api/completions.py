@@ -1,0 +1,186 @@
+"""`/v1/completions`: continued texts and token arrays, and the answers of adapters to texts."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import TypeAdapter
+
+from searchlora.errors import SearchloraError
+from searchlora.inference.engine import Completion, TokenLogprob
+from searchlora.inference.engine import Request as EngineRequest
+from searchlora.prompts import Message
+from searchlora.server.api.adapter_tasks import task_prompt
+from searchlora.server.api.errors import ApiError, api_error_at
+from searchlora.server.api.generation import (
+    AnswerStream,
+    Delta,
+    Generation,
+    generate,
+    submit_requests,
+    with_answer_tokens,
+)
+from searchlora.server.api.generation_schemas import CompletionRequest
+from searchlora.server.api.grammars import grammar_of
+from searchlora.server.api.service import Service
+
+_BODY = TypeAdapter(CompletionRequest)
+
+#: Prompts of one request.
+_MAX_PROMPTS = 256
+
+#: Tokens of a continuation unless the request says otherwise; OpenAI's default.
+_DEFAULT_TOKENS = 16
+
+
+def routes(service: Service) -> APIRouter:
+    """`POST /v1/completions`."""
+    router = APIRouter()
+
+    @router.post("/v1/completions")
+    async def completions(http: Request) -> Response:
+        body = await service.body(http, _BODY)
+        if len(body.prompt) > _MAX_PROMPTS:
+            raise ApiError(400, "invalid_value", f"At most {_MAX_PROMPTS} prompts are taken at once.", param="prompt")
+
+        def submit(stream: AnswerStream | None) -> tuple[Generation, CompletionFormat]:
+            requests = _requests(service, body)
+            generation = submit_requests(service, requests, body.n or 1, caller=http.state.caller, stream=stream)
+            include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            return generation, CompletionFormat(generation, include_usage)
+
+        return await generate(service, http, len(body.prompt) * (body.n or 1), submit, stream=bool(body.stream))
+
+    return router
+
+
+@dataclass
+class CompletionFormat:
+    """OpenAI's `text_completion`; a chunk of a stream has the same form.
+
+    Attributes:
+        generation: The answers.
+        include_usage: Whether a stream ends with the usage.
+    """
+
+    generation: Generation
+    include_usage: bool
+    _id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    _created: int = field(default_factory=lambda: int(time.time()))
+    _sent: dict[int, int] = field(default_factory=dict)  # answer -> characters
+
+    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """See `Format`."""
+        choices = [
+            _choice(number, each.text, _logprobs(each.logprobs, 0), each.finish)
+            for number, each in enumerate(completions)
+        ]
+        return self._envelope(choices) | {"usage": self.generation.usage(completions)}
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        return iter(())
+
+    def delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        offset = self._sent.get(delta.answer, 0)
+        self._sent[delta.answer] = offset + len(delta.text)
+        finish = delta.completion.finish if delta.completion else None
+        yield self._envelope([_choice(delta.answer, delta.text, _logprobs(delta.logprobs, offset), finish)])
+
+    def end(self, completions: Sequence[Completion]) -> Iterator[dict[str, Any] | str]:
+        """See `Format`."""
+        if self.include_usage:
+            yield self._envelope([]) | {"usage": self.generation.usage(completions)}
+        yield "data: [DONE]\n\n"
+
+    def failed(self, error: ApiError) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        yield error.body
+
+    def _envelope(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        head = {"id": self._id, "object": "text_completion", "created": self._created}
+        return head | {"model": self.generation.model, "choices": choices}
+
+
+def _choice(index: int, text: str, logprobs: dict[str, Any] | None, finish: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _logprobs(tokens: Sequence[TokenLogprob] | None, offset: int) -> dict[str, Any] | None:
+    """OpenAI's parallel lists; `text_offset` counts the characters of the answer before each token."""
+    if tokens is None:
+        return None
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [_name(token) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [{_name(top): top.logprob for top in token.top} for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _name(token: TokenLogprob) -> str:
+    """The text of a token; for a part of a character its bytes, as OpenAI writes them.
+
+    Examples:
+        >>> _name(TokenLogprob("\\ufffd", b"\\xc3", -1.0))
+        'bytes:\\\\xc3'
+    """
+    try:
+        return token.bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
+
+
+def _requests(service: Service, body: CompletionRequest) -> list[EngineRequest]:
+    """The engine's requests. The adapter is pinned once: all answers are of one version."""
+    pinned = service.pin(body.model)
+    requests = []
+    for number, prompt in enumerate(body.prompt):
+        try:
+            requests.append(_request(service, body, pinned, prompt))
+        except (ApiError, SearchloraError) as error:
+            if len(body.prompt) == 1:
+                raise
+            raise api_error_at(error, number, "Prompt", "prompt") from error
+    return requests
+
+
+def _request(
+    service: Service, body: CompletionRequest, pinned: str | None, prompt: str | tuple[int, ...]
+) -> EngineRequest:
+    grammar = grammar_of(None, body.structured_outputs)
+    messages: tuple[Message, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    default = _DEFAULT_TOKENS
+    if not isinstance(prompt, str):
+        token_ids = prompt
+    else:
+        task = None if pinned is None or body.prompt_format == "raw" else service.adapter_tasks.get(pinned)
+        rendered = task_prompt(task, [{"role": "user", "content": prompt}])
+        if rendered is not None:
+            messages, grammar, default = rendered.messages, grammar or rendered.grammar, rendered.max_new_tokens
+        else:
+            limit = service.settings.max_prompt_tokens
+            token_ids = tuple(service.engine.renderer.text_ids(prompt, limit=limit))
+            if not token_ids:
+                raise ApiError(400, "invalid_value", "The prompt is empty.", param="prompt")
+    request = EngineRequest(
+        messages,
+        pinned,
+        grammar=grammar,
+        sampling=body.sampling(body.n or 1, body.logprobs),
+        stop=tuple(body.stop or ()),
+        prompt_ids=token_ids,
+    )
+    requested = body.max_tokens
+    return with_answer_tokens(service, request, requested, default=default, param="max_tokens", prompt="prompt")

@@ -1,0 +1,148 @@
+"""The model of a task request: its task, and the engine as the request's caller uses it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from searchlora.errors import RenderError
+from searchlora.inference.engine import Completion, Scored
+from searchlora.inference.engine import Request as EngineRequest
+from searchlora.pipelines.stages import AdapterStage, with_outputs
+from searchlora.records import Record, SearchContext
+from searchlora.server.api.errors import ApiError
+from searchlora.server.api.service import Service
+from searchlora.task import PromptedTask
+
+T = TypeVar("T")
+
+
+class CallerEngine:
+    """The engine as one caller of the server uses it: its requests wait in the caller's line and can be cancelled."""
+
+    def __init__(self, service: Service, caller: str) -> None:
+        self._service, self._caller = service, caller
+        self._deadline = time.monotonic() + service.settings.timeout
+        self._futures: list[Future[Any]] = []
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def pin(self, adapter: str) -> str:
+        """See `Engine.pin`."""
+        return self._service.engine.pin(adapter)
+
+    def generate(self, requests: Sequence[EngineRequest]) -> list[Completion]:
+        """See `Engine.generate`."""
+        for request in requests:
+            self._service.check_prompt(request)
+        futures = [
+            self._add([self._service.engine.submit(request, caller=self._caller, seconds=self._seconds)])[0]
+            for request in requests
+        ]
+        completions = [future.result() for future in futures]
+        for request, completion in zip(requests, completions, strict=True):
+            self._service.metrics.completed(request.adapter or self._service.base, [completion])
+        return completions
+
+    def score(
+        self, requests: Sequence[EngineRequest], choices: Sequence[Sequence[str]], *, prune_margin: float | None = None
+    ) -> list[Scored]:
+        """See `Engine.score`."""
+        for request in requests:
+            self._service.check_prompt(request)
+        submitted = self._service.engine.submit_scores(
+            ((request, each, prune_margin) for request, each in zip(requests, choices, strict=True)),
+            caller=self._caller,
+            seconds=self._seconds,
+        )
+        scores = [future.result() for future in self._add(submitted)]
+        for request, scored in zip(requests, scores, strict=True):
+            model = request.adapter or self._service.base
+            self._service.metrics.tokens.labels(model, "prompt").inc(scored.prompt_tokens)
+            self._service.metrics.tokens.labels(model, "scored").inc(scored.scored_tokens)
+        return scores
+
+    def cancel(self) -> None:
+        """Withdraw all requests, and refuse further ones."""
+        with self._lock:
+            self._cancelled = True
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+
+    @property
+    def _seconds(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.0)
+
+    def _add(self, futures: list[Future[T]]) -> list[Future[T]]:
+        with self._lock:
+            self._futures += futures
+            cancelled = self._cancelled
+        if cancelled:
+            self.cancel()
+        return futures
+
+
+@dataclass(frozen=True)
+class ModelTask:
+    """A model of a request: the task of its adapter, and the stage that asks it.
+
+    Attributes:
+        name: The exact adapter version, or the name of the base.
+        task: The task with the adapter's settings and tuning.
+    """
+
+    name: str
+    task: PromptedTask
+    stage: AdapterStage
+
+    def check(self, task: str) -> None:
+        """Raise `ApiError` 400 if the model is an adapter for another task."""
+        if task != self.task.name:
+            message = f"{self.name} is an adapter for the task '{self.task.name}': POST to /v1/tasks/{self.task.name}."
+            raise ApiError(400, "invalid_value", message, param="model")
+
+    def unsuitable(self, why: str) -> ApiError:
+        """The error of a shape that does not fit the task, 400."""
+        message = f"{self.name} is an adapter for the task '{self.task.name}', which {why}. GET /v1/models/{self.name}."
+        return ApiError(400, "invalid_value", message, param="model")
+
+    def ask(self, records: Sequence[Record]) -> list[tuple[Record, Any]]:
+        """Each record with its output."""
+        try:
+            return list(zip(records, self.stage.ask(records), strict=True))
+        except RenderError as error:
+            message = f"The prompt cannot be rendered: {error.what}."
+            raise ApiError(400, "invalid_value", message, param="input") from None
+
+    def search(self, context: SearchContext, field_: str) -> tuple[SearchContext, Any]:
+        """The search after the stage, and the stage's output.
+
+        Args:
+            field_: The field of the context that the task must write; `ApiError` 400 if it writes another one.
+        """
+        if self.task.writes != field_:
+            raise self.unsuitable(f"writes '{self.task.writes}', not '{field_}'")
+        search = {"id": "1", **context}
+        pairs = self.ask(self.task.records_from(search))
+        records, outputs = [record for record, _ in pairs], [output for _, output in pairs]
+        return with_outputs(self.task, search, records, outputs), outputs[0]
+
+
+def model_task(service: Service, model: str, engine: CallerEngine) -> ModelTask:
+    """The task of a request's `model`.
+
+    Raises:
+        ApiError: 400, for the base model or an adapter of an encoder, which have no prompt.
+        NotInStore: for an unknown adapter.
+    """
+    pinned = service.pin(model)
+    if pinned is None:
+        message = f"{model} is a base model without a task. Name an adapter: GET /v1/models lists them."
+        raise ApiError(400, "invalid_value", message, param="model")
+    task, max_new_tokens = service.adapter_tasks.required(pinned)
+    return ModelTask(pinned, task, AdapterStage(task, engine, pinned, max_new_tokens))
