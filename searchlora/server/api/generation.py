@@ -190,8 +190,7 @@ async def generate(service: Service, http: HttpRequest, answers: int, submit: Su
         )
         if growing is None:
             try:
-                waiting = asyncio.gather(*map(asyncio.wrap_future, generation.futures))
-                completions = await unless_disconnected(http, waiting)
+                completions = await unless_disconnected(http, _all(generation.futures))
             finally:
                 generation.cancel()
             await _count(service, generation, completions)
@@ -276,6 +275,11 @@ def with_answer_tokens(
             raise PromptTooLong(0, length, 1, context)
         tokens = min(tokens, context - length)
     return replace(request, max_new_tokens=tokens)
+
+
+async def _all(futures: Sequence[Future[Completion]]) -> list[Completion]:
+    """The results in order; the first error in that order."""
+    return [await asyncio.wrap_future(future) for future in futures]
 
 
 async def _count(service: Service, generation: Generation, completions: Sequence[Completion]) -> None:

@@ -181,10 +181,10 @@ def test_a_stalled_stream_ends_at_the_limit(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, timeout=0.5)
 
     def stalls(*_, on_token, **__):
-        on_token("hello")
-        return Future()
+        on_token(0, "hello", None)
+        return [Future()]
 
-    monkeypatch.setattr(service.engine, "submit", stalls)
+    monkeypatch.setattr(service.engine, "submit_answers", stalls)
     with served(service) as url, httpx.Client(base_url=url, timeout=30) as client:
         started = time.monotonic()
         answer = client.post(CHAT, json=asked(stream=True))
@@ -199,9 +199,9 @@ def test_work_of_an_abandoned_request_is_cancelled(tiny_base, store, monkeypatch
     def slow(*_, **__):
         time.sleep(0.6)
         submitted.append(Future())
-        return submitted[0]
+        return submitted
 
-    monkeypatch.setattr(service.engine, "submit", slow)
+    monkeypatch.setattr(service.engine, "submit_answers", slow)
     with served(service) as url:
         assert httpx.post(f"{url}{CHAT}", json=asked(), timeout=30).status_code == 504
         end = time.monotonic() + 10
@@ -322,10 +322,10 @@ def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
 
     def submit(*_, **__):
         held.append(Future())
-        return held[-1]
+        return held[-1:]
 
-    engine_submit = service.engine.submit
-    monkeypatch.setattr(service.engine, "submit", submit)
+    engine_submit = service.engine.submit_answers
+    monkeypatch.setattr(service.engine, "submit_answers", submit)
     with served(service) as url, ThreadPoolExecutor(4) as pool:
 
         def ask(key, path=CHAT, body=None):
@@ -337,7 +337,7 @@ def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
         while len(held) < 3:
             assert time.monotonic() < end
             time.sleep(0.01)
-        monkeypatch.setattr(service.engine, "submit", engine_submit)
+        monkeypatch.setattr(service.engine, "submit_answers", engine_submit)
         refused = ask("first")
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
         assert refused.headers["retry-after"] == "1"
@@ -345,6 +345,8 @@ def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
         # A batch counts as its requests.
         assert ask("second", SCORE, {"requests": [SCORED] * 4}).status_code == 429
         assert ask("second", SCORE, {"requests": [SCORED] * 3}).status_code == 200
+        assert ask("second", body=asked(n=4, max_tokens=1)).status_code == 429
+        assert ask("second", body=asked(n=3, max_tokens=1)).status_code == 200
         for future in held:
             future.set_exception(UsageError("enough"))
         assert {answer.result().status_code for answer in waiting} == {400}
