@@ -40,6 +40,7 @@ def greedy(model, prompt, tokens):
         ("llama", {"attn_implementation": "eager"}),
         ("llama", {"attention_bias": True}),
         ("qwen2", {}),
+        ("qwen3", {}),
         ("gpt2", {}),
         ("gemma", {}),
         ("mistral", {"sliding_window": None}),
@@ -73,7 +74,7 @@ def test_architectures_are_batched_or_detected_as_sequential(name, settings):
             assert request.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma"])
 def test_a_mixed_batch_matches_peft(name, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
