@@ -5,6 +5,7 @@ Activations, optimiser states and PyTorch itself come on top; they depend on bat
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,21 @@ def base_memory(folder: Path) -> BaseMemory:
         BaseModelError: for a folder without weights, or with damaged files.
     """
     config = read_json_object(folder / "config.json")
-    shapes = tensor_shapes(folder, tied=bool(config.get("tie_word_embeddings")))
+    return memory_of(tensor_shapes(folder, tied=bool(config.get("tie_word_embeddings"))), config)
+
+
+def memory_of(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> BaseMemory:
+    """The memory of a base with tensors of these shapes.
+
+    Args:
+        shapes: Name -> shape of each tensor; tied embeddings once.
+        config: The content of `config.json`.
+
+    Examples:
+        >>> shapes = {"model.embed_tokens.weight": (100, 8), "model.layers.0.self_attn.q_proj.weight": (8, 8)}
+        >>> memory_of(shapes, {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8})
+        BaseMemory(parameters=864, bf16=1728, nf4=1633, kv_token=32)
+    """
     total = sum(_size(shape) for shape in shapes.values())
     quantised = sum(_size(shape) for name, shape in shapes.items() if _is_linear(name, shape))
     return BaseMemory(
@@ -61,19 +76,19 @@ def base_memory(folder: Path) -> BaseMemory:
     )
 
 
-def _size(shape: list[int]) -> int:
+def _size(shape: Sequence[int]) -> int:
     size = 1
     for side in shape:
         size *= side
     return size
 
 
-def _is_linear(name: str, shape: list[int]) -> bool:
+def _is_linear(name: str, shape: Sequence[int]) -> bool:
     """Whether bitsandbytes quantises the tensor: a matrix that is neither an embedding nor the output layer."""
     return len(shape) == 2 and name.endswith(".weight") and "embed" not in name and not name.startswith("lm_head")
 
 
-def _kv_token(config: dict[str, Any]) -> int | None:
+def _kv_token(config: Mapping[str, Any]) -> int | None:
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     kv_heads = config.get("num_key_value_heads") or heads
     hidden, head_dim = config.get("hidden_size"), config.get("head_dim")

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from searchlora.models.load import load_model
-from searchlora.models.memory import base_memory
+from searchlora.models.memory import base_memory, memory_of
 from searchlora.models.resolve import BaseModel
+from tests.docs.blocks import ROOT
 
 
 @pytest.mark.slow
@@ -62,3 +63,32 @@ def test_doctor_prints_the_memory_of_the_named_base_only(cli, tiny_base: BaseMod
     assert f"{memory.bf16 / 1e9:.2f} GB in bf16" in shown["base weights"]["detail"]
     assert "65,536 tokens" in shown["to serve"]["detail"]
     assert "base weights" not in cli("doctor").out
+
+
+QWEN3 = {"vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True}
+SMOLLM2 = {"vocab_size": 49152, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "published"),
+    [
+        ("SmolLM2-135M", "llama", (576, 1536, 30, SMOLLM2)),
+        ("Qwen3-0.6B", "qwen3", (1024, 3072, 28, QWEN3 | {"num_attention_heads": 16})),
+        ("Qwen3-1.7B", "qwen3", (2048, 6144, 28, QWEN3 | {"num_attention_heads": 16})),
+        ("Qwen3-4B", "qwen3", (2560, 9728, 36, QWEN3 | {"num_attention_heads": 32})),
+        ("Qwen3-8B", "qwen3", (4096, 12288, 36, QWEN3 | {"num_attention_heads": 32, "tie_word_embeddings": False})),
+    ],
+)
+def test_the_documentation_has_the_computed_memory(name: str, kind: str, published) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    hidden, intermediate, layers, more = published
+    sizes = {"hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, **more}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    memory = memory_of({name: tuple(each.shape) for name, each in model.named_parameters()}, sizes)
+    figures = (memory.bf16, memory.nf4, memory.training, memory.serving(65_536))
+    row = " | ".join(f"{size / 1e9:.2f} GB" for size in figures if size is not None)
+    page = (ROOT / "docs" / "how-to" / "gpu.md").read_text(encoding="utf-8")
+    assert f"| {name} | {memory.parameters / 1e6:,.0f} M | {row} |" in page
