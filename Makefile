@@ -9,8 +9,7 @@ CORE := .venv-core/.installed
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
-# Waiting OpenMP threads that spin would take the cores from each other.
-test test-fast chaos: export OMP_WAIT_POLICY = PASSIVE
+# One thread for each of the two processes of the tests.
 test test-fast: export OMP_NUM_THREADS = 1
 
 # The whole suite, in two processes of one thread each. A file's tests follow each other in one process, which share what

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-
-# Before torch is imported: waiting threads that spin take the cores from the tests' own child processes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +13,10 @@ import pytest
 from searchlora.cli import main
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base
+from searchlora.threads import choose_threads
 from tests.tiny_encoder import build_tiny_encoder
+
+choose_threads()  # before a test imports PyTorch, here and in child processes
 
 
 @pytest.fixture(scope="session")

@@ -133,6 +133,15 @@ app.command(
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", metavar="N", min=1, help="CPU threads. Default: OMP_NUM_THREADS, else one per CPU or by quota."
+        ),
+    ] = None,
 ) -> None:
     """Train, store, evaluate and serve LoRA adapters for the stages of a search pipeline."""
+    from searchlora.threads import choose_threads
+
     del debug  # declared for the help text: `main`, which catches errors, reads and removes it
+    choose_threads(threads)

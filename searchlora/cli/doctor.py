@@ -104,6 +104,7 @@ def diagnose(
     yield _core_packages()
     yield from _extras()
     yield _cpu()
+    yield _threads()
     yield from _kernels()
     yield _gpu()
     yield _module("4-bit weights", "bitsandbytes", "pip install 'searchlora[local]'")
@@ -168,6 +169,17 @@ def _cpu() -> Check:
         pass  # not Linux
     present = [feature for feature in _CPU_FEATURES if feature in flags]
     return Check("CPU", "ok", f"{os.cpu_count()} cores, {', '.join(present) or 'no AVX2 reported'}")
+
+
+def _threads() -> Check:
+    from searchlora.threads import choose_threads
+
+    detail = str(choose_threads())
+    if find_spec("torch") is not None:
+        import torch
+
+        detail += f"; PyTorch computes with {torch.get_num_threads()}"
+    return Check("threads", "ok", detail)
 
 
 def _kernels() -> Iterator[Check]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from searchlora.errors import BaseModelError, some
 from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel, architectures_of, check_exists, read_json_object, read_modules
+from searchlora.threads import choose_threads
 
 Quantization = Literal["nf4", "none"]
 Precision = Literal["bf16", "fp32"]
@@ -61,6 +62,7 @@ def load_model(
         BaseModelError: for a folder without a causal language model that transformers can load, or with missing
             weights. An encoder is refused: transformers would load it with a random output layer.
     """
+    choose_threads()
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -102,6 +104,7 @@ def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
         BaseModelError: for a folder that names a module other than the usual ones of sentence-transformers, has
             weights that are not safetensors, or cannot be loaded.
     """
+    choose_threads()
     import torch
 
     check_exists(base.path)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -12,10 +11,6 @@ from searchlora.adapters.store import Store, StoredAdapter
 from searchlora.models.resolve import BaseModel, resolve
 from searchlora.testing import build_tiny_base
 from tests.adapters.factories import EchoTask, draft_for, echo_task, made_adapter
-
-# Read when torch is loaded, which no import above does. Where other processes want the cores too, OpenMP's threads
-# otherwise spin while they wait for each other, and a training step of this size takes a second instead of 5 ms.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -221,6 +221,7 @@ class Scheduler:
             push: Called with the lock before each admission.
         """
         self._driver = threading.get_ident()
+        torch.get_num_threads()  # sets OpenMP's number of threads, which each thread has its own of, for our kernels
         with torch.inference_mode():
             try:
                 while self._has_work and not is_enough():

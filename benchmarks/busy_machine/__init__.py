@@ -1,0 +1,1 @@
+"""Seconds of jobs beside a busy process; see `__main__`."""

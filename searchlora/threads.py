@@ -1,0 +1,168 @@
+"""Number of CPU threads and how idle ones wait, chosen before PyTorch starts its OpenMP runtime.
+
+Idle threads of OpenMP spin for milliseconds by default. On a machine with another busy process they take the cores that
+the working threads need, and a training step or a decoded token takes several times as long
+(`benchmarks/busy_machine`). OpenMP reads its settings from the environment once, when it is loaded, so they are chosen
+before `import torch`. What the user has set is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Variables that say how idle threads wait, of OpenMP and of its implementations by GNU, LLVM and Intel.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+
+#: The setting: idle threads sleep at once. GNU's and LLVM's OpenMP read the first, Intel's and LLVM's the second.
+_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+
+#: Variables with a number of threads, of OpenMP and of Intel's MKL.
+_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Threads:
+    """The choice.
+
+    Attributes:
+        cpus: CPUs that this process may run on.
+        quota: CPUs' worth of time that its control groups allow; None: no limit.
+        count: The number of threads, and who has chosen it.
+        waiting: How idle threads wait, and who has chosen it.
+    """
+
+    cpus: int
+    quota: float | None
+    count: str
+    waiting: str
+
+    def __str__(self) -> str:
+        limit = "" if self.quota is None else f", quota {self.quota:g}"
+        return f"{self.count} (CPUs: {self.cpus}{limit}); idle ones {self.waiting}"
+
+
+_chosen: Threads | None = None
+
+
+def choose_threads(count: int | None = None) -> Threads:
+    """Choose the number of threads and how idle ones wait, once per process.
+
+    There are as many threads as CPUs that the process may run on, or as its control groups allow time for (a container
+    with a limit), rounded to a whole number. The settings are environment variables, so child processes have them, too.
+    In a process that has imported PyTorch already, only the number of threads can still be changed.
+
+    Args:
+        count: A number of threads, which replaces the choice and what the environment says; None: as above. A later
+            call with None returns the first choice.
+
+    Examples:
+        >>> choose_threads() == choose_threads()
+        True
+    """
+    global _chosen
+    if _chosen is None or count is not None:
+        torch_is_loaded = "torch" in sys.modules
+        cpus, quota = affinity_count(), cpu_quota()
+        waiting = _choose_waiting(torch_is_loaded)
+        _chosen = Threads(cpus, quota, _choose_count(count, cpus, quota, torch_is_loaded), waiting)
+    return _chosen
+
+
+def _choose_waiting(torch_is_loaded: bool) -> str:
+    if given := _given(_WAITING):
+        return f"wait as {given} says"
+    if torch_is_loaded:
+        return "wait as when PyTorch was imported, before searchlora was"
+    os.environ.update(_PASSIVE)
+    return "sleep (OMP_WAIT_POLICY=PASSIVE)"
+
+
+def _choose_count(count: int | None, cpus: int, quota: float | None, torch_is_loaded: bool) -> str:
+    allowed = cpus if quota is None else min(cpus, max(1, math.floor(quota + 0.5)))
+    if count is not None:
+        chosen, reason = count, f"{count}, as --threads says"
+    elif given := _given(_COUNTS):
+        return f"as {given} says"
+    elif allowed < cpus:
+        chosen, reason = allowed, f"{allowed}, by the quota"
+    else:
+        return f"PyTorch's choice, at most {cpus}"
+    if torch_is_loaded:
+        import torch
+
+        if count is None and (present := torch.get_num_threads()) != cpus:  # the user may have chosen it
+            return f"{present}, as PyTorch had before searchlora was imported"
+        torch.set_num_threads(chosen)
+    os.environ.update(dict.fromkeys(_COUNTS, str(chosen)))
+    return reason
+
+
+def _given(variables: tuple[str, ...]) -> str:
+    """The variables that the user has set, as `NAME=value`; empty if there are none."""
+    return ", ".join(f"{name}={os.environ[name]}" for name in variables if os.environ.get(name))
+
+
+def affinity_count() -> int:
+    """Number of CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """CPUs' worth of time that the control groups (cgroups) of this process allow; None without a limit.
+
+    Reads version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`) of Linux control groups. The limits of all groups
+    above hold, too; of those, a container sees its own as the root.
+
+    Args:
+        root: Folder with `proc` and `sys`.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None  # not Linux
+    quotas: list[float] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if not controllers:
+            mounts, read = ("sys/fs/cgroup", "sys/fs/cgroup/unified"), _quota_2
+        elif "cpu" in controllers.split(","):
+            mounts, read = (f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"), _quota_1
+        else:
+            continue
+        parts = [part for part in group.split("/") if part not in ("", "..")]
+        for mount in mounts:
+            for depth in range(len(parts) + 1):
+                quota = read(Path(root, mount, *parts[:depth]))
+                quotas += [quota] if quota is not None else []
+    return min(quotas, default=None)
+
+
+def _quota_2(folder: Path) -> float | None:
+    """The limit in `cpu.max`: "QUOTA PERIOD" or "max PERIOD", in microseconds."""
+    quota, _, period = _read(folder / "cpu.max").partition(" ")
+    return _ratio(quota, period)
+
+
+def _quota_1(folder: Path) -> float | None:
+    """The limit in `cpu.cfs_quota_us`, where -1 is none, and `cpu.cfs_period_us`."""
+    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
+        return None
+    return int(quota) / int(period)
