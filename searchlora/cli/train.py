@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,9 +79,11 @@ def demo(
 ) -> None:
     """Run the whole workflow on the synthetic shop: data, QLoRA training, evaluation by retrieval, report."""
     from searchlora.cli.terminal import print_comparison, progress_bars
+    from searchlora.experiments.demo import EXPLAINED, demo_all
     from searchlora.experiments.demo import demo as demo_one
-    from searchlora.experiments.demo import demo_all
+    from searchlora.training.callbacks import peak_memory
 
+    started = time.monotonic()
     with progress_bars() as steps:
         if all_tasks:
             results = demo_all(out, say=typer.echo, steps=steps)
@@ -92,5 +95,10 @@ def demo(
         if name:
             typer.echo(f"\n{name}")
         print_comparison(evaluation.comparison)
+        for system in evaluation.comparison.systems:
+            if name in ("", "rewriting") and system in EXPLAINED:
+                typer.echo(f"{system}: {EXPLAINED[system]}.")
+    minutes = (time.monotonic() - started) / 60
+    typer.echo(f"Took {minutes:.1f} minutes and at most {peak_memory():.1f} GB of memory.")
     typer.echo("Synthetic data: the figures show that the workflow runs, not how good an adapter is on a real shop.")
     typer.echo(f"Report: {report}")

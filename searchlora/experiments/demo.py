@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from searchlora.adapters.store import Store
@@ -23,6 +23,14 @@ from searchlora.task import Task, load_task, load_tasks
 
 #: The task and the adapter of the demo without `--all`.
 TASK, ADAPTER = "rewriting", "shop-rewriter"
+
+#: System of the demo's table -> what it is.
+EXPLAINED = {
+    "raw query": "the query as typed",
+    "dictionary": "the vocabulary that generated the shop, an upper bound for rules; no real team has it",
+    "reference rewrite": "the expected rewrite, an upper bound for every system",
+    "base zero-shot": "the base model without adapter",
+}
 
 #: Tasks that read this format, the folder of the synthetic shop, take part in `demo --all`.
 FORMAT = "shop"
@@ -83,6 +91,10 @@ class _Demo:
         )
         out = folder / "evaluation"
         evaluated = evaluate(stored.reference, dataset.folder, store=store, keep=out / "outputs", steps=self.steps)
+        known = [f"{name}: {EXPLAINED[name]}." for name in evaluated.systems if name in EXPLAINED]
+        if task.name == TASK:
+            comparison = evaluated.comparison
+            evaluated = replace(evaluated, comparison=replace(comparison, notes=(*known, *comparison.notes)))
         if evaluated.reused:
             self.say(f"Reusing outputs of an earlier evaluation: {', '.join(evaluated.reused)}")
         return Demonstrated(evaluated, write(evaluated, out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -50,6 +51,24 @@ def test_report_runs_and_json_are_written(walked):
     results = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     assert {"benchmark", "command", "date", "machine", "versions", "rows", "comparisons"} <= set(results)
     assert (folder / "evaluation" / "runs" / "raw-query.trec").is_file()
+
+
+def test_the_report_says_what_each_baseline_is(walked):
+    _, found, _, _ = walked
+    page = found.report.read_text(encoding="utf-8")
+    for system in ("raw query", "dictionary", "reference rewrite", "base zero-shot"):
+        assert any(note.startswith(f"{system}: ") for note in found.evaluated.comparison.notes), system
+    assert "an upper bound for rules; no real team has it" in page
+
+
+@pytest.mark.slow
+def test_the_command_explains_its_table_and_reports_minutes_and_memory(walked, cli, monkeypatch):
+    folder, _, _, arguments = walked
+    monkeypatch.setattr("searchlora.experiments.demo.demo", lambda out, **more: demo(out, **arguments | more))
+    called = cli("demo", "--out", folder)
+    assert called.code == 0, called.err
+    assert "dictionary: the vocabulary that generated the shop, an upper bound for rules" in called.out
+    assert re.search(r"^Took \d+\.\d minutes and at most \d+\.\d GB of memory\.$", called.out, re.M)
 
 
 @pytest.mark.slow

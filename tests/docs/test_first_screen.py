@@ -1,0 +1,77 @@
+"""What a newcomer asks is answered on README's first screen, and agrees with the code."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from searchlora.cli.doctor import _DEFAULT_BASE
+from searchlora.pipelines.config import KINDS
+from searchlora.server.api.openapi import openapi_document
+from searchlora.task import load_tasks
+from tests.docs.blocks import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCREEN = README[: README.index("## Results on real data")]
+
+#: Question of a newcomer -> words of its answer.
+ANSWERS = {
+    "What is it?": r"adapts one base LLM to every job of a search pipeline with small LoRA adapters",
+    "Who is it for?": r"For search engineers who have queries, clicks, judged pairs or documents",
+    "How do I try it?": r"`make demo`",
+    "How long does the demo take, and how much memory?": r"about \d+ minutes and \d+ GB of memory on 2 CPU cores",
+    "Do I need a GPU?": r"CPU: tested and measured\. CUDA GPU: written, never run",
+    "Does it use the network?": r"the network is used for the installation only",
+    "Which stages are there?": r"\*\*Stages with an adapter\*\*.*\*\*Stages without\*\*",
+    "Which files can I bring?": r"CSV, TSV, JSON or Parquet with your own column names",
+    "How does production use it?": r"an HTTP server with all adapters in one process, called by name",
+    "Who decides what goes to production?": r"`promote` moves `@production` if a policy holds",
+    "What is the dictionary in the demo's table?": r"the made shop's own vocabulary.*upper bound for rules",
+    "How is it different from vLLM, LLaMA-Factory or PyTerrier?": r"LLaMA-Factory.*vLLM.*PyTerrier.*joins them",
+}
+
+#: Words of the first screen for each task and each kind of stage.
+TASKS = {
+    "rewriting": "rewrite the query",
+    "intent": "classify its intent",
+    "judgment": "judge and rerank hits",
+    "rag_answer": "answer with citations",
+    "embedding": "embed",
+}
+STAGES = {
+    "adapter": "Stages with an adapter",
+    "bm25": "BM25",
+    "dense": "dense retrieval",
+    "fuse": "fusion",
+    "hits": "a TREC run",
+    "http": "OpenSearch, Elasticsearch, Solr",
+    "passages": None,  # an auxiliary of the judge and of answers
+}
+
+
+def test_the_screen_is_short():
+    assert len(SCREEN.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("question", ANSWERS)
+def test_a_newcomers_question_is_answered(question):
+    assert re.search(ANSWERS[question], " ".join(SCREEN.split())), question
+
+
+def test_every_task_and_every_kind_of_stage_is_named():
+    assert TASKS.keys() == load_tasks().keys()
+    assert STAGES.keys() == KINDS.keys()
+    for words in (*TASKS.values(), *filter(None, STAGES.values())):
+        assert words in SCREEN, words
+
+
+def test_the_default_base_is_named():
+    assert "SmolLM2-135M by default" in SCREEN
+    assert _DEFAULT_BASE.startswith("smollm2-135m")
+
+
+def test_paths_that_the_screen_names_are_served():
+    named = re.findall(r"`(/v1/\w+)`", SCREEN)
+    assert named
+    assert set(named) <= openapi_document("1")["paths"].keys()
