@@ -123,7 +123,7 @@ class Inputs:
         if self.corpus is None or self.qrels is None or "qrels" in format.options:
             return None
         fields = self._corpus_fields(format)
-        corpus: Corpus = CorpusFile(Path(self.corpus), fields) if fields else self.corpus
+        corpus = CorpusFile(Path(self.corpus), fields, _CORPUS)
         columns = {
             name.removeprefix(_QRELS): columns for name, columns in self.fields.items() if name.startswith(_QRELS)
         }
@@ -133,6 +133,8 @@ class Inputs:
         """The options of the reader that stand for files and grades."""
         given = {"corpus": self.corpus, "qrels": self.qrels, "topics": self.topics}
         files = {name: str(path) for name, path in given.items() if path is not None and name in format.options}
+        if self.corpus is not None and self.qrels is None and "documents" in format.options:
+            return {"documents": str(self.corpus), **self._grades(task, format)}
         missing = {name for name, path in given.items() if path is not None and name not in files}
         if "topics" in missing:
             raise UsageError(f"format '{format.name}' reads no topics", where="--topics", fix=_with(task, "topics"))
@@ -145,13 +147,14 @@ class Inputs:
             if "relevant" not in format.options:
                 raise UsageError("a lowest relevant grade needs judgments", fix="Give --corpus and --qrels too.")
             files["relevant"] = str(self.relevant)
-        if self.grades is not None:
-            if "grade_map" not in format.options:
-                raise UsageError(
-                    f"format '{format.name}' maps no grades", where="--grades", fix=_with(task, "grade_map")
-                )
-            files["grade_map"] = self.grades
-        return files
+        return {**files, **self._grades(task, format)}
+
+    def _grades(self, task: Task, format: Format) -> dict[str, str]:
+        if self.grades is None:
+            return {}
+        if "grade_map" not in format.options:
+            raise UsageError(f"format '{format.name}' maps no grades", where="--grades", fix=_with(task, "grade_map"))
+        return {"grade_map": self.grades}
 
     def _columns(self, format: Format) -> dict[str, str]:
         """The options of the reader that name columns."""

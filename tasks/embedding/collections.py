@@ -9,7 +9,7 @@ from pathlib import Path
 from searchlora.data.collection import read_documents
 from searchlora.data.formats.clicks import COLUMNS, read_clicks
 from searchlora.data.formats.common import document_id
-from searchlora.data.formats.judged_collections import Judged
+from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.judgments.clicks import MINIMUM, ClickCounts, ClickJudgments, clean_query, click_qrels, topic_id
@@ -38,6 +38,7 @@ CLICKS_RELEVANT = 2
 _FIELDS = {"query": "query", "document": "document id", "position": "position, from 1", "clicked": "click, 1 or true"}
 CLICKS_OPTIONS: Mapping[str, Option] = {
     "documents": Option("the documents (id, text, title) of the log", "file", required=True),
+    **CORPUS_COLUMNS,
     "minimum": Option("minimum number of impressions of a query-document pair", "whole number ≥ 1", f"{MINIMUM}"),
     **{name: Option(f"the {_FIELDS[name]}", "column", column) for name, column in COLUMNS.items()},
 }
@@ -116,9 +117,9 @@ def judged_clicks(source: Path, options: Options) -> Judged:
         DataError, RowError: if a file cannot be read or a row is malformed.
     """
     if "documents" not in options:
-        raise UsageError("a click log has document ids only", fix="Give the documents with --option documents=FILE.")
+        raise UsageError("a click log has document ids only", fix="Give the documents: --corpus FILE.")
     judgments = _count_clicks(source, options)
-    documents = Path(options["documents"])
+    documents = corpus_file(Path(options["documents"]), options)
     queries = {topic_id(judgment.query): clean_query(judgment.query) for judgment in judgments.judgments}
     return Judged(source.name, queries, lambda: read_documents(documents), {None: click_qrels(judgments)})
 

@@ -76,7 +76,7 @@ def read_table(path: Path, fields: FieldMap, required: Sequence[str]) -> Rows:
     """
     single = [columns[0] for columns in fields.values() if len(columns) == 1]
     unseen = {column for columns in fields.values() if len(columns) > 1 for column in columns}
-    for row in _rows_with_columns(path, [*(name for name in required if name not in fields), *single]):
+    for row in rows_with_columns(path, [*(name for name in required if name not in fields), *single]):
         if isinstance(row, RejectedRow):
             yield row
             continue
@@ -92,7 +92,8 @@ def read_table(path: Path, fields: FieldMap, required: Sequence[str]) -> Rows:
         raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=path.name)
 
 
-def _rows_with_columns(path: Path, columns: Sequence[str]) -> Rows:
+def rows_with_columns(path: Path, columns: Sequence[str]) -> Rows:
+    """`read_rows` for `data build`, whose error for a missing column names `--map`."""
     try:
         yield from read_rows(path, columns)
     except MissingColumn as error:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.collection import read_documents
+from searchlora.data.collection import CorpusFile, read_documents
+from searchlora.data.formats.common import field_map
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
@@ -193,11 +194,26 @@ def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
         yield row.where, row.data
 
 
+#: Options that name the columns of documents.
+CORPUS_COLUMNS: Mapping[str, Option] = {
+    "corpus.id": Option("the id of a document in the corpus", "column", "id"),
+    "corpus.text": Option("the text of a document in the corpus", "columns", "text"),
+    "corpus.title": Option("the title of a document in the corpus", "columns", "title"),
+}
+
+
+def corpus_file(path: Path, options: Mapping[str, str]) -> CorpusFile:
+    """A file of documents with the columns that the options of a format name."""
+    named = {name.removeprefix("corpus."): columns for name, columns in field_map(options, CORPUS_COLUMNS).items()}
+    return CorpusFile(path, named, "corpus.")
+
+
 #: Options of `read_trec`: name -> meaning.
 TREC_OPTIONS: Mapping[str, Option] = {
     "topics": Option("the topics, in the folder or elsewhere", "file", "the file named topics… or queries…"),
     "qrels": Option("the judgments", "file", "the file named qrels…"),
     "corpus": Option("the documents", "file", "the file named corpus…, collection…, documents… or passages…"),
+    **CORPUS_COLUMNS,
     "runs": Option(
         "runs, whose first documents are the pool: judgments of others are left out, and unjudged documents are drawn "
         "from it",
@@ -229,7 +245,8 @@ def read_trec(source: Path, options: Mapping[str, str]) -> Judged:
         raise DataError("is not a folder", where=str(source), fix="Give the folder with topics, qrels and documents.")
     files = {name: _file(source, name, options.get(name)) for name in _NAME_PREFIXES}
     queries = {topic: str(fields["query"]) for topic, fields in read_topics(files["topics"]).items()}
-    judged = Judged(source.name, queries, lambda: trec_documents(files["corpus"]), {None: read_qrels(files["qrels"])})
+    corpus = corpus_file(files["corpus"], options)
+    judged = Judged(source.name, queries, lambda: trec_documents(corpus), {None: read_qrels(files["qrels"])})
     if "runs" not in options:
         return judged
     runs = {str(path): read_run(path) for path in _run_files(source, options["runs"])}
@@ -264,11 +281,12 @@ def _depth(value: str) -> int:
     return int(value)
 
 
-def trec_documents(path: Path) -> Iterator[Document]:
+def trec_documents(corpus: CorpusFile) -> Iterator[Document]:
     """The documents of a file, one at a time. Raises `DataError` for a malformed row."""
-    if path.name.removesuffix(".gz").endswith(".tsv") and not _has_header(path):
+    path = corpus.path
+    if path.name.removesuffix(".gz").endswith(".tsv") and not corpus.fields and not _has_header(path):
         return _documents_without_header(path)
-    return read_documents(path)
+    return read_documents(corpus)
 
 
 def _file(source: Path, name: str, file: str | None) -> Path:

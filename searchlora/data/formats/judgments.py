@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from searchlora.data.collection import CorpusFile, read_documents
 from searchlora.data.formats.common import document_id, field_map, pair_id, read_table, split_files
-from searchlora.data.formats.judged_collections import Judged, title_and_passage
+from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, Judged, corpus_file, title_and_passage
 from searchlora.data.formats.quepid import read_quepid
 from searchlora.data.splits import SPLIT_NAMES
 from searchlora.errors import DataError, UsageError
@@ -40,13 +40,6 @@ COLUMNS: Mapping[str, Option] = {
     "group": Option("rows with the same value go to one split", "columns", "the query without case and punctuation"),
     "split": Option("train, dev or test", "column", "split if present, with these values"),
     "kind": Option("the kind of row; results are sliced by it", "column"),
-}
-
-#: Columns of the documents.
-CORPUS_COLUMNS: Mapping[str, Option] = {
-    "corpus.id": Option("the id of a document in the corpus", "column", "id"),
-    "corpus.text": Option("the text of a document in the corpus", "columns", "text"),
-    "corpus.title": Option("the title of a document in the corpus", "columns", "title"),
 }
 
 #: Options of Quepid's exports, whose columns are known.
@@ -91,10 +84,7 @@ class Row:
 
 def corpus_of(options: Options) -> CorpusFile | None:
     """The corpus that the options name, with its columns."""
-    if not options.get("corpus"):
-        return None
-    named = {name.removeprefix("corpus."): columns for name, columns in field_map(options, CORPUS_COLUMNS).items()}
-    return CorpusFile(Path(options["corpus"]), named)
+    return corpus_file(Path(options["corpus"]), options) if options.get("corpus") else None
 
 
 def table_rows(source: Path, fields: FieldMap) -> Found:
@@ -136,6 +126,8 @@ def read_judgments(
         DataError: if a file cannot be read, or no judged document is in the corpus.
     """
     reading = _Reading.from_options(options)
+    if rows is quepid_rows:
+        reading.texts = "Give the documents: --corpus FILE."
     ratings: list[Rating] = []
     pairs = reading.pairs(rows(source, reading.fields), ratings)
     corpus = corpus_of(options)
@@ -206,13 +198,14 @@ def parse_grade_map(text: str) -> dict[str, int]:
 
 @dataclass
 class _Reading:
-    """One pass over a source: its options, and what was counted."""
+    """One pass over a source: its options, where its texts are from, and what was counted."""
 
     fields: FieldMap
     queries: Mapping[str, str] | None
     grade_map: Mapping[str, int] | None
     rule: str
     has_corpus: bool
+    texts: str = "Name their columns, as --map passage=title,description, or give the documents: --corpus FILE."
     counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -307,11 +300,7 @@ class _Reading:
         if not self.has_corpus:
             more |= {"title": _text(data.get("title")), "passage": _text(data.get("passage"))}
             if "passage" not in data and "title" not in data:
-                raise UsageError(
-                    "the judgments have no texts",
-                    where=row.where,
-                    fix="Name their columns, as --map passage=title,description, or give the documents: --corpus FILE.",
-                )
+                raise UsageError("the judgments have no texts", where=row.where, fix=self.texts)
             if not more["title"] and not more["passage"]:
                 return RejectedRow(row.where, "field 'passage': is empty or not text", data)
         document = _text(data.get("document"))

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from searchlora.data.formats.common import pair_id
+from searchlora.data.formats.common import pair_id, rows_with_columns
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
 from searchlora.data.personal_data import mask, mask_all
 from searchlora.errors import UsageError
 from searchlora.eval.text_identity import normalised
-from searchlora.files import EXCERPT, read_rows
+from searchlora.files import EXCERPT
 from searchlora.files.json_text import value_fault
 from searchlora.records import Option, RejectedRow, SourceReport, SourceRow
 
@@ -107,7 +107,7 @@ def _fill(
     required = [names[name] for name in COLUMNS if name != "user" or "user" in options]
     rejects = MaskedRejects(names["time"], order_pattern)
     batch: list[LogRow] = []
-    for row in read_rows(source, required):
+    for row in rows_with_columns(source, required):
         if isinstance(row, RejectedRow):
             yield rejects.row(row.where, mask(row.reason, order_pattern), row.data)
             continue

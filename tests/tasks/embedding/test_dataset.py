@@ -175,7 +175,7 @@ def test_clicks_are_corrected_for_position_and_their_card_says_so(tmp_path):
         shown.append({"query": "boots", "document": "up", "position": 1, "clicked": int(n % 2 == 0)})
         shown.append({"query": "boots", "document": "down", "position": 2, "clicked": 0})
     log = lines(tmp_path / "log.jsonl", shown)
-    with pytest.raises(UsageError, match="documents=FILE"):
+    with pytest.raises(UsageError, match="--corpus FILE"):
         built(log, "clicks", tmp_path / "none")
     dataset = built(log, "clicks", tmp_path / "out", documents=str(documents))
     found = {record["query"]: record for record in dataset.records("train")}
