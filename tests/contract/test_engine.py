@@ -6,6 +6,8 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from searchlora.errors import EngineError, NotInStore
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
+from searchlora.inference.sampling import Sampling
 from searchlora.outputs import Grammar, InvalidOutput, JsonObject
 from tests.made import made_adapter
 from tests.server.api.serving import made_service, served
@@ -54,6 +57,12 @@ def asked(
     text: str, adapter: str | None, tokens: int = 6, grammar: Grammar | None = None, begins: str = "", ends=None
 ) -> Request:
     return Request(({"role": "user", "content": text},), adapter, tokens, grammar, begins, ends)
+
+
+def sampled(
+    text: str, adapter: str | None, tokens: int = 12, *, grammar: Grammar | None = None, **sampling: Any
+) -> Request:
+    return Request(({"role": "user", "content": text},), adapter, tokens, grammar, sampling=Sampling(**sampling))
 
 
 def test_one_completion_per_request_in_order(engine):
@@ -210,6 +219,88 @@ def test_choices_with_and_without_stop_token_can_be_mixed(engine):
 def test_scores_depend_on_the_adapter(engine):
     choices = [["red", "green"]]
     assert engine.score([asked("tent", "one@1")], choices) != engine.score([asked("tent", None)], choices)
+
+
+SAMPLED = [
+    sampled("tent", "one@1", temperature=1.0, seed=1),
+    sampled("boot", None),
+    sampled("stove", "two.dots", temperature=0.8, top_p=0.9, seed=1),
+    sampled("rope", "one@2", temperature=1.4, top_k=30, min_p=0.01, seed=3),
+    sampled("lamp", "one@1", presence_penalty=1.5, frequency_penalty=0.5),
+    sampled("tent", None, temperature=0.7, frequency_penalty=1.0, seed=5),
+]
+
+
+def test_the_same_seed_gives_the_same_completion_in_any_batch_and_order(engine):
+    alone = [engine.generate([request])[0] for request in SAMPLED]
+    assert engine.generate(SAMPLED) == alone
+    assert engine.generate(SAMPLED[::-1])[::-1] == alone
+    seeds = [sampled("tent", "one@1", temperature=1.0, seed=seed) for seed in range(6)]
+    texts = [completion.text for completion in engine.generate(seeds)]
+    assert len(set(texts)) == 6
+    assert texts[1] == alone[0].text
+
+
+def test_without_a_seed_completions_differ(engine):
+    requests = [sampled("tent", "one@1", temperature=1.0)] * 4
+    assert len({completion.text for completion in engine.generate(requests)}) == 4
+
+
+@pytest.mark.parametrize("sampling", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=str)
+def test_filters_that_keep_one_token_are_greedy(engine, sampling):
+    requests = [sampled(text, "one@1", temperature=2.0, seed=1, **sampling) for text in PROMPTS]
+    greedy = [sampled(text, "one@1") for text in PROMPTS]
+    assert engine.generate(requests) == engine.generate(greedy)
+
+
+def test_a_stop_string_ends_a_completion_and_is_no_part_of_it(engine):
+    (whole,) = engine.generate([sampled("tent", "one@1", 30)])
+    text = next(part for part in whole.text.split("\ufffd") if len(part) > 2)
+    stop = text[1:3]  # spans two tokens of one byte
+    (cut,) = engine.generate([replace(sampled("tent", "one@1", 30), stop=("neither", stop))])
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.finish == "stop"
+    assert cut.completion_tokens < whole.completion_tokens
+    (other,) = engine.generate([replace(sampled("tent", "one@1", 30), stop=("neither",))])
+    assert other == whole
+
+
+def test_logprobs_are_those_of_the_tokens_of_the_text(engine):
+    requests = [sampled(text, "one@1", temperature=1.0, seed=2, logprobs=count) for count, text in enumerate(PROMPTS)]
+    for count, completion in enumerate(engine.generate(requests)):
+        assert completion.logprobs is not None
+        assert len(completion.logprobs) == completion.completion_tokens - (completion.finish == "stop")
+        assert b"".join(each.bytes for each in completion.logprobs).decode("utf-8", "replace") == completion.text
+        for each in completion.logprobs:
+            assert each.logprob < 0
+            assert len(each.top) == count
+            assert list(each.top) == sorted(each.top, key=lambda top: -top.logprob)
+    (greedy,) = engine.generate([sampled("tent", "one@1", logprobs=1)])
+    assert all(each == replace(each.top[0], top=each.top) for each in greedy.logprobs or ())
+    (without,) = engine.generate([sampled("tent", "one@1")])
+    assert without == replace(greedy, logprobs=None)
+
+
+def test_logprobs_add_up_to_the_score_of_the_text(engine):
+    request = sampled("tent", "one@1", 20, grammar=COLOUR, temperature=1.0, seed=4, logprobs=0)
+    (completion,) = engine.generate([request])
+    (scored,) = engine.score([replace(request, choice_suffix="")], [[completion.text]])
+    assert sum(each.logprob for each in completion.logprobs or ()) == pytest.approx(
+        scored.log_probabilities[0], abs=1e-3
+    )
+
+
+def test_sampled_completions_match_their_grammar(engine):
+    requests = [sampled(text, "one@1", 40, grammar=COLOUR, temperature=2.0, seed=1) for text in PROMPTS * 3]
+    texts = {completion.text for completion in engine.generate(requests)}
+    assert texts <= {"red", "green", "greenish"}
+
+
+def test_penalties_make_a_completion_repeat_less(engine):
+    plain, penalised = engine.generate(
+        [sampled("tent", None, 40), sampled("tent", None, 40, presence_penalty=2.0, frequency_penalty=2.0)]
+    )
+    assert len(set(penalised.text)) > len(set(plain.text))
 
 
 def test_concurrent_threads_use_their_own_adapters(engine):
