@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CORE := .venv-core/.installed
+CLIENTS := .venv-clients/.installed
 
 .PHONY: demo test test-fast lint types docs chaos check clean
 
@@ -15,7 +16,8 @@ test test-fast: export OMP_NUM_THREADS = 1
 # The whole suite, in two processes of one thread each. A file's tests follow each other in one process, which share what
 # they build; a process that has finished takes half of what the other still has to do.
 test: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
-test: $(INSTALLED) $(CORE) lint types
+test: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
+test: $(INSTALLED) $(CORE) $(CLIENTS) lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
 # For the edit loop: no test of more than half a second.
@@ -55,5 +57,13 @@ $(CORE): pyproject.toml constraints.txt
 	.venv-core/bin/pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
+# LangChain, LlamaIndex and LiteLLM, which call the server in tests. They need older versions than the project has.
+$(CLIENTS): constraints-clients.txt
+	@echo "Installing clients of the server into .venv-clients (a minute) ..."
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --constraint constraints-clients.txt \
+	  langchain-openai llama-index-llms-openai-like llama-index-embeddings-openai-like litellm
+	touch $@
+
 clean:
-	rm -rf .venv .venv-core demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-core .venv-clients demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache

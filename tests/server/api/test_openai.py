@@ -143,7 +143,7 @@ def test_embeddings_of_token_arrays_are_those_of_their_texts(official, encoder_b
         return np.array([each.embedding for each in found.data])
 
     wanted = embedded(["Hello world", "red tent"])
-    assert np.allclose(embedded([[9906, 1917], [1171, 14466]]), wanted)  # as tiktoken writes it in cl100k_base
+    assert np.allclose(embedded([[9906, 1917], [1171, 16006]]), wanted)  # as tiktoken writes it in cl100k_base
     assert np.allclose(embedded([9906, 1917]), wanted[:1])
     tokenizer = Encoder.load(str(encoder_base.path)).model.tokenizer
     for special in (False, True):
