@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import stat
 from copy import copy
@@ -187,6 +188,31 @@ def test_symbolic_links_to_kernels_are_refused(cache, tmp_path, which):
     path.rename(tmp_path / "moved")
     path.symlink_to(tmp_path / ("nothing" if which == "dangling" else "moved"))
     with pytest.raises(UsageError, match=f"{path.name}: is a symbolic link"):
+        native._load.__wrapped__(torch.float32)
+
+
+def test_a_file_that_replaces_the_checked_one_is_not_loaded(cache, monkeypatch):
+    """As others can do where they may rename the folder of the cache."""
+    (library,) = cache.iterdir()
+    real, loaded = native.ctypes.CDLL, []
+
+    def replaced(path):
+        cache.rename(cache.with_name("renamed"))
+        cache.mkdir()
+        library.write_bytes(b"foreign code")
+        loaded.append(real(path))
+        return loaded[-1]
+
+    monkeypatch.setattr(native.ctypes, "CDLL", replaced)
+    assert native._load.__wrapped__(torch.float32) is not None
+    assert len(loaded) == 1 and library.read_bytes() == b"foreign code"
+
+
+def test_a_pipe_in_the_cache_is_refused(cache):
+    (library,) = cache.iterdir()
+    library.unlink()
+    os.mkfifo(library, 0o600)
+    with pytest.raises(UsageError, match=f"{library.name}: is neither a file nor a folder"):
         native._load.__wrapped__(torch.float32)
 
 

@@ -56,10 +56,10 @@ def _load(dtype: torch.dtype) -> Kernels | None:
     try:
         library = _build(compiler, _DTYPE_FLAGS[dtype])
         try:
-            return Kernels(ctypes.CDLL(str(library)), dtype)
+            return Kernels(_open(library), dtype)
         except OSError:  # a damaged file, perhaps; build it once more
             library.unlink()
-            return Kernels(ctypes.CDLL(str(_build(compiler, _DTYPE_FLAGS[dtype]))), dtype)
+            return Kernels(_open(_build(compiler, _DTYPE_FLAGS[dtype])), dtype)
     except (OSError, RuntimeError, subprocess.SubprocessError):  # no OpenMP, a full disk, a user without a home
         return None
 
@@ -100,16 +100,31 @@ def _build(compiler: Sequence[str], flags: tuple[str, ...]) -> Path:
             with linked.open("rb") as written:
                 os.fsync(written.fileno())
             linked.replace(library)
-    _check_private(library)
     return library
 
 
-def _check_private(path: Path) -> None:
-    """Refuse a file or folder that is a link, belongs to another user, or that others can write to."""
-    status = path.lstat()
+def _open(library: Path) -> ctypes.CDLL:
+    """Load the checked file: others, who may be able to rename the folder, cannot put another one in its place."""
+    _check_private(library)
+    # Left open: the loader takes two libraries of one name for one, and numbers of closed descriptors are used again.
+    descriptor = os.open(library, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    _check_private(library, os.fstat(descriptor))
+    return ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+
+
+def _check_private(path: Path, status: os.stat_result | None = None) -> None:
+    """Refuse a file or folder that is a link, belongs to another user, or that others can write to.
+
+    Args:
+        path: The file or folder.
+        status: Of the opened file; None: of what is at the path.
+    """
+    status = path.lstat() if status is None else status
     problem = (
         "is a symbolic link"
         if stat.S_ISLNK(status.st_mode)
+        else "is neither a file nor a folder"
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode)
         else "belongs to another user"
         if status.st_uid != os.geteuid()
         else "can be written by others"
