@@ -324,7 +324,7 @@ class CorpusSettings(Settings):
     def below(self, folder: Path) -> Corpus:
         """The documents, with the path resolved against `folder`."""
         columns = {name: (each,) if isinstance(each, str) else tuple(each) for name, each in self.map.items()}
-        return CorpusFile(folder / self.file, columns) if columns else folder / self.file
+        return CorpusFile(folder / self.file, columns, "map: {{{field}: COLUMN}}")
 
 
 class PipelineFile(Settings):

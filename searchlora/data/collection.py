@@ -25,12 +25,12 @@ class CorpusFile:
     Args:
         path: The file, in any format of `read_rows`.
         fields: Field -> its columns.
-        prefix: What precedes a field in `--map`, where the verb maps other files too; for messages.
+        hint: How the user says which column holds a field, `{field}` in it; for messages.
     """
 
     path: Path
     fields: FieldMap
-    prefix: str = ""
+    hint: str = "--map {field}=COLUMN"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -61,18 +61,18 @@ def read_documents(corpus: Corpus) -> Iterator[Document]:
         >>> list(read_documents(CorpusFile(path, {"id": ("sku",), "text": ("name",)})))
         [Document(id='7', text='Tent', title='', metadata={'sku': '7', 'name': 'Tent', 'brand': 'Acme'})]
     """
-    fields, prefix = (corpus.fields, corpus.prefix) if isinstance(corpus, CorpusFile) else ({}, "")
+    fields, hint = (corpus.fields, corpus.hint) if isinstance(corpus, CorpusFile) else ({}, CorpusFile.hint)
     unseen = {column for columns in fields.values() for column in columns}
     for row in read_rows(corpus_path(corpus)):
         if isinstance(row, RejectedRow):
             raise DataError(f"the document {row.reason}", where=row.where)
         unseen -= row.data.keys()
-        yield _document(mapped(row.data, fields) if fields else row.data, row.where, prefix)
+        yield _document(mapped(row.data, fields) if fields else row.data, row.where, hint)
     if unseen:
-        raise DataError(f"no row has the column '{min(unseen)}', which --map names", where=str(corpus))
+        raise DataError(f"no row has the column '{min(unseen)}', which the map of fields names", where=str(corpus))
 
 
-def _document(data: Mapping[str, Any], where: str, prefix: str) -> Document:
+def _document(data: Mapping[str, Any], where: str, hint: str) -> Document:
     title: Any = data.get("title") or ""
     text: Any = data.get("text") or title
     # An empty text is a document without words; a row without the column is none.
@@ -83,7 +83,7 @@ def _document(data: Mapping[str, Any], where: str, prefix: str) -> Document:
             raise DataError(
                 f"the document field '{name}' is missing",
                 where=where,
-                fix=f"Columns: {columns}. Say which holds it: --map {prefix}{name}=COLUMN.",
+                fix=f"Columns: {columns}. Say which holds it: {hint.format(field=name)}.",
             )
     identifier = str(data["id"]) if type(data["id"]) is int else data["id"]
     if not all(isinstance(value, str) for value in (identifier, text, title)):

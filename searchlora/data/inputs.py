@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from searchlora.data.collection import Corpus, CorpusFile, read_documents, read_judgments
+from searchlora.data.formats.judged_collections import CORPUS_HINT
 from searchlora.data.formats.judgments import judged_queries
 from searchlora.errors import UsageError
 from searchlora.eval.formats import format_of_file, read_qrels
@@ -122,8 +123,8 @@ class Inputs:
         """The collection for evaluation that replaces the format's own; None where none is given."""
         if self.corpus is None or self.qrels is None or "qrels" in format.options:
             return None
-        fields = self._corpus_fields(format)
-        corpus = CorpusFile(Path(self.corpus), fields, _CORPUS)
+        fields = self._document_fields(format)
+        corpus = CorpusFile(Path(self.corpus), fields, CORPUS_HINT)
         columns = {
             name.removeprefix(_QRELS): columns for name, columns in self.fields.items() if name.startswith(_QRELS)
         }
@@ -159,32 +160,34 @@ class Inputs:
     def _columns(self, format: Format) -> dict[str, str]:
         """The options of the reader that name columns."""
         named: dict[str, str] = {}
-        of_corpus = self._corpus_fields(format)
+        documents = self._document_fields(format)
         for name, columns in self.fields.items():
-            if name.removeprefix(_CORPUS) in of_corpus and name not in _own_fields(format):
+            field_name = name.removeprefix(_CORPUS)
+            if name not in _own_fields(format) and field_name in documents:
+                if f"{_CORPUS}{field_name}" in _own_fields(format):
+                    named[f"{_CORPUS}{field_name}"] = ",".join(columns)
                 continue
             if name.removeprefix(_QRELS) in (*_JUDGED, "rater") and self.supplied(format) is not None:
                 continue
-            option = name if name in _own_fields(format) else f"{_CORPUS}{name}"
-            if option not in _own_fields(format):
+            if name not in _own_fields(format):
                 known = ", ".join(_own_fields(format)) or "none, its layout is fixed"
                 raise UsageError(
                     f"format '{format.name}' has no field '{name}'", where="--map", fix=f"Its fields: {known}."
                 )
-            if len(columns) > 1 and format.options[option].type == "column":
+            if len(columns) > 1 and format.options[name].type == "column":
                 raise UsageError(f"the field '{name}' is read from one column", where="--map")
-            named[option] = ",".join(columns)
+            named[name] = ",".join(columns)
         return named
 
-    def _corpus_fields(self, format: Format) -> dict[str, tuple[str, ...]]:
-        """The fields of a corpus that the format does not read itself."""
-        if self.corpus is None:
-            return {}
+    def _document_fields(self, format: Format) -> dict[str, tuple[str, ...]]:
+        """Field of a document -> its columns; without the prefix where the source has no such field."""
         own = _own_fields(format)
         return {
             name.removeprefix(_CORPUS): columns
             for name, columns in self.fields.items()
-            if name.removeprefix(_CORPUS) in _DOCUMENT_FIELDS and name not in own and f"{_CORPUS}{name}" not in own
+            if name.removeprefix(_CORPUS) in _DOCUMENT_FIELDS
+            and (name.startswith(_CORPUS) or name not in own)
+            and (self.corpus is not None or f"{_CORPUS}{name.removeprefix(_CORPUS)}" in own)
         }
 
 

@@ -211,6 +211,8 @@ FORMATS: Mapping[str, Format] = {
             "an id is the hash of query and rewrite (searchlora.data.formats.common)",
             read=mapped(query_log.read_query_log, _pair),
             options=query_log.OPTIONS,
+            collection=query_log.clicked_collection,
+            passes=2,
             needs=("session", "time", "query", "clicks"),
         ),
     )

@@ -9,6 +9,7 @@ import pytest
 from searchlora.data import build, load_dataset
 from searchlora.data.formats.common import pair_id
 from searchlora.errors import DataError, UsageError
+from searchlora.eval.judgments.card import read_card
 from searchlora.files import parse_field_map
 from searchlora.task import load_task
 
@@ -104,6 +105,46 @@ def test_a_query_log_is_built_with_judgments_by_query(tmp_path, name, judged, co
     # A record is judged by its own query or by its rewrite, which have one information need.
     assert load_dataset(tmp_path / "out").qrels() == {pair_id("red kicks", "red shoes"): {"p1": 3}}
     assert card.collection["documents"] == 2
+
+
+CLICKED = "session,time,query,ids\n" + "".join(
+    f"s{n},0,Red kicks,\ns{n},9,red shoes,{'7 8' if n else '7'}\nt{n},0,green tent,9\n" for n in range(3)
+)
+
+
+def clicked(tmp_path, log=CLICKED, **options):
+    corpus = written(tmp_path / "products.csv", "sku,name\n7,a running shoe\n8,a boot\n9,a tent\n")
+    fields = parse_field_map(["clicked=ids", "id=sku", "text=name"])
+    return build("rewriting", written(tmp_path / "log.csv", log), format="querylog", out=tmp_path / "out",
+                 corpus=corpus, fields=fields, options=options, shares=(1.0, 0.0, 0.0))  # fmt: skip
+
+
+def test_a_query_log_with_clicked_ids_is_built_with_its_judgments(tmp_path):
+    card = clicked(tmp_path)
+    kicks, tent = pair_id("red kicks", "red shoes"), pair_id("green tent", "green tent")
+    assert load_dataset(tmp_path / "out").qrels() == {tent: {"9": 1}, kicks: {"7": 1, "8": 1}}
+    assert card.collection["documents"] == 3
+    judged_by = read_card(tmp_path / "out" / "qrels.txt")
+    assert judged_by.source == "clicks" and judged_by.counts == {"clicks": 3}
+    assert "not corrected for positions" in judged_by.rule
+
+
+def test_documents_that_few_sessions_clicked_are_not_judged(tmp_path):
+    clicked(tmp_path, clicked_sessions="3")
+    kicks = pair_id("red kicks", "red shoes")
+    assert load_dataset(tmp_path / "out").qrels()[kicks] == {"7": 1}
+    with pytest.raises(UsageError, match=r"--option clicked_sessions: '0' is not a whole number of at least 1"):
+        clicked(tmp_path, log=f"{CLICKED}u,0,x,1\n", clicked_sessions="0")
+
+
+def test_clicked_ids_count_as_clicks_without_documents(tmp_path):
+    log = written(tmp_path / "log.csv", CLICKED)
+    build(
+        "rewriting", log, format="querylog", out=tmp_path / "out", fields={"clicked": ("ids",)}, shares=(1.0, 0.0, 0.0)
+    )
+    dataset = load_dataset(tmp_path / "out")
+    assert {record["query"] for record in dataset.records("train")} == {"Red kicks", "green tent"}
+    assert dataset.documents() is None
 
 
 def test_a_judgment_of_the_query_itself_precedes_that_of_its_rewrite(tmp_path):

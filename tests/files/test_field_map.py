@@ -66,13 +66,21 @@ def test_an_empty_text_is_a_document_and_a_missing_one_is_not(tmp_path):
     [
         (["id=sku"], r"line 1: the document field 'text' is missing.*Columns: sku, name.*--map text=COLUMN"),
         (["text=name"], r"line 1: the document field 'id' is missing.*--map id=COLUMN"),
-        (["id=sku", "text=name,shrt"], "no row has the column 'shrt', which --map names"),
+        (["id=sku", "text=name,shrt"], "no row has the column 'shrt', which the map"),
         (["id=price", "text=name"], "line 1: id, text and title of a document must be text"),
     ],
 )
 def test_a_missing_column_is_named(products, fields, says):
     with pytest.raises(DataError, match=says):
         list(read_documents(CorpusFile(products, parse_field_map(fields))))
+
+
+def test_the_hint_is_of_the_verb_that_reads_the_corpus(products, tmp_path):
+    with pytest.raises(DataError, match=r"Say which holds it: rename the column to id\."):
+        list(read_documents(CorpusFile(products, {}, "rename the column to {field}")))
+    (tmp_path / "own.yaml").write_text(f"name: own\ncorpus: {products}\nstages: [{{bm25: {{k: 1}}}}]\n")
+    with pytest.raises(DataError, match=r"Say which holds it: map: \{id: COLUMN\}"):
+        Pipeline.load(tmp_path / "own.yaml")
 
 
 def test_bm25_fields_count_as_often_as_their_boost():

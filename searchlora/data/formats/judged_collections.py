@@ -194,6 +194,9 @@ def _beir_rows(source: Path, name: str) -> Iterator[tuple[str, Any]]:
         yield row.where, row.data
 
 
+#: How `data build` names the columns of documents.
+CORPUS_HINT = "--map corpus.{field}=COLUMN"
+
 #: Options that name the columns of documents.
 CORPUS_COLUMNS: Mapping[str, Option] = {
     "corpus.id": Option("the id of a document in the corpus", "column", "id"),
@@ -205,7 +208,7 @@ CORPUS_COLUMNS: Mapping[str, Option] = {
 def corpus_file(path: Path, options: Mapping[str, str]) -> CorpusFile:
     """A file of documents with the columns that the options of a format name."""
     named = {name.removeprefix("corpus."): columns for name, columns in field_map(options, CORPUS_COLUMNS).items()}
-    return CorpusFile(path, named, "corpus.")
+    return CorpusFile(path, named, CORPUS_HINT)
 
 
 #: Options of `read_trec`: name -> meaning.

@@ -13,14 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from searchlora.data.collection import read_documents
 from searchlora.data.formats.common import pair_id, rows_with_columns
+from searchlora.data.formats.judged_collections import CORPUS_COLUMNS, corpus_file
 from searchlora.data.formats.query_log_mining import COUNTS, LogRow, LogStore, Rules, log_store, mine
 from searchlora.data.personal_data import mask, mask_all
 from searchlora.errors import UsageError
+from searchlora.eval.judgments.card import JudgmentsCard
 from searchlora.eval.text_identity import normalised
-from searchlora.files import EXCERPT
+from searchlora.files import EXCERPT, file_sha256
 from searchlora.files.json_text import value_fault
-from searchlora.records import Option, RejectedRow, SourceReport, SourceRow
+from searchlora.records import Collection, Judgment, Option, RejectedRow, SourceReport, SourceRow
 
 #: Options that name the columns of the log.
 COLUMNS: Mapping[str, Option] = {
@@ -28,6 +31,7 @@ COLUMNS: Mapping[str, Option] = {
     "time": Option("the time, in seconds or ISO 8601", "column", "time"),
     "query": Option("the query", "column", "query"),
     "clicks": Option("number of clicks, or the clicked ids separated by blanks or commas", "column", "clicks"),
+    "clicked": Option("ids of the clicked documents, separated by blanks or commas, in place of clicks", "column"),
     "user": Option("the user; without it, sessions are counted as users", "column", "user, if present"),
 }
 
@@ -48,6 +52,11 @@ THRESHOLDS: Mapping[str, Option] = {
 OPTIONS: Mapping[str, Option] = {
     **COLUMNS,
     **THRESHOLDS,
+    "corpus": Option("the documents of `clicked`: with them, clicks become judgments to evaluate with", "file"),
+    **CORPUS_COLUMNS,
+    "clicked_sessions": Option(
+        "minimum number of sessions that clicked a document for it to be relevant to a query", "whole number ≥ 1", "2"
+    ),
     "order_pattern": Option("your order numbers, which are masked too", "regular expression"),
 }
 
@@ -96,6 +105,42 @@ def read_query_log(source: Path, options: Mapping[str, str]) -> Iterator[SourceR
     yield SourceReport(rules.describe(), dict(counts))
 
 
+def clicked_collection(source: Path, options: Mapping[str, str]) -> Collection:
+    """The documents of the log, and judgments from its clicks; nothing unless `corpus` and `clicked` are given.
+
+    A document is relevant (grade 1) to a pair of query and rewrite if at least `clicked_sessions` sessions clicked it
+    after the rewrite. Clicks depend on the positions at which documents were shown: these judgments are weaker than
+    those of people, and their card says so.
+
+    Raises:
+        UsageError: for a number of sessions that is none.
+        DataError: if a file cannot be read.
+    """
+    if not options.get("corpus") or not options.get("clicked"):
+        return Collection((), ())
+    minimum = options.get("clicked_sessions", "2")
+    if not minimum.isdecimal() or not 1 <= int(minimum) < 2**31:
+        raise UsageError(f"'{minimum}' is not a whole number of at least 1", where="--option clicked_sessions")
+    written = datetime.fromtimestamp(source.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    rule = f"clicked after the rewrite in {minimum} or more sessions; not corrected for positions"
+    judgments = list(_clicked_judgments(source, options, int(minimum)))
+    made_from = {source.name: file_sha256(source)}
+    card = JudgmentsCard("clicks", written, counts={"clicks": len(judgments)}, rule=rule, made_from=made_from)
+    return Collection(read_documents(corpus_file(Path(options["corpus"]), options)), judgments, judged_by=card)
+
+
+def _clicked_judgments(source: Path, options: Mapping[str, str], minimum: int) -> Iterator[Judgment]:
+    rules, order_pattern = _rules(options), _pattern(options.get("order_pattern"))
+    with log_store() as store:
+        for _ in _fill(store, source, options, order_pattern, Counter()):
+            pass  # rejected rows are reported by the reader of the records
+        _mine_sessions(store, rules, Counter())
+        store.select_known(rules.min_users)
+        for query, rewrite, group, _, _ in list(store.best_pairs()):
+            for document in store.clicked(group, minimum):
+                yield Judgment(pair_id(query, rewrite), document, 1)
+
+
 def _fill(
     store: LogStore,
     source: Path,
@@ -104,7 +149,8 @@ def _fill(
     counts: Counter[str],
 ) -> Iterator[RejectedRow]:
     names = {name: options.get(name, name) for name in COLUMNS}
-    required = [names[name] for name in COLUMNS if name != "user" or "user" in options]
+    optional = ("user", "clicked", *(("clicks",) if "clicked" in options else ()))
+    required = [names[name] for name in COLUMNS if name not in optional or name in options]
     rejects = MaskedRejects(names["time"], order_pattern)
     batch: list[LogRow] = []
     for row in rows_with_columns(source, required):
@@ -116,6 +162,10 @@ def _fill(
             yield entry
         elif entry is not None:
             batch.append(entry)
+            if "clicked" in options:
+                session, _, query, *_ = entry
+                ids = _clicked_ids(row.data.get(names["clicked"]))
+                store.add_clicks((query, document, session) for document in dict.fromkeys(ids))
             if len(batch) >= _BATCH:
                 store.add(batch)
                 batch.clear()
@@ -132,7 +182,8 @@ def _log_row(
         excerpt = _shortened(str(rejects.moment(data["time"])))
         return rejects.row(row.where, f"field 'time': '{excerpt}' is neither seconds nor ISO 8601", row.data)
     try:
-        clicks = _clicks(data["clicks"])
+        ids = _clicked_ids(data["clicked"])
+        clicks = _clicks(data["clicks"]) if data["clicked"] is None else len(ids)
     except ValueError:
         excerpt = _shortened(mask(str(data["clicks"]), rejects.order_pattern))
         return rejects.row(row.where, f"field 'clicks': {excerpt} is not a number of clicks", row.data)
@@ -176,6 +227,12 @@ def _seconds(value: Any) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _clicked_ids(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [str(each) for each in value]
+    return [part for part in re.split(r"[\s,;|]+", str(value).strip()) if part] if value is not None else []
+
+
 def _clicks(value: Any) -> int:
     if value is None:
         return 0
@@ -186,7 +243,7 @@ def _clicks(value: Any) -> int:
     except (TypeError, OverflowError):
         raise ValueError("is not a number") from None
     except ValueError:
-        return len(re.split(r"[\s,;|]+", str(value).strip())) if str(value).strip() else 0
+        return len(_clicked_ids(value))
     if not (0 <= number <= MAX_CLICKS and number.is_integer()):
         raise ValueError("is not a count")
     return int(number)

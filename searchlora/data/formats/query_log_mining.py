@@ -117,6 +117,7 @@ PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 CREATE TABLE log (session TEXT, time REAL, query TEXT, typed TEXT, clicks INTEGER, user TEXT, place TEXT);
 CREATE TABLE pair (query TEXT, rewrite TEXT, session TEXT);
+CREATE TABLE click (query TEXT, document TEXT, session TEXT);
 """
 
 _KNOWN = """
@@ -157,6 +158,20 @@ class LogStore:
     def add(self, rows: Iterable[LogRow]) -> None:
         """Store rows of the log."""
         self._database.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def add_clicks(self, clicks: Iterable[tuple[str, str, str]]) -> None:
+        """Store clicked documents as normalised query, document, session."""
+        self._database.executemany("INSERT INTO click VALUES (?, ?, ?)", clicks)
+
+    def clicked(self, query: str, minimum: int) -> list[str]:
+        """The documents that at least `minimum` sessions clicked after a normalised query, sorted."""
+        self._database.execute("CREATE INDEX IF NOT EXISTS click_of_query ON click (query)")
+        rows = self._database.execute(
+            "SELECT document FROM click WHERE query = ? GROUP BY document HAVING COUNT(DISTINCT session) >= ? "
+            "ORDER BY document",
+            (query, minimum),
+        )
+        return [document for (document,) in rows]
 
     def sessions(self) -> Iterator[tuple[str, list[Event]]]:
         """Sessions with their events in time order; equal times keep file order."""

@@ -47,7 +47,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "negative": ("negative", "neg", "negative_passage"),
     "session": ("session", "session_id", "sessionid"),
     "time": ("time", "timestamp", "datetime", "date", "ts"),
-    "clicks": ("clicks", "clicked_ids", "num_clicks", "click_count"),
+    "clicks": ("clicks", "num_clicks", "click_count"),
     "user": ("user", "user_id", "uid"),
     "position": ("position", "rank", "pos"),
     "clicked": ("clicked", "click", "is_clicked"),
