@@ -211,6 +211,13 @@ class InputMessage(ChatMessage):
     type: Literal["message"] = "message"
     content: Annotated[Text, join_parts("input_text", "output_text")]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_messages(cls, item: Any) -> Any:
+        if isinstance(item, dict) and item.get("type", "message") != "message":
+            raise PydanticCustomError("not_offered", "only messages are read")
+        return item
+
 
 class TextFormat(Body):
     """OpenAI's `text.format` of a response."""

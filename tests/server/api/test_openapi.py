@@ -36,14 +36,38 @@ valid = st.fixed_dictionaries(
         "structured_outputs": st.fixed_dictionaries({}, optional={"regex": st.text(max_size=4), "choice": anything}),
         "answer_prefix": st.text(max_size=3),
         "prune_margin": st.floats(),
+        "prompt": st.text(max_size=3)
+        | st.lists(st.integers(-1, 300), max_size=3)
+        | st.lists(st.text(max_size=3), max_size=2),
+        "n": st.integers(0, 3),
+        "temperature": st.sampled_from([0, 0.5, 2, 3, -1, None]),
+        "top_p": st.floats(0, 1.1),
+        "top_k": st.integers(-2, 400),
+        "min_p": st.floats(-0.1, 1),
+        "seed": st.integers() | st.none(),
+        "presence_penalty": st.floats(-2.1, 2),
+        "stop": st.text(max_size=2) | st.lists(st.text(max_size=2), max_size=3),
+        "logprobs": st.booleans() | st.integers(-1, 21),
+        "top_logprobs": st.integers(-1, 21),
+        "max_output_tokens": st.integers(-1, 3),
+        "instructions": st.text(max_size=3),
+        "tools": st.lists(anything, max_size=2),
+        "tool_choice": st.sampled_from(["none", "auto", "required", None]),
     },
 )
 
 
 def fields(path):
     """The parameters of a path, so that many generated bodies have no unknown ones."""
+    sampling = {"temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "stop", "stream"}
     names = {
-        "/v1/chat/completions": {"model", "messages", "max_tokens", "stream", "structured_outputs", "answer_prefix"},
+        "/v1/chat/completions": {
+            *("model", "messages", "max_tokens", "structured_outputs", "answer_prefix", "n", "logprobs"),
+            *("top_logprobs", "tools", "tool_choice"),
+            *sampling,
+        },
+        "/v1/completions": {"model", "prompt", "max_tokens", "structured_outputs", "n", "logprobs", *sampling},
+        "/v1/responses": {"model", "input", "max_output_tokens", "instructions", "top_logprobs", *sampling},
         "/v1/score": {"model", "messages", "choices", "answer_prefix", "prune_margin"},
         "/v1/embeddings": {"model", "input", "dimensions"},
     }
@@ -90,7 +114,7 @@ def check(answer, template, method):
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(requests())
 def test_every_answer_is_documented(client, generated):
     template, method, path, content, headers = generated

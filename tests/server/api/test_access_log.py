@@ -1,0 +1,80 @@
+"""The access log: one line per request, which no request can forge."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import httpx
+import pytest
+
+from searchlora.errors import UsageError
+from searchlora.server.api import access_log
+from searchlora.server.api.access_log import AccessLog
+from searchlora.server.api.serve import make_service
+from searchlora.server.api.service import Settings
+from tests.server.api.serving import asked, served
+
+CHAT = "/v1/chat/completions"
+
+
+def test_each_request_is_a_line(tiny_base, store, tmp_path):
+    file = tmp_path / "access.jsonl"
+    settings = Settings(api_keys=("a-secret-key", "another"))
+    service = make_service(str(tiny_base.path), store, settings, access_log=AccessLog(file), precision="fp32")
+    key = {"authorization": "Bearer another"}
+    with served(service) as url, httpx.Client(base_url=url, timeout=30, headers=key) as client:
+        assert client.post(CHAT, json=asked()).status_code == 200
+        assert client.post(CHAT, json=asked(stream=True)).status_code == 200
+        assert client.get("/v1/models?secret=1", headers={"authorization": "Bearer a-secret-key"}).status_code == 200
+        assert client.get("/v1/x%0a%7b%22caller%22%3a%22key 0%22%7d%0d%1b[2J\u2028").status_code == 404
+        assert client.get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/" + "a" * 5000).status_code == 404
+        assert client.get("/healthz").status_code == 200
+    content = file.read_text(encoding="ascii")
+    entries = [json.loads(line) for line in content.splitlines()]
+    assert [(each["caller"], each["method"], each["path"][:20], each["status"]) for each in entries] == [
+        ("key 1", "POST", CHAT, 200),
+        ("key 1", "POST", CHAT, 200),
+        ("key 0", "GET", "/v1/models", 200),
+        ("key 1", "GET", '/v1/x\n{"caller":"key', 404),
+        ("127.0.0.1", "GET", "/v1/models", 401),
+        ("key 1", "GET", "/" + "a" * 19, 404),
+        ("127.0.0.1", "GET", "/healthz", 200),
+    ]
+    assert all(each["seconds"] > 0 and each["time"] and len(each["path"]) <= 200 for each in entries)
+    assert not any(word in content for word in ("a-secret-key", "another", "wrong", "secret", "\x1b"))
+
+
+def test_a_stuck_reader_delays_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(access_log, "_MAX_WAITING", 5)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ready = threading.Thread(target=lambda: opened.append(os.open(pipe, os.O_RDONLY)))
+    opened: list[int] = []
+    ready.start()
+    log = AccessLog(pipe)
+    ready.join()
+    scope = {"method": "GET", "path": "/" + "x" * 199}
+    for _ in range(2000):  # more than a pipe holds: the thread that writes waits
+        log.add(scope, 200, 0.1)
+    assert log._dropped > 0
+    read = bytearray()
+    drain = threading.Thread(
+        target=lambda: [read.extend(part) for part in iter(lambda: os.read(opened[0], 65536), b"")]
+    )
+    drain.start()
+    while log._lines.full():
+        pass
+    log.add(scope, 200, 0.1)
+    log.close()
+    drain.join(10)
+    os.close(opened[0])
+    entries = [json.loads(line) for line in bytes(read).splitlines()]
+    assert sum(each.get("dropped", 0) for each in entries) + len(entries) == 2001
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UsageError, match="--access-log"):
+        AccessLog(tmp_path / "missing" / "log")
