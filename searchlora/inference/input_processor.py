@@ -58,6 +58,8 @@ class InputProcessor:
         prompts = self._prompts(requests, adapters)
         self._check_length(prompts, [request.max_new_tokens for request in requests])
         matchers = self._matchers([request.grammar for request in requests])
+        if any(request.sampling.logprobs is not None for request in requests):
+            self.token_bytes(0)  # makes the table of tokens here, not in the thread that computes
         return [
             GenerateRequest(
                 ids=prompt,
@@ -84,6 +86,7 @@ class InputProcessor:
                 matcher=first.matcher and first.matcher.deep_copy(),
                 sampler=_sampler(request.sampling, number),
                 text=first.text and AnswerText(self.decode, request.stop),
+                logprobs=[],
                 group=group,
                 result=Future(),
             )

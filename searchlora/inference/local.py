@@ -390,7 +390,9 @@ class LocalEngine:
             return None
         if text is not None and request.text is not None:
             count = request.text.tokens_of(text)
-        return tuple(self._token_logprob(each) for each in sampler.logprobs[:count])
+        made = request.logprobs  # a streamed answer asks after each token: what was there before is not made again
+        made += [self._token_logprob(each) for each in sampler.logprobs[len(made) : count]]
+        return tuple(made[:count])
 
     def _token_logprob(self, logprobs: LogprobsById) -> TokenLogprob:
         def of(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:

@@ -143,3 +143,12 @@ def test_logprobs_are_streamed_with_the_text(either):
             assert len(each.top) == 3
             assert each.top[0].logprob >= each.top[1].logprob >= each.top[2].logprob
             assert each.logprob <= each.top[0].logprob
+
+
+def test_streamed_logprobs_are_made_once(either, monkeypatch):
+    made = []
+    real = either._inputs.token_bytes
+    monkeypatch.setattr(either._inputs, "token_bytes", lambda token: made.append(token) or real(token))
+    request = asked("tent", "x", tokens=30, temperature=1.0, seed=2, logprobs=1)
+    completion = either.submit_answers(request, 1, on_token=lambda *_: None)[0].result(60)
+    assert len(made) <= 1 + 2 * completion.completion_tokens

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from searchlora.errors import DeadlineExceeded
 from searchlora.inference.answer_text import AnswerText
 from searchlora.inference.constrained import Matcher
-from searchlora.inference.engine import Scored
+from searchlora.inference.engine import Scored, TokenLogprob
 from searchlora.inference.sampling import TokenSampler
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class GenerateRequest(ModelRequest[list[int]]):
         matcher: State of the grammar; None means unconstrained.
         sampler: How tokens are chosen; None means greedy.
         text: The growing text, if it is streamed or may end at a stop string.
+        logprobs: Log-probabilities of the tokens that were passed on.
         group: The other answers to the same prompt that have not begun; None for a single answer.
         ignore_stop: Generate on after the stop token, up to `max_new_tokens` (for speed measurements).
         on_token: Called with all tokens so far after each token, by the computing thread; it must be fast. An exception
@@ -116,6 +117,7 @@ class GenerateRequest(ModelRequest[list[int]]):
     matcher: Matcher | None = None
     sampler: TokenSampler | None = None
     text: AnswerText | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     group: AnswerGroup | None = None
     ignore_stop: bool = False
     on_token: Callable[[list[int]], None] | None = None
