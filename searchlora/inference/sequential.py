@@ -223,6 +223,7 @@ class SequentialModelRunner:
         model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
+            past_key_values=self._shared_prefill(model, requests),
             logits_processor=LogitsProcessorList([rows.choose]),
             stopping_criteria=StoppingCriteriaList([rows.report]),
             max_new_tokens=max(request.max_new_tokens for request in requests),
@@ -241,6 +242,33 @@ class SequentialModelRunner:
                 request.fail_late()
             else:
                 request.finish(answer.ids)
+
+    def _shared_prefill(self, model: Any, requests: Sequence[GenerateRequest]) -> Any:
+        """A cache of the prompts without their last tokens, each prompt computed once; None if all prompts differ.
+
+        Only for caches that hold nothing but keys and values.
+        """
+        import torch
+        from transformers.cache_utils import DynamicLayer
+
+        rows = {ids: row for row, ids in enumerate(dict.fromkeys(request.ids for request in requests))}
+        if len(rows) == len(requests) or model._is_stateful or min(map(len, rows)) < 2:
+            return None
+        batch = collate([Example(ids[:-1], len(ids) - 1) for ids in rows], self._pad_id)
+        found = model.generate(
+            input_ids=batch["input_ids"].to(model.device),
+            attention_mask=batch["attention_mask"].to(model.device),
+            max_new_tokens=1,  # which is ignored
+            do_sample=False,
+            pad_token_id=self._pad_id,
+            return_dict_in_generate=True,
+        ).past_key_values
+        if not all(isinstance(layer, DynamicLayer) for layer in getattr(found, "layers", [None])):
+            return None
+        found.batch_select_indices(torch.tensor([rows[request.ids] for request in requests], device=model.device))
+        self._counts.cached_prompt_tokens += sum(len(request.ids) - 1 for request in requests)
+        self._counts.cached_prompt_tokens -= sum(len(ids) - 1 for ids in rows)
+        return found
 
     def _score(self, model: Any, requests: Sequence[ScoreRequest]) -> None:
         prompts = [request.ids for request in requests]

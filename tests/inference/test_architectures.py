@@ -10,9 +10,10 @@ from searchlora.inference.batched.lora_slots import LoraLimits
 from searchlora.inference.batched.model_runner import batched_core
 from searchlora.inference.engine import Request
 from searchlora.inference.local import LocalEngine
+from searchlora.inference.sampling import Sampling, TokenSampler
 from searchlora.inference.scheduling.engine_core import EngineCore
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ScoreRequest
-from searchlora.inference.sequential import score_sequences
+from searchlora.inference.sequential import score_sequences, sequential_core
 from searchlora.models.resolve import resolve
 from searchlora.testing import build_tiny_base
 from tests.inference.small_models import small
@@ -116,6 +117,29 @@ def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypa
     assert shared == alone
     for one, other in zip(shared_scores, alone_scores, strict=True):
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "granite", "opt"])
+def test_equal_prompts_of_a_sequential_model_are_computed_once(name):
+    settings = {"sliding_window": 4} if name == "mistral" else {}
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0], PROMPTS[1]]
+    sequential = sequential_core(
+        small(name, **settings), 2, 0, lambda _: None, slots=1, limits=Limits(8, 4096, 512, 64), context=None
+    )
+    for sampling in (None, Sampling(1.0, seed=3)):
+        seen = []
+        for part in (prompts, *([each] for each in prompts)):
+            samplers = [sampling and TokenSampler(sampling) for _ in part]
+            queued = [
+                GenerateRequest(ids=ids, max_new_tokens=9, sampler=sampler)
+                for ids, sampler in zip(part, samplers, strict=True)
+            ]
+            before = sequential.stats()
+            sequential.finish(queued)
+            seen += [request.result.result() for request in queued]
+            cached = sequential.stats().cached_prompt_tokens - before.cached_prompt_tokens
+            assert cached == (2 * (len(PROMPTS[0]) - 1) + len(PROMPTS[1]) - 1 if len(part) > 1 else 0)
+        assert seen[: len(prompts)] == seen[len(prompts) :]
 
 
 def test_a_base_with_sliding_window_attention_is_served(tmp_path):
