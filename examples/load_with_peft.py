@@ -1,19 +1,17 @@
-"""Load a stored adapter with plain PEFT and transformers: a version's folder is an ordinary PEFT folder."""
+"""Load a stored adapter and its base with plain PEFT: `adapters.path` is a folder that AutoPeftModel takes."""
 
 from __future__ import annotations
 
 import sample
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
 
-from searchlora.models.resolve import resolve
+from searchlora import adapters
 
 adapter = sample.rewriter()
-folder = resolve(adapter.manifest.base.name).path
-base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = PeftModel.from_pretrained(base, adapter.path).eval()
+model = AutoPeftModelForCausalLM.from_pretrained(adapters.path(adapter.reference), dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(adapters.base_path(adapter.reference))
 
 prompt = tokenizer("red telly", return_tensors="pt")
 with torch.no_grad():

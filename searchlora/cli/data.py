@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -185,7 +185,18 @@ def shop(
 
     with progress_bars() as steps:
         card = make_shop(out, products=products, queries=queries, seed=seed, progress=steps("Generating products"))
-    typer.echo(f"Wrote {out}: {card.counts}")
+    typer.echo(f"Wrote {out}")
+    for name, count in card.counts.items():
+        total, parts = _total(count)
+        typer.echo(f"{name:<14}{total:>7,}{parts}")
+
+
+def _total(count: Any) -> tuple[int, str]:
+    """A number, or the sum of nested ones and the sums of their parts as text."""
+    if not isinstance(count, dict):
+        return int(count), ""
+    sums = {name: _total(part)[0] for name, part in count.items()}
+    return sum(sums.values()), "  " + ", ".join(f"{name} {number:,}" for name, number in sums.items())
 
 
 @app.command(epilog=example("searchlora data export data/judgment --split test --out held_out"))

@@ -128,3 +128,14 @@ def test_a_broken_version_is_listed_with_its_problem_in_json(cli, tmp_path, tiny
     (entry,) = json.loads(cli("adapters", "list", "--store", store.root, "--json").out)
     assert entry["adapter"] == "first@1"
     assert MANIFEST in entry["problem"]
+
+
+def test_the_made_shop_is_reported_line_by_line(cli, tmp_path):
+    called = cli("data", "shop", "--out", tmp_path / "shop", "--products", "600", "--queries", "100")
+    lines = called.out.splitlines()
+    assert lines[0] == f"Wrote {tmp_path / 'shop'}"
+    assert re.fullmatch(r"products +600", lines[1])
+    (records,) = (line for line in lines if line.startswith("records"))
+    splits = {name: int(count) for name, count in re.findall(r"(train|validation|test) (\d+)", records)}
+    assert int(records.split()[1]) == sum(splits.values()) == 100
+    assert "{" not in called.out

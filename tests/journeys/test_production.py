@@ -16,7 +16,7 @@ from searchlora.models.resolve import BaseModel, resolve
 from tests.child_scripts import run_script
 from tests.docs.blocks import ROOT
 from tests.journeys.shop_files import write_shop_files
-from tests.journeys.walk import PAGE, Walk
+from tests.journeys.walk import CLIENTS, PAGE, Walk
 
 #: The command line in a forked process, which need not import torch.
 FORKED = """
@@ -65,7 +65,10 @@ def check(walk: Walk, rewriter: str = "promoted") -> None:
     assert "shop-rewriter@1" in json.dumps(rewritten)
     judged = json.loads(walk.output("curl /tasks/judgment"))
     assert "shop-judge@1" in json.dumps(judged) and "probabilities" in json.dumps(judged)
-    assert walk.output("python").startswith("shop-rewriter@1 ")
+    version, _, answer = walk.output("python openai").strip().partition(" ")
+    assert version == "shop-rewriter@1"
+    for client in sorted(CLIENTS) if not walk.left_out else ():
+        assert walk.output(f"python {client}").strip() == answer.strip(), client
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,12 @@ from tests.docs.blocks import ROOT, Block, blocks
 
 PAGE = ROOT / "docs" / "tutorials" / "production.md"
 
+#: Libraries with an environment of their own, whose Python SEARCHLORA_CLIENTS_PYTHON names.
+CLIENTS = frozenset({"langchain_openai", "llama_index", "litellm"})
+
+#: LiteLLM looks prices up when it is imported, unless it is told to use its own copy.
+CLIENTS_ENVIRONMENT = {"PYTHONPATH": "", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
 #: Executes `searchlora` with these arguments in the working folder; returns exit code and output.
 Execute = Callable[[Sequence[str]], tuple[int, str]]
 
@@ -25,6 +32,7 @@ class Walk:
     Attributes:
         outputs: Each command, without the program and added options -> its exit code and output.
         seconds: The same -> the seconds that it took.
+        left_out: Blocks that could not be run, and why.
 
     Args:
         folder: The working folder, with the files that the page presupposes.
@@ -38,6 +46,7 @@ class Walk:
         self.folder = folder
         self.outputs: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.left_out: list[str] = []
         self._added = added or {}
         self._execute = execute or self._script
         self._servers: list[subprocess.Popen[bytes]] = []
@@ -53,6 +62,7 @@ class Walk:
         finally:
             self.stop()
             print("\n".join(f"{seconds:6.1f} s  {command}" for command, seconds in self.seconds.items()))
+            print("\n".join(f"left out  {reason}" for reason in self.left_out))
 
     def output(self, beginning: str) -> str:
         """The output of the one command that begins with these words."""
@@ -70,7 +80,7 @@ class Walk:
         if block.title is not None:
             (self.folder / block.title).write_text(block.body, encoding="utf-8")
         elif block.language == "python":
-            self._check(block, "python", *self._run([sys.executable, "-c", self._ported(block.body)]))
+            self._python(block)
         elif block.language == "bash":
             for words in block.commands():
                 self._command(block, words)
@@ -94,6 +104,17 @@ class Walk:
             self._check(block, f"curl {arguments[0].partition('/v1')[2]}", code, output)
         self.seconds[" ".join(words)[:60]] = time.monotonic() - started
 
+    def _python(self, block: Block) -> None:
+        """Run a block with the Python of its library; blocks of clients that are not installed are left out."""
+        imported = re.findall(r"^(?:from|import) (\w+)", block.body, re.M)
+        client = next((module for module in imported if module in CLIENTS), None)
+        python = sys.executable if client is None else os.environ.get("SEARCHLORA_CLIENTS_PYTHON")
+        if python is None:
+            self.left_out.append(f"{client}: SEARCHLORA_CLIENTS_PYTHON names no Python that has it")
+            return
+        command = [python, "-c", self._ported(block.body)]
+        self._check(block, f"python {imported[0]}", *self._run(command, CLIENTS_ENVIRONMENT if client else {}))
+
     def _check(self, block: Block, command: str, code: int, output: str) -> None:
         assert code == block.exit, f"{block.where}: {command} ended with {code}\n{output}"
         assert "Traceback" not in output, output
@@ -113,9 +134,10 @@ class Walk:
     def _script(self, arguments: Sequence[str]) -> tuple[int, str]:
         return self._run([_script(), *arguments])
 
-    def _run(self, command: Sequence[str]) -> tuple[int, str]:
+    def _run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+        variables = {**_environment(), **(environment or {})}
         ended = subprocess.run(
-            command, cwd=self.folder, env=_environment(), capture_output=True, text=True, timeout=900, check=False
+            command, cwd=self.folder, env=variables, capture_output=True, text=True, timeout=900, check=False
         )
         return ended.returncode, ended.stdout + ended.stderr
 
