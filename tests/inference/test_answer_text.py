@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchlora.inference.answer_text import AnswerText
+from searchlora.models.load import load_tokenizer
+from searchlora.models.resolve import resolve
 
 
 def of_bytes(ids):
@@ -73,3 +76,26 @@ def test_tokens_of_a_text_include_the_one_in_which_it_ends(stop, written):
     grown(text, order)
     assert text.stopped
     assert text.tokens_of(text.whole) == (written if stop != "tent" else 2)
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer():
+    return load_tokenizer(resolve("smollm2-135m-instruct-q4_1"))
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**32),
+    kinds=st.lists(st.sampled_from(["special", "bytes", "any"]), min_size=1, max_size=12),
+)
+def test_with_a_real_tokenizer_streamed_text_is_that_of_all_tokens(real_tokenizer, seed, kinds):
+    """Byte-level BPE: tokens may be parts of characters, and special tokens have no text."""
+    ranges = {"special": (0, 17), "bytes": (17, 300), "any": (0, len(real_tokenizer))}
+    rng = random.Random(seed)
+    tokens = [rng.randrange(*ranges[kind]) for kind in kinds]
+    text = AnswerText(lambda ids: real_tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True))
+    seen = grown(text, tokens)
+    whole = real_tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert text.whole == whole
+    assert all(whole.startswith(each) for each in seen)
