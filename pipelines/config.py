@@ -321,7 +321,7 @@ class CorpusSettings(Settings):
                 raise ValueError(f"the field '{name}' has no column")
         return value
 
-    def below(self, folder: Path) -> Corpus:
+    def below(self, folder: Path) -> CorpusFile:
         """The documents, with the path resolved against `folder`."""
         columns = {name: (each,) if isinstance(each, str) else tuple(each) for name, each in self.map.items()}
         return CorpusFile(folder / self.file, columns, "map: {{{field}: COLUMN}}")

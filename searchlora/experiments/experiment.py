@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.store import Store
+from searchlora.data.collection import corpus_path
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation, evaluate_run
@@ -24,6 +26,7 @@ from searchlora.experiments.lineage import seen_by_run
 from searchlora.experiments.spec import Experiment, read_experiment
 from searchlora.experiments.systems import SystemRun, SystemRuns, plans
 from searchlora.files import parse_json, tree_sha256
+from searchlora.pipelines.config import CorpusSettings
 from searchlora.progress import Steps, unwatched
 
 RESULT = "experiment.json"
@@ -181,12 +184,16 @@ def hashes(spec: Experiment) -> dict[str, str]:
     files = {"topics": spec.topics.path, "qrels": spec.qrels.path}
     if (card := card_path(spec.qrels.path)).is_file():
         files["card of the qrels"] = card
-    if spec.corpus is not None:
-        files["corpus"] = spec.corpus
+    if spec.documents is not None:
+        files["corpus"] = corpus_path(spec.documents)
     for name, system in spec.systems.items():
         if system.run is not None:
             files[f"run of {name}"] = system.run.path
-    return {label: tree_sha256(path) for label, path in files.items()}
+    found = {label: tree_sha256(path) for label, path in files.items()}
+    if isinstance(spec.corpus, CorpusSettings) and spec.corpus.map:  # other columns are another corpus
+        columns = json.dumps(spec.corpus.map, sort_keys=True)
+        found["corpus"] = hashlib.sha256(f"{found['corpus']} {columns}".encode()).hexdigest()
+    return found
 
 
 def changes(spec: Experiment, now: Mapping[str, str], earlier: Path) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def _details(result: Experimented) -> Mapping[str, Detail]:
 
 
 def _titles(result: Experimented, documents_shown: set[str]) -> dict[str, str]:
-    if result.spec.corpus is None:
+    if result.spec.documents is None:
         return {}
-    documents = (document for document in read_documents(result.spec.corpus) if document.id in documents_shown)
+    documents = (document for document in read_documents(result.spec.documents) if document.id in documents_shown)
     return {document.id: document.title or document.text[:80] for document in documents}

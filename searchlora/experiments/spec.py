@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from searchlora.data.collection import Corpus, CorpusFile
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.measures import RETRIEVAL_MEASURES
 from searchlora.eval.policy import Policy, read_policy
 from searchlora.experiments.result_files import file_name
 from searchlora.files import read_bytes
 from searchlora.files.yaml_text import parse_yaml
+from searchlora.pipelines.config import CorpusSettings
 
 
 class _Strict(BaseModel):
@@ -68,7 +71,8 @@ class Experiment(_Strict):
         name: One word, for files and headings.
         topics: The topics; results can be sliced by fields other than `query`.
         qrels: The judgments. A card beside the file names their source.
-        corpus: Documents; required by pipelines and adapters, and for titles in the report.
+        corpus: Documents: a file, or `{file, map}` as in a pipeline; required by pipelines and adapters, and for titles
+            in the report.
         systems: System name -> system, in the order of tables.
         baseline: The system that every other system is compared with.
         candidate: The system under test, compared with every other system; the policy decides on it.
@@ -87,7 +91,7 @@ class Experiment(_Strict):
     name: str = Field(pattern=r"^[\w.-]+$")
     topics: Source
     qrels: Source
-    corpus: Path | None = None
+    corpus: Path | CorpusSettings | None = None
     systems: dict[str, System] = Field(min_length=1)
     baseline: str | None = None
     candidate: str | None = None
@@ -101,6 +105,14 @@ class Experiment(_Strict):
     correction: Literal["holm", "bh"] = "holm"
     retrieval: tuple[dict[str, dict[str, Any]], ...] = ({"bm25": {}},)
     policy: Policy | None = None
+
+    @property
+    def documents(self) -> Corpus | None:
+        """Where the documents are read from; None without a corpus."""
+        hint = "say which holds it: corpus: {{file: FILE, map: {{{field}: COLUMN}}}}"
+        if isinstance(self.corpus, CorpusSettings):
+            return replace(self.corpus.below(Path()), hint=hint)
+        return CorpusFile(self.corpus, {}, hint) if self.corpus is not None else None
 
     @model_validator(mode="before")
     @classmethod
@@ -158,6 +170,13 @@ def read_experiment(path: str | Path) -> Experiment:
     return _resolved(spec, file.parent)
 
 
+def _corpus(corpus: Path | CorpusSettings | None, folder: Path) -> Path | CorpusSettings | None:
+    """The corpus with its path resolved against the folder of the specification."""
+    if isinstance(corpus, CorpusSettings):
+        return corpus.model_copy(update={"file": str(folder / corpus.file)})
+    return folder / corpus if corpus is not None else None
+
+
 def _resolved(spec: Experiment, folder: Path) -> Experiment:
     systems = {}
     for name, system in spec.systems.items():
@@ -170,7 +189,7 @@ def _resolved(spec: Experiment, folder: Path) -> Experiment:
         update={
             "topics": spec.topics.below(folder),
             "qrels": spec.qrels.below(folder),
-            "corpus": folder / spec.corpus if spec.corpus is not None else None,
+            "corpus": _corpus(spec.corpus, folder),
             "systems": systems,
         }
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.store import Store
-from searchlora.data.collection import CorpusFile, read_documents
+from searchlora.data.collection import read_documents
 from searchlora.errors import UsageError
 from searchlora.eval.formatting import write_json
 from searchlora.eval.judgments.card import RunCard, read_run_card, write_run_with_card
@@ -138,9 +138,9 @@ class SystemRuns:
     @cached_property
     def documents(self) -> list[Document]:
         """The corpus. Raises `UsageError` if the experiment has none."""
-        if self.spec.corpus is None:
+        if self.spec.documents is None:
             raise UsageError("a pipeline or an adapter needs documents to search in", fix="Give a file as 'corpus'.")
-        return list(read_documents(CorpusFile(self.spec.corpus, {}, "rename the column to {field}")))
+        return list(read_documents(self.spec.documents))
 
     def _computed(self, name: str, plan: Plan) -> SystemRun:
         key = self._key(plan)

@@ -111,6 +111,27 @@ def test_all_files_are_written_with_their_inputs(folder):
 
 
 @pytest.mark.slow
+def test_the_columns_of_a_corpus_are_mapped_and_another_map_is_another_corpus(folder):
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    renamed = [{"sku": row["id"], "name": row["title"], "note": row["text"]} for row in rows]
+    (folder / "products.jsonl").write_text("\n".join(map(json.dumps, renamed)))
+    plain = experiment(write_spec(folder), folder / "plain")
+    columns = {"id": "sku", "title": "name", "text": "note"}
+    spec = write_spec(folder, corpus={"file": "products.jsonl", "map": columns})
+    mapped = experiment(spec, folder / "out")
+    assert mapped.comparison.rows == plain.comparison.rows
+    write(mapped, folder / "out")
+    page = (folder / "out" / "report.html").read_text()
+    assert any(row["title"] in page for row in rows)
+    spec = write_spec(folder, corpus={"file": "products.jsonl", "map": {"id": "sku", "text": "name"}})
+    with pytest.raises(DataError, match=r"corpus was \w{12}, is \w{12}"):
+        experiment(spec, folder / "out")
+    unmapped = write_spec(folder, corpus="products.jsonl")
+    with pytest.raises(DataError, match=r"field 'id' is missing.*map: \{id: COLUMN\}"):
+        experiment(unmapped, folder / "other")
+
+
+@pytest.mark.slow
 def test_runs_are_reused_unless_the_corpus_changed(folder):
     spec, out = write_spec(folder), folder / "out"
     first = experiment(spec, out)
