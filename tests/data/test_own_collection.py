@@ -112,10 +112,10 @@ CLICKED = "session,time,query,ids\n" + "".join(
 )
 
 
-def clicked(tmp_path, log=CLICKED, **options):
+def clicked(tmp_path, out="out", **options):
     corpus = written(tmp_path / "products.csv", "sku,name\n7,a running shoe\n8,a boot\n9,a tent\n")
     fields = parse_field_map(["clicked=ids", "id=sku", "text=name"])
-    return build("rewriting", written(tmp_path / "log.csv", log), format="querylog", out=tmp_path / "out",
+    return build("rewriting", written(tmp_path / "log.csv", CLICKED), format="querylog", out=tmp_path / out,
                  corpus=corpus, fields=fields, options=options, shares=(1.0, 0.0, 0.0))  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_documents_that_few_sessions_clicked_are_not_judged(tmp_path):
     kicks = pair_id("red kicks", "red shoes")
     assert load_dataset(tmp_path / "out").qrels()[kicks] == {"7": 1}
     with pytest.raises(UsageError, match=r"--option clicked_sessions: '0' is not a whole number of at least 1"):
-        clicked(tmp_path, log=f"{CLICKED}u,0,x,1\n", clicked_sessions="0")
+        clicked(tmp_path, "other", clicked_sessions="0")
 
 
 def test_clicked_ids_count_as_clicks_without_documents(tmp_path):
