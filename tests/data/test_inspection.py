@@ -24,6 +24,7 @@ from tests.data.test_judged_formats import (
     trecdl_folder,
 )
 from tests.data.test_own_judgments import QUEPID, corpus
+from tests.docs.blocks import ROOT, blocks
 
 
 def written(path: Path, text: str) -> Path:
@@ -162,6 +163,12 @@ def test_judgments_without_documents_say_what_is_missing(tmp_path):
     assert "--corpus FILE" in str(proposed[0]) and "which is not beside this one" in proposed[0].notes[0]
 
 
+def test_a_single_grade_is_noted(tmp_path):
+    path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,3\nboot,warm,3\n")
+    notes = [note for command in propose(profile(path), list(load_tasks().values())) for note in command.notes]
+    assert notes and all(note.startswith("all rows have one grade") for note in notes)
+
+
 def test_unknown_grades_are_left_to_the_user(tmp_path):
     path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,blue\ntent,boot,red\n")
     (command,) = (c for c in propose(profile(path), list(load_tasks().values())) if "judgment" in c.arguments)
@@ -266,3 +273,43 @@ def test_every_published_file_is_tried(real_data):
     assert not {name for name in untried if "/runs/" not in name and "/judges/" not in name and name.count("/")} - {
         "banking77/README.md"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("deep.json", "[" * 100_000),
+        ("deep.jsonl", "[" * 100_000 + "\n" + '{"query": "a", "passage": "b", "grade": 1}\n'),
+        ("wide.csv", ",".join(f"c{n}" for n in range(50_000)) + "\n"),
+        ("open.csv", 'query,passage,grade\n"a,b,1\n' * 50),
+        ("nul.csv", "query,passage,grade\na\0,b,1\n"),
+        ("numbers.json", '{"query": ' + "9" * 5000 + "}"),
+        ("twice.csv", "query,query\n1,2\n"),
+        ("scalar.json", "7"),
+        ("latin.csv", "query,passage,grade\nGr\udcfc\udcdfe,b,1\n"),
+        ("bomb.jsonl.gz", None),
+        ("broken.parquet", "PAR1 and no more"),
+        ("broken.csv.gz", "not gzip"),
+    ],
+)
+def test_hostile_files_are_described_without_a_traceback(cli, tmp_path, name, body):
+    path = tmp_path / name
+    if body is None:
+        path.write_bytes(gzip.compress(b'{"query": "' + b"a" * 50_000_000 + b'"}\n'))
+    else:
+        path.write_bytes(body.encode("utf-8", "surrogateescape"))
+    called = cli("data", "inspect", path)
+    assert called.code in (0, 1) and "Traceback" not in called.err
+    assert "fault: " in called.out or "rows" in called.out or called.code == 1
+    assert len(called.out) < 20_000
+
+
+def test_the_guide_shows_what_is_printed(cli, tmp_path, monkeypatch):
+    page = blocks(ROOT / "docs" / "how-to" / "use-your-own-files.md")
+    monkeypatch.chdir(tmp_path)
+    for block in page:
+        if block.title in ("judgments.csv", "products.jsonl"):
+            written(tmp_path / block.title, block.body)
+    (shown,) = (block.body for block in page if block.body.startswith("judgments.csv: "))
+    printed = cli("data", "inspect", "judgments.csv").out
+    assert all(line in printed.splitlines() for line in shown.splitlines())

@@ -221,6 +221,8 @@ def _add_grades(found: Profile, columns: Sequence[str], format: Format, parts: _
     """Numbers for grades that are words, or of another scale than the format's."""
     values = {value.removesuffix(".0") for name in columns for value in found.columns[name].values}
     folds = "grades" in format.options  # the grades are mapped to the scale 0 to 3
+    if folds and len(values) == 1:
+        parts.notes.append("all rows have one grade: a judge would learn to repeat it, and the build refuses")
     whole = all(value.removeprefix("-").isdecimal() for value in values)
     if whole and (not folds or (values <= set(map(str, _SCALE)) and not values <= {"0", "1"})):
         return
@@ -254,7 +256,7 @@ def _stretched(values: set[str]) -> dict[str, int]:
 
 def _with_documents(found: Profile, format: Format, columns: Mapping[str, Sequence[str]], parts: _Parts) -> _Parts:
     """The options that give the texts of judged documents, where the file has their ids only."""
-    if "corpus" not in format.options or {"topics", "qrels"} <= set(format.options):
+    if not {"corpus", "grade_map"} <= set(format.options):
         return parts
     if "passage" in columns or "title" in columns or _holds_texts(found.sample):
         return parts

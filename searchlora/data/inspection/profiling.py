@@ -14,6 +14,7 @@ from searchlora.errors import DataError
 from searchlora.eval.formats import read_qrels, read_run, read_topics
 from searchlora.eval.formats.trec import TREC
 from searchlora.files import EXTENSIONS, Head, RejectedRow, as_text, check_file, numbered_lines, read_head, read_rows
+from searchlora.files.json_text import value_fault
 from searchlora.records import Sample
 
 MAX_FAULTS = 20
@@ -110,6 +111,12 @@ class Profile:
     faults: list[Fault] = field(default_factory=list)
     faulty: int = 0
     corpora: dict[str, tuple[Corpus | None, int]] = field(default_factory=dict)
+
+    def add_fault(self, where: str, reason: str) -> None:
+        """Count a row that a build rejects; the first ones are kept."""
+        self.faulty += 1
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(where, reason))
 
     def to_json(self) -> dict[str, Any]:
         """The profile as plain values."""
@@ -215,10 +222,10 @@ def _table(path: Path) -> Profile:
     try:
         for row in read_rows(path):
             if isinstance(row, RejectedRow):
-                found.faulty += 1
-                if len(found.faults) < MAX_FAULTS:
-                    found.faults.append(Fault(row.where, row.reason))
+                found.add_fault(row.where, row.reason)
                 continue
+            if (fault := value_fault(row.data)) is not None:
+                found.add_fault(row.where, fault)
             if not found.rows:
                 found.sample = _sample(path, row.data)
             found.rows += 1
