@@ -247,6 +247,48 @@ def test_a_disconnected_client_frees_its_row(tiny_base, store, stream):
         assert client.post(CHAT, json=asked()).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_disconnected_client_frees_the_rows_of_all_its_answers(tiny_base, store, stream):
+    with serving(tiny_base, store, max_answer_tokens=4000) as (service, client):
+        body = long(3000, n=12, temperature=1, stream=stream)  # more answers than rows
+        if stream:
+            with client.stream("POST", CHAT, json=body) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(CHAT, json=body, timeout=0.5)
+        until(lambda: service.engine.stats().generating == service.engine.stats().waiting == 0, seconds=2)
+        assert client.post(CHAT, json=asked(n=2)).status_code == 200
+
+
+def test_many_answers_of_one_caller_do_not_hold_up_others(tiny_base, store):
+    with serving(tiny_base, store, {"batch_rows": 4}, api_keys=("many", "one"), max_answer_tokens=4000) as (_, client):
+        many = {"authorization": "Bearer many"}
+        busy = [
+            ("/v1/chat/completions", long(400, n=40, temperature=1, stream=True)),
+            ("/v1/completions", {"model": "tiny", "prompt": ["tent"] * 40, "max_tokens": 400, "stream": True}),
+        ]
+        for path, body in busy:
+            with client.stream("POST", path, json=body, headers=many) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                for _ in range(5):
+                    reply = client.post(
+                        CHAT, json=asked(max_tokens=2), headers={"authorization": "Bearer one"}, timeout=10
+                    )
+                    assert reply.status_code == 200
+                assert '"finish_reason": null' in next(line for line in lines if line)  # the others are not done
+
+
+def test_answers_beyond_the_queue_are_refused_for_good(tiny_base, store):
+    with serving(tiny_base, store, max_waiting=4) as (_, client):
+        for path, body in ((CHAT, asked(n=5)), ("/v1/completions", {"model": "tiny", "prompt": ["a"] * 5})):
+            answer = client.post(path, json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+            assert "At most 4 answers" in answer.json()["error"]["message"]
+        assert client.post(CHAT, json=asked(n=4)).status_code == 200
+
+
 def test_a_disconnect_within_the_body_is_counted_as_499(tiny_base, store):
     import socket
 
