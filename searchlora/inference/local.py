@@ -9,14 +9,14 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, RequestRefused, UsageError
 from searchlora.inference.adapter_folders import AdapterFolders, required_store
-from searchlora.inference.engine import Completion, Request, Scored, TokenLogprob
+from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.inference.input_processor import InputProcessor
-from searchlora.inference.sampling import LogprobsById
+from searchlora.inference.output_processor import OnToken, OutputProcessor
 from searchlora.inference.scheduling.engine_core import EngineCore, Stats
 from searchlora.inference.scheduling.requests import GenerateRequest, Limits, ModelRequest, ScoreRequest
 from searchlora.inference.sequential import sequential_core
@@ -28,9 +28,6 @@ from searchlora.recipe import MAX_RANK, PromptOptions
 
 #: Batches that are sorted by length together. Requests with a common prefix are adjacent before that.
 _SORTED_BATCHES = 4
-
-#: See `LocalEngine.submit_answers`.
-OnToken: TypeAlias = Callable[[int, str, tuple[TokenLogprob, ...] | None], None]
 
 Value = TypeVar("Value")
 Mapped = TypeVar("Mapped")
@@ -145,6 +142,7 @@ class LocalEngine:
         self._inputs = InputProcessor(
             self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens, max_prompt_tokens
         )
+        self._outputs = OutputProcessor(self.renderer, self._inputs.token_bytes)
 
     @property
     def context(self) -> int | None:
@@ -217,7 +215,7 @@ class LocalEngine:
         """
         queued = self._inputs.generate_requests(requests)
         self._finish(queued, progress)
-        return [self._completion(request, request.result.result()) for request in queued]
+        return [self._outputs.completion(request, request.result.result()) for request in queued]
 
     def score(
         self,
@@ -290,9 +288,9 @@ class LocalEngine:
         queued = self._inputs.answers(request, n, streamed=on_token is not None)
         if on_token is not None:
             for number, each in enumerate(queued):
-                each.on_token = partial(self._stream, on_token, number, each)
+                each.on_token = partial(self._outputs.report, each, number, on_token)
         self._submit(queued, caller, seconds)
-        return [_mapped(each.result, partial(self._completion, each)) for each in queued]
+        return [_mapped(each.result, partial(self._outputs.completion, each)) for each in queued]
 
     def submit_scores(
         self,
@@ -362,44 +360,6 @@ class LocalEngine:
             raise
         if failed:
             raise _located(failed[0], queued)
-
-    def _completion(self, request: GenerateRequest, ids: list[int]) -> Completion:
-        at_stop_token = ids[-1] == self.renderer.stop_id
-        text = request.text.whole if request.text else self.renderer.decode(ids[:-1] if at_stop_token else ids)
-        at_stop_string = request.text is not None and request.text.stopped
-        return Completion(
-            text=text,
-            finish="stop" if at_stop_token or at_stop_string else "length",
-            prompt_tokens=len(request.ids),
-            completion_tokens=len(ids),
-            logprobs=self._logprobs(request, len(ids) - at_stop_token, text if at_stop_string else None),
-        )
-
-    def _stream(self, on_token: OnToken, number: int, request: GenerateRequest, ids: list[int]) -> None:
-        """Pass on what a request has written after a token."""
-        assert request.text is not None
-        at_stop_token = ids[-1] == self.renderer.stop_id
-        ended = at_stop_token or request.text.stopped or len(ids) == request.max_new_tokens
-        text = request.text.whole if ended else request.text.visible
-        on_token(number, text, self._logprobs(request, len(ids) - at_stop_token, text if not ended else None))
-
-    def _logprobs(self, request: GenerateRequest, count: int, text: str | None) -> tuple[TokenLogprob, ...] | None:
-        """Log-probabilities of the first tokens of an answer, or of those of a beginning of its text."""
-        sampler = request.sampler
-        if sampler is None or sampler.sampling.logprobs is None:
-            return None
-        if text is not None and request.text is not None:
-            count = request.text.tokens_of(text)
-        made = request.logprobs  # a streamed answer asks after each token: what was there before is not made again
-        made += [self._token_logprob(each) for each in sampler.logprobs[len(made) : count]]
-        return tuple(made[:count])
-
-    def _token_logprob(self, logprobs: LogprobsById) -> TokenLogprob:
-        def of(token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-            content = self._inputs.token_bytes(token)
-            return TokenLogprob(content.decode("utf-8", "replace"), content, logprob, top)
-
-        return of(logprobs.token, logprobs.logprob, tuple(of(*each) for each in logprobs.top))
 
 
 def _mapped(source: Future[Value], function: Callable[[Value], Mapped]) -> Future[Mapped]:

@@ -145,10 +145,25 @@ def test_logprobs_are_streamed_with_the_text(either):
             assert each.logprob <= each.top[0].logprob
 
 
+def test_streamed_logprobs_end_with_the_text_at_a_stop_string(either):
+    request = asked("tent", tokens=40, logprobs=1)
+    whole = either.generate([request])[0]
+    stop = whole.text[5:8]
+    seen = []
+    (future,) = either.submit_answers(
+        replace(request, stop=(stop,)), 1, on_token=lambda _, text, logprobs: seen.append((text, logprobs))
+    )
+    completion = future.result(60)
+    assert completion.finish == "stop"
+    assert seen[-1] == (completion.text, completion.logprobs)
+    assert all(completion.logprobs[: len(logprobs)] == logprobs for _, logprobs in seen)
+    assert b"".join(each.bytes for each in completion.logprobs).decode("utf-8", "replace") == completion.text
+
+
 def test_streamed_logprobs_are_made_once(either, monkeypatch):
     made = []
-    real = either._inputs.token_bytes
-    monkeypatch.setattr(either._inputs, "token_bytes", lambda token: made.append(token) or real(token))
+    real = either._outputs._token_bytes
+    monkeypatch.setattr(either._outputs, "_token_bytes", lambda token: made.append(token) or real(token))
     request = asked("tent", "x", tokens=30, temperature=1.0, seed=2, logprobs=1)
     completion = either.submit_answers(request, 1, on_token=lambda *_: None)[0].result(60)
     assert len(made) <= 1 + 2 * completion.completion_tokens
