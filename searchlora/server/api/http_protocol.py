@@ -37,11 +37,18 @@ class WaitingConnections:
         if not of_address:
             self._by_address.pop(connection.address, None)
 
-    def close_longest(self) -> None:
-        """Close one, if there are any: of the address that has most of them, the one that has waited longest."""
-        if self._by_address:
-            most = max(self._by_address, key=lambda address: len(self._by_address[address]))
-            next(iter(self._by_address[most])).give_way()
+    def close_longest(self, but: HttpProtocol) -> bool:
+        """Close one other than `but`: of the address with most of them, the one that has waited longest.
+
+        Returns:
+            Whether there was one.
+        """
+        for of_address in sorted(self._by_address.values(), key=len, reverse=True):
+            for connection in of_address:
+                if connection is not but:
+                    connection.give_way()
+                    return True
+        return False
 
 
 #: The waiting connections of each server.
@@ -52,9 +59,10 @@ class HttpProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped her
     """One connection. Errors of the protocol are answered as JSON, once, and close the connection.
 
     uvicorn itself has no time-out for a request head that arrives slowly or never ends (a "slow loris"), and refuses
-    requests beyond its `limit_concurrency`, however many of the connections are idle. Here a new connection at the
-    limit closes one that waits for its client: of the address that has most of them, the one that has waited longest.
-    So half requests cannot keep others out, and an address that sends them closes its own first.
+    requests beyond its `limit_concurrency`, however many of the connections are idle. Here a connection beyond half of
+    the limit closes others that wait for their client: of the address with most of them, those that have waited
+    longest. So half requests cannot keep others out, and an address that sends them closes its own first. (Half: what
+    was closed is counted until its task has ended.)
     """
 
     _head_timer: asyncio.TimerHandle | None = None
@@ -65,11 +73,10 @@ class HttpProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped her
         return self.client[0] if self.client else ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the time-out of the first request; at the limit, close a waiting connection."""
+        """Start the time-out of the first request; beyond half of the limit, close waiting connections."""
         super().connection_made(transport)
         self._start_head_timer()
-        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            self._waiting.close_longest()
+        self._make_room()
         self._update()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -80,6 +87,7 @@ class HttpProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped her
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes; the time-out runs while no request is in progress."""
+        self._make_room()  # when the connection was made, others may have computed that wait now
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_head_timer()
@@ -106,6 +114,7 @@ class HttpProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped her
     def give_way(self) -> None:
         """Close the connection for another one."""
         self._waiting.discard(self)
+        self.connections.discard(self)  # it is lost only later
         if self._head_timer is not None:  # an idle connection would take an answer for that to its next request
             self._fail(ApiError(408, "gave_way", "No request arrived, and others need the connection."))
         self.transport.abort()
@@ -120,6 +129,12 @@ class HttpProtocol(H11Protocol):  # type: ignore[misc]  # uvicorn is untyped her
             )
         else:
             self._fail(ApiError(status, "invalid_http", msg))
+
+    def _make_room(self) -> None:
+        if self.limit_concurrency is not None:
+            excess = len(self.connections) - self.limit_concurrency // 2
+            while excess > 0 and self._waiting.close_longest(but=self):
+                excess -= 1
 
     @property
     def _waiting(self) -> WaitingConnections:

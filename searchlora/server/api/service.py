@@ -50,7 +50,7 @@ class Settings:
         timeout: Seconds after which a request fails with 504.
         max_waiting: Limit of the engine's queue.
         max_active_requests: Limit of requests in progress, including those whose body has not arrived.
-        max_connections: Limit of open connections; above it those that wait for their client are closed, see
+        max_connections: Limit of open connections; above half of it those that wait for their client are closed, see
             `http_protocol`. It must be larger than `max_active_requests`.
         max_requests_per_caller: Limit of one caller's engine requests in progress, waiting ones included; each request
             of a batch counts. None: no limit.

@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,7 +50,7 @@ BODY_SECONDS = 30.0
 #: Seconds within which a response must be read.
 RESPONSE_SECONDS = 60.0
 
-#: Connections at the same time; above it those that wait for their client are closed, see `http_protocol`.
+#: Connections at the same time; above half of it those that wait for their client are closed, see `http_protocol`.
 MAX_CONNECTIONS = 500
 
 #: Headers of every response: the page loads nothing from other origins and is not cached or framed.
@@ -176,6 +177,8 @@ class RequestGuard:
         else:
             try:
                 receive = await _whole_body(receive)
+            except ClientDisconnect:
+                return  # nobody reads an answer, and half a request must not reserve a seat
             except TimeoutError:
                 message = f"The body did not arrive within {BODY_SECONDS:.0f} seconds."
                 answer = PlainTextResponse(message, status_code=408, headers={"Connection": "close"})
@@ -199,11 +202,18 @@ class RequestGuard:
 
 
 async def _whole_body(receive: Receive) -> Receive:
-    """A `receive` for a body that was read. Raises `TimeoutError` if it does not arrive in time."""
+    """A `receive` for a body that was read.
+
+    Raises:
+        TimeoutError: if it does not arrive in time.
+        ClientDisconnect: if the connection ends before.
+    """
     messages: list[Message] = []
     async with asyncio.timeout(BODY_SECONDS):
         while not messages or messages[-1].get("more_body"):
             messages.append(await receive())
+            if messages[-1]["type"] == "http.disconnect":
+                raise ClientDisconnect
     messages.reverse()
 
     async def receive_again() -> Message:

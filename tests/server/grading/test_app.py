@@ -349,14 +349,51 @@ def test_half_requests_are_ended_and_do_not_hold_up_raters(tmp_path, monkeypatch
 def test_waiting_connections_keep_no_rater_out(tmp_path, monkeypatch, half):
     monkeypatch.setattr(app, "MAX_CONNECTIONS", 20)
     with served(synthetic_session(tmp_path)) as url, contextlib.ExitStack() as open_connections:
-        for _ in range(60):
-            attack = socket.create_connection(("127.0.0.1", urlsplit(url).port))
-            open_connections.enter_context(attack)
+        attacks = [socket.create_connection(("127.0.0.1", urlsplit(url).port)) for _ in range(60)]
+        for attack in map(open_connections.enter_context, attacks):
             with contextlib.suppress(ConnectionError):
                 attack.sendall(half)
         time.sleep(0.1)
         for rater in ("anna", "ben"):
             assert httpx.post(f"{url}api/raters/{rater}/next", timeout=5).status_code == 200
+
+
+def test_half_a_request_of_a_client_that_leaves_is_not_carried_out(tmp_path, monkeypatch):
+    session, asked = synthetic_session(tmp_path), []
+    real = session.next
+    monkeypatch.setattr(session, "next", lambda rater, *more: asked.append(rater) or real(rater, *more))
+    with served(session) as url:
+        head = "POST /api/raters/half/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"
+        with socket.create_connection(("127.0.0.1", urlsplit(url).port)) as leaves:
+            leaves.sendall(head.encode())
+            time.sleep(0.1)
+        time.sleep(0.2)
+        assert httpx.post(f"{url}api/raters/whole/next", timeout=5).status_code == 200
+    assert asked == ["whole"]
+
+
+def test_connections_beyond_the_limit_are_closed_when_they_wait_again(tmp_path, monkeypatch):
+    """While all compute, none gives way, and more than the limit may be open."""
+    monkeypatch.setattr(app, "MAX_CONNECTIONS", 20)
+    session, go = synthetic_session(tmp_path), threading.Event()
+    real = session.next
+    monkeypatch.setattr(session, "next", lambda rater, *more: go.wait(10) and real(rater, *more))
+    head = "POST /api/raters/anna/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    with served(session) as url, contextlib.ExitStack() as open_connections:
+        attacks = [socket.create_connection(("127.0.0.1", urlsplit(url).port)) for _ in range(20)]
+        for attack in map(open_connections.enter_context, attacks):
+            attack.sendall(head.encode())
+        time.sleep(0.3)
+        more = [socket.create_connection(("127.0.0.1", urlsplit(url).port)) for _ in range(20)]
+        try:
+            for each in map(open_connections.enter_context, more):
+                with contextlib.suppress(ConnectionError):
+                    each.sendall(b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 503 " in more[-1].recv(100)
+        finally:
+            go.set()
+        assert all(b" 200 " in attack.recv(100) for attack in attacks)
+        assert httpx.post(f"{url}api/raters/ben/next", timeout=5).status_code == 200
 
 
 def test_a_client_does_not_choose_its_own_address(tmp_path):
