@@ -49,7 +49,7 @@ class DatasetCard:
         leaks: Number of leaks (`found`), of removed rows per split (`taken out`), and the first `rows`; all are in
             `leaks.jsonl`.
         rejected: Reason -> number of rejected rows; the rows are in `rejected.jsonl`.
-        report: `rules` and `counts` of a reader that selects among its rows.
+        report: `rules` and `counts` of a reader that selects among its rows, and `notes` to read after the build.
         collection: Numbers of `documents`, `judgments`, `judged documents missing`, `judgments of other topics` (left
             out), and `relevant from grade`, the lowest relevant grade in binary measures; None without a collection.
         warnings: Warnings to read before training.
