@@ -70,8 +70,8 @@ def _cl100k_text(ids: Sequence[int]) -> str:
 def _own_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """Special tokens around the text are left out.
 
-    Raises `UsageError` for an array that is not what the tokenizer writes for its text: its ids are of another
-    vocabulary, and the vector would be that of another text.
+    Raises `UsageError` for an array that is not what the tokenizer writes for its text, or that holds the token of
+    unknown characters: the encoder would read other tokens than those of the array.
     """
     if unknown := [each for each in ids if each >= len(tokenizer)]:
         raise UsageError(f"the encoder has no token {unknown[0]}", fix=f"Its token ids are below {len(tokenizer)}.")

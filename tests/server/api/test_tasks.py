@@ -14,6 +14,7 @@ from searchlora.inference.local import LocalEngine
 from searchlora.outputs import Graded
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.prompts import messages
+from searchlora.server.api import adapter_tasks
 from searchlora.server.api.task_outputs import output_json
 from searchlora.task import load_task
 from tests.made import made_adapter
@@ -252,3 +253,40 @@ def test_task_input_is_rendered_by_the_task(client, stage):
 )
 def test_a_chat_whose_task_input_does_not_fit_is_refused(client, body, says):
     assert says in posted(client, "/v1/chat/completions", 400, **body)["error"]["message"]
+
+
+def test_a_chat_loads_the_plugin_of_a_version_once(client, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(adapter_tasks, "load_task", lambda *given: loaded.append(given) or load_task(*given))
+    for _ in range(3):
+        chat(client, "judgment", ("user", "couch"), max_tokens=1)
+        posted(client, "/v1/completions", model="rewriting", prompt="telly", max_tokens=1)
+        posted(client, "/v1/rewrite", model="rewriting", query="telly")
+        client.get("/v1/models/rewriting")
+    assert len(loaded) <= 2  # those that no earlier request has loaded
+
+
+def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_base, monkeypatch):
+    own = Store(tmp_path / "store")
+    for seed in (1, 2):
+        made_adapter(own, "rewriting", load_task("rewriting"), tiny_base, tmp_path / str(seed), seed)
+    own.alias("rewriting", "production", 1)
+    service = made_service(tiny_base, own)
+    with served(service) as url, httpx.Client(base_url=url, timeout=60) as here:
+        for path, body in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "telly"}]}),
+            ("/v1/completions", {"prompt": ["telly", "couch"]}),
+            ("/v1/responses", {"input": "telly"}),
+        ):
+            own.alias("rewriting", "production", 1)
+            pin, pinned = service.engine.pin, []
+
+            def moves(adapter, pin=pin, pinned=pinned):
+                pinned.append(pin(adapter))
+                own.alias("rewriting", "production", 2)
+                return pinned[-1]
+
+            monkeypatch.setattr(service.engine, "pin", moves)
+            answer = posted(here, path, model="rewriting@production", **body)
+            monkeypatch.setattr(service.engine, "pin", pin)
+            assert (answer["model"], set(pinned)) == ("rewriting@1", {"rewriting@1"}), path
