@@ -375,15 +375,24 @@ def test_half_a_request_of_a_client_that_leaves_is_not_carried_out(tmp_path, mon
 def test_connections_beyond_the_limit_are_closed_when_they_wait_again(tmp_path, monkeypatch):
     """While all compute, none gives way, and more than the limit may be open."""
     monkeypatch.setattr(app, "MAX_CONNECTIONS", 20)
-    session, go = synthetic_session(tmp_path), threading.Event()
+    session, go, computing = synthetic_session(tmp_path), threading.Event(), []
     real = session.next
-    monkeypatch.setattr(session, "next", lambda rater, *more: go.wait(10) and real(rater, *more))
+
+    def held(rater, *more):
+        computing.append(rater)
+        assert go.wait(30)
+        return real(rater, *more)
+
+    monkeypatch.setattr(session, "next", held)
     head = "POST /api/raters/anna/next HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
     with served(session) as url, contextlib.ExitStack() as open_connections:
-        attacks = [socket.create_connection(("127.0.0.1", urlsplit(url).port)) for _ in range(20)]
-        for attack in map(open_connections.enter_context, attacks):
-            attack.sendall(head.encode())
-        time.sleep(0.3)
+        attacks = []
+        for _ in range(20):
+            attacks.append(socket.create_connection(("127.0.0.1", urlsplit(url).port)))
+            open_connections.enter_context(attacks[-1]).sendall(head.encode())
+            end = time.monotonic() + 10
+            while len(computing) < len(attacks) and time.monotonic() < end:
+                time.sleep(0.01)
         more = [socket.create_connection(("127.0.0.1", urlsplit(url).port)) for _ in range(20)]
         try:
             for each in map(open_connections.enter_context, more):
