@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from searchlora.adapters.store import Store
-from searchlora.errors import EngineError, NotInStore
+from searchlora.errors import EngineError, NotInStore, RequestRefused
 from searchlora.inference.engine import Engine, Request
 from searchlora.inference.local import LocalEngine
 from searchlora.inference.remote.engine import RemoteEngine
@@ -320,3 +320,16 @@ def test_concurrent_threads_use_their_own_adapters(engine):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_prompt_ids_are_the_whole_prompt(engine):
+    """A local engine continues them; a remote one renders messages only, and says so."""
+    asks = Request(({"role": "user", "content": "tent"},), None, 6)
+    if not isinstance(engine, LocalEngine):
+        with pytest.raises(RequestRefused, match="no 'prompt_ids'"):
+            engine.generate([Request((), None, 6, prompt_ids=(5, 6))])
+        return
+    ids = tuple(engine.renderer.prompt_ids(asks.messages))
+    assert engine.generate([Request((), None, 6, prompt_ids=ids)]) == engine.generate([asks])
+    with pytest.raises(RequestRefused, match="request 2: the model has no token 1000000"):
+        engine.generate([asks, Request((), None, 6, prompt_ids=(5, 1_000_000))])
