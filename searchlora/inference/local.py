@@ -61,8 +61,9 @@ class LocalEngine:
             quarter of `waiting` (at least 256, one call of `/v1/score`), so that one caller cannot fill the queue.
         batch_invariant: Make every completion and score independent, to the last bit, of the other requests: of their
             number, order and batches. In bf16 rounding otherwise depends on the batch, and with it about one greedy
-            answer in ten. Models that are served one adapter at a time compute one row per batch then. Set it to False
-            where speed matters more than repeatability, such as in a server.
+            answer in ten. Another number of threads can still round differently. Models that are served one adapter at
+            a time compute one row per batch then. Set it to False where speed matters more than repeatability, such as
+            in a server.
         prompt_options: Options of the prompts of the base model and of adapters that are not in the store.
 
     Attributes:
