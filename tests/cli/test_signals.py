@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+#: The command, with Ctrl+C as in a terminal: a shell starts its background jobs with SIGINT ignored, and so their children.
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from searchlora.cli import main
+sys.argv[0] = "searchlora"
+main()
+"""
 
 
 @pytest.fixture
