@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 CORE := .venv-core/.installed
 CLIENTS := .venv-clients/.installed
 
-.PHONY: demo test test-fast lint types docs chaos check clean
+.PHONY: demo test test-fast journey lint types docs chaos clean
 
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
@@ -18,7 +18,12 @@ test test-fast: export OMP_NUM_THREADS = 1
 test: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
 test: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
 test: $(INSTALLED) $(CORE) $(CLIENTS) lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 20
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not journey" --durations 20
+
+# The tutorial from one's own files to production, on a real shop with real weights; about 5 minutes; before a release.
+journey: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
+journey: $(INSTALLED) $(CLIENTS)
+	$(BIN)/python -m pytest -m journey tests/journeys
 
 # For the edit loop: no test of more than half a second.
 test-fast: $(INSTALLED)

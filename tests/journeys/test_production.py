@@ -89,8 +89,9 @@ def test_the_page_on_the_made_shop(tiny_base: BaseModel, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.journey
 def test_the_page_on_a_real_shop(real_data: Path, tmp_path: Path) -> None:
-    """The page with few training steps and few test queries: minutes instead of an hour."""
+    """The page with few training steps and few test queries: some minutes."""
     try:
         resolve("smollm2-135m-instruct-q4_1", ask_hub=False)
     except BaseModelError as error:
