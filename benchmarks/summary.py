@@ -53,8 +53,8 @@ def summary() -> str:
     rows = [_row(line) for line in LINES]
     header = ["task", "data", "measure", "best without a neural model", "base", "adapter", "difference"]
     note = (
-        "95% intervals; they resample dialogues, articles or groups where questions share one. *difference*: adapter minus\n"
-        "the best system without a neural model, paired, with p corrected for all comparisons of the benchmark."
+        "95% intervals; they resample dialogues, articles or groups where questions share one. *difference*: adapter\n"
+        "minus the best system without a neural model, paired, with p corrected for all comparisons of the benchmark."
     )
     return markdown_table(header, rows) + f"\n\n{note}\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-#: The command, with Ctrl+C as in a terminal: a shell starts its background jobs with SIGINT ignored, and so their children.
+#: The command, with Ctrl+C as in a terminal: a shell starts background jobs with SIGINT ignored, and so their children.
 COMMAND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,7 +27,7 @@ ANSWERS = {
     "Which files can I bring?": r"CSV, TSV, JSON or Parquet with your own column names",
     "How does production use it?": r"an HTTP server with all adapters in one process, called by name",
     "Who decides what goes to production?": r"`promote` moves `@production` if a policy holds",
-    "What is the dictionary in the demo's table?": r"the synthetic shop's own vocabulary.*what rules could reach at best",
+    "What is the dictionary in the demo's table?": r"the synthetic shop's own vocabulary.*what rules could reach",
     "How is it different from vLLM, LLaMA-Factory or PyTerrier?": r"LLaMA-Factory.*vLLM.*PyTerrier.*joins them",
 }
 
