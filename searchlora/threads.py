@@ -1,8 +1,9 @@
 """Number of CPU threads and how idle ones wait, chosen before PyTorch starts its OpenMP runtime.
 
 Idle threads of OpenMP spin for milliseconds by default. On a machine with another busy process they take the cores that
-the working threads need, and a training step or a decoded token takes several times as long
-(`benchmarks/busy_machine`). OpenMP reads its settings from the environment once, when it is loaded, so they are chosen
+the working threads need, and a training step or a decoded token takes several times as long. If they sleep at once, the
+threads of an idle machine are woken for each operation, and serving takes half as long again. So they spin for a
+few microseconds, then sleep (`benchmarks/busy_machine`). OpenMP reads its settings from the environment once, when it is loaded, so they are chosen
 before `import torch`. What the user has set is left alone.
 """
 
@@ -17,8 +18,8 @@ from pathlib import Path
 #: Variables that say how idle threads wait, of OpenMP and of its implementations by GNU, LLVM and Intel.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
-#: The setting: idle threads sleep at once. GNU's and LLVM's OpenMP read the first, Intel's and LLVM's the second.
-_PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+#: The setting: rounds of spinning for GNU's OpenMP, which PyTorch's wheels have; milliseconds for Intel's and LLVM's.
+_SHORT_SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 
 #: Variables with a number of threads, of OpenMP and of Intel's MKL.
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -77,8 +78,8 @@ def _choose_waiting(torch_is_loaded: bool) -> str:
         return f"wait as {given} says"
     if torch_is_loaded:
         return "wait as when PyTorch was imported, before searchlora was"
-    os.environ.update(_PASSIVE)
-    return "sleep (OMP_WAIT_POLICY=PASSIVE)"
+    os.environ.update(_SHORT_SPIN)
+    return "spin briefly, then sleep (GOMP_SPINCOUNT=1000)"
 
 
 def _choose_count(count: int | None, cpus: int, quota: float | None, torch_is_loaded: bool) -> str:

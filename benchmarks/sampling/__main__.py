@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.common import as_called, save_figures, speed_ratio, speed_row
 from searchlora.eval.formatting import markdown_table
@@ -59,12 +60,22 @@ def main() -> None:
     comparisons = [
         speed_ratio(name, GREEDY, measure, values, rates[GREEDY]) for name, values in rates.items() if name != GREEDY
     ]
+    shown = table(rows, comparisons)
     if not options.is_trial:
-        more = {"rows per batch": options.rows, "tokens per row": options.tokens}
+        more = {"table": shown, "rows per batch": options.rows, "tokens per row": options.tokens}
         save_figures("sampling", rows, comparisons, more, module=as_called("sampling"))
-    ratios = {each["a"]: f"{each['ratio']:.3f} ({each['low']:.3f}–{each['high']:.3f})" for each in comparisons}
-    cells = [[row["system"], f"{row['value']:,.0f}", ratios.get(row["system"], "")] for row in rows]
-    print(markdown_table(["sampling", measure, "of greedy"], cells))
+    print(shown)
+
+
+def table(rows: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """The figures as Markdown."""
+    ratios = {each["a"]: f"{each['ratio']:.2f} ({each['low']:.2f}–{each['high']:.2f})" for each in comparisons}
+    cells = [
+        [row["system"], f"{row['value']:,.0f} ({row['low']:,.0f}–{row['high']:,.0f})", ratios.get(row["system"], "")]
+        for row in rows
+    ]
+    note = f"Medians of {rows[0]['n']} repeats, with minimum and maximum."
+    return f"{markdown_table(['', rows[0]['measure'], 'of greedy'], cells)}\n\n{note}"
 
 
 def _way(engine: LocalEngine, samplings: tuple[Sampling, ...], rows: int, tokens: int) -> Callable[[], float]:

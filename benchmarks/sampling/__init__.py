@@ -1,0 +1,1 @@
+"""Throughput of sampled answers compared with greedy ones."""
