@@ -2,9 +2,9 @@
 
 Idle threads of OpenMP spin for milliseconds by default. On a machine with another busy process they take the cores that
 the working threads need, and a training step or a decoded token takes several times as long. If they sleep at once, the
-threads of an idle machine are woken for each operation, and serving takes half as long again. So they spin for a
-few microseconds, then sleep (`benchmarks/busy_machine`). OpenMP reads its settings from the environment once, when it is loaded, so they are chosen
-before `import torch`. What the user has set is left alone.
+threads of an idle machine are woken for each operation, and serving takes half as long again. So they spin for a few
+microseconds, then sleep (`benchmarks/busy_machine`). OpenMP reads its settings from the environment once, when it is
+loaded, so they are chosen before `import torch`. What the user has set is left alone.
 """
 
 from __future__ import annotations
