@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +64,8 @@ def _row(line: Line) -> list[str]:
     results = json.loads((RESULTS / f"{line.results}.json").read_text(encoding="utf-8"))
     rows = {row["system"]: row for row in results["rows"] if row["measure"] == line.measure}
     pairs = {(pair["a"], pair["b"]): pair for pair in results["comparisons"] if pair["measure"] == line.measure}
-    rule, base, adapter = (_figure(rows[name]) for name in (line.rule, line.base, line.adapter))
+    rule, base, adapter = (figure_of(rows[name], "value") for name in (line.rule, line.base, line.adapter))
     pair = pairs[line.adapter, line.rule]
-    difference = figure(pair["difference"], pair["low"], pair["high"], sign="+")
-    p = p_value(pair["p_corrected"])
     return [
         line.task,
         f"{line.data}: {rows[line.adapter]['n']} {line.items}",
@@ -74,9 +73,11 @@ def _row(line: Line) -> list[str]:
         f"{line.rule}: {rule}",
         base,
         adapter,
-        f"{difference}, p {p if p.startswith('<') else '= ' + p}",
+        f"{figure_of(pair, 'difference', '+')}, p {p_value(pair['p_corrected'])}",
     ]
 
 
-def _figure(row: dict[str, Any]) -> str:
-    return figure(row["value"], row["low"], row["high"])
+def figure_of(row: dict[str, Any] | None, value: str, sign: str = "") -> str:
+    """A figure of the results with its interval; null and a missing row are printed as unknown."""
+    known = [math.nan if row is None or row[key] is None else row[key] for key in (value, "low", "high")]
+    return figure(*known, sign)

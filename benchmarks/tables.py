@@ -9,14 +9,13 @@ The text between `<!-- results NAME -->` and `<!-- end -->` in a README is gener
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from typing import Any
 
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.summary import summary
-from searchlora.eval.formatting import figure, markdown_table, p_value
+from benchmarks.summary import figure_of, summary
+from searchlora.eval.formatting import markdown_table, p_value
 
 _BLOCK = re.compile(r"(<!-- results (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -63,12 +62,12 @@ def table(name: str) -> str:
     measures = list(dict.fromkeys(measure for cells in rows.values() for measure in cells))
     n = next(iter(rows.values()))[measures[0]]["n"]
     figures = [
-        [system, *(_figure(cells.get(measure), "value") for measure in measures)] for system, cells in rows.items()
+        [system, *(figure_of(cells.get(measure), "value") for measure in measures)] for system, cells in rows.items()
     ]
     caption = results.get("caption", "mean and 95% interval")
     parts = [markdown_table(["", *measures], figures), f"n = {n}; {caption}. {made}"]
     compared = [
-        [f"{pair['a']} − {pair['b']}", _figure(pair, "difference", "+"), p_value(pair["p_corrected"])]
+        [f"{pair['a']} − {pair['b']}", figure_of(pair, "difference", "+"), p_value(pair["p_corrected"])]
         for pair in results["comparisons"]
         if pair["measure"] == measures[0]
     ]
@@ -83,12 +82,6 @@ def _transcript(steps: list[dict[str, Any]]) -> str:
         f"{step['description']}\n\n```\n$ {' '.join(step['command'])}\n{step['output']}\n[exit {step['exit']}]\n```"
         for step in steps
     )
-
-
-def _figure(row: dict[str, Any] | None, value: str, sign: str = "") -> str:
-    """A figure with its interval; null and a missing row are printed as unknown."""
-    known = [math.nan if row is None or row[key] is None else row[key] for key in (value, "low", "high")]
-    return figure(*known, sign)
 
 
 if __name__ == "__main__":
