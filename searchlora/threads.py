@@ -1,10 +1,10 @@
 """Number of CPU threads and how idle ones wait, chosen before PyTorch starts its OpenMP runtime.
 
 Idle threads of OpenMP spin for milliseconds by default. On a machine with another busy process they take the cores that
-the working threads need, and a training step or a decoded token takes several times as long. If they sleep at once, the
-threads of an idle machine are woken for each operation, and serving takes half as long again. So they spin for a few
-microseconds, then sleep (`benchmarks/busy_machine`). OpenMP reads its settings from the environment once, when it is
-loaded, so they are chosen before `import torch`. What the user has set is left alone.
+the working threads need, and a training step or a decoded token takes several times as long. With a thread for each CPU
+they spin by default, and sleep soon only while other processes are busy (`searchlora.spinning`). Where that is not
+possible, or the process has a quota, they always spin for microseconds, then sleep. OpenMP reads its settings from the
+environment once, when it is loaded, so they are chosen before `import torch`. What the user has set is left alone.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from searchlora.spinning import adapt_spinning, can_adapt
+
 #: Variables that say how idle threads wait, of OpenMP and of its implementations by GNU, LLVM and Intel.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
-#: The setting: rounds of spinning for GNU's OpenMP, which PyTorch's wheels have; milliseconds for Intel's and LLVM's.
+#: A short spin: rounds of spinning for GNU's OpenMP, which PyTorch's wheels have; milliseconds for Intel's and LLVM's.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 
 #: Variables with a number of threads, of OpenMP and of Intel's MKL.
@@ -34,12 +36,14 @@ class Threads:
         quota: CPUs' worth of time that its control groups allow; None: no limit.
         count: The number of threads, and who has chosen it.
         waiting: How idle threads wait, and who has chosen it.
+        adaptive: Whether `watch_other_processes` adapts how they wait.
     """
 
     cpus: int
     quota: float | None
     count: str
     waiting: str
+    adaptive: bool
 
     def __str__(self) -> str:
         limit = "" if self.quota is None else f", quota {self.quota:g}"
@@ -68,18 +72,35 @@ def choose_threads(count: int | None = None) -> Threads:
     if _chosen is None or count is not None:
         torch_is_loaded = "torch" in sys.modules
         cpus, quota = affinity_count(), cpu_quota()
-        waiting = _choose_waiting(torch_is_loaded)
-        _chosen = Threads(cpus, quota, _choose_count(count, cpus, quota, torch_is_loaded), waiting)
+        chosen = _choose_count(count, cpus, quota, torch_is_loaded)
+        waiting, adaptive = _choose_waiting(cpus, torch_is_loaded)
+        _chosen = Threads(cpus, quota, chosen, waiting, adaptive)
     return _chosen
 
 
-def _choose_waiting(torch_is_loaded: bool) -> str:
+def watch_other_processes() -> None:
+    """Adapt how idle threads wait to other processes from now on, if that was chosen; after PyTorch's import."""
+    if choose_threads().adaptive:
+        adapt_spinning()
+
+
+def _choose_waiting(cpus: int, torch_is_loaded: bool) -> tuple[str, bool]:
+    """How idle threads wait, and whether that is adapted."""
     if given := _given(_WAITING):
-        return f"wait as {given} says"
+        return f"wait as {given} says", False
     if torch_is_loaded:
-        return "wait as when PyTorch was imported, before searchlora was"
+        import torch
+
+        number = torch.get_num_threads()
+    else:
+        given_numbers = [int(os.environ[name]) for name in _COUNTS if os.environ.get(name, "").isdecimal()]
+        number = min(given_numbers, default=cpus)
+    if can_adapt(number, cpus):
+        return "spin, but sleep soon while other processes are busy", True
+    if torch_is_loaded:
+        return "wait as when PyTorch was imported, before searchlora was", False
     os.environ.update(_SHORT_SPIN)
-    return "spin briefly, then sleep (GOMP_SPINCOUNT=1000)"
+    return "spin briefly, then sleep (GOMP_SPINCOUNT=1000)", False
 
 
 def _choose_count(count: int | None, cpus: int, quota: float | None, torch_is_loaded: bool) -> str:

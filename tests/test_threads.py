@@ -96,7 +96,8 @@ SHORT_SPIN = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 )
 def test_there_are_as_many_threads_as_the_quota_allows(choose, quota, count):
     chosen, after = choose(quota=quota)
-    assert after == SHORT_SPIN | ({} if count is None else {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count})
+    assert after == ({} if count is None else SHORT_SPIN | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count})
+    assert chosen.adaptive == (count is None)
     assert chosen.count == ("PyTorch's choice, at most 8" if count is None else f"{count}, by the quota")
 
 
@@ -113,7 +114,7 @@ def test_what_the_user_has_set_stays(choose, env):
     chosen, after = choose(env, quota=1.0)
     assert after == env
     (waiting, _), (number, value) = env.items()
-    assert waiting in chosen.waiting and chosen.count == f"as {number}={value} says"
+    assert waiting in chosen.waiting and not chosen.adaptive and chosen.count == f"as {number}={value} says"
 
 
 def test_the_option_replaces_everything_else(choose):
@@ -131,6 +132,9 @@ def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[s
 
 
 COMMAND = "from searchlora.cli import main; main()"
+
+#: OpenMP's default, which `searchlora.spinning` adapts; with one CPU there is nothing to adapt.
+ADAPTED = f"GOMP_SPINCOUNT = '{300000 if threads.affinity_count() > 1 else 1000}'"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch comes with GNU's OpenMP on Linux only")
 
 
@@ -139,11 +143,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="PyTorch comes with G
 @pytest.mark.parametrize(
     ("code", "env", "settings"),
     [
-        (COMMAND, {}, ["GOMP_SPINCOUNT = '1000'"]),
+        (COMMAND, {}, [ADAPTED]),
         (COMMAND, {"OMP_WAIT_POLICY": "ACTIVE"}, ["OMP_WAIT_POLICY = 'ACTIVE'"]),
         (COMMAND, {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'", "OMP_NUM_THREADS = '1'"]),
-        ("import searchlora.inference.local", {}, ["GOMP_SPINCOUNT = '1000'"]),
-        ("import searchlora.training.cpu_fast_path", {}, ["GOMP_SPINCOUNT = '1000'"]),
+        ("import searchlora.inference.local", {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'"]),
+        ("import searchlora.training.cpu_fast_path", {"OMP_NUM_THREADS": "1"}, ["GOMP_SPINCOUNT = '1000'"]),
     ],
 )
 def test_openmp_starts_with_the_choice(code, env, settings):

@@ -26,6 +26,9 @@ CHOSEN, DEFAULT = "chosen", "default"
 IDLE, BUSY = "idle", "beside a busy process"
 REPEATS = 5
 
+#: Seconds before a measurement after the other process has started or ended: OpenMP's threads adapt within 2.
+SETTLING = 3
+
 #: Rows of a served or scored batch, and tokens that are generated for each.
 ROWS, SERVED_TOKENS = 8, 16
 
@@ -73,9 +76,11 @@ def _measured(job: str) -> dict[tuple[str, str], list[float]]:
     with ExitStack() as stack:
         workers = {way: stack.enter_context(_worker(job, way)) for way in (CHOSEN, DEFAULT)}
         for _ in range(REPEATS):
+            time.sleep(SETTLING)
             for way, worker in workers.items():
                 seconds[way, IDLE].append(worker())
             with _busy_process():
+                time.sleep(SETTLING)
                 for way, worker in workers.items():
                     seconds[way, BUSY].append(worker())
     return seconds

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from searchlora.errors import BaseModelError, some
 from searchlora.models.libraries import off_the_hub, quiet
 from searchlora.models.resolve import BaseModel, architectures_of, check_exists, read_json_object, read_modules
-from searchlora.threads import choose_threads
+from searchlora.threads import choose_threads, watch_other_processes
 
 Quantization = Literal["nf4", "none"]
 Precision = Literal["bf16", "fp32"]
@@ -66,6 +66,7 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    watch_other_processes()
     _check_generative(base)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     settings: dict[str, Any] = {"dtype": dtype}
@@ -107,6 +108,7 @@ def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
     choose_threads()
     import torch
 
+    watch_other_processes()
     check_exists(base.path)
     _check_modules(base.path)
     with quiet(), off_the_hub():
