@@ -124,6 +124,32 @@ class Optim(_Section):
     max_steps: int | None = Field(None, ge=1, description="number of optimiser steps; overrides `epochs`")
 
 
+class Loss(_Section):
+    """The training loss: label · L_label + ranking · L_ranking.
+
+    L_label is the mean negative log-likelihood of the completion tokens in nats. L_ranking compares the expected grades
+    of the rows of one group, and needs a task whose completions are grades. Expected grades are divided by
+    `temperature`. RankNet: Burges et al., Learning to Rank using Gradient Descent (ICML 2005). ListNet: Cao et al.,
+    Learning to Rank: From Pairwise Approach to Listwise Approach (ICML 2007).
+    """
+
+    label: float = Field(1.0, ge=0, description="weight of the label loss")
+    ranking: float = Field(0.0, ge=0, description="weight of the ranking loss over rows of one group; 0: none")
+    ranking_loss: Literal["ranknet", "listnet"] = Field("ranknet", description="pairwise or listwise")
+    temperature: float = Field(0.5, gt=0, description="divisor of the expected grades in the ranking loss")
+    group_size: int = Field(4, ge=2, description="rows of one group that share a batch, with a ranking loss")
+    soft_labels: bool = Field(
+        False,
+        description="train on the shares of the raters' grades instead of the merged grade, for rows with several",
+    )
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Loss:
+        if not self.label and not self.ranking:
+            raise ValueError("loss.label and loss.ranking are both 0: nothing would be trained")
+        return self
+
+
 class Validation(_Section):
     """Validation during training, on a separate copy of the model."""
 
@@ -158,6 +184,7 @@ class Recipe(_Section):
     prompt: PromptOptions = PromptOptions()
     lora: Lora = Lora()
     optim: Optim = Optim()
+    loss: Loss = Loss()
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
     max_length: int = Field(1024, ge=8, description="maximum number of tokens of prompt and completion")
@@ -167,6 +194,13 @@ class Recipe(_Section):
     max_new_tokens: int = Field(64, ge=1, description="maximum number of generated tokens at inference")
     seed: int = Field(13, ge=0, lt=2**32)
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = []
+
+    @model_validator(mode="after")
+    def _batches_hold_groups(self) -> Recipe:
+        size, group = self.optim.batch_size, self.loss.group_size
+        if self.loss.ranking and size < group:
+            raise ValueError(f"optim.batch_size = {size} is less than loss.group_size = {group}")
+        return self
 
 
 class EncoderLora(Lora):

@@ -14,6 +14,7 @@ import copy
 import importlib.util
 import inspect
 import json
+import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -90,6 +91,32 @@ class EvaluationInput:
             for field in fields
         }
         return {field: rows for field, rows in values.items() if rows}
+
+
+@dataclass(frozen=True)
+class GradedTarget:
+    """Training target of a record whose completion is a grade.
+
+    Attributes:
+        group: Rows of one group, such as the passages of a query, are ranked against each other.
+        completions: The completion of each grade, shape (grades,).
+        grades: Value of each grade in ascending order.
+        shares: Share of the raters who gave each grade; the shares add up to 1.
+
+    Examples:
+        >>> GradedTarget("q1", ("0", "1", "3"), (0.0, 1.0, 3.0), (0.0, 0.5, 0.5)).expected
+        2.0
+    """
+
+    group: str
+    completions: tuple[str, ...]
+    grades: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def expected(self) -> float:
+        """The mean grade of the raters."""
+        return math.fsum(grade * share for grade, share in zip(self.grades, self.shares, strict=True))
 
 
 class Task(ABC):
@@ -246,6 +273,11 @@ class PromptedTask(Task):
     @abstractmethod
     def target(self, record: Record) -> str:
         """The completion to train on."""
+
+    def graded_target(self, record: Record) -> GradedTarget | None:
+        """The grades among which `target` is one, for ranking losses and soft labels; None: the target is no grade."""
+        del record
+        return None
 
     @abstractmethod
     def output(self, record: Record) -> OutputSpec:

@@ -50,13 +50,20 @@ def completion_log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> 
     Returns:
         Shape of `labels`; 0 where the label is `IGNORED`.
     """
+    return log_probabilities(completion_logits(model, batch), batch["labels"])
+
+
+def completion_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits that predict the `labels` of a batch from `collate`, shape (rows, columns of labels, vocabulary)."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    logits: torch.Tensor = model(**inputs, use_cache=False, logits_to_keep=batch["labels"].shape[1] + 1).logits
+    return logits[:, :-1]
+
+
+def log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each label in nats, fp32, shape (rows, columns); 0 where the label is `IGNORED`."""
     import torch
 
-    labels = batch["labels"]
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    logits = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
     is_completion = labels != IGNORED
-    log_probabilities = -torch.nn.functional.cross_entropy(
-        logits[is_completion].float(), labels[is_completion], reduction="none"
-    )
-    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, log_probabilities)
+    found = -torch.nn.functional.cross_entropy(logits[is_completion].float(), labels[is_completion], reduction="none")
+    return torch.zeros(labels.shape, device=logits.device).masked_scatter(is_completion, found)

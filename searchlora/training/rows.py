@@ -12,26 +12,45 @@ from searchlora.prompts import Example, Renderer
 from searchlora.recipe import Recipe
 from searchlora.records import Record
 from searchlora.task import PromptedTask
+from searchlora.training.graded import GradedRows, graded_rows
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rendered training rows, and the ids of records dropped because they are too long."""
+    """Rendered training rows.
+
+    Attributes:
+        examples: Token ids of each row.
+        dropped: Ids of records dropped because they are too long.
+        weights: Weight of each row in the loss.
+        graded: Graded targets, for a ranking loss or soft labels; else None.
+    """
 
     examples: list[Example]
     dropped: list[str]
+    weights: list[float]
+    graded: GradedRows | None = None
 
 
-def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record], recipe: Recipe) -> Rows:
+def render_rows(
+    task: PromptedTask,
+    renderer: Renderer,
+    records: Sequence[Record],
+    recipe: Recipe,
+    weights: Sequence[float] | None = None,
+) -> Rows:
     """Render records for training.
+
+    Args:
+        weights: Weight of each record in the loss; None: all 1.
 
     Raises:
         TrainingError: for no rows, a target that the task cannot parse, or a row above `max_length` unless the recipe
-            has `too_long: drop`.
+            has `too_long: drop`; with a ranking loss or soft labels, also as `graded_rows`.
         RenderError: for a record that cannot be rendered or has no tokens to train on; names the record.
     """
-    examples, dropped = [], []
-    for record in records:
+    examples, dropped, kept, kept_weights = [], [], [], []
+    for record, weight in zip(records, weights or [1.0] * len(records), strict=True):
         example = renderer.example(task, record)
         answer = task.parse(task.target(record), record)
         if isinstance(answer, InvalidOutput):
@@ -42,6 +61,8 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
             )
         if len(example.input_ids) <= recipe.max_length:
             examples.append(example)
+            kept.append(record)
+            kept_weights.append(weight)
         elif recipe.too_long == "drop":
             dropped.append(str(record["id"]))
         else:
@@ -55,7 +76,8 @@ def render_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record
         raise TrainingError(
             f"there is no row to train on{reason}", fix="Check the dataset's train.jsonl and max_length."
         )
-    return Rows(examples, dropped)
+    needs_grades = recipe.loss.ranking or recipe.loss.soft_labels
+    return Rows(examples, dropped, kept_weights, graded_rows(task, renderer, kept) if needs_grades else None)
 
 
 class LengthGroupedBatches:
@@ -102,3 +124,92 @@ class LengthGroupedBatches:
         generator.shuffle(batches)
         for batch in [*batches, last]:
             yield from batch
+
+
+class GroupedBatches:
+    """Sampler that keeps rows of one group together in a batch, in chunks that span the group's grades.
+
+    The rows of a group are sorted by grade and dealt in turn to chunks of at most `group_size`. Chunks of similar
+    length share a batch, and the batches are shuffled. A chunk is split only where no other fills its batch. As in
+    `LengthGroupedBatches`, the order depends on seed and epoch only.
+
+    Args:
+        lengths: Tokens of each row.
+        groups: Group of each row.
+        grades: Grade of each row.
+        batch_size: Rows per batch, at least `group_size`.
+        group_size: Rows per chunk.
+        seed: Of the order.
+        block: Number of batches within which chunks are sorted by length.
+
+    Examples:
+        >>> groups, grades = [5, 5, 5, 5, 7], [0, 0, 1, 1, 2]
+        >>> rows = list(GroupedBatches([9] * 5, groups, grades, batch_size=2, group_size=2, seed=0))
+        >>> [sorted(grades[row] for row in rows[start : start + 2]) for start in (0, 2, 4)]
+        [[0, 1], [0, 1], [2]]
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        groups: Sequence[int],
+        grades: Sequence[float],
+        batch_size: int,
+        group_size: int,
+        seed: int,
+        block: int = 32,
+    ) -> None:
+        self.lengths = lengths
+        self.grades = grades
+        self.batch_size = batch_size
+        self.group_size = group_size
+        self.seed = seed
+        self.block = block
+        self.epoch = 0
+        self._rows: dict[int, list[int]] = {}
+        for row, group in enumerate(groups):
+            self._rows.setdefault(group, []).append(row)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = random.Random(f"{self.seed}/{self.epoch}")
+        chunks: list[list[int]] = []
+        for members in self._rows.values():
+            rows = sorted(generator.sample(members, len(members)), key=lambda row: self.grades[row])
+            number = -(-len(rows) // self.group_size)
+            chunks += [rows[start::number] for start in range(number)]
+        generator.shuffle(chunks)
+        in_block = self.block * self.batch_size // self.group_size
+        ordered: list[list[int]] = []
+        for start in range(0, len(chunks), in_block):
+            ordered += sorted(chunks[start : start + in_block], key=lambda chunk: max(self.lengths[r] for r in chunk))
+        batches = list(_packed(ordered, self.batch_size))
+        last = batches.pop() if len(batches[-1]) < self.batch_size else []  # an incomplete batch must be the last
+        generator.shuffle(batches)
+        for batch in [*batches, last]:
+            yield from batch
+
+
+def _packed(chunks: Sequence[list[int]], size: int) -> Iterator[list[int]]:
+    """Batches of `size` rows, the last perhaps smaller: each takes the first chunks that fit, or a part of one."""
+    waiting = list(chunks)
+    while waiting:
+        batch: list[int] = []
+        while waiting and len(batch) < size:
+            room = size - len(batch)
+            at = next((index for index, chunk in enumerate(waiting[:_LOOKAHEAD]) if len(chunk) <= room), 0)
+            chunk = waiting.pop(at)
+            batch += chunk[:room]
+            if chunk[room:]:
+                waiting.insert(0, chunk[room:])
+        yield batch
+
+
+#: Chunks searched for one that fits into a batch.
+_LOOKAHEAD = 64

@@ -20,6 +20,7 @@ from searchlora.training.training_run import TrainingResult, TrainingRun
 
 if TYPE_CHECKING:
     import datasets
+    import torch
     import trl
 
     from searchlora.training.callbacks import Validate
@@ -32,6 +33,7 @@ def train_adapter(
     records: Sequence[Record],
     folder: Path,
     *,
+    weights: Sequence[float] | None = None,
     validate: Validate | None = None,
     resume: bool = False,
     progress: Progress = silent,
@@ -40,6 +42,7 @@ def train_adapter(
 
     Args:
         records: Training records of the task.
+        weights: Weight of each record in the loss; None: all 1.
         folder: Folder of this training run; holds its checkpoints. Nothing is written elsewhere.
         validate: Measures an adapter folder, see `callbacks.Validate`. None trains without validation.
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
@@ -48,7 +51,8 @@ def train_adapter(
         The adapter as a plain PEFT folder; `summary` has the ids of rows dropped for their length (`rows_dropped`).
 
     Raises:
-        TrainingError: for a row above `max_length`, no rows to train on, or a loss that is not finite.
+        TrainingError: for a row above `max_length`, no rows to train on, or a loss that is not finite; with a ranking
+            loss or soft labels, also for a task whose completions are no grades.
         RenderError: for a record that cannot be rendered; names the record.
     """
     import torch
@@ -59,7 +63,7 @@ def train_adapter(
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
-    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe)
+    rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
     model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
     with quiet():
         trainer = CompletionTrainer(
@@ -67,7 +71,9 @@ def train_adapter(
             args=_arguments(recipe, run),
             train_dataset=_dataset(rows),
             processing_class=tokenizer,
-            data_collator=lambda batch: collate(map(_example, batch), tokenizer.pad_token_id),
+            data_collator=lambda batch: _batch(batch, tokenizer.pad_token_id),
+            rows=rows,
+            loss=recipe.loss,
             plus_ratio=recipe.lora.plus_ratio,
         )
     if not torch.cuda.is_available():
@@ -101,9 +107,13 @@ def _dataset(rows: Rows) -> datasets.Dataset:
         {
             "input_ids": [list(example.input_ids) for example in rows.examples],
             "prompt_length": [example.prompt_length for example in rows.examples],
+            "row": list(range(len(rows.examples))),
         }
     )
 
 
-def _example(row: dict[str, Any]) -> Example:
-    return Example(tuple(row["input_ids"]), row["prompt_length"])
+def _batch(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    import torch
+
+    examples = [Example(tuple(row["input_ids"]), row["prompt_length"]) for row in rows]
+    return {**collate(examples, pad_id), "row": torch.tensor([row["row"] for row in rows])}

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft.optimizers import create_loraplus_optimizer
 from trl import SFTTrainer
 
-from searchlora.models.batch import completion_log_probabilities
-from searchlora.training.rows import LengthGroupedBatches
+from searchlora.models.batch import completion_logits, log_probabilities
+from searchlora.prompts import IGNORED
+from searchlora.recipe import Loss
+from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
+from searchlora.training.rows import GroupedBatches, LengthGroupedBatches, Rows
 
 
 class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
@@ -20,10 +24,14 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     * `compute_loss` computes the logits of the last columns only (see `models.batch`), and neither entropy nor token
       accuracy.
     * The adapter of a 4-bit base stays in fp32. SFTTrainer casts it to bf16, which loses small updates.
-    * Batches hold rows of similar length in an order that depends only on seed and epoch, so resuming repeats it.
+    * Rows have weights; with graded targets, soft labels and a ranking loss are available (see `training.graded`).
+    * Batches hold rows of similar length, or with a ranking loss rows of the same group, in an order that depends only
+      on seed and epoch, so resuming repeats it.
     * Checkpoints are plain PEFT folders, written without a request to the hub, a model card or telemetry.
 
     Args:
+        rows: The training rows, in the order of `train_dataset`.
+        loss: Weights and kinds of the losses.
         plus_ratio: LoRA+ ratio of the learning rates of B and A (arXiv:2402.12354); None uses one rate.
 
     Attributes:
@@ -32,8 +40,10 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, plus_ratio: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rows: Rows, loss: Loss, plus_ratio: float | None = None, **kwargs: Any) -> None:
         model = kwargs["model"]
+        self.rows = rows
+        self.loss = loss
         weights = {name: value.detach().float().clone() for name, value in _trainable(model)}
         super().__init__(*args, **kwargs)
         for name, value in _trainable(self.model):
@@ -45,13 +55,47 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean negative log-likelihood in nats of the completion tokens of a batch from `models.batch.collate`."""
+        """The loss of a batch: labels and, if the recipe has one, ranking; see `recipe.Loss`.
+
+        Args:
+            inputs: A batch from `models.batch.collate` with `row`, the index of each row.
+        """
         del return_outputs
-        log_probabilities = completion_log_probabilities(model, inputs)
+        labels, indices = inputs["labels"], inputs["row"].tolist()
+        logits = completion_logits(model, inputs)
         self.tokens_seen += int(inputs["attention_mask"].sum())
-        loss = -log_probabilities.sum() / num_items_in_batch
+        weights = torch.tensor([self.rows.weights[row] for row in indices], device=logits.device)
+        nll = -log_probabilities(logits, labels)
+        ranking = None
+        if self.rows.graded is not None:
+            nll, ranking = self._graded(logits, labels, nll, weights, indices)
+        loss = self.loss.label * (nll.sum(1) * weights).sum() / num_items_in_batch
+        if ranking is not None:  # a mean over this batch, which is a part of the step
+            loss = loss + self.loss.ranking * ranking * (labels != IGNORED).sum() / num_items_in_batch
         # The count is over all processes, whose gradients are averaged; transformers' own loss does the same.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+
+    def _graded(
+        self, logits: torch.Tensor, labels: torch.Tensor, nll: torch.Tensor, weights: torch.Tensor, indices: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The negative log-likelihood with soft labels, and the ranking loss; None without one."""
+        graded = self.rows.graded
+        assert graded is not None
+        columns = choice_columns(labels, graded.position)
+        of_choices = choice_log_probabilities(logits, columns, graded.token_ids)
+        shares = torch.tensor([graded.shares[row] for row in indices], device=logits.device)
+        grades = torch.tensor(graded.grades, device=logits.device)
+        if self.loss.soft_labels:
+            nll = nll.scatter(1, columns[:, None], -(shares * of_choices).sum(1, keepdim=True))
+        if not self.loss.ranking:
+            return nll, None
+        groups = torch.tensor([graded.groups[row] for row in indices], device=logits.device)
+        expected = of_choices.softmax(-1) @ grades
+        temperature = self.loss.temperature
+        ranking = ranking_loss(
+            expected / temperature, shares @ grades / temperature, groups, weights, kind=self.loss.ranking_loss
+        )
+        return nll, ranking
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """AdamW, or LoRA+ if the recipe has a ratio."""
@@ -65,7 +109,10 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        lengths = [len(example.input_ids) for example in self.rows.examples]
+        if self.loss.ranking and self.rows.graded is not None:
+            graded, size = self.rows.graded, self.args.train_batch_size
+            return GroupedBatches(lengths, graded.groups, graded.expected, size, self.loss.group_size, self.args.seed)
         rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedBatches(lengths, rows_per_step, self.args.seed)
 

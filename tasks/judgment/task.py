@@ -11,7 +11,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import is_word
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Judgment, Options, Record, SearchContext
-from searchlora.task import EvaluationInput, PromptedTask
+from searchlora.task import EvaluationInput, GradedTarget, PromptedTask
 from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS, reason_line
 from searchlora.tasks.judgment.guideline import guideline_of, settings_of
@@ -97,6 +97,17 @@ class JudgmentTask(PromptedTask):
         """The grade; with reasons, the reason of the record on the second line, if it has one."""
         grade = str(record["grade"])
         return f"{grade}\n{reason_line(record)}" if self.reasoned and "reason" in record else grade
+
+    def graded_target(self, record: Record) -> GradedTarget:
+        """The grades of the scale, with the shares of the raters who gave each; passages of a query are one group."""
+        votes = {int(grade): count for grade, count in record.get("votes", {record["grade"]: 1}).items()}
+        raters = sum(votes.values())
+        return GradedTarget(
+            group=str(record["group"]),
+            completions=tuple(map(str, self.grades)),
+            grades=tuple(map(float, self.grades)),
+            shares=tuple(votes.get(grade, 0) / raters for grade in self.grades),
+        )
 
     def output(self, record: Record) -> Graded:
         del record

@@ -1,0 +1,166 @@
+"""Losses over graded completions: soft labels of several raters, and RankNet or ListNet on expected grades.
+
+A completion is a grade that one token tells apart from the other grades. One forward pass therefore gives the
+log-probability of every grade at the position of that token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Literal
+
+from searchlora.errors import TrainingError
+from searchlora.eval.text_identity import fingerprint
+from searchlora.prompts import IGNORED, Renderer
+from searchlora.records import Record
+from searchlora.task import GradedTarget, PromptedTask
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class GradedRows:
+    """The graded targets of training rows, which share one scale.
+
+    Attributes:
+        position: Number of completion tokens before the one that tells the grades apart.
+        token_ids: That token of each grade, shape (grades,).
+        grades: Value of each grade.
+        groups: Hash of the group of each row, shape (rows,); 63 bits, which torch holds.
+        shares: Share of raters for each grade, shape (rows, grades).
+    """
+
+    position: int
+    token_ids: tuple[int, ...]
+    grades: tuple[float, ...]
+    groups: list[int]
+    shares: list[tuple[float, ...]]
+
+    @property
+    def expected(self) -> list[float]:
+        """Mean grade of the raters, shape (rows,)."""
+        return [sum(g * share for g, share in zip(self.grades, row, strict=True)) for row in self.shares]
+
+
+def graded_rows(task: PromptedTask, renderer: Renderer, records: Sequence[Record]) -> GradedRows:
+    """The graded targets of records.
+
+    Raises:
+        TrainingError: for a record whose completion is no grade, records of two scales, or grades that no single token
+            tells apart.
+    """
+    first: GradedTarget | None = None
+    groups, shares = [], []
+    for record in records:
+        target = task.graded_target(record)
+        if target is None:
+            raise TrainingError(
+                f"the completions of the task '{task.name}' are not grades",
+                where=f"record {record['id']}",
+                fix="Set loss.ranking=0 and loss.soft_labels=false.",
+            )
+        first = first or target
+        if (target.completions, target.grades) != (first.completions, first.grades):
+            raise TrainingError("has another scale than the first record", where=f"record {record['id']}")
+        groups.append(fingerprint(target.group) >> 1)
+        shares.append(target.shares)
+    if first is None:
+        raise TrainingError("there is no row to train on")
+    position, token_ids = choice_tokens([renderer.completion_ids(text) for text in first.completions])
+    return GradedRows(position, token_ids, first.grades, groups, shares)
+
+
+def choice_tokens(completions: Sequence[Sequence[int]]) -> tuple[int, tuple[int, ...]]:
+    """Where completions differ: number of tokens that all begin with, and the next token of each.
+
+    Args:
+        completions: Token ids of each grade, stop token included.
+
+    Raises:
+        TrainingError: if two completions have the same token there, or one ends before it.
+
+    Examples:
+        >>> choice_tokens([[7, 1, 2], [7, 3, 2]])
+        (1, (1, 3))
+    """
+    position = len(list(takewhile(lambda tokens: len(set(tokens)) == 1, zip(*completions, strict=False))))
+    tokens = tuple(ids[position] for ids in completions if position < len(ids))
+    if len(set(tokens)) < len(completions):
+        raise TrainingError(
+            "the base's tokenizer does not tell all grades apart by one token",
+            fix="Name the grades by different digits, or set loss.ranking=0 and loss.soft_labels=false.",
+        )
+    return position, tokens
+
+
+def choice_columns(labels: torch.Tensor, position: int) -> torch.Tensor:
+    """Column of the choice's token in right-aligned labels, shape (rows,)."""
+    return (labels == IGNORED).sum(1) + position
+
+
+def choice_log_probabilities(logits: torch.Tensor, columns: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
+    """Log-probability over the vocabulary of each choice's token, fp32.
+
+    Args:
+        logits: Shape (rows, columns, vocabulary).
+        columns: Column of each row, shape (rows,).
+        token_ids: Shape (grades,).
+
+    Returns:
+        Shape (rows, grades).
+    """
+    import torch
+
+    at_choice = logits[torch.arange(len(logits), device=logits.device), columns].float()
+    return at_choice.log_softmax(-1)[:, list(token_ids)]
+
+
+def ranking_loss(
+    scores: torch.Tensor,
+    expected: torch.Tensor,
+    groups: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    kind: Literal["ranknet", "listnet"],
+) -> torch.Tensor:
+    """RankNet or ListNet over the rows of each group, a scalar; 0 where no two rows of a group differ.
+
+    RankNet (Burges et al. 2005): mean over pairs with different grades of log(1 + exp(s_lower - s_higher)). ListNet
+    (Cao et al. 2007), top-one: mean over groups of the Kullback-Leibler divergence of softmax(scores) from
+    softmax(expected).
+
+    Args:
+        scores: The model's expected grades divided by the temperature, shape (rows,).
+        expected: The raters' mean grades divided by the temperature, shape (rows,).
+        groups: Group of each row, shape (rows,).
+        weights: Weight of each row, shape (rows,). A pair or group counts with the mean of its rows.
+
+    Examples:
+        >>> import torch
+        >>> scores, grades = torch.tensor([1.0, 0.0, 5.0]), torch.tensor([0.0, 1.0, 0.0])
+        >>> loss = ranking_loss(scores, grades, torch.tensor([1, 1, 2]), torch.ones(3), kind="ranknet")
+        >>> round(loss.item(), 3)  # log(1 + e)
+        1.313
+    """
+    import torch
+
+    same = groups[:, None] == groups[None, :]
+    if kind == "ranknet":
+        higher, lower = torch.nonzero(same & (expected[:, None] > expected[None, :]), as_tuple=True)
+        losses = torch.nn.functional.softplus(scores[lower] - scores[higher])
+        of_pair = (weights[higher] + weights[lower]) / 2
+        return (losses * of_pair).sum() / max(len(losses), 1)
+    members = same.float()
+    rows_of_group = members.sum(1)
+    counted = rows_of_group > 1
+    if not counted.any():
+        return scores.sum() * 0
+    log_target, log_model = (
+        values - torch.where(same, values[None, :], -torch.inf).logsumexp(1) for values in (expected, scores)
+    )
+    losses = (log_target.exp() * (log_target - log_model))[counted]
+    of_group = (members @ weights / rows_of_group)[counted]
+    return (losses * of_group).sum() / (1 / rows_of_group[counted]).sum()
