@@ -72,7 +72,7 @@ def append_tokens(answers: Sequence[Answer], logits: torch.Tensor, stop_id: int)
     samplers = [answer.request.sampler for answer in answers]
     compiled = kernels(logits) if any(samplers) and logits.is_contiguous() else None
     reporting = [row for row, each in enumerate(samplers) if each is not None and each.sampling.logprobs is not None]
-    original = _rows(logits, reporting) if reporting else None  # a copy: masks are applied in place
+    original = _before_masks(answers, logits, reporting) if reporting else None
     penalised = [row for row, sampler in enumerate(samplers) if sampler is not None and sampler.sampling.has_penalties]
     plain = [row for row in range(len(answers)) if row not in penalised] if penalised else range(len(answers))
     tokens: list[int | None] = [None] * len(answers)
@@ -137,6 +137,13 @@ def _note_logprobs(
     for (sampler, _), found in zip(chosen, token_logprobs(logits, tokens, counts, compiled), strict=True):
         if sampler is not None:
             sampler.logprobs.append(found)
+
+
+def _before_masks(answers: Sequence[Answer], logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """The logits of some rows, kept from the masks of grammars, which are applied in place."""
+    if len(rows) == len(logits) and all(answer.request.matcher is None for answer in answers):
+        return logits
+    return _rows(logits, rows)
 
 
 def _rows(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

@@ -278,23 +278,33 @@ def token_logprobs(
         counts: Number of most likely tokens to report of each row.
         kernels: As in `sample`.
     """
+    most = min(max(counts, default=0), logits.shape[1])
+    if kernels is not None:
+        chosen, ids, values = kernels.log_probabilities(logits, tokens, most)
+    else:
+        chosen, ids, values = _log_probabilities(logits, tokens, most)
+    return [
+        LogprobsById(token, logprob, tuple(zip(ids[row][:count], values[row][:count], strict=True)))
+        for row, (token, logprob, count) in enumerate(zip(tokens, chosen, counts, strict=True))
+    ]
+
+
+def _log_probabilities(
+    logits: torch.Tensor, tokens: Sequence[int], most: int
+) -> tuple[list[float], list[list[int]], list[list[float]]]:
+    """As `Kernels.log_probabilities`, with PyTorch."""
     import torch
 
-    if kernels is not None:
-        norms = kernels.log_sum_exp(logits)
-    else:  # row by row: the order of a sum over several rows depends on how many there are
-        norms = torch.stack([row.float().logsumexp(-1) for row in logits]).double()
+    # Row by row: the order of a sum over several rows depends on how many there are.
+    norms = torch.stack([row.float().logsumexp(-1) for row in logits]).double()
     chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].double() - norms
     block = math.gcd(logits.shape[1], _BLOCK)
     blocks = logits.view(len(logits), -1, block)
-    most = min(max(counts, default=0), logits.shape[1])
-    places = blocks.amax(-1).topk(min(most, blocks.shape[1]), -1).indices
+    # Stable sorts, so that of equal logits those with the lower ids come first.
+    by_max = blocks.amax(-1).sort(dim=-1, descending=True, stable=True).indices
+    places = by_max[:, :most].sort(-1).values
     likely = blocks.gather(1, places[:, :, None].expand(-1, -1, block)).flatten(1)
-    best = likely.topk(most, -1)
-    inside = best.indices % block
-    ids = (places.gather(1, best.indices // block) * block + inside).tolist()
-    values = (best.values.double() - norms[:, None]).tolist()
-    return [
-        LogprobsById(token, logprob, tuple(zip(ids[row][:count], values[row][:count], strict=True)))
-        for row, (token, logprob, count) in enumerate(zip(tokens, chosen.tolist(), counts, strict=True))
-    ]
+    best, inside = likely.sort(dim=-1, descending=True, stable=True)
+    inside = inside[:, :most]
+    ids = places.gather(1, inside // block) * block + inside % block
+    return chosen.tolist(), ids.tolist(), (best[:, :most].double() - norms[:, None]).tolist()

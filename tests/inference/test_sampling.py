@@ -262,6 +262,29 @@ def test_log_probabilities_of_the_compiled_kernel_are_those_of_pytorch(dtype, vo
     assert alone == token_logprobs(*arguments, native(dtype))[2:3]
 
 
+@pytest.mark.skipif(native() is None, reason="no compiled kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("vocabulary", "most"), [(7, 7), (256, 20), (10_001, 1), (49_152, 20), (2_000, 2_000)])
+def test_the_most_likely_tokens_of_the_compiled_kernel_are_sorted_by_logit_and_then_by_id(dtype, vocabulary, most):
+    logits = torch.stack([logits_of(n, vocabulary).mul(4).round().div(4) for n in range(3)]).to(dtype)  # many are equal
+    logits[1, ::3] = -math.inf
+    chosen, ids, values = native(dtype).log_probabilities(logits, [0, 0, 1], most)
+    for row, of_row in enumerate(logits.double()):
+        expected = sorted(range(vocabulary), key=lambda token, of_row=of_row: (-of_row[token].item(), token))[:most]
+        assert ids[row] == expected
+        log_softmax = of_row.log_softmax(-1)
+        assert values[row] == pytest.approx(log_softmax[expected].tolist(), abs=1e-5)
+        assert chosen[row] == pytest.approx(log_softmax[[0, 0, 1][row]].item(), abs=1e-5)
+
+
+@pytest.mark.skipif(native() is None, reason="no compiled kernels")
+def test_a_row_without_a_distribution_has_no_log_probabilities():
+    logits = torch.stack([torch.full((300,), value) for value in (math.nan, math.inf, -math.inf)])
+    chosen, ids, values = native(torch.float32).log_probabilities(logits, [0, 1, 299], 2)
+    assert all(map(math.isnan, [*chosen, *(value for row in values for value in row)]))
+    assert ids == [[0, 0]] * 3
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -139,9 +139,9 @@ class Kernels:
         self._rms_norm.restype = self._rope.restype = self._swiglu.restype = None
         self._lora.argtypes = [tensor, tensor, *lora, ctypes.c_int]
         self._attention.argtypes = [tensor] * 5 + [number] * 6 + [tensor, ctypes.c_float]
-        self._sample, self._log_sum_exp = library.sample, library.log_sum_exp
+        self._sample, self._log_probabilities = library.sample, library.log_probabilities
         self._sample.argtypes = [tensor, ctypes.c_int, tensor, tensor, *[number] * 3, tensor]
-        self._log_sum_exp.argtypes = [tensor, ctypes.c_int, *[number] * 3, tensor]
+        self._log_probabilities.argtypes = [tensor, ctypes.c_int, tensor, *[number] * 4, *[tensor] * 3]
 
     def lora(self, x: torch.Tensor, y: torch.Tensor, tables: LoraTables, items: LoraItems) -> None:
         """Add B·A·x of each row's adapter to y, in place.
@@ -304,13 +304,32 @@ class Kernels:
             raise MemoryError("no memory for the candidates of sampling")
         return [None if token < 0 else token for token in tokens.tolist()]
 
-    def log_sum_exp(self, logits: torch.Tensor) -> torch.Tensor:
-        """log(sum(exp(logits))) of each row, shape (rows,), fp64; logits as for `sample`. Raises as `sample`."""
-        sums = torch.empty(len(logits), dtype=torch.float64)
-        sizes = (len(logits), logits.shape[1], logits.stride(0))
-        if self._log_sum_exp(logits.data_ptr(), logits.dtype == torch.float32, *sizes, sums.data_ptr()):
-            raise MemoryError("no memory for the sums of log-probabilities")
-        return sums
+    def log_probabilities(
+        self, logits: torch.Tensor, tokens: Sequence[int], most: int
+    ) -> tuple[list[float], list[list[int]], list[list[float]]]:
+        """Natural log-probabilities of one token of each row, and the most likely tokens, best first.
+
+        Args:
+            logits: As for `sample`.
+            tokens: A token of each row.
+            most: Number of most likely tokens, at most the vocabulary.
+
+        Returns:
+            The log-probabilities of `tokens`; ids and log-probabilities of the most likely tokens of each row. NaN for
+            a row with NaN or infinity, or all of whose logits are -inf.
+
+        Raises:
+            MemoryError: as `sample`.
+        """
+        places = np.asarray(tokens, np.int64)
+        chosen, values = np.empty(len(places)), np.empty((len(places), most))
+        ids = np.empty(values.shape, np.int64)
+        sizes = (len(places), most, logits.shape[1], logits.stride(0))
+        found = (each.ctypes.data for each in (chosen, ids, values))
+        is_float = logits.dtype == torch.float32
+        if self._log_probabilities(logits.data_ptr(), is_float, places.ctypes.data, *sizes, *found):
+            raise MemoryError("no memory for the candidates of log-probabilities")
+        return chosen.tolist(), ids.tolist(), values.tolist()
 
 
 def _first_row(items: LoraItems, x: torch.Tensor) -> tuple[torch.Tensor, int]:

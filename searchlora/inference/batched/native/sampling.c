@@ -251,6 +251,36 @@ static void *allocate(struct row *row, struct candidates *found) {
     return memory;
 }
 
+/* The most likely tokens and their logits, best first; of equal ones those with the lower ids. As for top-k, only tokens
+ * above the `most`-th largest of the block maxima are candidates. */
+static void most_likely(const struct row *row, int64_t most, struct candidates *found, int64_t *ids, double *logits) {
+    float values[BLOCK], threshold = 0;
+    int64_t ties, block = -1, kept = 0;
+    if (most <= row->blocks)
+        threshold = select_weight(row->block_max, row->blocks, most, INFINITY, &ties) * (1 - 1e-6f);
+    collect(row, threshold, found);
+    for (int64_t i = 0; i < found->count; i++) {
+        int64_t id = found->ids[i];
+        if (id / BLOCK != block)
+            load(row, block = id / BLOCK, values);
+        double logit = values[id % BLOCK];
+        if (kept == most && logit <= logits[most - 1])
+            continue;
+        int64_t at = kept < most ? kept++ : most - 1;
+        for (; at > 0 && logits[at - 1] < logit; at--) {
+            logits[at] = logits[at - 1];
+            ids[at] = ids[at - 1];
+        }
+        logits[at] = logit;
+        ids[at] = id;
+    }
+}
+
+/* The logits of a row in a matrix with a row every `stride`. */
+static const void *row_of(const void *logits, int is_float, int64_t index, int64_t stride) {
+    return (const char *)logits + (size_t)(index * stride) * (is_float ? sizeof(float) : sizeof(element));
+}
+
 /* Draw a token for each of `count` rows of the logits; -1 for a row without a finite distribution.
  *
  * logits: floats if is_float, else elements; a row every `stride`. settings: inverse temperature, top-k (0: none), top-p
@@ -269,8 +299,7 @@ int sample(const void *logits, int is_float, const int64_t *rows, const double *
             if (memory == NULL)
                 continue;
             const double *set = settings + 5 * i;
-            size_t size = is_float ? sizeof(float) : sizeof(element);
-            row.logits = (const char *)logits + (size_t)(rows[i] * stride) * size;
+            row.logits = row_of(logits, is_float, rows[i], stride);
             row.inverse_temperature = (float)set[0];
             if (!summarise(&row))
                 tokens[i] = -1;
@@ -284,9 +313,11 @@ int sample(const void *logits, int is_float, const int64_t *rows, const double *
     return failed;
 }
 
-/* The natural logarithm of the sum of exp(logit) of each row, NaN for one without a finite distribution; `logits` and
- * `stride` as above. Returns 1 if memory runs out. */
-int log_sum_exp(const void *logits, int is_float, int64_t count, int64_t vocabulary, int64_t stride, double *sums) {
+/* Natural log-probabilities of a token of each of `count` rows of the logits and of the `most` (at most `vocabulary`)
+ * most likely ones, best first; NaN, and ids of 0, for a row without a finite distribution. `logits` and `stride` as
+ * above. chosen: (count,); ids and values: (count, most). Returns 1 if memory runs out. */
+int log_probabilities(const void *logits, int is_float, const int64_t *tokens, int64_t count, int64_t most,
+                      int64_t vocabulary, int64_t stride, double *chosen, int64_t *ids, double *values) {
     int failed = 0;
 #pragma omp parallel if (count > 1) reduction(| : failed)
     {
@@ -298,10 +329,17 @@ int log_sum_exp(const void *logits, int is_float, int64_t count, int64_t vocabul
         for (int64_t i = 0; i < count; i++) {
             if (memory == NULL)
                 continue;
-            size_t size = is_float ? sizeof(float) : sizeof(element);
-            row.logits = (const char *)logits + (size_t)(i * stride) * size;
+            row.logits = row_of(logits, is_float, i, stride);
             row.inverse_temperature = 1;
-            sums[i] = summarise(&row) ? row.highest + log(row.total) : NAN;
+            double norm = summarise(&row) ? row.highest + log(row.total) : NAN;
+            float block[BLOCK];
+            load(&row, tokens[i] / BLOCK, block);
+            chosen[i] = block[tokens[i] % BLOCK] - norm;
+            memset(ids + i * most, 0, most * sizeof *ids);
+            if (most && norm == norm)
+                most_likely(&row, most, &found, ids + i * most, values + i * most);
+            for (int64_t k = i * most; k < (i + 1) * most; k++)
+                values[k] = norm == norm ? values[k] - norm : NAN;
         }
         free(memory);
     }
