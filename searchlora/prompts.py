@@ -200,7 +200,7 @@ class Renderer:
         Raises:
             RenderError: naming the record, if its target is empty, so that no token would be trained.
         """
-        target = task.target(record)
+        target = task.completion(record)
         if not target.strip():
             raise RenderError("the target is empty, so every label would be masked", where=f"record {record['id']}")
         prompt = self.prompt_ids(messages(task, record))

@@ -31,8 +31,15 @@ from searchlora.eval.trec import Qrels, Run
 from searchlora.outputs import InvalidOutput, OutputSpec
 from searchlora.recipe import read_recipe
 from searchlora.records import Format, Judgment, Options, Record, SearchContext
+from searchlora.rewards import INVALID, RewardContext
 
 GROUP = "searchlora.tasks"
+
+#: Field of a training record with a completion to train on in place of `PromptedTask.target`.
+COMPLETION = "completion"
+
+#: Names of candidates of `PromptedTask.candidates`: the record's own target, and the input as it is.
+REFERENCE, UNCHANGED = "reference", "unchanged"
 
 
 @dataclass(frozen=True)
@@ -272,7 +279,16 @@ class PromptedTask(Task):
 
     @abstractmethod
     def target(self, record: Record) -> str:
-        """The completion to train on."""
+        """The expected completion of a record that has one, see `has_target`."""
+
+    def has_target(self, record: Record) -> bool:
+        """Whether a record has an expected completion. Records without one can be evaluated and improved on."""
+        del record
+        return True
+
+    def completion(self, record: Record) -> str:
+        """The completion to train on: the record's field `completion`, or else its target."""
+        return str(record[COMPLETION]) if COMPLETION in record else self.target(record)
 
     def graded_target(self, record: Record) -> GradedTarget | None:
         """The grades among which `target` is one, for ranking losses and soft labels; None: the target is no grade."""
@@ -296,6 +312,61 @@ class PromptedTask(Task):
         """The value that replaces an invalid output in pipelines and headline figures; None: it counts as worst."""
         del record
         return None
+
+    def candidates(
+        self, records: Sequence[Record], dataset: Path, context: RewardContext
+    ) -> Sequence[Mapping[str, str]]:
+        """Completions of training records that need no model, for `searchlora improve`: name -> completion.
+
+        The name `UNCHANGED` is that of the input as it is, which wins over candidates with an equal reward.
+
+        Args:
+            dataset: The dataset folder, for rules that are fitted on its training split.
+        """
+        del dataset, context
+        return [{REFERENCE: self.target(record)} if self.has_target(record) else {} for record in records]
+
+    def variants(self, record: Record, completion: str) -> Mapping[str, str]:
+        """Further candidates made of a sampled completion: name -> completion."""
+        del record, completion
+        return {}
+
+    def keeps_protected(self, record: Record, completion: str) -> bool:
+        """Whether a completion keeps what must not be lost, such as protected words; other candidates never win."""
+        del record, completion
+        return True
+
+    def reward(
+        self, records: Sequence[Record], outputs: Sequence[Any | InvalidOutput], context: RewardContext
+    ) -> list[float | None]:
+        """The reward of each output, for `searchlora improve`; higher is better.
+
+        By default it is the headline measure of each record, negated where less is better.
+
+        Args:
+            records: One per output. A record may be there several times, with several outputs.
+            outputs: Parsed outputs; an `InvalidOutput` has the reward `rewards.INVALID`.
+
+        Returns:
+            One reward per output; None for a record that cannot be rewarded, such as a query without a judgment.
+
+        Raises:
+            UsageError: for a measure that the task does not have, or a headline without values per record.
+        """
+        numbered = [{**record, "id": f"{row}"} for row, record in enumerate(records)]
+        evaluation = self.evaluate(EvaluationInput(numbered, outputs))
+        measure = context.measure or evaluation.headline
+        values = evaluation.values.get(measure)
+        if values is None:
+            known = ", ".join(sorted(evaluation.values)) or "none"
+            raise UsageError(
+                f"'{measure}' has no value per record, so it is no reward", fix=f"Measures with one: {known}."
+            )
+        sign = -1.0 if measure in evaluation.less_is_better else 1.0
+        return [
+            INVALID if isinstance(output, InvalidOutput) else sign * values[str(row)] if str(row) in values else None
+            for row, output in enumerate(outputs)
+        ]
 
     def records_from(self, context: SearchContext) -> list[Record]:
         """The records of one search: a single record, or one per hit for a task that judges hits."""

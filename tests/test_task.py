@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from searchlora.errors import RecipeError, RenderError, UsageError
+from searchlora.outputs import InvalidOutput
 from searchlora.prompts import messages
+from searchlora.rewards import INVALID, RewardContext
 from searchlora.task import EvaluationInput, PromptedTask, load_prompted_task, load_task, load_tasks
 from tests.contract.foreign import build_distribution
 
@@ -101,3 +103,28 @@ def test_the_folder_of_a_task_defaults_to_that_of_its_class(tmp_path):
         encoding="utf-8",
     )
     assert load_task("colour", tmp_path).folder == folder
+
+
+def test_the_default_reward_is_the_headline_of_each_record():
+    task = load_prompted_task("intent")
+    bound = task.bound(task.settings_of({}, task.examples))
+    record = bound.examples[0]
+    right, wrong = (bound.parse(bound.target(each), record) for each in (record, bound.examples[1]))
+    records = [record, record, record]
+    rewards = bound.reward(records, [right, wrong, InvalidOutput("?", "no label")], RewardContext(measure="accuracy"))
+    assert rewards == [1.0, 0.0, INVALID]
+    with pytest.raises(UsageError, match="'kappa' has no value per record"):
+        bound.reward(records[:1], [right], RewardContext(measure="kappa"))
+
+
+def test_a_judgment_is_rewarded_by_its_distance_from_the_grade():
+    task = load_prompted_task("judgment")
+    record = {**task.examples[0], "grade": 3}
+    outputs = [task.parse(text, record) for text in ("3", "2", "0", "nine")]
+    assert task.reward([record] * 4, outputs, RewardContext()) == [1.0, pytest.approx(2 / 3), 0.0, INVALID]
+
+
+def test_candidates_by_default_are_the_target():
+    task = load_prompted_task("judgment")
+    (made,) = task.candidates(task.examples[:1], task.folder, RewardContext())
+    assert made == {"reference": task.target(task.examples[0])}

@@ -338,4 +338,4 @@ def _id_fault(record_id: str) -> str | None:
 
 
 def _target(task: Task, record: Record) -> str:
-    return task.target(record) if isinstance(task, PromptedTask) else ""
+    return task.target(record) if isinstance(task, PromptedTask) and task.has_target(record) else ""

@@ -19,7 +19,7 @@ from searchlora.outputs import CitedAnswer, Grade, Graded, InvalidOutput, Label,
 from searchlora.pipelines.pipeline import run_of
 from searchlora.prompts import input_text
 from searchlora.records import Record
-from searchlora.task import PromptedTask, Task
+from searchlora.task import EncoderTask, PromptedTask, Task
 
 _Shown = TypeVar("_Shown")
 
@@ -114,8 +114,12 @@ def _details(evaluated: Evaluated) -> dict[str, Detail]:
             )
             for name, system in evaluated.systems.items()
         }
-        details[row] = Detail(input_text(evaluated.task, record), answers, evaluated.task.target(record))
+        details[row] = Detail(input_text(evaluated.task, record), answers, _expected(evaluated.task, record))
     return details
+
+
+def _expected(task: PromptedTask | EncoderTask, record: Record) -> str:
+    return "" if isinstance(task, PromptedTask) and not task.has_target(record) else task.target(record)
 
 
 def _output_spec(task: Task, record: Record) -> OutputSpec | None:

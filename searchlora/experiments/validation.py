@@ -93,7 +93,7 @@ class Validator:
         return self.task.tune(records, outputs)
 
     def _loss(self) -> float:
-        targets = [self.task.target(record) for record in self.records]
+        targets = [self.task.completion(record) for record in self.records]
         requests = [Request(messages(self.task, record), _CANDIDATE) for record in self.records]
         scores = self.engine.score(requests, [[target] for target in targets])
         tokens = sum(len(self.engine.renderer.completion_ids(target)) for target in targets)

@@ -52,7 +52,7 @@ def render_rows(
     examples, dropped, kept, kept_weights = [], [], [], []
     for record, weight in zip(records, weights or [1.0] * len(records), strict=True):
         example = renderer.example(task, record)
-        answer = task.parse(task.target(record), record)
+        answer = task.parse(task.completion(record), record)
         if isinstance(answer, InvalidOutput):
             raise TrainingError(
                 f"the task cannot parse its target ({answer.reason})",

@@ -11,6 +11,7 @@ from searchlora.eval.evaluation import Evaluation
 from searchlora.eval.trec import is_word
 from searchlora.outputs import Grade, Graded, InvalidOutput
 from searchlora.records import Judgment, Options, Record, SearchContext
+from searchlora.rewards import INVALID, RewardContext
 from searchlora.task import EvaluationInput, GradedTarget, PromptedTask
 from searchlora.tasks.judgment import baselines, evaluator, reranking, tuning
 from searchlora.tasks.judgment.dataset import FORMATS, reason_line
@@ -141,6 +142,18 @@ class JudgmentTask(PromptedTask):
         """Probabilities at the tuned temperature; the grade by the tuned thresholds, if there are any."""
         del record
         return tuning.with_tuning(output, self.tuned, self.grades)
+
+    def reward(
+        self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput], context: RewardContext
+    ) -> list[float | None]:
+        """Agreement with the record's grade: 1 for an equal grade, 0 for the other end of the scale."""
+        if context.measure is not None:
+            return super().reward(records, outputs, context)
+        extent = max(1, self.grades[-1] - self.grades[0])
+        return [
+            INVALID if isinstance(output, InvalidOutput) else 1 - abs(output.value - record["grade"]) / extent
+            for record, output in zip(records, outputs, strict=True)
+        ]
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(inputs, scale=self.grades, relevant=self.settings["relevant"])

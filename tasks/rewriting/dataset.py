@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.data.collection import CORPUS_FILE, QRELS_FILE, read_documents, read_judgments
-from searchlora.data.formats import conversations, pairs, query_log, recognition
+from searchlora.data.formats import conversations, msrd, pairs, query_log, recognition
 from searchlora.data.formats.common import NATIVE, mapped, native, native_columns, with_options
 from searchlora.errors import DataError, UsageError
 from searchlora.eval.text_identity import normalised
@@ -99,6 +99,22 @@ def _pair(data: Mapping[str, Any]) -> Record:
         rewrite=data["rewrite"],
         split=data.get("split"),
     )
+
+
+def _queries(source: Path, options: Options) -> Iterator[SourceRow | RejectedRow]:
+    """Each query once: a table of judgments has a row per document."""
+    seen: set[str] = set()
+    for row in native(source, options, ("id", "group", "query"), JSON_FIELDS):
+        if isinstance(row, SourceRow) and not row.data.get("history"):
+            text = str(row.data["query"])
+            if text in seen:
+                continue
+            seen.add(text)
+        yield row
+
+
+def _judged(data: Mapping[str, Any]) -> Record:
+    return {name: data[name] for name in ("id", "group", "query")}
 
 
 def _record(*, query: str, rewrite: str, split: str | None = None, **rest: Any) -> Record:
@@ -204,6 +220,20 @@ FORMATS: Mapping[str, Format] = {
             read=mapped(pairs.read_pairs, _pair),
             options=pairs.PAIR_COLUMNS,
             needs=("query", "rewrite"),
+        ),
+        Format(
+            name="queries",
+            description="queries without rewrites, for `improve`, with --corpus and --qrels; each query once",
+            read=_queries,
+            options=native_columns("id", "group", "query", "history"),
+        ),
+        Format(
+            name="msrd",
+            description="MSRD's folder (movies.jsonl, judgments.tsv): judged queries without rewrites, in families",
+            read=mapped(lambda source, _: msrd.read_msrd(source), _judged),
+            collection=lambda source, _: msrd.msrd_collection(source),
+            passes=2,
+            recognises=msrd.RECOGNISES,
         ),
         Format(
             name="querylog",

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from searchlora.errors import DataError, UsageError
 from searchlora.eval.evaluation import Evaluation
-from searchlora.outputs import FreeText, OutputSpec
+from searchlora.outputs import FreeText, InvalidOutput, OutputSpec
 from searchlora.records import Record
+from searchlora.rewards import RewardContext, retrieval_rewards
 from searchlora.task import EvaluationInput, PromptedTask
-from searchlora.tasks.rewriting import baselines, evaluator
+from searchlora.tasks.rewriting import baselines, candidates, evaluator
 from searchlora.tasks.rewriting.dataset import FORMATS
 
 #: The prompt keeps the opening turn, which names the subject, and this many of the latest turns.
@@ -35,7 +37,17 @@ class RewritingTask(PromptedTask):
         return {"query": record["query"], "history": truncated_history(record.get("history", []))}
 
     def target(self, record: Record) -> str:
+        """The reference rewrite. Raises `DataError` for a record that has none."""
+        if "rewrite" not in record:
+            raise DataError(
+                "has no rewrite to train on",
+                where=f"record {record['id']}",
+                fix="`searchlora improve` learns from judgments alone.",
+            )
         return str(record["rewrite"])
+
+    def has_target(self, record: Record) -> bool:
+        return "rewrite" in record
 
     def output(self, record: Record) -> OutputSpec:
         del record
@@ -43,7 +55,7 @@ class RewritingTask(PromptedTask):
 
     def queries(self, record: Record) -> Sequence[str]:
         """The query, then its rewrite: both have one information need."""
-        return [record["query"], record["rewrite"]]
+        return [str(record[field]) for field in ("query", "rewrite") if field in record]
 
     def fallback(self, record: Record) -> str:
         """The original query."""
@@ -51,6 +63,28 @@ class RewritingTask(PromptedTask):
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(inputs)
+
+    def candidates(
+        self, records: Sequence[Record], dataset: Path, context: RewardContext
+    ) -> Sequence[Mapping[str, str]]:
+        return candidates.rule_candidates(records, dataset, context)
+
+    def variants(self, record: Record, completion: str) -> Mapping[str, str]:
+        return candidates.variants(record, completion)
+
+    def keeps_protected(self, record: Record, completion: str) -> bool:
+        return candidates.keeps_protected(record, completion)
+
+    def reward(
+        self, records: Sequence[Record], outputs: Sequence[str | InvalidOutput], context: RewardContext
+    ) -> list[float | None]:
+        """By retrieval, see `rewards.retrieval_rewards`. Raises `UsageError` for a dataset without documents."""
+        if context.search is None:
+            raise UsageError(
+                "a rewrite is rewarded by what it retrieves, and the dataset has no documents",
+                fix="Build it with --corpus and --qrels.",
+            )
+        return retrieval_rewards([str(record["id"]) for record in records], outputs, context)
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[str]]:
         return baselines.baseline_outputs(records, dataset)

@@ -1,0 +1,105 @@
+"""Candidate rewrites that need no model, for `searchlora improve`, and the protected words that each must keep.
+
+Reducing a verbose query by a word or two is the classic rule of query reduction (Kumaran and Carvalho, "Reducing Long
+Queries Using Query Quality Predictors", SIGIR 2009).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from searchlora.records import Record
+from searchlora.rewards import RewardContext
+from searchlora.task import REFERENCE, UNCHANGED
+from searchlora.tasks.rewriting import baselines
+
+#: A query with more words is not reduced.
+MAX_REDUCED = 12
+
+#: Number of titles of the best graded documents that are candidates, and their length in words.
+TITLES, TITLE_WORDS = 2, 12
+
+_WORD = re.compile(r"\w+")
+
+
+def rule_candidates(records: Sequence[Record], dataset: Path, context: RewardContext) -> list[dict[str, str]]:
+    """The candidates of each record: name -> query, where equal queries have one name.
+
+    * `unchanged`: the query as it is.
+    * `reference`: the record's rewrite, if it has one.
+    * the rules of `baselines`.
+    * `first turn + reference`, and so on: the first question before each.
+    * `without WORD`, `without WORD, WORD`: the query without one or two of its words, for a query without conversation.
+    * `title`, `query + title`: titles of its documents with the highest grade.
+    """
+    rules = baselines.baseline_outputs(records, dataset)
+    names = {"raw query": UNCHANGED, baselines.REFERENCE: REFERENCE}
+    made: list[dict[str, str]] = []
+    for row, record in enumerate(records):
+        found = {names.get(name, name): outputs[row] for name, outputs in rules.items()}
+        if "rewrite" in record:
+            found[REFERENCE] = record["rewrite"]
+            found.update(variants(record, str(record["rewrite"]), REFERENCE))
+        if not record.get("history"):
+            found.update(_reduced(str(record["query"])))
+        found.update(_titles(record, context))
+        made.append(_distinct(found))
+    return made
+
+
+def variants(record: Record, rewrite: str, name: str = "rewrite") -> dict[str, str]:
+    """The first question of the conversation before a rewrite; nothing for a record without conversation."""
+    return {f"first turn + {name}": baselines.first_and(record, rewrite)} if record.get("history") else {}
+
+
+def keeps_protected(record: Record, rewrite: str) -> bool:
+    """Whether a rewrite has all protected words of its query: those of the record, and the words with a digit.
+
+    Examples:
+        >>> keeps_protected({"query": "acme tnt 500 manual"}, "acme tnt 500")
+        True
+        >>> keeps_protected({"query": "acme tnt 500 manual"}, "acme tnt manual")
+        False
+    """
+    text = f" {' '.join(_words(rewrite))} "
+    codes = [word for word in _words(str(record["query"])) if any(map(str.isdigit, word))]
+    return all(f" {' '.join(_words(phrase))} " in text for phrase in (*record.get("protected", ()), *codes))
+
+
+def _reduced(query: str) -> Iterator[tuple[str, str]]:
+    words = query.split()
+    if len(words) > MAX_REDUCED:
+        return
+    for size in (1, 2):
+        for left_out in combinations(range(len(words)), size):
+            rest = [word for place, word in enumerate(words) if place not in left_out]
+            if rest:
+                yield f"without {', '.join(words[place] for place in left_out)}", " ".join(rest)
+
+
+def _titles(record: Record, context: RewardContext) -> Iterator[tuple[str, str]]:
+    grades = context.qrels.get(str(record["id"]), {})
+    best = sorted(
+        (document for document, grade in grades.items() if grade >= context.relevant), key=lambda d: -grades[d]
+    )
+    titles = [title for d in best if d in context.documents and (title := context.documents[d].title.strip())]
+    for title in [title for title in titles if len(title.split()) <= TITLE_WORDS][:TITLES]:
+        yield f"title {title}", title
+        yield f"query + title {title}", f"{record['query']} {title}"
+
+
+def _distinct(named: Mapping[str, str]) -> dict[str, str]:
+    """The candidates without later ones of the same text, blank space apart; `unchanged` comes first."""
+    texts: dict[str, str] = {}
+    for name in sorted(named, key=lambda name: name != UNCHANGED):
+        text = named[name] if name == UNCHANGED else " ".join(named[name].split())
+        if text:
+            texts.setdefault(text, name)
+    return {name: text for text, name in texts.items()}
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

@@ -1,0 +1,85 @@
+"""Candidate rewrites without a model, protected words, and rewards by retrieval."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import DataError, UsageError
+from searchlora.outputs import InvalidOutput
+from searchlora.records import Document
+from searchlora.retrieval.bm25 import BM25Index
+from searchlora.rewards import RewardContext
+from searchlora.task import REFERENCE, UNCHANGED
+from searchlora.tasks.rewriting import task
+from searchlora.tasks.rewriting.candidates import keeps_protected, rule_candidates
+
+FILMS = [Document("1", "insidious chapter two", "Insidious 2"), Document("2", "netflix originals of the year", "List")]
+HISTORY = [{"role": "user", "text": "who is Ada?"}, {"role": "assistant", "text": "A countess."}]
+
+
+def test_a_query_without_conversation_is_reduced_and_gets_the_titles_of_its_documents(tmp_path):
+    record = {"id": "q", "group": "q", "query": "insidious 2  netflix"}
+    context = RewardContext(qrels={"q": {"1": 1, "2": 0}}, documents={each.id: each for each in FILMS})
+    (made,) = rule_candidates([record], tmp_path, context)
+    assert made[UNCHANGED] == "insidious 2  netflix"  # as it is
+    assert made["without netflix"] == "insidious 2"
+    assert made["without insidious, 2"] == "netflix"
+    assert made["title Insidious 2"] == "Insidious 2"
+    assert made["query + title Insidious 2"] == "insidious 2 netflix Insidious 2"
+    assert not any("List" in name for name in made)
+
+
+def test_a_conversation_gets_the_rules_and_the_first_question(tmp_path):
+    record = {"id": "q", "group": "q", "query": "when was she born?", "history": HISTORY, "rewrite": "Ada born when"}
+    (made,) = rule_candidates([record], tmp_path, RewardContext())
+    assert made[REFERENCE] == "Ada born when"
+    assert made[f"first turn + {REFERENCE}"] == "who is Ada? Ada born when"
+    assert "who is Ada? A countess. when was she born?" in made.values()
+    assert not any(name.startswith("without") for name in made)
+    assert task.variants(record, "Ada born") == {"first turn + rewrite": "who is Ada? Ada born"}
+    assert task.variants({"query": "tent"}, "tents") == {}
+
+
+def test_equal_candidates_are_one_and_the_unchanged_query_keeps_its_name(tmp_path):
+    (made,) = rule_candidates(
+        [{"id": "1", "group": "1", "query": "tent", "rewrite": "tent"}], tmp_path, RewardContext()
+    )
+    assert made == {UNCHANGED: "tent"}
+
+
+def test_protected_words_and_numbers_are_kept():
+    record = {"query": "Acme tnt 500x manual", "protected": ["acme tnt"]}
+    assert keeps_protected(record, "500x acme TNT")
+    assert not keeps_protected(record, "acme tnt 500")
+    assert not keeps_protected(record, "acme 500x tnt")
+
+
+def test_rewrites_are_rewarded_by_what_they_retrieve():
+    records = [{"id": "q", "group": "q", "query": "insidious netflix"}] * 3
+    context = RewardContext(BM25Index(FILMS).search, {"q": {"1": 1}})
+    assert task.reward(records, ["netflix insidious", "netflix", InvalidOutput("", "")], context) == [2.0, 0.0, -0.1]
+    with pytest.raises(UsageError, match="no documents"):
+        task.reward(records, ["a", "b", "c"], RewardContext())
+
+
+def test_a_record_without_rewrite_has_no_target():
+    record = {"id": "q7", "group": "q", "query": "tent"}
+    assert not task.has_target(record) and task.queries(record) == ["tent"]
+    with pytest.raises(DataError, match=r"record q7: has no rewrite to train on.*improve"):
+        task.target(record)
+    assert task.completion({**record, "completion": "tents"}) == "tents"
+
+
+def test_queries_with_judgments_alone_are_a_dataset(cli, tmp_path):
+    rows = ["query,document,grade", *(f"tent {n},d{n % 3},{n % 2}" for n in range(30)), "tent 1,d2,1"]
+    (tmp_path / "rated.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "products.csv").write_text("id,text\nd0,a tent\nd1,a stove\nd2,a lamp\n", encoding="utf-8")
+    called = cli(
+        *("data", "build", "rewriting", tmp_path / "rated.csv", "--format", "queries", "--out", tmp_path / "out"),
+        *("--corpus", tmp_path / "products.csv", "--qrels", tmp_path / "rated.csv"),
+    )
+    assert called.code == 0, called.err
+    dataset = load_dataset(tmp_path / "out")
+    assert sum(dataset.card.rows.values()) == 30 and len(dataset.qrels() or {}) == 30
+    assert not any("rewrite" in record for record in dataset.records("train"))
