@@ -8,12 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from searchlora.cli.options import DataOption, DeviceOption, SetOption, StoreOption, TaskArgument, TasksOption
+from searchlora.cli.options import DeviceOption, SetOption, StoreOption, TaskArgument, TasksOption
 
 
 def train(
     task: TaskArgument,
-    data: DataOption,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            metavar="FOLDER[=WEIGHT]",
+            help="Dataset folder, from `data build`. Further folders add training rows, whose loss counts with the "
+            "weight; validation is that of the first.",
+        ),
+    ],
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="Name in the store; an existing name gets a new version.")
     ],
@@ -42,14 +50,18 @@ def train(
     """Train an adapter, run its load check and store it."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
+    from searchlora.data.mixture import parse_weighted
     from searchlora.experiments.train import train as verb
+    from searchlora.experiments.training_runs import MORE_DATA
 
+    folder, more_data = parse_weighted(data)
     config: dict[str, Any] = {
         "base": base,
         "recipe": recipe,
         "overrides": settings,
         "resume": resume,
         "restart": restart,
+        "more_data": more_data,
     }
     if out is not None:
         from searchlora.experiments.encoder_train import train_full_model
@@ -58,12 +70,16 @@ def train(
 
         with progress_bars() as steps:
             options = TrainingOptions(**config, steps=steps)
-            model = train_full_model(load_encoder_task(task, tasks), data, name, out, options, store=Store(store))
+            model = train_full_model(load_encoder_task(task, tasks), folder, name, out, options, store=Store(store))
         typer.echo(f"Wrote {model.path}: {model.bytes / 1e6:.1f} MB")
         return
     with progress_bars() as steps:
-        stored = verb(task, data, name, store=Store(store), tasks=tasks, steps=steps, **config)
+        stored = verb(task, folder, name, store=Store(store), tasks=tasks, steps=steps, **config)
     typer.echo(f"Stored {stored.reference} in {stored.path}")
+    for other in stored.manifest.dataset.card.get(MORE_DATA, []) if stored.manifest.dataset else []:
+        if other["rows left out"]:
+            rows = f"{other['rows left out']} training rows of {other['source']}"
+            typer.echo(f"Left out {rows}, which are in the validation or test split of {folder}")
     # A measure that does not exist on these rows, such as a kappa of one grade, is stored as null.
     known = {key: value for key, value in stored.manifest.metrics.items() if value is not None}
     typer.echo("Validation: " + ", ".join(f"{key} {value:.4g}" for key, value in known.items()))

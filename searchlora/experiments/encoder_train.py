@@ -11,7 +11,7 @@ from typing import Any
 from searchlora.adapters import staging
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
-from searchlora.errors import NameTaken, RecipeError, TrainingError
+from searchlora.errors import NameTaken, RecipeError, TrainingError, UsageError
 from searchlora.eval.formatting import write_json
 from searchlora.experiments.training_runs import (
     TRAINING_RUN,
@@ -135,6 +135,7 @@ def encoder_job(task: EncoderTask, data: str | Path, options: TrainingOptions, *
 
     Raises:
         RecipeError: for a recipe that trains all weights, whose result is no adapter.
+        UsageError: for several datasets.
         DataError, BaseModelError.
     """
     overrides = (*options.overrides, "full=true") if full else options.overrides
@@ -147,6 +148,8 @@ def encoder_job(task: EncoderTask, data: str | Path, options: TrainingOptions, *
             where="recipe",
             fix="Give a folder for the model with --out.",
         )
+    if options.more_data:
+        raise UsageError("several datasets are for tasks with a prompt only", where="--data", fix="Build one dataset.")
     dataset = dataset_for(task, data)
     return EncoderJob(task.bound(dataset.settings), recipe, dataset, resolve(recipe.base), options.steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from searchlora.adapters.golden import prompt_hash
 from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
+from searchlora.data.dataset import Dataset
+from searchlora.data.mixture import Mixture
 from searchlora.experiments.encoder_train import encoder_job
 from searchlora.experiments.evaluation_run import EvaluationRun, retrieval_stage
 from searchlora.experiments.training_runs import (
@@ -42,6 +45,7 @@ def train(
     overrides: Sequence[str] = (),
     resume: bool = False,
     restart: bool = False,
+    more_data: Mapping[str, float] | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
     steps: Steps = unwatched,
@@ -57,7 +61,7 @@ def train(
         name: Of the adapter.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
-        base, recipe, overrides, resume, restart, steps: See `TrainingOptions`.
+        base, recipe, overrides, resume, restart, more_data, steps: See `TrainingOptions`.
 
     Raises:
         RecipeError, DataError, BaseModelError, InvalidName, NameTaken: before anything is trained.
@@ -66,7 +70,7 @@ def train(
     """
     store = store if isinstance(store, Store) else Store(store)
     check_name(name)
-    options = TrainingOptions(base, recipe, overrides, resume, restart, steps)
+    options = TrainingOptions(base, recipe, overrides, resume, restart, more_data or {}, steps)
     plugin = load_task(task, tasks)
     if isinstance(plugin, EncoderTask):
         return train_and_store(encoder_job(plugin, data, options), name, store, options)
@@ -80,18 +84,19 @@ def train_or_reuse(
     *,
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
+    more_data: Mapping[str, float] | None = None,
     store: Store,
     say: Callable[[str], None] = print,
     steps: Steps = unwatched,
 ) -> StoredAdapter:
-    """The newest version of `name` if it came from this dataset, recipe, prompt and base; else train one.
+    """The newest version of `name` if it came from these datasets, recipe, prompt and base; else train one.
 
     An unfinished run of the name is resumed.
 
     Args:
         say: Receives one sentence about what was done.
     """
-    options = TrainingOptions(recipe=recipe, overrides=overrides, steps=steps)
+    options = TrainingOptions(recipe=recipe, overrides=overrides, more_data=more_data or {}, steps=steps)
     plugin = load_task(task)
     if store.versions(name):
         stored = store.get(name)
@@ -108,7 +113,15 @@ def train_or_reuse(
     if options.resume:
         say("Resuming an unfinished training run")
     stored = train(
-        task, data, name, recipe=recipe, overrides=overrides, resume=options.resume, store=store, steps=steps
+        task,
+        data,
+        name,
+        recipe=recipe,
+        overrides=overrides,
+        more_data=more_data,
+        resume=options.resume,
+        store=store,
+        steps=steps,
     )
     say(f"Trained {stored.reference} in {stored.manifest.training['seconds']:.0f} s: {stored.path}")
     return stored
@@ -120,23 +133,35 @@ def _prompted_job(task: PromptedTask, data: str | Path, options: TrainingOptions
     recipe = load_recipe(bound.default_recipe, options.recipe, options.overrides)
     if options.base is not None:
         recipe = recipe.model_copy(update={"base": options.base})
-    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), options.steps)
+    more = tuple((dataset_for(task, folder), weight) for folder, weight in options.more_data.items())
+    return PromptedJob(bound, recipe, dataset, resolve(recipe.base), options.steps, more)
 
 
 @dataclass(frozen=True)
 class PromptedJob(TrainingJob):
-    """Supervised fine-tuning of a prompted task, validated and tuned with an engine that has its own base."""
+    """Supervised fine-tuning of a prompted task, validated and tuned with an engine that has its own base.
+
+    Attributes:
+        more: Further datasets for training, and the weight of their rows.
+    """
 
     task: PromptedTask
     recipe: Recipe
+    more: tuple[tuple[Dataset, float], ...] = ()
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        return Mixture(self.task, self.dataset, self.more)
 
     def train(self, folder: Path, resume: bool) -> TrainingResult:
+        records, weights = self.mixture.rows()
         return train_adapter(
             self.task,
             self.recipe,
             self.base,
-            self.dataset.records("train"),
+            records,
             folder,
+            weights=weights,
             validate=self._validator,
             resume=resume,
             progress=self.steps("Training"),
@@ -151,7 +176,7 @@ class PromptedJob(TrainingJob):
     def queries(self) -> Iterator[str] | None:
         if "query" not in self.task.reads.values():
             return None
-        records = (record for split in ("train", "validation") for record in self.dataset.iter_records(split))
+        records = chain(self.mixture.rows()[0], self.dataset.iter_records("validation"))
         return (query for record in records if (query := self.task.query(record)) is not None)
 
     def identity(self) -> dict[str, Any]:

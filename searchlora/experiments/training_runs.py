@@ -21,6 +21,7 @@ from searchlora.adapters.references import check_name
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
+from searchlora.data.mixture import Mixture
 from searchlora.errors import DataError, StoreError, TrainingError
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
@@ -35,6 +36,9 @@ _RUN = "run.json"
 #: Key of `training` in a manifest: the id of the training run, by which a resumed run finds what it already stored.
 TRAINING_RUN = "training_run"
 
+#: Key of the dataset card in a manifest: the further datasets of a training run.
+MORE_DATA = "more data"
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -46,6 +50,7 @@ class TrainingOptions:
         overrides: `key=value` settings that override both, for example `lora.r=8`.
         resume: Continue an interrupted run from its last checkpoint. Recipe, base and data must be the same.
         restart: Delete an interrupted run and start anew.
+        more_data: Folder of a further dataset -> weight of its training rows, see `data.mixture`; for prompted tasks.
         steps: Progress of each step.
     """
 
@@ -54,6 +59,7 @@ class TrainingOptions:
     overrides: Sequence[str] = ()
     resume: bool = False
     restart: bool = False
+    more_data: Mapping[str, float] = field(default_factory=dict)
     steps: Steps = unwatched
 
 
@@ -76,6 +82,11 @@ class TrainingJob(ABC):
     def train(self, folder: Path, resume: bool) -> TrainingResult:
         """Train in the folder of a training run."""
 
+    @property
+    def mixture(self) -> Mixture:
+        """The training rows: those of the dataset, and of further ones where a kind of training takes them."""
+        return Mixture(self.task, self.dataset)
+
     @abstractmethod
     def queries(self) -> Iterable[str] | None:
         """The queries of training and validation records; None for a task that reads no query.
@@ -96,6 +107,7 @@ class TrainingJob(ABC):
             "settings": dict(self.task.settings),
             "recipe": self.recipe.model_dump(),
             "dataset": self.dataset.fingerprint,
+            "more data": self.mixture.identity(),
             "base": fingerprint(self.base.path).model_dump(),
         }
 
@@ -106,6 +118,7 @@ class TrainingJob(ABC):
             manifest.task == self.task.name
             and manifest.dataset is not None
             and manifest.dataset.fingerprint == self.dataset.fingerprint
+            and _more_data(manifest.dataset.card) == self.mixture.identity()
             and manifest.recipe == self.recipe.model_dump()
             and manifest.base.fingerprint == fingerprint(self.base.path)
         )
@@ -174,7 +187,7 @@ def _store(job: TrainingJob, name: str, store: Store, result: TrainingResult, ru
         task=job.task,
         recipe=job.recipe,
         base=job.base,
-        dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job.dataset)),
+        dataset=ManifestDataset(fingerprint=job.dataset.fingerprint, card=_dataset_summary(job)),
         metrics=measured,
         evaluated=Precision(quantization="none", precision=job.recipe.precision) if measured else None,
         training={**result.summary, TRAINING_RUN: run_id},
@@ -319,7 +332,13 @@ def validation_measures(result: TrainingResult) -> dict[str, float]:
     return {f"validation {key}": value for key, value in best.items() if key != "step"}
 
 
-def _dataset_summary(dataset: Dataset) -> dict[str, Any]:
-    """The part of a dataset card that a manifest records."""
-    card = dataset.card
-    return {"format": card.format, "source": card.source["name"], "seed": card.seed, "rows": dict(card.rows)}
+def _dataset_summary(job: TrainingJob) -> dict[str, Any]:
+    """The part of a dataset card that a manifest records, and the further datasets."""
+    card, more = job.dataset.card, job.mixture.summary()
+    about = {"format": card.format, "source": card.source["name"], "seed": card.seed, "rows": dict(card.rows)}
+    return {**about, **({MORE_DATA: more} if more else {})}
+
+
+def _more_data(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Fingerprint and weight of the further datasets of a manifest, as `Mixture.identity`."""
+    return [{"fingerprint": each["fingerprint"], "weight": each["weight"]} for each in card.get(MORE_DATA, [])]
