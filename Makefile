@@ -5,19 +5,25 @@ INSTALLED := .venv/.installed
 CORE := .venv-core/.installed
 CLIENTS := .venv-clients/.installed
 
-.PHONY: demo test test-fast journey lint types docs chaos clean
+.PHONY: demo test suite test-fast journey lint types docs chaos clean
 
 demo: $(INSTALLED)
 	$(BIN)/searchlora demo
 
-# One thread for each of the two processes of the tests.
-test test-fast: export OMP_NUM_THREADS = 1
+# One thread for each of the two processes of the tests. Bytecode is kept even if the environment says otherwise: else both,
+# and each program that a test starts, would compile all modules again.
+test suite test-fast: export OMP_NUM_THREADS = 1
+test suite test-fast: export PYTHONDONTWRITEBYTECODE =
 
-# The whole suite, in two processes of one thread each. A file's tests follow each other in one process, which share what
-# they build; a process that has finished takes half of what the other still has to do.
-test: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
-test: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
-test: $(INSTALLED) $(CORE) $(CLIENTS) lint types
+# The linters, then the whole suite and mypy side by side: an error of mypy is printed while the tests run, and fails the
+# whole. The suite runs in two processes of one thread each. A file's tests follow each other in one process, which share
+# what they build; a process that has finished takes half of what the other still has to do.
+test: $(INSTALLED) $(CORE) $(CLIENTS) lint
+	$(MAKE) --no-print-directory --jobs 2 types suite
+
+suite: export SEARCHLORA_CORE_PYTHON = $(CURDIR)/.venv-core/bin/python
+suite: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
+suite: $(INSTALLED) $(CORE) $(CLIENTS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not journey" --durations 20
 
 # The tutorial from one's own files to production, on a real shop with real weights; about 5 minutes; before a release.
@@ -25,7 +31,7 @@ journey: export SEARCHLORA_CLIENTS_PYTHON = $(CURDIR)/.venv-clients/bin/python
 journey: $(INSTALLED) $(CLIENTS)
 	$(BIN)/python -m pytest -m journey tests/journeys
 
-# For the edit loop: no test of more than half a second.
+# For the edit loop: no test of more than a fifth of a second.
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow" --durations 10
 
