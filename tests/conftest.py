@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,53 @@ from searchlora.threads import choose_threads
 from tests.tiny_encoder import build_tiny_encoder
 
 choose_threads()  # before a test imports PyTorch, here and in child processes
+
+gc.disable()  # until all tests are collected: importing libraries allocates much and frees nothing
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Share the files with slow tests between two processes, which begin with them and end with those of fast tests.
+
+    A process that has finished takes the last half of what the other still has to do; with slow files there, both would
+    build their models, and one would wait long for the last test of the other.
+    """
+    if not hasattr(config, "workerinput"):
+        return  # one process
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    slow = {file: sum(item.get_closest_marker("slow") is not None for item in each) for file, each in files.items()}
+    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    number = 0
+    for file, each in files.items():
+        if slow[file]:
+            halves[number > sum(slow.values()) / 2].extend(each)
+            number += slow[file]
+    for file, each in files.items():
+        if not slow[file]:
+            halves[len(halves[0]) >= len(items) // 2].extend(each)
+    items[:] = [*halves[0], *halves[1]]
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected again once all test modules are imported."""
+    gc.enable()
+
+
+_seen: set[str] = set()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the first test of a file, exempt what is alive from garbage collection.
+
+    Each training run collects garbage, which takes half a second over the objects of all imported libraries.
+    """
+    file = item.nodeid.partition("::")[0]
+    if file not in _seen:
+        _seen.add(file)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
