@@ -1,4 +1,4 @@
-"""Python scripts in child processes, for tests that kill one or fill its disk.
+"""Python scripts in child processes: for tests that kill one, fill its disk, or run programs beside their own process.
 
 They are forked from a server process that has imported the libraries, so a script starts in milliseconds instead of the
 five seconds that torch, transformers and peft take to import.
@@ -6,6 +6,7 @@ five seconds that torch, transformers and peft take to import.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -29,13 +30,14 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Script:
-    """A running script."""
+    """A running script, with `environment` added to that of this process."""
 
-    def __init__(self, script: str, *arguments: object) -> None:
+    def __init__(self, script: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp())
         words = list(map(str, arguments))
+        variables = {**os.environ, **(environment or {})}
         self._process = _CONTEXT.Process(
-            target=_execute, args=(script, words, dict(os.environ), str(self._folder)), daemon=True
+            target=_execute, args=(script, words, variables, str(Path.cwd()), str(self._folder)), daemon=True
         )
         self._process.start()
 
@@ -53,9 +55,17 @@ class Script:
         """Whether it has not ended."""
         return self._process.is_alive()
 
+    def poll(self) -> int | None:
+        """Its exit code if it has ended, as of `subprocess.Popen`."""
+        return self._process.exitcode
+
     def kill(self) -> None:
         """Send SIGKILL."""
         self._process.kill()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
 
     def wait(self, timeout: float = 180) -> int:
         """Its exit code, negative for the signal that ended it. A script that takes longer is killed."""
@@ -78,7 +88,9 @@ def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[s
     return subprocess.CompletedProcess(["python", "-c", script], code, running.stdout, running.stderr)
 
 
-def _execute(script: str, arguments: list[str], environment: Mapping[str, str], folder: str) -> None:
+def _execute(script: str, arguments: list[str], environment: Mapping[str, str], cwd: str, folder: str) -> None:
+    gc.freeze()  # a collection would go through the imported libraries, and so copy their pages
+    os.chdir(cwd)
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(Path(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.environ.clear()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from searchlora.errors import UsageError
 from searchlora.scaffold import KINDS, new_task
 from searchlora.task import load_task, load_tasks
+from tests.child_scripts import run_script
+
+PYTEST = "import sys; from pytest import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +52,10 @@ def test_generated_code_passes_the_linters(folder):
 
 
 @pytest.mark.slow
-def test_the_generated_tests_pass(folder):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *(str(folder / f"my_{kind}") for kind in KINDS),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+def test_the_generated_tests_pass(folder, monkeypatch):
+    folders = [folder / f"my_{kind}" for kind in KINDS]
+    monkeypatch.chdir(folder)
+    ran = run_script(PYTEST, "-q", "-p", "no:cacheprovider", *folders)
     assert ran.returncode == 0, ran.stdout[-4000:]
     assert f"{3 * len(KINDS)} passed" in ran.stdout
 

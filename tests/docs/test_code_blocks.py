@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.servers import is_ready
+from tests.child_scripts import Script, run_script
 from tests.docs.blocks import PAGES, ROOT, blocks
 from tests.docs.conftest import write_block
 
 #: Run by tests/journeys instead, which has the files that the page presupposes.
 JOURNEY = ROOT / "docs" / "tutorials" / "production.md"
+
+#: A command and a module of Python, run in a child process that starts with the libraries imported.
+COMMAND = "import sys; from searchlora.cli import main; sys.argv[0] = 'searchlora'; main()"
+MODULE = (
+    "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
 
 LANGUAGES = ("bash", "python", "yaml", "json")
 RUN = [page for page in PAGES if page != JOURNEY and any(block.language in LANGUAGES for block in blocks(page))]
@@ -57,8 +62,10 @@ def run(words, cli, servers):
         name, _, value = words[1].partition("=")
         servers.environment[name] = value
         return 0
-    if words[0] == "python":
-        return subprocess.run([sys.executable, *words[1:]], timeout=300).returncode
+    if words[:2] == ["python", "-m"]:
+        ran = run_script(MODULE, *words[2:])
+        print(ran.stdout, ran.stderr, file=sys.stderr)
+        return ran.returncode
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), words
         return 0
@@ -77,8 +84,7 @@ class Servers:
 
     def start(self, words):
         port = words[words.index("--port") + 1] if "--port" in words else "8000"
-        script = Path(sys.executable).with_name("searchlora")
-        self.running.append(subprocess.Popen([script, *words[1:]], env={**os.environ, **self.environment}))
+        self.running.append(Script(COMMAND, *words[1:], environment=self.environment))
         assert is_ready(self.running[-1], f"http://127.0.0.1:{port}/readyz"), f"did not start: {words}"
 
     def __exit__(self, *_):
