@@ -76,16 +76,16 @@ def _options_of(verb: str) -> set[str]:
     return {name for parameter in LEAVES[verb].params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 
-def _texts(file: Path) -> Iterator[str]:
+def _texts(source: str) -> Iterator[str]:
     """The text constants of a module without its docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(ast.parse(source)))
     documented = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield node.value
 
@@ -95,7 +95,8 @@ def _messages() -> Iterator[tuple[str, str]]:
         for file in sorted((ROOT / package).rglob("*.py")):
             if any(part.is_symlink() for part in file.parents):
                 continue  # the packages that are linked into searchlora
-            for text in _texts(file):
+            source = file.read_text(encoding="utf-8")
+            for text in _texts(source) if "--" in source else ():
                 if _OPTION.search(text) and not _OTHERS.search(text):
                     yield file.relative_to(ROOT).as_posix(), text
 
