@@ -21,6 +21,7 @@ def test_importing_searchlora_imports_nothing_heavy():
     assert run("-c", f"import sys, searchlora; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"
 
 
+@pytest.mark.slow
 def test_store_commands_import_no_torch():
     assert (
         run("-c", "import sys, searchlora; searchlora.adapters.list(); print('torch' in sys.modules)").strip()

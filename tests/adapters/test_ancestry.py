@@ -31,6 +31,7 @@ def family(store: Store, trained: Path, draft: ManifestDraft, tmp_path: Path) ->
     return store
 
 
+@pytest.mark.slow
 def test_known_ancestors_are_listed_once(family: Store) -> None:
     assert ancestors(family, "a") == ()
     assert ancestors(family, "grown") == ("both@1", "a@1", "b@1")

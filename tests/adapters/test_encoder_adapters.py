@@ -61,6 +61,7 @@ def edit_manifest(stored: StoredAdapter, change) -> None:
     file.write_text(json.dumps(values))
 
 
+@pytest.mark.slow
 def test_a_stored_adapter_passes_its_check_and_keeps_golden_vectors(stored, store, task, encoder_base):
     verify(store.get("shouter"), task, encoder_base)
     golden = stored.manifest.golden
@@ -72,6 +73,7 @@ def test_a_stored_adapter_passes_its_check_and_keeps_golden_vectors(stored, stor
     assert (config["task_type"], config["target_modules"]) == ("FEATURE_EXTRACTION", ["key", "query", "value"])
 
 
+@pytest.mark.slow
 def test_a_stored_encoder_adapter_is_a_plain_peft_folder(stored, encoder_base):
     from peft import PeftModel
 
@@ -82,6 +84,7 @@ def test_a_stored_encoder_adapter_is_a_plain_peft_folder(stored, encoder_base):
     assert np.allclose(ours.encode(TEXTS), Encoder(theirs.eval(), "theirs").encode(TEXTS), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_changes_that_alter_vectors_are_refused_at_every_load(stored, encoder_base, tmp_path):
     other = resolve(str(build_tiny_encoder(tmp_path / "other", seed=1)))
     with pytest.raises(BaseMismatch, match="shouter@1"):
@@ -122,6 +125,7 @@ def test_a_zero_delta_and_wrong_keys_are_not_stored(store, task, encoder_base, t
     assert not store.versions("shouter")
 
 
+@pytest.mark.slow
 def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, encoder_base):
     edit_manifest(stored, lambda values: values["golden"]["vectors"][1]["vector"].__setitem__(3, 0.5))
     with pytest.raises(GoldenVectorsMismatch, match=r"shouter@1.*'RED TENT' is .* off, over"):
@@ -131,6 +135,7 @@ def test_vectors_that_differ_from_the_golden_ones_fail_the_check(stored, store, 
         check_vectors(store.get("shouter"), encoder_base)
 
 
+@pytest.mark.slow
 def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encoder_base):
     """B·A far from zero where it is never used: the load check looks at what comes out, too."""
     edit_weights(stored.path, lambda tensors: {key: value * ("lora_A" in key) for key, value in tensors.items()})
@@ -138,6 +143,7 @@ def test_vectors_equal_to_those_of_the_base_fail_the_check(stored, store, encode
         check_vectors(store.get("shouter"), encoder_base)
 
 
+@pytest.mark.slow
 def test_the_tolerance_holds_for_other_batches_and_threads(stored, encoder_base):
     """The measured claim behind `golden.VECTOR_TOLERANCE`, on the tiny encoder."""
     encoder = Encoder.load(encoder_base.name, adapter=stored, device="cpu")
@@ -169,6 +175,7 @@ def test_a_target_module_missing_from_the_base_is_an_error(encoder_base):
         new_adapter(load_encoder(encoder_base), recipe_for(encoder_base, "lora.target_modules=[q_proj]"))
 
 
+@pytest.mark.slow
 def test_a_merged_encoder_gives_the_same_vectors(stored, encoder_base, tmp_path):
     report = export_merged(stored, tmp_path / "merged")
     assert report.relative_error < 1e-5
@@ -179,6 +186,7 @@ def test_a_merged_encoder_gives_the_same_vectors(stored, encoder_base, tmp_path)
     assert fingerprint(tmp_path / "merged").tensors != fingerprint(encoder_base.path).tensors
 
 
+@pytest.mark.slow
 def test_two_encoder_adapters_are_merged_into_one(stored, store, task, encoder_base, tmp_path, monkeypatch):
     made_encoder_adapter(store, "other", task, encoder_base, tmp_path / "other", seed=5)
     monkeypatch.setattr("searchlora.task.load_task", lambda *_: task)

@@ -42,6 +42,7 @@ def edit_config(folder: Path, **settings: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -341,6 +342,7 @@ def test_a_task_without_examples_is_refused_before_storing(
     assert store.list() == []
 
 
+@pytest.mark.slow
 def test_the_tolerance_comes_from_the_code_not_the_manifest(
     store: Store, stored: StoredAdapter, task: EchoTask
 ) -> None:
@@ -388,12 +390,14 @@ def test_an_adapter_of_an_older_schema_loads_with_a_notice(
     assert caplog.records == [] and stored.manifest.notice is None
 
 
+@pytest.mark.slow
 def test_an_ordinary_adapter_passes_all_bounds(base: BaseModel, task: EchoTask, store: Store, tmp_path: Path) -> None:
     folder = made_adapter(base, tmp_path / "wide", r=32, alpha=64, target_modules=["q_proj", "self_attn.v_proj"])
     stored = store_adapter(store, "echo", folder, task=task, recipe=recipe_for(base, r=32), base=base)
     verify(stored, task, base)
 
 
+@pytest.mark.slow
 def test_golden_records_do_not_make_the_check_take_for_ever(
     store: Store, stored: StoredAdapter, task: EchoTask, base: BaseModel, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

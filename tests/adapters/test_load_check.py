@@ -29,6 +29,7 @@ from searchlora.prompts import Renderer
 from tests.adapters.factories import PROMPT, EchoTask, copy_of, echo_task, edit_weights, made_adapter, recipe_for
 
 
+@pytest.mark.slow
 def test_a_stored_adapter_passes(store: Store, trained: Path, task: EchoTask, base: BaseModel) -> None:
     stored = store_adapter(store, "echo", trained, task=task, recipe=recipe_for(base), base=base)
     check_files(store.get("echo"), base)

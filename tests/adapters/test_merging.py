@@ -34,6 +34,7 @@ def test_merging_writes_a_bf16_model_and_reports_the_numerical_change(stored: St
     assert all(str(tmp_path) not in file.read_text() for file in merged.path.glob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["rslora", "dora"])
 def test_every_lora_variant_can_be_merged(
     store: Store, base: BaseModel, task: EchoTask, tmp_path: Path, variant: str

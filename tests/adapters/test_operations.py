@@ -15,6 +15,7 @@ from searchlora.models.resolve import BaseModel
 from tests.adapters.factories import EchoTask, copy_of, made_adapter
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_torch() -> None:
     check = "import sys, searchlora.adapters; print({'torch', 'transformers', 'peft', 'fsspec'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60)
@@ -52,6 +53,7 @@ def test_diff_lists_changed_fields_and_the_weight_distance(
     assert found.weights is not None and found.weights > 0.1
 
 
+@pytest.mark.slow
 def test_merge_stores_a_new_version_with_its_parents(
     store: Store,
     base: BaseModel,

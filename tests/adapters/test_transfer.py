@@ -134,6 +134,7 @@ def test_pull_refuses_a_zero_delta(stored: StoredAdapter, tmp_path: Path) -> Non
     assert other.list() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known")
 def test_pull_runs_the_full_check_if_task_and_base_are_available(
     stored: StoredAdapter, base: BaseModel, tmp_path: Path

@@ -32,6 +32,7 @@ def perfect(topics) -> Answers:
     return Answers(adapter, dict.fromkeys(adapter, one_hot(1)), [{}] * FOLDS, {})
 
 
+@pytest.mark.slow
 def test_every_query_is_tested_once_by_an_adapter_not_trained_on_it(topics, tmp_path):
     folds = topics.folds()
     assert sorted(topic for fold in folds for topic in fold) == sorted(topics.pairs)

@@ -34,6 +34,7 @@ from searchlora.task import EvaluationInput, load_prompted_task
 TOPICS = [f"t{n}" for n in range(12)]
 
 
+@pytest.mark.slow
 @given(grades=st.lists(st.sampled_from(SCALE), min_size=1, max_size=40), seed=st.integers(0, 99))
 def test_with_distinct_scores_grades_have_the_human_frequencies(grades, seed):
     scores = np.random.default_rng(seed).permutation(len(grades)).tolist()

@@ -54,6 +54,7 @@ def test_a_missing_column_is_named(refused, tmp_path):
     assert "rewrite" in complaint
 
 
+@pytest.mark.slow
 def test_unusable_sources_formats_and_tasks_are_named(refused, tmp_path):
     empty = lines(tmp_path / "empty.jsonl")
     build = ("data", "build", "rewriting")
@@ -86,6 +87,7 @@ def test_an_invalid_recipe_is_an_error(refused, dataset, tmp_path, override, say
     assert says in refused(*given)
 
 
+@pytest.mark.slow
 def test_invalid_and_taken_names_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
@@ -116,6 +118,7 @@ def test_a_changed_dataset_is_an_error(refused, dataset, tiny_base, tmp_path):
     assert "train.jsonl: was changed" in complaint
 
 
+@pytest.mark.slow
 def test_adapters_that_fail_their_load_check_are_errors(refused, dataset, tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
@@ -130,6 +133,7 @@ def test_adapters_that_fail_their_load_check_are_errors(refused, dataset, tiny_b
     )
 
 
+@pytest.mark.slow
 def test_a_base_changed_since_training_is_an_error(refused, tiny_base, tmp_path):
     from searchlora.models.resolve import resolve
 
@@ -167,6 +171,7 @@ def test_an_invalid_pipeline_is_an_error(refused, tmp_path, content, says):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_invalid_queries_and_corpora_are_errors(refused, tmp_path):
     pipeline = tmp_path / "p.yaml"
     pipeline.write_text("name: p\nstages:\n  - bm25: {}\n", encoding="utf-8")
@@ -190,6 +195,7 @@ def test_an_invalid_conversation_is_an_error(refused, tmp_path, history):
     assert "q.jsonl, line 1: 'history' is not a list of turns" in refused(*given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_debug_shows_the_traceback(tmp_path, place):
     verb = ["adapters", "show", "none"]

@@ -123,6 +123,7 @@ def test_topics_can_come_from_a_file(cli, tmp_path):
     assert "4 judgments of 1 topics" in called.out
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_and_no_partial_file_remains(refused, tmp_path):
     """Neither the log nor human judgments are overwritten, and no figures remain without their qrels."""
     log, people = tmp_path / "log.csv", tmp_path / "people.txt"

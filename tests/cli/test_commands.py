@@ -119,6 +119,7 @@ def test_list_and_show_verbs_print_one_json_document(cli, tmp_path, tiny_base):
     assert {"native", "pairs"} <= {entry["name"] for entry in formats}
 
 
+@pytest.mark.slow
 def test_a_broken_version_is_listed_with_its_problem_in_json(cli, tmp_path, tiny_base):
     store = Store(tmp_path / "store")
     stored = made_adapter(store, "first", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
@@ -130,6 +131,7 @@ def test_a_broken_version_is_listed_with_its_problem_in_json(cli, tmp_path, tiny
     assert MANIFEST in entry["problem"]
 
 
+@pytest.mark.slow
 def test_the_made_shop_is_reported_line_by_line(cli, tmp_path):
     called = cli("data", "shop", "--out", tmp_path / "shop", "--products", "600", "--queries", "100")
     lines = called.out.splitlines()

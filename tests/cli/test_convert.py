@@ -23,6 +23,7 @@ def topics(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_qrels_round_trip(cli, qrels, tmp_path):
     for name in ("q.tsv", "q.parquet", "q.json", "q.jsonl.gz"):
         called = cli("convert", "qrels", qrels, tmp_path / name)
@@ -71,6 +72,7 @@ def test_topics_are_converted(cli, topics, tmp_path):
     assert read_topics(tmp_path / "t.csv") == read_topics(topics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

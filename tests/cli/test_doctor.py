@@ -98,6 +98,7 @@ def test_the_kernels_are_compiled_and_their_absence_is_explained(monkeypatch):
     assert found.status == "ok" and "bfloat16, float32" in found.detail
 
 
+@pytest.mark.slow
 def test_a_store_and_a_base_are_required_only_where_they_are_given(cli, tmp_path, monkeypatch, tiny_base):
     monkeypatch.chdir(tmp_path)
     assert cli("doctor").code == 0

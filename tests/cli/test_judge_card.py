@@ -48,6 +48,7 @@ def asked(files, *more):
     return ("judge-card", "--human", files / "human", *judges, "--resamples", 200, "--out", files / "out", *more)
 
 
+@pytest.mark.slow
 def test_card_with_all_options(cli, files):
     runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
     more = (
@@ -137,6 +138,7 @@ def test_a_damaged_list_of_failed_answers_names_its_line(refused, files):
     assert "document d5 of topic q0 has a grade or is repeated" in refused(*asked(files))
 
 
+@pytest.mark.slow
 def test_qrels_of_an_llm_are_not_accepted_as_a_rater(refused, files):
     write_card(files / "poor", JudgmentsCard("llm", DATE, judge="j@1", judge_lineage=("j@1",)))
     raters = ("--rater", f"a={files / 'human'}", "--rater", f"b={files / 'poor'}")
@@ -147,6 +149,7 @@ def test_qrels_of_an_llm_are_not_accepted_as_a_rater(refused, files):
     assert not (files / "out").exists()
 
 
+@pytest.mark.slow
 def test_variants_of_one_file_name_are_kept_apart(cli, refused, files):
     for folder in ("one", "two"):
         (files / folder).mkdir()
@@ -159,6 +162,7 @@ def test_variants_of_one_file_name_are_kept_apart(cli, refused, files):
     assert "a variant file is repeated" in refused(*asked(files, *variants[:2], *variants[:2]))
 
 
+@pytest.mark.slow
 def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
     write_qrels(files / "failed", {q: dict.fromkeys(row, 9) for q, row in HUMAN.items()})
     runs = [part for name in ("near", "far") for part in ("--run", f"{name}={files / name}")]
@@ -168,6 +172,7 @@ def test_a_judge_without_a_grade_orders_no_runs(cli, refused, files):
     assert done.code == 0 and "120 of 120 answers are invalid" in done.out
 
 
+@pytest.mark.slow
 def test_undefined_figures_are_null(cli, files):
     write_qrels(files / "one", {"q0": HUMAN["q0"]})
     done = cli("judge-card", "--human", files / "one", "--judge", f"x={files / 'one'}", "--out", files / "out")

@@ -18,6 +18,7 @@ def corpus(tmp_path):
     return tmp_path / "corpus.jsonl"
 
 
+@pytest.mark.slow
 def test_search_prints_stages_and_hits(cli, corpus):
     called = cli("search", "bm25", "red green couch", "--corpus", corpus)
     assert called.code == 0, called
@@ -57,6 +58,7 @@ def test_a_pipeline_without_hits_writes_results_only(refused, tmp_path):
     assert "no stage produces hits" in told and "--out results.jsonl" in told
 
 
+@pytest.mark.slow
 def test_list_names_every_ready_pipeline(cli):
     rows = json.loads(cli("pipelines", "list", "--json").out)
     assert [row["name"] for row in rows] == ready_pipelines()
@@ -73,6 +75,7 @@ def test_show_prints_a_file_that_works_as_ones_own(cli, tmp_path, name):
     assert cli("pipelines", "show", tmp_path / "own.yaml").out == text
 
 
+@pytest.mark.slow
 def test_validate_says_what_is_wrong(refused, cli, tmp_path):
     assert "bm25 is valid" in cli("pipelines", "validate", "bm25").out
     assert "no adapter 'shop-judge'" in refused("pipelines", "validate", "rerank", "--store", tmp_path / "store")
@@ -81,6 +84,7 @@ def test_validate_says_what_is_wrong(refused, cli, tmp_path):
     assert "no pipeline 'nope'" in refused("pipelines", "validate", "nope")
 
 
+@pytest.mark.slow
 def test_stages_describes_every_kind_and_key(cli, refused):
     text = cli("pipelines", "stages").out
     for kind, model in KINDS.items():

@@ -54,6 +54,7 @@ def test_figures_equal_those_of_the_python_functions(folder, cli):
     assert found["differences"]["b"]["value"] == difference.value > 0
 
 
+@pytest.mark.slow
 def test_too_few_topics_and_a_circular_judge_are_refused(folder, cli, refused):
     write_qrels(folder / "few.txt", {"q1": {"d1": 1}, "q2": {"d1": 1}})
     assert "2 topics have a human label" in refused(*arguments(folder, "few.txt"))
@@ -62,6 +63,7 @@ def test_too_few_topics_and_a_circular_judge_are_refused(folder, cli, refused):
     assert "| b (circular) |" in cli(*arguments(folder), "--allow-circular").out
 
 
+@pytest.mark.slow
 def test_an_invalid_answer_is_unjudged_and_counted(folder, cli, refused):
     """A label of 10 where the scale ends at 3, and an answer without one: neither is a gain (law 2)."""
     card = JudgmentsCard("llm", "2026-01-01", judge="j@1", judge_lineage=("j@1",), judge_queries=None)
@@ -85,6 +87,7 @@ def test_an_invalid_answer_is_unjudged_and_counted(folder, cli, refused):
     assert "not a list of whole numbers" in refused(*arguments(folder), "--scale", "many")
 
 
+@pytest.mark.slow
 def test_llm_judgments_are_not_human_and_a_judge_without_card_is_unknown(folder, cli, refused):
     assert "llm.txt: holds judgments of source 'llm', not human ones" in refused(*arguments(folder, "llm.txt"))
     (folder / "llm.txt.card.json").unlink()

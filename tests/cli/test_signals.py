@@ -29,6 +29,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "rows.jsonl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {-15}), (signal.SIGINT, {1, 130, -2})])
 def test_a_build_that_is_stopped_leaves_nothing(source: Path, number: signal.Signals, codes: set[int]) -> None:
     work = source.parent / "work"

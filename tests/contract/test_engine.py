@@ -65,6 +65,7 @@ def sampled(
     return Request(({"role": "user", "content": text},), adapter, tokens, grammar, sampling=Sampling(**sampling))
 
 
+@pytest.mark.slow
 def test_one_completion_per_request_in_order(engine):
     alone = [engine.generate([asked(text, "one@1")])[0] for text in PROMPTS]
     together = engine.generate([asked(text, "one@1") for text in PROMPTS])
@@ -118,6 +119,7 @@ def test_scores_are_log_probabilities_of_whole_choices(engine):
         assert together.log_probabilities == pytest.approx(single.log_probabilities, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_prune_margin_keeps_the_best_choice_and_its_score(engine):
     requests = [asked(text, "one@1") for text in PROMPTS]
     choices = [[f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in PROMPTS]] * len(PROMPTS)
@@ -153,6 +155,7 @@ def test_every_completion_matches_its_grammar(engine):
     assert 0 <= int(number.text.removeprefix("[").removesuffix("]")) <= 999
 
 
+@pytest.mark.slow
 def test_requests_with_and_without_grammar_can_be_mixed(engine):
     grammars = [None, COLOUR, None, Grammar("json_schema", json.dumps(SCHEMA)), COLOUR]
     requests = [asked(text, "one@1", 40, grammar) for text, grammar in zip(PROMPTS, grammars, strict=True)]
@@ -180,6 +183,7 @@ def test_an_unusable_grammar_is_an_error_that_names_the_request(engine, grammar,
         engine.generate([asked("tent", None, 4, COLOUR), asked("tent", None, 4, grammar)])
 
 
+@pytest.mark.slow
 def test_answer_prefix_is_not_repeated_in_the_completion(engine):
     held, behind = Grammar("regex", "gre(en|y|at|[a-z]{1,9})"), Grammar("regex", "en|y|at|[a-z]{1,9}")
     whole = engine.generate([asked(text, "one@1", 20, held) for text in PROMPTS])
@@ -231,6 +235,7 @@ SAMPLED = [
 ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_completion_in_any_batch_and_order(engine):
     alone = [engine.generate([request])[0] for request in SAMPLED]
     assert engine.generate(SAMPLED) == alone
@@ -303,6 +308,7 @@ def test_penalties_make_a_completion_repeat_less(engine):
     assert len(set(penalised.text)) > len(set(plain.text))
 
 
+@pytest.mark.slow
 def test_concurrent_threads_use_their_own_adapters(engine):
     references = [None, "one@1", "one@2", "two.dots"]
     expected = {reference: engine.generate([asked("tent", reference)])[0].text for reference in references}

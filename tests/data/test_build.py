@@ -42,6 +42,7 @@ def _nothing_but(folder: Path, *names: str) -> bool:
     return {path.name for path in folder.iterdir()} == set(names)
 
 
+@pytest.mark.slow
 def test_splits_are_by_group_in_the_requested_shares(tmp_path: Path) -> None:
     splits = _built(_source(tmp_path, [_row(number) for number in range(3000)]), tmp_path / "out")
     groups = {name: {row["group"] for row in rows} for name, rows in splits.items()}

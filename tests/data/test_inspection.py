@@ -145,6 +145,7 @@ def test_commands_for_own_files_run_as_they_are(cli, tmp_path, monkeypatch, name
     assert run_all(cli, path, "--shares", "1,0,0") >= len(tasks)
 
 
+@pytest.mark.slow
 def test_documents_beside_the_judgments_are_found_and_mapped(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus(tmp_path)
@@ -175,6 +176,7 @@ def test_unknown_grades_are_left_to_the_user(tmp_path):
     assert "--grades blue=NUMBER,red=NUMBER" in str(command) and not command.complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUEPID)
 def test_exports_of_quepid_are_recognised(tmp_path, name):
     path = written(tmp_path / name, QUEPID[name])
@@ -203,6 +205,7 @@ def test_one_file_of_esci_is_recognised(tmp_path):
     assert ("judgment", "esci") in builds(esci_pairs(tmp_path, "csv"))
 
 
+@pytest.mark.slow
 def test_the_synthetic_shop_is_recognised(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli("data", "shop", "--out", "shop", "--products", "600", "--queries", "100").code == 0
@@ -211,6 +214,7 @@ def test_the_synthetic_shop_is_recognised(cli, tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_profile_and_commands(cli, tmp_path):
     path = written(tmp_path / "j.csv", "query,passage,grade\ntent,dome,3\ntent,boot,0\ntent,peg\n")
     printed = cli("data", "inspect", path).out
@@ -275,6 +279,7 @@ def test_every_published_file_is_tried(real_data):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "body"),
     [

@@ -308,6 +308,7 @@ def test_a_label_that_contradicts_an_earlier_row_is_rejected(tmp_path):
         list(judged_pairs.read_esci(tmp_path / "pairs.csv", {"locale": "de"}))
 
 
+@pytest.mark.slow
 def test_the_published_esci_pairs_are_read(real_data):
     source = real_data / "esci_pairs" / "pairs.csv.gz"
     found = {locale: list(judged_pairs.read_esci(source, {"locale": locale})) for locale in ("us", "es", "jp")}
@@ -354,6 +355,7 @@ def test_a_depth_is_a_positive_number(tmp_path, depth):
         judged_collections.read_trec(trec_pool(tmp_path), {"runs": "runs", "depth": depth})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "corpus", "pairs"), [("trecdl19", "pool_passages.jsonl.gz", 4333),
                                                          ("trecdl20", "passages.jsonl.gz", 4999)])  # fmt: skip
 def test_the_published_pools_are_read(real_data, folder, corpus, pairs):

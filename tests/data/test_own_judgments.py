@@ -339,6 +339,7 @@ def test_a_mapped_column_that_is_missing_is_named(tmp_path):
         records(source, tmp_path / "out", "passage=passage,body")
 
 
+@pytest.mark.slow
 def test_chorus_judgments_and_its_three_raters(tmp_path, real_data):
     columns = ("document=docid", "grade=rating", "text=short_description")
     source, products = real_data / "chorus" / "rated.csv", real_data / "chorus" / "products.jsonl.gz"
@@ -355,6 +356,7 @@ def test_chorus_judgments_and_its_three_raters(tmp_path, real_data):
     assert [round(pair["weighted"]["value"], 2) for pair in pairs] == [0.8, 0.78, 0.74]
 
 
+@pytest.mark.slow
 def test_msrd_judgments_with_its_movies(tmp_path, real_data):
     columns = ("topic=query_id", "document=doc_id", "text=overview,genres,director,actors")
     card = build(

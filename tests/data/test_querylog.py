@@ -210,6 +210,7 @@ def test_the_card_states_the_rules_with_their_thresholds(tmp_path: Path) -> None
     assert "at most 90 seconds" in reported
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_for_sorting_is_an_error(tmp_path: Path) -> None:
     log = _log(tmp_path / "log.csv", [(f"s{number}", 0, f"tent {number}", 1, "u") for number in range(5000)])
     script = f"""

@@ -80,6 +80,7 @@ def test_a_file_of_another_format_is_an_error(tmp_path: Path) -> None:
         next(squad.read_squad(path))
 
 
+@pytest.mark.slow
 def test_the_published_development_set_is_read(real_data: Path) -> None:
     rows = [
         row.data

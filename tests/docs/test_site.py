@@ -51,6 +51,7 @@ def test_site_loads_nothing_from_elsewhere(site):
         assert [each for each in parser.loaded if each.startswith(("http", "//"))] == [], page
 
 
+@pytest.mark.slow
 def test_public_functions_are_on_the_python_page(site):
     text = (site / "reference" / "python.html").read_text(encoding="utf-8")
     for name in ("experiments.train.train", "experiments.promote.promote", "task.PromptedTask", "adapters.store.Store"):

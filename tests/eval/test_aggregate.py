@@ -29,6 +29,7 @@ label = st.sampled_from(LABELS)
 grade = st.sampled_from(SCALE)
 
 
+@pytest.mark.slow
 @given(rows((label, st.one_of(label, st.none()))))
 def test_macro_f1_equals_scikit_learn(drawn):
     gold, predicted = drawn
@@ -88,6 +89,7 @@ def test_kappa_equals_scikit_learn(weights):
     assert aggregate.signed_bias(gold, predicted, SCALE).value == pytest.approx(np.subtract(pair[1], pair[0]).mean())
 
 
+@pytest.mark.slow
 @given(rows((grade, st.one_of(grade, st.none(), st.just(9)))))
 def test_agreement_figures_equal_those_of_two_lists(drawn):
     gold, predicted = drawn
@@ -104,6 +106,7 @@ def test_agreement_figures_equal_those_of_two_lists(drawn):
     assert aggregate.mean_absolute_error(gold, predicted, SCALE).value == pytest.approx(np.mean(worst))
 
 
+@pytest.mark.slow
 @given(rows((label, st.one_of(label, st.none()))), st.integers(0, 40))
 def test_sums_of_parts_give_the_figure_of_all_rows(drawn, cut):
     figure = aggregate.macro_f1(*drawn, LABELS)

@@ -121,6 +121,7 @@ def test_head_torso_and_tail_of_a_worked_example():
     assert set(by_traffic(dict.fromkeys("abcdef", 2.0)).values()) == {"head"}
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), min_size=1))
 def test_bands_decrease_in_traffic_and_keep_ties_together(weights):
     bands = by_traffic(weights)
@@ -131,6 +132,7 @@ def test_bands_decrease_in_traffic_and_keep_ties_together(weights):
                 assert BANDS.index(bands[one]) <= BANDS.index(bands[two])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=3), st.integers(-5, 20).map(float), min_size=3))
 def test_thirds_are_ranges_that_do_not_overlap(numbers):
     thirds = by_thirds(numbers)

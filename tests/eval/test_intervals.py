@@ -48,6 +48,7 @@ def test_alternative_intervals_of_the_benchmark_equal_scipy():
     assert found["bootstrap-t"] == pytest.approx(bootstrap_intervals(values), abs=0.01)
 
 
+@pytest.mark.slow
 def test_percentile_intervals_undercover():
     """Why the statistic is studentised: the usual interval misses the truth of a poor system far too often."""
     values, truth = draws("poor", (43, 500), np.random.default_rng(1))

@@ -39,6 +39,7 @@ def test_any_measure_of_ir_measures_is_accepted():
     assert all(set(rows) == set(QRELS) for rows in values.values())
 
 
+@pytest.mark.slow
 def test_many_measures_in_one_pass_equal_single_passes(real_data, tmp_path):
     import ir_measures
 
@@ -120,6 +121,7 @@ def test_published_trec_dl_2019_values_are_reproduced(real_data, tmp_path):
     assert sum(values.values()) / 43 == pytest.approx(0.5058, abs=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collection", ["cranfield", "dl19"])
 def test_same_as_pytrec_eval_on_raw_values(collection, real_data, tmp_path):
     import pytrec_eval

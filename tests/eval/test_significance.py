@@ -38,6 +38,7 @@ def test_no_difference_has_p_1_and_p_is_never_0():
         paired_difference([0.1], [0.1, 0.2])
 
 
+@pytest.mark.slow
 def test_rejections_under_the_null_have_the_nominal_level():
     """MRR@10 of two equal systems, ties and all: 5% of the tests reject, as far as 800 of them can tell."""
     rng = np.random.default_rng(11)
@@ -76,6 +77,7 @@ def test_corrections_equal_statsmodels():
 VALUES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), min_size=12, max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(a=VALUES, b=VALUES)
 def test_t_equals_scipy_and_effect_equals_its_formula(a, b):
@@ -92,6 +94,7 @@ def test_t_equals_scipy_and_effect_equals_its_formula(a, b):
     assert found.mde == pytest.approx(detectable_effect(12) * spread)
 
 
+@pytest.mark.slow
 def test_t_over_clusters_equals_statsmodels():
     """A regression on the constant alone with errors robust to clusters; sizes differ, rows within depend."""
     import statsmodels.api as sm

@@ -16,6 +16,7 @@ WORD = st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_siz
 SCORE = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(run=st.dictionaries(WORD, st.dictionaries(WORD, SCORE, min_size=1, max_size=8), max_size=4))
 def test_run_round_trips_with_scores_and_ranking(run, tmp_path_factory):

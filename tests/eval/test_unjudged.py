@@ -89,6 +89,7 @@ def test_unjudged_as_best_is_an_upper_bound(run, grades, more):
                 assert condensed <= best + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(run=RUNS, grades=GRADES)
 def test_fully_judged_runs_are_unchanged(run, grades):
@@ -103,6 +104,7 @@ def test_fully_judged_runs_are_unchanged(run, grades):
     assert found["Judged@5"]["1"] == (1 if run else 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(run=RUNS, grades=GRADES, cutoff=st.integers(1, 12))
 def test_judged_equals_ir_measures_except_for_ties(run, grades, cutoff):
@@ -121,6 +123,7 @@ def test_top_documents_equal_those_of_the_full_ranking(run, depth):
     assert _top(run, depth) == ranked(run)[:depth]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(run=RUNS, wanted=st.sampled_from("abcdefghij"))
 def test_ranking_equals_trec_eval_in_single_precision(run, wanted):

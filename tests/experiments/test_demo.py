@@ -33,6 +33,7 @@ def test_the_table_has_the_baselines_the_base_and_the_adapter(walked):
     assert 0 < pair.p <= pair.p_corrected <= 1
 
 
+@pytest.mark.slow
 def test_reference_rewrites_beat_the_dictionary_and_the_dictionary_beats_the_query(walked):
     _, found, _, _ = walked
     comparison = found.evaluated.comparison
@@ -42,6 +43,7 @@ def test_reference_rewrites_beat_the_dictionary_and_the_dictionary_beats_the_que
     assert raw < dictionary < truth
 
 
+@pytest.mark.slow
 def test_report_runs_and_json_are_written(walked):
     folder, found, _, _ = walked
     assert found.report == folder / "evaluation" / "report.html"
@@ -53,6 +55,7 @@ def test_report_runs_and_json_are_written(walked):
     assert (folder / "evaluation" / "runs" / "raw-query.trec").is_file()
 
 
+@pytest.mark.slow
 def test_the_report_says_what_each_baseline_is(walked):
     _, found, _, _ = walked
     page = found.report.read_text(encoding="utf-8")
@@ -110,6 +113,7 @@ def test_every_task_that_reads_the_shop_is_trained_and_shown_on_one_page(tiny_ba
     assert f">{size:,}<" in page
 
 
+@pytest.mark.slow
 def test_only_long_training_runs_are_shortened(walked):
     folder, *_ = walked
     dataset, task = load_dataset(folder / "dataset"), load_task("rewriting")

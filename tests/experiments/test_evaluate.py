@@ -13,6 +13,7 @@ from tests.made import made_adapter
 from tests.words import first_word
 
 
+@pytest.mark.slow
 def test_a_dataset_of_another_task_is_refused(tiny_base, tmp_path, monkeypatch):
     task, store = first_word(tmp_path / "task"), Store(tmp_path / "store")
     made_adapter(store, "one", task, tiny_base, tmp_path / "made", seed=1)

@@ -96,6 +96,7 @@ def test_a_single_system_is_measured(folder):
     assert not found.comparison.comparisons
 
 
+@pytest.mark.slow
 def test_all_files_are_written_with_their_inputs(folder):
     out = folder / "out"
     report = write(experiment(write_spec(folder), out), out)
@@ -149,6 +150,7 @@ def test_runs_are_reused_unless_the_corpus_changed(folder):
     assert "new" in read_run(out / "runs" / "bm25.trec")["q0"]
 
 
+@pytest.mark.slow
 def test_a_run_is_recomputed_for_new_topics(folder):
     """Else the new ones would count as having found nothing."""
     write_qrels(folder / "all.txt", whole := read_qrels(folder / "qrels.txt"))
@@ -161,6 +163,7 @@ def test_a_run_is_recomputed_for_new_topics(folder):
     assert found.comparison.row("bm25", "zero results").value == 0
 
 
+@pytest.mark.slow
 def test_files_of_a_killed_call_are_not_reused(folder, monkeypatch):
     spec, out = write_spec(folder), folder / "out"
     first = experiment(spec, out)
@@ -188,6 +191,7 @@ def test_files_of_a_killed_call_are_not_reused(folder, monkeypatch):
         experiment(spec, out)
 
 
+@pytest.mark.slow
 def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
     spec, out = write_spec(folder, policy={"beat": {}, "latency": {"at_most_ms": 1000}}), folder / "out"
     assert not experiment(spec, out).refused
@@ -196,6 +200,7 @@ def test_costs_measured_on_another_machine_are_not_reused(folder, monkeypatch):
         experiment(spec, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -212,6 +217,7 @@ def test_changed_measurement_settings_and_baseline_count_as_changes(folder, chan
         experiment(write_spec(folder, **changes), out)
 
 
+@pytest.mark.slow
 def test_a_changed_baseline_pipeline_or_missing_card_counts_as_a_change(folder):
     out = folder / "out"
     write_card(folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1"))
@@ -225,6 +231,7 @@ def test_a_changed_baseline_pipeline_or_missing_card_counts_as_a_change(folder):
         experiment(spec, out)
 
 
+@pytest.mark.slow
 def test_accepted_changes_are_listed_among_the_rules(folder):
     spec, out = write_spec(folder, policy={"beat": {}}), folder / "out"
     write(experiment(spec, out), out)
@@ -241,6 +248,7 @@ def test_judged_topics_missing_from_the_topics_are_reported(folder):
     assert "2 judged topics (q38, q39) are not among the topics and are left out." in notes
 
 
+@pytest.mark.slow
 def test_an_existing_run_has_unknown_invalid_rate_and_training_queries(folder):
     policy = {"beat": {}, "invalid_rate": {"at_most": 0.0}}
     with pytest.raises(UsageError, match="system faulty: the policy bounds the invalid rate"):
@@ -270,6 +278,7 @@ def test_invalid_outputs_and_training_queries_break_the_policy(folder, tiny_base
     assert len(found.comparison.invalid["rewriter"]) > TOPICS / 2
 
 
+@pytest.mark.slow
 def test_an_earlier_result_can_be_given(folder):
     write(experiment(write_spec(folder), folder / "then"), folder / "then")
     write_qrels(folder / "qrels.txt", {"q1": {"d1": 1}})
@@ -299,6 +308,7 @@ def test_the_exit_code_follows_the_policy(folder, cli):
     assert 'failures="1"' in files["--junit"].read_text()
 
 
+@pytest.mark.slow
 def test_a_circular_judge_is_refused_or_marked(folder):
     write_card(
         folder / "qrels.txt", JudgmentsCard("llm", "2026-01-01", judge="judge@1", judge_lineage=("judge@1", "old@2"))
@@ -324,6 +334,7 @@ def test_judgments_changed_after_their_card_are_refused(folder):
         experiment(write_spec(folder), folder / "out")
 
 
+@pytest.mark.slow
 def test_a_baseline_alone_suffices_and_runs_need_no_corpus(folder):
     write_run(folder / "empty.trec", {}, "empty")
     systems = {name: {"run": f"{name}.trec"} for name in ("faulty", "empty")}
@@ -349,6 +360,7 @@ def test_impossible_experiments_are_errors(folder, changes, error, message):
         experiment(write_spec(folder, **changes), folder / "out")
 
 
+@pytest.mark.slow
 def test_relevance_starts_at_the_given_grade(folder):
     spec = write_spec(folder, relevant=2, tested=["MRR@10"])
     comparison = experiment(spec, folder / "out").comparison
@@ -369,6 +381,7 @@ def test_the_python_function_gives_the_same_result(folder):
     assert experiment(spec, folder / "out", store=Store(folder / "store")).comparison.candidate == "bm25"
 
 
+@pytest.mark.slow
 def test_a_label_outside_the_scale_counts_as_unjudged(folder):
     """An LLM's "10" on a scale up to 2 counts as unjudged and is reported (law 2)."""
     qrels = {topic: dict(row) for topic, row in read_qrels(folder / "qrels.txt").items()}
@@ -396,6 +409,7 @@ def test_a_label_outside_the_scale_counts_as_unjudged(folder):
         experiment(write_spec(folder, scale=[8, 9]), folder / "none")
 
 
+@pytest.mark.slow
 def test_the_report_states_unknown_scale_and_source(folder):
     notes = experiment(write_spec(folder), folder / "out").comparison.notes
     assert "No scale is given; every label counts as a grade: 1, 2." in notes
@@ -404,6 +418,7 @@ def test_the_report_states_unknown_scale_and_source(folder):
     assert not [note for note in experiment(write_spec(folder), folder / "b").comparison.notes if "card" in note]
 
 
+@pytest.mark.slow
 def test_a_changed_scale_counts_as_a_change(folder):
     out = folder / "out"
     write(experiment(write_spec(folder), out), out)

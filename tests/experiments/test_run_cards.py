@@ -79,6 +79,7 @@ def test_an_unwritable_output_is_reported_before_searching(folder):
         run(folder / "bm25.yaml", folder / "topics.jsonl", folder / "corpus.jsonl", folder)
 
 
+@pytest.mark.slow
 def test_a_judge_that_also_retrieves_is_circular(folder):
     bm25 = {"pipeline": str(folder / "bm25.yaml")}
     with pytest.raises(UsageError, match=f"system hybrid: .*the judge base {ENCODER} and the system share"):
@@ -88,6 +89,7 @@ def test_a_judge_that_also_retrieves_is_circular(folder):
     assert not compared(folder, {"bm25": bm25}).comparison.circular
 
 
+@pytest.mark.slow
 def test_a_run_is_recomputed_for_another_encoder_of_the_same_name(folder):
     first = compared(folder, {"hybrid": hybrid(folder)}, allow_circular=True)
     before = read_run(first.runs["hybrid"].source.path)

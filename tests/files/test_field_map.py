@@ -97,6 +97,7 @@ def test_bm25_fields_count_as_often_as_their_boost():
             BM25Index(documents, fields=fields)
 
 
+@pytest.mark.slow
 def test_fields_and_boosts_stand_in_the_pipeline(tmp_path, products, cli, refused):
     (tmp_path / "shop.yaml").write_text("name: shop\nstages: [{bm25: {fields: {title: 3, brand: 1}}}]\n")
     corpus = CorpusFile(products, parse_field_map(["id=sku", "title=name", "text=name"]))

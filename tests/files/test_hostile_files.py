@@ -141,6 +141,7 @@ def test_gzip_is_recognised_in_capital_letters(tmp_path: Path) -> None:
         assert file.read() == "text"
 
 
+@pytest.mark.slow
 def test_a_repeated_key_among_very_many_is_found_in_linear_time() -> None:
     members = [f'"key{number}": 1' for number in range(300_000)]
     start = time.perf_counter()
@@ -151,6 +152,7 @@ def test_a_repeated_key_among_very_many_is_found_in_linear_time() -> None:
         parse_json('{"%s": 1, "%s": 2}' % (2 * ("k" * 100_000,)))
 
 
+@pytest.mark.slow
 def test_a_header_of_very_many_columns_is_checked_in_linear_time(tmp_path: Path) -> None:
     columns = [f"column{number}" for number in range(300_000)]
     start = time.perf_counter()
@@ -198,6 +200,7 @@ def table(kind: str) -> pyarrow.Table:
     return pyarrow.table({"id": pyarrow.nulls(80_000_000, pyarrow.string())})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one text in every row", "one text often in a row", "lists of zeros", "nulls"])
 def test_a_parquet_file_that_unpacks_too_far_is_refused_in_little_memory(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "rows.parquet"
@@ -223,6 +226,7 @@ print(peak() - before)
     assert float(grown) < 1000  # MB
 
 
+@pytest.mark.slow
 def test_a_parquet_file_of_long_texts_is_read_whole(tmp_path: Path) -> None:
     """Equal texts are written once; rows that hold them are read a few at a time."""
     texts = ["a" * (1 << 20), "b" * (1 << 20), "c"] * 200
@@ -285,6 +289,7 @@ def test_a_card_of_100_000_brackets(tmp_path: Path) -> None:
         read_card(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_limit_of_gzip_is_that_of_its_unpacked_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_module, "MIN_UNPACK_LIMIT", 1 << 20)
     packed = gzip.compress(gzip.compress(b" " * (1 << 28)))  # packed twice: only the outer one is unpacked

@@ -163,6 +163,7 @@ def test_numbers_in_a_json_array_are_rejected_rows(tmp_path: Path) -> None:
     assert [row.data for row in read_rows(path)] == [12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
 def test_read_progress_counts_every_byte(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"rows{ending}"

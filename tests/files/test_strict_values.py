@@ -154,6 +154,7 @@ def test_patterns_and_additional_properties_behave_as_in_jsonschema():
             assert schema_validator(each).is_valid(value) is expected, (each, value)
 
 
+@pytest.mark.slow
 def test_a_repeated_key_among_many_is_found_in_linear_time():
     keys = [f'"{number}": 0' for number in range(300_000)]
     started = time.monotonic()

@@ -66,6 +66,7 @@ except DataError as error:
     assert float(done.stdout) < 150
 
 
+@pytest.mark.slow
 def test_highly_compressible_text_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt.gz"
     path.write_bytes(gzip.compress(b"the same line\n" * 1_000_000))  # 14 MB from 34 KB: below the lowest limit

@@ -54,6 +54,7 @@ def change(file: Path) -> None:
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_rows_do_not_wait_while_a_large_adapter_is_hashed(tiny_base, store, monkeypatch):
     started, go, calls = threading.Event(), threading.Event(), []
     real = adapter_folders.check_files
@@ -79,6 +80,7 @@ def test_rows_do_not_wait_while_a_large_adapter_is_hashed(tiny_base, store, monk
     engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ["generate", "submit", "score", "load"])
 def test_files_are_hashed_in_the_callers_thread_and_once(tiny_base, store, hashed, ask):
     engine = LocalEngine(tiny_base, store, precision="fp32", adapters=1)
@@ -96,6 +98,7 @@ def test_files_are_hashed_in_the_callers_thread_and_once(tiny_base, store, hashe
     engine.close()
 
 
+@pytest.mark.slow
 def test_changed_files_are_hashed_again_at_the_next_load(tiny_base, store, hashed):
     engine = LocalEngine(tiny_base, store, precision="fp32", adapters=1)
     before = engine.generate([asked("tent", "one")])
@@ -110,6 +113,7 @@ def test_changed_files_are_hashed_again_at_the_next_load(tiny_base, store, hashe
     engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequential", [False, True])
 def test_an_adapter_that_changes_while_it_is_read_is_refused(tiny_base, store, monkeypatch, sequential):
     from searchlora.inference import sequential as one_adapter
@@ -137,6 +141,7 @@ def test_an_adapter_that_changes_while_it_is_read_is_refused(tiny_base, store, m
     engine.close()
 
 
+@pytest.mark.slow
 def test_weights_are_read_into_memory(store):
     folder = store.get("one").path
     tensors = read_weights(folder)

@@ -75,6 +75,7 @@ def test_architectures_are_batched_or_detected_as_sequential(name, settings):
             assert request.result.result().log_probabilities == pytest.approx(scores[row].log_probabilities, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2", "gemma"])
 def test_a_mixed_batch_matches_peft(name, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -95,6 +96,7 @@ def test_a_mixed_batch_matches_peft(name, tmp_path):
     assert [request.result.result() for request in queued] == [greedy(alone[each], prompt, 9) for prompt, each in rows]
 
 
+@pytest.mark.slow
 def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypatch):
     folder, _ = made_folder(tiny_base, tmp_path / "made", seed=3)
     requests = [
@@ -119,6 +121,7 @@ def test_a_sequential_model_gives_the_same_answers(tiny_base, tmp_path, monkeypa
         assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "granite", "opt"])
 def test_equal_prompts_of_a_sequential_model_are_computed_once(name):
     settings = {"sliding_window": 4} if name == "mistral" else {}

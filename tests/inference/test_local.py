@@ -49,6 +49,7 @@ def test_a_folder_loaded_again_under_a_name_replaces_the_first(tiny_base, tmp_pa
     assert answers[0] == answers[2] != answers[1]
 
 
+@pytest.mark.slow
 def test_a_tampered_adapter_is_refused_when_it_is_loaded(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     stored = made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
@@ -61,6 +62,7 @@ def test_a_tampered_adapter_is_refused_when_it_is_loaded(tiny_base, tmp_path):
         LocalEngine(tiny_base, store).generate([asked("tent", "one")])
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)
@@ -69,6 +71,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base, tmp_path):
         LocalEngine(other, store).generate([asked("tent", "one")])
 
 
+@pytest.mark.slow
 def test_a_loaded_adapter_stays_usable_after_its_files_are_deleted(tiny_base, tmp_path):
     store = Store(tmp_path / "store")
     made_adapter(store, "one", first_word(tmp_path / "task"), tiny_base, tmp_path / "made", seed=1)

@@ -33,6 +33,7 @@ MIXED = [
 ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answer_in_any_batch_and_order(either):
     alone = [either.generate([request])[0] for request in MIXED]
     assert either.generate(MIXED) == alone
@@ -40,6 +41,7 @@ def test_the_same_seed_gives_the_same_answer_in_any_batch_and_order(either):
     assert len({each.text for each in alone}) == len(MIXED)
 
 
+@pytest.mark.slow
 def test_several_answers_differ_and_are_repeatable(either):
     request = asked("tent", "x", temperature=1.0, seed=7)
     futures = either.submit_answers(request, 6, caller="one")
@@ -65,6 +67,7 @@ def test_with_a_real_base_seeds_give_the_same_answers_in_any_batch_in_bf16():
         assert engine.submit(requests[2]).result(60) == wanted[2]
 
 
+@pytest.mark.slow
 def test_a_withdrawn_and_a_late_answer_do_not_change_the_others(either):
     requests = [replace(each, max_new_tokens=60) for each in MIXED]
     wanted = [either.generate([request])[0] for request in requests]
@@ -86,6 +89,7 @@ def test_a_withdrawn_and_a_late_answer_do_not_change_the_others(either):
     assert either.generate(requests[:1]) == wanted[:1]
 
 
+@pytest.mark.slow
 def test_an_adapter_with_nan_fails_its_sampled_answers_only(either, folders):
     either.load_folder("broken", folders["broken"])
     wanted = either.generate(MIXED[:4])
@@ -120,6 +124,7 @@ def test_an_answer_ends_at_a_stop_string(either):
     assert all(cut.startswith(piece) for piece in pieces)
 
 
+@pytest.mark.slow
 def test_logprobs_are_streamed_with_the_text(either):
     request = asked("tent", "x", tokens=10, temperature=1.0, seed=2, logprobs=3)
     seen = [[], []]

@@ -75,6 +75,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("sampling", FILTERS, ids=str)
 def test_10_000_draws_follow_the_distribution_in_a_mixed_batch(sampling, kind):
@@ -199,6 +200,7 @@ def test_rows_without_finite_logits_do_not_fail_the_others(kind):
     assert sample_with(kind, batch, samplers) == [None, None, None, None, *alone]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native() is None, reason="no compiled kernels")
 @settings(deadline=None, max_examples=150)
 @given(

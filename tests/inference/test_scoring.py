@@ -128,6 +128,7 @@ def test_tree_scores_equal_full_sequence_scores(engine, plain, exact, rows):
         assert found.log_probabilities == pytest.approx(wanted, abs=error)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(PROMPTS, ANSWERS), min_size=1, max_size=4), st.floats(0, 12))
 def test_prune_margin_keeps_the_winner_and_bounds_the_rest(engine, plain, exact, rows, within):
@@ -165,6 +166,7 @@ def mixed(engine, within=None):
     return requests, [[engine.renderer.completion_ids(text) for text in texts] for texts in choices], scored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [None, 12.0])
 def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, store, within):
     engine = LocalEngine(sharp_base, store, precision="fp32", batch_rows=3)
@@ -176,6 +178,7 @@ def test_engine_scores_of_mixed_adapters_equal_full_sequence_scores(sharp_base, 
         assert capped == pytest.approx(bound, rel=1e-4, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [None, 12.0])
 def test_bf16_scores_deviate_from_fp32_about_as_much_as_peft(sharp_base, store, within):
     """The two round at other places: as far apart as each of them is from the same weights in fp32."""

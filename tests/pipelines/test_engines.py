@@ -66,6 +66,7 @@ def test_an_invalid_server_names_its_key(tmp_path, engine, says):
         read_pipeline(written(tmp_path, f"engine: {engine}\n{STAGES}"))
 
 
+@pytest.mark.slow
 def test_stages_of_one_server_share_an_engine(store, monkeypatch):
     monkeypatch.setenv("THE_KEY", "secret")
     there, elsewhere = EngineSettings(url="http://a", api_key_env="THE_KEY"), EngineSettings(url="http://b")

@@ -103,6 +103,7 @@ def test_a_truncated_constrained_answer_is_invalid(stage):
         assert output.raw.startswith("{")
 
 
+@pytest.mark.slow
 def test_records_of_different_forms_are_answered_in_order(stage):
     mixed = stage(LABELS, COLOUR, FreeText()).ask(RECORDS)
     alone = [stage(form).ask(RECORDS) for form in (LABELS, COLOUR, FreeText())]
@@ -116,6 +117,7 @@ def test_records_of_different_forms_are_answered_in_order(stage):
     assert stage(LABELS).ask([]) == []
 
 
+@pytest.mark.slow
 def test_a_grade_followed_by_a_reason_is_scored_to_the_end_of_its_line(stage, engine):
     asked = stage(REASONED, tokens=1300)
     requests = [Request(messages(asked.task, record), "made", choice_suffix="\n") for record in RECORDS[:2]]

@@ -104,6 +104,7 @@ def test_cranfield_rankings_equal_rank_bm25(real_data):
         assert {hit.document: hit.score for hit in hits} == pytest.approx(by_id, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cranfield_is_retrieved_with_the_expected_quality(real_data):
     folder = real_data / "cranfield"
     queries, qrels = cranfield.queries(folder), cranfield.qrels(folder)

@@ -66,6 +66,7 @@ def test_combsum_and_combmnz_of_a_worked_example():
     assert [(hit.document, hit.score) for hit in fuse(lists, method="combmnz")] == [("z", 2.0), ("y", 1.5), ("x", 1.0)]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(lists=st.lists(SCORES, min_size=1, max_size=4), method=st.sampled_from(METHODS), data=st.data())
 def test_the_order_of_rankings_does_not_matter(lists, method, data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,6 +77,7 @@ WORD = st.sampled_from(["tent", "boot", "stove", "rope"])
 TEXT = st.lists(WORD, min_size=1, max_size=4).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(TEXT, min_size=2, max_size=12), query=TEXT, right=st.integers(0, 11), count=st.integers(1, 3))
 def test_bm25_negatives_are_never_positives(texts, query, right, count):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ def test_portions_sum_to_the_total(total: int):
     assert sum(portions(total, SPLITS).values()) == total
 
 
+@pytest.mark.slow
 @given(st.sets(st.text(max_size=3), min_size=3), st.text(max_size=3))
 def test_every_topic_is_assigned_once_and_every_split_has_one(topics: set[str], seed: str):
     dealt = deal(sorted(topics), seed=seed)

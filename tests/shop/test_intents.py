@@ -30,6 +30,7 @@ def schema(shop: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_object_matches_the_schema_in_its_key_order(intents: Rows, schema: dict[str, Any]):
     jsonschema.Draft202012Validator.check_schema(schema)
     check = jsonschema.Draft202012Validator(schema)

@@ -57,6 +57,7 @@ def test_truncated_lists_follow_catalogue_order(tmp_path: Path):
         assert all(counts[grade] <= cap for grade, cap in CAPS.items())
 
 
+@pytest.mark.slow
 def test_reference_rewrites_beat_the_dictionary_and_the_raw_query(
     records: Records, corpus: list[dict[str, str]], qrels: Qrels, vocabulary: dict[str, str]
 ):

@@ -51,6 +51,7 @@ def test_groups_are_in_one_split(records: Records):
     assert all(len(splits) == 1 for splits in splits_of(records, lambda record: [record["group"]]).values())
 
 
+@pytest.mark.slow
 def test_combinations_of_type_and_attributes_are_in_one_split():
     drafts = make_drafts(Catalogue(TABLES, size=2000, seed=13), TABLES, total=2400, seed=13)
     found: dict[str, set[Any]] = defaultdict(set)
@@ -78,6 +79,7 @@ def test_unseen_words_are_in_test_records_of_their_kind_only(records: Records):
     assert all(has_one(record) for record in records if record["kind"] == "unseen-word")
 
 
+@pytest.mark.slow
 def test_misspellings_of_train_are_not_reused(records: Records):
     fillers = {word for name in ("lead_ins", "lead_outs") for each in TABLES.phrases[name] for word in each.split()}
     wrong: dict[str, set[str]] = defaultdict(set)

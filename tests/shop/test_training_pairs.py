@@ -90,6 +90,7 @@ def test_the_type_is_mostly_not_in_the_title_and_unseen_words_are_in_test_only(t
     assert splits == {"test"}
 
 
+@pytest.mark.slow
 def test_shops_of_any_seed_fill_every_file(tmp_path: Path):
     from searchlora.shop import make_shop
 

@@ -59,6 +59,7 @@ def test_the_folder_may_be_a_string(tmp_path: Path):
     assert read_card(tmp_path / "shop") == card
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_shop(tmp_path: Path):
     cards = [make_shop(tmp_path / str(seed), products=600, queries=100, seed=seed) for seed in (1, 2)]
     for name in ("corpus.jsonl", "rewriting.jsonl", "qrels.txt"):
@@ -94,6 +95,7 @@ def test_children_products_use_the_sizes_for_children():
     assert sizes == {"size 38", "size 40"}
 
 
+@pytest.mark.slow
 def test_progress_is_reported_to_the_end(tmp_path: Path):
     reported: list[tuple[int, int | None]] = []
 

@@ -72,6 +72,7 @@ def test_runs_round_trip_with_their_ranking(name, data, tmp_path):
     assert not run or format_of_file(path, "run").name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in names("topics") if name not in ("trec", "csv")])
 @SEVERAL
 @given(data=st.data())

@@ -68,6 +68,7 @@ def test_alpha_of_edge_cases():
         krippendorff_alpha(krippendorff_units(), level="ratio")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(pairs=PAIRS, level=st.sampled_from(["nominal", "ordinal", "interval"]))
 def test_alpha_of_a_confusion_table_equals_that_of_its_units(pairs, level):
@@ -77,6 +78,7 @@ def test_alpha_of_a_confusion_table_equals_that_of_its_units(pairs, level):
     assert agreement.alpha(table, SCALE, level) == pytest.approx(krippendorff_alpha(units, level=level), nan_ok=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(pairs=PAIRS, out=st.sampled_from([None, 5, 10, -1]))
 def test_an_invalid_label_disagrees_with_every_grade_and_is_no_grade(pairs, out):

@@ -67,6 +67,7 @@ def test_figures_are_over_all_pairs():
     assert not found.invalid and not found.notes and found.figures["kappa"] == found.figures["kappa_valid"]
 
 
+@pytest.mark.slow
 def test_invalid_answers_lower_agreement_and_unlabelled_pairs_are_counted():
     failed = {**JUDGED, "q3": dict.fromkeys(JUDGED["q3"])}
     with_failures = card(failed)

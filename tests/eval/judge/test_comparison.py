@@ -52,6 +52,7 @@ def test_pairs_missing_from_a_judge_are_left_out_of_differences():
     assert (found.left_out, found.differences[0].n, found.differences[0].queries) == (16, 284, 19)
 
 
+@pytest.mark.slow
 def test_the_number_of_swaps_suffices_for_the_correction():
     judges = {str(seed): noisy(0.6, seed) for seed in range(9)}
     judges["good"] = noisy(0.1, 99)

@@ -25,6 +25,7 @@ def test_clustered_failures_have_a_wider_interval():
     assert wide[0] == share and wide[1] < low and wide[2] > high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bunched", [0.0001, 0.01])
 def test_a_share_of_2_percent_is_covered(bunched):
     rng = np.random.default_rng(1)

@@ -64,6 +64,7 @@ def test_value_and_lambda_follow_the_formulas_of_the_paper(judge):
     assert (found.n_human, found.n_judged, found.clusters_human, found.clusters_judged) == (30, 300, 30, 300)
 
 
+@pytest.mark.slow
 def test_normal_interval_of_the_paper_for_many_rows():
     """With 2,000 labels the studentised bootstrap and the paper's normal interval are the same."""
     human, judged = draw("good", 2_000, 5_000, 1)
@@ -77,6 +78,7 @@ def test_normal_interval_of_the_paper_for_many_rows():
     assert found.effective_n == pytest.approx(2_000 * truth.var() / 2_000 / error**2, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("judge", "shorter", "longer"), [("good", 0.5, 0.75), ("biased", 0.6, 0.92), ("useless", 0.9, 1.15)]
 )

@@ -35,6 +35,7 @@ def plain_tau_ap(truth: tuple[str, ...], other: tuple[str, ...]) -> float:
     return 2 / (len(other) - 1) * total - 1
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(pairs=SCORES)
 def test_tau_equals_scipy(pairs):

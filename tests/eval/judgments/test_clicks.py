@@ -83,6 +83,7 @@ def test_coec_orders_by_relevance_unlike_the_click_rate(deep):
     assert stats.kendalltau(given_, true).statistic > 0.75
 
 
+@pytest.mark.slow
 def test_coec_underestimates_relevance_in_a_good_ranking():
     """The known limitation of COEC: position and relevance are confounded."""
     rng = np.random.default_rng(2)
@@ -121,6 +122,7 @@ def test_coec_equals_its_formula():
     assert (found.rows, found.pairs) == (36, 3)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_true_ratio():
     """Of 600 pairs whose ratio is known; more than 95 in 100, since clicks vary less than Poisson."""
     log, grades = position_based(3, searches=100)

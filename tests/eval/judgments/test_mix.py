@@ -29,6 +29,7 @@ def test_human_grades_take_precedence():
     assert (mixed.same.value, mixed.same.n, mixed.same.queries) == (0.5, 2, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(QRELS, QRELS)
 def test_human_grades_take_precedence_for_any_judgments(human, other):
@@ -109,6 +110,7 @@ def test_only_human_qrels_can_take_precedence(human, other, message):
         mixed_card(mix(HUMAN, OTHER), human, other, created="", made_from={})
 
 
+@pytest.mark.slow
 def test_mixing_the_llmjudge_judges(real_data):
     """Kappa as its README has it, from all labels; half of the people's, filled in by a judge."""
     human = read_qrels(real_data / "llmjudge" / "human_test_qrels.txt")

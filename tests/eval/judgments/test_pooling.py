@@ -16,6 +16,7 @@ RUNS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(RUNS, st.integers(1, 15))
 def test_the_pool_is_the_union_of_the_top_documents_with_counts(runs, depth):
     pooled = pool(runs, depth)
@@ -25,6 +26,7 @@ def test_the_pool_is_the_union_of_the_top_documents_with_counts(runs, depth):
         assert pooled.get(topic, {}) == counts
 
 
+@pytest.mark.slow
 @given(RUNS, st.integers(1, 15))
 def test_the_order_does_not_depend_on_the_runs(runs, depth):
     order = {topic: list(found) for topic, found in pool(runs, depth).items()}

@@ -54,6 +54,7 @@ def write(path, *ratings, end=b""):
     return path
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(RATING, max_size=6))
 def test_ratings_round_trip(tmp_path_factory, ratings):
@@ -160,6 +161,7 @@ def test_several_grades_are_merged_by_rule(grades, majority, median, highest, lo
     assert found == {"majority": majority, "median": median, "highest": highest, "lowest": lowest}
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 3), min_size=1, max_size=7), st.randoms(use_true_random=False), st.sampled_from([*RULES])
 )

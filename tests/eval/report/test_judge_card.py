@@ -94,6 +94,7 @@ def named(name, found):
     return figure(found, "+" if name == "bias" else "", ".2%" if name == "invalid" else ".3f")
 
 
+@pytest.mark.slow
 def test_page_is_valid_html(page):
     page.check_whole()
     assert page.sections() == ["Judges", "Which judges differ", "Judge by judge", "Provenance"]

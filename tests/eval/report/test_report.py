@@ -165,6 +165,7 @@ def test_differences_weighted_by_traffic(page, compared):
         assert line[3:] == [(p_value(pair.p_corrected),), (p_value(pair.p),), (str(pair.n),)]
 
 
+@pytest.mark.slow
 def test_costs_and_their_ratio(page, compared, tmp_path):
     lines = {line[0][0]: line[1:] for line in page.tables["Cost and speed"][1:]}
     if compared.baseline is not None:
@@ -176,6 +177,7 @@ def test_costs_and_their_ratio(page, compared, tmp_path):
     assert other.tables["Cost and speed"][3] == [("strong",), ("30", "× 3.00"), ("3", "× 1.00")]
 
 
+@pytest.mark.slow
 def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_path):
     found = {
         "strong": Answer("says this", (Found("d1", "A title", 2), Found("d2"))),
@@ -196,10 +198,12 @@ def test_examples_show_the_documents_of_both_with_their_grades(compared, tmp_pat
         assert page.texts[page.texts.index(name) + 1] == grade
 
 
+@pytest.mark.slow
 def test_rows_without_texts_are_skipped(compared, tmp_path):
     assert "Wins and losses" not in Page(write_report(tmp_path / "r", "t", compared, {}, {})).sections()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_circular_is_marked_wherever_the_system_is_named(kind, tmp_path):
     """Law 6, in plots too, and in one whose name is too long for a plot."""
@@ -255,6 +259,7 @@ def test_policy_section(compared, tmp_path, rules, forced, heading, line):
     assert page.tables["Rules of the policy"][1:] == expected[: len(rules)]
 
 
+@pytest.mark.slow
 def test_confusion_matrix_and_reliability_curve(compared, tmp_path):
     human = {f"q{n}": {"a": n % 3, "b": (n + 1) % 3} for n in range(12)}
     reported = {topic: {doc: min(grade + 1.0, 2.0) for doc, grade in row.items()} for topic, row in human.items()}
@@ -278,6 +283,7 @@ def test_confusion_matrix_and_reliability_curve(compared, tmp_path):
     assert any(label.startswith("Calibration curve, grades") for label in page.plots)
 
 
+@pytest.mark.slow
 def test_many_labels_show_the_most_frequent_confusions(compared, tmp_path):
     labels = tuple(f"label {n}" for n in range(30))
     counts = [[0] * 31 for _ in labels]
@@ -308,6 +314,7 @@ def test_many_labels_show_the_most_frequent_confusions(compared, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_aggregate_headline_where_less_is_better(tmp_path):
     """No plot of rows and no slices of it: these are of the first measure that has a value per row."""
     rows = [f"q{n}" for n in range(60)]
@@ -351,6 +358,7 @@ def test_an_aggregate_headline_where_less_is_better(tmp_path):
     assert wins_of_strong[0] < page.texts.index("asked q2") < wins_of_strong[1]
 
 
+@pytest.mark.slow
 def test_invalid_outputs_are_counted_with_their_reasons(tmp_path):
     """Of the rows that the system answered, also one (`alone`) that the others did not."""
     reasons = {**dict.fromkeys(("q1", "q2"), "not JSON"), "q3": "no such label", "alone": "not JSON"}
@@ -377,6 +385,7 @@ def test_one_system_with_one_cluster(tmp_path):
 EVIL = "<script>alert('$x$ & $y$')</script>\""
 
 
+@pytest.mark.slow
 def test_everything_is_escaped(tmp_path):
     plain = {
         name: evaluation(
@@ -414,6 +423,7 @@ def test_everything_is_escaped(tmp_path):
 ODD = "a\x00\x1b[31mb\x9b\u202egpj\u2066\ud800\uffff$x^{2$"
 
 
+@pytest.mark.slow
 def test_control_characters_and_unclosed_math_are_escaped(tmp_path):
     """A query log or an adapter's name may hold anything: the page is UTF-8, in reading order, and is written."""
     plain = {
@@ -437,11 +447,13 @@ def test_control_characters_and_unclosed_math_are_escaped(tmp_path):
     assert any("$x^{2$" in text for plot in page.plots.values() for text in plot)
 
 
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_bytes(compared, tmp_path):
     one, two = (write_report(tmp_path / name, "t", compared, {}, {}).read_bytes() for name in "ab")
     assert one == two
 
 
+@pytest.mark.slow
 def test_an_unwritable_path_is_an_error(compared, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

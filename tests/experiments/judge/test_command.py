@@ -110,6 +110,7 @@ def test_the_grade_is_the_most_probable_and_labels_of_one_grade_are_summed(ask, 
             assert sum(grades.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_judge_passes_the_fields_that_the_task_reads(ask, files, tmp_path):
     """Another passage, title or query gives other probabilities, so all three reach the prompt."""
     ask()
@@ -208,6 +209,7 @@ def test_missing_topics_and_documents_are_named(ask, files):
 # Law 6
 
 
+@pytest.mark.slow
 def test_a_judge_that_took_part_in_a_pooled_run_is_refused_or_marked(by_adapter, files, tmp_path):
     card = RunCard("ours", "2026-07-01", adapters=("ranker@2",), lineage=("ranker@2", "old@3"))
     write_run_card(files["a.trec"], card)
@@ -227,6 +229,7 @@ def test_a_judge_trained_on_the_topics_is_refused(by_adapter, tmp_path):
         by_adapter("A tent of  kind 1", "a tent of kind 2", runs=(), pairs=tmp_path / "pairs.txt")
 
 
+@pytest.mark.slow
 def test_an_adapter_merged_into_its_base_judges_as_that_adapter(by_adapter, ask, files, tmp_path, tiny_base):
     by_adapter("a tent of kind 1", runs=(files["a.trec"],), allow_circular=True)
     merged = tmp_path / "innocent"
@@ -242,6 +245,7 @@ def test_an_adapter_merged_into_its_base_judges_as_that_adapter(by_adapter, ask,
         ask("damaged.txt", base=str(merged))
 
 
+@pytest.mark.slow
 def test_a_cycle_in_a_forged_lineage_ends_and_every_member_is_checked(by_adapter, files):
     by_adapter("elsewhere", parents=("judge@2",), out="one.txt")  # judge@1 names a parent that comes after it
     write_run_card(files["a.trec"], RunCard("ours", "2026-07-01", lineage=("other@1",)))
@@ -431,6 +435,7 @@ def test_scores_that_are_not_numbers_are_invalid_answers_and_never_grade_0(ask, 
         ask("all.txt")
 
 
+@pytest.mark.slow
 def test_logged_grades_of_another_judge_or_text_are_not_reused(ask, files, monkeypatch):
     """A run that stopped before its qrels were written leaves its grades; only those asked alike are used."""
 
@@ -468,6 +473,7 @@ def test_a_second_concurrent_call_is_an_error(ask, tmp_path):
         ask()
 
 
+@pytest.mark.slow
 def test_a_damaged_partial_result_is_named(ask, tmp_path):
     (tmp_path / "qrels.txt.partial").mkdir()
     for line in (

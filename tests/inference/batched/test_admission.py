@@ -114,6 +114,7 @@ def test_who_has_its_share_is_not_overtaken_and_holds_nobody_up():
     assert found[1] is greedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [5, 300])
 def test_a_caller_with_all_rows_does_not_let_another_wait(length):
     core = batched(small("llama", max_position_embeddings=1024), rows=16)

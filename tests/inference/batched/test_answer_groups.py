@@ -53,6 +53,7 @@ def test_the_prompt_is_computed_once(tiny_base, expected, rows, chunk):
     assert not engine._core._runner._prefiller.prefixes._groups
 
 
+@pytest.mark.slow
 def test_groups_and_other_requests_share_batches(tiny_base, expected):
     engine = engine_of(tiny_base, batch_rows=5, chunk=16)
     free = hold(engine)

@@ -64,6 +64,7 @@ def greedy(model, prompt, tokens):
     return found[len(prompt) :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("invariant", [False, True])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma"])
 def test_chunks_compute_what_the_model_computes_with_the_adapter_of_each_row(name, invariant, tmp_path):
@@ -225,6 +226,7 @@ def test_a_chunk_that_fails_fails_its_own_request_only(monkeypatch, error):
     assert not shared._runner.running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("native", ["1", "0"])
 def test_answers_to_long_prompts_do_not_depend_on_load_or_chunks(tiny_base, monkeypatch, native):
     monkeypatch.setenv("SEARCHLORA_NATIVE", native)
@@ -246,6 +248,7 @@ def test_answers_to_long_prompts_do_not_depend_on_load_or_chunks(tiny_base, monk
     assert all(answers == found[0] for answers in found)
 
 
+@pytest.mark.slow
 def test_a_deadline_ends_a_long_prompt_of_an_engine_and_its_adapter_is_free(tiny_base, tmp_path):
     folder, _ = made_folder(tiny_base, tmp_path / "made", seed=1)
     engine = LocalEngine(tiny_base, precision="fp32")

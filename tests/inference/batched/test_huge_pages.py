@@ -29,6 +29,7 @@ def large(tensor: torch.Tensor) -> int:
     return found
 
 
+@pytest.mark.slow
 @LARGE
 def test_weights_are_moved_to_huge_pages_unchanged():
     memory = mmap.mmap(-1, 1 << 24, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -42,6 +43,7 @@ def test_weights_are_moved_to_huge_pages_unchanged():
     assert torch.equal(weights, kept)
 
 
+@pytest.mark.slow
 @LARGE
 def test_untouched_memory_uses_huge_pages_on_first_use():
     numbers = torch.empty(1 << 24)

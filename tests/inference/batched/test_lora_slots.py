@@ -94,6 +94,7 @@ def test_unloading_frees_memory(tiny_base, folders, settings):
     assert held(engine) == 0
 
 
+@pytest.mark.slow
 def test_a_high_rank_does_not_widen_the_slots_of_others(tiny_base, folders, settings):
     engine = LocalEngine(tiny_base, **settings)
     engine.load_folder("high", folders["high"])

@@ -124,6 +124,7 @@ def test_a_row_without_adapter_equals_the_base_beside_dora_rows(engine, alone):
     assert written(engine, rows) == [greedy(alone[adapter], ids, most) for ids, adapter, most in rows]
 
 
+@pytest.mark.slow
 def test_incompatible_adapters_are_refused_and_the_engine_continues(tiny_base, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -27,6 +27,7 @@ def test_shared_prefixes_are_computed_in_rounds():
     assert shared_prefixes([prompts[0]] * 5) == []  # nothing but itself to share with
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60).map(tuple), max_size=12))
 def test_each_cached_prefix_is_shared_and_extends_its_parent(prompts):
     seen = {()}
@@ -64,6 +65,7 @@ def pairs():
     return [Request(({"role": "system", "content": SYSTEM}, {"role": "user", "content": text})) for text in texts]
 
 
+@pytest.mark.slow
 def test_the_shared_guideline_is_prefilled_once(engines):
     reusing, plain = engines
     choices = [["0", "1", "2", "3"]] * len(pairs())

@@ -80,6 +80,7 @@ def test_an_adapter_gets_a_slot_under_steady_traffic_of_others(tiny_base, folder
             thread.join()
 
 
+@pytest.mark.slow
 def test_an_adapter_with_nan_outputs_fails_alone(engine, folders):
     requests = [asked("a much longer question about tents " * 3, None, 12), asked("tent", "y", 12), asked("rope")]
     wanted, scored = engine.generate(requests), engine.score(requests[:2], [["a", "b"]] * 2)
@@ -222,6 +223,7 @@ def test_slots_are_unchanged_if_loading_runs_out_of_memory(kind, fails_at):
     assert made.add(x, torch.zeros(1, 1, 12), routing).equal(wanted)
 
 
+@pytest.mark.slow
 def test_cancelled_rows_leave_the_batch_while_generating(either):
     pieces: list[str] = []
     first = threading.Event()
@@ -297,6 +299,7 @@ def test_expired_and_cancelled_requests_in_the_queue_block_nobody(either):
     assert len(done) == len(given_up)
 
 
+@pytest.mark.slow
 def test_a_call_is_served_while_others_keep_the_queue_full(engine):
     stop = threading.Event()
 
@@ -418,6 +421,7 @@ def test_a_closing_engine_fails_what_it_cannot_finish(either):
             ask()
 
 
+@pytest.mark.slow
 def test_a_closing_engine_finishes_running_calls(either):
     found: list[object] = []
     free = hold(either)

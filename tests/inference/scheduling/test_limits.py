@@ -16,6 +16,7 @@ from searchlora.outputs import Grammar
 from tests.inference.scheduling.requests import asked, hold
 
 
+@pytest.mark.slow
 def test_adapters_are_loaded_and_evicted_within_the_slots(either, folders):
     base = either.generate([asked(tokens=6)])
     for name in "yz":
@@ -29,6 +30,7 @@ def test_adapters_are_loaded_and_evicted_within_the_slots(either, folders):
     assert either.generate([asked(tokens=6)]) == base
 
 
+@pytest.mark.slow
 def test_one_call_with_more_adapters_than_slots_loads_each_once(either, folders):
     for name in "yz":
         either.load_folder(name, folders[name])

@@ -14,7 +14,7 @@ from tests.words import first_word
 NAMES = ("one", "two", "three")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory, tiny_base, encoder_base):
     folder = tmp_path_factory.mktemp("served")
     store = Store(folder / "store")

@@ -76,6 +76,7 @@ def test_caller_limits_and_trusted_proxies_are_options(tiny_base, store):
         assert client.post("/v1/score", json=one).json()["error"]["code"] == "rate_limit_exceeded"
 
 
+@pytest.mark.slow
 def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
     """The rank of the store's adapters is 4."""
     limits = ("--max-rank", "3", "--adapter-bytes", "1000000", "--batch-invariant", "--waiting-per-caller", "1")
@@ -96,6 +97,7 @@ def test_limits_of_the_engine_are_options(tiny_base, store, monkeypatch):
         assert tuple(given[name] for name in names) == wanted
 
 
+@pytest.mark.slow
 def test_invalid_options_are_reported_before_loading(refused, tiny_base, tmp_path):
     for arguments, words in (
         (("--base", tmp_path / "none"), "there is no base model"),

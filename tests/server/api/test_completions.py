@@ -134,6 +134,7 @@ def test_a_text_to_an_adapter_is_the_query_of_its_task(official, continued, rewr
     assert raw.usage.prompt_tokens == len("telly")
 
 
+@pytest.mark.slow
 def test_a_response_is_a_message(official, service, rewritten):
     response = official.responses.create(model="rewriting", input="telly", max_output_tokens=8)
     wanted = rewritten("telly")
@@ -170,6 +171,7 @@ def test_a_response_matches_its_format(official):
     assert response.status == "completed"
 
 
+@pytest.mark.slow
 def test_the_events_of_a_response(official, rewritten):
     more = {"model": "rewriting", "input": "telly", "max_output_tokens": 8}
     whole = official.responses.create(**more)

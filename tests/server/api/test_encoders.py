@@ -80,6 +80,7 @@ def test_texts_are_tokenised_outside_of_the_queue(tiny_base, store, encoder_base
     assert "Text 1 has 1022 tokens or more" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["red tent " * 100_000, "x" * 900_000, " " * 900_000 + "x", "帐篷" * 300_000])
 def test_only_the_beginning_of_a_long_text_is_tokenised(encoder_base, text, monkeypatch):
     encoder, tokenised = Encoder.load(encoder_base.name), []

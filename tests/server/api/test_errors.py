@@ -240,6 +240,7 @@ def test_a_path_that_is_nearly_right_is_answered_with_the_right_one(client, path
     refused(client.post(path, json={}), 404, f"Did you mean {meant}?")
 
 
+@pytest.mark.slow
 def test_a_tampered_adapter_is_refused_with_the_reason(tiny_base, tmp_path):
     own = Store(tmp_path / "store")
     task = first_word(tmp_path / "task")

@@ -236,6 +236,7 @@ def test_a_body_with_many_errors_does_not_delay_others(client, body):
     assert took < 2
 
 
+@pytest.mark.slow
 def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store)
     render, entries, pin = service.engine.renderer.prompt_ids, Store.list, service.engine.pin
@@ -266,6 +267,7 @@ def test_slow_stores_and_tokenizers_do_not_delay_others(tiny_base, store, monkey
 # Callers
 
 
+@pytest.mark.slow
 def test_slow_requests_of_a_caller_do_not_hold_up_those_of_another(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, api_keys=("first", "second"), timeout=20)
     measure, go = service.engine.renderer.prompt_length, threading.Event()
@@ -316,6 +318,7 @@ def test_texts_that_take_long_to_tokenise_or_to_compile_have_a_limit(client, pat
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
     service = made_service(tiny_base, store, api_keys=("first", "second"), max_requests_per_caller=3)
     held = []
@@ -353,6 +356,7 @@ def test_a_caller_cannot_use_more_than_its_share(tiny_base, store, monkeypatch):
         assert ask("first").status_code == 200
 
 
+@pytest.mark.slow
 def test_embeddings_stop_for_disconnected_clients_and_callers_alternate(tiny_base, encoder_base, store, monkeypatch):
     service = made_service(tiny_base, store, encoder_base, api_keys=("first", "second"))
     batches, order = [], []
@@ -391,6 +395,7 @@ def test_embeddings_stop_for_disconnected_clients_and_callers_alternate(tiny_bas
 # Files that disappear
 
 
+@pytest.mark.slow
 def test_a_moved_base_or_store_is_not_ready_with_a_reason(tiny_base, encoder_base, tmp_path, caplog):
     shutil.copytree(tiny_base.path, tmp_path / "base")
     shutil.copytree(encoder_base.path, tmp_path / "encoder")
@@ -467,6 +472,7 @@ def test_the_origin_of_the_server_is_accepted(client):
     assert client.post(CHAT, json=asked(max_tokens=1), headers=twice).status_code == 403
 
 
+@pytest.mark.slow
 def test_only_a_trusted_proxy_names_the_client(tiny_base, store):
     def codes(trusted):
         service = made_service(tiny_base, store, requests_per_minute=1)

@@ -37,6 +37,7 @@ def until(true, seconds=5.0):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_configured_api_key_is_required(tiny_base, store):
     with serving(tiny_base, store, api_keys=("first-key", "schlüssel"), requests_per_minute=3) as (_, client):
         for headers in (
@@ -114,6 +115,7 @@ def test_foreign_origins_and_hosts_are_refused_without_keys(tiny_base, store):
             assert "Content-Type: application/json" in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_503_and_recovers(tiny_base, store):
     with serving(tiny_base, store, {"batch_rows": 1}, max_waiting=1, max_answer_tokens=4000) as (service, client):
         with client.stream("POST", CHAT, json=long(3000, stream=True)) as stream:
@@ -137,6 +139,7 @@ def test_a_full_queue_is_503_and_recovers(tiny_base, store):
         assert "searchlora_engine_requests_refused_total 3.0" in client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_a_timed_out_answer_is_504_or_ends_the_stream_with_the_reason(tiny_base, store):
     with serving(tiny_base, store, timeout=0.3, max_answer_tokens=4000) as (service, client):
         answer = client.post(CHAT, json=long(3000))
@@ -200,6 +203,7 @@ def test_requests_beyond_the_grace_period_are_aborted(tiny_base, store):
     assert service.engine.stats().generating == 0
 
 
+@pytest.mark.slow
 def test_requests_aborted_before_their_answer_get_an_error(tiny_base, store, caplog):
     service, found = made_service(tiny_base, store, max_answer_tokens=4000), []
     with served(service, grace=0) as url:
@@ -247,6 +251,7 @@ def test_a_disconnected_client_frees_its_row(tiny_base, store, stream):
         assert client.post(CHAT, json=asked()).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_disconnected_client_frees_the_rows_of_all_its_answers(tiny_base, store, stream):
     with serving(tiny_base, store, max_answer_tokens=4000) as (service, client):
@@ -261,6 +266,7 @@ def test_a_disconnected_client_frees_the_rows_of_all_its_answers(tiny_base, stor
         assert client.post(CHAT, json=asked(n=2)).status_code == 200
 
 
+@pytest.mark.slow
 def test_many_answers_of_one_caller_do_not_hold_up_others(tiny_base, store):
     with serving(tiny_base, store, {"batch_rows": 4}, api_keys=("many", "one"), max_answer_tokens=4000) as (_, client):
         many = {"authorization": "Bearer many"}
@@ -302,6 +308,7 @@ def test_a_disconnect_within_the_body_is_counted_as_499(tiny_base, store):
         assert 'status="400"' not in client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_waiting_connections_give_way_and_requests_in_progress_do_not(tiny_base, store):
     import socket
 

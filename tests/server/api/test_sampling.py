@@ -35,6 +35,7 @@ SAMPLING = {"temperature": 1.3, "top_p": 0.8, "seed": 5, "presence_penalty": 0.5
 VLLM = {"top_k": 40, "min_p": 0.01}
 
 
+@pytest.mark.slow
 def test_every_parameter_reaches_the_engine(official, service):
     (wanted,) = expected(service, **SAMPLING, **VLLM)
     assert chat(official, **SAMPLING, extra_body=VLLM).choices[0].message.content == wanted.text
@@ -45,6 +46,7 @@ def test_every_parameter_reaches_the_engine(official, service):
         assert value != neutral
 
 
+@pytest.mark.slow
 def test_answers_are_greedy_unless_the_client_asks_for_more(official, service):
     (greedy,) = expected(service)
     for more in (
@@ -92,6 +94,7 @@ def test_streamed_answers_are_interleaved_by_index(official, service):
     assert usage.prompt_tokens == wanted[0].prompt_tokens
 
 
+@pytest.mark.slow
 def test_a_stop_string_is_never_sent_in_part(official):
     letters = {"structured_outputs": {"regex": "[ab]{40}"}}
     fixed = {"temperature": 1, "seed": 11, "max_tokens": 40, "extra_body": letters}
@@ -141,6 +144,7 @@ def test_a_closed_set_of_answers_is_sampled_within_the_set(official):
     assert len({each.message.content for each in answers}) > 1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answer_whatever_shares_the_batch(official):
     def seeded(_=None):
         return chat(official, temperature=1, seed=42).choices[0].message.content
@@ -160,6 +164,7 @@ def test_described_tools_change_nothing(official, service):
         assert (answer.choices[0].message.content, answer.choices[0].message.tool_calls) == (wanted.text, None)
 
 
+@pytest.mark.slow
 def test_more_answers_than_a_caller_may_have_are_refused(client, service):
     answer = client.post("/v1/chat/completions", json=asked(n=128))
     assert answer.status_code == 200, answer.text

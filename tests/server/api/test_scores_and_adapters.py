@@ -79,6 +79,7 @@ def test_an_adapter_in_use_is_not_unloaded(client, service):
         assert "three@1" in service.engine.stats().loaded
 
 
+@pytest.mark.slow
 def test_metrics_count_requests_and_tokens(client, service):
     end = time.monotonic() + 30
     while service.engine.stats().generating:  # a row that a client of another test has just left

@@ -85,6 +85,7 @@ def test_text_before_a_failure_is_delivered_first(reported, found):
     assert asyncio.run(run()) == (found, True)
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_dropped(tiny_base, store, monkeypatch):
     monkeypatch.setattr(disconnect, "_LAST_SECONDS", 0.3)
     service = made_service(tiny_base, store, timeout=1.0, max_active_requests=1)

@@ -72,6 +72,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INPUTS)
 def test_outputs_are_those_of_the_pipeline_stage(client, stage, name):
     ours = stage(name)
@@ -124,6 +125,7 @@ def test_classify_gives_labels_with_probabilities(client):
     assert posted(client, "/v1/classify", model="intent", input="i want a couch")["data"] == answer["data"][:1]
 
 
+@pytest.mark.slow
 def test_rewrite_gives_the_query_to_search_with(client, stage):
     search = {"id": "1", "query": "and blue?", "history": [{"role": "user", "text": "a red sofa"}]}
     (executed,) = stage("rewriting")([search])
@@ -172,6 +174,7 @@ def test_the_base_model_has_no_task(client, tiny_base):
     assert tiny_base.path.is_dir()
 
 
+@pytest.mark.slow
 def test_many_clients_share_batches_and_get_their_own_answers(client):
     queries = [f"red sofa {n}" for n in range(24)]
     alone = [posted(client, "/v1/rewrite", model="rewriting", query=query)["query"] for query in queries]
@@ -204,6 +207,7 @@ def chat(client, model, *messages, **more):
     return posted(client, "/v1/chat/completions", **body)
 
 
+@pytest.mark.slow
 def test_one_user_message_to_an_adapter_is_the_query_of_its_task(client, stage):
     ours = stage("rewriting")
     (completion,) = ours.engine.generate(
@@ -255,6 +259,7 @@ def test_a_chat_whose_task_input_does_not_fit_is_refused(client, body, says):
     assert says in posted(client, "/v1/chat/completions", 400, **body)["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_chat_loads_the_plugin_of_a_version_once(client, monkeypatch):
     loaded = []
     monkeypatch.setattr(adapter_tasks, "load_task", lambda *given: loaded.append(given) or load_task(*given))
@@ -266,6 +271,7 @@ def test_a_chat_loads_the_plugin_of_a_version_once(client, monkeypatch):
     assert len(loaded) <= 2  # those that no earlier request has loaded
 
 
+@pytest.mark.slow
 def test_an_alias_that_moves_during_a_chat_does_not_mix_versions(tmp_path, tiny_base, monkeypatch):
     own = Store(tmp_path / "store")
     for seed in (1, 2):

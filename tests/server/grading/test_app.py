@@ -147,6 +147,7 @@ def test_an_unsaved_grade_is_not_confirmed(client, tmp_path, monkeypatch):
     assert first(client) == pair
 
 
+@pytest.mark.slow
 def test_concurrent_grades_are_all_saved(client, tmp_path, monkeypatch):
     from searchlora.server.grading import ratings_log
 

@@ -29,6 +29,7 @@ def test_appended_ratings_are_read_by_the_next_process(tmp_path):
     assert second.repaired == ""
 
 
+@pytest.mark.slow
 def test_a_truncated_last_line_is_removed(tmp_path):
     whole = rating_line(ROW)
     for cut in range(1, len(whole) + 1):
@@ -50,6 +51,7 @@ def test_a_malformed_line_is_an_error_and_keeps_the_file(tmp_path):
     assert (tmp_path / "ratings.jsonl").read_text() == "broken\n"
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused(tmp_path):
     held = RatingsLog(tmp_path)
     program = f"from pathlib import Path; from {room.__name__} import RatingsLog; RatingsLog(Path({str(tmp_path)!r}))"
@@ -103,6 +105,7 @@ def test_concurrent_writes_keep_lines_intact(tmp_path, monkeypatch):
     assert len(found) == 200
 
 
+@pytest.mark.slow
 def test_confirmed_grades_survive_a_kill(tmp_path):
     program = (
         "import sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"

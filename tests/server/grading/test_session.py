@@ -43,6 +43,7 @@ def test_the_order_does_not_reveal_the_pool_order(tmp_path):
     assert forward == backward
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     raters=st.integers(1, 5),

@@ -196,6 +196,7 @@ def test_titles_with_a_category_are_labelled_texts(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_shop_is_read_as_pairs_and_as_labelled_titles(tmp_path):
     from searchlora.shop import make_shop
 

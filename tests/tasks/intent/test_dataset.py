@@ -260,6 +260,7 @@ def test_an_out_of_scope_label_of_training_rows_is_added_to_the_list(tmp_path: P
     assert settings["labels"] == ["a", "b", "elsewhere"]
 
 
+@pytest.mark.slow
 def test_the_shop_supplies_its_schema(tmp_path: Path) -> None:
     from searchlora.shop import make_shop
 

@@ -81,6 +81,7 @@ def _doubtful(rng, labels, rows, beyond):
     return _records(gold), outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("among", [True, False])
 def test_the_threshold_maximises_out_of_scope_f1(among):
     beyond = "oos"

@@ -25,6 +25,7 @@ def records(grades, queries: int = 3):
     return [{"id": f"{n}", "group": f"q{n % queries}", "grade": grade} for n, grade in enumerate(grades)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*label")
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from(SCALE), st.sampled_from(SCALE)), min_size=3, max_size=40))

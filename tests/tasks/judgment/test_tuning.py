@@ -27,6 +27,7 @@ def test_a_score_equal_to_a_threshold_is_above_it():
     assert [grade_of(score, thresholds, SCALE) for score in (-9, 0.49, 0.5, 1.49, 1.5, 9)] == [0, 0, 1, 1, 3, 3]
 
 
+@pytest.mark.slow
 @given(graded, st.randoms())
 def test_kappa_equals_scikit_learn(gold, rng):
     predicted = [rng.choice(SCALE) for _ in gold]
@@ -72,6 +73,7 @@ def test_the_temperature_corrects_overconfidence(sharpness):
     assert found == pytest.approx(sharpness, rel=0.15)
 
 
+@pytest.mark.slow
 def test_thresholds_improve_a_judge_with_a_constant_grade():
     records, outputs = rows(12, 40, 1.0, shift=2.5)
     assert sum(output.value == 0 for output in outputs) > 0.85 * len(outputs)
@@ -109,6 +111,7 @@ def test_too_few_rows_queries_or_probabilities_tune_nothing():
     assert tuned(records, [InvalidOutput("x", "no") for _ in outputs], SCALE) == {}
 
 
+@pytest.mark.slow
 def test_tuning_uses_the_scale_of_the_task():
     records, outputs = rows(10, 20, 2.0, shift=1.0)
     bound = task.bound(tuned=task.tune(records, outputs))

@@ -51,6 +51,7 @@ OUTPUTS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), OUTPUTS), min_size=1, max_size=12))
 def test_answerability_measures_equal_scikit_learn(rows: list[tuple[bool, Any]]) -> None:
