@@ -75,6 +75,11 @@ class AdapterSettings(Settings):
     constrained: bool = Field(True, description="constrain the output to the task's output form")
     rest: bool = Field(True, description="generate the text after a scored choice, such as the reason of a grade")
     engine: EngineSettings | None = Field(None, description="default: the file's engine, else this process")
+    tuned: dict[str, Any] = Field(
+        default_factory=dict,
+        description="values of the task in place of those tuned when the adapter was trained, as `{abstain: judge}` of"
+        " rag_answer; `searchlora tune` fits them",
+    )
 
 
 class PassagesSettings(Settings):
@@ -366,8 +371,8 @@ def ready_pipelines() -> list[str]:
     """The names of the pipelines that come with the package.
 
     Examples:
-        >>> ready_pipelines()
-        ['answers', 'bm25', 'dense', 'hybrid', 'rerank', 'rerank_run', 'rewrite_bm25', 'rewrite_hybrid']
+        >>> ready_pipelines()[:4]
+        ['answers', 'answers_judged', 'bm25', 'dense']
     """
     return sorted(file.stem for file in _READY.glob("*.yaml"))
 
@@ -478,6 +483,8 @@ def _stage(stage: Any, kinds: Mapping[str, type[Settings]], parameters: Mapping[
             _stage(inner, retrieval_kinds, parameters, f"{where}, of {number}")
             for number, inner in enumerate(settings["of"], 1)
         ]
+    if kinds[kind] is AdapterSettings and isinstance(settings.get("tuned"), Mapping):
+        settings["tuned"] = _substituted(settings["tuned"], parameters, f"{where}, tuned")
     validated = _validated(kinds[kind], settings, where)
     if isinstance(validated, AdapterSettings) and validated.engine is not None:
         _check_key_variable(validated.engine, where)

@@ -401,11 +401,15 @@ def _adapter_stage(
 
     stored = store.get(settings.name)
     manifest = stored.manifest
-    task = load_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
+    task = load_task(manifest.task, tasks).bound(manifest.settings, {**manifest.tuned, **settings.tuned})
     if not isinstance(task, PromptedTask):
         raise PipelineError(
             f"the task '{task.name}' has no prompt, so it cannot be an adapter stage", where=settings.name
         )
+    try:
+        task.check_tuned(settings.tuned)
+    except UsageError as error:
+        raise PipelineError(error.what, where=f"{settings.name}, tuned", fix=error.fix) from None
     base = resolve(manifest.base.name, manifest.base.revision)
     engine = engines.get(base, manifest.recipe["precision"], settings.engine)
     check_renders(stored, task, engine.renderer)

@@ -354,12 +354,14 @@ class CitedAnswer:
         citations: Numbers of the cited passages, each once, in order.
         abstained: True if the answer is the abstention.
         abstention_probability: Probability of the abstention; None if it was not scored.
+        reason: Who decided to abstain or to answer, and by which score; None if no rule did.
     """
 
     text: str
     citations: tuple[int, ...]
     abstained: bool
     abstention_probability: float | None = None
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         _check_probabilities(() if self.abstention_probability is None else (self.abstention_probability,))
@@ -425,7 +427,8 @@ class CitedText:
         answer = text if isinstance(text, InvalidOutput) else self.parse(text)
         if isinstance(answer, InvalidOutput):
             return answer
-        return replace(answer, abstention_probability=value.abstention_probability)
+        reason = "written by the model, which was to answer" if answer.abstained else value.reason
+        return replace(answer, abstention_probability=value.abstention_probability, reason=reason)
 
     def parse(self, text: str) -> CitedAnswer | InvalidOutput:
         value = text.strip()

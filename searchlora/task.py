@@ -210,6 +210,15 @@ class Task(ABC):
         del records, outputs
         return {}
 
+    def check_tuned(self, tuned: Mapping[str, Any]) -> None:
+        """Check values that a pipeline file gives in place of the tuned values of an adapter's manifest.
+
+        Raises:
+            UsageError: for values that the task does not know or that are not tuned yet; by default for any.
+        """
+        if tuned:
+            raise UsageError(f"the task '{self.name}' takes no tuned values from a pipeline")
+
     @cached_property
     def record_schema(self) -> Mapping[str, Any]:
         """JSON Schema of a record. `id` and `group` are required strings in every task."""

@@ -68,6 +68,11 @@ app.command(
     epilog=example("searchlora train rewriting --data data/rewriting --name shop-rewriter --set lora.r=8"),
 )(train.train)
 app.command(
+    "tune",
+    rich_help_panel=_TRAIN,
+    epilog=example("searchlora tune answers_judged --data data/answers --out answers.yaml"),
+)(pipelines.tune)
+app.command(
     "evaluate",
     rich_help_panel=_EVALUATE,
     epilog=example("searchlora evaluate shop-rewriter --data data/rewriting --out evaluation"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from searchlora.cli.options import (
+    DataOption,
     DeviceOption,
     JsonOption,
     MapOption,
@@ -138,6 +140,27 @@ def search(
         print_json(found)
     else:
         print_result(found, loaded.documents, top)
+
+
+def tune(
+    pipeline: PipelineArgument,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Pipeline file (YAML) to write.")],
+    settings: SetOption = [],  # noqa: B006 (typer copies it)
+    store: StoreOption = None,
+    tasks: TasksOption = None,
+    _device: DeviceOption = None,
+) -> None:
+    """Fit the thresholds of a pipeline's adapter stage on validation records, and write the pipeline with them."""
+    from searchlora.adapters.store import Store
+    from searchlora.cli.terminal import progress_bars
+    from searchlora.experiments.tune import tune as verb
+
+    with progress_bars() as steps:
+        done = verb(pipeline, data, out, overrides=settings, store=Store(store), tasks=tasks, steps=steps)
+    for key, value in done.tuned.items():
+        typer.echo(f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    typer.echo(f"Wrote {done.path} for {done.adapter}")
 
 
 @app.command("list", epilog=example("searchlora pipelines list --json"))

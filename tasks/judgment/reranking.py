@@ -28,18 +28,22 @@ def passage_records(context: SearchContext) -> list[Record]:
     ]
 
 
-def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[int]) -> Mapping[str, Any]:
+def reranked(
+    context: SearchContext, outputs: Sequence[Grade], scale: Sequence[int], relevant: int
+) -> Mapping[str, Any]:
     """The fields that reranking writes to a search context.
 
     Args:
         context: Its `passages` are in ranked order, best first.
         outputs: The grade of each passage, in the same order.
         scale: The grades in ascending order.
+        relevant: The lowest grade that counts as relevant.
 
     Returns:
         `passages` by expected grade, which becomes their `score`; `hits` likewise, followed by the hits without a
         passage in their previous order and with scores below the scale; `grades`: for each passage its `id`, `grade`,
-        `expected` grade, `probabilities` (one per grade, or None) and `reason` (or None). The sort is stable.
+        `expected` grade, `relevance`, which is the probability that it is relevant, `probabilities` (one per grade, or
+        None) and `reason` (or None). The sort is stable.
     """
     judged = sorted(
         zip(context["passages"], outputs, strict=True),
@@ -61,6 +65,7 @@ def reranked(context: SearchContext, outputs: Sequence[Grade], scale: Sequence[i
                 "id": passage["id"],
                 "grade": output.value,
                 "expected": expected_grade(output, scale),
+                "relevance": relevance(output, scale, relevant),
                 "probabilities": output.probabilities,
                 "reason": output.reason,
             }
@@ -79,6 +84,18 @@ def expected_grade(output: Grade, scale: Sequence[int]) -> float:
     if output.probabilities is None:
         return float(output.value)
     return math.fsum(grade * share for grade, share in zip(scale, output.probabilities, strict=True))
+
+
+def relevance(output: Grade, scale: Sequence[int], relevant: int) -> float:
+    """The probability of the grades from `relevant` on; 0 or 1, by its grade, for an output without probabilities.
+
+    Examples:
+        >>> relevance(Grade(1, (0.25, 0.5, 0.25)), (0, 1, 2), relevant=1), relevance(Grade(0), (0, 1), relevant=1)
+        (0.75, 0.0)
+    """
+    if output.probabilities is None:
+        return float(output.value >= relevant)
+    return math.fsum(share for grade, share in zip(scale, output.probabilities, strict=True) if grade >= relevant)
 
 
 def _strictly_decreasing(scores: Sequence[float]) -> list[float]:

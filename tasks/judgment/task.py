@@ -132,7 +132,7 @@ class JudgmentTask(PromptedTask):
 
     def updates(self, context: SearchContext, outputs: Sequence[Grade]) -> Mapping[str, Any]:
         if "passages" in context:
-            return reranking.reranked(context, outputs, self.grades)
+            return reranking.reranked(context, outputs, self.grades, self.settings["relevant"])
         return super().updates(context, outputs)
 
     def tune(self, records: Sequence[Record], outputs: Sequence[Grade | InvalidOutput]) -> Mapping[str, Any]:

@@ -41,7 +41,7 @@ def fitted_baselines(
     """
     index = _PassageIndex([*training, *records])
     best = [index.best(record) for record in records]
-    always = [_best_sentence(record, passage) for record, (passage, _) in zip(records, best, strict=True)]
+    always = [best_sentence(record, passage) for record, (passage, _) in zip(records, best, strict=True)]
     outputs: dict[str, Sequence[CitedAnswer]] = {ALWAYS: always}
     if len({bool(record["answerable"]) for record in training}) == 2:
         threshold = best_threshold(
@@ -86,7 +86,8 @@ def _key(passage: Mapping[str, str]) -> str:
     return f"{passage['id']}\n{passage['text']}"
 
 
-def _best_sentence(record: Record, passage: int) -> CitedAnswer:
+def best_sentence(record: Record, passage: int) -> CitedAnswer:
+    """The sentence of a passage, by its index from 0, with the most words of the question, cited."""
     question = set(_TOKENS(search_text(record)))
     return _quoted(max(_sentences(record, passage), key=lambda text: len(question & set(_TOKENS(text)))), passage)
 

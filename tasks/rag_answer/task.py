@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from searchlora.errors import PipelineError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
-from searchlora.records import Options, Record
+from searchlora.records import Options, Record, SearchContext
 from searchlora.task import EvaluationInput, PromptedTask
-from searchlora.tasks.rag_answer import baselines, evaluator, settings, tuning
+from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
 from searchlora.tasks.rag_answer.citations import without_marks
 from searchlora.tasks.rag_answer.dataset import FORMATS
 from searchlora.tasks.rag_answer.truncation import WORDS_PER_PASSAGE, passage_texts, truncated_history
@@ -30,7 +32,7 @@ class RagAnswerTask(PromptedTask):
     version = 2
     formats = FORMATS
     default_settings = settings.DEFAULT
-    reads: Mapping[str, str] = {"question": "query", "history": "history", "passages": "passages"}
+    reads: Mapping[str, str] = {"question": "query", "history": "history", "passages": "passages", "grades": "grades"}
     writes = "answer"
 
     def settings_of(self, options: Options, records: Iterable[Record]) -> Mapping[str, Any]:
@@ -53,25 +55,77 @@ class RagAnswerTask(PromptedTask):
 
     def output(self, record: Record) -> CitedText:
         numbered = len(record["passages"]) if self.settings["citations"] else 0
-        return CitedText(numbered, str(self.settings["abstention"]))
+        cite = deciding.rule_of(self.tuned, "cite") if numbered else None
+        if cite is None:
+            return CitedText(numbered, str(self.settings["abstention"]))
+        return _Recited(passages=numbered, abstention=str(self.settings["abstention"]), record=record, rule=cite)
+
+    def check_tuned(self, tuned: Mapping[str, Any]) -> None:
+        """Check the rules `abstain` and `cite`; other keys, such as their origin, are not read."""
+        for kind in ("abstain", "cite"):
+            deciding.rule_of(tuned, kind)
 
     def tune(self, records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput]) -> Mapping[str, Any]:
-        return tuning.tuned(records, outputs)
+        """The abstention threshold; or the rules that a pipeline asks for, as `{"abstain": "judge"}` in `tuned`."""
+        wanted = {kind: str(self.tuned[kind]) for kind in ("abstain", "cite") if kind in self.tuned}
+        return tuning.tuned_rules(records, outputs, wanted) if wanted else tuning.tuned(records, outputs)
 
-    def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer:
-        """Abstain from the tuned probability on; an output without an abstention probability is unchanged."""
-        if "abstain_from" not in self.tuned or output.abstention_probability is None:
-            return output
-        threshold = min(float(self.tuned["abstain_from"]), tuning.MAX_THRESHOLD)
-        return self.output(record).at_threshold(output.abstention_probability, threshold)
+    def apply_tuning(self, output: CitedAnswer, record: Record) -> CitedAnswer | InvalidOutput:
+        """Abstain where the tuned rule says so; without a rule, from the tuned probability on.
+
+        An output without an abstention probability is unchanged by a threshold of that probability. It is invalid
+        where a judge is to decide and has given no grade.
+        """
+        if output.abstained and output.abstention_probability is None:
+            return output  # written by the model: there is no other answer
+        relevance = deciding.relevances(record) if deciding.needs_judge(self.tuned) else []
+        if relevance is None:
+            return InvalidOutput(output.text, "the judge has graded none, or not all, of the passages")
+        rule = deciding.rule_of(self.tuned, "abstain")
+        if rule is None:
+            if "abstain_from" not in self.tuned or output.abstention_probability is None:
+                return output
+            threshold = min(float(self.tuned["abstain_from"]), tuning.MAX_THRESHOLD)
+            rule = deciding.Rule(deciding.ANSWER, {"from": threshold})
+        abstains, why = deciding.abstention(rule, output.abstention_probability, max(relevance, default=0.0))
+        text = str(self.settings["abstention"]) if abstains else "" if output.abstained else output.text
+        return CitedAnswer(text, () if abstains else output.citations, abstains, output.abstention_probability, why)
+
+    def records_from(self, context: SearchContext) -> list[Record]:
+        """A single record.
+
+        Raises:
+            PipelineError: if a judge is to decide and no stage has graded passages.
+        """
+        failed = any(isinstance(each, InvalidOutput) for its in context.get("outputs", {}).values() for each in its)
+        if deciding.needs_judge(self.tuned) and "grades" not in context and not failed:
+            raise PipelineError(
+                "no stage has judged the passages, and a judge is to decide on abstentions or citations",
+                where=f"query {context['id']}",
+                fix="Put a stage 'adapter' with a judge before this one, behind 'passages'.",
+            )
+        return super().records_from(context)
 
     def fallback(self, record: Record) -> CitedAnswer:
         """The abstention."""
         del record
-        return CitedAnswer(str(self.settings["abstention"]), (), abstained=True)
+        reason = "fallback for an invalid output"
+        return CitedAnswer(str(self.settings["abstention"]), (), abstained=True, reason=reason)
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(inputs, citations=self.settings["citations"])
 
     def baselines(self, records: Sequence[Record], dataset: Path) -> Mapping[str, Sequence[CitedAnswer]]:
         return baselines.baseline_outputs(records, dataset, str(self.settings["abstention"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recited(CitedText):
+    """`CitedText` whose citations a rule chooses after the answer was generated."""
+
+    record: Record = field(repr=False)
+    rule: deciding.Rule
+
+    def parse(self, text: str) -> CitedAnswer | InvalidOutput:
+        answer = super().parse(text)
+        return answer if isinstance(answer, InvalidOutput) else deciding.recited(answer, self.record, self.rule)

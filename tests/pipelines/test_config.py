@@ -25,7 +25,7 @@ def written(folder: Path, stages: str, parameters: str = "") -> Path:
 
 
 def test_every_built_in_pipeline_is_valid():
-    names = "answers bm25 dense hybrid rerank rerank_run rewrite_bm25 rewrite_hybrid"
+    names = "answers answers_judged bm25 dense hybrid rerank rerank_run rewrite_bm25 rewrite_hybrid"
     assert ready_pipelines() == names.split()
     for name in ready_pipelines():
         assert read_pipeline(name).name == name

@@ -43,7 +43,13 @@ def test_everything_that_stages_wrote_is_in_the_result():
         "passages": [{"id": "d1", "title": "Boots", "score": 2.5}],
         "grades": [{"id": "d1", "grade": 2, "expected": 1.5, "probabilities": [0.0, 0.5, 0.5], "reason": None}],
         "intent": {"value": "buy", "probabilities": [0.9, 0.1]},
-        "answer": {"text": "Yes [1].", "citations": [1], "abstained": False, "abstention_probability": 0.1},
+        "answer": {
+            "text": "Yes [1].",
+            "citations": [1],
+            "abstained": False,
+            "abstention_probability": 0.1,
+            "reason": None,
+        },
         "invalid": {"judgment": ["no grade"]},
     }
 

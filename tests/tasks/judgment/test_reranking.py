@@ -46,6 +46,7 @@ def test_hits_are_ordered_by_expected_grade_with_unjudged_ones_last():
         "id": "d2",
         "grade": 0,
         "expected": pytest.approx(1.2),
+        "relevance": pytest.approx(0.4),
         "probabilities": (0.6, 0.0, 0.0, 0.4),
         "reason": None,
     }

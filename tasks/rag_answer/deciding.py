@@ -1,0 +1,190 @@
+"""Rules for when to abstain and what to cite, decided by the answering model, by a judge of the passages, or by both.
+
+A stage `adapter` of a pipeline names the rules; `searchlora tune` fits their thresholds on validation records:
+
+    tuned: {abstain: judge, cite: judge}                                      # to be tuned
+    tuned: {abstain: {by: judge, below: 0.31}, cite: {by: judge, from: 0.4}}  # tuned
+
+The judge is an earlier stage that writes `grades`: for each passage the probability that it is relevant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from searchlora.errors import UsageError
+from searchlora.outputs import CitedAnswer
+from searchlora.records import Record
+from searchlora.tasks.rag_answer.citations import MAX_CITATIONS, cited, sentences, with_marks
+
+#: Who decides to abstain, and who chooses citations.
+ANSWER, JUDGE, BOTH, SUPPORT = "answer", "judge", "both", "support"
+ABSTAINS, CITES = (ANSWER, JUDGE, BOTH), (ANSWER, JUDGE, SUPPORT)
+
+#: Keys of a tuned rule besides `by`.
+_NUMBERS = {
+    ("abstain", ANSWER): ("from",),
+    ("abstain", JUDGE): ("below",),
+    ("abstain", BOTH): ("intercept", "answer", "judge", "from"),
+    ("cite", ANSWER): (),
+    ("cite", JUDGE): ("from",),
+    ("cite", SUPPORT): (),
+}
+_FIX = "Fit its thresholds: searchlora tune PIPELINE --data DATA --out TUNED.yaml."
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule with its thresholds.
+
+    Attributes:
+        by: `answer`, `judge`, `both` or `support`.
+        numbers: Key -> value. `from`: the probability of abstaining, or the relevance of a passage to cite, from which
+            it is done; `below`: the highest relevance below which to abstain; `intercept`, `answer`, `judge`: the
+            coefficients of a logistic regression on the log-odds of the abstention and of the highest relevance.
+    """
+
+    by: str
+    numbers: Mapping[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        """The rule as in a pipeline file."""
+        return {"by": self.by, **self.numbers}
+
+
+def rule_of(tuned: Mapping[str, Any], kind: str) -> Rule | None:
+    """The rule `abstain` or `cite` of tuned values; None where the answering model decides as it does without a rule.
+
+    Raises:
+        UsageError: for an unknown rule, or one without its thresholds.
+
+    Examples:
+        >>> rule_of({"abstain": {"by": "judge", "below": 0.25}}, "abstain")
+        Rule(by='judge', numbers={'below': 0.25})
+        >>> rule_of({"cite": "answer"}, "cite") is None
+        True
+    """
+    value = tuned.get(kind)
+    by = value if isinstance(value, str) else value.get("by") if isinstance(value, Mapping) else None
+    if value is None or value == ANSWER:
+        return None
+    known = ABSTAINS if kind == "abstain" else CITES
+    if by not in known:
+        raise UsageError(f"{kind}: '{by}' is not one of {', '.join(known)}")
+    given = {key: number for key, number in value.items() if key != "by"} if isinstance(value, Mapping) else {}
+    wanted = _NUMBERS[kind, by]
+    if wanted and not given:
+        raise UsageError(f"{kind}: the rule '{by}' has no thresholds", fix=_FIX)
+    if set(given) != set(wanted) or not all(_is_number(number) for number in given.values()):
+        raise UsageError(f"{kind}: the rule '{by}' needs the numbers {', '.join(wanted) or '(none)'}", fix=_FIX)
+    return Rule(str(by), {key: float(given[key]) for key in wanted})
+
+
+def needs_judge(tuned: Mapping[str, Any]) -> bool:
+    """Whether a rule needs the grades of the passages."""
+    rules = [rule_of(tuned, kind) for kind in ("abstain", "cite")]
+    return any(rule is not None and rule.by in (JUDGE, BOTH) for rule in rules)
+
+
+def relevances(record: Record) -> list[float] | None:
+    """The judge's probability of relevance of each passage, in order; None if a passage has none.
+
+    Examples:
+        >>> relevances({"passages": [{"id": "a"}, {"id": "b"}], "grades": [{"id": "b", "relevance": 0.5}]}) is None
+        True
+    """
+    found = {grade["id"]: float(grade["relevance"]) for grade in record.get("grades", ())}
+    if any(passage["id"] not in found for passage in record["passages"]):
+        return None
+    return [found[passage["id"]] for passage in record["passages"]]
+
+
+def abstention(rule: Rule, own: float | None, relevance: float) -> tuple[bool, str]:
+    """Whether to abstain, and why.
+
+    Args:
+        own: The answering model's probability of the abstention; the rules `answer` and `both` need it.
+        relevance: The highest probability of relevance of a passage.
+
+    Examples:
+        >>> abstention(Rule("judge", {"below": 0.25}), None, 0.1)
+        (True, 'judge: highest relevance 0.100, threshold 0.250')
+    """
+    if rule.by == JUDGE:
+        below = rule.numbers["below"]
+        return relevance < below, f"judge: highest relevance {relevance:.3f}, threshold {below:.3f}"
+    if own is None:
+        raise UsageError(
+            f"abstain: the rule '{rule.by}' needs the probability of the abstention, which was not scored",
+            fix="Remove 'constrained: false' from the stage.",
+        )
+    threshold = rule.numbers["from"]
+    if rule.by == ANSWER:
+        return own >= threshold, f"answer: probability of abstaining {own:.3f}, threshold {threshold:.3f}"
+    both = combined(rule, own, relevance)
+    return (
+        both >= threshold,
+        f"both: probability of abstaining {both:.3f}, threshold {threshold:.3f} "
+        f"(the model's {own:.3f}, highest relevance {relevance:.3f})",
+    )
+
+
+def combined(rule: Rule, own: float, relevance: float) -> float:
+    """The probability of abstaining by the logistic regression of a rule `both`."""
+    weights = rule.numbers
+    score = weights["intercept"] + weights["answer"] * log_odds(own) + weights["judge"] * log_odds(relevance)
+    return 1 / (1 + math.exp(-max(-500.0, min(500.0, score))))
+
+
+def log_odds(probability: float) -> float:
+    """The log-odds of a probability, bounded so that 0 and 1 have finite ones.
+
+    Examples:
+        >>> log_odds(0.5), round(log_odds(0.0), 2)
+        (0.0, -13.82)
+    """
+    bounded = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(bounded / (1 - bounded))
+
+
+def relevant_passages(relevance: Sequence[float], least: float) -> tuple[int, ...]:
+    """Numbers, from 1, of the passages to cite: the most relevant one, and at most one more from `least` on.
+
+    Examples:
+        >>> relevant_passages([0.2, 0.9, 0.6], 0.5), relevant_passages([0.2, 0.1], 0.5)
+        ((2, 3), (1,))
+    """
+    order = sorted(range(len(relevance)), key=lambda place: -relevance[place])
+    chosen = order[:1] + [place for place in order[1:MAX_CITATIONS] if relevance[place] >= least]
+    return tuple(sorted(place + 1 for place in chosen))
+
+
+def recited(answer: CitedAnswer, record: Record, rule: Rule) -> CitedAnswer:
+    """The answer with its citations replaced.
+
+    * `judge`: every sentence cites the passages that the judge holds relevant.
+    * `support`: every sentence cites the passages that support it most, or none; see `citations`.
+    """
+    found = [sentence.text for sentence in sentences(answer.text)]
+    if answer.abstained or not found:
+        return answer
+    if rule.by == SUPPORT:
+        texts = {
+            number: f"{passage.get('title') or ''} {passage['text']}"
+            for number, passage in enumerate(record["passages"], start=1)
+        }
+        text = cited(found, texts)
+    else:
+        relevance = relevances(record)
+        assert relevance is not None  # checked before the answer was generated
+        relevant = relevant_passages(relevance, rule.numbers["from"])
+        text = " ".join(with_marks(sentence, relevant) for sentence in found)
+    numbers = tuple(dict.fromkeys(number for sentence in sentences(text) for number in sentence.citations))
+    return CitedAnswer(text, numbers, False, answer.abstention_probability, answer.reason)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,120 @@
+"""The verb `tune`: thresholds of two adapters over one base, and the pipeline that it writes."""
+
+from __future__ import annotations
+
+import pytest
+
+from searchlora.adapters.store import Store
+from searchlora.data.building import build
+from searchlora.data.dataset import load_dataset
+from searchlora.errors import DataError, PipelineError
+from searchlora.experiments.tune import tune
+from searchlora.files.yaml_text import parse_yaml
+from searchlora.pipelines.pipeline import Pipeline
+from searchlora.records import Document
+from searchlora.task import load_prompted_task
+from tests.made import made_adapter
+from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
+
+CORPUS = [Document(name, text, name) for name, text in SUBJECTS.items()]
+SET = ("adapter=answerer", "judge=grader", "depth=3")
+
+
+@pytest.fixture(scope="module")
+def made(tiny_base, tmp_path_factory):
+    """A store with an answering adapter and a judge of random weights, and a dataset of answers."""
+    folder = tmp_path_factory.mktemp("tune")
+    store, source = Store(folder / "store"), write_mtrag(folder / "reference.jsonl", usual_rows())
+    options = {"missing": "0.6", "passages": "3", "gold": "1", "abstention": "No."}
+    build("rag_answer", source, format="mtrag", out=folder / "data", options=options, shares=(0.2, 0.7, 0.1))
+    answers, judgment = load_prompted_task("rag_answer"), load_prompted_task("judgment")
+    made_adapter(store, "answerer", answers, tiny_base, folder / "a", seed=1)
+    made_adapter(
+        store, "grader", judgment.bound(judgment.settings_of({"grades": "2"}, ())), tiny_base, folder / "j", seed=2
+    )
+    return store, folder / "data"
+
+
+@pytest.mark.slow
+def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
+    store, data = made
+    done = tune("answers_judged", data, tmp_path / "tuned.yaml", overrides=SET, store=store)
+    written = parse_yaml((tmp_path / "tuned.yaml").read_bytes())
+    stage = written["stages"][3]["adapter"]
+    assert [each["adapter"]["name"] for each in written["stages"][2:]] == ["grader@1", "answerer@1"]
+    assert written["parameters"] == {"depth": 3}
+    assert stage["tuned"] == done.tuned
+    assert stage["tuned"]["origin"] == {
+        "dataset": load_dataset(data).fingerprint,
+        "split": "validation",
+        "adapters": ["grader@1", "answerer@1"],
+    }
+    assert set(stage["tuned"]["validation"]["mean F1"]) == {"answer", "judge", "both"}
+
+    pipeline = Pipeline.load(tmp_path / "tuned.yaml", corpus=CORPUS, store=store)
+    judge, answerer = pipeline.stages[2:]
+    assert judge.engine is answerer.engine
+    below, least = stage["tuned"]["abstain"]["below"], stage["tuned"]["cite"]["from"]
+    searches = [{"id": name, "query": f"what about {name}"} for name in SUBJECTS]
+    for found in pipeline.execute(searches):
+        highest = max(grade["relevance"] for grade in found["grades"])
+        (output,) = found["outputs"]["rag_answer"]
+        if highest < below:
+            assert output.abstained and output.reason.startswith("judge: highest relevance")
+        elif not hasattr(output, "raw") and not output.abstained:
+            expected = [n for n, grade in enumerate(found["grades"], 1) if grade["relevance"] >= least or n == 1][:2]
+            assert list(output.citations) == expected
+
+
+@pytest.mark.slow
+def test_the_model_and_the_judge_can_decide_together(made, tmp_path):
+    store, data = made
+    done = tune(
+        "answers_judged", data, tmp_path / "t.yaml", overrides=(*SET, "abstain=both", "cite=support"), store=store
+    )
+    assert set(done.tuned["abstain"]) == {"by", "intercept", "answer", "judge", "from"}
+    pipeline = Pipeline.load(tmp_path / "t.yaml", corpus=CORPUS, store=store)
+    found = pipeline.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS])
+    reasons = [search["answer"].reason.partition(":")[0] for search in found]
+    assert "both" in reasons
+    assert set(reasons) <= {"both", "fallback for an invalid output", "written by the model, which was to answer"}
+
+
+def test_a_pipeline_that_is_not_tuned_is_refused_with_the_command(made):
+    store, _ = made
+    with pytest.raises(
+        PipelineError, match=r"answerer@1, tuned: abstain: the rule 'judge' has no thresholds.*searchlora tune"
+    ):
+        Pipeline.load("answers_judged", corpus=CORPUS, overrides=SET, store=store)
+
+
+def test_nothing_to_tune_is_refused(made, tmp_path):
+    store, data = made
+    with pytest.raises(PipelineError, match="answers: no adapter stage of the task 'rag_answer' has values to tune"):
+        tune("answers", data, tmp_path / "t.yaml", overrides=("adapter=answerer",), store=store)
+    assert not (tmp_path / "t.yaml").exists()
+
+
+@pytest.mark.slow
+def test_validation_records_of_one_kind_are_refused_and_nothing_is_written(made, tmp_path):
+    store, _ = made
+    source = write_mtrag(
+        tmp_path / "r.jsonl", [row for row in usual_rows() if row["answerability"] != ["UNANSWERABLE"]]
+    )
+    options = {"missing": "0", "passages": "3", "gold": "1"}
+    build("rag_answer", source, format="mtrag", out=tmp_path / "data", options=options, shares=(0.2, 0.7, 0.1))
+    with pytest.raises(DataError, match="validation records with scores are unanswerable"):
+        tune("answers_judged", tmp_path / "data", tmp_path / "t.yaml", overrides=SET, store=store)
+    assert not (tmp_path / "t.yaml").exists()
+
+
+def test_the_corpus_of_a_pipeline_in_another_folder_is_still_found(made, tmp_path):
+    store, data = made
+    (tmp_path / "corpus.jsonl").write_text('{"id": "d1", "text": "tents"}\n')
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ncorpus: corpus.jsonl\nstages:\n  - bm25: {k: 3}\n  - passages: {k: 3}\n"
+        "  - adapter: {name: grader}\n  - adapter: {name: answerer, tuned: {abstain: judge}}\n"
+    )
+    (tmp_path / "out").mkdir()
+    tune(tmp_path / "own.yaml", data, tmp_path / "out" / "tuned.yaml", store=store)
+    assert Pipeline.load(tmp_path / "out" / "tuned.yaml", store=store).documents.keys() == {"d1"}

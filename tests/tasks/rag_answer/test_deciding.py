@@ -1,0 +1,149 @@
+"""Who decides when to abstain and what to cite: the answering model, a judge, or both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from searchlora.errors import DataError, PipelineError, UsageError
+from searchlora.outputs import CitedAnswer, InvalidOutput
+from searchlora.task import load_prompted_task
+from searchlora.tasks.rag_answer.deciding import abstention, combined, rule_of
+from searchlora.tasks.rag_answer.tuning import mean_f1, tuned_rules
+
+TASK = load_prompted_task("rag_answer")
+PASSAGES = [
+    {"id": "a", "text": "The dome tent weighs 2 kg."},
+    {"id": "b", "text": "Boots need wax."},
+    {"id": "c", "text": "A dome tent is round."},
+]
+
+
+def record(*relevance: float, name: str = "r", answerable: bool = True, gold: tuple[str, ...] = ("a",)):
+    grades = [{"id": each["id"], "relevance": of} for each, of in zip(PASSAGES, relevance, strict=False)]
+    return {
+        "id": name,
+        "group": name,
+        "question": "How heavy is the dome tent?",
+        "passages": PASSAGES,
+        "grades": grades,
+        "answerable": answerable,
+        "gold": list(gold) if answerable else [],
+    }
+
+
+def bound(**rules):
+    return TASK.bound(TASK.settings, rules)
+
+
+def scored(own: float) -> CitedAnswer:
+    """What a model answers before its continuation: above 0.5 it would abstain by itself."""
+    return TASK.output(record()).at_threshold(own, 0.5)
+
+
+def test_the_judge_overrules_the_model_and_says_why():
+    task = bound(abstain={"by": "judge", "below": 0.4})
+    quiet = task.apply_tuning(scored(0.1), record(0.1, 0.3, 0.2))
+    assert quiet.abstained and quiet.text == TASK.settings["abstention"]
+    assert quiet.reason == "judge: highest relevance 0.300, threshold 0.400"
+    sure = task.apply_tuning(scored(0.9), record(0.1, 0.4, 0.2))
+    assert not sure.abstained and sure.text == ""
+    finished = task.output(record(0.1, 0.4, 0.2)).with_continuation(sure, "It weighs 2 kg [1].")
+    assert (finished.text, finished.reason) == ("It weighs 2 kg [1].", sure.reason)
+
+
+def test_an_abstention_that_the_model_writes_against_the_rule_is_said_to_be_its_own():
+    task = bound(abstain={"by": "judge", "below": 0.4})
+    sure = task.apply_tuning(scored(0.9), record(0.9, 0, 0))
+    finished = task.output(record()).with_continuation(sure, str(TASK.settings["abstention"]))
+    assert finished.abstained and finished.reason == "written by the model, which was to answer"
+
+
+def test_both_scores_count_by_their_coefficients():
+    rule = rule_of({"abstain": {"by": "both", "intercept": 0.5, "answer": 1.0, "judge": -2.0, "from": 0.5}}, "abstain")
+    assert combined(rule, 0.5, 0.5) == pytest.approx(1 / (1 + np.exp(-0.5)))
+    assert abstention(rule, 0.5, 0.5)[0] and not abstention(rule, 0.5, 0.9)[0] and abstention(rule, 0.99, 0.9)[0]
+    with pytest.raises(UsageError, match=r"was not scored.*constrained"):
+        abstention(rule, None, 0.5)
+
+
+def test_sentences_cite_what_the_judge_holds_relevant():
+    task, row = bound(cite={"by": "judge", "from": 0.5}), record(0.2, 0.6, 0.9)
+    answer = task.output(row).parse("It weighs 2 kg [1]. It is round.")
+    assert (answer.text, answer.citations) == ("It weighs 2 kg [2][3]. It is round [2][3].", (2, 3))
+    assert task.output(record(0.1, 0.2, 0.3)).parse("It weighs 2 kg [1].").citations == (3,)
+
+
+def test_sentences_cite_what_supports_them():
+    answer = bound(cite="support").output(record()).parse("The tent weighs 2 kg [2]. It costs 9 euros [1].")
+    assert (answer.text, answer.citations) == ("The tent weighs 2 kg [1]. It costs 9 euros.", (1,))
+    assert bound(cite="answer").output(record()).parse("It weighs 2 kg [2].").citations == (2,)
+
+
+def test_without_a_judge_nothing_is_guessed():
+    task, row = bound(abstain={"by": "judge", "below": 0.4}), {**record(), "grades": []}
+    with pytest.raises(PipelineError, match="query q: no stage has judged the passages"):
+        task.records_from({"id": "q", "query": "how heavy", "passages": PASSAGES})
+    found = task.apply_tuning(scored(0.1), row)
+    assert isinstance(found, InvalidOutput) and "judge has graded none" in found.reason
+    assert isinstance(task.apply_tuning(scored(0.1), record(0.9)), InvalidOutput)
+    failed = {
+        "id": "q",
+        "query": "how heavy",
+        "passages": PASSAGES,
+        "outputs": {"judgment": [InvalidOutput("?", "no")]},
+    }
+    assert "grades" not in task.records_from(failed)[0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "complaint"),
+    [
+        ({"abstain": "judge"}, "has no thresholds. Fit its thresholds: searchlora tune"),
+        ({"cite": "judge"}, "has no thresholds"),
+        ({"abstain": "dice"}, "'dice' is not one of answer, judge, both"),
+        ({"cite": {"by": "both"}}, "'both' is not one of answer, judge, support"),
+        ({"abstain": {"by": "judge", "below": "low"}}, "needs the numbers below"),
+        ({"abstain": {"by": "both", "from": 0.5}}, "needs the numbers intercept, answer, judge, from"),
+    ],
+)
+def test_unusable_rules_are_refused(rules, complaint):
+    with pytest.raises(UsageError) as refused:
+        TASK.check_tuned(rules)
+    assert complaint in str(refused.value)
+
+
+def rows(count: int = 40):
+    """Rows that the judge tells apart, but for one in eight, and the model does not."""
+    chance = np.random.default_rng(3)
+    records, outputs = [], []
+    for number in range(count):
+        answerable = number % 3 > 0
+        high = answerable != (number % 8 == 7)
+        best = chance.uniform(0.6, 0.9) if high else chance.uniform(0.1, 0.4)
+        records.append(record(best, 0.05, 0.08, name=f"r{number}", answerable=answerable))
+        outputs.append(scored(float(chance.uniform(0.1, 0.9))))
+    return records, outputs
+
+
+def test_thresholds_are_fitted_and_rules_compared_on_validation_records():
+    records, outputs = rows()
+    found = tuned_rules(records, outputs, {"abstain": "judge", "cite": "judge"})
+    assert 0.4 < found["abstain"]["below"] < 0.6
+    assert found["cite"]["from"] > 0.08  # the second passage is never gold
+    assert found["validation"]["rows"] == 40 and found["validation"]["unanswerable"] == 14
+    compared = found["validation"]["mean F1"]
+    assert compared["judge"] > 0.8 > compared["answer"]
+    task = bound(**{key: found[key] for key in ("abstain", "cite")})
+    predicted = [task.apply_tuning(output, row).abstained for row, output in zip(records, outputs, strict=True)]
+    assert mean_f1(np.array(predicted), np.array([not row["answerable"] for row in records])) > 0.8
+    both = tuned_rules(records, outputs, {"abstain": "both"})
+    assert both["abstain"]["judge"] < 0 and "cite" not in both
+    TASK.check_tuned(both)
+
+
+def test_records_of_one_kind_cannot_be_tuned_on():
+    records, outputs = rows()
+    with pytest.raises(DataError, match="0 of 26 validation records"):
+        chosen = [number for number, row in enumerate(records) if row["answerable"]]
+        tuned_rules([records[n] for n in chosen], [outputs[n] for n in chosen], {"abstain": "judge"})
