@@ -1,37 +1,45 @@
 """Answers from passages on MT-RAG: when to abstain, and what to cite.
 
     python -m benchmarks.rag_mtrag
+    python -m benchmarks.rag_mtrag --quoted
 
 The reference tasks are in three folds by group (conversation, first turn, document); each row is answered by an adapter
-that was trained on the other folds. Before that, one adapter is trained on relevance
-(`benchmarks.judgment_trecdl19.warm`) and one on answering SQuAD or abstaining (`warm`); both are merged into the base
-model of the three. Takes about two hours on 2 cores; everything in `benchmarks/work/rag_mtrag` is reused. Sample
-answers are written to `answers.md` there.
+that was trained on the other folds, and thresholds are fitted on the other folds. One judge of relevance, trained on
+pairs from elsewhere (`judge`), serves all folds; it and the answering adapters share a base. The variants differ in who
+decides to abstain and who chooses the citations (`variants`). `--quoted` leaves out what generates: the judge then
+decides, and the answer is a sentence of the passage that it holds most relevant.
+
+Takes about an hour on 2 cores; everything in `benchmarks/work/rag_mtrag` is reused. Sample answers are written to
+`answers.md` there.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, real_data, save
+from benchmarks.common import WORK, as_called, real_data, save
 from benchmarks.rag_mtrag.answering import Answers, answer
 from benchmarks.rag_mtrag.data import FOLDS, MISSING, MtRag, Record
-from benchmarks.rag_mtrag.systems import ADAPTER, compared, evaluations, write_answers
-from benchmarks.rag_mtrag.warm import ROWS
+from benchmarks.rag_mtrag.squad_rows import ROWS
+from benchmarks.rag_mtrag.systems import candidate, compared, evaluations, write_answers
 from searchlora.cli.terminal import print_comparison, progress_bars
 
 NAME = "rag_mtrag"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quoted", action="store_true", help="without the systems that generate")
+    generate = not parser.parse_args().quoted
     data, work = real_data(), WORK / NAME
     mtrag = MtRag.read(data)
     with progress_bars() as steps:
-        answers = answer(mtrag, data, work, steps)
+        answers = answer(mtrag, data, work, steps, generate=generate)
     evaluate(mtrag, mtrag.official, answers, work)
 
 
@@ -39,8 +47,8 @@ def evaluate(mtrag: MtRag, rows: Sequence[Record], answers: Answers, work: Path)
     """Write all results from the answers."""
     found = evaluations(rows, answers)
     comparison = compared(found)
-    save(NAME, comparison, _about(mtrag, rows, answers, found))
-    write_answers(work / "answers.md", rows, answers.adapter, found[ADAPTER])
+    save(NAME, comparison, _about(mtrag, rows, answers, found), module=as_called(NAME))
+    write_answers(work / "answers.md", rows, answers.outputs[candidate(found)], found[candidate(found)])
     print_comparison(comparison)
 
 
@@ -56,7 +64,8 @@ def _about(mtrag: MtRag, rows: Sequence[Record], answers: Answers, found: Any) -
         "design": {
             "folds": FOLDS,
             "share of answerable training rows that are repeated without gold passages": MISSING,
-            "passages per SQuAD row -> number of rows in the first training": ROWS,
+            "passages per SQuAD row -> number of such training rows in each fold": ROWS,
+            "fitted rules of each fold": answers.rules,
         },
         "training": answers.training,
         "confusions": {

@@ -1,4 +1,4 @@
-"""Training of the adapters and answering of every row; adapters and answers are stored and reused."""
+"""Training of the adapters, grading and answering of every row; adapters, grades and answers are stored and reused."""
 
 from __future__ import annotations
 
@@ -9,78 +9,140 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import WORK, merged_base
-from benchmarks.judgment_trecdl19.warm import warm_adapter
 from benchmarks.rag_mtrag.data import FOLDS, SETTINGS, TASK, MtRag, Record
-from benchmarks.rag_mtrag.warm import warm_dataset
+from benchmarks.rag_mtrag.grading import graded
+from benchmarks.rag_mtrag.judge import question_judge
+from benchmarks.rag_mtrag.similarity import similarity_outputs
+from benchmarks.rag_mtrag.squad_rows import squad_rows
+from benchmarks.rag_mtrag.variants import Written, variant_outputs
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset
 from searchlora.experiments.train import train_or_reuse
 from searchlora.inference.local import LocalEngine
 from searchlora.models.resolve import resolve
-from searchlora.outputs import from_json, to_json
+from searchlora.outputs import CitedAnswer, InvalidOutput, from_json, to_json
 from searchlora.pipelines.stages import AdapterStage
 from searchlora.progress import Progress, Steps
 from searchlora.prompts import messages
 from searchlora.recipe import load_recipe
 from searchlora.task import PromptedTask, load_prompted_task
+from searchlora.tasks.rag_answer.baselines import fitted_baselines
 
 HERE = Path(__file__).parent
-WARM, NAME = "mtrag-warm", "mtrag-answers"
+NAME = "mtrag-answers"
 
 #: Rows per batch; answers are written to disk after each batch.
 BATCH = 16
 
+#: A rule under which no answer is an abstention, so that every row is answered once for all variants.
+ALWAYS = {"abstain": {"by": "answer", "from": 2.0}}
+
 
 @dataclass(frozen=True)
 class Answers:
-    """Outputs, and the training behind them.
+    """Outputs, and what is behind them.
 
     Attributes:
-        adapter, base: Row id -> output; the adapter of a row was not trained on its group.
-        baselines: Name -> id -> output; thresholds are fitted on the training rows of each fold.
+        outputs: System -> row id -> output. The adapters of a row were not trained on its group, and no threshold was
+            fitted on a row of its fold.
+        rules: For each fold, the fitted rules.
         training: Name of each adapter -> rows, steps, tokens, seconds.
     """
 
-    adapter: Mapping[str, Any]
-    base: Mapping[str, Any]
-    baselines: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, Mapping[str, Any]]
+    rules: Sequence[Mapping[str, Any]]
     training: Mapping[str, Mapping[str, Any]]
 
 
-def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps) -> Answers:
-    """Train missing adapters and answer unanswered rows."""
+def answer(mtrag: MtRag, data: Path, work: Path, steps: Steps, *, generate: bool = True) -> Answers:
+    """Train missing adapters, and grade and answer what was not yet.
+
+    Args:
+        generate: False: neither train nor execute answering adapters or the base; the rules, the judge, and quotations.
+    """
     store = Store(work / "store")
     task = load_prompted_task(TASK)
     task = task.bound(task.settings_of(SETTINGS, ()))
-    longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
-    relevance = warm_adapter(data, WORK / "judgment_trecdl19", steps)
-    squad = warm_dataset(data, work / "warm")
-    warm = _trained(WARM, squad, "warm.yaml", merged_base(relevance, work / "merged"), store, steps)
-    first = merged_base(warm, work / "merged")
-    training = {each.reference: _about(each) for each in (relevance, warm)}
-    adapter, baselines = dict[str, Any](), dict[str, dict[str, Any]]()
-    engine = LocalEngine(resolve(str(first)), store)
+    judge = question_judge(data, work, store, steps)
+    rows = graded(mtrag.official, judge, store, work / "grades", steps("Judging"))
+    outputs: dict[str, Mapping[str, Any]] = {**_rules_of_folds(mtrag, str(task.settings["abstention"]))}
+    outputs |= similarity_outputs(rows, str(task.settings["abstention"]), steps("Encoding"))
+    training = {judge.reference: _about(judge)}
+    written = None
+    if generate:
+        longest = load_recipe(task.default_recipe, None, ()).max_new_tokens
+        engine = LocalEngine(resolve(judge.manifest.base.name), store)
+        written = _written(mtrag, data, work, task, engine, store, longest, training, steps)
+        outputs["base zero-shot"] = _asked(
+            task, engine, None, mtrag.official, work / "answers", longest, steps("Answering: base zero-shot")
+        )
+    variants, rules = variant_outputs(task, rows, written)
+    return Answers({**outputs, **variants}, rules, training)
+
+
+def _rules_of_folds(mtrag: MtRag, abstention: str) -> dict[str, dict[str, Any]]:
+    """The task's baselines; their threshold is fitted on the rows of the other folds."""
+    found: dict[str, dict[str, Any]] = {}
     for fold in range(FOLDS):
-        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}")
-        stored = _trained(f"{NAME}-{fold + 1}", dataset, "fold.yaml", first, store, steps)
-        training[stored.reference] = _about(stored)
         test_rows = mtrag.test(fold)
-        bound = task.bound(stored.manifest.settings, stored.manifest.tuned)
-        progress = steps(f"Answering: {stored.reference}")
-        adapter |= _asked(bound, engine, stored.reference, test_rows, work / "answers", longest, progress)
-        for name, outputs in task.baselines(test_rows, dataset.folder).items():
+        for name, outputs in fitted_baselines(test_rows, mtrag.training(fold), abstention).items():
             of_fold = {row["id"]: output for row, output in zip(test_rows, outputs, strict=True)}
-            baselines[name] = {**baselines.get(name, {}), **of_fold}
-    test_rows = [row for fold in range(FOLDS) for row in mtrag.test(fold)]
-    engine = LocalEngine(resolve(relevance.manifest.base.name), store)
-    base = _asked(task, engine, None, test_rows, work / "answers", longest, steps("Answering: base zero-shot"))
-    return Answers(adapter, base, baselines, training)
+            found[name] = {**found.get(name, {}), **of_fold}
+    return found
 
 
-def _trained(name: str, dataset: Dataset, recipe: str, base: Path, store: Store, steps: Steps) -> StoredAdapter:
-    settings = (f"base={base}",)
+def _written(
+    mtrag: MtRag,
+    data: Path,
+    work: Path,
+    task: PromptedTask,
+    engine: LocalEngine,
+    store: Store,
+    longest: int,
+    training: dict[str, Mapping[str, Any]],
+    steps: Steps,
+) -> Written:
+    own, text = dict[str, float](), dict[str, str | InvalidOutput]()
+    validation, tuned = [], []
+    for fold in range(FOLDS):
+        dataset = mtrag.dataset(fold, work / f"fold{fold + 1}", squad_rows(data))
+        stored = _trained(f"{NAME}-{fold + 1}", dataset, "fold.yaml", engine, store, steps)
+        training[stored.reference] = _about(stored)
+        bound = task.bound(stored.manifest.settings, {**stored.manifest.tuned, **ALWAYS})
+        progress = steps(f"Answering: {stored.reference}")
+        answered = _asked(bound, engine, stored.reference, mtrag.test(fold), work / "answers", longest, progress)
+        for id_, output in answered.items():
+            text[id_] = output if isinstance(output, InvalidOutput) else output.text
+        rows = [*mtrag.test(fold), *dataset.records("validation")]
+        scores = _scores(bound, engine, stored.reference, rows, work / "scores", steps("Scoring"))
+        own |= {row["id"]: scores[row["id"]] for row in mtrag.test(fold)}
+        validation.append({row["id"]: scores[row["id"]] for row in dataset.records("validation")})
+        tuned.append(dict(stored.manifest.tuned))
+    return Written(own, text, validation, tuned)
+
+
+def _scores(
+    task: PromptedTask,
+    engine: LocalEngine,
+    adapter: str,
+    records: Sequence[Record],
+    folder: Path,
+    progress: Progress,
+) -> dict[str, float]:
+    """The probability of the abstention by id."""
+    outputs = _asked(task, engine, adapter, records, folder, 1, progress, rest=False)
+    return {
+        id_: output.abstention_probability
+        for id_, output in outputs.items()
+        if isinstance(output, CitedAnswer) and output.abstention_probability is not None
+    }
+
+
+def _trained(
+    name: str, dataset: Dataset, recipe: str, engine: LocalEngine, store: Store, steps: Steps
+) -> StoredAdapter:
+    settings = (f"base={engine.base.name}",)
     return train_or_reuse(
         TASK, dataset.folder, name, recipe=HERE / recipe, overrides=settings, store=store, steps=steps
     )
@@ -94,9 +156,11 @@ def _asked(
     folder: Path,
     longest: int,
     progress: Progress,
+    *,
+    rest: bool = True,
 ) -> dict[str, Any]:
     """The outputs by id; stored outputs for the same prompts are reused."""
-    stage, file = AdapterStage(task, engine, adapter, longest), folder / f"{adapter or 'base'}.jsonl"
+    stage, file = AdapterStage(task, engine, adapter, longest, rest=rest), folder / f"{adapter or 'base'}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     _end_line(file)
     prompts = {row["id"]: _hash(stage, row) for row in records}

@@ -90,13 +90,21 @@ class MtRag:
         """The test rows of a fold."""
         return [row for row in self.official if fold_of(row) == fold]
 
-    def dataset(self, fold: int, folder: Path) -> Dataset:
-        """The dataset of a fold, built in `folder` if it does not exist."""
-        rest = [row for row in self.rows if fold_of(row) != fold]
+    def training(self, fold: int) -> list[Record]:
+        """The rows of the other folds, including those without gold passages."""
+        return [row for row in self.rows if fold_of(row) != fold]
+
+    def dataset(self, fold: int, folder: Path, more: Iterable[Record] = ()) -> Dataset:
+        """The dataset of a fold, built in `folder` if it does not exist.
+
+        Args:
+            more: Training rows from elsewhere.
+        """
+        rest = self.training(fold)
         validating = [row for row in rest if validates(row, f"validation {fold}", VALIDATING)]
         chosen = {row["id"] for row in validating}
         training = [row for row in rest if row["id"] not in chosen]
-        return dataset_in(folder, {"train": training, "validation": validating, "test": self.test(fold)})
+        return dataset_in(folder, {"train": [*training, *more], "validation": validating, "test": self.test(fold)})
 
 
 def fold_of(row: Record) -> int:

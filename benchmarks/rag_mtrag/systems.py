@@ -10,14 +10,13 @@ from typing import Any
 
 from benchmarks.rag_mtrag.answering import Answers
 from benchmarks.rag_mtrag.data import SEED, TASK, WORDS, Record
+from benchmarks.rag_mtrag.variants import ADAPTER, QUOTED
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.evaluation import Evaluation
 from searchlora.files import atomic_text
 from searchlora.outputs import CitedAnswer
 from searchlora.task import EvaluationInput, load_task
 from searchlora.tasks.rag_answer.truncation import passage_texts
-
-ADAPTER, BASE = "adapter", "base zero-shot"
 
 #: Measures in the order of the table.
 MEASURES = (
@@ -30,6 +29,7 @@ MEASURES = (
     "citation recall",
     "citation F1",
     "unsupported sentences",
+    "unsupported by what they cite",
     "token F1",
     "ROUGE-L",
     "words",
@@ -40,8 +40,8 @@ MEASURES = (
 
 
 def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluation]:
-    """The evaluation of every system, the adapter last."""
-    systems: dict[str, Mapping[str, Any]] = {**answers.baselines, BASE: answers.base, ADAPTER: answers.adapter}
+    """The evaluation of every system, the candidate last."""
+    names = sorted(answers.outputs, key=lambda name: name == candidate(answers.outputs))
     task = load_task(TASK)
     return {
         name: replace(
@@ -49,14 +49,19 @@ def evaluations(rows: Sequence[Record], answers: Answers) -> dict[str, Evaluatio
             values={each: its for each, its in found.values.items() if each in MEASURES},
             aggregates={each: its for each, its in found.aggregates.items() if each in MEASURES},
         )
-        for name, outputs in systems.items()
-        for found in [task.evaluate(EvaluationInput(rows, [outputs[row["id"]] for row in rows]))]
+        for name in names
+        for found in [task.evaluate(EvaluationInput(rows, [answers.outputs[name][row["id"]] for row in rows]))]
     }
 
 
+def candidate(systems: Mapping[str, Any]) -> str:
+    """The system that is compared with all others: the adapter, or the judge's quotations where nothing generates."""
+    return ADAPTER if ADAPTER in systems else QUOTED
+
+
 def compared(found: Mapping[str, Evaluation]) -> Comparison:
-    """Compare the adapter with the base and the baselines."""
-    return compare(found, candidate=ADAPTER)
+    """Compare the candidate with the rules, the base and the other variants."""
+    return compare(found, candidate=candidate(found))
 
 
 EACH = 10

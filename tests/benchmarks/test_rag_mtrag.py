@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from math import log
@@ -10,9 +11,9 @@ from typing import Literal
 
 import pytest
 
-from benchmarks.rag_mtrag import answering, warm
-from benchmarks.rag_mtrag.data import FOLDS, MtRag
-from benchmarks.rag_mtrag.warm import warm_dataset
+from benchmarks.rag_mtrag import answering, grading, judge, squad_rows
+from benchmarks.rag_mtrag.data import FOLDS, MtRag, fold_of
+from benchmarks.rag_mtrag.variants import ADAPTER, QUOTED, VARIANTS, Written, variant_outputs
 from searchlora.inference.engine import Completion, Request, Scored
 from searchlora.outputs import InvalidOutput
 from searchlora.task import load_prompted_task
@@ -81,13 +82,12 @@ def test_rows_without_abstention_are_generated_and_no_request_is_repeated(tmp_pa
 
 
 @pytest.mark.slow
-def test_pretraining_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path, tmp_path: Path) -> None:
-    dataset = warm_dataset(real_data, tmp_path / "warm", {1: 8, 3: 8})
-    rows = [*dataset.records("train"), *dataset.records("validation")]
+def test_squad_rows_contain_the_answer_span_in_half_of_the_cases(real_data: Path) -> None:
+    rows = squad_rows.squad_rows(real_data, {1: 8, 3: 8})
     assert Counter((len(row["passages"]), row["answerable"]) for row in rows) == {
         (length, answerable): 4 for length in (1, 3) for answerable in (True, False)
     }
-    spans = warm._spans(real_data / "squad" / "squaddev_v1.1.json.gz")
+    spans = squad_rows._spans(real_data / "squad" / "squaddev_v1.1.json.gz")
     for row in rows:
         ids = [passage["id"] for passage in row["passages"]]
         assert len(set(ids)) == len(ids)
@@ -95,3 +95,71 @@ def test_pretraining_rows_contain_the_answer_span_in_half_of_the_cases(real_data
             (place,) = [place for place, each in enumerate(ids, start=1) if each in row["gold"]]
             assert row["answer"] == with_marks(f"{spans[row['id']]}.", [place])
             assert spans[row["id"]] in row["passages"][place - 1]["text"]
+
+
+@pytest.mark.slow
+def test_the_judge_learns_from_pairs_of_both_kinds_and_none_of_mtrag(mtrag: MtRag, real_data: Path) -> None:
+    records = judge.judge_records(real_data)
+    kinds = Counter((row["id"].partition("-")[0], row["grade"] >= 2) for row in records)
+    assert all(kinds[source, relevant] > 250 for source in ("squad", "dl20", "perl") for relevant in (True, False))
+    assert len({row["id"] for row in records}) == len(records)
+    passages = {each["text"] for row in mtrag.official for each in row["passages"]}
+    questions = {row["question"] for row in mtrag.official}
+    assert not any(row["passage"] in passages or row["query"] in questions for row in records)
+
+
+def made_rows(count: int = 90) -> list[dict[str, object]]:
+    """Rows whose best passage is graded high where they are answerable, except one in nine."""
+    rows = []
+    for number in range(count):
+        answerable = number % 3 > 0
+        high = (0.8 if answerable != (number % 9 == 4) else 0.2) + number / 1000
+        passages = [{"id": f"p{place}", "text": f"Passage {place} says so."} for place in range(3)]
+        grades = [{"id": "p0", "relevance": high}, {"id": "p1", "relevance": high / 2}, {"id": "p2", "relevance": 0.01}]
+        rows.append(
+            {
+                "id": f"r{number}",
+                "group": f"g{number}",
+                "question": "What does it say?",
+                "passages": passages,
+                "grades": grades,
+                "answerable": answerable,
+                "gold": ["p0"] if answerable else [],
+            }
+        )
+    return rows
+
+
+def test_thresholds_of_a_fold_do_not_depend_on_its_rows() -> None:
+    task, rows = load_prompted_task("rag_answer"), made_rows()
+    outputs, rules = variant_outputs(task, rows, None)
+    assert set(outputs) == {QUOTED} and set(outputs[QUOTED]) == {row["id"] for row in rows}
+    abstained = {row["id"]: outputs[QUOTED][row["id"]].abstained for row in rows}
+    assert sum(abstained[row["id"]] != row["answerable"] for row in rows) >= 75
+    turned = [{**row, "answerable": not row["answerable"], "gold": []} if fold_of(row) == 0 else row for row in rows]
+    again, changed = variant_outputs(task, turned, None)
+    assert changed[0] == rules[0] and changed[1] != rules[1]
+    assert all(again[QUOTED][row["id"]] == outputs[QUOTED][row["id"]] for row in rows if fold_of(row) == 0)
+
+
+def test_variants_share_the_text_and_differ_in_who_decides() -> None:
+    task, rows = load_prompted_task("rag_answer"), made_rows()
+    own = {str(row["id"]): 0.9 if number % 2 else 0.1 for number, row in enumerate(rows)}
+    text: dict[str, str | InvalidOutput] = {str(row["id"]): "It says so [3]." for row in rows}
+    written = Written(own, text, [own] * FOLDS, [{"abstain_from": 0.4}] * FOLDS)
+    outputs, _ = variant_outputs(task, rows, written)
+    assert set(outputs) == {QUOTED, *VARIANTS}
+    assert all(outputs["adapter, own score"][id_].abstained == (score >= 0.4) for id_, score in own.items())
+    answered = [row for row in rows if not outputs[ADAPTER][row["id"]].abstained]
+    assert answered and all(outputs[ADAPTER][row["id"]].citations[0] == 1 for row in answered)
+    assert all(outputs["adapter, judge abstains"][row["id"]].citations == (3,) for row in answered)
+
+
+def test_grades_are_stored_and_an_incomplete_line_is_judged_again(tmp_path: Path) -> None:
+    row = {"id": "r1", "question": "why", "passages": [{"id": "p0", "text": "so"}]}
+    file = tmp_path / "judge@1.jsonl"
+    whole = json.dumps({"key": grading._key(row), "grades": [{"id": "p0", "relevance": 0.5}]}) + "\n"
+    file.write_text(whole + whole[:20], encoding="utf-8")
+    assert grading._known(file) == {grading._key(row): [{"id": "p0", "relevance": 0.5}]}
+    assert file.read_text(encoding="utf-8") == whole
+    assert grading._key(row) != grading._key({**row, "question": "why not"})
