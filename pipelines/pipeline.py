@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_renders
 from searchlora.adapters.store import Store
 from searchlora.data.collection import Corpus, CorpusFile, check_id, read_documents
@@ -411,7 +412,7 @@ def _adapter_stage(
     except UsageError as error:
         raise PipelineError(error.what, where=f"{settings.name}, tuned", fix=error.fix) from None
     base = resolve(manifest.base.name, manifest.base.revision)
-    engine = engines.get(base, manifest.recipe["precision"], settings.engine)
+    engine = engines.get(base_of(stored, base), manifest.recipe["precision"], settings.engine)
     check_renders(stored, task, engine.renderer)
     max_new_tokens = settings.max_new_tokens or manifest.recipe["max_new_tokens"]
     pinned = engine.pin(settings.name)

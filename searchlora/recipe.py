@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import reprlib
@@ -21,6 +22,17 @@ MAX_RANK = 1024
 
 #: Name of a module, or the end of one: `q_proj`, `layers.3.mlp`. Never a regular expression.
 ModuleName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\z", max_length=256)]
+
+#: Which weights are trained.
+Method = Literal["full", "lora", "qlora"]
+
+#: Keys that `method` replaced -> their values -> its value.
+_OLD_KEYS: dict[str, dict[Any, Method]] = {
+    "quantization": {"nf4": "qlora", "none": "lora"},
+    "full": {True: "full", False: "lora"},
+}
+
+_LOG = logging.getLogger(__name__)
 
 _ARGUMENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -45,12 +57,20 @@ class Lora(_Section):
     target_modules: Literal["all-linear"] | list[ModuleName] = Field(
         "all-linear", description="'all-linear', or a list of module names"
     )
-    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
-        "lora", description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948"
+    variant: Literal["lora", "rslora", "dora", "pissa", "eva", "lora_fa"] = Field(
+        "lora",
+        description="rslora arXiv:2312.03732, dora arXiv:2402.09353, pissa arXiv:2404.02948, eva arXiv:2410.07170 (A "
+        "from the singular vectors of the activations), lora_fa arXiv:2308.03303 (A is frozen)",
     )
     plus_ratio: float | None = Field(
         None, ge=1, description="LoRA+ (arXiv:2402.12354): learning rate of B over that of A"
     )
+
+    @model_validator(mode="after")
+    def _known_optimizer(self) -> Lora:
+        if self.plus_ratio is not None and self.variant == "lora_fa":
+            raise ValueError("plus_ratio has no effect on lora_fa, whose A is frozen")
+        return self
 
 
 #: Arguments of `apply_chat_template` that are not arguments of a template.
@@ -113,6 +133,7 @@ class Optim(_Section):
     """The optimiser and its schedule."""
 
     learning_rate: float = Field(5e-4, gt=0, description="for LoRA; about ten times that of full fine-tuning")
+    full_learning_rate: float = Field(5e-5, gt=0, description="learning rate if all weights are trained")
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -171,15 +192,33 @@ class Checkpoints(_Section):
     keep: int = Field(2, ge=1)
 
 
-class Recipe(_Section):
-    """Recipe of a prompted task: base model, quantisation, prompt, LoRA, optimiser, validation."""
+class _WithMethod(_Section):
+    """What every recipe has: the weights that are trained, and how the base is held meanwhile."""
+
+    method: Method = Field(
+        "lora",
+        description="full: all weights, the result is a model; lora: A and B on the frozen base; qlora: A and B on the "
+        "base in 4 bits (nf4 with double quantisation, arXiv:2305.14314)",
+    )
+
+    @property
+    def quantization(self) -> Literal["nf4", "none"]:
+        """Quantisation of the base in training."""
+        return "nf4" if self.method == "qlora" else "none"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained, so that the result is a model."""
+        return self.method == "full"
+
+
+class Recipe(_WithMethod):
+    """Recipe of a prompted task: base model, method, prompt, LoRA, optimiser, validation."""
 
     base: str = "smollm2-135m-instruct-q4_1"
-    quantization: Literal["nf4", "none"] = Field(
-        "nf4", description="nf4 with double quantisation: QLoRA, arXiv:2305.14314"
-    )
+    method: Method = Field("qlora", description=_WithMethod.model_fields["method"].description)
     precision: Literal["bf16", "fp32"] = Field(
-        "bf16", description="precision of the base model; adapters are trained in fp32"
+        "bf16", description="precision of the base model; trained weights are held in fp32"
     )
     prompt: PromptOptions = PromptOptions()
     lora: Lora = Lora()
@@ -215,7 +254,6 @@ class EncoderOptim(Optim):
     """As `Optim`, with larger batches: in a contrastive loss, the other rows of a batch are negatives."""
 
     learning_rate: float = Field(1e-3, gt=0, description="for LoRA")
-    full_learning_rate: float = Field(5e-5, gt=0, description="learning rate if all weights are trained")
     batch_size: int = Field(64, ge=2, description="rows per step and device")
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
 
@@ -245,11 +283,10 @@ class EncoderValidation(_Section):
     patience: int | None = Field(None, ge=1, description="early stopping: number of validations without improvement")
 
 
-class EncoderRecipe(_Section):
-    """Recipe of an encoder task: base encoder, LoRA, loss, optimiser, validation. Training is in float32."""
+class EncoderRecipe(_WithMethod):
+    """Recipe of an encoder task: base encoder, method, LoRA, loss, optimiser, validation. Training is in float32."""
 
     base: str = "all-minilm-l6-v2"
-    full: bool = Field(False, description="train all weights; the result is a model, not an adapter")
     lora: EncoderLora = EncoderLora()
     optim: EncoderOptim = EncoderOptim()
     loss: Literal["mnrl", "cached_mnrl"] = Field(
@@ -282,19 +319,9 @@ class EncoderRecipe(_Section):
         return self
 
     @property
-    def quantization(self) -> Literal["none"]:
-        """Quantisation of the base; encoders are not quantised."""
-        return "none"
-
-    @property
     def precision(self) -> Literal["fp32"]:
         """Precision of the computation."""
         return "fp32"
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of the trained weights."""
-        return self.optim.full_learning_rate if self.full else self.optim.learning_rate
 
 
 AnyRecipe: TypeAlias = Recipe | EncoderRecipe
@@ -327,21 +354,53 @@ def load_encoder_recipe(
 
 
 def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Validate a mapping as a recipe. Raises `RecipeError` naming the key."""
-    return _parsed(Recipe, values, where)
+    """Validate a mapping as a recipe, also one of a manifest from before `method`. Raises `RecipeError`."""
+    return _parsed(Recipe, with_method(values, where), where)
 
 
 def parse_encoder_recipe(values: Mapping[str, Any], where: str = "recipe") -> EncoderRecipe:
     """As `parse_recipe`, for an encoder."""
-    return _parsed(EncoderRecipe, values, where)
+    return _parsed(EncoderRecipe, with_method(values, where), where)
+
+
+def with_method(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A recipe's keys with `method` in place of `quantization` and `full`, which earlier versions had.
+
+    Raises:
+        RecipeError: for an old key beside `method`, or with a value that it never had.
+
+    Examples:
+        >>> with_method({"base": "b", "quantization": "none"}, "recipe")
+        {'base': 'b', 'method': 'lora'}
+    """
+    result = dict(values)
+    for key, methods in _OLD_KEYS.items():
+        if key not in result:
+            continue
+        old = result.pop(key)
+        known = isinstance(old, str | bool) and old in methods
+        if "method" in result or not known:
+            raise RecipeError(
+                f"'{key}' was replaced by 'method'", where=where, fix="Write method: full, lora or qlora."
+            )
+        result["method"] = methods[old]
+    return result
+
+
+def _accepted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A user's keys; an old one is accepted with a note that names the new one."""
+    result = with_method(values, where)
+    for key in _OLD_KEYS.keys() & values.keys():
+        _LOG.warning("%s: '%s: %s' is now 'method: %s'", where, key, values[key], result["method"])
+    return result
 
 
 def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | None, overrides: Sequence[str]) -> _Kind:
-    values = dict(default)
     where = "recipe"
+    values = _accepted(default, where)
     if file is not None:
         where = str(file)
-        values = _merged(values, read_recipe(Path(file)))
+        values = _merged(values, _accepted(read_recipe(Path(file)), where))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -355,7 +414,7 @@ def _loaded(kind: type[_Kind], default: Mapping[str, Any], file: str | Path | No
             raise RecipeError(f"a key of {len(parts)} parts", where="--set", fix="Write section.key=value.")
         for part in reversed(parts):
             nested = {part: nested}
-        values = _merged(values, nested)
+        values = _merged(values, _accepted(nested, f"--set {key[:100]}"))
     return _parsed(kind, values, where)
 
 

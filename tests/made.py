@@ -18,7 +18,7 @@ def made_folder(base: BaseModel, folder: Path, seed: int, overrides: tuple[str, 
     """A plain PEFT folder whose delta is far from zero, and its recipe."""
     import torch
 
-    recipe = load_recipe({}, overrides=[f"base={base.name}", "quantization=none", "lora.r=4", *overrides])
+    recipe = load_recipe({}, overrides=[f"base={base.name}", "method=lora", "lora.r=4", *overrides])
     model = new_adapter(load_model(base, precision="fp32"), recipe)
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.named_parameters():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from searchlora.errors import RecipeError
-from searchlora.recipe import Recipe, load_recipe
+from searchlora.recipe import Recipe, load_encoder_recipe, load_recipe
 
 
 def test_overrides_take_precedence_over_the_file_and_the_file_over_the_default(tmp_path):
@@ -84,3 +84,37 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_recipe_round_trips():
     recipe = Recipe()
     assert Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "method"), [("quantization=nf4", "qlora"), ("quantization=none", "lora"), ("full=true", "full")]
+)
+def test_an_old_key_is_accepted_with_a_note_that_names_the_new_one(old, method, caplog):
+    load = load_encoder_recipe if old.startswith("full") else load_recipe
+    assert load({}, overrides=[old]).method == method
+    assert f"is now 'method: {method}'" in caplog.text
+
+
+def test_an_old_key_overrides_the_method_of_a_lower_layer(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("quantization: none\n", encoding="utf-8")
+    assert load_recipe({"method": "qlora"}, file).method == "lora"
+    assert load_recipe({"method": "qlora"}, file, ["method=full"]).method == "full"
+
+
+@pytest.mark.parametrize("values", [{"quantization": "int8"}, {"quantization": "nf4", "method": "lora"}, {"full": []}])
+def test_an_old_key_with_another_value_or_beside_the_new_one_names_the_new_one(values):
+    with pytest.raises(RecipeError, match=r"was replaced by 'method'.*full, lora or qlora"):
+        load_recipe(values)
+
+
+def test_only_qlora_quantises_and_only_full_has_its_own_learning_rate():
+    assert [load_recipe({"method": method}).quantization for method in ("full", "lora", "qlora")] == [
+        *("none", "none", "nf4")
+    ]
+    assert load_recipe({}).method == "qlora" and load_encoder_recipe({}).method == "lora"
+
+
+def test_lora_plus_and_lora_fa_exclude_each_other():
+    with pytest.raises(RecipeError, match="plus_ratio has no effect on lora_fa"):
+        load_recipe({}, overrides=["lora.variant=lora_fa", "lora.plus_ratio=8"])

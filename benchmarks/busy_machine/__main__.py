@@ -144,7 +144,7 @@ def _training() -> Callable[[], None]:
     from searchlora.prompts import Example
     from searchlora.training.cpu_fast_path import enable_cpu_fast_path
 
-    model = new_adapter(model, load_recipe({"quantization": "none", "base": BASE})).train()
+    model = new_adapter(model, load_recipe({"method": "lora", "base": BASE})).train()
     trained = [each for each in model.parameters() if each.requires_grad]
     for each in trained:
         each.data = each.data.float()

@@ -83,8 +83,7 @@ def _folds(found: Collected, store: Store, overrides: list[str]) -> Sequence[Fol
     for number, dataset in enumerate(found.folds):
         name = f"{found.name.replace('_', '-')}-{number}"
         adapter = training.lora(name, dataset, store, found.recipe, overrides)
-        model, about = training.full(name, dataset, store, found.recipe, overrides)
-        folds.append(Fold(dataset, adapter, model, about))
+        folds.append(Fold(dataset, adapter, training.full(name, dataset, store, found.recipe, overrides)))
     return folds
 
 
@@ -119,7 +118,7 @@ def _about(found: Collected, folds: Sequence[Fold], comparison: Comparison) -> d
         "adapters": [fold.adapter.reference for fold in folds],
         "recipe": folds[0].adapter.manifest.recipe,
         "training": shares,
-        "training_full": [fold.about["training"] for fold in folds],
+        "training_full": [fold.model.manifest.training for fold in folds],
         "share_of_parameters_trained": max(each["parameters_trained"] / each["parameters"] for each in shares),
         "goal": {
             "lora_minus_full_above": MARGIN,

@@ -30,12 +30,11 @@ HEADS = {"centroid": "nearest centroid", "linear": "linear head"}
 
 @dataclass(frozen=True)
 class Fold:
-    """A trained fold: dataset, adapter, folder of the fully fine-tuned model, and its training information."""
+    """A trained fold: dataset, adapter, and the fully fine-tuned model."""
 
     dataset: Dataset
     adapter: StoredAdapter
-    model: Path
-    about: Mapping[str, Any]
+    model: StoredAdapter
 
     @property
     def base(self) -> str:
@@ -43,14 +42,13 @@ class Fold:
 
     def encoder(self, system: str, dimensions: int | None = None) -> Encoder:
         """The encoder of `ZERO`, `LORA` or `FULL`."""
-        if system == FULL:
-            return Encoder.load(str(self.model), dimensions=dimensions)
-        return Encoder.load(self.base, adapter=self.adapter if system == LORA else None, dimensions=dimensions)
+        adapter = {LORA: self.adapter, FULL: self.model}.get(system)
+        return Encoder.load(self.base, adapter=adapter, dimensions=dimensions)
 
     @property
     def key(self) -> str:
         """Hash of everything that the outputs depend on."""
-        parts = [self.dataset.fingerprint, self.adapter.manifest.files, dict(self.about)]
+        parts = [self.dataset.fingerprint, self.adapter.manifest.files, self.model.manifest.files]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -36,10 +36,10 @@ def main() -> None:
         )
         rows.append(_row(f"LoRA at {rate}", adapter.manifest.metrics))
     for rate in FULL_RATES:
-        _, about = training.full(
+        model = training.full(
             _name("full", rate), dataset, store, found.recipe, [*SETTINGS, f"optim.full_learning_rate={rate}"]
         )
-        rows.append(_row(f"full fine-tuning at {rate}", about["metrics"]))
+        rows.append(_row(f"full fine-tuning at {rate}", model.manifest.metrics))
     count = min(ROWS, dataset.card.rows["validation"])
     save_figures(NAME, [{**row, "n": count} for row in rows], [], {}, module="embedding_squad.rates")
     print("\n".join(f"{row['system']:32} {row['value']:.4f}" for row in rows))

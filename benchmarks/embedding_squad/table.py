@@ -41,9 +41,10 @@ def trained_table(trained: Sequence[tuple[str, Fold]]) -> str:
 
 
 def _systems(fold: Fold) -> dict[str, dict[str, float]]:
-    adapter = (fold.adapter.path / "adapter_model.safetensors").stat().st_size
-    model = sum(file.stat().st_size for file in fold.model.rglob("*.safetensors"))
-    return {LORA: _costs(fold.adapter.manifest.training, adapter), FULL: _costs(fold.about["training"], model)}
+    return {
+        name: _costs(stored.manifest.training, stored.weight_bytes)
+        for name, stored in ((LORA, fold.adapter), (FULL, fold.model))
+    }
 
 
 def _costs(training: Mapping[str, Any], size: int) -> dict[str, float]:

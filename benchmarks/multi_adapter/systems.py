@@ -27,7 +27,7 @@ def made_adapters(base: BaseModel, folder: Path, count: int, rank: int) -> list[
     folders = [folder / f"r{rank}-{number}" for number in range(count)]
     missing = [each for each in folders if not each.is_dir()]
     if missing:
-        recipe = load_recipe({}, overrides=["quantization=none", f"lora.r={rank}", f"base={base.name}"])
+        recipe = load_recipe({}, overrides=["method=lora", f"lora.r={rank}", f"base={base.name}"])
         model = new_adapter(load_model(base), recipe)
         for number, each in enumerate(missing):
             generator = torch.Generator().manual_seed(number)

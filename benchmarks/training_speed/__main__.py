@@ -38,7 +38,7 @@ ROWS = 32
 def main() -> None:
     import torch
 
-    recipe = load_recipe({"quantization": "none"})
+    recipe = load_recipe({"method": "lora"})
     base = resolve(recipe.base)
     tokenizer = load_tokenizer(base)
     batch = collate(_examples(Renderer(tokenizer)), tokenizer.pad_token_id)

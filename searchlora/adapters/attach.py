@@ -30,19 +30,20 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
             changed in place. PiSSA changes the weights of the base.
 
     Returns:
-        A `peft.PeftModel` whose A and B are fp32 and require gradients; all other parameters are frozen.
+        A `peft.PeftModel` whose A and B are fp32 and require gradients; all other parameters are frozen. For EVA, A is
+        set later, by `training.eva.initialize_eva`.
 
     Raises:
         RecipeError: for target modules that the base does not have, or PiSSA on a 4-bit base.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import EvaConfig, LoraConfig, get_peft_model
 
     lora = recipe.lora
     if lora.variant == "pissa" and getattr(model, "is_loaded_in_4bit", False):
         raise RecipeError(
             "lora.variant = pissa changes the base's weights, which 4-bit weights do not allow",
             where="recipe",
-            fix="Set quantization=none, or another variant.",
+            fix="Set method=lora, or another variant.",
         )
     encoder = _transformer(model) is not model
     config = LoraConfig(
@@ -52,7 +53,8 @@ def new_adapter(model: Any, recipe: AnyRecipe) -> Any:
         target_modules=lora.target_modules,
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
-        init_lora_weights="pissa" if lora.variant == "pissa" else True,
+        init_lora_weights=lora.variant if lora.variant in ("pissa", "eva") else True,
+        eva_config=EvaConfig() if lora.variant == "eva" else None,
         task_type="FEATURE_EXTRACTION" if encoder else "CAUSAL_LM",
     )
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from searchlora.adapters.attach import attach
+from searchlora.adapters.full_model import is_full_model
 from searchlora.adapters.manifest import (
     MAX_GOLDEN_CHARACTERS,
     MAX_GOLDEN_RECORDS,
@@ -47,9 +48,9 @@ TOP = 16
 
 
 def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions | None = None) -> Golden:
-    """Golden outputs of a PEFT folder on the task's examples, computed on a fresh copy of the base.
+    """Golden outputs of a PEFT folder, or of the folder of a whole model, on the task's examples.
 
-    The copy is not quantised, and in fp32 if memory allows it.
+    They are computed on fresh copies that are not quantised, and in fp32 if memory allows it.
 
     Args:
         options: Options of the prompts of a prompted task.
@@ -71,12 +72,19 @@ def golden_of(task: Task, base: BaseModel, folder: Path, options: PromptOptions 
     if not isinstance(task, PromptedTask):
         return Golden()
     precision = precision_for(base)
-    model = attach(load_model(base, quantization="none", precision=precision), folder)
     renders = golden_renders(task, Renderer(load_tokenizer(base), options))
     _check_count(task, len(renders), sum(len(render.token_ids) for render in renders), MAX_GOLDEN_TOKENS, "tokens")
     prompts = [render.token_ids[: render.prompt_length] for render in renders]
+    if is_full_model(folder):
+        trained = last_logits(load_model(BaseModel("trained", folder), precision=precision), prompts)
+        plain = last_logits(load_model(base, precision=precision), prompts)
+    else:
+        model = attach(load_model(base, precision=precision), folder)
+        trained = last_logits(model, prompts)
+        with model.disable_adapter():
+            plain = last_logits(model, prompts)
     return Golden(
-        renders=renders, logits=_golden_logits(model, prompts), precision=precision, tolerance=TOLERANCE[precision]
+        renders=renders, logits=_golden_logits(trained, plain), precision=precision, tolerance=TOLERANCE[precision]
     )
 
 
@@ -147,13 +155,10 @@ def encode_texts(encoder: Any, texts: Sequence[str]) -> Any:
     return np.concatenate([encoder.encode([text], **options) for text in texts])
 
 
-def _golden_logits(model: Any, prompts: Sequence[Sequence[int]]) -> list[GoldenLogits]:
-    """The largest logits after each prompt, and their distance from the base's, on a `peft.PeftModel`."""
-    adapted = last_logits(model, prompts)
-    with model.disable_adapter():
-        plain = last_logits(model, prompts)
+def _golden_logits(trained: Any, plain: Any) -> list[GoldenLogits]:
+    """The largest logits after each prompt, and their distance from the base's; both of shape (prompts, vocabulary)."""
     golden = []
-    for row, base_row in zip(adapted, plain, strict=True):
+    for row, base_row in zip(trained, plain, strict=True):
         top = row.topk(min(TOP, len(row)))
         golden.append(
             GoldenLogits(
@@ -173,10 +178,12 @@ def _golden_vectors(task: EncoderTask, base: BaseModel, folder: Path) -> Golden:
     texts = list(unique)
     _check_count(task, len(texts), sum(map(len, texts)), MAX_GOLDEN_CHARACTERS, "characters")
     encoder = load_encoder(base, device="cpu")
-    adapted = attach(encoder, folder)
+    plain = encode_texts(encoder, texts)
+    if is_full_model(folder):
+        encoder = load_encoder(BaseModel("trained", folder), device="cpu")
+    else:
+        attach(encoder, folder)
     rows = encode_texts(encoder, texts)
-    with adapted.disable_adapter():
-        plain = encode_texts(encoder, texts)
     vectors = [
         GoldenVector(text=text, vector=row.tolist(), base_difference=float(abs(row - base_row).max()))
         for text, row, base_row in zip(texts, rows, plain, strict=True)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.attach import attach
+from searchlora.adapters.full_model import check_weights, model_of, unpack
 from searchlora.adapters.golden import (
     TOLERANCE,
     VECTOR_TOLERANCE,
@@ -24,7 +27,7 @@ from searchlora.adapters.golden import (
     prompt_hash,
 )
 from searchlora.adapters.manifest import Base
-from searchlora.adapters.peft_folder import check_delta, read_config
+from searchlora.adapters.peft_folder import read_config
 from searchlora.adapters.stored import StoredAdapter, check_hashes
 from searchlora.errors import (
     BaseMismatch,
@@ -56,7 +59,8 @@ def check_files(stored: StoredAdapter, base: BaseModel) -> None:
         LoadCheckFailed: the configuration asks for more than A and B on an unchanged base.
     """
     check_hashes(stored)
-    read_config(stored.path)
+    if not stored.is_full:
+        read_config(stored.path)
     if notice := stored.manifest.notice:
         _log_once(notice)
     check_base(stored.reference, stored.manifest.base, base)
@@ -116,12 +120,16 @@ def verify(stored: StoredAdapter, task: Task | None = None, base: BaseModel | No
     base = base or resolve(manifest.base.name, manifest.base.revision)
     task = (task or load_task(manifest.task)).bound(manifest.settings, manifest.tuned)
     check_files(stored, base)
-    check_delta(stored.path)
+    check_weights(stored)
     if isinstance(task, PromptedTask):
         _check_golden(stored, precision_for(base), len(manifest.golden.logits))
         check_renders(stored, task, Renderer(load_tokenizer(base)))
-        model = load_model(base, quantization="none", precision=manifest.golden.precision)
-        check_logits(stored, attach(model, stored))
+        precision = manifest.golden.precision
+        if stored.is_full:
+            whole = load_model(model_of(stored), precision=precision)
+            check_logits(stored, whole, lambda: load_model(base, precision=precision))
+        else:
+            check_logits(stored, attach(load_model(base, precision=precision), stored))
     elif isinstance(task, EncoderTask):
         _check_golden(stored, "fp32", len(manifest.golden.vectors))
         check_vectors(stored, base)
@@ -175,11 +183,13 @@ def check_renders(stored: StoredAdapter, task: PromptedTask, renderer: Renderer)
         )
 
 
-def check_logits(stored: StoredAdapter, model: Any) -> None:
+def check_logits(stored: StoredAdapter, model: Any, base: Callable[[], Any] | None = None) -> None:
     """Compute the golden logits again.
 
     Args:
-        model: The adapter alone and active on a base that is not quantised, in the manifest's golden precision.
+        model: The adapter alone and active on a base that is not quantised, in the manifest's golden precision; or the
+            stored model, if it is a whole one.
+        base: Loads the base of a whole model; None for an adapter, which can be switched off.
 
     Raises:
         GoldenLogitsMismatch: naming the record and the largest difference.
@@ -208,9 +218,12 @@ def check_logits(stored: StoredAdapter, model: Any) -> None:
         raise GoldenLogitsMismatch(
             "the logits on the golden prompts are not finite", where=stored.reference, fix="Train the adapter again."
         )
-    with model.disable_adapter():
-        distance = (rows - last_logits(model, prompts)).abs().max()
-    if not distance > 0:  # NaN fails too
+    if base is not None:
+        plain = last_logits(base(), prompts)
+    else:
+        with model.disable_adapter():
+            plain = last_logits(model, prompts)
+    if not (rows - plain).abs().max() > 0:  # NaN fails too
         raise GoldenLogitsMismatch(
             "the logits on every golden prompt equal the base's", where=stored.reference, fix="Was it trained?"
         )
@@ -236,13 +249,17 @@ def check_vectors(stored: StoredAdapter, base: BaseModel) -> None:
     golden = stored.manifest.golden
     texts = [vector.text for vector in golden.vectors]
     encoder = load_encoder(base, device="cpu")
-    adapted = attach(encoder, stored)
-    if not texts:
-        return
-    rows = encode_texts(encoder, texts)
-    with adapted.disable_adapter():
-        distance = abs(rows - encode_texts(encoder, texts)).max()
-    if not distance > 0:  # NaN fails too
+    plain = encode_texts(encoder, texts) if texts else None
+    with tempfile.TemporaryDirectory() as folder:
+        if stored.is_full:
+            unpack(stored, Path(folder))
+            encoder = load_encoder(BaseModel(stored.reference, Path(folder)), device="cpu")
+        else:
+            attach(encoder, stored)
+        if plain is None:
+            return
+        rows = encode_texts(encoder, texts)
+    if not abs(rows - plain).max() > 0:  # NaN fails too
         raise GoldenVectorsMismatch(
             "the vectors of all golden texts equal the base's", where=stored.reference, fix="Was it trained?"
         )

@@ -13,11 +13,12 @@ from searchlora.adapters.references import MAX_VERSION, is_name, is_version
 from searchlora.errors import ManifestError, printable
 from searchlora.files import parse_json, read_bounded
 from searchlora.models.fingerprint import Fingerprint
-from searchlora.recipe import PromptOptions
+from searchlora.recipe import PromptOptions, with_method
 
 #: Incremented whenever a field is added, renamed or changes its meaning. 2: the fingerprint of the base has `config`.
 #: 3: `settings` and `tuned`. 4: prompts are rendered by rule 4 (`prompts.RENDERING`), and the recipe has `prompt`.
-SCHEMA_VERSION = 4
+#: 5: the recipe has `method` in place of `quantization` or `full`, and a version may be a whole model.
+SCHEMA_VERSION = 5
 
 MANIFEST = "searchlora.json"
 
@@ -232,6 +233,11 @@ class Manifest(ManifestDraft):
     def reference(self) -> str:
         """`name@3`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def method(self) -> str:
+        """`method` of the recipe: full, lora or qlora; lora for a recipe without one."""
+        return str(with_method(self.recipe, self.reference).get("method", "lora"))
 
     @property
     def rendering(self) -> int:

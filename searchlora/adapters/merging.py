@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from searchlora.adapters import staging
 from searchlora.adapters.attach import attach
+from searchlora.adapters.full_model import unpack
 from searchlora.adapters.golden import encode_texts, last_logits, precision_for
 from searchlora.adapters.load_check import check_files
 from searchlora.adapters.manifest import Manifest
@@ -66,6 +67,8 @@ def check_combinable(adapters: Sequence[StoredAdapter], weights: Sequence[float]
             raise UsageError(f"is for '{manifest.task}', {first.reference} for '{first.task}'", where=adapter.reference)
         if (manifest.settings or {}) != (first.settings or {}):
             raise UsageError(f"was trained with other settings than {first.reference}", where=adapter.reference)
+        if adapter.is_full:
+            raise UsageError("is a whole model, which cannot be combined with others", where=adapter.reference)
         if read_config(adapter.path).get("use_dora"):
             raise UsageError("is a DoRA adapter, whose magnitudes cannot be combined", where=adapter.reference)
     ranks = {read_config(adapter.path)["r"] for adapter in adapters}
@@ -156,7 +159,7 @@ class MergeReport:
         path: Folder of the merged model.
         relative_error: ‖merged - adapter‖ / ‖adapter‖ of the logits or vectors; None without golden records.
         effect_error: ‖merged - adapter‖ / ‖adapter - base‖: the share of the adapter's effect that changed.
-        prompts: Number of golden prompts or texts.
+        prompts: Number of golden prompts or texts; 0 for a whole model, of which nothing was merged.
         precision: Precision of the comparison; the merged weights of an LLM are bf16, those of an encoder float32.
     """
 
@@ -170,6 +173,8 @@ class MergeReport:
     def __str__(self) -> str:
         if self.relative_error is None:
             return f"Merged {self.adapter} into {self.path}; there are no golden records to compare on."
+        if not self.prompts:
+            return f"Wrote {self.adapter}, a whole model, to {self.path}."
         return (
             f"Merged {self.adapter} into {self.path}. On {self.prompts} golden prompts or texts, the output changed by "
             f"{self.relative_error:.2e} of its norm, which is {self.effect_error:.2e} of the adapter's effect."
@@ -178,6 +183,8 @@ class MergeReport:
 
 def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = None) -> MergeReport:
     """Write the merged model to `out`, completely or not at all, with the report as `merged.json`.
+
+    A version that is a whole model is copied.
 
     An LLM is written as bf16 safetensors with its tokenizer, an encoder whole in float32. The weights are merged into a
     fresh bf16 copy of the base that has run no forward pass: merging into a 4-bit base, or into one whose first
@@ -196,8 +203,12 @@ def export_merged(stored: StoredAdapter, out: Path, *, base: BaseModel | None = 
         raise NameTaken("the folder is not empty", where=str(out), fix="Give a folder that does not exist.")
     check_files(stored, base)
     with staging.staging_folder(out.absolute().parent) as new:
-        merge = _merge_encoder if stored.manifest.golden.vectors else _merge_llm
-        report = merge(stored, base, new, out)
+        if stored.is_full:
+            unpack(stored, new, copy=True)
+            report = MergeReport(out, stored.reference, 0.0, 0.0, 0, precision_for(base))
+        else:
+            merge = _merge_encoder if stored.manifest.golden.vectors else _merge_llm
+            report = merge(stored, base, new, out)
         (new / REPORT).write_text(_report_json(report, stored.manifest), encoding="utf-8")
         staging.publish(new, out)
     return report

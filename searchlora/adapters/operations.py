@@ -63,6 +63,8 @@ def verify(
 def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
     """A folder from which `peft.AutoPeftModel` loads the adapter with its base; see `peft_view.peft_folder`.
 
+    Of a whole model, a folder from which transformers or sentence-transformers loads it; its base is not needed.
+
     Args:
         base: Name or folder of the base, if it is not found under the name in the manifest.
 
@@ -70,16 +72,22 @@ def path(reference: str, *, base: str | None = None, store: AnyStore = None) -> 
         BaseModelError: if the base is not on this machine; the hub is not asked.
         What `load_check.check_files` and `peft_view.peft_folder` raise.
     """
+    from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_files
     from searchlora.adapters.peft_view import peft_folder
+    from searchlora.adapters.stored import check_hashes
 
-    stored, model = _with_base(reference, base, store)
+    stored = _store(store).get(reference)
+    if stored.is_full:
+        check_hashes(stored)
+        return model_folder(stored)
+    model = _base_here(stored, base)
     check_files(stored, model)
     return peft_folder(stored, model)
 
 
 def base_path(reference: str, *, base: str | None = None, store: AnyStore = None) -> Path:
-    """The folder of an adapter's base on this machine, for example for vLLM's `--model`.
+    """The folder of an adapter's base on this machine, for example for vLLM's `--model`; of a whole model, its own.
 
     Args:
         base: Name or folder of the base, if it is not found under the name in the manifest.
@@ -88,20 +96,22 @@ def base_path(reference: str, *, base: str | None = None, store: AnyStore = None
         BaseModelError: if the base is not on this machine; the hub is not asked.
         BaseMismatch, TokenizerMismatch: if it is not the base that the adapter was trained on.
     """
+    from searchlora.adapters.full_model import model_folder
     from searchlora.adapters.load_check import check_base
 
-    stored, model = _with_base(reference, base, store)
+    stored = _store(store).get(reference)
+    if stored.is_full:
+        return model_folder(stored)
+    model = _base_here(stored, base)
     check_base(stored.reference, stored.manifest.base, model)
     return model.path.resolve()
 
 
-def _with_base(reference: str, base: str | None, store: AnyStore) -> tuple[StoredAdapter, BaseModel]:
+def _base_here(stored: StoredAdapter, base: str | None) -> BaseModel:
     from searchlora.models.resolve import resolve
 
-    stored = _store(store).get(reference)
     trained_on = stored.manifest.base
-    model = resolve(base, ask_hub=False) if base else resolve(trained_on.name, trained_on.revision, ask_hub=False)
-    return stored, model
+    return resolve(base, ask_hub=False) if base else resolve(trained_on.name, trained_on.revision, ask_hub=False)
 
 
 def alias(
@@ -184,7 +194,7 @@ class Diff:
 
     Attributes:
         fields: Manifest field, its parts joined by dots, -> its two values; None where one version lacks it.
-        weights: ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖ over all modules; None if the two do not fit the same base.
+        weights: ‖ΔW₁ - ΔW₂‖ / ‖ΔW₁‖ over all modules; None for a whole model, and if they do not fit the same base.
     """
 
     first: str
@@ -195,7 +205,7 @@ class Diff:
     def __str__(self) -> str:
         lines = [f"{key}: {one!r} | {two!r}" for key, (one, two) in self.fields.items()]
         if self.weights is None:
-            distance = "cannot be compared (the adapters do not fit the same base)"
+            distance = "cannot be compared (a whole model, or the adapters do not fit the same base)"
         else:
             distance = f"relative distance {self.weights:.3g}"
         return "\n".join([f"{self.first} | {self.second}", *lines, f"weights: {distance}"])
@@ -210,7 +220,8 @@ def diff(first: str, second: str, *, store: AnyStore = None) -> Diff:
     fields = {
         key: (one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)
     }
-    weights = relative_distance(adapters[0].path, adapters[1].path)
+    whole = any(adapter.is_full for adapter in adapters)
+    weights = None if whole else relative_distance(adapters[0].path, adapters[1].path)
     return Diff(adapters[0].reference, adapters[1].reference, fields, weights)
 
 
@@ -302,7 +313,7 @@ def store_adapter(
     Two copies of the base are loaded in turn: one computes the golden logits, the other reproduces them.
 
     Args:
-        folder: A plain PEFT folder as `save_adapter` writes it.
+        folder: A plain PEFT folder as `save_adapter` writes it, or a model folder where `recipe.method` is full.
         task: Bound to the settings that it was trained with.
         evaluated: Precision of the base while `metrics` were measured.
         training: `TrainingResult.summary`: seconds, parameters trained, ...
@@ -312,6 +323,7 @@ def store_adapter(
     Raises:
         What `Store.add` and `load_check.verify` raise; then nothing is stored.
     """
+    from searchlora.adapters.full_model import check_full_weights, pack
     from searchlora.adapters.golden import golden_of, prompt_hash
     from searchlora.adapters.load_check import verify as check
     from searchlora.adapters.peft_folder import check_delta
@@ -319,7 +331,7 @@ def store_adapter(
     from searchlora.task import PromptedTask
 
     store.check_task(name, task.name)
-    check_delta(folder)
+    (check_full_weights if recipe.is_full else check_delta)(folder)
     draft = ManifestDraft(
         task=task.name,
         task_version=task.version,
@@ -336,7 +348,13 @@ def store_adapter(
         training=_finite(dict(training or {})),
         parents=list(parents),
     )
-    return store.add(name, folder, draft, extra_files=extra_files, check=lambda stored: check(stored, task, base))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        flat = Path(temporary) / "flat"
+        if recipe.is_full:
+            pack(folder, flat)
+        else:
+            flat = folder
+        return store.add(name, flat, draft, extra_files=extra_files, check=lambda stored: check(stored, task, base))
 
 
 def _finite(value: Any) -> Any:

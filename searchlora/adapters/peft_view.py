@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.peft_folder import CONFIG, WEIGHTS, read_config
-from searchlora.adapters.staging import staging_folder
+from searchlora.adapters.staging import link_file, staging_folder
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.models.resolve import BaseModel, cache_dir
 
@@ -50,15 +50,7 @@ def _view(own: Path, config: dict[str, Any]) -> Path:
         shutil.rmtree(view, ignore_errors=True)  # an older view, whose link leads nowhere
         with staging_folder(views) as new:
             (new / CONFIG).write_text(text, encoding="utf-8")
-            _link(own / WEIGHTS, new / WEIGHTS)
+            link_file(own / WEIGHTS, new / WEIGHTS)
             with suppress(FileExistsError):  # another process made the same view
                 new.rename(view)
     return view
-
-
-def _link(source: Path, target: Path) -> None:
-    """A symbolic link, or a copy where the system refuses links, as Windows does without Developer Mode."""
-    try:
-        target.symlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

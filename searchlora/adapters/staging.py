@@ -105,3 +105,11 @@ def sweep(parent: Path) -> None:
                 shutil.rmtree(leftover)
         except OSError:  # its writer, or another sweep, was faster
             continue
+
+
+def link_file(source: Path, target: Path) -> None:
+    """A symbolic link, or a copy where the system refuses links, as Windows does without Developer Mode."""
+    try:
+        target.symlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,6 +1,7 @@
 """Adapter store: a folder per adapter name, with one immutable folder per version.
 
-root/NAME/3/            adapter_config.json, adapter_model.safetensors, searchlora.json, README.md, ...
+root/NAME/3/            adapter_config.json, adapter_model.safetensors, searchlora.json, README.md, ...; of a whole
+                        model, model.safetensors, config.json and its other files (see `full_model`)
 root/NAME/aliases.json  history of the aliases (see `aliases`)
 root/NAME/evaluations.json  headline figure of each evaluated version (see `evaluations`)
 root/NAME/removed.json  numbers of removed versions, which are never assigned again
@@ -35,6 +36,7 @@ from searchlora.adapters.references import (
     parse_reference,
 )
 from searchlora.adapters.stored import (
+    MODEL_WEIGHTS,
     StoredAdapter,
     check_hashes,
     copy_file,
@@ -125,7 +127,8 @@ class Store:
         is returned and nothing is stored.
 
         Args:
-            folder: A flat folder with `adapter_config.json`, `adapter_model.safetensors` and other files to store.
+            folder: A flat folder with `adapter_config.json`, `adapter_model.safetensors` and other files to store, or
+                that of a whole model (see `full_model.pack`).
             extra_files: Files to store beside them, for example `metrics.jsonl` and `loss.svg` of the training run.
             check: Called with the complete version before it becomes visible; if it raises, nothing is stored.
 
@@ -338,7 +341,7 @@ class Store:
             ManifestError, LoadCheckFailed: if the target cannot be loaded; the alias stays.
             StoreError: if the alias was moved meanwhile.
         """
-        from searchlora.adapters.peft_folder import check_delta, read_config
+        from searchlora.adapters.full_model import check_weights
 
         check_alias(alias)
         self._resolve(Reference(check_name(name)))
@@ -346,8 +349,7 @@ class Store:
         version = before.previous(alias, self.versions(name))
         target = self.get(f"{name}@{version}")
         check_hashes(target)
-        read_config(target.path)
-        check_delta(target.path)
+        check_weights(target)
         with self._locked_existing(name):
             history = self._aliases(name)
             if history.moves != before.moves or version not in self.versions(name):
@@ -427,8 +429,11 @@ class Store:
                 return existing
             number = self._free_version(name, version)
             manifest = fill(new, number)
-            if missing := {CONFIG, WEIGHTS} - manifest.files.keys():
-                raise StoreError(f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder.")
+            required = {MODEL_WEIGHTS} if manifest.method == "full" else {CONFIG, WEIGHTS}
+            if missing := required - manifest.files.keys():
+                raise StoreError(
+                    f"there is no {min(missing)}", where=name, fix="Give a plain PEFT folder, or that of a model."
+                )
             if check is not None:
                 check(StoredAdapter(new, manifest))
             target = self.root / name / str(number)

@@ -21,6 +21,10 @@ from searchlora.models.resolve import public_name
 
 MODEL_CARD = "README.md"
 
+#: Weights of a whole model, in a version that is one, and their size at most.
+MODEL_WEIGHTS = "model.safetensors"
+MAX_MODEL_BYTES = 2**40
+
 #: Bytes of a version's files together, without its weights.
 MAX_OTHER_BYTES = 2**30
 
@@ -39,6 +43,16 @@ class StoredAdapter:
     def reference(self) -> str:
         """`name@3`."""
         return self.manifest.reference
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the version is a whole model, the result of full fine-tuning, not an adapter."""
+        return self.manifest.method == "full"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights on disk in bytes."""
+        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
 
 
 def new_manifest(draft: ManifestDraft, name: str, version: int) -> Manifest:
@@ -100,13 +114,19 @@ def _check_sizes(folder: Path) -> None:
     total = 0
     for file in folder.iterdir():
         size = file.lstat().st_size
-        if file.name == WEIGHTS and size > MAX_WEIGHT_BYTES:
-            raise TamperedAdapter(f"has {size:,} bytes, more than {MAX_WEIGHT_BYTES:,}", where=str(file))
-        total += 0 if file.name == WEIGHTS else size
+        limit = weight_limit(file.name)
+        if limit is not None and size > limit:
+            raise TamperedAdapter(f"has {size:,} bytes, more than {limit:,}", where=str(file))
+        total += size if limit is None else 0
     if total > MAX_OTHER_BYTES:
         raise TamperedAdapter(
             f"the files beside the weights have {total:,} bytes, more than {MAX_OTHER_BYTES:,}", where=str(folder)
         )
+
+
+def weight_limit(name: str) -> int | None:
+    """Bytes that a weight file of a version has at most; None for a file of another kind."""
+    return {WEIGHTS: MAX_WEIGHT_BYTES, MODEL_WEIGHTS: MAX_MODEL_BYTES}.get(name)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -174,12 +194,12 @@ def make_read_only(folder: Path) -> None:
 
 def model_card(manifest: Manifest) -> str:
     """README.md of an adapter: Markdown with the front matter that the hub reads."""
-    base = public_name(manifest.base.name)
+    base, is_full = public_name(manifest.base.name), manifest.method == "full"
     parts = [
         _front_matter(manifest, base),
         f"# {manifest.reference}",
-        f"A LoRA adapter for the task **{manifest.task}** (version {manifest.task_version}) on the base model "
-        f"`{base}`, made with searchlora on {manifest.created}.",
+        f"{'A whole model' if is_full else 'A LoRA adapter'} for the task **{manifest.task}** (version "
+        f"{manifest.task_version}) on the base model `{base}`, made with searchlora on {manifest.created}.",
         _usage(manifest),
         "## Measured\n\n" + (_table(manifest.metrics) or "Nothing was measured."),
         "## Training\n\n" + _table(_training(manifest)),
@@ -191,20 +211,37 @@ def model_card(manifest: Manifest) -> str:
 
 def _front_matter(manifest: Manifest, base: str) -> str:
     # The hub refuses a card whose base_model is not a hub id.
-    lines = ["---", "library_name: peft", *([f"base_model: {base}"] if "/" in base else [])]
-    return "\n".join([*lines, "tags:", "- lora", "- searchlora", f"- {manifest.task}", "---"])
+    library, method = ("transformers", "full") if manifest.method == "full" else ("peft", "lora")
+    lines = ["---", f"library_name: {library}", *([f"base_model: {base}"] if "/" in base else [])]
+    return "\n".join(
+        [
+            *lines,
+            "tags:",
+            f"- {method}",
+            "- searchlora",
+            f"- {manifest.task}",
+            "---",
+        ]
+    )
 
 
 def _usage(manifest: Manifest) -> str:
     revision = f" at revision `{manifest.base.revision}`" if manifest.base.revision else ""
     prints = manifest.base.fingerprint
-    if manifest.golden.vectors:
+    if manifest.golden.vectors and manifest.method == "full":
+        golden = "The golden vectors in `searchlora.json` show the expected output."
+    elif manifest.golden.vectors:
         golden = (
             "The base is the transformer inside the encoder; its pooling is unchanged. The golden vectors in "
             "`searchlora.json` show the expected output."
         )
     else:
         golden = "Render prompts as in training; the golden renders in `searchlora.json` show the token ids."
+    if manifest.method == "full":
+        return (
+            f"All weights of the base were trained: it needs no base. A file name with `--` stands for a path, as in "
+            f"`1_Pooling--config.json`; `searchlora adapters export` writes the folder. {golden}"
+        )
     return (
         f"Use it on exactly this base{revision}: {prints.architecture}, tensors `{prints.tensors[:16]}`, tokenizer "
         f"`{prints.tokenizer[:16]}`, chat template `{prints.template[:16]}`. The folder is a plain PEFT folder: "

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchlora.adapters.full_model import check_weights
 from searchlora.adapters.manifest import MANIFEST, MAX_BYTES, Manifest, manifest_json, parse_manifest
-from searchlora.adapters.peft_folder import MAX_WEIGHT_BYTES, WEIGHTS, check_delta, read_config
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import (
     MAX_OTHER_BYTES,
@@ -21,6 +21,7 @@ from searchlora.adapters.stored import (
     check_hashes,
     is_absolute_path,
     shorten_paths,
+    weight_limit,
 )
 from searchlora.errors import (
     BaseModelError,
@@ -124,7 +125,7 @@ def pull(
     Raises:
         NotInStore: if there is no adapter at the URL.
         ManifestError, TamperedAdapter: if it is incomplete or does not match its manifest.
-        ZeroDelta, LoadCheckFailed: what `check_delta` and, if task and base are known, `verify` raise.
+        ZeroDelta, LoadCheckFailed: what `check_weights` and, if task and base are known, `verify` raise.
         InvalidName, NameTaken: see `Store.adopt`.
         UsageError, StoreError: see `push`.
     """
@@ -141,12 +142,11 @@ def pull(
         (folder / MANIFEST).write_bytes(content)  # not fetched again: it could be another one then
         room = MAX_OTHER_BYTES
         for file in manifest.files:
-            limit = MAX_WEIGHT_BYTES if file == WEIGHTS else min(MAX_BYTES, room)
-            size = _fetch(system, f"{root}/{check_file_name(file, url)}", folder / file, limit)
-            room -= 0 if file == WEIGHTS else size
+            limit = weight_limit(file)
+            size = _fetch(system, f"{root}/{check_file_name(file, url)}", folder / file, limit or min(MAX_BYTES, room))
+            room -= size if limit is None else 0
         check_hashes(StoredAdapter(folder, manifest))
-        read_config(folder)
-        check_delta(folder)
+        check_weights(StoredAdapter(folder, manifest))
         unverified = _verify(StoredAdapter(folder, manifest), base, tasks)
         landed = store.adopt(folder, manifest, name)
         return Pulled(landed.path, landed.manifest, unverified)

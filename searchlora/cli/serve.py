@@ -16,7 +16,12 @@ _API_KEY_VARIABLE = "SEARCHLORA_API_KEY"
 
 def serve(
     base: Annotated[
-        str, typer.Option("--base", metavar="MODEL", help="Base model: hub id, folder, GGUF file or catalogue name.")
+        str,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="Base model: hub id, folder, GGUF file, catalogue name, or NAME@VERSION of a fully trained one.",
+        ),
     ] = "smollm2-135m-instruct-q4_1",
     store: StoreOption = None,
     tasks: TasksOption = None,

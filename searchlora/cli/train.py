@@ -39,15 +39,11 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Discard an unfinished training run of this name.")
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Encoders only: train all weights and write the model here."),
-    ] = None,
     store: StoreOption = None,
     tasks: TasksOption = None,
     _device: DeviceOption = None,
 ) -> None:
-    """Train an adapter, run its load check and store it."""
+    """Train an adapter, or a whole model with `--set method=full`, run its load check and store it."""
     from searchlora.adapters.store import Store
     from searchlora.cli.terminal import progress_bars
     from searchlora.data.mixture import parse_weighted
@@ -63,18 +59,8 @@ def train(
         "restart": restart,
         "more_data": more_data,
     }
-    if out is not None:
-        from searchlora.experiments.encoder_train import train_full_model
-        from searchlora.experiments.training_runs import TrainingOptions
-        from searchlora.task import load_encoder_task
-
-        with progress_bars() as steps:
-            options = TrainingOptions(**config, steps=steps)
-            model = train_full_model(load_encoder_task(task, tasks), folder, name, out, options, store=Store(store))
-        typer.echo(f"Wrote {model.path}: {model.bytes / 1e6:.1f} MB")
-        return
     with progress_bars() as steps:
-        stored = verb(task, folder, name, store=Store(store), tasks=tasks, steps=steps, **config)
+        stored = verb(task, folder, name, store=Store(store), tasks=tasks, say=typer.echo, steps=steps, **config)
     typer.echo(f"Stored {stored.reference} in {stored.path}")
     for other in stored.manifest.dataset.card.get(MORE_DATA, []) if stored.manifest.dataset else []:
         if other["rows left out"]:

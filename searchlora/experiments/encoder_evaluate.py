@@ -14,7 +14,6 @@ from searchlora.errors import UsageError
 from searchlora.eval.comparison import Comparison, compare
 from searchlora.eval.judgments.lineage import RunLineage, refuse_circular
 from searchlora.experiments.encoder_evaluation_run import EncoderEvaluationRun, encoder_evaluation_run
-from searchlora.experiments.encoder_train import read_training_file
 from searchlora.experiments.evaluation_run import BASE, SystemResult
 from searchlora.experiments.judge.judgments import Judgments
 from searchlora.experiments.lineage import run_lineage
@@ -102,9 +101,9 @@ class _System:
         """What its training took, and its size beside the base's; nothing for a model that came from elsewhere."""
         if self.adapter is not None:
             training: Mapping[str, Any] = self.adapter.manifest.training
-            size = (self.adapter.path / "adapter_model.safetensors").stat().st_size
+            size = self.adapter.weight_bytes
         else:
-            training = read_training_file(self.model).get("training", {})
+            training = {}
             size = sum(file.stat().st_size for file in resolve(self.model).path.rglob("*.safetensors"))
         costs = {
             "parameters trained": training.get("parameters_trained"),

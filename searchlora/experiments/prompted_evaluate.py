@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
@@ -133,7 +134,7 @@ def _answer(
     cached = cache.outputs(model)
     if cached is not None:
         return evaluation_run.run_outputs(model.name, *cached, model.task(evaluation_run))
-    engine = engines.engine(model.adapter)
+    engine = engines.engine(model.adapter, bare=model.bare)
     result = evaluation_run.run_model(
         model.name, engine, model.reference, steps(f"Generating: {model.name}"), model.task(evaluation_run)
     )
@@ -142,7 +143,7 @@ def _answer(
 
 
 class _Engines:
-    """One engine per base, precision and prompt options, loaded when a model on it is asked for the first time."""
+    """One engine per base or whole model, precision and prompt options, loaded on the first request."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -159,9 +160,14 @@ class _Engines:
         check_files(adapter, base)
         check_renders(adapter, task, Renderer(load_tokenizer(base)))
 
-    def engine(self, adapter: StoredAdapter) -> LocalEngine:
-        """The engine with an adapter's base, which answers without the adapter to the same prompts."""
-        base, precision = self._base(adapter), adapter.manifest.recipe["precision"]
+    def engine(self, adapter: StoredAdapter, *, bare: bool = False) -> LocalEngine:
+        """The engine with an adapter's base, which answers without the adapter to the same prompts.
+
+        Args:
+            bare: Whether the base itself is asked, also where the version is a whole model.
+        """
+        base = self._base(adapter) if bare else base_of(adapter, self._base(adapter))
+        precision = adapter.manifest.recipe["precision"]
         options = adapter.manifest.prompt_options
         key = (base.path, precision, options.model_dump_json())
         if key not in self._engines:

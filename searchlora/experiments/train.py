@@ -26,9 +26,10 @@ from searchlora.experiments.training_runs import (
     train_and_store,
 )
 from searchlora.experiments.validation import Validator
-from searchlora.models.resolve import resolve
+from searchlora.models.memory import base_memory
+from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.progress import Steps, unwatched
-from searchlora.recipe import Recipe, load_recipe
+from searchlora.recipe import EncoderRecipe, Recipe, load_recipe
 from searchlora.records import Record
 from searchlora.task import EncoderTask, PromptedTask, load_prompted_task, load_task
 from searchlora.training.sft import train_adapter
@@ -48,9 +49,10 @@ def train(
     more_data: Mapping[str, float] | None = None,
     store: Store | str | Path | None = None,
     tasks: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
     steps: Steps = unwatched,
 ) -> StoredAdapter:
-    """Train an adapter on a dataset, verify it, and store it as the next version of `name`.
+    """Train an adapter, or a whole model, on a dataset, verify it, and store it as the next version of `name`.
 
     An interrupted run stays in the store (`.runs/NAME`) until it is resumed or restarted. Resuming a run that was
     killed after it stored its version returns that version.
@@ -61,6 +63,7 @@ def train(
         name: Of the adapter.
         store: The adapter store; SEARCHLORA_STORE or `./store` if None.
         tasks: A folder of task plugins.
+        say: Receives one sentence about the memory that training needs, before it begins.
         base, recipe, overrides, resume, restart, more_data, steps: See `TrainingOptions`.
 
     Raises:
@@ -72,9 +75,26 @@ def train(
     check_name(name)
     options = TrainingOptions(base, recipe, overrides, resume, restart, more_data or {}, steps)
     plugin = load_task(task, tasks)
-    if isinstance(plugin, EncoderTask):
-        return train_and_store(encoder_job(plugin, data, options), name, store, options)
-    return train_and_store(_prompted_job(load_prompted_task(task, tasks), data, options), name, store, options)
+    job: TrainingJob = (
+        encoder_job(plugin, data, options)
+        if isinstance(plugin, EncoderTask)
+        else _prompted_job(load_prompted_task(task, tasks), data, options)
+    )
+    if say is not None:
+        say(_memory(job))
+    return train_and_store(job, name, store, options)
+
+
+def _memory(job: TrainingJob) -> str:
+    """The memory of a training run, from the headers of its base's files."""
+    memory, recipe = base_memory(job.base.path), job.recipe
+    # An encoder is held in fp32, and so is the copy that validation loads.
+    size = memory.training_by(recipe.method) + (2 * memory.bf16 if isinstance(recipe, EncoderRecipe) else 0)
+    what = "all weights" if recipe.is_full else f"A and B of rank {recipe.lora.r}"
+    return (
+        f"Training {what} of {public_name(job.base.name)} ({memory.parameters:,} parameters, method {recipe.method}): "
+        f"{size / 1e9:.2f} GB with validation, and activations."
+    )
 
 
 def train_or_reuse(
@@ -193,7 +213,10 @@ class PromptedJob(TrainingJob):
             return None
         from searchlora.inference.local import LocalEngine
 
-        engine = LocalEngine(self.base, precision=self.recipe.precision, prompt_options=self.recipe.prompt)
+        def load(base: BaseModel) -> LocalEngine:
+            return LocalEngine(base, precision=self.recipe.precision, prompt_options=self.recipe.prompt)
+
+        engine = (lambda folder: load(BaseModel("candidate", folder))) if self.recipe.is_full else load(self.base)
         return Validator(self.task, engine, records[: self.recipe.validation.rows], self._evaluation_run(records))
 
     def _evaluation_run(self, records: Sequence[Record]) -> EvaluationRun | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from searchlora.adapters.ancestry import write_training_queries
 from searchlora.adapters.manifest import Dataset as ManifestDataset
 from searchlora.adapters.manifest import Precision
@@ -22,12 +24,12 @@ from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
 from searchlora.data.dataset import Dataset, load_dataset
 from searchlora.data.mixture import Mixture
-from searchlora.errors import DataError, StoreError, TrainingError
+from searchlora.errors import DataError, RecipeError, StoreError, TrainingError
 from searchlora.files import parse_json
 from searchlora.models.fingerprint import fingerprint
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Steps, unwatched
-from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe
+from searchlora.recipe import AnyRecipe, load_encoder_recipe, load_recipe, with_method
 from searchlora.task import EncoderTask, Task
 from searchlora.training.training_run import TrainingResult
 
@@ -111,6 +113,13 @@ class TrainingJob(ABC):
             "base": fingerprint(self.base.path).model_dump(),
         }
 
+    def _read(self, recipe: Mapping[str, Any]) -> AnyRecipe | None:
+        """The recipe of a manifest, also of an older one; None if it is none today."""
+        try:
+            return type(self.recipe).model_validate(with_method(recipe, "manifest"))
+        except (ValidationError, RecipeError):
+            return None
+
     def produced(self, stored: StoredAdapter) -> bool:
         """Whether a stored version came from this task, recipe, dataset and base."""
         manifest = stored.manifest
@@ -119,7 +128,7 @@ class TrainingJob(ABC):
             and manifest.dataset is not None
             and manifest.dataset.fingerprint == self.dataset.fingerprint
             and _more_data(manifest.dataset.card) == self.mixture.identity()
-            and manifest.recipe == self.recipe.model_dump()
+            and self._read(manifest.recipe) == self.recipe
             and manifest.base.fingerprint == fingerprint(self.base.path)
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +38,10 @@ _MAX_LABELLED = 2000
 
 
 class Validator:
-    """Measures an adapter folder of a prompted task; the `validate` callback of training.
+    """Measures an adapter folder of a prompted task, or a model folder; the `validate` callback of training.
 
     Args:
-        engine: With its own copy of the base.
+        engine: With its own copy of the base. Where all weights are trained, a function that loads a model folder.
         records: For the loss.
         evaluation_run: Of the records that are also generated; None measures the loss alone.
 
@@ -52,7 +52,7 @@ class Validator:
     def __init__(
         self,
         task: PromptedTask,
-        engine: LocalEngine,
+        engine: LocalEngine | Callable[[Path], LocalEngine],
         records: Sequence[Record],
         evaluation_run: EvaluationRun | None = None,
     ) -> None:
@@ -64,10 +64,10 @@ class Validator:
 
     def __call__(self, adapter: Path) -> dict[str, float]:
         """`loss` in nats per completion token, stop token included, and the mean of each measure of the task."""
-        self.engine.load_folder(_CANDIDATE, adapter)
-        measures = {"loss": self._loss()}
+        engine, name = self._loaded(adapter)
+        measures = {"loss": self._loss(engine, name)}
         if self.evaluation_run is not None:
-            evaluation = self.evaluation_run.run_model(_CANDIDATE, self.engine, _CANDIDATE).evaluation
+            evaluation = self.evaluation_run.run_model(_CANDIDATE, engine, name).evaluation
             measures.update(evaluation.figures())
             self.less_is_better = evaluation.less_is_better
         return measures
@@ -83,20 +83,27 @@ class Validator:
         """
         if type(self.task).tune is Task.tune:
             return {}
-        self.engine.load_folder(_CANDIDATE, adapter)
+        engine, name = self._loaded(adapter)
         # Text after the choices, such as a reason, is not generated: no value is tuned on it and it takes longest.
-        stage = AdapterStage(self.task, self.engine, _CANDIDATE, max_new_tokens, rest=False)
+        stage = AdapterStage(self.task, engine, name, max_new_tokens, rest=False)
         outputs: list[Any] = []
         for start in range(0, len(records), _TUNING_BATCH):
             outputs += stage.ask(records[start : start + _TUNING_BATCH])
             progress(len(outputs), len(records))
         return self.task.tune(records, outputs)
 
-    def _loss(self) -> float:
+    def _loaded(self, folder: Path) -> tuple[LocalEngine, str | None]:
+        """An engine that computes the trained weights, and the adapter that its requests name."""
+        if callable(self.engine):
+            return self.engine(folder), None
+        self.engine.load_folder(_CANDIDATE, folder)
+        return self.engine, _CANDIDATE
+
+    def _loss(self, engine: LocalEngine, name: str | None) -> float:
         targets = [self.task.completion(record) for record in self.records]
-        requests = [Request(messages(self.task, record), _CANDIDATE) for record in self.records]
-        scores = self.engine.score(requests, [[target] for target in targets])
-        tokens = sum(len(self.engine.renderer.completion_ids(target)) for target in targets)
+        requests = [Request(messages(self.task, record), name) for record in self.records]
+        scores = engine.score(requests, [[target] for target in targets])
+        tokens = sum(len(engine.renderer.completion_ids(target)) for target in targets)
         return -sum(score.log_probabilities[0] for score in scores) / tokens
 
 
@@ -131,7 +138,7 @@ class EncoderValidator:
         return {"loss": _contrastive_loss(encoder, self.rows, self.recipe.temperature), **evaluation.figures()}
 
     def _model(self, folder: Path) -> SentenceTransformer:
-        if self.recipe.full:
+        if self.recipe.is_full:
             return load_encoder(BaseModel(_CANDIDATE, folder))
         model = load_encoder(self.base)
         attach(model, folder)

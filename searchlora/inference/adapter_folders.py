@@ -12,7 +12,7 @@ from typing import TypeAlias
 from searchlora.adapters.load_check import check_base, check_files
 from searchlora.adapters.store import Store
 from searchlora.adapters.stored import StoredAdapter
-from searchlora.errors import RequestRefused, TamperedAdapter
+from searchlora.errors import LoadCheckFailed, RequestRefused, TamperedAdapter
 from searchlora.models.resolve import BaseModel
 
 #: Name, inode, size, and times of modification and of change of each file of a folder.
@@ -87,6 +87,13 @@ class AdapterFolders:
             raise TamperedAdapter("was changed while it was loaded", where=str(stored.path), fix="Try again.")
 
     def _check(self, stored: StoredAdapter) -> _State:
+        if stored.is_full:
+            raise LoadCheckFailed(
+                f"is a whole model, not an adapter of '{self._base.name}'",
+                where=stored.reference,
+                fix=f"Load it as the base of an engine of its own (`searchlora serve --base {stored.reference}`): "
+                "rows of two whole models cannot share a batch.",
+            )
         state = _state(stored.path)
         if self._checked.get(stored.reference) == state:
             check_base(stored.reference, stored.manifest.base, self._base)

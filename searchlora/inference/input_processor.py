@@ -28,6 +28,7 @@ class InputProcessor:
         vocabulary: Number of logits of the model.
         max_choice_tokens: Maximum number of tokens of one request's choices together.
         max_prompt_tokens: Maximum length of a prompt in tokens.
+        own: Exact reference of the stored version that the model itself is; requests that name it get no adapter.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class InputProcessor:
         vocabulary: int,
         max_choice_tokens: int,
         max_prompt_tokens: int,
+        own: str | None = None,
     ) -> None:
+        self._own = own
         self.context = context
         self._max_prompt_tokens = max_prompt_tokens
         self._renderer, self._pin = renderer, pin
@@ -143,7 +146,8 @@ class InputProcessor:
     def _pinned(self, requests: Sequence[Request]) -> list[str | None]:
         """The adapter of each request. Each reference is pinned once, so a call uses one version."""
         pinned = {name: self._pin(name) for name in {request.adapter for request in requests} if name is not None}
-        return [pinned[request.adapter] if request.adapter else None for request in requests]
+        adapters = [pinned[request.adapter] if request.adapter else None for request in requests]
+        return [None if adapter == self._own else adapter for adapter in adapters]
 
     def _check_length(self, prompts: Sequence[TokenIds], answers: Sequence[int]) -> None:
         """Beyond its context, a model generates nonsense without an error, or fails in the middle of a batch."""

@@ -42,7 +42,8 @@ class LocalEngine:
     one adapter at a time.
 
     Args:
-        base: The base model; the engine loads its own copy.
+        base: The base model; the engine loads its own copy. For a stored version that is a whole model, see
+            `adapters.full_model.model_of`: requests name it as they name an adapter.
         store: Resolves adapter references.
         quantization, precision: How the base model is loaded, see `load_model`.
         batch_rows: Maximum number of rows of one forward pass. An eighth of them is reserved for callers of `submit`
@@ -106,6 +107,8 @@ class LocalEngine:
                 raise UsageError(f"an engine with {name} = {value} can answer nothing", fix="Give at least 1.")
         if waiting_per_caller is not None and waiting_per_caller < 1:
             raise UsageError(f"waiting_per_caller = {waiting_per_caller} admits nobody", fix="Give at least 1.")
+        if base.version is not None and prompt_options is None:
+            prompt_options = required_store(store).prompt_options(base.version)
         limits = Limits(batch_rows, cache_tokens, batch_tokens, waiting, waiting_per_caller)
         self.base = base
         self.store = store
@@ -141,7 +144,7 @@ class LocalEngine:
                 batch_invariant=batch_invariant,
             )
         self._inputs = InputProcessor(
-            self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens, max_prompt_tokens
+            self.renderer, self.pin, context, self._core.vocabulary, limits.pass_tokens, max_prompt_tokens, base.version
         )
         self._outputs = OutputProcessor(self.renderer, self._inputs.token_bytes)
 
@@ -168,8 +171,9 @@ class LocalEngine:
             EngineBusy: when running requests use all slots.
         """
         pinned = self.pin(adapter)
-        self._adapters.check(pinned)
-        self._core.load(pinned)
+        if pinned != self.base.version:
+            self._adapters.check(pinned)
+            self._core.load(pinned)
         return pinned
 
     def unload(self, adapter: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,12 +93,27 @@ def load_model(
     return model.eval()
 
 
-def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
+def number_of_parameters(model: Any, *, trained_too: bool = True) -> int:
+    """Number of the parameters of a model; packed 4-bit weights count as the weights that they hold.
+
+    Args:
+        trained_too: Whether parameters that require gradients count, such as those of an adapter.
+    """
+    return sum(_numel(value) for value in model.parameters() if trained_too or not value.requires_grad)
+
+
+def _numel(parameter: Any) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if state is None else math.prod(state.shape))
+
+
+def load_encoder(base: BaseModel, *, quantization: Quantization = "none", device: str | None = None) -> Any:
     """A fresh `SentenceTransformer` in float32, frozen, in eval mode.
 
     A folder without `modules.json` is a plain transformer; the mean of its token vectors is the vector of a text.
 
     Args:
+        quantization: Of the transformer's linear layers, see `load_model`; to train on.
         device: "cpu", "cuda", ...; by default the GPU if there is one.
 
     Raises:
@@ -120,7 +136,11 @@ def load_encoder(base: BaseModel, *, device: str | None = None) -> Any:
                 device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                model_kwargs={
+                    "use_safetensors": True,
+                    "dtype": torch.float32,
+                    **({"quantization_config": _nf4(torch.float32)} if quantization == "nf4" else {}),
+                },
             )
         except Exception as error:  # a folder with odd files makes the libraries raise any type
             raise BaseModelError(f"cannot be loaded as an encoder ({error})", where=str(base.path)) from error

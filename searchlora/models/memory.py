@@ -12,6 +12,7 @@ from typing import Any
 
 from searchlora.models.fingerprint import tensor_shapes
 from searchlora.models.resolve import read_json_object
+from searchlora.recipe import Method
 
 #: Bytes per weight in nf4 with double quantisation: 4 bits, an 8-bit scale per block of 64 and a 32-bit scale per 256
 #: of these scales (arXiv:2305.14314, section 3).
@@ -37,7 +38,18 @@ class BaseMemory:
     @property
     def training(self) -> int:
         """QLoRA with validation: the trained copy in nf4, and the copy in bf16 that validation loads."""
-        return self.nf4 + self.bf16
+        return self.training_by("qlora")
+
+    def training_by(self, method: Method) -> int:
+        """A method with validation, which loads a copy in bf16.
+
+        A full fine-tune holds weights, gradients and AdamW's two moments in fp32: 16 bytes per parameter.
+
+        Examples:
+            >>> BaseMemory(parameters=1000, bf16=2000, nf4=600, kv_token=None).training_by("full")
+            18000
+        """
+        return {"qlora": self.nf4, "lora": self.bf16, "full": 16 * self.parameters}[method] + self.bf16
 
     def serving(self, cache_tokens: int) -> int | None:
         """Weights in bf16 and a KV cache of `cache_tokens` tokens; None where the cache's shape is unknown."""

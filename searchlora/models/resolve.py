@@ -28,11 +28,13 @@ class BaseModel:
         name: As the user named it; recorded in manifests.
         path: A folder with `config.json`, safetensors and a tokenizer.
         revision: The commit on the hub, if it came from the hub.
+        version: Exact reference of the stored version that the model is; None for any other model.
     """
 
     name: str
     path: Path
     revision: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Encoder:
         """Load an encoder by catalogue name, folder or hub id, see `searchlora.models.resolve`.
 
         Args:
-            adapter: An adapter of this encoder, loaded after its load check.
+            adapter: An adapter of this encoder, or a version that is a whole encoder, loaded after its load check.
 
         Raises:
             BaseModelError: if the model does not exist or cannot be loaded.
@@ -67,6 +67,10 @@ class Encoder:
         from searchlora.models.load import load_encoder
         from searchlora.models.resolve import resolve
 
+        if adapter is not None and adapter.is_full:
+            from searchlora.adapters.full_model import model_of
+
+            return cls(load_encoder(model_of(adapter), device=device), adapter.reference, dimensions)
         base = resolve(name, adapter.manifest.base.revision if adapter is not None else None)
         pinned = f"{name}@{base.revision[:12]}" if base.revision else name
         if adapter is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.errors import RecipeError
 from searchlora.models.libraries import off_the_hub, quiet
-from searchlora.models.load import load_encoder
+from searchlora.models.load import load_encoder, number_of_parameters
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.recipe import EncoderRecipe
@@ -42,7 +42,7 @@ def train_encoder(
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
 
     Returns:
-        The adapter as a plain PEFT folder, or a model folder where `recipe.full`; `summary` also has
+        The adapter as a plain PEFT folder, or a model folder where `recipe.method` is full; `summary` also has
         `peak_memory_gb` and `parameters`, the number of all parameters of the model.
 
     Raises:
@@ -54,11 +54,11 @@ def train_encoder(
         from searchlora.training.contrastive_trainer import PairTrainer
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
-    model = load_encoder(base)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    save = _prepare(model, recipe, base.revision)
+    model = load_encoder(base, quantization=recipe.quantization)
+    parameters = number_of_parameters(model)
+    save = _prepare(model, recipe, base, rows)
     with quiet():
-        trainer = PairTrainer(model, _arguments(recipe, run), rows, _loss(model, recipe))
+        trainer = PairTrainer(model, _arguments(recipe, run), rows, _loss(model, recipe), recipe)
     result = run.execute(
         trainer,
         save,
@@ -69,15 +69,24 @@ def train_encoder(
     return result
 
 
-def _prepare(model: SentenceTransformer, recipe: EncoderRecipe, revision: str | None) -> Callable[[Path], None]:
+def _prepare(
+    model: SentenceTransformer, recipe: EncoderRecipe, base: BaseModel, rows: Sequence[PairRow]
+) -> Callable[[Path], None]:
     """Set the length limit and add the adapter, or unfreeze all weights. Returns the function that saves them."""
     from searchlora.adapters.attach import new_adapter, save_adapter
+    from searchlora.training.eva import initialize_eva
 
     limit = model.max_seq_length
     model.max_seq_length = recipe.max_tokens if limit is None else min(limit, recipe.max_tokens)
-    if not recipe.full:
+    if not recipe.is_full:
         adapted = new_adapter(model, recipe)
-        return lambda target: save_adapter(adapted, target, recipe, revision)
+        if recipe.lora.variant == "eva":
+            size = recipe.optim.batch_size
+            texts = [text for row in rows for text in (row.anchor, row.positive)]
+            batches = (model.preprocess(texts[start : start + size]) for start in range(0, len(texts), size))
+            plain = new_adapter(load_encoder(base), recipe) if recipe.quantization == "nf4" else adapted
+            initialize_eva(adapted, plain, batches, recipe)
+        return lambda target: save_adapter(adapted, target, recipe, base.revision)
     model.requires_grad_(True)
 
     def save(target: Path) -> None:
@@ -113,6 +122,6 @@ def _arguments(recipe: EncoderRecipe, run: TrainingRun) -> SentenceTransformerTr
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
     return SentenceTransformerTrainingArguments(
-        **{**run.arguments(), "learning_rate": recipe.learning_rate},
+        **run.arguments(),
         gradient_checkpointing=recipe.optim.gradient_checkpointing,
     )

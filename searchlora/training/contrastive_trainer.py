@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 
+from searchlora.recipe import EncoderRecipe
 from searchlora.training.duplicate_free_sampler import DuplicateFreeBatchSampler
+from searchlora.training.optimizers import lora_fa_optimizer
 from searchlora.training.pairs import PairRow
 
 if TYPE_CHECKING:
@@ -36,8 +38,11 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         tokens_seen: Tokens trained on in this process.
     """
 
-    def __init__(self, model: Any, arguments: Any, rows: Sequence[PairRow], loss: torch.nn.Module) -> None:
+    def __init__(
+        self, model: Any, arguments: Any, rows: Sequence[PairRow], loss: torch.nn.Module, recipe: EncoderRecipe
+    ) -> None:
         self.rows = rows
+        self.recipe = recipe
         self.tokens_seen = 0
         super().__init__(model=model, args=arguments, train_dataset=_dataset(rows), loss=loss)
 
@@ -46,6 +51,13 @@ class PairTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
         self.tokens_seen += sum(int(value.sum()) for name, value in inputs.items() if name.endswith("attention_mask"))
         with column_merging_disabled():
             return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """AdamW, or LoRA-FA's optimiser for its variant."""
+        if self.recipe.is_full or self.recipe.lora.variant != "lora_fa":
+            return super().create_optimizer(*args, **kwargs)
+        self.optimizer: Any = lora_fa_optimizer(self.model.transformers_model, self.recipe)
+        return self.optimizer
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> DuplicateFreeBatchSampler:
         """The batches of the rows, which are in the order of the dataset."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from searchlora.models.batch import collate
 from searchlora.models.libraries import quiet
-from searchlora.models.load import load_model, load_tokenizer
+from searchlora.models.load import load_model, load_tokenizer, number_of_parameters
 from searchlora.models.resolve import BaseModel
 from searchlora.progress import Progress, silent
 from searchlora.prompts import Example, Renderer
@@ -38,7 +38,7 @@ def train_adapter(
     resume: bool = False,
     progress: Progress = silent,
 ) -> TrainingResult:
-    """Train an adapter of a causal language model.
+    """Train an adapter of a causal language model, or all of its weights where the recipe's method is full.
 
     Args:
         records: Training records of the task.
@@ -48,7 +48,8 @@ def train_adapter(
         resume: Continue from the last complete checkpoint in `folder`, or from the start if there is none.
 
     Returns:
-        The adapter as a plain PEFT folder; `summary` has the ids of rows dropped for their length (`rows_dropped`).
+        The adapter as a plain PEFT folder, or a model folder; `summary` has the ids of rows dropped for their length
+        (`rows_dropped`), `peak_memory_gb`, and `parameters`, the number of all parameters of the model.
 
     Raises:
         TrainingError: for a row above `max_length`, no rows to train on, or a loss that is not finite; with a ranking
@@ -57,14 +58,17 @@ def train_adapter(
     """
     import torch
 
-    from searchlora.adapters.attach import new_adapter, save_adapter
+    from searchlora.adapters.attach import save_adapter
+    from searchlora.adapters.full_model import save_llm
+    from searchlora.training.callbacks import peak_memory
     from searchlora.training.cpu_fast_path import enable_cpu_fast_path
     from searchlora.training.sft_trainer import CompletionTrainer
 
     run = TrainingRun(recipe, folder, validate=validate, resume=resume, progress=progress)
     tokenizer = load_tokenizer(base)
     rows = render_rows(task, Renderer(tokenizer, recipe.prompt), records, recipe, weights)
-    model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
+    model = _trained_model(base, recipe, rows, tokenizer.pad_token_id)
+    parameters = number_of_parameters(model, trained_too=recipe.is_full)
     with quiet():
         trainer = CompletionTrainer(
             model=model,
@@ -73,17 +77,49 @@ def train_adapter(
             processing_class=tokenizer,
             data_collator=lambda batch: _batch(batch, tokenizer.pad_token_id),
             rows=rows,
-            loss=recipe.loss,
-            plus_ratio=recipe.lora.plus_ratio,
+            recipe=recipe,
         )
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and not recipe.is_full:
         enable_cpu_fast_path(model)
-    return run.execute(
+
+    def save(target: Path) -> None:
+        if recipe.is_full:
+            save_llm(model, tokenizer, target, recipe.precision)
+        else:
+            save_adapter(model, target, recipe, base.revision)
+
+    result = run.execute(
         trainer,
-        lambda target: save_adapter(model, target, recipe, base.revision),
+        save,
         loss_unit="nats per token",
-        details={"rows": len(rows.examples), "rows_dropped": rows.dropped},
+        details={"rows": len(rows.examples), "rows_dropped": rows.dropped, "parameters": parameters},
     )
+    result.summary["peak_memory_gb"] = round(peak_memory(), 3)
+    return result
+
+
+def _trained_model(base: BaseModel, recipe: Recipe, rows: Rows, pad_id: int) -> Any:
+    """The base with a new adapter, or the base in fp32 with all of its weights unfrozen."""
+    from searchlora.adapters.attach import new_adapter
+    from searchlora.training.eva import initialize_eva
+
+    if recipe.is_full:
+        return load_model(base, precision="fp32").requires_grad_(True)
+    model = new_adapter(load_model(base, quantization=recipe.quantization, precision=recipe.precision), recipe)
+    if recipe.lora.variant == "eva":
+        # An eval-mode forward pass on the 4-bit copy would spoil its gradients.
+        plain = new_adapter(load_model(base, precision=recipe.precision), recipe) if recipe.method == "qlora" else model
+        size = recipe.optim.batch_size
+        batches = (
+            {
+                name: value
+                for name, value in collate(rows.examples[start : start + size], pad_id).items()
+                if name != "labels"
+            }
+            for start in range(0, len(rows.examples), size)
+        )
+        initialize_eva(model, plain, batches, recipe)
+    return model
 
 
 def _arguments(recipe: Recipe, run: TrainingRun) -> trl.SFTConfig:
@@ -93,7 +129,7 @@ def _arguments(recipe: Recipe, run: TrainingRun) -> trl.SFTConfig:
     return SFTConfig(
         **run.arguments(),
         activation_checkpointing=recipe.optim.gradient_checkpointing,
-        bf16=torch.cuda.is_available() and recipe.precision == "bf16",
+        bf16=recipe.precision == "bf16" and (torch.cuda.is_available() or recipe.is_full),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,

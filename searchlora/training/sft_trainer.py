@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.optimizers import create_loraplus_optimizer
 from trl import SFTTrainer
 
 from searchlora.models.batch import completion_logits, log_probabilities
 from searchlora.prompts import IGNORED
-from searchlora.recipe import Loss
+from searchlora.recipe import Recipe
 from searchlora.training.graded import choice_columns, choice_log_probabilities, ranking_loss
+from searchlora.training.optimizers import lora_fa_optimizer, lora_plus_optimizer
 from searchlora.training.rows import GroupedBatches, LengthGroupedBatches, Rows
 
 
@@ -27,12 +27,12 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     * Rows have weights; with graded targets, soft labels and a ranking loss are available (see `training.graded`).
     * Batches hold rows of similar length, or with a ranking loss rows of the same group, in an order that depends only
       on seed and epoch, so resuming repeats it.
-    * Checkpoints are plain PEFT folders, written without a request to the hub, a model card or telemetry.
+    * Checkpoints are plain PEFT folders (model folders where all weights are trained), written without a request to
+      the hub, a model card or telemetry.
 
     Args:
         rows: The training rows, in the order of `train_dataset`.
-        loss: Weights and kinds of the losses.
-        plus_ratio: LoRA+ ratio of the learning rates of B and A (arXiv:2402.12354); None uses one rate.
+        recipe: Names the losses and the variant of LoRA, whose optimiser is used.
 
     Attributes:
         tokens_seen: Tokens trained on in this process.
@@ -40,15 +40,13 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args: Any, rows: Rows, loss: Loss, plus_ratio: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rows: Rows, recipe: Recipe, **kwargs: Any) -> None:
+        self.rows, self.recipe, self.loss = rows, recipe, recipe.loss
         model = kwargs["model"]
-        self.rows = rows
-        self.loss = loss
-        weights = {name: value.detach().float().clone() for name, value in _trainable(model)}
+        adapter = {} if recipe.is_full else {name: value.detach().float().clone() for name, value in _trainable(model)}
         super().__init__(*args, **kwargs)
-        for name, value in _trainable(self.model):
-            value.data = weights[name].to(value.device)
-        self.plus_ratio = plus_ratio
+        for name, value in _trainable(self.model) if adapter else ():
+            value.data = adapter[name].to(value.device)
         self.tokens_seen = 0
         self._loss_shifts_labels = False  # `collate` aligns labels with the logits that predict them
 
@@ -98,13 +96,15 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
         return nll, ranking
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """AdamW, or LoRA+ if the recipe has a ratio."""
-        if self.plus_ratio is None:
+        """AdamW, or the optimiser of LoRA+ or LoRA-FA if the recipe asks for it."""
+        lora = self.recipe.lora
+        if self.recipe.is_full or (lora.plus_ratio is None and lora.variant != "lora_fa"):
             return super().create_optimizer(*args, **kwargs)
-        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer: Any = create_loraplus_optimizer(
-            self.model, optimizer_class, loraplus_lr_ratio=self.plus_ratio, **settings
-        )
+        if lora.variant == "lora_fa":
+            self.optimizer: Any = lora_fa_optimizer(self.model, self.recipe)
+        else:
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = lora_plus_optimizer(self.model, optimizer_class, lora.plus_ratio or 1.0, settings)
         return self.optimizer
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,8 @@ class CompletionTrainer(SFTTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         del state_dict
         folder = Path(output_dir or self.args.output_dir)
-        self.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        options = {} if self.recipe.is_full else {"save_embedding_layers": False}
+        self.model.save_pretrained(folder, safe_serialization=True, **options)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the store writes the card from the manifest."""

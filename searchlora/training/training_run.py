@@ -79,7 +79,7 @@ class TrainingRun:
             "output_dir": str(self.folder / "checkpoints"),
             "per_device_train_batch_size": optim.batch_size,
             "gradient_accumulation_steps": optim.gradient_accumulation,
-            "learning_rate": optim.learning_rate,
+            "learning_rate": optim.full_learning_rate if self.recipe.is_full else optim.learning_rate,
             "lr_scheduler_type": optim.schedule,
             "warmup_steps": optim.warmup_ratio,
             "weight_decay": optim.weight_decay,

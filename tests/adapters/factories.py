@@ -54,7 +54,7 @@ def echo_task(folder: Path, prompt: str = PROMPT) -> EchoTask:
 def recipe_for(base: BaseModel, **lora: Any) -> Recipe:
     """An unquantised fp32 recipe of rank 4; `lora` is laid over it."""
     values = {"r": 4, "alpha": 8, **lora}
-    return parse_recipe({"base": base.name, "quantization": "none", "precision": "fp32", "lora": values})
+    return parse_recipe({"base": base.name, "method": "lora", "precision": "fp32", "lora": values})
 
 
 def train_a_little(model: Any, steps: int = 3) -> Any:

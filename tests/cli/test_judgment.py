@@ -13,7 +13,7 @@ from searchlora.eval.judgments.card import read_card
 from searchlora.eval.trec import ranked, read_qrels, read_run
 from searchlora.tasks.judgment import task
 
-SHORT = ("optim.max_steps=2", "optim.batch_size=8", "lora.r=4", "precision=fp32", "quantization=none")
+SHORT = ("optim.max_steps=2", "optim.batch_size=8", "lora.r=4", "precision=fp32", "method=lora")
 GUIDE = "Grade as a camper would.\n\n* 0: Useless\n* 1: Useful. It answers.\n"
 
 

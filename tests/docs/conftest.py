@@ -20,7 +20,7 @@ SMALL: dict[str, Any] = {
     "validation": {"every_steps": 3, "rows": 4},
 }
 LLM: dict[str, Any] = {
-    "quantization": "none",
+    "method": "lora",
     "max_length": 4000,
     "max_new_tokens": 8,
     "validation": {"generate_rows": 2},

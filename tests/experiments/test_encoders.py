@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from searchlora.adapters.ancestry import training_queries
+from searchlora.adapters.operations import export, path, pull, push, verify
 from searchlora.adapters.store import Store
 from searchlora.data.building import build
-from searchlora.errors import BaseMismatch, DataError, NameTaken, NotInStore, PipelineError, RecipeError, UsageError
+from searchlora.errors import BaseMismatch, DataError, NotInStore, PipelineError, TamperedAdapter, UsageError
 from searchlora.eval.judgments.card import read_run_card
 from searchlora.eval.trec import read_run
-from searchlora.experiments.encoder_train import read_training_file, train_full_model
 from searchlora.experiments.evaluate import evaluate
 from searchlora.experiments.evaluation_report import write
 from searchlora.experiments.run import run
 from searchlora.experiments.train import train, train_or_reuse
-from searchlora.experiments.training_runs import TrainingOptions
-from searchlora.task import load_encoder_task
+from searchlora.retrieval.encoder import Encoder
 from tests.tiny_encoder import build_tiny_encoder
 
 WORDS = ("tent", "boot", "stove", "rope", "lamp", "sock", "axe", "map", "cup", "bag")
@@ -62,10 +62,8 @@ def stored(place, data, fast):
 
 
 @pytest.fixture(scope="module")
-def full(place, data, fast, tmp_path_factory):
-    out = tmp_path_factory.mktemp("full") / "finder-full"
-    task = load_encoder_task("embedding")
-    return train_full_model(task, data / "pairs", "finder-full", out, TrainingOptions(overrides=fast), store=place)
+def full(place, data, fast):
+    return train("embedding", data / "pairs", "finder-full", overrides=(*fast, "method=full"), store=place)
 
 
 def test_contents_of_a_stored_encoder_adapter(stored, place):
@@ -84,36 +82,50 @@ def test_identical_training_reuses_the_stored_version(stored, place, data, fast)
     assert again.reference == stored.reference and "Reusing" in reported[0]
 
 
-def test_full_fine_tuning_writes_a_model_outside_the_store(full, stored):
-    assert (full.path / "model.safetensors").is_file()
-    assert full.bytes > 10 * (stored.path / "adapter_model.safetensors").stat().st_size
-    about = read_training_file(full.path)
-    assert about["recipe"]["full"] and about["dataset"] == stored.manifest.dataset.fingerprint
-    assert full.summary["parameters_trained"] == full.summary["parameters"]
+def test_full_fine_tuning_is_stored_as_a_model(full, stored, place, encoder_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHLORA_CACHE", str(tmp_path / "cache"))
+    assert full.is_full and "adapter_config.json" not in full.manifest.files
+    assert full.weight_bytes > 10 * stored.weight_bytes
+    assert full.manifest.training["parameters_trained"] == full.manifest.training["parameters"]
+    verify("finder-full", store=place)
+    found = Encoder.load(encoder_base.name, adapter=full)
+    assert found.name == "finder-full@1"
+    (vector,) = found.encode([full.manifest.golden.vectors[0].text])
+    assert abs(vector - full.manifest.golden.vectors[0].vector).max() < 1e-5
+    elsewhere = Encoder.load(str(path("finder-full", store=place)))
+    assert (elsewhere.encode(["tent"]) == found.encode(["tent"])).all()
+    export("finder-full", tmp_path / "out", store=place)
+    exported = Encoder.load(str(tmp_path / "out"))
+    assert (exported.encode(["tent"]) == found.encode(["tent"])).all()
+    pushed = push("finder-full", str(tmp_path / "pushed"), store=place)
+    pulled = pull(pushed.url, base=str(encoder_base.path), store=Store(tmp_path / "second"))
+    assert pulled.unverified is None
+    assert "# finder-full@1" in (full.path / "README.md").read_text()
 
 
-def test_full_fine_tuning_needs_a_free_output_folder(place, data, fast, full):
-    with pytest.raises(RecipeError, match=r"full = true.*--out"):
-        train("embedding", data / "pairs", "other", overrides=(*fast, "full=true"), store=place)
-    with pytest.raises(NameTaken):
-        train_full_model(
-            load_encoder_task("embedding"), data / "pairs", "other", full.path, TrainingOptions(), store=place
-        )
-    assert read_training_file("/nowhere") == {}
+@pytest.mark.usefixtures("full")
+def test_a_changed_model_is_refused(place, encoder_base, tmp_path):
+    copied = Store(tmp_path / "store")
+    shutil.copytree(place.root / "finder-full", copied.root / "finder-full")
+    weights = copied.root / "finder-full" / "1" / "model.safetensors"
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(TamperedAdapter, match="was changed"):
+        Encoder.load(encoder_base.name, adapter=copied.get("finder-full"))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stored")
 def test_evaluation_compares_base_bm25_and_full_model(full, place, data, tmp_path):
-    found = evaluate("finder", data / "pairs", models=[full.path], store=place)
-    assert list(found.systems) == ["BM25", "base zero-shot", "finder-full", "finder@1"]
+    found = evaluate("finder", data / "pairs", beside=[full.reference], store=place)
+    assert list(found.systems) == ["BM25", "base zero-shot", "finder-full@1", "finder@1"]
     comparison = found.comparison
     assert comparison.candidate == "finder@1"
     assert comparison.measures[0] == "nDCG@10"
     assert {row.n for row in comparison.rows if row.measure == "nDCG@10"} == {12}
     costs = comparison.costs
-    assert costs["finder@1"]["parameters trained"] < costs["finder-full"]["parameters trained"]
-    assert costs["finder@1"]["MB on disk"] < costs["finder-full"]["MB on disk"]
+    assert costs["finder@1"]["parameters trained"] < costs["finder-full@1"]["parameters trained"]
+    assert costs["finder@1"]["MB on disk"] < costs["finder-full@1"]["MB on disk"]
     assert "parameters trained" not in costs["base zero-shot"]
     report = write(found, tmp_path / "report")
     assert "finder-full" in report.read_text() and (tmp_path / "report" / "runs").is_dir()
@@ -161,19 +173,15 @@ def test_validation_rows_without_pairs_are_accepted(place, fast, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("stored")
-def test_train_and_evaluate_from_the_command_line(cli, refused, place, data, fast, tmp_path):
+def test_train_and_evaluate_from_the_command_line(cli, place, data, fast, tmp_path):
     how = [part for override in fast for part in ("--set", override)]
     where = ("--data", data / "pairs", "--store", place.root)
-    reported = cli("train", "embedding", "--name", "typed", *where, "--out", tmp_path / "typed-full", *how)
-    assert f"Wrote {tmp_path / 'typed-full'}" in reported.out and "MB" in reported.out
-    assert "--out" in refused("train", "embedding", "--name", "typed", *where, "--set", "full=true", *how)
-    assert "does not train an encoder" in refused(
-        "train", "rewriting", "--name", "typed", *where, "--out", tmp_path / "other", *how
-    )
-    reported = cli(
-        "evaluate", "finder", *where, "--beside-encoder", tmp_path / "typed-full", "--out", tmp_path / "report"
-    )
-    assert reported.code == 0 and "typed-full" in reported.out
+    reported = cli("train", "embedding", "--name", "typed-full", *where, *how, "--set", "method=full")
+    assert "Stored typed-full@1" in reported.out
+    assert "Training all weights" in reported.out and "GB with validation" in reported.out
+    model = cli("adapters", "path", "typed-full", "--store", place.root).out.strip()
+    reported = cli("evaluate", "finder", *where, "--beside-encoder", model, "--out", tmp_path / "report")
+    assert reported.code == 0 and "typed-full-1" in reported.out
 
 
 # a dense stage

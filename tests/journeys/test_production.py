@@ -80,7 +80,7 @@ def test_the_page_on_the_made_shop(tiny_base: BaseModel, tmp_path: Path) -> None
         return ended.returncode, ended.stdout + ended.stderr
 
     base = ["--base", str(tiny_base.path)]
-    train = [*base, *FEW_STEPS, "--set", "quantization=none", "--set", "max_length=4000", "--set", "max_new_tokens=8"]
+    train = [*base, *FEW_STEPS, "--set", "method=lora", "--set", "max_length=4000", "--set", "max_new_tokens=8"]
     forced = ["--force", "a random base writes no rewrite"]
     added = {"train": train, "serve": base, "promote shop-rewriter": forced}
     walk = Walk(tmp_path, added=added, execute=forked)

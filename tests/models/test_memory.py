@@ -19,6 +19,8 @@ def test_weights_take_the_computed_memory(tiny_base: BaseModel) -> None:
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert memory.bf16 == sum(parameter.nbytes for parameter in model.parameters())
     assert memory.training == memory.bf16 + memory.nf4
+    assert memory.training_by("lora") == 2 * memory.bf16
+    assert memory.training_by("full") == 16 * memory.parameters + memory.bf16
 
 
 @pytest.mark.slow

@@ -154,15 +154,15 @@ def loss_of(model) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("loss=cached_mnrl", "mini_batch_size=3"), ("matryoshka=[16,4]",), ("full=true",)],
-    ids=["mnrl", "cached", "matryoshka", "full"],
+    [(), ("loss=cached_mnrl", "mini_batch_size=3"), ("matryoshka=[16,4]",), ("method=full",), ("method=qlora",)],
+    ids=["mnrl", "cached", "matryoshka", "full", "qlora"],
 )
 def test_training_reduces_the_loss_and_saves_the_trained_weights(overrides, task, encoder_base, tmp_path):
     base = without_dropout(encoder_base, tmp_path / "base")
     recipe = fast(base, "optim.max_steps=20", *overrides)
     trained = train_encoder(recipe, base, pair_rows(task, records(20)), tmp_path / "run")
     before = load_encoder(encoder_base, device="cpu")
-    if recipe.full:
+    if recipe.is_full:
         after = load_encoder(resolve(str(trained.adapter)), device="cpu")
         assert after.max_seq_length == before.max_seq_length
     else:
@@ -172,7 +172,7 @@ def test_training_reduces_the_loss_and_saves_the_trained_weights(overrides, task
     summary = trained.summary
     everything = sum(parameter.numel() for parameter in before.parameters())
     assert summary["parameters"] == everything
-    assert summary["parameters_trained"] == (everything if recipe.full else 3 * 2 * 4 * 16)
+    assert summary["parameters_trained"] == (everything if recipe.is_full else 3 * 2 * 4 * 16)
     assert (summary["steps"], summary["rows"], summary["negatives_per_row"]) == (20, 20, 0)
     assert summary["peak_memory_gb"] > 0.1 and summary["tokens"] > 0
     assert "<svg" in (tmp_path / "run" / "loss.svg").read_text()
@@ -262,12 +262,11 @@ def test_validation_keeps_the_best_step(task, encoder_base, tmp_path):
 
 def test_contradictory_recipes_are_errors(task, encoder_base, tmp_path):
     rows = pair_rows(task, records(8))
-    with pytest.raises(RecipeError, match=r"unknown key 'quantization'.*Known keys there: base, "):
-        load_encoder_recipe({}, overrides=["quantization=nf4"])
+    with pytest.raises(RecipeError, match=r"unknown key 'bits'.*Known keys there: base, "):
+        load_encoder_recipe({}, overrides=["bits=4"])
     with pytest.raises(RecipeError, match=r"unknown key 'negatives.number'.*per_query"):
         load_encoder_recipe({}, overrides=["negatives.number=2"])
     with pytest.raises(RecipeError, match="plus_ratio is not available for encoders"):
         load_encoder_recipe({}, overrides=["lora.plus_ratio=16"])
     with pytest.raises(RecipeError, match=r"matryoshka = \[8\] does not fit vectors of 16"):
         train_encoder(fast(encoder_base, "matryoshka=[8]"), encoder_base, rows, tmp_path / "run")
-    assert fast(encoder_base, "full=true", "optim.full_learning_rate=0.5").learning_rate == 0.5

@@ -18,7 +18,7 @@ LONG, SHORT = tuple(range(3, 60)), tuple(range(80, 100))
 
 def step(base, *, quick, precision="fp32", overrides=()):
     """Loss and gradients of a batch with padding."""
-    recipe = load_recipe({}, overrides=["quantization=none", f"base={base.name}", "lora.r=4", *overrides])
+    recipe = load_recipe({}, overrides=["method=lora", f"base={base.name}", "lora.r=4", *overrides])
     model = new_adapter(load_model(base, precision=precision), recipe).train()
     generator = torch.Generator().manual_seed(0)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}

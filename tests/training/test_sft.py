@@ -60,12 +60,12 @@ def test_the_loss_decreases_and_metrics_are_recorded(tiny_base, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["nf4", "none"])
-def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path, quantization):
+@pytest.mark.parametrize("method", ["qlora", "lora"])
+def test_validation_does_not_change_training_by_a_single_bit(tiny_base, tmp_path, method):
     """On a 4-bit CPU base, an eval-mode forward on the training copy would change every later gradient."""
     task = first_word(tmp_path / "task")
     recipe = load_recipe(
-        {}, overrides=[*SHORT, f"quantization={quantization}", "validation.every_steps=3", "checkpoints.every_steps=4"]
+        {}, overrides=[*SHORT, f"method={method}", "validation.every_steps=3", "checkpoints.every_steps=4"]
     )
     records = word_records(64)
     without = train_adapter(task, recipe, tiny_base, records, tmp_path / "without")
@@ -168,13 +168,17 @@ def test_an_unknown_metric_lists_the_known_ones(tiny_base, tmp_path):
     [
         ["lora.variant=rslora"],
         ["lora.variant=dora"],
-        ["lora.variant=pissa", "quantization=none"],
+        ["lora.variant=pissa", "method=lora"],
+        ["lora.variant=eva"],
+        ["lora.variant=eva", "method=lora", "precision=fp32"],
+        ["lora.variant=lora_fa"],
         ["lora.plus_ratio=8"],
         ["lora.dropout=0.1", "lora.target_modules=[q_proj, v_proj]"],
         ["optim.gradient_accumulation=2", "optim.gradient_checkpointing=true"],
-        ["precision=fp32", "quantization=none"],
+        ["precision=fp32", "method=lora"],
+        ["method=full", "optim.full_learning_rate=5e-3"],
     ],
-    ids=lambda overrides: overrides[0],
+    ids=lambda overrides: " ".join(overrides[:2]),
 )
 def test_each_lora_variant_reduces_the_loss(tiny_base, tmp_path, overrides):
     recipe = load_recipe({}, overrides=[*SHORT, *overrides])
@@ -187,7 +191,7 @@ def test_each_lora_variant_reduces_the_loss(tiny_base, tmp_path, overrides):
 def test_accumulated_gradients_equal_those_of_the_large_batch(tiny_base, tmp_path):
     """The loss is a mean over all completion tokens of a step, however the step is cut."""
     task, records = first_word(tmp_path / "task"), word_records(16)
-    common = [*SHORT, "optim.max_steps=1", "quantization=none", "precision=fp32"]
+    common = [*SHORT, "optim.max_steps=1", "method=lora", "precision=fp32"]
     whole = train_adapter(
         task, load_recipe({}, overrides=[*common, "optim.batch_size=16"]), tiny_base, records, tmp_path / "whole"
     )
@@ -323,7 +327,7 @@ def test_one_example_is_enough_to_train(tiny_base, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", [["precision=fp32", "quantization=none"], []], ids=["fp32", "nf4"])
+@pytest.mark.parametrize("overrides", [["precision=fp32", "method=lora"], []], ids=["fp32", "nf4"])
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_finite_checkpoint(tiny_base, tmp_path, overrides):
     changes = ["optim.learning_rate=1e38", "optim.schedule=constant", "checkpoints.every_steps=1"]
     recipe = load_recipe({}, overrides=[*SHORT, *changes, *overrides])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from searchlora.adapters.ancestry import ancestors, training_queries
+from searchlora.adapters.full_model import base_of
 from searchlora.adapters.load_check import check_files, check_renders
 from searchlora.adapters.store import Store
 from searchlora.errors import EngineError, PromptTooLong, UsageError
@@ -179,7 +180,7 @@ def _load_adapter_judge(
     plugin = _load_judging_task(manifest.task, tasks).bound(manifest.settings, manifest.tuned)
     model = resolve(manifest.base.name, manifest.base.revision)
     check_files(stored, model)
-    engine = LocalEngine(model, store, precision=manifest.recipe["precision"])
+    engine = LocalEngine(base_of(stored, model), store, precision=manifest.recipe["precision"])
     check_renders(stored, plugin, engine.renderer)
     max_new_tokens = int(manifest.recipe["max_new_tokens"])
     weights = {

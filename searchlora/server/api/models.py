@@ -88,6 +88,8 @@ def _all_models(service: Service, fingerprints: dict[str, Fingerprint]) -> Itera
         newest[entry.name] = None
         manifest = entry.manifest
         base = next((name for name, print_ in fingerprints.items() if manifest and _fits(manifest, print_)), None)
+        if manifest is not None and manifest.method == "full" and base not in service.encoders.bases:
+            base = service.base if manifest.reference == service.base else None  # else it needs a server of its own
         if manifest is None or base is None:
             continue
         description = {

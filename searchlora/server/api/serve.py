@@ -12,10 +12,11 @@ from typing import Any
 
 import uvicorn
 
+from searchlora.adapters.full_model import model_of
 from searchlora.adapters.store import Store
 from searchlora.errors import UsageError
 from searchlora.inference.local import LocalEngine
-from searchlora.models.resolve import public_name, resolve
+from searchlora.models.resolve import BaseModel, public_name, resolve
 from searchlora.server.api.access_log import AccessLog
 from searchlora.server.api.app import create_app
 from searchlora.server.api.encoders import Encoders
@@ -45,7 +46,7 @@ def make_service(
     """Load the base model, and adapters before their first request.
 
     Args:
-        base: The base model, as `resolve` takes it.
+        base: The base model, as `resolve` takes it, or `NAME@VERSION` of a stored version that is a whole model.
         store: The adapter store.
         settings: Limits of the server.
         encoders: Encoders, as `resolve` takes them.
@@ -64,7 +65,7 @@ def make_service(
 
     def make_engine() -> LocalEngine:
         fast: dict[str, Any] = {"batch_invariant": False, **engine}  # see `LocalEngine`: a server prefers speed
-        local = LocalEngine(resolve(base), store, waiting=settings.max_waiting, **fast)
+        local = LocalEngine(_base(base, store), store, waiting=settings.max_waiting, **fast)
         for adapter in load:
             local.load(adapter)
         return local
@@ -72,6 +73,20 @@ def make_service(
     return Service(
         run_in_new_thread(make_engine).result(), store, loaded_encoders, settings, tasks=tasks, access_log=access_log
     )
+
+
+def _base(name: str, store: Store) -> BaseModel:
+    """The base, or the whole model that a reference with an `@` names. Raises as `make_service`."""
+    if "@" not in name or Path(name).exists():
+        return resolve(name)
+    stored = store.get(name)
+    if not stored.is_full:
+        raise UsageError(
+            f"{stored.reference} is an adapter, not a whole model",
+            where="--base",
+            fix=f"Serve its base, {stored.manifest.base.name}; requests then name the adapter.",
+        )
+    return model_of(stored)
 
 
 def check_proxies(trusted_proxies: Sequence[str]) -> None:

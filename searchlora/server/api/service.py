@@ -118,7 +118,7 @@ class Service:
 
     @cached_property
     def base(self) -> str:
-        """The name of the base model in requests; never a path."""
+        """The name of the base model in requests; never a path. Of a whole model of the store, its exact reference."""
         return public_name(self.engine.base.name)
 
     async def in_thread(
@@ -175,7 +175,7 @@ class Service:
             self.access_log.close()
 
     def pin(self, model: str) -> str | None:
-        """The exact adapter version that a request's `model` means now; None for the base model.
+        """The exact version that a request's `model` means now; None for a base model that is not from the store.
 
         Raises:
             InvalidName: for a string that cannot be a reference, such as a path.
@@ -183,7 +183,7 @@ class Service:
             FileNotFoundError: when the store has disappeared.
         """
         if model == self.base:
-            return None
+            return self.engine.base.version
         try:
             return self.engine.pin(model)
         except NotInStore:

@@ -49,7 +49,7 @@ def test_labels_end_to_end(cli, tmp_path, tiny_base, banks):
 
     trained = cli(
         *("train", "intent", "--data", data, "--name", "bank-intent", "--base", tiny_base.path, "--store", store),
-        *_set(*QUICK, "quantization=none", "validation.rows=4"),
+        *_set(*QUICK, "method=lora", "validation.rows=4"),
     )
     assert trained.code == 0, trained.err
     manifest = Store(store).get("bank-intent").manifest
@@ -102,7 +102,7 @@ def test_objects_end_to_end_are_always_valid(cli, tmp_path, tiny_base):
     assert built.code == 0, built.err
     trained = cli(
         *("train", "intent", "--data", data, "--name", "needs", "--base", tiny_base.path, "--store", store),
-        *_set(*QUICK, "optim.max_steps=4", "max_new_tokens=48", "quantization=none", "validation.rows=4"),
+        *_set(*QUICK, "optim.max_steps=4", "max_new_tokens=48", "method=lora", "validation.rows=4"),
     )
     assert trained.code == 0, trained.err
     evaluated = cli("evaluate", "needs", "--data", data, "--store", store, "--out", out)

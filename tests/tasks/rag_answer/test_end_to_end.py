@@ -21,7 +21,7 @@ QUICK = (
     "max_new_tokens=24",
     "validation.rows=2",
     "validation.generate_rows=1",
-    "quantization=none",
+    "method=lora",
 )
 
 

@@ -1,0 +1,165 @@
+"""Versions that are whole models: the result of full fine-tuning, stored, checked and loaded beside adapters.
+
+A version's folder is flat. The files of a model are therefore stored by their path with `--` in place of `/`, as in
+`1_Pooling--config.json`. The folder of a causal language model is flat already, and is loaded where it lies; an encoder
+gets a *view* in the cache of this machine: links to the version's files at their place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from searchlora.adapters.peft_folder import CONFIG, check_delta, read_config
+from searchlora.adapters.staging import link_file, staging_folder
+from searchlora.adapters.stored import MODEL_CARD, MODEL_WEIGHTS, StoredAdapter, check_hashes
+from searchlora.errors import LoadCheckFailed, MissingKey, TamperedAdapter
+from searchlora.files import parse_json
+from searchlora.models.resolve import BaseModel, cache_dir
+
+#: In place of `/` in the names of stored files.
+_SEPARATOR = "--"
+
+#: Files of a model folder that are not stored: the card of a version is written from its manifest.
+_LEFT_OUT = frozenset({MODEL_CARD, ".gitattributes"})
+
+
+def is_full_model(folder: Path) -> bool:
+    """Whether a folder holds a whole model, not an adapter."""
+    return (folder / MODEL_WEIGHTS).is_file() and not (folder / CONFIG).exists()
+
+
+def save_llm(model: Any, tokenizer: Any, folder: Path, precision: str) -> None:
+    """Write a causal language model with its tokenizer, its weights in `precision`, in one file.
+
+    Args:
+        model: Trained in fp32; it is not changed.
+        precision: "bf16" or "fp32".
+    """
+    import torch
+
+    from searchlora.models.libraries import quiet
+
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    converted: dict[int, Any] = {}  # by address, so that tied weights stay tied
+    state = {
+        name: converted.setdefault(value.data_ptr(), value.detach().to(dtype))
+        for name, value in model.state_dict().items()
+    }
+    with quiet():
+        model.save_pretrained(folder, state_dict=state, max_shard_size="1TB", safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+    file = folder / "config.json"
+    config = {**parse_json(file.read_text(encoding="utf-8")), "dtype": str(dtype).removeprefix("torch.")}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def pack(model: Path, target: Path) -> None:
+    """Copy the files of a model folder into a new flat folder.
+
+    Raises:
+        LoadCheckFailed: for a file whose name holds the separator already.
+    """
+    target.mkdir(parents=True)
+    for file in sorted(model.rglob("*")):
+        if not file.is_file() or file.name in _LEFT_OUT:
+            continue
+        parts = file.relative_to(model).parts
+        if any(_SEPARATOR in part for part in parts):
+            raise LoadCheckFailed(f"the file name {file.name!r} cannot be stored", where=str(model))
+        shutil.copyfile(file, target / _SEPARATOR.join(parts))
+
+
+def model_folder(stored: StoredAdapter) -> Path:
+    """A folder from which transformers, or sentence-transformers, loads the model: the version's own, or a view of it.
+
+    Raises:
+        TamperedAdapter: for a stored file whose name leads out of the folder.
+        StoreError: if the view cannot be written.
+    """
+    own = stored.path.resolve()
+    nested = [name for name in stored.manifest.files if _SEPARATOR in name]
+    if not nested:
+        return own
+    key = hashlib.sha256(f"{own}\n{sorted(stored.manifest.files.items())}".encode()).hexdigest()[:16]
+    views = cache_dir().resolve() / "models"
+    view = views / f"{own.parent.name}-{own.name}-{key}"
+    if not (view / MODEL_WEIGHTS).exists():
+        shutil.rmtree(view, ignore_errors=True)  # an older view, whose links lead nowhere
+        with staging_folder(views) as new:
+            unpack(stored, new)
+            with suppress(FileExistsError):  # another process made the same view
+                new.rename(view)
+    return view
+
+
+def unpack(stored: StoredAdapter, target: Path, *, copy: bool = False) -> None:
+    """Put links to the files of a version, or copies, at their place in a model folder. Raises `TamperedAdapter`."""
+    own = stored.path.resolve()
+    for name in stored.manifest.files:
+        parts = name.split(_SEPARATOR)
+        if any(part in ("", ".", "..") for part in parts):
+            raise TamperedAdapter(f"the file name {name!r} leads out of the folder", where=str(own))
+        place = target.joinpath(*parts)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if copy:
+            shutil.copyfile(own / name, place)
+        else:
+            link_file(own / name, place)
+
+
+def model_of(stored: StoredAdapter) -> BaseModel:
+    """The stored model as a base of its own, whose name is the version's exact reference.
+
+    Raises:
+        TamperedAdapter: for a file that is missing, extra or changed.
+        StoreError: if the view of an encoder cannot be written.
+    """
+    check_hashes(stored)
+    return BaseModel(stored.reference, model_folder(stored), version=stored.reference)
+
+
+def base_of(stored: StoredAdapter, base: BaseModel) -> BaseModel:
+    """What an engine loads to compute a version: `base` for an adapter, the stored model for a full one."""
+    return model_of(stored) if stored.is_full else base
+
+
+def check_weights(stored: StoredAdapter) -> None:
+    """Check the weights of a version without its base, after their hashes.
+
+    Raises:
+        LoadCheckFailed: what `read_config` and `check_delta`, or `check_full_weights`, raise.
+    """
+    if stored.is_full:
+        check_full_weights(stored.path)
+    else:
+        read_config(stored.path)
+        check_delta(stored.path)
+
+
+def check_full_weights(folder: Path) -> None:
+    """Refuse weights that no training gives.
+
+    Raises:
+        MissingKey: for a folder without weights.
+        TamperedAdapter: for a file that is not safetensors.
+        LoadCheckFailed: naming a tensor with NaN or infinity.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / MODEL_WEIGHTS
+    if not file.is_file():
+        raise MissingKey(f"there is no {MODEL_WEIGHTS}", where=str(folder), fix="Store the model again.")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is not iterable)
+                if not tensors.get_tensor(name).isfinite().all():
+                    raise LoadCheckFailed(
+                        f"{name} holds NaN or infinity", where=str(file), fix="Train with a lower learning rate."
+                    )
+    except (SafetensorError, OSError) as error:
+        raise TamperedAdapter(f"is not safetensors ({error})", where=str(file), fix="Store it again.") from None
