@@ -231,7 +231,7 @@ def test_a_rollback_is_refused_if_the_alias_moved_meanwhile(three: Store, monkey
     for version in (1, 2):
         three.alias("echo", "production", version)
     monkeypatch.setattr(
-        "searchlora.adapters.peft_folder.check_delta", lambda _: Store(three.root).alias("echo", "canary", 1)
+        "searchlora.adapters.full_model.check_delta", lambda _: Store(three.root).alias("echo", "canary", 1)
     )
     with pytest.raises(StoreError, match="changed while version 1 was checked"):
         three.rollback("echo", "production")

@@ -21,7 +21,7 @@ from searchlora.training.rows import GroupedBatches
 from searchlora.training.sft import train_adapter
 from tests.words import first_word, word_records
 
-ONE_STEP = ["optim.batch_size=8", "optim.max_steps=1", "lora.r=2", "quantization=none", "precision=fp32"]
+ONE_STEP = ["optim.batch_size=8", "optim.max_steps=1", "lora.r=2", "method=lora", "precision=fp32"]
 
 GRADES = (0.0, 1.0, 2.0, 3.0)
 
