@@ -157,6 +157,20 @@ def test_documents_beside_the_judgments_are_found_and_mapped(cli, tmp_path, monk
     assert run_all(cli, path, "--shares", "1,0,0") == 2
 
 
+def test_columns_that_are_mostly_empty_are_not_proposed(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    products = [{"id": f"p{n}", "name": f"Tent {n}", "overview": f"for {n}"} for n in range(9)]
+    products[0] |= {"packaging_content": "pegs", "description": "A tent."}
+    found = written(tmp_path / "products.jsonl", "\n".join(map(json.dumps, products)))
+    assert commands(found) == [f"searchlora search bm25 'Tent 0' --corpus {found} --map title=name --map text=overview"]
+    judged = "query,document,name,description,grade\n" + "".join(f"tent,p{n},Tent {n},,{n % 4}\n" for n in range(9))
+    path = written(tmp_path / "judged.csv", judged.replace("Tent 3,", "Tent 3,A tent."))
+    proposed = [command for command in commands(path) if " build " in command]
+    assert len(proposed) == 2
+    assert all("passage" not in command and "--map title=name" in command for command in proposed)
+    assert run_all(cli, path, "--shares", "1,0,0") >= 2
+
+
 def test_judgments_without_documents_say_what_is_missing(tmp_path):
     path = written(tmp_path / "j.csv", "query,document,grade\ntent,1,3\ntent,2,0\n")
     proposed = propose(profile(path), list(load_tasks().values()))

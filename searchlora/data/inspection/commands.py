@@ -72,6 +72,7 @@ _ESCI = ({"e", "s", "c", "i"}, {"exact", "substitute", "complement", "irrelevant
 _SCALE = (0, 1, 2, 3)
 
 _ENOUGH = 0.3  # share of the judged documents that a file holds, to be taken for their corpus
+_MOST = 0.5  # share of the rows in which a column of texts is filled
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def _matched(found: Profile, format: Format) -> dict[str, tuple[str, ...]] | Non
 def _column(found: Profile, field_name: str, used: set[str]) -> Column | None:
     """The column that holds a field, by its name and contents."""
     free = {column.name: column for column in found.columns.values() if column.name not in used}
-    fitting = [name for name, column in free.items() if _fits(column, field_name)]
+    least = _MOST * found.rows if field_name in ("passage", "title") else 0
+    fitting = [name for name, column in free.items() if _fits(column, field_name) and column.filled >= least]
     name = _named(fitting, NAMES.get(field_name, (field_name,)), endings=field_name in ("passage", "title"))
     return None if name is None else free[name]
 
@@ -301,13 +303,12 @@ def _documents_beside(path: Path, column: str) -> tuple[Corpus | None, int]:
         if sibling == path or not sibling.is_file() or not _is_readable_table(sibling):
             continue
         row = first_row(sibling)
-        name = _named(row, NAMES["id"])
-        text = _named(row, _BODY) or _named(row, NAMES["title"])
-        if name is None or text is None:
+        name, texts = _named(row, NAMES["id"]), _texts(row)
+        if name is None or texts is None:
             continue
         known = ids_in(sibling, name, ids)
         if known > (best[2] if best else _ENOUGH * len(ids)):
-            best = sibling, {"id": name, "text": text}, known
+            best = sibling, {"id": name, **texts}, known
     return best, len(ids)
 
 
@@ -368,18 +369,26 @@ def _roles(folder: Path) -> dict[str, Path | None]:
     return {role: paths[0] if len(paths) == 1 else None for role, paths in roles.items()}
 
 
+def _texts(names: Iterable[str]) -> dict[str, str] | None:
+    """The columns with the title and the text of documents; None if there is none."""
+    names = list(names)
+    body, title = _named(names, _BODY), _named(names, NAMES["title"])
+    if body is None:
+        return None if title is None else {"text": title}
+    return {"text": body} if title is None else {"title": title, "text": body}
+
+
 def _corpus_columns(found: Profile) -> dict[str, str] | None:
     """Field -> column of a table that is a collection of documents; None if it is none."""
-    unique = [column.name for column in found.columns.values() if column.filled == column.distinct == found.rows]
-    texts = [column.name for column in found.columns.values() if column.type == "text"]
-    name, text = _named(unique, NAMES["id"]), _named(texts, _BODY) or _named(texts, NAMES["title"])
-    if name is None or text is None or found.rows < 2:
-        return None
-    return {"id": name, "text": text}
+    columns = found.columns.values()
+    unique = [column.name for column in columns if column.filled == column.distinct == found.rows]
+    texts = _texts(column.name for column in columns if column.type == "text" and column.filled >= _MOST * found.rows)
+    name = _named(unique, NAMES["id"])
+    return None if name is None or texts is None or found.rows < 2 else {"id": name, **texts}
 
 
 def _search(found: Profile, fields: Mapping[str, str]) -> Command:
-    words = found.columns[fields["text"]].example.rstrip("…").split()
+    words = found.columns[fields.get("title", fields["text"])].example.rstrip("…").split()
     parts = _Parts()
     for name, column in fields.items():
         parts.map(name, column)
