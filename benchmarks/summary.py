@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.common import RESULTS
 from searchlora.eval.formatting import figure, markdown_table, p_value
+from searchlora.eval.significance import LEVEL
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ LINES = (
         *("TF-IDF + logistic regression", "base zero-shot", "adapter"),
     ),
     Line(
-        *("judgment", "TREC DL 2019, 100 passages", "judgment_trecdl19_rerank", "nDCG@10", "queries"),
+        *("judgment", "TREC DL 2019, BM25's top 100 reranked", "judgment_trecdl19_rerank", "nDCG@10", "queries"),
         *("BM25", "base zero-shot", "adapter"),
     ),
     Line(
@@ -50,12 +52,15 @@ LINES = (
 
 
 def summary() -> str:
-    """The table as Markdown, with n, 95% intervals, and the adapter's paired difference to the best rule."""
+    """The table as Markdown: n, 95% intervals, and the adapter's paired difference to the best rule with a verdict."""
     rows = [_row(line) for line in LINES]
-    header = ["task", "data", "measure", "best without a neural model", "base", "adapter", "difference"]
+    header = ["task", "data", "measure", "best without a neural model", "base", "adapter", "difference", "adapter is"]
     note = (
-        "95% intervals; they resample dialogues, articles or groups where questions share one. *difference*: adapter\n"
-        "minus the best system without a neural model, paired, with p corrected for all comparisons of the benchmark."
+        "*base*: the model without adapter. *difference*: adapter minus the best system without a neural model, on\n"
+        "the same rows. Intervals are 95%, by bootstrap; questions of one dialogue or article are resampled together,\n"
+        "so intervals are wider than the number of questions suggests. p is of the paired randomisation test over the\n"
+        "same groups, corrected for all comparisons of the benchmark. *adapter is*: better or worse at corrected\n"
+        "p ≤ 0.05. Where it is not better, use the system without a neural model."
     )
     return markdown_table(header, rows) + f"\n\n{note}\n"
 
@@ -74,7 +79,15 @@ def _row(line: Line) -> list[str]:
         base,
         adapter,
         f"{figure_of(pair, 'difference', '+')}, p {p_value(pair['p_corrected'])}",
+        _verdict(pair),
     ]
+
+
+def _verdict(pair: Mapping[str, Any]) -> str:
+    """What a comparison shows, in one or two words."""
+    if pair["p_corrected"] > LEVEL:
+        return "not different"
+    return "better" if pair["difference"] > 0 else "worse"
 
 
 def figure_of(row: dict[str, Any] | None, value: str, sign: str = "") -> str:

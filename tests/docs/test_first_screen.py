@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
 
 from searchlora.cli.doctor import _DEFAULT_BASE
+from searchlora.cli.serve import serve
 from searchlora.pipelines.config import KINDS
 from searchlora.server.api.openapi import openapi_document
 from searchlora.task import load_tasks
 from tests.docs.blocks import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SLOTS = inspect.signature(serve).parameters["adapters"].default
 SCREEN = README[: README.index("## Results on real data")]
 
 #: Question of a newcomer -> words of its answer.
@@ -21,31 +24,34 @@ ANSWERS = {
     "Who is it for?": r"For search engineers who have queries, clicks, judged pairs or documents",
     "How do I try it?": r"`make demo`",
     "How long does the demo take, and how much memory?": r"about \d+ minutes and \d+ GB of memory on 2 CPU cores",
-    "Do I need a GPU?": r"CPU: tested and measured\. CUDA GPU: written, never run",
-    "Does it use the network?": r"the network is used for the installation only",
-    "Which stages are there?": r"\*\*Stages with an adapter\*\*.*\*\*Stages without\*\*",
+    "Do I need a GPU?": r"CPU: tested and measured, QLoRA included\. CUDA GPU: written, never run",
+    "Does it use the network?": r"The installation .* needs the network; the demo .* without the network",
+    "Which stages are there?": r"\*\*Tasks with an adapter\*\*.*\*\*Stages without an adapter\*\*",
     "Which files can I bring?": r"CSV, TSV, JSON or Parquet with your own column names",
-    "How does production use it?": r"an HTTP server with all adapters in one process, called by name",
-    "Who decides what goes to production?": r"`promote` moves `@production` if a policy holds",
-    "What is the dictionary in the demo's table?": r"the synthetic shop's own vocabulary.*what rules could reach",
+    "How does production use it?": r"an HTTP server .* each called by its name.*as `model` of OpenAI's client",
+    "Who decides what goes to production?": r"moves the alias if every condition of the policy holds; if not",
+    "What is the dictionary in the demo's table?": r"\*dictionary\*: each word replaced .*an upper bound for rules",
+    "How many adapters share a batch?": rf"adapters \(up to {SLOTS} at a time\) share a batch",
+    "What is an alias?": r"`production` is an \*alias\*, a name that moves from one version to the next",
+    "Is my engine asked live?": r"OpenSearch, Elasticsearch or Solr over HTTP \(tested .* not with live servers\)",
     "How is it different from vLLM, LLaMA-Factory or PyTerrier?": r"LLaMA-Factory.*vLLM.*PyTerrier.*joins them",
 }
 
 #: Words of the first screen for each task and each kind of stage.
 TASKS = {
-    "rewriting": "rewrite the query",
-    "intent": "classify its intent",
-    "judgment": "judge and rerank hits",
-    "rag_answer": "answer with citations",
-    "embedding": "embed",
+    "rewriting": "query rewriting",
+    "intent": "intent",
+    "judgment": "relevance judgment (and reranking by it)",
+    "rag_answer": "RAG answers with citations",
+    "embedding": "embeddings",
 }
 STAGES = {
-    "adapter": "Stages with an adapter",
+    "adapter": "Tasks with an adapter",
     "bm25": "BM25",
     "dense": "dense retrieval",
-    "fuse": "fusion",
+    "fuse": "rank fusion",
     "hits": "a TREC run",
-    "http": "OpenSearch, Elasticsearch, Solr",
+    "http": "OpenSearch, Elasticsearch or Solr",
     "passages": None,  # an auxiliary of the judge and of answers
 }
 
