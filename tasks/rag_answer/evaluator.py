@@ -26,6 +26,7 @@ from searchlora.eval.evaluation import Confusion, Evaluation, confusion_matrix
 from searchlora.eval.measures import rouge_l
 from searchlora.outputs import CitedAnswer, InvalidOutput
 from searchlora.records import Record
+from searchlora.rewards import INVALID
 from searchlora.task import EvaluationInput
 from searchlora.tasks.rag_answer.citations import SUPPORTED, Sentence, sentences, supported, without_marks
 
@@ -150,6 +151,42 @@ def token_f1(answer: str, reference: str) -> float:
     return 2 * common / (len(answer_words) + len(reference_words)) if common else 0.0
 
 
+def reward(record: Record, output: CitedAnswer | InvalidOutput, *, citations: bool = True) -> float:
+    """The reward of one output, for `searchlora improve`: 1 for a right abstention, 0 for a wrong decision.
+
+    For an answer to an answerable question it is the mean of three values from 0 to 1: the F1 of its citations against
+    the gold passages, left out where the record names none; the share of its sentences that the passages which they
+    cite support, where a sentence that cites none counts as unsupported; and token F1 with the reference, without
+    which any quotation of a gold passage would be as good as an answer.
+
+    Args:
+        citations: Whether answers cite; otherwise citations have no value, and any passage may support a sentence.
+    """
+    if isinstance(output, InvalidOutput):
+        return INVALID
+    row = _Row(record, output)
+    if row.answer is None or not record["answerable"]:
+        return float((row.answer is None) != bool(record["answerable"]))
+    values = [_evidence(row, citations), token_f1(without_marks(row.answer.text), _reference(record))]
+    if citations and row.gold:
+        values.append(2 * len(row.cited & row.gold) / (len(row.cited) + len(row.gold)))
+    return sum(values) / len(values)
+
+
+def _evidence(row: _Row, citations: bool) -> float:
+    """Share of the sentences that have a content word which their passages support; 0 where there is none."""
+    found = [
+        supported(sentence.text, [row.passages[n - 1] for n in sentence.citations] if citations else row.passages)
+        for sentence in row.sentences
+    ]
+    known = [each for each in found if each is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def _reference(record: Record) -> str:
+    return without_marks(str(record.get("reference") or record["answer"]))
+
+
 def _words(text: str) -> list[str]:
     """Normalised words, as in SQuAD's evaluation script (v1.1)."""
     bare = text.lower().translate(_PUNCTUATION)
@@ -210,7 +247,7 @@ def _support(rows: Sequence[_Row]) -> dict[str, Aggregate]:
 def _similarity(rows: Sequence[_Row]) -> dict[str, dict[str, float]]:
     if not rows:
         return {}
-    references = [without_marks(str(row.record.get("reference") or row.record["answer"])) for row in rows]
+    references = [_reference(row.record) for row in rows]
     answers = [without_marks(row.answer.text) if row.answer else "" for row in rows]
     return {
         "token F1": {

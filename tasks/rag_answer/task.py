@@ -11,6 +11,7 @@ from searchlora.errors import PipelineError
 from searchlora.eval.evaluation import Evaluation
 from searchlora.outputs import CitedAnswer, CitedText, InvalidOutput
 from searchlora.records import Options, Record, SearchContext
+from searchlora.rewards import RewardContext
 from searchlora.task import EvaluationInput, PromptedTask
 from searchlora.tasks.rag_answer import baselines, deciding, evaluator, settings, tuning
 from searchlora.tasks.rag_answer.citations import without_marks
@@ -111,6 +112,18 @@ class RagAnswerTask(PromptedTask):
         del record
         reason = "fallback for an invalid output"
         return CitedAnswer(str(self.settings["abstention"]), (), abstained=True, reason=reason)
+
+    def reward(
+        self, records: Sequence[Record], outputs: Sequence[CitedAnswer | InvalidOutput], context: RewardContext
+    ) -> list[float | None]:
+        """Right abstentions, citations, evidence and likeness to the reference; see `evaluator.reward`."""
+        if context.measure is not None:
+            return super().reward(records, outputs, context)
+        citations = bool(self.settings["citations"])
+        return [
+            evaluator.reward(record, output, citations=citations)
+            for record, output in zip(records, outputs, strict=True)
+        ]
 
     def evaluate(self, inputs: EvaluationInput) -> Evaluation:
         return evaluator.evaluate(inputs, citations=self.settings["citations"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from searchlora.adapters.store import Store
@@ -13,6 +15,7 @@ from searchlora.files.yaml_text import parse_yaml
 from searchlora.pipelines.pipeline import Pipeline
 from searchlora.records import Document
 from searchlora.task import load_prompted_task
+from searchlora.tasks.rag_answer.deciding import combined, rule_of
 from tests.made import made_adapter
 from tests.tasks.rag_answer.made import SUBJECTS, usual_rows, write_mtrag
 
@@ -57,9 +60,8 @@ def test_a_tuned_pipeline_abstains_and_cites_by_its_judge(made, tmp_path):
     below, least = stage["tuned"]["abstain"]["below"], stage["tuned"]["cite"]["from"]
     searches = [{"id": name, "query": f"what about {name}"} for name in SUBJECTS]
     for found in pipeline.execute(searches):
-        highest = max(grade["relevance"] for grade in found["grades"])
         (output,) = found["outputs"]["rag_answer"]
-        if highest < below:
+        if highest(found) < below:
             assert output.abstained and output.reason.startswith("judge: highest relevance")
         elif not hasattr(output, "raw") and not output.abstained:
             expected = [n for n, grade in enumerate(found["grades"], 1) if grade["relevance"] >= least or n == 1][:2]
@@ -72,12 +74,19 @@ def test_the_model_and_the_judge_can_decide_together(made, tmp_path):
     done = tune(
         "answers_judged", data, tmp_path / "t.yaml", overrides=(*SET, "abstain=both", "cite=support"), store=store
     )
-    assert set(done.tuned["abstain"]) == {"by", "intercept", "answer", "judge", "from"}
+    rule = rule_of(done.tuned, "abstain")
+    least = rule.numbers["from"]
     pipeline = Pipeline.load(tmp_path / "t.yaml", corpus=CORPUS, store=store)
-    found = pipeline.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS])
-    reasons = [search["answer"].reason.partition(":")[0] for search in found]
-    assert "both" in reasons
-    assert set(reasons) <= {"both", "fallback for an invalid output", "written by the model, which was to answer"}
+    deciding = replace(pipeline, stages=[*pipeline.stages[:3], replace(pipeline.stages[3], rest=False)])
+    for found in deciding.execute([{"id": name, "query": f"what about {name}"} for name in SUBJECTS]):
+        assert found["answer"].reason.startswith("both: probability of abstaining")
+        assert found["answer"].abstained == (
+            combined(rule, found["answer"].abstention_probability, highest(found)) >= least
+        )
+
+
+def highest(search) -> float:
+    return max(grade["relevance"] for grade in search["grades"])
 
 
 def test_a_pipeline_that_is_not_tuned_is_refused_with_the_command(made):
